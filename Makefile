@@ -1,0 +1,44 @@
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.PHONY: train test test-all lint ui bench constraints clean
+
+train: $(READY) ## train the default model on real data and record the run
+	$(BIN)/python scripts/train.py
+
+test: $(READY) ## the default tests: no network, no GPU
+	$(BIN)/python -m pytest -n 2
+
+test-all: $(READY) ## the slow ones too
+	$(BIN)/python -m pytest -n 2 -m "slow or not slow"
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+ui: $(READY) ## MLflow on loopback with this store
+	$(BIN)/python scripts/ui.py
+
+bench: $(READY)
+	$(BIN)/python scripts/benchmark.py all
+
+# Installed again only where what is to be installed has changed.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 …"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { echo "Python's venv is missing: on Debian, apt-get install python3-venv"; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $(READY)
+
+constraints: ## renew constraints.txt: the newest versions that pyproject.toml allows
+	rm -rf .venv-newest
+	$(PYTHON) -m venv .venv-newest
+	.venv-newest/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	.venv-newest/bin/python -m pip freeze --exclude-editable --exclude touchstone-harness > constraints.txt
+	rm -rf .venv-newest
+
+clean:
+	rm -rf $(VENV) .venv-newest

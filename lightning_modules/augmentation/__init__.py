@@ -1,0 +1,1 @@
+"""Augmentation: transforms of a whole raw batch on its device, random per sample, in training only."""

@@ -1,0 +1,204 @@
+"""From the config to objects: the datamodule, the task and the trainer of one run."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf, open_dict
+from pytorch_lightning.callbacks import (
+    Checkpoint,
+    LearningRateMonitor,
+    ModelCheckpoint,
+    ModelSummary,
+    ProgressBar,
+)
+from torch import nn
+
+from lightning_modules.errors import UserError, nearest
+from lightning_modules.task.supervised import Supervised
+
+_STEP_HOOKS = (
+    "on_train_batch_start", "on_train_batch_end", "on_before_backward", "on_after_backward",
+    "on_before_optimizer_step", "on_before_zero_grad",
+)  # fmt: skip
+_CHUNK_BYTES, _CHUNK_STEPS, _SMALL_MODEL = 64 * 2**20, 50, 2_000_000
+
+
+def build_data(cfg: DictConfig) -> Any:
+    """Instantiate the datamodule and read the data; raises UserError where it is not there."""
+    data = instantiate(cfg.data)
+    data.setup()
+    return data
+
+
+def fill_from_data(cfg: DictConfig, data: Any) -> None:
+    """Write the input shape and the number of outputs into the config where it leaves them open; check them if not."""
+    needed = _outputs_needed(cfg, data)
+    with open_dict(cfg):
+        for room in ("model", "task"):
+            if cfg[room].get("num_outputs") is None:
+                cfg[room].num_outputs = cfg.model.get("num_outputs") or needed
+        if cfg.model.get("input_shape") is None:
+            cfg.model.input_shape = list(data.input_shape)
+    if cfg.model.num_outputs < needed:
+        raise UserError(
+            f"model.num_outputs={cfg.model.num_outputs}: the data ({data.name}) needs {needed}"
+            + (f" (classes: {', '.join(data.class_names[:12])})" if data.class_names else "")
+        )
+
+
+def _outputs_needed(cfg: DictConfig, data: Any) -> int:
+    kind = cfg.task.get("kind", "regression")
+    if kind in ("multiclass", "binary") and data.num_classes is None:
+        raise UserError(
+            f"task={cfg.choices.get('task', kind)}: the targets of {data.name} are not classes; try task=regression"
+        )
+    if kind == "regression" and data.num_classes is not None and "kind" not in cfg.task:
+        raise UserError(f"task=regression: the targets of {data.name} are classes; try task=classification")
+    if kind == "binary" and data.num_classes != 2:
+        raise UserError(f"task=binary: {data.name} has {data.num_classes} classes; try task=classification")
+    return {"multiclass": data.num_classes, "binary": 1}.get(kind, data.num_targets)
+
+
+def build_model(cfg: DictConfig) -> nn.Module:
+    """Instantiate the network; its weights are a function of `cfg.seed`."""
+    pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    model: nn.Module = instantiate(cfg.model)
+    if cfg.compile:
+        model.compile()
+    return model
+
+
+def build_task(cfg: DictConfig, data: Any, callbacks: list[pl.Callback], **loop: Any) -> Supervised:
+    """Instantiate the LightningModule around the model, with the data's preprocessing in it."""
+    model = build_model(cfg)
+    scheduler = instantiate(cfg.scheduler) if cfg.scheduler and cfg.scheduler.get("_target_") else None
+    known = {"class_counts": data.class_counts, "class_names": data.class_names} if data.num_classes else {}
+    steps = _steps_per_call(cfg, data, model, callbacks)
+    data.chunk = steps
+    settings = {key: value for key, value in cfg.task.items() if key != "monitor"}
+    task: Supervised = instantiate(
+        OmegaConf.create(settings),
+        model=model,
+        preprocess=data.preprocess,
+        augmentation=instantiate(cfg.augmentation) if cfg.choices.get("augmentation") else None,
+        optimizer=instantiate(cfg.optimizer),
+        scheduler=scheduler,
+        decay_norms_and_biases=cfg.decay_norms_and_biases,
+        seed=cfg.seed,
+        batch_size=data.batch_size,
+        steps_per_call=steps,
+        log_every_n_steps=cfg.trainer.log_every_n_steps or 50,
+        **known,
+        **loop,
+    )
+    return task
+
+
+def _steps_per_call(cfg: DictConfig, data: Any, model: nn.Module, callbacks: list[pl.Callback]) -> int:
+    """How many mini-batches one call of Lightning's loop takes: more than one only where nothing needs each step."""
+    if cfg.steps_per_call != "auto":
+        return int(cfg.steps_per_call)
+    t = cfg.trainer
+    plain = (
+        t.accumulate_grad_batches == 1
+        and not t.gradient_clip_val
+        and t.precision in ("32-true", 32, "32")
+        and t.limit_train_batches == 1.0
+        and (t.devices, t.num_nodes) == (1, 1)
+        and cfg.strategy.get("_target_") is None
+        and not (t.profiler or t.detect_anomaly)
+        and not cfg.compile
+        and "plateau" not in str(cfg.scheduler)
+        and not any(_needs_steps(callback) for callback in callbacks)
+    )
+    small = sum(p.numel() for p in model.parameters()) < _SMALL_MODEL
+    if not (plain and small and data.in_memory):
+        return 1
+    room = _CHUNK_BYTES // max(1, data.bytes_per_sample * data.batch_size)
+    return max(1, min(_CHUNK_STEPS, data.steps_per_epoch(), room))
+
+
+def _needs_steps(callback: pl.Callback) -> bool:
+    """Whether a callback that is not Lightning's own display or checkpoint acts on single steps."""
+    if isinstance(callback, Checkpoint | ProgressBar | ModelSummary | LearningRateMonitor):
+        return False
+    return any(getattr(type(callback), hook, None) is not getattr(pl.Callback, hook) for hook in _STEP_HOOKS)
+
+
+def build_callbacks(cfg: DictConfig) -> list[pl.Callback]:
+    """Instantiate the callbacks of the config, by name; an entry that is null was switched off."""
+    callbacks = [instantiate(node) for node in (cfg.callbacks or {}).values() if node]
+    return [callback for callback in callbacks if callback is not None]
+
+
+def build_trainer(cfg: DictConfig, callbacks: list[pl.Callback], logger: Any, folder: Path) -> pl.Trainer:
+    """Instantiate the Trainer. Raises UserError where the device is not there."""
+    trainer: pl.Trainer = instantiate(
+        cfg.trainer,
+        callbacks=callbacks,
+        logger=logger or False,
+        strategy=instantiate(cfg.strategy) if cfg.strategy.get("_target_") else "auto",
+        default_root_dir=str(folder),
+        use_distributed_sampler=False,  # the datamodule shares out the samples itself
+        enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
+        enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
+        enable_model_summary=any(isinstance(callback, ModelSummary) for callback in callbacks),
+    )
+    return trainer
+
+
+def check_device(cfg: DictConfig) -> None:
+    """Raise UserError, before anything is recorded, where this machine lacks what the trainer asks for."""
+    try:
+        build_trainer(cfg, [], None, Path())
+    except Exception as error:  # Lightning raises many kinds for a wrong device, precision or strategy
+        cause = error.__cause__ or error
+        if isinstance(cause, UserError):
+            raise cause from None
+        raise UserError(_device_message(cfg, cause)) from error
+
+
+def wants_record(callback: pl.Callback) -> bool:
+    """Whether a callback is of no use without a record: it writes checkpoints or logs."""
+    return isinstance(callback, Checkpoint | LearningRateMonitor)
+
+
+def _device_message(cfg: DictConfig, cause: BaseException) -> str:
+    there = ["trainer=cpu", "trainer=ddp (2 processes on CPU)"]
+    there += ["trainer=gpu"] if torch.cuda.is_available() else []
+    there += ["trainer=mps"] if torch.backends.mps.is_available() else []
+    wanted = f"trainer.accelerator={cfg.trainer.accelerator} trainer.devices={cfg.trainer.devices}"
+    return f"trainer: {str(cause).splitlines()[0]}\n  asked for: {wanted}; this machine can run: {', '.join(there)}"
+
+
+def check_monitors(
+    callbacks: list[pl.Callback], task: Supervised, scheduler: Mapping[str, Any] | None, has_val: bool
+) -> None:
+    """Raise UserError where a callback or schedule watches a metric that this task never logs."""
+    logged = task.metric_names()
+    if not has_val:
+        logged = {name for name in logged if not name.startswith("val/")}
+    watched = [(type(c).__name__, c.monitor) for c in callbacks if getattr(c, "monitor", None)]
+    watched += [("scheduler", scheduler["monitor"])] if scheduler and scheduler.get("monitor") else []
+    for owner, name in watched:
+        if name not in logged:
+            hint = (
+                ""
+                if has_val or not str(name).startswith("val/")
+                else " There is no validation set: callbacks=last trains without."
+            )
+            raise UserError(
+                f"{owner} monitors '{name}', which is never logged; {nearest(str(name), logged)} (all: {', '.join(sorted(logged))}).{hint}"
+            )
+
+
+def place_checkpoints(callbacks: list[pl.Callback], run_folder: Path, model_folder: Path) -> None:
+    """Give each checkpoint its folder in the record: the best weights to the logged model, all others to the run."""
+    for callback in callbacks:
+        if isinstance(callback, Checkpoint) and getattr(callback, "dirpath", "") is None:
+            best = isinstance(callback, ModelCheckpoint) and callback.monitor is not None
+            callback.dirpath = str(model_folder if best else run_folder)  # type: ignore[attr-defined]

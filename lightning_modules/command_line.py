@@ -1,0 +1,187 @@
+"""What all verbs share: Hydra's errors with the nearest right names, one message for a mistake, the exit code."""
+
+import contextlib
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
+
+from lightning_modules.errors import UserError, nearest
+from lightning_modules.killed import Killed
+
+PROJECT_ROOT = Path(__file__).resolve().parent.parent
+GROUPS = (
+    "data", "augmentation", "model", "task", "optimizer", "scheduler", "trainer", "strategy", "callbacks", "tracking",
+    "experiment", "debug",
+)  # fmt: skip
+
+OmegaConf.register_new_resolver("touchstone_root", lambda: str(PROJECT_ROOT), replace=True)
+
+
+@contextlib.contextmanager
+def told() -> Iterator[None]:
+    """Print a mistake as one message and exit with 1; a signal with 128 + its number.
+
+    A traceback is shown where HYDRA_FULL_ERROR=1 or ``debug=…`` is given, and where the error is not the user's.
+    """
+    wants_traceback = os.environ.get("TOUCHSTONE_TRACEBACK") == "1" or any(
+        word.startswith("debug=") and word != "debug=none" for word in sys.argv[1:]
+    )
+    try:
+        yield
+    except Killed as killed:
+        print(f"\n{killed}", file=sys.stderr)
+        sys.exit(128 + killed.signal_number)
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        message = message_of(error)
+        if wants_traceback or message is None:
+            traceback.print_exc()
+        print(message or f"{type(error).__name__}: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def answer(main: Callable[[], Any]) -> None:
+    """Call a verb's `main` and tell its errors as `told` does."""
+    if os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0"):
+        os.environ["TOUCHSTONE_TRACEBACK"] = "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing: the message is made here
+    with told():
+        main()
+
+
+def message_of(error: Exception) -> str | None:
+    """The message for a user's mistake, or None where the error is a fault of the program."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, HydraException):
+        from hydra._internal.utils import get_args_parser
+
+        overrides = get_args_parser().parse_args().overrides
+        mistakes = override_mistakes(overrides, PROJECT_ROOT / "conf", "train")
+        if mistakes:
+            count = f"{len(mistakes)} mistakes" if len(mistakes) > 1 else "A mistake"
+            return f"{count} on the command line:\n" + "\n".join(f"  {mistake}" for mistake in mistakes)
+        cause = error.__cause__
+        return str(error) + (f"\n{cause}" if isinstance(cause, OmegaConfBaseException) else "")
+    if isinstance(error, OmegaConfBaseException):
+        return f"config: {error}"
+    if isinstance(error, OSError):
+        where = f" ({error.filename})" if error.filename else ""
+        return f"{error.strerror or error}{where}"
+    return None
+
+
+def override_mistakes(overrides: list[str], conf: Path, config_name: str) -> list[str]:
+    """All overrides that the config does not know, each with its nearest right names."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    mistakes: list[str] = []
+    groups, values = [], []
+    parser = OverridesParser.create()
+    for word in overrides:
+        try:
+            override = parser.parse_override(word)
+        except HydraException as error:
+            mistakes.append(f"{word}: this is not KEY=VALUE ({str(error).splitlines()[0]})")
+            continue
+        key = override.key_or_group
+        if (conf / key).is_dir():
+            wrong = _unknown_options(override, conf / key)
+            mistakes += wrong
+            groups += [] if wrong or override.is_sweep_override() else [word]
+        elif not key.startswith("hydra") and not override.is_force_add() and not override.is_add():
+            values.append((word, key))
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(conf), version_base="1.3"):
+        try:
+            cfg = compose(config_name, groups)
+        except HydraException as error:
+            return [*mistakes, str(error)] if not mistakes else mistakes
+    for word, key in values:
+        if problem := _unknown_key(cfg, key):
+            mistakes.append(f"{word}: {problem}")
+    return mistakes
+
+
+def _unknown_options(override: Any, folder: Path) -> list[str]:
+    options = {str(path.relative_to(folder).with_suffix("")) for path in _yaml_files(folder)}
+    if override.is_sweep_override():
+        chosen = [str(value) for value in override.sweep_string_iterator()]
+    else:
+        value = override.value()
+        chosen = [str(v) for v in value] if isinstance(value, list) else [str(value)]
+    return [
+        f"{folder.name}={name}: there is no such {folder.name}; {nearest(name, options)}"
+        + (f" (all: {', '.join(sorted(options))})" if len(options) < 30 else "")
+        for name in chosen
+        if name not in options and name != "null"
+    ]
+
+
+def _yaml_files(folder: Path) -> Iterator[Path]:
+    """YAML files below a folder that may itself be a link."""
+    return folder.resolve().rglob("*.yaml") if not folder.is_symlink() else _below_link(folder)
+
+
+def _below_link(folder: Path) -> Iterator[Path]:
+    real = folder.resolve()
+    return (folder / path.relative_to(real) for path in real.rglob("*.yaml"))
+
+
+def _unknown_key(cfg: Any, key: str) -> str | None:
+    node, walked = cfg, ""
+    for part in key.replace("[", ".").replace("]", "").split("."):
+        if isinstance(node, DictConfig):
+            if part not in node:
+                names = [str(name) for name in node]
+                where = f"'{walked}'" if walked else "the config"
+                return f"{where} has no '{part}'; {nearest(part, names)} (to add a new key: +{key}=…)"
+            node = node._get_node(part)
+            node = node._dereference_node() if hasattr(node, "_dereference_node") else node
+        elif isinstance(node, ListConfig) and part.isdigit() and int(part) < len(node):
+            node = node[int(part)]
+        else:
+            return f"'{walked}' is a value, it has no '{part}'"
+        walked = f"{walked}.{part}" if walked else part
+    return None
+
+
+def compose_run(overrides: Sequence[str]) -> DictConfig:
+    """Compose the config of a run as ``scripts/train.py`` with these overrides would."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.hydra_config import HydraConfig
+
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base="1.3"):
+        cfg = compose("train", list(overrides), return_hydra_config=True)
+    HydraConfig.instance().set_config(cfg)
+    with open_dict(cfg):
+        del cfg["hydra"]
+    return complete_choices(cfg)
+
+
+def complete_choices(cfg: DictConfig) -> DictConfig:
+    """Add what only Hydra knows: the option chosen in each group (`choices`) and a name for the run."""
+    from hydra.core.hydra_config import HydraConfig
+
+    hydra_cfg = HydraConfig.get()
+    chosen = {group: hydra_cfg.runtime.choices.get(group) for group in GROUPS}
+    with open_dict(cfg):
+        cfg.choices = {group: str(option) for group, option in chosen.items() if option not in (None, "none")}
+        cfg.overrides = list(hydra_cfg.overrides.task)
+        cfg.name = cfg.name or f"{chosen['data']}-{chosen['model']}"
+    return cfg

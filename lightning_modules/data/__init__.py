@@ -1,0 +1,1 @@
+"""Data: sets that live in memory, their splits, batch order, preprocessing and fingerprints."""

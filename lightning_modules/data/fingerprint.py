@@ -1,0 +1,71 @@
+"""Fingerprints: a sha256 over every value of a set, its split and its preprocessing."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from lightning_modules.data.place import write_whole
+
+
+def tensor_digest(*tensors: Tensor) -> str:
+    """Return the sha256 of dtype, shape and all bytes of the tensors, in order."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        array = tensor.detach().cpu().contiguous().numpy()
+        digest.update(f"{array.dtype.str}{array.shape}".encode())
+        digest.update(array.reshape(-1).view("uint8").data)
+    return digest.hexdigest()
+
+
+def files_digest(root: Path, files: Sequence[Path]) -> str:
+    """Return the sha256 of the files' places under `root` and of their contents."""
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as opened:
+            content = hashlib.file_digest(opened, "sha256").hexdigest()
+        digest.update(f"{file.relative_to(root).as_posix()}\0{content}\n".encode())
+    return digest.hexdigest()
+
+
+def cached_digest(cache: Path, kind: str, files: Sequence[Path], compute: Callable[[], str]) -> str:
+    """Return `compute()`, remembered by `kind` and every file's path, size and modification time (ns).
+
+    One small JSON file per key, written whole: processes that write at once cannot lose each other's entries.
+    """
+    stats = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    key = hashlib.sha256(json.dumps([kind, stats]).encode()).hexdigest()
+    entry = cache / "fingerprints" / f"{key}.json"
+    try:
+        known = json.loads(entry.read_text())["digest"]
+        if isinstance(known, str) and len(known) == 64:
+            return known
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # no entry yet, or a damaged one: hash again
+    digest = compute()
+    record = {"digest": digest, "kind": kind, "files": len(files), "first": str(files[0]) if files else None}
+    write_whole(entry, json.dumps(record).encode())
+    return digest
+
+
+def describe(preprocess: nn.Module) -> list[str]:
+    """Name a preprocessing: its classes, and those constants that were not fitted on the training part."""
+    parts = []
+    for name, module in preprocess.named_modules():
+        fitted = bool(getattr(module, "fitted", False))
+        constants = {} if fitted else dict(module.named_buffers(recurse=False))
+        values = tensor_digest(*(constants[key] for key in sorted(constants)))
+        parts.append(f"{name}:{type(module).__qualname__}:fitted={fitted}:{values}")
+    return parts
+
+
+def combine(content: str, splits: Mapping[str, Tensor], preprocess: nn.Module) -> str:
+    """Return the fingerprint of a prepared set (sha256, hex)."""
+    parts = {
+        "content": content,
+        "splits": {name: tensor_digest(splits[name]) for name in sorted(splits)},
+        "preprocess": describe(preprocess),
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

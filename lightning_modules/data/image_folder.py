@@ -1,0 +1,164 @@
+"""Images of your own: one folder per class."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor, nn
+
+from lightning_modules.data.fingerprint import cached_digest, files_digest
+from lightning_modules.data.memory import Arrays, InMemoryData
+from lightning_modules.data.place import data_root
+from lightning_modules.data.preprocess import Store, constants_problems, standardize
+from lightning_modules.data.split import check
+from lightning_modules.errors import UserError, nearest
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm"}
+MEMORY_LIMIT = 2e9  # bytes up to which in_memory=auto decodes a set once
+
+
+def decode(path: Path, size: int) -> Tensor:
+    """Return an image as uint8 RGB [3, size, size], its longer side cut around the centre.
+
+    Raises:
+        UserError: the file is no readable image.
+    """
+    try:
+        with Image.open(path) as opened:
+            image = ImageOps.fit(opened.convert("RGB"), (size, size), Image.Resampling.BILINEAR)
+    except Exception as error:  # a damaged image may raise almost anything
+        raise UserError(f"{path} cannot be read as an image ({error}): repair or remove it") from error
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+class ImageFiles:
+    """A store of images that are decoded when they are asked for."""
+
+    dtype = torch.uint8
+
+    def __init__(self, files: Sequence[Path], size: int) -> None:
+        self.files = files
+        self.size = size
+        self.shape = torch.Size((len(files), 3, size, size))
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def index_select(self, dim: int, index: Tensor) -> Tensor:
+        """Decode the images of `index` (`dim` is 0)."""
+        return torch.stack([decode(self.files[i], self.size) for i in index.tolist()])
+
+    def in_memory(self) -> Tensor:
+        """Decode everything once."""
+        out = torch.empty(self.shape, dtype=torch.uint8)
+        with ThreadPoolExecutor() as pool:
+            for i, image in enumerate(pool.map(lambda file: decode(file, self.size), self.files)):
+                out[i] = image
+        return out
+
+
+class ImageFolder(InMemoryData):
+    """uint8 [3, image_size, image_size] from ``root/{train,val,test}/CLASS/*`` or ``root/CLASS/*``.
+
+    Where there is no ``val`` or ``test`` folder, that part is split off by its fraction.
+
+    Args:
+        root: the folder; default ``images`` in the data folder.
+        in_memory: true decodes all images once, false decodes them in `num_workers` processes as they are
+            needed, "auto" takes the first up to 2 GB.
+        mean, std: of pixels in [0, 1], one number per channel; null measures them on the training part.
+    """
+
+    name = "image_folder"
+
+    def __init__(
+        self,
+        *,
+        root: str | Path | None = None,
+        image_size: int = 64,
+        in_memory: bool | Literal["auto"] = "auto",
+        num_workers: int = 2,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        **settings: Any,
+    ) -> None:
+        self.root = Path(root).expanduser() if root else data_root() / "images"
+        self.image_size = image_size
+        self.wants_memory = in_memory  # Lightning has a property of the plain name
+        self.decoding_workers = num_workers
+        self.mean = mean
+        self.std = std
+        super().__init__(**settings)
+
+    def problems(self) -> list[str]:
+        """Check the images' settings too."""
+        found = super().problems() + constants_problems(self.mean, self.std)
+        found += check("image_size", self.image_size, True, lambda v: v >= 1, "of at least 1")
+        found += check("num_workers", self.decoding_workers, True, lambda v: v >= 0, "of at least 0")
+        if self.wants_memory not in (True, False, "auto"):
+            found.append(f"data.in_memory={self.wants_memory}: it can be: auto, false, true")
+        return found
+
+    def load(self) -> Arrays:
+        """List the files, and decode them where they are to be in memory.
+
+        Raises:
+            UserError: there are no images, a class is unknown or empty, or a file cannot be decoded.
+        """
+        parts = {part: self.root / part for part in ("train", "val", "test") if (self.root / part).is_dir()}
+        if parts and "train" not in parts:
+            raise UserError(f"data.root={self.root} has {', '.join(parts)} but no train folder")
+        names = _class_names(parts.get("train", self.root))
+        listed = {part: _list(folder, names) for part, folder in (parts or {"train": self.root}).items()}
+        train_val = listed["train"] + listed.get("val", [])
+        everything = train_val + listed.get("test", [])
+        count = len(everything) * 3 * self.image_size**2
+        keep = count <= MEMORY_LIMIT if self.wants_memory == "auto" else bool(self.wants_memory)
+        self.num_workers = 0 if keep else self.decoding_workers
+        files = tuple(file for file, _ in everything)
+        digest = cached_digest(self.cache_dir, "files", files, lambda: files_digest(self.root, files))
+        return Arrays(
+            *self._store(train_val, keep),
+            test=self._store(listed["test"], keep) if "test" in listed else None,
+            class_names=names,
+            val=torch.arange(len(listed["train"]), len(train_val)) if "val" in listed else None,
+            content=f"{digest} at {self.image_size}",
+        )
+
+    def _store(self, files: list[tuple[Path, int]], keep: bool) -> tuple[Store, Tensor]:
+        images = ImageFiles([file for file, _ in files], self.image_size)
+        return images.in_memory() if keep else images, torch.tensor([label for _, label in files])
+
+    def build_preprocess(self, x: Store, train: Tensor) -> nn.Module:
+        """Standardise per channel."""
+        return standardize(x, train, self.mean, self.std)
+
+
+def _class_names(folder: Path) -> list[str]:
+    found = folder.iterdir() if folder.is_dir() else []
+    names = sorted(sub.name for sub in found if sub.is_dir() and not sub.name.startswith("."))
+    if not names:
+        raise UserError(
+            f"no classes were found in {folder}: set data.root to a folder that holds one folder of images "
+            "per class, or train/, val/ and test/ with one folder per class in each"
+        )
+    return names
+
+
+def _list(folder: Path, names: list[str]) -> list[tuple[Path, int]]:
+    unknown = [name for name in _class_names(folder) if name not in names]
+    if unknown:
+        raise UserError(
+            f"{folder / unknown[0]} is no class of the training part: {nearest(unknown[0], names)}"
+        )
+    listed = []
+    for label, name in enumerate(names):
+        files = sorted(file for file in (folder / name).glob("*") if file.suffix.lower() in SUFFIXES)
+        if not files and folder.name != "val" and folder.name != "test":
+            raise UserError(f"{folder / name} holds no image; known endings: {', '.join(sorted(SUFFIXES))}")
+        listed += [(file, label) for file in files]
+    return listed

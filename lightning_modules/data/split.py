@@ -1,0 +1,174 @@
+"""Splits: which samples train, validate and test, as a function of the labels and a seed.
+
+The draws come from NumPy's RandomState, whose stream NumPy keeps unchanged over versions: a split that a run
+has recorded can be made again years later.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_modules.errors import UserError
+
+TEST, VAL, FOLD, SUBSAMPLE = range(4)  # one independent stream of the split seed for each decision
+
+
+@dataclass(frozen=True)
+class SplitPlan:
+    """What the config says about the split; see :class:`~lightning_modules.data.memory.InMemoryData`."""
+
+    val_fraction: float = 0.1
+    test_fraction: float = 0.2
+    split_seed: int = 0
+    folds: int | None = None
+    fold: int | None = None
+    fraction: float = 1.0
+    per_class: int | None = None
+
+    def problems(self) -> list[str]:
+        """Return every mistake that can be seen without data, each naming its key."""
+        found = [
+            *check("val_fraction", self.val_fraction, False, lambda v: 0 <= v < 1, "in [0, 1)"),
+            *check("test_fraction", self.test_fraction, False, lambda v: 0 <= v < 1, "in [0, 1)"),
+            *check("split_seed", self.split_seed, True, lambda v: 0 <= v < 2**32, "in [0, 2**32)"),
+            *check("fraction", self.fraction, False, lambda v: 0 < v <= 1, "in (0, 1]"),
+        ]
+        if not found and self.val_fraction + self.test_fraction >= 1:
+            total = self.val_fraction + self.test_fraction
+            found.append(f"data.val_fraction + data.test_fraction = {total:g} leaves nothing to train on")
+        if self.per_class is not None:
+            found += check("per_class", self.per_class, True, lambda v: v >= 1, "of at least 1")
+            if self.fraction != 1:
+                found.append("data.fraction and data.per_class both cut the training part: give one of them")
+        if self.folds is None and self.fold is None:
+            return found
+        if self.folds is None or self.fold is None:
+            return [*found, f"data.folds={self.folds} and data.fold={self.fold}: give both or neither"]
+        folds = self.folds
+        wrong = check("folds", folds, True, lambda v: v >= 2, "of at least 2")
+        wrong = wrong or check("fold", self.fold, True, lambda v: 0 <= v < folds, f"in 0..{folds - 1}")
+        return found + wrong
+
+
+def check(key: str, value: Any, whole: bool, fits: Callable[[Any], bool], words: str) -> list[str]:
+    """Return what is wrong with a number of the config, naming its key; nothing where it is right."""
+    number = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
+    if number and fits(value):
+        return []
+    return [f"data.{key}={value} must be a {'whole ' if whole else ''}number {words}"]
+
+
+def split(
+    y: Tensor,
+    plan: SplitPlan,
+    test_count: int | None,
+    val: Tensor | None = None,
+    names: Sequence[str] | None = None,
+) -> dict[str, Tensor]:
+    """Return sorted int64 indices of "train", "val" and "test".
+
+    `y` holds the labels without the official test part; int64 labels are stratified, floats are not. Where
+    `test_count` is given, the official test part is kept and numbered by itself, and a fold is the
+    validation part. Else a fold is the test part, and `val_fraction` is taken of the rest. `val` is an
+    official validation part, used where there are no folds.
+
+    Raises:
+        UserError: a class has too few samples for the plan, or a part becomes empty.
+    """
+    pool = torch.arange(len(y))
+    if val is not None and not plan.folds:
+        pool = _without(pool, val)
+    base = len(pool)
+    test = torch.arange(test_count or 0)
+    if plan.folds and plan.fold is not None:
+        part = _fold(y, plan.folds, plan.fold, plan.split_seed, names)
+        pool = _without(pool, part)
+        val, test = (None, part) if test_count is None else (part, test)
+        base = len(pool)
+    elif test_count is None:
+        test = _draw(y, pool, "test_fraction", plan.test_fraction, base, [plan.split_seed, TEST])
+        pool = _without(pool, test)
+    if val is None:
+        val = _draw(y, pool, "val_fraction", plan.val_fraction, base, [plan.split_seed, VAL])
+        pool = _without(pool, val)
+    train = _subsample(y, pool, plan, names)
+    _check_classes(y, train, names)
+    return {"train": train, "val": val.sort().values, "test": test}
+
+
+def _without(pool: Tensor, part: Tensor) -> Tensor:
+    return pool[~torch.isin(pool, part)]
+
+
+def _stratified_order(y: Tensor, pool: Tensor, stream: list[int]) -> Tensor:
+    """Return `pool` in random order, sorted by class where there are classes: each k-th is a fair sample."""
+    shuffled = pool[torch.from_numpy(np.random.RandomState(stream).permutation(len(pool)))]
+    return shuffled if y.is_floating_point() else shuffled[y[shuffled].argsort(stable=True)]
+
+
+def _fold(y: Tensor, folds: int, fold: int, seed: int, names: Sequence[str] | None) -> Tensor:
+    if folds > len(y):
+        raise UserError(f"data.folds={folds} is more than the {len(y)} samples")
+    if not y.is_floating_point():
+        for label, count in zip(*(part.tolist() for part in y.unique(return_counts=True)), strict=True):
+            if count < folds:
+                text = f"class {_name(label, names)} has {count} samples, fewer than data.folds={folds}"
+                raise UserError(f"{text}: use at most {count} folds")
+    return _stratified_order(y, torch.arange(len(y)), [seed, FOLD])[fold::folds].sort().values
+
+
+def _draw(y: Tensor, pool: Tensor, key: str, fraction: float, base: int, stream: list[int]) -> Tensor:
+    """Draw ``fraction * base`` of `pool`, evenly spaced by class: each class is within one of its share."""
+    count = round(fraction * base)
+    if fraction > 0 and not 0 < count < len(pool):
+        raise UserError(
+            f"data.{key}={fraction} of {base} samples is {count}, with {len(pool)} left to draw from: that "
+            f"part or the training part would be empty; change data.{key} (0 means no such part)"
+        )
+    if count == 0:
+        return pool[:0]
+    ordered = _stratified_order(y, pool, stream)
+    start = np.random.RandomState(stream).random_sample()
+    places = ((np.arange(count) + start) * len(pool) / count).astype(np.int64)
+    return ordered[torch.from_numpy(places)].sort().values
+
+
+def _subsample(y: Tensor, pool: Tensor, plan: SplitPlan, names: Sequence[str] | None) -> Tensor:
+    if plan.per_class is None:
+        if plan.fraction == 1:
+            return pool
+        return _draw(y, pool, "fraction", plan.fraction, len(pool), [plan.split_seed, SUBSAMPLE])
+    if y.is_floating_point():
+        raise UserError(
+            f"data.per_class={plan.per_class} needs classes; this set has none: use data.fraction"
+        )
+    ordered = _stratified_order(y, pool, [plan.split_seed, SUBSAMPLE])
+    labels, counts = y[ordered].unique_consecutive(return_counts=True)
+    for label, count in zip(labels.tolist(), counts.tolist(), strict=True):
+        if count < plan.per_class:
+            raise UserError(
+                f"data.per_class={plan.per_class}: class {_name(label, names)} has only {count} to train on"
+            )
+    return torch.cat([part[: plan.per_class] for part in ordered.split(counts.tolist())]).sort().values
+
+
+def _check_classes(y: Tensor, train: Tensor, names: Sequence[str] | None) -> None:
+    if len(train) == 0:
+        raise UserError("the training part is empty: lower data.val_fraction or data.test_fraction")
+    if y.is_floating_point():
+        return
+    missing = [label for label in y.unique().tolist() if label not in set(y[train].unique().tolist())]
+    if missing:
+        count = int((y == missing[0]).sum())
+        raise UserError(
+            f"class {_name(missing[0], names)} has too few samples ({count}) to be in the training part: "
+            "change data.val_fraction, data.test_fraction or data.fraction, or use data.per_class"
+        )
+
+
+def _name(label: int, names: Sequence[str] | None) -> str:
+    return f"'{names[label]}'" if names else str(label)

@@ -1,0 +1,17 @@
+"""The one exception that a user's mistake raises: it is printed as its message alone, and the exit code is 1."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class UserError(Exception):
+    """A wrong config, missing data, a dead tracker …: the message names the key or file and the alternatives."""
+
+
+def nearest(word: str, options: Iterable[str], limit: int = 3) -> str:
+    """Return ``did you mean 'a' or 'b'?``, or the list of all `options` where none is near."""
+    names = sorted({str(option) for option in options})
+    close = get_close_matches(word, names, n=limit, cutoff=0.6)
+    if close:
+        return "did you mean " + " or ".join(f"'{name}'" for name in close) + "?"
+    return "it can be: " + ", ".join(names) if names else "there is none to choose from"

@@ -1,0 +1,55 @@
+"""Multi-layer perceptrons on flattened samples; without a hidden layer it is the linear model."""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+from lightning_modules.errors import UserError, nearest
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "elu": nn.ELU,
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+}
+
+
+class MLP(nn.Module):
+    """Linear layers of the widths in `hidden`, each followed by activation and dropout, then a linear head.
+
+    `residual` adds to every hidden layer but the first its own input, as the MLP of MNIST-1D does (Greydanus
+    and Kobak 2024, notebooks/models.py). LeNet-300-100 (LeCun et al. 1998) is `hidden=[300, 100]`.
+    Raises UserError for an unknown activation, and for residual layers of unequal width.
+    """
+
+    def __init__(
+        self,
+        input_shape: Sequence[int],
+        num_outputs: int,
+        hidden: Sequence[int] = (100, 100),
+        activation: str = "relu",
+        dropout: float = 0.0,
+        residual: bool = False,
+    ) -> None:
+        super().__init__()
+        if activation not in ACTIVATIONS:
+            raise UserError(f"model.activation={activation}: {nearest(activation, ACTIVATIONS)}")
+        if residual and len(set(hidden)) > 1:
+            raise UserError(f"model.residual=true needs model.hidden of one width, not {list(hidden)}")
+        widths = [math.prod(input_shape), *hidden]
+        self.residual = residual
+        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
+        self.activation = ACTIVATIONS[activation]()
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(widths[-1], num_outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(1)
+        for index, layer in enumerate(self.hidden):
+            h = self.dropout(self.activation(layer(x)))
+            x = x + h if self.residual and index > 0 else h
+        return self.head(x)

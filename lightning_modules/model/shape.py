@@ -1,0 +1,28 @@
+"""What shape of sample a network needs, said before the first batch."""
+
+from collections.abc import Sequence
+
+from lightning_modules.errors import UserError
+
+
+def image_shape(model: str, input_shape: Sequence[int], smallest: int = 1) -> tuple[int, int, int]:
+    """Return (channels, height, width); raise UserError where the samples are no images of `smallest`
+    pixels.
+    """
+    if len(input_shape) != 3:
+        raise UserError(f"model={model} needs images [C, H, W], the data gives {tuple(input_shape)}")
+    channels, height, width = (int(size) for size in input_shape)
+    if min(height, width) < smallest:
+        raise UserError(
+            f"model={model} needs images of at least {smallest}x{smallest} pixels, "
+            f"the data gives {tuple(input_shape)}"
+        )
+    return channels, height, width
+
+
+def series_shape(model: str, input_shape: Sequence[int]) -> tuple[int, int]:
+    """Return (channels, length) of a series [L] or [C, L]; raise UserError for anything else."""
+    if len(input_shape) not in (1, 2):
+        raise UserError(f"model={model} needs series [L] or [C, L], the data gives {tuple(input_shape)}")
+    channels, length = (1, *input_shape)[-2:]
+    return int(channels), int(length)

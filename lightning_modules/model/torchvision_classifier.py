@@ -1,0 +1,109 @@
+"""Any classifier of torchvision, random or pretrained; nothing is ever downloaded."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from torch import nn
+
+from lightning_modules.errors import UserError, nearest
+from lightning_modules.model.pretrained import PretrainedNetwork
+from lightning_modules.model.shape import image_shape
+from lightning_modules.model.weights import load_weights
+
+AUXILIARY = (
+    "aux1",
+    "aux2",
+    "AuxLogits",
+)  # second heads of googlenet and inception_v3: built without, not loaded
+
+
+class TorchvisionClassifier(PretrainedNetwork):
+    """`torchvision.models.<name>` with `num_outputs` classes, for images of 1 or 3 channels.
+
+    `weights`: None (random), `default` (or another name of the model's weights enum: torchvision's own
+    file, only from torch.hub's cache), or the path of a state dict. The head starts anew where its classes
+    differ from those of the weights. `arguments` go to torchvision's builder. Raises UserError for an
+    unknown name or argument, other channels, a size that the network cannot take, and weights that are
+    missing, damaged or another network's.
+    """
+
+    def __init__(
+        self,
+        input_shape: Sequence[int],
+        num_outputs: int,
+        name: str,
+        weights: str | None = None,
+        freeze_backbone: bool = False,
+        **arguments: Any,
+    ) -> None:
+        names = torchvision.models.list_models(module=torchvision.models)
+        if name not in names:
+            raise UserError(f"model.name={name} is no classifier of torchvision: {nearest(name, names)}")
+        channels, height, width = image_shape("torchvision", input_shape)
+        if channels not in (1, 3):
+            raise UserError(f"model=torchvision needs 1 or 3 channels, the data gives {channels}")
+        arguments = _special_arguments(name, height, width, bool(weights)) | arguments
+        try:
+            network = torchvision.models.get_model(name, weights=None, num_classes=num_outputs, **arguments)
+        except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+            raise UserError(
+                f"model.name={name} with {arguments} cannot be built for images of shape "
+                f"{tuple(input_shape)}: {error}"
+            ) from error
+        heads = [_head(network, num_outputs)]
+        super().__init__(network, heads, repeat_gray=channels == 1, freeze_backbone=freeze_backbone)
+        if weights:
+            load_weights(network, weights_file(name, weights), [*heads, *AUXILIARY], _modern_name)
+        self.check(name, input_shape, num_outputs)
+
+
+def weights_file(name: str, weights: str) -> Path:
+    """The file that `model.weights` means. Raises UserError where torchvision's own is not in torch.hub's
+    cache.
+    """
+    enum = torchvision.models.get_model_weights(name)
+    if weights.upper() not in enum.__members__:
+        return Path(weights).expanduser()
+    url: str = enum[weights.upper()].url
+    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+    if not path.is_file():
+        raise UserError(
+            f"model.weights={weights}: {path} does not exist, and nothing is downloaded. "
+            f"Get {url} and put it there, or give its path as model.weights=PATH"
+        )
+    return path
+
+
+def _special_arguments(name: str, height: int, width: int, pretrained: bool) -> dict[str, Any]:
+    """What some builders must know: the image size, or that no second head is wanted."""
+    if name.startswith("vit_"):
+        if height != width:
+            raise UserError(f"model.name={name} needs square images, the data gives {height}x{width}")
+        return {"image_size": height}
+    if name.startswith("maxvit"):
+        return {"input_size": (height, width)}
+    if name in ("googlenet", "inception_v3"):
+        # the pretrained ones expect another normalisation, and convert from ImageNet's on request
+        return {"aux_logits": False, "init_weights": True, "transform_input": pretrained}
+    return {}
+
+
+def _head(network: nn.Module, num_outputs: int) -> str:
+    """The last linear layer of the tree, or the last convolution where that is the classifier
+    (SqueezeNet).
+    """
+    widths = {
+        name: module.out_features if isinstance(module, nn.Linear) else module.out_channels
+        for name, module in network.named_modules()
+        if isinstance(module, nn.Linear | nn.Conv2d)
+    }
+    return [name for name, width in widths.items() if width == num_outputs][-1]
+
+
+def _modern_name(key: str) -> str:
+    """torchvision's DenseNet files still say `denselayer1.norm.1.weight` for `denselayer1.norm1.weight`."""
+    return re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)", r"\1\2", key)

@@ -1,0 +1,90 @@
+"""Weights from a file into a network of a library, with a new head where the classes differ."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.errors import UserError
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """Read a state dict: safetensors, or torch's format, where it may lie under `state_dict` or `model`.
+
+    Nothing is unpickled. Raises UserError for a file that is missing, damaged or holds something else.
+    """
+    if not path.is_file():
+        raise UserError(
+            f"model.weights={path}: no such file; give null, default, or a .pth, .pt or .safetensors file"
+        )
+    state = _read(path)
+    for key in ("state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
+        raise UserError(f"model.weights={path} holds no state dict (names and tensors)")
+    return state
+
+
+def _read(path: Path) -> Any:
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except ModuleNotFoundError as error:
+        raise UserError(f"model.weights={path} needs a package: pip install safetensors") from error
+    except (
+        Exception
+    ) as error:  # every reader has its own exceptions for a file that is cut or is something else
+        reason = str(error).strip().splitlines()[:1]
+        raise UserError(
+            f"model.weights={path} cannot be read: it is damaged, or no plain state dict ({''.join(reason)})"
+        ) from error
+
+
+def load_weights(
+    network: nn.Module,
+    path: Path,
+    optional: Sequence[str],
+    rename: Callable[[str], str] = str,
+) -> None:
+    """Load the file into `network` in place. Names may have a prefix, as in checkpoints of a whole task.
+
+    Modules named in `optional` (the heads) keep what they have where the file lacks them or has other shapes.
+    Raises UserError with a few of the differing names for the weights of another network.
+    """
+    state = _without_prefix(read_state_dict(path), network)
+    own = network.state_dict()
+    for key in list(state):  # in place: the versions in the dict's metadata must stay
+        value = state.pop(key)
+        key = rename(key)
+        if not _belongs_to(key, optional) or (key in own and own[key].shape == value.shape):
+            state[key] = value
+    try:
+        missing, unexpected = network.load_state_dict(state, strict=False)
+    except (RuntimeError, ValueError) as error:
+        differences = [line.strip() for line in str(error).splitlines()[1:]] or [str(error)]
+    else:
+        differences = [f"missing {key}" for key in missing if not _belongs_to(key, optional)]
+        differences += [f"unexpected {key}" for key in unexpected]
+    if differences:
+        more = f" and {len(differences) - 3} more" if len(differences) > 3 else ""
+        raise UserError(
+            f"model.weights={path} belongs to another network: {'; '.join(differences[:3])}{more}"
+        )
+
+
+def _belongs_to(key: str, modules: Sequence[str]) -> bool:
+    return any(key.startswith(f"{module}.") for module in modules)
+
+
+def _without_prefix(state: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    first = next(iter(network.state_dict()))
+    prefix = next((key.removesuffix(first) for key in state if key.endswith(f".{first}")), "")
+    if first in state or not prefix:
+        return state
+    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}

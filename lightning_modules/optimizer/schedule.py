@@ -1,0 +1,146 @@
+"""Learning-rate schedules in the form that Lightning wants: `{"scheduler", "interval", "monitor"?}`.
+
+Each function takes the optimizer, the total number of optimizer steps and the steps per epoch, and its own
+arguments. State dicts hold plain values only, so that a checkpoint loads without unpickling.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, MultiStepLR, OneCycleLR, ReduceLROnPlateau, StepLR
+
+from lightning_modules.errors import UserError
+
+
+def cosine(
+    optimizer: Optimizer,
+    total_steps: int,
+    steps_per_epoch: int,
+    warmup_epochs: float = 0.0,
+    warmup_steps: int | None = None,
+    min_lr: float = 0.0,
+) -> dict[str, Any]:
+    """Linear warm-up, then half a cosine that reaches `min_lr` at the last step (Loshchilov and Hutter
+    2017, equation 5, without restarts).
+
+    Of w warm-up steps step k = 0, 1, … runs at (k + 1) / w of the learning rate. `warmup_steps` counts
+    steps where `warmup_epochs` (which may be a fraction) counts epochs. Raises UserError where both are
+    set, or where the warm-up is not shorter than the training.
+    """
+    if warmup_steps is not None and warmup_epochs:
+        raise UserError(
+            "scheduler.warmup_steps and scheduler.warmup_epochs exclude each other: set one of them"
+        )
+    warmup = round(warmup_epochs * steps_per_epoch) if warmup_steps is None else warmup_steps
+    if not 0 <= warmup < total_steps:
+        raise UserError(
+            f"scheduler.warmup_epochs or warmup_steps: a warm-up of {warmup} steps does not fit into a "
+            f"training of {total_steps} steps"
+        )
+    # closures are not saved: after a resume the config, not the checkpoint, says what follows
+    factors = [_cosine_factor(total_steps, warmup, _floor(group, min_lr)) for group in optimizer.param_groups]
+    return _every_step(LambdaLR(optimizer, factors))
+
+
+def _floor(group: dict[str, Any], min_lr: float) -> float:
+    lr = float(group.get("initial_lr", group["lr"]))
+    return min_lr / lr if lr else 1.0
+
+
+def _cosine_factor(total_steps: int, warmup: int, floor: float) -> Callable[[int], float]:
+    peak, last = max(warmup - 1, 0), total_steps - 1
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        if step >= last > 0:
+            return floor
+        progress = (step - peak) / max(last - peak, 1)
+        return floor + (1 - floor) * (1 + math.cos(math.pi * progress)) / 2
+
+    return factor
+
+
+def step(
+    optimizer: Optimizer,
+    total_steps: int,
+    steps_per_epoch: int,
+    every: int = 30,
+    milestones: Sequence[int] | None = None,
+    gamma: float = 0.1,
+) -> dict[str, Any]:
+    """Multiply the learning rate by `gamma` every `every` epochs, or, where given, at the epochs in
+    `milestones`.
+
+    Raises UserError for an `every` below 1.
+    """
+    if milestones:
+        return _every_epoch(MultiStepLR(optimizer, list(milestones), gamma))
+    if every < 1:
+        raise UserError(f"scheduler.every={every}: the learning rate can fall every 1 epoch or more")
+    return _every_epoch(StepLR(optimizer, every, gamma))
+
+
+def one_cycle(
+    optimizer: Optimizer,
+    total_steps: int,
+    steps_per_epoch: int,
+    max_lr: float | None = None,
+    pct_start: float = 0.3,
+    div_factor: float = 25.0,
+    final_div_factor: float = 1e4,
+    anneal_strategy: Literal["cos", "linear"] = "cos",
+) -> dict[str, Any]:
+    """torch's OneCycleLR (Smith and Topin 2018) up to `max_lr`, by default the optimizer's learning rate.
+
+    Momentum is cycled against it only where the optimizer has one: torch would give it to plain SGD too.
+    """
+    groups = optimizer.param_groups
+    with _readable():
+        scheduler = OneCycleLR(
+            optimizer,
+            max_lr=[group["lr"] if max_lr is None else max_lr for group in groups],
+            total_steps=total_steps,
+            pct_start=pct_start,
+            div_factor=div_factor,
+            final_div_factor=final_div_factor,
+            anneal_strategy=anneal_strategy,
+            cycle_momentum=all(group.get("betas") or group.get("momentum") for group in groups),
+        )
+    return _every_step(scheduler)
+
+
+def plateau(
+    optimizer: Optimizer,
+    total_steps: int,
+    steps_per_epoch: int,
+    monitor: str = "val/loss",
+    mode: Literal["min", "max"] = "min",
+    factor: float = 0.1,
+    patience: int = 10,
+    min_lr: float = 0.0,
+) -> dict[str, Any]:
+    """torch's ReduceLROnPlateau: `factor` after more than `patience` epochs without a better `monitor`."""
+    with _readable():
+        scheduler = ReduceLROnPlateau(optimizer, mode=mode, factor=factor, patience=patience, min_lr=min_lr)
+    return {"scheduler": scheduler, "interval": "epoch", "monitor": monitor}
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    """Turn torch's complaint about an argument into the one message that a user sees."""
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(f"scheduler: {error}") from error
+
+
+def _every_step(scheduler: LRScheduler) -> dict[str, Any]:
+    return {"scheduler": scheduler, "interval": "step"}
+
+
+def _every_epoch(scheduler: LRScheduler) -> dict[str, Any]:
+    return {"scheduler": scheduler, "interval": "epoch"}

@@ -1,0 +1,29 @@
+"""Run a config file as it stands: ``python -m lightning_modules.recorded CONFIG.yaml [RUN_ID of which this is a rerun]``.
+
+`scripts/rerun.py` starts this in a checkout of the recorded code, so it must keep its name and its arguments.
+"""
+
+import sys
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from lightning_modules.command_line import answer
+from lightning_modules.errors import UserError
+
+
+def main() -> None:
+    """Read the config, check its targets, and run it."""
+    from lightning_modules.check import refuse_untrusted
+    from lightning_modules.run import run
+
+    if not 2 <= len(sys.argv) <= 3 or not Path(sys.argv[1]).is_file():
+        raise UserError("usage: python -m lightning_modules.recorded CONFIG.yaml [RUN_ID]")
+    cfg = OmegaConf.load(sys.argv[1])
+    assert isinstance(cfg, DictConfig)
+    refuse_untrusted(cfg, sys.argv[1])
+    run(cfg, tags={"touchstone.rerun_of": sys.argv[2]} if len(sys.argv) == 3 else {})
+
+
+if __name__ == "__main__":
+    answer(main)

@@ -1,0 +1,55 @@
+"""What a finished run shows: its logged model, its curves, and a short table in the terminal."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning_modules.serve import write_pyfunc
+from lightning_modules.tracking.pictures import learning_curves
+from lightning_modules.tracking.provenance import mask_secrets
+from lightning_modules.tracking.record import Record
+
+_CURVE_POINTS = 5000
+
+
+def publish(record: Record, weights: Path, data: Any, task: Any) -> None:
+    """Make the best weights a READY LoggedModel that MLflow can serve, and draw the curves of the run."""
+    from mlflow.entities import LoggedModelOutput
+
+    write_pyfunc(record.model_folder, weights.name, data.example(4), record.model_id, record.run_id)
+    record.client.finalize_logged_model(record.model_id, "READY")
+    record.client.log_outputs(record.run_id, [LoggedModelOutput(record.model_id, task.tested_step)])
+    names = sorted(record.client.get_run(record.run_id).data.metrics)
+    history = {name: _history(record, name) for name in names if name.startswith(("train/", "val/"))}
+    if history:
+        figure = learning_curves(history)
+        folder = record.folder / "pictures"
+        folder.mkdir(exist_ok=True)
+        figure.savefig(folder / "curves.png", dpi=120)
+
+
+def _history(record: Record, name: str) -> list[tuple[int, float]]:
+    points = record.client.get_metric_history(record.run_id, name)
+    thin = max(1, len(points) // _CURVE_POINTS)
+    return [(point.step, point.value) for point in points[::thin]]
+
+
+def print_report(record: Record | None, passport: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
+    """Print the test metrics, the run's name and id, and how to look at it."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    table = Table(title=f"{passport['name']}", title_justify="left")
+    table.add_column("metric")
+    table.add_column("value", justify="right")
+    for name in sorted(metrics):
+        if name.startswith("test/") and name.count("/") == 1:
+            table.add_row(name, f"{metrics[name]:.4f}")
+    console.print(table)
+    if record is not None:
+        console.print(f"run    {record.run_name}  {record.run_id}", highlight=False)
+        console.print(f"model  models:/{record.model_id}", highlight=False)
+        server = record.store.uri.startswith("http")
+        where = mask_secrets(record.store.uri) if server else "make ui, then http://127.0.0.1:5000"
+        console.print(f"see    {where}", highlight=False, soft_wrap=True)

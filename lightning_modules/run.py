@@ -1,0 +1,211 @@
+"""One run, top to bottom: check -> build -> fit -> test -> record."""
+
+import contextlib
+import logging
+import os
+import re
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.loggers.logger import DummyLogger
+from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
+
+from lightning_modules import build
+from lightning_modules.check import check_config
+from lightning_modules.data.preprocess import recipe
+from lightning_modules.errors import UserError
+from lightning_modules.killed import Killed
+from lightning_modules.report import print_report, publish
+from lightning_modules.task.supervised import Supervised
+from lightning_modules.tracking.checkpoint import read_checkpoint
+from lightning_modules.tracking.gallery import Gallery
+from lightning_modules.tracking.record import Record, recording, start_run
+from lightning_modules.tracking.resume import Resumed, load_weights, resume_run
+from lightning_modules.tracking.store import PROJECT_ROOT, Store, find_run, open_store, require_free_space
+
+
+def run(cfg: DictConfig, tags: Mapping[str, str] | None = None) -> dict[str, float]:
+    """Train, test and record what the config says; return the last value of each val and test metric.
+
+    `tags` are set on the run beside its own. Raises UserError for every mistake that can be seen before the first step, and for a loss that is not finite.
+    """
+    _be_quiet()
+    store = open_store(cfg.tracking.get("uri")) if cfg.tracking.enabled and _is_lead() else None
+    resumed = resume_run(store, cfg) if cfg.resume and store else None
+    cfg = resumed.cfg if resumed else cfg
+    check_config(cfg)
+    _set_threads(cfg)
+    data = build.build_data(cfg)
+    build.fill_from_data(cfg, data)
+    callbacks = build.build_callbacks(cfg)
+    task = build.build_task(cfg, data, callbacks)
+    build.check_monitors(callbacks, task, cfg.scheduler, has_val=len(data.splits["val"]) > 0)
+    build.check_device(cfg)
+    task.passport = _passport(cfg, data)
+    if cfg.init_from and _is_lead():
+        load_weights(store or open_store(cfg.tracking.get("uri")), str(cfg.init_from), task)
+    if store is None:
+        return _without_record(cfg, task, data, callbacks)
+    checkpoint_bytes = 8 * sum(p.numel() * p.element_size() for p in task.parameters())
+    require_free_space(PROJECT_ROOT / "mlruns", int(cfg.tracking.min_free_mb * 1e6) + checkpoint_bytes)
+    with recording(_open_record(store, cfg, data, resumed, tags or {})) as record:
+        return _with_record(cfg, task, data, callbacks, record, resumed)
+
+
+def _with_record(
+    cfg: DictConfig,
+    task: Supervised,
+    data: Any,
+    callbacks: list[Any],
+    record: Record,
+    resumed: Resumed | None,
+) -> dict[str, float]:
+    build.place_checkpoints(callbacks, record.checkpoints, record.model_folder)
+    callbacks = [*callbacks, Gallery(record.folder / "pictures", data.class_names)]
+    trainer = build.build_trainer(cfg, callbacks, record.logger, record.folder)
+    metrics = _fit(trainer, task, data, resumed.checkpoint if resumed else None)
+    weights = _best_weights(trainer, task, record.model_folder, record.checkpoints)
+    record.logger.attach_model(record.model_id)
+    metrics |= _test(trainer, task, data, weights)
+    if trainer.is_global_zero:
+        record.logger.flush()
+        publish(record, weights, data, task)
+        print_report(record, task.passport, metrics)
+    return metrics
+
+
+def _without_record(cfg: DictConfig, task: Supervised, data: Any, callbacks: list[Any]) -> dict[str, float]:
+    """Train and test with ``tracking=none``, or on a rank that is not the one that records."""
+    folder = PROJECT_ROOT / "mlruns" / "work" / str(os.getpid())
+    build.place_checkpoints(callbacks, folder, folder)  # rank 0 tells the others its own
+    logger = DummyLogger()
+    if not cfg.tracking.enabled:
+        callbacks, logger = [c for c in callbacks if not build.wants_record(c)], None
+    trainer = build.build_trainer(cfg, callbacks, logger, folder)
+    metrics = _fit(trainer, task, data, None)
+    metrics |= _test(trainer, task, data, None)
+    shutil.rmtree(folder, ignore_errors=True)
+    if trainer.is_global_zero:
+        print_report(None, task.passport, metrics)
+    return metrics
+
+
+def _fit(trainer: pl.Trainer, task: Supervised, data: Any, checkpoint: Path | None) -> dict[str, float]:
+    with _messages_of_ranks():
+        trainer.fit(
+            task, datamodule=data, ckpt_path=str(checkpoint) if checkpoint else None, weights_only=True
+        )
+    return {key: float(value) for key, value in trainer.callback_metrics.items()}
+
+
+def _best_weights(trainer: pl.Trainer, task: Supervised, folder: Path, checkpoints: Path) -> Path:
+    """The file of the best weights; where nothing says what is best, the last ones are written."""
+    best = folder / "best.ckpt"
+    if best.exists():
+        return best
+    whole = checkpoints / "last.ckpt"
+    trained = read_checkpoint(whole) if whole.exists() else {}
+    last = folder / "last_weights.ckpt"
+    if trainer.is_global_zero:
+        counters = {
+            key: trained.get(key, getattr(trainer, name))
+            for key, name in (("epoch", "current_epoch"), ("global_step", "global_step"))
+        }
+        torch.save({"state_dict": task.state_dict(), "passport": task.passport, **counters}, last)
+    return last
+
+
+def _test(trainer: pl.Trainer, task: Supervised, data: Any, weights: Path | None) -> dict[str, float]:
+    """Measure the saved weights, loaded back from disk, on the test set."""
+    path = trainer.strategy.broadcast(str(weights) if weights else None)
+    if path is not None:
+        checkpoint = read_checkpoint(Path(path))
+        task.load_state_dict(checkpoint["state_dict"])
+        task.tested_step = int(checkpoint["global_step"])
+    if not len(data.splits["test"]):
+        return {}
+    with _messages_of_ranks():
+        trainer.test(task, datamodule=data, verbose=False)
+    return {key: float(value) for key, value in trainer.callback_metrics.items()}
+
+
+def _open_record(
+    store: Store, cfg: DictConfig, data: Any, resumed: Resumed | None, tags: Mapping[str, str]
+) -> Record:
+    settings: Any = OmegaConf.to_container(cfg.tracking, resolve=True)
+    if resumed:
+        run_id, model_id = resumed.run_id, resumed.model_id
+        store.client.update_run(run_id, status="RUNNING")
+    else:
+        parent = (
+            {"touchstone.init_from": find_run(store, str(cfg.init_from)).info.run_id} if cfg.init_from else {}
+        )
+        run_id, model_id = start_run(store, cfg.tracking.experiment, cfg.name, {**tags, **parent})
+    record = Record(store, run_id, model_id, settings, resumed=resumed is not None)
+    plain: Any = OmegaConf.to_container(cfg, resolve=True)
+    overrides = plain.pop("overrides", [])
+    splits = {f"{part}_samples": len(index) for part, index in data.splits.items()}
+    record.describe(plain, overrides, {"name": data.name, "fingerprint": data.fingerprint(), **splits})
+    return record
+
+
+def _passport(cfg: DictConfig, data: Any) -> dict[str, Any]:
+    """The plain values that a checkpoint carries: enough to build model, task and preprocessing without the data."""
+    plain: Any = OmegaConf.to_container(cfg, resolve=True)
+    task = {key: value for key, value in plain["task"].items() if key != "monitor"}
+    names = {"class_names": data.class_names} if data.num_classes else {}
+    return {
+        "name": plain["name"],
+        "model": plain["model"],
+        "task": {**task, **names},
+        "preprocess": recipe(data.preprocess),
+    }
+
+
+def _is_lead() -> bool:
+    """Whether this process is the one that records: the first of the first node."""
+    return all(
+        os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "NODE_RANK", "RANK", "SLURM_PROCID")
+    )
+
+
+def _set_threads(cfg: DictConfig) -> None:
+    """Share the cores between the processes of a run on CPU: more threads than cores slow each other down."""
+    processes = (
+        cfg.trainer.devices if isinstance(cfg.trainer.devices, int) and cfg.strategy.get("_target_") else 1
+    )
+    if cfg.cpu_threads:
+        torch.set_num_threads(cfg.cpu_threads)
+    elif processes > 1:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
+
+
+def _be_quiet() -> None:
+    """Silence Lightning's advice that does not hold here: batches come from memory, checkpoints overwrite on purpose."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    for text in (".*does not have many workers.*", ".*Checkpoint directory .* exists and is not empty.*", ".*`isinstance.treespec, LeafSpec.*",
+                 ".*The number of training batches .* is smaller than the logging interval.*"):  # fmt: skip
+        warnings.filterwarnings("ignore", text)
+
+
+@contextlib.contextmanager
+def _messages_of_ranks() -> Iterator[None]:
+    """Turn what a forked rank raised back into the error it was."""
+    try:
+        yield
+    except ProcessRaisedException as error:
+        found = re.search(r"lightning_modules\.errors\.UserError: (.*)", str(error), re.DOTALL)
+        if found:
+            raise UserError(found.group(1).strip()) from error
+        raise
+    except ProcessExitedException as error:
+        raise UserError(f"A rank of the run died: {error}") from error
+
+
+__all__ = ["Killed", "run"]

@@ -1,0 +1,114 @@
+"""Classification: binary, multiclass and multilabel."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import MetricCollection
+
+from lightning_modules.errors import UserError
+from lightning_modules.task.metrics import classification_metrics
+from lightning_modules.task.supervised import Batch, Supervised
+
+VAL, TEST = (
+    ("accuracy",),
+    ("accuracy", "top_k", "precision", "recall", "f1", "auroc", "class_accuracy", "confusion_matrix"),
+)
+
+
+class Classification(Supervised):
+    """Logits [B, C] (binary: [B, 1]) against classes int64 [B], or against labels float [B, L] (multilabel).
+
+    Args:
+        kind: ``multiclass`` (cross entropy), ``binary`` (one logit), ``multilabel`` (one logit a label).
+        label_smoothing: in [0, 1): Szegedy et al. 2016, "Rethinking the Inception Architecture", section 7.
+        class_weights: None; ``balanced`` (n / (C * n_c), from the training part); or one number per class.
+        class_counts: training samples of each class, [C].
+        metrics: names for ``val`` and ``test``, see `metrics.py`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: nn.Module,
+        *,
+        num_outputs: int,
+        kind: Literal["multiclass", "binary", "multilabel"] = "multiclass",
+        label_smoothing: float = 0.0,
+        class_weights: str | Sequence[float] | None = None,
+        class_counts: Tensor | None = None,
+        class_names: Sequence[str] | None = None,
+        metrics: Mapping[str, Sequence[str]] | None = None,
+        top_k: int = 5,
+        **loop: Any,
+    ) -> None:
+        super().__init__(model, loss, **loop)
+        self.kind, self.num_outputs, self.top_k = kind, num_outputs, top_k
+        self.class_names = list(class_names) if class_names else None
+        self.metrics = {"val": VAL, "test": TEST, **(metrics or {})}
+        self.label_smoothing = label_smoothing
+        if not 0 <= label_smoothing < 1:
+            raise UserError(f"task.label_smoothing={label_smoothing}: it must lie in [0, 1)")
+        self._smooth(label_smoothing)
+        self._weigh(class_weights, class_counts)
+
+    def _smooth(self, label_smoothing: float) -> None:
+        if label_smoothing and self.kind == "multiclass":
+            if not hasattr(self.loss, "label_smoothing"):
+                raise UserError(
+                    f"task.label_smoothing={label_smoothing}: {type(self.loss).__name__} does not smooth labels"
+                )
+            self.loss.label_smoothing = label_smoothing
+
+    def _weigh(self, class_weights: str | Sequence[float] | None, counts: Tensor | None) -> None:
+        if class_weights is None:
+            return
+        if isinstance(class_weights, str):
+            if class_weights != "balanced" or counts is None or self.kind != "multiclass":
+                raise UserError(
+                    f"task.class_weights={class_weights}: use 'balanced' (multiclass), a list of one number per class, or null"
+                )
+            weights = counts.sum() / (len(counts) * counts.clamp(min=1).float())
+        else:
+            weights = torch.tensor([float(w) for w in class_weights])
+        if len(weights) != self.num_outputs:
+            raise UserError(
+                f"task.class_weights has {len(weights)} numbers, but there are {self.num_outputs} outputs"
+            )
+        name = "weight" if self.kind == "multiclass" else "pos_weight"
+        if not hasattr(self.loss, name):
+            raise UserError(f"task.class_weights: {type(self.loss).__name__} takes no {name}")
+        setattr(self.loss, name, weights)
+
+    def target_of(self, batch: Batch) -> Tensor:
+        y = batch["y"]
+        if self.kind == "multiclass":
+            return y
+        y = y.float().reshape(len(y), self.num_outputs)
+        return (
+            y * (1 - self.label_smoothing) + self.label_smoothing / 2
+            if self.training and self.label_smoothing
+            else y
+        )
+
+    def scores(self, outputs: Tensor) -> Tensor:
+        if self.kind == "multiclass":
+            return outputs.softmax(-1)
+        return outputs.sigmoid().squeeze(-1) if self.kind == "binary" else outputs.sigmoid()
+
+    def metric_target(self, y: Tensor) -> Tensor:
+        return y if self.kind == "multiclass" else y.int()
+
+    def train_sums(self, outputs: Tensor, y: Tensor) -> dict[str, Tensor]:
+        if self.kind == "multiclass":
+            hard = y if y.ndim == 1 else y.argmax(-1)
+            return {"accuracy": (outputs.argmax(-1) == hard).sum()}
+        right = (outputs > 0) == (y.reshape(outputs.shape) > 0.5)
+        return {"accuracy": right.float().mean(-1).sum()}
+
+    def build_metrics(self, stage: str) -> MetricCollection:
+        return classification_metrics(self.kind, self.num_outputs, self.metrics[stage], self.top_k)
+
+    def member_name(self, i: int) -> str:
+        return self.class_names[i] if self.class_names else str(i)

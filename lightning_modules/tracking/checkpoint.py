@@ -1,0 +1,68 @@
+"""The last checkpoint, from which a run goes on, and the reading of checkpoints without unpickling."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import Checkpoint
+
+from lightning_modules.errors import UserError
+
+
+class LastCheckpoint(Checkpoint):
+    """Keeps one checkpoint with the whole state, ``last.ckpt``; it does not depend on any monitored metric.
+
+    Args:
+        every_s: written at the end of an epoch when the one on disk is older than this, and at the end of training.
+        dirpath: the folder; the run fills it in.
+    """
+
+    def __init__(self, every_s: float = 30.0, dirpath: str | None = None) -> None:
+        self.every_s = every_s
+        self.dirpath = dirpath
+        self._written_at = time.monotonic()
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return Path(str(self.dirpath)) / "last.ckpt"
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        due = time.monotonic() - self._written_at >= self.every_s or self._is_over(trainer)
+        if trainer.strategy.broadcast(due):
+            self._write(trainer)
+
+    def _is_over(self, trainer: Trainer) -> bool:
+        last = (
+            trainer.max_epochs is not None
+            and trainer.max_epochs != -1
+            and trainer.current_epoch + 1 >= trainer.max_epochs
+        )
+        return last or trainer.should_stop or 0 <= trainer.max_steps <= trainer.global_step
+
+    def _write(self, trainer: Trainer) -> None:
+        """Write beside the old file and rename, so that a full disk or a kill leaves the old one whole."""
+        for logger in trainer.loggers:
+            logger.save()
+        temporary = self.path.with_suffix(".tmp")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        trainer.save_checkpoint(temporary)
+        if trainer.is_global_zero:
+            temporary.replace(self.path)
+        trainer.strategy.barrier()
+        self._written_at = time.monotonic()
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Load a checkpoint's plain values and tensors. Raises UserError where the file is missing, damaged or holds code."""
+    if not path.is_file():
+        raise UserError(f"There is no checkpoint at {path}")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = str(error).splitlines()[0][:200]
+        raise UserError(
+            f"The checkpoint {path} is damaged or is not one of ours ({path.stat().st_size} bytes): {reason}"
+        ) from error

@@ -1,0 +1,289 @@
+"""Metrics on their way to MLflow: kept in memory, stored in batches, and never lost."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import posixpath
+import re
+import tempfile
+import threading
+import time
+import warnings
+from collections import deque
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from pytorch_lightning.loggers.logger import Logger, rank_zero_experiment
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
+from torch import Tensor
+
+from lightning_modules.errors import UserError
+from lightning_modules.tracking.store import PROJECT_ROOT
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+MAX_BATCH = 1000  # metrics that MLflow takes in one call
+FIRST_PAUSE, LONGEST_PAUSE = 5.0, 60.0  # seconds without a new try after a failed flush; doubled each time
+LAST_TRIES, LAST_PAUSE = 3, 1.0  # of finalize
+METRIC_NAME = re.compile(r"[\w./:\- ]{1,250}")
+
+
+class UndeliveredPoints(UserWarning):
+    """The store took no points; the message says which file they were written to."""
+
+
+class Point(NamedTuple):
+    key: str
+    value: float | Tensor  # a tensor stays on its device until the flush: no synchronisation while training
+    timestamp: int  # milliseconds since 1970
+    step: int
+
+
+class BufferedMLflowLogger(Logger):
+    """Lightning's logger for a run that exists: a log call costs microseconds, a flush stores a batch.
+
+    Args:
+        client: MLflow's client of the store.
+        run_id: the run that gets the points.
+        flush_points: store when so many points wait …
+        flush_seconds: … or so much time has passed since the last flush.
+        already: for a resumed run the highest step stored of each metric (`last_steps`): points up to it are
+            dropped, so that replayed steps are not stored twice.
+    """
+
+    def __init__(
+        self,
+        client: MlflowClient,
+        run_id: str,
+        flush_points: int = 500,
+        flush_seconds: float = 5.0,
+        already: Mapping[str, int] | None = None,
+    ) -> None:
+        super().__init__()
+        self.undelivered: Path | None = None  # the file with points that the store never took
+        self._client = client
+        self._run_id = run_id
+        self._flush_points = flush_points
+        self._flush_seconds = flush_seconds
+        self._already = dict(already or {})
+        self._newest: dict[str, int] = {}  # the step up to which a metric's points are dropped; -1: none are
+        self._name: str | None = None
+        self._warned = False
+        self._model_id: str | None = None
+        self._start_empty()
+
+    def _start_empty(self) -> None:
+        self._pid = os.getpid()
+        self._points: deque[Point] = deque()
+        self._flushing = threading.Lock()
+        self._pause = 0.0
+        self._due = time.monotonic() + self._flush_seconds
+
+    def attach_model(self, model_id: str) -> None:
+        """Link ``test/…`` metrics to a LoggedModel from now on: they were measured on its weights."""
+        self._model_id = model_id
+
+    @property
+    def name(self) -> str | None:
+        """The experiment's name."""
+        if self._name is None:
+            experiment_id = self._client.get_run(self._run_id).info.experiment_id
+            self._name = self._client.get_experiment(experiment_id).name
+        return self._name
+
+    @property
+    def version(self) -> str:
+        """The run's id."""
+        return self._run_id
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> MlflowClient:
+        """MLflow's client; on other ranks than zero an object that does nothing."""
+        return self._client
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Do nothing: the run's record holds the whole config."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float | Tensor], step: int | None = None) -> None:
+        """Keep the points for the next flush.
+
+        Raises:
+            UserError: a name that MLflow refuses, or a value that is no single number.
+        """
+        if self._pid != os.getpid():  # forked: what waits is the parent's to store
+            self._start_empty()
+        timestamp, at = int(time.time() * 1000), int(step or 0)
+        for key, value in metrics.items():
+            if key not in self._newest:
+                _check_name(key)
+                self._newest[key] = self._already.get(key, -1)
+            if at > self._newest[key]:
+                self._points.append(Point(key, _held(key, value), timestamp, at))
+        self._flush_if_due()
+
+    def save(self) -> None:
+        """Flush if it is time to: Lightning calls this after every `log_metrics`, not only at the end."""
+        self._flush_if_due()
+
+    def _flush_if_due(self) -> None:
+        full = len(self._points) >= self._flush_points and not self._pause
+        if self._points and (full or time.monotonic() >= self._due):
+            self.flush()
+
+    @rank_zero_only
+    def flush(self) -> bool:
+        """Store all that waits. Where the store fails, keep it, warn once and return False."""
+        if self._pid != os.getpid():
+            self._start_empty()
+        with self._flushing:
+            try:
+                while self._points:
+                    batch = [self._points[i] for i in range(min(MAX_BATCH, len(self._points)))]
+                    self._store(batch)
+                    for _ in batch:
+                        self._points.popleft()
+            except Exception as error:  # whatever the store raises: training must go on, the points stay
+                self._pause = min(2 * self._pause, LONGEST_PAUSE) or FIRST_PAUSE
+                self._due = time.monotonic() + self._pause
+                self._warn_once(error)
+                return False
+            self._pause, self._warned = 0.0, False
+            self._due = time.monotonic() + self._flush_seconds
+        return True
+
+    def _store(self, batch: list[Point]) -> None:
+        from mlflow.entities import Metric
+
+        points = zip(batch, _numbers(batch), strict=True)
+        # A model's metrics must not hold two equal points in one call, and NaN is not equal to itself.
+        unique = {(p.key, p.step, p.timestamp, None if math.isnan(v) else v): (p, v) for p, v in points}
+        model = self._model_id
+        metrics = [
+            Metric(p.key, value, p.timestamp, p.step, model_id=model if p.key.startswith("test/") else None)
+            for p, value in unique.values()
+        ]
+        self._client.log_batch(self._run_id, metrics=metrics)
+
+    def _warn_once(self, error: Exception) -> None:
+        if not self._warned:
+            text = f"{len(self._points)} points wait, the store does not take them now: {_first_line(error)}"
+            warnings.warn(f"MLflow run {self._run_id}: {text}", stacklevel=2)
+        self._warned = True
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Flush, trying again for a few seconds; what is left goes to a file, and a warning names it."""
+        for attempt in range(LAST_TRIES):
+            if self.flush():
+                return
+            if attempt < LAST_TRIES - 1:
+                time.sleep(LAST_PAUSE)
+        self.undelivered = self._write_file()
+        self._points.clear()
+        warnings.warn(
+            f"MLflow run {self._run_id}: the store takes no points; they are in {self.undelivered}: "
+            "tracking.logger.deliver(client, path) stores them later",
+            UndeliveredPoints,
+            stacklevel=2,
+        )
+
+    def _write_file(self) -> Path:
+        """Append the points to ``undelivered/<run id>.jsonl`` beside the store, or where one can write."""
+        batch = list(self._points)
+        lines = [
+            json.dumps({"run_id": self._run_id, **point._asdict(), "value": value}) + "\n"
+            for point, value in zip(batch, _numbers(batch), strict=True)
+        ]
+        uri = self._client.tracking_uri
+        beside = (
+            Path(uri.removeprefix("sqlite:///")).parent
+            if uri.startswith("sqlite")
+            else PROJECT_ROOT / "mlruns"
+        )
+        for folder in (beside, Path.cwd(), Path(tempfile.gettempdir())):
+            path = folder / "undelivered" / f"{self._run_id}.jsonl"
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with path.open("a", encoding="utf-8") as file:
+                    file.writelines(lines)
+                return path
+            except OSError as error:
+                reason = error
+        raise OSError(f"run {self._run_id}: {len(lines)} points fit nowhere: {reason}")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Spawned ranks get no lock, and no points: those are this process's to store."""
+        return {**self.__dict__, "_flushing": None, "_points": None, "_pid": -1}
+
+
+def last_steps(client: MlflowClient, run_id: str) -> dict[str, int]:
+    """Return the highest step stored of each metric of the run (for a resumed run's `already`)."""
+    # MLflow's latest value is that of the highest step; `Run` keeps the steps in a private list only.
+    return {metric.key: int(metric.step) for metric in client.get_run(run_id).data._metric_objs}
+
+
+def deliver(client: MlflowClient, path: Path) -> int:
+    """Store the points of a file that `finalize` wrote (again, if need be: no point is stored twice)."""
+    from mlflow.entities import Metric
+
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    for run_id in {row["run_id"] for row in rows}:
+        points = [
+            Metric(r["key"], r["value"], r["timestamp"], r["step"]) for r in rows if r["run_id"] == run_id
+        ]
+        for start in range(0, len(points), MAX_BATCH):
+            client.log_batch(run_id, metrics=points[start : start + MAX_BATCH])
+    return len(rows)
+
+
+def _held(key: str, value: float | Tensor) -> float | Tensor:
+    """The value as it is now, without waiting for an accelerator."""
+    if type(value) is float:
+        return value
+    if isinstance(value, Tensor):
+        if value.numel() != 1:
+            raise UserError(f"metric {key!r} has shape {tuple(value.shape)}: log a single number")
+        return float(value.item()) if value.device.type == "cpu" else value.detach().clone().reshape(())
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"metric {key!r} is a {type(value).__name__}: log a single number") from error
+
+
+def _numbers(batch: Iterable[Point]) -> list[float]:
+    """All values as floats, with one transfer for each kind of tensor instead of one for each point."""
+    points = list(batch)
+    numbers = [math.nan if isinstance(point.value, Tensor) else point.value for point in points]
+    kinds: dict[tuple[Any, Any], list[int]] = {}
+    for i, point in enumerate(points):
+        if isinstance(point.value, Tensor):
+            kinds.setdefault((point.value.device, point.value.dtype), []).append(i)
+    for indices in kinds.values():
+        stacked = torch.stack([value for i in indices if isinstance(value := points[i].value, Tensor)])
+        for i, number in zip(indices, stacked.tolist(), strict=True):
+            numbers[i] = float(number)
+    return numbers
+
+
+def _check_name(key: str) -> None:
+    if (
+        not METRIC_NAME.fullmatch(key)
+        or posixpath.normpath(key) != key
+        or key.startswith(("/", ".."))
+        or key == "."
+    ):
+        raise UserError(
+            f"metric name {key!r}: MLflow allows letters, digits, '_', '-', '.', ':', ' ' and '/' between "
+            "parts, at most 250 characters"
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

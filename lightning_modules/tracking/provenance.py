@@ -1,0 +1,247 @@
+"""What a run needs to be understood and run again: code, packages, hardware, command line. Reads only."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, overload
+
+HIDDEN = "***"
+# `token` but not `tokenizer` or `max_tokens`: those are hyper-parameters.
+SECRET_KEY = re.compile(
+    r"(?i)password|passwd|secret|credential|(?:api|access|private)[_-]?key|token(?![a-z])"
+)
+SECRET_FILE = re.compile(
+    r"(?i)^\.env|\.(?:pem|key|p12|pfx)$|^id_\w+(?:\.pub)?$|credential|^\.netrc$|^\.npmrc$|^\.pypirc$"
+)
+_USERINFO = re.compile(r"(\w://)[^/\s'\"]*@")
+_WORD = rf"[\w.+~/-]*(?:{SECRET_KEY.pattern.removeprefix('(?i)')})[\w.-]*"
+_ASSIGNED = re.compile(rf"(?i)({_WORD}=)(\"[^\"]*\"|'[^']*'|\S+)")
+_IN_DICT = re.compile(rf"(?i)({_WORD}[\"']?\s*:\s*)(\"[^\"]*\"|'[^']*'|[^\s,}}\]]+)")
+_FLAG = re.compile(rf"(?i)--?{_WORD}")
+
+MAX_UNTRACKED_BYTES = 1_000_000
+# A caller's own git variables (inside a hook, say) would point at another repository or index.
+_GIT_VARIABLES = (
+    "GIT_DIR",
+    "GIT_WORK_TREE",
+    "GIT_INDEX_FILE",
+    "GIT_PREFIX",
+    "GIT_COMMON_DIR",
+    "GIT_OBJECT_DIRECTORY",
+)
+
+
+@dataclass(frozen=True)
+class GitState:
+    """The code as it lay on the disk.
+
+    `diff` applied to `commit` (without a commit: to an empty folder) by ``git apply`` gives the files back.
+    Bytes that are no UTF-8 stand in it as surrogates: write it with ``errors="surrogateescape", newline=""``.
+    """
+
+    commit: str | None
+    branch: str | None
+    dirty: bool
+    diff: str
+    remote: str | None
+    note: str
+
+
+def git_state(root: Path) -> GitState:
+    """Return the state of the repository that holds `root`; changes nothing there and raises nothing.
+
+    The diff covers all that differs from HEAD, with untracked text files that git does not ignore. Untracked
+    files that look like secrets, are larger than 1 MB or are binary stay out and are named in `note`.
+    """
+    try:
+        top = Path(_git(root, "rev-parse", "--show-toplevel").decode().strip())
+        commit = _git_or_none(top, "rev-parse", "--verify", "--quiet", "HEAD")
+        branch = _git_or_none(top, "symbolic-ref", "--quiet", "--short", "HEAD")
+        remote = _git_or_none(top, "config", "--get", "remote.origin.url")
+        diff, left_out = _difference(top, commit)
+    except FileNotFoundError:
+        return GitState(
+            None, None, False, "", None, "git is not installed: the code's version is not recorded"
+        )
+    except (OSError, subprocess.CalledProcessError) as error:
+        said = (getattr(error, "stderr", b"") or str(error).encode()).decode(errors="replace").strip()
+        reason = said.splitlines()[0] if said else "git failed"
+        return GitState(None, None, False, "", None, f"the code's version is not recorded: {reason}")
+    notes = [] if commit else ["the repository has no commit yet: the diff holds every file"]
+    if left_out:
+        more = f" and {len(left_out) - 20} more" if len(left_out) > 20 else ""
+        notes.append("left out of the diff: " + ", ".join(left_out[:20]) + more)
+    remote = re.sub(r"(://)[^/]*@", r"\1", remote) if remote else None
+    return GitState(commit, branch, bool(diff or left_out), diff, remote, "; ".join(notes))
+
+
+def _difference(top: Path, commit: str | None) -> tuple[str, list[str]]:
+    """Compare the working tree with `commit` in an index and an object store of our own."""
+    git_folder = top / _git(top, "rev-parse", "--git-common-dir").decode().strip()
+    index = top / _git(top, "rev-parse", "--git-path", "index").decode().strip()
+    with tempfile.TemporaryDirectory() as scratch:
+        own = {
+            "GIT_INDEX_FILE": f"{scratch}/index",
+            "GIT_OBJECT_DIRECTORY": scratch,
+            "GIT_ALTERNATE_OBJECT_DIRECTORIES": str(git_folder / "objects"),
+            "GIT_LITERAL_PATHSPECS": "1",
+        }
+        if index.exists():  # its file times spare git from reading every file again
+            shutil.copy(index, own["GIT_INDEX_FILE"])
+        base = commit or _git(top, "hash-object", "-t", "tree", "-w", "--stdin", extra=own).decode().strip()
+        staged = _git(top, "diff", "--cached", "--name-only", "--diff-filter=A", "-z", base, extra=own)
+        _git(top, "read-tree", "--reset", base, extra=own)
+        _git(top, "add", "--update", extra=own)
+        untracked = _git(top, "ls-files", "--others", "--exclude-standard", "-z", extra=own)
+        names = sorted({os.fsdecode(name) for name in (staged + untracked).split(b"\0") if name})
+        reasons = {name: reason for name in names if (reason := _unfit(top / name))}
+        fit = "\0".join(name for name in names if name not in reasons and (top / name).exists())
+        chosen = ("--pathspec-from-file=-", "--pathspec-file-nul")
+        if fit:
+            _git(top, "add", "--force", *chosen, extra=own, stdin=os.fsencode(fit))
+        plain = ("--no-color", "--no-ext-diff", "--no-textconv", "--src-prefix=a/", "--dst-prefix=b/")
+        diff = _git(top, "diff", "--cached", "--binary", "--full-index", *plain, base, extra=own)
+    return diff.decode("utf-8", "surrogateescape"), [f"{name} ({reason})" for name, reason in reasons.items()]
+
+
+def _unfit(path: Path) -> str | None:
+    """Say why an untracked file is not recorded, or None."""
+    if SECRET_FILE.search(path.name):
+        return "looks like a secret"
+    if path.is_symlink() or not path.exists():
+        return None
+    if path.is_dir():
+        return "a repository of its own"
+    try:
+        if path.stat().st_size > MAX_UNTRACKED_BYTES:
+            return f"{path.stat().st_size / 1e6:.1f} MB"
+        with path.open("rb") as file:
+            return "binary" if b"\0" in file.read(8000) else None  # git's own test
+    except OSError as error:
+        return str(error.strerror)
+
+
+def _git(folder: Path, *arguments: str, extra: Mapping[str, str] | None = None, stdin: bytes = b"") -> bytes:
+    environment = {key: value for key, value in os.environ.items() if key not in _GIT_VARIABLES}
+    environment |= {"LC_ALL": "C", "GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0", **(extra or {})}
+    command = ["git", "-C", str(folder), "-c", "core.fsmonitor=false", *arguments]
+    return subprocess.run(command, env=environment, input=stdin, capture_output=True, check=True).stdout
+
+
+def _git_or_none(folder: Path, *arguments: str) -> str | None:
+    try:
+        return _git(folder, *arguments).decode(errors="replace").strip() or None
+    except subprocess.CalledProcessError:
+        return None
+
+
+def package_versions() -> dict[str, str]:
+    """Return name -> version of every installed distribution, sorted by name."""
+    from importlib.metadata import distributions
+
+    # A half-removed distribution has no name.
+    found = {d.metadata["Name"]: d.version for d in distributions() if d.metadata and d.metadata["Name"]}
+    return dict(sorted(found.items(), key=lambda item: item[0].lower()))
+
+
+def hardware() -> dict[str, Any]:
+    """Return what the run ran on. Does not initialise CUDA, so that the process can still fork afterwards."""
+    import psutil
+    import torch
+
+    affinity = getattr(os, "sched_getaffinity", None)
+    return {
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "cpu": _cpu_model(),
+        "cores_physical": psutil.cpu_count(logical=False),
+        "cores_logical": psutil.cpu_count(),
+        "cores_allowed": len(affinity(0)) if affinity else psutil.cpu_count(),
+        "memory_bytes": psutil.virtual_memory().total,
+        "gpus": _gpus(),
+        "cuda": torch.version.cuda,
+        "cuda_visible_devices": os.environ.get("CUDA_VISIBLE_DEVICES"),
+        "torch_threads_intra": torch.get_num_threads(),
+        "torch_threads_inter": torch.get_num_interop_threads(),
+        "omp_num_threads": os.environ.get("OMP_NUM_THREADS"),
+    }
+
+
+def _cpu_model() -> str:
+    try:
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    return found.group(1) if found else platform.processor() or platform.machine()
+
+
+def _gpus() -> list[dict[str, Any]]:
+    query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader,nounits"]
+    try:
+        listed = subprocess.run(query, capture_output=True, text=True, check=True, timeout=20).stdout
+        rows = [[field.strip() for field in line.split(",")] for line in listed.splitlines() if line.strip()]
+        return [
+            {"name": name, "memory_bytes": int(float(mebibytes) * 2**20), "driver": driver}
+            for name, mebibytes, driver in rows
+        ]
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return []
+
+
+def command_line() -> str:
+    """Return this process's command as one can paste it into a shell, with secrets as ``***``."""
+    arguments = [Path(sys.executable).name, *sys.argv]
+    masked = [
+        HIDDEN if _FLAG.fullmatch(before) and not argument.startswith("-") else _masked_argument(argument)
+        for before, argument in zip(["", *arguments], arguments, strict=False)
+    ]
+    return shlex.join(masked)
+
+
+def _masked_argument(argument: str) -> str:
+    key, equals, _ = argument.partition("=")
+    if equals and re.fullmatch(_WORD, key, re.IGNORECASE):  # the whole value, spaces and commas too
+        return f"{key}={HIDDEN}"
+    return mask_secrets(argument)
+
+
+@overload
+def mask_secrets(value: str) -> str: ...
+@overload
+def mask_secrets(value: Mapping[str, Any]) -> dict[str, Any]: ...
+
+
+def mask_secrets(value: str | Mapping[str, Any]) -> str | dict[str, Any]:
+    """Return a copy with secrets as ``***``.
+
+    In a mapping (at any depth) that is the value of every key that reads like a secret; in a text what
+    follows such a key after ``=`` or ``:``; in both the user and password of a URL.
+    """
+    masked: str | dict[str, Any] = _masked(value)
+    return masked
+
+
+def _masked(value: Any) -> Any:
+    if isinstance(value, str):
+        value = _USERINFO.sub(rf"\1{HIDDEN}@", value)
+        return _IN_DICT.sub(rf"\1{HIDDEN}", _ASSIGNED.sub(rf"\1{HIDDEN}", value))
+    if isinstance(value, Mapping):
+        return {key: _masked_item(str(key), item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_masked(item) for item in value]
+    return value
+
+
+def _masked_item(key: str, item: Any) -> Any:
+    harmless = item is None or isinstance(item, (bool, float, Mapping))  # `token_dropout: 0.1` is no secret
+    return HIDDEN if SECRET_KEY.search(key) and not harmless else _masked(item)

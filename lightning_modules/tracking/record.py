@@ -1,0 +1,327 @@
+"""The record of one run: everything it came from when it starts, everything it gave when it ends."""
+
+import contextlib
+import json
+import logging
+import os
+import platform
+import shutil
+import signal
+import tempfile
+import threading
+import traceback
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlparse
+
+from lightning_modules.errors import UserError
+from lightning_modules.killed import Killed
+from lightning_modules.tracking.logger import BufferedMLflowLogger, last_steps
+from lightning_modules.tracking.provenance import (
+    command_line,
+    git_state,
+    hardware,
+    mask_secrets,
+    package_versions,
+)
+from lightning_modules.tracking.store import PROJECT_ROOT, Store
+
+PARAM_LIMIT = 6000  # characters that MLflow keeps of a param
+_PER_CALL = 100  # params in one call of log_batch
+
+
+class Record:
+    """One run in the store. Its folders are the artifact folders themselves where the store is on this disk.
+
+    Attributes:
+        run_id, run_name: as in MLflow.
+        model_id: the LoggedModel that gets the best weights.
+        folder: the run's artifacts; model_folder: the model's artifacts. Work folders where the store is a server.
+        logger: Lightning's logger of this run.
+    """
+
+    def __init__(
+        self, store: Store, run_id: str, model_id: str, settings: Mapping[str, Any], resumed: bool
+    ) -> None:
+        self.store, self.run_id, self.model_id = store, run_id, model_id
+        self.client = store.client
+        run = self.client.get_run(run_id)
+        self.run_name = run.info.run_name
+        self.experiment_id = run.info.experiment_id
+        self._work: Path | None = None
+        self.folder = self._local(run.info.artifact_uri, "run")
+        self.model_folder = self._local(self.client.get_logged_model(model_id).artifact_location, "model")
+        self.logger = BufferedMLflowLogger(
+            self.client,
+            run_id,
+            flush_points=settings["flush_points"],
+            flush_seconds=settings["flush_seconds"],
+            already=last_steps(self.client, run_id) if resumed else None,
+        )
+        self._monitor = self._start_monitor(settings["system_metrics_s"], resumed)
+        self._log = _LogFile()
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the last checkpoint."""
+        return self.folder / "checkpoints"
+
+    def _local(self, uri: str, name: str) -> Path:
+        folder = local_folder(uri)
+        if folder is None:
+            self._work = self._work or PROJECT_ROOT / "mlruns" / "work" / self.run_id
+            folder = self._work / name
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def _start_monitor(self, seconds: float | None, resumed: bool) -> Any:
+        if not seconds:
+            return None
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        logging.getLogger("mlflow.system_metrics").setLevel(logging.ERROR)
+        monitor = SystemMetricsMonitor(
+            self.run_id, sampling_interval=seconds, resume_logging=resumed, tracking_uri=self.store.uri
+        )
+        monitor.start()
+        return monitor
+
+    # --- what the run came from ------------------------------------------------------------------------------
+    def describe(self, config: Mapping[str, Any], overrides: list[str], data: Mapping[str, Any]) -> None:
+        """Store config, code, environment and data, each as an artifact and as params or tags to search by."""
+        import yaml
+
+        config = mask_secrets(config)
+        choices = config.pop("choices", {})
+        config_text = {**config, "choices": choices}
+        self.text("config/config.yaml", yaml.safe_dump(config_text, sort_keys=False, allow_unicode=True))
+        self.text(
+            "config/overrides.yaml", yaml.safe_dump([mask_secrets(o) for o in overrides], allow_unicode=True)
+        )
+        self.params({**leaves(config), **choices})
+        machine = hardware()
+        self.text("environment/hardware.json", json.dumps(machine, indent=2))
+        packages = "".join(f"{name}=={version}\n" for name, version in package_versions().items())
+        self.text("environment/requirements.txt", packages)
+        self.tags(
+            self._code()
+            | {
+                "touchstone.command": command_line(),
+                "touchstone.host": platform.node(),
+                "touchstone.pid": os.getpid(),
+            }
+        )
+        self.tags({f"data.{key}": value for key, value in data.items() if isinstance(value, str | int)})
+        self._dataset(data)
+
+    def _code(self) -> dict[str, Any]:
+        git = git_state(PROJECT_ROOT)
+        if git.diff:
+            self.text("code/diff.patch", git.diff)
+        found = {
+            "mlflow.source.type": "LOCAL",
+            "mlflow.source.name": "scripts/train.py",
+            "mlflow.source.git.commit": git.commit,
+            "mlflow.source.git.branch": git.branch,
+            "mlflow.source.git.repoURL": git.remote,
+            "git.dirty": str(git.dirty).lower(),
+            "git.note": git.note or None,
+        }
+        return {key: value for key, value in found.items() if value is not None}
+
+    def _dataset(self, data: Mapping[str, Any]) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        dataset = Dataset(
+            name=str(data["name"]),
+            digest=str(data["fingerprint"])[:36],
+            source_type="local",
+            source=json.dumps({"fingerprint": data["fingerprint"]}),
+            profile=json.dumps(
+                {key: value for key, value in data.items() if key not in ("fingerprint", "name")}
+            ),
+        )
+        self.client.log_inputs(
+            self.run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])]
+        )
+
+    def params(self, values: Mapping[str, Any]) -> None:
+        """Log params; one that MLflow could not hold whole is replaced by where its value stands."""
+        from mlflow.entities import Param
+
+        known = self.client.get_run(self.run_id).data.params
+        texts = {key: str(value) for key, value in values.items()}
+        texts = {
+            k: v if len(v) <= PARAM_LIMIT else f"{len(v)} characters: see config/config.yaml"
+            for k, v in texts.items()
+        }
+        changed = {k: f"{known[k]} -> {v}" for k, v in texts.items() if k in known and known[k] != v}
+        if changed:  # MLflow's params are final: a resumed run says in a tag what it does otherwise
+            self.tags(
+                {"touchstone.resumed_with": "; ".join(f"{key}: {value}" for key, value in changed.items())}
+            )
+        new = [Param(k, v) for k, v in texts.items() if k not in known]
+        for start in range(0, len(new), _PER_CALL):
+            self.client.log_batch(self.run_id, params=new[start : start + _PER_CALL])
+
+    def tags(self, values: Mapping[str, Any]) -> None:
+        """Set tags; all in one call."""
+        from mlflow.entities import RunTag
+
+        self.client.log_batch(self.run_id, tags=[RunTag(k, str(v)[:8000]) for k, v in values.items()])
+
+    def text(self, path: str, text: str) -> None:
+        """Store a text as the artifact `path`."""
+        file = self.folder / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(
+            text, encoding="utf-8", errors="surrogateescape", newline=""
+        )  # a diff keeps its bytes
+
+    # --- how it ends -----------------------------------------------------------------------------------------
+    def finish(self, status: str, error: BaseException | None = None) -> None:
+        """Flush all points, store the log and the traceback, and set the status: FINISHED, FAILED or KILLED."""
+        if error is not None:
+            self.text("traceback.txt", "".join(traceback.format_exception(error)))
+            self.tags({"touchstone.error": f"{type(error).__name__}: {error}"[:2000]})
+        self._stop_monitor()
+        self.logger.finalize(status.lower())
+        self._log.close()
+        if self._log.text():
+            self.text("log.txt", self._log.text())
+        if self._work is not None:
+            self._upload()
+        self.client.set_terminated(self.run_id, status)
+
+    def _stop_monitor(self) -> None:
+        if self._monitor is None:
+            return
+        with contextlib.suppress(Exception):  # a run shorter than the interval gets one sample all the same
+            self._monitor.collect_metrics()
+            self._monitor.publish_metrics(self._monitor.aggregate_metrics())
+        self._monitor.finish()
+        self._monitor = None
+
+    def _upload(self) -> None:
+        """Send the work folders to the server, and delete them once they are there."""
+        assert self._work is not None
+        self.client.log_artifacts(self.run_id, str(self.folder))
+        if any(self.model_folder.iterdir()):
+            self.client.log_model_artifacts(self.model_id, str(self.model_folder))
+        shutil.rmtree(self._work)
+
+
+class _LogFile:
+    """Python's log and warnings of this process, kept for the record."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.NamedTemporaryFile("w+", suffix=".log", encoding="utf-8")  # noqa: SIM115
+        self._handler = logging.StreamHandler(self._file)
+        self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        logging.captureWarnings(True)
+        logging.getLogger().addHandler(self._handler)
+        for name in ("pytorch_lightning", "lightning.pytorch", "py.warnings"):
+            logging.getLogger(name).addHandler(self._handler)
+
+    def text(self) -> str:
+        path = Path(self._file.name)
+        return str(mask_secrets(path.read_text(encoding="utf-8"))) if path.exists() else self._text
+
+    def close(self) -> None:
+        self._handler.flush()
+        self._text = self.text()
+        for name in ("", "pytorch_lightning", "lightning.pytorch", "py.warnings"):
+            logging.getLogger(name).removeHandler(self._handler)
+        self._file.close()
+
+
+def leaves(node: Any, prefix: str = "") -> dict[str, Any]:
+    """Return dotted key -> value of every leaf of nested mappings and lists; an empty one is a leaf too."""
+    if isinstance(node, Mapping) and node:
+        return {
+            k: v
+            for key, value in node.items()
+            for k, v in leaves(value, f"{prefix}.{key}" if prefix else str(key)).items()
+        }
+    if isinstance(node, list | tuple) and any(isinstance(item, Mapping | list) for item in node):
+        return {k: v for i, value in enumerate(node) for k, v in leaves(value, f"{prefix}.{i}").items()}
+    return {prefix: node}
+
+
+def start_run(store: Store, experiment: str, name: str, tags: Mapping[str, str]) -> tuple[str, str]:
+    """Create a run and the LoggedModel of its best weights; return their ids."""
+    client = store.client
+    experiment_id = store.experiment(experiment)
+    run = client.create_run(experiment_id, run_name=name, tags={**tags, "mlflow.user": _user()})
+    model = client.create_logged_model(
+        experiment_id, name="model", source_run_id=run.info.run_id, model_type="checkpoint"
+    )
+    client.set_tag(run.info.run_id, "touchstone.model_id", model.model_id)
+    return run.info.run_id, model.model_id
+
+
+def _user() -> str:
+    import getpass
+
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown"
+
+
+@contextlib.contextmanager
+def recording(record: Record) -> Iterator[Record]:
+    """Give the run the status of how the block ends: FINISHED, KILLED on SIGINT or SIGTERM, else FAILED."""
+    with signals_raise():
+        try:
+            yield record
+        except (Killed, KeyboardInterrupt):
+            record.finish("KILLED")
+            raise
+        except BaseException as error:
+            record.finish("FAILED", error)
+            raise
+    record.finish("FINISHED")
+
+
+@contextlib.contextmanager
+def signals_raise() -> Iterator[None]:
+    """Turn SIGINT and SIGTERM into `Killed`, so that every ``finally`` on the way out is run."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handler(number: int, frame: Any) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # the second Ctrl-C ends it at once
+        raise Killed(number)
+
+    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+def local_folder(uri: str) -> Path | None:
+    """The folder of an artifact URI on this disk, or None where it lies elsewhere."""
+    if uri.startswith(("file:", "/")):
+        return Path(unquote(urlparse(uri).path))
+    return None
+
+
+def artifact(store: Store, run: Any, path: str) -> Path:
+    """Return the local file of a run's artifact, fetched if the store is a server. Raises UserError where it is not there."""
+    uri = run.info.artifact_uri
+    folder = local_folder(uri)
+    if folder is not None:
+        if not (folder / path).exists():
+            raise UserError(f"run {run.info.run_id} has no artifact {path} (looked for {folder / path})")
+        return folder / path
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return Path(store.client.download_artifacts(run.info.run_id, path))
+    except (MlflowException, OSError) as error:
+        raise UserError(f"run {run.info.run_id} has no artifact {path}: {error}") from error

@@ -1,0 +1,171 @@
+"""The recorded config on the recorded code, and what is different in the outcome."""
+
+import contextlib
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf, open_dict
+
+from lightning_modules.errors import UserError
+from lightning_modules.tracking.provenance import git_state, hardware, package_versions
+from lightning_modules.tracking.record import artifact
+from lightning_modules.tracking.resume import recorded_config
+from lightning_modules.tracking.store import PROJECT_ROOT, Store, find_run, open_store
+
+
+def rerun(wanted: str, here: bool = False) -> None:
+    """Run `wanted` again as a new run, print each metric as equal or different; exit 1 where one differs.
+
+    Args:
+        wanted: id, its beginning, or name of a run.
+        here: use the code of this working tree instead of the recorded commit and diff.
+
+    Raises:
+        UserError: the run, its code or its data are not to be had, or the run fails.
+    """
+    store = open_store()
+    run = find_run(store, wanted)
+    with contextlib.ExitStack() as stack:
+        code = PROJECT_ROOT if here else stack.enter_context(recorded_code(store, run))
+        if here:
+            _print_code_changes(run)
+        new = _run_again(store, run, code, Path(stack.enter_context(tempfile.TemporaryDirectory())))
+    different = _compare(store, run.info.run_id, new)
+    if different:
+        _print_environment_changes(store, run)
+        sys.exit(1)
+
+
+@contextlib.contextmanager
+def recorded_code(store: Store, run: Any) -> Iterator[Path]:
+    """A temporary worktree with the recorded commit and the recorded diff applied."""
+    commit = run.data.tags.get("mlflow.source.git.commit")
+    if not commit:
+        raise UserError(
+            f"run {run.info.run_id} has no recorded commit (it ran without git): --here uses today's code"
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        tree = Path(folder) / "code"
+        _git("worktree", "add", "--detach", str(tree), commit)
+        try:
+            if run.data.tags.get("git.dirty") == "true":
+                patch = artifact(store, run, "code/diff.patch")
+                if patch.stat().st_size:
+                    _git("apply", "--whitespace=nowarn", str(patch), cwd=tree)
+            yield tree
+        finally:
+            _git("worktree", "remove", "--force", str(tree))
+
+
+def _git(*arguments: str, cwd: Path = PROJECT_ROOT) -> None:
+    done = subprocess.run(["git", *arguments], cwd=cwd, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise UserError(
+            f"git {arguments[0]} failed, so the recorded code is not to be had (--here uses today's):\n{done.stderr.strip()}"
+        )
+
+
+def _run_again(store: Store, run: Any, code: Path, folder: Path) -> str:
+    """Start the recorded config in a process of its own on `code`; return the id of the new run."""
+    cfg = recorded_config(store, run)
+    with open_dict(cfg):
+        cfg.data.expected_fingerprint = run.data.tags.get("data.fingerprint")
+        cfg.resume = None
+    path = folder / "config.yaml"
+    OmegaConf.save(cfg, path)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(code),
+        "MLFLOW_TRACKING_URI": store.uri,
+        "TOUCHSTONE_DATA": os.environ.get("TOUCHSTONE_DATA", str(PROJECT_ROOT / "data")),
+    }
+    command = [sys.executable, "-m", "lightning_modules.recorded", str(path), run.info.run_id]
+    status = subprocess.run(command, env=environment, cwd=code, check=False).returncode
+    found = store.client.search_runs(
+        [run.info.experiment_id],
+        f"tags.`touchstone.rerun_of` = '{run.info.run_id}'",
+        order_by=["attributes.start_time DESC"],
+        max_results=1,
+    )
+    if status or not found:
+        raise UserError(f"the rerun of {run.info.run_id} ended with exit code {status}")
+    return str(found[0].info.run_id)
+
+
+def histories(store: Store, run_id: str) -> dict[str, list[tuple[int, float]]]:
+    """All points (step, value) of each metric of a run, but those of the system."""
+    names = [name for name in store.client.get_run(run_id).data.metrics if not name.startswith("system/")]
+    return {n: [(p.step, p.value) for p in store.client.get_metric_history(run_id, n)] for n in sorted(names)}
+
+
+def first_difference(old: list[tuple[int, float]], new: list[tuple[int, float]]) -> int | None:
+    """The first step whose value differs or stands on one side alone; None where all is equal, NaN to NaN too."""
+    for a, b in zip(sorted(old), sorted(new), strict=False):
+        same = a[0] == b[0] and (a[1] == b[1] or (math.isnan(a[1]) and math.isnan(b[1])))
+        if not same:
+            return min(a[0], b[0])
+    if len(old) != len(new):
+        longer = sorted(max(old, new, key=len))
+        return longer[min(len(old), len(new))][0]
+    return None
+
+
+def _compare(store: Store, old_id: str, new_id: str) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    old, new = histories(store, old_id), histories(store, new_id)
+    table = Table("metric", "points", "outcome", "recorded", "now", title=f"{old_id} and its rerun {new_id}")
+    different = 0
+    for name in sorted(old.keys() | new.keys()):
+        a, b = old.get(name, []), new.get(name, [])
+        step = first_difference(a, b)
+        different += step is not None
+        outcome = "equal" if step is None else f"different from step {step}"
+        table.add_row(
+            name, str(len(a)), outcome, *(f"{max(side)[1]:.6g}" if side else "-" for side in (a, b))
+        )
+    Console().print(table)
+    print(
+        "all metrics are equal"
+        if not different
+        else f"{different} of {len(old.keys() | new.keys())} metrics are different"
+    )
+    return different
+
+
+def _print_code_changes(run: Any) -> None:
+    then, now = run.data.tags.get("mlflow.source.git.commit"), git_state(PROJECT_ROOT)
+    if not then or not now.commit:
+        print("code: no commit is recorded or there is none here, so what changed cannot be said")
+        return
+    shown = subprocess.run(
+        ["git", "diff", "--stat", then], cwd=PROJECT_ROOT, capture_output=True, text=True, check=False
+    )
+    dirty = " with changes on top" if run.data.tags.get("git.dirty") == "true" else ""
+    print(
+        f"code: recorded on {then[:10]}{dirty}; here {now.commit[:10]}{' with changes on top' if now.dirty else ''}"
+    )
+    print(shown.stdout.strip() or "  no tracked file is different from that commit")
+
+
+def _print_environment_changes(store: Store, run: Any) -> None:
+    recorded = dict(
+        line.split("==", 1)
+        for line in artifact(store, run, "environment/requirements.txt").read_text().split()
+    )
+    now = package_versions()
+    for name in sorted(recorded.keys() | now.keys()):
+        if recorded.get(name) != now.get(name):
+            print(f"  {name}: recorded {recorded.get(name)}, now {now.get(name)}")
+    machine, today = json.loads(artifact(store, run, "environment/hardware.json").read_text()), hardware()
+    for key in sorted(machine):
+        if machine[key] != today.get(key):
+            print(f"  {key}: recorded {machine[key]}, now {today.get(key)}")

@@ -1,0 +1,134 @@
+"""Going on in a recorded run, and starting from one: the config, the checkpoint and the weights it left."""
+
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+from torch import nn
+
+from lightning_modules.check import refuse_untrusted
+from lightning_modules.command_line import GROUPS
+from lightning_modules.errors import UserError
+from lightning_modules.tracking.checkpoint import read_checkpoint
+from lightning_modules.tracking.record import artifact
+from lightning_modules.tracking.store import Store, find_run
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """A run that goes on: its config with this command's overrides, and its last checkpoint."""
+
+    run_id: str
+    model_id: str
+    cfg: DictConfig
+    checkpoint: Path
+
+
+def recorded_config(store: Store, run: Any) -> DictConfig:
+    """Read the config of a recorded run; its targets are checked. Raises UserError where it is not there."""
+    cfg = OmegaConf.load(artifact(store, run, "config/config.yaml"))
+    assert isinstance(cfg, DictConfig)
+    with open_dict(cfg):
+        cfg.overrides = OmegaConf.load(artifact(store, run, "config/overrides.yaml"))
+    refuse_untrusted(cfg, f"config of run {run.info.run_id}")
+    return cfg
+
+
+def resume_run(store: Store, cfg: DictConfig) -> Resumed:
+    """Find the run of ``resume=…`` with its last checkpoint. Raises UserError where it cannot go on."""
+    run = find_run(store, str(cfg.resume))
+    tags, run_id = run.data.tags, run.info.run_id
+    if run.info.status == "RUNNING" and _is_alive(tags):
+        raise UserError(
+            f"resume={cfg.resume}: the run is still training, as process {tags['touchstone.pid']} of this machine"
+        )
+    checkpoint = artifact(store, run, "checkpoints/last.ckpt")
+    read_checkpoint(checkpoint)
+    changed = _with_overrides(recorded_config(store, run), list(cfg.get("overrides", [])))
+    changed.resume = run_id
+    return Resumed(run_id, tags["touchstone.model_id"], changed, checkpoint)
+
+
+def _is_alive(tags: dict[str, str]) -> bool:
+    pid = int(tags.get("touchstone.pid", 0))
+    if tags.get("touchstone.host") != platform.node() or pid in (0, os.getpid()):
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _with_overrides(recorded: DictConfig, overrides: list[str]) -> DictConfig:
+    """Apply the overrides of this command to a recorded config; whole groups cannot be exchanged."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    parser = OverridesParser.create()
+    for word in overrides:
+        override = parser.parse_override(word)
+        key = override.key_or_group
+        parent, _, leaf = key.rpartition(".")
+        node = OmegaConf.select(recorded, parent) if parent else recorded
+        if key in GROUPS:
+            raise UserError(
+                f"{word}: a resumed run keeps its {key}; change single values, or start a new run with init_from=…"
+            )
+        if key == "resume":
+            continue
+        if override.is_delete() and node is not None:
+            node.pop(leaf, None)
+        else:
+            OmegaConf.update(recorded, key, override.value(), force_add=True)
+    return recorded
+
+
+def load_weights(store: Store, wanted: str, module: nn.Module) -> None:
+    """Load the model's weights of another run's best checkpoint into `module.model`.
+
+    Raises UserError where the run has none, or where they belong to another network.
+    """
+    run = find_run(store, wanted)
+    path = best_checkpoint(store, run)
+    state = {
+        k.removeprefix("model."): v
+        for k, v in read_checkpoint(path)["state_dict"].items()
+        if k.startswith("model.")
+    }
+    network: Any = module.model
+    own = network.state_dict()
+    wrong = sorted(
+        k
+        for k in own.keys() | state.keys()
+        if k not in own or k not in state or own[k].shape != state[k].shape
+    )
+    if wrong:
+        raise UserError(
+            f"init_from={wanted}: {len(wrong)} of {len(own)} tensors of that run's model do not fit this one ({', '.join(wrong[:4])} …): "
+            "choose the same model group and the same number of outputs"
+        )
+    network.load_state_dict(state)
+
+
+def best_checkpoint(store: Store, run: Any) -> Path:
+    """The file of the best weights of a run (the last ones where it watched no metric), fetched if need be."""
+    model_id = run.data.tags.get("touchstone.model_id")
+    if model_id:
+        location = store.client.get_logged_model(model_id).artifact_location
+        from lightning_modules.tracking.record import local_folder
+
+        folder = local_folder(location)
+        if folder is None:
+            import mlflow
+
+            mlflow.set_tracking_uri(store.uri)
+            folder = Path(mlflow.artifacts.download_artifacts(f"models:/{model_id}"))
+        for name in ("best.ckpt", "last_weights.ckpt"):
+            if (folder / name).is_file():
+                return folder / name
+    raise UserError(f"run {run.info.run_id} ({run.info.run_name}, {run.info.status}) has saved no weights")

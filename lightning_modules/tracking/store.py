@@ -1,0 +1,283 @@
+"""Where runs are recorded: one SQLite file in this folder, or the server that MLFLOW_TRACKING_URI names."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sqlite3
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from lightning_modules.errors import UserError, nearest
+from lightning_modules.tracking.provenance import mask_secrets
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+PROJECT_ROOT = Path(__file__).resolve().parents[2]
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_DISABLE_AGENT_HINT", "true")
+os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")  # a machine without git is no reason to warn
+# MLflow's own seven retries hold a training loop for four minutes; what fails is kept and sent again later.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+
+LOCK_SECONDS = 20.0  # how long another process may hold the database before we call it locked
+CREATE_SECONDS = 300.0  # how long another process may take to create it
+NETWORK_FILESYSTEMS = ("nfs", "cifs", "smb", "fuse.sshfs", "lustre", "beegfs", "ceph")
+
+
+@dataclass(frozen=True)
+class Store:
+    """A checked tracking store; `artifacts` is its folder of artifacts as a URI, None on a server."""
+
+    uri: str
+    artifacts: str | None = None
+
+    @property
+    def is_local(self) -> bool:
+        return self.uri.startswith("sqlite:")
+
+    @property
+    def client(self) -> MlflowClient:
+        """MLflow's client of this store (cheap from the second time on: MLflow keeps the connections).
+
+        Raises:
+            UserError: the schema is that of another MLflow version, or the database does not open.
+        """
+        from mlflow import MlflowClient
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return MlflowClient(tracking_uri=self.uri)
+        except MlflowException as error:
+            uri = mask_secrets(self.uri)
+            if "out-of-date database schema" in str(error):
+                raise UserError(
+                    f"tracking.uri={uri} was written by another version of MLflow: copy the database, "
+                    f"then run `mlflow db upgrade '{uri}'`, or install the MLflow that wrote it"
+                ) from error
+            raise UserError(f"tracking.uri={uri} cannot be opened: {mask_secrets(str(error))}") from error
+
+    def experiment(self, name: str) -> str:
+        """Return the id of the experiment `name`, made if need be (others may make it at the same time).
+
+        Raises:
+            UserError: an experiment of this name was deleted, or MLflow refuses the name.
+        """
+        from mlflow.exceptions import MlflowException
+
+        client = self.client
+        found = client.get_experiment_by_name(name)
+        if found is None:
+            folder = re.sub(r"[^\w .-]+", "_", name).strip(". ")[:100] or "experiment"
+            location = f"{self.artifacts}/{quote(folder)}" if self.artifacts else None
+            try:
+                return client.create_experiment(name, artifact_location=location)
+            except MlflowException as error:
+                found = client.get_experiment_by_name(name)
+                if found is None:
+                    raise UserError(f"MLflow refuses the experiment name {name!r}: {error}") from error
+        if found.lifecycle_stage != "active":
+            raise UserError(
+                f"the experiment {name!r} was deleted: choose another name, or bring it back with "
+                f"`mlflow experiments restore --experiment-id {found.experiment_id}`"
+            )
+        return found.experiment_id
+
+
+def open_store(uri: str | None = None, root: Path = PROJECT_ROOT) -> Store:
+    """Check that the store can be written to, creating it if it is a local one, and return it.
+
+    Args:
+        uri: None reads MLFLOW_TRACKING_URI, and without it means ``<root>/mlruns/mlflow.db``.
+        root: the project's folder.
+
+    Raises:
+        UserError: the store is damaged, read-only, locked, silent or of a kind that MLflow 3 has dropped.
+    """
+    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root.absolute()}/mlruns/mlflow.db"
+    if uri.startswith("sqlite:"):
+        return _open_sqlite(uri)
+    if uri.startswith(("http://", "https://")):
+        _require_answer(uri)
+        return Store(uri)
+    if re.match(r"(postgresql|mysql|mssql)\b", uri):  # no server in between: artifacts lie in this folder
+        return Store(uri, (root.absolute() / "mlruns" / "artifacts").as_uri())
+    if uri.startswith("databricks"):
+        return Store(uri)
+    raise UserError(
+        f"tracking.uri={mask_secrets(uri)} is a folder or an unknown kind of store (MLflow 3 has no file "
+        "store any more): it can be sqlite:////absolute/path/mlflow.db, http(s)://server:5000, "
+        "postgresql://… or databricks"
+    )
+
+
+def _open_sqlite(uri: str) -> Store:
+    if not uri.startswith("sqlite:///") or uri.startswith("sqlite:///:memory:"):
+        raise UserError(f"tracking.uri={uri} names no file: write sqlite:////absolute/path/mlflow.db")
+    path = Path(uri.removeprefix("sqlite:///").split("?")[0]).absolute()
+    try:
+        if not _is_ready(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _create_once(path)
+    except sqlite3.DatabaseError as error:
+        raise UserError(_explain(path, str(error))) from error
+    except OSError as error:
+        raise UserError(f"the tracking store {path} cannot be written: {error.strerror or error}") from error
+    return Store(f"sqlite:///{path}", (path.parent / "artifacts").as_uri())
+
+
+def _is_ready(path: Path) -> bool:
+    """Whether `path` holds MLflow's schema and can be written; False where there is no database yet."""
+    if not path.exists() or (path.is_file() and path.stat().st_size == 0):
+        return False
+    # MLflow checks the schema's version itself when its client opens the store: not twice.
+    with closing(sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True, timeout=LOCK_SECONDS)) as database:
+        tables = {row[0] for row in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        if not {"alembic_version", "runs"} <= tables:
+            raise UserError(f"the tracking store {path} is a database of something else than MLflow")
+        # Only trying tells (BEGIN IMMEDIATE alone succeeds on a read-only database).
+        database.execute("UPDATE alembic_version SET version_num = version_num")
+        database.rollback()
+    return True
+
+
+def _explain(path: Path, error: str) -> str:
+    if "not a database" in error or "malformed" in error:
+        return f"the tracking store {path} is damaged ({error}): move it away, or restore it from a copy"
+    if "locked" in error:
+        return f"the tracking store {path} is locked by another process for more than {LOCK_SECONDS:.0f} s"
+    return f"the tracking store {path} cannot be written: {error}"
+
+
+def _create_once(path: Path) -> None:
+    """Create the database beside `path` and move it into place: nobody ever sees half a schema."""
+    import logging
+
+    from filelock import FileLock, Timeout
+    from mlflow.exceptions import MlflowException
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        with FileLock(f"{path}.lock", timeout=CREATE_SECONDS):
+            if _is_ready(path):
+                return
+            logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+            draft = path.with_name(f"{path.name}.creating")
+            _remove_draft(draft)  # of a process that died while it created
+            SqlAlchemyStore(f"sqlite:///{draft}", (path.parent / "artifacts").as_uri()).engine.dispose()
+            with closing(sqlite3.connect(draft)) as database:
+                if not _on_network(path.parent):  # readers and writers wait less, but need shared memory
+                    database.execute("PRAGMA journal_mode=WAL")
+            draft.replace(path)
+    except (SQLAlchemyError, MlflowException) as error:  # a full disk, mostly
+        raise UserError(f"the tracking store {path} cannot be created: {error}") from error
+    except Timeout as error:
+        raise UserError(
+            f"another process holds {path}.lock: end it, or delete the lock if there is none"
+        ) from error
+
+
+def _remove_draft(draft: Path) -> None:
+    for ending in ("", "-wal", "-shm", "-journal"):
+        draft.with_name(draft.name + ending).unlink(missing_ok=True)
+
+
+def _on_network(folder: Path) -> bool:
+    import psutil
+
+    mounts = {Path(part.mountpoint): part.fstype for part in psutil.disk_partitions(all=True)}
+    nearest_mount = next((place for place in (folder, *folder.parents) if place in mounts), None)
+    return nearest_mount is not None and mounts[nearest_mount].startswith(NETWORK_FILESYSTEMS)
+
+
+def _require_answer(uri: str) -> None:
+    import requests
+
+    shown = mask_secrets(uri)
+    advice = (
+        f"start it with `mlflow server --backend-store-uri sqlite:///{PROJECT_ROOT}/mlruns/mlflow.db`, "
+        "or unset MLFLOW_TRACKING_URI to use the local store"
+    )
+    verify = os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() not in ("true", "1")
+    try:
+        status = requests.get(f"{uri.rstrip('/')}/health", timeout=5, verify=verify).status_code
+    except (requests.RequestException, UnicodeError) as error:
+        raise UserError(f"tracking.uri={shown} does not answer ({type(error).__name__}): {advice}") from error
+    if status >= 400 and status not in (401, 403):  # a proxy may guard /health and still let the client in
+        raise UserError(f"tracking.uri={shown} does not answer as MLflow does (status {status}): {advice}")
+
+
+def require_free_space(path: Path, needed_bytes: int) -> None:
+    """Raise UserError unless the disk of `path` (which need not exist yet) has `needed_bytes` left."""
+    folder = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
+    free = shutil.disk_usage(folder).free
+    if free < needed_bytes:
+        raise UserError(
+            f"no room: {path} has {free / 1e6:,.0f} MB free, the run needs about {needed_bytes / 1e6:,.0f} MB"
+        )
+
+
+def find_run(store: Store, wanted: str) -> Run:
+    """Return the one run whose id, id's beginning (6 characters or more) or name is `wanted`.
+
+    Raises:
+        UserError: none or several fit; the message names the candidates, or the nearest and newest runs.
+    """
+    client = store.client
+    everywhere = [experiment.experiment_id for experiment in client.search_experiments()]
+    for condition in _conditions(wanted):
+        runs = client.search_runs(
+            everywhere, condition, max_results=6, order_by=["attributes.start_time DESC"]
+        )
+        if len(runs) == 1:
+            return runs[0]
+        if runs:
+            ids = ", ".join(run.info.run_id for run in runs[:5])
+            raise UserError(
+                f"{wanted!r} fits several runs: give the id of one: {ids}{', …' * (len(runs) > 5)}"
+            )
+    newest = client.search_runs(everywhere, max_results=100, order_by=["attributes.start_time DESC"])
+    names = [run.info.run_name or "" for run in newest]
+    guess = nearest(wanted, names) if any(names) else ""
+    listed = ", ".join(f"{run.info.run_name} ({run.info.run_id[:8]})" for run in newest[:5])
+    hint = f"{guess} " if guess.startswith("did you") else ""
+    known = f"the newest are: {listed}" if listed else "it has no runs yet"
+    raise UserError(f"no run {wanted!r} in {mask_secrets(store.uri)}: {hint}{known}")
+
+
+def _conditions(wanted: str) -> Iterator[str]:
+    """Filters of MLflow's search, the surest first (it cannot quote a name that holds both quotes)."""
+    if re.fullmatch(r"[0-9a-f]{32}", wanted):
+        yield f"attributes.run_id = '{wanted}'"
+    if not ("'" in wanted and '"' in wanted) and wanted:
+        mark = '"' if "'" in wanted else "'"
+        yield f"attributes.run_name = {mark}{wanted}{mark}"
+    if re.fullmatch(r"[0-9a-f]{6,31}", wanted):
+        yield f"attributes.run_id LIKE '{wanted}%'"
+
+
+def _database_engines() -> Iterator[Any]:
+    for module in ("mlflow.store.tracking.sqlalchemy_store", "mlflow.store.model_registry.sqlalchemy_store"):
+        stores = getattr(sys.modules.get(module), "SqlAlchemyStore", None)
+        yield from list(getattr(stores, "_engine_map", {}).values())
+
+
+def _close_connections(close: bool = True) -> None:
+    for engine in _database_engines():
+        engine.dispose(close=close)
+
+
+# A connection must not be carried into a forked process: SQLite keeps its locks per process. The idle ones
+# are closed before the fork (they open again when needed), those in use are forgotten by the child.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_close_connections, after_in_child=lambda: _close_connections(close=False))

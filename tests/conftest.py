@@ -1,0 +1,78 @@
+"""What the tests share: a store of their own, and runs composed as the command line composes them."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ["COLUMNS"] = "200"  # tables and messages are not broken where a test looks for a word
+
+ROOT = Path(__file__).resolve().parents[1]
+QUICK = (
+    "trainer.max_epochs=2",
+    "data.per_class=10",
+    "model=mlp",
+    "tracking.system_metrics_s=null",
+    "~callbacks.progress",
+    "~callbacks.summary",
+)
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store without a run; made once, copied by each test: creating the schema takes seconds."""
+    from lightning_modules.tracking.store import open_store
+
+    path = tmp_path_factory.mktemp("empty") / "mlflow.db"
+    open_store(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture
+def store(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A store of this test alone, in a folder with a space in its name; MLFLOW_TRACKING_URI points to it."""
+    from lightning_modules.tracking.store import open_store
+
+    folder = tmp_path / "a store"
+    folder.mkdir()
+    for file in empty_database.parent.glob("mlflow.db*"):
+        shutil.copy(file, folder / file.name)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
+    yield open_store()
+
+
+@pytest.fixture
+def train(store: Any) -> Callable[..., Any]:
+    """Train in this process what the overrides say, a small thing unless told otherwise; return MLflow's run."""
+    from lightning_modules.command_line import compose_run
+    from lightning_modules.run import run
+
+    def launch(*overrides: str, quick: bool = True) -> Any:
+        run(compose_run([*(QUICK if quick else ()), *overrides]))
+        return newest_run(store)
+
+    return launch
+
+
+def newest_run(store: Any) -> Any:
+    experiments = [experiment.experiment_id for experiment in store.client.search_experiments()]
+    return store.client.search_runs(experiments, order_by=["attributes.start_time DESC"], max_results=1)[0]
+
+
+@pytest.fixture
+def command(store: Any, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run a script of the project in a process of its own, from another folder."""
+
+    def launch(script: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, str(ROOT / "scripts" / script), *arguments],
+            cwd=tmp_path, env={**os.environ, **environment}, capture_output=True, text=True, check=False, timeout=280,
+        )  # fmt: skip
+
+    return launch

@@ -1,0 +1,168 @@
+import pytest
+import torch
+from torch import Tensor
+
+from lightning_modules.data.digits import Digits
+from lightning_modules.data.split import SplitPlan, split
+from lightning_modules.data.tabular import Tabular
+from lightning_modules.errors import UserError
+
+Y = torch.tensor([0, 0, 0, 0, 0, 1, 1, 1, 2, 2]).repeat(10)
+
+
+def covers(parts: dict[str, Tensor], count: int = 100) -> bool:
+    return torch.equal(torch.cat(list(parts.values())).sort().values, torch.arange(count))
+
+
+def test_the_parts_are_disjoint_and_cover_the_set() -> None:
+    parts = split(Y, SplitPlan(), None)
+    assert {name: len(part) for name, part in parts.items()} == {"train": 70, "val": 10, "test": 20}
+    assert covers(parts)
+
+
+def test_the_parts_keep_the_class_balance() -> None:
+    parts = split(Y, SplitPlan(), None)
+    assert Y[parts["test"]].bincount().tolist() == [10, 6, 4]
+    assert Y[parts["val"]].bincount().tolist() == [5, 3, 2]
+
+
+def test_the_split_is_a_function_of_its_seed() -> None:
+    first, again, other = (split(Y, SplitPlan(split_seed=seed), None) for seed in (1, 1, 2))
+    assert all(torch.equal(first[part], again[part]) for part in first)
+    assert not torch.equal(first["test"], other["test"])
+    assert not torch.equal(first["val"], other["val"])
+
+
+def test_an_official_test_part_is_kept() -> None:
+    parts = split(Y, SplitPlan(val_fraction=0.2, test_fraction=0.5), 33)
+    assert torch.equal(parts["test"], torch.arange(33))
+    assert Y[parts["val"]].bincount().tolist() == [10, 6, 4]
+    assert covers({"train": parts["train"], "val": parts["val"]})
+
+
+def test_an_official_validation_part_is_kept() -> None:
+    parts = split(Y, SplitPlan(test_fraction=0.2), None, val=torch.arange(90, 100))
+    assert torch.equal(parts["val"], torch.arange(90, 100))
+    assert covers(parts)
+    assert len(parts["test"]) == 18
+
+
+@pytest.mark.parametrize("official_test", [None, 10])
+def test_folds_cover_the_set_and_keep_the_class_balance(official_test: int | None) -> None:
+    part = "test" if official_test is None else "val"
+    folds = []
+    for fold in range(5):
+        parts = split(Y, SplitPlan(folds=5, fold=fold), official_test)
+        assert Y[parts[part]].bincount().tolist() == [10, 6, 4]
+        assert not torch.isin(parts["train"], parts[part]).any()
+        folds.append(parts[part])
+        if official_test is None:
+            assert len(parts["val"]) == 8, "val_fraction is of the rest"
+            assert covers(parts)
+        else:
+            assert torch.equal(parts["test"], torch.arange(official_test))
+    assert torch.equal(torch.cat(folds).sort().values, torch.arange(100))
+
+
+def test_the_size_of_folds_differs_by_one_at_most() -> None:
+    sizes = [len(split(Y, SplitPlan(folds=7, fold=fold), None)["test"]) for fold in range(7)]
+    assert sorted(sizes) == [14] * 5 + [15] * 2
+
+
+def test_fraction_takes_a_stratified_share_of_the_training_part_only() -> None:
+    whole, part = split(Y, SplitPlan(), None), split(Y, SplitPlan(fraction=0.2), None)
+    assert len(part["train"]) == 14
+    assert (Y[part["train"]].bincount() - torch.tensor([7.0, 4.2, 2.8])).abs().max() < 1
+    assert torch.isin(part["train"], whole["train"]).all()
+    assert torch.equal(part["val"], whole["val"])
+    assert torch.equal(part["test"], whole["test"])
+
+
+def test_per_class_takes_so_many_of_each_class() -> None:
+    parts = split(Y, SplitPlan(per_class=5), None)
+    assert Y[parts["train"]].bincount().tolist() == [5, 5, 5]
+    assert len(parts["val"]) == 10
+
+
+def test_floats_are_split_without_classes() -> None:
+    parts = split(torch.rand(100), SplitPlan(), None)
+    assert covers(parts)
+    assert len(parts["test"]) == 20
+
+
+def test_zero_means_no_such_part() -> None:
+    parts = split(Y, SplitPlan(val_fraction=0, test_fraction=0), None)
+    assert torch.equal(parts["train"], torch.arange(100))
+    assert len(parts["val"]) == len(parts["test"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("plan", "official_test", "message"),
+    [
+        (SplitPlan(folds=21, fold=0), None, "class 'c' has 20 samples, fewer than data.folds=21"),
+        (SplitPlan(per_class=40), None, "data.per_class=40: class 'a' has only 35"),
+        (SplitPlan(val_fraction=0.001), None, "data.val_fraction=0.001 of 100 samples is 0"),
+        (SplitPlan(test_fraction=0.001), None, "data.test_fraction=0.001"),
+        (SplitPlan(val_fraction=0.999), 5, "data.val_fraction=0.999"),
+        (SplitPlan(fraction=0.02), None, "too few samples"),
+    ],
+)
+def test_an_impossible_split_is_explained(plan: SplitPlan, official_test: int | None, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        split(Y, plan, official_test, names=["a", "b", "c"])
+
+
+def test_a_class_with_one_sample_in_the_test_part_is_named() -> None:
+    y = torch.cat((torch.zeros(50, dtype=torch.int64), torch.tensor([1])))
+    seeds = [seed for seed in range(40) if 50 in _draw_test(y, seed)]
+    assert seeds == [], "the only sample of a class was drawn for the test part without a word"
+
+
+def _draw_test(y: Tensor, seed: int) -> list[int]:
+    try:
+        return split(y, SplitPlan(val_fraction=0, test_fraction=0.2, split_seed=seed), None)["test"].tolist()
+    except UserError as error:
+        assert "class 1 has too few samples (1)" in str(error)
+        return []
+
+
+def test_per_class_needs_classes() -> None:
+    with pytest.raises(UserError, match=r"data.per_class=3 needs classes"):
+        Tabular(name="diabetes", per_class=3).setup()
+
+
+def test_all_mistakes_are_told_at_once() -> None:
+    with pytest.raises(UserError) as caught:
+        Digits(
+            batch_size=0,
+            eval_batch_size=-1,
+            val_fraction=1.5,
+            split_seed=-1,
+            seed="x",  # type: ignore[arg-type]
+            order="shufled",  # type: ignore[arg-type]
+            drop_last=None,  # type: ignore[arg-type]
+            folds=5,
+            fold=5,
+            fraction=0,
+            per_class=0,
+        )
+    keys = "batch_size eval_batch_size val_fraction split_seed seed order drop_last fold fraction per_class"
+    assert all(f"data.{key}=" in str(caught.value) for key in keys.split())
+    assert "did you mean 'shuffled'?" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"val_fraction": 0.5, "test_fraction": 0.5},
+            r"val_fraction \+ data.test_fraction = 1 leaves nothing",
+        ),
+        ({"folds": 5}, "data.folds=5 and data.fold=None: give both"),
+        ({"folds": 1, "fold": 0}, "data.folds=1 must be a whole number of at least 2"),
+        ({"fraction": 0.5, "per_class": 5}, "data.fraction and data.per_class"),
+    ],
+)
+def test_contradicting_settings_are_explained(settings: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Digits(**settings)

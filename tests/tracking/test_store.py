@@ -1,0 +1,289 @@
+import multiprocessing
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import psutil
+import pytest
+
+from lightning_modules.errors import UserError
+from lightning_modules.tracking.store import PROJECT_ROOT, Store, find_run, open_store, require_free_space
+
+
+@pytest.fixture(autouse=True)
+def no_server_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+@pytest.fixture(scope="module")
+def blank(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A new store's database that no client has opened: it can be copied."""
+    path = tmp_path_factory.mktemp("blank") / "mlflow.db"
+    open_store(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    root = tmp_path_factory.mktemp("a folder with 100% space")
+    (root / "mlruns").mkdir()
+    (root / "mlruns" / "mlflow.db").touch()
+    return open_store(root=root)
+
+
+def open_together(root: Path, go: str, answers: "multiprocessing.Queue[str]") -> None:
+    while not Path(go).exists():
+        time.sleep(0.001)
+    try:
+        answers.put(open_store(root=root).experiment("together"))
+    except BaseException as error:
+        answers.put(repr(error))
+
+
+def test_six_processes_create_an_empty_store_at_once(tmp_path: Path) -> None:
+    import mlflow.store.tracking.sqlalchemy_store  # noqa: F401  # the children inherit the import and meet sooner
+
+    context = multiprocessing.get_context("fork")
+    answers: multiprocessing.Queue[str] = context.Queue()
+    go = tmp_path / "go"
+    children = [context.Process(target=open_together, args=(tmp_path, str(go), answers)) for _ in range(6)]
+    for child in children:
+        child.start()
+    go.touch()
+    assert {answers.get(timeout=120) for _ in children} == {"1"}
+    for child in children:
+        child.join()
+    database = sqlite3.connect(tmp_path / "mlruns" / "mlflow.db")
+    assert database.execute("SELECT count(*) FROM alembic_version").fetchone() == (1,)
+    assert database.execute("SELECT count(*) FROM experiments WHERE name = 'together'").fetchone() == (1,)
+    assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert sorted(p.name for p in (tmp_path / "mlruns").iterdir() if "creating" in p.name) == []
+
+
+def test_importing_the_store_imports_neither_mlflow_nor_torch() -> None:
+    code = "import sys, lightning_modules.tracking.store; print({'mlflow', 'torch'} & set(sys.modules))"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PROJECT_ROOT)
+    assert said.stdout.strip() == "set()", said.stderr
+
+
+def test_threads_that_make_the_same_experiment_get_the_same_one(store: Store) -> None:
+    ids = []
+    database = sqlite3.connect(store.uri.removeprefix("sqlite:///"), isolation_level=None)
+    store.experiment("warm")
+    database.execute("BEGIN IMMEDIATE")  # all find that there is none, then all wait to make it
+    threads = [threading.Thread(target=lambda: ids.append(store.experiment("raced"))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.5)
+    database.execute("ROLLBACK")
+    for thread in threads:
+        thread.join()
+    assert len(ids) == 4 and len(set(ids)) == 1
+
+
+def test_artifacts_land_in_a_folder_named_after_the_experiment(store: Store) -> None:
+    run = store.client.create_run(store.experiment("mnist/ü 50%"))
+    store.client.log_text(run.info.run_id, "hello", "note.txt")
+    root = Path(store.uri.removeprefix("sqlite:///")).parent
+    assert (
+        root / "artifacts" / "mnist_ü 50_" / run.info.run_id / "artifacts" / "note.txt"
+    ).read_text() == "hello"
+    folder = store.client.download_artifacts(run.info.run_id, "note.txt")
+    assert Path(folder).read_text() == "hello"
+
+
+def test_a_deleted_experiment_says_how_to_bring_it_back(store: Store) -> None:
+    store.client.delete_experiment(store.experiment("gone"))
+    with pytest.raises(UserError, match=r"'gone' was deleted.*mlflow experiments restore"):
+        store.experiment("gone")
+
+
+def test_opening_again_keeps_what_is_there_and_follows_the_environment(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = store.experiment("kept")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)
+    again = open_store()
+    assert again == store and again.is_local
+    assert again.experiment("kept") == kept
+
+
+def test_an_empty_file_becomes_a_store_with_the_default_experiment(store: Store) -> None:
+    assert store.client.get_experiment("0").artifact_location == f"{store.artifacts}/0"
+
+
+def damaged(folder: Path) -> Path:
+    (folder / "mlflow.db").write_bytes(b"this is no database " * 500)
+    return folder / "mlflow.db"
+
+
+def foreign(folder: Path) -> Path:
+    sqlite3.connect(folder / "mlflow.db").execute("CREATE TABLE recipes (name)").connection.close()
+    return folder / "mlflow.db"
+
+
+def below_a_file(folder: Path) -> Path:
+    (folder / "file").touch()
+    return folder / "file" / "mlflow.db"
+
+
+def a_folder(folder: Path) -> Path:
+    (folder / "mlflow.db").mkdir()
+    return folder / "mlflow.db"
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (damaged, "is damaged"),
+        (foreign, "else than MLflow"),
+        (below_a_file, "cannot be"),
+        (a_folder, "cannot be"),
+    ],
+)
+def test_a_file_that_cannot_be_the_store_is_named(
+    tmp_path: Path, make: Callable[[Path], Path], reason: str
+) -> None:
+    path = make(tmp_path)
+    with pytest.raises(UserError, match=reason) as caught:
+        open_store(f"sqlite:///{path}")
+    assert str(path) in str(caught.value)
+
+
+def test_a_database_of_another_mlflow_says_how_to_upgrade_it(blank: Path, tmp_path: Path) -> None:
+    path = tmp_path / "old.db"
+    shutil.copy(blank, path)
+    with sqlite3.connect(path) as database:
+        database.execute("UPDATE alembic_version SET version_num = '451aebb31d03'")
+    with pytest.raises(UserError, match="mlflow db upgrade"):
+        _ = open_store(f"sqlite:///{path}").client
+
+
+@pytest.mark.parametrize("folder_mode", [0o777, 0o555])
+def test_a_store_that_others_own_is_refused_before_the_run(blank: Path, folder_mode: int) -> None:
+    folder = Path(tempfile.mkdtemp())  # pytest's own folders are closed to other users
+    path = folder / "mlflow.db"
+    shutil.copy(blank, path)
+    path.chmod(0o444)
+    folder.chmod(folder_mode)
+    says, answer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            if os.getuid() == 0:
+                os.setuid(65534)  # root may write everywhere, nobody may not
+            open_store(f"sqlite:///{path}")
+        except UserError as error:
+            os.write(answer, str(error).encode())
+        finally:
+            os._exit(0)
+    os.close(answer)
+    with os.fdopen(says) as message:
+        assert message.read().startswith(f"the tracking store {path} cannot be written")
+    os.waitpid(child, 0)
+    folder.chmod(0o755)
+    shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("uri", ["./mlruns", "file:///tmp/mlruns", "mlflow.db", "ftp://me:pa55@host/x"])
+def test_a_store_that_mlflow_no_longer_has_is_answered_with_those_it_has(uri: str) -> None:
+    with pytest.raises(UserError, match=r"tracking\.uri=.*sqlite:////.*http") as caught:
+        open_store(uri)
+    assert "pa55" not in str(caught.value)
+
+
+@pytest.mark.parametrize("uri", ["sqlite://", "sqlite:///:memory:"])
+def test_a_store_in_memory_is_refused(uri: str) -> None:
+    with pytest.raises(UserError, match="names no file"):
+        open_store(uri)
+
+
+class Answer(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200 if self.path == "/health" else 404)
+        self.end_headers()
+        self.wfile.write(b"OK")
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    httpd = HTTPServer(("127.0.0.1", 0), Answer)
+    threading.Thread(target=httpd.serve_forever, args=(0.01,), daemon=True).start()
+    yield f"127.0.0.1:{httpd.server_port}"
+    httpd.shutdown()
+    httpd.server_close()
+
+
+def test_a_server_that_answers_is_a_store_without_local_artifacts(server: str) -> None:
+    store = open_store(f"http://{server}/")
+    assert store.artifacts is None and not store.is_local
+
+
+def test_a_server_that_is_not_mlflow_is_refused(server: str) -> None:
+    with pytest.raises(UserError, match="status 404"):
+        open_store(f"http://{server}/elsewhere")
+
+
+def test_a_silent_server_is_an_error_that_names_the_way_out_and_no_password() -> None:
+    with pytest.raises(
+        UserError, match=r"does not answer.*mlflow server.*unset MLFLOW_TRACKING_URI"
+    ) as caught:
+        open_store("http://anna:s3cret@127.0.0.1:9")
+    assert "s3cret" not in str(caught.value) and "anna" not in str(caught.value)
+
+
+def test_too_little_room_is_told_in_megabytes(tmp_path: Path) -> None:
+    require_free_space(tmp_path / "not" / "there", 1)
+    with pytest.raises(UserError, match=r"no room: .* MB free, the run needs about 1,000,000,000,000 MB"):
+        require_free_space(tmp_path / "not" / "there", 10**18)
+
+
+def test_a_run_is_found_by_its_id_the_beginning_of_it_and_its_name(store: Store) -> None:
+    experiment = store.experiment("find")
+    run = store.client.create_run(experiment, run_name="it's lr=0.1").info.run_id
+    for wanted in (run, run[:12], "it's lr=0.1"):
+        assert find_run(store, wanted).info.run_id == run
+
+
+def test_a_run_that_is_not_there_is_answered_with_the_nearest_and_the_newest(store: Store) -> None:
+    experiment = store.experiment("find")
+    one = store.client.create_run(experiment, run_name="lenet twice").info.run_id
+    two = store.client.create_run(experiment, run_name="lenet twice").info.run_id
+    with pytest.raises(UserError, match="did you mean 'lenet twice'"):
+        find_run(store, "lenet twise")
+    with pytest.raises(UserError, match="fits several runs") as caught:
+        find_run(store, "lenet twice")
+    assert one in str(caught.value) and two in str(caught.value)
+    with pytest.raises(UserError, match="no run"):
+        find_run(store, "%' OR 1=1 \"")
+
+
+def test_a_forked_process_uses_connections_of_its_own(store: Store) -> None:
+    def holds_the_database() -> bool:
+        return any("mlflow.db" in file.path for file in psutil.Process().open_files())
+
+    experiment = store.experiment("forked")
+    assert holds_the_database()
+    child = os.fork()
+    if child == 0:
+        try:
+            assert not holds_the_database()
+            store.client.create_run(experiment, run_name="child")
+            os._exit(0)
+        finally:
+            os._exit(1)
+    store.client.create_run(experiment, run_name="parent")
+    assert os.waitpid(child, 0)[1] == 0
+    names = {run.info.run_name for run in store.client.search_runs([experiment])}
+    assert names == {"child", "parent"}
