@@ -170,7 +170,8 @@ def parameters_of(function: Any) -> tuple[dict[str, inspect.Parameter], bool]:
             parameters = parameters[1:]
         for p in parameters:
             if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD):
-                found.setdefault(p.name, p)
+                # what a parent needs, the class itself may supply
+                found.setdefault(p.name, p if owner is chain[0] or p.default is not p.empty else p.replace(default=None))
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             return found, False
         if not owner.__module__.startswith("lightning_modules"):

@@ -18,7 +18,9 @@ def publish(record: Record, weights: Path, data: Any, task: Any) -> None:
 
     write_pyfunc(record.model_folder, weights.name, data.example(4), record.model_id, record.run_id)
     record.client.finalize_logged_model(record.model_id, "READY")
-    record.client.log_outputs(record.run_id, [LoggedModelOutput(record.model_id, task.tested_step)])
+    outputs = record.client.get_run(record.run_id).outputs
+    if not (outputs and outputs.model_outputs):  # a resumed run has its link already, and MLflow takes it once
+        record.client.log_outputs(record.run_id, [LoggedModelOutput(record.model_id, task.tested_step)])
     names = sorted(record.client.get_run(record.run_id).data.metrics)
     history = {name: _history(record, name) for name in names if name.startswith(("train/", "val/"))}
     if history:

@@ -29,6 +29,8 @@ def load_task(path: Path) -> Supervised:
     refuse_untrusted(config, str(path))
     if "weights" in config.model:
         config.model.weights = None  # they come from the checkpoint
+    if "pretrained" in config.model:
+        config.model.pretrained = False
     settings = {key: value for key, value in config.task.items() if key not in ("monitor", "class_weights")}
     with torch.random.fork_rng(devices=[]):
         model: nn.Module = instantiate(config.model)

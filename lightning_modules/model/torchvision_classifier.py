@@ -14,11 +14,8 @@ from lightning_modules.model.pretrained import PretrainedNetwork
 from lightning_modules.model.shape import image_shape
 from lightning_modules.model.weights import load_weights
 
-AUXILIARY = (
-    "aux1",
-    "aux2",
-    "AuxLogits",
-)  # second heads of googlenet and inception_v3: built without, not loaded
+# the second heads of googlenet and inception_v3, which are built without them
+AUXILIARY = ("aux1", "aux2", "AuxLogits")
 
 
 class TorchvisionClassifier(PretrainedNetwork):

@@ -37,9 +37,7 @@ def _read(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except ModuleNotFoundError as error:
         raise UserError(f"model.weights={path} needs a package: pip install safetensors") from error
-    except (
-        Exception
-    ) as error:  # every reader has its own exceptions for a file that is cut or is something else
+    except Exception as error:  # each reader has its own for a file that is cut or something else
         reason = str(error).strip().splitlines()[:1]
         raise UserError(
             f"model.weights={path} cannot be read: it is damaged, or no plain state dict ({''.join(reason)})"
@@ -84,7 +82,8 @@ def _belongs_to(key: str, modules: Sequence[str]) -> bool:
 
 def _without_prefix(state: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
     first = next(iter(network.state_dict()))
-    prefix = next((key.removesuffix(first) for key in state if key.endswith(f".{first}")), "")
-    if first in state or not prefix:
+    prefixes = [key.removesuffix(first) for key in state if key.endswith(f".{first}")]
+    if first in state or not prefixes:
         return state
+    prefix = min(prefixes, key=len)  # `model.` rather than `model.layer1.0.`
     return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}

@@ -8,13 +8,11 @@ from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 from lightning_modules.errors import UserError
-from lightning_modules.task.metrics import classification_metrics
+from lightning_modules.task.metrics import chosen, classification_metrics
 from lightning_modules.task.supervised import Batch, Supervised
 
-VAL, TEST = (
-    ("accuracy",),
-    ("accuracy", "top_k", "precision", "recall", "f1", "auroc", "class_accuracy", "confusion_matrix"),
-)
+VAL = ("accuracy",)
+TEST = ("accuracy", "top_k", "precision", "recall", "f1", "auroc", "class_accuracy")
 
 
 class Classification(Supervised):
@@ -25,7 +23,8 @@ class Classification(Supervised):
         label_smoothing: in [0, 1): Szegedy et al. 2016, "Rethinking the Inception Architecture", section 7.
         class_weights: None; ``balanced`` (n / (C * n_c), from the training part); or one number per class.
         class_counts: training samples of each class, [C].
-        metrics: names for ``val`` and ``test``, see `metrics.py`.
+        metrics: names for ``val`` and ``test``, see `metrics.py`; what is null is as by default.
+        top_k: the metric ``top_k`` counts a sample as right whose class is among so many best scores.
     """
 
     def __init__(
@@ -46,7 +45,7 @@ class Classification(Supervised):
         super().__init__(model, loss, **loop)
         self.kind, self.num_outputs, self.top_k = kind, num_outputs, top_k
         self.class_names = list(class_names) if class_names else None
-        self.metrics = {"val": VAL, "test": TEST, **(metrics or {})}
+        self.metrics = chosen(metrics, {"val": VAL, "test": TEST})
         self.label_smoothing = label_smoothing
         if not 0 <= label_smoothing < 1:
             raise UserError(f"task.label_smoothing={label_smoothing}: it must lie in [0, 1)")
@@ -81,6 +80,8 @@ class Classification(Supervised):
             raise UserError(f"task.class_weights: {type(self.loss).__name__} takes no {name}")
         setattr(self.loss, name, weights)
 
+    train_names = ("accuracy",)
+
     def target_of(self, batch: Batch) -> Tensor:
         y = batch["y"]
         if self.kind == "multiclass":
@@ -100,12 +101,22 @@ class Classification(Supervised):
     def metric_target(self, y: Tensor) -> Tensor:
         return y if self.kind == "multiclass" else y.int()
 
-    def train_sums(self, outputs: Tensor, y: Tensor) -> dict[str, Tensor]:
+    def train_sums(self, outputs: Tensor, y: Tensor) -> Tensor:
         if self.kind == "multiclass":
             hard = y if y.ndim == 1 else y.argmax(-1)
-            return {"accuracy": (outputs.argmax(-1) == hard).sum()}
+            return (outputs.argmax(-1) == hard).sum(0, keepdim=True).float()
         right = (outputs > 0) == (y.reshape(outputs.shape) > 0.5)
-        return {"accuracy": right.float().mean(-1).sum()}
+        return right.float().mean(-1).sum(0, keepdim=True)
+
+    def evaluation_loss(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """The loss against the labels as they are: smoothing belongs to training."""
+        if self.kind != "multiclass" or not self.label_smoothing:
+            return super().evaluation_loss(outputs, y)
+        self.loss.label_smoothing = 0.0
+        try:
+            return super().evaluation_loss(outputs, y)
+        finally:
+            self.loss.label_smoothing = self.label_smoothing
 
     def build_metrics(self, stage: str) -> MetricCollection:
         return classification_metrics(self.kind, self.num_outputs, self.metrics[stage], self.top_k)

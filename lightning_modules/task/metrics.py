@@ -1,6 +1,6 @@
 """The torchmetrics by name, for each kind of target."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from torchmetrics import Metric, MetricCollection
 from torchmetrics import classification as c
@@ -9,7 +9,17 @@ from torchmetrics import regression as r
 from lightning_modules.errors import UserError, nearest
 
 Kind = str
+Names = Mapping[str, Sequence[str]]
 _CLASSES = {"multiclass": "num_classes", "multilabel": "num_labels"}
+
+
+def chosen(metrics: Mapping[str, Sequence[str] | None] | None, default: Names) -> Names:
+    """The metric names of ``val`` and ``test``: the `default` where `metrics` gives none. Raises UserError otherwise."""
+    given = {stage: names for stage, names in (metrics or {}).items() if names is not None}
+    for stage, names in given.items():
+        if stage not in default or isinstance(names, str):
+            raise UserError(f"task.metrics.{stage}={names}: it must be val=[names] or test=[names]")
+    return {**default, **given}
 
 
 def classification_metrics(kind: Kind, size: int, names: Sequence[str], top_k: int) -> MetricCollection:
@@ -28,7 +38,6 @@ def classification_metrics(kind: Kind, size: int, names: Sequence[str], top_k: i
         "recall": lambda: getattr(c, f"{prefix}Recall")(**macro),
         "f1": lambda: getattr(c, f"{prefix}F1Score")(**macro),
         "auroc": lambda: getattr(c, f"{prefix}AUROC")(**macro),
-        "confusion_matrix": lambda: getattr(c, f"{prefix}ConfusionMatrix")(**of),
     }
     if kind != "binary":
         known["class_accuracy"] = lambda: getattr(c, f"{prefix}Accuracy")(**{**of, "average": "none"})
@@ -51,10 +60,9 @@ def regression_metrics(size: int, names: Sequence[str]) -> MetricCollection:
 
 
 def _collect(
-    builders: dict[str, Callable[[], Metric]], wanted: Sequence[str], known: set[str] | object
+    builders: dict[str, Callable[[], Metric]], wanted: Sequence[str], known: Collection[str]
 ) -> MetricCollection:
-    names = set(known)  # type: ignore[call-overload]
     for name in wanted:
-        if name not in names:
-            raise UserError(f"task.metrics: there is no metric '{name}'; {nearest(name, names)}")
+        if name not in known:
+            raise UserError(f"task.metrics: there is no metric '{name}'; {nearest(name, known)}")
     return MetricCollection({name: build() for name, build in builders.items()}, compute_groups=False)

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
-from lightning_modules.task.metrics import regression_metrics
+from lightning_modules.task.metrics import chosen, regression_metrics
 from lightning_modules.task.supervised import Batch, Supervised
 
 NAMES = ("mse", "rmse", "mae", "r2")
@@ -26,7 +26,7 @@ class Regression(Supervised):
     ) -> None:
         super().__init__(model, loss, **loop)
         self.num_outputs = num_outputs
-        self.metrics = {"val": NAMES, "test": NAMES, **(metrics or {})}
+        self.metrics = chosen(metrics, {"val": NAMES, "test": NAMES})
 
     def target_of(self, batch: Batch) -> Tensor:
         return batch["y"].float().reshape(-1, self.num_outputs)

@@ -6,19 +6,21 @@ nothing else (DDP, mixed precision, accumulation, clipping, callbacks on steps) 
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
-from torchmetrics import MetricCollection
+from torchmetrics import Metric, MetricCollection
 
 from lightning_modules.optimizer.groups import parameter_groups
 from lightning_modules.task.buffer import PredictionBuffer
+from lightning_modules.task.chunk import Batch, schedule_of, take_steps
+from lightning_modules.task.draws import mix, seed_epoch
 from lightning_modules.task.watch import LossWatch
 
-Batch = dict[str, Tensor]
+_KEPT = 64  # batches of outputs that wait until they are summed up
 
 
 class Supervised(pl.LightningModule):
@@ -57,7 +59,7 @@ class Supervised(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.model = model
-        self.loss = loss
+        self.loss: Any = loss
         self.preprocess = preprocess or nn.Identity()
         self.augmentation = augmentation
         self._optimizer, self._scheduler = optimizer, scheduler
@@ -73,12 +75,12 @@ class Supervised(pl.LightningModule):
         self.test_buffer: tuple[Tensor, Tensor] | None = None
         self._metrics: dict[str, MetricCollection] = {}
         self._penalised: list[nn.Parameter] = []
-        self._train_sums: list[dict[str, Tensor]] = []
+        self._train_sums: list[Tensor] = []
         self._last_step = -1
         self.tested_step = 0  # the step of the weights that are tested
         self.passport: dict[
             str, Any
-        ] = {}  # plain config of model, task and preprocessing: what `serve.py` rebuilds from
+        ] = {}  # plain config of model, task, preprocessing: `serve.py` rebuilds from it
 
     # --- what a kind of task defines -------------------------------------------------------------------------
     def build_metrics(self, stage: str) -> MetricCollection:
@@ -97,9 +99,19 @@ class Supervised(pl.LightningModule):
         """Targets in the form torchmetrics takes."""
         return y
 
-    def train_sums(self, outputs: Tensor, y: Tensor) -> dict[str, Tensor]:
-        """Sums over samples whose mean over the epoch is logged as ``train/<name>``."""
-        return {}
+    train_names: tuple[str, ...] = ()  # of what `train_sums` gives
+
+    def train_sums(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """Sums over samples, one for each of `train_names`, whose mean over the epoch is logged as ``train/<name>``."""
+        return outputs.new_zeros(0)
+
+    def evaluation_loss(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """The loss as ``val/loss`` and ``test/loss`` give it: without penalties."""
+        return self.loss(outputs, self.target_of({"y": y}))
+
+    def member_name(self, i: int) -> str:
+        """The name of class or target `i` in a metric's name."""
+        return str(i)
 
     # --- the loss --------------------------------------------------------------------------------------------
     def forward(self, x: Tensor) -> Tensor:
@@ -109,13 +121,14 @@ class Supervised(pl.LightningModule):
     def training_loss(self, batch: Batch, step: int) -> Tensor:
         """Loss with penalties of one mini-batch, augmented with the numbers that belong to `step`."""
         if self.augmentation is not None:
-            self.generator.manual_seed(_mix(self.seed, step, self.global_rank))
+            self.generator.manual_seed(mix(self.seed, step, self.global_rank))
             batch = self.augmentation(batch, self.generator)
         outputs = self.forward(batch["x"])
         loss = self.loss(outputs, self.target_of(batch))
         if self.l1 or self.l2:
             loss = loss + self._penalty()
-        self.seen.append((outputs.detach(), batch["y"]))
+        if self.train_names:
+            self.seen.append((outputs.detach(), batch["y"]))
         return loss
 
     def _penalty(self) -> Tensor:
@@ -131,87 +144,47 @@ class Supervised(pl.LightningModule):
 
     # --- training --------------------------------------------------------------------------------------------
     def on_train_epoch_start(self) -> None:
-        pl.seed_everything(_mix(self.seed, self.current_epoch, self.global_rank) % 2**32, verbose=False)
+        seed_epoch(self.seed, self.current_epoch, self.global_rank, self.device)
         self.seen, self._train_sums = [], []
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
         if self.steps_per_call > 1:
-            self._many_steps(batch)
+            take_steps(self, batch)
+            self._sum_up()
             return None
         step = self.global_step
         loss = self.training_loss(batch, self.trainer.fit_loop.epoch_loop.total_batch_idx)
-        self.watch.see(step, loss, batch["index"], self._lr)
-        if step != self._last_step:  # several micro-batches make one step where gradients are accumulated
-            self._log_loss(step, loss)
-            self._last_step = step
-        if len(self.seen) >= 64:
-            self._fold()
+        self.note(step, loss, batch["index"], self.trainer.optimizers[0].param_groups[0]["lr"])
+        if len(self.seen) >= _KEPT:
+            self._sum_up()
         return loss
 
-    def _many_steps(self, chunk: Batch) -> None:
-        """Take one optimizer step per mini-batch of `chunk`, as the ordinary loop would, and advance its counters."""
-        optimizer = self.optimizers(use_pl_optimizer=False)
-        assert isinstance(optimizer, torch.optim.Optimizer)
-        schedule = self._schedule_of("step")
-        first = step = self.global_step
-        for batch in self._mini_batches(chunk, first):
-            loss = self.training_loss(batch, step)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            self._log_loss(step, loss)
-            self.watch.see(step, loss, batch["index"], self._lr)
-            if schedule is not None:
-                schedule.step()
-            step += 1
-        loop = self.trainer.fit_loop.epoch_loop
-        loop._batches_that_stepped += step - first - 1  # Lightning adds the one
-        progress = loop.manual_optimization.optim_step_progress
-        for counter in (progress.total, progress.current):
-            counter.ready += step - first
-            counter.completed += step - first
-        self._fold()
+    def note(self, step: int, loss: Tensor, index: Tensor, lr: float | Tensor) -> None:
+        """Watch the loss of `step`, and log it where it is due."""
+        loss = loss.detach()
+        self.watch.see(step, loss, index, lr)
+        if step % self.log_every_n_steps == 0 and step != self._last_step and self.logger is not None:
+            self.logger.log_metrics({"train/loss": loss}, step)  # type: ignore[dict-item]
+        self._last_step = step  # several micro-batches make one step where gradients are accumulated
 
-    def _log_loss(self, step: int, loss: Tensor) -> None:
-        if step % self.log_every_n_steps == 0 and self.logger is not None:
-            self.logger.log_metrics({"train/loss": loss.detach()}, step)  # type: ignore[dict-item]
-
-    def _mini_batches(self, chunk: Batch, first: int) -> Iterator[Batch]:
-        parts = {key: value.split(self.batch_size) for key, value in chunk.items()}
-        count = len(parts["x"])
-        if self.trainer.max_steps >= 0:
-            count = min(count, self.trainer.max_steps - first)
-        for i in range(count):
-            yield {key: value[i] for key, value in parts.items()}
-
-    def _schedule_of(self, interval: str) -> Any:
-        configs = self.trainer.lr_scheduler_configs
-        return next((config.scheduler for config in configs if config.interval == interval), None)
-
-    def _lr(self) -> float:
-        return float(self.trainer.optimizers[0].param_groups[0]["lr"])
-
-    def _fold(self) -> None:
+    def _sum_up(self) -> None:
         """Reduce the kept outputs to sums, so that memory stays small and no step pays for a metric."""
         if self.seen:
             outputs, y = (torch.cat(part) for part in zip(*self.seen, strict=True))
-            self._train_sums.append({"n": torch.tensor(float(len(y))), **self.train_sums(outputs, y)})
+            count = torch.full((1,), float(len(y)), device=outputs.device)
+            self._train_sums.append(torch.cat([self.train_sums(outputs, y), count]))
             self.seen = []
 
     def on_train_epoch_end(self) -> None:
-        if not self.automatic_optimization and (schedule := self._schedule_of("epoch")) is not None:
+        if not self.automatic_optimization and (schedule := schedule_of(self.trainer, "epoch")) is not None:
             schedule.step()
-        self._fold()
         self.watch.check()
-        names = self._train_sums[0].keys() - {"n"} if self._train_sums else ()
-        seen = sum(sums["n"] for sums in self._train_sums)
-        means = {f"train/{name}": sum(sums[name].cpu() for sums in self._train_sums) / seen for name in names}
-        if means:
-            self.log_dict(means, sync_dist=self.trainer.world_size > 1, logger=False)
-            if self.logger is not None:
-                self.logger.log_metrics(
-                    {key: self.trainer.callback_metrics[key] for key in means}, self.global_step
-                )
+        self._sum_up()
+        if self._train_sums:
+            total = torch.stack(self._train_sums).sum(0)
+            total = self.trainer.strategy.reduce(total, reduce_op="sum").cpu()
+            means = {f"train/{name}": total[i] / total[-1] for i, name in enumerate(self.train_names)}
+            self._publish(means, self.global_step)
 
     # --- evaluation ------------------------------------------------------------------------------------------
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -223,6 +196,9 @@ class Supervised(pl.LightningModule):
     def _keep(self, stage: str, batch: Batch) -> None:
         self.buffers_of[stage].add(self.forward(batch["x"]), batch["y"], batch["index"])
 
+    def on_validation_epoch_start(self) -> None:
+        self.watch.check()  # weights that are not finite are not worth a measurement
+
     def on_validation_epoch_end(self) -> None:
         self._measure("val")
 
@@ -232,47 +208,46 @@ class Supervised(pl.LightningModule):
     def _measure(self, stage: str) -> tuple[Tensor, Tensor]:
         """Compute loss and metrics over the whole set: each sample counted once, whatever the number of processes."""
         outputs, y = self.buffers_of[stage].collect(self.all_gather if self.trainer.world_size > 1 else None)
-        values: dict[str, Any] = {"loss": self.loss(outputs, self.target_of({"y": y}))}
         if stage not in self._metrics:
             self._metrics[stage] = self.build_metrics(stage).to(outputs.device)
-        metrics = self._metrics[stage]
         scores = self.scores(outputs)
-        values |= metrics(scores, self.metric_target(y))
+        metrics = self._metrics[stage]
+        metrics.update(scores, self.metric_target(y))
+        values = {"loss": self.evaluation_loss(outputs, y), **metrics.compute()}
         metrics.reset()
-        named = {f"{stage}/{key}": value.float() for key, value in self._flatten(values).items()}
         if not self.trainer.sanity_checking:
-            self.log_dict(named, logger=False, prog_bar=False)
-            if self.logger is not None and stage == "val":
-                self.logger.log_metrics({**named, "epoch": self.current_epoch}, self.global_step)
-            elif self.logger is not None:
-                self.logger.log_metrics(named, self.tested_step)
+            named = {f"{stage}/{key}": value.float() for key, value in self._flatten(values).items()}
+            self._publish(named, self.global_step if stage == "val" else self.tested_step)
         return scores, y
+
+    def _publish(self, values: dict[str, Tensor], step: int) -> None:
+        """Give the values to the callbacks and to the logger."""
+        if self.trainer.state.fn == "fit":
+            self.trainer.callback_metrics.update(values)  # what log_dict comes to, but it takes milliseconds
+        else:
+            self.log_dict(values, logger=False)
+        if self.logger is not None:
+            epoch = {"epoch": self.current_epoch} if "val/loss" in values else {}
+            self.logger.log_metrics({**values, **epoch}, step)  # type: ignore[dict-item]
 
     def _flatten(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Spread a metric of several values (per class, per target) over ``<name>/<member>``."""
         flat: dict[str, Tensor] = {}
         for key, value in values.items():
-            if value.ndim == 0:
-                flat[key] = value
-            elif value.ndim == 1:
-                names = (re.sub(r"[^\w. -]", "_", self.member_name(i)) for i in range(len(value)))
-                flat |= {f"{key}/{name}": v for name, v in zip(names, value, strict=True)}
+            names = self._names(key, value.ndim == 1, len(value) if value.ndim else 0)
+            flat |= dict(zip(names, value.reshape(-1), strict=True))
         return flat
 
-    def member_name(self, i: int) -> str:
-        """The name of class or target `i` in a metric's name."""
-        return str(i)
+    def _names(self, key: str, several: bool, size: int) -> Sequence[str]:
+        members = (re.sub(r"[^\w. -]", "_", self.member_name(i)) for i in range(size))
+        return [f"{key}/{member}" for member in members] if several else [key]
 
     def metric_names(self) -> set[str]:
         """All names that can be monitored; known before anything is trained."""
-        metrics = {
-            f"val/{key}" for key, metric in self.build_metrics("val").items() if not _is_vector(metric)
-        }
-        return (
-            metrics
-            | {"val/loss"}
-            | {f"train/{key}" for key in self.train_sums(torch.zeros(1, 2), torch.zeros(1))}
-        )
+        names = {f"train/{name}" for name in self.train_names} | {"val/loss"}
+        for key, metric in self.build_metrics("val").items():
+            names.update(self._names(f"val/{key}", *_shape_of(metric)))
+        return names
 
     # --- optimisation and checkpoint -------------------------------------------------------------------------
     def configure_optimizers(self) -> Any:
@@ -302,13 +277,7 @@ class Supervised(pl.LightningModule):
         self._last_step = -1
 
 
-def _mix(seed: int, step: int, rank: int) -> int:
-    """A 63-bit number of three: neighbours in any of them give unrelated streams (splitmix64's finaliser)."""
-    z = (seed * 0x9E3779B97F4A7C15 + step * 0xD1B54A32D192ED03 + rank * 0x8CB92BA72F3D8DD7) & (2**64 - 1)
-    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & (2**64 - 1)
-    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & (2**64 - 1)
-    return (z ^ (z >> 31)) & (2**63 - 1)
-
-
-def _is_vector(metric: Any) -> bool:
-    return getattr(metric, "average", "macro") in ("none", None) or "ConfusionMatrix" in type(metric).__name__
+def _shape_of(metric: Metric) -> tuple[bool, int]:
+    """Whether a metric gives one value per class or label, and how many."""
+    size = getattr(metric, "num_classes", None) or getattr(metric, "num_labels", None) or 0
+    return getattr(metric, "average", "macro") in ("none", None), int(size)

@@ -78,6 +78,7 @@ def _run_again(store: Store, run: Any, code: Path, folder: Path) -> str:
     with open_dict(cfg):
         cfg.data.expected_fingerprint = run.data.tags.get("data.fingerprint")
         cfg.resume = None
+        cfg.name = f"{run.info.run_name}-rerun"
     path = folder / "config.yaml"
     OmegaConf.save(cfg, path)
     environment = {

@@ -105,7 +105,12 @@ def fit(data: pl.LightningDataModule, notes: Path | None = None, **settings: Any
         ("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"), False
     )
     whole: dict[str, Any] = {"accelerator": "cpu", "use_distributed_sampler": False, **off, **settings}
-    pl.Trainer(**whole).fit(module, datamodule=data)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # a forked process that starts OpenMP threads like its parent did hangs for ever
+    try:
+        pl.Trainer(**whole).fit(module, datamodule=data)
+    finally:
+        torch.set_num_threads(threads)
     return module.seen
 
 

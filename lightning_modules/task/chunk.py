@@ -1,0 +1,59 @@
+"""The quick way around the batches: many optimizer steps in one ``training_step``, equal to the ordinary way's."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from pytorch_lightning import Trainer
+from torch import Tensor
+
+Batch = dict[str, Tensor]
+
+
+def take_steps(task: Any, chunk: Batch) -> None:
+    """Take one optimizer step per mini-batch of `chunk`, as Lightning's automatic optimisation would.
+
+    `task` is a `Supervised`: its loss, its log and its watch see every step under the number that it has in the
+    ordinary way; at the end Lightning's own counters stand where they would stand after as many calls.
+    """
+    trainer: Trainer = task.trainer
+    optimizer: torch.optim.Optimizer = trainer.optimizers[0]
+    group = optimizer.param_groups[0]
+    schedule = schedule_of(trainer, "step")
+    first = step = task.global_step
+    for batch in mini_batches(
+        chunk, task.batch_size, trainer.max_steps - first if trainer.max_steps >= 0 else None
+    ):
+        loss = task.training_loss(batch, step)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        task.note(step, loss, batch["index"], group["lr"])
+        if schedule is not None:
+            schedule.step()
+        step += 1
+    _advance(trainer, step - first)
+
+
+def mini_batches(chunk: Batch, batch_size: int, limit: int | None = None) -> Iterator[Batch]:
+    """Split a chunk into its batches, the last of which may be smaller; at most `limit` of them."""
+    parts = {key: value.split(batch_size) for key, value in chunk.items()}
+    for values in list(zip(*parts.values(), strict=True))[:limit]:
+        yield dict(zip(parts, values, strict=True))
+
+
+def schedule_of(trainer: Trainer, interval: str) -> Any:
+    """The schedule that steps once per `interval` (``step`` or ``epoch``), or None."""
+    return next(
+        (config.scheduler for config in trainer.lr_scheduler_configs if config.interval == interval), None
+    )
+
+
+def _advance(trainer: Trainer, steps: int) -> None:
+    """Count the steps as Lightning does: `global_step` and the checkpoint read these counters."""
+    loop = trainer.fit_loop.epoch_loop
+    loop._batches_that_stepped += steps - 1  # Lightning adds the one of this call
+    progress = loop.manual_optimization.optim_step_progress
+    for counter in (progress.total, progress.current):
+        counter.ready += steps
+        counter.completed += steps

@@ -1,0 +1,75 @@
+"""Every shipped config is composed, checked and built."""
+
+from pathlib import Path
+
+import pytest
+from hydra.utils import instantiate
+
+from lightning_modules import build
+from lightning_modules.check import check_config
+from lightning_modules.command_line import compose_run
+from lightning_modules.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+OPTIONS = sorted(
+    f"{path.parent.name}={path.stem}" for path in (ROOT / "conf").glob("*/*.yaml") if path.parent.name != "experiment"
+)
+EXPERIMENTS = sorted(str(p.relative_to(ROOT / "experiments").with_suffix("")) for p in (ROOT / "experiments").rglob("*.yaml"))
+FITTING = {  # data that a model needs where digits do not fit it
+    "model=mnist1d_cnn": ["data=mnist1d"],
+    "model=mnist1d_gru": ["data=mnist1d"],
+    "model=lenet5": ["data=fashion_mnist"],
+    "task=regression": ["data=tabular", "data.name=diabetes", "model=mlp"],
+    "task=binary": ["data=tabular", "data.name=breast_cancer", "model=mlp"],
+    "data=image_folder": ["data.root=images"],
+    "data=mnist1d": ["model=mlp"],
+    "data=tabular": ["model=mlp"],
+    "model=timm": ["model.name=test_resnet"],
+}
+BY_PATH = {"data=mnist", "data=fashion_mnist", "data=cifar10", "data=cifar100", "data=image_folder"}
+SHAPES = {"model=lenet5": [1, 28, 28], "model=mnist1d_cnn": [40], "model=mnist1d_gru": [40]}
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_an_option_is_composed_and_all_its_signatures_fit(option: str) -> None:
+    check_config(compose_run([option, *FITTING.get(option, [])]))
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_an_experiment_is_composed_and_all_its_signatures_fit(experiment: str) -> None:
+    check_config(compose_run([f"experiment={experiment}"]))
+
+
+@pytest.mark.parametrize("option", [option for option in OPTIONS if option.startswith("model=")])
+def test_a_model_is_built_as_its_config_says(option: str) -> None:
+    cfg = compose_run([option, *FITTING.get(option, [])])
+    cfg.model.update(input_shape=SHAPES.get(option, [1, 32, 32]), num_outputs=10)
+    assert sum(p.numel() for p in build.build_model(cfg).parameters()) > 0
+
+
+@pytest.mark.parametrize("option", [option for option in OPTIONS if option.startswith("data=")])
+def test_a_datamodule_is_built_as_its_config_says(option: str, tmp_path: Path) -> None:
+    cfg = compose_run([option, *FITTING.get(option, [])])
+    if option not in BY_PATH:
+        data = build.build_data(cfg)
+        assert all(len(data.splits[part]) for part in ("train", "val", "test"))
+        return
+    cfg.data.root = str(tmp_path / "not there")
+    if option == "data=fashion_mnist" and Path("/usr/share/datasets/fashion-mnist").exists():
+        assert build.build_data(cfg).input_shape == (1, 28, 28)
+        return
+    with pytest.raises(UserError, match="not there"):
+        build.build_data(cfg)
+
+
+@pytest.mark.parametrize("group", ["optimizer", "scheduler", "augmentation", "strategy", "callbacks"])
+def test_all_options_of_a_small_group_are_built(group: str) -> None:
+    for option in (option for option in OPTIONS if option.startswith(f"{group}=")):
+        node = compose_run([option])[group]
+        parts = [node] if "_target_" in node else list(node.values())
+        assert all(instantiate(part) is not None for part in parts), option
+
+
+@pytest.mark.parametrize("trainer", ["cpu", "ddp"])
+def test_a_trainer_for_this_machine_is_built(trainer: str) -> None:
+    build.check_device(compose_run([f"trainer={trainer}"]))

@@ -1,0 +1,137 @@
+"""Going on in a run, starting from one, and running one again."""
+
+import signal
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+
+from lightning_modules.command_line import compose_run
+from lightning_modules.errors import UserError
+from lightning_modules.killed import Killed
+from lightning_modules.run import run
+from lightning_modules.task.supervised import Supervised
+from lightning_modules.tracking.checkpoint import read_checkpoint
+from lightning_modules.tracking.rerun import histories
+from lightning_modules.tracking.resume import best_checkpoint
+
+SMALL = (
+    "model=mlp", "model.dropout=0.1", "trainer.max_epochs=5", "trainer.log_every_n_steps=3", "callbacks.last.every_s=0",
+    "tracking.system_metrics_s=null", "~callbacks.progress", "~callbacks.summary",
+)  # fmt: skip
+CASES = {
+    "plain": (),
+    "ordinary loop, plateau": ("steps_per_call=1", "scheduler=plateau"),
+    "cosine, augmented": ("scheduler=cosine", "augmentation=image_basic", "augmentation.transforms.crop_flip.padding=1"),
+    "averaged weights": ("callbacks=ema", "callbacks.last.every_s=0"),
+}
+
+
+def newest_run(store: Any) -> Any:
+    experiments = [experiment.experiment_id for experiment in store.client.search_experiments()]
+    return store.client.search_runs(experiments, order_by=["attributes.start_time DESC"], max_results=1)[0]
+
+
+def train_until(epoch: int, overrides: Sequence[str], monkeypatch: pytest.MonkeyPatch, number: int = signal.SIGTERM) -> None:
+    """Train, and send this process a signal when `epoch` begins."""
+    start = Supervised.on_train_epoch_start
+
+    def begin(self: Supervised) -> None:
+        start(self)
+        if self.current_epoch == epoch:
+            signal.raise_signal(number)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Supervised, "on_train_epoch_start", begin)
+        run(compose_run([*SMALL, *overrides]))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_resumed_run_is_bit_equal_to_the_uninterrupted_one(store: Any, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
+    run(compose_run([*SMALL, *CASES[case]]))
+    whole = newest_run(store)
+    train_until(3, CASES[case], monkeypatch)
+    killed = newest_run(store)
+    assert killed.info.status == "KILLED"
+    run(compose_run([f"resume={killed.info.run_id}"]))
+    resumed = store.client.get_run(killed.info.run_id)
+    assert resumed.info.status == "FINISHED"
+    assert histories(store, killed.info.run_id) == histories(store, whole.info.run_id)
+    ours, theirs = (read_checkpoint(best_checkpoint(store, r))["state_dict"] for r in (resumed, whole))
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+def test_no_point_is_stored_twice_where_steps_are_replayed(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    train_until(3, ["callbacks.last.every_s=1000"], monkeypatch)  # no checkpoint was written: nothing to go on from
+    with pytest.raises(UserError, match=r"last\.ckpt"):
+        run(compose_run([f"resume={newest_run(store).info.run_id}"]))
+    stop = Supervised.on_validation_epoch_end
+
+    def die(self: Supervised) -> None:
+        stop(self)
+        if self.current_epoch == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Supervised, "on_validation_epoch_end", die)  # epoch 3 is logged, but not in the checkpoint
+        run(compose_run(SMALL))
+    killed = newest_run(store)
+    assert killed.info.status == "KILLED"
+    run(compose_run([f"resume={killed.info.run_id}"]))
+    steps = [step for step, _ in histories(store, killed.info.run_id)["val/loss"]]
+    assert steps == [20, 40, 60, 80, 100]
+
+
+def test_a_resumed_run_says_what_it_does_otherwise(store: Any, train: Callable[..., Any]) -> None:
+    first = train(quick=True)
+    run(compose_run([f"resume={first.info.run_id}", "trainer.max_epochs=4"]))
+    after = store.client.get_run(first.info.run_id)
+    assert "trainer.max_epochs: 2 -> 4" in after.data.tags["touchstone.resumed_with"]
+    assert after.data.params["trainer.max_epochs"] == "2"
+    assert after.info.status == "FINISHED"
+
+
+def test_a_resumed_run_keeps_its_groups(store: Any, train: Callable[..., Any]) -> None:
+    first = train()
+    with pytest.raises(UserError, match="keeps its model"):
+        run(compose_run([f"resume={first.info.run_id}", "model=linear"]))
+
+
+def test_init_from_starts_a_new_run_with_the_best_weights_of_another(store: Any, train: Callable[..., Any]) -> None:
+    first = train()
+    second = train(f"init_from={first.info.run_id}", "trainer.max_epochs=0")
+    assert second.info.run_id != first.info.run_id
+    assert second.data.tags["touchstone.init_from"] == first.info.run_id
+    assert second.data.metrics["test/loss"] == first.data.metrics["test/loss"]
+    with pytest.raises(UserError, match="do not fit"):
+        train(f"init_from={first.info.run_id}", "model=linear")
+
+
+@pytest.mark.slow
+def test_a_rerun_on_the_recorded_code_is_bit_equal(store: Any, train: Callable[..., Any], command: Callable[..., Any]) -> None:
+    first = train()
+    done = command("rerun.py", first.info.run_id[:8])
+    assert done.returncode == 0, done.stderr
+    assert "all metrics are equal" in done.stdout
+    assert newest_run(store).data.tags["touchstone.rerun_of"] == first.info.run_id
+
+
+def test_a_rerun_here_names_the_first_step_that_differs(
+    store: Any, train: Callable[..., Any], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lightning_modules.tracking import rerun as room
+
+    first, second = train(), train("optimizer.lr=0.1")
+    monkeypatch.setattr(room, "_run_again", lambda *_: second.info.run_id)
+    with pytest.raises(SystemExit) as exit_:
+        room.rerun(first.info.run_id, here=True)
+    assert exit_.value.code == 1
+    printed = capsys.readouterr().out
+    assert "different from step" in printed and "code: " in printed
+
+
+def test_a_rerun_with_other_data_is_refused(store: Any, train: Callable[..., Any]) -> None:
+    first = train()
+    with pytest.raises(UserError, match="expected_fingerprint"):
+        train("data.expected_fingerprint=" + first.data.tags["data.fingerprint"], "data.split_seed=7")

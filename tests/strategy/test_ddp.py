@@ -1,0 +1,86 @@
+"""Two processes with gloo are one process with the same global batch, and one run."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from lightning_modules.tracking.checkpoint import read_checkpoint
+from lightning_modules.tracking.rerun import histories
+from lightning_modules.tracking.resume import best_checkpoint
+
+LOOP = ("model=mlp", "trainer.max_epochs=2", "data.drop_last=true", "callbacks=last", "tracking.system_metrics_s=null",
+        "~callbacks.progress", "~callbacks.summary")  # fmt: skip
+
+
+def count_runs(store: Any) -> int:
+    experiments = [experiment.experiment_id for experiment in store.client.search_experiments()]
+    return len(store.client.search_runs(experiments))
+
+
+@pytest.mark.parametrize("optimizer", ["momentum", "adam"])
+def test_two_processes_give_the_weights_of_one_with_the_same_global_batch(
+    store: Any, train: Callable[..., Any], optimizer: str
+) -> None:
+    two = train("trainer=ddp", "data.batch_size=32", f"optimizer={optimizer}", *LOOP, quick=False)
+    assert count_runs(store) == 1
+    one = train("data.batch_size=64", f"optimizer={optimizer}", *LOOP, quick=False)
+    ours, theirs = (read_checkpoint(best_checkpoint(store, r))["state_dict"] for r in (two, one))
+    assert max(float((ours[key].double() - theirs[key].double()).abs().max()) for key in theirs) < 1e-6
+    assert two.data.metrics["test/accuracy"] == one.data.metrics["test/accuracy"]
+    assert two.data.metrics["val/loss"] == pytest.approx(one.data.metrics["val/loss"], abs=1e-6)
+    assert [step for step, _ in histories(store, two.info.run_id)["val/loss"]] == [19, 38]
+
+
+def test_a_mistake_in_a_rank_is_told_as_one_message(train: Callable[..., Any]) -> None:
+    from lightning_modules.errors import UserError
+
+    with pytest.raises(UserError, match=r"^The loss is (nan|inf) at step"):
+        train("trainer=ddp", "optimizer=sgd", "optimizer.lr=1e30")
+
+
+def test_ranks_that_start_from_different_weights_are_refused() -> None:
+    import torch.distributed as dist
+    import torch.multiprocessing as mp
+
+    assert not dist.is_initialized()
+    with pytest.raises(mp.ProcessRaisedException, match="different parameters"):
+        mp.start_processes(_start_from_rank, args=(_free_port(),), nprocs=2, start_method="fork")
+
+
+def _free_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _start_from_rank(rank: int, port: int) -> None:
+    import os
+
+    import torch.distributed as dist
+
+    from pytorch_lightning.plugins.environments import LightningEnvironment
+
+    from lightning_modules.strategy.ddp import CheckedDDP
+
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    dist.init_process_group("gloo", rank=rank, world_size=2)
+    strategy = CheckedDDP()
+    strategy.parallel_devices = [torch.device("cpu")] * 2
+    strategy.cluster_environment = LightningEnvironment()
+    strategy.cluster_environment.set_world_size(2)
+    strategy._local_rank = rank
+    strategy.model = torch.nn.Linear(1, 1)
+    torch.nn.init.constant_(strategy.model.weight, rank)
+    strategy.check_one_job()
+
+
+@pytest.mark.slow
+def test_processes_that_lightning_starts_anew_make_one_run(store: Any, command: Callable[..., Any]) -> None:
+    done = command("train.py", "trainer=ddp", "strategy.start_method=popen", "data.per_class=10", *LOOP)
+    assert done.returncode == 0, done.stderr
+    assert count_runs(store) == 1
+    assert "test/accuracy" in store.client.search_runs(["1"])[0].data.metrics
