@@ -148,6 +148,8 @@ def build_trainer(cfg: DictConfig, callbacks: list[pl.Callback], logger: Any, fo
         enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
         enable_model_summary=any(isinstance(callback, ModelSummary) for callback in callbacks),
     )
+    if trainer.profiler.dirpath is None:
+        trainer.profiler.dirpath = folder / "profile"
     return trainer
 
 
