@@ -58,6 +58,8 @@ def _outputs_needed(cfg: DictConfig, data: Any) -> int:
         )
     if kind == "regression" and data.num_classes is not None and "kind" not in cfg.task:
         raise UserError(f"task=regression: the targets of {data.name} are classes; try task=classification")
+    if kind == "multilabel" and data.num_classes is not None:
+        raise UserError(f"task=multilabel: a sample of {data.name} has one class; try task=classification")
     if kind == "binary" and data.num_classes != 2:
         raise UserError(f"task=binary: {data.name} has {data.num_classes} classes; try task=classification")
     return {"multiclass": data.num_classes, "binary": 1}.get(kind, data.num_targets)
@@ -132,13 +134,18 @@ def _needs_steps(callback: pl.Callback) -> bool:
 def build_callbacks(cfg: DictConfig) -> list[pl.Callback]:
     """Instantiate the callbacks of the config, by name; an entry that is null was switched off."""
     callbacks = [instantiate(node) for node in (cfg.callbacks or {}).values() if node]
-    return [callback for callback in callbacks if callback is not None]
+    for key, callback in zip(
+        (k for k, node in (cfg.callbacks or {}).items() if node), callbacks, strict=True
+    ):
+        if not isinstance(callback, pl.Callback):
+            raise UserError(f"callbacks.{key}: a {type(callback).__name__} is no callback of Lightning")
+    return callbacks
 
 
 def build_trainer(cfg: DictConfig, callbacks: list[pl.Callback], logger: Any, folder: Path) -> pl.Trainer:
     """Instantiate the Trainer. Raises UserError where the device is not there."""
-    trainer: pl.Trainer = instantiate(
-        cfg.trainer,
+    # a partial: instantiate would make config nodes of the objects, which not all of them survive
+    trainer: pl.Trainer = instantiate(cfg.trainer, _partial_=True)(
         callbacks=callbacks,
         logger=logger or False,
         strategy=instantiate(cfg.strategy) if cfg.strategy.get("_target_") else "auto",
@@ -156,12 +163,70 @@ def build_trainer(cfg: DictConfig, callbacks: list[pl.Callback], logger: Any, fo
 def check_device(cfg: DictConfig) -> None:
     """Raise UserError, before anything is recorded, where this machine lacks what the trainer asks for."""
     try:
-        build_trainer(cfg, [], None, Path())
+        trainer = build_trainer(cfg, [], None, Path())
+        if trainer.world_size > 1 and not cfg.strategy.get("_target_"):
+            raise UserError(
+                f"trainer.devices={cfg.trainer.devices}: {trainer.world_size} processes need a strategy: add strategy=ddp"
+            )
     except Exception as error:  # Lightning raises many kinds for a wrong device, precision or strategy
         cause = error.__cause__ or error
         if isinstance(cause, UserError):
             raise cause from None
         raise UserError(_device_message(cfg, cause)) from error
+
+
+def check_forward(cfg: DictConfig, task: Supervised, data: Any) -> None:
+    """Raise UserError where two samples do not go through the model, or do not give `num_outputs` numbers each."""
+    if cfg.compile:
+        return  # the first call compiles, for minutes
+    samples = data.example(2)
+    training = task.training
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            outputs = task.eval()(samples)
+    except Exception as error:  # whatever a network raises on a shape it is not made for
+        raise UserError(
+            f"model: {cfg.model._target_} does not take samples of shape {tuple(samples.shape[1:])}: {_first_line(error)}"
+        ) from error
+    finally:
+        task.train(training)
+    if tuple(outputs.shape) != (len(samples), cfg.model.num_outputs):
+        raise UserError(
+            f"model: {cfg.model._target_} gives {tuple(outputs.shape[1:])} numbers per sample, "
+            f"the task needs model.num_outputs={cfg.model.num_outputs}"
+        )
+    try:
+        loss = task.loss(outputs, task.target_of({"y": data.arrays.y[: len(samples)]}))
+        if loss.ndim:
+            raise ValueError(f"it gives a tensor of shape {tuple(loss.shape)}, not one number")
+    except Exception as error:
+        raise UserError(
+            f"task.loss: {cfg.task.loss._target_} does not suit this task and data: {_first_line(error)}"
+        ) from error
+
+
+def check_optimizer(cfg: DictConfig, task: Supervised, data: Any) -> None:
+    """Raise UserError where optimizer or scheduler refuse their settings: both are built once for nothing."""
+    epochs, limit, steps = cfg.trainer.max_epochs, cfg.trainer.max_steps, data.steps_per_epoch()
+    total = steps * max(epochs if epochs is not None else 1000, 1)
+    room = "optimizer"
+    try:
+        optimizer = instantiate(cfg.optimizer)(list(task.parameters()))
+        room = "scheduler"
+        if cfg.scheduler and cfg.scheduler.get("_target_"):
+            instantiate(cfg.scheduler)(
+                optimizer,
+                total_steps=max(1, min(total, limit) if limit > 0 else total),
+                steps_per_epoch=steps,
+            )
+    except UserError:
+        raise
+    except Exception as error:  # torch raises ValueError, TypeError and others
+        raise UserError(f"{room} ({cfg[room]._target_}): {_first_line(error)}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def wants_record(callback: pl.Callback) -> bool:

@@ -1,14 +1,15 @@
 """Every component's signature is bound before anything is built, and all mistakes are told at once."""
 
 import inspect
-import types
-import typing
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Literal
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
+from lightning_modules.command_line import GROUPS
 from lightning_modules.errors import UserError, nearest
+from lightning_modules.signature import fits, hints_of, locate, parameters_of, spoken
 
 # What the run itself passes to a component, beside what its config says.
 SUPPLIED: dict[str, set[str]] = {
@@ -23,78 +24,170 @@ SUPPLIED: dict[str, set[str]] = {
 }  # fmt: skip
 # What the run itself reads from a component's node.
 OWN = {"task": {"monitor"}}
+NEEDED = ("data", "model", "task", "task.loss", "optimizer", "trainer")  # each with a `_target_`
+# Plain values: the kind, and the smallest that makes sense.
+PLAIN: dict[str, tuple[Any, float | None]] = {
+    "seed": (int, 0),
+    "name": (str | int | float | None, None),
+    "resume": (str | int | None, None),
+    "init_from": (str | int | None, None),
+    "decay_norms_and_biases": (bool, None),
+    "steps_per_call": (int | Literal["auto"], 1),
+    "compile": (bool, None),
+    "cpu_threads": (int | None, 1),
+    "trainer.accumulate_grad_batches": (int, 1),
+    "tracking.enabled": (bool, None),
+    "tracking.uri": (str | None, None),
+    "tracking.experiment": (str, None),
+    "tracking.flush_points": (int, 1),
+    "tracking.flush_seconds": (float, 0),
+    "tracking.system_metrics_s": (float | None, 0),
+    "tracking.min_free_mb": (float, 0),
+    "task.monitor.metric": (str, None),
+    "task.monitor.mode": (Literal["min", "max"], None),
+}
 TOP_LEVEL = {
-    "data", "augmentation", "model", "task", "optimizer", "scheduler", "trainer", "strategy", "compression",
-    "callbacks", "tracking", "debug", "experiment", "claim", "sweep", "search",
-    "seed", "name", "resume", "init_from", "decay_norms_and_biases", "steps_per_call", "compile", "cpu_threads",
-    "choices", "overrides",
-}  # fmt: skip
+    *GROUPS,
+    *(key for key in PLAIN if "." not in key),
+    "compression",
+    "search",
+    "sweep",
+    "claim",
+    "choices",
+    "overrides",
+}
+_HYDRA = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
 
 
 def check_config(cfg: DictConfig) -> None:
     """Raise one UserError that lists all unknown keys, missing or mistyped arguments and unimportable targets."""
     mistakes = [
-        f"{key}: unknown key of the config; {nearest(str(key), TOP_LEVEL)}"
+        f"{key!s}: unknown key of the config; {nearest(str(key), TOP_LEVEL - {'choices', 'overrides'})}"
         for key in cfg
         if str(key) not in TOP_LEVEL
     ]
-    missing = sorted(OmegaConf.missing_keys(cfg))
-    mistakes += [f"{key}: a value is needed, as in {key}=…" for key in missing]
-    for path, node in _components(cfg, ""):
-        mistakes += _mistakes_of(path, node)
+    mistakes += _unresolved(cfg, "")
+    if not mistakes:  # what follows reads every value
+        mistakes += _plain_mistakes(cfg) + _rooms_missing(cfg)
+        for path, node in components(cfg, ""):
+            mistakes += _mistakes_of(path, node)
     if mistakes:
         count = f"{len(mistakes)} mistakes" if len(mistakes) > 1 else "A mistake"
         raise UserError(f"{count} in the config:\n" + "\n".join(f"  {mistake}" for mistake in mistakes))
 
 
-def _components(node: Any, path: str) -> Iterator[tuple[str, DictConfig]]:
-    """Yield (dotted path, node) of every node that has a `_target_`, or that should have one."""
+def _unresolved(node: DictConfig | ListConfig, path: str) -> list[str]:
+    """Values that are still to be given (`???`), and interpolations that lead nowhere."""
+    mistakes: list[str] = []
+    keys: Any = list(node) if isinstance(node, DictConfig) else range(len(node))
+    for key in keys:
+        if key == "overrides" and not path:
+            continue  # the words of the command line; what they set is looked at where it stands
+        where = f"{path}[{key}]" if isinstance(node, ListConfig) else f"{path}.{key}".lstrip(".")
+        if OmegaConf.is_missing(node, key):
+            mistakes.append(f"{where}: a value is needed, as in {where}=…")
+            continue
+        try:
+            value = node[key]
+        except OmegaConfBaseException as error:
+            mistakes.append(f"{where}={_raw(node, key)}: {str(error).splitlines()[0]}")
+            continue
+        if isinstance(value, DictConfig | ListConfig) and not OmegaConf.is_interpolation(node, key):
+            mistakes += _unresolved(value, where)
+    return mistakes
+
+
+def _plain_mistakes(cfg: DictConfig) -> list[str]:
+    mistakes = []
+    for place, known in (("tracking", "tracking."), ("task.monitor", "task.monitor.")):
+        names = {key.removeprefix(known) for key in PLAIN if key.startswith(known)}
+        given = OmegaConf.select(cfg, place)
+        mistakes += [
+            f"{place}.{key!s}: there is no such setting; {nearest(str(key), names)}"
+            for key in (given if isinstance(given, DictConfig) else ())
+            if str(key) not in names
+        ]
+    for path, (kind, least) in PLAIN.items():
+        parent, _, leaf = path.rpartition(".")
+        node = OmegaConf.select(cfg, parent) if parent else cfg
+        if not isinstance(node, DictConfig) or leaf not in node:
+            continue
+        value = node[leaf]
+        if not fits(value, kind):
+            mistakes.append(f"{path}={_raw(node, leaf)}: {spoken(kind)} is wanted")
+        elif least is not None and isinstance(value, int | float) and value < least:
+            mistakes.append(f"{path}={_raw(node, leaf)}: it must be {least} or more")
+    return mistakes
+
+
+def _rooms_missing(cfg: DictConfig) -> list[str]:
+    """Groups that a run cannot be without, and that were deleted or set to null."""
+    mistakes = []
+    for path in NEEDED:
+        node = OmegaConf.select(cfg, path)
+        if not isinstance(node, DictConfig):
+            given = "null" if node is None else str(node)
+            mistakes.append(
+                f"{path}={given}: a run cannot be without it: a node with a '_target_' is wanted here"
+            )
+        elif not node.get("_target_"):
+            mistakes.append(
+                f"{path}: '_target_' is missing: write the class or function to call, as in torch.optim.SGD"
+            )
+    for path in ("callbacks", "scheduler", "strategy", "tracking", *(k for k in PLAIN if "." not in k)):
+        if path not in cfg:
+            mistakes.append(f"{path}: this key of the config was taken out, but it is needed")
+    if isinstance(cfg.get("tracking"), DictConfig) and "enabled" not in cfg.tracking:
+        mistakes.append("tracking.enabled: this key of the config was taken out, but it is needed")
+    for key, node in (cfg.get("callbacks") or {}).items():
+        name = str(key)
+        if node and not (isinstance(node, DictConfig) and node.get("_target_")):
+            mistakes.append(f"callbacks.{name}: '_target_' is missing: write the callback's class")
+    return mistakes
+
+
+def components(node: Any, path: str) -> Iterator[tuple[str, DictConfig]]:
+    """Yield (dotted path, node) of every node that has a `_target_`."""
     if isinstance(node, DictConfig):
         if node._is_none() or node._is_missing():
             return
-        rooms = {"data", "model", "task", "optimizer", "trainer", "task.loss"}
-        if "_target_" in node or path in rooms:
+        if node.get("_target_"):
             yield path, node
         for key in node:
             if not OmegaConf.is_missing(node, key):
-                yield from _components(node[key], f"{path}.{key}" if path else str(key))
-    elif isinstance(node, ListConfig):
+                yield from components(node[key], f"{path}.{key!s}" if path else str(key))
+    elif isinstance(node, ListConfig) and not node._is_none():
         for i, item in enumerate(node):
-            yield from _components(item, f"{path}[{i}]")
+            yield from components(item, f"{path}[{i}]")
 
 
 def _mistakes_of(path: str, node: DictConfig) -> list[str]:
-    target = node.get("_target_")
-    if not target:
-        return [f"{path}: '_target_' is missing: write the class or function to call, as in torch.optim.SGD"]
+    target = str(node["_target_"])
     try:
-        function = locate(str(target))
+        function = locate(target)
     except UserError as error:
         return [f"{path}._target_={target}: {error}"]
+    if not callable(function):
+        return [f"{path}._target_={target}: this is a {type(function).__name__}, not a class or function"]
     accepts, anything = parameters_of(function)
-    given = {
-        str(key)
-        for key in node
-        if str(key) not in ("_target_", "_partial_", "_recursive_", "_convert_", "_args_")
-    }
+    given = {str(key) for key in node} - _HYDRA
+    supplied = SUPPLIED.get(path, set())
+    options = accepts.keys() - (supplied - given)
     mistakes = [
-        f"{path}.{key}={_shown(node, key)}: {_name(function)} takes no '{key}'; {nearest(key, accepts)}"
+        f"{path}.{key!s}={_raw(node, key)}: {target} takes no '{key}'; {nearest(key, options)}"
         for key in sorted(given - accepts.keys())
         if not anything and key not in OWN.get(path, ())
     ]
-    supplied = SUPPLIED.get(path, set())
     needed = [name for name, p in accepts.items() if p.default is p.empty and name not in given | supplied]
     if needed and "_args_" not in node and not (node.get("_partial_") and path not in SUPPLIED):
-        mistakes += [f"{path}.{name}: {_name(function)} needs a value for '{name}'" for name in needed]
-    hints = _hints(function)
-    for key in sorted(given & accepts.keys()):
+        mistakes += [f"{path}.{name}: {target} needs a value for '{name}'" for name in needed]
+    hints = hints_of(function)
+    for key in sorted(given & accepts.keys() & hints.keys()):
         value = node[key]
-        if value is None and key in supplied:
-            continue
-        if key in hints and not _fits(value, hints[key]):
-            mistakes.append(
-                f"{path}.{key}={_shown(node, key)}: {_spoken(hints[key])} is wanted, not {type(value).__name__}"
-            )
+        may_be_null = key in supplied or accepts[key].default is None
+        if not (value is None and may_be_null) and not fits(value, hints[key]):
+            said = f"{spoken(hints[key])} is wanted, not {_kind(value)}"
+            mistakes.append(f"{path}.{key}={_raw(node, key)}: {said}")
     return mistakes
 
 
@@ -113,10 +206,8 @@ def refuse_untrusted(cfg: Any, where: str) -> None:
         torch.nn.Module, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler, pl.Callback, Strategy, Profiler,
         pl.LightningDataModule, pl.Trainer,
     )  # fmt: skip
-    for path, node in _components(cfg, ""):
-        target = str(node.get("_target_") or "")
-        if not target:
-            continue
+    for path, node in components(cfg, ""):
+        target = str(node["_target_"])
         ours = target.startswith("lightning_modules.")
         found = locate(target) if ours or target.split(".")[0] in _TRUSTED else None
         mine = ours and getattr(found, "__module__", "").startswith("lightning_modules.")
@@ -129,121 +220,12 @@ def refuse_untrusted(cfg: Any, where: str) -> None:
 _TRUSTED = ("torch", "torchvision", "pytorch_lightning", "lightning", "torchmetrics", "timm")
 
 
-def locate(target: str) -> Any:
-    """Import the object of a dotted path. Raises UserError that names the part that is not there."""
-    import importlib
-
-    parts = target.split(".")
-    found: Any = None
-    for i in range(len(parts), 0, -1):
-        name = ".".join(parts[:i])
-        try:
-            found = importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            if error.name and not name.startswith(error.name):
-                raise UserError(
-                    f"importing it needs the package '{error.name}': pip install {error.name}"
-                ) from error
-            continue
-        for depth, part in enumerate(parts[i:], start=i):
-            if not hasattr(found, part):
-                names = [n for n in dir(found) if not n.startswith("_")]
-                raise UserError(f"'{'.'.join(parts[:depth])}' has no '{part}'; {_near_or_short(part, names)}")
-            found = getattr(found, part)
-        return found
-    raise UserError(f"there is no module '{parts[0]}'")
+def _kind(value: Any) -> str:
+    kinds = {str: "text", int: "a whole number", float: "a number", bool: "true or false", type(None): "null"}
+    return kinds.get(type(value), "a list" if isinstance(value, ListConfig) else type(value).__name__)
 
 
-def parameters_of(function: Any) -> tuple[dict[str, inspect.Parameter], bool]:
-    """Keyword parameters of a callable, through ``**kwargs`` to the parent classes; and whether it takes any at all."""
-    found: dict[str, inspect.Parameter] = {}
-    chain = function.__mro__ if inspect.isclass(function) else [function]
-    for owner in chain:
-        init = owner.__dict__.get("__init__") if inspect.isclass(owner) else owner
-        if init is None:
-            continue
-        try:
-            parameters = list(inspect.signature(init).parameters.values())
-        except (TypeError, ValueError):
-            return found, True
-        if inspect.isclass(owner):
-            parameters = parameters[1:]
-        for p in parameters:
-            if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD):
-                # what a parent needs, the class itself may supply
-                found.setdefault(p.name, p if owner is chain[0] or p.default is not p.empty else p.replace(default=None))
-        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-            return found, False
-        if not owner.__module__.startswith("lightning_modules"):
-            break  # only of our own classes is it known that the keywords go to the parent
-    return found, True
-
-
-def _hints(function: Any) -> dict[str, Any]:
-    hints: dict[str, Any] = {}
-    for owner in reversed(function.__mro__) if inspect.isclass(function) else [function]:
-        init = owner.__dict__.get("__init__") if inspect.isclass(owner) else owner
-        try:
-            hints |= typing.get_type_hints(init) if init is not None else {}
-        except Exception:  # an annotation that cannot be evaluated says nothing about the value
-            continue
-    return hints
-
-
-_PLAIN = {int, float, bool, str, type(None), list, tuple, dict}
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a config value can be meant for an annotation; what cannot be judged fits."""
-    if isinstance(value, DictConfig | Mapping) or hint is Any:
-        return True
-    origin = typing.get_origin(hint)
-    if origin is typing.Annotated:
-        return _fits(value, typing.get_args(hint)[0])
-    if origin in (typing.Union, types.UnionType):
-        return any(_fits(value, option) for option in typing.get_args(hint))
-    if origin is typing.Literal:
-        return value in typing.get_args(hint)
-    kind = origin or hint
-    if isinstance(value, ListConfig | list | tuple):
-        return kind not in (int, float, bool, str, type(None))
-    if kind is bool:
-        return isinstance(value, bool)
-    if kind is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    if kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if kind in (str, type(None)):
-        return isinstance(value, kind)
-    if kind in (list, tuple, dict):
-        return False
-    from pathlib import PurePath
-
-    if inspect.isclass(kind) and issubclass(kind, PurePath):
-        return isinstance(value, str)
-    name = getattr(kind, "__name__", "")
-    return not (
-        name in ("Tensor", "Sequence", "Mapping", "Iterable") and isinstance(value, str | int | float | bool)
-    )
-
-
-def _near_or_short(word: str, names: list[str]) -> str:
-    said = nearest(word, names)
-    return said if len(said) < 300 else "look for the right name in its documentation"
-
-
-def _name(function: Any) -> str:
-    return f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', function)}"
-
-
-def _shown(node: DictConfig, key: str) -> str:
-    return str(OmegaConf.to_container(node, resolve=False)[key])  # type: ignore[index, call-overload]
-
-
-def _spoken(hint: Any) -> str:
-    options = (
-        typing.get_args(hint)
-        if typing.get_origin(hint) in (typing.Union, types.UnionType, typing.Literal)
-        else (hint,)
-    )
-    return " or ".join("null" if o is type(None) else getattr(o, "__name__", str(o)) for o in options)
+def _raw(node: DictConfig | ListConfig, key: Any) -> str:
+    """The value as it was written, with its interpolation."""
+    plain: Any = OmegaConf.to_container(node, resolve=False)
+    return "null" if plain[key] is None else str(plain[key])

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +19,7 @@ GROUPS = (
     "data", "augmentation", "model", "task", "optimizer", "scheduler", "trainer", "strategy", "callbacks", "tracking",
     "experiment", "debug",
 )  # fmt: skip
+NEEDED = {"data", "model", "task", "optimizer", "trainer", "tracking", "callbacks", "strategy"}
 
 OmegaConf.register_new_resolver("touchstone_root", lambda: str(PROJECT_ROOT), replace=True)
 
@@ -28,9 +30,7 @@ def told() -> Iterator[None]:
 
     A traceback is shown where HYDRA_FULL_ERROR=1 or ``debug=…`` is given, and where the error is not the user's.
     """
-    wants_traceback = os.environ.get("TOUCHSTONE_TRACEBACK") == "1" or any(
-        word.startswith("debug=") and word != "debug=none" for word in sys.argv[1:]
-    )
+    debugs = any(word.startswith("debug=") and word != "debug=none" for word in sys.argv[1:])
     try:
         yield
     except Killed as killed:
@@ -41,7 +41,11 @@ def told() -> Iterator[None]:
         sys.exit(130)
     except Exception as error:
         message = message_of(error)
-        if wants_traceback or message is None:
+        if (
+            message is None
+            or os.environ.get("TOUCHSTONE_TRACEBACK") == "1"
+            or (debugs and not _is_composing(error))
+        ):
             traceback.print_exc()
         print(message or f"{type(error).__name__}: {error}", file=sys.stderr)
         sys.exit(1)
@@ -58,27 +62,61 @@ def answer(main: Callable[[], Any]) -> None:
 
 def message_of(error: Exception) -> str | None:
     """The message for a user's mistake, or None where the error is a fault of the program."""
-    from hydra.errors import HydraException
+    from hydra.errors import HydraException, InstantiationException
     from omegaconf.errors import OmegaConfBaseException
 
     if isinstance(error, UserError):
         return str(error)
-    if isinstance(error, HydraException):
-        from hydra._internal.utils import get_args_parser
-
-        overrides = get_args_parser().parse_args().overrides
-        mistakes = override_mistakes(overrides, PROJECT_ROOT / "conf", "train")
-        if mistakes:
-            count = f"{len(mistakes)} mistakes" if len(mistakes) > 1 else "A mistake"
-            return f"{count} on the command line:\n" + "\n".join(f"  {mistake}" for mistake in mistakes)
-        cause = error.__cause__
-        return str(error) + (f"\n{cause}" if isinstance(cause, OmegaConfBaseException) else "")
+    if isinstance(error, InstantiationException):
+        return _refused(error)
+    if isinstance(error, HydraException) or _is_composing(error):
+        return _composing_message(error)
     if isinstance(error, OmegaConfBaseException):
         return f"config: {error}"
+    if type(error).__name__ == "MlflowException":  # known by its name: MLflow is not imported for a message
+        return f"the tracking store failed: {str(error).splitlines()[0]}"
     if isinstance(error, OSError):
         where = f" ({error.filename})" if error.filename else ""
         return f"{error.strerror or error}{where}"
     return None
+
+
+def _is_composing(error: Exception) -> bool:
+    """Whether Hydra raised this on the way to the config, with no code of ours called yet."""
+    if type(error).__module__ == "hydra.errors" and type(error).__name__ != "InstantiationException":
+        return True
+    frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return any(name.startswith("hydra._internal.defaults_list") for name in frames)
+
+
+def _refused(error: Exception) -> str | None:
+    """What a component's constructor said, and which component; None where it is not about the config's values."""
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        if isinstance(cause, UserError):
+            break
+        cause = cause.__cause__
+    if isinstance(cause, UserError):
+        return str(cause)
+    key = re.search(r"full_key: (\S+)", str(error))
+    target = re.search(r"target '([^']+)'", str(error))
+    if isinstance(cause, ImportError | AttributeError | NameError) or not target:
+        return None
+    said = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
+    return f"{key[1] if key else 'config'}: {target[1]} refuses its arguments: {said}"
+
+
+def _composing_message(error: Exception) -> str:
+    from hydra._internal.utils import get_args_parser
+    from omegaconf.errors import OmegaConfBaseException
+
+    overrides = get_args_parser().parse_known_args()[0].overrides
+    mistakes = override_mistakes(overrides, PROJECT_ROOT / "conf", "train")
+    if mistakes:
+        count = f"{len(mistakes)} mistakes" if len(mistakes) > 1 else "A mistake"
+        return f"{count} on the command line:\n" + "\n".join(f"  {mistake}" for mistake in mistakes)
+    cause = error.__cause__
+    return str(error) + (f"\n{cause}" if isinstance(cause, OmegaConfBaseException) else "")
 
 
 def override_mistakes(overrides: list[str], conf: Path, config_name: str) -> list[str]:
@@ -95,11 +133,14 @@ def override_mistakes(overrides: list[str], conf: Path, config_name: str) -> lis
         try:
             override = parser.parse_override(word)
         except HydraException as error:
-            mistakes.append(f"{word}: this is not KEY=VALUE ({str(error).splitlines()[0]})")
+            mistakes.append(f"{word}: {_not_a_pair(word, str(error))}")
             continue
         key = override.key_or_group
+        if not key:
+            mistakes.append(f"{word}: a key is missing before the '='")
+            continue
         if (conf / key).is_dir():
-            wrong = _unknown_options(override, conf / key)
+            wrong = _unknown_options(override, conf / key) or _misplaced_sign(override, word, key)
             mistakes += wrong
             groups += [] if wrong or override.is_sweep_override() else [word]
         elif not key.startswith("hydra") and not override.is_force_add() and not override.is_add():
@@ -108,27 +149,57 @@ def override_mistakes(overrides: list[str], conf: Path, config_name: str) -> lis
     with initialize_config_dir(str(conf), version_base="1.3"):
         try:
             cfg = compose(config_name, groups)
-        except HydraException as error:
-            return [*mistakes, str(error)] if not mistakes else mistakes
+        except (HydraException, ValueError) as error:
+            return mistakes or [str(error)]
     for word, key in values:
         if problem := _unknown_key(cfg, key):
             mistakes.append(f"{word}: {problem}")
     return mistakes
 
 
+def _not_a_pair(word: str, error: str) -> str:
+    if "=" not in word:
+        return f"write KEY=VALUE, as in {word}=…"
+    reason = error.splitlines()[0]
+    return f"this value cannot be read ({reason}); quote one that holds = , : [ or {{, as in '{word.split('=')[0]}=\"…\"'"
+
+
+def _misplaced_sign(override: Any, word: str, group: str) -> list[str]:
+    """A group stands in the defaults list already: `+` cannot add it, and a run cannot be without most of them."""
+    if override.is_add() or override.is_force_add():
+        return [
+            f"{word}: {group} has an option already; without the plus sign, {word.lstrip('+')} exchanges it"
+        ]
+    if override.is_delete() and group in NEEDED:
+        return [f"{word}: a run cannot be without its {group}; {group}=… chooses another one"]
+    return []
+
+
 def _unknown_options(override: Any, folder: Path) -> list[str]:
+    if override.is_delete() and override.value() in (None, ""):
+        return []
+    # what lies in `base` is a part of options, not an option
     options = {str(path.relative_to(folder).with_suffix("")) for path in _yaml_files(folder)}
+    options = {option for option in options if not option.startswith("base/")}
     if override.is_sweep_override():
         chosen = [str(value) for value in override.sweep_string_iterator()]
     else:
         value = override.value()
         chosen = [str(v) for v in value] if isinstance(value, list) else [str(value)]
     return [
-        f"{folder.name}={name}: there is no such {folder.name}; {nearest(name, options)}"
-        + (f" (all: {', '.join(sorted(options))})" if len(options) < 30 else "")
+        f"{folder.name}={name}: {folder.name} has no such option; {nearest(name, options)}{_all(name, options)}"
         for name in chosen
-        if name not in options and name != "null"
+        if name not in options
     ]
+
+
+def _all(name: str, options: set[str]) -> str:
+    """All options, where `nearest` has named only some."""
+    return (
+        f" (all: {', '.join(sorted(options))})"
+        if nearest(name, options).startswith("did") and len(options) < 30
+        else ""
+    )
 
 
 def _yaml_files(folder: Path) -> Iterator[Path]:
@@ -142,7 +213,8 @@ def _below_link(folder: Path) -> Iterator[Path]:
 
 
 def _unknown_key(cfg: Any, key: str) -> str | None:
-    node, walked = cfg, ""
+    node: Any = cfg
+    walked = ""
     for part in key.replace("[", ".").replace("]", "").split("."):
         if isinstance(node, DictConfig):
             if part not in node:
@@ -182,6 +254,6 @@ def complete_choices(cfg: DictConfig) -> DictConfig:
     chosen = {group: hydra_cfg.runtime.choices.get(group) for group in GROUPS}
     with open_dict(cfg):
         cfg.choices = {group: str(option) for group, option in chosen.items() if option not in (None, "none")}
-        cfg.overrides = list(hydra_cfg.overrides.task)
+        cfg.overrides = OmegaConf.to_container(hydra_cfg.overrides.task, resolve=False)
         cfg.name = cfg.name or f"{chosen['data']}-{chosen['model']}"
     return cfg

@@ -12,8 +12,8 @@ from lightning_modules.tracking.record import Record
 _CURVE_POINTS = 5000
 
 
-def publish(record: Record, weights: Path, data: Any, task: Any) -> None:
-    """Make the best weights a READY LoggedModel that MLflow can serve, and draw the curves of the run."""
+def publish(record: Record, weights: Path, data: Any, task: Any, metrics: Mapping[str, float]) -> None:
+    """Make the best weights a READY LoggedModel that MLflow can serve, draw the curves, and describe the run."""
     from mlflow.entities import LoggedModelOutput
 
     write_pyfunc(record.model_folder, weights.name, data.example(4), record.model_id, record.run_id)
@@ -21,6 +21,7 @@ def publish(record: Record, weights: Path, data: Any, task: Any) -> None:
     outputs = record.client.get_run(record.run_id).outputs
     if not (outputs and outputs.model_outputs):  # a resumed run has its link already, and MLflow takes it once
         record.client.log_outputs(record.run_id, [LoggedModelOutput(record.model_id, task.tested_step)])
+    record.tags({"mlflow.note.content": _description(record, metrics)})
     names = sorted(record.client.get_run(record.run_id).data.metrics)
     history = {name: _history(record, name) for name in names if name.startswith(("train/", "val/"))}
     if history:
@@ -28,6 +29,20 @@ def publish(record: Record, weights: Path, data: Any, task: Any) -> None:
         folder = record.folder / "pictures"
         folder.mkdir(exist_ok=True)
         figure.savefig(folder / "curves.png", dpi=120)
+
+
+def _description(record: Record, metrics: Mapping[str, float]) -> str:
+    """The test metrics and the commands for this run, in Markdown, for the top of its page."""
+    rows = "".join(f"| {name} | {value:.4f} |\n" for name, value in _test_metrics(metrics))
+    return (
+        f"| metric | value |\n|---|---|\n{rows}\n"
+        f"`python scripts/rerun.py {record.run_id}` runs it again and compares;\n"
+        f"`mlflow models serve -m models:/{record.model_id} --env-manager local` serves it."
+    )
+
+
+def _test_metrics(metrics: Mapping[str, float]) -> list[tuple[str, float]]:
+    return [(name, metrics[name]) for name in sorted(metrics) if name.startswith("test/") and name.count("/") == 1]
 
 
 def _history(record: Record, name: str) -> list[tuple[int, float]]:
@@ -45,9 +60,8 @@ def print_report(record: Record | None, passport: Mapping[str, Any], metrics: Ma
     table = Table(title=f"{passport['name']}", title_justify="left")
     table.add_column("metric")
     table.add_column("value", justify="right")
-    for name in sorted(metrics):
-        if name.startswith("test/") and name.count("/") == 1:
-            table.add_row(name, f"{metrics[name]:.4f}")
+    for name, value in _test_metrics(metrics):
+        table.add_row(name, f"{value:.4f}")
     console.print(table)
     if record is not None:
         console.print(f"run    {record.run_name}  {record.run_id}", highlight=False)

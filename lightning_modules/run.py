@@ -25,7 +25,7 @@ from lightning_modules.report import print_report, publish
 from lightning_modules.task.supervised import Supervised
 from lightning_modules.tracking.checkpoint import read_checkpoint
 from lightning_modules.tracking.gallery import Gallery
-from lightning_modules.tracking.record import Record, recording, start_run
+from lightning_modules.tracking.record import Record, recording, signals_raise, start_run
 from lightning_modules.tracking.resume import Resumed, load_weights, resume_run
 from lightning_modules.tracking.store import PROJECT_ROOT, Store, find_run, open_store, require_free_space
 
@@ -36,10 +36,12 @@ def run(cfg: DictConfig, tags: Mapping[str, str] | None = None) -> dict[str, flo
     `tags` are set on the run beside its own. Raises UserError for every mistake that can be seen before the first step, and for a loss that is not finite.
     """
     _be_quiet()
+    check_config(cfg)
     store = open_store(cfg.tracking.get("uri")) if cfg.tracking.enabled and _is_lead() else None
     resumed = resume_run(store, cfg) if cfg.resume and store else None
-    cfg = resumed.cfg if resumed else cfg
-    check_config(cfg)
+    if resumed:
+        cfg = resumed.cfg
+        check_config(cfg)
     _set_threads(cfg)
     data = build.build_data(cfg)
     build.fill_from_data(cfg, data)
@@ -47,14 +49,17 @@ def run(cfg: DictConfig, tags: Mapping[str, str] | None = None) -> dict[str, flo
     task = build.build_task(cfg, data, callbacks)
     build.check_monitors(callbacks, task, cfg.scheduler, has_val=len(data.splits["val"]) > 0)
     build.check_device(cfg)
+    build.check_forward(cfg, task, data)
+    build.check_optimizer(cfg, task, data)
     task.passport = _passport(cfg, data)
     if cfg.init_from and _is_lead():
         load_weights(store or open_store(cfg.tracking.get("uri")), str(cfg.init_from), task)
     if store is None:
         return _without_record(cfg, task, data, callbacks)
     checkpoint_bytes = 8 * sum(p.numel() * p.element_size() for p in task.parameters())
-    require_free_space(PROJECT_ROOT / "mlruns", int(cfg.tracking.min_free_mb * 1e6) + checkpoint_bytes)
-    with recording(_open_record(store, cfg, data, resumed, tags or {})) as record:
+    place = Path(store.uri.removeprefix("sqlite:///")).parent if store.is_local else PROJECT_ROOT / "mlruns"
+    require_free_space(place, int(cfg.tracking.min_free_mb * 1e6) + checkpoint_bytes)
+    with signals_raise(), recording(_open_record(store, cfg, data, resumed, tags or {})) as record:
         return _with_record(cfg, task, data, callbacks, record, resumed)
 
 
@@ -75,7 +80,7 @@ def _with_record(
     metrics |= _test(trainer, task, data, weights)
     if trainer.is_global_zero:
         record.logger.flush()
-        publish(record, weights, data, task)
+        publish(record, weights, data, task, metrics)
         print_report(record, task.passport, metrics)
     return metrics
 
@@ -147,11 +152,15 @@ def _open_record(
             {"touchstone.init_from": find_run(store, str(cfg.init_from)).info.run_id} if cfg.init_from else {}
         )
         run_id, model_id = start_run(store, cfg.tracking.experiment, cfg.name, {**tags, **parent})
-    record = Record(store, run_id, model_id, settings, resumed=resumed is not None)
-    plain: Any = OmegaConf.to_container(cfg, resolve=True)
-    overrides = plain.pop("overrides", [])
-    splits = {f"{part}_samples": len(index) for part, index in data.splits.items()}
-    record.describe(plain, overrides, {"name": data.name, "fingerprint": data.fingerprint(), **splits})
+    try:
+        record = Record(store, run_id, model_id, settings, resumed=resumed is not None)
+        plain: Any = OmegaConf.to_container(cfg, resolve=True)
+        overrides = plain.pop("overrides", [])
+        splits = {f"{part}_samples": len(index) for part, index in data.splits.items()}
+        record.describe(plain, overrides, {"name": data.name, "fingerprint": data.fingerprint(), **splits})
+    except BaseException as error:  # the run is there: it must not stay RUNNING
+        store.client.set_terminated(run_id, "FAILED" if isinstance(error, Exception) else "KILLED")
+        raise
     return record
 
 
@@ -176,20 +185,17 @@ def _is_lead() -> bool:
 
 
 def _set_threads(cfg: DictConfig) -> None:
-    """Share the cores between the processes of a run on CPU: more threads than cores slow each other down."""
-    processes = (
-        cfg.trainer.devices if isinstance(cfg.trainer.devices, int) and cfg.strategy.get("_target_") else 1
-    )
-    if cfg.cpu_threads:
+    """Use the threads that the config asks for; one until the processes of a strategy have theirs (`strategy/ddp.py`)."""
+    if cfg.strategy.get("_target_") and cfg.trainer.accelerator != "gpu":
+        torch.set_num_threads(1)
+    elif cfg.cpu_threads:
         torch.set_num_threads(cfg.cpu_threads)
-    elif processes > 1:
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
 
 
 def _be_quiet() -> None:
     """Silence Lightning's advice that does not hold here: batches come from memory, checkpoints overwrite on purpose."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    for text in (".*does not have many workers.*", ".*Checkpoint directory .* exists and is not empty.*", ".*`isinstance.treespec, LeafSpec.*",
+    for text in (".*does not have many workers.*", ".*Total length of `list` across ranks is zero.*", ".*module.s. in eval mode at the start.*",
                  ".*The number of training batches .* is smaller than the logging interval.*"):  # fmt: skip
         warnings.filterwarnings("ignore", text)
 

@@ -6,6 +6,7 @@ that is not met is printed as such; the exit code says nothing of speed.
 
 import argparse
 import contextlib
+import functools
 import os
 import platform
 import resource
@@ -69,7 +70,7 @@ def startup(repeats: int) -> None:
             "a misspelt override": [train, "modle=mlp"],
         }  # fmt: skip
         times = interleaved(
-            {name: lambda c=command: cpu_of(c) for name, command in commands.items()}, repeats
+            {name: functools.partial(cpu_of, command) for name, command in commands.items()}, repeats
         )
     base, app_time = times.pop("import hydra"), times["a trivial Hydra app"]
     rows = [
@@ -102,7 +103,8 @@ def overhead(repeats: int) -> None:
         "tracking=none, no progress bar": ["tracking=none", "~callbacks.progress"],
     }.items():  # fmt: skip
         times = interleaved(
-            {"plain": lambda: plain_epochs(choice), "ours": lambda m=more: our_epochs([*choice, *m])}, repeats
+            {"plain": lambda: plain_epochs(choice), "ours": functools.partial(our_epochs, [*choice, *more])},
+            repeats,
         )
         per_epoch = f"{statistics.median(times['ours']) * 1e3:.1f} ms an epoch, weights bit-equal"
         rows.append(
@@ -200,8 +202,8 @@ def logging(repeats: int) -> None:
     }.items():  # fmt: skip
         times = interleaved(
             {
-                "off": lambda m=model: logged([*m, *stop, *off]),
-                "on": lambda m=model: logged([*m, *stop, *common]),
+                "off": functools.partial(logged, [*model, *stop, *off]),
+                "on": functools.partial(logged, [*model, *stop, *common]),
             },
             repeats,
         )
@@ -253,10 +255,10 @@ def data(repeats: int) -> None:
     paths = {"ours": lambda: paced(batches, 8), "torchvision": lambda: paced(one_by_one, 1)}
     times = interleaved(paths, repeats)
     note = f"{statistics.median(1 / t[1] for t in times['ours']):,.0f} samples/s"
-    rows = [
-        Row(f"samples a second, {unit}", quotients([t[i] for t in times["torchvision"]], [t[i] for t in times["ours"]]), 20, True, note)
-        for i, unit in enumerate(("CPU", "wall"))
-    ]  # fmt: skip
+    rows = []
+    for i, unit in enumerate(("CPU", "wall")):
+        ours, theirs = ([seconds[i] for seconds in times[name]] for name in ("ours", "torchvision"))
+        rows.append(Row(f"samples a second, {unit}", quotients(theirs, ours), 20, above=True, note=note))
     table(
         "data (3x32x32 uint8, batch 256, crop + flip + normalise / torchvision v2 per sample, no workers)",
         rows,

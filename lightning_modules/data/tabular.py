@@ -1,5 +1,6 @@
 """Tables: scikit-learn's bundled sets, or a CSV or Parquet file of your own."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +24,8 @@ class Tabular(InMemoryData):
 
     Args:
         name: a set that scikit-learn carries; null with `path`.
-        path: a .csv or .parquet file, with `target`, the column to predict.
+        path: a .csv or .parquet file, with `target`, the column to predict; several columns give y float32 [N, D]
+            for several labels (0 or 1) or values.
         scaling: "standardise" (mean 0, std 1) or "normalise" (0 to 1) by the training part, or "none".
         regression: null decides by the target: floats are regressed, all else are classes in sorted order.
     """
@@ -33,14 +35,14 @@ class Tabular(InMemoryData):
         *,
         name: str | None = "iris",
         path: str | Path | None = None,
-        target: str | None = None,
+        target: str | Sequence[str] | None = None,
         scaling: Literal["standardise", "normalise", "none"] = "standardise",
         regression: bool | None = None,
         **settings: Any,
     ) -> None:
         self.bundled = name
         self.path = Path(path).expanduser() if path else None
-        self.target = target
+        self.targets = [target] if isinstance(target, str) else [str(column) for column in target or ()]
         self.scaling = scaling
         self.regression = regression
         super().__init__(**settings)
@@ -55,7 +57,7 @@ class Tabular(InMemoryData):
             )
         elif self.bundled is not None and self.bundled not in BUNDLED:
             found.append(f"data.name={self.bundled}: {nearest(self.bundled, BUNDLED)}")
-        elif self.path is not None and self.target is None:
+        elif self.path is not None and not self.targets:
             found.append("data.target is missing: name the column of data.path that is to be predicted")
         if self.path is not None and self.path.suffix.lower() not in READERS:
             found.append(f"data.path={self.path}: the ending must be one of {', '.join(READERS)}")
@@ -72,6 +74,8 @@ class Tabular(InMemoryData):
         table, target, names = self._read_file() if self.path else self._read_bundled()
         _check(table, target)
         x = torch.from_numpy(np.array(table, np.float32))
+        if isinstance(target, pd.DataFrame):
+            return Arrays(x, torch.from_numpy(np.array(target, np.float32)))
         regression = pd.api.types.is_float_dtype(target) if self.regression is None else self.regression
         if regression and not pd.api.types.is_numeric_dtype(target):
             raise UserError(
@@ -89,7 +93,7 @@ class Tabular(InMemoryData):
         names = [str(name) for name in bunch.target_names] if "target_names" in bunch else None
         return bunch.data, bunch.target, names
 
-    def _read_file(self) -> tuple[pd.DataFrame, pd.Series, None]:
+    def _read_file(self) -> tuple[pd.DataFrame, pd.Series | pd.DataFrame, None]:
         assert self.path is not None
         if not self.path.is_file():
             raise UserError(
@@ -99,11 +103,11 @@ class Tabular(InMemoryData):
             table = READERS[self.path.suffix.lower()](self.path)
         except Exception as error:  # the readers raise many kinds
             raise UserError(f"data.path={self.path} cannot be read: {error}") from error
-        if self.target not in table.columns:
-            raise UserError(
-                f"data.target={self.target} is no column: {nearest(str(self.target), table.columns)}"
-            )
-        return table.drop(columns=[self.target]), table[self.target], None
+        for column in self.targets:
+            if column not in table.columns:
+                raise UserError(f"data.target={column} is no column: {nearest(column, table.columns)}")
+        several = len(self.targets) > 1
+        return table.drop(columns=self.targets), table[self.targets if several else self.targets[0]], None
 
     def build_preprocess(self, x: Store, train: Tensor) -> nn.Module:
         """Scale as `scaling` says."""
@@ -112,14 +116,14 @@ class Tabular(InMemoryData):
         return Standardize.fit(x, train) if self.scaling == "standardise" else MinMax.fit(x, train)
 
 
-def _check(table: pd.DataFrame, target: pd.Series) -> None:
+def _check(table: pd.DataFrame, target: pd.Series | pd.DataFrame) -> None:
     """Raise UserError with every column that a model cannot read."""
     if table.empty:
         raise UserError("the table has no rows or no feature columns")
-    words = [str(c) for c in table if not pd.api.types.is_numeric_dtype(table[c])]
-    gaps = [str(c) for c in table if table[c].isna().any()] + (
-        [str(target.name)] if target.isna().any() else []
-    )
+    targets = target if isinstance(target, pd.DataFrame) else target.to_frame()
+    several = targets if len(targets.columns) > 1 else targets.iloc[:, :0]  # these must be numbers too
+    words = [str(c) for part in (table, several) for c in part if not pd.api.types.is_numeric_dtype(part[c])]
+    gaps = [str(c) for part in (table, targets) for c in part if part[c].isna().any()]
     endless = [
         str(c) for c in table if str(c) not in words + gaps and not np.isfinite(table[c].astype(float)).all()
     ]

@@ -1,5 +1,6 @@
 """Distributed data parallel: gloo on CPU, NCCL on GPU, with a check that all ranks are one job."""
 
+import os
 from datetime import timedelta
 from typing import Any, Literal
 
@@ -17,6 +18,8 @@ class CheckedDDP(DDPStrategy):
         start_method: ``auto`` forks on CPU (a third of a second instead of ten) and starts new processes on GPU, where
             CUDA forbids a fork; ``fork``, ``spawn`` and ``popen`` as in Lightning.
         timeout_s: seconds until a rank that waits for another gives up.
+        threads: of each process on CPU; None shares the cores out. Set in the processes, not before: OpenMP's
+            threads do not live through a fork.
         others: as in ``torch.nn.parallel.DistributedDataParallel``.
 
     Raises UserError on all ranks where ``all_reduce(1) != world_size`` or where the initial parameters differ.
@@ -30,6 +33,7 @@ class CheckedDDP(DDPStrategy):
         static_graph: bool = False,
         gradient_as_bucket_view: bool = False,
         broadcast_buffers: bool = True,
+        threads: int | None = None,
     ) -> None:
         if start_method == "auto":
             start_method = "popen" if torch.cuda.is_available() else "fork"
@@ -42,7 +46,11 @@ class CheckedDDP(DDPStrategy):
             broadcast_buffers=broadcast_buffers,
         )
 
+        self._threads = threads
+
     def setup(self, trainer: Any) -> None:
+        if self.root_device.type == "cpu":
+            torch.set_num_threads(self._threads or max(1, (os.cpu_count() or 1) // self.num_processes))
         self.check_one_job()
         super().setup(trainer)
 

@@ -41,7 +41,7 @@ class AnomalyDetection(Callback):
         self._step = trainer.global_step
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
-        for name, parameter in pl_module.named_parameters():
+        for name, parameter in reversed(list(pl_module.named_parameters())):  # the nearest to the loss first
             if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all()):
                 raise UserError(f"Step {self._step}: the gradient of {name} is not finite")
 

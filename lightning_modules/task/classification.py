@@ -38,7 +38,7 @@ class Classification(Supervised):
         class_weights: str | Sequence[float] | None = None,
         class_counts: Tensor | None = None,
         class_names: Sequence[str] | None = None,
-        metrics: Mapping[str, Sequence[str]] | None = None,
+        metrics: Mapping[str, Sequence[str] | None] | None = None,
         top_k: int = 5,
         **loop: Any,
     ) -> None:
@@ -122,4 +122,5 @@ class Classification(Supervised):
         return classification_metrics(self.kind, self.num_outputs, self.metrics[stage], self.top_k)
 
     def member_name(self, i: int) -> str:
-        return self.class_names[i] if self.class_names else str(i)
+        named = i < len(self.class_names or ())  # a model may have more outputs than the data has classes
+        return self.class_names[i] if self.class_names and named else str(i)

@@ -21,7 +21,7 @@ class Regression(Supervised):
         loss: nn.Module,
         *,
         num_outputs: int = 1,
-        metrics: Mapping[str, Sequence[str]] | None = None,
+        metrics: Mapping[str, Sequence[str] | None] | None = None,
         **loop: Any,
     ) -> None:
         super().__init__(model, loss, **loop)

@@ -159,6 +159,10 @@ class Supervised(pl.LightningModule):
             self._sum_up()
         return loss
 
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        if 0 <= self.trainer.max_steps <= self.global_step:
+            self.trainer.should_stop = True  # Lightning then validates the last weights, within an epoch too
+
     def note(self, step: int, loss: Tensor, index: Tensor, lr: float | Tensor) -> None:
         """Watch the loss of `step`, and log it where it is due."""
         loss = loss.detach()
@@ -260,7 +264,8 @@ class Supervised(pl.LightningModule):
         total = int(self.trainer.estimated_stepping_batches)
         if self.steps_per_call > 1:  # Lightning counts chunks; the schedule counts optimizer steps
             per_epoch = self.trainer.datamodule.steps_per_epoch()  # type: ignore[attr-defined]
-            total = per_epoch * (self.trainer.max_epochs or 1)
+            epochs = self.trainer.max_epochs
+            total = self.trainer.max_steps if epochs == -1 else per_epoch * (epochs or 1)
             total = min(total, self.trainer.max_steps) if self.trainer.max_steps >= 0 else total
         else:
             per_epoch = max(1, total // max(1, self.trainer.max_epochs or 1))

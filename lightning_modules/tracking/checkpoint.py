@@ -48,7 +48,11 @@ class LastCheckpoint(Checkpoint):
             logger.save()
         temporary = self.path.with_suffix(".tmp")
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        trainer.save_checkpoint(temporary)
+        try:
+            trainer.save_checkpoint(temporary)
+        except BaseException:
+            temporary.unlink(missing_ok=True)  # on a full disk its room lets the run be closed
+            raise
         if trainer.is_global_zero:
             temporary.replace(self.path)
         trainer.strategy.barrier()
@@ -62,7 +66,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        reason = str(error).splitlines()[0][:200]
+        reason = (str(error).splitlines() or ["it is empty or cut off"])[0][:200]
         raise UserError(
             f"The checkpoint {path} is damaged or is not one of ours ({path.stat().st_size} bytes): {reason}"
         ) from error

@@ -182,17 +182,22 @@ class Record:
     # --- how it ends -----------------------------------------------------------------------------------------
     def finish(self, status: str, error: BaseException | None = None) -> None:
         """Flush all points, store the log and the traceback, and set the status: FINISHED, FAILED or KILLED."""
-        if error is not None:
-            self.text("traceback.txt", "".join(traceback.format_exception(error)))
-            self.tags({"touchstone.error": f"{type(error).__name__}: {error}"[:2000]})
+        try:
+            self._close(status, error)
+        finally:  # a full disk or a second signal must not leave the run RUNNING
+            self.client.set_terminated(self.run_id, status)
+
+    def _close(self, status: str, error: BaseException | None) -> None:
         self._stop_monitor()
         self.logger.finalize(status.lower())
+        if error is not None:
+            self.tags({"touchstone.error": f"{type(error).__name__}: {error}"[:2000]})
+            self.text("traceback.txt", "".join(traceback.format_exception(error)))
         self._log.close()
         if self._log.text():
             self.text("log.txt", self._log.text())
         if self._work is not None:
             self._upload()
-        self.client.set_terminated(self.run_id, status)
 
     def _stop_monitor(self) -> None:
         if self._monitor is None:

@@ -80,7 +80,8 @@ class Store:
             folder = re.sub(r"[^\w .-]+", "_", name).strip(". ")[:100] or "experiment"
             location = f"{self.artifacts}/{quote(folder)}" if self.artifacts else None
             try:
-                return client.create_experiment(name, artifact_location=location)
+                # the kind makes MLflow's pages open as those of training, not of language models
+                return client.create_experiment(name, location, {"mlflow.experimentKind": "custom_model_development"})
             except MlflowException as error:
                 found = client.get_experiment_by_name(name)
                 if found is None:

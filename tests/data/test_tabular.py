@@ -98,3 +98,13 @@ def test_wrong_settings_are_explained(settings: dict, message: str) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no such file"):
         Tabular(name=None, path=tmp_path / "no.csv", target="y").setup()
+
+
+def test_several_target_columns_are_labels_of_one_sample(tmp_path: Path) -> None:
+    table = pd.DataFrame({"a": [0.0, 1, 2, 3] * 10, "b": [1.0, 0, 1, 0] * 10, "x": [0, 1, 1, 0] * 10, "y": [1, 1, 0, 0] * 10})
+    table.to_csv(tmp_path / "labels.csv", index=False)
+    data = Tabular(name=None, path=tmp_path / "labels.csv", target=["x", "y"])
+    data.setup()
+    assert (data.num_classes, data.num_targets, data.input_shape) == (None, 2, (2,))
+    index = torch.tensor([0, 1])
+    assert data.arrays.y[index].tolist() == [[0.0, 1.0], [1.0, 1.0]]

@@ -1,0 +1,137 @@
+"""The config's mistakes are told before anything is built: all at once, each with its key, value and the right names."""
+
+import pytest
+from omegaconf import OmegaConf
+
+from lightning_modules.check import check_config, refuse_untrusted
+from lightning_modules.command_line import PROJECT_ROOT, compose_run, override_mistakes
+from lightning_modules.errors import UserError, nearest
+
+CONF = PROJECT_ROOT / "conf"
+EXPERIMENTS = sorted(
+    str(path.relative_to(PROJECT_ROOT / "experiments").with_suffix(""))
+    for path in (PROJECT_ROOT / "experiments").rglob("*.yaml")
+)
+SHIPPED = [
+    f"{folder.name}={path.stem}"
+    for folder in sorted(CONF.iterdir())
+    if folder.is_dir() and not folder.is_symlink() and folder.name not in ("hydra", "search")
+    for path in sorted(folder.glob("*.yaml"))
+]
+
+MISTAKES = {
+    "+optimizer.lrr=1": ["optimizer.lrr=1", "AdamW", "did you mean 'lr'?"],
+    "optimizer.lr=abc": ["optimizer.lr=abc", "a number"],
+    "optimizer.lr=null": ["optimizer.lr=null", "a number"],
+    "model.channels=abc": ["model.channels=abc", "a list is wanted, not text"],
+    "trainer.max_epochs=1.5": ["trainer.max_epochs=1.5", "whole number"],
+    "trainer.accumulate_grad_batches=0": ["trainer.accumulate_grad_batches=0", "1 or more"],
+    "trainer.precision=bogus": ["trainer.precision=bogus", "'16-mixed'"],
+    "+modle.hidden=3": ["modle", "did you mean 'model'"],
+    "~model._target_": ["model", "_target_", "is missing"],
+    "~optimizer": ["optimizer", "cannot be without it"],
+    "~scheduler": ["scheduler", "taken out"],
+    "task.loss=null": ["task.loss=null", "_target_"],
+    "task.loss._target_=torch.nn.CrossEntropyLos": ["task.loss._target_", "'CrossEntropyLoss'"],
+    "task.loss._target_=torch.nn": ["task.loss._target_", "module"],
+    "model._target_=nowhere.Net": ["model._target_=nowhere.Net", "no module 'nowhere'"],
+    "task.monitor.mode=most": ["task.monitor.mode=most", "'min' or 'max'"],
+    "+task.monitor.metrik=x": ["task.monitor.metrik", "did you mean 'metric'?"],
+    "+callbacks.mine.patience=3": ["callbacks.mine", "_target_"],
+    "tracking.min_free_mb=much": ["tracking.min_free_mb=much", "a number"],
+    "tracking.flush_points=0": ["tracking.flush_points=0", "1 or more"],
+    "+tracking.flush=1": ["tracking.flush", "flush_points"],
+    "tracking.enabled=maybe": ["tracking.enabled=maybe", "true or false"],
+    "seed=-1": ["seed=-1", "0 or more"],
+    "seed=${nope}": ["seed=${nope}", "'nope' not found"],
+    "optimizer.lr=${oc.env:NO_SUCH_NAME}": ["optimizer.lr=", "NO_SUCH_NAME"],
+    "data.batch_size=???": ["data.batch_size", "a value is needed"],
+    "steps_per_call=often": ["steps_per_call=often", "'auto'"],
+    "compile=perhaps": ["compile=perhaps", "true or false"],
+    "cpu_threads=0": ["cpu_threads=0", "1 or more"],
+}
+
+
+@pytest.mark.parametrize("override", MISTAKES)
+def test_a_mistake_in_the_config_is_told_with_its_key_and_what_is_right(override: str) -> None:
+    cfg = compose_run([override])
+    with pytest.raises(UserError) as told:
+        check_config(cfg)
+    for word in MISTAKES[override]:
+        assert word in str(told.value)
+
+
+def test_all_mistakes_are_told_at_once() -> None:
+    cfg = compose_run(["optimizer.lr=abc", "+model.depht=3", "tracking.uri=[1]", "seed=x"])
+    with pytest.raises(UserError) as told:
+        check_config(cfg)
+    assert str(told.value).startswith("5 mistakes")  # data.seed is that of the run
+    for key in ("optimizer.lr", "model.depht", "tracking.uri", "seed=x", "data.seed"):
+        assert key in str(told.value)
+
+
+@pytest.mark.parametrize("choice", [*SHIPPED, *(f"experiment={name}" for name in EXPERIMENTS)])
+def test_every_shipped_option_passes_the_check(choice: str) -> None:
+    check_config(compose_run([choice]))
+
+
+def test_options_given_as_a_list_pass_the_check() -> None:
+    cfg = compose_run(["callbacks=[default,early_stopping,ema]"])
+    assert {"best", "last", "early_stopping", "ema"} <= cfg.callbacks.keys()
+    check_config(cfg)
+
+
+def test_keywords_of_a_subclass_are_those_of_its_parents() -> None:
+    check_config(compose_run(["data=cifar10", "data.batch_size=128"]))
+    with pytest.raises(UserError, match=r"data\.batch_sise=1: .* did you mean 'batch_size'"):
+        check_config(compose_run(["data=cifar10", "+data.batch_sise=1"]))
+
+
+def test_keywords_that_go_to_a_library_are_not_judged() -> None:
+    check_config(compose_run(["model=torchvision", "+model.dropout=0.5"]))
+
+
+WORDS = {
+    "data=digit": "did you mean 'digits'?",
+    "datta=digits": "did you mean 'data'?",
+    "optimizer.lrr=1": "did you mean 'lr'? (to add a new key: +optimizer.lrr=…)",
+    "optimizer.lr.x=1": "'optimizer.lr' is a value",
+    "optimizer": "write KEY=VALUE",
+    "=3": "a key is missing",
+    "name=a=b": 'name="…"',
+    "callbacks=[default,early_stoping]": "did you mean 'early_stopping'?",
+    "model=mlp,rasnet20": "did you mean 'resnet20'",
+    "experiment=mnist1d/cn": "did you mean 'mnist1d/cnn'",
+    "+model=mlp": "without the plus sign, model=mlp",
+    "~tracking": "cannot be without its tracking",
+    "scheduler=null": "'none'",
+    "debug=fats": "did you mean 'fast'",
+}
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_a_word_of_the_command_line_that_means_nothing_is_answered_with_what_could_be_meant(
+    word: str,
+) -> None:
+    mistakes = override_mistakes([word, "seed=3"], CONF, "train")
+    assert len(mistakes) == 1
+    assert WORDS[word] in mistakes[0]
+
+
+def test_parts_of_options_are_not_offered_as_options() -> None:
+    (told,) = override_mistakes(["data=digit"], CONF, "train")
+    assert "base/" not in told
+
+
+@pytest.mark.parametrize(
+    "target", ["os.system", "builtins.eval", "subprocess.Popen", "torch.hub.load", "torch.load"]
+)
+def test_a_recorded_config_cannot_call_what_is_no_part_of_a_run(target: str) -> None:
+    recorded = OmegaConf.create({"model": {"layers": [{"_target_": target}]}})
+    with pytest.raises(UserError, match=r"config\.yaml: model\.layers\[0\]\._target_=.* is not called"):
+        refuse_untrusted(recorded, "config.yaml")
+
+
+def test_the_nearest_names_are_offered_before_all_of_them() -> None:
+    assert nearest("accurcy", ["accuracy", "loss"]) == "did you mean 'accuracy'?"
+    assert nearest("zzz", ["b", "a"]) == "it can be: a, b"
