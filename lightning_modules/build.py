@@ -24,7 +24,8 @@ _STEP_HOOKS = (
     "on_train_batch_start", "on_train_batch_end", "on_before_backward", "on_after_backward",
     "on_before_optimizer_step", "on_before_zero_grad",
 )  # fmt: skip
-_CHUNK_BYTES, _CHUNK_STEPS, _SMALL_MODEL = 64 * 2**20, 50, 2_000_000
+_CHUNK_BYTES, _CHUNK_STEPS = 64 * 2**20, 50
+_TINY_MODEL, _SMALL_MODEL = 30_000, 2_000_000  # parameters
 
 
 def build_data(cfg: DictConfig) -> Any:
@@ -117,11 +118,12 @@ def _steps_per_call(cfg: DictConfig, data: Any, model: nn.Module, callbacks: lis
         and "plateau" not in str(cfg.scheduler)
         and not any(_needs_steps(callback) for callback in callbacks)
     )
-    small = sum(p.numel() for p in model.parameters()) < _SMALL_MODEL
-    if not (plain and small and data.in_memory):
+    size = sum(p.numel() for p in model.parameters())
+    if not (plain and size < _SMALL_MODEL and data.in_memory):
         return 1
     room = _CHUNK_BYTES // max(1, data.bytes_per_sample * data.batch_size)
-    return max(1, min(_CHUNK_STEPS, data.steps_per_epoch(), room))
+    steps = _CHUNK_STEPS if size < _TINY_MODEL else _CHUNK_STEPS // 10  # slow steps: the progress bar shall move
+    return max(1, min(steps, data.steps_per_epoch(), room))
 
 
 def _needs_steps(callback: pl.Callback) -> bool:

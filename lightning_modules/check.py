@@ -1,6 +1,7 @@
 """Every component's signature is bound before anything is built, and all mistakes are told at once."""
 
 import inspect
+import os
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -195,7 +196,8 @@ def refuse_untrusted(cfg: Any, where: str) -> None:
     """Raise UserError unless all targets of a config that was read from a store are parts of a run.
 
     A part is a function or class of this package, or a class that torch, Lightning or torchmetrics derive from
-    Module, Optimizer, LRScheduler, Callback, Strategy, Profiler, LightningDataModule or Trainer.
+    Module, Optimizer, LRScheduler, Callback, Strategy, Profiler, LightningDataModule or Trainer. Classes of other
+    packages are admitted by naming these in the environment: TOUCHSTONE_TRUST=mine,yours.
     """
     import pytorch_lightning as pl
     import torch
@@ -206,14 +208,16 @@ def refuse_untrusted(cfg: Any, where: str) -> None:
         torch.nn.Module, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler, pl.Callback, Strategy, Profiler,
         pl.LightningDataModule, pl.Trainer,
     )  # fmt: skip
+    trusted = {*_TRUSTED, *os.environ.get("TOUCHSTONE_TRUST", "").split(",")}
     for path, node in components(cfg, ""):
         target = str(node["_target_"])
         ours = target.startswith("lightning_modules.")
-        found = locate(target) if ours or target.split(".")[0] in _TRUSTED else None
+        found = locate(target) if ours or target.split(".")[0] in trusted else None
         mine = ours and getattr(found, "__module__", "").startswith("lightning_modules.")
         if not (mine or (inspect.isclass(found) and issubclass(found, parts))):
             raise UserError(
-                f"{where}: {path}._target_={target} is no part of a model or a run, and is not called"
+                f"{where}: {path}._target_={target} is no part of a model or a run, and is not called "
+                "(a class of your own package is, where TOUCHSTONE_TRUST names the package)"
             )
 
 

@@ -75,6 +75,8 @@ def message_of(error: Exception) -> str | None:
         return f"config: {error}"
     if type(error).__name__ == "MlflowException":  # known by its name: MLflow is not imported for a message
         return f"the tracking store failed: {str(error).splitlines()[0]}"
+    if type(error).__name__ == "MisconfigurationException":
+        return f"Lightning: {error}"
     if isinstance(error, OSError):
         where = f" ({error.filename})" if error.filename else ""
         return f"{error.strerror or error}{where}"

@@ -44,8 +44,8 @@ class LastCheckpoint(Checkpoint):
 
     def _write(self, trainer: Trainer) -> None:
         """Write beside the old file and rename, so that a full disk or a kill leaves the old one whole."""
-        for logger in trainer.loggers:
-            logger.save()
+        for logger in trainer.loggers:  # what the checkpoint goes on from must stand in the store before it
+            getattr(logger, "flush", logger.save)()
         temporary = self.path.with_suffix(".tmp")
         self.path.parent.mkdir(parents=True, exist_ok=True)
         try:

@@ -46,9 +46,12 @@ def resume_run(store: Store, cfg: DictConfig) -> Resumed:
             f"resume={cfg.resume}: the run is still training, as process {tags['touchstone.pid']} of this machine"
         )
     checkpoint = artifact(store, run, "checkpoints/last.ckpt")
-    read_checkpoint(checkpoint)
+    trained = int(read_checkpoint(checkpoint)["epoch"]) + 1
     changed = _with_overrides(recorded_config(store, run), list(cfg.get("overrides", [])))
     changed.resume = run_id
+    epochs = changed.trainer.max_epochs
+    if epochs is not None and 0 <= epochs < trained:
+        raise UserError(f"trainer.max_epochs={epochs}: the run has {trained} epochs behind it already; give that number or more")
     return Resumed(run_id, tags["touchstone.model_id"], changed, checkpoint)
 
 
