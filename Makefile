@@ -9,10 +9,10 @@ train: $(READY) ## train the default model on real data and record the run
 	$(BIN)/python scripts/train.py
 
 test: $(READY) ## the default tests: no network, no GPU
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-all: $(READY) ## the slow ones too
-	$(BIN)/python -m pytest -n 2 -m "slow or not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "slow or not slow"
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -128,9 +128,7 @@ def _rooms_missing(cfg: DictConfig) -> list[str]:
         node = OmegaConf.select(cfg, path)
         if not isinstance(node, DictConfig):
             given = "null" if node is None else str(node)
-            mistakes.append(
-                f"{path}={given}: a run cannot be without it: a node with a '_target_' is wanted here"
-            )
+            mistakes.append(f"{path}={given}: a run cannot be without it: a node with a '_target_' is wanted here")
         elif not node.get("_target_"):
             mistakes.append(
                 f"{path}: '_target_' is missing: write the class or function to call, as in torch.optim.SGD"

@@ -41,11 +41,7 @@ def told() -> Iterator[None]:
         sys.exit(130)
     except Exception as error:
         message = message_of(error)
-        if (
-            message is None
-            or os.environ.get("TOUCHSTONE_TRACEBACK") == "1"
-            or (debugs and not _is_composing(error))
-        ):
+        if message is None or os.environ.get("TOUCHSTONE_TRACEBACK") == "1" or (debugs and not _is_composing(error)):
             traceback.print_exc()
         print(message or f"{type(error).__name__}: {error}", file=sys.stderr)
         sys.exit(1)
@@ -163,15 +159,15 @@ def _not_a_pair(word: str, error: str) -> str:
     if "=" not in word:
         return f"write KEY=VALUE, as in {word}=…"
     reason = error.splitlines()[0]
-    return f"this value cannot be read ({reason}); quote one that holds = , : [ or {{, as in '{word.split('=')[0]}=\"…\"'"
+    return (
+        f"this value cannot be read ({reason}); quote one that holds = , : [ or {{, as in '{word.split('=')[0]}=\"…\"'"
+    )
 
 
 def _misplaced_sign(override: Any, word: str, group: str) -> list[str]:
     """A group stands in the defaults list already: `+` cannot add it, and a run cannot be without most of them."""
     if override.is_add() or override.is_force_add():
-        return [
-            f"{word}: {group} has an option already; without the plus sign, {word.lstrip('+')} exchanges it"
-        ]
+        return [f"{word}: {group} has an option already; without the plus sign, {word.lstrip('+')} exchanges it"]
     if override.is_delete() and group in NEEDED:
         return [f"{word}: a run cannot be without its {group}; {group}=… chooses another one"]
     return []

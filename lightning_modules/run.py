@@ -21,6 +21,7 @@ from lightning_modules.check import check_config
 from lightning_modules.data.preprocess import recipe
 from lightning_modules.errors import UserError
 from lightning_modules.killed import Killed
+from lightning_modules.preflight import check_parts
 from lightning_modules.report import print_report, publish
 from lightning_modules.task.supervised import Supervised
 from lightning_modules.tracking.checkpoint import read_checkpoint
@@ -33,12 +34,13 @@ from lightning_modules.tracking.store import PROJECT_ROOT, Store, find_run, open
 def run(cfg: DictConfig, tags: Mapping[str, str] | None = None) -> dict[str, float]:
     """Train, test and record what the config says; return the last value of each val and test metric.
 
-    `tags` are set on the run beside its own. Raises UserError for every mistake that can be seen before the first step, and for a loss that is not finite.
+    `tags` are set on the run beside its own. Raises UserError for every mistake that can be seen before the first
+    step, and for a loss that is not finite.
     """
     _be_quiet()
     check_config(cfg)
-    store = open_store(cfg.tracking.get("uri")) if cfg.tracking.enabled and _is_lead() else None
-    resumed = resume_run(store, cfg) if cfg.resume and store else None
+    store = open_store(cfg.tracking.get("uri")) if cfg.tracking.enabled else None
+    resumed = resume_run(store, cfg, alone=_is_lead()) if cfg.resume and store else None
     if resumed:
         cfg = resumed.cfg
         check_config(cfg)
@@ -47,20 +49,22 @@ def run(cfg: DictConfig, tags: Mapping[str, str] | None = None) -> dict[str, flo
     build.fill_from_data(cfg, data)
     callbacks = build.build_callbacks(cfg)
     task = build.build_task(cfg, data, callbacks)
-    build.check_monitors(callbacks, task, cfg.scheduler, has_val=len(data.splits["val"]) > 0)
-    build.check_device(cfg)
-    build.check_forward(cfg, task, data)
-    build.check_optimizer(cfg, task, data)
+    check_parts(cfg, task, data, callbacks)
     task.passport = _passport(cfg, data)
-    if cfg.init_from and _is_lead():
+    if cfg.init_from:
         load_weights(store or open_store(cfg.tracking.get("uri")), str(cfg.init_from), task)
-    if store is None:
-        return _without_record(cfg, task, data, callbacks)
-    checkpoint_bytes = 8 * sum(p.numel() * p.element_size() for p in task.parameters())
-    place = Path(store.uri.removeprefix("sqlite:///")).parent if store.is_local else PROJECT_ROOT / "mlruns"
-    require_free_space(place, int(cfg.tracking.min_free_mb * 1e6) + checkpoint_bytes)
+    if store is None or not _is_lead():
+        return _without_record(cfg, task, data, callbacks, resumed)
+    _require_room(cfg, store, task)
     with signals_raise(), recording(_open_record(store, cfg, data, resumed, tags or {})) as record:
         return _with_record(cfg, task, data, callbacks, record, resumed)
+
+
+def _require_room(cfg: DictConfig, store: Store, task: Supervised) -> None:
+    """Raise UserError where the store's disk cannot take the checkpoints and `tracking.min_free_mb` beside them."""
+    checkpoints = 8 * sum(p.numel() * p.element_size() for p in task.parameters())
+    place = Path(store.uri.removeprefix("sqlite:///")).parent if store.is_local else PROJECT_ROOT / "mlruns"
+    require_free_space(place, int(cfg.tracking.min_free_mb * 1e6) + checkpoints)
 
 
 def _with_record(
@@ -85,15 +89,17 @@ def _with_record(
     return metrics
 
 
-def _without_record(cfg: DictConfig, task: Supervised, data: Any, callbacks: list[Any]) -> dict[str, float]:
+def _without_record(
+    cfg: DictConfig, task: Supervised, data: Any, callbacks: list[Any], resumed: Resumed | None
+) -> dict[str, float]:
     """Train and test with ``tracking=none``, or on a rank that is not the one that records."""
     folder = PROJECT_ROOT / "mlruns" / "work" / str(os.getpid())
     build.place_checkpoints(callbacks, folder, folder)  # rank 0 tells the others its own
-    logger = DummyLogger()
+    logger: DummyLogger | None = DummyLogger()
     if not cfg.tracking.enabled:
         callbacks, logger = [c for c in callbacks if not build.wants_record(c)], None
     trainer = build.build_trainer(cfg, callbacks, logger, folder)
-    metrics = _fit(trainer, task, data, None)
+    metrics = _fit(trainer, task, data, resumed.checkpoint if resumed else None)
     metrics |= _test(trainer, task, data, None)
     shutil.rmtree(folder, ignore_errors=True)
     if trainer.is_global_zero:
@@ -103,9 +109,7 @@ def _without_record(cfg: DictConfig, task: Supervised, data: Any, callbacks: lis
 
 def _fit(trainer: pl.Trainer, task: Supervised, data: Any, checkpoint: Path | None) -> dict[str, float]:
     with _messages_of_ranks():
-        trainer.fit(
-            task, datamodule=data, ckpt_path=str(checkpoint) if checkpoint else None, weights_only=True
-        )
+        trainer.fit(task, datamodule=data, ckpt_path=str(checkpoint) if checkpoint else None, weights_only=True)
     return {key: float(value) for key, value in trainer.callback_metrics.items()}
 
 
@@ -140,17 +144,13 @@ def _test(trainer: pl.Trainer, task: Supervised, data: Any, weights: Path | None
     return {key: float(value) for key, value in trainer.callback_metrics.items()}
 
 
-def _open_record(
-    store: Store, cfg: DictConfig, data: Any, resumed: Resumed | None, tags: Mapping[str, str]
-) -> Record:
+def _open_record(store: Store, cfg: DictConfig, data: Any, resumed: Resumed | None, tags: Mapping[str, str]) -> Record:
     settings: Any = OmegaConf.to_container(cfg.tracking, resolve=True)
     if resumed:
         run_id, model_id = resumed.run_id, resumed.model_id
         store.client.update_run(run_id, status="RUNNING")
     else:
-        parent = (
-            {"touchstone.init_from": find_run(store, str(cfg.init_from)).info.run_id} if cfg.init_from else {}
-        )
+        parent = {"touchstone.init_from": find_run(store, str(cfg.init_from)).info.run_id} if cfg.init_from else {}
         run_id, model_id = start_run(store, cfg.tracking.experiment, cfg.name, {**tags, **parent})
     try:
         record = Record(store, run_id, model_id, settings, resumed=resumed is not None)
@@ -179,9 +179,7 @@ def _passport(cfg: DictConfig, data: Any) -> dict[str, Any]:
 
 def _is_lead() -> bool:
     """Whether this process is the one that records: the first of the first node."""
-    return all(
-        os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "NODE_RANK", "RANK", "SLURM_PROCID")
-    )
+    return all(os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "NODE_RANK", "RANK", "SLURM_PROCID"))
 
 
 def _set_threads(cfg: DictConfig) -> None:
@@ -195,8 +193,15 @@ def _set_threads(cfg: DictConfig) -> None:
 def _be_quiet() -> None:
     """Silence Lightning's advice that does not hold here: batches come from memory, checkpoints overwrite on purpose."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    for text in (".*does not have many workers.*", ".*Total length of `list` across ranks is zero.*", ".*module.s. in eval mode at the start.*",
-                 ".*The number of training batches .* is smaller than the logging interval.*"):  # fmt: skip
+    expected = (
+        ".*does not have many workers.*",
+        ".*Checkpoint directory .* exists and is not empty.*",
+        ".*`isinstance.treespec, LeafSpec.*",
+        ".*The number of training batches .* is smaller than the logging interval.*",
+        ".*Total length of `list` across ranks is zero.*",
+        ".*module.s. in eval mode at the start.*",
+    )
+    for text in expected:
         warnings.filterwarnings("ignore", text)
 
 

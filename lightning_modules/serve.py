@@ -22,9 +22,7 @@ def load_task(path: Path) -> Supervised:
     """
     checkpoint = read_checkpoint(path)
     if "passport" not in checkpoint:
-        raise UserError(
-            f"The checkpoint {path} says nothing of its config: it was not written by this harness"
-        )
+        raise UserError(f"The checkpoint {path} says nothing of its config: it was not written by this harness")
     config = OmegaConf.create(checkpoint["passport"])
     refuse_untrusted(config, str(path))
     if "weights" in config.model:
@@ -81,9 +79,7 @@ def write_pyfunc(folder: Path, checkpoint: str, example: torch.Tensor, model_id:
     predicted = served.predict(example.numpy())
     inputs = TensorSpec(example.numpy().dtype, (-1, *example.shape[1:]))
     outputs = TensorSpec(predicted.dtype, (-1, *predicted.shape[1:]))
-    model = Model(
-        run_id=run_id, model_id=model_id, signature=ModelSignature(Schema([inputs]), Schema([outputs]))
-    )
+    model = Model(run_id=run_id, model_id=model_id, signature=ModelSignature(Schema([inputs]), Schema([outputs])))
     mlflow.pyfunc.add_to_model(
         model, loader_module="lightning_modules.serve", data=checkpoint, python_env="python_env.yaml"
     )

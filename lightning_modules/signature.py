@@ -26,9 +26,7 @@ def locate(target: str) -> Any:
             found = importlib.import_module(name)
         except ModuleNotFoundError as error:
             if error.name and not name.startswith(error.name):
-                raise UserError(
-                    f"importing it needs the package '{error.name}': pip install {error.name}"
-                ) from error
+                raise UserError(f"importing it needs the package '{error.name}': pip install {error.name}") from error
             continue
         for depth, part in enumerate(parts[i:], start=i):
             if not hasattr(found, part):
@@ -120,9 +118,7 @@ def fits(value: Any, hint: Any) -> bool:
     if inspect.isclass(kind) and issubclass(kind, PurePath):
         return isinstance(value, str)
     name = getattr(kind, "__name__", "")
-    return not (
-        name in ("Tensor", "Sequence", "Mapping", "Iterable") and isinstance(value, str | int | float | bool)
-    )
+    return not (name in ("Tensor", "Sequence", "Mapping", "Iterable") and isinstance(value, str | int | float | bool))
 
 
 def _near_or_short(word: str, names: list[str]) -> str:
@@ -134,9 +130,7 @@ def spoken(hint: Any) -> str:
     """An annotation in words: ``int or null``, ``'min' or 'max'``."""
     origin = typing.get_origin(hint)
     if origin is typing.Literal:
-        names = [
-            f"'{option}'" if isinstance(option, str) else str(option) for option in typing.get_args(hint)
-        ]
+        names = [f"'{option}'" if isinstance(option, str) else str(option) for option in typing.get_args(hint)]
     elif origin in (typing.Union, types.UnionType):
         names = [spoken(option) for option in typing.get_args(hint)]
     else:

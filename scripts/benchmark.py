@@ -36,19 +36,13 @@ class Row(NamedTuple):
     def __str__(self) -> str:
         middle, low, high = statistics.median(self.ratios), min(self.ratios), max(self.ratios)
         met = middle >= (self.bar or 0) if self.above else middle <= (self.bar or middle)
-        bar = (
-            f"{'≥' if self.above else '≤'} {self.bar:g} | {'met' if met else 'NOT MET'}"
-            if self.bar
-            else "– | –"
-        )
+        bar = f"{'≥' if self.above else '≤'} {self.bar:g} | {'met' if met else 'NOT MET'}" if self.bar else "– | –"
         return f"| {self.what} | {len(self.ratios)} | {middle:.2f} | {low:.2f}–{high:.2f} | {bar} | {self.note} |"
 
 
 def table(title: str, rows: Sequence[Row]) -> None:
     """Print rows as a Markdown table."""
-    print(
-        f"\n### {title}\n\n| what | n | median ratio | min–max | bar | | note |\n|---|---|---|---|---|---|---|"
-    )
+    print(f"\n### {title}\n\n| what | n | median ratio | min–max | bar | | note |\n|---|---|---|---|---|---|---|")
     print(*rows, sep="\n", flush=True)
 
 
@@ -69,13 +63,9 @@ def startup(repeats: int) -> None:
             "train.py --cfg job": [train, "--cfg", "job"], "shell completion": [train, "-sc", "query=bash"],
             "a misspelt override": [train, "modle=mlp"],
         }  # fmt: skip
-        times = interleaved(
-            {name: functools.partial(cpu_of, command) for name, command in commands.items()}, repeats
-        )
+        times = interleaved({name: functools.partial(cpu_of, command) for name, command in commands.items()}, repeats)
     base, app_time = times.pop("import hydra"), times["a trivial Hydra app"]
-    rows = [
-        Row("a trivial Hydra app / import hydra", quotients(times.pop("a trivial Hydra app"), base), None)
-    ]
+    rows = [Row("a trivial Hydra app / import hydra", quotients(times.pop("a trivial Hydra app"), base), None)]
     for name, seconds in times.items():
         took = f"{statistics.median(seconds):.2f} s"
         rows += [Row(f"{name} / import hydra", quotients(seconds, base), 4, note=took)]
@@ -107,9 +97,7 @@ def overhead(repeats: int) -> None:
             repeats,
         )
         per_epoch = f"{statistics.median(times['ours']) * 1e3:.1f} ms an epoch, weights bit-equal"
-        rows.append(
-            Row(f"{name} / plain loop", quotients(times["ours"], times["plain"]), 1.5, note=per_epoch)
-        )
+        rows.append(Row(f"{name} / plain loop", quotients(times["ours"], times["plain"]), 1.5, note=per_epoch))
     title = f"overhead (CPU time of an epoch: MNIST-1D, linear, batch 100, {EPOCHS - WARM_UP} epochs after {WARM_UP})"
     table(title, rows)
 
@@ -154,9 +142,7 @@ def our_epochs(choice: Sequence[str]) -> float:
 
     train(choice)
     weights = MEASURED["plain weights"]
-    assert all(torch.equal(weights[key], value) for key, value in MEASURED["weights"].items()), (
-        "weights differ"
-    )
+    assert all(torch.equal(weights[key], value) for key, value in MEASURED["weights"].items()), "weights differ"
     return MEASURED["cpu"] / (EPOCHS - WARM_UP)
 
 
@@ -210,7 +196,9 @@ def logging(repeats: int) -> None:
         for i, unit in enumerate(("CPU", "wall")):
             on, none = ([seconds[i] for seconds in times[key]] for key in ("on", "off"))
             cost = statistics.median([a - b for a, b in zip(on, none, strict=True)])
-            point = f"{statistics.median(none) / STEPS * 1e3:.2f} ms a step, {cost / STEPS / PER_STEP * 1e6:.0f} µs a point"
+            point = (
+                f"{statistics.median(none) / STEPS * 1e3:.2f} ms a step, {cost / STEPS / PER_STEP * 1e6:.0f} µs a point"
+            )
             rows.append(Row(f"{name}, {unit}", quotients(on, none), 1.05, note=point))
     table(
         f"logging ({PER_STEP} metrics in each of {STEPS} steps / no logger; stored in SQLite within the time)",
@@ -342,17 +330,13 @@ def processor() -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["overhead", "data", "logging", "startup", "all"])
     parser.add_argument("--repeats", type=int, default=5, help="turns that count (default 5)")
     arguments = parser.parse_args()
     if arguments.repeats < 1:
         parser.error("--repeats must be at least 1")
-    os.environ.update(
-        OMP_NUM_THREADS="1", MLFLOW_DISABLE_TELEMETRY="true", FORCE_COLOR="1"
-    )  # the bar is drawn
+    os.environ.update(OMP_NUM_THREADS="1", MLFLOW_DISABLE_TELEMETRY="true", FORCE_COLOR="1")  # the bar is drawn
     packages = ("torch", "pytorch-lightning", "hydra-core", "mlflow", "torchvision", "torchmetrics")
     print(f"{date.today()}, {processor()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, one thread; "
           f"Python {platform.python_version()}, " + ", ".join(f"{name} {version(name)}" for name in packages))  # fmt: skip

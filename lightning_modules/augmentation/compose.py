@@ -13,9 +13,7 @@ class Compose(nn.Module):
     CPU generator that the run seeds for each step, and returns a new batch.
     """
 
-    def __init__(
-        self, transforms: Mapping[str, nn.Module | None] | Sequence[nn.Module | None] | None = None
-    ) -> None:
+    def __init__(self, transforms: Mapping[str, nn.Module | None] | Sequence[nn.Module | None] | None = None) -> None:
         super().__init__()
         given = transforms.values() if isinstance(transforms, Mapping) else transforms or ()
         self.transforms = nn.ModuleList(transform for transform in given if transform is not None)

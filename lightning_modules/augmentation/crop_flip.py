@@ -23,9 +23,7 @@ class CropFlip(nn.Module):
         if padding < 0:
             raise UserError(f"augmentation.transforms.crop_flip.padding={padding} must be at least 0")
         if not 0 <= flip_probability <= 1:
-            raise UserError(
-                f"augmentation.transforms.crop_flip.flip_probability={flip_probability} must lie in [0, 1]"
-            )
+            raise UserError(f"augmentation.transforms.crop_flip.flip_probability={flip_probability} must lie in [0, 1]")
         self.padding = padding
         self.flip_probability = flip_probability
         self.fill = fill
@@ -55,9 +53,7 @@ def crop_flip(x: Tensor, top: Tensor, left: Tensor, flip: Tensor, padding: int, 
     times faster than gathering pixels. A mirrored window lies at ``2*padding - left`` of the mirror image.
     """
     count, channels, height, width = x.shape
-    order = flip.long().argsort(
-        stable=True
-    )  # the images to be mirrored come last, so one copy mirrors them all
+    order = flip.long().argsort(stable=True)  # the images to be mirrored come last, so one copy mirrors them all
     straight = count - int(flip.sum())
     sorted_x = x.index_select(0, order.to(x.device))
     tall, wide = height + 2 * padding, width + 2 * padding

@@ -79,9 +79,7 @@ class CIFAR10(InMemoryData):
             self.root.mkdir(parents=True, exist_ok=True)
             with FileLock(self.root / f".{self.name}.lock"):  # ranks and parallel jobs fetch it once
                 if not self._complete():
-                    download_and_extract_archive(
-                        kind.url, str(self.root), filename=kind.filename, md5=kind.tgz_md5
-                    )
+                    download_and_extract_archive(kind.url, str(self.root), filename=kind.filename, md5=kind.tgz_md5)
             found = self._complete()
         if not found:
             folders = [self.root / self.binary_folder, self.root / self.python_folder]
@@ -106,9 +104,7 @@ class CIFAR10(InMemoryData):
         content = np.fromfile(file, np.uint8)
         record = self.label_bytes + PIXELS
         if not content.size or content.size % record:
-            raise UserError(
-                f"{file} is damaged: {content.size} bytes are not a whole number of records of {record}"
-            )
+            raise UserError(f"{file} is damaged: {content.size} bytes are not a whole number of records of {record}")
         records = torch.from_numpy(content).view(-1, record)
         x = records[:, self.label_bytes :].reshape(-1, 3, 32, 32)
         return x, records[:, self.label_bytes - 1].long()
@@ -119,9 +115,7 @@ class CIFAR10(InMemoryData):
         if not isinstance(data, np.ndarray) or not isinstance(labels, list):
             raise UserError(f"{file} is damaged: it lacks 'data' or '{self.label_key.decode()}'")
         if data.dtype != np.uint8 or data.shape != (len(labels), PIXELS):
-            raise UserError(
-                f"{file} is damaged: it holds no uint8 images of {PIXELS} values with a label each"
-            )
+            raise UserError(f"{file} is damaged: it holds no uint8 images of {PIXELS} values with a label each")
         return torch.from_numpy(data).view(-1, 3, 32, 32), torch.tensor(labels, dtype=torch.int64)
 
     def _names(self, folder: Path) -> list[str] | None:

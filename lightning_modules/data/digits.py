@@ -17,9 +17,7 @@ class Digits(InMemoryData):
         """Read the set that scikit-learn carries."""
         bunch = load_digits()
         x = (torch.from_numpy(bunch.images) * 255 / 16).round().to(torch.uint8).unsqueeze(1)
-        return Arrays(
-            x, torch.from_numpy(bunch.target).long(), class_names=[str(n) for n in bunch.target_names]
-        )
+        return Arrays(x, torch.from_numpy(bunch.target).long(), class_names=[str(n) for n in bunch.target_names])
 
     def build_preprocess(self, x: Store, train: Tensor) -> nn.Module:
         """Standardise."""

@@ -24,9 +24,7 @@ def read_idx(path: Path) -> Tensor:
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path} is damaged ({error}): get the file again") from error
     if len(content) < 4 or content[:3] != b"\x00\x00\x08" or not content[3]:
-        raise UserError(
-            f"{path} is no idx file of bytes: it begins with {content[:4].hex(' ')}, not with 00 00 08 0N"
-        )
+        raise UserError(f"{path} is no idx file of bytes: it begins with {content[:4].hex(' ')}, not with 00 00 08 0N")
     start = 4 + 4 * content[3]
     shape = tuple(int.from_bytes(content[place : place + 4], "big") for place in range(4, start, 4))
     if len(content) != start + math.prod(shape):

@@ -152,9 +152,7 @@ def _class_names(folder: Path) -> list[str]:
 def _list(folder: Path, names: list[str]) -> list[tuple[Path, int]]:
     unknown = [name for name in _class_names(folder) if name not in names]
     if unknown:
-        raise UserError(
-            f"{folder / unknown[0]} is no class of the training part: {nearest(unknown[0], names)}"
-        )
+        raise UserError(f"{folder / unknown[0]} is no class of the training part: {nearest(unknown[0], names)}")
     listed = []
     for label, name in enumerate(names):
         files = sorted(file for file in (folder / name).glob("*") if file.suffix.lower() in SUFFIXES)

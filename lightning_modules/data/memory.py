@@ -227,9 +227,7 @@ class InMemoryData(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         """Batches of the training part; `chunk` consecutive ones are concatenated to one item."""
         arrays = self.arrays
-        return self._loader(
-            arrays.x, arrays.y, "train", self.batch_size, self.order, self.drop_last, self.chunk
-        )
+        return self._loader(arrays.x, arrays.y, "train", self.batch_size, self.order, self.drop_last, self.chunk)
 
     def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
         """Batches of the validation part in its order, or no loader where that part is empty."""
@@ -255,9 +253,7 @@ class InMemoryData(pl.LightningDataModule):
         chunk: int = 1,
     ) -> DataLoader[Batch]:
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        sampler = BatchOrder(
-            self.splits[part], batch_size, order, self.seed, drop_last, rank, world_size, chunk
-        )
+        sampler = BatchOrder(self.splits[part], batch_size, order, self.seed, drop_last, rank, world_size, chunk)
         # a generator of its own, as a loader draws a seed for its workers from the global one at each start
         own: Any = {"generator": torch.Generator(), "num_workers": self.num_workers, "collate_fn": as_is}
         return DataLoader(IndexedBatches(x, y), batch_size=None, sampler=sampler, **own)

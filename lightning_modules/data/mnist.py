@@ -82,9 +82,7 @@ class MNIST(InMemoryData):
         ):
             if x.ndim != 3 or y.shape != x.shape[:1] or int(y.max()) >= len(self.class_labels):
                 shapes = f"{tuple(x.shape)} and {tuple(y.shape)}"
-                raise UserError(
-                    f"{x_file} and {y_file} do not belong together: {shapes}, labels to {int(y.max())}"
-                )
+                raise UserError(f"{x_file} and {y_file} do not belong together: {shapes}, labels to {int(y.max())}")
         test = (test_images.unsqueeze(1), test_labels.long())
         return Arrays(images.unsqueeze(1), labels.long(), test, list(self.class_labels), files=files)
 

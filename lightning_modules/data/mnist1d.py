@@ -41,9 +41,7 @@ class MNIST1D(InMemoryData):
     def _cached(self) -> dict[str, np.ndarray]:
         from mnist1d.data import get_dataset_args
 
-        what = json.dumps(
-            [version("mnist1d"), np.__version__, get_dataset_args(as_dict=True)], sort_keys=True
-        )
+        what = json.dumps([version("mnist1d"), np.__version__, get_dataset_args(as_dict=True)], sort_keys=True)
         path = self.cache_dir / f"mnist1d-{hashlib.sha256(what.encode()).hexdigest()[:16]}.npz"
         try:
             with np.load(path, allow_pickle=False) as stored:

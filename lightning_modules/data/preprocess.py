@@ -43,9 +43,7 @@ class Moments:
             x = _floats(store.index_select(0, index)).double().transpose(0, 1).reshape(channels, -1)
             total = count + x.shape[1]
             delta = x.mean(1) - mean
-            squares += (x - x.mean(1, keepdim=True)).square().sum(1) + delta.square() * count * x.shape[
-                1
-            ] / total
+            squares += (x - x.mean(1, keepdim=True)).square().sum(1) + delta.square() * count * x.shape[1] / total
             mean += delta * x.shape[1] / total
             low, high = torch.minimum(low, x.amin(1)), torch.maximum(high, x.amax(1))
             count = total

@@ -143,9 +143,7 @@ def _subsample(y: Tensor, pool: Tensor, plan: SplitPlan, names: Sequence[str] | 
             return pool
         return _draw(y, pool, "fraction", plan.fraction, len(pool), [plan.split_seed, SUBSAMPLE])
     if y.is_floating_point():
-        raise UserError(
-            f"data.per_class={plan.per_class} needs classes; this set has none: use data.fraction"
-        )
+        raise UserError(f"data.per_class={plan.per_class} needs classes; this set has none: use data.fraction")
     ordered = _stratified_order(y, pool, [plan.split_seed, SUBSAMPLE])
     labels, counts = y[ordered].unique_consecutive(return_counts=True)
     for label, count in zip(labels.tolist(), counts.tolist(), strict=True):

@@ -52,9 +52,7 @@ class Tabular(InMemoryData):
         """Check the table's settings too."""
         found = super().problems()
         if (self.bundled is None) == (self.path is None):
-            found.append(
-                f"data.name={self.bundled} and data.path={self.path}: give one of them, the other null"
-            )
+            found.append(f"data.name={self.bundled} and data.path={self.path}: give one of them, the other null")
         elif self.bundled is not None and self.bundled not in BUNDLED:
             found.append(f"data.name={self.bundled}: {nearest(self.bundled, BUNDLED)}")
         elif self.path is not None and not self.targets:
@@ -78,9 +76,7 @@ class Tabular(InMemoryData):
             return Arrays(x, torch.from_numpy(np.array(target, np.float32)))
         regression = pd.api.types.is_float_dtype(target) if self.regression is None else self.regression
         if regression and not pd.api.types.is_numeric_dtype(target):
-            raise UserError(
-                f"data.regression=true, but the target '{target.name}' is no number: {target.iloc[0]!r}"
-            )
+            raise UserError(f"data.regression=true, but the target '{target.name}' is no number: {target.iloc[0]!r}")
         if regression:
             return Arrays(x, torch.from_numpy(np.array(target, np.float32)))
         classes, y = np.unique(target.to_numpy(), return_inverse=True)
@@ -96,9 +92,7 @@ class Tabular(InMemoryData):
     def _read_file(self) -> tuple[pd.DataFrame, pd.Series | pd.DataFrame, None]:
         assert self.path is not None
         if not self.path.is_file():
-            raise UserError(
-                f"data.path={self.path}: there is no such file (looked for {self.path.resolve()})"
-            )
+            raise UserError(f"data.path={self.path}: there is no such file (looked for {self.path.resolve()})")
         try:
             table = READERS[self.path.suffix.lower()](self.path)
         except Exception as error:  # the readers raise many kinds
@@ -124,9 +118,7 @@ def _check(table: pd.DataFrame, target: pd.Series | pd.DataFrame) -> None:
     several = targets if len(targets.columns) > 1 else targets.iloc[:, :0]  # these must be numbers too
     words = [str(c) for part in (table, several) for c in part if not pd.api.types.is_numeric_dtype(part[c])]
     gaps = [str(c) for part in (table, targets) for c in part if part[c].isna().any()]
-    endless = [
-        str(c) for c in table if str(c) not in words + gaps and not np.isfinite(table[c].astype(float)).all()
-    ]
+    endless = [str(c) for c in table if str(c) not in words + gaps and not np.isfinite(table[c].astype(float)).all()]
     problems = [
         f"{what}: {', '.join(columns)}"
         for what, columns in (

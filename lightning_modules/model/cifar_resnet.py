@@ -21,12 +21,8 @@ class CifarResNet(nn.Module):
         super().__init__()
         channels, _, _ = image_shape("resnet", input_shape, smallest=4)
         if depth < 8 or (depth - 2) % 6:
-            raise UserError(
-                f"model.depth={depth}: the depth of a CIFAR ResNet is 6n + 2: 20, 32, 44, 56, 110"
-            )
-        self.stem = nn.Sequential(
-            nn.Conv2d(channels, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU()
-        )
+            raise UserError(f"model.depth={depth}: the depth of a CIFAR ResNet is 6n + 2: 20, 32, 44, 56, 110")
+        self.stem = nn.Sequential(nn.Conv2d(channels, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU())
         blocks: list[nn.Module] = []
         inputs = 16
         for outputs in (16, 32, 64):
@@ -52,9 +48,7 @@ class BasicBlock(nn.Module):
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         self.new_channels = outputs - inputs
-        self.conv1 = nn.Conv2d(
-            inputs, outputs, 3, stride=2 if self.new_channels else 1, padding=1, bias=False
-        )
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=2 if self.new_channels else 1, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(outputs)

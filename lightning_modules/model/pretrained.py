@@ -17,9 +17,7 @@ class PretrainedNetwork(nn.Module):
     either.
     """
 
-    def __init__(
-        self, network: nn.Module, heads: Sequence[str], repeat_gray: bool, freeze_backbone: bool
-    ) -> None:
+    def __init__(self, network: nn.Module, heads: Sequence[str], repeat_gray: bool, freeze_backbone: bool) -> None:
         super().__init__()
         self.network = network
         self.heads = list(heads)
@@ -56,6 +54,4 @@ class PretrainedNetwork(nn.Module):
             ) from error
         self.train()
         if not isinstance(logits, Tensor) or logits.shape != (1, num_outputs):
-            raise UserError(
-                f"model.name={name} is no classifier: it does not give one row of {num_outputs} logits"
-            )
+            raise UserError(f"model.name={name} is no classifier: it does not give one row of {num_outputs} logits")

@@ -14,8 +14,7 @@ def image_shape(model: str, input_shape: Sequence[int], smallest: int = 1) -> tu
     channels, height, width = (int(size) for size in input_shape)
     if min(height, width) < smallest:
         raise UserError(
-            f"model={model} needs images of at least {smallest}x{smallest} pixels, "
-            f"the data gives {tuple(input_shape)}"
+            f"model={model} needs images of at least {smallest}x{smallest} pixels, the data gives {tuple(input_shape)}"
         )
     return channels, height, width
 

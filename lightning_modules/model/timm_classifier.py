@@ -47,8 +47,7 @@ class TimmClassifier(PretrainedNetwork):
             )
         except (TypeError, ValueError, RuntimeError, AssertionError) as error:
             raise UserError(
-                f"model.name={name} with {arguments} cannot be built for images of shape "
-                f"{tuple(input_shape)}: {error}"
+                f"model.name={name} with {arguments} cannot be built for images of shape {tuple(input_shape)}: {error}"
             ) from error
         classifier = config.classifier or ()
         heads = [classifier] if isinstance(classifier, str) else list(classifier)
@@ -82,9 +81,7 @@ def _cached_file(name: str, config: Any) -> Path:
     """
     from huggingface_hub import try_to_load_from_cache
 
-    for filename in (
-        [config.hf_hub_filename] if config.hf_hub_filename else ["model.safetensors", "pytorch_model.bin"]
-    ):
+    for filename in [config.hf_hub_filename] if config.hf_hub_filename else ["model.safetensors", "pytorch_model.bin"]:
         found = try_to_load_from_cache(config.hf_hub_id, filename) if config.hf_hub_id else None
         if isinstance(found, str):
             read_state_dict(Path(found))

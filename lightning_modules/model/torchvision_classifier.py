@@ -48,8 +48,7 @@ class TorchvisionClassifier(PretrainedNetwork):
             network = torchvision.models.get_model(name, weights=None, num_classes=num_outputs, **arguments)
         except (TypeError, ValueError, RuntimeError, AssertionError) as error:
             raise UserError(
-                f"model.name={name} with {arguments} cannot be built for images of shape "
-                f"{tuple(input_shape)}: {error}"
+                f"model.name={name} with {arguments} cannot be built for images of shape {tuple(input_shape)}: {error}"
             ) from error
         heads = [_head(network, num_outputs)]
         super().__init__(network, heads, repeat_gray=channels == 1, freeze_backbone=freeze_backbone)

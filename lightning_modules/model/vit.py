@@ -33,9 +33,7 @@ class ViT(nn.Module):
         image = len(input_shape) == 3
         shape = image_shape("vit_tiny", input_shape) if image else series_shape("vit_tiny", input_shape)
         if any(size % patch_size for size in shape[1:]):
-            raise UserError(
-                f"model.patch_size={patch_size} does not divide the sides of {tuple(input_shape)}"
-            )
+            raise UserError(f"model.patch_size={patch_size} does not divide the sides of {tuple(input_shape)}")
         if dim % heads:
             raise UserError(f"model.dim={dim} is no multiple of model.heads={heads}")
         tokens = 1
@@ -70,9 +68,7 @@ class Block(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim)
         self.projection = nn.Linear(dim, dim)
         self.norm2 = nn.LayerNorm(dim)
-        self.mlp = nn.Sequential(
-            nn.Linear(dim, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, dim)
-        )
+        self.mlp = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, dim))
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, tokens: Tensor) -> Tensor:

@@ -16,9 +16,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     Nothing is unpickled. Raises UserError for a file that is missing, damaged or holds something else.
     """
     if not path.is_file():
-        raise UserError(
-            f"model.weights={path}: no such file; give null, default, or a .pth, .pt or .safetensors file"
-        )
+        raise UserError(f"model.weights={path}: no such file; give null, default, or a .pth, .pt or .safetensors file")
     state = _read(path)
     for key in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
@@ -71,9 +69,7 @@ def load_weights(
         differences += [f"unexpected {key}" for key in unexpected]
     if differences:
         more = f" and {len(differences) - 3} more" if len(differences) > 3 else ""
-        raise UserError(
-            f"model.weights={path} belongs to another network: {'; '.join(differences[:3])}{more}"
-        )
+        raise UserError(f"model.weights={path} belongs to another network: {'; '.join(differences[:3])}{more}")
 
 
 def _belongs_to(key: str, modules: Sequence[str]) -> bool:

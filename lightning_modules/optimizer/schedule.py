@@ -31,9 +31,7 @@ def cosine(
     set, or where the warm-up is not shorter than the training.
     """
     if warmup_steps is not None and warmup_epochs:
-        raise UserError(
-            "scheduler.warmup_steps and scheduler.warmup_epochs exclude each other: set one of them"
-        )
+        raise UserError("scheduler.warmup_steps and scheduler.warmup_epochs exclude each other: set one of them")
     warmup = round(warmup_epochs * steps_per_epoch) if warmup_steps is None else warmup_steps
     if not 0 <= warmup < total_steps:
         raise UserError(

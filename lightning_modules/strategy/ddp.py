@@ -58,9 +58,7 @@ class CheckedDDP(DDPStrategy):
         """Compare the number of processes and a fingerprint of the parameters over all ranks."""
         if not dist.is_initialized():
             if self.world_size > 1:
-                raise UserError(
-                    f"trainer.devices: {self.world_size} processes were asked for, but this one is alone"
-                )
+                raise UserError(f"trainer.devices: {self.world_size} processes were asked for, but this one is alone")
             return
         assert self.model is not None
         total = sum(float(p.detach().double().sum()) for p in self.model.parameters())
@@ -69,9 +67,7 @@ class CheckedDDP(DDPStrategy):
         dist.all_reduce(count)
         dist.all_reduce(mine, op=dist.ReduceOp.MAX)
         if int(count) != self.world_size:
-            raise UserError(
-                f"trainer.devices: {int(count)} processes answered, but {self.world_size} were asked for"
-            )
+            raise UserError(f"trainer.devices: {int(count)} processes answered, but {self.world_size} were asked for")
         if float(mine[1] + mine[2]) != 0.0:
             raise UserError(
                 "The ranks start from different parameters: do all processes have the same config and seed?"

@@ -23,21 +23,13 @@ class AnomalyDetection(Callback):
 
     def _look_at(self, name: str, layer: nn.Module) -> Any:
         def look(module: nn.Module, inputs: Any, output: Any) -> None:
-            values = (
-                output
-                if isinstance(output, Tensor)
-                else next((o for o in output if isinstance(o, Tensor)), None)
-            )
+            values = output if isinstance(output, Tensor) else next((o for o in output if isinstance(o, Tensor)), None)
             if values is not None and values.is_floating_point() and not bool(torch.isfinite(values).all()):
-                raise UserError(
-                    f"Step {self._step}: the output of {name} ({type(layer).__name__}) is not finite"
-                )
+                raise UserError(f"Step {self._step}: the output of {name} ({type(layer).__name__}) is not finite")
 
         return look
 
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         self._step = trainer.global_step
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:

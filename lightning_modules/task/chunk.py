@@ -21,9 +21,7 @@ def take_steps(task: Any, chunk: Batch) -> None:
     group = optimizer.param_groups[0]
     schedule = schedule_of(trainer, "step")
     first = step = task.global_step
-    for batch in mini_batches(
-        chunk, task.batch_size, trainer.max_steps - first if trainer.max_steps >= 0 else None
-    ):
+    for batch in mini_batches(chunk, task.batch_size, trainer.max_steps - first if trainer.max_steps >= 0 else None):
         loss = task.training_loss(batch, step)
         optimizer.zero_grad()
         loss.backward()
@@ -44,9 +42,7 @@ def mini_batches(chunk: Batch, batch_size: int, limit: int | None = None) -> Ite
 
 def schedule_of(trainer: Trainer, interval: str) -> Any:
     """The schedule that steps once per `interval` (``step`` or ``epoch``), or None."""
-    return next(
-        (config.scheduler for config in trainer.lr_scheduler_configs if config.interval == interval), None
-    )
+    return next((config.scheduler for config in trainer.lr_scheduler_configs if config.interval == interval), None)
 
 
 def _advance(trainer: Trainer, steps: int) -> None:

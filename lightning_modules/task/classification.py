@@ -72,9 +72,7 @@ class Classification(Supervised):
         else:
             weights = torch.tensor([float(w) for w in class_weights])
         if len(weights) != self.num_outputs:
-            raise UserError(
-                f"task.class_weights has {len(weights)} numbers, but there are {self.num_outputs} outputs"
-            )
+            raise UserError(f"task.class_weights has {len(weights)} numbers, but there are {self.num_outputs} outputs")
         name = "weight" if self.kind == "multiclass" else "pos_weight"
         if not hasattr(self.loss, name):
             raise UserError(f"task.class_weights: {type(self.loss).__name__} takes no {name}")
@@ -88,9 +86,7 @@ class Classification(Supervised):
             return y
         y = y.float().reshape(len(y), self.num_outputs)
         return (
-            y * (1 - self.label_smoothing) + self.label_smoothing / 2
-            if self.training and self.label_smoothing
-            else y
+            y * (1 - self.label_smoothing) + self.label_smoothing / 2 if self.training and self.label_smoothing else y
         )
 
     def scores(self, outputs: Tensor) -> Tensor:

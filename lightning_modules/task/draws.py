@@ -19,9 +19,7 @@ def seed_epoch(seed: int, epoch: int, rank: int, device: torch.device) -> None:
     number = mix(seed, epoch, rank) % 2**32
     random.seed(number)
     np.random.seed(number)
-    if (
-        device.type == "cpu"
-    ):  # torch.manual_seed seeds accelerators too, and costs a millisecond where none is
+    if device.type == "cpu":  # torch.manual_seed seeds accelerators too, and costs a millisecond where none is
         torch.default_generator.manual_seed(number)
     else:
         torch.manual_seed(number)

@@ -25,7 +25,9 @@ class Progress(RichProgressBar):
         self.long_validation = long_validation
         self.shown = tuple(shown)
 
-    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, int | str | float | dict[str, float]]:
+    def get_metrics(
+        self, trainer: Trainer, pl_module: LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
         """The last value of each metric of `shown`, at the bar's right end."""
         known = trainer.callback_metrics
         return {name: f"{float(known[name]):.3f}" for name in self.shown if name in known}

@@ -78,9 +78,7 @@ class Supervised(pl.LightningModule):
         self._train_sums: list[Tensor] = []
         self._last_step = -1
         self.tested_step = 0  # the step of the weights that are tested
-        self.passport: dict[
-            str, Any
-        ] = {}  # plain config of model, task, preprocessing: `serve.py` rebuilds from it
+        self.passport: dict[str, Any] = {}  # plain config of model, task, preprocessing: `serve.py` rebuilds from it
 
     # --- what a kind of task defines -------------------------------------------------------------------------
     def build_metrics(self, stage: str) -> MetricCollection:
@@ -133,10 +131,7 @@ class Supervised(pl.LightningModule):
 
     def _penalty(self) -> Tensor:
         self._penalised = self._penalised or [
-            p
-            for group in parameter_groups(self.model, 1.0, False)
-            if group["weight_decay"]
-            for p in group["params"]
+            p for group in parameter_groups(self.model, 1.0, False) if group["weight_decay"] for p in group["params"]
         ]
         absolute = torch.stack([p.abs().sum() for p in self._penalised]).sum() if self.l1 else 0.0
         squared = torch.stack([p.square().sum() for p in self._penalised]).sum() if self.l2 else 0.0

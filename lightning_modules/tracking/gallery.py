@@ -30,9 +30,7 @@ class Gallery(Callback):
     def _figures(self, scores: Tensor, targets: Tensor) -> dict[str, Any]:
         if targets.is_floating_point():
             several_labels = targets.ndim == 2 and bool(((targets == 0) | (targets == 1)).all())
-            return (
-                {} if several_labels else {"predicted_vs_true": pictures.predicted_vs_true(scores, targets)}
-            )
+            return {} if several_labels else {"predicted_vs_true": pictures.predicted_vs_true(scores, targets)}
         if targets.ndim > 1:
             return {}
         scores = torch.stack([1 - scores, scores], -1) if scores.ndim == 1 else scores

@@ -202,11 +202,7 @@ class BufferedMLflowLogger(Logger):
             for point, value in zip(batch, _numbers(batch), strict=True)
         ]
         uri = self._client.tracking_uri
-        beside = (
-            Path(uri.removeprefix("sqlite:///")).parent
-            if uri.startswith("sqlite")
-            else PROJECT_ROOT / "mlruns"
-        )
+        beside = Path(uri.removeprefix("sqlite:///")).parent if uri.startswith("sqlite") else PROJECT_ROOT / "mlruns"
         for folder in (beside, Path.cwd(), Path(tempfile.gettempdir())):
             path = folder / "undelivered" / f"{self._run_id}.jsonl"
             try:
@@ -235,9 +231,7 @@ def deliver(client: MlflowClient, path: Path) -> int:
 
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     for run_id in {row["run_id"] for row in rows}:
-        points = [
-            Metric(r["key"], r["value"], r["timestamp"], r["step"]) for r in rows if r["run_id"] == run_id
-        ]
+        points = [Metric(r["key"], r["value"], r["timestamp"], r["step"]) for r in rows if r["run_id"] == run_id]
         for start in range(0, len(points), MAX_BATCH):
             client.log_batch(run_id, metrics=points[start : start + MAX_BATCH])
     return len(rows)
@@ -273,12 +267,7 @@ def _numbers(batch: Iterable[Point]) -> list[float]:
 
 
 def _check_name(key: str) -> None:
-    if (
-        not METRIC_NAME.fullmatch(key)
-        or posixpath.normpath(key) != key
-        or key.startswith(("/", ".."))
-        or key == "."
-    ):
+    if not METRIC_NAME.fullmatch(key) or posixpath.normpath(key) != key or key.startswith(("/", "..")) or key == ".":
         raise UserError(
             f"metric name {key!r}: MLflow allows letters, digits, '_', '-', '.', ':', ' ' and '/' between "
             "parts, at most 250 characters"

@@ -109,9 +109,7 @@ def _draw_curves(axes: Axes, metric: str, curves: Mapping[str, Sequence[tuple[in
             axes.axhline(float(values[-1]), color=colour, linestyle="--", linewidth=1.5, label=label)
             continue
         marker = "o" if len(steps) < 30 else None  # one lonely point would be invisible without
-        axes.plot(
-            steps, values, color=colour, linewidth=1.6, marker=marker, markersize=3, label=split or None
-        )
+        axes.plot(steps, values, color=colour, linewidth=1.6, marker=marker, markersize=3, label=split or None)
     if "loss" in metric and seen and min(seen) > 0 and max(seen) / min(seen) > 100:
         axes.set_yscale("log")
     if any(curves):

@@ -17,9 +17,7 @@ from typing import Any, overload
 
 HIDDEN = "***"
 # `token` but not `tokenizer` or `max_tokens`: those are hyper-parameters.
-SECRET_KEY = re.compile(
-    r"(?i)password|passwd|secret|credential|(?:api|access|private)[_-]?key|token(?![a-z])"
-)
+SECRET_KEY = re.compile(r"(?i)password|passwd|secret|credential|(?:api|access|private)[_-]?key|token(?![a-z])")
 SECRET_FILE = re.compile(
     r"(?i)^\.env|\.(?:pem|key|p12|pfx)$|^id_\w+(?:\.pub)?$|credential|^\.netrc$|^\.npmrc$|^\.pypirc$"
 )
@@ -70,9 +68,7 @@ def git_state(root: Path) -> GitState:
         remote = _git_or_none(top, "config", "--get", "remote.origin.url")
         diff, left_out = _difference(top, commit)
     except FileNotFoundError:
-        return GitState(
-            None, None, False, "", None, "git is not installed: the code's version is not recorded"
-        )
+        return GitState(None, None, False, "", None, "git is not installed: the code's version is not recorded")
     except (OSError, subprocess.CalledProcessError) as error:
         said = (getattr(error, "stderr", b"") or str(error).encode()).decode(errors="replace").strip()
         reason = said.splitlines()[0] if said else "git failed"

@@ -41,9 +41,7 @@ class Record:
         logger: Lightning's logger of this run.
     """
 
-    def __init__(
-        self, store: Store, run_id: str, model_id: str, settings: Mapping[str, Any], resumed: bool
-    ) -> None:
+    def __init__(self, store: Store, run_id: str, model_id: str, settings: Mapping[str, Any], resumed: bool) -> None:
         self.store, self.run_id, self.model_id = store, run_id, model_id
         self.client = store.client
         run = self.client.get_run(run_id)
@@ -96,9 +94,7 @@ class Record:
         choices = config.pop("choices", {})
         config_text = {**config, "choices": choices}
         self.text("config/config.yaml", yaml.safe_dump(config_text, sort_keys=False, allow_unicode=True))
-        self.text(
-            "config/overrides.yaml", yaml.safe_dump([mask_secrets(o) for o in overrides], allow_unicode=True)
-        )
+        self.text("config/overrides.yaml", yaml.safe_dump([mask_secrets(o) for o in overrides], allow_unicode=True))
         self.params({**leaves(config), **choices})
         machine = hardware()
         self.text("environment/hardware.json", json.dumps(machine, indent=2))
@@ -138,13 +134,9 @@ class Record:
             digest=str(data["fingerprint"])[:36],
             source_type="local",
             source=json.dumps({"fingerprint": data["fingerprint"]}),
-            profile=json.dumps(
-                {key: value for key, value in data.items() if key not in ("fingerprint", "name")}
-            ),
+            profile=json.dumps({key: value for key, value in data.items() if key not in ("fingerprint", "name")}),
         )
-        self.client.log_inputs(
-            self.run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])]
-        )
+        self.client.log_inputs(self.run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
 
     def params(self, values: Mapping[str, Any]) -> None:
         """Log params; one that MLflow could not hold whole is replaced by where its value stands."""
@@ -153,14 +145,11 @@ class Record:
         known = self.client.get_run(self.run_id).data.params
         texts = {key: str(value) for key, value in values.items()}
         texts = {
-            k: v if len(v) <= PARAM_LIMIT else f"{len(v)} characters: see config/config.yaml"
-            for k, v in texts.items()
+            k: v if len(v) <= PARAM_LIMIT else f"{len(v)} characters: see config/config.yaml" for k, v in texts.items()
         }
         changed = {k: f"{known[k]} -> {v}" for k, v in texts.items() if k in known and known[k] != v}
         if changed:  # MLflow's params are final: a resumed run says in a tag what it does otherwise
-            self.tags(
-                {"touchstone.resumed_with": "; ".join(f"{key}: {value}" for key, value in changed.items())}
-            )
+            self.tags({"touchstone.resumed_with": "; ".join(f"{key}: {value}" for key, value in changed.items())})
         new = [Param(k, v) for k, v in texts.items() if k not in known]
         for start in range(0, len(new), _PER_CALL):
             self.client.log_batch(self.run_id, params=new[start : start + _PER_CALL])
@@ -175,9 +164,7 @@ class Record:
         """Store a text as the artifact `path`."""
         file = self.folder / path
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(
-            text, encoding="utf-8", errors="surrogateescape", newline=""
-        )  # a diff keeps its bytes
+        file.write_text(text, encoding="utf-8", errors="surrogateescape", newline="")  # a diff keeps its bytes
 
     # --- how it ends -----------------------------------------------------------------------------------------
     def finish(self, status: str, error: BaseException | None = None) -> None:

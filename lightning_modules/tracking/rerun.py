@@ -48,9 +48,7 @@ def recorded_code(store: Store, run: Any) -> Iterator[Path]:
     """A temporary worktree with the recorded commit and the recorded diff applied."""
     commit = run.data.tags.get("mlflow.source.git.commit")
     if not commit:
-        raise UserError(
-            f"run {run.info.run_id} has no recorded commit (it ran without git): --here uses today's code"
-        )
+        raise UserError(f"run {run.info.run_id} has no recorded commit (it ran without git): --here uses today's code")
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder) / "code"
         _git("worktree", "add", "--detach", str(tree), commit)
@@ -113,7 +111,7 @@ def first_difference(old: list[tuple[int, float]], new: list[tuple[int, float]])
         if not same:
             return min(a[0], b[0])
     if len(old) != len(new):
-        longer = sorted(max(old, new, key=len))
+        longer = sorted(old if len(old) > len(new) else new)
         return longer[min(len(old), len(new))][0]
     return None
 
@@ -130,9 +128,7 @@ def _compare(store: Store, old_id: str, new_id: str) -> int:
         step = first_difference(a, b)
         different += step is not None
         outcome = "equal" if step is None else f"different from step {step}"
-        table.add_row(
-            name, str(len(a)), outcome, *(f"{max(side)[1]:.6g}" if side else "-" for side in (a, b))
-        )
+        table.add_row(name, str(len(a)), outcome, *(f"{max(side)[1]:.6g}" if side else "-" for side in (a, b)))
     Console().print(table)
     print(
         "all metrics are equal"
@@ -151,16 +147,13 @@ def _print_code_changes(run: Any) -> None:
         ["git", "diff", "--stat", then], cwd=PROJECT_ROOT, capture_output=True, text=True, check=False
     )
     dirty = " with changes on top" if run.data.tags.get("git.dirty") == "true" else ""
-    print(
-        f"code: recorded on {then[:10]}{dirty}; here {now.commit[:10]}{' with changes on top' if now.dirty else ''}"
-    )
+    print(f"code: recorded on {then[:10]}{dirty}; here {now.commit[:10]}{' with changes on top' if now.dirty else ''}")
     print(shown.stdout.strip() or "  no tracked file is different from that commit")
 
 
 def _print_environment_changes(store: Store, run: Any) -> None:
     recorded = dict(
-        line.split("==", 1)
-        for line in artifact(store, run, "environment/requirements.txt").read_text().split()
+        line.split("==", 1) for line in artifact(store, run, "environment/requirements.txt").read_text().split()
     )
     now = package_versions()
     for name in sorted(recorded.keys() | now.keys()):

@@ -37,11 +37,14 @@ def recorded_config(store: Store, run: Any) -> DictConfig:
     return cfg
 
 
-def resume_run(store: Store, cfg: DictConfig) -> Resumed:
-    """Find the run of ``resume=…`` with its last checkpoint. Raises UserError where it cannot go on."""
+def resume_run(store: Store, cfg: DictConfig, alone: bool = True) -> Resumed:
+    """Find the run of ``resume=…`` with its last checkpoint. Raises UserError where it cannot go on.
+
+    `alone`: nobody else may be training it now; false for the ranks beside the first one.
+    """
     run = find_run(store, str(cfg.resume))
     tags, run_id = run.data.tags, run.info.run_id
-    if run.info.status == "RUNNING" and _is_alive(tags):
+    if alone and run.info.status == "RUNNING" and _is_alive(tags):
         raise UserError(
             f"resume={cfg.resume}: the run is still training, as process {tags['touchstone.pid']} of this machine"
         )
@@ -51,7 +54,9 @@ def resume_run(store: Store, cfg: DictConfig) -> Resumed:
     changed.resume = run_id
     epochs = changed.trainer.max_epochs
     if epochs is not None and 0 <= epochs < trained:
-        raise UserError(f"trainer.max_epochs={epochs}: the run has {trained} epochs behind it already; give that number or more")
+        raise UserError(
+            f"trainer.max_epochs={epochs}: the run has {trained} epochs behind it already; give that number or more"
+        )
     return Resumed(run_id, tags["touchstone.model_id"], changed, checkpoint)
 
 
@@ -99,21 +104,17 @@ def load_weights(store: Store, wanted: str, module: nn.Module) -> None:
     run = find_run(store, wanted)
     path = best_checkpoint(store, run)
     state = {
-        k.removeprefix("model."): v
-        for k, v in read_checkpoint(path)["state_dict"].items()
-        if k.startswith("model.")
+        k.removeprefix("model."): v for k, v in read_checkpoint(path)["state_dict"].items() if k.startswith("model.")
     }
     network: Any = module.model
     own = network.state_dict()
     wrong = sorted(
-        k
-        for k in own.keys() | state.keys()
-        if k not in own or k not in state or own[k].shape != state[k].shape
+        k for k in own.keys() | state.keys() if k not in own or k not in state or own[k].shape != state[k].shape
     )
     if wrong:
         raise UserError(
-            f"init_from={wanted}: {len(wrong)} of {len(own)} tensors of that run's model do not fit this one ({', '.join(wrong[:4])} …): "
-            "choose the same model group and the same number of outputs"
+            f"init_from={wanted}: {len(wrong)} of {len(own)} tensors of that run's model do not fit this one "
+            f"({', '.join(wrong[:4])} …): choose the same model group and the same number of outputs"
         )
     network.load_state_dict(state)
 

@@ -183,9 +183,7 @@ def _create_once(path: Path) -> None:
     except (SQLAlchemyError, MlflowException) as error:  # a full disk, mostly
         raise UserError(f"the tracking store {path} cannot be created: {error}") from error
     except Timeout as error:
-        raise UserError(
-            f"another process holds {path}.lock: end it, or delete the lock if there is none"
-        ) from error
+        raise UserError(f"another process holds {path}.lock: end it, or delete the lock if there is none") from error
 
 
 def _remove_draft(draft: Path) -> None:
@@ -237,16 +235,12 @@ def find_run(store: Store, wanted: str) -> Run:
     client = store.client
     everywhere = [experiment.experiment_id for experiment in client.search_experiments()]
     for condition in _conditions(wanted):
-        runs = client.search_runs(
-            everywhere, condition, max_results=6, order_by=["attributes.start_time DESC"]
-        )
+        runs = client.search_runs(everywhere, condition, max_results=6, order_by=["attributes.start_time DESC"])
         if len(runs) == 1:
             return runs[0]
         if runs:
             ids = ", ".join(run.info.run_id for run in runs[:5])
-            raise UserError(
-                f"{wanted!r} fits several runs: give the id of one: {ids}{', …' * (len(runs) > 5)}"
-            )
+            raise UserError(f"{wanted!r} fits several runs: give the id of one: {ids}{', …' * (len(runs) > 5)}")
     newest = client.search_runs(everywhere, max_results=100, order_by=["attributes.start_time DESC"])
     names = [run.info.run_name or "" for run in newest]
     guess = nearest(wanted, names) if any(names) else ""

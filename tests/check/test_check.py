@@ -123,9 +123,7 @@ def test_parts_of_options_are_not_offered_as_options() -> None:
     assert "base/" not in told
 
 
-@pytest.mark.parametrize(
-    "target", ["os.system", "builtins.eval", "subprocess.Popen", "torch.hub.load", "torch.load"]
-)
+@pytest.mark.parametrize("target", ["os.system", "builtins.eval", "subprocess.Popen", "torch.hub.load", "torch.load"])
 def test_a_recorded_config_cannot_call_what_is_no_part_of_a_run(target: str) -> None:
     recorded = OmegaConf.create({"model": {"layers": [{"_target_": target}]}})
     with pytest.raises(UserError, match=r"config\.yaml: model\.layers\[0\]\._target_=.* is not called"):

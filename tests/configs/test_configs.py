@@ -9,12 +9,15 @@ from lightning_modules import build
 from lightning_modules.check import check_config
 from lightning_modules.command_line import compose_run
 from lightning_modules.errors import UserError
+from lightning_modules.preflight import check_device
 
 ROOT = Path(__file__).resolve().parents[2]
 OPTIONS = sorted(
     f"{path.parent.name}={path.stem}" for path in (ROOT / "conf").glob("*/*.yaml") if path.parent.name != "experiment"
 )
-EXPERIMENTS = sorted(str(p.relative_to(ROOT / "experiments").with_suffix("")) for p in (ROOT / "experiments").rglob("*.yaml"))
+EXPERIMENTS = sorted(
+    str(p.relative_to(ROOT / "experiments").with_suffix("")) for p in (ROOT / "experiments").rglob("*.yaml")
+)
 FITTING = {  # data that a model needs where digits do not fit it
     "model=mnist1d_cnn": ["data=mnist1d"],
     "model=mnist1d_gru": ["data=mnist1d"],
@@ -72,4 +75,4 @@ def test_all_options_of_a_small_group_are_built(group: str) -> None:
 
 @pytest.mark.parametrize("trainer", ["cpu", "ddp"])
 def test_a_trainer_for_this_machine_is_built(trainer: str) -> None:
-    build.check_device(compose_run([f"trainer={trainer}"]))
+    check_device(compose_run([f"trainer={trainer}"]))

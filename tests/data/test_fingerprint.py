@@ -49,32 +49,21 @@ def test_one_value_one_label_the_split_or_the_preprocessing_changes_it() -> None
 
 
 def test_what_does_not_change_the_data_does_not_change_it() -> None:
-    assert (
-        Digits().fingerprint()
-        == Digits(seed=5, batch_size=7, order="sequential", drop_last=True).fingerprint()
-    )
+    assert Digits().fingerprint() == Digits(seed=5, batch_size=7, order="sequential", drop_last=True).fingerprint()
 
 
 def test_it_stays_what_runs_on_other_days_and_machines_have_recorded() -> None:
-    assert (
-        Digits(split_seed=3).fingerprint()
-        == "451e40ac086792ae4b8b46a5341e84a9ebf45e06403543f3c38bd40c5a21c1e6"
-    )
+    assert Digits(split_seed=3).fingerprint() == "451e40ac086792ae4b8b46a5341e84a9ebf45e06403543f3c38bd40c5a21c1e6"
 
 
 def test_dtype_and_shape_count() -> None:
     x = torch.zeros(4, 2, dtype=torch.int32)
-    assert (
-        len({tensor_digest(x), tensor_digest(x.view(2, 4)), tensor_digest(x.float()), tensor_digest(x, x)})
-        == 4
-    )
+    assert len({tensor_digest(x), tensor_digest(x.view(2, 4)), tensor_digest(x.float()), tensor_digest(x, x)}) == 4
 
 
 def test_the_constants_of_the_config_count_and_fitted_ones_follow_from_the_data() -> None:
     assert describe(Standardize([0.5], [0.2])) != describe(Standardize([0.5], [0.3]))
-    assert describe(Standardize([0.5], [0.2], fitted=True)) == describe(
-        Standardize([0.5], [0.3], fitted=True)
-    )
+    assert describe(Standardize([0.5], [0.2], fitted=True)) == describe(Standardize([0.5], [0.3], fitted=True))
     assert describe(Standardize([0.5], [0.2])) != describe(Standardize([0.5], [0.2], fitted=True))
 
 
@@ -101,9 +90,7 @@ def test_a_files_hash_is_remembered_until_the_file_changes(tmp_path: Path) -> No
     file.write_bytes(b"three")
     assert cached_digest(tmp_path / "cache", "kind", [file], digest) != first
     assert len(calls) == 2
-    assert all(
-        set(json.loads(entry.read_text())) >= {"digest"} for entry in (tmp_path / "cache").rglob("*.json")
-    )
+    assert all(set(json.loads(entry.read_text())) >= {"digest"} for entry in (tmp_path / "cache").rglob("*.json"))
 
 
 def test_a_damaged_or_unwritable_cache_is_no_error(tmp_path: Path) -> None:

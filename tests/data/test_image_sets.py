@@ -19,9 +19,7 @@ PIXELS = RNG.randint(0, 256, (20, 3072), np.uint8)
 
 
 def idx(array: np.ndarray) -> bytes:
-    return (
-        bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape) + array.tobytes()
-    )
+    return bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape) + array.tobytes()
 
 
 def write_mnist(folder: Path, zipped: bool) -> None:
@@ -110,16 +108,12 @@ def write_cifar10(root: Path, binary: bool) -> None:
         if binary:
             (folder / f"{name}.bin").write_bytes(np.concatenate((labels[:, None], PIXELS), 1).tobytes())
         else:
-            (folder / name).write_bytes(
-                pickle.dumps({b"data": PIXELS, b"labels": labels.tolist()}, protocol=2)
-            )
+            (folder / name).write_bytes(pickle.dumps({b"data": PIXELS, b"labels": labels.tolist()}, protocol=2))
     names = [f"name{n}" for n in range(10)]
     if binary:
         (folder / "batches.meta.txt").write_text("\n".join(names) + "\n\n")
     else:
-        (folder / "batches.meta").write_bytes(
-            pickle.dumps({b"label_names": [n.encode() for n in names]}, protocol=2)
-        )
+        (folder / "batches.meta").write_bytes(pickle.dumps({b"label_names": [n.encode() for n in names]}, protocol=2))
 
 
 @pytest.mark.parametrize("binary", [False, True])

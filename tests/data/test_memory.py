@@ -101,9 +101,7 @@ class Recorder(pl.LightningModule):
 
 def fit(data: pl.LightningDataModule, notes: Path | None = None, **settings: Any) -> list[list[int]]:
     module = Recorder(notes)
-    off = dict.fromkeys(
-        ("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"), False
-    )
+    off = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"), False)
     whole: dict[str, Any] = {"accelerator": "cpu", "use_distributed_sampler": False, **off, **settings}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # a forked process that starts OpenMP threads like its parent did hangs for ever

@@ -52,13 +52,9 @@ def test_sequential_keeps_the_order_of_the_indices() -> None:
 
 @pytest.mark.parametrize("drop_last", [False, True])
 @pytest.mark.parametrize("world_size", [2, 3, 7])
-def test_the_ranks_batches_of_a_step_are_together_the_batch_of_one_process(
-    world_size: int, drop_last: bool
-) -> None:
+def test_the_ranks_batches_of_a_step_are_together_the_batch_of_one_process(world_size: int, drop_last: bool) -> None:
     whole = epoch(BatchOrder(INDICES, 4 * world_size, "shuffled", 5, drop_last), 2)
-    ranks = [
-        epoch(BatchOrder(INDICES, 4, "shuffled", 5, drop_last, r, world_size), 2) for r in range(world_size)
-    ]
+    ranks = [epoch(BatchOrder(INDICES, 4, "shuffled", 5, drop_last, r, world_size), 2) for r in range(world_size)]
     assert len({len(batches) for batches in ranks}) == 1, "all ranks take equally many steps"
     assert len(ranks[0]) == len(whole)
     for step, batch in enumerate(whole):
@@ -74,16 +70,12 @@ def in_order(indices: Tensor, world_size: int) -> list[Tensor]:
 
 
 def test_padding_repeats_the_first_samples() -> None:
-    ranks = [
-        torch.cat(epoch(BatchOrder(INDICES, 10, "sequential", rank=r, world_size=4), 0)) for r in range(4)
-    ]
+    ranks = [torch.cat(epoch(BatchOrder(INDICES, 10, "sequential", rank=r, world_size=4), 0)) for r in range(4)]
     assert torch.equal(torch.stack(ranks, 1).flatten(), torch.cat((INDICES, INDICES[:1])))
 
 
 def test_fewer_samples_than_ranks_are_repeated() -> None:
-    ranks = [
-        torch.cat(epoch(BatchOrder(INDICES[:2], 10, "sequential", rank=r, world_size=5), 0)) for r in range(5)
-    ]
+    ranks = [torch.cat(epoch(BatchOrder(INDICES[:2], 10, "sequential", rank=r, world_size=5), 0)) for r in range(5)]
     assert torch.cat(ranks).tolist() == [100, 101, 100, 101, 100]
 
 

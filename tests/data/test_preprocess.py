@@ -15,9 +15,7 @@ def test_images_are_standardised_per_channel() -> None:
     values = IMAGES[PART].double() / 255
     torch.testing.assert_close(found.shift, values.mean((0, 2, 3)).float())
     torch.testing.assert_close(found.scale, values.std((0, 2, 3), correction=0).float())
-    expected = (values - values.mean((0, 2, 3), keepdim=True)) / values.std(
-        (0, 2, 3), correction=0, keepdim=True
-    )
+    expected = (values - values.mean((0, 2, 3), keepdim=True)) / values.std((0, 2, 3), correction=0, keepdim=True)
     torch.testing.assert_close(found(IMAGES[PART]), expected.float(), atol=1e-5, rtol=1e-5)
 
 

@@ -71,9 +71,7 @@ def test_the_target_decides_between_classes_and_regression(tmp_path: Path) -> No
         ({}, {"regression": True}, "data.regression=true, but the target 'kind' is no number"),
     ],
 )
-def test_a_table_that_cannot_be_used_is_explained(
-    tmp_path: Path, change: dict, settings: dict, message: str
-) -> None:
+def test_a_table_that_cannot_be_used_is_explained(tmp_path: Path, change: dict, settings: dict, message: str) -> None:
     path = save(TABLE.assign(**change), tmp_path / "mine.csv")
     with pytest.raises(UserError, match=message):
         Tabular(name=None, path=path, **{"target": "kind", **settings}).setup()
@@ -101,7 +99,9 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def test_several_target_columns_are_labels_of_one_sample(tmp_path: Path) -> None:
-    table = pd.DataFrame({"a": [0.0, 1, 2, 3] * 10, "b": [1.0, 0, 1, 0] * 10, "x": [0, 1, 1, 0] * 10, "y": [1, 1, 0, 0] * 10})
+    table = pd.DataFrame(
+        {"a": [0.0, 1, 2, 3] * 10, "b": [1.0, 0, 1, 0] * 10, "x": [0, 1, 1, 0] * 10, "y": [1, 1, 0, 0] * 10}
+    )
     table.to_csv(tmp_path / "labels.csv", index=False)
     data = Tabular(name=None, path=tmp_path / "labels.csv", target=["x", "y"])
     data.setup()

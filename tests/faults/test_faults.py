@@ -47,9 +47,7 @@ BEFORE_THE_FIRST_STEP = {
 
 
 @pytest.mark.parametrize("words", BEFORE_THE_FIRST_STEP)
-def test_a_mistake_is_told_before_the_first_step_and_leaves_no_run(
-    train: Train, store: Any, words: str
-) -> None:
+def test_a_mistake_is_told_before_the_first_step_and_leaves_no_run(train: Train, store: Any, words: str) -> None:
     with pytest.raises(UserError, match=BEFORE_THE_FIRST_STEP[words]):
         train(*words.split())
     assert statuses(store) == []
@@ -79,9 +77,7 @@ def test_a_component_that_refuses_its_values_is_named_without_hydras_words(train
 
 
 def test_a_loss_that_is_no_number_ends_the_run_as_failed_and_says_where(train: Train, store: Any) -> None:
-    with pytest.raises(
-        UserError, match=r"loss is nan at step \d+ \(lr=1e\+30\)\. Samples of that batch: \d+"
-    ):
+    with pytest.raises(UserError, match=r"loss is nan at step \d+ \(lr=1e\+30\)\. Samples of that batch: \d+"):
         train("optimizer=sgd", "optimizer.lr=1e30")
     assert statuses(store) == ["FAILED"]
 
@@ -143,9 +139,7 @@ def test_a_record_that_cannot_be_described_does_not_stay_running(
 
 
 @pytest.mark.parametrize("damage", ["half", "empty", "pickle"])
-def test_a_damaged_checkpoint_is_refused_and_its_run_left_as_it_was(
-    train: Train, store: Any, damage: str
-) -> None:
+def test_a_damaged_checkpoint_is_refused_and_its_run_left_as_it_was(train: Train, store: Any, damage: str) -> None:
     from lightning_modules.tracking.record import artifact
 
     run = train("trainer.max_epochs=1")
@@ -169,9 +163,7 @@ def test_the_weights_of_another_network_are_refused(train: Train, store: Any) ->
     assert statuses(store) == ["FINISHED"]
 
 
-def test_a_recorded_config_that_calls_a_shell_is_not_resumed(
-    train: Train, store: Any, tmp_path: Path
-) -> None:
+def test_a_recorded_config_that_calls_a_shell_is_not_resumed(train: Train, store: Any, tmp_path: Path) -> None:
     from lightning_modules.tracking.record import artifact
 
     run = train("trainer.max_epochs=1")
@@ -194,9 +186,7 @@ def test_a_store_that_is_damaged_or_something_else_is_named(tmp_path: Path) -> N
             open_store(f"sqlite:///{path}")
 
 
-def test_a_misspelt_command_is_answered_without_importing_torch(
-    command: Callable[..., Any], store: Any
-) -> None:
+def test_a_misspelt_command_is_answered_without_importing_torch(command: Callable[..., Any], store: Any) -> None:
     done = command("train.py", "optimizer.lrr=1", "modle=mlp", "debug=fats", PYTHONPROFILEIMPORTTIME="1")
     assert done.returncode == 1
     told = [line for line in done.stderr.splitlines() if not line.startswith("import time:")]
@@ -207,21 +197,15 @@ def test_a_misspelt_command_is_answered_without_importing_torch(
     assert not {"torch", "pytorch_lightning", "mlflow", "torchmetrics"} & imported
 
 
-def test_a_mistake_in_the_config_exits_with_1_and_no_traceback(
-    command: Callable[..., Any], store: Any
-) -> None:
+def test_a_mistake_in_the_config_exits_with_1_and_no_traceback(command: Callable[..., Any], store: Any) -> None:
     done = command("train.py", "optimizer.lr=abc", "+model.depht=2")
     assert (done.returncode, done.stderr.splitlines()[0]) == (1, "2 mistakes in the config:")
     assert "Traceback" not in done.stderr
     assert statuses(store) == []
 
 
-def test_a_signal_ends_the_run_as_killed_and_it_can_be_resumed(
-    store: Any, train: Train, tmp_path: Path
-) -> None:
-    words = (
-        "trainer.max_epochs=100000 data.per_class=10 model=mlp callbacks.last.every_s=0 ~callbacks.progress"
-    )
+def test_a_signal_ends_the_run_as_killed_and_it_can_be_resumed(store: Any, train: Train, tmp_path: Path) -> None:
+    words = "trainer.max_epochs=100000 data.per_class=10 model=mlp callbacks.last.every_s=0 ~callbacks.progress"
     with subprocess.Popen(
         [sys.executable, str(ROOT / "scripts" / "train.py"), *words.split()],
         cwd=tmp_path, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,

@@ -61,9 +61,7 @@ def step(model: nn.Module, shape: tuple[int, ...]) -> None:
         ("googlenet", "fc"),
     ],
 )
-def test_any_classifier_of_torchvision_takes_gray_images_and_the_classes_of_the_data(
-    name: str, head: str
-) -> None:
+def test_any_classifier_of_torchvision_takes_gray_images_and_the_classes_of_the_data(name: str, head: str) -> None:
     model = TorchvisionClassifier(GRAY, 7, name, freeze_backbone=True)
     assert model.heads == [head]
     learning = {key for key, parameter in model.named_parameters() if parameter.requires_grad}
@@ -114,9 +112,7 @@ def test_weights_from_a_file_are_those_of_the_file(suffix: str, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("name", [SMALL, "squeezenet1_1"])
-def test_the_head_starts_anew_where_the_classes_differ_from_those_of_the_weights(
-    name: str, tmp_path: Path
-) -> None:
+def test_the_head_starts_anew_where_the_classes_differ_from_those_of_the_weights(name: str, tmp_path: Path) -> None:
     saved = library(name, 100)
     model = TorchvisionClassifier(COLOUR, 5, name, weights=str(save(saved, tmp_path / "weights.pt")))
     state = model.network.state_dict()
@@ -150,9 +146,7 @@ def test_the_old_names_in_files_of_densenet_are_understood(tmp_path: Path) -> No
                 old[key.replace(layer, f"{layer[:-1]}.{layer[-1]}")] = old.pop(key)
     torch.save(old, tmp_path / "old.pth")
     model = TorchvisionClassifier(COLOUR, 5, "densenet121", weights=str(tmp_path / "old.pth"))
-    assert all(
-        torch.equal(value, saved.state_dict()[key]) for key, value in model.network.state_dict().items()
-    )
+    assert all(torch.equal(value, saved.state_dict()[key]) for key, value in model.network.state_dict().items())
 
 
 def test_weights_may_come_from_the_checkpoint_of_a_whole_task(tmp_path: Path) -> None:
@@ -248,9 +242,7 @@ def test_weights_from_a_file_reach_a_network_of_timm(tmp_path: Path) -> None:
         TimmClassifier(GRAY, 5, TIMM, pretrained=True, weights=str(path))
 
 
-def test_pretrained_means_the_local_cache_of_hugging_face(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pretrained_means_the_local_cache_of_hugging_face(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(UserError, match=f"hf download timm/{TIMM}"):
         TimmClassifier(COLOUR, 5, TIMM, pretrained=True)

@@ -52,9 +52,7 @@ def test_every_config_of_the_group_is_tested_here() -> None:
 
 
 @pytest.mark.parametrize(("name", "shape"), [(name, shape) for name in SHAPES for shape in SHAPES[name]])
-def test_a_network_gives_one_row_of_logits_per_sample_and_every_parameter_learns(
-    name: str, shape: Shape
-) -> None:
+def test_a_network_gives_one_row_of_logits_per_sample_and_every_parameter_learns(name: str, shape: Shape) -> None:
     model = build(name, shape, num_outputs=7)
     logits = model(torch.randn(3, *shape))
     assert logits.shape == (3, 7)

@@ -108,9 +108,7 @@ def test_one_cycle_cycles_momentum_only_where_there_is_one() -> None:
 
 def test_a_plateau_lowers_the_rate_when_its_metric_stands_still() -> None:
     optimizer = sgd()
-    config = plateau(
-        optimizer, 100, 10, monitor="val/accuracy", mode="max", factor=0.5, patience=1, min_lr=0.4
-    )
+    config = plateau(optimizer, 100, 10, monitor="val/accuracy", mode="max", factor=0.5, patience=1, min_lr=0.4)
     assert (config["interval"], config["monitor"]) == ("epoch", "val/accuracy")
     rates = []
     for accuracy in (0.5, 0.6, 0.6, 0.6, 0.6, 0.6, 0.6):

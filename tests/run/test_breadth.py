@@ -65,7 +65,9 @@ def test_a_batch_can_be_overfitted(store: Any, train: Train) -> None:
 
 
 def test_early_stopping_ends_a_run_that_gains_nothing(store: Any, train: Train) -> None:
-    run = train("callbacks=early_stopping", "callbacks.early_stopping.patience=2", "optimizer.lr=0", "trainer.max_epochs=30")
+    run = train(
+        "callbacks=early_stopping", "callbacks.early_stopping.patience=2", "optimizer.lr=0", "trainer.max_epochs=30"
+    )
     assert len(histories(store, run.info.run_id)["val/loss"]) == 3
 
 

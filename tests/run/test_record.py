@@ -30,9 +30,16 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, An
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"
     run(
         compose_run(
-            ["model=mlp", "trainer.max_epochs=3", "trainer.log_every_n_steps=1", f"+tracking.note={LONG}",
-             "+tracking.api_key=hunter2", "~callbacks.progress", "~callbacks.summary"]
-        )  # fmt: skip
+            [
+                "model=mlp",
+                "trainer.max_epochs=3",
+                "trainer.log_every_n_steps=1",
+                f"+claim.note={LONG}",
+                "+claim.api_key=hunter2",
+                "~callbacks.progress",
+                "~callbacks.summary",
+            ]
+        )
     )
     store = open_store()
     yield store, store.client.search_runs(["1"])[0]
@@ -56,15 +63,19 @@ def test_every_leaf_of_the_config_is_a_param_and_none_is_cut(recorded: Any) -> N
     config.pop("choices")
     missing = leaves(config).keys() - params.keys()
     assert not missing
-    assert params["tracking.note"] == LONG
+    assert params["claim.note"] == LONG
     assert params["optimizer.lr"] == str(config["optimizer"]["lr"])
     assert (params["data"], params["model"]) == ("digits", "mlp")
 
 
 def test_a_secret_in_the_config_reaches_no_param_and_no_artifact(recorded: Any) -> None:
     run = recorded[1]
-    assert run.data.params["tracking.api_key"] == "***"
-    texts = [path.read_text(errors="replace") for path in folder_of(run).rglob("*") if path.suffix in (".yaml", ".json", ".txt")]
+    assert run.data.params["claim.api_key"] == "***"
+    texts = [
+        path.read_text(errors="replace")
+        for path in folder_of(run).rglob("*")
+        if path.suffix in (".yaml", ".json", ".txt")
+    ]
     assert texts and not any("hunter2" in text for text in texts)
     assert not any("hunter2" in value for value in run.data.tags.values())
 

@@ -23,7 +23,11 @@ SMALL = (
 CASES = {
     "plain": (),
     "ordinary loop, plateau": ("steps_per_call=1", "scheduler=plateau"),
-    "cosine, augmented": ("scheduler=cosine", "augmentation=image_basic", "augmentation.transforms.crop_flip.padding=1"),
+    "cosine, augmented": (
+        "scheduler=cosine",
+        "augmentation=image_basic",
+        "augmentation.transforms.crop_flip.padding=1",
+    ),
     "averaged weights": ("callbacks=ema", "callbacks.last.every_s=0"),
 }
 
@@ -33,7 +37,9 @@ def newest_run(store: Any) -> Any:
     return store.client.search_runs(experiments, order_by=["attributes.start_time DESC"], max_results=1)[0]
 
 
-def train_until(epoch: int, overrides: Sequence[str], monkeypatch: pytest.MonkeyPatch, number: int = signal.SIGTERM) -> None:
+def train_until(
+    epoch: int, overrides: Sequence[str], monkeypatch: pytest.MonkeyPatch, number: int = signal.SIGTERM
+) -> None:
     """Train, and send this process a signal when `epoch` begins."""
     start = Supervised.on_train_epoch_start
 
@@ -48,7 +54,9 @@ def train_until(epoch: int, overrides: Sequence[str], monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_resumed_run_is_bit_equal_to_the_uninterrupted_one(store: Any, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
+def test_a_resumed_run_is_bit_equal_to_the_uninterrupted_one(
+    store: Any, monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
     run(compose_run([*SMALL, *CASES[case]]))
     whole = newest_run(store)
     train_until(3, CASES[case], monkeypatch)
@@ -109,7 +117,9 @@ def test_init_from_starts_a_new_run_with_the_best_weights_of_another(store: Any,
 
 
 @pytest.mark.slow
-def test_a_rerun_on_the_recorded_code_is_bit_equal(store: Any, train: Callable[..., Any], command: Callable[..., Any]) -> None:
+def test_a_rerun_on_the_recorded_code_is_bit_equal(
+    store: Any, train: Callable[..., Any], command: Callable[..., Any]
+) -> None:
     first = train()
     done = command("rerun.py", first.info.run_id[:8])
     assert done.returncode == 0, done.stderr

@@ -21,9 +21,7 @@ ANSWERS = {
 
 
 @pytest.mark.parametrize("answer", ANSWERS)
-def test_what_needs_no_training_loads_no_torch_no_lightning_and_no_mlflow(
-    answer: str, tmp_path: Path
-) -> None:
+def test_what_needs_no_training_loads_no_torch_no_lightning_and_no_mlflow(answer: str, tmp_path: Path) -> None:
     arguments, code, words = ANSWERS[answer]
     line = "python train.py data=fas"
     done = subprocess.run(
@@ -51,10 +49,7 @@ def benchmark() -> Any:
 
 
 def test_a_row_holds_median_range_and_whether_the_bar_is_met(benchmark: Any) -> None:
-    assert (
-        str(benchmark.Row("a / b", [1.0, 3.0, 2.0], 1.5))
-        == "| a / b | 3 | 2.00 | 1.00–3.00 | ≤ 1.5 | NOT MET |  |"
-    )
+    assert str(benchmark.Row("a / b", [1.0, 3.0, 2.0], 1.5)) == "| a / b | 3 | 2.00 | 1.00–3.00 | ≤ 1.5 | NOT MET |  |"
     assert "≥ 1.5 | met" in str(benchmark.Row("a / b", [1.0, 3.0, 2.0], 1.5, above=True))
 
 

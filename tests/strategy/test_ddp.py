@@ -61,7 +61,6 @@ def _start_from_rank(rank: int, port: int) -> None:
     import os
 
     import torch.distributed as dist
-
     from pytorch_lightning.plugins.environments import LightningEnvironment
 
     from lightning_modules.strategy.ddp import CheckedDDP

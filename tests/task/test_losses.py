@@ -38,9 +38,7 @@ def test_smoothed_binary_labels_move_towards_a_half(build_run: Callable[..., Any
 
 
 @pytest.mark.parametrize("kind", ["multiclass", "binary"])
-def test_evaluation_measures_the_loss_against_the_labels_as_they_are(
-    build_run: Callable[..., Any], kind: str
-) -> None:
+def test_evaluation_measures_the_loss_against_the_labels_as_they_are(build_run: Callable[..., Any], kind: str) -> None:
     run = build_run(
         "data=tabular", "model=linear", *(["task=binary", "data.name=breast_cancer"] if kind == "binary" else []),
         "task.label_smoothing=0.2",
@@ -59,9 +57,7 @@ def test_penalties_count_weights_and_no_biases(build_run: Callable[..., Any]) ->
     batch = first_batch(plain)
     (weight,) = (p for name, p in penalised.task.model.named_parameters() if name.endswith("weight"))
     penalty = 0.1 * weight.abs().sum() + 0.5 * 0.4 * weight.square().sum()
-    assert torch.allclose(
-        penalised.task.training_loss(batch, 0), plain.task.training_loss(batch, 0) + penalty
-    )
+    assert torch.allclose(penalised.task.training_loss(batch, 0), plain.task.training_loss(batch, 0) + penalty)
 
 
 def test_the_gradient_of_the_l2_penalty_is_that_of_weight_decay(build_run: Callable[..., Any]) -> None:
@@ -112,9 +108,7 @@ def test_weights_given_as_a_list_are_those_of_the_loss(build_run: Callable[..., 
         (["task=binary"], "iris has 3 classes"),
     ],
 )
-def test_a_misuse_is_answered_with_the_key(
-    build_run: Callable[..., Any], overrides: list[str], words: str
-) -> None:
+def test_a_misuse_is_answered_with_the_key(build_run: Callable[..., Any], overrides: list[str], words: str) -> None:
     with pytest.raises((UserError, InstantiationException), match=words):  # `answer` unwraps Hydra's
         build_run(*IRIS, *overrides)
 
@@ -128,7 +122,4 @@ def test_a_dropout_layer_draws_by_seed_and_epoch_alone(build_run: Callable[..., 
         drawn.append(torch.rand(4))
     assert torch.equal(drawn[0], drawn[2])
     assert not torch.equal(drawn[0], drawn[1])
-    assert (
-        len({mix(seed, step, rank) for seed in range(20) for step in range(50) for rank in range(4)})
-        == 20 * 50 * 4
-    )
+    assert len({mix(seed, step, rank) for seed in range(20) for step in range(50) for rank in range(4)}) == 20 * 50 * 4

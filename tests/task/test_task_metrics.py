@@ -82,9 +82,9 @@ def test_multilabel_metrics_are_those_of_all_predictions() -> None:
 
     digits = load_digits()
     x = torch.from_numpy(digits.data).float()[:300] / 16
-    y = torch.from_numpy(
-        np.stack([digits.target % 2 == 0, digits.target > 4, digits.target % 3 == 0], -1)
-    ).float()[:300]
+    y = torch.from_numpy(np.stack([digits.target % 2 == 0, digits.target > 4, digits.target % 3 == 0], -1)).float()[
+        :300
+    ]
     batches: Any = [{"x": x[i], "y": y[i], "index": i} for i in torch.arange(300).split(64)]
     loader = DataLoader(batches, batch_size=None)
     chosen: Any = {"val": ["accuracy", "f1"], "test": None}

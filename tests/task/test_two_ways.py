@@ -65,9 +65,7 @@ def test_the_penalty_costs_nothing_where_it_is_zero_and_changes_the_weights_wher
     fit: Callable[..., Any],
 ) -> None:
     none, some = fit(*MNIST1D), fit(*MNIST1D, "task.l2=1.0")
-    norms = [
-        sum(float(p.detach().square().sum()) for p in run.task.model.parameters()) for run in (none, some)
-    ]
+    norms = [sum(float(p.detach().square().sum()) for p in run.task.model.parameters()) for run in (none, some)]
     assert norms[1] < norms[0]
 
 

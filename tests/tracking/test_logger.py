@@ -30,9 +30,7 @@ def history(store: Store, run_id: str, key: str) -> list[tuple[int, float]]:
 def test_three_thousand_points_are_all_stored_at_their_steps(store: Store, run_id: str) -> None:
     logger = BufferedMLflowLogger(store.client, run_id)
     for step in range(1000):
-        logger.log_metrics(
-            {"train/loss": 1 / (step + 1), "train/accuracy": torch.tensor(step / 8), "lr": 0.5}, step
-        )
+        logger.log_metrics({"train/loss": 1 / (step + 1), "train/accuracy": torch.tensor(step / 8), "lr": 0.5}, step)
         logger.save()
     logger.finalize("success")
     assert history(store, run_id, "train/loss") == [(step, 1 / (step + 1)) for step in range(1000)]
@@ -121,9 +119,7 @@ def test_test_metrics_are_linked_to_the_model_they_were_measured_on(store: Store
 
 
 @pytest.mark.parametrize("name", ["val/acc@5", "a=b", "../up", "a//b", "", "x" * 251])
-def test_a_name_that_mlflow_refuses_is_an_error_when_it_is_logged(
-    store: Store, run_id: str, name: str
-) -> None:
+def test_a_name_that_mlflow_refuses_is_an_error_when_it_is_logged(store: Store, run_id: str, name: str) -> None:
     with pytest.raises(UserError, match="letters, digits"):
         BufferedMLflowLogger(store.client, run_id).log_metrics({name: 1.0}, 0)
 
@@ -168,9 +164,7 @@ def test_points_that_no_server_takes_go_to_a_file_that_can_be_delivered_later(
     assert [w.category for w in warned] == [UserWarning, UndeliveredPoints]
     assert str(path) in str(warned[1].message) and logger.undelivered == path
     rows = [json.loads(line) for line in path.read_text().splitlines()]
-    assert [(row["step"], row["value"]) for row in rows if row["key"] == "loss"] == [
-        (s, s / 4) for s in range(30)
-    ]
+    assert [(row["step"], row["value"]) for row in rows if row["key"] == "loss"] == [(s, s / 4) for s in range(30)]
     assert deliver(store.client, path) == deliver(store.client, path) == 60
     assert history(store, run_id, "loss") == [(step, step / 4) for step in range(30)]
 

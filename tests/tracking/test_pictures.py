@@ -43,9 +43,7 @@ def test_a_confusion_matrix_prints_its_counts_true_classes_in_rows() -> None:
 def test_a_confusion_matrix_of_a_hundred_classes_has_names_but_no_counts() -> None:
     figure = confusion_matrix(torch.eye(100) * 5, [f"class {i}" for i in range(100)])
     assert len(figure.axes[0].texts) == 0
-    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == [
-        f"class {i}" for i in range(100)
-    ]
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == [f"class {i}" for i in range(100)]
     assert colours_of(figure) > 20
 
 

@@ -1,0 +1,118 @@
+"""What can be seen of a mistake once the parts are built, and before anything is trained or recorded."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from lightning_modules.build import build_trainer
+from lightning_modules.errors import UserError, nearest
+from lightning_modules.task.supervised import Supervised
+
+
+def check_parts(cfg: DictConfig, task: Supervised, data: Any, callbacks: list[pl.Callback]) -> None:
+    """Raise UserError for a metric that nobody logs, a device that is not there, or parts that do not fit together."""
+    check_monitors(callbacks, task, cfg.scheduler, has_val=len(data.splits["val"]) > 0)
+    check_device(cfg)
+    check_forward(cfg, task, data)
+    check_optimizer(cfg, task, data)
+
+
+def check_monitors(
+    callbacks: list[pl.Callback], task: Supervised, scheduler: Mapping[str, Any] | None, has_val: bool
+) -> None:
+    """Raise UserError where a callback or schedule watches a metric that this task never logs."""
+    logged = task.metric_names()
+    if not has_val:
+        logged = {name for name in logged if not name.startswith("val/")}
+    watched = [(type(c).__name__, getattr(c, "monitor", None)) for c in callbacks if getattr(c, "monitor", None)]
+    watched += [("scheduler", scheduler["monitor"])] if scheduler and scheduler.get("monitor") else []
+    for owner, name in watched:
+        if name not in logged:
+            lacking = not has_val and str(name).startswith("val/")
+            hint = " There is no validation set: callbacks=last trains without." if lacking else ""
+            every = ", ".join(sorted(logged))
+            raise UserError(
+                f"{owner} monitors '{name}', which is never logged; {nearest(str(name), logged)} (all: {every}).{hint}"
+            )
+
+
+def check_device(cfg: DictConfig) -> None:
+    """Raise UserError, before anything is recorded, where this machine lacks what the trainer asks for."""
+    try:
+        trainer = build_trainer(cfg, [], None, Path())
+        if trainer.world_size > 1 and not cfg.strategy.get("_target_"):
+            raise UserError(
+                f"trainer.devices={cfg.trainer.devices}: {trainer.world_size} processes need a strategy: add strategy=ddp"
+            )
+    except Exception as error:  # Lightning raises many kinds for a wrong device, precision or strategy
+        cause = error.__cause__ or error
+        if isinstance(cause, UserError):
+            raise cause from None
+        raise UserError(_device_message(cfg, cause)) from error
+
+
+def _device_message(cfg: DictConfig, cause: BaseException) -> str:
+    there = ["trainer=cpu", "trainer=ddp (2 processes on CPU)"]
+    there += ["trainer=gpu"] if torch.cuda.is_available() else []
+    there += ["trainer=mps"] if torch.backends.mps.is_available() else []
+    wanted = f"trainer.accelerator={cfg.trainer.accelerator} trainer.devices={cfg.trainer.devices}"
+    return f"trainer: {str(cause).splitlines()[0]}\n  asked for: {wanted}; this machine can run: {', '.join(there)}"
+
+
+def check_forward(cfg: DictConfig, task: Supervised, data: Any) -> None:
+    """Raise UserError where two samples do not go through the model, or do not give `num_outputs` numbers each."""
+    if cfg.compile:
+        return  # the first call compiles, for minutes
+    samples = data.example(2)
+    training = task.training
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            outputs = task.eval()(samples)
+    except Exception as error:  # whatever a network raises on a shape it is not made for
+        raise UserError(
+            f"model: {cfg.model._target_} does not take samples of shape {tuple(samples.shape[1:])}: {_first_line(error)}"
+        ) from error
+    finally:
+        task.train(training)
+    if tuple(outputs.shape) != (len(samples), cfg.model.num_outputs):
+        raise UserError(
+            f"model: {cfg.model._target_} gives {tuple(outputs.shape[1:])} numbers per sample, "
+            f"the task needs model.num_outputs={cfg.model.num_outputs}"
+        )
+    try:
+        loss = task.loss(outputs, task.target_of({"y": data.arrays.y[: len(samples)]}))
+        if loss.ndim:
+            raise ValueError(f"it gives a tensor of shape {tuple(loss.shape)}, not one number")
+    except Exception as error:
+        raise UserError(
+            f"task.loss: {cfg.task.loss._target_} does not suit this task and data: {_first_line(error)}"
+        ) from error
+
+
+def check_optimizer(cfg: DictConfig, task: Supervised, data: Any) -> None:
+    """Raise UserError where optimizer or scheduler refuse their settings: both are built once for nothing."""
+    epochs, limit, steps = cfg.trainer.max_epochs, cfg.trainer.max_steps, data.steps_per_epoch()
+    total = steps * max(epochs if epochs is not None else 1000, 1)
+    room = "optimizer"
+    try:
+        optimizer = instantiate(cfg.optimizer)(list(task.parameters()))
+        room = "scheduler"
+        if cfg.scheduler and cfg.scheduler.get("_target_"):
+            instantiate(cfg.scheduler)(
+                optimizer,
+                total_steps=max(1, min(total, limit) if limit > 0 else total),
+                steps_per_epoch=steps,
+            )
+    except UserError:
+        raise
+    except Exception as error:  # torch raises ValueError, TypeError and others
+        raise UserError(f"{room} ({cfg[room]._target_}): {_first_line(error)}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
