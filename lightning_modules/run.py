@@ -26,7 +26,8 @@ from lightning_modules.report import print_report, publish
 from lightning_modules.task.supervised import Supervised
 from lightning_modules.tracking.checkpoint import read_checkpoint
 from lightning_modules.tracking.gallery import Gallery
-from lightning_modules.tracking.record import Record, recording, signals_raise, start_run
+from lightning_modules.tracking.record import Record, start_run
+from lightning_modules.tracking.recording import recording, signals_raise
 from lightning_modules.tracking.resume import Resumed, load_weights, resume_run
 from lightning_modules.tracking.store import PROJECT_ROOT, Store, find_run, open_store, require_free_space
 

@@ -69,7 +69,7 @@ def startup(repeats: int) -> None:
     for name, seconds in times.items():
         took = f"{statistics.median(seconds):.2f} s"
         rows += [Row(f"{name} / import hydra", quotients(seconds, base), 4, note=took)]
-        rows += [Row(f"{name} / a trivial Hydra app", quotients(seconds, app_time), 2)]
+        rows += [Row(f"{name} / a trivial Hydra app", quotients(seconds, app_time), None)]
     table("startup (CPU time of a process)", rows)
 
 

@@ -1,6 +1,7 @@
 """The torchmetrics by name, for each kind of target."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
 from torchmetrics import Metric, MetricCollection
 from torchmetrics import classification as c
@@ -10,6 +11,8 @@ from lightning_modules.errors import UserError, nearest
 
 Kind = str
 Names = Mapping[str, Sequence[str]]
+# Every process has all predictions (`buffer.py`), so no metric shall add up what the others have.
+ALONE = {"sync_on_compute": False}
 _CLASSES = {"multiclass": "num_classes", "multilabel": "num_labels"}
 
 
@@ -29,7 +32,7 @@ def classification_metrics(kind: Kind, size: int, names: Sequence[str], top_k: i
     of right samples (micro). Raises UserError for an unknown name.
     """
     prefix = kind.capitalize()
-    of = {} if kind == "binary" else {_CLASSES[kind]: size}
+    of: dict[str, Any] = ALONE if kind == "binary" else {_CLASSES[kind]: size, **ALONE}
     macro = of if kind == "binary" else {**of, "average": "macro"}
     micro = of if kind == "binary" else {**of, "average": "micro"}
     known: dict[str, Callable[[], Metric]] = {
@@ -42,7 +45,7 @@ def classification_metrics(kind: Kind, size: int, names: Sequence[str], top_k: i
     if kind != "binary":
         known["class_accuracy"] = lambda: getattr(c, f"{prefix}Accuracy")(**{**of, "average": "none"})
     if kind == "multiclass" and size > top_k:
-        known[f"top{top_k}_accuracy"] = lambda: c.MulticlassAccuracy(size, average="micro", top_k=top_k)
+        known[f"top{top_k}_accuracy"] = lambda: c.MulticlassAccuracy(top_k=top_k, **micro)
     wanted = [f"top{top_k}_accuracy" if name == "top_k" else name for name in names]
     optional = {f"top{top_k}_accuracy", "class_accuracy"}
     return _collect({name: known[name] for name in wanted if name in known}, wanted, known.keys() | optional)
@@ -51,10 +54,10 @@ def classification_metrics(kind: Kind, size: int, names: Sequence[str], top_k: i
 def regression_metrics(size: int, names: Sequence[str]) -> MetricCollection:
     """Metrics of values [N, size] against targets [N, size]: mse, mae, rmse, r2. Raises UserError for an unknown name."""
     known: dict[str, Callable[[], Metric]] = {
-        "mse": r.MeanSquaredError,
-        "rmse": lambda: r.MeanSquaredError(squared=False),
-        "mae": r.MeanAbsoluteError,
-        "r2": r.R2Score,
+        "mse": lambda: r.MeanSquaredError(**ALONE),
+        "rmse": lambda: r.MeanSquaredError(squared=False, **ALONE),
+        "mae": lambda: r.MeanAbsoluteError(**ALONE),
+        "r2": lambda: r.R2Score(sync_on_compute=False),
     }
     return _collect({name: known[name] for name in names if name in known}, names, known.keys())
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
@@ -11,7 +12,7 @@ from lightning_modules.tracking import pictures
 
 
 class Gallery(Callback):
-    """Draws from the module's ``test_buffer``, (scores [N, K] or [N], targets): a confusion matrix and ROC curves
+    """Draws from the module's ``test_buffer``, (scores [N, K] or [N], targets): a confusion matrix (as CSV too) and ROC curves
     where targets are classes, predicted against true values where they are not."""
 
     def __init__(self, folder: Path, class_names: list[str] | None) -> None:
@@ -38,6 +39,8 @@ class Gallery(Callback):
         names = self.class_names or [str(i) for i in range(size)]
         names = [*names, *(str(i) for i in range(len(names), size))]
         matrix = torch.bincount(targets * size + scores.argmax(-1), minlength=size * size).reshape(size, size)
+        table = pd.DataFrame(matrix.numpy(), index=names, columns=names)
+        table.to_csv(self.folder / "confusion_matrix.csv", index_label="true, then predicted")
         drawn = {"confusion_matrix": pictures.confusion_matrix(matrix, names)}
         if size <= 20:
             drawn["roc"] = pictures.roc_curves(scores, targets, names)

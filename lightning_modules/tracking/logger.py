@@ -22,6 +22,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 
 from lightning_modules.errors import UserError
+from lightning_modules.tracking.bulk import log_points
 from lightning_modules.tracking.store import PROJECT_ROOT
 
 if TYPE_CHECKING:
@@ -169,7 +170,7 @@ class BufferedMLflowLogger(Logger):
             Metric(p.key, value, p.timestamp, p.step, model_id=model if p.key.startswith("test/") else None)
             for p, value in unique.values()
         ]
-        self._client.log_batch(self._run_id, metrics=metrics)
+        log_points(self._client, self._run_id, metrics)
 
     def _warn_once(self, error: Exception) -> None:
         if not self._warned:

@@ -6,17 +6,14 @@ import logging
 import os
 import platform
 import shutil
-import signal
-import tempfile
-import threading
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
 
 from lightning_modules.errors import UserError
-from lightning_modules.killed import Killed
+from lightning_modules.tracking.log_file import LogFile
 from lightning_modules.tracking.logger import BufferedMLflowLogger, last_steps
 from lightning_modules.tracking.provenance import (
     command_line,
@@ -58,7 +55,7 @@ class Record:
             already=last_steps(self.client, run_id) if resumed else None,
         )
         self._monitor = self._start_monitor(settings["system_metrics_s"], resumed)
-        self._log = _LogFile()
+        self._log = LogFile()
 
     @property
     def checkpoints(self) -> Path:
@@ -204,30 +201,6 @@ class Record:
         shutil.rmtree(self._work)
 
 
-class _LogFile:
-    """Python's log and warnings of this process, kept for the record."""
-
-    def __init__(self) -> None:
-        self._file = tempfile.NamedTemporaryFile("w+", suffix=".log", encoding="utf-8")  # noqa: SIM115
-        self._handler = logging.StreamHandler(self._file)
-        self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-        logging.captureWarnings(True)
-        logging.getLogger().addHandler(self._handler)
-        for name in ("pytorch_lightning", "lightning.pytorch", "py.warnings"):
-            logging.getLogger(name).addHandler(self._handler)
-
-    def text(self) -> str:
-        path = Path(self._file.name)
-        return str(mask_secrets(path.read_text(encoding="utf-8"))) if path.exists() else self._text
-
-    def close(self) -> None:
-        self._handler.flush()
-        self._text = self.text()
-        for name in ("", "pytorch_lightning", "lightning.pytorch", "py.warnings"):
-            logging.getLogger(name).removeHandler(self._handler)
-        self._file.close()
-
-
 def leaves(node: Any, prefix: str = "") -> dict[str, Any]:
     """Return dotted key -> value of every leaf of nested mappings and lists; an empty one is a leaf too."""
     if isinstance(node, Mapping) and node:
@@ -260,40 +233,6 @@ def _user() -> str:
         return getpass.getuser()
     except (KeyError, OSError):
         return "unknown"
-
-
-@contextlib.contextmanager
-def recording(record: Record) -> Iterator[Record]:
-    """Give the run the status of how the block ends: FINISHED, KILLED on SIGINT or SIGTERM, else FAILED."""
-    with signals_raise():
-        try:
-            yield record
-        except (Killed, KeyboardInterrupt):
-            record.finish("KILLED")
-            raise
-        except BaseException as error:
-            record.finish("FAILED", error)
-            raise
-    record.finish("FINISHED")
-
-
-@contextlib.contextmanager
-def signals_raise() -> Iterator[None]:
-    """Turn SIGINT and SIGTERM into `Killed`, so that every ``finally`` on the way out is run."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def handler(number: int, frame: Any) -> None:
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # the second Ctrl-C ends it at once
-        raise Killed(number)
-
-    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, old in before.items():
-            signal.signal(number, old)
 
 
 def local_folder(uri: str) -> Path | None:

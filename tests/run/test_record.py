@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -147,6 +148,9 @@ def test_a_checkpoint_is_rebuilt_without_its_data(recorded: Any) -> None:
 
 
 def test_pictures_are_drawn(recorded: Any) -> None:
-    pictures = {path.name: path.stat().st_size for path in (folder_of(recorded[1]) / "pictures").iterdir()}
+    folder = folder_of(recorded[1]) / "pictures"
+    pictures = {path.name: path.stat().st_size for path in folder.glob("*.png")}
     assert pictures.keys() == {"confusion_matrix.png", "curves.png", "roc.png"}
     assert min(pictures.values()) > 5000
+    matrix = pd.read_csv(folder / "confusion_matrix.csv", index_col=0).to_numpy()
+    assert matrix.sum() == 359 and matrix.trace() / 359 == pytest.approx(recorded[1].data.metrics["test/accuracy"])

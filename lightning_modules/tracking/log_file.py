@@ -1,0 +1,31 @@
+"""What Python's log and warnings say during a run, kept for its record."""
+
+import logging
+import tempfile
+from pathlib import Path
+
+from lightning_modules.tracking.provenance import mask_secrets
+
+
+class LogFile:
+    """Python's log and warnings of this process, kept for the record."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.NamedTemporaryFile("w+", suffix=".log", encoding="utf-8")  # noqa: SIM115
+        self._handler = logging.StreamHandler(self._file)
+        self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        logging.captureWarnings(True)
+        logging.getLogger().addHandler(self._handler)
+        for name in ("pytorch_lightning", "lightning.pytorch", "py.warnings"):
+            logging.getLogger(name).addHandler(self._handler)
+
+    def text(self) -> str:
+        path = Path(self._file.name)
+        return str(mask_secrets(path.read_text(encoding="utf-8"))) if path.exists() else self._text
+
+    def close(self) -> None:
+        self._handler.flush()
+        self._text = self.text()
+        for name in ("", "pytorch_lightning", "lightning.pytorch", "py.warnings"):
+            logging.getLogger(name).removeHandler(self._handler)
+        self._file.close()
