@@ -5,6 +5,8 @@ import logging
 import os
 import re
 import shutil
+import signal
+import subprocess
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -109,7 +111,7 @@ def _without_record(
 
 
 def _fit(trainer: pl.Trainer, task: Supervised, data: Any, checkpoint: Path | None) -> dict[str, float]:
-    with _messages_of_ranks():
+    with _ranks(trainer):
         trainer.fit(task, datamodule=data, ckpt_path=str(checkpoint) if checkpoint else None, weights_only=True)
     return {key: float(value) for key, value in trainer.callback_metrics.items()}
 
@@ -140,7 +142,7 @@ def _test(trainer: pl.Trainer, task: Supervised, data: Any, weights: Path | None
         task.tested_step = int(checkpoint["global_step"])
     if not len(data.splits["test"]):
         return {}
-    with _messages_of_ranks():
+    with _ranks(trainer):
         trainer.test(task, datamodule=data, verbose=False)
     return {key: float(value) for key, value in trainer.callback_metrics.items()}
 
@@ -207,17 +209,36 @@ def _be_quiet() -> None:
 
 
 @contextlib.contextmanager
-def _messages_of_ranks() -> Iterator[None]:
-    """Turn what a forked rank raised back into the error it was."""
+def _ranks(trainer: pl.Trainer) -> Iterator[None]:
+    """Leave no rank running behind an error or a signal, and turn what a forked rank raised back into what it was."""
     try:
         yield
     except ProcessRaisedException as error:
+        _end_ranks(trainer)
         found = re.search(r"lightning_modules\.errors\.UserError: (.*)", str(error), re.DOTALL)
         if found:
             raise UserError(found.group(1).strip()) from error
         raise
     except ProcessExitedException as error:
+        _end_ranks(trainer)
         raise UserError(f"A rank of the run died: {error}") from error
+    except BaseException:
+        _end_ranks(trainer)
+        raise
+
+
+def _end_ranks(trainer: pl.Trainer, patience_s: float = 10.0) -> None:
+    """Ask the processes that this one started to end; kill those that do not, as one that waits for another may."""
+    launcher: Any = trainer.strategy.launcher
+    started = list(getattr(launcher, "procs", []))
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        alive = [p for p in started if (p.poll() is None if hasattr(p, "poll") else p.is_alive())]
+        for process in alive:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, number)
+        for process in alive:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(patience_s) if hasattr(process, "poll") else process.join(patience_s)
 
 
 __all__ = ["Killed", "run"]

@@ -1,8 +1,14 @@
 """Two processes with gloo are one process with the same global batch, and one run."""
 
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
@@ -10,6 +16,7 @@ from lightning_modules.tracking.checkpoint import read_checkpoint
 from lightning_modules.tracking.rerun import histories
 from lightning_modules.tracking.resume import best_checkpoint
 
+ROOT = Path(__file__).resolve().parents[2]
 LOOP = ("model=mlp", "trainer.max_epochs=2", "data.drop_last=true", "callbacks=last", "tracking.system_metrics_s=null",
         "~callbacks.progress", "~callbacks.summary")  # fmt: skip
 
@@ -83,3 +90,30 @@ def test_processes_that_lightning_starts_anew_make_one_run(store: Any, command: 
     assert done.returncode == 0, done.stderr
     assert count_runs(store) == 1
     assert "test/accuracy" in store.client.search_runs(["1"])[0].data.metrics
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("start_method", ["fork", "popen"])
+def test_a_signal_ends_all_ranks_and_the_run_can_be_resumed(
+    store: Any, command: Callable[..., Any], tmp_path: Path, start_method: str
+) -> None:
+    words = ["trainer=ddp", f"strategy.start_method={start_method}", "model=mlp", "callbacks.last.every_s=0"]
+    program = [sys.executable, str(ROOT / "scripts" / "train.py"), *words, "trainer.max_epochs=100000"]
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(program, stdout=log, stderr=log)
+        folder = Path(store.uri.removeprefix("sqlite:///")).parent
+        deadline = time.monotonic() + 120
+        while not list(folder.rglob("last.ckpt")) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        ranks = psutil.Process(process.pid).children(recursive=True)
+        process.terminate()
+        status = process.wait(60)
+    assert status == 128 + signal.SIGTERM, (tmp_path / "log").read_text()[-2000:]
+    assert len(ranks) >= 1
+    assert not [rank for rank in ranks if rank.is_running() and rank.status() != psutil.STATUS_ZOMBIE]
+    run = store.client.search_runs(["1"])[0]
+    assert run.info.status == "KILLED"
+    done = read_checkpoint(next(folder.rglob("last.ckpt")))["epoch"] + 1
+    again = command("train.py", f"resume={run.info.run_id}", f"trainer.max_epochs={done + 1}")
+    assert again.returncode == 0, again.stderr
+    assert "test/accuracy" in store.client.get_run(run.info.run_id).data.metrics
