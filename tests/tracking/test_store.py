@@ -7,6 +7,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -263,9 +264,11 @@ def test_a_run_that_is_not_there_is_answered_with_the_nearest_and_the_newest(sto
         find_run(store, "%' OR 1=1 \"")
 
 
-def test_a_forked_process_uses_connections_of_its_own(store: Store) -> None:
+def test_a_forked_process_uses_connections_of_its_own(tmp_path: Path) -> None:
+    store = open_store(f"sqlite:///{tmp_path}/mlflow.db")  # a fresh one: no other test's connection is still in use
+
     def holds_the_database() -> bool:
-        path = store.uri.removeprefix("sqlite:///")  # other tests of this process may hold theirs
+        path = store.uri.removeprefix("sqlite:///")
         return any(file.path.startswith(path) for file in psutil.Process().open_files())
 
     experiment = store.experiment("forked")
@@ -276,9 +279,11 @@ def test_a_forked_process_uses_connections_of_its_own(store: Store) -> None:
             assert not holds_the_database()
             store.client.create_run(experiment, run_name="child")
             os._exit(0)
+        except BaseException:
+            (tmp_path / "fault").write_text(traceback.format_exc())
         finally:
             os._exit(1)
     store.client.create_run(experiment, run_name="parent")
-    assert os.waitpid(child, 0)[1] == 0
+    assert os.waitpid(child, 0)[1] == 0, (tmp_path / "fault").read_text()
     names = {run.info.run_name for run in store.client.search_runs([experiment])}
     assert names == {"child", "parent"}
