@@ -81,7 +81,7 @@ class BufferedMLflowLogger(Logger):
     def _start_empty(self) -> None:
         self._pid = os.getpid()
         self._points: deque[Point] = deque()
-        self._flushing = threading.Lock()
+        self._flushing = threading.RLock()  # a signal may leave the block before its end is entered
         self._pause = 0.0
         self._due = time.monotonic() + self._flush_seconds
 
