@@ -1,4 +1,7 @@
-"""The exception that a signal raises."""
+"""The exception that a signal raises, and the places in which it has to wait."""
+
+import contextlib
+from collections.abc import Iterator
 
 
 class Killed(BaseException):
@@ -7,3 +10,28 @@ class Killed(BaseException):
     def __init__(self, signal_number: int) -> None:
         super().__init__(f"ended by signal {signal_number}")
         self.signal_number = signal_number
+
+
+_waiting: list[int] = []  # signals that came within `undisturbed`
+_depth = 0
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Hold a signal back until the block is done: a half-closed transaction would lock the store against its own end."""
+    global _depth
+    _depth += 1
+    try:
+        yield
+    finally:
+        _depth -= 1
+    if _waiting and not _depth:
+        raise Killed(_waiting.pop())
+
+
+def kill(signal_number: int) -> None:
+    """Raise `Killed`, now or at the end of the block that must not be disturbed."""
+    if _depth:
+        _waiting.append(signal_number)
+    else:
+        raise Killed(signal_number)

@@ -9,6 +9,7 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 
 from lightning_modules.errors import UserError
+from lightning_modules.killed import undisturbed
 
 
 class LastCheckpoint(Checkpoint):
@@ -32,7 +33,8 @@ class LastCheckpoint(Checkpoint):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         due = time.monotonic() - self._written_at >= self.every_s or self._is_over(trainer)
         if trainer.strategy.broadcast(due):
-            self._write(trainer)
+            with undisturbed():
+                self._write(trainer)
 
     def _is_over(self, trainer: Trainer) -> bool:
         last = (

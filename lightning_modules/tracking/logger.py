@@ -22,6 +22,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 
 from lightning_modules.errors import UserError
+from lightning_modules.killed import undisturbed
 from lightning_modules.tracking.bulk import log_points
 from lightning_modules.tracking.store import PROJECT_ROOT
 
@@ -81,7 +82,7 @@ class BufferedMLflowLogger(Logger):
     def _start_empty(self) -> None:
         self._pid = os.getpid()
         self._points: deque[Point] = deque()
-        self._flushing = threading.RLock()  # a signal may leave the block before its end is entered
+        self._flushing = threading.RLock()
         self._pause = 0.0
         self._due = time.monotonic() + self._flush_seconds
 
@@ -143,7 +144,7 @@ class BufferedMLflowLogger(Logger):
         """Store all that waits. Where the store fails, keep it, warn once and return False."""
         if self._pid != os.getpid():
             self._start_empty()
-        with self._flushing:
+        with undisturbed(), self._flushing:
             try:
                 while self._points:
                     batch = [self._points[i] for i in range(min(MAX_BATCH, len(self._points)))]

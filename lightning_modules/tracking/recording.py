@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from lightning_modules.killed import Killed
+from lightning_modules.killed import Killed, kill
 from lightning_modules.tracking.record import Record
 
 
@@ -34,7 +34,7 @@ def signals_raise() -> Iterator[None]:
 
     def handler(number: int, frame: Any) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)  # the second Ctrl-C ends it at once
-        raise Killed(number)
+        kill(number)
 
     before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
