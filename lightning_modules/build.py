@@ -1,5 +1,6 @@
 """From the config to objects: the datamodule, the task and the trainer of one run."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -152,11 +153,19 @@ def build_trainer(cfg: DictConfig, callbacks: list[pl.Callback], logger: Any, fo
         enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
         enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
         enable_model_summary=any(isinstance(callback, ModelSummary) for callback in callbacks),
+        plugins=_processes(),
     )
     profiler: Any = trainer.profiler  # type: ignore[attr-defined] # set by Lightning's connector
     if profiler.dirpath is None:
         profiler.dirpath = folder / "profile"
     return trainer
+
+
+def _processes() -> list[Any]:
+    """Where ranks come from. Lightning takes every Slurm job for one whose tasks are the ranks; one task starts its own."""
+    from pytorch_lightning.plugins.environments import LightningEnvironment
+
+    return [LightningEnvironment()] if os.environ.get("SLURM_NTASKS") == "1" else []
 
 
 def wants_record(callback: pl.Callback) -> bool:

@@ -43,6 +43,7 @@ PLAIN: dict[str, tuple[Any, float | None]] = {
     "tracking.flush_points": (int, 1),
     "tracking.flush_seconds": (float, 0),
     "tracking.system_metrics_s": (float | None, 0),
+    "tracking.pictures": (bool, None),
     "tracking.min_free_mb": (float, 0),
     "task.monitor.metric": (str, None),
     "task.monitor.mode": (Literal["min", "max"], None),

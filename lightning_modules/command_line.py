@@ -17,7 +17,7 @@ from lightning_modules.killed import Killed
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 GROUPS = (
     "data", "augmentation", "model", "task", "optimizer", "scheduler", "trainer", "strategy", "callbacks", "tracking",
-    "experiment", "debug",
+    "search", "experiment", "debug",
 )  # fmt: skip
 NEEDED = {"data", "model", "task", "optimizer", "trainer", "tracking", "callbacks", "strategy"}
 
@@ -39,6 +39,9 @@ def told() -> Iterator[None]:
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:  # whoever read it has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except Exception as error:
         message = message_of(error)
         if message is None or os.environ.get("TOUCHSTONE_TRACEBACK") == "1" or (debugs and not _is_composing(error)):
@@ -108,6 +111,8 @@ def _composing_message(error: Exception) -> str:
     from hydra._internal.utils import get_args_parser
     from omegaconf.errors import OmegaConfBaseException
 
+    if "hydra/launcher/submitit" in str(error):
+        return "hydra/launcher=slurm: its plugin is not installed: pip install 'touchstone-harness[slurm]'"
     overrides = get_args_parser().parse_known_args()[0].overrides
     mistakes = override_mistakes(overrides, PROJECT_ROOT / "conf", "train")
     if mistakes:
@@ -137,11 +142,13 @@ def override_mistakes(overrides: list[str], conf: Path, config_name: str) -> lis
         if not key:
             mistakes.append(f"{word}: a key is missing before the '='")
             continue
+        if key.startswith("hydra"):
+            continue  # Hydra's own, and what its plugins bring: it says itself what is wrong
         if (conf / key).is_dir():
             wrong = _unknown_options(override, conf / key) or _misplaced_sign(override, word, key)
             mistakes += wrong
             groups += [] if wrong or override.is_sweep_override() else [word]
-        elif not key.startswith("hydra") and not override.is_force_add() and not override.is_add():
+        elif not override.is_force_add() and not override.is_add():
             values.append((word, key))
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf), version_base="1.3"):
@@ -176,9 +183,7 @@ def _misplaced_sign(override: Any, word: str, group: str) -> list[str]:
 def _unknown_options(override: Any, folder: Path) -> list[str]:
     if override.is_delete() and override.value() in (None, ""):
         return []
-    # what lies in `base` is a part of options, not an option
-    options = {str(path.relative_to(folder).with_suffix("")) for path in _yaml_files(folder)}
-    options = {option for option in options if not option.startswith("base/")}
+    options = options_of(folder)
     if override.is_sweep_override():
         chosen = [str(value) for value in override.sweep_string_iterator()]
     else:
@@ -189,6 +194,12 @@ def _unknown_options(override: Any, folder: Path) -> list[str]:
         for name in chosen
         if name not in options
     ]
+
+
+def options_of(folder: Path) -> set[str]:
+    """The options of a group; what lies in `base` is a part of options, not an option."""
+    options = {str(path.relative_to(folder).with_suffix("")) for path in _yaml_files(folder)}
+    return {option for option in options if not option.startswith("base/")}
 
 
 def _all(name: str, options: set[str]) -> str:

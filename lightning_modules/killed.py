@@ -1,4 +1,4 @@
-"""The exception that a signal raises, and the places in which it has to wait."""
+"""The exceptions that end a run early on purpose, and the places in which a signal has to wait."""
 
 import contextlib
 from collections.abc import Iterator
@@ -10,6 +10,13 @@ class Killed(BaseException):
     def __init__(self, signal_number: int) -> None:
         super().__init__(f"ended by signal {signal_number}")
         self.signal_number = signal_number
+
+
+class Stopped(Exception):  # noqa: N818 # nothing went wrong
+    """The run ended at the end of an epoch because it was told to: its checkpoint is written, nothing was tested.
+
+    The one argument says why: ``PRUNED`` by a search, or ``STOPPED`` with its sweep.
+    """
 
 
 _waiting: list[int] = []  # signals that came within `undisturbed`

@@ -13,15 +13,16 @@ _CURVE_POINTS = 5000
 
 
 def publish(record: Record, weights: Path, data: Any, task: Any, metrics: Mapping[str, float]) -> None:
-    """Make the best weights a READY LoggedModel that MLflow can serve, draw the curves, and describe the run."""
-    from mlflow.entities import LoggedModelOutput
-
+    """Make the best weights a READY LoggedModel that MLflow can serve, and describe the run."""
     write_pyfunc(record.model_folder, weights.name, data.example(4), record.model_id, record.run_id)
-    record.client.finalize_logged_model(record.model_id, "READY")
-    outputs = record.client.get_run(record.run_id).outputs
-    if not (outputs and outputs.model_outputs):  # a resumed run has its link already, and MLflow takes it once
-        record.client.log_outputs(record.run_id, [LoggedModelOutput(record.model_id, task.tested_step)])
-    record.tags({"mlflow.note.content": _description(record, metrics)})
+    record.send({"do": "model", "model_id": record.model_id, "step": task.tested_step})
+    record.send({"do": "tags", "tags": {"mlflow.note.content": _description(record, metrics)}})
+
+
+def draw_curves(record: Record) -> None:
+    """Draw how the train and val metrics went, as the store has them."""
+    if record.is_cut_off:
+        return
     names = sorted(record.client.get_run(record.run_id).data.metrics)
     history = {name: _history(record, name) for name in names if name.startswith(("train/", "val/"))}
     if history:

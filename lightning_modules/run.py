@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,44 +22,67 @@ from lightning_modules import build
 from lightning_modules.check import check_config
 from lightning_modules.data.preprocess import recipe
 from lightning_modules.errors import UserError
-from lightning_modules.killed import Killed
+from lightning_modules.killed import Killed, Stopped
 from lightning_modules.preflight import check_parts
-from lightning_modules.report import print_report, publish
+from lightning_modules.report import draw_curves, print_report, publish
+from lightning_modules.task.cost import model_size
 from lightning_modules.task.supervised import Supervised
 from lightning_modules.tracking.checkpoint import read_checkpoint
 from lightning_modules.tracking.gallery import Gallery
+from lightning_modules.tracking.known import Known, find_known, run_signature
 from lightning_modules.tracking.record import Record, start_run
 from lightning_modules.tracking.recording import recording, signals_raise
-from lightning_modules.tracking.resume import Resumed, load_weights, resume_run
+from lightning_modules.tracking.resume import Resumed, go_on, load_weights, reopen, resume_run
 from lightning_modules.tracking.store import PROJECT_ROOT, Store, find_run, open_store, require_free_space
 
 
-def run(cfg: DictConfig, tags: Mapping[str, str] | None = None) -> dict[str, float]:
+def run(
+    cfg: DictConfig,
+    tags: Mapping[str, str] | None = None,
+    extra: Sequence[pl.Callback] = (),
+    go_on_in: str | None = None,
+    skip_known: bool = False,
+) -> dict[str, float]:
     """Train, test and record what the config says; return the last value of each val and test metric.
 
-    `tags` are set on the run beside its own. Raises UserError for every mistake that can be seen before the first
-    step, and for a loss that is not finite.
+    Args:
+        tags: are set on the run beside its own.
+        extra: callbacks beside those of the config; they stay out of the record.
+        go_on_in: id of a run of this same config that was cut off: its checkpoint, if it has one, is gone on from.
+        skip_known: raise `Known` where a finished run of the same signature exists.
+
+    Raises:
+        UserError: for every mistake that can be seen before the first step, and for a loss that is not finite.
     """
     _be_quiet()
     check_config(cfg)
     store = open_store(cfg.tracking.get("uri")) if cfg.tracking.enabled else None
-    resumed = resume_run(store, cfg, alone=_is_lead()) if cfg.resume and store else None
-    if resumed:
+    resumed = None
+    if store and cfg.resume:
+        resumed = resume_run(store, cfg, alone=_is_lead())
         cfg = resumed.cfg
         check_config(cfg)
+    elif store and go_on_in:
+        resumed = go_on(store, go_on_in, cfg)
     _set_threads(cfg)
     data = build.build_data(cfg)
     build.fill_from_data(cfg, data)
-    callbacks = build.build_callbacks(cfg)
+    callbacks = [*build.build_callbacks(cfg), *extra]
     task = build.build_task(cfg, data, callbacks)
     check_parts(cfg, task, data, callbacks)
     task.passport = _passport(cfg, data)
     if cfg.init_from:
         load_weights(store or open_store(cfg.tracking.get("uri")), str(cfg.init_from), task)
+    marks = dict(tags or {})
+    if store:
+        signature = run_signature(_plain(cfg), data.fingerprint())
+        if skip_known and (known := find_known(store, cfg.tracking.experiment, signature)):
+            raise Known(known)
+        marks["touchstone.signature"] = signature
     if store is None or not _is_lead():
         return _without_record(cfg, task, data, callbacks, resumed)
     _require_room(cfg, store, task)
-    with signals_raise(), recording(_open_record(store, cfg, data, resumed, tags or {})) as record:
+    with signals_raise(), recording(_open_record(store, cfg, data, resumed, marks)) as record:
         return _with_record(cfg, task, data, callbacks, record, resumed)
 
 
@@ -79,8 +102,10 @@ def _with_record(
     resumed: Resumed | None,
 ) -> dict[str, float]:
     build.place_checkpoints(callbacks, record.checkpoints, record.model_folder)
-    callbacks = [*callbacks, Gallery(record.folder / "pictures", data.class_names)]
+    if cfg.tracking.get("pictures", True):
+        callbacks = [*callbacks, Gallery(record.folder / "pictures", data.class_names)]
     trainer = build.build_trainer(cfg, callbacks, record.logger, record.folder)
+    record.logger.log_metrics(model_size(task.model), 0)
     metrics = _fit(trainer, task, data, resumed.checkpoint if resumed else None)
     weights = _best_weights(trainer, task, record.model_folder, record.checkpoints)
     record.logger.attach_model(record.model_id)
@@ -88,6 +113,8 @@ def _with_record(
     if trainer.is_global_zero:
         record.logger.flush()
         publish(record, weights, data, task, metrics)
+        if cfg.tracking.get("pictures", True):
+            draw_curves(record)
         print_report(record, task.passport, metrics)
     return metrics
 
@@ -151,20 +178,27 @@ def _open_record(store: Store, cfg: DictConfig, data: Any, resumed: Resumed | No
     settings: Any = OmegaConf.to_container(cfg.tracking, resolve=True)
     if resumed:
         run_id, model_id = resumed.run_id, resumed.model_id
-        store.client.update_run(run_id, status="RUNNING")
+        reopen(store, run_id, tags)
     else:
         parent = {"touchstone.init_from": find_run(store, str(cfg.init_from)).info.run_id} if cfg.init_from else {}
         run_id, model_id = start_run(store, cfg.tracking.experiment, cfg.name, {**tags, **parent})
     try:
         record = Record(store, run_id, model_id, settings, resumed=resumed is not None)
-        plain: Any = OmegaConf.to_container(cfg, resolve=True)
+        plain = _plain(cfg)
         overrides = plain.pop("overrides", [])
         splits = {f"{part}_samples": len(index) for part, index in data.splits.items()}
         record.describe(plain, overrides, {"name": data.name, "fingerprint": data.fingerprint(), **splits})
     except BaseException as error:  # the run is there: it must not stay RUNNING
+        store.client.set_tag(run_id, "touchstone.error", f"{type(error).__name__}: {error}"[:2000])
         store.client.set_terminated(run_id, "FAILED" if isinstance(error, Exception) else "KILLED")
         raise
     return record
+
+
+def _plain(cfg: DictConfig) -> dict[str, Any]:
+    """The resolved config of the run itself: which sweep it belongs to says nothing of it."""
+    plain: Any = OmegaConf.to_container(cfg, resolve=True)
+    return {key: value for key, value in plain.items() if key not in ("sweep", "search")}
 
 
 def _passport(cfg: DictConfig, data: Any) -> dict[str, Any]:
@@ -203,6 +237,7 @@ def _be_quiet() -> None:
         ".*The number of training batches .* is smaller than the logging interval.*",
         ".*Total length of `list` across ranks is zero.*",
         ".*module.s. in eval mode at the start.*",
+        ".*The `srun` command is available on your system but is not used.*",
     )
     for text in expected:
         warnings.filterwarnings("ignore", text)
@@ -215,6 +250,8 @@ def _ranks(trainer: pl.Trainer) -> Iterator[None]:
         yield
     except ProcessRaisedException as error:
         _end_ranks(trainer)
+        if stopped := re.search(r"lightning_modules\.killed\.Stopped: (\w+)", str(error)):
+            raise Stopped(stopped.group(1)) from error
         found = re.search(r"lightning_modules\.errors\.UserError: (.*)", str(error), re.DOTALL)
         if found:
             raise UserError(found.group(1).strip()) from error

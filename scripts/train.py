@@ -1,18 +1,35 @@
-"""Train one model as the config says, and record the run: ``python scripts/train.py [GROUP=OPTION …] [KEY=VALUE …]``."""
+"""Train one model as the config says, and record the run: ``python scripts/train.py [GROUP=OPTION …] [KEY=VALUE …]``.
+
+With ``-m``, many: every combination of the values given, or (``hydra/sweeper=optuna``) what a search proposes.
+"""
+
+import sys
 
 import hydra
 from omegaconf import DictConfig
 
 from lightning_modules.command_line import answer, complete_choices, told
+from lightning_modules.help import show_help
+from lightning_modules.sweep.plugin import name_the_sweep, refuse_wrong_ranks, register
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="train")
-def main(cfg: DictConfig) -> float | None:
+def main(cfg: DictConfig) -> float | str | None:
+    if cfg.sweep.job:  # one trial of a sweep, behind a launcher
+        from lightning_modules.sweep.job import run_launched
+
+        return run_launched(cfg)
     with told():  # here, not outside of Hydra, which would add a line of its own to the message
+        refuse_wrong_ranks(cfg)
         from lightning_modules.run import run
 
         return run(complete_choices(cfg)).get("val/loss")
 
 
 if __name__ == "__main__":
-    answer(main)
+    if {"--help", "-h"} & set(sys.argv[1:]):
+        answer(show_help)
+    else:
+        name_the_sweep()
+        register()
+        answer(main)

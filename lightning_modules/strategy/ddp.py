@@ -1,6 +1,5 @@
 """Distributed data parallel: gloo on CPU, NCCL on GPU, with a check that all ranks are one job."""
 
-import os
 from datetime import timedelta
 from typing import Any, Literal
 
@@ -9,6 +8,7 @@ import torch.distributed as dist
 from pytorch_lightning.strategies import DDPStrategy
 
 from lightning_modules.errors import UserError
+from lightning_modules.strategy.cores import allowed_cores
 
 
 class CheckedDDP(DDPStrategy):
@@ -18,7 +18,7 @@ class CheckedDDP(DDPStrategy):
         start_method: ``auto`` forks on CPU (a third of a second instead of ten) and starts new processes on GPU, where
             CUDA forbids a fork; ``fork``, ``spawn`` and ``popen`` as in Lightning.
         timeout_s: seconds until a rank that waits for another gives up.
-        threads: of each process on CPU; None shares the cores out. Set in the processes, not before: OpenMP's
+        threads: of each process on CPU; None shares the allowed cores out. Set in the processes, not before: OpenMP's
             threads do not live through a fork.
         others: as in ``torch.nn.parallel.DistributedDataParallel``.
 
@@ -48,9 +48,14 @@ class CheckedDDP(DDPStrategy):
 
         self._threads = threads
 
+    def _configure_launcher(self) -> None:
+        if self.cluster_environment is not None and self.cluster_environment.creates_processes_externally:
+            self._start_method = "popen"  # the ranks are there: one for each task of a Slurm job
+        super()._configure_launcher()
+
     def setup(self, trainer: Any) -> None:
         if self.root_device.type == "cpu":
-            torch.set_num_threads(self._threads or max(1, (os.cpu_count() or 1) // self.num_processes))
+            torch.set_num_threads(self._threads or max(1, len(allowed_cores()) // self.num_processes))
         self.check_one_job()
         super().setup(trainer)
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # Okabe & Ito (2008): eight colours that all kinds of colour vision tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
@@ -21,13 +24,13 @@ MOST_CURVES = 10  # classes up to which each has a ROC curve in the legend
 History = Mapping[str, Sequence[tuple[int, float]]]
 
 
-def _figure(width: float, height: float) -> Figure:
+def blank_figure(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), dpi=120, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     return figure
 
 
-def _style(axes: Axes, title: str, xlabel: str, ylabel: str, grid: bool = True) -> None:
+def styled(axes: Axes, title: str, xlabel: str, ylabel: str, grid: bool = True) -> None:
     axes.set_title(title, loc="left", color=INK, fontsize=11, fontweight="bold")
     axes.set_xlabel(xlabel, color=INK)
     axes.set_ylabel(ylabel, color=INK)
@@ -46,14 +49,14 @@ def confusion_matrix(matrix: Tensor, class_names: Sequence[str]) -> Figure:
     classes = len(counts)
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = min(max(4.0, 0.5 * classes + 2), 14.0)
-    figure = _figure(side + 1, side)
+    figure = blank_figure(side + 1, side)
     axes = figure.add_subplot()
     # Unprinted, the few mistakes of many classes would all look white on a linear scale.
     norm = PowerNorm(1.0 if classes <= MOST_PRINTED else 0.5, vmin=0, vmax=1)
     image = axes.imshow(share, cmap="Blues", norm=norm)
     accuracy = np.trace(counts) / max(counts.sum(), 1)
     title = f"Confusion matrix: {accuracy:.1%} of {counts.sum():,.0f} right"
-    _style(axes, title, "predicted", "true", grid=False)
+    styled(axes, title, "predicted", "true", grid=False)
     size = 9 if classes <= 12 else 7 if classes <= 40 else 4.5
     longest = max((len(str(name)) for name in class_names), default=0)
     every = -(-classes // 100)  # of more than 100 names some are left out: they would overlap
@@ -89,14 +92,14 @@ def learning_curves(history: History) -> Figure:
             metrics.setdefault(metric if slash else key, {})[split if slash else ""] = points
     columns = min(max(len(metrics), 1), 3)
     rows = max(-(-len(metrics) // columns), 1)
-    figure = _figure(4.6 * columns, 3.2 * rows)
+    figure = blank_figure(4.6 * columns, 3.2 * rows)
     for number, (metric, curves) in enumerate(metrics.items(), start=1):
         _draw_curves(figure.add_subplot(rows, columns, number), metric, curves)
     return figure
 
 
 def _draw_curves(axes: Axes, metric: str, curves: Mapping[str, Sequence[tuple[int, float]]]) -> None:
-    _style(axes, metric, "step", "")
+    styled(axes, metric, "step", "")
     spare = iter(colour for colour in COLOURS if colour not in SPLITS.values())
     seen: list[float] = []
     for split, points in curves.items():
@@ -133,10 +136,10 @@ def roc_curves(scores: Tensor, targets: Tensor, class_names: Sequence[str]) -> F
     shown = found[1:] if likely.shape[1] == 2 else found  # the two curves of two classes are one, mirrored
     curves = {k: roc_curve(truth == k, likely[:, k])[:2] for k in shown}
     areas = {k: float(auc(*curve)) for k, curve in curves.items()}
-    figure = _figure(5.6, 5)
+    figure = blank_figure(5.6, 5)
     axes = figure.add_subplot(aspect="equal")
     mean = f": mean area {np.mean(list(areas.values())):.3f}" if areas else ""
-    _style(axes, f"ROC, one class against the rest{mean}", "false positive rate", "true positive rate")
+    styled(axes, f"ROC, one class against the rest{mean}", "false positive rate", "true positive rate")
     axes.plot([0, 1], [0, 1], color=INK, linestyle=":", linewidth=1)
     few = len(curves) <= MOST_CURVES
     for number, (k, (false_rate, true_rate)) in enumerate(curves.items()):
@@ -155,9 +158,9 @@ def predicted_vs_true(predicted: Tensor, target: Tensor) -> Figure:
     rmse = float(np.sqrt(np.mean((guess - truth) ** 2)))
     spread = float(((truth - truth.mean()) ** 2).sum())
     r2 = f"R² {1 - ((guess - truth) ** 2).sum() / spread:.3f}, " if spread else ""
-    figure = _figure(5, 5)
+    figure = blank_figure(5, 5)
     axes = figure.add_subplot(aspect="equal")
-    _style(axes, f"{r2}RMSE {rmse:.4g}, n {len(truth):,}", "true", "predicted")
+    styled(axes, f"{r2}RMSE {rmse:.4g}, n {len(truth):,}", "true", "predicted")
     ends = [float(min(guess.min(), truth.min())), float(max(guess.max(), truth.max()))]
     axes.plot(ends, ends, color=INK, linestyle=":", linewidth=1)
     alpha = float(np.clip(30 / np.sqrt(len(truth)), 0.08, 0.8))

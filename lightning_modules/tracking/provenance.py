@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import re
@@ -141,8 +142,9 @@ def _git_or_none(folder: Path, *arguments: str) -> str | None:
         return None
 
 
+@functools.cache
 def package_versions() -> dict[str, str]:
-    """Return name -> version of every installed distribution, sorted by name."""
+    """Return name -> version of every installed distribution, sorted by name; read once, so leave it as it is."""
     from importlib.metadata import distributions
 
     # A half-removed distribution has no name.
@@ -195,8 +197,11 @@ def _gpus() -> list[dict[str, Any]]:
 
 
 def command_line() -> str:
-    """Return this process's command as one can paste it into a shell, with secrets as ``***``."""
-    arguments = [Path(sys.executable).name, *sys.argv]
+    """Return this process's command as one can paste it into a shell, with secrets as ``***``.
+
+    Which trial of a sweep it is stands in the run's tags: without it, the command makes the same run alone.
+    """
+    arguments = [Path(sys.executable).name, *(word for word in sys.argv if not word.startswith("sweep.job="))]
     masked = [
         HIDDEN if _FLAG.fullmatch(before) and not argument.startswith("-") else _masked_argument(argument)
         for before, argument in zip(["", *arguments], arguments, strict=False)

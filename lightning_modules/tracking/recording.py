@@ -6,17 +6,21 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from lightning_modules.killed import Killed, kill
+from lightning_modules.killed import Killed, Stopped, kill
 from lightning_modules.tracking.record import Record
 
 
 @contextlib.contextmanager
 def recording(record: Record) -> Iterator[Record]:
-    """Give the run the status of how the block ends: FINISHED, KILLED on SIGINT or SIGTERM, else FAILED."""
+    """Give the run the status of how the block ends: FINISHED, KILLED by a signal or with its sweep, else FAILED."""
     with signals_raise():
         try:
             yield record
         except (Killed, KeyboardInterrupt):
+            record.finish("KILLED")
+            raise
+        except Stopped as stopped:
+            record.send({"do": "tags", "tags": {"touchstone.ended": str(stopped)}})
             record.finish("KILLED")
             raise
         except BaseException as error:

@@ -14,8 +14,8 @@ from typing import Any
 from omegaconf import OmegaConf, open_dict
 
 from lightning_modules.errors import UserError
+from lightning_modules.tracking.artifacts import artifact
 from lightning_modules.tracking.provenance import git_state, hardware, package_versions
-from lightning_modules.tracking.record import artifact
 from lightning_modules.tracking.resume import recorded_config
 from lightning_modules.tracking.store import PROJECT_ROOT, Store, find_run, open_store
 
@@ -99,8 +99,10 @@ def _run_again(store: Store, run: Any, code: Path, folder: Path) -> str:
 
 
 def histories(store: Store, run_id: str) -> dict[str, list[tuple[int, float]]]:
-    """All points (step, value) of each metric of a run, but those of the system."""
-    names = [name for name in store.client.get_run(run_id).data.metrics if not name.startswith("system/")]
+    """All points (step, value) of each metric of a run, but those of the system and of time."""
+    names = [
+        name for name in store.client.get_run(run_id).data.metrics if not name.startswith(("system/", "model/latency"))
+    ]
     return {n: [(p.step, p.value) for p in store.client.get_metric_history(run_id, n)] for n in sorted(names)}
 
 

@@ -1,7 +1,6 @@
 """Going on in a recorded run, and starting from one: the config, the checkpoint and the weights it left."""
 
-import os
-import platform
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,19 +11,21 @@ from torch import nn
 from lightning_modules.check import refuse_untrusted
 from lightning_modules.command_line import GROUPS
 from lightning_modules.errors import UserError
+from lightning_modules.tracking.alive import is_alive
+from lightning_modules.tracking.artifacts import artifact, local_folder
 from lightning_modules.tracking.checkpoint import read_checkpoint
-from lightning_modules.tracking.record import artifact
+from lightning_modules.tracking.delivery import deliver_run
 from lightning_modules.tracking.store import Store, find_run
 
 
 @dataclass(frozen=True)
 class Resumed:
-    """A run that goes on: its config with this command's overrides, and its last checkpoint."""
+    """A run that goes on: its config with this command's overrides, and its last checkpoint (None: from the start)."""
 
     run_id: str
     model_id: str
     cfg: DictConfig
-    checkpoint: Path
+    checkpoint: Path | None
 
 
 def recorded_config(store: Store, run: Any) -> DictConfig:
@@ -44,10 +45,12 @@ def resume_run(store: Store, cfg: DictConfig, alone: bool = True) -> Resumed:
     """
     run = find_run(store, str(cfg.resume))
     tags, run_id = run.data.tags, run.info.run_id
-    if alone and run.info.status == "RUNNING" and _is_alive(tags):
+    if alone and run.info.status == "RUNNING" and is_alive(tags):
         raise UserError(
             f"resume={cfg.resume}: the run is still training, as process {tags['touchstone.pid']} of this machine"
         )
+    if alone:
+        deliver_run(store, run_id)
     checkpoint = artifact(store, run, "checkpoints/last.ckpt")
     trained = int(read_checkpoint(checkpoint)["epoch"]) + 1
     changed = _with_overrides(recorded_config(store, run), list(cfg.get("overrides", [])))
@@ -60,17 +63,31 @@ def resume_run(store: Store, cfg: DictConfig, alone: bool = True) -> Resumed:
     return Resumed(run_id, tags["touchstone.model_id"], changed, checkpoint)
 
 
-def _is_alive(tags: dict[str, str]) -> bool:
-    pid = int(tags.get("touchstone.pid", 0))
-    if tags.get("touchstone.host") != platform.node() or pid in (0, os.getpid()):
-        return False
+def go_on(store: Store, run_id: str, cfg: DictConfig) -> Resumed:
+    """Go on in a run of this very config: from its last checkpoint, or from the start where it has none that is whole."""
+    run = store.client.get_run(run_id)
+    checkpoint: Path | None = None
+    deliver_run(store, run_id)
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+        checkpoint = artifact(store, run, "checkpoints/last.ckpt")
+        read_checkpoint(checkpoint)
+    except UserError:
+        checkpoint = None
+    from lightning_modules.tracking.record import add_model
+
+    model_id = run.data.tags.get("touchstone.model_id") or add_model(store, run)  # none: it failed before it began
+    return Resumed(run_id, model_id, cfg, checkpoint)
+
+
+def reopen(store: Store, run_id: str, marks: Mapping[str, str]) -> None:
+    """Set a run RUNNING again, with these tags, and without what its earlier end left on it."""
+    store.client.update_run(run_id, status="RUNNING")
+    tags = store.client.get_run(run_id).data.tags
+    for key in ("touchstone.error", "touchstone.ended"):
+        if key in tags:
+            store.client.delete_tag(run_id, key)
+    for key, value in marks.items():
+        store.client.set_tag(run_id, key, value)
 
 
 def _with_overrides(recorded: DictConfig, overrides: list[str]) -> DictConfig:
@@ -124,8 +141,6 @@ def best_checkpoint(store: Store, run: Any) -> Path:
     model_id = run.data.tags.get("touchstone.model_id")
     if model_id:
         location = store.client.get_logged_model(model_id).artifact_location
-        from lightning_modules.tracking.record import local_folder
-
         folder = local_folder(location)
         if folder is None:
             import mlflow

@@ -110,7 +110,7 @@ class Broken(torch.nn.Module):
 def test_a_fault_in_the_middle_keeps_the_traceback_and_the_points(
     train: Train, store: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lightning_modules.tracking.record import artifact
+    from lightning_modules.tracking.artifacts import artifact
 
     monkeypatch.setattr("lightning_modules.model.mlp.Broken", Broken, raising=False)
     with pytest.raises(RuntimeError, match="broken in the middle"):
@@ -140,7 +140,7 @@ def test_a_record_that_cannot_be_described_does_not_stay_running(
 
 @pytest.mark.parametrize("damage", ["half", "empty", "pickle"])
 def test_a_damaged_checkpoint_is_refused_and_its_run_left_as_it_was(train: Train, store: Any, damage: str) -> None:
-    from lightning_modules.tracking.record import artifact
+    from lightning_modules.tracking.artifacts import artifact
 
     run = train("trainer.max_epochs=1")
     path = artifact(store, run, "checkpoints/last.ckpt")
@@ -164,7 +164,7 @@ def test_the_weights_of_another_network_are_refused(train: Train, store: Any) ->
 
 
 def test_a_recorded_config_that_calls_a_shell_is_not_resumed(train: Train, store: Any, tmp_path: Path) -> None:
-    from lightning_modules.tracking.record import artifact
+    from lightning_modules.tracking.artifacts import artifact
 
     run = train("trainer.max_epochs=1")
     path = artifact(store, run, "config/config.yaml")

@@ -10,8 +10,8 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
+from lightning_modules.tracking.artifacts import local_folder
 from lightning_modules.tracking.checkpoint import read_checkpoint
-from lightning_modules.tracking.record import local_folder
 from lightning_modules.tracking.rerun import histories
 from lightning_modules.tracking.resume import best_checkpoint
 

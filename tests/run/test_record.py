@@ -15,7 +15,7 @@ from lightning_modules.command_line import compose_run
 from lightning_modules.run import run
 from lightning_modules.serve import load_task
 from lightning_modules.tracking.checkpoint import read_checkpoint
-from lightning_modules.tracking.record import leaves
+from lightning_modules.tracking.flat import leaves
 from lightning_modules.tracking.rerun import histories
 from lightning_modules.tracking.resume import best_checkpoint
 from lightning_modules.tracking.store import open_store

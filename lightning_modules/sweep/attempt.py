@@ -1,0 +1,67 @@
+"""One attempt at a trial: by one process at a time, and in the one run that the trial has."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from lightning_modules.sweep.trial import SETTLED
+
+if TYPE_CHECKING:
+    from lightning_modules.sweep.job import Job
+    from lightning_modules.sweep.ledger import Ledger
+
+
+@contextlib.contextmanager
+def attempt(ledger: Ledger, job: Job) -> Iterator[Job | None]:
+    """Wait until no other process has the trial; give the job with the run to go on in, None where nothing is left to do.
+
+    A sweep that was killed may leave a process behind that has the trial but no run yet. The store knows nothing of it,
+    and the sweep that goes on starts the trial once more.
+    """
+    from filelock import FileLock
+
+    from lightning_modules.run import _is_lead
+
+    if not _is_lead():  # its rank 0 holds the lock
+        yield job
+        return
+    folder = ledger.folder / "trials"
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / f"{job.number}.lock"):
+        runs = ledger.runs(job.number)
+        if runs and ledger.outcome_of(runs[-1]).state in SETTLED:
+            yield None
+            return
+        run_id = job.run_id or (runs[-1].info.run_id if runs else None)
+        if run_id:
+            _claim(ledger.store.client, run_id)
+        yield replace(job, run_id=run_id)
+
+
+def process_tags() -> dict[str, str]:
+    """By which `is_alive` finds this process."""
+    import psutil
+
+    return {
+        "touchstone.host": platform.node(),
+        "touchstone.pid": str(os.getpid()),
+        "touchstone.process_started": str(psutil.Process().create_time()),
+    }
+
+
+def _claim(client: Any, run_id: str) -> None:
+    """Make the run that of this process, before it says RUNNING again; complete one that was cut off as it was made."""
+    from mlflow.entities import RunTag
+
+    run, tags = client.get_run(run_id), process_tags()
+    if "touchstone.model_id" not in run.data.tags:
+        model = client.create_logged_model(
+            run.info.experiment_id, name="model", source_run_id=run_id, model_type="checkpoint"
+        )
+        tags["touchstone.model_id"] = model.model_id
+    client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])

@@ -1,0 +1,80 @@
+"""The command of a sweep, taken apart: what each of its runs gets, what varies, and what must not change on the way."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, OmegaConf
+
+from lightning_modules.errors import UserError
+from lightning_modules.tracking.flat import leaves
+
+_NOT_OF_THE_RUNS = ("sweep", "search", "hydra")
+_MAY_CHANGE = ("sweep", "tracking", "search.trials", "search.timeout_s", "hydra", "name", "cpu_threads", "choices")
+
+
+@dataclass(frozen=True)
+class Command:
+    """The overrides of a command with ``-m``.
+
+    Attributes:
+        words: all of them but ``sweep.…``: what is told again when the sweep goes on.
+        fixed: those that every run gets.
+        swept: those with several values, or with an interval.
+    """
+
+    words: list[str]
+    fixed: list[str]
+    swept: list[Override]
+
+    @classmethod
+    def of(cls, words: Sequence[str], loader: Any) -> "Command":
+        """Take the overrides apart; `loader` is Hydra's config loader, for ``model=glob(*)``."""
+        parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(words))
+        kept = [(w, o) for w, o in zip(words, parsed, strict=True) if _root(o.key_or_group) != "sweep"]
+        runs = [(w, o) for w, o in kept if _root(o.key_or_group) not in _NOT_OF_THE_RUNS]
+        return cls(
+            [word for word, _ in kept],
+            [word for word, override in runs if not override.is_sweep_override()],
+            [override for _, override in runs if override.is_sweep_override()],
+        )
+
+
+def _root(key: str) -> str:
+    return key.split(".")[0].split("/")[0]
+
+
+def plan_of(kind: str, command: Command, config: DictConfig) -> dict[str, Any]:
+    """What makes two commands the same sweep, as JSON knows it, with the words to tell it again."""
+    plain: Any = OmegaConf.to_container(config, resolve=False)
+    same = {key: value for key, value in leaves(plain).items() if not _may_change(key)}
+    swept = {override.get_key_element(): override.get_value_string() for override in command.swept}
+    plan = {"sweeper": kind, "words": command.words, "swept": swept, "config": same}
+    return dict(json.loads(json.dumps(plan, default=str)))
+
+
+def _may_change(key: str) -> bool:
+    return any(key == name or key.startswith(f"{name}.") for name in _MAY_CHANGE)
+
+
+def refuse_other(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    """Raise UserError, with the differences, where `new` is not the sweep that `old` was."""
+    changes = []
+    if old["sweeper"] != new["sweeper"]:
+        changes.append(f"hydra/sweeper: {old['sweeper']} then, {new['sweeper']} now")
+    for part in ("swept", "config"):
+        for key in sorted(old[part].keys() | new[part].keys()):
+            then, now = old[part].get(key), new[part].get(key)
+            if then != now:
+                changes.append(f"{key}: {_shown(then)} then, {_shown(now)} now")
+    if changes:
+        more = f"\n  … and {len(changes) - 10} more" if len(changes) > 10 else ""
+        told = "\n".join(f"  {change}" for change in changes[:10])
+        raise UserError(f"sweep={name} is another sweep: choose another name, or tell it as it was:\n{told}{more}")
+
+
+def _shown(value: Any) -> str:
+    return "nothing" if value is None else str(value)

@@ -1,0 +1,167 @@
+"""The loop of a sweep: start what can be started, take note of what has ended, try again what has failed."""
+
+import contextlib
+import os
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, Protocol
+
+from lightning_modules.killed import Killed
+from lightning_modules.sweep.ledger import Ledger
+from lightning_modules.sweep.trial import SETTLED, Outcome, Plan, Trial
+from lightning_modules.tracking.alive import is_alive
+
+TURN_S = 0.5  # how long one look for ended runs may wait
+
+
+class Runner(Protocol):
+    """Where the runs of a sweep are: `Pool` on this machine, `Launched` behind a launcher of Hydra."""
+
+    def room(self) -> int: ...
+    def busy(self) -> int: ...
+    def submit(self, number: int, words: list[str]) -> None: ...
+    def wait(self, seconds: float) -> list[tuple[int, str | None]]: ...
+    def end(self) -> None: ...
+
+
+class Waiting(NamedTuple):
+    """A trial to be started; `run_id` names the run to go on in, if there is one."""
+
+    trial: Trial
+    run_id: str | None = None
+
+
+class Engine:
+    """Runs a plan to its end.
+
+    Args:
+        words_of: the overrides of the run of a trial (with the run to go on in).
+        retries: how often a trial that failed is tried again.
+        tell: called with each trial that has ended, and how.
+        deadline: `time.time()` after which nothing new is begun.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        ledger: Ledger,
+        runner: Runner,
+        words_of: Callable[[Trial, str | None], list[str]],
+        retries: int,
+        tell: Callable[[Trial, Outcome], None],
+        deadline: float | None = None,
+    ) -> None:
+        self.plan, self.ledger, self.runner, self.retries = plan, ledger, runner, retries
+        self._words_of, self._tell, self._deadline = words_of, tell, deadline
+        self._waiting: deque[Waiting] = deque()
+        self._running: dict[int, Trial] = {}
+        self._elsewhere: dict[int, Trial] = {}  # runs that an earlier process of this sweep started, and that live
+        self._failures: dict[int, int] = {}
+        self.signals: list[int] = []
+
+    def run(self) -> None:
+        """Run until nothing is left, or until a signal says stop. Raises Killed where a second signal cuts it off."""
+        self.ledger.stop_file.unlink(missing_ok=True)
+        for trial, outcome in self.ledger.state(self.plan):
+            self._take_up(trial, outcome)
+        with self._signals_stop():
+            try:
+                while self._start() or self._running or self._elsewhere:
+                    for number, said in self.runner.wait(TURN_S):
+                        self._settle(self._running.pop(number), said)
+                    self._look_elsewhere()
+            except BaseException:
+                self.runner.end()
+                for trial in self._running.values():
+                    self.ledger.cut_off(trial)
+                raise
+
+    def _take_up(self, trial: Trial, outcome: Outcome) -> None:
+        """Where an earlier process left a trial, and what is left to do for it."""
+        if outcome.state in SETTLED:
+            self.plan.tell(trial, outcome)
+        elif outcome.state == "RUNNING":
+            self._elsewhere[trial.number] = trial
+        elif outcome.state == "KILLED":
+            self._waiting.append(Waiting(trial, outcome.run_id))
+        else:
+            self._failures[trial.number] = self.ledger.failures(outcome.run_id) - 1
+            self._fail(trial, outcome)
+
+    def _start(self) -> bool:
+        """Fill the free slots; whether any was filled."""
+        started = False
+        while self.runner.room() > 0 and not self.signals and (item := self._next()):
+            self.runner.submit(item.trial.number, self._words_of(item.trial, item.run_id))
+            self._running[item.trial.number] = item.trial
+            started = True
+        return started
+
+    def _next(self) -> Waiting | None:
+        if self._waiting:
+            return self._waiting.popleft()
+        if self._deadline is not None and time.time() > self._deadline:
+            return None
+        trial = self.plan.ask()
+        return Waiting(trial) if trial else None
+
+    def _settle(self, trial: Trial, said: str | None) -> None:
+        outcome = self.ledger.outcome(trial, said)
+        if outcome.state == "FAILED":
+            self._fail(trial, outcome)
+        elif outcome.state in SETTLED:
+            self.plan.tell(trial, outcome)
+            self._tell(trial, outcome)
+        elif not self.signals:  # KILLED by somebody else: not by a fault of its own, but it is not begun for ever
+            self._fail(trial, outcome)
+
+    def _fail(self, trial: Trial, outcome: Outcome) -> None:
+        count = self._failures[trial.number] = self._failures.get(trial.number, 0) + 1
+        assert outcome.run_id is not None
+        self.ledger.note_failures(outcome.run_id, count)
+        self._tell(trial, outcome)
+        if count <= self.retries:
+            self._waiting.append(Waiting(trial, outcome.run_id))
+        else:
+            self.plan.tell(trial, outcome)
+
+    def _look_elsewhere(self) -> None:
+        for trial in list(self._elsewhere.values()):
+            run = self.ledger.runs(trial.number)[-1]
+            if run.info.status == "RUNNING" and is_alive(run.data.tags):
+                continue
+            del self._elsewhere[trial.number]
+            self.ledger.cut_off(trial)
+            outcome = self.ledger.outcome(trial)
+            if outcome.state == "KILLED":
+                self._waiting.append(Waiting(trial, outcome.run_id))
+            else:
+                self._settle(trial, None)
+
+    @contextlib.contextmanager
+    def _signals_stop(self) -> Iterator[None]:
+        """The first SIGINT or SIGTERM lets runs finish their epoch and begins no other; the second ends all at once."""
+
+        def handler(number: int, frame: Any) -> None:
+            self.signals.append(number)
+            if len(self.signals) == 1:
+                self.ledger.stop_file.touch()
+                _say("Stopping: what runs finishes its epoch and is kept. Once more ends it now.")
+            elif len(self.signals) == 2:  # a third one must not cut off the end
+                _say("Ending now: runs that were under way are KILLED or FAILED, and can be gone on with.")
+                raise Killed(number)
+
+        before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, old in before.items():
+                signal.signal(number, old)
+
+
+def _say(text: str) -> None:
+    """Print from a signal handler, which `print` does not allow: the signal may have come while it was printing."""
+    with contextlib.suppress(OSError):
+        os.write(1, f"\n{text}\n".encode())

@@ -1,0 +1,191 @@
+"""One trial of a sweep as a run of its own: composed anew from plain overrides, in a process that has run nothing else."""
+
+import contextlib
+import json
+import os
+import platform
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.types import Quote, QuotedString
+from omegaconf import DictConfig, open_dict
+
+from lightning_modules.command_line import PROJECT_ROOT, complete_choices, compose_run, message_of
+from lightning_modules.killed import Stopped
+from lightning_modules.sweep.places import Place, take
+from lightning_modules.sweep.trial import Trial
+
+WORD = "sweep.job="  # the override that makes a run the run of a trial
+
+
+@dataclass(frozen=True)
+class Job:
+    """Which trial a run is; it travels as one override of the run's command.
+
+    Attributes:
+        parent: id of the sweep's run; sweep: its name; pid, host: of the process that drives it.
+        run_id: the run to go on in.
+        skip_finished: link a finished run of the same signature instead.
+        judge: what `Judge` needs, where a search prunes.
+        beats: whether the run gives signs of life to other machines.
+    """
+
+    parent: str
+    sweep: str
+    number: int
+    params: dict[str, Any]
+    name: str
+    pid: int
+    host: str
+    run_id: str | None = None
+    skip_finished: bool = False
+    judge: dict[str, Any] | None = None
+    beats: bool = False
+
+    def word(self) -> str:
+        """The job as an override."""
+        return WORD + QuotedString(json.dumps(asdict(self), default=str), Quote.single).with_quotes()
+
+
+def work(words: Sequence[str], place: Place, log: str) -> str | None:
+    """Run a trial in this process, which is its own, with its output in the file `log`; return what went wrong."""
+    _write_to(Path(log))
+    take(place)
+    try:
+        return run_trial(compose_run(words), words)
+    except Exception as error:  # before the run began, as on a disk that is full
+        traceback.print_exc()
+        return _in_words(error)
+
+
+def _in_words(error: Exception) -> str:
+    """The error's message; cut, because nobody reads what the process answers before it has ended."""
+    return (message_of(error) or f"{type(error).__name__}: {error}")[:5000]
+
+
+def _write_to(log: Path) -> None:
+    sys.stdout.flush()
+    with log.open("a") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+
+
+def run_trial(cfg: DictConfig, words: Sequence[str]) -> str | None:
+    """Run the trial that ``cfg.sweep.job`` names; return the error's message, None where it did as it was told.
+
+    The run itself stands in the store whatever happens, FAILED with its message where it could not begin.
+    """
+    from lightning_modules.sweep.attempt import attempt
+    from lightning_modules.sweep.ledger import Ledger, sweep_folder
+    from lightning_modules.tracking.store import open_store
+
+    job = Job(**json.loads(cfg.sweep.job))
+    store = open_store(cfg.tracking.get("uri"))
+    ledger = Ledger(store, store.client.get_run(job.parent), sweep_folder(store, job.sweep))
+    with attempt(ledger, job) as found:
+        if found is None:
+            return None
+        _be_a_run_of_its_own([*(word for word in words if not word.startswith(WORD)), found.word()])
+        _forget_the_sweep(cfg, found)
+        return _run(cfg, ledger, found)
+
+
+def _run(cfg: DictConfig, ledger: Any, job: Job) -> str | None:
+    from lightning_modules.run import run
+    from lightning_modules.sweep.attempt import process_tags
+    from lightning_modules.sweep.ledger import trial_tags
+    from lightning_modules.tracking.known import Known
+
+    trial = Trial(job.number, job.params, ())
+    tags = trial_tags(job.parent, trial) | process_tags()
+    try:
+        with _signs_of_life(ledger, job):
+            run(cfg, tags, [_reporting(ledger, job)], job.run_id, job.skip_finished)
+    except Known as known:
+        ledger.tag({f"sweep.link.{job.number}": known})
+    except Stopped:
+        pass
+    except Exception as error:
+        message = _in_words(error)
+        print(message, file=sys.stderr)
+        ledger.fail(trial, message, job.name)
+        return message
+    return None
+
+
+def _be_a_run_of_its_own(words: Sequence[str]) -> None:
+    """Make this process look as if `scripts/train.py` had been called with these overrides, without ``-m``.
+
+    Lightning starts the other ranks of a run by this process's command; with the sweep's command they would begin the
+    whole sweep anew, and train with the hyper-parameters of another trial.
+    """
+    sys.argv = [str(PROJECT_ROOT / "scripts" / "train.py"), *words]
+    sys.modules["__main__"].__spec__ = None
+
+
+def _forget_the_sweep(cfg: DictConfig, job: Job) -> None:
+    with open_dict(cfg):
+        cfg.name = job.name
+        cfg.sweep = None
+        cfg.overrides = [word for word in cfg.overrides if not word.startswith(WORD)]
+        if cfg.callbacks and "progress" in cfg.callbacks:
+            cfg.callbacks.progress = None  # nobody looks at it
+
+
+def _reporting(ledger: Any, job: Job) -> Any:
+    from lightning_modules.sweep.reporting import Judge, Reporting
+
+    judge = Judge(job.judge, job.number) if job.judge else None
+    return Reporting(ledger.stop_file, job.pid, job.host, judge)
+
+
+@contextlib.contextmanager
+def _signs_of_life(ledger: Any, job: Job) -> Iterator[None]:
+    """Write the time into a tag of the run every so often, where another machine has to know whether it lives."""
+    from lightning_modules.tracking.alive import HEARTBEAT_S
+
+    if not job.beats or job.host == platform.node():
+        yield
+        return
+    over = threading.Event()
+
+    def beat() -> None:
+        pause = 1.0  # until the run is there
+        while not over.wait(pause):
+            with contextlib.suppress(Exception):  # a store that is away for a while is no reason to end
+                for run in ledger.runs(job.number):
+                    ledger.store.client.set_tag(run.info.run_id, "touchstone.heartbeat", str(time.time()))
+                    pause = HEARTBEAT_S
+
+    threading.Thread(target=beat, daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
+
+
+def check(points: Sequence[Sequence[str]]) -> list[str]:
+    """What is wrong with the configs that these overrides make; each mistake once."""
+    from lightning_modules.check import check_config
+
+    mistakes: dict[str, None] = {}
+    for words in points:
+        try:
+            check_config(compose_run(words))
+        except Exception as error:
+            mistakes[message_of(error) or f"{type(error).__name__}: {error}"] = None
+    return list(mistakes)
+
+
+def run_launched(cfg: DictConfig) -> str | None:
+    """The trial of a job that one of Hydra's launchers has composed and started; as `run_trial`."""
+    from hydra.core.hydra_config import HydraConfig
+
+    words = list(HydraConfig.get().overrides.task)
+    return run_trial(complete_choices(cfg), words)

@@ -1,0 +1,227 @@
+"""What the store knows of a sweep: its own run, which trials have runs, and how those ended."""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+
+from lightning_modules.errors import UserError, nearest
+from lightning_modules.sweep.children import best_values, linked_runs
+from lightning_modules.sweep.trial import Outcome, Plan, Trial
+from lightning_modules.tracking.alive import is_alive
+from lightning_modules.tracking.store import PROJECT_ROOT, Store
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+
+CUT_OFF = "CUT_OFF"  # `touchstone.ended` of a run that ended FAILED by no fault of its own
+
+
+def sweep_folder(store: Store, name: str) -> Path:
+    """Where the files of a sweep lie: ``sweeps/NAME`` beside the store, or in this project's mlruns for a server."""
+    beside = Path(store.uri.removeprefix("sqlite:///")).parent if store.is_local else PROJECT_ROOT / "mlruns"
+    return beside / "sweeps" / name
+
+
+def check_name(name: str) -> None:
+    """Raise UserError for a name that could not be a folder's."""
+    if not re.fullmatch(r"[\w][\w.-]{0,99}", name):
+        raise UserError(f"sweep={name}: a name has letters, digits, '_', '-' and '.', at most 100 of them")
+
+
+def find_sweep(store: Store, condition: str) -> "Run | None":
+    """The newest sweep's run that MLflow's filter finds, or None."""
+    everywhere = [experiment.experiment_id for experiment in store.client.search_experiments()]
+    found = store.client.search_runs(
+        everywhere, f"tags.`touchstone.kind` = 'sweep' AND {condition}", 1, 2, ["attributes.start_time DESC"]
+    )
+    return found[0] if found else None
+
+
+def known_sweeps(store: Store) -> list[str]:
+    """The names of the newest sweeps of the store."""
+    everywhere = [experiment.experiment_id for experiment in store.client.search_experiments()]
+    runs = store.client.search_runs(
+        everywhere, "tags.`touchstone.kind` = 'sweep'", 1, 50, ["attributes.start_time DESC"]
+    )
+    return [run.data.tags["sweep.name"] for run in runs]
+
+
+def resumed_sweep(store: Store, wanted: str) -> "Run":
+    """The sweep of ``sweep.resume=WANTED``: a run's id or its beginning, or a sweep's name. Raises UserError."""
+    run = None
+    if re.fullmatch(r"[0-9a-f]{6,32}", wanted):
+        run = find_sweep(store, f"attributes.run_id LIKE '{wanted}%'")
+    if run is None and re.fullmatch(r"[\w.-]+", wanted):
+        run = find_sweep(store, f"tags.`sweep.name` = '{wanted}'")
+    if run is None:
+        names = known_sweeps(store)
+        known = nearest(wanted, names) if names else "the store has no sweep yet"
+        raise UserError(f"sweep.resume={wanted}: there is no sweep with this id or name; {known}")
+    return run
+
+
+class Ledger:
+    """The run of a sweep in the store, and the runs of its trials. One process at a time may hold it.
+
+    Args:
+        run: of the sweep.
+        folder: of its files; others of the same name are kept out by a lock in it.
+    """
+
+    def __init__(self, store: Store, run: "Run", folder: Path) -> None:
+        self.store, self.run_id, self.folder = store, run.info.run_id, folder
+        self.name: str = run.data.tags["sweep.name"]
+        self.experiment_id = run.info.experiment_id
+        self.objectives: dict[str, str] = json.loads(run.data.tags["sweep.objectives"])
+
+    @property
+    def stop_file(self) -> Path:
+        """As long as it is there, runs of this sweep end at the end of their epoch."""
+        return self.folder / "stop"
+
+    def tag(self, values: Mapping[str, Any]) -> None:
+        """Set tags of the sweep's run."""
+        from mlflow.entities import RunTag
+
+        self.store.client.log_batch(self.run_id, tags=[RunTag(key, str(value)) for key, value in values.items()])
+
+    def end(self, status: str, error: str | None = None) -> None:
+        """Give the sweep's run its status: FINISHED, FAILED or KILLED."""
+        if error:
+            self.tag({"touchstone.error": error[:2000]})
+        self.store.client.set_terminated(self.run_id, status)
+
+    def runs(self, number: int | None = None) -> list["Run"]:
+        """The runs of all trials, or of one; oldest first."""
+        condition = f"tags.`mlflow.parentRunId` = '{self.run_id}'"
+        if number is not None:
+            condition += f" AND tags.`sweep.trial` = '{number}'"
+        found: list[Run] = []
+        token: str | None = None
+        while True:
+            page = self.store.client.search_runs(
+                [self.experiment_id], condition, 1, 1000, ["attributes.start_time ASC"], token
+            )
+            found += [run for run in page if "sweep.trial" in run.data.tags]
+            token = page.token
+            if not token:
+                return found
+
+    def linked(self) -> dict[int, str]:
+        """Trial number -> id of the older run that stands for it."""
+        return linked_runs(self.store.client.get_run(self.run_id).data.tags)
+
+    def outcome(self, trial: Trial, said: str | None = None) -> Outcome:
+        """How a trial ended whose process is gone; a run that is still RUNNING is set FAILED, one that was never made is.
+
+        Args:
+            said: what is known of the process's end.
+        """
+        runs = self.runs(trial.number)
+        if not runs:
+            old = self.linked().get(trial.number)
+            if old:
+                return Outcome("FINISHED", old, self._values(old))
+            return Outcome("FAILED", self.failed_run(trial, said or "its process ended before the run began"), {}, said)
+        run = runs[-1]
+        if run.info.status == "RUNNING":
+            self._close(run, said or "its process is gone")
+            return Outcome("FAILED", run.info.run_id, {}, said or "its process is gone")
+        return self.outcome_of(run)
+
+    def outcome_of(self, run: "Run") -> Outcome:
+        """What a run that is not RUNNING says of its trial."""
+        run_id, tags, status = run.info.run_id, run.data.tags, run.info.status
+        if status == "FINISHED":
+            return Outcome("FINISHED", run_id, self._values(run_id), None, frozenset(run.data.metrics))
+        if status == "KILLED":
+            return Outcome("PRUNED" if tags.get("touchstone.ended") == "PRUNED" else "KILLED", run_id)
+        if tags.get("touchstone.ended") == CUT_OFF:
+            return Outcome("KILLED", run_id)
+        return Outcome("FAILED", run_id, {}, tags.get("touchstone.error", "no reason is recorded"))
+
+    def _values(self, run_id: str) -> dict[str, float]:
+        values = best_values(self.store, [run_id], self.objectives)[run_id]
+        return {key: value for key, value in values.items() if value is not None}
+
+    def _close(self, run: "Run", error: str) -> None:
+        self.store.client.set_tag(run.info.run_id, "touchstone.error", error)
+        self.store.client.set_terminated(run.info.run_id, "FAILED")
+
+    def cut_off(self, trial: Trial) -> None:
+        """Close the run of a trial whose process was ended with the sweep; that is no failure of the trial."""
+        for run in self.runs(trial.number)[-1:]:
+            if run.info.status == "RUNNING":
+                self._cut_off(run, "the sweep was ended")
+
+    def _cut_off(self, run: "Run", error: str) -> None:
+        self.store.client.set_tag(run.info.run_id, "touchstone.ended", CUT_OFF)
+        self._close(run, error)
+
+    def failures(self, run_id: str | None) -> int:
+        """How often the run's trial has failed."""
+        return int(self.store.client.get_run(run_id).data.tags.get("sweep.failures", 1)) if run_id else 0
+
+    def note_failures(self, run_id: str, count: int) -> None:
+        """Keep that number, for the process that goes on with the sweep."""
+        self.store.client.set_tag(run_id, "sweep.failures", str(count))
+
+    def fail(self, trial: Trial, error: str, name: str) -> None:
+        """Record that a trial failed, also where its run could not begin, or go on."""
+        runs = self.runs(trial.number)
+        if not runs:
+            self.failed_run(trial, error, name)
+        elif self.outcome_of(runs[-1]).state == "KILLED":
+            self.store.client.set_tag(runs[-1].info.run_id, "touchstone.ended", "FAILED")
+            self._close(runs[-1], error)
+
+    def failed_run(self, trial: Trial, error: str, name: str = "") -> str:
+        """Record a trial that failed before its run could begin; return the run's id."""
+        tags = {**trial_tags(self.run_id, trial), "touchstone.error": error[:2000]}
+        run = self.store.client.create_run(self.experiment_id, run_name=name or f"trial {trial.number}", tags=tags)
+        self.store.client.set_terminated(run.info.run_id, "FAILED")
+        return str(run.info.run_id)
+
+    def state(self, plan: Plan) -> list[tuple[Trial, Outcome]]:
+        """The trials that were begun before, each with how far it came; RUNNING only where its process lives."""
+        newest = {int(run.data.tags["sweep.trial"]): run for run in self.runs()}
+        linked = self.linked()
+        found = []
+        for trial in plan.begun():
+            run = newest.get(trial.number)
+            if run is None:
+                old = linked.get(trial.number)
+                found.append((trial, Outcome("FINISHED", old, self._values(old)) if old else Outcome("KILLED", None)))
+            elif run.info.status == "RUNNING" and is_alive(run.data.tags):
+                found.append((trial, Outcome("RUNNING", run.info.run_id)))
+            elif run.info.status == "RUNNING":
+                self._cut_off(run, "its process is gone")
+                found.append((trial, Outcome("KILLED", run.info.run_id)))
+            else:
+                found.append((trial, self.outcome_of(run)))
+        return found
+
+
+def trial_tags(parent: str, trial: Trial) -> dict[str, str]:
+    """The tags that make a run the run of a trial."""
+    return {
+        "mlflow.parentRunId": parent,
+        "sweep.trial": str(trial.number),
+        "sweep.params": json.dumps(trial.params, default=str),
+    }
+
+
+def hold(folder: Path, name: str) -> FileLock:
+    """Keep other processes out of this sweep until the lock is released. Raises UserError where one is in it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(f"sweep={name}: another process is running this sweep ({folder / 'lock'})") from None
+    return lock

@@ -1,0 +1,99 @@
+"""Hydra's side of a sweep: the two sweepers and the launcher that ``-m`` finds under ``hydra/sweeper`` and ``hydra/launcher``."""
+
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, RunMode, TaskFunction
+from omegaconf import DictConfig
+
+
+class GridSweeper(Sweeper):
+    """Every combination of the values on the command line."""
+
+    kind = "grid"
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.context, self.task_function, self.config = hydra_context, task_function, config
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Run the sweep that these overrides say to its end."""
+        from lightning_modules.command_line import told
+
+        with told():
+            from lightning_modules.sweep.drive import drive
+
+            return drive(self, arguments)
+
+    def chosen_launcher(self) -> Launcher | None:
+        """The launcher of ``hydra/launcher=…``; None for the pool, which takes jobs one by one."""
+        assert self.config is not None and self.context is not None
+        if self.config.hydra.launcher._target_.endswith(".PoolLauncher"):
+            return None
+        try:
+            return Plugins.instance().instantiate_launcher(self.context, self.task_function, self.config)
+        except RuntimeError as error:
+            from lightning_modules.errors import UserError
+
+            name = self.config.hydra.runtime.choices["hydra/launcher"]
+            install = f"pip install 'touchstone-harness[{name}]'"
+            raise UserError(f"hydra/launcher={name}: its plugin is not installed: {install} ({error})") from error
+
+
+class OptunaSweeper(GridSweeper):
+    """What Optuna proposes, as the group `search` says."""
+
+    kind = "optuna"
+
+
+class PoolLauncher(Launcher):
+    """The pool of warm processes; only our own sweepers feed it, one job for each slot that gets free."""
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Needs nothing: a job is composed in its own process."""
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[Any]:
+        from lightning_modules.errors import UserError
+
+        raise UserError("hydra/launcher=pool works with hydra/sweeper=grid or optuna; choose hydra/launcher=basic here")
+
+
+def register() -> None:
+    """Make the plugins known to Hydra, which takes them only by a name in `hydra_plugins`: this module gets one there."""
+    import importlib
+    import types
+
+    try:
+        package = importlib.import_module("hydra_plugins")
+    except ImportError:  # no other plugin is installed
+        package = sys.modules["hydra_plugins"] = types.ModuleType("hydra_plugins")
+        package.__path__ = []
+    package.touchstone = sys.modules["hydra_plugins.touchstone"] = sys.modules[__name__]  # type: ignore[attr-defined]
+    for plugin in (GridSweeper, OptunaSweeper, PoolLauncher):
+        plugin.__module__ = "hydra_plugins.touchstone"
+        Plugins.instance().register(plugin)
+
+
+def name_the_sweep() -> None:
+    """Take ``sweep=NAME`` on the command line for ``sweep.name=NAME``."""
+    sys.argv[1:] = [re.sub(r"^sweep=(?=[^{])", "sweep.name=", word) for word in sys.argv[1:]]
+
+
+def refuse_wrong_ranks(cfg: DictConfig) -> None:
+    """Raise UserError for several processes a run under a sweeper that is not ours.
+
+    Lightning starts the other ranks by this process's command: with ``-m`` in it each of them begins the sweep anew, and
+    trains with the hyper-parameters of another trial, without a word.
+    """
+    if HydraConfig.get().mode == RunMode.MULTIRUN and cfg.strategy.get("_target_"):
+        from lightning_modules.errors import UserError
+
+        raise UserError(
+            "several processes a run (strategy=…) and this hydra/sweeper do not go together: its ranks would train with "
+            "different hyper-parameters; leave hydra/sweeper out (grid), or choose hydra/sweeper=optuna"
+        )

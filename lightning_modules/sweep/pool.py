@@ -1,0 +1,158 @@
+"""Runs as processes of this machine, each forked from a process that has torch, Lightning and MLflow imported already."""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing import forkserver
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from lightning_modules.sweep.places import Place
+
+_SERVER_DIED = 255  # what multiprocessing gives for the exit code of a process whose forkserver is gone
+PATIENCE_S = 10.0  # for a run that was told to end now
+
+
+@dataclass
+class _Job:
+    process: Any
+    place: Place
+    answer: Connection
+
+    def has_ended(self) -> bool:
+        """Whether the process is gone. The forkserver tells that; where it died itself, the system does."""
+        if self.process.exitcode != _SERVER_DIED:
+            return self.process.exitcode is not None
+        try:
+            return bool(psutil.Process(self.process.pid).status() == psutil.STATUS_ZOMBIE)
+        except psutil.NoSuchProcess:
+            return True
+
+
+class Pool:
+    """At most ``len(places)`` processes at a time. One that dies takes nothing with it but its own run.
+
+    Args:
+        places: the share of each slot.
+        logs: the folder for what the runs print, a file each.
+    """
+
+    def __init__(self, places: Sequence[Place], logs: Path) -> None:
+        self._free = list(places)
+        self._logs = logs
+        self._jobs: dict[int, _Job] = {}
+        self._context: Any = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(["lightning_modules.sweep.warm"])
+        forkserver.ensure_running()  # its imports take seconds: let them begin
+
+    def room(self) -> int:
+        """How many more runs can be started now."""
+        return len(self._free)
+
+    def busy(self) -> int:
+        """How many runs there are."""
+        return len(self._jobs)
+
+    def submit(self, number: int, words: Sequence[str]) -> None:
+        """Start the run that these overrides say; `number` is its name towards `wait`."""
+        from lightning_modules.sweep.job import work
+
+        log = self._logs / f"{number}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        place = self._free.pop(0)
+        ours, theirs = self._context.Pipe(duplex=False)
+        process = self._start(work, (list(words), place, str(log)), theirs)
+        self._jobs[number] = _Job(process, place, ours)
+
+    def _start(self, function: Callable[..., Any], arguments: tuple[Any, ...], answer: Connection) -> Any:
+        for attempt in range(2):
+            process = self._context.Process(target=_child, args=(dict(os.environ), answer, function, arguments))
+            try:
+                process.start()
+                break
+            except (EOFError, ConnectionError):  # the forkserver was killed just now: the next start makes another
+                if attempt:
+                    raise
+        answer.close()
+        return process
+
+    def wait(self, seconds: float) -> list[tuple[int, str | None]]:
+        """Return the runs that have ended, as (number, what went wrong with the process or None); wait that long for one."""
+        watched = [job.process.sentinel for job in self._jobs.values() if job.process.exitcode is None]
+        if watched:
+            wait(watched, seconds)
+        else:  # nothing that would wake us
+            time.sleep(seconds)
+        ended = []
+        for number, job in list(self._jobs.items()):
+            if job.has_ended():
+                _kill_group(job, signal.SIGKILL)  # ranks that it has left behind
+                self._free.append(job.place)
+                del self._jobs[number]
+                ended.append((number, _said(job) or how_it_died(job.process.exitcode)))
+        return ended
+
+    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Return `function(*arguments)` (a plain value) of a warm process. Raises RuntimeError where that dies."""
+        ours, theirs = self._context.Pipe(duplex=False)
+        process = self._start(function, arguments, theirs)
+        try:
+            return ours.recv()
+        except EOFError:
+            process.join()
+            raise RuntimeError(how_it_died(process.exitcode) or "the process gave no answer") from None
+        finally:
+            process.join()
+
+    def end(self) -> None:
+        """End all runs now: each is asked to close its record, and killed when that takes too long."""
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            for job in self._jobs.values():
+                _kill_group(job, number)
+            until = time.monotonic() + PATIENCE_S
+            while time.monotonic() < until and not all(job.has_ended() for job in self._jobs.values()):
+                time.sleep(0.05)
+
+
+def _kill_group(job: _Job, number: int) -> None:
+    """Send a signal to a run and to all ranks that it has started."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(job.process.pid, number)
+
+
+def _said(job: _Job) -> str | None:
+    """What the run answered at its end: its error, or None."""
+    with contextlib.suppress(EOFError, OSError):
+        if job.answer.poll():
+            return job.answer.recv()
+    return None
+
+
+def _child(
+    environment: dict[str, str], answer: Connection, function: Callable[..., Any], arguments: Sequence[Any]
+) -> None:
+    """In the new process: out of the terminal's reach, with the sweep's environment of today."""
+    os.setsid()
+    os.environ.clear()
+    os.environ.update(environment)
+    answer.send(function(*arguments))
+    answer.close()
+    sys.stdout.flush()
+
+
+def how_it_died(code: int | None) -> str | None:
+    """A process's exit code in words; None where it ended well."""
+    if not code:
+        return None
+    if code < 0:
+        hint = " (the system does that when memory runs out)" if -code == signal.SIGKILL else ""
+        return f"its process was ended by {signal.Signals(-code).name}{hint}"
+    return f"its process ended with exit code {code}"

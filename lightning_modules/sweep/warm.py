@@ -1,0 +1,29 @@
+"""Imported once, by the process that runs are forked from: nothing here may start a thread or touch CUDA."""
+
+import importlib
+import io
+
+from matplotlib.figure import Figure
+
+from lightning_modules.command_line import compose_run
+from lightning_modules.tracking.provenance import package_versions
+
+NEEDED = (
+    "lightning_modules.run", "lightning_modules.sweep.job", "lightning_modules.data.memory", "mlflow.pyfunc",
+    "lightning_modules.task.classification", "mlflow.store.tracking.sqlalchemy_store", "mlflow.types.responses", "optuna",
+    "pandas", "scipy.io", "sklearn.datasets", "sklearn.metrics", "torchvision", "torch.utils.serialization",
+)  # fmt: skip
+
+
+def warm_up() -> None:
+    """Do once what every run would do first: imports, the parser's tables, fonts, the list of packages."""
+    for name in NEEDED:
+        importlib.import_module(name)
+    compose_run([])
+    package_versions()
+    figure = Figure(layout="constrained")
+    figure.subplots().plot([0, 1], label="1")
+    figure.savefig(io.BytesIO(), format="png")
+
+
+warm_up()

@@ -1,0 +1,44 @@
+"""Where the files of a recorded run are."""
+
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlparse
+
+from lightning_modules.errors import UserError
+from lightning_modules.tracking.store import Store
+from lightning_modules.tracking.undelivered import work_folder
+
+
+def local_folder(uri: str) -> Path | None:
+    """The folder of an artifact URI on this disk, or None where it lies elsewhere."""
+    if uri.startswith(("file:", "/")):
+        return Path(unquote(urlparse(uri).path))
+    return None
+
+
+def artifact(store: Store, run: Any, path: str) -> Path:
+    """Return the local file of a run's artifact, fetched if the store is a server. Raises UserError where it is not there."""
+    uri = run.info.artifact_uri
+    folder = local_folder(uri)
+    if folder is not None:
+        if not (folder / path).exists():
+            raise UserError(f"run {run.info.run_id} has no artifact {path} (looked for {folder / path})")
+        return folder / path
+    kept = work_folder(run.info.run_id) / "run" / path
+    if kept.exists():  # the run was killed, or its server gone, before its files could be sent
+        return kept
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return Path(store.client.download_artifacts(run.info.run_id, path))
+    except (MlflowException, OSError) as error:
+        raise UserError(f"run {run.info.run_id} has no artifact {path}: {error}") from error
+
+
+def fetch_model(store: Store, model_id: str, folder: Path) -> None:
+    """Copy the files of a LoggedModel from a server into `folder`; it may have none yet."""
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    if store.client.list_logged_model_artifacts(model_id):
+        location = store.client.get_logged_model(model_id).artifact_location
+        get_artifact_repository(location, tracking_uri=store.uri).download_artifacts("", str(folder))

@@ -1,0 +1,452 @@
+"""What a sweep's run shows of its trials, read from and written to a real store."""
+
+import csv
+import io
+import json
+import math
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from mlflow.entities import Metric
+from rich.console import Console
+
+from lightning_modules.sweep import children as children_module
+from lightning_modules.sweep.axis import axis, measure
+from lightning_modules.sweep.children import Child, read_children
+from lightning_modules.sweep.description import NOTE_LIMIT, to_note, to_terminal
+from lightning_modules.sweep.names import NAME_LIMIT, run_name
+from lightning_modules.sweep.parallel import parallel_coordinates
+from lightning_modules.sweep.pictures import importance, importances, pareto_front
+from lightning_modules.sweep.ranking import best, pareto
+from lightning_modules.sweep.summary import write_summary
+from lightning_modules.sweep.table import duration, to_csv, to_html
+from lightning_modules.tracking.store import open_store
+
+LOSS = {"val/loss": "minimize"}
+BOTH = {"val/accuracy": "maximize", "model/size_bytes": "minimize"}
+RESUME = "python scripts/train.py -m sweep.resume=tuning"
+
+
+class Sweep:
+    """The run of a sweep and its children, written as a sweep leaves them in the store."""
+
+    def __init__(self, store: Any, keys: list[str], objectives: Mapping[str, str]) -> None:
+        self.store, self.keys, self.client = store, keys, store.client
+        self.experiment = store.experiment("swept")
+        tags = {"touchstone.kind": "sweep", "sweep.name": "tuning", "sweep.keys": json.dumps(keys)}
+        tags["sweep.objectives"] = json.dumps(dict(objectives))
+        self.run_id = self.client.create_run(self.experiment, run_name="tuning", tags=tags).info.run_id
+
+    def child(
+        self,
+        number: int,
+        params: dict[str, Any],
+        metrics: Mapping[str, list[float] | float],
+        status: str = "FINISHED",
+        experiment: str | None = None,
+        **tags: str,
+    ) -> str:
+        found = {"mlflow.parentRunId": self.run_id, "sweep.trial": str(number), "sweep.params": json.dumps(params)}
+        name = run_name(params, self.keys)
+        run_id = self.client.create_run(
+            experiment or self.experiment, run_name=name, tags=found | {k.replace("_", "."): v for k, v in tags.items()}
+        ).info.run_id
+        self.log(run_id, metrics)
+        if status != "RUNNING":
+            self.client.set_terminated(run_id, status)
+        return str(run_id)
+
+    def log(self, run_id: str, metrics: Mapping[str, list[float] | float]) -> None:
+        points = [
+            Metric(name, value, 1000 + step, step)
+            for name, values in metrics.items()
+            for step, value in enumerate(values if isinstance(values, list) else [values])
+        ]
+        self.client.log_batch(run_id, metrics=points)
+
+    def children(self) -> list[Child]:
+        return read_children(self.store, self.run_id)
+
+    def tags(self) -> dict[str, str]:
+        return dict(self.client.get_run(self.run_id).data.tags)
+
+    def summarise(self, objectives: Mapping[str, str] = LOSS, final: bool = True) -> Path:
+        write_summary(self.store, self.run_id, objectives, RESUME, final=final)
+        uri = self.client.get_run(self.run_id).info.artifact_uri
+        return Path(uri.removeprefix("file://").replace("%20", " ")) / "sweep"
+
+
+@pytest.fixture
+def sweep(store: Any) -> Sweep:
+    return Sweep(store, ["optimizer.lr", "seed"], LOSS)
+
+
+def made_up(number: int, params: dict[str, Any], status: str = "FINISHED", **values: float | None) -> Child:
+    named = {name.replace("__", "/"): value for name, value in values.items()}
+    return Child(number, f"{number:032x}", run_name(params, list(params)), params, status, named, {}, 60.0)
+
+
+def grid_of(count: int) -> list[Child]:
+    """Finished children whose loss depends on lr, a little on width, and on the seed not at all."""
+    rng = np.random.default_rng(0)
+    found = []
+    for number in range(count):
+        params = {
+            "optimizer.lr": float(10 ** rng.uniform(-4, 0)),
+            "model.width": int(rng.integers(8, 200)),
+            "seed": number % 3,
+        }
+        loss = (math.log10(params["optimizer.lr"]) + 2) ** 2 + 5 / params["model.width"]
+        found.append(made_up(number, params, val__loss=loss))
+    return found
+
+
+# --- names -----------------------------------------------------------------------------------------------------
+def test_a_run_is_named_by_what_was_swept_in_the_order_of_the_keys() -> None:
+    assert run_name({"seed": 3, "optimizer.lr": 0.01}, ["optimizer.lr", "seed"]) == "lr=0.01 seed=3"
+
+
+def test_keys_that_end_alike_are_called_by_the_shortest_tail_that_tells_them_apart() -> None:
+    params = {
+        "model.dropout": 0.1,
+        "model.head.dropout": 0.2,
+        "optimizer/groups": "by_depth",
+        "lr": 1,
+        "optimizer.lr": 2,
+    }
+    expected = "model.dropout=0.1 head.dropout=0.2 groups=by_depth lr=1 optimizer.lr=2"
+    assert run_name(params, list(params)) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.1 + 0.2, "0.3"), (1e-05, "1e-5"), (0.0001, "0.0001"), (2.5e7, "2.5e7"), (0.00012345678, "0.000123457"), (True, "true"),
+        (None, "null"), ([64, 0.5], "[64,0.5]"), ("a\nb", "a b"), (math.inf, "inf"),
+    ],
+)  # fmt: skip
+def test_values_are_written_short_and_as_one_would_type_them(value: Any, text: str) -> None:
+    assert run_name({"x": value}, ["x"]) == f"x={text}"
+
+
+def test_a_name_has_at_most_250_characters_and_skips_keys_that_are_not_set() -> None:
+    assert len(run_name({"a": "x" * 400, "b": 1}, ["a", "b"])) == NAME_LIMIT
+    assert run_name({"b": 1}, ["a", "b"]) == "b=1"
+
+
+# --- children --------------------------------------------------------------------------------------------------
+def test_children_are_read_with_status_params_and_their_best_value(sweep: Sweep) -> None:
+    other = sweep.store.experiment("another experiment")
+    ids = [
+        sweep.child(
+            0, {"optimizer.lr": 0.1, "seed": 0}, {"val/loss": [0.5, 0.2, 0.9], "test/loss": 0.4, "train/loss": 1.0}
+        ),
+        sweep.child(1, {"optimizer.lr": 0.2, "seed": 0}, {"val/loss": [0.7]}, "KILLED", touchstone_ended="PRUNED"),
+        sweep.child(2, {"optimizer.lr": 0.3, "seed": 0}, {}, "FAILED", touchstone_error="ValueError: no\nmore"),
+        sweep.child(10, {"optimizer.lr": 0.4, "seed": 0}, {"val/loss": [math.nan, math.inf]}, experiment=other),
+        sweep.child(4, {"optimizer.lr": 0.5, "seed": 0}, {}, "KILLED", touchstone_ended="STOPPED"),
+        sweep.child(5, {"optimizer.lr": 0.6, "seed": 0}, {"val/loss": [0.3]}, "RUNNING"),
+    ]
+    found = sweep.children()
+    assert [child.number for child in found] == [0, 1, 2, 4, 5, 10]
+    assert [child.status for child in found] == ["FINISHED", "PRUNED", "FAILED", "KILLED", "RUNNING", "FINISHED"]
+    assert [child.values["val/loss"] for child in found] == [0.2, 0.7, None, None, 0.3, None]
+    assert [child.run_id for child in found] == [*ids[:3], *ids[4:], ids[3]]
+    assert found[0].name == "lr=0.1 seed=0"
+    assert found[0].params == {"optimizer.lr": 0.1, "seed": 0}
+    assert found[0].metrics == {"val/loss": 0.9, "test/loss": 0.4}, "the latest, and none of the training"
+    assert found[2].error == "ValueError: no\nmore"
+    assert found[0].error is None
+    assert found[4].duration_s is None
+    assert found[0].duration_s is not None
+    assert found[5].experiment_id == other
+
+
+def test_a_store_that_cannot_be_read_by_sql_gives_the_same_children(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep.child(0, {"optimizer.lr": 0.1}, {"val/loss": [0.5, math.nan, 0.2, -math.inf, 0.9]})
+    sweep.child(1, {"optimizer.lr": 0.2}, {"val/loss": [math.nan, -math.inf]})
+    by_sql = sweep.children()
+    monkeypatch.setattr(children_module, "_extremes_by_sql", children_module._extremes_by_client)
+    assert sweep.children() == by_sql
+    assert [child.values["val/loss"] for child in by_sql] == [0.2, None]
+
+
+def test_an_objective_to_maximise_takes_the_highest_value(store: Any) -> None:
+    sweep = Sweep(store, ["seed"], {"val/accuracy": "maximize"})
+    sweep.child(0, {"seed": 1}, {"val/accuracy": [0.1, 0.8, 0.6]})
+    assert sweep.children()[0].values == {"val/accuracy": 0.8}
+
+
+def test_children_come_from_several_pages(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(children_module, "_PAGE", 2)
+    monkeypatch.setattr(children_module, "_AT_ONCE", 2)
+    for number in range(5):
+        sweep.child(number, {"seed": number}, {"val/loss": float(number)})
+    assert [child.values["val/loss"] for child in sweep.children()] == [0, 1, 2, 3, 4]
+
+
+def test_a_trial_begun_anew_is_its_newest_run_and_counts_its_attempts(sweep: Sweep) -> None:
+    sweep.child(0, {"seed": 0}, {}, "FAILED")
+    time.sleep(0.002)  # the store knows milliseconds
+    newest = sweep.child(0, {"seed": 0}, {"val/loss": 1.0})
+    sweep.child(1, {"seed": 1}, {"val/loss": 1.0}, sweep_failures="2")  # the same run, gone on with twice
+    sweep.child(2, {"seed": 2}, {}, "FAILED", sweep_failures="2")
+    first, second, third = sweep.children()
+    assert (first.run_id, first.status, first.attempts) == (newest, "FINISHED", 2)
+    assert (second.attempts, third.attempts) == (3, 2)
+
+
+def test_an_older_run_stands_for_a_trial_with_the_values_of_its_params(sweep: Sweep) -> None:
+    old = sweep.client.create_run(sweep.experiment, run_name="brave-fox").info.run_id
+    for key, value in {"optimizer.lr": "1e-05", "seed": "3", "model": "mlp"}.items():
+        sweep.client.log_param(old, key, value)
+    sweep.log(old, {"val/loss": [0.3, 0.1]})
+    sweep.client.set_terminated(old, "FINISHED")
+    gone = sweep.client.create_run(sweep.experiment).info.run_id
+    sweep.client.delete_run(gone)
+    sweep.client.set_tag(sweep.run_id, "sweep.link.7", old)
+    sweep.client.set_tag(sweep.run_id, "sweep.linked", json.dumps({"8": gone}))
+    linked, missing = sweep.children()
+    assert (linked.number, linked.run_id, linked.linked, linked.status) == (7, old, True, "FINISHED")
+    assert (linked.name, linked.params) == ("lr=1e-5 seed=3", {"optimizer.lr": 1e-05, "seed": 3})
+    assert linked.values == {"val/loss": 0.1}
+    assert (missing.number, missing.status, missing.values) == (8, "MISSING", {"val/loss": None})
+
+
+# --- ranking ---------------------------------------------------------------------------------------------------
+def test_the_best_child_has_finished_and_has_a_value() -> None:
+    tried = [
+        made_up(0, {}, "PRUNED", val__loss=0.1), made_up(1, {}, val__loss=None), made_up(2, {}, val__loss=0.5),
+        made_up(3, {}, val__loss=0.5), made_up(4, {}, "FAILED", val__loss=0.2), made_up(5, {}, val__loss=0.9),
+    ]  # fmt: skip
+    assert [best(tried, {"val/loss": way}).number for way in ("minimize", "maximize")] == [2, 5]  # type: ignore[union-attr]
+    assert best(tried[:2], LOSS) is None
+    assert best(tried, BOTH) is None
+
+
+def test_the_pareto_front_holds_what_nothing_dominates() -> None:
+    points = [(0.9, 10), (0.8, 5), (0.85, 10), (0.8, 5), (0.5, 1), (0.5, 2), (0.95, None)]
+    tried = [made_up(i, {}, val__accuracy=a, model__size_bytes=s) for i, (a, s) in enumerate(points)]
+    assert [child.number for child in pareto(tried, BOTH)] == [0, 1, 3, 4]
+
+
+# --- tables ----------------------------------------------------------------------------------------------------
+def test_the_csv_has_every_child_and_every_number_in_full(sweep: Sweep) -> None:
+    sweep.child(0, {"optimizer.lr": 0.1, "seed": 0}, {"val/loss": [1 / 3, 0.5], "test/accuracy": 2 / 3})
+    sweep.child(1, {"optimizer.lr": 0.2}, {}, "FAILED", touchstone_error='a "quoted", reason\nline 2')
+    first, second = csv.DictReader(io.StringIO(to_csv(sweep.children(), LOSS)))
+    assert (float(first["best val/loss"]), float(first["val/loss"])) == (1 / 3, 0.5)
+    assert float(first["test/accuracy"]) == 2 / 3
+    assert (first["optimizer.lr"], first["seed"], first["status"]) == ("0.1", "0", "FINISHED")
+    assert (second["seed"], second["best val/loss"], second["error"]) == ("", "", 'a "quoted", reason')
+
+
+def test_the_page_marks_the_best_and_escapes_what_the_user_wrote() -> None:
+    tried = [made_up(0, {"name": "<script>"}, val__loss=2.0), made_up(1, {"name": "b"}, val__loss=1.0)]
+    page = to_html(tried, LOSS, "Sweep <x>")
+    assert "<script>" not in page
+    assert "&lt;script&gt;" in page
+    assert page.count('<tr class="best ') == 1
+    assert page.index(f"{1:032x}") < page.index(f"{0:032x}"), "the best first"
+
+
+def test_the_description_names_the_best_run_links_it_and_says_how_to_go_on(sweep: Sweep) -> None:
+    sweep.child(0, {"optimizer.lr": 0.1, "seed": 0}, {"val/loss": 0.5})
+    winner = sweep.child(1, {"optimizer.lr": 0.2, "seed": 0}, {"val/loss": 0.25, "test/accuracy": 0.75})
+    sweep.child(2, {"optimizer.lr": 0.3, "seed": 0}, {}, "FAILED")
+    sweep.summarise(final=False)
+    note = sweep.tags()["mlflow.note.content"]
+    assert "3 runs: 2 finished, 1 failed" in note
+    assert f"**Best:** [lr=0.2 seed=0](#/experiments/{sweep.experiment}/runs/{winner}) with val/loss 0.25" in note
+    assert "| 1 | [lr=0.2" in note
+    assert "| 0.75 |" in note
+    assert RESUME in note
+    assert f"python scripts/compare.py {sweep.run_id}" in note
+
+
+def test_a_description_of_long_names_fits_into_a_tag() -> None:
+    tried = [made_up(i, {"a.path": f"{i}|{'*' * 600}"}, val__loss=float(i)) for i in range(300)]
+    note = to_note(tried, LOSS, "1", "f" * 32, RESUME)
+    assert len(note) <= NOTE_LIMIT
+    assert RESUME in note
+    assert "of 300 runs; all are in `sweep/children.html`" in note
+
+
+def test_the_terminal_shows_the_top_ten_the_counts_and_what_failed() -> None:
+    tried = [made_up(i, {"seed": i}, val__loss=float(i)) for i in range(12)]
+    tried.append(
+        Child(12, "c" * 32, "seed=[/x]", {}, "FAILED", {"val/loss": None}, {}, 1.0, error="ValueError: no [red]\nat")
+    )
+    console = Console(file=io.StringIO(), width=160)
+    console.print(to_terminal(tried, LOSS, "sweep tuning"))
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "sweep tuning: 13 runs: 12 finished, 1 failed" in shown
+    assert "seed=9" in shown
+    assert "seed=10" not in shown
+    assert "failed seed=[/x]: ValueError: no [red]\n" in shown
+    assert f"best   seed=0  val/loss 0  {0:032x}" in shown
+
+
+def test_spans_of_time_are_short_to_read() -> None:
+    assert [duration(s) for s in (None, 4.21, 185, 7385)] == ["", "4.2 s", "3:05 min", "2:03:05 h"]
+
+
+# --- pictures --------------------------------------------------------------------------------------------------
+def test_numbers_that_spread_over_decades_get_a_logarithmic_axis() -> None:
+    grid = axis([1e-4, 1e-3, 1e-2])
+    assert np.allclose(grid.places, [0, 0.5, 1])
+    assert [label for _, label in grid.ticks] == ["1e-4", "1e-3", "0.01"]
+    assert np.allclose(axis([0, 1, 2, 4]).places, [0, 0.25, 0.5, 1])
+
+
+def test_numbers_that_would_crowd_and_words_are_levels_and_a_value_that_is_not_there_is_a_gap() -> None:
+    crowded = axis([0.0, 1e-5, 1e-4, 1.0])
+    assert np.allclose(crowded.places, [0, 1 / 3, 2 / 3, 1])
+    words = axis(["b", None, "a", True])
+    assert np.allclose(words.places, [1 / 2, np.nan, 0, 1], equal_nan=True)
+    assert [label for _, label in words.ticks] == ["a", "b", "true"]
+
+
+def test_a_run_that_diverged_does_not_squeeze_the_others() -> None:
+    losses: list[float | None] = [0.1, 0.11, 0.12, 0.13, 0.14, 0.15, 0.16, 900.0]
+    side = measure(losses, 0, "minimize")
+    assert side.places[6] > 0.4
+    assert side.places[7] == 1
+    assert side.ticks[-1][1].startswith("≥")
+    assert measure([1 - loss for loss in losses if loss], 0, "maximize").places[7] == 0
+
+
+def test_importance_finds_what_matters_and_puts_the_seed_at_the_end() -> None:
+    shares = importances(grid_of(40), "val/loss", "minimize")
+    assert shares is not None
+    assert next(iter(shares)) == "optimizer.lr"
+    assert shares["optimizer.lr"] > 0.7
+    assert shares == importances(grid_of(40), "val/loss", "minimize"), "the same each time"
+
+
+@pytest.mark.parametrize(
+    "tried",
+    [
+        [],
+        grid_of(3),
+        [made_up(i, {"seed": i, "lr": 1}, val__loss=float(i)) for i in range(9)],
+        [made_up(i, {"seed": i, "lr": i % 2}, val__loss=1.0) for i in range(9)],
+    ],
+    ids=["none", "three", "one key", "all equal"],
+)
+def test_importance_is_not_guessed(tried: list[Child]) -> None:
+    assert importance(tried, "val/loss", "minimize") is None
+
+
+@pytest.mark.parametrize("count", [1, 2, 24])
+def test_every_picture_can_be_drawn_of_few_and_of_many(count: int, tmp_path: Path) -> None:
+    tried = [
+        made_up(
+            i, {"lr": 10.0 ** -(i % 4), "model": ["mlp", None][i % 2]}, val__accuracy=i / 30, model__size_bytes=2.0**i
+        )
+        for i in range(count)
+    ]
+    tried.append(made_up(count, {"lr": 0.5}, "PRUNED", val__accuracy=0.1, model__size_bytes=None))
+    for number, figure in enumerate(
+        (parallel_coordinates(tried, "val/accuracy", "maximize"), pareto_front(tried, BOTH))
+    ):
+        assert figure is not None
+        figure.savefig(tmp_path / f"{number}.png")
+    assert parallel_coordinates(tried[count:], "val/accuracy", "maximize") is None
+    assert pareto_front(tried[count:], BOTH) is None
+
+
+# --- the whole -------------------------------------------------------------------------------------------------
+def test_the_sweeps_run_gets_files_and_tags_and_the_pictures_when_it_is_over(sweep: Sweep) -> None:
+    for number in range(6):
+        sweep.child(number, {"optimizer.lr": 10.0 ** -(number // 2), "seed": number % 2}, {"val/loss": number / 7})
+    failed = sweep.child(6, {"optimizer.lr": 1.0, "seed": 9}, {}, "FAILED")
+    folder = sweep.summarise(final=False)
+    assert {file.name for file in folder.iterdir()} == {"children.csv", "children.html"}
+    assert failed in (folder / "children.html").read_text()
+    sweep.summarise()
+    names = {file.name for file in folder.iterdir()}
+    assert names == {"children.csv", "children.html", "parallel_coordinates.png", "importance.png"}
+    tags = sweep.tags()
+    assert (tags["sweep.finished"], tags["sweep.failed"], tags["sweep.pruned"]) == ("6", "1", "0")
+    assert tags["sweep.best_run_id"] == sweep.children()[0].run_id
+    assert tags["sweep.best_name"] == "lr=1 seed=0"
+    assert json.loads(tags["sweep.best_params"]) == {"optimizer.lr": 1.0, "seed": 0}
+    listed = {file.path for file in sweep.client.list_artifacts(sweep.run_id, "sweep")}
+    assert listed == {f"sweep/{name}" for name in names}, "MLflow sees them"
+
+
+def test_several_objectives_give_a_front_as_picture_and_tag(store: Any) -> None:
+    sweep = Sweep(store, ["model.width"], BOTH)
+    for number in range(5):
+        sweep.child(number, {"model.width": number}, {"val/accuracy": number / 5, "model/size_bytes": 10.0 * number})
+    names = {file.name for file in sweep.summarise(BOTH).iterdir()}
+    assert {"pareto.png", "parallel_coordinates.png", "parallel_coordinates_model_size_bytes.png"} <= names
+    assert len(json.loads(sweep.tags()["sweep.pareto_run_ids"])) == 5
+    assert "sweep.best_run_id" not in sweep.tags()
+    assert "Pareto front of val/accuracy, model/size" in sweep.tags()["mlflow.note.content"]
+
+
+def test_a_sweep_without_a_child_has_a_summary_too(sweep: Sweep) -> None:
+    assert (sweep.summarise() / "children.html").exists()
+    assert sweep.tags()["sweep.finished"] == "0"
+
+
+def test_a_picture_that_fails_and_a_full_disk_are_warned_of_and_end_nothing(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    sweep.child(0, {"seed": 0}, {"val/loss": 1.0})
+    monkeypatch.setattr("lightning_modules.sweep.parallel._draw_axes", lambda *_: 1 / 0)
+    sweep.summarise()
+    assert "parallel_coordinates.png could not be drawn: ZeroDivisionError" in caplog.text
+    assert sweep.tags()["sweep.finished"] == "1"
+    folder = sweep.summarise(final=False)
+    for file in folder.iterdir():
+        file.unlink()
+    folder.rmdir()
+    folder.write_text("in the way")
+    assert len(write_summary(sweep.store, sweep.run_id, LOSS, RESUME)) == 1
+    assert "the summary of sweep tuning could not be written" in caplog.text
+
+
+@pytest.fixture
+def server(store: Any, tmp_path: Path) -> Iterator[str]:
+    """The URL of a real server on the test's store, that keeps the artifacts itself."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    words = ["-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    words += ["--backend-store-uri", store.uri, "--artifacts-destination", str(tmp_path / "kept")]
+    process = subprocess.Popen([sys.executable, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(240):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.5)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@pytest.mark.slow
+def test_a_sweep_on_a_server_gets_the_same_summary(server: str) -> None:
+    sweep = Sweep(open_store(server), ["seed"], LOSS)
+    for number in range(3):
+        sweep.child(number, {"seed": number}, {"val/loss": [float(number), math.nan, number + 0.5]})
+    write_summary(sweep.store, sweep.run_id, LOSS, RESUME, final=True)
+    assert [child.values["val/loss"] for child in sweep.children()] == [0, 1, 2]
+    assert sweep.client.get_run(sweep.run_id).info.artifact_uri.startswith("mlflow-artifacts:")
+    listed = {file.path for file in sweep.client.list_artifacts(sweep.run_id, "sweep")}
+    assert listed == {"sweep/children.csv", "sweep/children.html", "sweep/parallel_coordinates.png"}
+    assert sweep.tags()["sweep.best_name"] == "seed=0"
