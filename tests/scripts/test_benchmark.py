@@ -1,6 +1,6 @@
 """What answers without training must not load what training needs; the benchmark's own arithmetic."""
 
-import importlib.util
+import importlib
 import os
 import subprocess
 import sys
@@ -38,14 +38,15 @@ def test_what_needs_no_training_loads_no_torch_no_lightning_and_no_mlflow(answer
 
 
 @pytest.fixture
-def benchmark() -> Any:
-    found = importlib.util.spec_from_file_location("benchmark", ROOT / "scripts" / "benchmark.py")
-    assert found is not None
-    assert found.loader is not None
-    module = importlib.util.module_from_spec(found)
-    sys.modules["benchmark"] = module
-    found.loader.exec_module(module)
-    return module
+def benchmark(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    return importlib.import_module("benchmarks.measure")
+
+
+def test_every_subject_of_the_benchmark_has_its_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    subjects = importlib.import_module("benchmark").SUBJECTS
+    assert all(callable(importlib.import_module(f"benchmarks.{name}").run) for name in subjects)
 
 
 def test_a_row_holds_median_range_and_whether_the_bar_is_met(benchmark: Any) -> None:

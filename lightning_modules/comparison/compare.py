@@ -1,0 +1,191 @@
+"""The comparison itself: read, group over seeds, and test against the baseline."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from lightning_modules.comparison import notes
+from lightning_modules.comparison.groups import Group, find_baseline, grouped
+from lightning_modules.comparison.keys import (
+    REPEATS,
+    SEED,
+    Params,
+    candidates,
+    fewest,
+    parsed_baseline,
+    require_known,
+)
+from lightning_modules.comparison.metrics import lower_is_better, read_metric
+from lightning_modules.comparison.reading import Reader, Run
+from lightning_modules.comparison.statistics import Interval, bca_intervals, holm, sign_flip_p
+from lightning_modules.comparison.targets import Selection, select
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A group minus the baseline, over the seeds that both have; `p_holm` is corrected over all groups of the table."""
+
+    pairs: int
+    mean: float | None
+    interval: Interval | None
+    p: float | None
+    p_holm: float | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """A group's line. `mean` is None where no value is finite, `std` (of N - 1) where there are fewer than two."""
+
+    values: tuple[str, ...]
+    points: tuple[float, ...]
+    mean: float | None
+    std: float | None
+    interval: Interval | None
+    not_finite: int
+    runs: tuple[str, ...]
+    is_baseline: bool = False
+    difference: Difference | None = None
+
+    @property
+    def n(self) -> int:
+        """The seeds."""
+        return len(self.points)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A sorted table, best first, and what must be said of it.
+
+    Attributes:
+        home: the run that gets it, None where the runs have no common parent.
+        experiment_id: of the runs.
+    """
+
+    metric: str
+    lower_is_better: bool
+    by: tuple[str, ...]
+    baseline: str | None
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...]
+    home: str | None
+    experiment_id: str
+
+    @property
+    def title(self) -> str:
+        """Metric, direction and keys in one line."""
+        by = f", by {', '.join(self.by)}" if self.by else ""
+        against = f", against {self.baseline}" if self.baseline else ""
+        return f"{self.metric} ({'lower' if self.lower_is_better else 'higher'} is better){by}{against}"
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked: `targets` as on the command line, and the options, None for the default."""
+
+    targets: Sequence[str]
+    by: Sequence[str] | None = None
+    metric: str | None = None
+    baseline: str | None = None
+
+
+@dataclass
+class Reading:
+    """What was read and grouped, before any statistics."""
+
+    selection: Selection
+    metric: str
+    by: list[str]
+    others: list[str]  # keys that may differ and that the table is not by
+    repeats: list[str]
+    params: Mapping[str, Params]
+    groups: list[Group]
+    without_metric: int
+    against: Group | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def compare(reader: Reader, question: Question) -> Comparison:
+    """Answer the question.
+
+    Raises:
+        UserError: an unknown or ambiguous target, metric, key or baseline; no finished run.
+    """
+    read = _read(reader, question)
+    if question.baseline is not None:
+        wanted = parsed_baseline(question.baseline, read.by)
+        read.against = find_baseline(read.groups, read.by, wanted)
+    lower = lower_is_better(read.metric, read.selection.objectives)
+    rows = sorted(_rows(read.groups, read.against), key=lambda row: _rank(row, lower))
+    said = notes.of_reading(read, chosen=question.metric is None) + notes.of_rows(rows, read)
+    first: Run = read.selection.runs[0]
+    return Comparison(
+        read.metric, lower, tuple(read.by), question.baseline, tuple(rows), tuple(said), read.selection.home, first.experiment_id
+    )  # fmt: skip
+
+
+def _read(reader: Reader, question: Question) -> Reading:
+    selection = select(reader, question.targets)
+    ids = [run.run_id for run in selection.runs]
+    metric, values = read_metric(reader, ids, question.metric)
+    if question.by is not None:
+        require_known(reader, selection, question.by)
+    maybe = candidates(reader, selection)
+    settings = [key for key in maybe if not SEED.search(key)]
+    swept_seeds = [key for key in maybe if SEED.search(key) and selection.swept is not None]
+    wanted = {*settings, *REPEATS, *swept_seeds, *(question.by or ())}
+    params = _with_swept(selection.runs, reader.params(ids, wanted), selection.swept or ())
+    rows = [params[run_id] for run_id in ids if run_id in values]
+    by = list(question.by if question.by is not None else settings)
+    if question.by is None and selection.swept is None:
+        by = fewest(settings, rows)
+    seeds = [
+        key for key in dict.fromkeys((*REPEATS, *swept_seeds)) if key not in by and all(key in row for row in rows)
+    ]
+    repeats = fewest(seeds, rows) or seeds[:1]
+    groups = grouped(selection.runs, values, params, by, repeats)
+    others = [key for key in settings if key not in by]
+    return Reading(selection, metric, by, others, repeats, params, groups, len(ids) - len(rows))
+
+
+def _with_swept(runs: Sequence[Run], params: Mapping[str, Params], swept: Sequence[str]) -> dict[str, Params]:
+    """The params, and for a swept key that is no param (a key that the config does not hold under this name) its trial's."""
+    whole: dict[str, Params] = {}
+    for run in runs:
+        own = params.get(run.run_id, {})
+        if any(key not in own for key in swept):
+            trial = {str(k).lstrip("+~"): str(v) for k, v in run.json("sweep.params", {}).items()}
+            own = {**{key: trial[key] for key in swept if key in trial}, **own}
+        whole[run.run_id] = own
+    return whole
+
+
+def _rows(groups: Sequence[Group], against: Group | None) -> list[Row]:
+    points = [tuple(group.points().values()) for group in groups]
+    rows = [
+        Row(
+            group.values, values, statistics.fmean(values) if values else None,
+            statistics.stdev(values) if len(values) > 1 else None, interval, len(group.not_finite), tuple(group.runs),
+        )
+        for group, values, interval in zip(groups, points, bca_intervals(points), strict=True)
+    ]  # fmt: skip
+    return rows if against is None else _tested(rows, groups, against)
+
+
+def _tested(rows: Sequence[Row], groups: Sequence[Group], against: Group) -> list[Row]:
+    base = against.points()
+    paired = [[value - base[seed] for seed, value in group.points().items() if seed in base] for group in groups]
+    tested = [[] if group is against else differences for group, differences in zip(groups, paired, strict=True)]
+    p_values = sign_flip_p(tested)
+    outcome = zip(rows, groups, tested, bca_intervals(tested), p_values, holm(p_values), strict=True)
+    return [
+        replace(row, is_baseline=True)
+        if group is against
+        else replace(
+            row, difference=Difference(len(d), statistics.fmean(d) if d else None, interval, p, corrected)
+        )
+        for row, group, d, interval, p, corrected in outcome
+    ]  # fmt: skip
+
+
+def _rank(row: Row, lower: bool) -> tuple[bool, float, tuple[str, ...]]:
+    return row.mean is None, (row.mean or 0.0) * (1 if lower else -1), row.values

@@ -1,0 +1,78 @@
+"""Runs grouped by what tells them apart: one value for each seed of a group."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from lightning_modules.comparison.keys import Params, same, shown
+from lightning_modules.comparison.reading import Run
+from lightning_modules.errors import UserError
+
+Seed = tuple[str, ...]  # seed, split seed and fold; a run's id where no seed is recorded
+
+
+@dataclass
+class Group:
+    """Runs that are equal but for their seeds.
+
+    Attributes:
+        values: of each key that the table is by.
+        by_seed: the finite values of each seed (several where runs differ in what the table is not by).
+        not_finite: name -> value of the runs whose metric is NaN or infinite.
+    """
+
+    values: tuple[str, ...]
+    by_seed: dict[Seed, list[float]] = field(default_factory=dict)
+    not_finite: dict[str, float] = field(default_factory=dict)
+    runs: list[str] = field(default_factory=list)
+
+    def points(self) -> dict[Seed, float]:
+        """The mean of each seed, in the order of the seeds."""
+        return {
+            seed: math.fsum(v) / len(v) for seed, v in sorted(self.by_seed.items(), key=lambda item: _order(item[0]))
+        }
+
+
+def _order(seed: Seed) -> list[tuple[int, int, str]]:
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in seed]
+
+
+def grouped(
+    runs: Sequence[Run],
+    values: Mapping[str, float],
+    params: Mapping[str, Params],
+    by: Sequence[str],
+    repeats: Sequence[str],
+) -> list[Group]:
+    """One group for each combination of the values of `by`, with the runs that have a value of the metric."""
+    groups: dict[tuple[str, ...], Group] = {}
+    for run in runs:
+        if run.run_id not in values:
+            continue
+        of_run, value = params.get(run.run_id, {}), values[run.run_id]
+        key = tuple(shown(of_run, name) for name in by)
+        group = groups.setdefault(key, Group(key))
+        group.runs.append(run.run_id)
+        if math.isfinite(value):
+            group.by_seed.setdefault(seed_of(run, of_run, repeats), []).append(value)
+        else:
+            group.not_finite[f"{run.name} {run.run_id[:8]}"] = value
+    return [groups[key] for key in sorted(groups)]
+
+
+def seed_of(run: Run, params: Params, repeats: Sequence[str]) -> Seed:
+    """What makes two runs of different groups a pair; a run without a recorded seed has no partner."""
+    if not any(params.get(key, "None") != "None" for key in repeats):
+        return ("no seed", run.run_id)
+    return tuple(params.get(key, "") for key in repeats)
+
+
+def find_baseline(groups: Sequence[Group], by: Sequence[str], wanted: Mapping[str, str]) -> Group:
+    """The one group that has all values of `wanted`. Raises UserError, which lists the groups, where none or several do."""
+    places = [(by.index(key), value) for key, value in wanted.items()]
+    found = [group for group in groups if all(same(group.values[i], value) for i, value in places)]
+    if len(found) == 1:
+        return found[0]
+    text = ",".join(f"{key}={value}" for key, value in wanted.items())
+    listed = "; ".join(",".join(map("=".join, zip(by, group.values, strict=True))) for group in (found or groups)[:20])
+    raise UserError(f"--baseline {text} fits {len(found) or 'no'} group{'s' * (len(found) != 1)} of: {listed}")

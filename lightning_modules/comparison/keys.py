@@ -1,0 +1,79 @@
+"""By which params runs are told apart, and which only say that a run was repeated."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+from lightning_modules.comparison.reading import Reader
+from lightning_modules.comparison.targets import Selection
+from lightning_modules.errors import UserError, nearest
+
+Params = Mapping[str, str]
+SEED = re.compile(r"(^|[._])(seed|fold)$")
+REPEATS = ("seed", "data.seed", "data.split_seed", "data.fold")  # runs that share these form a pair
+_ROOMS = r"^(name|resume|sweep|hydra|tracking|choices|callbacks\.(progress|summary|learning_rate|last))(\.|$)"
+_PATHS = r"(^|[._])(root|path|dir|dirpath|folder|file|uri|download|expected_fingerprint|num_workers|cpu_threads)$"
+BOOKKEEPING = re.compile(f"{_ROOMS}|{_PATHS}")  # differs without making another experiment of a run
+
+
+def shown(params: Params, key: str) -> str:
+    """The value as tables show it. A config group that a run does not have was ``none``."""
+    return params.get(key) or ("–" if "." in key else "none")
+
+
+def candidates(reader: Reader, selection: Selection) -> list[str]:
+    """The keys by which the runs may differ: those that were swept, else the params that are not the same in all runs."""
+    if selection.swept is not None:
+        return list(selection.swept)
+    varying = reader.param_names([run.run_id for run in selection.runs], varying=True)
+    return sorted((key for key in varying if not BOOKKEEPING.search(key)), key=_rank)
+
+
+def _rank(key: str) -> tuple[bool, int, str]:
+    return "_target_" in key, key.count("."), key  # groups before their settings
+
+
+def fewest(keys: Sequence[str], rows: Sequence[Params]) -> list[str]:
+    """The first of `keys` that part `rows` (a run each) as finely as all of them do: ``model``, not what follows from it."""
+    chosen: list[str] = []
+    labels: list[tuple[str, ...]] = [()] * len(rows)
+    for key in keys:
+        finer = [(*label, shown(row, key)) for label, row in zip(labels, rows, strict=True)]
+        if len(set(finer)) > len(set(labels)):
+            chosen, labels = [*chosen, key], finer
+    return chosen
+
+
+def require_known(reader: Reader, selection: Selection, keys: Iterable[str]) -> None:
+    """Raise UserError for a key that is a param of no run."""
+    known = reader.param_names([run.run_id for run in selection.runs]) | set(selection.swept or ())
+    for key in keys:
+        if key not in known:
+            raise UserError(f"--by: no run has the param '{key}'; {_guess(key, known)}")
+
+
+def _guess(key: str, known: set[str]) -> str:
+    ends = sorted(name for name in known if name.endswith(f".{key}"))[:3]
+    if ends:
+        return "did you mean " + " or ".join(f"'{name}'" for name in ends) + "?"
+    return nearest(key, (name for name in known if "_target_" not in name))
+
+
+def parsed_baseline(text: str, by: Sequence[str]) -> dict[str, str]:
+    """``model=mlp,optimizer.lr=0.1`` as a mapping. Raises UserError for what is no key=value, or a key not in `by`."""
+    wanted: dict[str, str] = {}
+    for part in re.split(r",(?=[\w.@/]+=)", text):
+        key, equals, value = part.partition("=")
+        if not equals:
+            raise UserError(f"--baseline {text}: write it as key=value, or key=value,key=value")
+        if key not in by:
+            raise UserError(f"--baseline {text}: the table is not by '{key}'; {nearest(key, by)}")
+        wanted[key] = value
+    return wanted
+
+
+def same(a: str, b: str) -> bool:
+    """Whether two values are the same text or the same number: 0.1 and 1e-1."""
+    try:
+        return a == b or float(a) == float(b)
+    except ValueError:
+        return False

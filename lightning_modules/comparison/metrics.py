@@ -1,0 +1,49 @@
+"""Which metric is compared, and which way is better."""
+
+import re
+from collections.abc import Mapping, Sequence
+
+from lightning_modules.comparison.reading import Reader
+from lightning_modules.errors import UserError, nearest
+
+FIRST = ("accuracy", "auroc", "f1", "r2", "rmse", "mae", "mse", "loss")
+_LOWER = re.compile(
+    r"(?i)(^|[/_.])(\w*loss|error|err|rmse|mse|mae|mape|nll|perplexity|ppl|brier|ece|wer|cer|fid|bytes|ms|s|params|macs|"
+    r"flops|nonzero|latency|time|duration)(_|$)"
+)
+
+
+def lower_is_better(metric: str, objectives: Mapping[str, str]) -> bool:
+    """As the sweep's objective says, else by the name: losses, errors, sizes and times are better low."""
+    if metric in objectives:
+        return objectives[metric].lower().startswith("min")
+    return bool(_LOWER.search(metric))
+
+
+def read_metric(reader: Reader, ids: Sequence[str], metric: str | None) -> tuple[str, dict[str, float]]:
+    """The metric's name and run id -> value. None: test/accuracy where it is, else the nearest other metric.
+
+    Raises:
+        UserError: no run has it.
+    """
+    wanted = metric or "test/accuracy"
+    values = reader.metric(ids, wanted)
+    if values:
+        return wanted, values
+    names = {name for name in reader.metric_names(ids) if not name.startswith("system/")}
+    if metric is not None:
+        raise UserError(f"--metric: no finished run has '{metric}'; {nearest(metric, names)}")
+    found = _default(names)
+    if found is None:
+        raise UserError(f"no run has a test/… or val/… metric; --metric takes another; {nearest('test/', names)}")
+    return found, reader.metric(ids, found)
+
+
+def _default(names: set[str]) -> str | None:
+    for split in ("test", "val"):
+        preferred = [f"{split}/{name}" for name in FIRST]
+        others = sorted(name for name in names if name.startswith(f"{split}/") and name.count("/") == 1)
+        for name in [*preferred, *others]:
+            if name in names:
+                return name
+    return None

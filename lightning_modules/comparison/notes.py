@@ -1,0 +1,121 @@
+"""What must be said beside a table: what was left out, and what so few seeds cannot show."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from lightning_modules.comparison.keys import shown
+from lightning_modules.comparison.statistics import FEWEST_FOR_INTERVAL, fewest_pairs, smallest_p
+
+if TYPE_CHECKING:
+    from lightning_modules.comparison.compare import Reading, Row
+
+MOST = 8  # names in a line
+_FEW = 10  # seeds below which a bootstrap interval is known to be too narrow (Hesterberg 2015)
+
+
+def of_reading(read: Reading, chosen: bool) -> list[str]:
+    """Runs and keys that are not in the table. `chosen`: the metric was not asked for."""
+    said = []
+    if chosen and read.metric != "test/accuracy":
+        said.append(f"no run has test/accuracy: {read.metric} is compared instead (--metric takes another)")
+    if read.selection.left_out:
+        counts = ", ".join(f"{count} {ended}" for ended, count in sorted(read.selection.left_out.items()))
+        total = sum(read.selection.left_out.values())
+        said.append(f"left out of {total + len(read.selection.runs)} runs: {counts}")
+    if read.without_metric:
+        said.append(f"left out: {read.without_metric} finished without {read.metric}")
+    odd = [f"{name}: {value}" for group in read.groups for name, value in group.not_finite.items()]
+    if odd:
+        said.append(f"{read.metric} is not finite in {len(odd)} runs, which the means leave out: {_some(odd)}")
+    return said + _mixed(read) + _averaged(read) + _without_seed(read)
+
+
+def _mixed(read: Reading) -> list[str]:
+    """What differs though the table is not by it: within groups, or from group to group."""
+    within = [key for key in read.others if any(_differs(read, key, group.runs) for group in read.groups)]
+    follows = tuple(f"{key}." for key in read.by if "." not in key)  # model.hidden goes without saying beside model
+    along = [key for key in read.others if key not in within and not key.startswith(follows) and "_target_" not in key]
+    said = [f"runs of one group differ in {_some(within)}, which the table is not by"] if within else []
+    return said + [f"the groups differ in {_some(along)} too"] * bool(along)
+
+
+def _differs(read: Reading, key: str, runs: Sequence[str]) -> bool:
+    return len({shown(read.params[run_id], key) for run_id in runs}) > 1
+
+
+def _averaged(read: Reading) -> list[str]:
+    several = [group for group in read.groups if any(len(values) > 1 for values in group.by_seed.values())]
+    return [f"in {_count(several, 'group')} a seed has several runs: its value is their mean"] * bool(several)
+
+
+def _without_seed(read: Reading) -> list[str]:
+    count = sum(seed[0] == "no seed" for group in read.groups for seed in group.by_seed)
+    return [f"{_count(count, 'run')} without a recorded seed: counted as a seed of its own, without a pair"] * bool(
+        count
+    )
+
+
+def of_rows(rows: Sequence[Row], read: Reading) -> list[str]:
+    """What the numbers of seeds and pairs cannot show."""
+    said = []
+    few = [row for row in rows if 0 < row.n < FEWEST_FOR_INTERVAL]
+    if few:
+        said.append(f"{_count(few, 'group')} of fewer than {FEWEST_FOR_INTERVAL} seeds: no interval can be given")
+    flat = [row for row in rows if row.interval and row.interval.low == row.interval.high]
+    if flat:
+        said.append(
+            f"{_count(flat, 'group')} with the same value for all seeds: the interval has no width and shows no spread"
+        )
+    if any(FEWEST_FOR_INTERVAL <= row.n < _FEW for row in rows):
+        said.append(f"bootstrap intervals of fewer than {_FEW} seeds tend to be too narrow")
+    return said + (_unpaired(read) + _too_few(rows) if read.against else [])
+
+
+def _unpaired(read: Reading) -> list[str]:
+    assert read.against is not None
+    base = read.against.by_seed.keys()
+    lonely = {
+        "/".join(group.values): sorted(group.by_seed.keys() ^ base)
+        for group in read.groups
+        if group is not read.against and group.by_seed.keys() ^ base
+    }
+    if not lonely:
+        return []
+    listed = [f"{name} ({_some(_named(seed, read.repeats) for seed in seeds)})" for name, seeds in lonely.items()]
+    return [f"seeds that only one side has are left out of the difference: {_some(listed)}"]
+
+
+def _named(seed: tuple[str, ...], repeats: Sequence[str]) -> str:
+    if seed[0] == "no seed":
+        return f"run {seed[1][:8]}"
+    return " ".join(f"{key.rpartition('.')[2]} {part}" for key, part in zip(repeats, seed, strict=True))
+
+
+def _too_few(rows: Sequence[Row]) -> list[str]:
+    differences = [row.difference for row in rows if row.difference is not None]
+    tests = sum(d.p is not None for d in differences)
+    said = []
+    for pairs in sorted({d.pairs for d in differences}):
+        least = smallest_p(pairs)
+        if pairs == 0:
+            said.append("no seed in common with the baseline: no difference can be given")
+        elif pairs < fewest_pairs():
+            said.append(f"n is too small: with {_count(pairs, 'pair')} p cannot fall below {least:g}, so no difference can be "
+                        f"significant at 0.05; that takes {fewest_pairs()} pairs or more")  # fmt: skip
+        elif pairs < fewest_pairs(tests):
+            said.append(f"with {pairs} pairs Holm's p over {tests} groups starts at {least * tests:.3g}: that the best of "
+                        f"them can be significant at 0.05 takes {fewest_pairs(tests)} pairs")  # fmt: skip
+    return said
+
+
+def _some(names: Iterable[str]) -> str:
+    listed = list(names)
+    more = f" and {len(listed) - MOST} more" if len(listed) > MOST else ""
+    return ", ".join(listed[:MOST]) + more
+
+
+def _count(of: int | Sequence[object], what: str) -> str:
+    count = of if isinstance(of, int) else len(of)
+    return f"{count} {what}{'s' * (count != 1)}"

@@ -1,0 +1,74 @@
+"""Which runs are compared: what the words on the command line stand for."""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from lightning_modules.comparison.reading import PARENT, Reader, Run
+from lightning_modules.errors import UserError
+
+UNTRAINED = ("sweep", "comparison")  # kinds of runs that hold others' results
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The finished runs, and what is known of where they come from.
+
+    Attributes:
+        runs: by id; each once.
+        left_out: how the others ended -> how many.
+        home: the run that gets the comparison, the one parent of all; None where there is none.
+        swept: the keys that were swept, where one sweep is compared.
+        objectives: metric -> minimize or maximize, of the sweeps.
+    """
+
+    runs: tuple[Run, ...]
+    left_out: Counter[str]
+    home: str | None
+    swept: tuple[str, ...] | None = None
+    objectives: dict[str, str] = field(default_factory=dict)
+
+
+def select(reader: Reader, targets: Sequence[str]) -> Selection:
+    """Take each of `targets` for an experiment's name, or a run's id, its beginning or name; a sweep stands for its runs.
+
+    Raises:
+        UserError: a target is unknown or ambiguous, or no finished run is among them.
+    """
+    found: dict[str, Run] = {}
+    sweeps: list[Run] = []
+    for target in targets:
+        experiment = reader.experiment(target)
+        head = None if experiment else reader.find(target)
+        children = _of_sweep(reader, head) if head else reader.runs(experiment=str(experiment))
+        is_sweep = head is not None and (bool(children) or _is_sweep(head))
+        sweeps += [head] if head and is_sweep else []
+        found |= {run.run_id: run for run in (children if is_sweep or head is None else [head])}
+    trained = [run for run in found.values() if run.tags.get("touchstone.kind") not in UNTRAINED]
+    finished = tuple(sorted((run for run in trained if run.ended == "FINISHED"), key=lambda run: run.run_id))
+    left_out = Counter(run.ended for run in trained if run.ended != "FINISHED")
+    if not finished:
+        what = ", ".join(f"{count} {ended}" for ended, count in left_out.items())
+        raise UserError(f"{' '.join(targets)}: there is no finished run to compare{f' ({what})' if what else ''}")
+    return _described(finished, left_out, sweeps, alone=len(targets) == 1)
+
+
+def _is_sweep(run: Run) -> bool:
+    return run.tags.get("touchstone.kind") == "sweep"
+
+
+def _of_sweep(reader: Reader, parent: Run) -> list[Run]:
+    """The children, and older runs that were linked instead of being trained again."""
+    linked = [str(i) for i in parent.json("sweep.linked", {}).values()]
+    older = reader.runs(ids=[i for i in linked if re.fullmatch(r"[0-9a-f]{32}", i)])
+    return reader.runs(parent=parent.run_id) + older
+
+
+def _described(runs: tuple[Run, ...], left_out: Counter[str], sweeps: list[Run], alone: bool) -> Selection:
+    objectives = {str(k): str(v) for sweep in sweeps for k, v in sweep.json("sweep.objectives", {}).items()}
+    if alone and sweeps:
+        keys = tuple(str(key).lstrip("+~") for key in sweeps[0].json("sweep.keys", []))
+        return Selection(runs, left_out, sweeps[0].run_id, keys or None, objectives)
+    parents = {run.tags.get(PARENT) for run in runs}
+    return Selection(runs, left_out, parents.pop() if len(parents) == 1 else None, None, objectives)

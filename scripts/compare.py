@@ -1,0 +1,48 @@
+"""Compare runs over seeds: ``python scripts/compare.py SWEEP | RUN… | EXPERIMENT [--by model] [--baseline model=mlp]``."""
+
+import argparse
+from pathlib import Path
+
+from lightning_modules.command_line import answer
+
+
+def parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Mean, spread and interval over seeds, and the paired difference to a baseline. "
+        "The table is printed and logged to the sweep (or to a new run) as Markdown, LaTeX, CSV and a picture."
+    )
+    parser.add_argument(
+        "targets",
+        nargs="+",
+        metavar="RUN",
+        help="id, its first 6 or more characters, or name of a sweep or a run; or an experiment",
+    )
+    parser.add_argument(
+        "--by", help="params that make a group: model,optimizer.lr (default: what was swept, or differs)"
+    )
+    parser.add_argument("--metric", help="what is compared (default: test/accuracy)")
+    parser.add_argument("--baseline", metavar="KEY=VALUE,…", help="the group that all others are tested against")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="write the files there too")
+    parser.add_argument("--no-log", action="store_true", help="do not store the comparison")
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = parsed()
+    from lightning_modules.comparison import publish
+    from lightning_modules.comparison.compare import Question, compare
+    from lightning_modules.comparison.reading import open_reader
+
+    by = [key.strip() for key in arguments.by.split(",") if key.strip()] if arguments.by is not None else None
+    question = Question(arguments.targets, by, arguments.metric, arguments.baseline)
+    comparison = compare(open_reader(), question)
+    publish.show(comparison)
+    if arguments.out:
+        for path in publish.write(comparison, arguments.out):
+            print(f"written: {path}")
+    if not arguments.no_log:
+        publish.log(comparison)
+
+
+if __name__ == "__main__":
+    answer(main)
