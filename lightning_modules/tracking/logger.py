@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import posixpath
 import re
-import tempfile
 import threading
 import time
 import warnings
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -24,19 +22,14 @@ from torch import Tensor
 from lightning_modules.errors import UserError
 from lightning_modules.killed import undisturbed
 from lightning_modules.tracking.bulk import log_points
-from lightning_modules.tracking.store import PROJECT_ROOT
+from lightning_modules.tracking.undelivered import MAX_BATCH, Undelivered, keep
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-MAX_BATCH = 1000  # metrics that MLflow takes in one call
 FIRST_PAUSE, LONGEST_PAUSE = 5.0, 60.0  # seconds without a new try after a failed flush; doubled each time
 LAST_TRIES, LAST_PAUSE = 3, 1.0  # of finalize
 METRIC_NAME = re.compile(r"[\w./:\- ]{1,250}")
-
-
-class UndeliveredPoints(UserWarning):
-    """The store took no points; the message says which file they were written to."""
 
 
 class Point(NamedTuple):
@@ -119,6 +112,12 @@ class BufferedMLflowLogger(Logger):
         Raises:
             UserError: a name that MLflow refuses, or a value that is no single number.
         """
+        self.collect(metrics, step)
+        self._flush_if_due()
+
+    @rank_zero_only
+    def collect(self, metrics: Mapping[str, float | Tensor], step: int | None = None) -> None:
+        """As `log_metrics`, but without a flush: for threads beside the one that trains, which alone hears signals."""
         if self._pid != os.getpid():  # forked: what waits is the parent's to store
             self._start_empty()
         timestamp, at = int(time.time() * 1000), int(step or 0)
@@ -128,7 +127,6 @@ class BufferedMLflowLogger(Logger):
                 self._newest[key] = self._already.get(key, -1)
             if at > self._newest[key]:
                 self._points.append(Point(key, _held(key, value), timestamp, at))
-        self._flush_if_due()
 
     def save(self) -> None:
         """Flush if it is time to: Lightning calls this after every `log_metrics`, not only at the end."""
@@ -187,34 +185,21 @@ class BufferedMLflowLogger(Logger):
                 return
             if attempt < LAST_TRIES - 1:
                 time.sleep(LAST_PAUSE)
-        self.undelivered = self._write_file()
+        self.undelivered = keep(self._client.tracking_uri, self._run_id, self._rows())
         self._points.clear()
         warnings.warn(
             f"MLflow run {self._run_id}: the store takes no points; they are in {self.undelivered}: "
-            "tracking.logger.deliver(client, path) stores them later",
-            UndeliveredPoints,
+            "`python scripts/store.py sync` stores them later",
+            Undelivered,
             stacklevel=2,
         )
 
-    def _write_file(self) -> Path:
-        """Append the points to ``undelivered/<run id>.jsonl`` beside the store, or where one can write."""
+    def _rows(self) -> Iterator[dict[str, Any]]:
+        """The points that wait, as rows of an undelivered file."""
         batch = list(self._points)
-        lines = [
-            json.dumps({"run_id": self._run_id, **point._asdict(), "value": value}) + "\n"
-            for point, value in zip(batch, _numbers(batch), strict=True)
-        ]
-        uri = self._client.tracking_uri
-        beside = Path(uri.removeprefix("sqlite:///")).parent if uri.startswith("sqlite") else PROJECT_ROOT / "mlruns"
-        for folder in (beside, Path.cwd(), Path(tempfile.gettempdir())):
-            path = folder / "undelivered" / f"{self._run_id}.jsonl"
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with path.open("a", encoding="utf-8") as file:
-                    file.writelines(lines)
-                return path
-            except OSError as error:
-                reason = error
-        raise OSError(f"run {self._run_id}: {len(lines)} points fit nowhere: {reason}")
+        for point, value in zip(batch, _numbers(batch), strict=True):
+            model = {"model_id": self._model_id} if self._model_id and point.key.startswith("test/") else {}
+            yield {**point._asdict(), "value": value, **model}
 
     def __getstate__(self) -> dict[str, Any]:
         """Spawned ranks get no lock, and no points: those are this process's to store."""
@@ -225,18 +210,6 @@ def last_steps(client: MlflowClient, run_id: str) -> dict[str, int]:
     """Return the highest step stored of each metric of the run (for a resumed run's `already`)."""
     # MLflow's latest value is that of the highest step; `Run` keeps the steps in a private list only.
     return {metric.key: int(metric.step) for metric in client.get_run(run_id).data._metric_objs}
-
-
-def deliver(client: MlflowClient, path: Path) -> int:
-    """Store the points of a file that `finalize` wrote (again, if need be: no point is stored twice)."""
-    from mlflow.entities import Metric
-
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    for run_id in {row["run_id"] for row in rows}:
-        points = [Metric(r["key"], r["value"], r["timestamp"], r["step"]) for r in rows if r["run_id"] == run_id]
-        for start in range(0, len(points), MAX_BATCH):
-            client.log_batch(run_id, metrics=points[start : start + MAX_BATCH])
-    return len(rows)
 
 
 def _held(key: str, value: float | Tensor) -> float | Tensor:

@@ -5,14 +5,18 @@ import json
 import logging
 import os
 import platform
-import shutil
+import sys
+import time
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlparse
 
-from lightning_modules.errors import UserError
+import psutil
+
+from lightning_modules.tracking.artifacts import fetch_model, local_folder
+from lightning_modules.tracking.delivery import deliver_run
+from lightning_modules.tracking.flat import leaves
 from lightning_modules.tracking.log_file import LogFile
 from lightning_modules.tracking.logger import BufferedMLflowLogger, last_steps
 from lightning_modules.tracking.provenance import (
@@ -23,6 +27,7 @@ from lightning_modules.tracking.provenance import (
     package_versions,
 )
 from lightning_modules.tracking.store import PROJECT_ROOT, Store
+from lightning_modules.tracking.undelivered import DEEDS, keep, work_folder
 
 PARAM_LIMIT = 6000  # characters that MLflow keeps of a param
 _PER_CALL = 100  # params in one call of log_batch
@@ -45,8 +50,11 @@ class Record:
         self.run_name = run.info.run_name
         self.experiment_id = run.info.experiment_id
         self._work: Path | None = None
+        self._unsent: list[Mapping[str, Any]] = []
         self.folder = self._local(run.info.artifact_uri, "run")
         self.model_folder = self._local(self.client.get_logged_model(model_id).artifact_location, "model")
+        if resumed and self._work is not None and not any(self.model_folder.iterdir()):
+            fetch_model(store, model_id, self.model_folder)  # what was best is needed to say what is best now
         self.logger = BufferedMLflowLogger(
             self.client,
             run_id,
@@ -62,10 +70,15 @@ class Record:
         """The folder of the last checkpoint."""
         return self.folder / "checkpoints"
 
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether the server is gone, and what the run has to say is kept for later."""
+        return bool(self._unsent)
+
     def _local(self, uri: str, name: str) -> Path:
         folder = local_folder(uri)
         if folder is None:
-            self._work = self._work or PROJECT_ROOT / "mlruns" / "work" / self.run_id
+            self._work = work_folder(self.run_id)
             folder = self._work / name
         folder.mkdir(parents=True, exist_ok=True)
         return folder
@@ -73,12 +86,10 @@ class Record:
     def _start_monitor(self, seconds: float | None, resumed: bool) -> Any:
         if not seconds:
             return None
-        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+        from lightning_modules.tracking.system import SystemMonitor
 
         logging.getLogger("mlflow.system_metrics").setLevel(logging.ERROR)
-        monitor = SystemMetricsMonitor(
-            self.run_id, sampling_interval=seconds, resume_logging=resumed, tracking_uri=self.store.uri
-        )
+        monitor = SystemMonitor(self.logger, self.store.uri, seconds, resumed)
         monitor.start()
         return monitor
 
@@ -103,6 +114,7 @@ class Record:
                 "touchstone.command": command_line(),
                 "touchstone.host": platform.node(),
                 "touchstone.pid": os.getpid(),
+                "touchstone.process_started": psutil.Process().create_time(),
             }
         )
         self.tags({f"data.{key}": value for key, value in data.items() if isinstance(value, str | int)})
@@ -125,6 +137,7 @@ class Record:
 
     def _dataset(self, data: Mapping[str, Any]) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
+        from mlflow.exceptions import MlflowException
 
         dataset = Dataset(
             name=str(data["name"]),
@@ -133,7 +146,15 @@ class Record:
             source=json.dumps({"fingerprint": data["fingerprint"]}),
             profile=json.dumps({key: value for key, value in data.items() if key not in ("fingerprint", "name")}),
         )
-        self.client.log_inputs(self.run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
+        used = [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])]
+        for attempt in range(5):  # MLflow does not expect two runs to name a new data set at the same time
+            try:
+                self.client.log_inputs(self.run_id, used)
+                return
+            except MlflowException as error:
+                if attempt == 4 or "unique constraint" not in str(error).lower():
+                    raise
+                time.sleep(0.1 * 2**attempt)
 
     def params(self, values: Mapping[str, Any]) -> None:
         """Log params; one that MLflow could not hold whole is replaced by where its value stands."""
@@ -165,23 +186,47 @@ class Record:
 
     # --- how it ends -----------------------------------------------------------------------------------------
     def finish(self, status: str, error: BaseException | None = None) -> None:
-        """Flush all points, store the log and the traceback, and set the status: FINISHED, FAILED or KILLED."""
+        """Flush all points, store the log and the traceback, and set the status: FINISHED, FAILED or KILLED.
+
+        What a server that is gone does not take is kept on this disk, for `scripts/store.py sync` to deliver.
+        """
         try:
             self._close(status, error)
         finally:  # a full disk or a second signal must not leave the run RUNNING
-            self.client.set_terminated(self.run_id, status)
+            self.send({"do": "end", "status": status, "end_time": int(time.time() * 1000)})
+            if self._unsent:
+                path = keep(self.store.uri, self.run_id, self._unsent)
+                kept = f"{path} and {self._work} keep" if self._work else f"{path} keeps"
+                # not as a warning: those go to the run's log, which is closed
+                text = f"the server is gone: {kept} the rest of the run; `python scripts/store.py sync` delivers it"
+                print(f"run {self.run_id}: {text}", file=sys.stderr)
+            elif self.logger.undelivered:  # the server was gone for a while, and is back
+                with contextlib.suppress(Exception):  # the file stays
+                    deliver_run(self.store, self.run_id)
+
+    def send(self, row: Mapping[str, Any]) -> None:
+        """Do in the store what the row says (`undelivered.DEEDS`); what a server does not take now is kept for the end."""
+        row = {**row, "run_id": self.run_id}
+        if not self._unsent:
+            try:
+                return DEEDS[row["do"]](self.client, {**row, "now": True})
+            except Exception:
+                if not self.store.uri.startswith("http"):
+                    raise
+        self._unsent.append(row)
+        return None
 
     def _close(self, status: str, error: BaseException | None) -> None:
         self._stop_monitor()
         self.logger.finalize(status.lower())
         if error is not None:
-            self.tags({"touchstone.error": f"{type(error).__name__}: {error}"[:2000]})
             self.text("traceback.txt", "".join(traceback.format_exception(error)))
+            self.send({"do": "tags", "tags": {"touchstone.error": f"{type(error).__name__}: {error}"[:2000]}})
         self._log.close()
         if self._log.text():
             self.text("log.txt", self._log.text())
         if self._work is not None:
-            self._upload()
+            self.send({"do": "upload", "model_id": self.model_id})
 
     def _stop_monitor(self) -> None:
         if self._monitor is None:
@@ -192,38 +237,22 @@ class Record:
         self._monitor.finish()
         self._monitor = None
 
-    def _upload(self) -> None:
-        """Send the work folders to the server, and delete them once they are there."""
-        assert self._work is not None
-        self.client.log_artifacts(self.run_id, str(self.folder))
-        if any(self.model_folder.iterdir()):
-            self.client.log_model_artifacts(self.model_id, str(self.model_folder))
-        shutil.rmtree(self._work)
-
-
-def leaves(node: Any, prefix: str = "") -> dict[str, Any]:
-    """Return dotted key -> value of every leaf of nested mappings and lists; an empty one is a leaf too."""
-    if isinstance(node, Mapping) and node:
-        return {
-            k: v
-            for key, value in node.items()
-            for k, v in leaves(value, f"{prefix}.{key}" if prefix else str(key)).items()
-        }
-    if isinstance(node, list | tuple) and any(isinstance(item, Mapping | list) for item in node):
-        return {k: v for i, value in enumerate(node) for k, v in leaves(value, f"{prefix}.{i}").items()}
-    return {prefix: node}
-
 
 def start_run(store: Store, experiment: str, name: str, tags: Mapping[str, str]) -> tuple[str, str]:
     """Create a run and the LoggedModel of its best weights; return their ids."""
     client = store.client
     experiment_id = store.experiment(experiment)
     run = client.create_run(experiment_id, run_name=name, tags={**tags, "mlflow.user": _user()})
-    model = client.create_logged_model(
-        experiment_id, name="model", source_run_id=run.info.run_id, model_type="checkpoint"
+    return run.info.run_id, add_model(store, run)
+
+
+def add_model(store: Store, run: Any) -> str:
+    """Create the LoggedModel of a run's best weights; return its id."""
+    model = store.client.create_logged_model(
+        run.info.experiment_id, name="model", source_run_id=run.info.run_id, model_type="checkpoint"
     )
-    client.set_tag(run.info.run_id, "touchstone.model_id", model.model_id)
-    return run.info.run_id, model.model_id
+    store.client.set_tag(run.info.run_id, "touchstone.model_id", model.model_id)
+    return str(model.model_id)
 
 
 def _user() -> str:
@@ -233,26 +262,3 @@ def _user() -> str:
         return getpass.getuser()
     except (KeyError, OSError):
         return "unknown"
-
-
-def local_folder(uri: str) -> Path | None:
-    """The folder of an artifact URI on this disk, or None where it lies elsewhere."""
-    if uri.startswith(("file:", "/")):
-        return Path(unquote(urlparse(uri).path))
-    return None
-
-
-def artifact(store: Store, run: Any, path: str) -> Path:
-    """Return the local file of a run's artifact, fetched if the store is a server. Raises UserError where it is not there."""
-    uri = run.info.artifact_uri
-    folder = local_folder(uri)
-    if folder is not None:
-        if not (folder / path).exists():
-            raise UserError(f"run {run.info.run_id} has no artifact {path} (looked for {folder / path})")
-        return folder / path
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return Path(store.client.download_artifacts(run.info.run_id, path))
-    except (MlflowException, OSError) as error:
-        raise UserError(f"run {run.info.run_id} has no artifact {path}: {error}") from error

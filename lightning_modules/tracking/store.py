@@ -25,6 +25,8 @@ PROJECT_ROOT = Path(__file__).resolve().parents[2]
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_DISABLE_AGENT_HINT", "true")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # our own report says where to look
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")  # a machine without git is no reason to warn
 # MLflow's own seven retries hold a training loop for four minutes; what fails is kept and sent again later.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
@@ -110,8 +112,9 @@ def open_store(uri: str | None = None, root: Path = PROJECT_ROOT) -> Store:
     if uri.startswith(("http://", "https://")):
         _require_answer(uri)
         return Store(uri)
-    if re.match(r"(postgresql|mysql|mssql)\b", uri):  # no server in between: artifacts lie in this folder
-        return Store(uri, (root.absolute() / "mlruns" / "artifacts").as_uri())
+    if kind := re.match(r"(postgresql|mysql|mssql)\b", uri):  # no server in between: artifacts lie in this folder …
+        # … but not among those of mlflow.db, for which they would be files of no run
+        return Store(uri, (root.absolute() / "mlruns" / f"artifacts-{kind[1]}").as_uri())
     if uri.startswith("databricks"):
         return Store(uri)
     raise UserError(

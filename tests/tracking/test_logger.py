@@ -9,8 +9,10 @@ import torch
 
 from lightning_modules.errors import UserError
 from lightning_modules.tracking import logger as logger_module
-from lightning_modules.tracking.logger import BufferedMLflowLogger, UndeliveredPoints, deliver, last_steps
+from lightning_modules.tracking import undelivered as undelivered_module
+from lightning_modules.tracking.logger import BufferedMLflowLogger, last_steps
 from lightning_modules.tracking.store import Store, open_store
+from lightning_modules.tracking.undelivered import Undelivered, deliver
 
 
 @pytest.fixture(scope="module")
@@ -151,14 +153,14 @@ def test_points_that_no_server_takes_go_to_a_file_that_can_be_delivered_later(
 
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setattr(logger_module, "LAST_PAUSE", 0.0)
-    monkeypatch.setattr(logger_module, "PROJECT_ROOT", tmp_path)
+    monkeypatch.setattr(undelivered_module, "PROJECT_ROOT", tmp_path)
     logger = BufferedMLflowLogger(MlflowClient(tracking_uri="http://127.0.0.1:9"), run_id)
     for step in range(30):
         logger.log_metrics({"loss": torch.tensor(step / 4), "odd": math.nan}, step)
     with pytest.warns(UserWarning) as warned:
         logger.finalize("failed")
     path = tmp_path / "mlruns" / "undelivered" / f"{run_id}.jsonl"
-    assert [w.category for w in warned] == [UserWarning, UndeliveredPoints]
+    assert [w.category for w in warned] == [UserWarning, Undelivered]
     assert str(path) in str(warned[1].message) and logger.undelivered == path
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert [(row["step"], row["value"]) for row in rows if row["key"] == "loss"] == [(s, s / 4) for s in range(30)]
