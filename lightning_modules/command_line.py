@@ -112,7 +112,7 @@ def _composing_message(error: Exception) -> str:
     from omegaconf.errors import OmegaConfBaseException
 
     if "hydra/launcher/submitit" in str(error):
-        return "hydra/launcher=slurm: its plugin is not installed: pip install 'touchstone-harness[slurm]'"
+        return "hydra/launcher=slurm: its plugin is not installed: pip install -e '.[slurm]'"
     overrides = get_args_parser().parse_known_args()[0].overrides
     mistakes = override_mistakes(overrides, PROJECT_ROOT / "conf", "train")
     if mistakes:

@@ -61,7 +61,7 @@ def _import_timm() -> ModuleType:
     try:
         import timm
     except ModuleNotFoundError as error:
-        raise UserError("model=timm needs timm: pip install 'touchstone-harness[timm]'") from error
+        raise UserError("model=timm needs timm: pip install -e '.[timm]'") from error
     return timm
 
 

@@ -1,8 +1,10 @@
 """What the store knows of a sweep: its own run, which trials have runs, and how those ended."""
 
+import functools
 import json
 import re
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
 
 CUT_OFF = "CUT_OFF"  # `touchstone.ended` of a run that ended FAILED by no fault of its own
+
+PATIENCE_S = 600.0  # how long a sweep waits for a server that does not answer
 
 
 def sweep_folder(store: Store, name: str) -> Path:
@@ -65,6 +69,31 @@ def resumed_sweep(store: Store, wanted: str) -> "Run":
     return run
 
 
+def patient(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a method of `Ledger` wait for a server that is away for a while: what runs, runs on."""
+
+    @functools.wraps(method)
+    def trying(self: "Ledger", *arguments: Any) -> Any:
+        from mlflow.exceptions import MlflowException
+
+        until, told = time.monotonic() + PATIENCE_S, False
+        while True:
+            try:
+                return method(self, *arguments)
+            except MlflowException as error:
+                if self.store.is_local or time.monotonic() > until or error.get_http_status_code() < 500:
+                    raise
+                if not told:
+                    print(
+                        f"the tracking server does not answer; waiting for it ({PATIENCE_S / 60:.0f} minutes)",
+                        flush=True,
+                    )
+                told = True
+                time.sleep(5)
+
+    return trying
+
+
 class Ledger:
     """The run of a sweep in the store, and the runs of its trials. One process at a time may hold it.
 
@@ -96,6 +125,7 @@ class Ledger:
             self.tag({"touchstone.error": error[:2000]})
         self.store.client.set_terminated(self.run_id, status)
 
+    @patient
     def runs(self, number: int | None = None) -> list["Run"]:
         """The runs of all trials, or of one; oldest first."""
         condition = f"tags.`mlflow.parentRunId` = '{self.run_id}'"
@@ -112,6 +142,7 @@ class Ledger:
             if not token:
                 return found
 
+    @patient
     def linked(self) -> dict[int, str]:
         """Trial number -> id of the older run that stands for it."""
         return linked_runs(self.store.client.get_run(self.run_id).data.tags)
@@ -127,7 +158,8 @@ class Ledger:
             old = self.linked().get(trial.number)
             if old:
                 return Outcome("FINISHED", old, self._values(old))
-            return Outcome("FAILED", self.failed_run(trial, said or "its process ended before the run began"), {}, said)
+            said = said or "its process ended before the run began"
+            return Outcome("FAILED", self.failed_run(trial, said), {}, said)
         run = runs[-1]
         if run.info.status == "RUNNING":
             self._close(run, said or "its process is gone")
@@ -145,10 +177,12 @@ class Ledger:
             return Outcome("KILLED", run_id)
         return Outcome("FAILED", run_id, {}, tags.get("touchstone.error", "no reason is recorded"))
 
+    @patient
     def _values(self, run_id: str) -> dict[str, float]:
         values = best_values(self.store, [run_id], self.objectives)[run_id]
         return {key: value for key, value in values.items() if value is not None}
 
+    @patient
     def _close(self, run: "Run", error: str) -> None:
         self.store.client.set_tag(run.info.run_id, "touchstone.error", error)
         self.store.client.set_terminated(run.info.run_id, "FAILED")
@@ -167,6 +201,7 @@ class Ledger:
         """How often the run's trial has failed."""
         return int(self.store.client.get_run(run_id).data.tags.get("sweep.failures", 1)) if run_id else 0
 
+    @patient
     def note_failures(self, run_id: str, count: int) -> None:
         """Keep that number, for the process that goes on with the sweep."""
         self.store.client.set_tag(run_id, "sweep.failures", str(count))

@@ -35,14 +35,25 @@ class GridSweeper(Sweeper):
         assert self.config is not None and self.context is not None
         if self.config.hydra.launcher._target_.endswith(".PoolLauncher"):
             return None
+        self._refuse_ranks_in_this_process()
         try:
             return Plugins.instance().instantiate_launcher(self.context, self.task_function, self.config)
         except RuntimeError as error:
             from lightning_modules.errors import UserError
 
             name = self.config.hydra.runtime.choices["hydra/launcher"]
-            install = f"pip install 'touchstone-harness[{name}]'"
+            install = f"pip install -e '.[{name}]'"
             raise UserError(f"hydra/launcher={name}: its plugin is not installed: {install} ({error})") from error
+
+    def _refuse_ranks_in_this_process(self) -> None:
+        from lightning_modules.errors import UserError
+
+        assert self.config is not None
+        if self.config.hydra.launcher._target_.endswith(".BasicLauncher") and self.config.strategy.get("_target_"):
+            raise UserError(
+                "hydra/launcher=basic has all runs in one process, and several processes a run (strategy=…) need one of "
+                "their own: leave hydra/launcher out (pool)"
+            )
 
 
 class OptunaSweeper(GridSweeper):

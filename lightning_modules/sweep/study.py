@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,17 +27,25 @@ def journal(path: Path) -> Any:
 
 
 def _mend(path: Path) -> None:
-    """Take away a last line that a kill cut off: Optuna would write the next one behind it."""
+    """Take away a last line that a kill cut off: Optuna would write the next one behind it. Raises UserError."""
     from optuna.storages.journal import JournalFileSymlinkLock
     from optuna.storages.journal._file import get_lock_file
 
     if not path.exists():
         return
     with get_lock_file(JournalFileSymlinkLock(str(path))):  # runs of an earlier process may still report
-        whole = path.read_bytes()
-        if whole and not whole.endswith(b"\n"):
+        lines = path.read_bytes().splitlines(keepends=True)
+        if lines and not lines[-1].endswith(b"\n"):
             with path.open("r+b") as file:
-                file.truncate(whole.rfind(b"\n") + 1)
+                file.truncate(sum(map(len, lines[:-1])))
+            lines.pop()
+    for number, line in enumerate(lines, 1):
+        try:
+            json.loads(line)
+        except ValueError:
+            raise UserError(
+                f"{path}, line {number}: this is not a search's journal; put a whole copy back, or choose another sweep name"
+            ) from None
 
 
 class Search:

@@ -30,6 +30,17 @@ class LastCheckpoint(Checkpoint):
         """The file."""
         return Path(str(self.dirpath)) / "last.ckpt"
 
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Tell the callbacks that keep the best weights where their folder is now.
+
+        Where it has moved, Lightning forgets the best score, and the next epoch would pass for the best one.
+        """
+        for callback in trainer.checkpoint_callbacks:
+            state = checkpoint.get("callbacks", {}).get(callback.state_key, {})
+            old, new = state.get("dirpath"), getattr(callback, "dirpath", None)
+            if old and new and old != str(new):
+                checkpoint["callbacks"][callback.state_key] = _moved(state, old, str(new))
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         due = time.monotonic() - self._written_at >= self.every_s or self._is_over(trainer)
         if trainer.strategy.broadcast(due):
@@ -59,6 +70,14 @@ class LastCheckpoint(Checkpoint):
             temporary.replace(self.path)
         trainer.strategy.barrier()
         self._written_at = time.monotonic()
+
+
+def _moved(value: Any, old: str, new: str) -> Any:
+    """Plain values with `new` in place of `old` at the beginning of every path, keys too."""
+    if isinstance(value, dict):
+        return {_moved(key, old, new): _moved(item, old, new) for key, item in value.items()}
+    is_path = isinstance(value, str) and (value == old or value.startswith(f"{old}/"))
+    return new + value[len(old) :] if is_path else value
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

@@ -67,7 +67,7 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., st
 def ray() -> None:
     """Ray is a package of Python alone, and the command starts and ends it."""
     if not find_spec("hydra_plugins.hydra_ray_launcher"):
-        cannot("needs Ray: pip install 'touchstone-harness[ray]'")
+        cannot("needs Ray: pip install -e '.[ray]'")
 
 
 @pytest.fixture

@@ -135,9 +135,11 @@ def test_a_trained_run_is_resumed_rerun_and_read_at_the_new_place(
 ) -> None:
     from lightning_modules.command_line import compose_run
     from lightning_modules.run import run as run_config
+    from lightning_modules.tracking.checkpoint import read_checkpoint
     from lightning_modules.tracking.resume import best_checkpoint
 
-    first = train()
+    # the best epoch is the one of the highest loss, the first: what was best must be known after the move, too
+    first = train("callbacks.best.monitor=val/loss", "callbacks.best.mode=max")
     there = moved(store, tmp_path / "new place")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", there.uri)
     said = command("store.py", "relocate")
@@ -148,6 +150,7 @@ def test_a_trained_run_is_resumed_rerun_and_read_at_the_new_place(
     run_config(compose_run([f"resume={first.info.run_id}", "trainer.max_epochs=3"]))
     assert there.client.get_run(first.info.run_id).info.status == "FINISHED"
     assert len(there.client.get_metric_history(first.info.run_id, "val/loss")) == 3
+    assert read_checkpoint(best_checkpoint(there, run))["epoch"] == 0
     run_config(
         compose_run([f"init_from={first.info.run_id}", "data.per_class=10", "trainer.max_epochs=1", "model=mlp"])
     )

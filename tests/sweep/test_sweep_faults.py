@@ -1,0 +1,365 @@
+"""What can happen to a sweep: kills, signals, a full disk, damaged files. It ends with the runs that an undisturbed one has."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from lightning_modules.sweep.children import read_children
+from lightning_modules.tracking.rerun import histories
+
+ROOT = Path(__file__).resolve().parents[2]
+QUICK = (
+    "model=linear", "data.per_class=20", "trainer.max_epochs=4", "trainer.log_every_n_steps=1", "cpu_threads=1",
+    "callbacks.last.every_s=0", "tracking.system_metrics_s=null", "tracking.pictures=false", "~callbacks.summary",
+)  # fmt: skip
+CALLBACKS = '''
+import os, pathlib, shutil, signal, sqlite3, time
+import pytorch_lightning as pl
+
+class Gate(pl.Callback):
+    """Leaves a mark as epoch `at` begins, and waits there until the gate is open."""
+
+    def __init__(self, folder, at):
+        self.folder, self.at = pathlib.Path(folder), at
+
+    def on_train_epoch_start(self, trainer, pl_module):
+        if trainer.current_epoch == self.at:
+            (self.folder / f"{os.getpid()}.waits").touch()
+            while not (self.folder / "open").exists():
+                time.sleep(0.02)
+
+class Once(pl.Callback):
+    """Does one harm in epoch 2 of the first run that comes there."""
+
+    def __init__(self, folder, harm):
+        self.folder, self.harm = pathlib.Path(folder), harm
+
+    def on_train_epoch_start(self, trainer, pl_module):
+        if trainer.current_epoch == 2:
+            try:
+                (self.folder / "done").touch(exist_ok=False)
+            except FileExistsError:
+                return
+            getattr(self, self.harm)(trainer)
+
+    def nothing(self, trainer):
+        pass
+
+    def damage(self, trainer):
+        file = pathlib.Path(trainer.checkpoint_callbacks[0].dirpath) / "last.ckpt"
+        file = next(pathlib.Path(c.dirpath) / "last.ckpt" for c in trainer.checkpoint_callbacks if hasattr(c, "every_s"))
+        file.write_bytes(file.read_bytes()[:1000])
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def kill_the_forkserver(self, trainer):
+        os.kill(os.getppid(), signal.SIGKILL)
+        time.sleep(1.5)  # the sweep has noticed
+
+    def delete_the_store(self, trainer):
+        store = pathlib.Path(os.environ["MLFLOW_TRACKING_URI"].removeprefix("sqlite:///")).parent
+        shutil.rmtree(store)
+
+    def fill_the_disk(self, trainer):
+        store = pathlib.Path(os.environ["MLFLOW_TRACKING_URI"].removeprefix("sqlite:///")).parent
+        with open(store / "ballast", "wb", buffering=0) as file:
+            try:
+                while file.write(bytes(4096)):
+                    pass
+            except OSError:
+                pass
+'''
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the gate and the marks; the callbacks can be imported here and in processes started from here."""
+    code = tmp_path / "code"
+    code.mkdir()
+    (code / "sweep_faults_callbacks.py").write_text(CALLBACKS)
+    monkeypatch.syspath_prepend(str(code))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(code), os.environ.get("PYTHONPATH")])))
+    folder = tmp_path / "marks"
+    folder.mkdir()
+    return folder
+
+
+def gate(folder: Path, at: int = 1) -> tuple[str, ...]:
+    return (
+        "+callbacks.gate._target_=sweep_faults_callbacks.Gate",
+        f"+callbacks.gate.folder='{folder}'",
+        f"+callbacks.gate.at={at}",
+    )
+
+
+def once(folder: Path, harm: str) -> tuple[str, ...]:
+    return (
+        "+callbacks.once._target_=sweep_faults_callbacks.Once",
+        f"+callbacks.once.folder='{folder}'",
+        f"+callbacks.once.harm={harm}",
+    )
+
+
+class Command:
+    """``scripts/train.py -m WORDS`` as a terminal starts it: in a process group of its own."""
+
+    def __init__(self, folder: Path, words: tuple[str, ...]) -> None:
+        self.mark = uuid.uuid4().hex
+        self.output = folder / f"{self.mark}.out"
+        with self.output.open("w") as file:
+            self.process = subprocess.Popen(
+                [sys.executable, str(ROOT / "scripts" / "train.py"), "-m", *words],
+                cwd=folder, env={**os.environ, "SWEEP_TEST": self.mark}, stdin=subprocess.DEVNULL, stdout=file,
+                stderr=subprocess.STDOUT, start_new_session=True,
+            )  # fmt: skip
+
+    def said(self) -> str:
+        return self.output.read_text()
+
+    def says(self, text: str) -> None:
+        until(lambda: text in self.said() or self.process.poll() is not None)
+        assert text in self.said()
+
+    def signal_all(self, number: int) -> None:
+        """What Ctrl-C does in a terminal."""
+        os.killpg(self.process.pid, number)
+
+    def waiting(self, folder: Path, count: int) -> list[int]:
+        """Wait for so many living runs at the gate; return their process ids."""
+
+        def there() -> list[int]:
+            assert self.process.poll() is None, self.said()
+            found = [int(file.stem) for file in folder.glob("*.waits")]
+            return [pid for pid in found if is_there(pid)]
+
+        until(lambda: len(there()) == count)
+        return there()
+
+    def left(self) -> list[psutil.Process]:
+        """All processes that this command has started and that live."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get("SWEEP_TEST") == self.mark and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+            except psutil.Error:
+                continue
+        return found
+
+    def ends(self) -> int:
+        """Wait for its end and for that of all that it has started; return the exit code."""
+        code = self.process.wait(200)
+        until(lambda: not self.left())
+        return code
+
+
+def is_there(pid: int) -> bool:
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+def until(condition: Callable[[], Any], seconds: float = 150) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come to that"
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def launch(store: Any, tmp_path: Path) -> Iterator[Callable[..., Command]]:
+    started: list[Command] = []
+
+    def start(*words: str) -> Command:
+        started.append(Command(tmp_path, words))
+        return started[-1]
+
+    yield start
+    for command in started:
+        for process in command.left():
+            process.kill()
+        command.process.wait(10)
+
+
+def check_whole(store: Any, done: Any, trials: int, undisturbed: Any = None) -> None:
+    """All trials are FINISHED, each has one run, no run has a step twice, and all values are those of the other sweep."""
+    assert done.code == 0, done.said
+    assert [child.status for child in done.children] == ["FINISHED"] * trials
+    everywhere = [experiment.experiment_id for experiment in store.client.search_experiments()]
+    runs = store.client.search_runs(everywhere, f"tags.`mlflow.parentRunId` = '{done.parent.info.run_id}'", 1, 1000)
+    assert len(runs) == trials
+    assert done.parent.info.status == "FINISHED"
+    points = [histories(store, child.run_id) for child in done.children]
+    for run in points:
+        assert run["test/accuracy"]
+        for metric, history in run.items():
+            assert len({step for step, _ in history}) == len(history), metric
+    if undisturbed:
+        assert points == [histories(store, child.run_id) for child in undisturbed.children]
+
+
+# --- kill -9 ------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_then_the_sweep_killed_while_others_train_cost_nothing(
+    sweep: Any, launch: Any, place: Path, store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lightning_modules.sweep import engine
+
+    words = (*QUICK, "seed=range(3)", *gate(place))
+    first = launch(*words, "sweep=cut", "sweep.jobs=2")
+    victim, _ = first.waiting(place, 2)
+    os.kill(victim, signal.SIGKILL)
+    until(lambda: not is_there(victim))
+    survivors = set(first.waiting(place, 2))  # it is tried again
+    first.process.kill()
+    first.process.wait()
+    assert survivors <= {process.pid for process in first.left()}
+    alive = engine.is_alive
+
+    def seen_alive(tags: Any) -> bool:  # the sweep that goes on waits for them: only now their epoch ends
+        (place / "open").touch()
+        return alive(tags)
+
+    monkeypatch.setattr(engine, "is_alive", seen_alive)
+    gone_on = sweep(*words, "sweep.name=cut", "sweep.jobs=2", quick=False)
+    until(lambda: not first.left())
+    began = {int(file.stem) for file in place.glob("*.waits")}
+    assert len(began) == 4  # the victim, its second attempt, the other, and the third trial: none twice
+    check_whole(store, gone_on, 3, sweep(*words, "sweep.name=whole", quick=False))
+
+
+@pytest.mark.slow
+def test_the_sweep_killed_with_all_its_runs_goes_on_from_their_checkpoints(
+    sweep: Any, launch: Any, place: Path, store: Any
+) -> None:
+    words = (*QUICK, "seed=range(3)", "sweep.retries=0", *gate(place, 2))
+    for _ in range(3):  # oftener than it is tried again: it is no fault of the trials
+        command = launch(*words, "sweep=cut", "sweep.jobs=2")
+        command.waiting(place, 2)
+        for process in command.left():
+            process.kill()
+        command.ends()
+    (place / "open").touch()
+    gone_on = sweep(*words, "sweep.name=cut", quick=False)
+    check_whole(store, gone_on, 3, sweep(*words, "sweep.name=whole", quick=False))
+
+
+@pytest.mark.slow
+def test_a_killed_forkserver_costs_no_run(sweep: Any, place: Path, store: Any) -> None:
+    words = (*QUICK, "seed=range(3)", "sweep.retries=0", "sweep.jobs=2")
+    (place / "done").touch()
+    whole = sweep(*words, *once(place, "kill_the_forkserver"), "sweep.name=whole", quick=False)
+    (place / "done").unlink()
+    done = sweep(*words, *once(place, "kill_the_forkserver"), "sweep.name=cut", quick=False)
+    assert (place / "done").exists()
+    check_whole(store, done, 3, whole)
+
+
+def finished(store: Any) -> int:
+    everywhere = [experiment.experiment_id for experiment in store.client.search_experiments()]
+    return len(store.client.search_runs(everywhere, "attributes.status = 'FINISHED'", 1, 1000))
+
+
+@pytest.mark.slow
+def test_a_sweep_of_24_runs_on_mnist1d_killed_twice_ends_with_24_finished_runs(
+    sweep: Any, launch: Any, store: Any
+) -> None:
+    words = (
+        "data=mnist1d", "model=mlp,linear", "optimizer.lr=1e-3,1e-2", "seed=range(6)", "data.per_class=50",
+        *QUICK[2:],
+    )  # fmt: skip
+    for count in (5, 14):
+        command = launch(*words, "sweep=cut", "sweep.jobs=2")
+        until(lambda count=count: finished(store) >= count or command.process.poll() is not None)
+        command.process.kill()
+        command.ends()  # its runs do not outlive it
+    before = finished(store)
+    assert 14 <= before < 24
+    gone_on = sweep(*words, "sweep.name=cut", "sweep.jobs=2", quick=False)
+    assert f"{before} of them done already" in gone_on.said
+    check_whole(store, gone_on, 24, sweep(*words, "sweep.name=whole", "sweep.jobs=2", quick=False))
+
+
+@pytest.mark.slow
+def test_a_search_that_prunes_killed_twice_is_the_undisturbed_one(
+    sweep: Any, launch: Any, place: Path, store: Any
+) -> None:
+    words = (
+        *QUICK, "hydra/sweeper=optuna", "optimizer=sgd", "optimizer.lr=tag(log,interval(1e-9,1))", "search.trials=10",
+        "+search.sampler_options.n_startup_trials=3", "search.pruner=median", "+search.pruner_options.n_startup_trials=2",
+        "trainer.max_epochs=5",
+    )  # fmt: skip
+    for count in (1, 3):
+        command = launch(*words, "sweep=cut")
+        until(lambda count=count: finished(store) >= count or command.process.poll() is not None)
+        (command.process.kill if count == 1 else lambda: [process.kill() for process in command.left()])()
+        command.ends()
+    gone_on = sweep(*words, "sweep.name=cut", quick=False)
+    whole = sweep(*words, "sweep.name=whole", quick=False)
+    assert gone_on.code == 0, gone_on.said
+    assert "PRUNED" in {child.status for child in whole.children}
+    for ours, theirs in zip(gone_on.children, whole.children, strict=True):
+        assert (ours.params, ours.status) == (theirs.params, theirs.status)
+        assert histories(store, ours.run_id) == histories(store, theirs.run_id)
+
+
+# --- signals ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+def test_a_signal_lets_runs_finish_their_epoch_and_the_sweep_can_go_on(
+    sweep: Any, launch: Any, place: Path, store: Any, number: int
+) -> None:
+    words = (*QUICK, "seed=range(3)", *gate(place))
+    command = launch(*words, "sweep=cut", "sweep.jobs=2")
+    command.waiting(place, 2)
+    command.signal_all(number)
+    command.says("finishes its epoch")
+    (place / "open").touch()
+    assert command.ends() == 128 + number
+    assert "train.py -m sweep.resume=cut" in command.said()
+    assert "Traceback" not in command.said()
+    parent = newest_parent(store)
+    assert parent.info.status == "KILLED"
+    children = read_children(store, parent.info.run_id)
+    assert [child.status for child in children] == ["KILLED"] * 2  # the third one was never begun
+    for child in children:
+        losses = histories(store, child.run_id)["val/loss"]
+        assert len(losses) == 2  # epochs 0 and 1
+    gone_on = sweep("sweep.resume=cut", quick=False)
+    check_whole(store, gone_on, 3, sweep(*words, "sweep.name=whole", quick=False))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("again", [1, 2], ids=["twice", "three times"])
+def test_a_second_signal_ends_all_at_once_and_the_sweep_can_go_on(
+    sweep: Any, launch: Any, place: Path, store: Any, again: int
+) -> None:
+    words = (*QUICK, "seed=range(3)", "sweep.retries=0", *gate(place))
+    command = launch(*words, "sweep=cut", "sweep.jobs=2")
+    command.waiting(place, 2)
+    command.signal_all(signal.SIGINT)
+    command.says("finishes its epoch")
+    for _ in range(again):
+        command.signal_all(signal.SIGINT)
+        time.sleep(0.1)
+    assert command.ends() == 128 + signal.SIGINT  # though the gate is shut
+    assert "Traceback" not in command.said()
+    parent = newest_parent(store)
+    assert parent.info.status == "KILLED"
+    assert {child.status for child in read_children(store, parent.info.run_id)} == {"KILLED"}
+    (place / "open").touch()
+    gone_on = sweep(*words, "sweep.name=cut", quick=False)
+    check_whole(store, gone_on, 3, sweep(*words, "sweep.name=whole", quick=False))
+
+
+def newest_parent(store: Any) -> Any:
+    everywhere = [experiment.experiment_id for experiment in store.client.search_experiments()]
+    return store.client.search_runs(everywhere, "tags.`touchstone.kind` = 'sweep'")[0]
