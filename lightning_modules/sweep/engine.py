@@ -74,8 +74,9 @@ class Engine:
                     self._look_elsewhere()
             except BaseException:
                 self.runner.end()
-                for trial in self._running.values():
-                    self.ledger.cut_off(trial)
+                with contextlib.suppress(Exception):  # of a store that is full or gone: the next command closes them
+                    for trial in self._running.values():
+                        self.ledger.cut_off(trial)
                 raise
 
     def _take_up(self, trial: Trial, outcome: Outcome) -> None:

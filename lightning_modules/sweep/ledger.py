@@ -2,7 +2,9 @@
 
 import functools
 import json
+import logging
 import re
+import sqlite3
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -107,6 +109,8 @@ class Ledger:
         self.name: str = run.data.tags["sweep.name"]
         self.experiment_id = run.info.experiment_id
         self.objectives: dict[str, str] = json.loads(run.data.tags["sweep.objectives"])
+        # it prints tracebacks of what it raises all the same
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
     @property
     def stop_file(self) -> Path:
@@ -179,7 +183,10 @@ class Ledger:
 
     @patient
     def _values(self, run_id: str) -> dict[str, float]:
-        values = best_values(self.store, [run_id], self.objectives)[run_id]
+        try:
+            values = best_values(self.store, [run_id], self.objectives)[run_id]
+        except sqlite3.Error as error:
+            raise UserError(f"the tracking store {self.store.uri} failed: {error}") from error
         return {key: value for key, value in values.items() if value is not None}
 
     @patient

@@ -220,7 +220,7 @@ def test_a_missing_package_is_answered_with_its_install_command(
     with pytest.raises(UserError, match="pip install safetensors"):
         TorchvisionClassifier(COLOUR, 5, SMALL, weights=str(path))
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(UserError, match=r"pip install 'touchstone-harness\[timm\]'"):
+    with pytest.raises(UserError, match=r"pip install -e '\.\[timm\]'"):
         TimmClassifier(COLOUR, 5, TIMM)
 
 
