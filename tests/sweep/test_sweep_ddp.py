@@ -144,7 +144,7 @@ def test_a_rank_that_is_killed_costs_its_job_one_attempt(
     assert done.code == 0, done.said
     assert [child.status for child in done.children] == ["FINISHED"] * 2
     assert run_count(store) == 3
-    assert "A rank of the run died" in done.said or "SIGKILL" in done.said
+    assert done.said.count("FAILED") == 1
     for file in folder.glob("*.jsonl"):
         assert not is_there(int(file.stem))
     for child in done.children:

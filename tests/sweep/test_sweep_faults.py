@@ -315,6 +315,33 @@ def test_a_search_that_prunes_killed_twice_is_the_undisturbed_one(
         assert histories(store, ours.run_id) == histories(store, theirs.run_id)
 
 
+def test_a_trial_has_one_process_at_a_time_and_goes_on_in_its_run(store: Any, tmp_path: Path) -> None:
+    from filelock import FileLock, Timeout
+
+    from lightning_modules.sweep.attempt import attempt
+    from lightning_modules.sweep.job import Job
+    from lightning_modules.sweep.ledger import Ledger
+    from lightning_modules.sweep.trial import Trial
+
+    tags = {"touchstone.kind": "sweep", "sweep.name": "cut", "sweep.objectives": "{}"}
+    ledger = Ledger(store, store.client.create_run(store.experiment("mine"), tags=tags), tmp_path)
+    job = Job(ledger.run_id, "cut", 0, {"seed": 0}, "seed=0", os.getpid(), "here")
+    with attempt(ledger, job) as first:
+        assert first == job
+        with pytest.raises(Timeout), FileLock(tmp_path / "trials" / "0.lock", timeout=0):
+            pass
+        run_id = ledger.failed_run(Trial(0, {"seed": 0}, ()), "it was cut off before it had its model")
+    with attempt(ledger, job) as second:
+        assert second is not None
+        assert second.run_id == run_id
+    found = store.client.get_run(run_id).data.tags
+    assert store.client.get_logged_model(found["touchstone.model_id"]).source_run_id == run_id
+    assert found["touchstone.pid"] == str(os.getpid())
+    store.client.set_terminated(run_id, "FINISHED")
+    with attempt(ledger, job) as third:
+        assert third is None
+
+
 # --- signals ------------------------------------------------------------------------------------------------------
 
 
