@@ -1,5 +1,6 @@
 """A sweep from its command to its end: find or make its run, plan it, run it, and say what came of it."""
 
+import contextlib
 import json
 import os
 import platform
@@ -18,13 +19,14 @@ from lightning_modules.signature import fits, spoken
 from lightning_modules.strategy.cores import allowed_cores
 from lightning_modules.sweep.command import Command, plan_of, refuse_other
 from lightning_modules.sweep.engine import Engine, Runner
+from lightning_modules.sweep.found import check_name, find_sweep, hold, resumed_sweep, sweep_folder
 from lightning_modules.sweep.grid import Grid
 from lightning_modules.sweep.job import Job
 from lightning_modules.sweep.launched import Launched
-from lightning_modules.sweep.ledger import Ledger, check_name, find_sweep, hold, resumed_sweep, sweep_folder
+from lightning_modules.sweep.ledger import Ledger
 from lightning_modules.sweep.names import run_name
 from lightning_modules.sweep.places import shares, visible_gpus
-from lightning_modules.sweep.pool import Pool
+from lightning_modules.sweep.pool import Pool, warm_server
 from lightning_modules.sweep.progress import Progress
 from lightning_modules.sweep.trial import SETTLED, Plan, Trial
 from lightning_modules.tracking.provenance import command_line
@@ -44,6 +46,7 @@ def drive(sweeper: Any, words: list[str]) -> list[Any]:
     """
     config = sweeper.config
     check_settings(config)
+    warm_server()
     store = open_store(config.tracking.get("uri"))
     run = None
     if config.sweep.resume:
@@ -136,7 +139,8 @@ class _Sweep:
             engine.run()
             children = progress.end()
         except BaseException as error:
-            self.ledger.end("KILLED" if engine.signals else "FAILED", str(error) or type(error).__name__)
+            with contextlib.suppress(Exception):  # a store that is gone does not hide what happened
+                self.ledger.end("KILLED" if engine.signals else "FAILED", str(error) or type(error).__name__)
             raise
         return self._conclude(children, engine.signals)
 
@@ -152,8 +156,9 @@ class _Sweep:
             raise UserError(f"every trial failed; the first one: {failed[0].error}")
         self.ledger.end("FINISHED")
         if failed and not self.plan.waits:
+            again = f"{self._again()} sweep.retries={self.config.sweep.retries + 1}"
             raise UserError(
-                f"{len(failed)} of {len(children)} trials failed; all others stand. Try them again: {self._again()}"
+                f"{len(failed)} of {len(children)} trials failed; all others stand. Try them again: {again}"
             )
         return children
 

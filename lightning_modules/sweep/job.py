@@ -82,7 +82,8 @@ def run_trial(cfg: DictConfig, words: Sequence[str]) -> str | None:
     The run itself stands in the store whatever happens, FAILED with its message where it could not begin.
     """
     from lightning_modules.sweep.attempt import attempt
-    from lightning_modules.sweep.ledger import Ledger, sweep_folder
+    from lightning_modules.sweep.found import sweep_folder
+    from lightning_modules.sweep.ledger import Ledger
     from lightning_modules.tracking.store import open_store
 
     job = Job(**json.loads(cfg.sweep.job))

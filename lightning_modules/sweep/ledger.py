@@ -3,20 +3,17 @@
 import functools
 import json
 import logging
-import re
 import sqlite3
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
-
-from lightning_modules.errors import UserError, nearest
+from lightning_modules.errors import UserError
 from lightning_modules.sweep.children import best_values, linked_runs
 from lightning_modules.sweep.trial import Outcome, Plan, Trial
 from lightning_modules.tracking.alive import is_alive
-from lightning_modules.tracking.store import PROJECT_ROOT, Store
+from lightning_modules.tracking.store import Store
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -25,50 +22,6 @@ if TYPE_CHECKING:
 CUT_OFF = "CUT_OFF"  # `touchstone.ended` of a run that ended FAILED by no fault of its own
 
 PATIENCE_S = 600.0  # how long a sweep waits for a server that does not answer
-
-
-def sweep_folder(store: Store, name: str) -> Path:
-    """Where the files of a sweep lie: ``sweeps/NAME`` beside the store, or in this project's mlruns for a server."""
-    beside = Path(store.uri.removeprefix("sqlite:///")).parent if store.is_local else PROJECT_ROOT / "mlruns"
-    return beside / "sweeps" / name
-
-
-def check_name(name: str) -> None:
-    """Raise UserError for a name that could not be a folder's."""
-    if not re.fullmatch(r"[\w][\w.-]{0,99}", name):
-        raise UserError(f"sweep={name}: a name has letters, digits, '_', '-' and '.', at most 100 of them")
-
-
-def find_sweep(store: Store, condition: str) -> "Run | None":
-    """The newest sweep's run that MLflow's filter finds, or None."""
-    everywhere = [experiment.experiment_id for experiment in store.client.search_experiments()]
-    found = store.client.search_runs(
-        everywhere, f"tags.`touchstone.kind` = 'sweep' AND {condition}", 1, 2, ["attributes.start_time DESC"]
-    )
-    return found[0] if found else None
-
-
-def known_sweeps(store: Store) -> list[str]:
-    """The names of the newest sweeps of the store."""
-    everywhere = [experiment.experiment_id for experiment in store.client.search_experiments()]
-    runs = store.client.search_runs(
-        everywhere, "tags.`touchstone.kind` = 'sweep'", 1, 50, ["attributes.start_time DESC"]
-    )
-    return [run.data.tags["sweep.name"] for run in runs]
-
-
-def resumed_sweep(store: Store, wanted: str) -> "Run":
-    """The sweep of ``sweep.resume=WANTED``: a run's id or its beginning, or a sweep's name. Raises UserError."""
-    run = None
-    if re.fullmatch(r"[0-9a-f]{6,32}", wanted):
-        run = find_sweep(store, f"attributes.run_id LIKE '{wanted}%'")
-    if run is None and re.fullmatch(r"[\w.-]+", wanted):
-        run = find_sweep(store, f"tags.`sweep.name` = '{wanted}'")
-    if run is None:
-        names = known_sweeps(store)
-        known = nearest(wanted, names) if names else "the store has no sweep yet"
-        raise UserError(f"sweep.resume={wanted}: there is no sweep with this id or name; {known}")
-    return run
 
 
 def patient(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -256,14 +209,3 @@ def trial_tags(parent: str, trial: Trial) -> dict[str, str]:
         "sweep.trial": str(trial.number),
         "sweep.params": json.dumps(trial.params, default=str),
     }
-
-
-def hold(folder: Path, name: str) -> FileLock:
-    """Keep other processes out of this sweep until the lock is released. Raises UserError where one is in it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / "lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise UserError(f"sweep={name}: another process is running this sweep ({folder / 'lock'})") from None
-    return lock

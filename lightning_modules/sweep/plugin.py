@@ -35,7 +35,7 @@ class GridSweeper(Sweeper):
         assert self.config is not None and self.context is not None
         if self.config.hydra.launcher._target_.endswith(".PoolLauncher"):
             return None
-        self._refuse_ranks_in_this_process()
+        self._refuse_this_process()
         try:
             return Plugins.instance().instantiate_launcher(self.context, self.task_function, self.config)
         except RuntimeError as error:
@@ -45,14 +45,14 @@ class GridSweeper(Sweeper):
             install = f"pip install -e '.[{name}]'"
             raise UserError(f"hydra/launcher={name}: its plugin is not installed: {install} ({error})") from error
 
-    def _refuse_ranks_in_this_process(self) -> None:
+    def _refuse_this_process(self) -> None:
         from lightning_modules.errors import UserError
 
         assert self.config is not None
-        if self.config.hydra.launcher._target_.endswith(".BasicLauncher") and self.config.strategy.get("_target_"):
+        if self.config.hydra.launcher._target_.endswith(".BasicLauncher"):
             raise UserError(
-                "hydra/launcher=basic has all runs in one process, and several processes a run (strategy=…) need one of "
-                "their own: leave hydra/launcher out (pool)"
+                "hydra/launcher=basic has all runs in one process, where a run that dies takes the sweep with it: leave "
+                "hydra/launcher out (pool), or take hydra/sweeper=basic with it"
             )
 
 

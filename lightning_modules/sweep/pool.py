@@ -37,6 +37,14 @@ class _Job:
             return True
 
 
+def warm_server() -> Any:
+    """Start the process that runs are forked from, unless it is there; its imports take seconds and go on beside the caller."""
+    context: Any = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["lightning_modules.sweep.warm"])
+    forkserver.ensure_running()
+    return context
+
+
 class Pool:
     """At most ``len(places)`` processes at a time. One that dies takes nothing with it but its own run.
 
@@ -49,9 +57,7 @@ class Pool:
         self._free = list(places)
         self._logs = logs
         self._jobs: dict[int, _Job] = {}
-        self._context: Any = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["lightning_modules.sweep.warm"])
-        forkserver.ensure_running()  # its imports take seconds: let them begin
+        self._context = warm_server()
 
     def room(self) -> int:
         """How many more runs can be started now."""

@@ -182,7 +182,7 @@ def test_a_mistake_is_told_before_anything_is_recorded(sweep: Sweep, words: tupl
 
 
 def test_two_processes_cannot_have_the_same_sweep(sweep: Sweep, store: Any) -> None:
-    from lightning_modules.sweep.ledger import hold, sweep_folder
+    from lightning_modules.sweep.found import hold, sweep_folder
 
     with hold(sweep_folder(store, "busy"), "busy"):
         done = sweep("seed=0,1", "sweep.name=busy")
