@@ -25,6 +25,7 @@ from lightning_modules.errors import UserError
 from lightning_modules.killed import Killed, Stopped
 from lightning_modules.preflight import check_parts
 from lightning_modules.report import draw_curves, print_report, publish
+from lightning_modules.strategy.ranks import environment_restored
 from lightning_modules.task.cost import model_size
 from lightning_modules.task.supervised import Supervised
 from lightning_modules.tracking.checkpoint import read_checkpoint
@@ -54,6 +55,13 @@ def run(
     Raises:
         UserError: for every mistake that can be seen before the first step, and for a loss that is not finite.
     """
+    with environment_restored():
+        return _run(cfg, tags or {}, extra, go_on_in, skip_known)
+
+
+def _run(
+    cfg: DictConfig, tags: Mapping[str, str], extra: Sequence[pl.Callback], go_on_in: str | None, skip_known: bool
+) -> dict[str, float]:
     _be_quiet()
     check_config(cfg)
     store = open_store(cfg.tracking.get("uri")) if cfg.tracking.enabled else None
@@ -73,7 +81,7 @@ def run(
     task.passport = _passport(cfg, data)
     if cfg.init_from:
         load_weights(store or open_store(cfg.tracking.get("uri")), str(cfg.init_from), task)
-    marks = dict(tags or {})
+    marks = dict(tags)
     if store:
         signature = run_signature(_plain(cfg), data.fingerprint())
         if skip_known and (known := find_known(store, cfg.tracking.experiment, signature)):

@@ -203,9 +203,6 @@ class _Sweep:
         return Ledger(self.store, run, self.folder)
 
     def _new_run(self) -> Any:
-        import mlflow
-
-        mlflow.set_tracking_uri(self.store.uri)  # log_text asks for it
         tags = {
             "touchstone.kind": "sweep",
             "sweep.name": self.name,

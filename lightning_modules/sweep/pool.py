@@ -15,6 +15,7 @@ from typing import Any
 
 import psutil
 
+from lightning_modules.strategy.ranks import NAMES as OF_RANKS
 from lightning_modules.sweep.places import Place
 
 _SERVER_DIED = 255  # what multiprocessing gives for the exit code of a process whose forkserver is gone
@@ -80,7 +81,8 @@ class Pool:
 
     def _start(self, function: Callable[..., Any], arguments: tuple[Any, ...], answer: Connection) -> Any:
         for attempt in range(2):
-            process = self._context.Process(target=_child, args=(dict(os.environ), answer, function, arguments))
+            environment = {name: value for name, value in os.environ.items() if name not in OF_RANKS}
+            process = self._context.Process(target=_child, args=(environment, answer, function, arguments))
             try:
                 process.start()
                 break

@@ -199,7 +199,7 @@ def test_a_misspelt_command_is_answered_without_importing_torch(command: Callabl
 
 def test_a_mistake_in_the_config_exits_with_1_and_no_traceback(command: Callable[..., Any], store: Any) -> None:
     done = command("train.py", "optimizer.lr=abc", "+model.depht=2")
-    assert (done.returncode, done.stderr.splitlines()[0]) == (1, "2 mistakes in the config:")
+    assert (done.returncode, done.stderr.splitlines()[0]) == (1, "2 mistakes in the config:"), done.stderr
     assert "Traceback" not in done.stderr
     assert statuses(store) == []
 

@@ -100,6 +100,7 @@ def run_count(store: Any) -> int:
     return len(store.client.search_runs(everywhere))
 
 
+@pytest.mark.slow
 def test_two_jobs_of_two_processes_at_a_time_have_their_own_parameters_on_every_rank(
     sweep: Callable[..., Any], folder: Path, store: Any
 ) -> None:
@@ -132,7 +133,8 @@ def test_ranks_that_are_new_processes_are_told_the_jobs_parameters(
     check_jobs(folder, store, done, 4)
 
 
-@pytest.mark.parametrize("start", ["fork", pytest.param("popen", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("start", ["fork", "popen"])
 def test_a_rank_that_is_killed_costs_its_job_one_attempt(
     sweep: Callable[..., Any], folder: Path, store: Any, start: str
 ) -> None:

@@ -211,6 +211,7 @@ def check_whole(store: Any, done: Any, trials: int, undisturbed: Any = None) -> 
 # --- kill -9 ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_run_then_the_sweep_killed_while_others_train_cost_nothing(
     sweep: Any, launch: Any, place: Path, store: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -345,7 +346,8 @@ def test_a_trial_has_one_process_at_a_time_and_goes_on_in_its_run(store: Any, tm
 # --- signals ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_lets_runs_finish_their_epoch_and_the_sweep_can_go_on(
     sweep: Any, launch: Any, place: Path, store: Any, number: int
 ) -> None:
@@ -400,6 +402,7 @@ def newest_parent(store: Any) -> Any:
 # --- several at once ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_eight_runs_at_a_time_lose_no_point(sweep: Any, store: Any) -> None:
     words = (*QUICK, "seed=range(8)", "trainer.max_epochs=2")
     check_whole(
@@ -457,6 +460,7 @@ def test_a_full_disk_is_told_and_once_there_is_room_the_sweep_goes_on(
     check_whole(store, gone_on, 3, whole)
 
 
+@pytest.mark.slow
 def test_a_store_that_cannot_be_written_is_told(command: Any, small_disk: Path) -> None:
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     done = command("train.py", "-m", *QUICK, "seed=0,1", "tracking.min_free_mb=0")

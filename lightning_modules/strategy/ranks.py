@@ -1,0 +1,21 @@
+"""What Lightning writes into the environment to find its ranks, and leaves there."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+NAMES = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "GROUP_RANK", "RANK", "WORLD_SIZE")
+
+
+@contextlib.contextmanager
+def environment_restored() -> Iterator[None]:
+    """Leave those variables as they were: the next run of this process would take itself for a rank of the last."""
+    before = {name: os.environ.get(name) for name in NAMES}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
