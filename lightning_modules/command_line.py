@@ -3,7 +3,9 @@
 import contextlib
 import os
 import re
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -34,9 +36,11 @@ def told() -> Iterator[None]:
     try:
         yield
     except Killed as killed:
+        _let_go()
         print(f"\n{killed}", file=sys.stderr)
         sys.exit(128 + killed.signal_number)
     except KeyboardInterrupt:
+        _let_go()
         print("\ninterrupted", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # whoever read it has had enough
@@ -48,6 +52,12 @@ def told() -> Iterator[None]:
             traceback.print_exc()
         print(message or f"{type(error).__name__}: {error}", file=sys.stderr)
         sys.exit(1)
+
+
+def _let_go() -> None:
+    """Let no further Ctrl-C disturb a process that is on its way out: its exit code would be lost."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def answer(main: Callable[[], Any]) -> None:
