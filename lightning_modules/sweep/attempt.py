@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import platform
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lightning_modules.sweep.trial import SETTLED
+from lightning_modules.tracking.alive import process_tags
 
 if TYPE_CHECKING:
     from lightning_modules.sweep.job import Job
     from lightning_modules.sweep.ledger import Ledger
+    from lightning_modules.tracking.store import Store
 
 
 @contextlib.contextmanager
@@ -39,29 +39,17 @@ def attempt(ledger: Ledger, job: Job) -> Iterator[Job | None]:
             return
         run_id = job.run_id or (runs[-1].info.run_id if runs else None)
         if run_id:
-            _claim(ledger.store.client, run_id)
+            _claim(ledger.store, run_id)
         yield replace(job, run_id=run_id)
 
 
-def process_tags() -> dict[str, str]:
-    """By which `is_alive` finds this process."""
-    import psutil
-
-    return {
-        "touchstone.host": platform.node(),
-        "touchstone.pid": str(os.getpid()),
-        "touchstone.process_started": str(psutil.Process().create_time()),
-    }
-
-
-def _claim(client: Any, run_id: str) -> None:
+def _claim(store: Store, run_id: str) -> None:
     """Make the run that of this process, before it says RUNNING again; complete one that was cut off as it was made."""
     from mlflow.entities import RunTag
 
-    run, tags = client.get_run(run_id), process_tags()
+    from lightning_modules.tracking.record import add_model
+
+    run = store.client.get_run(run_id)
     if "touchstone.model_id" not in run.data.tags:
-        model = client.create_logged_model(
-            run.info.experiment_id, name="model", source_run_id=run_id, model_type="checkpoint"
-        )
-        tags["touchstone.model_id"] = model.model_id
-    client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+        add_model(store, run)
+    store.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in process_tags().items()])

@@ -99,8 +99,8 @@ def run_trial(cfg: DictConfig, words: Sequence[str]) -> str | None:
 
 def _run(cfg: DictConfig, ledger: Any, job: Job) -> str | None:
     from lightning_modules.run import run
-    from lightning_modules.sweep.attempt import process_tags
     from lightning_modules.sweep.ledger import trial_tags
+    from lightning_modules.tracking.alive import process_tags
     from lightning_modules.tracking.known import Known
 
     trial = Trial(job.number, job.params, ())

@@ -8,6 +8,17 @@ from collections.abc import Mapping
 HEARTBEAT_S = 30.0  # between two signs of life of a run that another machine watches
 
 
+def process_tags() -> dict[str, str]:
+    """The tags by which `is_alive` finds this process."""
+    import psutil
+
+    return {
+        "touchstone.host": platform.node(),
+        "touchstone.pid": str(os.getpid()),
+        "touchstone.process_started": str(psutil.Process().create_time()),
+    }
+
+
 def is_alive(tags: Mapping[str, str]) -> bool:
     """Whether the process of a RUNNING run lives: by its number on this machine, elsewhere by its last sign of life."""
     pid = int(tags.get("touchstone.pid", 0))

@@ -3,8 +3,6 @@
 import contextlib
 import json
 import logging
-import os
-import platform
 import sys
 import time
 import traceback
@@ -12,8 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import psutil
-
+from lightning_modules.tracking.alive import process_tags
 from lightning_modules.tracking.artifacts import fetch_model, local_folder
 from lightning_modules.tracking.delivery import deliver_run
 from lightning_modules.tracking.flat import leaves
@@ -108,15 +105,7 @@ class Record:
         self.text("environment/hardware.json", json.dumps(machine, indent=2))
         packages = "".join(f"{name}=={version}\n" for name, version in package_versions().items())
         self.text("environment/requirements.txt", packages)
-        self.tags(
-            self._code()
-            | {
-                "touchstone.command": command_line(),
-                "touchstone.host": platform.node(),
-                "touchstone.pid": os.getpid(),
-                "touchstone.process_started": psutil.Process().create_time(),
-            }
-        )
+        self.tags(self._code() | process_tags() | {"touchstone.command": command_line()})
         self.tags({f"data.{key}": value for key, value in data.items() if isinstance(value, str | int)})
         self._dataset(data)
 
