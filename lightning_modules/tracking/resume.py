@@ -1,5 +1,6 @@
 """Going on in a recorded run, and starting from one: the config, the checkpoint and the weights it left."""
 
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from lightning_modules.check import refuse_untrusted
 from lightning_modules.command_line import GROUPS
 from lightning_modules.errors import UserError
 from lightning_modules.tracking.alive import is_alive
-from lightning_modules.tracking.artifacts import artifact, local_folder
+from lightning_modules.tracking.artifacts import artifact, fetch_model, local_folder
 from lightning_modules.tracking.checkpoint import read_checkpoint
 from lightning_modules.tracking.delivery import deliver_run
 from lightning_modules.tracking.store import Store, find_run
@@ -143,10 +144,8 @@ def best_checkpoint(store: Store, run: Any) -> Path:
         location = store.client.get_logged_model(model_id).artifact_location
         folder = local_folder(location)
         if folder is None:
-            import mlflow
-
-            mlflow.set_tracking_uri(store.uri)
-            folder = Path(mlflow.artifacts.download_artifacts(f"models:/{model_id}"))
+            folder = Path(tempfile.mkdtemp(prefix="touchstone-"))
+            fetch_model(store, model_id, folder)
         for name in ("best.ckpt", "last_weights.ckpt"):
             if (folder / name).is_file():
                 return folder / name

@@ -132,7 +132,10 @@ def test_the_served_model_gives_the_recorded_accuracy_on_raw_samples(recorded: A
 
     store, run = recorded
     mlflow.set_tracking_uri(store.uri)
-    served = mlflow.pyfunc.load_model(f"models:/{run.data.tags['touchstone.model_id']}")
+    try:
+        served = mlflow.pyfunc.load_model(f"models:/{run.data.tags['touchstone.model_id']}")
+    finally:
+        mlflow.set_tracking_uri(None)  # it is this whole process's: other tests have stores of their own
     data = Digits()
     data.setup()
     index = data.splits["test"]
