@@ -30,13 +30,13 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 …"; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || { echo "Python's venv is missing: on Debian, apt-get install python3-venv"; exit 1; }
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,compression]'
 	@touch $(READY)
 
 constraints: ## renew constraints.txt: the newest versions that pyproject.toml allows
 	rm -rf .venv-newest
 	$(PYTHON) -m venv .venv-newest
-	.venv-newest/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev,slurm,ray,postgres]'
+	.venv-newest/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev,compression,slurm,ray,postgres]'
 	.venv-newest/bin/python -m pip freeze --exclude-editable --exclude touchstone-harness > constraints.txt
 	rm -rf .venv-newest
 

@@ -51,7 +51,6 @@ PLAIN: dict[str, tuple[Any, float | None]] = {
 TOP_LEVEL = {
     *GROUPS,
     *(key for key in PLAIN if "." not in key),
-    "compression",
     "search",
     "sweep",
     "claim",

@@ -20,6 +20,8 @@ from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from lightning_modules import build
 from lightning_modules.check import check_config
+from lightning_modules.compress import Compression
+from lightning_modules.compressed import compress
 from lightning_modules.data.preprocess import recipe
 from lightning_modules.errors import UserError
 from lightning_modules.killed import Killed, Stopped
@@ -81,6 +83,7 @@ def _run(
     task.passport = _passport(cfg, data)
     if cfg.init_from:
         load_weights(store or open_store(cfg.tracking.get("uri")), str(cfg.init_from), task)
+    compression = Compression(cfg, task, data)
     marks = dict(tags)
     if store:
         signature = run_signature(_plain(cfg), data.fingerprint())
@@ -88,10 +91,10 @@ def _run(
             raise Known(known)
         marks["touchstone.signature"] = signature
     if store is None or not _is_lead():
-        return _without_record(cfg, task, data, callbacks, resumed)
+        return _without_record(cfg, task, data, callbacks, resumed, compression)
     _require_room(cfg, store, task)
     with signals_raise(), recording(_open_record(store, cfg, data, resumed, marks)) as record:
-        return _with_record(cfg, task, data, callbacks, record, resumed)
+        return _with_record(cfg, task, data, callbacks, record, resumed, compression)
 
 
 def _require_room(cfg: DictConfig, store: Store, task: Supervised) -> None:
@@ -108,19 +111,25 @@ def _with_record(
     callbacks: list[Any],
     record: Record,
     resumed: Resumed | None,
+    compression: Compression,
 ) -> dict[str, float]:
+    callbacks = compression.callbacks(callbacks)
     build.place_checkpoints(callbacks, record.checkpoints, record.model_folder)
+    compression.record_in(record.folder / "compression", record.logger.log_metrics)
     if cfg.tracking.get("pictures", True):
         callbacks = [*callbacks, Gallery(record.folder / "pictures", data.class_names)]
     trainer = build.build_trainer(cfg, callbacks, record.logger, record.folder)
     record.logger.log_metrics(model_size(task.model), 0)
-    metrics = _fit(trainer, task, data, resumed.checkpoint if resumed else None)
+    metrics = _train(trainer, task, data, resumed, compression, record.checkpoints)
     weights = _best_weights(trainer, task, record.model_folder, record.checkpoints)
     record.logger.attach_model(record.model_id)
     metrics |= _test(trainer, task, data, weights)
     if trainer.is_global_zero:
         record.logger.flush()
         publish(record, weights, data, task, metrics)
+    metrics |= compress(compression, record, record.logger, record.checkpoints, _fit, trainer, metrics)
+    if trainer.is_global_zero:
+        record.logger.flush()
         if cfg.tracking.get("pictures", True):
             draw_curves(record)
         print_report(record, task.passport, metrics)
@@ -128,20 +137,41 @@ def _with_record(
 
 
 def _without_record(
-    cfg: DictConfig, task: Supervised, data: Any, callbacks: list[Any], resumed: Resumed | None
+    cfg: DictConfig,
+    task: Supervised,
+    data: Any,
+    callbacks: list[Any],
+    resumed: Resumed | None,
+    compression: Compression,
 ) -> dict[str, float]:
     """Train and test with ``tracking=none``, or on a rank that is not the one that records."""
     folder = PROJECT_ROOT / "mlruns" / "work" / str(os.getpid())
+    callbacks = compression.callbacks(callbacks)
     build.place_checkpoints(callbacks, folder, folder)  # rank 0 tells the others its own
     logger: DummyLogger | None = DummyLogger()
     if not cfg.tracking.enabled:
-        callbacks, logger = [c for c in callbacks if not build.wants_record(c)], None
+        callbacks, logger = [c for c in callbacks if compression.needs(c) or not build.wants_record(c)], None
     trainer = build.build_trainer(cfg, callbacks, logger, folder)
-    metrics = _fit(trainer, task, data, resumed.checkpoint if resumed else None)
+    metrics = _train(trainer, task, data, resumed, compression, folder)
     metrics |= _test(trainer, task, data, None)
+    compression.record_in(folder / "compression", None)
+    metrics |= compress(compression, None, logger, folder, _fit, trainer, metrics)
     shutil.rmtree(folder, ignore_errors=True)
     if trainer.is_global_zero:
         print_report(None, task.passport, metrics)
+    return metrics
+
+
+def _train(
+    trainer: pl.Trainer, task: Supervised, data: Any, resumed: Resumed | None, compression: Compression, folder: Path
+) -> dict[str, float]:
+    """The run's own training, with the stages that act in it."""
+    checkpoint = resumed.checkpoint if resumed else None
+    if checkpoint is None:
+        compression.begin()
+    metrics = _fit(trainer, task, data, checkpoint)
+    compression.take_over(folder / "last.ckpt")
+    compression.end_of_training()
     return metrics
 
 

@@ -1,40 +1,36 @@
-"""A recorded checkpoint as MLflow's pyfunc model: raw samples in, probabilities or values out."""
+"""A recorded checkpoint, or a compressed file, as MLflow's pyfunc model: raw samples in, probabilities or values out."""
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from hydra.utils import instantiate
-from omegaconf import OmegaConf
-from torch import nn
 
-from lightning_modules.check import refuse_untrusted
-from lightning_modules.errors import UserError
+from lightning_modules.errors import UserError, nearest
+from lightning_modules.passport import task_of
 from lightning_modules.task.supervised import Supervised
+from lightning_modules.tracking.artifacts import fetch_model, local_folder
 from lightning_modules.tracking.checkpoint import read_checkpoint
+from lightning_modules.tracking.store import Store
+
+# What a logged model's folder may hold, in the order in which they are asked for.
+WEIGHTS = ("best.ckpt", "last_weights.ckpt", "model.compressed.safetensors")
 
 
 def load_task(path: Path) -> Supervised:
-    """Rebuild the task of a checkpoint, in evaluation mode, without its data.
+    """Rebuild the task of a checkpoint or of a compressed file, in evaluation mode, without its data.
 
     Raises UserError where the file is damaged, or where its config names a target that is no part of a model.
     """
+    if path.suffix == ".safetensors":
+        from lightning_modules.compression.artifact import load_compressed
+
+        return load_compressed(path)
     checkpoint = read_checkpoint(path)
     if "passport" not in checkpoint:
         raise UserError(f"The checkpoint {path} says nothing of its config: it was not written by this harness")
-    config = OmegaConf.create(checkpoint["passport"])
-    refuse_untrusted(config, str(path))
-    if "weights" in config.model:
-        config.model.weights = None  # they come from the checkpoint
-    if "pretrained" in config.model:
-        config.model.pretrained = False
-    settings = {key: value for key, value in config.task.items() if key not in ("monitor", "class_weights")}
-    with torch.random.fork_rng(devices=[]):
-        model: nn.Module = instantiate(config.model)
-        task: Supervised = instantiate(
-            OmegaConf.create(settings), model=model, preprocess=instantiate(config.preprocess)
-        )
+    task = task_of(checkpoint["passport"], str(path))
     state = {key: value for key, value in checkpoint["state_dict"].items() if not key.startswith("loss.")}
     missing, unexpected = task.load_state_dict(state, strict=False)
     missing = [key for key in missing if not key.startswith("loss.")]
@@ -42,7 +38,45 @@ def load_task(path: Path) -> Supervised:
         raise UserError(
             f"The checkpoint {path} does not fit its own config: missing {missing[:3]}, unexpected {unexpected[:3]}"
         )
+    task.passport = checkpoint["passport"]
     return task.eval()
+
+
+def weights_of_model(store: Store, uri: str) -> Path:
+    """The file of weights of ``models:/m-…``, ``models:/NAME/VERSION`` or ``models:/NAME@ALIAS``, fetched if need be.
+
+    Raises UserError where there is no such model, or where it is none of this harness.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        model_id = _model_id(store, uri.removeprefix("models:/").strip("/"))
+        location = store.client.get_logged_model(model_id).artifact_location
+    except MlflowException as error:
+        raise UserError(f"{uri}: {str(error).splitlines()[0]}") from error
+    folder = local_folder(location)
+    if folder is None:
+        folder = Path(tempfile.mkdtemp(prefix="touchstone-"))
+        fetch_model(store, model_id, folder)
+    for name in WEIGHTS:
+        if (folder / name).is_file():
+            return folder / name
+    raise UserError(f"{uri} holds none of {', '.join(WEIGHTS)}: it is no model of this harness")
+
+
+def _model_id(store: Store, name: str) -> str:
+    registered, at, alias = name.partition("@")
+    registered, slash, version = (registered, "", "") if at else name.partition("/")
+    if not (at or slash):
+        return name
+    client = store.client
+    known = [found.name for found in client.search_registered_models(max_results=1000)]
+    if registered not in known:
+        raise UserError(f"models:/{name}: no model is registered as {registered}: {nearest(registered, known)}")
+    found = (
+        client.get_model_version_by_alias(registered, alias) if at else client.get_model_version(registered, version)
+    )
+    return str(found.model_id or str(found.source).rpartition("/")[2])
 
 
 class ServedModel:
@@ -59,45 +93,67 @@ class ServedModel:
 
 
 def _load_pyfunc(path: str) -> ServedModel:
-    """MLflow's entry point: `path` is the checkpoint in the model's folder."""
+    """MLflow's entry point: `path` is the file in the model's folder."""
     return ServedModel(load_task(Path(path)))
 
 
 def write_pyfunc(folder: Path, checkpoint: str, example: torch.Tensor, model_id: str, run_id: str) -> None:
-    """Write MLmodel, signature and input example beside the checkpoint, so that MLflow can serve the folder.
+    """Write MLmodel, signature and input example beside the weights, so that MLflow can serve the folder.
 
     Args:
-        folder: the logged model's artifacts; `checkpoint` is the file's name in it.
+        folder: the logged model's artifacts; `checkpoint` is the file's name in it, a checkpoint's or a compressed one's.
         example: raw samples [N, *input_shape].
     """
-    import mlflow
-    from mlflow.models import Model, ModelSignature
-    from mlflow.models.utils import _save_example
-    from mlflow.types import Schema, TensorSpec
+    x = example.numpy()
+    predicted = ServedModel(load_task(folder / checkpoint)).predict(x)
+    describe(folder / checkpoint, "lightning_modules.serve", x, predicted, run_id=run_id, model_id=model_id)
 
-    served = ServedModel(load_task(folder / checkpoint))
-    predicted = served.predict(example.numpy())
-    inputs = TensorSpec(example.numpy().dtype, (-1, *example.shape[1:]))
-    outputs = TensorSpec(predicted.dtype, (-1, *predicted.shape[1:]))
-    model = Model(run_id=run_id, model_id=model_id, signature=ModelSignature(Schema([inputs]), Schema([outputs])))
-    mlflow.pyfunc.add_to_model(
-        model, loader_module="lightning_modules.serve", data=checkpoint, python_env="python_env.yaml"
-    )
+
+def describe(path: Path, loader: str, inputs: np.ndarray, outputs: np.ndarray, **ids: Any) -> None:
+    """Write MLmodel, requirements and input example beside a file that the module `loader` reads.
+
+    Args:
+        inputs, outputs: raw samples [N, …] and what is predicted for them: the signature, for any N.
+        ids: ``run_id`` and ``model_id`` where there is one.
+    """
+    import mlflow
+    from mlflow.models import Model
+    from mlflow.models.utils import _save_example
+
+    folder = path.parent
+    model = Model(signature=signature_of(inputs, outputs), **ids)
+    mlflow.pyfunc.add_to_model(model, loader_module=loader, data=path.name, python_env="python_env.yaml")
     (folder / "python_env.yaml").write_text(
         f"python: {mlflow.utils.PYTHON_VERSION}\ndependencies: [-r requirements.txt]\n"
     )
-    from importlib.metadata import version
-
-    packages = (
-        "torch",
-        "torchvision",
-        "pytorch-lightning",
-        "torchmetrics",
-        "hydra-core",
-        "mlflow",
-        "numpy",
-        "touchstone-harness",
-    )
-    (folder / "requirements.txt").write_text("".join(f"{name}=={version(name)}\n" for name in packages))
-    _save_example(model, example.numpy(), str(folder))
+    (folder / "requirements.txt").write_text(_requirements(path.suffix != ".ckpt"))
+    _save_example(model, inputs, str(folder))
     model.save(str(folder / "MLmodel"))
+
+
+def signature_of(inputs: np.ndarray, outputs: np.ndarray) -> Any:
+    """MLflow's signature of a model that maps the one array to the other, for any number of samples."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    own, given = (Schema([TensorSpec(array.dtype, (-1, *array.shape[1:]))]) for array in (inputs, outputs))
+    return ModelSignature(own, given)
+
+
+_PACKAGES = (
+    "torch", "torchvision", "pytorch-lightning", "torchmetrics", "hydra-core", "mlflow", "numpy", "touchstone-harness",
+)  # fmt: skip
+_FOR_COMPRESSED = ("torch-pruning", "torchao", "onnx", "onnxruntime", "onnxscript", "zstandard", "constriction")
+
+
+def _requirements(compressed: bool) -> str:
+    """The packages with their versions; those of the optional group as far as they are installed here."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    lines = [f"{name}=={version(name)}" for name in _PACKAGES]
+    for name in _FOR_COMPRESSED if compressed else ():
+        try:
+            lines.append(f"{name}=={version(name)}")
+        except PackageNotFoundError:
+            continue
+    return "".join(f"{line}\n" for line in lines)

@@ -73,6 +73,7 @@ class Supervised(pl.LightningModule):
         self.seen: list[tuple[Tensor, Tensor]] = []
         self.buffers_of: dict[str, PredictionBuffer] = {"val": PredictionBuffer(), "test": PredictionBuffer()}
         self.test_buffer: tuple[Tensor, Tensor] | None = None
+        self.terms: list[Callable[[Tensor, Tensor, Batch], Tensor]] = []  # each makes of (loss, outputs, batch) a loss
         self._metrics: dict[str, MetricCollection] = {}
         self._penalised: list[nn.Parameter] = []
         self._train_sums: list[Tensor] = []
@@ -125,6 +126,8 @@ class Supervised(pl.LightningModule):
         loss = self.loss(outputs, self.target_of(batch))
         if self.l1 or self.l2:
             loss = loss + self._penalty()
+        for term in self.terms:
+            loss = term(loss, outputs, batch)
         if self.train_names:
             self.seen.append((outputs.detach(), batch["y"]))
         return loss
@@ -256,18 +259,20 @@ class Supervised(pl.LightningModule):
         optimizer = self._optimizer(groups)
         if self._scheduler is None:
             return optimizer
-        total = int(self.trainer.estimated_stepping_batches)
-        if self.steps_per_call > 1:  # Lightning counts chunks; the schedule counts optimizer steps
-            per_epoch = self.trainer.datamodule.steps_per_epoch()  # type: ignore[attr-defined]
-            epochs = self.trainer.max_epochs
-            total = self.trainer.max_steps if epochs == -1 else per_epoch * (epochs or 1)
-            total = min(total, self.trainer.max_steps) if self.trainer.max_steps >= 0 else total
-        else:
-            per_epoch = max(1, total // max(1, self.trainer.max_epochs or 1))
+        total, per_epoch = self.planned_steps()
         return {
             "optimizer": optimizer,
             "lr_scheduler": self._scheduler(optimizer, total_steps=total, steps_per_epoch=per_epoch),
         }
+
+    def planned_steps(self) -> tuple[int, int]:
+        """Optimizer steps of the whole fit and of one epoch, in either way around the batches."""
+        total, epochs = int(self.trainer.estimated_stepping_batches), self.trainer.max_epochs
+        if self.steps_per_call == 1:
+            return total, max(1, total // max(1, epochs or 1))
+        per_epoch = self.trainer.datamodule.steps_per_epoch()  # type: ignore[attr-defined] # Lightning counts chunks
+        total = self.trainer.max_steps if epochs == -1 else per_epoch * (epochs or 1)
+        return (min(total, self.trainer.max_steps) if self.trainer.max_steps >= 0 else total), per_epoch
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["passport"] = self.passport
@@ -275,6 +280,7 @@ class Supervised(pl.LightningModule):
     def on_fit_start(self) -> None:
         self.watch.clear()
         self._last_step = -1
+        self._penalised = []  # a stage of compression may have put another network in its place
 
 
 def _shape_of(metric: Metric) -> tuple[bool, int]:

@@ -69,7 +69,10 @@ class BufferedMLflowLogger(Logger):
         self._newest: dict[str, int] = {}  # the step up to which a metric's points are dropped; -1: none are
         self._name: str | None = None
         self._warned = False
-        self._model_id: str | None = None
+        self._models: dict[str, str] = {}  # the LoggedModel of metrics that begin so
+        self.first_step = (
+            0  # added to the steps that are logged: a run may have several fits, each of which counts from 0
+        )
         self._start_empty()
 
     def _start_empty(self) -> None:
@@ -79,9 +82,11 @@ class BufferedMLflowLogger(Logger):
         self._pause = 0.0
         self._due = time.monotonic() + self._flush_seconds
 
-    def attach_model(self, model_id: str) -> None:
-        """Link ``test/…`` metrics to a LoggedModel from now on: they were measured on its weights."""
-        self._model_id = model_id
+    def attach_model(self, model_id: str, prefix: str = "test/") -> None:
+        """Link metrics of this prefix to a LoggedModel, from those that wait on: they were measured on its weights."""
+        if prefix in self._models:
+            self.flush()
+        self._models[prefix] = model_id
 
     @property
     def name(self) -> str | None:
@@ -120,7 +125,7 @@ class BufferedMLflowLogger(Logger):
         """As `log_metrics`, but without a flush: for threads beside the one that trains, which alone hears signals."""
         if self._pid != os.getpid():  # forked: what waits is the parent's to store
             self._start_empty()
-        timestamp, at = int(time.time() * 1000), int(step or 0)
+        timestamp, at = int(time.time() * 1000), int(step or 0) + self.first_step
         for key, value in metrics.items():
             if key not in self._newest:
                 _check_name(key)
@@ -164,12 +169,13 @@ class BufferedMLflowLogger(Logger):
         points = zip(batch, _numbers(batch), strict=True)
         # A model's metrics must not hold two equal points in one call, and NaN is not equal to itself.
         unique = {(p.key, p.step, p.timestamp, None if math.isnan(v) else v): (p, v) for p, v in points}
-        model = self._model_id
         metrics = [
-            Metric(p.key, value, p.timestamp, p.step, model_id=model if p.key.startswith("test/") else None)
-            for p, value in unique.values()
+            Metric(p.key, value, p.timestamp, p.step, model_id=self._model_of(p.key)) for p, value in unique.values()
         ]
         log_points(self._client, self._run_id, metrics)
+
+    def _model_of(self, key: str) -> str | None:
+        return next((model_id for prefix, model_id in self._models.items() if key.startswith(prefix)), None)
 
     def _warn_once(self, error: Exception) -> None:
         if not self._warned:
@@ -198,8 +204,8 @@ class BufferedMLflowLogger(Logger):
         """The points that wait, as rows of an undelivered file."""
         batch = list(self._points)
         for point, value in zip(batch, _numbers(batch), strict=True):
-            model = {"model_id": self._model_id} if self._model_id and point.key.startswith("test/") else {}
-            yield {**point._asdict(), "value": value, **model}
+            model_id = self._model_of(point.key)
+            yield {**point._asdict(), "value": value, **({"model_id": model_id} if model_id else {})}
 
     def __getstate__(self) -> dict[str, Any]:
         """Spawned ranks get no lock, and no points: those are this process's to store."""

@@ -173,6 +173,15 @@ class Record:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text, encoding="utf-8", errors="surrogateescape", newline="")  # a diff keeps its bytes
 
+    def new_model(self, name: str, parent: str, params: Mapping[str, Any]) -> tuple[str, Path]:
+        """Create a LoggedModel that was made from the model `parent`; return its id and the folder for its files."""
+        said = {key: str(value)[:PARAM_LIMIT] for key, value in params.items()}
+        tags = {"touchstone.parent_model_id": parent}
+        model = self.client.create_logged_model(
+            self.experiment_id, name=name, source_run_id=self.run_id, tags=tags, params=said, model_type="compressed"
+        )
+        return model.model_id, self._local(model.artifact_location, f"models/{model.model_id}")
+
     # --- how it ends -----------------------------------------------------------------------------------------
     def finish(self, status: str, error: BaseException | None = None) -> None:
         """Flush all points, store the log and the traceback, and set the status: FINISHED, FAILED or KILLED.

@@ -52,11 +52,13 @@ def resume_run(store: Store, cfg: DictConfig, alone: bool = True) -> Resumed:
         )
     if alone:
         deliver_run(store, run_id)
-    checkpoint = artifact(store, run, "checkpoints/last.ckpt")
-    trained = int(read_checkpoint(checkpoint)["epoch"]) + 1
     changed = _with_overrides(recorded_config(store, run), list(cfg.get("overrides", [])))
     changed.resume = run_id
     epochs = changed.trainer.max_epochs
+    if epochs == 0:  # no training of its own: it only compresses
+        return Resumed(run_id, tags["touchstone.model_id"], changed, None)
+    checkpoint = artifact(store, run, "checkpoints/last.ckpt")
+    trained = int(read_checkpoint(checkpoint)["epoch"]) + 1
     if epochs is not None and 0 <= epochs < trained:
         raise UserError(
             f"trainer.max_epochs={epochs}: the run has {trained} epochs behind it already; give that number or more"

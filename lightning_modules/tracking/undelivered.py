@@ -96,7 +96,7 @@ def _batches(points: list[dict[str, Any]]) -> Iterator[list[Any]]:
 
 
 def work_folder(run_id: str) -> Path:
-    """Where the files of a run lie until its server has them: ``run/`` and ``model/`` in it."""
+    """Where the files of a run lie until its server has them: ``run/``, ``model/`` and perhaps ``models/<id>/`` in it."""
     return PROJECT_ROOT / "mlruns" / "work" / run_id
 
 
@@ -111,7 +111,8 @@ def _finalize_model(client: MlflowClient, row: Mapping[str, Any]) -> None:
 
     client.finalize_logged_model(row["model_id"], "READY")
     outputs = client.get_run(row["run_id"]).outputs
-    if not (outputs and outputs.model_outputs):  # a resumed run has its link already, and MLflow would make a second
+    linked = {output.model_id for output in outputs.model_outputs} if outputs else set()
+    if row["model_id"] not in linked:  # a resumed run has its link already, and MLflow would make a second
         client.log_outputs(row["run_id"], [LoggedModelOutput(row["model_id"], row["step"])])
 
 
@@ -122,6 +123,8 @@ def _upload(client: MlflowClient, row: Mapping[str, Any]) -> None:
         client.log_artifacts(row["run_id"], str(work / "run"))
     if (work / "model").is_dir() and any((work / "model").iterdir()):
         client.log_model_artifacts(row["model_id"], str(work / "model"))
+    for folder in sorted((work / "models").glob("*")):
+        client.log_model_artifacts(folder.name, str(folder))
     shutil.rmtree(work, ignore_errors=True)
 
 

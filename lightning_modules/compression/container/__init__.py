@@ -1,0 +1,10 @@
+"""The compressed checkpoint: a safetensors file of coded tensors, written whole or not at all, read without unpickling.
+
+The format is described in ``lightning_modules/compression/README.md``.
+"""
+
+from lightning_modules.compression.container.read import read, read_header
+from lightning_modules.compression.container.write import write
+from lightning_modules.compression.container.written import StoredTensor, Written
+
+__all__ = ["StoredTensor", "Written", "read", "read_header", "write"]

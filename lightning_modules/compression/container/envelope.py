@@ -1,0 +1,87 @@
+"""The file around the tensors: a safetensors file of one byte tensor, its digest, and how it gets to disk whole."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lightning_modules.compression.container.header import decode, encode
+from lightning_modules.errors import UserError
+
+VERSION = 1
+_MARK = "compressed"  # the name of the tensor, and the key of the metadata "VERSION SHA256"
+_BLANK = b"0" * 64  # stands in the digest's place while it is taken
+
+
+def seal(header: dict[str, Any], data: bytes) -> bytes:
+    """The bytes of the file."""
+    from safetensors.numpy import save
+
+    whole = np.frombuffer(encode(header) + data, np.uint8)
+    file = bytearray(save({_MARK: whole}, {_MARK: f"{VERSION} {_BLANK.decode()}"}))
+    at = file.index(_BLANK)
+    file[at : at + len(_BLANK)] = hashlib.sha256(file).hexdigest().encode()
+    return bytes(file)
+
+
+def unseal(path: Path) -> tuple[dict[str, Any], bytes]:
+    """The header and the data. Raises UserError for a file that is missing, damaged, newer, or another kind of file."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    file = _read(path)
+    try:
+        _check_digest(path, file)
+        return decode(load(file)[_MARK].tobytes())
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
+        raise damaged(path, error) from error
+
+
+def damaged(path: Path, why: object) -> UserError:
+    return UserError(f"{path} is no compressed model, or it is damaged ({why}): write or copy it again")
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read the compressed model {path}: {error.strerror}") from error
+
+
+def _check_digest(path: Path, file: bytes) -> None:
+    """Raise UserError for a newer version, ValueError where a byte is not as it was written."""
+    end = 8 + int.from_bytes(file[:8], "little")
+    if not 8 < end <= len(file):
+        raise ValueError("it is empty" if not file else f"it ends after {len(file)} bytes")
+    version, _, digest = json.loads(file[8:end])["__metadata__"][_MARK].partition(" ")
+    if not version.isdecimal():
+        raise ValueError(f"version '{version}'")
+    if int(version) > VERSION:
+        raise UserError(
+            f"{path} is of format {int(version)}, and this version reads up to {VERSION}: update the harness"
+        )
+    at = file.index(digest.encode(), 8, end)
+    found = hashlib.sha256(file[:at])
+    found.update(_BLANK)
+    found.update(memoryview(file)[at + len(_BLANK) :])
+    if found.hexdigest() != digest:
+        raise ValueError("its sha256 is another")
+
+
+def put(path: Path, file: bytes) -> None:
+    """Write it beside and rename, so that `path` is the old file or the whole new one. Raises UserError where it cannot."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        try:
+            with beside.open("wb") as stream:
+                stream.write(file)
+                stream.flush()
+                os.fsync(stream.fileno())
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; what was there before is whole") from error

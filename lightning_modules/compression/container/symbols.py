@@ -1,0 +1,106 @@
+"""Coders of a sequence of symbols, uint8 below `alphabet`: packed bits, zstd, and range coding (ANS; Duda 2013)."""
+
+from typing import Any
+
+import numpy as np
+
+from lightning_modules.compression.container.frame import from_zstd, zstd
+from lightning_modules.compression.needs import need
+
+LONG = 2**16  # symbols: from here on the time to decode counts more than the last two percent of size
+_SMALL_GAIN = 1.02
+
+
+def encode(symbols: np.ndarray, alphabet: int) -> tuple[str, bytes]:
+    """The coder that makes `symbols` [n] smallest, and what it makes of them."""
+    if len(symbols) and (symbols == symbols[0]).all():
+        return "constant", symbols[:1].tobytes()
+    candidates = [("packed", _packed(symbols, alphabet))]
+    if len(symbols):
+        candidates += [("zstd", zstd(symbols.tobytes())), ("ans", _ans(symbols))]
+    return smallest(candidates, len(symbols))
+
+
+def decode(coder: str, data: bytes, n: int, alphabet: int) -> np.ndarray:
+    """Back to uint8 [n]. Raises ValueError where the data does not hold that, KeyError for a coder not known."""
+    decoders = {"constant": _constant, "packed": _unpacked, "zstd": _from_zstd, "ans": _unans}
+    symbols = decoders[coder](data, n, alphabet)
+    if len(symbols) != n or (n and int(symbols.max()) >= alphabet):
+        raise ValueError(f"{len(symbols)} symbols, not {n} below {alphabet}")
+    return symbols
+
+
+def smallest(candidates: list[tuple[str, bytes]], n: int) -> tuple[str, bytes]:
+    """The smallest of the candidates; of many symbols the first, thus fastest, that is within two percent of it."""
+    least = min(len(data) for _, data in candidates)
+    allowed = least * _SMALL_GAIN if n > LONG else least
+    return next((name, data) for name, data in candidates if len(data) <= allowed)
+
+
+def _constant(data: bytes, n: int, alphabet: int) -> np.ndarray:
+    return np.full(n, np.frombuffer(data, np.uint8, 1)[0])
+
+
+def _width(alphabet: int) -> int:
+    """Bits of a symbol: 1 to 8."""
+    return max(1, (alphabet - 1).bit_length())
+
+
+def _packed(symbols: np.ndarray, alphabet: int) -> bytes:
+    bits = np.unpackbits(symbols[:, None], axis=1)[:, 8 - _width(alphabet) :]
+    return np.packbits(bits).tobytes()
+
+
+def _unpacked(data: bytes, n: int, alphabet: int) -> np.ndarray:
+    width = _width(alphabet)
+    if len(data) != -(-n * width // 8):
+        raise ValueError(f"{len(data)} bytes for {n} symbols of {width} bits")
+    if width == 8:
+        return np.frombuffer(data, np.uint8)
+    bits = np.unpackbits(np.frombuffer(data, np.uint8), count=n * width).reshape(n, width)
+    return np.packbits(np.pad(bits, ((0, 0), (8 - width, 0))), axis=1)[:, 0]
+
+
+def _from_zstd(data: bytes, n: int, alphabet: int) -> np.ndarray:
+    return np.frombuffer(from_zstd(data, n), np.uint8)
+
+
+def _ans(symbols: np.ndarray) -> bytes:
+    """Bytes: width of a frequency (1, 2), first symbol, last symbol; the frequencies; the coder's words."""
+    first, last = int(symbols.min()), int(symbols.max())
+    counts = np.bincount(symbols - first).astype(np.float64)
+    made = []
+    for width in (1, 2):
+        # Rounded so that the table is short; a symbol that occurs must keep a frequency.
+        scaled = np.where(counts > 0, np.maximum(1, np.round(counts / counts.max() * (256**width - 1))), 0)
+        table = scaled.astype(f"<u{width}")
+        made.append(bytes((width, first, last)) + table.tobytes() + ans_words(symbols - first, table))
+    return min(made, key=len)
+
+
+def _unans(data: bytes, n: int, alphabet: int) -> np.ndarray:
+    width, first, last = data[0], data[1], data[2]
+    if width not in (1, 2) or last <= first:
+        raise ValueError("the table of frequencies is not one")
+    table = np.frombuffer(data, f"<u{width}", last - first + 1, 3)
+    return from_ans_words(data[3 + table.nbytes :], table, n) + np.uint8(first)
+
+
+def ans_words(symbols: np.ndarray, frequencies: np.ndarray) -> bytes:
+    """The range coder's words for symbols of these relative frequencies, whole numbers [K]."""
+    constriction = need("constriction")
+    coder = constriction.stream.stack.AnsCoder()
+    coder.encode_reverse(symbols.astype(np.int32), _model(frequencies))
+    return bytes(coder.get_compressed().astype("<u4").tobytes())
+
+
+def from_ans_words(data: bytes, frequencies: np.ndarray, n: int) -> np.ndarray:
+    """Back to uint8 [n]; whatever the words are, they are some symbols."""
+    constriction = need("constriction")
+    coder = constriction.stream.stack.AnsCoder(np.frombuffer(data, "<u4").astype(np.uint32))
+    return np.asarray(coder.decode(_model(frequencies), n)).astype(np.uint8)
+
+
+def _model(frequencies: np.ndarray) -> Any:
+    weights = frequencies.astype(np.float64)
+    return need("constriction").stream.model.Categorical(weights / weights.sum(), perfect=False)

@@ -1,0 +1,65 @@
+"""What a student is compared with its teacher by. All are means over the batch, computed in float32."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def soft_targets(student: Tensor, teachers: Tensor, temperature: float, kind: str) -> Tensor:
+    """``T^2 KL(teacher || student)`` of the distributions softened by T (Hinton et al. 2015, section 2).
+
+    Args:
+        student: logits [B, K].
+        teachers: logits [M, B, K]; M teachers are taken for the mean of their softened probabilities.
+        kind: ``multiclass`` (softmax over K), or one Bernoulli variable an output, over which the mean is taken.
+    """
+    own, theirs = student.float() / temperature, teachers.float() / temperature
+    if kind == "multiclass":
+        found = F.kl_div(own.log_softmax(-1), theirs.softmax(-1).mean(0), reduction="batchmean")
+    else:
+        target = theirs.sigmoid().mean(0)
+        cross = F.binary_cross_entropy_with_logits(own, target)
+        found = cross - F.binary_cross_entropy(target, target)
+    return found * temperature**2
+
+
+def hint(regressed: Tensor, teacher: Tensor) -> Tensor:
+    """Half the mean squared difference of features of one shape (Romero et al. 2015, equation 3)."""
+    return 0.5 * F.mse_loss(regressed.float(), teacher.float())
+
+
+def attention_transfer(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean squared difference of normalised attention maps (Zagoruyko and Komodakis 2017, section 3.1, F_sum^2).
+
+    Feature maps [B, C, H, W]; the channels may differ, H and W not. As in the authors' program, the difference is
+    squared and averaged over the map, with which their factor of 1000 belongs.
+    """
+    maps = [F.normalize(a.float().square().mean(1).flatten(1), dim=1) for a in (student, teacher)]
+    return (maps[0] - maps[1]).square().mean()
+
+
+def relational(student: Tensor, teacher: Tensor) -> Tensor:
+    """Distances of pairs, and twice the angles of triplets: lambda_A = 2 lambda_D (Park et al. 2019, equations 4 to 8).
+
+    Embeddings [B, …], flattened; their widths may differ. A batch of one has no relations: 0.
+    """
+    if len(student) < 2:
+        return student.float().sum() * 0
+    own, theirs = student.float().flatten(1), teacher.float().flatten(1)
+    return _distance_loss(own, theirs) + 2 * _angle_loss(own, theirs)
+
+
+def _distance_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Huber loss between Euclidean distances, each in units of the batch's mean distance."""
+    own, theirs = (d / d.mean().clamp(min=1e-12) for d in (F.pdist(student), F.pdist(teacher)))
+    return F.smooth_l1_loss(own, theirs)
+
+
+def _angle_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Huber loss between the cosines of all angles (j, i, k), [B, B, B]."""
+    return F.smooth_l1_loss(_cosines(student), _cosines(teacher))
+
+
+def _cosines(x: Tensor) -> Tensor:
+    towards = F.normalize(x.unsqueeze(0) - x.unsqueeze(1), dim=2)
+    return torch.bmm(towards, towards.transpose(1, 2))

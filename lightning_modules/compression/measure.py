@@ -1,0 +1,132 @@
+"""What a network costs to run: size, operations, memory and latency, beside another in one process."""
+
+import contextlib
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.compression.macs import macs, nonzero, params
+from lightning_modules.task.cost import model_size
+
+_ROUNDS, _SECONDS = 30, 2.0  # rounds of all candidates at least, and seconds after which there are no more
+_BATCH_S = 0.002  # one timing lasts so long at least: short calls are repeated
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Milliseconds of one call: the median of `rounds` timings, and their quartiles."""
+
+    median_ms: float
+    low_ms: float
+    high_ms: float
+    rounds: int
+
+
+def timed(candidates: Mapping[str, Callable[[], object]], seconds: float = _SECONDS) -> dict[str, Timing]:
+    """Time the candidates in turns, on one thread, so that a busy machine is busy for all of them."""
+    with one_thread():
+        repeats = {name: _repeats(call) for name, call in candidates.items()}
+        times: dict[str, list[float]] = {name: [] for name in candidates}
+        until = time.perf_counter() + seconds * len(candidates)
+        while len(times[next(iter(times))]) < _ROUNDS or time.perf_counter() < until:
+            for name, call in candidates.items():
+                times[name].append(_once(call, repeats[name]))
+            if len(times[next(iter(times))]) >= 10 * _ROUNDS:
+                break
+    return {name: _timing(values) for name, values in times.items()}
+
+
+def _repeats(call: Callable[[], object]) -> int:
+    for _ in range(3):
+        call()
+    return max(1, round(_BATCH_S / max(_once(call, 1), 1e-7)))
+
+
+def _once(call: Callable[[], object], repeats: int) -> float:
+    begin = time.perf_counter()
+    for _ in range(repeats):
+        call()
+    return (time.perf_counter() - begin) / repeats * 1000
+
+
+def _timing(values: list[float]) -> Timing:
+    low, median, high = statistics.quantiles(values, n=4)
+    return Timing(median, low, high, len(values))
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch use one thread in this process."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def is_program(model: nn.Module) -> bool:
+    """Whether the network is a finished program for another runtime, and no longer made of torch's layers."""
+    from lightning_modules.compression.onnx_model import OnnxModel
+
+    return isinstance(model, OnnxModel)
+
+
+def callers(side: str, model: nn.Module, x: Tensor, runtimes: tuple[str, ...]) -> dict[str, Callable[[], object]]:
+    """The network in each runtime, as ``<side>/<runtime>``; a program runs in its own only.
+
+    `x`: floats [B, *input_shape].
+    """
+    from lightning_modules.compression.onnx_model import OnnxModel, to_onnx
+
+    model.eval()
+    if is_program(model):
+        return {f"{side}/onnxruntime": lambda: model(x)}
+    found: dict[str, Callable[[], object]] = {}
+    if "eager" in runtimes:
+        found[f"{side}/eager"] = lambda: model(x)
+    if "onnxruntime" in runtimes:
+        exported = OnnxModel(to_onnx(model, x))
+        found[f"{side}/onnxruntime"] = lambda: exported(x)
+    return found
+
+
+def latencies(dense: nn.Module, compressed: nn.Module, x: Tensor, runtimes: tuple[str, ...]) -> dict[str, Timing]:
+    """Latency of both networks in each runtime, one thread, in turns, by ``dense/<runtime>`` and ``compressed/<runtime>``."""
+    with torch.inference_mode(), one_thread():
+        return timed({**callers("dense", dense, x, runtimes), **callers("compressed", compressed, x, runtimes)})
+
+
+def costs(model: nn.Module, x: Tensor) -> dict[str, float]:
+    """Parameters, entries that are not zero, multiply-accumulates and peak memory of one call with `x`.
+
+    A program has bytes only: its operations are those of the network that it was made from.
+    """
+    if is_program(model):
+        return {}
+    return {
+        "params": float(params(model)),
+        "nonzero": float(nonzero(model)),
+        "macs": float(macs(model, x[:1])),
+        "peak_memory_bytes": float(peak_memory(model, x[:1])),
+    }
+
+
+def peak_memory(model: nn.Module, x: Tensor) -> int:
+    """Bytes of the weights, and the most that is alive beside them during one call, as torch's allocator tells."""
+    from torch.profiler import ProfilerActivity, profile
+
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it says on stderr that there is no GPU
+    with torch.inference_mode(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        model.eval()(x)
+    alive = peak = 0
+    for event in profiler.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            alive += event.nbytes()
+            peak = max(peak, alive)
+    return peak + int(model_size(model)["model/size_bytes"])

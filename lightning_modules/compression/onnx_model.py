@@ -1,0 +1,133 @@
+"""A network that is an ONNX program, run by ONNX Runtime on the CPU; and how a network becomes one."""
+
+import io
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.compression.needs import need
+from lightning_modules.errors import UserError
+
+
+class OnnxModel(nn.Module):
+    """Floats [B, *input_shape] -> float32 [B, num_outputs], by ONNX Runtime: forward only, on the CPU, no gradients.
+
+    Its only state is the buffer ``program``, the bytes of the ONNX file, so a state dict holds all of it. The session
+    is made at the first call, once for each process, program and number of threads (``torch.get_num_threads()``): it
+    is neither copied nor pickled, and a forked process makes its own.
+    """
+
+    program: Tensor
+
+    def __init__(self, program: bytes) -> None:
+        super().__init__()
+        self.register_buffer("program", torch.frombuffer(bytearray(program), dtype=torch.uint8))
+        self._session: tuple[tuple[int, ...], Any] | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        session = self._current_session()
+        samples = x.detach().to("cpu", torch.float32).contiguous().numpy()
+        [logits] = session.run(None, {session.get_inputs()[0].name: samples})
+        return torch.from_numpy(logits).to(x.device)
+
+    def _current_session(self) -> Any:
+        version = 0 if self.program.is_inference() else self.program._version  # grows where a state dict is copied in
+        key = (os.getpid(), self.program.data_ptr(), version, torch.get_num_threads())
+        if self._session is None or self._session[0] != key:
+            self._session = (key, session_of(self.bytes()))
+        return self._session[1]
+
+    def bytes(self) -> bytes:
+        """The ONNX file."""
+        return self.program.cpu().numpy().tobytes()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_session": None}
+
+
+def restore(model: nn.Module, step: dict[str, Any], example: Tensor) -> nn.Module:
+    """An `OnnxModel` of as many bytes as the step says; the program itself comes with the weights."""
+    return OnnxModel(bytes(int(step["bytes"])))
+
+
+def session_of(program: bytes) -> Any:
+    """An inference session on the CPU with as many threads as torch uses. Raises UserError with ONNX Runtime's reason."""
+    runtime = need("onnxruntime")
+    options = runtime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = torch.get_num_threads()
+    try:
+        return runtime.InferenceSession(program, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime has a class for every status, without a common ancestor
+        raise UserError(f"ONNX Runtime cannot run the network: {reason(error)}") from error
+
+
+def to_onnx(model: nn.Module, example: Tensor) -> bytes:
+    """The network in evaluation mode as an ONNX file with weights inside, its first dimension free.
+
+    A copy on the CPU is exported: the model stays as it was. Stack traces, which hold paths of this machine, are left
+    out of the file.
+
+    Args:
+        example: floats [N, *input_shape].
+
+    Raises UserError with the exporter's reason.
+    """
+    need("onnxscript")
+    copy = frozen_copy(model)
+    sample = example.detach().cpu().float()
+    sample = torch.cat([sample, sample])[: max(2, len(sample))]  # a batch of 1 would be taken for a constant
+    try:
+        with quietly(), torch.no_grad():
+            exported = torch.onnx.export(
+                copy, (sample,), dynamo=True, verbose=False, external_data=False,
+                dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
+            )  # fmt: skip
+            assert exported is not None
+            return slim(exported.model_proto)
+    except Exception as error:
+        raise UserError(f"the network cannot be exported to ONNX: {reason(error)}") from error
+
+
+def frozen_copy(model: nn.Module) -> nn.Module:
+    """The same network on the CPU in evaluation mode; an exported one, which has no such mode, as it is."""
+    copy = deepcopy(model).cpu()
+    return copy if isinstance(copy, torch.fx.GraphModule) else copy.eval()
+
+
+def slim(model: Any) -> bytes:
+    """The file of an ``onnx.ModelProto`` without what only a debugger reads."""
+    for part in (model, model.graph, *model.functions, *model.graph.node, *model.graph.initializer):
+        part.doc_string = ""
+        if hasattr(part, "metadata_props"):
+            del part.metadata_props[:]
+    del model.graph.value_info[:]  # shapes between the layers: ONNX Runtime infers them
+    return model.SerializeToString()
+
+
+def reason(error: BaseException) -> str:
+    """The first line of what an error, or the first one that led to it, says."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0][:300] if lines else 'no message'}"
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Without what exporters and quantizers print, warn and log."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,130 @@
+"""The stages of a recipe one after the other, each with its fits, from wherever an earlier process was cut off."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lightning_modules.compression.form import Form
+from lightning_modules.compression.keeper import Keeper
+from lightning_modules.compression.recipe import Recipe
+from lightning_modules.compression.stage import Stage, Work
+from lightning_modules.compression.structure import rebuild
+from lightning_modules.tracking.checkpoint import read_checkpoint
+
+# (stage, keeper, stages that act, folder of its last checkpoint, checkpoint to go on from) -> optimizer steps taken
+Fit = Callable[[Stage, Keeper, list[Stage], Path, Path | None], int]
+
+
+@dataclass
+class Phases:
+    """Runs the stages with ``when=after``.
+
+    Attributes:
+        recipe, work: what is done, to what.
+        fit: trains the network for a stage, as `Fit` says.
+        folder: of the points from which a run goes on: ``<number>-<stage>/{begun,last,done}.ckpt``. None on processes
+            that do not record.
+        writes: whether this process writes them.
+        first_step: optimizer steps of the run before these.
+    """
+
+    recipe: Recipe
+    work: Work
+    fit: Fit
+    folder: Path
+    writes: bool
+    first_step: int = 0
+
+    def __post_init__(self) -> None:
+        self.steps = self.first_step
+        self.forked = False  # set by `fit`
+
+    def run(self) -> Iterator[tuple[int, Stage, bool]]:
+        """Yield (number, stage, whether it was done already by a process before) after each stage."""
+        for number, stage in enumerate(self.recipe.after, 1):
+            place = self.folder / f"{number}-{stage.name}"
+            done = self._restored(place / "done.ckpt", stage)
+            if done is None:
+                self._train(stage, place)
+                stage.end(self.work)
+                self._write(place / "done.ckpt", stage, 0)
+                for name in ("begun.ckpt", "last.ckpt"):
+                    (place / name).unlink(missing_ok=True)
+            yield number, stage, done is not None
+
+    def clean(self) -> None:
+        """Delete the points: the run is over."""
+        for number, stage in enumerate(self.recipe.after, 1):
+            shutil.rmtree(self.folder / f"{number}-{stage.name}", ignore_errors=True)
+
+    def _train(self, stage: Stage, place: Path) -> None:
+        """All rounds of a stage; the first of them may have begun before."""
+        begun = self._restored(place / "begun.ckpt", stage, reopen=True)
+        if begun is None:
+            stage.begin(self.work)
+            self.work.form.apply(self.work.model)
+            first = 0
+        else:
+            first = int(begun["round"])
+        for number in range(first, stage.rounds if stage.epochs else 0):
+            last = place / "last.ckpt"
+            if begun is None:
+                last.unlink(missing_ok=True)
+                self._write(place / "begun.ckpt", stage, number)
+            keeper = Keeper(self.work, [*self.recipe.always, stage])
+            self.steps += self.fit(stage, keeper, [*self.recipe.always, stage], place, last if last.exists() else None)
+            self._take_over(stage, keeper, last)
+            begun = None
+            if number + 1 < stage.rounds:
+                stage.between(self.work, number)
+                self.work.form.apply(self.work.model)
+
+    def _take_over(self, stage: Stage, keeper: Keeper, last: Path) -> None:
+        """Where the fit was in processes that are gone, what it made of stage and form stands in its checkpoint only."""
+        if self.forked and last.exists():
+            states = read_checkpoint(last)["callbacks"]
+            keeper.load_state_dict(states[keeper.state_key])
+            if stage.state_key in states:
+                stage.load_state_dict(states[stage.state_key])
+
+    # --- points to go on from --------------------------------------------------------------------------------
+    def _write(self, path: Path, stage: Stage, number: int) -> None:
+        if not self.writes:
+            return
+        point = {
+            "round": number,
+            "steps": self.steps,
+            "form": self.work.form.plain(),
+            "stage": stage.state_dict(),
+            "model": self.work.model.state_dict(),
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_suffix(".tmp")
+        torch.save(point, draft)
+        draft.replace(path)
+
+    def _restored(self, path: Path, stage: Stage, reopen: bool = False) -> dict[str, Any] | None:
+        """Make network, form and stage what they were at a point; None where there is no such point."""
+        if not path.is_file():
+            return None
+        point = read_checkpoint(path)
+        form = Form.of(point["form"])
+        self.work.task.model = grown(self.work, form)
+        self.work.form.replace(form)
+        stage.load_state_dict(point["stage"])
+        if reopen:
+            stage.reopen(self.work)
+        self.work.model.load_state_dict(point["model"])
+        self.steps = int(point["steps"])
+        return point
+
+
+def grown(work: Work, form: Form) -> nn.Module:
+    """The network with those steps of `form` done to it that were not yet done."""
+    done = len(work.form.steps)
+    return rebuild(work.model, form.steps[done:], work.floats(work.example[:1]))

@@ -1,0 +1,65 @@
+"""Which weights are kept, given their scores: True in a mask. Counts are exact, ties go by position."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+Masks = dict[str, Tensor]
+Groups = Sequence[Sequence[str]]
+
+
+def keep_highest(scores: Mapping[str, Tensor], groups: Groups, zeros: Sequence[int]) -> Masks:
+    """Prune, in each group of tensors that compete with each other, exactly so many weights as `zeros` says."""
+    masks: Masks = {}
+    for group, count in zip(groups, zeros, strict=True):
+        flat = torch.cat([scores[name].flatten().float() for name in group])
+        parts = _highest(flat, count).split([scores[name].numel() for name in group])
+        masks |= {name: part.view(scores[name].shape) for name, part in zip(group, parts, strict=True)}
+    return masks
+
+
+def _highest(scores: Tensor, zeros: int) -> Tensor:
+    """bool [n]: all but the `zeros` lowest of `scores` [n]; of equal ones the first go."""
+    if zeros == 0:
+        return torch.ones_like(scores, dtype=torch.bool)
+    # kthvalue is ten times as fast as sorting, but on CUDA it is not allowed in torch's deterministic mode
+    threshold = scores.sort().values[zeros - 1] if scores.is_cuda else scores.kthvalue(zeros).values
+    lower, equal = scores < threshold, scores == threshold
+    return ~(lower | (equal & (equal.cumsum(0) <= zeros - lower.sum())))
+
+
+def keep_n_of_m(scores: Mapping[str, Tensor], n: int, m: int) -> Masks:
+    """Keep the `n` highest of every `m` consecutive weights along the input dimension (1: [out, in, *kernel]).
+
+    That is the layout which sparse tensor cores multiply: Mishra et al. 2021, "Accelerating sparse deep neural networks",
+    section 2. For a convolution the groups run over input channels, at one place of the kernel.
+    """
+    masks: Masks = {}
+    for name, score in scores.items():
+        groups = score.movedim(1, -1).unflatten(-1, (-1, m))
+        lowest = groups.argsort(dim=-1, stable=True)[..., : m - n]
+        kept = torch.ones_like(groups, dtype=torch.bool).scatter_(-1, lowest, False)
+        masks[name] = kept.flatten(-2).movedim(-1, 1).contiguous()
+    return masks
+
+
+def pruned_stay(scores: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The scores with the lowest one, -inf, where a mask has pruned already."""
+    return {
+        name: score.masked_fill(~masks[name].to(score.device), -torch.inf) if name in masks else score
+        for name, score in scores.items()
+    }
+
+
+def by_layer(names: Iterable[str]) -> list[list[str]]:
+    """Group parameters by their layer: weight and bias of one compete with each other."""
+    layers: dict[str, list[str]] = {}
+    for name in names:
+        layers.setdefault(name.rpartition(".")[0], []).append(name)
+    return list(layers.values())
+
+
+def count_zeros(masks: Mapping[str, Tensor], names: Iterable[str]) -> int:
+    """How many weights of these parameters are pruned."""
+    return sum(int((~masks[name]).sum()) for name in names if name in masks)

@@ -1,0 +1,127 @@
+"""All at once: score, prune, then fine-tune."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.compression.pruning.masks import Masks, by_layer, keep_n_of_m, pruned_stay
+from lightning_modules.compression.pruning.prune import Prune
+from lightning_modules.compression.pruning.scores import noise
+from lightning_modules.compression.pruning.sensitivity import LEVELS, analyse, shares, write
+from lightning_modules.compression.stage import Work
+from lightning_modules.errors import UserError
+
+
+class OneShot(Prune):
+    """Prunes when it begins: a trained network with ``when=after``, an untrained one with ``when=fit`` (SNIP).
+
+    Args:
+        sparsity: as `Prune`, with the other arguments.
+        scope: beside those of `Prune`, ``sensitivity``: each layer gets the sparsity that costs as much on the validation
+            part as that of the others does, pruned alone.
+        sensitivity: prune each layer alone to the `levels`, and show what that costs (sensitivity.png, .csv).
+    """
+
+    scopes: ClassVar[tuple[str, ...]] = ("global", "layer", "sensitivity")
+
+    def __init__(
+        self,
+        sparsity: float,
+        sensitivity: bool = False,
+        levels: Sequence[float] = LEVELS,
+        **prune: Any,
+    ) -> None:
+        super().__init__(sparsity, **prune)
+        if not levels or any(not 0 < level < 1 for level in levels):
+            raise UserError(f"compression: levels={list(levels)}: each must lie in (0, 1)")
+        self.sensitivity = sensitivity or self.scope == "sensitivity"
+        self.levels = sorted(levels)
+        self.shares: dict[str, float] = {}  # sparsity by layer, where sensitivity chose it
+
+    def zeros(self, weights: Mapping[str, Tensor], sparsity: float) -> tuple[list[list[str]], list[int]]:
+        groups, counts = super().zeros(weights, sparsity)
+        if self.shares and self.scope == "sensitivity":
+            sizes = [sum(weights[name].numel() for name in group) for group in groups]
+            counts = [round(self.shares[g[0].rpartition(".")[0]] * n) for g, n in zip(groups, sizes, strict=True)]
+        return groups, counts
+
+    def begin(self, work: Work) -> None:
+        super().begin(work)
+        if self.sensitivity:
+            self._analyse(work)
+        self.prune(work, self.sparsity)
+        if self.control == "reinit":
+            self.reinitialise(work)
+
+    def _analyse(self, work: Work) -> None:
+        weights = self.weights(work.model)
+        scores = pruned_stay(self.scores(work, weights), work.form.masks)
+        curves = analyse(work, weights, scores, self.levels)
+        write(curves, work)
+        if self.scope == "sensitivity":
+            sizes = {g[0].rpartition(".")[0]: sum(weights[name].numel() for name in g) for g in by_layer(weights)}
+            self.shares = shares(curves, sizes, self.sparsity)
+
+    def settings(self) -> dict[str, Any]:
+        return {**super().settings(), "shares": self.shares}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "shares": self.shares}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self.shares = dict(state_dict["shares"])
+
+
+class NOfM(OneShot):
+    """Keeps the `n` best of every `m` consecutive inputs of each output: 2:4 runs on the sparse cores of GPUs.
+
+    Args:
+        n, m: 0 < n < m.
+        prune: the arguments of `OneShot`, without sparsity and scope, which follow, and without biases.
+    """
+
+    scopes: ClassVar[tuple[str, ...]] = ("layer",)
+
+    def __init__(self, n: int = 2, m: int = 4, **prune: Any) -> None:
+        if not 0 < n < m:
+            raise UserError(f"compression: n={n}, m={m}: of every m weights n are kept: 0 < n < m")
+        for key in ("sparsity", "scope", "biases", "sensitivity"):
+            if prune.get(key):
+                raise UserError(f"compression: {key}={prune[key]}: n and m decide on every weight")
+        self.n, self.m = n, m
+        super().__init__(1 - n / m, **prune)
+
+    def check(self, model: nn.Module, example: Tensor, num_outputs: int) -> None:
+        super().check(model, example, num_outputs)
+        wrong = {name: tuple(w.shape) for name, w in self.weights(model).items() if w.shape[1] % self.m}
+        if wrong:
+            listed = ", ".join(f"{name} {list(shape)}" for name, shape in wrong.items())
+            layers = ",".join(dict.fromkeys(name.rpartition(".")[0] for name in wrong))
+            raise self.mistake(
+                f"{self.n}:{self.m} needs a number of inputs (dimension 1) that is a multiple of {self.m}, unlike"
+                f" {listed}: leave them out with compression.stages.{self.name}.exclude=[{layers}]"
+            )
+
+    def refuse_nothing(self, weights: Mapping[str, Tensor]) -> None:
+        """A sparser network may still break the pattern."""
+
+    def find(self, work: Work, weights: Mapping[str, Tensor], sparsity: float) -> Masks:
+        scores = pruned_stay(self.scores(work, weights), work.form.masks)
+        masks = self._combined(keep_n_of_m(scores, self.n, self.m), work.form.masks)
+        if all(name in self.before and torch.equal(mask, self.before[name]) for name, mask in masks.items()):
+            raise self.mistake(f"the network is {self.n}:{self.m} sparse already")
+        return masks
+
+    def at_random(self, work: Work, masks: Masks) -> Masks:
+        scores = pruned_stay(noise(self.weights(work.model), work.seed), self.before)
+        return self._combined(keep_n_of_m(scores, self.n, self.m), self.before)
+
+    def _combined(self, masks: Masks, before: Masks) -> Masks:
+        """A group in which more than m - n weights were pruned before stays so."""
+        return {name: mask & before[name].to(mask.device) if name in before else mask for name, mask in masks.items()}
+
+    def settings(self) -> dict[str, Any]:
+        return {**super().settings(), "n": self.n, "m": self.m}

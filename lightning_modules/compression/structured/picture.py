@@ -1,0 +1,26 @@
+"""The widths of a network's layers before and after, drawn."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from lightning_modules.tracking.pictures import COLOURS, GRID, INK, blank_figure, styled
+
+
+def draw_widths(before: Mapping[str, int], after: Mapping[str, int], title: str, path: Path) -> None:
+    """Write bars of how many outputs each layer keeps, in the order of `before`, the first on top."""
+    names = list(before)
+    places = np.arange(len(names))
+    figure = blank_figure(7, 1.2 + 0.24 * len(names))
+    axes = figure.add_subplot()
+    styled(axes, title, "outputs", "", grid=False)
+    axes.barh(places, [before[name] for name in names], color=GRID, label="before")
+    axes.barh(places, [after[name] for name in names], color=COLOURS[0], height=0.5, label="kept")
+    for place, name in enumerate(names):
+        axes.text(before[name], place, f" {after[name]}", va="center", fontsize=7, color=INK)
+    axes.set_yticks(places, names)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.margins(x=0.1)
+    figure.legend(loc="outside lower right", ncols=2, frameon=False, fontsize=8)
+    figure.savefig(path)

@@ -1,0 +1,89 @@
+"""From a run's id to a verified file in its record: read -> write -> read back -> compare -> time -> log."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_modules.compression.measure import one_thread
+from lightning_modules.errors import UserError, nearest
+from lightning_modules.export.formats import FILES, write
+from lightning_modules.export.int8 import quantized as make_int8
+from lightning_modules.export.joined import joined
+from lightning_modules.export.latency import Percentiles, percentiles
+from lightning_modules.export.program import Scored, traced
+from lightning_modules.export.runtime import Runner, open_exported
+from lightning_modules.export.source import find_source, recorded_data
+from lightning_modules.export.verify import Agreement, compare
+from lightning_modules.task.supervised import Supervised
+
+TOLERANCE = 1e-3  # of the largest score: what an export in floats may be off
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written and found of it.
+
+    Attributes:
+        name: ``onnx``, ``onnx_int8``, ``pt2``, ``aoti``: the folder of the artifacts and of the metrics.
+        path: the file; `source` says which model it was made from.
+        times: of ``checkpoint`` and ``exported``, each for 1 sample and for 64.
+    """
+
+    name: str
+    path: Path
+    source: str
+    agreement: Agreement
+    times: dict[str, Percentiles]
+
+
+def export(store: Any, run: Any, form: str, quantized: bool, folder: Path) -> tuple[Exported, Tensor]:
+    """Write the run's model into `folder`, read it back, compare it with the checkpoint and time both.
+
+    Returns what was found, and an example of raw samples.
+
+    Raises UserError for an unknown format, a run without weights, other data than recorded, a network that the format
+    cannot hold, and a file that does not give what the checkpoint gives.
+    """
+    if form not in FILES:
+        raise UserError(f"format={form}: {nearest(form, FILES)}")
+    if quantized and form != "onnx":
+        raise UserError(f"format={form} quantized=true: int8 is a program for ONNX Runtime: format=onnx")
+    source, data = find_source(store, run), recorded_data(store, run)
+    x = data.example(min(BATCH, len(data.arrays.x)))
+    path = folder / FILES[form]
+    said = source.said
+    if quantized:
+        if source.program is None:
+            said += ", int8 calibrated on training samples"
+        path.write_bytes(joined(source.program or make_int8(source.task, data), x[:4]))
+    else:
+        write(form, traced(Scored(source.task), x[:4]), path)
+    reference, runner = _eager(source.task), open_exported(path)
+    agreement = compare(reference, runner, data, classes=hasattr(source.task, "kind"))
+    if not quantized and not agreement.max_error <= TOLERANCE * max(1.0, agreement.largest):
+        raise UserError(
+            f"format={form}: the file does not give what the checkpoint gives (a score differs by "
+            f"{agreement.max_error:.3g}); it was not logged"
+        )
+    return Exported(form + "_int8" * quantized, path, said, agreement, _times(reference, path, x)), x[:4]
+
+
+def _eager(task: Supervised) -> Runner:
+    scored = Scored(task).eval()
+    return lambda x: scored(x)
+
+
+def _times(reference: Runner, path: Path, x: Tensor) -> dict[str, Percentiles]:
+    """Latency on one thread of the checkpoint (eager) and of the file in its runtime, for 1 sample and for 64."""
+    with torch.inference_mode(), one_thread():
+        runner = open_exported(path)  # anew: some runtimes choose their threads when they start
+        found: dict[str, Percentiles] = {}
+        for size in (1, BATCH):
+            batch = x.repeat(-(-size // len(x)), *(1,) * (x.ndim - 1))[:size]
+            sides = {"checkpoint": lambda b=batch: reference(b), "exported": lambda b=batch: runner(b)}
+            found |= {f"{side}_{size}": time for side, time in percentiles(sides).items()}
+    return found

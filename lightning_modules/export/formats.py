@@ -1,0 +1,64 @@
+"""Writing the formats: ONNX, torch's own archive (pt2), and the shared library of AOTInductor."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from lightning_modules.compression.needs import need
+from lightning_modules.compression.onnx_model import quietly, reason, slim
+from lightning_modules.errors import UserError
+
+FILES = {"onnx": "model.onnx", "pt2": "model.pt2", "aoti": "model.aoti.pt2"}
+
+
+def write(form: str, program: torch.export.ExportedProgram, path: Path) -> None:
+    """Write an exported program. Raises UserError where the format's library refuses it, or a compiler is missing."""
+    writers: dict[str, Callable[[torch.export.ExportedProgram, Path], None]]
+    writers = {"onnx": _write_onnx, "pt2": _write_pt2, "aoti": _write_aoti}
+    if form == "aoti":
+        _require_compiler()
+    try:
+        with quietly(), torch.no_grad():
+            writers[form](program, path)
+    except UserError:
+        raise
+    except Exception as error:  # exporters raise classes of many packages
+        raise UserError(f"format={form}: the network cannot be exported: {reason(error)}") from error
+
+
+def onnx_bytes(program: torch.export.ExportedProgram) -> bytes:
+    """The ONNX file, with the weights in it; its input is called ``x``, its output ``scores``."""
+    need("onnxscript")
+    with quietly(), torch.no_grad():
+        exported = torch.onnx.export(
+            program, dynamo=True, verbose=False, external_data=False, input_names=["x"], output_names=["scores"]
+        )
+    assert exported is not None
+    return slim(exported.model_proto)
+
+
+def _write_onnx(program: torch.export.ExportedProgram, path: Path) -> None:
+    path.write_bytes(onnx_bytes(program))
+
+
+def _write_pt2(program: torch.export.ExportedProgram, path: Path) -> None:
+    torch.export.save(program, path)
+
+
+def _write_aoti(program: torch.export.ExportedProgram, path: Path) -> None:
+    from torch._inductor import aoti_compile_and_package
+
+    # else the number of threads is that of the machine that compiled
+    aoti_compile_and_package(program, package_path=str(path), inductor_configs={"cpp.dynamic_threads": True})
+
+
+def _require_compiler() -> None:
+    from torch._inductor.cpp_builder import get_cpp_compiler
+
+    try:
+        get_cpp_compiler()
+    except Exception as error:
+        raise UserError(
+            "format=aoti compiles C++, and there is no compiler here: install g++ or set CXX, or choose format=onnx or pt2"
+        ) from error

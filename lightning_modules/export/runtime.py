@@ -1,0 +1,96 @@
+"""Running an exported file in the runtime it is for; the same way MLflow serves it."""
+
+import io
+import json
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_modules.errors import UserError
+from lightning_modules.export.formats import FILES
+
+Runner = Callable[[Tensor], Tensor]
+
+
+def open_exported(path: Path) -> Runner:
+    """What maps raw samples [B, …] to scores, on the CPU, with as many threads as torch uses now.
+
+    A library of AOTInductor is native code and runs as such: open only those that you trust. The others hold no code.
+
+    Raises UserError for a file of another kind, damaged, or with pickled objects.
+    """
+    forms = {name: form for form, name in FILES.items()}
+    if path.name not in forms:
+        raise UserError(f"{path} is no exported model: one is called {', '.join(FILES.values())}")
+    try:
+        return {"onnx": _open_onnx, "pt2": _open_pt2, "aoti": _open_aoti}[forms[path.name]](path)
+    except (OSError, RuntimeError, ValueError, KeyError, AssertionError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} is damaged or of another version: {str(error).splitlines()[0]}") from error
+
+
+def _open_onnx(path: Path) -> Runner:
+    from lightning_modules.compression.onnx_model import session_of
+
+    session = session_of(path.read_bytes())
+    name = session.get_inputs()[0].name
+    return lambda x: torch.from_numpy(session.run(None, {name: x.numpy()})[0])
+
+
+def _open_pt2(path: Path) -> Runner:
+    refuse_pickles(path)
+    module = torch.export.load(path).module()
+    return lambda x: module(x)
+
+
+def _open_aoti(path: Path) -> Runner:
+    from torch._inductor import aoti_load_package
+
+    package = aoti_load_package(str(path))
+    return lambda x: package(x)
+
+
+def refuse_pickles(path: Path) -> None:
+    """Raise UserError where reading a pt2 archive would unpickle more than tensors."""
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+        configs = [json.loads(archive.read(name)) for name in names if name.endswith("_config.json")]
+        form = [archive.read(name) for name in names if name.count("/") == 1 and name.endswith("/archive_format")]
+        inputs = [archive.read(name) for name in names if "/data/sample_inputs/" in name]
+    entries = [entry for config in configs for entry in config.get("config", {}).values()]
+    old = any(name.endswith(".pt") and "/data/sample_inputs/" not in name for name in names)
+    kinds = ("weight_", "tensor_")
+    pickled = any(e["use_pickle"] or not e["path_name"].startswith(kinds) for e in entries)
+    if form != [b"pt2"] or old or pickled or len(set(names)) < len(names) or not all(map(_is_plain, inputs)):
+        raise UserError(f"{path} holds pickled objects, which are not loaded")
+
+
+def _is_plain(content: bytes) -> bool:
+    """Whether torch reads the file without unpickling; where it does not, `torch.export.load` would unpickle."""
+    try:
+        torch.load(io.BytesIO(content), weights_only=True)
+    except Exception:  # the reader has its own for everything that may be wrong
+        return not content
+    return True
+
+
+class ExportedModel:
+    """What MLflow calls: ``predict`` maps raw samples to scores, as an array."""
+
+    def __init__(self, run: Runner) -> None:
+        self.run = run
+
+    def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> np.ndarray:
+        """Predict a numpy array, or the values of a data frame."""
+        x = torch.as_tensor(np.array(getattr(model_input, "values", model_input)))
+        with torch.inference_mode():
+            return self.run(x).numpy()
+
+
+def _load_pyfunc(path: str) -> ExportedModel:
+    """MLflow's entry point: `path` is the exported file in the model's folder."""
+    return ExportedModel(open_exported(Path(path)))

@@ -1,0 +1,52 @@
+"""Which of a run's models is exported, and the data that it is verified on."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import open_dict
+
+from lightning_modules import build
+from lightning_modules.errors import UserError
+from lightning_modules.serve import load_task, weights_of_model
+from lightning_modules.task.supervised import Supervised
+from lightning_modules.tracking.resume import best_checkpoint, recorded_config
+from lightning_modules.tracking.store import Store
+
+
+@dataclass(frozen=True)
+class Source:
+    """What there is of a run.
+
+    Attributes:
+        task: the network in floats: the run's compressed one, or its best checkpoint where there is none in floats.
+        said: which of the two.
+        program: the run's compressed network where that is a finished int8 program.
+    """
+
+    task: Supervised
+    said: str
+    program: Supervised | None
+
+
+def find_source(store: Store, run: Any) -> Source:
+    """Read the run's models. Raises UserError where it has saved none, or where one is damaged."""
+    from lightning_modules.compression.onnx_model import OnnxModel
+
+    compressed = None
+    if model_id := run.data.tags.get("touchstone.compressed_model_id"):
+        compressed = load_task(weights_of_model(store, f"models:/{model_id}"))
+        if not isinstance(compressed.model, OnnxModel):
+            return Source(compressed, f"compressed model models:/{model_id}", None)
+    path = best_checkpoint(store, run)
+    return Source(load_task(path), path.name, compressed)
+
+
+def recorded_data(store: Store, run: Any) -> Any:
+    """The run's data as its config says. Raises UserError where they are not there, or are others by now."""
+    cfg = recorded_config(store, run)
+    with open_dict(cfg):
+        cfg.data.expected_fingerprint = run.data.tags.get("data.fingerprint")
+    data = build.build_data(cfg)
+    if not any(len(data.splits[part]) for part in ("test", "val", "train")):
+        raise UserError(f"run {run.info.run_id}: its data have no samples to verify an export on")
+    return data

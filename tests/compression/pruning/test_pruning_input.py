@@ -1,0 +1,135 @@
+"""What cannot be pruned is refused with the reason, before anything is trained."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from lightning_modules.compression.pruning.gradual import Gradual, Movement
+from lightning_modules.compression.pruning.lottery import LotteryTicket
+from lightning_modules.compression.pruning.one_shot import NOfM, OneShot
+from lightning_modules.errors import UserError
+from lightning_modules.model.lenet import LeNet5
+from lightning_modules.model.mlp import MLP
+
+
+@pytest.mark.parametrize("sparsity", [1.0, 1.2, -0.1, 0.0, float("nan")])
+@pytest.mark.parametrize("make", [OneShot, Gradual, Movement, LotteryTicket])
+def test_sparsity_outside_zero_and_one_is_refused(make: Any, sparsity: float) -> None:
+    with pytest.raises(UserError, match=r"compression: sparsity=.*\[0, 1\)"):
+        make(sparsity, epochs=1)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: OneShot(0.5, criterion="magnitud"), "criterion=magnitud: did you mean 'magnitude'"),
+        (lambda: OneShot(0.5, scope="world"), "scope=world: it can be: global, layer, sensitivity"),
+        (lambda: OneShot(0.5, control="rand"), "control=rand: did you mean 'random'"),
+        (lambda: OneShot(0.5, control="reinit"), "control=reinit is a training: it needs epochs"),
+        (lambda: OneShot(0.0, control="dense"), "control=dense is a training: it needs epochs"),
+        (lambda: OneShot(0.5, when="always"), "when=always"),
+        (lambda: OneShot(0.5, batches=0), "batches=0"),
+        (lambda: OneShot(0.5, levels=[0.5, 1.0]), "levels="),
+        (lambda: Gradual(0.5), "it needs epochs, or when=fit"),
+        (lambda: Gradual(0.5, epochs=1, every=0), "every=0"),
+        (lambda: Gradual(0.5, epochs=1, initial_sparsity=0.6), "initial_sparsity=0.6"),
+        (lambda: Gradual(0.5, epochs=1, start_fraction=0.8), "0 <= start < end <= 1"),
+        (lambda: Gradual(0.5, when="fit", control="reinit"), "when=after"),
+        (lambda: Movement(0.5, epochs=1, criterion="snip"), "criterion=snip"),
+        (lambda: LotteryTicket(0.5), "when=after, and epochs"),
+        (lambda: LotteryTicket(0.5, epochs=1, rounds=0), "rounds=0"),
+        (lambda: LotteryTicket(0.5, epochs=1, steps="linear"), "steps=linear: it can be: equal, factor"),
+        (lambda: LotteryTicket(0.5, epochs=1, rewind_epochs=1), "rewind_epochs=1"),
+        (lambda: NOfM(4, 4), "0 < n < m"),
+        (lambda: NOfM(biases=True), "biases=True: n and m decide"),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_refused_by_its_name(make: Any, message: str) -> None:
+    with pytest.raises(UserError, match="compression: ") as told:
+        make()
+    assert message in str(told.value)
+
+
+def check(stage: Any, model: nn.Module, shape: tuple[int, ...]) -> None:
+    stage.name = "prune"
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    try:
+        stage.check(model, torch.zeros(2, *shape), 3)
+    finally:
+        assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_a_layer_name_that_matches_nothing_is_told_with_the_nearest() -> None:
+    for key in ("layers", "exclude"):
+        with pytest.raises(UserError, match=r"^compression.stages.prune: no layer is called heat: did you mean 'head'"):
+            check(OneShot(0.5, **{key: "heat"}), MLP((8,), 3), (8,))
+
+
+def test_two_four_names_the_layers_of_wrong_size_and_how_to_leave_them_out() -> None:
+    with pytest.raises(UserError) as told:
+        check(NOfM(), LeNet5((1, 16, 16), 3), (1, 16, 16))
+    assert "features.0.weight [20, 1, 5, 5], fc.weight [500, 50]" in str(told.value)
+    assert "compression.stages.prune.exclude=[features.0,fc]" in str(told.value)
+    check(NOfM(exclude=["features.0", "fc"]), LeNet5((1, 16, 16), 3), (1, 16, 16))
+
+
+def test_a_network_without_such_layers_is_refused() -> None:
+    with pytest.raises(UserError, match="no linear, convolutional or recurrent layer"):
+        check(OneShot(0.5), nn.BatchNorm1d(8), (8,))
+
+
+def test_a_sparsity_that_rounds_to_nothing_or_all_is_refused() -> None:
+    for sparsity in (0.01, 0.99):
+        with pytest.raises(UserError, match=r"sparsity=0\.\d+ of 24 weights is (0|24) zeros"):
+            check(OneShot(sparsity), nn.Linear(8, 3), (8,))
+
+
+def test_movement_refuses_frozen_layers() -> None:
+    model = MLP((8,), 3)
+    model.head.weight.requires_grad_(False)
+    with pytest.raises(UserError, match=r"head\.weight is frozen"):
+        check(Movement(0.5, epochs=1), model, (8,))
+    check(Movement(0.5, epochs=1, exclude="head"), model, (8,))
+
+
+def test_a_stage_that_would_prune_nothing_more_is_refused(work_on: Any, drive: Any) -> None:
+    work = work_on(MLP((8,), 3, (16, 12)), (8,))
+    drive(OneShot(0.5), work)
+    with pytest.raises(UserError, match="means 178 zeros, but 178 weights are pruned already"):
+        drive(OneShot(0.5, scope="global"), work)
+    other = work_on(MLP((8,), 3, (16, 12)), (8,))
+    drive(NOfM(), other)
+    with pytest.raises(UserError, match="the network is 2:4 sparse already"):
+        drive(NOfM(), other)
+
+
+def test_a_schedule_that_was_not_reached_is_told(work_on: Any, go_on: Any) -> None:
+    work, stage = work_on(MLP((8,), 3), (8,)), Gradual(0.9, epochs=1, every=2)
+    stage.name = "prune"
+    stage.begin(work)
+    go_on(stage, work, 20, last=6)
+    with pytest.raises(UserError, match="training ended before its schedule"):
+        stage.end(work)
+
+
+def test_a_ticket_of_a_network_that_was_not_trained_or_has_another_structure_is_refused(work_on: Any) -> None:
+    work, stage = work_on(MLP((8,), 3), (8,)), LotteryTicket(0.5, epochs=1)
+    stage.name = "prune"
+    with pytest.raises(UserError, match=r"was not trained.*trainer\.max_epochs"):
+        stage.begin(work)
+    work.task.model = MLP((8,), 3, (7,))
+    with pytest.raises(UserError, match="changed the network's structure"):
+        stage.begin(work)
+
+
+@pytest.mark.parametrize(("name", "layers"), [("resnet18", 21), ("vgg11_bn", 11), ("mobilenet_v2", 53)])
+def test_the_layers_of_torchvision_are_found(name: str, layers: int) -> None:
+    import torchvision
+
+    model = torchvision.models.get_model(name, weights=None, num_classes=3)
+    stage = OneShot(0.9, scope="global")
+    stage.name = "prune"
+    stage.check(model, torch.zeros(2, 3, 32, 32), 3)
+    assert len(stage.weights(model)) == layers

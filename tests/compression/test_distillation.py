@@ -1,0 +1,360 @@
+"""What a student is compared with, where its teacher comes from, and which teachers are refused."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lightning_modules.compression.distillation import losses
+from lightning_modules.compression.distillation.cache import LogitCache
+from lightning_modules.compression.distillation.features import Features, regressor
+from lightning_modules.compression.distillation.stage import Distillation
+from lightning_modules.compression.distillation.teacher import find_teacher
+from lightning_modules.errors import UserError
+from lightning_modules.task.classification import Classification
+
+
+class Net(nn.Module):
+    """Two layers over the pixels of 1x8x8 images."""
+
+    def __init__(self, width: int, outputs: int = 10) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, width, 3, padding=1)
+        self.pool = nn.AdaptiveAvgPool2d(2)
+        self.head = nn.Linear(4 * width, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.pool(self.conv(x).relu()).flatten(1))
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+# --- losses ------------------------------------------------------------------------------------------------------
+def test_soft_targets_of_two_classes_are_as_computed_by_hand() -> None:
+    t = 2.0
+    student, teacher = torch.tensor([[0.0, 0.0]]), torch.tensor([[[2.0, 0.0]]])
+    p = torch.tensor([1.0, 0.0]).softmax(0)
+    by_hand = t * t * float((p * (p / 0.5).log()).sum())
+    assert float(losses.soft_targets(student, teacher, t, "multiclass")) == pytest.approx(by_hand, rel=1e-5)
+
+
+def test_soft_targets_are_zero_for_a_student_that_says_the_same_in_every_kind_of_task() -> None:
+    logits = draw(5, 4)
+    for kind in ("multiclass", "binary", "multilabel"):
+        assert float(losses.soft_targets(logits, logits[None], 3.0, kind)) == pytest.approx(0, abs=1e-5)
+        assert float(losses.soft_targets(logits, logits[None] + draw(5, 4, seed=1), 3.0, kind)) > 0.01
+
+
+def test_the_gradient_of_soft_targets_does_not_shrink_with_a_high_temperature() -> None:
+    """Hinton et al., equation 4: with zero-mean logits it tends to (student - teacher) / K."""
+    student, teacher = (z - z.mean(1, keepdim=True) for z in (draw(1, 4), draw(1, 4, seed=1)))
+    student.requires_grad_()
+    losses.soft_targets(student, teacher[None], 1000.0, "multiclass").backward()
+    assert student.grad is not None
+    torch.testing.assert_close(student.grad, (student - teacher).detach() / 4, rtol=0.02, atol=1e-3)
+
+
+def test_an_ensemble_is_the_mean_of_its_probabilities() -> None:
+    student, teachers = draw(6, 3), draw(2, 6, 3, seed=1)
+    mean = (teachers / 4).softmax(-1).mean(0)
+    reference = 16 * F.kl_div((student / 4).log_softmax(-1), mean, reduction="batchmean")
+    assert losses.soft_targets(student, teachers, 4.0, "multiclass") == reference
+
+
+def test_attention_transfer_looks_at_where_and_not_at_how_much_or_in_how_many_channels() -> None:
+    teacher = draw(2, 6, 4, 4)
+    assert float(losses.attention_transfer(3 * teacher[:, :1].expand(-1, 5, -1, -1), teacher[:, :1])) < 1e-12
+    moved = losses.attention_transfer(teacher.roll(1, 3), teacher)
+    maps = [F.normalize((a**2).mean(1).flatten(1)) for a in (teacher.roll(1, 3), teacher)]
+    assert float(moved) == pytest.approx(float(((maps[0] - maps[1]) ** 2).mean()), rel=1e-5)
+
+
+def test_relations_do_not_change_with_scale_and_rotation_but_with_the_order_of_the_samples() -> None:
+    teacher = draw(6, 3)
+    rotation = torch.linalg.qr(draw(3, 3, seed=2))[0]
+    assert float(losses.relational(5 * teacher @ rotation + 1, teacher)) < 1e-8
+    assert float(losses.relational(teacher.flip(0)[:, :2], teacher)) > 1e-3
+
+
+def test_relations_of_three_points_are_as_computed_by_hand() -> None:
+    student = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    teacher = torch.tensor([[0.0, 0.0], [1.0, 0.0], [2.0, 0.0]])
+    own, theirs = torch.tensor([1, 1, 2**0.5]), torch.tensor([1.0, 2.0, 1.0])
+    distance = F.smooth_l1_loss(own / own.mean(), theirs / theirs.mean())
+    # cosines of (j, i, k), each of the three corners twice: 0, sqrt(1/2), sqrt(1/2) against 1, -1, 1
+    differences = torch.tensor([1 - 0.0, 1 + 0.5**0.5, 1 - 0.5**0.5])
+    angle = 2 * F.smooth_l1_loss(differences, torch.zeros(3), reduction="sum") / 27
+    assert float(losses.relational(student, teacher)) == pytest.approx(float(distance + 2 * angle), rel=1e-5)
+
+
+def test_a_batch_of_one_sample_has_no_relations_and_leaves_gradients_finite() -> None:
+    one = draw(1, 3).requires_grad_()
+    losses.relational(one, draw(1, 5)).backward()
+    same = torch.zeros(4, 3, requires_grad=True)
+    losses.relational(same, draw(4, 3)).backward()
+    assert one.grad is not None and not one.grad.any()
+    assert same.grad is not None and same.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher"),
+    [((2, 3, 5, 5), (2, 7, 5, 5)), ((2, 3), (2, 8)), ((2, 9, 3), (2, 9, 8)), ((2, 3, 9), (2, 8, 9))],
+)
+def test_a_regressor_gives_features_the_teachers_shape(student: tuple[int, ...], teacher: tuple[int, ...]) -> None:
+    assert regressor(draw(*student), draw(*teacher))(draw(*student)).shape == teacher
+
+
+def test_features_that_are_not_alike_have_no_regressor() -> None:
+    with pytest.raises(UserError, match=r"shape \[3\] cannot be mapped to \[3, 4, 4\]"):
+        regressor(draw(2, 3), draw(2, 3, 4, 4))
+
+
+# --- hooks and cache ---------------------------------------------------------------------------------------------
+def test_hooks_give_what_a_layer_gave_and_leave_with_the_fit() -> None:
+    net = Net(3)
+    features = Features(net, ["conv", "head"], "the student")
+    out = net(draw(2, 1, 8, 8))
+    conv, head = features.take()
+    assert conv.shape == (2, 3, 8, 8) and head is out
+    features.remove()
+    assert not net.conv._forward_hooks and not net.head._forward_hooks
+
+
+def test_a_layer_that_is_not_there_is_answered_with_the_nearest() -> None:
+    with pytest.raises(UserError, match="the teacher has no layer 'haed': did you mean 'head'"):
+        Features(Net(3), ["haed"], "the teacher")
+
+
+def test_a_cache_asks_the_teacher_once_for_each_sample_and_survives_a_checkpoint() -> None:
+    x, cache = draw(20, 4), LogitCache()
+    asked: list[int] = []
+
+    def ask(part: Tensor) -> Tensor:
+        asked.append(len(part))
+        return torch.stack([part[:, :3], -part[:, :3]])
+
+    for index in (torch.tensor([3, 1]), torch.tensor([19, 3, 4]), torch.tensor([1, 3, 4, 19])):
+        found = cache.look_up({"x": x[index], "index": index}, ask)
+        assert torch.equal(found, torch.stack([x[index, :3], -x[index, :3]]))
+    again = LogitCache()
+    again.load_state_dict(cache.state_dict())
+    again.look_up({"x": x[[19]], "index": torch.tensor([19])}, ask)
+    assert asked == [2, 2] and cache.computed == 4
+
+
+# --- settings ----------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"temperature": 0.0}, "temperature=0.0: it must be above 0"),
+        ({"alpha": 1.5}, r"alpha=1.5: it must lie in \[0, 1\]"),
+        ({"alpha": 0.0}, "nothing would be learned"),
+        ({"term": "hint", "layers": {"a": "b"}}, "term=hint: did you mean 'hints'"),
+        ({"term": "hints"}, "say which layers"),
+        ({"layers": {"a": "b"}}, "layers without a term"),
+        ({"teacher": []}, "at least one"),
+        ({"teacher": ["a", "b"], "term": "hints", "layers": {"a": "b"}}, "an ensemble cannot"),
+        ({"cache": True, "term": "hints", "layers": {"a": "b"}}, "not features"),
+        ({"epochs": 3}, "only when=after"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused_when_the_stage_is_built(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        Distillation(**{"teacher": "a run", **settings})
+
+
+# --- a student with a teacher of the store -----------------------------------------------------------------------
+@pytest.fixture
+def teacher(train: Any) -> Any:
+    """A recorded run on digits that has learned something."""
+    return train("data.per_class=60", "trainer.max_epochs=4")
+
+
+def checked(
+    settings: dict[str, Any], net: nn.Module, outputs: int = 10, shape: tuple[int, ...] = (1, 8, 8)
+) -> Distillation:
+    stage = Distillation(**settings)
+    stage.name = "distil"
+    stage.check(net, torch.zeros(2, *shape), outputs)
+    return stage
+
+
+def test_teachers_that_do_not_suit_are_refused_before_training(teacher: Any, train: Any) -> None:
+    run = {"teacher": teacher.info.run_id}
+    with pytest.raises(UserError, match=r"stages.distil: teacher=.*it has 10 outputs, the student 7"):
+        checked(run, Net(4, 7), 7)
+    with pytest.raises(UserError, match=r"it reads samples of shape \[1, 8, 8\], the student \[1, 9, 9\]"):
+        checked(run, Net(4), shape=(1, 9, 9))
+    with pytest.raises(UserError, match="the student has no layer 'convo': did you mean 'conv'"):
+        checked({**run, "term": "hints", "layers": {"convo": "head"}}, Net(4))
+    with pytest.raises(UserError, match="the teacher has no layer 'conv'"):
+        checked({**run, "term": "hints", "layers": {"conv": "conv"}}, Net(4))
+    with pytest.raises(UserError, match="feature maps"):
+        checked({**run, "term": "attention", "layers": {"head": "head"}}, Net(4))
+    with pytest.raises(UserError, match=r"no run 'nobody'"):
+        checked({"teacher": "nobody"}, Net(4))
+    names = [f"digit {i}" for i in range(10)]
+    task = Classification(Net(4), nn.CrossEntropyLoss(), num_outputs=10, class_names=names)
+    with pytest.raises(UserError, match=r"its classes are 0, 1, 2.*those of the student digit 0"):
+        checked(run, Net(4)).check_task(task)
+    task = Classification(Net(4, 10), nn.BCEWithLogitsLoss(), num_outputs=10, kind="multilabel")
+    with pytest.raises(UserError, match="trained for multiclass, the student is for multilabel"):
+        checked(run, Net(4)).check_task(task)
+    task = Classification(Net(4), nn.CrossEntropyLoss(), num_outputs=10, augmentation=nn.Identity())
+    with pytest.raises(UserError, match="augmentation=none"):
+        checked({**run, "cache": True}, Net(4)).check_task(task)
+
+
+def test_a_teacher_is_found_by_run_by_model_and_by_registered_name(teacher: Any, store: Any) -> None:
+    model_id = teacher.data.tags["touchstone.model_id"]
+    store.client.create_registered_model("digits teacher")
+    store.client.create_model_version("digits teacher", f"models:/{model_id}", teacher.info.run_id, model_id=model_id)
+    store.client.set_registered_model_alias("digits teacher", "best", "1")
+    x = torch.randint(0, 17, (4, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    wanted = (
+        teacher.info.run_id, f"runs:/{teacher.info.run_id}", str(teacher.info.run_name), f"models:/{model_id}",
+        "models:/digits teacher/1", "models:/digits teacher@best",
+    )  # fmt: skip
+    found = [find_teacher(name, None, (1, 8, 8), 10).logits(x, nn.Identity()) for name in wanted]
+    assert found[0].shape == (1, 4, 10) and all(torch.equal(logits, found[0]) for logits in found)
+    assert find_teacher(wanted[:2], None, (1, 8, 8), 10).logits(x, nn.Identity()).shape == (2, 4, 10)
+    with pytest.raises(UserError, match="no model is registered as digits taecher: did you mean 'digits teacher'"):
+        find_teacher("models:/digits taecher/1", None, (1, 8, 8), 10)
+    with pytest.raises(UserError, match="models:/m-none"):
+        find_teacher("models:/m-none", None, (1, 8, 8), 10)
+
+
+def test_a_torchvision_teacher_needs_weights_with_a_head_for_these_classes(tmp_path: Path) -> None:
+    import torchvision
+
+    torch.manual_seed(0)
+    net = torchvision.models.squeezenet1_1(num_classes=10).eval()
+    torch.save(net.state_dict(), tmp_path / "ten.pth")
+    x = draw(1, 3, 32, 32)
+    found = find_teacher("torchvision:squeezenet1_1", str(tmp_path / "ten.pth"), (3, 32, 32), 10)
+    assert torch.equal(found.logits(x, nn.Identity())[0], net(x))
+    with pytest.raises(UserError, match="give the file of its weights"):
+        find_teacher("torchvision:squeezenet1_1", None, (3, 32, 32), 10)
+    with pytest.raises(UserError, match="not for the student's 7 classes"):
+        find_teacher("torchvision:squeezenet1_1", str(tmp_path / "ten.pth"), (3, 32, 32), 7)
+    with pytest.raises(UserError, match=r"did you mean 'squeezenet1_1'"):
+        find_teacher("torchvision:squeezenet11", str(tmp_path / "ten.pth"), (3, 32, 32), 10)
+    with pytest.raises(UserError, match="only a teacher torchvision"):
+        find_teacher("a run", str(tmp_path / "ten.pth"), (3, 32, 32), 10)
+
+
+def by_hand(stage: Distillation, net: nn.Module, steps: int, lr: float = 0.01) -> list[float]:
+    """The stage around `steps` steps as a fit calls it; the losses."""
+    task = Classification(net, nn.CrossEntropyLoss(), num_outputs=10)
+    stage.attach(task)
+    optimizer = torch.optim.Adam(net.parameters(), lr=lr)
+    x = torch.randint(0, 17, (16, 1, 8, 8), generator=torch.Generator().manual_seed(3)).float()
+    batch = {"x": x, "y": torch.arange(16) % 10, "index": torch.arange(16)}
+    found = []
+    for step in range(steps):
+        outputs = task(batch["x"])
+        loss = stage.loss(task.loss(outputs, batch["y"]), outputs, batch)
+        optimizer.zero_grad()
+        loss.backward()
+        stage.before_step(None, step, steps)  # type: ignore[arg-type]
+        optimizer.step()
+        found.append(loss.item())
+    stage.detach()
+    return found
+
+
+TERMS: dict[str, dict[str, Any]] = {
+    "soft targets": {"alpha": 1.0},
+    "cached": {"alpha": 1.0, "cache": True},
+    "hints": {"alpha": 0.0, "term": "hints", "layers": {"head": "head"}, "weight": 10.0},
+    "relational": {"alpha": 0.0, "term": "relational"},
+}
+
+
+def test_a_student_comes_nearer_to_its_teacher_by_every_term(teacher: Any) -> None:
+    for name, settings in TERMS.items():
+        torch.manual_seed(0)
+        net = Net(4)
+        found = by_hand(checked({"teacher": teacher.info.run_id, **settings}, net), net, 25)
+        assert found[-1] < 0.9 * found[0], name
+        assert not net.head._forward_hooks
+    assert find_teacher(teacher.info.run_id, None, (1, 8, 8), 10).members[0].network.training is False
+
+
+def test_regressors_are_trained_and_a_resumed_stage_goes_on_with_them_bit_for_bit(teacher: Any) -> None:
+    settings = {"teacher": teacher.info.run_id, "hint_lr": 0.1, **TERMS["hints"]}
+
+    def run(*lengths: int) -> tuple[list[float], Distillation]:
+        torch.manual_seed(0)
+        net, found, state = Net(4).requires_grad_(False), [], None
+        net.conv.bias.requires_grad_()  # nothing of the student learns, but the loss needs something that could
+        for steps in lengths:
+            stage = checked(settings, net)
+            if state is not None:
+                stage.load_state_dict(state)
+            found += by_hand(stage, net, steps, lr=0.0)
+            state = stage.state_dict()
+        return found, stage
+
+    whole, stage = run(8)
+    assert whole[-1] < 0.9 * whole[0], "the regressor alone brings it down"
+    assert run(3, 5)[0] == whole
+    assert stage.hints.state_dict()["regressors"].keys() == {"0.weight", "0.bias"}
+
+
+def test_attention_moves_a_student_towards_where_its_teacher_looks(train: Any) -> None:
+    run = train("model=convnet")
+    layers = {"conv": first_conv(run.info.run_id)}
+    torch.manual_seed(0)
+    net = Net(4)
+    stage = checked({"teacher": run.info.run_id, "alpha": 0.0, "term": "attention", "layers": layers}, net)
+    found = by_hand(stage, net, 25)
+    assert found[-1] < 0.9 * found[0]
+
+
+def first_conv(run_id: str) -> str:
+    network = find_teacher(run_id, None, (1, 8, 8), 10).members[0].network
+    return next(name for name, module in network.named_modules() if isinstance(module, nn.Conv2d))
+
+
+# --- whole runs --------------------------------------------------------------------------------------------------
+def test_a_run_learns_from_its_teacher_and_its_checkpoint_is_the_student_alone(
+    teacher: Any, train: Any, store: Any
+) -> None:
+    from lightning_modules.serve import load_task
+    from lightning_modules.tracking.resume import best_checkpoint
+
+    distil = ("compression=distillation", f"compression.stages.distil.teacher={teacher.info.run_id}")
+    run = train(*distil, "compression.stages.distil.cache=true", "data.per_class=20")
+    plain = train("data.per_class=20")
+    assert run.data.metrics["val/loss"] != plain.data.metrics["val/loss"]
+    student = load_task(best_checkpoint(store, run))
+    assert student.state_dict().keys() == load_task(best_checkpoint(store, plain)).state_dict().keys()
+    again = train(*distil, "data.per_class=20")
+    assert again.data.metrics["val/loss"] == pytest.approx(run.data.metrics["val/loss"], rel=1e-4)
+
+
+def test_a_wrong_teacher_is_one_message_and_nothing_is_trained(teacher: Any, train: Any, store: Any) -> None:
+    before = store.client.search_runs([teacher.info.experiment_id])
+    with pytest.raises(UserError, match=r"compression.stages.distil: teacher=.*it reads samples of shape \[1, 8, 8\]"):
+        train(
+            "data=tabular", "compression=distillation", f"compression.stages.distil.teacher={teacher.info.run_id}",
+            "data.name=digits",
+        )  # fmt: skip
+    assert len(store.client.search_runs([teacher.info.experiment_id])) == len(before)
+
+
+@pytest.mark.parametrize("recipe", ["feature_hints", "attention_transfer", "relational"])
+def test_recipes_with_a_term_train_a_student(recipe: str, train: Any) -> None:
+    run = train("model=convnet")
+    conv = first_conv(run.info.run_id)
+    layers = [] if recipe == "relational" else [f"compression.stages.distil.layers={{{conv}:{conv}}}"]
+    distil = (f"compression={recipe}", f"compression.stages.distil.teacher={run.info.run_id}", *layers)
+    student = train("model=convnet", "seed=1", *distil)
+    assert student.info.status == "FINISHED"
+    assert student.data.metrics["train/loss"] != train("model=convnet", "seed=1").data.metrics["train/loss"]
