@@ -54,6 +54,7 @@ TOP_LEVEL = {
     "search",
     "sweep",
     "claim",
+    *("size_ratio", "macs_ratio", "latency_ratio", "max_drop"),  # of compression=budget
     "choices",
     "overrides",
 }

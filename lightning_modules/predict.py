@@ -1,9 +1,7 @@
-"""Predictions of a recorded model for files: images, arrays and tables, in; one row a sample, out."""
+"""Predictions of a recorded model for files: one row a sample."""
 
 import csv
-import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -11,66 +9,68 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_modules.errors import UserError
+from lightning_modules.samples import Wanted, files_of, read_samples
 from lightning_modules.serve import load_task, weights_of_model
 from lightning_modules.task.supervised import Supervised
 from lightning_modules.tracking.resume import best_checkpoint, recorded_config
 from lightning_modules.tracking.store import Store, find_run
 
-IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
-SUFFIXES = (*IMAGES, ".npy", ".csv")
 _BATCH = 256
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """What samples a model reads: their shape, their type, and whether images are cut to size as in training."""
-
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    fits_images: bool
-
-    def __str__(self) -> str:
-        return f"the model reads {str(self.dtype).removeprefix('torch.')} samples of shape {list(self.shape)}"
-
-
 def find_model(store: Store, wanted: str) -> tuple[Supervised, Wanted]:
-    """The best model of a run, or the model ``models:/…``, and what it reads.
+    """The best weights of a run, or the model ``models:/…`` (compressed ones too), and the samples that it reads.
 
-    Raises UserError where it is not there or damaged.
+    Raises UserError where it is not there, or damaged.
     """
     from mlflow.models import Model
 
-    if wanted.startswith("models:/"):
-        path = weights_of_model(store, wanted)
-    else:
-        path = best_checkpoint(store, find_run(store, wanted))
-    task = load_task(path)
+    models = wanted.startswith("models:/")
+    path = weights_of_model(store, wanted) if models else best_checkpoint(store, find_run(store, wanted))
     described: Any = Model.load(str(path.parent / "MLmodel"))
-    spec = described.signature.inputs.inputs[0]
-    run = store.client.get_run(described.run_id)
-    data = str(recorded_config(store, run).data.get("_target_"))
+    [spec] = described.signature.inputs.inputs
+    data = recorded_config(store, store.client.get_run(described.run_id)).data
     dtype = torch.from_numpy(np.zeros(1, spec.type)).dtype
-    return task, Wanted(tuple(spec.shape[1:]), dtype, data.endswith(".ImageFolder"))
+    return load_task(path), Wanted(tuple(spec.shape[1:]), dtype, str(data.get("_target_")).endswith(".ImageFolder"))
 
 
 def predict(task: Supervised, wanted: Wanted, source: Path, out: TextIO) -> int:
-    """Write a CSV with one row for each sample of a file, or of all files of a folder; return their number.
+    """Write a CSV with a row for each sample of a file, or of all files of a folder; return how many.
 
-    Columns: ``file``, ``sample`` (its number in the file), and ``class`` and ``probability`` (of the likeliest class), or
-    the probability of each label, or each value.
+    Columns: ``file``, ``sample`` (its number in the file), then ``class`` and its ``probability``; for several labels
+    the probability of each, for regression each value.
 
     Raises UserError for a file that cannot be read, and for samples of another shape or type than the model reads.
     """
-    names = _columns(task)
     table = csv.writer(out, lineterminator="\n")
-    table.writerow(["file", "sample", *names])
+    table.writerow(["file", "sample", *_columns(task)])
     count = 0
-    for file in _files(source):
-        for x in _read(file, wanted).split(_BATCH):
+    for file, samples in read_samples(files_of(source), wanted):
+        number = 0
+        for x in samples.split(_BATCH):
             with torch.inference_mode():
                 scores = task.scores(task(x))
-            for i, row in enumerate(_rows(task, scores)):
-                table.writerow([file, count_in(file, i), *row])
-            count += len(x)
+            for row in _rows(task, scores):
+                table.writerow([file, number, *row])
+                number += 1
+        count += number
     return count
+
+
+def _columns(task: Supervised) -> list[str]:
+    kind, outputs = getattr(task, "kind", None), int(getattr(task, "num_outputs", 1))
+    if kind in ("multiclass", "binary"):
+        return ["class", "probability"]
+    word = "value" if kind is None else "probability"
+    return [f"{word} {task.member_name(i)}" if outputs > 1 or kind else word for i in range(outputs)]
+
+
+def _rows(task: Supervised, scores: Tensor) -> Iterator[list[str]]:
+    kind = getattr(task, "kind", None)
+    if kind == "binary":  # the score is that of class 1
+        scores = torch.stack([1 - scores, scores], 1)
+    if kind in ("multiclass", "binary"):
+        for probability, index in zip(*scores.max(1), strict=True):
+            yield [task.member_name(int(index)), f"{probability:.6f}"]
+    else:
+        yield from ([f"{value:.6g}" for value in row] for row in scores.reshape(len(scores), -1).tolist())

@@ -1,4 +1,4 @@
-"""What the harness costs, measured side by side: ``python scripts/benchmark.py startup|data|overhead|logging|compare|all``.
+"""What the harness costs and gains, measured side by side: ``python scripts/benchmark.py SUBJECT|all``.
 
 Each table holds the median and the range over interleaved repeats (A B A B …) in one process with one thread. A bar
 that is not met is printed as such; the exit code says nothing of speed.
@@ -21,8 +21,13 @@ SUBJECTS = {  # benchmarks/NAME.py has `run(repeats)`
     "logging": "three metrics in each step",
     "compare": "10,000 runs in one table",
     "sweep": "50 runs of a second each",
+    "compression": "what recipes gain, the next three together (about an hour; not part of all)",
+    "compression_size": "files of deep_compression",
+    "compression_speed": "latency of structured, quantized and masked networks",
+    "distillation": "a student with and without its teacher",
 }
-PACKAGES = ("torch", "pytorch-lightning", "hydra-core", "mlflow", "torchvision", "torchmetrics", "scipy")
+LONG = ("compression", "compression_size", "compression_speed", "distillation")
+PACKAGES = ("torch", "pytorch-lightning", "hydra-core", "mlflow", "torchvision", "torchmetrics", "scipy", "onnxruntime")
 
 
 def main() -> None:
@@ -37,7 +42,8 @@ def main() -> None:
     machine = f"{processor()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, one thread"
     packages = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
     print(f"{date.today()}, {machine}; Python {platform.python_version()}, {packages}")
-    for name in SUBJECTS if arguments.what == "all" else [arguments.what]:
+    quick = [name for name in SUBJECTS if name not in LONG]
+    for name in quick if arguments.what == "all" else [arguments.what]:
         with tempfile.TemporaryDirectory() as folder:
             os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"
             importlib.import_module(f"benchmarks.{name}").run(arguments.repeats)

@@ -18,6 +18,7 @@ from lightning_modules.compression.structured.resize import resize, widths
 from lightning_modules.compression.structured.units import Units, chosen, dependency_graph, find_units, remove
 from lightning_modules.errors import UserError, nearest
 
+_MEASURED_STEPS = 64  # that the search for a latency tells apart
 # Networks whose trace takes torch-pruning minutes and many gigabytes, by class.
 ENDLESS = ("SwinTransformer", "SwinTransformerV2", "MlpMixer")
 
@@ -62,7 +63,10 @@ class StructuredPruning(Stage):
     ) -> None:
         super().__init__(when, epochs, lr)
         given = {"macs": macs_ratio, "params": params_ratio, "latency": latency_ratio}
-        self.budgets = {what: ratio for what, ratio in given.items() if ratio is not None}
+        budgets = [(what, ratio) for what, ratio in given.items() if ratio is not None]
+        if len(budgets) != 1:
+            raise UserError("compression: structured pruning takes one of macs_ratio, params_ratio, latency_ratio")
+        ((self.what, self.target),) = budgets
         self.importance, self.global_pruning, self.max_ratio = importance, global_pruning, max_ratio
         self.round_to, self.exclude, self.batches = round_to, list(exclude), batches
         self.reached: dict[str, float] = {}
@@ -71,9 +75,7 @@ class StructuredPruning(Stage):
     def _check_arguments(self) -> None:
         if self.when != "after":
             raise UserError(f"compression: when={self.when}: channels are removed between fits: when=after")
-        if len(self.budgets) != 1:
-            raise UserError("compression: structured pruning takes one of macs_ratio, params_ratio, latency_ratio")
-        for name, value in (*((f"{k}_ratio", v) for k, v in self.budgets.items()), ("max_ratio", self.max_ratio)):
+        for name, value in ((f"{self.what}_ratio", self.target), ("max_ratio", self.max_ratio)):
             if not 0 < value < 1:
                 raise UserError(f"compression: {name}={value}: it must lie in (0, 1)")
         for name, count in (("round_to", self.round_to), ("batches", self.batches)):
@@ -85,9 +87,8 @@ class StructuredPruning(Stage):
     def check(self, model: nn.Module, example: Tensor, num_outputs: int) -> None:
         """Refuse a network of which nothing can be removed, and a budget that is not met by removing all that may go."""
         units, shell = self._units(model, example[:1], worth.Importance("magnitude"))
-        (what, _), last = *self.budgets.items(), float("inf")
-        cost = cost_of(what, model, shell, example[:1])
-        self._within_budget(cost(self._step(shell, units, example[:1], last)))
+        cost = cost_of(self.what, model, shell, example[:1])
+        self._within_budget(cost(self._step(shell, units, example[:1], float("inf"))))
 
     def begin(self, work: Work) -> None:
         model = work.model
@@ -108,7 +109,7 @@ class StructuredPruning(Stage):
         self._report(work, shell, example)
 
     def settings(self) -> dict[str, Any]:
-        return {**{f"{what}_ratio": ratio for what, ratio in self.budgets.items()}, **self.reached}
+        return {f"{self.what}_ratio": self.target, **self.reached}
 
     def state_dict(self) -> dict[str, Any]:
         return {"reached": self.reached}
@@ -123,7 +124,9 @@ class StructuredPruning(Stage):
             raise self.mistake("the network is recurrent: the gates of a layer lie in one matrix, no channel can go")
         for module in model.modules():
             if type(module).__name__ in ENDLESS:
-                raise self.mistake(f"torch-pruning cannot follow a {type(module).__name__} in reasonable time and memory")
+                raise self.mistake(
+                    f"torch-pruning cannot follow a {type(module).__name__} in reasonable time and memory"
+                )
         shell = meta_copy(model)
         fixed = self._fixed(shell, example.to("meta"))
         try:
@@ -162,10 +165,11 @@ class StructuredPruning(Stage):
             for each in units:
                 each.scores = (each.scores.argsort(stable=True).argsort() + 1) / len(each.scores)
         scores = torch.cat([each.scores for each in units]).unique().tolist()
-        (what, target), *_ = self.budgets.items()
-        cost = cost_of(what, model, shell, example)
+        if self.what == "latency":  # finer steps are not told apart by a measurement
+            scores = scores[:: max(1, len(scores) // _MEASURED_STEPS)] + scores[-1:]
+        cost = cost_of(self.what, model, shell, example)
         index, reached = least_removed(
-            lambda i: cost(self._step(shell, units, example, scores[i - 1])), len(scores), target
+            lambda i: cost(self._step(shell, units, example, scores[i - 1])), len(scores), self.target
         )
         self._within_budget(reached)
         return scores[index - 1]
@@ -189,10 +193,9 @@ class StructuredPruning(Stage):
         return widths(before, model)
 
     def _within_budget(self, reached: float) -> None:
-        (what, target), *_ = self.budgets.items()
-        if reached > target:
+        if reached > self.target:
             raise self.mistake(
-                f"{what}_ratio={target} cannot be met: the least that can be reached is {reached:.3f} "
+                f"{self.what}_ratio={self.target} cannot be met: the least that can be reached is {reached:.3f} "
                 f"(max_ratio={self.max_ratio}, round_to={self.round_to}, exclude={self.exclude})"
             )
 

@@ -32,21 +32,23 @@ class Half(Stage):
     def check(self, model: nn.Module, example: Tensor, num_outputs: int) -> None:
         if not any(parameter.dtype == torch.float32 for parameter in model.parameters()):
             raise self.mistake(f"dtype={self.dtype}: the network has no float32 weight")
+        network = in_half(frozen_copy(model), DTYPES[self.dtype])
+        for name, parameter in network.named_parameters():
+            if not parameter.isfinite().all():
+                most = torch.finfo(parameter.dtype).max
+                raise self.mistake(f"dtype={self.dtype}: {name} holds values beyond {most:g}: use bf16")
         try:
             with torch.no_grad():
-                in_half(frozen_copy(model), DTYPES[self.dtype])(example.cpu())
+                logits = network(example.cpu())
         except RuntimeError as error:
             raise self.mistake(f"dtype={self.dtype}: the network cannot compute in it: {reason(error)}") from error
+        if not logits.isfinite().all():
+            raise self.mistake(f"dtype={self.dtype}: the network's outputs are not finite: use bf16")
 
     def begin(self, work: Work) -> None:
         self.check(work.model, work.floats(work.example), 0)
-        network = in_half(work.model, DTYPES[self.dtype])
+        in_half(work.model, DTYPES[self.dtype])
         work.form.steps.append({"do": "half", "dtype": self.dtype})
-        for name, parameter in network.named_parameters():
-            if not parameter.isfinite().all():
-                raise self.mistake(
-                    f"dtype={self.dtype}: {name} holds values beyond {torch.finfo(parameter.dtype).max:g}: use bf16"
-                )
 
     def settings(self) -> dict[str, Any]:
         return {"dtype": self.dtype}

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from lightning_modules.compression.macs import macs, params
 from lightning_modules.compression.meta import meta_copy
 from lightning_modules.compression.stage import Kind, Stage, When, Work, weights_of
-from lightning_modules.compression.structured.budget import cost_of, least_removed
+from lightning_modules.compression.structured.budget import count_of, least_removed
+from lightning_modules.compression.structured.pair import decompose, fill, most_rank, pair
 from lightning_modules.errors import UserError
 
 Ranks = dict[str, int]
@@ -26,8 +27,8 @@ class LowRank(Stage):
 
     Args:
         energy: share of each layer's squared singular values that is kept, in (0, 1); or one of the budgets
-        macs_ratio, params_ratio: the share of the network's cost that is kept, in (0, 1): the ranks are cut where a
-            squared singular value, over the sum of its layer's, falls below one threshold for all layers.
+        macs_ratio, params_ratio: the share of the network's cost that is kept, in (0, 1), with the largest energy,
+            equal in all layers, that meets it.
         layers, exclude: names or patterns of layers.
     """
 
@@ -46,16 +47,16 @@ class LowRank(Stage):
     ) -> None:
         super().__init__(when, epochs, lr)
         given = {"energy": energy, "macs_ratio": macs_ratio, "params_ratio": params_ratio}
-        self.goals = {name: value for name, value in given.items() if value is not None}
+        goals = [(name, value) for name, value in given.items() if value is not None]
         self.layers, self.exclude = layers, list(exclude)
         self.ranks: Ranks = {}
         if when != "after":
             raise UserError(f"compression: when={when}: layers are replaced between fits: when=after")
-        if len(self.goals) != 1:
+        if len(goals) != 1:
             raise UserError("compression: low rank takes one of energy, macs_ratio, params_ratio")
-        (name, value), *_ = self.goals.items()
-        if not 0 < value < 1:
-            raise UserError(f"compression: {name}={value}: it must lie in (0, 1)")
+        ((self.goal, self.target),) = goals
+        if not 0 < self.target < 1:
+            raise UserError(f"compression: {self.goal}={self.target}: it must lie in (0, 1)")
 
     def check(self, model: nn.Module, example: Tensor, num_outputs: int) -> None:
         """Refuse a network without a layer that could save, and a budget that rank 1 everywhere does not meet."""
@@ -68,21 +69,23 @@ class LowRank(Stage):
         except Exception as error:  # the network looks into its layers
             reason = "".join(str(error).splitlines()[:1])
             raise self.mistake(f"the network cannot do with pairs of layers ({reason}); exclude= them") from error
-        (name, target), *_ = self.goals.items()
-        if name != "energy":
-            count = macs if name == "macs_ratio" else (lambda network, _: params(network))
+        if self.goal != "energy":
+            count = count_of(self.goal.removesuffix("_ratio"))
             self._within_budget(count(replaced, example[:1]) / count(shell, example[:1]))
 
     def begin(self, work: Work) -> None:
-        parts = {name: _svd(layer.weight) for name, layer in self._candidates(work.model).items()}
-        self.ranks = self._saving(work.model, self._ranks(work, {name: values for name, (_, values, _) in parts.items()}))
+        layers = self._candidates(work.model)
+        parts = {name: decompose(layer.weight) for name, layer in layers.items()}
+        ranks = self._ranks(work, {name: values for name, (_, values, _) in parts.items()})
+        self.ranks = self._saving(work.model, ranks)
         if not self.ranks:
-            (name, value), *_ = self.goals.items()
-            raise self.mistake(f"nothing was saved: {name}={value} leaves every layer a rank that costs more than the layer")
+            raise self.mistake(
+                f"nothing was saved: {self.goal}={self.target} leaves every layer a rank that costs more than the layer"
+            )
         before = meta_copy(work.model)
         restore(work.model, {"ranks": self.ranks}, work.example)
         for name, rank in self.ranks.items():
-            _fill(work.model.get_submodule(name), *parts[name], rank)
+            fill(work.model.get_submodule(name), *parts[name], rank, layers[name].bias)
         work.form.steps.append({"do": "low_rank", "ranks": self.ranks})
         self._report(work, before)
 
@@ -93,7 +96,7 @@ class LowRank(Stage):
         self.ranks = dict(state_dict["ranks"])
 
     def settings(self) -> dict[str, Any]:
-        return {**self.goals, "ranks": self.ranks}
+        return {self.goal: self.target, "ranks": self.ranks}
 
     def _candidates(self, model: nn.Module) -> dict[str, Any]:
         """The layers that may become pairs, by name."""
@@ -101,42 +104,44 @@ class LowRank(Stage):
             names = [name.rpartition(".")[0] for name in weights_of(model, layers=self.layers, exclude=self.exclude)]
         except UserError as error:
             raise self.mistake(str(error)) from error
-        inside = {id(layer) for m in model.modules() if isinstance(m, nn.MultiheadAttention) for layer in m.modules()}
-        found = {name: model.get_submodule(name) for name in names}
-        found = {name: layer for name, layer in found.items() if id(layer) not in inside and _most(layer) >= 1}
+        found: dict[str, Any] = {name: model.get_submodule(name) for name in names if name}
+        found = {name: layer for name, layer in found.items() if most_rank(layer) >= 1}
         if not found:
-            raise self.mistake("no linear layer or convolution of this network would be smaller as a pair of rank 1")
+            raise self.mistake(
+                "no linear layer or convolution would be smaller as a pair (a recurrent layer's lie in one matrix)"
+            )
         return found
 
     def _ranks(self, work: Work, spectra: dict[str, Tensor]) -> Ranks:
-        shares = {name: values.square() / values.square().sum() for name, values in spectra.items()}
-        (name, target), *_ = self.goals.items()
-        if name == "energy":
-            return {key: int((share.cumsum(0) < target).sum()) + 1 for key, share in shares.items()}
+        kept = {key: (v.square().cumsum(0) / v.square().sum()).nan_to_num(1.0) for key, v in spectra.items()}
+
+        def at(energy: float) -> Ranks:
+            return {key: int((share < energy).sum()) + 1 for key, share in kept.items()}
+
+        if self.goal == "energy":
+            return at(self.target)
         shell, example = meta_copy(work.model), work.floats(work.example[:1])
-        thresholds = torch.cat(list(shares.values())).unique().tolist()
-        count = macs if name == "macs_ratio" else (lambda network, _: params(network))
+        energies = torch.cat(list(kept.values())).unique().flip(0).tolist()
+        count = count_of(self.goal.removesuffix("_ratio"))
         whole = count(shell, example)
 
-        def at(index: int) -> Ranks:
-            return {key: max(1, int((share > thresholds[index - 1]).sum())) for key, share in shares.items()}
-
         def cost(index: int) -> float:
-            ranks = self._saving(shell, at(index))
+            ranks = self._saving(shell, at(energies[index - 1]))
             return count(restore(copy.deepcopy(shell), {"ranks": ranks}, example), example) / whole
 
-        index, reached = least_removed(cost, len(thresholds), target)
+        index, reached = least_removed(cost, len(energies), self.target)
         self._within_budget(reached)
-        return at(index)
+        return at(energies[index - 1])
 
     def _saving(self, model: nn.Module, ranks: Ranks) -> Ranks:
         """Those of a rank at which the pair is smaller than the layer."""
-        return {name: rank for name, rank in ranks.items() if rank <= _most(model.get_submodule(name))}
+        return {name: rank for name, rank in ranks.items() if rank <= most_rank(model.get_submodule(name))}
 
     def _within_budget(self, reached: float) -> None:
-        (name, target), *_ = self.goals.items()
-        if reached > target:
-            raise self.mistake(f"{name}={target} cannot be met: the least that can be reached is {reached:.3f}, at rank 1")
+        if reached > self.target:
+            raise self.mistake(
+                f"{self.goal}={self.target} cannot be met: the least that can be reached is {reached:.3f}, at rank 1"
+            )
 
     def _report(self, work: Work, before: nn.Module) -> None:
         example = work.floats(work.example[:1])
@@ -151,33 +156,5 @@ class LowRank(Stage):
 def restore(model: nn.Module, step: dict[str, Any], example: Tensor) -> nn.Module:
     """Put pairs of layers of the ranks that were found in the layers' places."""
     for name, rank in step["ranks"].items():
-        model.set_submodule(name, _pair(model.get_submodule(name), rank))
+        model.set_submodule(name, pair(model.get_submodule(name), rank))
     return model
-
-
-def _most(layer: Any) -> int:
-    """The largest rank at which the pair has fewer weights than the layer; 0 where it cannot be a pair."""
-    if getattr(layer, "groups", 1) != 1 or getattr(layer, "padding_mode", "zeros") != "zeros":
-        return 0
-    outputs, inputs = layer.weight.shape[0], layer.weight[0].numel()
-    return (outputs * inputs - 1) // (outputs + inputs)
-
-
-def _pair(layer: Any, rank: int) -> nn.Sequential:
-    """Two layers of the same type, device and mode of learning, not filled yet."""
-    make: Any = type(layer)
-    like: dict[str, Any] = {"device": layer.weight.device, "dtype": layer.weight.dtype}
-    biased = layer.bias is not None
-    if isinstance(layer, nn.Linear):
-        first = nn.Linear(layer.in_features, rank, bias=False, **like)
-        second: nn.Module = nn.Linear(rank, layer.out_features, bias=biased, **like)
-    else:
-        shape = {"stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation}
-        first = make(layer.in_channels, rank, layer.kernel_size, bias=False, **shape, **like)
-        second = make(rank, layer.out_channels, 1, bias=biased, **like)
-    return nn.Sequential(first, second).requires_grad_(layer.weight.requires_grad).train(layer.training)
-
-
-def _svd(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """U [out, k], the k singular values from the largest, V^T [k, in * kernel], in float64 on the CPU: equal on all ranks."""
-    return torch.linalg.svd(weight.detach().double().cpu().flatten(1), full_matrices=False)

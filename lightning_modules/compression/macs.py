@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from lightning_modules.compression.meta import meta_copy
@@ -11,8 +12,8 @@ def macs(model: nn.Module, example: Tensor) -> int:
     """Multiply-accumulates of one sample: half of what torch's flop counter counts.
 
     Counted are matrix products, convolutions and attention, in recurrent layers too; not biases, norms, pooling and
-    activations. The network runs on the device ``meta`` where it can, because the counter does not know the fused
-    attention of CPUs: nothing is computed then. A program of another runtime counts as 0.
+    activations. Where it can, the network runs on the device ``meta``: nothing is computed, and no layer fused. A
+    program of another runtime counts as 0.
 
     Args:
         example: floats [N, *input_shape] as the network reads them; the first is used.
@@ -28,9 +29,9 @@ def _count(model: nn.Module, example: Tensor) -> int:
     training = model.training
     model.eval()
     fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # the fused layer of torch's transformers is not counted
+    torch.backends.mha.set_fastpath_enabled(False)  # fused layers and attention would not be counted
     try:
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
             model(example)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)

@@ -104,11 +104,12 @@ def frozen_copy(model: nn.Module) -> nn.Module:
 
 def slim(model: Any) -> bytes:
     """The file of an ``onnx.ModelProto`` without what only a debugger reads."""
-    for part in (model, model.graph, *model.functions, *model.graph.node, *model.graph.initializer):
+    graph = model.graph
+    for part in (model, graph, *model.functions, *graph.node, *graph.initializer, *graph.input, *graph.output):
         part.doc_string = ""
         if hasattr(part, "metadata_props"):
             del part.metadata_props[:]
-    del model.graph.value_info[:]  # shapes between the layers: ONNX Runtime infers them
+    del graph.value_info[:]  # shapes between the layers: ONNX Runtime infers them
     return model.SerializeToString()
 
 
@@ -124,7 +125,7 @@ def reason(error: BaseException) -> str:
 def quietly() -> Iterator[None]:
     """Without what exporters and quantizers print, warn and log."""
     before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+    logging.disable(logging.ERROR)
     try:
         with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")

@@ -10,12 +10,13 @@ from torch import Tensor
 from lightning_modules.compression.measure import one_thread
 from lightning_modules.errors import UserError, nearest
 from lightning_modules.export.formats import FILES, write
+from lightning_modules.export.int8 import int8_graph
 from lightning_modules.export.int8 import quantized as make_int8
 from lightning_modules.export.joined import joined
 from lightning_modules.export.latency import Percentiles, percentiles
 from lightning_modules.export.program import Scored, traced
 from lightning_modules.export.runtime import Runner, open_exported
-from lightning_modules.export.source import find_source, recorded_data
+from lightning_modules.export.source import Source, find_source, recorded_data
 from lightning_modules.export.verify import Agreement, compare
 from lightning_modules.task.supervised import Supervised
 
@@ -50,18 +51,14 @@ def export(store: Any, run: Any, form: str, quantized: bool, folder: Path) -> tu
     """
     if form not in FILES:
         raise UserError(f"format={form}: {nearest(form, FILES)}")
-    if quantized and form != "onnx":
-        raise UserError(f"format={form} quantized=true: int8 is a program for ONNX Runtime: format=onnx")
+    if quantized and form == "pt2":
+        raise UserError(
+            "format=pt2 quantized=true: torch alone runs int8 slower than floats; choose format=onnx or aoti"
+        )
     source, data = find_source(store, run), recorded_data(store, run)
     x = data.example(min(BATCH, len(data.arrays.x)))
     path = folder / FILES[form]
-    said = source.said
-    if quantized:
-        if source.program is None:
-            said += ", int8 calibrated on training samples"
-        path.write_bytes(joined(source.program or make_int8(source.task, data), x[:4]))
-    else:
-        write(form, traced(Scored(source.task), x[:4]), path)
+    said = source.said + _write(form, quantized, source, data, x[:4], path)
     reference, runner = _eager(source.task), open_exported(path)
     agreement = compare(reference, runner, data, classes=hasattr(source.task, "kind"))
     if not quantized and not agreement.max_error <= TOLERANCE * max(1.0, agreement.largest):
@@ -70,6 +67,20 @@ def export(store: Any, run: Any, form: str, quantized: bool, folder: Path) -> tu
             f"{agreement.max_error:.3g}); it was not logged"
         )
     return Exported(form + "_int8" * quantized, path, said, agreement, _times(reference, path, x)), x[:4]
+
+
+def _write(form: str, quantized: bool, source: Source, data: Any, x: Tensor, path: Path) -> str:
+    """Write the file; return what was done to the source for it."""
+    if not quantized:
+        write(form, traced(Scored(source.task), x), path)
+        return ""
+    if form == "aoti":
+        write(form, traced(int8_graph(source.task, data), x), path)
+    else:
+        path.write_bytes(joined(source.program or make_int8(source.task, data), x))
+        if source.program:
+            return " and the run's int8 program"
+    return ", int8 calibrated on training samples"
 
 
 def _eager(task: Supervised) -> Runner:

@@ -47,10 +47,11 @@ def _write_pt2(program: torch.export.ExportedProgram, path: Path) -> None:
 
 
 def _write_aoti(program: torch.export.ExportedProgram, path: Path) -> None:
-    from torch._inductor import aoti_compile_and_package
+    from torch._inductor import aoti_compile_and_package, config
 
-    # else the number of threads is that of the machine that compiled
-    aoti_compile_and_package(program, package_path=str(path), inductor_configs={"cpp.dynamic_threads": True})
+    # frozen: weights are laid out, and int8 kernels found, when it is compiled; else the number of threads would be too
+    with config.patch({"freezing": True, "cpp.dynamic_threads": True}):
+        aoti_compile_and_package(program, package_path=str(path))
 
 
 def _require_compiler() -> None:

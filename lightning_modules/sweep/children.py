@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
     from lightning_modules.tracking.store import Store
 
-SHOWN_METRICS = ("val/", "test/", "model/")
+COMPRESSED = ("compressed/", "compression/", "dense/")  # measured after each stage: what the last one left counts
+SHOWN_METRICS = ("val/", "test/", "model/", *COMPRESSED)
 _INFINITE = 1e308  # MLflow keeps an infinity as the largest float
 _PAGE = 1000  # runs in one answer of the store
 _AT_ONCE = 200  # run ids in one question
@@ -38,7 +39,7 @@ class Child:
         params: swept key -> value.
         status: FINISHED, FAILED, KILLED, PRUNED, RUNNING, or MISSING where the run is not in the store.
         values: objective -> the best value of the run, in the objective's direction; None without a finite one.
-        metrics: the latest val/…, test/… and model/… values.
+        metrics: the latest val/…, test/… and model/… values, and those of a compressed network.
         duration_s: None until the run has ended.
         linked: whether it is an older run, that stands for one of this sweep.
         error: what a FAILED or KILLED run died of.
@@ -160,7 +161,10 @@ def _plain(text: str) -> Any:
 
 
 def best_values(store: Store, run_ids: Sequence[str], objectives: Mapping[str, str]) -> _Values:
-    """Run id -> objective -> the best finite value that the run ever had, in the objective's direction; or None."""
+    """Run id -> objective -> the best finite value that the run ever had, in the objective's direction; or None.
+
+    Of a compressed network (``compressed/…``) it is the last one.
+    """
     found: _Values = {run_id: dict.fromkeys(objectives) for run_id in run_ids}
     extremes = _extremes_by_sql if store.is_local else _extremes_by_client
     for run_id, objective, low, high in extremes(store, run_ids, list(objectives)):
@@ -169,16 +173,19 @@ def best_values(store: Store, run_ids: Sequence[str], objectives: Mapping[str, s
 
 
 def _extremes_by_sql(store: Store, run_ids: Sequence[str], names: Sequence[str]) -> Iterator[_Extremes]:
+    last = [name for name in names if name.startswith(COMPRESSED)]
+    ever = [name for name in names if name not in last]
     file = Path(store.uri.removeprefix("sqlite:///").split("?")[0])
     with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=20)) as database:
         for start in range(0, len(run_ids), _AT_ONCE):
             some = run_ids[start : start + _AT_ONCE]
-            yield from database.execute(
-                "SELECT run_uuid, key, MIN(value), MAX(value) FROM metrics "
-                f"WHERE run_uuid IN ({_marks(some)}) AND key IN ({_marks(names)}) "
-                "AND NOT is_nan AND ABS(value) < ? GROUP BY run_uuid, key",
-                [*some, *names, _INFINITE],
-            )
+            for table, keys in (("metrics", ever), ("latest_metrics", last)):
+                yield from database.execute(
+                    f"SELECT run_uuid, key, MIN(value), MAX(value) FROM {table} "
+                    f"WHERE run_uuid IN ({_marks(some)}) AND key IN ({_marks(keys)}) "
+                    "AND NOT is_nan AND ABS(value) < ? GROUP BY run_uuid, key",
+                    [*some, *keys, _INFINITE],
+                )
 
 
 def _marks(values: Sequence[str]) -> str:
@@ -189,7 +196,10 @@ def _extremes_by_client(store: Store, run_ids: Sequence[str], names: Sequence[st
     client = store.client
     for run_id in run_ids:
         for name in names:
-            points = [point.value for point in client.get_metric_history(run_id, name)]
+            if name.startswith(COMPRESSED):
+                points = [value for key, value in client.get_run(run_id).data.metrics.items() if key == name]
+            else:
+                points = [point.value for point in client.get_metric_history(run_id, name)]
             finite = [value for value in points if abs(value) < _INFINITE]  # which NaN is not
             if finite:
                 yield run_id, name, min(finite), max(finite)

@@ -13,7 +13,10 @@ from lightning_modules.errors import UserError
 from lightning_modules.tracking.flat import leaves
 
 _NOT_OF_THE_RUNS = ("sweep", "search", "hydra")
-_MAY_CHANGE = ("sweep", "tracking", "search.trials", "search.timeout_s", "hydra", "name", "cpu_threads", "choices")
+_MAY_CHANGE = (
+    "sweep", "tracking", "search.trials", "search.timeout_s", "compression.budget", "hydra", "name", "cpu_threads",
+    "choices",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

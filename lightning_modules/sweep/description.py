@@ -76,8 +76,10 @@ def _values_in_words(child: Child, objectives: Iterable[str]) -> str:
 
 
 def _test_metrics(children: Iterable[Child], objectives: Mapping[str, str]) -> list[str]:
-    names = {name for child in children for name in child.metrics if name.startswith("test/") and name.count("/") == 1}
-    return sorted(names - set(objectives))[:_TEST_METRICS]
+    names = {name for child in children for name in child.metrics}
+    compressed = {name for name in names if name.startswith("compressed/test/")}
+    own = {name for name in names if name.startswith("test/") and name.count("/") == 1}
+    return sorted((compressed or own) - set(objectives))[:_TEST_METRICS]
 
 
 def to_terminal(children: Sequence[Child], objectives: Mapping[str, str], title: str) -> "Group":

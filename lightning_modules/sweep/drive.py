@@ -17,6 +17,9 @@ from lightning_modules.errors import UserError
 from lightning_modules.killed import Killed
 from lightning_modules.signature import fits, spoken
 from lightning_modules.strategy.cores import allowed_cores
+from lightning_modules.sweep.budget.begin import budget_plan, kind_of, try_attempt, without_budget
+from lightning_modules.sweep.budget.conclude import conclude
+from lightning_modules.sweep.budget.plan import BudgetPlan
 from lightning_modules.sweep.command import Command, plan_of, refuse_other
 from lightning_modules.sweep.engine import Engine, Runner
 from lightning_modules.sweep.found import check_name, find_sweep, hold, resumed_sweep, sweep_folder
@@ -45,6 +48,7 @@ def drive(sweeper: Any, words: list[str]) -> list[Any]:
         Killed: a signal stopped it; it can be gone on with.
     """
     config = sweeper.config
+    sweeper.kind = kind_of(config, sweeper.kind)
     check_settings(config)
     warm_server()
     store = open_store(config.tracking.get("uri"))
@@ -54,7 +58,7 @@ def drive(sweeper: Any, words: list[str]) -> list[Any]:
         recorded = recorded_plan(store, run)
         if recorded and not Command.of(words, sweeper.context.config_loader).words:
             config, words = _as_recorded(sweeper, recorded, words)
-    name = str((run and run.data.tags["sweep.name"]) or config.sweep.name or _new_name())
+    name = str((run and run.data.tags["sweep.name"]) or config.sweep.name or _new_name(sweeper.kind))
     check_name(name)
     folder = sweep_folder(store, name)
     require_free_space(folder, int(config.tracking.min_free_mb * 1e6))
@@ -96,14 +100,14 @@ def recorded_plan(store: Store, run: Any) -> dict[str, Any] | None:
 def _as_recorded(sweeper: Any, recorded: dict[str, Any], words: list[str]) -> tuple[DictConfig, list[str]]:
     """The config and the overrides of ``-m sweep.resume=ID`` alone: those that the sweep began with."""
     words = [*recorded["words"], *words]
-    chosen = [f"hydra/sweeper={recorded['sweeper']}"]
+    chosen = [] if recorded["sweeper"] == "budget" else [f"hydra/sweeper={recorded['sweeper']}"]
     config = sweeper.context.config_loader.load_configuration("train", [*words, *chosen], run_mode=RunMode.MULTIRUN)
     sweeper.kind = recorded["sweeper"]
     return config, words
 
 
-def _new_name() -> str:
-    return datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+def _new_name(kind: str) -> str:
+    return "budget-" * (kind == "budget") + datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
 
 
 class _Sweep:
@@ -114,6 +118,8 @@ class _Sweep:
     ) -> None:
         self.sweeper, self.config, self.store, self.name, self.folder = sweeper, config, store, name, folder
         self.command = Command.of(words, sweeper.context.config_loader)
+        if sweeper.kind == "budget":
+            self.command, self.told = without_budget(self.command)
         self.launcher = sweeper.chosen_launcher()
         cores, gpus, each = allowed_cores(), *_gpus(config)
         self.pool = Pool(shares(config.sweep.jobs or 1, cores, gpus, each), folder / "logs")
@@ -154,6 +160,9 @@ class _Sweep:
         if failed and len(failed) == len(children):
             self.ledger.end("FAILED", "every trial failed")
             raise UserError(f"every trial failed; the first one: {failed[0].error}")
+        if isinstance(self.plan, BudgetPlan) and (missed := conclude(self.ledger, self.plan, children)):
+            self.ledger.end("FAILED", missed)
+            raise UserError(missed)
         self.ledger.end("FINISHED")
         if failed and not self.plan.waits:
             again = f"{self._again()} sweep.retries={self.config.sweep.retries + 1}"
@@ -163,6 +172,8 @@ class _Sweep:
         return children
 
     def _plan(self) -> Plan:
+        if self.sweeper.kind == "budget":
+            return budget_plan(self.config, self.told, self.store, self.folder, self.name)
         objectives = {self.config.task.monitor.metric: _direction(self.config.task.monitor.mode)}
         if self.sweeper.kind == "grid":
             return Grid(self.command.swept, objectives)
@@ -180,12 +191,15 @@ class _Sweep:
         """Compose and check, in a warm process, a config with each value of each swept key. Raises UserError."""
         from lightning_modules.sweep.job import check
 
-        mistakes = self.pool.call(check, self._samples())
+        samples = self._samples()
+        mistakes = self.pool.call(check, samples)
+        if not mistakes and self.sweeper.kind == "budget":
+            mistakes = self.pool.call(try_attempt, samples[-1])
         if mistakes:
             raise UserError("\n".join(mistakes))
 
     def _samples(self) -> list[list[str]]:
-        if not isinstance(self.plan, Grid):
+        if not isinstance(self.plan, Grid | BudgetPlan):
             return []
         return [[*self.command.fixed, *point] for point in self.plan.samples()]
 
@@ -226,7 +240,7 @@ class _Sweep:
             sweep=self.name,
             number=trial.number,
             params=trial.params,
-            name=run_name(trial.params, self.plan.keys) or f"trial {trial.number}",
+            name=trial.name or run_name(trial.params, self.plan.keys) or f"trial {trial.number}",
             pid=os.getpid(),
             host=platform.node(),
             run_id=run_id,

@@ -114,7 +114,7 @@ class Ledger:
         if not runs:
             old = self.linked().get(trial.number)
             if old:
-                return Outcome("FINISHED", old, self._values(old))
+                return self._of_linked(old)
             said = said or "its process ended before the run began"
             return Outcome("FAILED", self.failed_run(trial, said), {}, said)
         run = runs[-1]
@@ -127,12 +127,16 @@ class Ledger:
         """What a run that is not RUNNING says of its trial."""
         run_id, tags, status = run.info.run_id, run.data.tags, run.info.status
         if status == "FINISHED":
-            return Outcome("FINISHED", run_id, self._values(run_id), None, frozenset(run.data.metrics))
+            return Outcome("FINISHED", run_id, self._values(run_id), None, dict(run.data.metrics))
         if status == "KILLED":
             return Outcome("PRUNED" if tags.get("touchstone.ended") == "PRUNED" else "KILLED", run_id)
         if tags.get("touchstone.ended") == CUT_OFF:
             return Outcome("KILLED", run_id)
         return Outcome("FAILED", run_id, {}, tags.get("touchstone.error", "no reason is recorded"))
+
+    def _of_linked(self, run_id: str) -> Outcome:
+        metrics = dict(self.store.client.get_run(run_id).data.metrics)
+        return Outcome("FINISHED", run_id, self._values(run_id), None, metrics)
 
     @patient
     def _values(self, run_id: str) -> dict[str, float]:
@@ -191,7 +195,7 @@ class Ledger:
             run = newest.get(trial.number)
             if run is None:
                 old = linked.get(trial.number)
-                found.append((trial, Outcome("FINISHED", old, self._values(old)) if old else Outcome("KILLED", None)))
+                found.append((trial, self._of_linked(old) if old else Outcome("KILLED", None)))
             elif run.info.status == "RUNNING" and is_alive(run.data.tags):
                 found.append((trial, Outcome("RUNNING", run.info.run_id)))
             elif run.info.status == "RUNNING":

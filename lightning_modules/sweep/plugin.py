@@ -108,3 +108,11 @@ def refuse_wrong_ranks(cfg: DictConfig) -> None:
             "several processes a run (strategy=…) and this hydra/sweeper do not go together: its ranks would train with "
             "different hyper-parameters; leave hydra/sweeper out (grid), or choose hydra/sweeper=optuna"
         )
+
+
+def refuse_budget(cfg: DictConfig) -> None:
+    """Raise UserError where a search to a budget would be taken for one run: by ``hydra.mode``, or by another sweeper."""
+    if cfg.get("compression") and cfg.compression.get("budget"):
+        from lightning_modules.errors import UserError
+
+        raise UserError("compression=budget is a sweep of its own: leave hydra.mode and hydra/sweeper out")

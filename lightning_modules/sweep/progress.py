@@ -34,7 +34,7 @@ class Progress:
         self._count += outcome.state in SETTLED
         values = "  ".join(f"{key} {value:.4g}" for key, value in outcome.values.items())
         said = (outcome.error or "").splitlines()[:1]
-        name = run_name(trial.params, self._plan.keys)
+        name = trial.name or run_name(trial.params, self._plan.keys)
         print(f"{self._count:4d}/{self._plan.total}  {name}  {outcome.state}  {values}{''.join(said)}", flush=True)
         if time.monotonic() - self._renewed > REFRESH_S:
             self._renewed = time.monotonic()

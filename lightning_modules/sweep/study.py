@@ -26,7 +26,7 @@ def journal(path: Path) -> Any:
     return optuna.storages.JournalStorage(JournalFileBackend(str(path)))
 
 
-def _mend(path: Path) -> None:
+def mend(path: Path) -> None:
     """Take away a last line that a kill cut off: Optuna would write the next one behind it. Raises UserError."""
     from optuna.storages.journal import JournalFileSymlinkLock
     from optuna.storages.journal._file import get_lock_file
@@ -79,7 +79,7 @@ class Search:
         self.total = min(settings.trials, grid_size(space)) if settings.sampler == "grid" else settings.trials
         self.journal = folder / "study.journal"
         folder.mkdir(parents=True, exist_ok=True)
-        _mend(self.journal)
+        mend(self.journal)
         storage = journal(self.journal)
         self._check_journal(storage, name)
         directions: Any = [*objectives.values()]

@@ -1,5 +1,6 @@
 """What a sweep tries: a trial, what became of it, and the plan that says which trials there are."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -14,22 +15,24 @@ class Trial:
     Attributes:
         params: the swept keys and their values.
         words: the same as overrides of the command line.
+        name: of its run; empty: by what was swept.
     """
 
     number: int
     params: dict[str, Any]
     words: tuple[str, ...]
+    name: str = ""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the store says of a trial; `values` by objective, and the names of all metrics, only where it FINISHED."""
+    """What the store says of a trial; `values` by objective, and the latest of all metrics, only where it FINISHED."""
 
     state: State
     run_id: str | None
     values: dict[str, float] = field(default_factory=dict)
     error: str | None = None
-    logged: frozenset[str] = frozenset()
+    logged: Mapping[str, float] = field(default_factory=dict)
 
 
 class Plan(Protocol):

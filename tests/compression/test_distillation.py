@@ -1,5 +1,6 @@
 """What a student is compared with, where its teacher comes from, and which teachers are refused."""
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -349,7 +350,10 @@ def test_a_wrong_teacher_is_one_message_and_nothing_is_trained(teacher: Any, tra
     assert len(store.client.search_runs([teacher.info.experiment_id])) == len(before)
 
 
-@pytest.mark.parametrize("recipe", ["feature_hints", "attention_transfer", "relational"])
+@pytest.mark.parametrize(
+    "recipe",
+    ["feature_hints", *(pytest.param(r, marks=pytest.mark.slow) for r in ("attention_transfer", "relational"))],
+)
 def test_recipes_with_a_term_train_a_student(recipe: str, train: Any) -> None:
     run = train("model=convnet")
     conv = first_conv(run.info.run_id)
@@ -358,3 +362,92 @@ def test_recipes_with_a_term_train_a_student(recipe: str, train: Any) -> None:
     student = train("model=convnet", "seed=1", *distil)
     assert student.info.status == "FINISHED"
     assert student.data.metrics["train/loss"] != train("model=convnet", "seed=1").data.metrics["train/loss"]
+
+
+def test_a_mixed_batch_with_soft_labels_is_shown_to_the_teacher_as_it_is(teacher: Any) -> None:
+    net = Net(4)
+    stage = checked({"teacher": teacher.info.run_id, "alpha": 0.5}, net)
+    task = Classification(net, nn.CrossEntropyLoss(), num_outputs=10)
+    stage.attach(task)
+    x = torch.randint(0, 256, (6, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)).float() / 255
+    x, y = (
+        0.3 * x + 0.7 * x.flip(0),
+        0.3 * F.one_hot(torch.arange(6), 10) + 0.7 * F.one_hot(torch.arange(6).flip(0), 10),
+    )
+    outputs = task(x)
+    own = task.loss(outputs, y)
+    logits = find_teacher(teacher.info.run_id, None, (1, 8, 8), 10).logits(x, nn.Identity())
+    expected = 0.5 * own + 0.5 * losses.soft_targets(outputs, logits, 4.0, "multiclass")
+    assert torch.equal(stage.loss(own, outputs, {"x": x, "y": y, "index": torch.arange(6)}), expected)
+
+
+@pytest.mark.slow
+def test_a_teacher_stays_on_through_pruning(teacher: Any, train: Any, store: Any) -> None:
+    """The masks of the pruning stage stay in force, and its fine-tuning has the teacher's loss."""
+    from lightning_modules.serve import load_task, weights_of_model
+
+    teach = f"teacher:{teacher.info.run_id},when:always"
+    stage = "+compression.stages.distil={_target_:lightning_modules.compression.distillation.stage.Distillation,%s}"
+    pruning = ("compression=magnitude", "compression.stages.prune.epochs=1", "compression.stages.prune.sparsity=0.8")
+    run = train(*pruning, stage % teach)
+    task = load_task(weights_of_model(store, f"models:/{run.data.tags['touchstone.compressed_model_id']}"))
+    weights = torch.cat([p.detach().flatten() for n, p in task.model.named_parameters() if p.ndim > 1])
+    assert float((weights == 0).float().mean()) == pytest.approx(0.8, abs=0.01)
+    assert train(*pruning).data.metrics["compressed/test/loss"] != run.data.metrics["compressed/test/loss"]
+
+
+@pytest.mark.parametrize(
+    "term",
+    [
+        ("compression=feature_hints", "compression.stages.distil.layers={head:head}"),
+        pytest.param(("compression=distillation", "compression.stages.distil.cache=true"), marks=pytest.mark.slow),
+    ],
+    ids=["hints", "cache"],
+)
+def test_a_resumed_student_is_bit_equal_to_the_uninterrupted_one(
+    term: tuple[str, ...], teacher: Any, train: Any, store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lightning_modules.killed import Killed
+    from lightning_modules.serve import load_task
+    from lightning_modules.task.supervised import Supervised
+    from lightning_modules.tracking.resume import best_checkpoint
+
+    words = (
+        *term, f"compression.stages.distil.teacher={teacher.info.run_id}", "trainer.max_epochs=4", "seed=1",
+        "callbacks.last.every_s=0",
+    )  # fmt: skip
+    whole = train(*words)
+    start = Supervised.on_train_epoch_start
+
+    def kill(self: Supervised) -> None:
+        start(self)
+        if self.current_epoch == 2:
+            signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Supervised, "on_train_epoch_start", kill)
+        train(*words)
+    resumed = train(f"resume={newest(store)}", quick=False)
+    ours, theirs = (load_task(best_checkpoint(store, run)).state_dict() for run in (resumed, whole))
+    assert resumed.info.run_id != whole.info.run_id and all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+def newest(store: Any) -> str:
+    everywhere = [experiment.experiment_id for experiment in store.client.search_experiments()]
+    found = store.client.search_runs(everywhere, order_by=["attributes.start_time DESC"], max_results=1)
+    return str(found[0].info.run_id)
+
+
+@pytest.mark.slow
+def test_two_processes_teach_as_one_with_the_same_global_batch(teacher: Any, train: Any, store: Any) -> None:
+    from lightning_modules.serve import load_task
+    from lightning_modules.tracking.resume import best_checkpoint
+
+    words = (
+        "compression=feature_hints", "compression.stages.distil.layers={head:head}", "optimizer=momentum", "seed=1",
+        f"compression.stages.distil.teacher={teacher.info.run_id}", "data.drop_last=true", "data.per_class=64",
+    )  # fmt: skip
+    two = train("trainer=ddp", "data.batch_size=32", *words)
+    one = train("data.batch_size=64", *words)
+    ours, theirs = (load_task(best_checkpoint(store, run)).state_dict() for run in (two, one))
+    assert max(float((ours[key].double() - theirs[key].double()).abs().max()) for key in theirs) < 1e-5

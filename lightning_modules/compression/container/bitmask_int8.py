@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from lightning_modules.compression.container.frame import from_zstd, zstd
+from lightning_modules.compression.container.frame import Buffer, from_zstd, zstd
 
 
 def encode(kept: np.ndarray, q: np.ndarray) -> bytes:
@@ -13,7 +13,7 @@ def encode(kept: np.ndarray, q: np.ndarray) -> bytes:
     return zstd(np.packbits(kept).tobytes() + q.tobytes())
 
 
-def decode(data: bytes, n: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+def decode(data: Buffer, n: int, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Back to the kept entries' positions [count] and int8 values [count]. Raises ValueError for any other frame."""
     split = -(-n // 8)
     plain = np.frombuffer(from_zstd(data, split + count), np.uint8)

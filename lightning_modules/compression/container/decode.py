@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_modules.compression.container import bitmask_int8, entries, plain, positions, symbols
+from lightning_modules.compression.container.frame import Buffer
 from lightning_modules.compression.container.piece import DTYPES, alphabet_of, tensor_of
 from lightning_modules.compression.form import Codebook, Form, Grid
 
@@ -18,10 +19,10 @@ _FREE_BYTES, _MOST_RATIO = 2**28, 10_000  # tensors of so many bytes for nothing
 class Blob:
     """Data that is taken from the front."""
 
-    def __init__(self, data: bytes) -> None:
-        self._data, self._at = data, 0
+    def __init__(self, data: Buffer) -> None:
+        self._data, self._at = memoryview(data), 0
 
-    def take(self, length: int) -> bytes:
+    def take(self, length: int) -> Buffer:
         """The next `length` bytes. Raises ValueError where there are not so many."""
         if not 0 <= length <= len(self._data) - self._at:
             raise ValueError(f"{length} bytes are said to be where {len(self._data) - self._at} are left")
@@ -33,7 +34,7 @@ class Blob:
         return len(self._data) - self._at
 
 
-def decode(records: list[dict[str, Any]], pools: dict[str, list[Any]], data: bytes) -> tuple[dict[str, Tensor], Form]:
+def decode(records: list[dict[str, Any]], pools: dict[str, list[Any]], data: Buffer) -> tuple[dict[str, Tensor], Form]:
     """All tensors, and the form but for its steps.
 
     Raises ValueError, KeyError, IndexError or TypeError where records and data do not agree.

@@ -20,9 +20,7 @@ def spread(values: np.ndarray, where: np.ndarray | None, n: int, fill: np.ndarra
 def tensor(dtype: str, few: Codebook | Grid | None, where: np.ndarray | None, values: np.ndarray, n: int) -> Tensor:
     """The tensor [n], of symbols [count] or of bytes [count, bytes of an entry]; an entry that is not kept is +0."""
     if few is not None:
-        if where is None:
-            return few.values().reshape(-1).to(DTYPES[dtype])
-        values = rows_of(_kept_values(few, where, values, n).to(DTYPES[dtype]))
+        values = rows_of(_few_values(few, where, values, n).to(DTYPES[dtype]))
     size = DTYPES[dtype].itemsize
     full = spread(np.ascontiguousarray(values).view(f"u{size}")[:, 0], where, n)
     return tensor_of(full.view(np.uint8).reshape(-1, size), dtype)
@@ -42,23 +40,23 @@ def _signed(symbols: np.ndarray, grid: Grid) -> np.ndarray:
     return symbols.view(np.int8) - np.int8(2 ** (grid.bits - 1))
 
 
-def _kept_values(few: Codebook | Grid, where: np.ndarray, symbols: np.ndarray, n: int) -> Tensor:
+def _few_values(few: Codebook | Grid, where: np.ndarray | None, symbols: np.ndarray, n: int) -> Tensor:
     """What `few.values` gives, of the kept entries alone."""
     if isinstance(few, Codebook):
         index = torch.from_numpy(symbols.astype(np.int64))
         if few.centroids.ndim == 1:
             return few.centroids[index]
-        return few.centroids[torch.from_numpy(_row_of(where, len(few.centroids), n)), index]
-    row = _row_of(where, len(few.scale), n)
-    q = _signed(symbols, few).astype(np.float32)
+        return few.centroids[torch.from_numpy(_each(np.arange(len(few.centroids)), where, n)), index]
+    values = _signed(symbols, few).astype(np.float32)
     if few.zero_point is not None:
-        q -= few.zero_point.numpy()[row, 0].astype(np.float32)
-    return torch.from_numpy(q * few.scale.numpy()[row, 0])
+        values -= _each(few.zero_point.numpy()[:, 0].astype(np.float32), where, n)
+    values *= _each(few.scale.numpy()[:, 0], where, n)
+    return torch.from_numpy(values)
 
 
-def _row_of(where: np.ndarray, rows: int, n: int) -> np.ndarray:
-    """In which of the equal rows each ascending position lies."""
-    if not n:
-        return where
-    ends = np.searchsorted(where, np.arange(rows + 1) * (n // rows))
-    return np.repeat(np.arange(rows), np.diff(ends))
+def _each(rows: np.ndarray, where: np.ndarray | None, n: int) -> np.ndarray:
+    """What belongs to the kept entries, of what belongs to the equal rows of consecutive entries."""
+    size = n // max(1, len(rows))
+    if where is None:
+        return np.repeat(rows, size)
+    return np.repeat(rows, np.diff(np.searchsorted(where, np.arange(len(rows) + 1) * size)))

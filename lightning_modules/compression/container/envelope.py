@@ -27,16 +27,12 @@ def seal(header: dict[str, Any], data: bytes) -> bytes:
     return bytes(file)
 
 
-def unseal(path: Path) -> tuple[dict[str, Any], bytes]:
+def unseal(path: Path) -> tuple[dict[str, Any], memoryview]:
     """The header and the data. Raises UserError for a file that is missing, damaged, newer, or another kind of file."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
-
     file = _read(path)
     try:
-        _check_digest(path, file)
-        return decode(load(file)[_MARK].tobytes())
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
+        return decode(_tensor(path, file))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise damaged(path, error) from error
 
 
@@ -51,24 +47,25 @@ def _read(path: Path) -> bytes:
         raise UserError(f"cannot read the compressed model {path}: {error.strerror}") from error
 
 
-def _check_digest(path: Path, file: bytes) -> None:
-    """Raise UserError for a newer version, ValueError where a byte is not as it was written."""
+def _tensor(path: Path, file: bytes) -> memoryview:
+    """The bytes of the one tensor, checked. Raises UserError for a newer version, ValueError for any changed byte."""
     end = 8 + int.from_bytes(file[:8], "little")
     if not 8 < end <= len(file):
         raise ValueError("it is empty" if not file else f"it ends after {len(file)} bytes")
-    version, _, digest = json.loads(file[8:end])["__metadata__"][_MARK].partition(" ")
-    if not version.isdecimal():
-        raise ValueError(f"version '{version}'")
-    if int(version) > VERSION:
-        raise UserError(
-            f"{path} is of format {int(version)}, and this version reads up to {VERSION}: update the harness"
-        )
+    outer = json.loads(file[8:end])
+    version, _, digest = outer["__metadata__"][_MARK].partition(" ")
+    if not version.isdecimal() or int(version) > VERSION:
+        raise UserError(f"{path} is of format '{version}', and this version reads {VERSION}: update the harness")
     at = file.index(digest.encode(), 8, end)
     found = hashlib.sha256(file[:at])
     found.update(_BLANK)
     found.update(memoryview(file)[at + len(_BLANK) :])
     if found.hexdigest() != digest:
         raise ValueError("its sha256 is another")
+    start, stop = outer[_MARK]["data_offsets"]
+    if (start, stop) != (0, len(file) - end):
+        raise ValueError("its tensor is not the file")
+    return memoryview(file)[end:]
 
 
 def put(path: Path, file: bytes) -> None:

@@ -4,6 +4,7 @@ from typing import Any
 
 from lightning_modules.compression.needs import need
 
+Buffer = bytes | memoryview
 _SLOW_LEVEL_BYTES = 2**20  # zstd's best level takes seconds for each MiB
 
 
@@ -25,7 +26,7 @@ def zstd(data: bytes, known: bytes = b"") -> bytes:
     return bytes(min(frames, key=len))
 
 
-def from_zstd(data: bytes, size: int, known: bytes = b"") -> bytes:
+def from_zstd(data: Buffer, size: int, known: bytes = b"") -> bytes:
     """Back, to `size` bytes and never more. Raises ValueError where the frame is another one."""
     module = need("zstandard")
     try:

@@ -35,7 +35,7 @@ def encode(header: dict[str, Any]) -> bytes:
     return len(frame).to_bytes(4, "little") + len(plain).to_bytes(4, "little") + frame
 
 
-def decode(data: bytes) -> tuple[dict[str, Any], bytes]:
+def decode(data: memoryview) -> tuple[dict[str, Any], memoryview]:
     """Back to the header, and the data behind it. Raises ValueError where it is none."""
     end, size = _LENGTHS + int.from_bytes(data[:4], "little"), int.from_bytes(data[4:_LENGTHS], "little")
     if end > len(data) or size > 1000 * len(data):

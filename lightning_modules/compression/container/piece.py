@@ -94,29 +94,34 @@ def alphabet_of(few: Codebook | Grid) -> int:
 
 
 def pieces_of(tensors: dict[str, Tensor], form: Form) -> list[Piece]:
-    """The tensors, each with its part of the form. Raises UserError where the form names others."""
-    for name in (*form.masks, *form.codebooks, *form.grids):
-        if name not in tensors or (name in form.codebooks and name in form.grids):
-            raise UserError(f"a compressed model cannot hold '{name}': masked or quantized, but no tensor, or twice so")
+    """The tensors, each with its part of the form. Raises UserError where the form is of other tensors."""
+    parts = [*form.masks.items()]
+    parts += [(name, codebook.indices) for name, codebook in form.codebooks.items()]
+    parts += [(name, grid.q) for name, grid in form.grids.items()]
+    for name, part in parts:
+        if name not in tensors or tensors[name].shape != part.shape:
+            found = list(tensors[name].shape) if name in tensors else "not there"
+            raise UserError(
+                f"'{name}' cannot be compressed: it is {found}, and its mask or codes are {list(part.shape)}"
+            )
     return [_piece(name, tensor, form) for name, tensor in tensors.items()]
 
 
 def _piece(name: str, tensor: Tensor, form: Form) -> Piece:
-    mask, few = form.masks.get(name), form.codebooks.get(name) or form.grids.get(name)
-    kept = None if mask is None else rows_of(mask)[:, 0].view(bool)
-    if few is not None:
-        values = _symbols(few)
-    else:
-        values = rows_of(tensor)
-        if (
-            kept is None
-            and len(values) > POOLED
-            and np.count_nonzero(nonzero := bits_of(tensor) != 0) * 2 < len(values)
-        ):
-            kept = nonzero
+    dtype, mask, few = dtype_name(tensor), form.masks.get(name), form.codebooks.get(name) or form.grids.get(name)
+    kept = _nonzero(tensor, few) if mask is None else bits_of(mask).view(bool)
+    values = rows_of(tensor) if few is None else _symbols(few)
     values = values if kept is None else values[kept]
     zeros = tensor.numel() - int(torch.count_nonzero(tensor.double()))
-    return Piece(name, dtype_name(tensor), tuple(tensor.shape), kept, mask is not None, few, values, zeros)
+    return Piece(name, dtype, tuple(tensor.shape), kept, mask is not None, few, values, zeros)
+
+
+def _nonzero(tensor: Tensor, few: Codebook | Grid | None) -> np.ndarray | None:
+    """Where most entries are zero without a mask, the others; as positions and values they take what they took."""
+    if tensor.numel() <= POOLED or isinstance(few, Codebook) or (few is not None and few.zero_point is not None):
+        return None
+    nonzero: np.ndarray = bits_of(tensor if few is None else few.q) != 0
+    return nonzero if np.count_nonzero(nonzero) * 2 < len(nonzero) else None
 
 
 def _symbols(few: Codebook | Grid) -> np.ndarray:

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 
 from lightning_modules.compression.container import symbols
-from lightning_modules.compression.container.frame import from_zstd, zstd
+from lightning_modules.compression.container.frame import Buffer, from_zstd, zstd
 
 Streams = list[list[Any]]  # [coder, bytes] of each stream
-Take = Callable[[int], bytes]  # the next so many bytes
+Take = Callable[[int], Buffer]  # the next so many bytes
 
 
 def encode(rows: np.ndarray) -> tuple[Streams, bytes]:

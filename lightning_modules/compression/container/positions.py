@@ -3,6 +3,7 @@
 import numpy as np
 
 from lightning_modules.compression.container import symbols
+from lightning_modules.compression.container.frame import Buffer
 
 _SKIP = 255  # a symbol of the gaps: that many entries are zero, and none is kept behind them
 
@@ -15,12 +16,13 @@ def encode(kept: np.ndarray) -> tuple[list[str | int], bytes]:
     gaps, bits = _gaps(np.flatnonzero(kept)), np.packbits(kept)
     coders = {"gaps": symbols.encode(gaps, 256), "bitmask": symbols.encode(bits, 256)}
     candidates = [(f"{form} {coder}", data) for form, (coder, data) in coders.items()]
-    candidates.append(("gaps geometric", symbols.ans_words(gaps, _geometric(count / n))))
+    if len(gaps) <= symbols.TOO_LONG:
+        candidates.append(("gaps geometric", symbols.ans_words(gaps, _geometric(count / n))))
     how, data = symbols.smallest(candidates, len(gaps))
     return [how, count, len(gaps)], data
 
 
-def decode(how: str, count: int, n_symbols: int, data: bytes, n: int) -> np.ndarray:
+def decode(how: str, count: int, n_symbols: int, data: Buffer, n: int) -> np.ndarray:
     """Back to the positions of the kept entries, ascending int64 [count].
 
     Raises ValueError where the data does not hold that, KeyError for a codec not known.
@@ -49,7 +51,7 @@ def _gaps(positions: np.ndarray) -> np.ndarray:
     return gaps
 
 
-def _decode_gaps(coder: str, data: bytes, n_symbols: int, density: float) -> np.ndarray:
+def _decode_gaps(coder: str, data: Buffer, n_symbols: int, density: float) -> np.ndarray:
     if coder == "geometric":
         return symbols.from_ans_words(data, _geometric(density), n_symbols)
     return symbols.decode(coder, data, n_symbols, 256)

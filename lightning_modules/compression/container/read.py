@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lightning_modules.compression.container.decode import decode
 from lightning_modules.compression.container.envelope import damaged, unseal
+from lightning_modules.compression.container.frame import Buffer
 from lightning_modules.compression.form import Form
 from lightning_modules.errors import UserError
 
@@ -26,7 +27,7 @@ def read_header(path: Path) -> dict[str, Any]:
     return _part(path, header, "header", dict)
 
 
-def decode_file(path: Path, header: dict[str, Any], data: bytes) -> tuple[dict[str, Any], dict[str, Tensor], Form]:
+def decode_file(path: Path, header: dict[str, Any], data: Buffer) -> tuple[dict[str, Any], dict[str, Tensor], Form]:
     """As `read`, of a file that was opened; `path` is for messages."""
     own, steps = _part(path, header, "header", dict), _part(path, header, "steps", list)
     records, pools = _part(path, header, "tensors", list), _part(path, header, "pools", dict)

@@ -4,10 +4,11 @@ from typing import Any
 
 import numpy as np
 
-from lightning_modules.compression.container.frame import from_zstd, zstd
+from lightning_modules.compression.container.frame import Buffer, from_zstd, zstd
 from lightning_modules.compression.needs import need
 
-LONG = 2**16  # symbols: from here on the time to decode counts more than the last two percent of size
+LONG = 2**15  # symbols: from here on the time to decode counts more than the last two percent of size
+TOO_LONG = 2**18  # range coding takes 25 ns for each symbol, torch.load 2 ns for each weight
 _SMALL_GAIN = 1.02
 
 
@@ -17,11 +18,13 @@ def encode(symbols: np.ndarray, alphabet: int) -> tuple[str, bytes]:
         return "constant", symbols[:1].tobytes()
     candidates = [("packed", _packed(symbols, alphabet))]
     if len(symbols):
-        candidates += [("zstd", zstd(symbols.tobytes())), ("ans", _ans(symbols))]
+        candidates.append(("zstd", zstd(symbols.tobytes())))
+    if 0 < len(symbols) <= TOO_LONG:
+        candidates.append(("ans", _ans(symbols)))
     return smallest(candidates, len(symbols))
 
 
-def decode(coder: str, data: bytes, n: int, alphabet: int) -> np.ndarray:
+def decode(coder: str, data: Buffer, n: int, alphabet: int) -> np.ndarray:
     """Back to uint8 [n]. Raises ValueError where the data does not hold that, KeyError for a coder not known."""
     decoders = {"constant": _constant, "packed": _unpacked, "zstd": _from_zstd, "ans": _unans}
     symbols = decoders[coder](data, n, alphabet)
@@ -37,7 +40,7 @@ def smallest(candidates: list[tuple[str, bytes]], n: int) -> tuple[str, bytes]:
     return next((name, data) for name, data in candidates if len(data) <= allowed)
 
 
-def _constant(data: bytes, n: int, alphabet: int) -> np.ndarray:
+def _constant(data: Buffer, n: int, alphabet: int) -> np.ndarray:
     return np.full(n, np.frombuffer(data, np.uint8, 1)[0])
 
 
@@ -51,7 +54,7 @@ def _packed(symbols: np.ndarray, alphabet: int) -> bytes:
     return np.packbits(bits).tobytes()
 
 
-def _unpacked(data: bytes, n: int, alphabet: int) -> np.ndarray:
+def _unpacked(data: Buffer, n: int, alphabet: int) -> np.ndarray:
     width = _width(alphabet)
     if len(data) != -(-n * width // 8):
         raise ValueError(f"{len(data)} bytes for {n} symbols of {width} bits")
@@ -61,7 +64,7 @@ def _unpacked(data: bytes, n: int, alphabet: int) -> np.ndarray:
     return np.packbits(np.pad(bits, ((0, 0), (8 - width, 0))), axis=1)[:, 0]
 
 
-def _from_zstd(data: bytes, n: int, alphabet: int) -> np.ndarray:
+def _from_zstd(data: Buffer, n: int, alphabet: int) -> np.ndarray:
     return np.frombuffer(from_zstd(data, n), np.uint8)
 
 
@@ -71,14 +74,14 @@ def _ans(symbols: np.ndarray) -> bytes:
     counts = np.bincount(symbols - first).astype(np.float64)
     made = []
     for width in (1, 2):
-        # Rounded so that the table is short; a symbol that occurs must keep a frequency.
+        # Rounded so that the table is short; a rare symbol rounded to 0 would take 24 bits.
         scaled = np.where(counts > 0, np.maximum(1, np.round(counts / counts.max() * (256**width - 1))), 0)
         table = scaled.astype(f"<u{width}")
         made.append(bytes((width, first, last)) + table.tobytes() + ans_words(symbols - first, table))
     return min(made, key=len)
 
 
-def _unans(data: bytes, n: int, alphabet: int) -> np.ndarray:
+def _unans(data: Buffer, n: int, alphabet: int) -> np.ndarray:
     width, first, last = data[0], data[1], data[2]
     if width not in (1, 2) or last <= first:
         raise ValueError("the table of frequencies is not one")
@@ -94,11 +97,14 @@ def ans_words(symbols: np.ndarray, frequencies: np.ndarray) -> bytes:
     return bytes(coder.get_compressed().astype("<u4").tobytes())
 
 
-def from_ans_words(data: bytes, frequencies: np.ndarray, n: int) -> np.ndarray:
-    """Back to uint8 [n]; whatever the words are, they are some symbols."""
+def from_ans_words(data: Buffer, frequencies: np.ndarray, n: int) -> np.ndarray:
+    """Back to uint8 [n]. Raises ValueError where the words hold another number of symbols."""
     constriction = need("constriction")
     coder = constriction.stream.stack.AnsCoder(np.frombuffer(data, "<u4").astype(np.uint32))
-    return np.asarray(coder.decode(_model(frequencies), n)).astype(np.uint8)
+    symbols = np.asarray(coder.decode(_model(frequencies), n)).astype(np.uint8)
+    if not coder.is_empty():
+        raise ValueError(f"there are more than {n} symbols")
+    return symbols
 
 
 def _model(frequencies: np.ndarray) -> Any:

@@ -10,7 +10,7 @@ from lightning_modules.compression.pruning.masks import Masks, by_layer, keep_n_
 from lightning_modules.compression.pruning.prune import Prune
 from lightning_modules.compression.pruning.scores import noise
 from lightning_modules.compression.pruning.sensitivity import LEVELS, analyse, shares, write
-from lightning_modules.compression.stage import Work
+from lightning_modules.compression.stage import When, Work
 from lightning_modules.errors import UserError
 
 
@@ -80,19 +80,35 @@ class NOfM(OneShot):
 
     Args:
         n, m: 0 < n < m.
-        prune: the arguments of `OneShot`, without sparsity and scope, which follow, and without biases.
+        criterion, batches, layers, exclude, control: as `Prune`; biases have no inputs and are left alone.
     """
 
     scopes: ClassVar[tuple[str, ...]] = ("layer",)
 
-    def __init__(self, n: int = 2, m: int = 4, **prune: Any) -> None:
+    def __init__(
+        self,
+        n: int = 2,
+        m: int = 4,
+        criterion: str = "magnitude",
+        batches: int = 8,
+        layers: Sequence[str] | None = None,
+        exclude: Sequence[str] = (),
+        control: str | None = None,
+        when: When = "after",
+        epochs: int = 0,
+        lr: float | None = None,
+    ) -> None:
         if not 0 < n < m:
             raise UserError(f"compression: n={n}, m={m}: of every m weights n are kept: 0 < n < m")
-        for key in ("sparsity", "scope", "biases", "sensitivity"):
-            if prune.get(key):
-                raise UserError(f"compression: {key}={prune[key]}: n and m decide on every weight")
         self.n, self.m = n, m
-        super().__init__(1 - n / m, **prune)
+        which: dict[str, Any] = {
+            "criterion": criterion,
+            "batches": batches,
+            "layers": layers,
+            "exclude": exclude,
+            "control": control,
+        }
+        super().__init__(1 - n / m, when=when, epochs=epochs, lr=lr, **which)
 
     def check(self, model: nn.Module, example: Tensor, num_outputs: int) -> None:
         super().check(model, example, num_outputs)

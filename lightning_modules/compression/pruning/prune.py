@@ -47,9 +47,7 @@ class Prune(Stage):
     ) -> None:
         super().__init__(when=when, **fit)
         self.sparsity, self.criterion, self.scope, self.batches = sparsity, criterion, scope, batches
-        self.layers = [layers] if isinstance(layers, str) else layers
-        self.exclude = [exclude] if isinstance(exclude, str) else exclude
-        self.biases, self.control = biases, control
+        self.layers, self.exclude, self.biases, self.control = layers, exclude, biases, control
         self.before: Masks = {}  # the masks of earlier stages
         self.reached: dict[str, float] = {}  # sparsity by parameter
         self._refuse()

@@ -114,5 +114,8 @@ def draw(curves: Curves) -> Any:
         for column, value in enumerate(curves.values[layer]):
             colour = "white" if costs[row, column] > 0.6 * top else INK
             axes.text(column, row, f"{value:.3g}", ha="center", va="center", fontsize=7, color=colour)
-    figure.colorbar(image, label="loss of the metric").outline.set_visible(False)
+    bar = figure.colorbar(image)
+    bar.set_label("loss of the metric", color=INK, fontsize=9)
+    bar.ax.tick_params(labelsize=8, length=0, colors=INK)
+    bar.outline.set_visible(False)
     return figure

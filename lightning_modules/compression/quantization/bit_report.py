@@ -24,7 +24,8 @@ def _draw(path: Path, table: Table, chosen: Mapping[str, int], widths: list[int]
     figure = blank_figure(9, 1.6 + 0.26 * len(table))
     bars, lines = figure.subplots(1, 2, width_ratios=(2, 3))
     places = range(len(table))
-    bars.barh(places, [chosen[weight] for weight in table], color=COLOURS[0], height=0.7)
+    colours = [COLOURS[place % len(COLOURS)] for place in places]
+    bars.barh(places, [chosen[weight] for weight in table], color=colours, height=0.7)
     for place, weight in zip(places, table, strict=True):
         bars.text(chosen[weight] + 0.1, place, str(chosen[weight]), va="center", fontsize=8, color=INK)
     styled(bars, "Bits of each weight", "bits", "")
@@ -33,7 +34,7 @@ def _draw(path: Path, table: Table, chosen: Mapping[str, int], widths: list[int]
     bars.invert_yaxis()
     smallest = min((cost for costs in table.values() for cost in costs.values() if cost > 0), default=1e-9)
     for place, (weight, costs) in enumerate(table.items()):
-        colour = COLOURS[place % len(COLOURS)]
+        colour = colours[place]
         heights = [max(costs[bits], smallest) for bits in widths]  # a log scale has no zero
         lines.plot(widths, heights, color=colour, linewidth=1, label=weight if len(table) <= 8 else None)
         lines.plot([chosen[weight]], [max(costs[chosen[weight]], smallest)], "o", color=colour, markersize=5)

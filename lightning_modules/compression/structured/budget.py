@@ -26,9 +26,14 @@ def cost_of(what: str, model: nn.Module, shell: nn.Module, example: Tensor) -> C
     """
     if what == "latency":
         return lambda step: _latency_ratio(model, step, example)
-    count = macs if what == "macs" else (lambda network, _: params(network))
+    count = count_of(what)
     whole = count(shell, example)
     return lambda step: count(resize(copy.deepcopy(shell), step), example) / whole
+
+
+def count_of(what: str) -> Callable[[nn.Module, Tensor], int]:
+    """The function that counts ``macs`` or ``params`` of (network, example)."""
+    return macs if what == "macs" else (lambda network, _: params(network))
 
 
 def least_removed(cost: Callable[[int], float], last: int, target: float) -> tuple[int, float]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -19,24 +20,28 @@ class Attention:
 
     def rows(self, model: nn.Module) -> list[list[int]]:
         """For each head, its rows of the layer that gives queries, keys and values."""
-        heads = getattr(model.get_submodule(self.module), self.count)
-        width = model.get_submodule(self.projection).in_features
-        dim = width // heads  # type: ignore[operator]
-        return [
-            [part * width + head * dim + i for part in range(3) for i in range(dim)]  # type: ignore[operator]
-            for head in range(heads)  # type: ignore[arg-type]
-        ]
+        heads: int = getattr(model.get_submodule(self.module), self.count)
+        width: int = self._layer(model, self.projection).in_features
+        dim = width // heads
+        return [[part * width + head * dim + i for part in range(3) for i in range(dim)] for head in range(heads)]
 
     def remove(self, model: nn.Module, gone: Sequence[int], rows: Sequence[int]) -> None:
         """Take the heads `gone` out, of which `rows` are the rows."""
-        pruning, module = need("torch_pruning"), model.get_submodule(self.module)
-        qkv, projection = model.get_submodule(self.qkv), model.get_submodule(self.projection)
+        pruning = need("torch_pruning")
+        module: Any = model.get_submodule(self.module)
+        qkv, projection = self._layer(model, self.qkv), self._layer(model, self.projection)
         width = projection.in_features
         pruning.prune_linear_out_channels(qkv, list(rows))
         pruning.prune_linear_in_channels(projection, [row for row in rows if row < width])
         setattr(module, self.count, getattr(module, self.count) - len(gone))
         if hasattr(module, "attn_dim"):  # timm
             module.attn_dim = projection.in_features
+
+    @staticmethod
+    def _layer(model: nn.Module, name: str) -> nn.Linear:
+        layer = model.get_submodule(name)
+        assert isinstance(layer, nn.Linear)
+        return layer
 
 
 def attentions(model: nn.Module) -> list[Attention]:

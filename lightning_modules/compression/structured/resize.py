@@ -64,10 +64,12 @@ def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
         first = (inputs, outputs // module.groups) if module.transposed else (outputs, inputs // module.groups)
         return {"weight": (*first, *module.kernel_size), "bias": (outputs,)}
     if isinstance(module, Norm):
-        shape = getattr(module, "normalized_shape", None) or (
-            getattr(module, "num_features", None) or getattr(module, "num_channels", 0),
-        )
-        return {name: tuple(shape) for name in ("weight", "bias", "running_mean", "running_var")}
+        own: Any = module
+        if isinstance(module, nn.LayerNorm):
+            shape = tuple(own.normalized_shape)
+        else:
+            shape = (own.num_channels if isinstance(module, nn.GroupNorm) else own.num_features,)
+        return dict.fromkeys(("weight", "bias", "running_mean", "running_var"), shape)
     return {}
 
 

@@ -135,7 +135,9 @@ def test_mistakes_are_named_before_anything_is_trained(bench: Callable[[str], An
         with pytest.raises(UserError, match=message):
             SharedWeights(**settings)
     made = bench("mlp")
-    with pytest.raises(UserError, match=r"compression.stages.tested: no layer is called hiden.0: did you mean 'hidden.0'"):
+    with pytest.raises(
+        UserError, match=r"compression.stages.tested: no layer is called hiden.0: did you mean 'hidden.0'"
+    ):
         made.run(SharedWeights(layers=["hiden.0"]))
     stage = SharedWeights()
     stage.name = "share"

@@ -1,0 +1,90 @@
+"""Raw samples from files of a user's own: images, arrays and tables, as a recorded model reads them."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_modules.errors import UserError
+
+IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+SUFFIXES = (*IMAGES, ".npy", ".csv")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The samples that a model reads: their shape, their type, and whether images are cut to size as in its training."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    cuts_images: bool = False
+
+    def __str__(self) -> str:
+        return f"the model reads {str(self.dtype).removeprefix('torch.')} samples of shape {list(self.shape)}"
+
+
+def files_of(source: Path) -> list[Path]:
+    """The file itself, or all files of a folder that can be read, in order. Raises UserError where there are none."""
+    if not source.exists():
+        raise UserError(f"input={source}: there is no such file or folder")
+    found = sorted(p for p in source.rglob("*") if p.suffix.lower() in SUFFIXES) if source.is_dir() else [source]
+    if not found or found[0].suffix.lower() not in SUFFIXES:
+        raise UserError(f"input={source}: no file that can be read; it can be: {', '.join(SUFFIXES)}")
+    return found
+
+
+def read_samples(files: list[Path], wanted: Wanted) -> Iterator[tuple[Path, Tensor]]:
+    """Yield each file with its raw samples [N, *shape]. Raises UserError where they are none of those that are wanted."""
+    for file in files:
+        suffix = file.suffix.lower()
+        read = _read_image if suffix in IMAGES else _read_array if suffix == ".npy" else _read_table
+        try:
+            yield file, read(file, wanted)
+        except (OSError, ValueError, EOFError, SyntaxError) as error:
+            raise UserError(f"{file} cannot be read: {str(error).splitlines()[0]}") from error
+
+
+def _read_image(file: Path, wanted: Wanted) -> Tensor:
+    from PIL import Image
+
+    if len(wanted.shape) != 3 or wanted.shape[0] not in (1, 3) or wanted.dtype != torch.uint8:
+        raise UserError(f"{file}: {wanted}, which is no image")
+    if wanted.cuts_images:
+        from lightning_modules.data.image_folder import decode
+
+        return decode(file, wanted.shape[1])[None]
+    with Image.open(file) as opened:
+        pixels = np.array(opened.convert("L" if wanted.shape[0] == 1 else "RGB"))
+    x = torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).permute(2, 0, 1)
+    if x.shape != wanted.shape:
+        raise UserError(f"{file} is an image of shape {list(x.shape)}: {wanted}")
+    return x[None]
+
+
+def _read_array(file: Path, wanted: Wanted) -> Tensor:
+    array = np.load(file, allow_pickle=False)
+    if array.shape == wanted.shape:
+        array = array[None]
+    if array.shape[1:] != wanted.shape or array.dtype.kind not in "iufb":
+        raise UserError(f"{file} is an array of shape {list(array.shape)} and type {array.dtype}: {wanted}")
+    if wanted.dtype == torch.uint8 and array.dtype != np.uint8:  # floats in [0, 1] would all become 0 or 1
+        raise UserError(f"{file} holds {array.dtype}: {wanted}")
+    return torch.from_numpy(array).to(wanted.dtype)
+
+
+def _read_table(file: Path, wanted: Wanted) -> Tensor:
+    import pandas as pd
+
+    table = pd.read_csv(file)
+    words = [str(name) for name in table.columns if not pd.api.types.is_numeric_dtype(table[name])]
+    if words:
+        raise UserError(f"{file}: the columns {', '.join(words[:5])} are no numbers: {wanted}")
+    if table.shape[1] != math.prod(wanted.shape):
+        raise UserError(
+            f"{file} has {table.shape[1]} columns: {wanted}, which is {math.prod(wanted.shape)} columns below a header"
+        )
+    return torch.from_numpy(table.to_numpy(np.float64)).to(wanted.dtype).reshape(-1, *wanted.shape)

@@ -1,0 +1,52 @@
+"""What to try where halving has ended: Optuna's Bayesian optimization of the effort, with the quality as its constraint."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from lightning_modules.sweep.budget.back_off import FEWEST_BITS, LEAST, MOST, MOST_BITS, Attempt, Point, best_of
+
+AROUND = 1.25  # how far beside the best effort it looks
+NEAR_BITS = 2  # how far beside the bits to begin with
+
+
+def suggest(attempts: Sequence[Attempt], bits: int, max_drop: float, seed: int) -> Point:
+    """A point around the best one, of no less effort: Gaussian processes of effort and drop over what was tried there.
+
+    Args:
+        bits: to begin with; 0 where no weights are shared.
+    """
+    import optuna
+
+    best = best_of(attempts, max_drop)
+    bad = [attempt.place for attempt in attempts if attempt.drop > max_drop]
+    middle = best.place if best else min(bad, default=1.0)
+    low, high = min(MOST / AROUND, max(LEAST, middle / AROUND)), min(MOST, max(LEAST, middle) * AROUND)
+    space: Any = {"effort": optuna.distributions.FloatDistribution(low, high)}
+    near = max(FEWEST_BITS, bits - NEAR_BITS), min(MOST_BITS, bits + NEAR_BITS)
+    if bits:
+        space["bits"] = optuna.distributions.IntDistribution(*near)
+    known = [a for a in attempts if a.reached is not None and low / 1.1 < a.place < high * 1.1]
+    known = [a for a in known if not bits or near[0] <= a.bits <= near[1]]
+    loudness = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        sampler = optuna.samplers.GPSampler(seed=seed, n_startup_trials=1)
+        study = optuna.create_study(direction="maximize", sampler=sampler)
+        study.add_trials([_as_trial(attempt, space, max_drop) for attempt in known])
+        found = study.ask(fixed_distributions=space).params
+    finally:
+        optuna.logging.set_verbosity(loudness)
+    return round(max(found["effort"], best.place if best else 0.0), 3), found.get("bits", 0)
+
+
+def _as_trial(attempt: Attempt, space: dict[str, Any], max_drop: float) -> Any:
+    from optuna.trial import create_trial
+
+    effort = space["effort"]
+    params = {"effort": min(effort.high, max(effort.low, attempt.place)), "bits": attempt.bits}
+    return create_trial(
+        params={key: params[key] for key in space},
+        distributions=space,
+        value=attempt.reached,
+        constraints={"drop": min(attempt.drop, 1e3) - max_drop},
+    )

@@ -1,0 +1,37 @@
+"""The attempts of a search to a budget as a table in Markdown; all their metrics stand in ``children.csv``."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from lightning_modules.sweep.budget.goal import Goal
+
+if TYPE_CHECKING:
+    from lightning_modules.sweep.budget.conclude import Judged
+
+
+def to_markdown(goal: Goal, attempts: "Sequence[Judged]", best: "Judged | None") -> str:
+    """A row for each attempt, in their order, and one for the dense network; the chosen one is bold."""
+    test = goal.metric.replace("val/", "test/")
+    titles = ["#", "attempt", "bytes", "macs", "ms", goal.metric, "drop", "goal", test]
+    lines = [f"Goal: {goal.said()}", "", f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+    if attempts:
+        lines.append(_row("", "dense", attempts[-1].child.metrics, "dense", goal.metric, test, "", ""))
+    for attempt in attempts:
+        mark = "**" * (attempt is best)
+        name = f"{mark}{attempt.child.name}{mark}"
+        reached = "met" if attempt.effort >= 1 and goal.keeps(attempt.drop) else ""
+        reached = reached or ("too much lost" if attempt.effort >= 1 else "not small or fast enough")
+        drop = f"{attempt.drop:.4f}"
+        number = str(attempt.child.number)
+        lines.append(_row(number, name, attempt.child.metrics, "compressed", goal.metric, test, drop, reached))
+    return "\n".join(lines) + "\n"
+
+
+def _row(
+    number: str, name: str, metrics: dict[str, float], side: str, metric: str, test: str, drop: str, reached: str
+) -> str:
+    def cell(key: str, form: str) -> str:
+        return format(metrics[f"{side}/{key}"], form) if f"{side}/{key}" in metrics else ""
+
+    costs = [cell("size_bytes", ",.0f"), cell("macs", ",.0f"), cell("latency_ms", ".3f")]
+    return f"| {' | '.join([number, name, *costs, cell(metric, '.4f'), drop, reached, cell(test, '.4f')])} |"

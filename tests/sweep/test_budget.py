@@ -1,0 +1,324 @@
+"""Compression to a budget: what is tried next, when it ends, what is refused, and whole searches through the real machinery."""
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lightning_modules.command_line import compose_run
+from lightning_modules.errors import UserError
+from lightning_modules.sweep.budget.back_off import Attempt, best_of, propose
+from lightning_modules.sweep.budget.goal import Goal
+from lightning_modules.sweep.budget.plan import BudgetPlan
+from lightning_modules.sweep.budget.size import size_ratio, spare_bits, sparsity_for
+from lightning_modules.sweep.budget.stages import BITS, KEPT, SPARSITY, Asked, attempt_words, values_for
+from lightning_modules.sweep.budget.suggest import suggest
+from lightning_modules.sweep.children import best_values
+from lightning_modules.sweep.trial import Outcome, Trial
+from lightning_modules.tracking.artifacts import local_folder
+
+Sweep = Callable[..., Any]
+SIZE = Goal({"size_ratio": 10.0}, 0.01, "val/accuracy", True, trials=20)
+BOTH = Goal({"size_ratio": 20.0, "macs_ratio": 2.0}, 0.01, "val/accuracy", True)
+QUICK = (
+    "compression=budget", "model=mlp", "compression.runtimes=[eager]", "compression.stages.prune.epochs=2",
+    "+compression.stages.prune.every=1", "compression.stages.share.epochs=0", "sweep.retries=0",
+)  # fmt: skip
+
+
+# --- the estimate --------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(("ratio", "bits"), [(8, 5), (10, 5), (10, 4), (40, 5), (60, 8)])
+def test_the_sparsity_for_a_ratio_gives_that_ratio(ratio: float, bits: int) -> None:
+    assert size_ratio(sparsity_for(ratio, bits), bits) == pytest.approx(ratio, rel=0.01)
+
+
+def test_no_weight_is_pruned_where_few_bits_are_enough() -> None:
+    assert sparsity_for(6.0, 5) == 0.0
+    assert [spare_bits(ratio) for ratio in (1.5, 4.0, 5.0, 10.0)] == [8, 8, 6, 3]
+
+
+def test_what_attempts_gained_corrects_what_the_next_one_is_asked_for() -> None:
+    gains, earlier = 0.0, []
+    for _ in range(4):
+        values, asked = values_for(SIZE, (1.0, 5), earlier)
+        gains = 0.8 * asked["size_ratio"] ** 0.8  # what names and scales leave of it
+        earlier.append(Asked((1.0, 5), asked, {"size_ratio": gains}))
+    assert gains == pytest.approx(10.1, rel=0.005) and values[SPARSITY] > 0.6
+
+
+def test_removed_channels_leave_less_to_prune() -> None:
+    values, asked = values_for(BOTH, (1.0, 5), [])
+    alone, _ = values_for(Goal({"size_ratio": 20.0}, 0.01, "val/accuracy", True), (1.0, 5), [])
+    assert values[KEPT["macs_ratio"]] == pytest.approx(1 / 2.02, abs=1e-3)
+    assert 0 < values[SPARSITY] < alone[SPARSITY]
+    assert asked["size_ratio"] == pytest.approx(20.2, rel=0.01)
+
+
+def test_an_attempt_is_a_run_from_the_dense_one_with_only_the_stages_that_it_needs() -> None:
+    told = ["compression.stages.prune.epochs=3"]
+    words = attempt_words(values_for(SIZE, (1.0, 5), [])[0], "a" * 32, told)
+    config = compose_run(words)
+    assert config.init_from == "a" * 32 and config.trainer.max_epochs == 0
+    assert config.compression.stages.structure is None and config.compression.stages.prune.epochs == 3
+    assert config.compression.stages.share.bits == 5 and "budget" not in config.compression
+    faster = compose_run(attempt_words({KEPT["latency_ratio"]: 0.5}, "a" * 32, []))
+    assert faster.compression.stages.structure.latency_ratio == 0.5
+    assert [faster.compression.stages[name] for name in ("prune", "share")] == [None, None]
+    assert faster.compression.stages.structure.macs_ratio is None
+
+
+# --- backing off ---------------------------------------------------------------------------------------------
+def tried(drop: Callable[[float, int], float], count: int = 15) -> list[Attempt]:
+    """What is tried on a network that loses `drop` at (effort, bits)."""
+    attempts: list[Attempt] = []
+    while (point := propose(attempts, 5, 0.01)) and len(attempts) < count:
+        attempts.append(Attempt(point[0], point[1], point[0], drop(*point)))
+    return attempts
+
+
+def test_the_goal_itself_is_tried_first() -> None:
+    assert propose([], 5, 0.01) == (1.0, 5)
+
+
+def test_the_quality_falls_and_other_bits_are_tried_before_less_is_compressed() -> None:
+    attempts = tried(lambda effort, bits: 0.02 * effort)
+    assert [(a.aim, a.bits) for a in attempts[:3]] == [(1.0, 5), (1.0, 4), (1.0, 6)]
+    assert attempts[3].aim == 0.5
+
+
+def test_less_is_compressed_until_the_quality_holds() -> None:
+    attempts = tried(lambda effort, bits: 0.02 * effort)  # holds up to half of the way
+    best = best_of(attempts, 0.01)
+    assert best is not None and 0.4 <= best.place <= 0.5 and all(a.aim <= 1 for a in attempts)
+    attempts = tried(lambda effort, bits: 0.01 * effort / 0.8)
+    best = best_of(attempts, 0.01)
+    assert best is not None and 0.7 <= best.place <= 0.8 and len(attempts) <= 8
+
+
+def test_more_is_compressed_where_there_is_room() -> None:
+    attempts = tried(lambda effort, bits: 0.01 * (effort / 1.7) ** 4)
+    best = best_of(attempts, 0.01)
+    assert best is not None and 1.6 <= best.place <= 1.7
+
+
+def test_other_bits_that_hold_are_gone_on_with() -> None:
+    attempts = tried(lambda effort, bits: 0.005 * effort if bits == 4 else 0.02)
+    assert [a.bits for a in attempts[1:]] == [4] * (len(attempts) - 1)
+    best = best_of(attempts, 0.01)
+    assert best is not None and 1.8 <= best.place <= 2.0
+
+
+def test_a_size_that_was_missed_is_aimed_at_again() -> None:
+    missed = Attempt(1.0, 5, 0.97, 0.0)
+    assert propose([missed], 5, 0.01) == (1.0, 5)
+    assert propose([missed] * 3, 5, 0.01) == (1.0, 4)
+
+
+def test_an_attempt_that_fails_counts_as_one_that_loses_everything() -> None:
+    attempts = [Attempt(1.0, 0), Attempt(0.5, 0, 0.5, 0.0)]
+    assert propose(attempts[:1], 0, 0.01) == (0.5, 0)
+    assert propose(attempts, 0, 0.01) == (0.75, 0)
+
+
+def test_beside_an_attempt_that_runs_other_bits_are_tried() -> None:
+    runs = [Attempt(1.0, 5, runs=True)]
+    assert propose(runs, 5, 0.01) == (1.0, 4)
+    assert propose([*runs, Attempt(1.0, 4, runs=True), Attempt(1.0, 6, runs=True)], 5, 0.01) is None
+
+
+# --- the plan ------------------------------------------------------------------------------------------------
+def measured(trial: Trial, loses: Callable[[float], float]) -> dict[str, float]:
+    """Metrics of a network that is as small as it was estimated and loses `loses` at that ratio."""
+    ratio = 0.9 * size_ratio(trial.params[SPARSITY], trial.params[BITS])
+    return {"compression/ratio": ratio, "dense/val/accuracy": 0.9, "compressed/val/accuracy": 0.9 - loses(ratio)}
+
+
+def finish(plan: BudgetPlan, trial: Trial, metrics: Mapping[str, float]) -> None:
+    plan.tell(trial, Outcome("FINISHED", f"{trial.number:032d}", {}, None, metrics))
+
+
+def searched(plan: BudgetPlan, loses: Callable[[float], float], count: int = 20) -> list[Trial]:
+    asked: list[Trial] = []
+    while len(asked) < count and (trial := plan.ask()):
+        asked.append(trial)
+        finish(plan, trial, measured(trial, loses))
+    return asked
+
+
+def test_the_dense_network_is_trained_first_and_nothing_is_tried_before(tmp_path: Path) -> None:
+    plan = BudgetPlan(SIZE, None, [], tmp_path, "one")
+    (dense,) = plan.begun()
+    assert (dense.name, dense.words, plan.total) == ("dense", (), 21)
+    assert plan.ask() is None
+    finish(plan, dense, {})
+    first = plan.ask()
+    assert first is not None and first.number == 1 and f"init_from={0:032d}" in first.words
+
+
+def test_a_dense_network_that_fails_ends_the_search(tmp_path: Path) -> None:
+    plan = BudgetPlan(SIZE, None, [], tmp_path, "one")
+    plan.tell(plan.begun()[0], Outcome("FAILED", "0" * 32, {}, "broken"))
+    assert plan.ask() is None
+
+
+def test_a_search_ends_when_so_many_attempts_were_no_better(tmp_path: Path) -> None:
+    plan = BudgetPlan(SIZE, "a" * 32, [], tmp_path, "one")
+    asked = searched(plan, lambda ratio: 0.0 if ratio < 14 else 0.1)
+    best = best_of(plan.attempts(), 0.01)
+    assert best is not None and 11.5 < 10**best.place < 14
+    settled = plan.attempts()
+    assert len(asked) == settled.index(best) + 1 + SIZE.patience < SIZE.trials
+
+
+def test_a_search_that_went_on_asks_for_what_it_would_have_asked_for(tmp_path: Path) -> None:
+    def loses(ratio: float) -> float:
+        return 0.002 * max(0.0, ratio - 4)
+
+    whole = [t.params for t in searched(BudgetPlan(SIZE, "a" * 32, [], tmp_path / "whole", "one"), loses, 6)]
+    parts: list[Trial] = []
+    for _ in range(3):
+        parts += searched(BudgetPlan(SIZE, "a" * 32, [], tmp_path / "parts", "one"), loses, 2)
+    assert [t.params for t in parts] == whole
+    again = BudgetPlan(SIZE, "a" * 32, [], tmp_path / "parts", "one")
+    assert [t.params for t in again.begun()] == whole
+
+
+def test_the_run_that_a_killed_search_has_under_way_is_begun_again_and_not_asked_for_twice(tmp_path: Path) -> None:
+    first = BudgetPlan(SIZE, "a" * 32, [], tmp_path, "one").ask()
+    again = BudgetPlan(SIZE, "a" * 32, [], tmp_path, "one")
+    assert again.begun() == [first]
+    beside = again.ask()
+    assert beside is not None and beside.params[BITS] != first.params[BITS]  # type: ignore[union-attr]
+
+
+def test_where_halving_ends_optuna_comes_closer_to_the_limit(tmp_path: Path) -> None:
+    def loses(ratio: float) -> float:
+        return 0.001 * (ratio - 4)  # 0.01 at 14x
+
+    goal = Goal({"size_ratio": 10.0}, 0.01, "val/accuracy", True, trials=6, patience=6)
+    plan = BudgetPlan(goal, "a" * 32, [], tmp_path, "one")
+    asked = searched(plan, loses)
+    attempts = plan.attempts()
+    halved = next(i for i in range(1, 6) if propose(attempts[:i], 5, 0.01) is None)
+    best, before = best_of(attempts, 0.01), best_of(attempts[:halved], 0.01)
+    assert len(asked) == 6 and best is not None and before is not None
+    assert 10**before.place < 13 < 10**best.place <= 14
+
+
+def test_optuna_looks_beside_the_best_attempt_for_no_less() -> None:
+    attempts = [Attempt(1.0, 5, 1.0, 0.0), Attempt(1.2, 5, 1.2, 0.02), Attempt(1.1, 5, 1.1, 0.012), Attempt(3.0, 5)]
+    effort, bits = suggest(attempts, 5, 0.01, seed=0)
+    assert 1.0 <= effort <= 1.25 and 3 <= bits <= 7 and suggest(attempts, 5, 0.01, seed=0) == (effort, bits)
+    assert suggest([Attempt(1.0, 0)], 0, 0.01, seed=0)[1] == 0
+
+
+def test_drop_and_effort_are_those_of_the_metrics() -> None:
+    metrics = {"compression/ratio": 100.0, "dense/val/accuracy": 0.9, "compressed/val/accuracy": 0.88}
+    assert SIZE.effort(metrics) == pytest.approx(2.0) and SIZE.drop(metrics) == pytest.approx(0.02)
+    assert math.isinf(SIZE.drop({})) and SIZE.effort({}) == 0.0
+    macs = {"compression/ratio": 400.0, "dense/macs": 200.0, "compressed/macs": 200.0 / 2**0.5}
+    assert BOTH.effort(macs) == pytest.approx(0.5)
+    loss = Goal({"size_ratio": 10.0}, 0.05, "val/loss", False)
+    assert loss.drop({"dense/val/loss": 0.5, "compressed/val/loss": 0.6}) == pytest.approx(0.2)
+
+
+# --- refused -------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "nothing is wanted of it: give size_ratio, macs_ratio or latency_ratio"),
+        (("size_ratio=1",), "size_ratio=1: how many times smaller: a number above 1"),
+        (("size_ratio=big",), "size_ratio=big"),
+        (
+            ("macs_ratio=0.5",),
+            "macs_ratio=0.5: how many times fewer macs: a number above 1, as in macs_ratio=2 for half",
+        ),
+        (("macs_ratio=2", "latency_ratio=2"), "give one"),
+        (("size_ratio=10", "max_drop=-0.1"), "max_drop=-0.1: a number that is 0 or more"),
+        (("size_ratio=10", "task.monitor.metric=train/loss"), "task.monitor.metric=train/loss"),
+        (("size_ratio=10", "data.val_fraction=0"), "there is none"),
+        (("size_ratio=10", "trainer.max_epochs=0"), "init_from=RUN"),
+        (("size_ratio=10", "compression.budget.trials=0"), "compression.budget.trials=0: a whole number, 1 or more"),
+        (("size_ratio=10", "+compression.budget.trial=3"), "compression.budget.trial: there is no such setting"),
+    ],
+)
+def test_a_budget_that_makes_no_sense_is_refused(words: tuple[str, ...], said: str) -> None:
+    with pytest.raises(UserError, match=r".") as error:
+        Goal.of(compose_run(["compression=budget", *words]))
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("size_ratio=5,10",), "size_ratio=5,10: compression=budget is a sweep of its own"),
+        (
+            ("size_ratio=10", "compression.stages.share.bits=4"),
+            "compression.stages.share.bits=4: compression=budget chooses",
+        ),
+        (("size_ratio=10", "init_from=0123abcd"), "0123abcd"),
+    ],
+)
+def test_a_command_that_cannot_be_a_search_is_refused_before_anything_runs(
+    sweep: Sweep, words: tuple[str, ...], said: str
+) -> None:
+    done = sweep(*QUICK, *words)
+    assert done.code == 1 and said in done.said and not done.children
+
+
+def test_stages_that_cannot_work_on_the_network_are_refused_before_it_is_trained(sweep: Sweep) -> None:
+    done = sweep(*QUICK, "size_ratio=10", "+compression.stages.prune.exclude=[nothing]")
+    assert done.code == 1 and "no layer is called nothing" in done.said and not done.children
+
+
+# --- the whole -----------------------------------------------------------------------------------------------
+def test_what_counts_of_a_compressed_network_is_the_last_value_not_the_best(store: Any) -> None:
+    run_id = store.client.create_run(store.experiment("some")).info.run_id
+    for step, value in enumerate((0.9, 0.7)):
+        for name in ("compressed/val/accuracy", "val/accuracy"):
+            store.client.log_metric(run_id, name, value, step=step)
+    names = {"compressed/val/accuracy": "maximize", "val/accuracy": "maximize"}
+    assert best_values(store, [run_id], names)[run_id] == {"compressed/val/accuracy": 0.7, "val/accuracy": 0.9}
+
+
+@pytest.mark.slow
+def test_a_budget_is_met_and_goes_on_where_it_was_cut_off(sweep: Sweep, store: Any) -> None:
+    words = (*QUICK, "size_ratio=8", "max_drop=1.0", "sweep.name=met", "trainer.max_epochs=3")
+    done = sweep(*words, "compression.budget.trials=1")
+    (dense, attempt) = done.children
+    assert dense.name == "dense" and attempt.params.keys() == {SPARSITY, BITS}
+    done = sweep(*words, "compression.budget.trials=3")
+    assert done.code == 0 and "budget met (size_ratio=8 max_drop=1)" in done.said, done.said
+    assert [child.run_id for child in done.children[:2]] == [dense.run_id, attempt.run_id] and len(done.children) == 4
+    best = max(done.children[1:], key=lambda child: child.metrics["compression/ratio"])
+    run, chosen = done.parent, store.client.get_run(best.run_id)
+    assert run.data.tags["sweep.best_run_id"] == best.run_id and run.data.tags["budget.met"] == "true"
+    assert run.data.metrics["compressed/test/accuracy"] == chosen.data.metrics["compressed/test/accuracy"]
+    assert chosen.data.tags["touchstone.init_from"] == dense.run_id
+    folder = local_folder(run.info.artifact_uri)
+    assert folder is not None
+    assert (folder / "sweep" / "budget.png").stat().st_size > 10_000
+    assert f"**{best.name}**" in (folder / "sweep" / "budget.md").read_text()
+    assert best.run_id in (folder / "sweep" / "children.csv").read_text()
+
+
+@pytest.mark.slow
+def test_a_budget_that_cannot_be_met_says_what_was_reached(sweep: Sweep, train: Any) -> None:
+    dense = train("trainer.max_epochs=30", "data.per_class=null").info.run_id
+    words = (*QUICK, "size_ratio=300", "max_drop=0.02", "data.per_class=null", "trainer.max_epochs=30")
+    done = sweep(*words, f"init_from={dense}", "compression.budget.trials=5")
+    assert done.code == 1 and "the budget cannot be met: size_ratio=300 max_drop=0.02 was not reached" in done.said
+    assert "drop" in done.said and done.parent.info.status == "FAILED" and len(done.children) == 5
+    assert done.parent.data.tags["budget.met"] == "false"
+    assert "cannot be met" in done.parent.data.tags["touchstone.error"]
+    assert {child.status for child in done.children} <= {"FINISHED", "FAILED"}
+
+
+@pytest.mark.slow
+def test_the_command_is_a_sweep_without_m_and_a_single_run_is_refused(command: Any) -> None:
+    done = command("train.py", "compression=budget", "hydra.mode=RUN", "size_ratio=10")
+    assert done.returncode == 1 and "compression=budget is a sweep of its own" in done.stderr
+    done = command("train.py", "compression=budget", "size_ratio=0.5")
+    assert done.returncode == 1 and "size_ratio=0.5: how many times smaller" in done.stderr
