@@ -93,20 +93,22 @@ class StructuredPruning(Stage):
     def begin(self, work: Work) -> None:
         model = work.model
         example = work.floats(work.example[:1]).to(next(model.parameters()).device)
-        try:
-            if self.importance == "taylor":
-                worth.gradients(work, self.batches)
-            units, shell = self._units(model, example, worth.Importance(self.importance, work.seed))
-        except UserError as error:
-            raise self.mistake(str(error)) from error
-        finally:
-            model.zero_grad()
+        if self.importance == "taylor":
+            self._gradients(work)
+        units, shell = self._units(model, example, worth.Importance(self.importance, work.seed))
+        model.zero_grad()
         threshold = self._threshold(model, shell, units, example)
         step = self._prune(model, units, example, threshold)
         if not step["layers"]:
             raise self.mistake("nothing was removed: loosen round_to or the budget")
         work.form.steps.append({"do": "channels", **step})
         self._report(work, shell, example)
+
+    def _gradients(self, work: Work) -> None:
+        try:
+            worth.gradients(work, self.batches)
+        except UserError as error:
+            raise self.mistake(str(error)) from error
 
     def settings(self) -> dict[str, Any]:
         return {f"{self.what}_ratio": self.target, **self.reached}

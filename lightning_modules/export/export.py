@@ -21,6 +21,7 @@ from lightning_modules.export.verify import Agreement, compare
 from lightning_modules.task.supervised import Supervised
 
 TOLERANCE = 1e-3  # of the largest score: what an export in floats may be off
+LEAST_AGREEMENT = 0.5  # share of samples with the same decision, below which an int8 file is not logged
 BATCH = 64
 
 
@@ -61,11 +62,7 @@ def export(store: Any, run: Any, form: str, quantized: bool, folder: Path) -> tu
     said = source.said + _write(form, quantized, source, data, x[:4], path)
     reference, runner = _eager(source.task), open_exported(path)
     agreement = compare(reference, runner, data, classes=hasattr(source.task, "kind"))
-    if not quantized and not agreement.max_error <= TOLERANCE * max(1.0, agreement.largest):
-        raise UserError(
-            f"format={form}: the file does not give what the checkpoint gives (a score differs by "
-            f"{agreement.max_error:.3g}); it was not logged"
-        )
+    _refuse_wrong(form, quantized, agreement)
     return Exported(form + "_int8" * quantized, path, said, agreement, _times(reference, path, x)), x[:4]
 
 
@@ -81,6 +78,17 @@ def _write(form: str, quantized: bool, source: Source, data: Any, x: Tensor, pat
         if source.program:
             return " and the run's int8 program"
     return ", int8 calibrated on training samples"
+
+
+def _refuse_wrong(form: str, quantized: bool, found: Agreement) -> None:
+    """Raise UserError for a file that is not the checkpoint's: in floats by the scores, in int8 by the decisions."""
+    if not quantized and not found.max_error <= TOLERANCE * max(1.0, found.largest):
+        said = f"a score differs by {found.max_error:.3g}"
+    elif quantized and found.top1 is not None and found.top1 < LEAST_AGREEMENT:
+        said = f"they agree on {found.top1:.1%} of {found.samples} samples"
+    else:
+        return
+    raise UserError(f"format={form}: the file does not give what the checkpoint gives ({said}); it was not logged")
 
 
 def _eager(task: Supervised) -> Runner:

@@ -12,6 +12,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from lightning_modules.compression.artifact import FILE, load_compressed
 from lightning_modules.compression.channels import StructuredPruning, restore
 from lightning_modules.compression.form import Form
 from lightning_modules.compression.macs import macs, params
@@ -25,6 +26,7 @@ from lightning_modules.model.mlp import MLP
 from lightning_modules.model.mnist1d import MNIST1DCNN, MNIST1DGRU
 from lightning_modules.model.vit import ViT
 from lightning_modules.task.classification import Classification
+from lightning_modules.tracking.artifacts import local_folder
 
 DIGIT, SMALL = (1, 8, 8), (3, 32, 32)
 slow = pytest.mark.slow
@@ -199,6 +201,13 @@ def test_taylor_removes_what_the_loss_does_not_feel_however_large(tmp_path: Path
     assert all(p.grad is None for p in kept["taylor"].parameters())
 
 
+def test_taylor_without_a_batch_says_so(tmp_path: Path) -> None:
+    stage, work = StructuredPruning(macs_ratio=0.5, importance="taylor"), work_on(MLP(DIGIT, 10), DIGIT, tmp_path)
+    stage.name, work.batches = "channels", lambda: iter([])
+    with pytest.raises(UserError, match="^compression.stages.channels: importance=taylor: there is no training batch"):
+        stage.begin(work)
+
+
 def test_random_is_a_function_of_the_seed(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = MLP(DIGIT, 10)
@@ -347,3 +356,29 @@ def test_all_ranks_remove_what_the_first_found(tmp_path: Path) -> None:
         answers = manager.dict()
         torch.multiprocessing.spawn(_first_rank_decides, (str(tmp_path / "meeting"), answers), nprocs=2)
         assert answers[0] == answers[1] == (30, pytest.approx(0.7))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "overrides"),
+    [
+        ("channels", ["compression.stages.channels.epochs=1"]),
+        ("low_rank", ["compression.stages.low_rank.energy=0.5", "compression.stages.low_rank.epochs=1"]),
+        ("fold", []),
+    ],
+)
+def test_a_run_ends_with_a_file_of_the_smaller_structure(
+    recipe: str, overrides: list[str], store: Any, train: Any
+) -> None:
+    found = train("model=convnet", f"compression={recipe}", "compression.runtimes=[eager]", *overrides)
+    metrics = found.data.metrics
+    assert metrics["compressed/params"] < metrics["dense/params"]
+    assert metrics["compressed/macs"] <= metrics["dense/macs"] * (1 if recipe == "fold" else 0.5)
+    (model,) = (
+        model
+        for model in store.client.search_logged_models([found.info.experiment_id])
+        if model.model_id == found.data.tags["touchstone.compressed_model_id"]
+    )
+    folder = local_folder(model.artifact_location)
+    assert folder is not None
+    task = load_compressed(folder / FILE)
+    assert params(task.model) == metrics["compressed/params"]

@@ -2,6 +2,7 @@
 
 import logging
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,16 +103,20 @@ def _record(
     from mlflow.exceptions import MlflowException
 
     client, run_id = ledger.store.client, ledger.run_id
-    note = client.get_run(run_id).data.tags.get("mlflow.note.content", "")
+    before = client.get_run(run_id).data.tags
+    note = before.get("mlflow.note.content", "")
     tags = {"budget.goal": goal.said(), "budget.met": str(met).lower(), "mlflow.note.content": f"{said}\n\n{note}"}
     tags["mlflow.note.content"] = tags["mlflow.note.content"][:NOTE_LIMIT]
     if best:
         tags |= {"sweep.best_run_id": best.child.run_id or "", "sweep.best_name": best.child.name}
     try:
         ledger.tag(tags)
+        if met and "touchstone.error" in before:  # of an earlier end, short of the goal
+            client.delete_tag(run_id, "touchstone.error")
         if best:
             values = {**best.child.metrics, "compression/drop": best.drop}
-            client.log_batch(run_id, [Metric(key, value, 0, 0) for key, value in values.items()])
+            now, step = int(time.time() * 1000), len(attempts)  # a search that went on logs its choice again
+            client.log_batch(run_id, [Metric(key, value, now, step) for key, value in values.items()])
         with tempfile.TemporaryDirectory() as folder:
             _write(Path(folder), goal, attempts, best)
             client.log_artifacts(run_id, folder, "sweep")
