@@ -50,6 +50,9 @@ class Account:
     runtimes: tuple[str, ...]
     tested: dict[str, float]
     rows: list[Row] = field(default_factory=list)
+    missing: dict[str, str] = field(
+        default_factory=dict
+    )  # why the last network or the dense one does not run somewhere
 
     def __post_init__(self) -> None:
         size = model_size(self.dense)["model/size_bytes"]
@@ -62,8 +65,8 @@ class Account:
         inherited = {key: before[key] for key in kept if key in before}
         metrics = {"size_bytes": float(written.size_bytes), **inherited, **costs(network, self.x), **tested}
         sides = latencies(self.dense, network, self.x, self.runtimes) if self.runtimes else {}
-        own = {key.partition("/")[2]: timing for key, timing in sides.items() if key.startswith("compressed/")}
-        theirs = {key.partition("/")[2]: timing for key, timing in sides.items() if key.startswith("dense/")}
+        own, theirs = (_of(side, sides) for side in ("compressed", "dense"))
+        self.missing = {name: why for name, why in sides.items() if isinstance(why, str)}
         self.rows[0] = Row("dense", self.rows[0].metrics, theirs)
         self.rows.append(Row(name, metrics, own, written.bound_bytes))
         return self.rows[-1]
@@ -87,6 +90,7 @@ class Account:
         """What was gained, in a sentence; that nothing was, where nothing was."""
         gained = self.named()
         text = f"{gained['compression/ratio']:.1f}x smaller than the dense network in float32"
+        text += "".join(f"; not timed: {name}: {why}" for name, why in self.missing.items())
         speed = gained.get("compression/speedup_best_runtime")
         if speed is None:
             return text
@@ -111,6 +115,12 @@ class Account:
                 + [f"{m[key]:.4f}" if key in m else "" for key in tests]
             )
         return head, body
+
+
+def _of(side: str, sides: dict[str, Timing | str]) -> dict[str, Timing]:
+    """The timings of one side, by runtime."""
+    named = {name.partition("/")[2]: t for name, t in sides.items() if name.startswith(f"{side}/")}
+    return {runtime: timing for runtime, timing in named.items() if isinstance(timing, Timing)}
 
 
 def _named(side: str, row: Row) -> dict[str, float]:

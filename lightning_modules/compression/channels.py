@@ -15,12 +15,10 @@ from lightning_modules.compression.structured.budget import cost_of, least_remov
 from lightning_modules.compression.structured.outputs import LAYERS, output_layers
 from lightning_modules.compression.structured.picture import draw_widths
 from lightning_modules.compression.structured.resize import resize, widths
-from lightning_modules.compression.structured.units import Units, chosen, dependency_graph, find_units, remove
+from lightning_modules.compression.structured.units import Units, chosen, dependency_graph, find_units, obstacle, remove
 from lightning_modules.errors import UserError, nearest
 
 _MEASURED_STEPS = 64  # that the search for a latency tells apart
-# Networks whose trace takes torch-pruning minutes and many gigabytes, by class.
-ENDLESS = ("SwinTransformer", "SwinTransformerV2", "MlpMixer")
 
 
 class StructuredPruning(Stage):
@@ -122,13 +120,8 @@ class StructuredPruning(Stage):
     # --- what can go -----------------------------------------------------------------------------------------
     def _units(self, model: nn.Module, example: Tensor, importance: worth.Importance) -> tuple[list[Units], nn.Module]:
         """What may go of `model`, with a copy of it on ``meta``; all of it can really go together."""
-        if any(isinstance(module, nn.RNNBase) for module in model.modules()):
-            raise self.mistake("the network is recurrent: the gates of a layer lie in one matrix, no channel can go")
-        for module in model.modules():
-            if type(module).__name__ in ENDLESS:
-                raise self.mistake(
-                    f"torch-pruning cannot follow a {type(module).__name__} in reasonable time and memory"
-                )
+        if reason := obstacle(model):
+            raise self.mistake(reason)
         shell = meta_copy(model)
         fixed = self._fixed(shell, example.to("meta"))
         try:
@@ -207,18 +200,12 @@ class StructuredPruning(Stage):
             self.reached[f"reached_{what}_ratio"] = cost_of(what, work.model, shell, example)(step)
         work.log({f"compression/{self.name}/{what}": ratio for what, ratio in self.reached.items()})
         title = f"{self.name}: {self.reached['reached_macs_ratio']:.1%} of the macs are left"
-        draw_widths(_outputs(shell), _outputs(work.model), title, work.folder / f"{self.name}_channels.png")
+        draw_widths(shell, work.model, title, work.folder / f"{self.name}_channels.png")
 
 
 def restore(model: nn.Module, step: dict[str, Any], example: Tensor) -> nn.Module:
     """Give a network fresh from its config the widths that were left."""
     return resize(model, step)
-
-
-def _outputs(model: nn.Module) -> dict[str, int]:
-    """Outputs of each layer by name."""
-    layers = {name: module for name, module in model.named_modules() if isinstance(module, LAYERS)}
-    return {n: m.out_features if isinstance(m, nn.Linear) else m.out_channels for n, m in layers.items()}
 
 
 def _first_line(error: Exception) -> str:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.compression.macs import macs, nonzero, params
+from lightning_modules.errors import UserError
 from lightning_modules.task.cost import model_size
 
 _ROUNDS, _SECONDS = 30, 2.0  # rounds of all candidates at least, and seconds after which there are no more
@@ -77,8 +78,8 @@ def is_program(model: nn.Module) -> bool:
     return isinstance(model, OnnxModel)
 
 
-def callers(side: str, model: nn.Module, x: Tensor, runtimes: tuple[str, ...]) -> dict[str, Callable[[], object]]:
-    """The network in each runtime, as ``<side>/<runtime>``; a program runs in its own only.
+def callers(side: str, model: nn.Module, x: Tensor, runtimes: tuple[str, ...]) -> dict[str, Callable[[], object] | str]:
+    """The network in each runtime, as ``<side>/<runtime>``; a program runs in its own only. Text: why it does not run there.
 
     `x`: floats [B, *input_shape].
     """
@@ -87,19 +88,28 @@ def callers(side: str, model: nn.Module, x: Tensor, runtimes: tuple[str, ...]) -
     model.eval()
     if is_program(model):
         return {f"{side}/onnxruntime": lambda: model(x)}
-    found: dict[str, Callable[[], object]] = {}
+    found: dict[str, Callable[[], object] | str] = {}
     if "eager" in runtimes:
         found[f"{side}/eager"] = lambda: model(x)
     if "onnxruntime" in runtimes:
-        exported = OnnxModel(to_onnx(model, x))
-        found[f"{side}/onnxruntime"] = lambda: exported(x)
+        try:
+            exported = OnnxModel(to_onnx(model, x))
+            exported(x)
+            found[f"{side}/onnxruntime"] = lambda: exported(x)
+        except UserError as error:  # it has no kernel for these types, or the exporter no operator
+            found[f"{side}/onnxruntime"] = str(error).splitlines()[0]
     return found
 
 
-def latencies(dense: nn.Module, compressed: nn.Module, x: Tensor, runtimes: tuple[str, ...]) -> dict[str, Timing]:
-    """Latency of both networks in each runtime, one thread, in turns, by ``dense/<runtime>`` and ``compressed/<runtime>``."""
+def latencies(dense: nn.Module, compressed: nn.Module, x: Tensor, runtimes: tuple[str, ...]) -> dict[str, Timing | str]:
+    """Latency of both networks in each runtime, one thread, in turns, by ``dense/<runtime>`` and ``compressed/<runtime>``.
+
+    Text where a network does not run in a runtime: the reason.
+    """
     with torch.inference_mode(), one_thread():
-        return timed({**callers("dense", dense, x, runtimes), **callers("compressed", compressed, x, runtimes)})
+        both = {**callers("dense", dense, x, runtimes), **callers("compressed", compressed, x, runtimes)}
+        times = timed({name: call for name, call in both.items() if not isinstance(call, str)})
+    return {**{name: call for name, call in both.items() if isinstance(call, str)}, **times}
 
 
 def costs(model: nn.Module, x: Tensor) -> dict[str, float]:

@@ -83,6 +83,8 @@ def _check_order(stages: list[Stage]) -> None:
                 )
             if place == before and stage.kind in ONCE:
                 raise stage.mistake(f"{earlier.name} has done that already: {_REASON[stage.kind]}")
+        if stage.needs_initial and any(earlier.kind == "structure" for earlier in told):
+            raise stage.mistake("it goes back to the network's first weights, whose layers have another shape by then")
         if stage.when != "after" and stage.kind in ("share", "program", "structure"):
             raise stage.mistake(f"when={stage.when}: this stage begins after training: when=after")
         told.append(stage)

@@ -49,9 +49,8 @@ def _write_pt2(program: torch.export.ExportedProgram, path: Path) -> None:
 def _write_aoti(program: torch.export.ExportedProgram, path: Path) -> None:
     from torch._inductor import aoti_compile_and_package, config
 
-    # else the number of threads is that of the machine that compiled. Not frozen: int8 convolutions then give wrong
-    # results without gradients (torch 2.14.1, ResNet-20: 94 % right become 16 %)
-    with config.patch({"cpp.dynamic_threads": True, "freezing": False}):
+    # else the number of threads is that of the machine that compiled
+    with config.patch({"cpp.dynamic_threads": True}):
         aoti_compile_and_package(program, package_path=str(path))
 
 

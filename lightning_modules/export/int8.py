@@ -9,10 +9,7 @@ from typing import Any
 from torch import nn
 
 from lightning_modules.compression.form import Form
-from lightning_modules.compression.onnx_model import reason
 from lightning_modules.compression.stage import Work
-from lightning_modules.errors import UserError
-from lightning_modules.export.program import Scored
 from lightning_modules.task.supervised import Supervised
 
 
@@ -44,29 +41,6 @@ def quantized(task: Supervised, data: Any) -> Supervised:
         stage.begin(work)
         stage.end(work)
     return small.eval()
-
-
-def int8_graph(task: Supervised, data: Any, samples: int = 512) -> nn.Module:
-    """The task from raw samples to scores with an int8 graph (PT2E), which AOTInductor compiles to int8 kernels.
-
-    Raises UserError where the quantizer refuses the network.
-    """
-    from lightning_modules.compress import training_batches
-    from lightning_modules.compression.quantization.pt2e import static_graph
-
-    batches, seen = [], 0
-    for batch in training_batches(data, 0):
-        batches.append(task.preprocess(batch["x"]))
-        seen += len(batch["x"])
-        if seen >= samples:
-            break
-    try:
-        graph = static_graph(task.model, batches[0][:8], batches, "mse", reduce_range=False)
-    except (ValueError, RuntimeError, NotImplementedError) as error:
-        raise UserError(f"quantized=true: the network cannot be quantized for AOTInductor: {reason(error)}") from error
-    scored = Scored(task)
-    scored.model = graph
-    return scored
 
 
 def _not_needed(model: nn.Module) -> float:

@@ -40,9 +40,7 @@ def traced(module: nn.Module, x: Tensor) -> torch.export.ExportedProgram:
     """
     try:
         with quietly(), torch.no_grad():
-            # a quantized graph has no modes, and refuses to be asked for one
-            graph = any(isinstance(part, torch.fx.GraphModule) for part in module.modules())
-            copy = module if graph else frozen_copy(module)
+            copy = frozen_copy(module)
             return torch.export.export(copy, (x.cpu(),), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
     except Exception as error:  # it raises classes of many packages
         raise UserError(f"the network cannot be exported: {reason(error)}") from error

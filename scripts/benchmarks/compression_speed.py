@@ -15,7 +15,9 @@ RESNET = (
     "scheduler=one_cycle",
     "optimizer.lr=3e-3",
 )
-RECIPE = ("compression=channels_int8", "compression.stages.channels.epochs=4")
+RECIPE = (
+    "compression=channels_int8", "compression.stages.channels.epochs=4", "compression.stages.channels.global_pruning=false",
+)  # fmt: skip
 
 
 def run(repeats: int) -> None:

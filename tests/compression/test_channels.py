@@ -204,7 +204,9 @@ def test_taylor_removes_what_the_loss_does_not_feel_however_large(tmp_path: Path
 def test_taylor_without_a_batch_says_so(tmp_path: Path) -> None:
     stage, work = StructuredPruning(macs_ratio=0.5, importance="taylor"), work_on(MLP(DIGIT, 10), DIGIT, tmp_path)
     stage.name, work.batches = "channels", lambda: iter([])
-    with pytest.raises(UserError, match="^compression.stages.channels: importance=taylor: there is no training batch"):
+    with pytest.raises(
+        UserError, match=r"^compression\.stages\.channels: importance=taylor: there is no training batch"
+    ):
         stage.begin(work)
 
 
@@ -331,6 +333,12 @@ def test_what_cannot_work_is_refused_with_the_reason_before_training(
     stage.name = "channels"
     with pytest.raises(UserError, match=f"compression.stages.channels: .*{message}"):
         stage.check(network, torch.randn(2, *shape), 10)
+
+
+def test_a_network_whose_trace_never_ends_is_not_tried() -> None:
+    network = torchvision.models.SwinTransformer([4, 4], 8, [1, 1], [1, 2], [2, 2], num_classes=10)
+    with pytest.raises(UserError, match="cannot follow a SwinTransformer"):
+        StructuredPruning(macs_ratio=0.5).check(network, torch.randn(2, *SMALL), 10)
 
 
 def test_torchs_own_attention_keeps_its_width_and_the_mlps_lose_theirs(tmp_path: Path) -> None:

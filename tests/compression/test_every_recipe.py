@@ -41,6 +41,7 @@ OF_A_KIND = {"magnitude", "two_four", "codebook", "channels", "low_rank", "fold"
 REFUSED = {  # what cannot be done to a network, and why
     **{("fold", name): "batch norm" for name in ("mlp", "lenet5", "vit_tiny", "gru")},
     **{(name, "gru"): "recurrent" for name in ("channels", "channels_int8")},
+    ("qat", "gru"): "cannot train",
     **{("two_four", name): "a number of inputs" for name in (*NETWORKS.keys() - {"mlp"},)},
 }
 

@@ -151,7 +151,7 @@ def test_both_ranks_hold_one_mask_and_one_codebook_and_give_what_one_process_giv
 
 def test_averaged_weights_keep_the_zeros(store: Any, train: Any) -> None:
     found = train(
-        "callbacks=ema", "callbacks.ema.decay=0.9", "compression=gradual", "+compression.stages.prune.when=fit",
+        "callbacks=ema", "callbacks.ema.decay=0.9", "compression=gradual", "compression.stages.prune.when=fit",
         "compression.stages.prune.epochs=0", "compression.stages.prune.sparsity=0.75", "compression.runtimes=[]",
         "compression.stages.prune.every=1",
     )  # fmt: skip
@@ -191,6 +191,10 @@ def test_pruning_after_shared_values_is_refused() -> None:
     }
     with pytest.raises(UserError, match=r"stages.prune: it cannot stand after share: its shared values would be lost"):
         build_recipe(OmegaConf.create({"stages": stages}))
+    lottery = {"_target_": "lightning_modules.compression.pruning.lottery.LotteryTicket", "sparsity": 0.5, "epochs": 1}
+    channels = {"_target_": "lightning_modules.compression.channels.StructuredPruning", "macs_ratio": 0.5}
+    with pytest.raises(UserError, match=r"stages.prune: it goes back to the network's first weights"):
+        build_recipe(OmegaConf.create({"stages": {"channels": channels, "prune": lottery}}))
     with pytest.raises(UserError, match=r"stages.again: share has done that already"):
         build_recipe(OmegaConf.create({"stages": {"share": stages["share"], "again": stages["share"]}}))
 

@@ -28,6 +28,13 @@ FITTING = {  # data that a model needs where digits do not fit it
     "data=mnist1d": ["model=mlp"],
     "data=tabular": ["model=mlp"],
     "model=timm": ["model.name=test_resnet"],
+    "compression=distillation": ["compression.stages.distil.teacher=run"],
+    "compression=feature_hints": ["compression.stages.distil.teacher=run", "compression.stages.distil.layers={a: b}"],
+    "compression=attention_transfer": [
+        "compression.stages.distil.teacher=run",
+        "compression.stages.distil.layers={a: b}",
+    ],
+    "compression=relational": ["compression.stages.distil.teacher=run"],
 }
 BY_PATH = {"data=mnist", "data=fashion_mnist", "data=cifar10", "data=cifar100", "data=image_folder"}
 SHAPES = {"model=lenet5": [1, 28, 28], "model=mnist1d_cnn": [40], "model=mnist1d_gru": [40]}

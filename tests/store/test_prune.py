@@ -154,7 +154,9 @@ def test_files_of_a_deleted_sweep_go_unless_another_one_has_its_name(store: Stor
 def test_a_registered_model_stays_though_its_run_is_deleted(store: Store) -> None:
     run_id, _, folder = new_run(store)
     store.client.create_registered_model("best")
-    source = store.client.get_logged_model(folder.name).artifact_location  # "models:/…" would ask the process's own store
+    source = store.client.get_logged_model(
+        folder.name
+    ).artifact_location  # "models:/…" would ask the process's own store
     store.client.create_model_version("best", source, run_id, model_id=folder.name)
     store.client.delete_run(run_id)
     prune(store)

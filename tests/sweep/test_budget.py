@@ -190,7 +190,7 @@ def test_the_run_that_a_killed_search_has_under_way_is_begun_again_and_not_asked
     again = BudgetPlan(SIZE, "a" * 32, [], tmp_path, "one")
     assert again.begun() == [first]
     beside = again.ask()
-    assert beside is not None and beside.params[BITS] != first.params[BITS]  # type: ignore[union-attr]
+    assert first is not None and beside is not None and beside.params[BITS] != first.params[BITS]
 
 
 def test_where_halving_ends_optuna_comes_closer_to_the_limit(tmp_path: Path) -> None:
@@ -302,6 +302,9 @@ def test_a_budget_is_met_and_goes_on_where_it_was_cut_off(sweep: Sweep, store: A
     assert (folder / "sweep" / "budget.png").stat().st_size > 10_000
     assert f"**{best.name}**" in (folder / "sweep" / "budget.md").read_text()
     assert best.run_id in (folder / "sweep" / "children.csv").read_text()
+    again = sweep("sweep.resume=met", quick=False)
+    assert again.code == 0 and again.parent.info.run_id == run.info.run_id, again.said
+    assert [child.run_id for child in again.children] == [child.run_id for child in done.children]
 
 
 @pytest.mark.slow

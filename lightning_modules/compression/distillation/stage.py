@@ -86,14 +86,9 @@ class Distillation(Stage):
             found.append(f"layers without a term: it can be: {', '.join(TERMS)}")
         if self.layers and len(self.wanted) > 1:
             found.append("layers: the features of an ensemble cannot be compared, but its outputs can")
-        if self.cache_is_useless:
+        if self.caches and self.layers:
             found.append("cache=true keeps the teacher's logits, not features: take the layers away")
         return found
-
-    @property
-    def cache_is_useless(self) -> bool:
-        """Whether the teacher must be called all the same, for its features."""
-        return self.caches and bool(self.layers)
 
     # --- before training -------------------------------------------------------------------------------------
     @torch.no_grad()

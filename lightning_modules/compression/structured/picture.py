@@ -1,15 +1,17 @@
 """The widths of a network's layers before and after, drawn."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from torch import nn
 
+from lightning_modules.compression.structured.outputs import LAYERS
 from lightning_modules.tracking.pictures import COLOURS, GRID, INK, blank_figure, styled
 
 
-def draw_widths(before: Mapping[str, int], after: Mapping[str, int], title: str, path: Path) -> None:
-    """Write bars of how many outputs each layer keeps, in the order of `before`, the first on top."""
+def draw_widths(dense: nn.Module, thin: nn.Module, title: str, path: Path) -> None:
+    """Write bars of how many outputs each layer keeps, in the order of the network, the first on top."""
+    before, after = _outputs(dense), _outputs(thin)
     names = list(before)
     places = np.arange(len(names))
     figure = blank_figure(7, 1.2 + 0.24 * len(names))
@@ -24,3 +26,9 @@ def draw_widths(before: Mapping[str, int], after: Mapping[str, int], title: str,
     axes.margins(x=0.1)
     figure.legend(loc="outside lower right", ncols=2, frameon=False, fontsize=8)
     figure.savefig(path)
+
+
+def _outputs(model: nn.Module) -> dict[str, int]:
+    """Outputs of each layer by name."""
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, LAYERS)}
+    return {n: m.out_features if isinstance(m, nn.Linear) else m.out_channels for n, m in layers.items()}

@@ -18,6 +18,9 @@ from lightning_modules.compression.structured.heads import Attention, attentions
 from lightning_modules.compression.structured.importance import Importance
 from lightning_modules.compression.structured.outputs import LAYERS
 
+# Networks whose trace takes torch-pruning minutes and many gigabytes, by class.
+ENDLESS = ("SwinTransformer", "SwinTransformerV2", "MlpMixer")
+
 
 @dataclass
 class Units:
@@ -36,6 +39,16 @@ class Units:
     scores: Tensor
     coupled: bool = False
     attention: Attention | None = None
+
+
+def obstacle(model: nn.Module) -> str | None:
+    """Why `model` is not even tried."""
+    for module in model.modules():
+        if isinstance(module, nn.RNNBase):
+            return "the network is recurrent: the gates of a layer lie in one matrix, no channel can go"
+        if type(module).__name__ in ENDLESS:
+            return f"torch-pruning cannot follow a {type(module).__name__} in reasonable time and memory"
+    return None
 
 
 def dependency_graph(model: nn.Module, example: Tensor) -> Any:

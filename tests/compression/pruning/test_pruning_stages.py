@@ -202,7 +202,7 @@ def test_the_random_control_has_as_many_zeros_in_each_layer_elsewhere(which: str
         assert all((mask.view(-1, 4).sum(1) == 2).all() for mask in control.values())
 
 
-@pytest.mark.parametrize("make", [OneShot, Gradual, LotteryTicket])
+@pytest.mark.parametrize("make", [OneShot, Gradual, Movement, LotteryTicket])
 def test_the_reinitialised_control_trains_the_masks_found_on_new_weights(make: Any, work_on: Any, drive: Any) -> None:
     works = []
     for control in (None, "reinit"):
@@ -238,7 +238,8 @@ def test_masks_of_an_earlier_stage_stay_in_force(work_on: Any, drive: Any) -> No
     work = mlp(work_on)
     drive(OneShot(0.5, layers=["hidden.0"]), work)
     first = work.form.masks["hidden.0.weight"].clone()
-    for stage in (Movement(0.7, every=2, epochs=1), NOfM(1, 4), OneShot(0.9, control="random")):
+    once = OneShot(0.6, criterion="random")
+    for stage in (once, Movement(0.7, every=2, epochs=1), NOfM(1, 4), OneShot(0.9, control="random")):
         drive(stage, work, steps=6)
         assert not (work.form.masks["hidden.0.weight"] & ~first).any()
     assert sparsity(work, OneShot(0.9)) == pytest.approx(0.9, abs=0.002)
@@ -248,13 +249,14 @@ def test_masks_of_an_earlier_stage_stay_in_force(work_on: Any, drive: Any) -> No
 def test_a_fit_that_was_cut_off_goes_on_to_the_same_masks(which: str, work_on: Any, go_on: Any, tmp_path: Path) -> None:
     make = {
         "gradual": lambda: Gradual(0.8, every=2, epochs=1),
-        "movement": lambda: Movement(0.8, every=2, epochs=1),
+        "movement": lambda: Movement(0.4, every=2, epochs=1),
         "lottery": lambda: LotteryTicket(0.8, rounds=2, epochs=4, rewind_epochs=1),
     }[which]
     whole, cut = mlp(work_on), mlp(work_on)
     for work in (whole, cut):
         stage = make()
         go_on(None, work, 2)
+        OneShot(0.2).begin(work)
         stage.begin(work)
         go_on(stage, work, 16, last=9 if work is cut else 16, momentum=0.0)
         if work is cut:

@@ -76,7 +76,7 @@ def test_a_codebook_for_each_channel_has_a_smaller_error_than_one_for_the_layer(
 @pytest.mark.parametrize("per", ["layer", "channel"])
 def test_pruned_entries_stay_zero_and_take_no_part_in_the_clusters(per: Any) -> None:
     torch.manual_seed(0)
-    weight = torch.randn(8, 50) + 3.0  # zero is far from every centroid
+    weight = torch.randn(8, 50) - 3.0  # zero is far from every centroid, and beyond the last
     mask = torch.rand(8, 50) > 0.7
     mask[2] = False  # a channel that is gone
     book = codebook_of(weight * mask, mask, 2, per, "linear", torch.Generator())

@@ -55,6 +55,18 @@ def test_every_architecture_is_trained_and_ends_as_a_program(bench: Callable[[st
     assert made.work.form.steps == [{"do": "onnx", "bytes": made.model.program.numel()}]
 
 
+def test_the_program_holds_the_trained_weights(bench: Callable[[str], Any]) -> None:
+    made = bench("mlp")
+    stage = QAT(samples=50)
+    stage.name = "qat"
+    stage.begin(made.work)
+    parameters = dict(made.model.named_parameters())
+    nn.init.zeros_(parameters["head.weight"])
+    nn.init.constant_(parameters["head.bias"], 3.0)
+    stage.end(made.work)
+    assert torch.allclose(made.model(made.data.val[0]), torch.tensor(3.0), atol=0.05)
+
+
 @pytest.mark.parametrize("name", ["mlp", pytest.param("convnet", marks=pytest.mark.slow)])
 def test_the_pt2e_program_is_the_network_that_was_trained(bench: Callable[[str], Any], name: str) -> None:
     made = bench(name)
