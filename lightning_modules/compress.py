@@ -47,6 +47,8 @@ class Compression:
         if self.recipe.stages:
             floats = self.work.floats(data.example(2))
             check_recipe(self.recipe, task.model, floats, int(cfg.model.num_outputs))
+        for stage in self.recipe.stages:
+            stage.check_task(task)
         # where the run's own training prunes, what it gives is compressed already
         self.dense = copy.deepcopy(task.model) if self.recipe.keeps_last else None
         if any(stage.needs_initial for stage in self.recipe.stages):

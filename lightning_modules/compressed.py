@@ -7,9 +7,10 @@ from typing import Any
 import pytorch_lightning as pl
 
 from lightning_modules.compress import Compression, FitCall
-from lightning_modules.compression.account import Account, draw, markdown
+from lightning_modules.compression.account import QUALITY, Account, draw, markdown
 from lightning_modules.compression.artifact import FILE, load_compressed, save_compressed
 from lightning_modules.compression.stage import Stage
+from lightning_modules.report import describe
 from lightning_modules.serve import write_pyfunc
 from lightning_modules.tracking.record import Record
 
@@ -42,7 +43,7 @@ def compress(
             account.add(number, stage, phases.steps + number)
     if account is None:
         return {}
-    metrics = account.finish()
+    metrics = account.finish(tested)
     phases.clean()
     return metrics
 
@@ -58,7 +59,7 @@ class _Recorded:
         if tested:
             tested = {k: v for k, v in tested.items() if k.startswith("test/")} | compression.validated(work.model)
         self.account = Account(dense, work.floats(work.example[:1]), compression.recipe.runtimes, tested)
-        self.parent = record.model_id if record else ""
+        self.line = [("dense", record.model_id)] if record else []
         self.step = 0
 
     def add(self, number: int, stage: Stage, step: int) -> None:
@@ -67,7 +68,7 @@ class _Recorded:
         model_id, place = "", self.folder
         if self.record:
             said = {"stage": stage.name, "kind": stage.kind, **stage.settings()}
-            model_id, place = self.record.new_model(f"{number}-{stage.name}", self.parent, said)
+            model_id, place = self.record.new_model(f"{number}-{stage.name}", self.line, said)
             for side in ("compressed/", "compression/"):
                 self.record.logger.attach_model(model_id, side)
         place.mkdir(parents=True, exist_ok=True)
@@ -83,14 +84,14 @@ class _Recorded:
             self.record.logger.flush()
             self.record.send({"do": "model", "model_id": model_id, "step": step})
             self.record.send({"do": "tags", "tags": {"touchstone.compressed_model_id": model_id}})
-        self.parent = model_id
+        self.line.append((f"{number}-{stage.name}", model_id))
 
-    def finish(self) -> dict[str, float]:
-        """Draw and print the comparison; return its metrics."""
+    def finish(self, metrics: dict[str, float]) -> dict[str, float]:
+        """Draw and print the comparison, and put it on the run's page below `metrics`; return its metrics."""
         from rich.console import Console
         from rich.table import Table
 
-        head, rows = self.account.cells()
+        head, rows = self.account.cells(spread=False)
         verdict = self.account.verdict()
         table = Table(title="compressed", title_justify="left")
         for name in head:
@@ -101,7 +102,10 @@ class _Recorded:
         console.print(table)
         console.print(verdict, highlight=False, soft_wrap=True)
         if self.record:
-            self.record.text("compression/table.md", markdown(head, rows, verdict))
-            metric = next((name for name in head if name.startswith("test/")), None)
+            console.print(f"model  models:/{self.line[-1][1]}", highlight=False)
+            text = markdown(*self.account.cells(spread=True), verdict)
+            self.record.text("compression/table.md", text)
+            self.record.send({"do": "tags", "tags": {"mlflow.note.content": describe(self.record, metrics, text)}})
+            metric = next((name for name in QUALITY if name in self.account.rows[-1].metrics), None)
             draw(self.account.rows, metric, self.record.folder / "compression" / "comparison.png")
         return self.account.named()

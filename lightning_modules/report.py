@@ -16,7 +16,7 @@ def publish(record: Record, weights: Path, data: Any, task: Any, metrics: Mappin
     """Make the best weights a READY LoggedModel that MLflow can serve, and describe the run."""
     write_pyfunc(record.model_folder, weights.name, data.example(4), record.model_id, record.run_id)
     record.send({"do": "model", "model_id": record.model_id, "step": task.tested_step})
-    record.send({"do": "tags", "tags": {"mlflow.note.content": _description(record, metrics)}})
+    record.send({"do": "tags", "tags": {"mlflow.note.content": describe(record, metrics)}})
 
 
 def draw_curves(record: Record) -> None:
@@ -32,13 +32,14 @@ def draw_curves(record: Record) -> None:
         figure.savefig(folder / "curves.png", dpi=120)
 
 
-def _description(record: Record, metrics: Mapping[str, float]) -> str:
+def describe(record: Record, metrics: Mapping[str, float], below: str = "") -> str:
     """The test metrics and the commands for this run, in Markdown, for the top of its page."""
     rows = "".join(f"| {name} | {value:.4f} |\n" for name, value in _test_metrics(metrics))
     return (
         f"| metric | value |\n|---|---|\n{rows}\n"
         f"`python scripts/rerun.py {record.run_id}` runs it again and compares;\n"
-        f"`mlflow models serve -m models:/{record.model_id} --env-manager local` serves it."
+        f"`mlflow models serve -m models:/{record.model_id} --env-manager local` serves it.\n\n"
+        f"{below}"
     )
 
 

@@ -1,6 +1,6 @@
 """What each stage of a recipe cost and gained: rows of a table, metrics, a picture, and a LoggedModel for each."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from lightning_modules.compression.measure import Timing, costs, is_program, latencies
 from lightning_modules.task.cost import model_size
 
+QUALITY = ("test/accuracy", "test/rmse", "test/loss")  # the first that there is stands in the table
 GAIN = 1.05  # a speed-up below this is told as none
 
 
@@ -99,22 +100,33 @@ class Account:
             return f"{text}; no faster than it runs in {best} ({speed:.2f}x)"
         return f"{text}; {speed:.2f}x faster than it runs in {best}"
 
-    def cells(self) -> tuple[list[str], list[list[str]]]:
-        """Head and rows of the table, as texts."""
-        tests = [key for key in self.rows[-1].metrics if key in ("test/accuracy", "test/loss", "test/rmse", "test/r2")]
+    def cells(self, spread: bool) -> tuple[list[str], list[list[str]]]:
+        """Head and rows of the table, as texts; with the quartiles of latencies, or with numbers that a terminal has room for."""
         runtimes = list(dict.fromkeys(name for row in self.rows for name in row.latency))
-        head = ["network", "bytes", "ratio", "not zero", "macs", *(f"ms in {name}" for name in runtimes), *tests]
+        tests = [key for key in QUALITY if key in self.rows[-1].metrics][:1]
+        short = {"onnxruntime": "ort", "eager": "eager"}
+        head = ["network", "size", "ratio", "not zero", "macs", *(f"ms, {short[name]}" for name in runtimes)]
+        head += [name if spread else name.removeprefix("test/") for name in tests]
         size = self.rows[0].metrics["size_bytes"]
+        count: Callable[[float], str] = (lambda value: f"{value:,.0f}") if spread else scaled
         body = []
         for row in self.rows:
             m = row.metrics
             body.append(
-                [row.name, f"{m['size_bytes']:,.0f}", f"{size / m['size_bytes']:.1f}x"]
-                + [f"{m[key]:,.0f}" if key in m else "" for key in ("nonzero", "macs")]
-                + [_spread(row.latency.get(name)) for name in runtimes]
+                [row.name, count(m["size_bytes"]), f"{size / m['size_bytes']:.1f}x"]
+                + [count(m[key]) if key in m else "" for key in ("nonzero", "macs")]
+                + [_told(row.latency.get(name), spread) for name in runtimes]
                 + [f"{m[key]:.4f}" if key in m else "" for key in tests]
             )
         return head, body
+
+
+def scaled(value: float) -> str:
+    """A count in thousands or millions: 431.1k."""
+    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= limit:
+            return f"{value / limit:.1f}{unit}"
+    return f"{value:.0f}"
 
 
 def _of(side: str, sides: dict[str, Timing | str]) -> dict[str, Timing]:
@@ -133,8 +145,10 @@ def _named(side: str, row: Row) -> dict[str, float]:
     return found
 
 
-def _spread(timing: Timing | None) -> str:
-    return f"{timing.median_ms:.3f} ({timing.low_ms:.3f}–{timing.high_ms:.3f})" if timing else ""
+def _told(timing: Timing | None, spread: bool) -> str:
+    if timing is None:
+        return ""
+    return f"{timing.median_ms:.3f}" + (f" ({timing.low_ms:.3f}–{timing.high_ms:.3f})" if spread else "")
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]], below: str) -> str:
@@ -163,9 +177,9 @@ def draw(rows: Sequence[Row], metric: str | None, path: Path) -> None:
         bars = axes.barh(names, shown, color=colors)
         texts = ["" if v is None else (f"{v:,.0f}" if v >= 1000 else f"{v:.4g}") for v in values]
         axes.bar_label(bars, labels=texts, padding=3, fontsize=9)
-        axes.set(title=title, xlim=(0, max(shown) * 1.3 or 1))
+        axes.set(title=title, xlim=(0, max(shown) * 1.3 or 1), xticks=[])
         axes.invert_yaxis()
-        axes.spines[["top", "right"]].set_visible(False)
+        axes.spines[["top", "right", "bottom"]].set_visible(False)
         axes.tick_params(axis="y", length=0)
         axes.title.set_fontsize(10)
     figure.savefig(path, dpi=120)

@@ -54,6 +54,8 @@ def build_recipe(node: Mapping[str, Any] | None) -> Recipe:
     for key in node:
         if str(key) not in _SETTINGS:
             raise UserError(f"compression.{key}: there is no such setting; {nearest(str(key), _SETTINGS)}")
+    if node.get("budget"):
+        raise UserError("compression=budget is a search of many runs, which python scripts/train.py starts")
     runtimes = tuple(node.get("runtimes") or ())
     for runtime in runtimes:
         if runtime not in RUNTIMES:

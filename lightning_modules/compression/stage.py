@@ -99,6 +99,9 @@ class Stage(pl.Callback):
         `example`: floats [2, *input_shape] as the network reads them. `model` must not be changed.
         """
 
+    def check_task(self, task: Any) -> None:
+        """As `check`, for what depends on the task: its classes, its augmentation."""
+
     def begin(self, work: Work) -> None:
         """Change the network before this stage's fit; not called again where that fit is resumed."""
 

@@ -6,7 +6,7 @@ import logging
 import sys
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -173,10 +173,17 @@ class Record:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text, encoding="utf-8", errors="surrogateescape", newline="")  # a diff keeps its bytes
 
-    def new_model(self, name: str, parent: str, params: Mapping[str, Any]) -> tuple[str, Path]:
-        """Create a LoggedModel that was made from the model `parent`; return its id and the folder for its files."""
+    def new_model(self, name: str, line: Sequence[tuple[str, str]], params: Mapping[str, Any]) -> tuple[str, Path]:
+        """Create a LoggedModel that was made from others, of which `line` gives (name, id), the last one its parent.
+
+        Returns its id and the folder for its files.
+        """
         said = {key: str(value)[:PARAM_LIMIT] for key, value in params.items()}
-        tags = {"touchstone.parent_model_id": parent}
+        links = [f"[{known}](#/experiments/{self.experiment_id}/models/{model_id})" for known, model_id in line]
+        tags = {
+            "touchstone.parent_model_id": line[-1][1],
+            "mlflow.note.content": " → ".join([*links, f"**{name}**"]),
+        }
         model = self.client.create_logged_model(
             self.experiment_id, name=name, source_run_id=self.run_id, tags=tags, params=said, model_type="compressed"
         )

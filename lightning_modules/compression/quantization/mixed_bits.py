@@ -89,6 +89,8 @@ class MixedBits(Stage):
                 work.form.codebooks[name] = few
             else:
                 work.form.grids[name] = few
+        if all(torch.equal(made[name][bits].values(), weights[name]) for name, bits in self.chosen.items()):
+            raise self.mistake("no weight changed: all have few enough values already")
         work.form.apply(work.model)
         mean = sum(budget.kept[name] * bits for name, bits in self.chosen.items()) / max(1, sum(budget.kept.values()))
         work.log({"compression/mean_bits": mean})
