@@ -36,6 +36,7 @@ RECIPES = (
     "channels", "low_rank", "fold", "int8_static", "int8_dynamic", "qat", "deep_compression", "channels_int8",
 )  # fmt: skip
 QUICK = {"mlp", "gru"}  # the others are slow
+PROGRAMS = {"int8_static", "int8_dynamic", "qat", "channels_int8"}  # their export takes seconds
 LARGE = {"resnet18", "vgg11_bn", "mobilenet_v2"}  # with one recipe of each kind
 OF_A_KIND = {"magnitude", "two_four", "codebook", "channels", "low_rank", "fold", "int8_static"}
 REFUSED = {  # what cannot be done to a network, and why
@@ -59,7 +60,7 @@ def test_every_recipe_is_looked_at() -> None:
 
 def _cases() -> list[Any]:
     return [
-        pytest.param(recipe, network, marks=[] if network in QUICK and recipe != "qat" else [pytest.mark.slow])
+        pytest.param(recipe, network, marks=[] if network in QUICK and recipe not in PROGRAMS else [pytest.mark.slow])
         for recipe in RECIPES
         for network in NETWORKS
         if network not in LARGE or recipe in OF_A_KIND
