@@ -24,6 +24,7 @@ class Keeper(pl.Callback):
         self.work, self.stages = work, list(stages)
         self.step, self.total = 0, 0
         self._handles: list[Any] = []
+        self._factors: dict[str, tuple[Tensor, Tensor]] = {}  # by parameter: the mask, and it as numbers
 
     def state_dict(self) -> dict[str, Any]:
         return {"step": self.step, "form": self.work.form.plain()}
@@ -69,7 +70,14 @@ class Keeper(pl.Callback):
         for name, grid in form.grids.items():
             parameters[name].copy_(grid.values())
         for name, mask in form.masks.items():
-            parameters[name].mul_(mask.to(parameters[name].device))
+            parameters[name].mul_(self._factor(name, mask, parameters[name]))
+
+    def _factor(self, name: str, mask: Tensor, weight: Tensor) -> Tensor:
+        """The mask as numbers of the weight's type, which multiply ten times as fast; made anew where the mask is another."""
+        known = self._factors.get(name)
+        if known is None or known[0] is not mask:
+            known = self._factors[name] = (mask, mask.to(weight.device, weight.dtype))
+        return known[1]
 
     def _move_to(self, device: torch.device) -> None:
         form = self.work.form
