@@ -21,13 +21,14 @@ SUBJECTS = {  # benchmarks/NAME.py has `run(repeats)`
     "logging": "three metrics in each step",
     "compare": "10,000 runs in one table",
     "sweep": "50 runs of a second each",
-    "compression": "what recipes gain, the next four together (about an hour; not part of all)",
+    "compression": "what recipes gain, the next five together (about an hour; not part of all)",
     "compression_size": "files of deep_compression",
-    "compression_speed": "latency of structured, quantized and masked networks",
+    "compression_speed": "a ResNet-20 with half its operations, and in int8",
+    "latency": "structured, quantized and masked networks with random weights",
     "distillation": "a student with and without its teacher",
     "lottery": "tickets, random zeros and dense networks on MNIST-1D",
 }
-LONG = ("compression", "compression_size", "compression_speed", "distillation", "lottery")
+LONG = ("compression", "compression_size", "compression_speed", "latency", "distillation", "lottery")
 PACKAGES = ("torch", "pytorch-lightning", "hydra-core", "mlflow", "torchvision", "torchmetrics", "scipy", "onnxruntime")
 
 

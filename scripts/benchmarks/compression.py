@@ -9,10 +9,11 @@ FASHION = ("data=fashion_mnist", "data.batch_size=128", "optimizer=adam", *QUIET
 
 def run(repeats: int) -> None:
     """All tables of compression; `repeats` times four turns for a latency."""
-    from benchmarks import compression_size, compression_speed, distillation, lottery
+    from benchmarks import compression_size, compression_speed, distillation, latency, lottery
 
     compression_size.run(repeats)
     compression_speed.run(repeats)
+    latency.run(repeats)
     distillation.run(repeats)
     lottery.run(repeats)
 
