@@ -8,16 +8,6 @@ from lightning_modules.command_line import PROJECT_ROOT, compose_run, override_m
 from lightning_modules.errors import UserError, nearest
 
 CONF = PROJECT_ROOT / "conf"
-EXPERIMENTS = sorted(
-    str(path.relative_to(PROJECT_ROOT / "experiments").with_suffix(""))
-    for path in (PROJECT_ROOT / "experiments").rglob("*.yaml")
-)
-SHIPPED = [
-    f"{folder.name}={path.stem}"
-    for folder in sorted(CONF.iterdir())
-    if folder.is_dir() and not folder.is_symlink() and folder.name not in ("hydra", "search")
-    for path in sorted(folder.glob("*.yaml"))
-]
 
 MISTAKES = {
     "+optimizer.lrr=1": ["optimizer.lrr=1", "AdamW", "did you mean 'lr'?"],
@@ -68,11 +58,6 @@ def test_all_mistakes_are_told_at_once() -> None:
     assert str(told.value).startswith("5 mistakes")  # data.seed is that of the run
     for key in ("optimizer.lr", "model.depht", "tracking.uri", "seed=x", "data.seed"):
         assert key in str(told.value)
-
-
-@pytest.mark.parametrize("choice", [*SHIPPED, *(f"experiment={name}" for name in EXPERIMENTS)])
-def test_every_shipped_option_passes_the_check(choice: str) -> None:
-    check_config(compose_run([choice]))
 
 
 def test_options_given_as_a_list_pass_the_check() -> None:
