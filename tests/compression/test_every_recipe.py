@@ -38,7 +38,7 @@ RECIPES = (
 QUICK = {"mlp", "gru"}  # the others are slow
 PROGRAMS = {"int8_static", "int8_dynamic", "qat", "channels_int8"}  # their export takes seconds
 LARGE = {"resnet18", "vgg11_bn", "mobilenet_v2"}  # with one recipe of each kind
-OF_A_KIND = {"magnitude", "two_four", "codebook", "channels", "low_rank", "fold", "int8_static"}
+OF_A_KIND = {"magnitude", "two_four", "channels", "fold", "int8_static"}
 REFUSED = {  # what cannot be done to a network, and why
     **{("fold", name): "batch norm" for name in ("mlp", "lenet5", "vit_tiny", "gru")},
     **{(name, "gru"): "recurrent" for name in ("channels", "channels_int8")},
