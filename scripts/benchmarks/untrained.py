@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-STAGES = {"channels": {"macs_ratio": 0.5, "round_to": 32}, "int8": {"samples": 8}}  # kernels like multiples of 32
+STAGES = {"channels": {"macs_ratio": 0.5, "round_to": 16}, "int8": {"samples": 8}}  # kernels like multiples of 16
 CLASSES = 1000
 
 
