@@ -1,10 +1,9 @@
 """What a network costs to run: size, operations, memory and latency, beside another in one process."""
 
-import contextlib
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from lightning_modules.compression.macs import macs, nonzero, params
 from lightning_modules.errors import UserError
-from lightning_modules.task.cost import model_size
+from lightning_modules.task.cost import model_size, one_thread
 
 _ROUNDS, _SECONDS = 30, 2.0  # rounds of all candidates at least, and seconds after which there are no more
 _BATCH_S = 0.002  # one timing lasts so long at least: short calls are repeated
@@ -58,17 +57,6 @@ def _once(call: Callable[[], object], repeats: int) -> float:
 def _timing(values: list[float]) -> Timing:
     low, median, high = statistics.quantiles(values, n=4)
     return Timing(median, low, high, len(values))
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Let torch use one thread in this process."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def is_program(model: nn.Module) -> bool:

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_modules.compression.measure import one_thread
 from lightning_modules.errors import UserError, nearest
 from lightning_modules.export.formats import FILES, write
 from lightning_modules.export.int8 import quantized as make_int8
@@ -17,6 +16,7 @@ from lightning_modules.export.program import Scored, traced
 from lightning_modules.export.runtime import Runner, open_exported
 from lightning_modules.export.source import Source, find_source, recorded_data
 from lightning_modules.export.verify import Agreement, compare
+from lightning_modules.task.cost import one_thread
 from lightning_modules.task.supervised import Supervised
 
 TOLERANCE = 1e-3  # of the largest score: what an export in floats may be off

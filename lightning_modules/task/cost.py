@@ -1,7 +1,9 @@
 """What a network costs: its size, and how long one sample takes."""
 
+import contextlib
 import statistics
 import time
+from collections.abc import Iterator
 
 import pytorch_lightning as pl
 import torch
@@ -46,3 +48,14 @@ def latency_ms(module: nn.Module, x: torch.Tensor) -> float:
             times.append(time.perf_counter() - begin)
     module.train(training)
     return statistics.median(times) * 1000
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch use one thread in this process."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -17,7 +17,7 @@ def resnet18(repeats: int) -> None:
     import torch
 
     from lightning_modules.compression.macs import macs
-    from lightning_modules.compression.measure import one_thread
+    from lightning_modules.task.cost import one_thread
 
     x = torch.rand(8, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     dense, int8, half, half_int8 = (
@@ -43,7 +43,7 @@ def masked(repeats: int) -> None:
     import torch
     from torch import nn
 
-    from lightning_modules.compression.measure import one_thread
+    from lightning_modules.task.cost import one_thread
 
     x = torch.rand(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     dense, zeros = _resnet18(x, ()), _resnet18(x, ())

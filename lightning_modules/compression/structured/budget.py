@@ -1,8 +1,7 @@
 """As much of a network as a budget allows: the search over how much is removed."""
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 
 from lightning_modules.compression.macs import macs, params
 from lightning_modules.compression.structured.resize import resize
-from lightning_modules.task.cost import latency_ms
+from lightning_modules.task.cost import latency_ms, one_thread
 
 Cost = Callable[[dict[str, Any]], float]  # a step -> what the network costs after it, over what it costs now
 
@@ -61,16 +60,6 @@ def _latency_ratio(model: nn.Module, step: dict[str, Any], example: Tensor) -> f
     with torch.no_grad():
         for parameter in small.parameters():
             parameter.normal_(std=0.02)  # neither zeros nor denormal numbers: both take times of their own
-    with _one_thread():
+    with one_thread():
         before = latency_ms(dense, example.cpu())
         return 2 * latency_ms(small, example.cpu()) / (before + latency_ms(dense, example.cpu()))
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
