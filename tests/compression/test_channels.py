@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 import torchvision
+from handmade import work_on
 from torch import Tensor, nn
 
 from lightning_modules.compression.artifact import FILE, load_compressed
 from lightning_modules.compression.channels import StructuredPruning, restore
-from lightning_modules.compression.form import Form
 from lightning_modules.compression.macs import macs, params
 from lightning_modules.compression.stage import Work
 from lightning_modules.compression.structured.budget import least_removed
@@ -25,7 +25,6 @@ from lightning_modules.model.lenet import LeNet5
 from lightning_modules.model.mlp import MLP
 from lightning_modules.model.mnist1d import MNIST1DCNN, MNIST1DGRU
 from lightning_modules.model.vit import ViT
-from lightning_modules.task.classification import Classification
 from lightning_modules.tracking.artifacts import local_folder
 
 DIGIT, SMALL = (1, 8, 8), (3, 32, 32)
@@ -44,14 +43,6 @@ NETWORKS: list[Any] = [
         for name in ("resnet18", "vgg11_bn", "mobilenet_v2")
     ),
 ]
-
-
-def work_on(network: nn.Module, shape: tuple[int, ...], folder: Path, logged: dict[str, float] | None = None) -> Work:
-    generator = torch.Generator().manual_seed(1)
-    x, y = torch.randn(8, *shape, generator=generator), torch.arange(8)
-    task = Classification(network, nn.CrossEntropyLoss(), num_outputs=10)
-    log = ({} if logged is None else logged).update
-    return Work(task, Form(), x, lambda: iter([{"x": x, "y": y}]), lambda _: 0.0, True, 0, folder, log)
 
 
 def pruned(network: nn.Module, shape: tuple[int, ...], folder: Path, **arguments: Any) -> Work:

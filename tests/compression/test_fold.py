@@ -8,11 +8,10 @@ from typing import Any
 import pytest
 import torch
 import torchvision
+from handmade import work_on
 from torch import Tensor, nn
 
 from lightning_modules.compression.fold import FoldBatchNorm, pairs, restore
-from lightning_modules.compression.form import Form
-from lightning_modules.compression.stage import Work
 from lightning_modules.errors import UserError
 from lightning_modules.model.cifar_resnet import CifarResNet
 from lightning_modules.model.convnet import ConvNet
@@ -20,7 +19,6 @@ from lightning_modules.model.lenet import LeNet5
 from lightning_modules.model.mlp import MLP
 from lightning_modules.model.mnist1d import MNIST1DGRU
 from lightning_modules.model.vit import ViT
-from lightning_modules.task.classification import Classification
 
 DIGIT, SMALL = (1, 8, 8), (3, 32, 32)
 slow = pytest.mark.slow
@@ -63,14 +61,6 @@ NETWORKS: list[Any] = [
         for name, counts in (("resnet18", (20, 0)), ("vgg11_bn", (8, 0)), ("mobilenet_v2", (52, 0)), ("densenet121", (59, 62)))
     ),
 ]  # fmt: skip
-
-
-def work_on(network: nn.Module, shape: tuple[int, ...], folder: Path, logged: dict[str, float] | None = None) -> Work:
-    generator = torch.Generator().manual_seed(1)
-    x, y = torch.randn(8, *shape, generator=generator), torch.arange(8)
-    task = Classification(network, nn.CrossEntropyLoss(), num_outputs=10)
-    log = ({} if logged is None else logged).update
-    return Work(task, Form(), x, lambda: iter([{"x": x, "y": y}]), lambda _: 0.0, True, 0, folder, log)
 
 
 def norms(network: nn.Module) -> list[Any]:

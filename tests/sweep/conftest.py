@@ -1,10 +1,13 @@
 """A sweep in this process, its runs in processes of their own, recorded in the store of the test."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from interrupted import CALLBACKS, Command
 
 QUICK = (
     "trainer.max_epochs=2",
@@ -65,3 +68,31 @@ def newest_sweep(store: Any) -> Any:
         experiments, "tags.`touchstone.kind` = 'sweep'", order_by=["attributes.start_time DESC"], max_results=1
     )
     return found[0] if found else None
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the gate and the marks; the callbacks can be imported here and in processes started from here."""
+    code = tmp_path / "code"
+    code.mkdir()
+    (code / "sweep_faults_callbacks.py").write_text(CALLBACKS)
+    monkeypatch.syspath_prepend(str(code))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(code), os.environ.get("PYTHONPATH")])))
+    folder = tmp_path / "marks"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def launch(store: Any, tmp_path: Path) -> Iterator[Callable[..., Command]]:
+    started: list[Command] = []
+
+    def start(*words: str) -> Command:
+        started.append(Command(tmp_path, words))
+        return started[-1]
+
+    yield start
+    for command in started:
+        for process in command.left():
+            process.kill()
+        command.process.wait(10)
