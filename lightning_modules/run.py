@@ -234,9 +234,9 @@ def _open_record(store: Store, cfg: DictConfig, data: Any, resumed: Resumed | No
 
 
 def _plain(cfg: DictConfig) -> dict[str, Any]:
-    """The resolved config of the run itself: which sweep it belongs to says nothing of it."""
+    """The resolved config of the run itself: which sweep it belongs to, or what it is to show, says nothing of it."""
     plain: Any = OmegaConf.to_container(cfg, resolve=True)
-    return {key: value for key, value in plain.items() if key not in ("sweep", "search")}
+    return {key: value for key, value in plain.items() if key not in ("sweep", "search", "claim")}
 
 
 def _passport(cfg: DictConfig, data: Any) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from lightning_modules.tracking.flat import leaves
 _NOT_OF_THE_RUNS = ("sweep", "search", "hydra")
 _MAY_CHANGE = (
     "sweep", "tracking", "search.trials", "search.timeout_s", "compression.budget", "hydra", "name", "cpu_threads",
-    "choices",
+    "choices", "claim",
 )  # fmt: skip
 
 
@@ -65,6 +65,12 @@ def _may_change(key: str) -> bool:
 
 def refuse_other(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
     """Raise UserError, with the differences, where `new` is not the sweep that `old` was."""
+    if told := differences(old, new):
+        raise UserError(f"sweep={name} is another sweep: choose another name, or tell it as it was:\n{told}")
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """What differs between two plans as `plan_of` makes them, a line each; empty where nothing does."""
     changes = []
     if old["sweeper"] != new["sweeper"]:
         changes.append(f"hydra/sweeper: {old['sweeper']} then, {new['sweeper']} now")
@@ -73,10 +79,8 @@ def refuse_other(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> N
             then, now = old[part].get(key), new[part].get(key)
             if then != now:
                 changes.append(f"{key}: {_shown(then)} then, {_shown(now)} now")
-    if changes:
-        more = f"\n  … and {len(changes) - 10} more" if len(changes) > 10 else ""
-        told = "\n".join(f"  {change}" for change in changes[:10])
-        raise UserError(f"sweep={name} is another sweep: choose another name, or tell it as it was:\n{told}{more}")
+    more = [f"… and {len(changes) - 10} more"] if len(changes) > 10 else []
+    return "\n".join(f"  {change}" for change in [*changes[:10], *more])
 
 
 def _shown(value: Any) -> str:

@@ -27,6 +27,7 @@ from lightning_modules.sweep.grid import Grid
 from lightning_modules.sweep.job import Job
 from lightning_modules.sweep.launched import Launched
 from lightning_modules.sweep.ledger import Ledger
+from lightning_modules.sweep.listed import Listed
 from lightning_modules.sweep.names import run_name
 from lightning_modules.sweep.places import shares, visible_gpus
 from lightning_modules.sweep.pool import Pool, warm_server
@@ -130,7 +131,7 @@ class _Sweep:
         self.plan = self._plan()
         self._check_configs()
         self.ledger = self._open()
-        if isinstance(self.plan, Grid):
+        if isinstance(self.plan, Grid | Listed):
             self.plan.skip(
                 {int(run.data.tags["sweep.trial"]) for run in self.ledger.runs()} | set(self.ledger.linked())
             )
@@ -143,7 +144,7 @@ class _Sweep:
         try:
             progress.begin(engine.runner.room())
             engine.run()
-            children = progress.end()
+            children = progress.end(shown=self.sweeper.plan is None)
         except BaseException as error:
             with contextlib.suppress(Exception):  # a store that is gone does not hide what happened
                 self.ledger.end("KILLED" if engine.signals else "FAILED", str(error) or type(error).__name__)
@@ -164,7 +165,7 @@ class _Sweep:
             self.ledger.end("FAILED", missed)
             raise UserError(missed)
         self.ledger.end("FINISHED")
-        if failed and not self.plan.waits:
+        if failed and isinstance(self.plan, Grid):
             again = f"{self._again()} sweep.retries={self.config.sweep.retries + 1}"
             raise UserError(
                 f"{len(failed)} of {len(children)} trials failed; all others stand. Try them again: {again}"
@@ -172,6 +173,9 @@ class _Sweep:
         return children
 
     def _plan(self) -> Plan:
+        if self.sweeper.plan is not None:
+            plan: Plan = self.sweeper.plan
+            return plan
         if self.sweeper.kind == "budget":
             return budget_plan(self.config, self.told, self.store, self.folder, self.name)
         objectives = {self.config.task.monitor.metric: _direction(self.config.task.monitor.mode)}
@@ -199,13 +203,15 @@ class _Sweep:
             raise UserError("\n".join(mistakes))
 
     def _samples(self) -> list[list[str]]:
-        if not isinstance(self.plan, Grid | BudgetPlan):
+        if not isinstance(self.plan, Grid | BudgetPlan | Listed):
             return []
         return [[*self.command.fixed, *point] for point in self.plan.samples()]
 
     def _open(self) -> Ledger:
         """Find the sweep's run in the store, or make it. Raises UserError where one of this name is another sweep."""
         plan = plan_of(self.sweeper.kind, self.command, self.config)
+        if isinstance(self.plan, Listed):
+            plan["swept"] = self.plan.identity
         found = find_sweep(self.store, f"tags.`sweep.name` = '{self.name}'")
         recorded = recorded_plan(self.store, found) if found else None
         if recorded:
@@ -225,6 +231,7 @@ class _Sweep:
             "touchstone.command": command_line(),
             "mlflow.source.name": "scripts/train.py",
             "mlflow.source.type": "LOCAL",
+            **self.sweeper.tags,
         }
         experiment = self.store.experiment(self.config.tracking.experiment)
         return self.store.client.create_run(experiment, run_name=str(self.config.name or self.name), tags=tags)
@@ -251,7 +258,7 @@ class _Sweep:
         return [*self.command.fixed, *trial.words, job.word()]
 
     def _again(self) -> str:
-        return f"python scripts/train.py -m sweep.resume={self.name}"
+        return self.sweeper.again or f"python scripts/train.py -m sweep.resume={self.name}"
 
 
 def _direction(mode: str) -> str:

@@ -2,7 +2,8 @@
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -17,6 +18,10 @@ class GridSweeper(Sweeper):
     """Every combination of the values on the command line."""
 
     kind = "grid"
+    # what a verb that makes its own sweep says beside the command: its plan, tags of the sweep's run, how to go on
+    plan: Any = None
+    tags: Mapping[str, str] = MappingProxyType({})
+    again = ""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.context, self.task_function, self.config = hydra_context, task_function, config

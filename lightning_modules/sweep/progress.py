@@ -40,8 +40,10 @@ class Progress:
             self._renewed = time.monotonic()
             self._summary(final=False)
 
-    def end(self) -> list[Any]:
-        """Write the summary into the sweep's run, and print it; return the children."""
+    def end(self, shown: bool = True) -> list[Any]:
+        """Write the summary into the sweep's run, and print it where it is to be shown; return the children."""
+        if not shown:
+            return self._summary(final=True)
         from rich.console import Console
 
         from lightning_modules.sweep.description import to_terminal

@@ -1,0 +1,63 @@
+"""An internal reference: ten seeds or more of a claim as they are now, to judge later changes against."""
+
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lightning_modules.errors import UserError
+from lightning_modules.reproduction.composed import Composed
+from lightning_modules.reproduction.find import EXPERIMENTS, claim_files
+from lightning_modules.reproduction.values import Values
+
+FEWEST = 10
+ENDING = "_frozen"
+
+
+def check_freezable(composed: Composed, seeds: int) -> None:
+    """Raise UserError where a claim cannot be a reference."""
+    if composed.claim.kind not in ("absolute", "curve"):
+        raise UserError(f"{composed.name}: a {composed.claim.kind} has no value of its own to freeze")
+    if seeds < FEWEST:
+        raise UserError(f"{composed.name}: a reference needs {FEWEST} seeds or more, there are {seeds}: seeds={FEWEST}")
+    if composed.name.endswith(ENDING):
+        raise UserError(f"{composed.name} is a reference itself; freeze {composed.name.removesuffix(ENDING)}")
+
+
+def freeze(composed: Composed, values: Values, commit: str) -> Path:
+    """Write ``<claim>_frozen.yaml`` beside the claim; return it.
+
+    Raises:
+        UserError: fewer than ten seeds have a value.
+    """
+    found = dict(sorted(values[""].items()))
+    check_freezable(composed, len(found))
+    own = claim_files()[composed.name]
+    target = own.with_name(f"{own.stem}{ENDING}.yaml")
+    claim: dict[str, Any] = {
+        "source": {"place": f"{commit or 'no commit'}, {date.today()}", "kind": "internal"},
+        "value": None,
+        "std": None,
+        "n": None,
+        "runs": [round(value, 10) for value in found.values()],
+        "seeds": list(found),
+        "tolerance": None,
+        "expect": "REPRODUCED",
+    }
+    base = str(own.relative_to(EXPERIMENTS).with_suffix(""))
+    text = yaml.safe_dump({"defaults": [f"/experiment/{base}@_global_", "_self_"]}, sort_keys=False)
+    text += yaml.safe_dump({"claim": claim}, sort_keys=False, default_flow_style=None, width=120)
+    target.write_text(f"# @package _global_\n# Written by: python scripts/reproduce.py {base} --freeze\n{text}")
+    return target
+
+
+def same_as_frozen(composed: Composed, values: Values) -> str | None:
+    """Of an internal reference: how many seeds gave the very same value; None for other claims."""
+    claim = composed.claim
+    if claim.source.kind != "internal" or len(claim.runs) != len(claim.seeds) or claim.arms:
+        return None
+    before = dict(zip(claim.seeds, claim.runs, strict=True))
+    common = [seed for seed in values[""] if seed in before]
+    same = sum(abs(values[""][seed] - before[seed]) <= 1e-9 * max(1.0, abs(before[seed])) for seed in common)
+    return f"{same} of {len(common)} seeds have the very value of the reference"

@@ -1,0 +1,180 @@
+"""A claim as a picture: their numbers and ours, the interval that was judged, and the tolerance around their number."""
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from lightning_modules.comparison.statistics import Interval
+from lightning_modules.reproduction.claim import Claim, Original
+from lightning_modules.reproduction.evidence import Pair, Values, against_first, complete, finite, neighbours
+from lightning_modules.reproduction.statistics import mean_interval, published, sample_of
+from lightning_modules.reproduction.verdict import Judgement
+from lightning_modules.tracking.pictures import COLOURS, INK, blank_figure, styled
+
+OURS, THEIRS, BAND = COLOURS[0], COLOURS[1], COLOURS[2]
+WIDTH = 7.5  # inches: 900 pixels
+_ROW, _AXES, _HEAD = 0.36, 0.75, 0.7  # inches of a row, of the rest of an axes, and of the title
+_LONGEST, _LINE = 24, 132  # letters of an arm's name and of a line
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A line of an axes; `points` by seed, or by number where the seeds are not known."""
+
+    label: str
+    colour: str
+    points: Mapping[int, float] = field(default_factory=dict)
+    mean: float | None = None
+    bar: Interval | None = None
+    is_judged: bool = False
+
+
+def draw_claim(path: Path | str, claim_id: str, claim: Claim, values: Values, judgement: Judgement) -> None:
+    """Write `claim_figure` to `path`."""
+    claim_figure(claim_id, claim, values, judgement).savefig(Path(path))
+
+
+def claim_figure(claim_id: str, claim: Claim, values: Values, judgement: Judgement) -> Figure:
+    """Draw all finite values, 900 pixels wide.
+
+    Arms, where there are some, stand above, a pale line for each seed; what was judged stands below: their runs, our seeds,
+    and the interval of the difference, moved to their number, so that it is seen to lie inside the tolerance or not.
+    """
+    values = finite(values)
+    panels = [_arms(claim, values)] if claim.arms else []
+    panels.append(_judged(claim, values, judgement))
+    reason = textwrap.fill(judgement.reason, _LINE).replace("$", r"\$")
+    heights = [_AXES + _ROW * len(rows) for rows in panels]
+    figure = blank_figure(WIDTH, _HEAD + 0.15 * reason.count("\n") + sum(heights))
+    _words(figure, f"{claim_id}: {judgement.verdict}", reason)
+    axes = figure.subplots(len(panels), 1, height_ratios=heights, squeeze=False)[:, 0]
+    for place, rows in zip(axes, panels, strict=True):
+        styled(place, "", _meaning(claim, of_arms=place is not axes[-1]), "")
+        _draw(place, rows)
+    if claim.arms:
+        _join(axes[0], panels[0], complete(claim, values))
+    _band(axes[-1], judgement)
+    return figure
+
+
+def _words(figure: Figure, title: str, reason: str) -> None:
+    text = {"x": 0.012, "ha": "left", "color": INK}
+    figure.suptitle(textwrap.fill(title.replace("$", r"\$"), 80), fontsize=11.5, fontweight="bold", **text)
+    figure.supxlabel(reason, fontsize=8, **text)
+
+
+def _meaning(claim: Claim, of_arms: bool) -> str:
+    """What the horizontal axis is."""
+    unit = f", {claim.unit}" if claim.unit else ""
+    metric = f"{claim.metric}{f' at epoch {claim.epoch}' if claim.epoch else ''}{unit}"
+    if claim.arms and not of_arms:
+        return f"difference of {metric}"
+    return f"{metric} ({claim.better} is better)"
+
+
+def _arms(claim: Claim, values: Values) -> list[_Row]:
+    """For each arm their row, where the source has one, and ours."""
+    rows = []
+    for arm in claim.arms:
+        rows += [_theirs(arm, f"{_short(arm.name)}, {_who(claim)}")] if published(arm) else []
+        rows.append(_ours(values.get(arm.name, {}), f"{_short(arm.name)}, ours"))
+    return rows
+
+
+def _judged(claim: Claim, values: Values, judgement: Judgement) -> list[_Row]:
+    if claim.kind == "equivalence":
+        return [_pair(pair, extremes=True) for pair in against_first(claim, values)]
+    if claim.kind == "ordering":
+        return [_pair(pair, extremes=False) for pair in neighbours(claim, values)]
+    ours = neighbours(claim, values)[0].differences if claim.arms else values.get("", {})
+    what = f"{_minus(*claim.arm_names)}, " if claim.arms else ""
+    rows = [_theirs(claim, what + _who(claim)), _ours(ours, f"{what}ours")]
+    if judgement.theirs is not None and judgement.low is not None and judgement.high is not None:
+        bar = Interval(judgement.theirs + judgement.low, judgement.theirs + judgement.high)
+        rows.append(_Row("90 % interval\nof the difference", INK, {}, judgement.ours_mean, bar, is_judged=True))
+    return rows
+
+
+def _who(claim: Claim) -> str:
+    return "reference" if claim.source.kind == "internal" else "paper"
+
+
+def _short(name: str) -> str:
+    half = _LONGEST // 2  # the ends of names tell more than their middle
+    return name if len(name) <= _LONGEST else f"{name[: half - 1]}…{name[-half:]}"
+
+
+def _minus(first: str, second: str) -> str:
+    return f"{_short(first)} minus {_short(second)}"
+
+
+def _theirs(original: Original, label: str) -> _Row:
+    sample = published(original)
+    assert sample is not None
+    bar = Interval(sample.mean - sample.std, sample.mean + sample.std) if sample.std is not None else None
+    spread = f"mean ± std, n {sample.n}" if bar else "one run" if sample.n == 1 else f"n {sample.n}"
+    return _Row(f"{label}\n({spread})", THEIRS, dict(enumerate(original.runs)), sample.mean, bar)
+
+
+def _ours(points: Mapping[int, float], label: str) -> _Row:
+    sample = sample_of(list(points.values()))
+    bar = mean_interval(sample) if sample else None
+    text = f"{label}\n({'95 % interval, ' if bar else ''}n {len(points)})"
+    return _Row(text, OURS, points, sample.mean if sample else None, bar)
+
+
+def _pair(pair: Pair, extremes: bool) -> _Row:
+    values = pair.differences.values()
+    bar = Interval(min(values), max(values)) if extremes and values else pair.interval
+    label = f"{_minus(pair.first, pair.second)}\n({'all seeds' if extremes else '90 % interval'}, n {len(values)})"
+    return _Row(label, OURS, pair.differences, pair.sample.mean if pair.sample else None, bar, is_judged=True)
+
+
+def _draw(axes: Axes, rows: Sequence[_Row]) -> None:
+    axes.grid(visible=False, axis="y")
+    for place, row in enumerate(rows):
+        heights = [place + _turn(number) for number in range(len(row.points))]
+        axes.scatter(list(row.points.values()), heights, s=15, color=row.colour, alpha=0.45, linewidths=0, zorder=3)
+        if row.bar:
+            axes.plot(row.bar, [place, place], color=row.colour, linewidth=2, solid_capstyle="butt", zorder=4)
+        if row.bar and row.is_judged:
+            axes.plot(row.bar, [place, place], "|", color=row.colour, markersize=10, markeredgewidth=2, zorder=4)
+        if row.mean is not None:
+            axes.plot([row.mean], [place], "o", color=row.colour, markersize=5.5, markeredgecolor="white", zorder=5)
+    axes.set_yticks(range(len(rows)), [row.label.replace("$", r"\$") for row in rows], fontsize=7.5)
+    axes.set_ylim(len(rows) - 0.45, -0.55)
+    axes.margins(x=0.05)
+    axes.ticklabel_format(axis="x", useOffset=False)
+    axes.xaxis.label.set_fontsize(9)
+    axes.xaxis.get_offset_text().set_fontsize(8)
+
+
+def _turn(number: int) -> float:
+    """Above and below the line in turn, always in the same way: equal values stay visible beside each other."""
+    return (1 if number % 2 else -1) * (0.19 + 0.1 * abs(float(np.sin(2.4 * number))))
+
+
+def _join(axes: Axes, rows: Sequence[_Row], whole: Values) -> None:
+    """A pale line through the points of each seed that all arms have."""
+    ours = [(place, row.points) for place, row in enumerate(rows) if row.colour == OURS]
+    for seed in next(iter(whole.values()), {}):
+        values = [points[seed] for _, points in ours]
+        heights = [place + _turn(list(points).index(seed)) for place, points in ours]
+        axes.plot(values, heights, color=OURS, alpha=0.25, linewidth=0.9, zorder=2)
+
+
+def _band(axes: Axes, judgement: Judgement) -> None:
+    """Their number, or 0, and the tolerance around it, with a word of how wide it is."""
+    centre = judgement.theirs if judgement.theirs is not None else 0.0
+    axes.axvline(centre, color=THEIRS if judgement.theirs is not None else INK, linestyle="--", linewidth=1, zorder=2)
+    if judgement.tolerance is None:
+        return
+    axes.axvspan(
+        centre - judgement.tolerance, centre + judgement.tolerance, color=BAND, alpha=0.13, linewidth=0, zorder=0
+    )
+    axes.set_title(f"tolerance ±{judgement.tolerance:.3g}", loc="right", color=BAND, fontsize=8)

@@ -1,0 +1,53 @@
+"""The runs of a claim: one for each seed, arm and fold, numbered so that more seeds can be added later."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lightning_modules.reproduction.claim import Claim
+from lightning_modules.sweep.listed import Listed
+from lightning_modules.sweep.names import run_name
+from lightning_modules.sweep.trial import Trial
+
+
+@dataclass(frozen=True)
+class Part:
+    """Which run of a claim a trial is; arm ``""`` where there are none."""
+
+    arm: str
+    seed: int
+    fold: int | None
+
+
+def seeds_of(claim: Claim, count: int | None) -> tuple[int, ...]:
+    """The first `count` seeds of the claim, continued by the numbers after its largest where it has fewer."""
+    if count is None or count <= len(claim.seeds):
+        return claim.seeds[:count]
+    start = max(claim.seeds) + 1
+    return (*claim.seeds, *range(start, start + count - len(claim.seeds)))
+
+
+def parts_of(claim: Claim, seeds: Sequence[int]) -> list[Part]:
+    """Every run, the fold fastest and the seed slowest: the number of a run does not depend on how many seeds there are."""
+    folds: Sequence[int | None] = range(claim.folds) if claim.folds else [None]
+    return [Part(arm, seed, fold) for seed in seeds for arm in claim.arm_names for fold in folds]
+
+
+def plan_of_claim(claim: Claim, seeds: Sequence[int]) -> Listed:
+    """The sweep of a claim."""
+    overrides = {arm.name: arm.overrides for arm in claim.arms}
+    keys = [*(["arm"] if claim.arms else []), "seed", *(["data.fold"] if claim.folds else [])]
+    trials = [_trial(number, part, claim, keys, overrides) for number, part in enumerate(parts_of(claim, seeds))]
+    each: int = len(claim.arm_names) * (claim.folds or 1)
+    direction = "maximize" if claim.better == "higher" else "minimize"
+    identity: dict[str, Any] = {f"arms.{name}": list(words) for name, words in overrides.items()}
+    identity |= {"folds": claim.folds} if claim.folds else {}
+    return Listed(trials, keys, {claim.metric: direction}, [trial.words for trial in trials[:each]], identity)
+
+
+def _trial(number: int, part: Part, claim: Claim, keys: Sequence[str], overrides: dict[str, Any]) -> Trial:
+    params: dict[str, Any] = {"arm": part.arm, "seed": part.seed, "data.fold": part.fold}
+    fold = (f"data.folds={claim.folds}", f"data.fold={part.fold}") if claim.folds else ()
+    words = (*overrides.get(part.arm, ()), f"seed={part.seed}", *fold)
+    params = {key: params[key] for key in keys}
+    return Trial(number, params, words, run_name(params, keys))

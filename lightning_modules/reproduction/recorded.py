@@ -1,0 +1,124 @@
+"""The verdict of a claim in the store: written to its parent run, and read back as a row of the table."""
+
+import json
+import tempfile
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from lightning_modules.errors import UserError
+from lightning_modules.reproduction.claim import Claim
+from lightning_modules.reproduction.composed import Composed
+from lightning_modules.reproduction.picture import draw_claim
+from lightning_modules.reproduction.report import claim_report
+from lightning_modules.reproduction.table import ClaimRow
+from lightning_modules.reproduction.values import Values
+from lightning_modules.reproduction.verdict import Judgement
+from lightning_modules.tracking.store import PROJECT_ROOT, Store
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+FOLDER = "claim"
+PACKAGES = ("torch", "pytorch-lightning", "mlflow")
+
+
+def write_verdict(
+    store: Store, parent: str, composed: Composed, values: Values, judged: Judgement, row: ClaimRow
+) -> str:
+    """Log the verdict to the parent run (its id) as tags, metrics, text and picture; return the report in Markdown."""
+    from mlflow.entities import Metric, RunTag
+
+    claim = composed.claim
+    report = claim_report(composed.name, claim, values, judged)
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        (place / "report.md").write_text(report, encoding="utf-8")
+        said = {"row": row_as_dict(row), "judgement": judged.as_dict(), "values": values}
+        (place / "verdict.json").write_text(json.dumps(said, indent=1, default=str))
+        plain = claim.model_dump(mode="json", exclude_none=True)
+        (place / "claim.yaml").write_text(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
+        if any(values.values()):
+            draw_claim(place / "picture.png", composed.name, claim, values, judged)
+        store.client.log_artifacts(parent, folder, FOLDER)
+    names = ("ours_mean", "ours_std", "n", "difference", "low", "high")
+    numbers = {f"claim/{name}": getattr(judged, name) for name in names}
+    logged = [Metric(key, float(value), 0, 0) for key, value in numbers.items() if value is not None]
+    tags = {
+        "claim": composed.name,
+        "verdict": str(judged.verdict),
+        "claim.expected": str(row.expected).lower(),
+        "mlflow.note.content": report[:5000],
+    }
+    store.client.log_batch(parent, metrics=logged, tags=[RunTag(key, value) for key, value in tags.items()])
+    return report
+
+
+def row_as_dict(row: ClaimRow) -> dict[str, Any]:
+    """The row as JSON knows it."""
+    return {
+        key: value if isinstance(value, int | float | bool | None) else str(value) for key, value in vars(row).items()
+    }
+
+
+def read_rows(store: Store, names: Sequence[str]) -> dict[str, ClaimRow]:
+    """Claim -> the row of its newest verdict in the store; runs with further overrides do not count."""
+    found: dict[str, ClaimRow] = {}
+    for run in _parents(store):
+        name = run.data.tags["claim"]
+        if name in names and name not in found and (row := _row(store, run)) is not None:
+            found[name] = row
+    return {name: found[name] for name in names if name in found}
+
+
+def _parents(store: Store) -> list["Run"]:
+    everywhere = [experiment.experiment_id for experiment in store.client.search_experiments()]
+    condition = "tags.`touchstone.kind` = 'sweep' AND tags.`verdict` LIKE '%' AND tags.`claim.overrides` = ''"
+    return list(store.client.search_runs(everywhere, condition, 1, 5000, ["attributes.start_time DESC"]))
+
+
+def _row(store: Store, run: "Run") -> ClaimRow | None:
+    from lightning_modules.tracking.artifacts import artifact
+
+    try:
+        return ClaimRow(**json.loads(artifact(store, run, f"{FOLDER}/verdict.json").read_text())["row"])
+    except (UserError, ValueError, TypeError, KeyError):  # of an older form
+        return None
+
+
+def commits_of(store: Store, children: Sequence[Any]) -> str:
+    """The commits that the runs were made with, the newest last, ``+`` where the tree was not clean."""
+    seen: dict[str, None] = {}
+    for child in children:
+        tags = store.client.get_run(child.run_id).data.tags if child.run_id else {}
+        commit = tags.get("mlflow.source.git.commit", "")[:7]
+        seen |= {commit + "+" * (tags.get("git.dirty") == "true"): None} if commit else {}
+    return " ".join(seen)
+
+
+def circumstances() -> str:
+    """Date, machine and versions, as a line below a table."""
+    from lightning_modules.tracking.provenance import hardware, package_versions
+
+    machine, versions = hardware(), package_versions()
+    packages = ", ".join(f"{name} {versions[name].partition('+')[0]}" for name in PACKAGES if name in versions)
+    gpus = ", ".join(gpu["name"] for gpu in machine["gpus"]) or "no GPU"
+    return f"{date.today()}; {machine['cpu']}, {machine['cores_allowed']} cores, {gpus}; Python {machine['python']}, {packages}"
+
+
+def tables(claims: Sequence[str]) -> dict[Path, list[str]]:
+    """File -> the claims whose rows stand in it: README.md has all, each experiments/ README those of its folder."""
+    files: dict[Path, list[str]] = {PROJECT_ROOT / "README.md": list(claims)}
+    for name in claims:
+        folder = PROJECT_ROOT / "experiments" / name
+        files.setdefault(folder.parent / "README.md", []).append(name)
+    return files
+
+
+def short_paper(claim: Claim) -> str:
+    """``Greydanus 2024``: the first author's last name and the year."""
+    first = claim.paper.authors.split(",")[0].split(" and ")[0].replace(" et al.", "").strip()
+    return f"{first.split()[-1]} {claim.paper.year}"

@@ -1,0 +1,98 @@
+"""One claim and its verdict in Markdown: all that a reader needs to check it."""
+
+from collections.abc import Sequence
+
+from lightning_modules.reproduction.claim import Claim
+from lightning_modules.reproduction.evidence import Values, finite
+from lightning_modules.reproduction.number import NONE, Written, number_format
+from lightning_modules.reproduction.statistics import mean_interval, published, sample_of
+from lightning_modules.reproduction.verdict import Judgement
+
+
+def published_text(claim: Claim) -> str:
+    """``92.3 %``, ``87.398 ± 0.167 (n 10)``, ``lottery 75.00 % > dense``, ``equal``."""
+    unit = f" {claim.unit}" if claim.unit else ""
+    if claim.kind == "equivalence":
+        return "equal"
+    if claim.kind == "ordering":
+        sign = " > " if claim.better == "higher" else " < "
+        known = [(arm.name, published(arm)) for arm in claim.arms]
+        write = number_format(claim.unit, *(theirs.mean for _, theirs in known if theirs))
+        return sign.join(f"{name} {write(theirs.mean)}{unit}" if theirs else name for name, theirs in known)
+    theirs = published(claim)
+    if theirs is None:
+        return NONE
+    write = number_format(claim.unit, theirs.mean) if claim.runs else "{:.7g}".format  # a single number as it was given
+    spread = f" ± {write(theirs.std)}" if theirs.has_spread else ""
+    return f"{write(theirs.mean)}{spread}{unit}" + f" (n {theirs.n})" * theirs.has_spread
+
+
+def claim_report(claim_id: str, claim: Claim, values: Values, judgement: Judgement) -> str:
+    """The verdict and its reason, the source, how it was judged, the value of each seed, and what is done otherwise."""
+    j, write = judgement, number_format(claim.unit, judgement.ours_mean, judgement.theirs, judgement.difference)
+    surprise = "" if j.verdict in claim.expect else f" (expected: {', '.join(claim.expect)})"
+    paper = f"{claim.paper.title} ({claim.paper.authors}, {claim.paper.year}), <{claim.paper.link}>"
+    unit = f" in {claim.unit}" if claim.unit else ""
+    at = f" at epoch {claim.epoch}" if claim.epoch else ""
+    folds = f", each the mean of {claim.folds} folds" if claim.folds else ""
+    ends = "from smallest to largest" if claim.kind == "equivalence" else "90 % interval"
+    facts = {
+        "Paper": paper,
+        "Source": f"{claim.source.place} ({claim.source.kind.replace('_', ' ')})",
+        "Result": f"{claim.kind} of `{claim.metric}`{unit}{at}, {claim.better} is better; selection: {claim.selection}{folds}",
+        "Published": published_text(claim),
+        "Ours": f"{_ours(j, write)} (n {j.n})",
+        "Difference": f"{write(j.difference, sign=True)}{_ends((j.low, j.high), write, ends)}",
+        "Tolerance": f"{NONE if j.tolerance is None else '±' + write(j.tolerance)} ({j.tolerance_why})",
+        "Method": j.method,
+        "Shortened": claim.shortened or "",
+    }
+    parts = [
+        f"# {claim_id}: {j.verdict}{surprise}\n\n{j.reason}",
+        "\n".join(f"- **{name}:** {text}" for name, text in facts.items() if text),
+        f"## Values{unit}\n\n{_table(claim, values)}",
+        f"## Deviations\n\n{_listed(claim.deviations)}",
+        f"## What the source does not say\n\n{_listed(claim.unknowns)}",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _ours(j: Judgement, write: Written) -> str:
+    spread = f", standard deviation {write(j.ours_std)}" if j.ours_std is not None else ""
+    return f"{write(j.ours_mean)}{_ends(j.ours_interval or (None, None), write, sign=False)}{spread}"
+
+
+def _ends(
+    ends: tuple[float | None, float | None], write: Written, name: str = "95 % interval", sign: bool = True
+) -> str:
+    low, high = ends
+    return "" if low is None or high is None else f", {name} [{write(low, sign=sign)}, {write(high, sign=sign)}]"
+
+
+def _table(claim: Claim, values: Values) -> str:
+    """A line for each seed and one for the mean of the finite ones with its 95 % interval, a column for each arm."""
+    arms = claim.arm_names
+    whole = finite(values)
+    known = [value for of_arm in whole.values() for value in of_arm.values()]
+    # arms that are to be equal are told apart only by all their digits
+    write = "{:.9g}".format if claim.kind == "equivalence" else number_format(claim.unit, *known)
+    seeds = list(dict.fromkeys([*claim.seeds, *(seed for arm in arms for seed in values.get(arm, {}))]))
+    rows = [
+        [str(seed), *(write(values[arm][seed]) if seed in values.get(arm, {}) else NONE for arm in arms)]
+        for seed in seeds
+    ]
+    means = ["mean", *(_mean(list(whole.get(arm, {}).values()), write) for arm in arms)]
+    header = ["seed", *(arm or claim.metric for arm in arms)]
+    lines = [header, ["---"] + ["--:"] * len(arms), *rows, means]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _mean(values: Sequence[float], write: Written) -> str:
+    sample = sample_of(values)
+    if sample is None:
+        return NONE
+    return write(sample.mean) + _ends(mean_interval(sample) or (None, None), write, sign=False)
+
+
+def _listed(texts: Sequence[str]) -> str:
+    return "\n".join(f"- {' '.join(text.split())}" for text in texts) or "None known."

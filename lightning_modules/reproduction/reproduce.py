@@ -1,0 +1,161 @@
+"""From the names of claims to their verdicts: run what is missing, judge, record, print."""
+
+import sys
+from collections.abc import Sequence
+from datetime import date
+from typing import Any
+
+from lightning_modules.errors import UserError
+from lightning_modules.killed import Killed
+from lightning_modules.reproduction.claim import Claim, Verdict
+from lightning_modules.reproduction.composed import Composed, compose_claim
+from lightning_modules.reproduction.find import USUAL_TIERS, find_claims, is_one
+from lightning_modules.reproduction.freeze import same_as_frozen
+from lightning_modules.reproduction.lint import lint
+from lightning_modules.reproduction.plan import parts_of, seeds_of
+from lightning_modules.reproduction.question import Question
+from lightning_modules.reproduction.recorded import commits_of, short_paper, write_verdict
+from lightning_modules.reproduction.report import published_text
+from lightning_modules.reproduction.seeds import newest_parent, run_seeds
+from lightning_modules.reproduction.table import ClaimRow
+from lightning_modules.reproduction.values import Values, missing, values_of
+from lightning_modules.reproduction.verdict import Judgement, judge
+from lightning_modules.sweep.children import Child, read_children
+from lightning_modules.tracking.store import Store, open_store
+
+
+def chosen(question: Question) -> list[str]:
+    """The claims that are asked for: of ``all`` and of folders those of the tiers.
+
+    Raises:
+        UserError: a name or a tier is unknown, or nothing is left.
+    """
+    names = find_claims(question.words)
+    alone = {name for word in question.words if is_one(word) for name in find_claims([word])}
+    tiers = question.tiers or USUAL_TIERS
+    found = [n for n in names if (n in alone and not question.tiers) or _tier(n) in tiers]
+    if not found:
+        there = sorted({_tier(name) for name in names})
+        raise UserError(f"none of these claims is of tier {', '.join(tiers)}; theirs: --tier {','.join(there)}")
+    return found
+
+
+def _tier(name: str) -> str:
+    """The tier, read without a check: a claim with mistakes is told of later."""
+    from lightning_modules.command_line import compose_run
+    from lightning_modules.reproduction.composed import experiment_words
+
+    try:
+        return str(compose_run(list(experiment_words(name))).claim.tier)
+    except Exception:
+        return USUAL_TIERS[0]
+
+
+def reproduce(question: Question) -> list[ClaimRow]:
+    """Judge each claim, after running what is missing; return their rows. One that cannot be run does not stop others.
+
+    Raises:
+        UserError: before anything is run, with all mistakes of all claims.
+        Killed: a signal stopped it; the same command goes on.
+    """
+    names = chosen(question)
+    mistakes = [mistake for name in names for mistake in lint(name)]
+    if mistakes:
+        raise UserError(f"claims that cannot be judged ({len(mistakes)} mistakes):\n  " + "\n  ".join(mistakes))
+    composed = [compose_claim(name, question.overrides) for name in names]
+    store = open_store(composed[0].cfg.tracking.get("uri"))
+    minutes = sum(one.claim.budget.cpu_minutes for one in composed)
+    print(f"{len(names)} claims, about {minutes:.0f} CPU minutes where nothing is known yet", flush=True)
+    return [_one(one, question, store) for one in composed]
+
+
+def _one(composed: Composed, question: Question, store: Store) -> ClaimRow:
+    seeds = seeds_of(composed.claim, question.settings.seeds)
+    print(f"\n── {composed.name}: {composed.claim.paper.title}", flush=True)
+    invalid = _other_data(composed)
+    if invalid:
+        print(invalid, file=sys.stderr)
+        return _row(composed, judge(composed.claim, _nothing(composed.claim), invalid), 0.0, "")
+    parent, failure = _parent(composed, seeds, question, store)
+    if parent is None:
+        print(failure, file=sys.stderr)
+        return _row(composed, judge(composed.claim, _nothing(composed.claim), failure), 0.0, "")
+    children = read_children(store, parent)
+    return _judged(composed, seeds, children, parent, store)
+
+
+def _parent(composed: Composed, seeds: tuple[int, ...], question: Question, store: Store) -> tuple[str | None, str]:
+    """The parent run with all that could be run below it, or why there is none."""
+    try:
+        if not question.judge_only:
+            return run_seeds(composed, seeds, question.settings, store), ""
+        found = newest_parent(store, composed)
+        return (found.info.run_id, "") if found else (None, f"{composed.name} was never run here")
+    except Killed:
+        raise
+    except UserError as error:
+        return None, str(error)
+
+
+def _judged(composed: Composed, seeds: tuple[int, ...], children: list[Child], parent: str, store: Store) -> ClaimRow:
+    claim = composed.claim
+    parts = parts_of(claim, seeds)
+    values = values_of(store, claim, parts, children)
+    other = " ".join(composed.words[2:])
+    judged = judge(claim, values, f"run with {other}, which is not the claim's config" if other else None)
+    mine = [child for child in children if child.number < len(parts)]
+    seconds = sum(child.duration_s or 0.0 for child in mine)
+    row = _row(composed, judged, seconds, commits_of(store, mine))
+    write_verdict(store, parent, composed, values, judged, row)
+    if lost := missing(values, seeds):
+        print(f"no value: {', '.join(lost[:10])}{' …' * (len(lost) > 10)}", file=sys.stderr)
+    if same := same_as_frozen(composed, values):
+        print(same)
+    print(f"{judged.verdict}{'' if row.expected else ' (NOT EXPECTED)'}: {judged.reason}\nrun    {parent}", flush=True)
+    return row
+
+
+def _nothing(claim: Claim) -> Values:
+    return {arm: {} for arm in claim.arm_names}
+
+
+def _row(composed: Composed, judged: Judgement, seconds: float, commit: str) -> ClaimRow:
+    claim = composed.claim
+    low, high = judged.ours_interval or (None, None)
+    return ClaimRow(
+        claim_id=composed.name, paper=short_paper(claim), source_kind=claim.source.kind, metric=claim.metric,
+        unit=claim.unit, theirs=published_text(claim), kind=claim.kind, ours_mean=judged.ours_mean, ours_low=low, ours_high=high,
+        n=judged.n, difference=judged.difference, low=judged.low, high=judged.high, tolerance=judged.tolerance,
+        verdict=judged.verdict, expected=judged.verdict in claim.expect, seconds=seconds, date=str(date.today()),
+        commit=commit,
+    )  # fmt: skip
+
+
+def _other_data(composed: Composed) -> str | None:
+    """Why the data are not those of the claim, or how to get them where they are absent; None where all is well."""
+    from lightning_modules.command_line import message_of
+
+    try:
+        found = content_of(composed)
+    except Exception as error:
+        said = message_of(error)
+        if said is None:
+            raise
+        return f"the data are not there: {said}"
+    wanted = composed.claim.data
+    if wanted and found != wanted:
+        return f"other data: their sha256 is {found}, the claim's {wanted}"
+    return None
+
+
+def content_of(composed: Composed) -> str:
+    """The sha256 of the raw data that the claim is run on."""
+    from lightning_modules.build import build_data
+
+    data: Any = build_data(composed.cfg)
+    return str(data.content_fingerprint())
+
+
+def all_expected(rows: Sequence[ClaimRow]) -> bool:
+    """Whether every verdict is one of those that the claims expect."""
+    return all(row.expected and row.verdict != Verdict.INVALID for row in rows)

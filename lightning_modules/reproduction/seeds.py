@@ -1,0 +1,109 @@
+"""Running all seeds of a claim: a sweep of its own, that goes on where it was."""
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from lightning_modules.command_line import PROJECT_ROOT
+from lightning_modules.errors import UserError
+from lightning_modules.reproduction.composed import Composed
+from lightning_modules.reproduction.plan import plan_of_claim
+from lightning_modules.reproduction.question import Settings
+from lightning_modules.sweep.listed import Listed
+from lightning_modules.tracking.store import Store
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+
+def run_seeds(composed: Composed, seeds: tuple[int, ...], settings: Settings, store: Store) -> str:
+    """Run what is missing of a claim's runs; return the id of its parent run.
+
+    Raises:
+        UserError: every run failed, or a half-done parent has another config.
+        Killed: a signal stopped it; the same command goes on with it.
+    """
+    from lightning_modules.sweep.drive import drive
+
+    plan = plan_of_claim(composed.claim, seeds)
+    words = [*composed.words, f"sweep.jobs={settings.jobs}", f"sweep.retries={settings.retries}"]
+    words += ["sweep.skip_finished=true", f"sweep.name={_name_of(composed, plan, words, settings.fresh, store)}"]
+    words.append(f"name='{composed.name}'")
+    drive(_sweeper(composed, plan, words), words)
+    parent = newest_parent(store, composed)
+    assert parent is not None
+    return str(parent.info.run_id)
+
+
+def newest_parent(store: Store, composed: Composed) -> "Run | None":
+    """The newest parent run of a claim that was run with the same further overrides."""
+    from lightning_modules.sweep.found import find_sweep
+
+    tried = " ".join(_tried(composed))
+    return find_sweep(store, f"tags.`claim` = '{composed.name}' AND tags.`claim.overrides` = '{tried}'")
+
+
+def _tried(composed: Composed) -> tuple[str, ...]:
+    """The overrides beside the claim's own."""
+    return tuple(word.replace("'", '"') for word in composed.words[2:])
+
+
+def _name_of(composed: Composed, plan: Listed, words: list[str], fresh: bool, store: Store) -> str:
+    """The sweep's name: that of the newest parent where it is the same claim, else a new one."""
+    base = composed.name.replace("/", ".") + (".tried" if _tried(composed) else "")
+    parent = newest_parent(store, composed)
+    if parent is None:
+        return base
+    name = parent.data.tags["sweep.name"]
+    changed = _changes(store, parent, composed, plan, words)
+    if changed and not fresh and parent.info.status != "FINISHED":
+        raise UserError(
+            f"{composed.name} is half done with another config (run {parent.info.run_id}); tell it as it was, or begin anew "
+            f"with fresh=true:\n{changed}"
+        )
+    if not changed and not fresh:
+        return name
+    number = name.removeprefix(base).lstrip(".") or "1"
+    return f"{base}.{int(number) + 1}" if number.isdigit() else f"{base}.{parent.info.run_id[:6]}"
+
+
+def _changes(store: Store, parent: "Run", composed: Composed, plan: Listed, words: list[str]) -> str:
+    from lightning_modules.sweep.command import Command, differences, plan_of
+    from lightning_modules.sweep.drive import recorded_plan
+
+    recorded = recorded_plan(store, parent)
+    if recorded is None:
+        return ""
+    sweeper = _sweeper(composed, plan, words)
+    now = plan_of("claim", Command.of(words, sweeper.context.config_loader), sweeper.config)
+    now["swept"] = json.loads(json.dumps(plan.identity))
+    return differences(recorded, now)
+
+
+def _sweeper(composed: Composed, plan: Listed, words: list[str]) -> Any:
+    """What `drive` takes in the place of the sweeper that ``-m`` makes."""
+    from hydra import initialize_config_dir
+    from hydra._internal.callbacks import Callbacks
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import HydraContext, RunMode
+
+    from lightning_modules.sweep.plugin import GridSweeper, register
+
+    register()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        config = loader.load_configuration("train", words, run_mode=RunMode.MULTIRUN)
+        HydraConfig.instance().set_config(config)
+    sweeper = GridSweeper()
+    sweeper.setup(
+        hydra_context=HydraContext(config_loader=loader, callbacks=Callbacks()), task_function=print, config=config
+    )
+    sweeper.kind, sweeper.plan = "claim", plan
+    sweeper.tags = {
+        "claim": composed.name,
+        "claim.overrides": " ".join(_tried(composed)),
+        "mlflow.source.name": "scripts/reproduce.py",
+    }
+    sweeper.again = f"python scripts/reproduce.py {composed.name}"
+    return sweeper

@@ -1,0 +1,114 @@
+"""The schema of a claim, the names of claims, and the numbers of their runs."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from claimed import CLAIM
+
+from lightning_modules.errors import UserError
+from lightning_modules.reproduction.claim import parse_claim
+from lightning_modules.reproduction.find import find_claims
+from lightning_modules.reproduction.plan import parts_of, plan_of_claim, seeds_of
+from lightning_modules.reproduction.question import parse_words, settings_of
+
+ARMS = [{"name": "a", "overrides": ["optimizer.lr=0.1"], "value": 3}, {"name": "b", "value": 1}]
+
+
+def mistakes(**changes: Any) -> list[str]:
+    node = {key: value for key, value in {**CLAIM, **changes}.items() if value is not None}
+    return [f"{place}: {said}" for place, said in parse_claim(node)[1]]
+
+
+def test_all_mistakes_of_a_claim_are_told_at_once() -> None:
+    found = mistakes(better="up", kind="absolut", paper={"title": "x"}, colour="red", seeds=[])
+    places = [line.partition(":")[0] for line in found]
+    assert {"better", "kind", "paper.authors", "paper.year", "paper.link", "colour", "seeds"} <= set(places)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"kind": "curve"}, "epoch"),
+        ({"epoch": 3}, "epoch"),
+        ({"kind": "difference"}, "arms"),
+        ({"arms": ARMS}, "arms"),
+        ({"value": None}, "value"),
+        ({"runs": [1.0, 2.0]}, "value: 60 is not the mean of runs"),
+        ({"std": 1.0}, "std"),
+        ({"value": None, "runs": [1.0, 2.0], "std": 1.0, "n": 2}, "runs"),
+        ({"kind": "equivalence", "arms": ARMS, "tolerance": None}, "tolerance"),
+        ({"kind": "difference", "arms": [*ARMS, {"name": "c"}]}, "arms"),
+        ({"kind": "difference", "arms": [ARMS[0], ARMS[0]]}, "arms"),
+        ({"seeds": [1, 1]}, "seeds"),
+        ({"value": float("nan")}, "value"),
+        ({"expect": "MAYBE"}, "expect"),
+        ({"data": "abc"}, "data"),
+        ({"tolerance": {"value": 1}}, "tolerance.why"),
+    ],
+)
+def test_a_senseless_claim_is_refused_with_its_key(changes: dict[str, Any], said: str) -> None:
+    found = mistakes(**changes)
+    assert any(line.startswith(said) for line in found), found
+
+
+def test_a_good_claim_has_no_mistakes_and_one_expected_verdict_may_be_written_alone() -> None:
+    claim, found = parse_claim(CLAIM)
+    assert claim is not None
+    assert not found
+    assert claim.expect == ("REPRODUCED",)
+    assert claim.scale == 100.0
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("a/one", "a/two", "b/one", "a/base", "b/recipe"):
+        file = tmp_path / f"{name}.yaml"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("seed: 1\n" + "claim: {}\n" * (name != "b/recipe"))
+    return tmp_path
+
+
+def test_a_claim_is_named_by_itself_by_its_folder_or_by_all(folder: Path) -> None:
+    assert find_claims(["a/two"], folder) == ["a/two"]
+    assert find_claims(["a", "a/one"], folder) == ["a/one", "a/two"]  # base.yaml is a part of others
+    assert find_claims(["all"], folder) == ["a/one", "a/two", "b/one"]  # recipe.yaml claims nothing
+    assert find_claims(["experiments/b/one.yaml"], folder) == ["b/one"]
+
+
+def test_unknown_claims_are_all_told_with_the_nearest_names(folder: Path) -> None:
+    with pytest.raises(UserError) as error:
+        find_claims(["a/onne", "zzz"], folder)
+    assert "a/onne: there is no such claim; did you mean 'a/one'" in str(error.value)
+    assert "zzz: there is no such claim; it can be: " in str(error.value)
+
+
+def test_more_seeds_keep_the_numbers_of_the_runs_that_are_there(new_claim: Callable[..., Any]) -> None:
+    claim = new_claim(kind="difference", arms=ARMS, value=2, folds=2)
+    assert seeds_of(claim, 2) == (0, 1)
+    assert seeds_of(claim, 5) == (0, 1, 2, 3, 4)
+    few, more = parts_of(claim, seeds_of(claim, 2)), parts_of(claim, seeds_of(claim, 5))
+    assert more[: len(few)] == few
+    assert len(more) == 5 * 2 * 2
+
+
+def test_a_run_of_a_claim_gets_its_arm_its_seed_and_its_fold(new_claim: Callable[..., Any]) -> None:
+    plan = plan_of_claim(new_claim(kind="difference", arms=ARMS, value=2, folds=2), (7,))
+    assert plan.trials[1].words == ("optimizer.lr=0.1", "seed=7", "data.folds=2", "data.fold=1")
+    assert plan.trials[1].params == {"arm": "a", "seed": 7, "data.fold": 1}
+    assert plan.objectives == {"test/accuracy": "maximize"}
+    assert len(plan.samples()) == 4  # each config once, with the first seed
+
+
+def test_the_command_tells_names_settings_and_overrides_apart() -> None:
+    names, own, others = parse_words(["mnist1d", "seeds=3", "jobs=2", "optimizer.lr=1"])
+    assert (names, own, others) == (["mnist1d"], {"seeds": "3", "jobs": "2"}, ["optimizer.lr=1"])
+    settings = settings_of({**own, "fresh": "true"})
+    assert (settings.seeds, settings.jobs, settings.fresh, settings.retries) == (3, 2, True, 1)
+
+
+@pytest.mark.parametrize("own", [{"seeds": "0"}, {"jobs": "two"}, {"retries": "-1"}, {"fresh": "yes"}])
+def test_a_setting_that_is_no_number_is_refused(own: dict[str, str]) -> None:
+    with pytest.raises(UserError, match=next(iter(own))):
+        settings_of(own)
