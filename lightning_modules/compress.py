@@ -116,10 +116,8 @@ class Compression:
         phases: Phases
 
         def train(stage: Stage, keeper: Keeper, stages: list[Stage], place: Path, checkpoint: Path | None) -> int:
-            if hasattr(logger, "first_step"):
-                logger.first_step = phases.steps
             trainer = self._trainer(stage, [*stages, keeper], place, logger)
-            with self._own_rate(stage):
+            with self._own_rate(stage), _logged_as(logger, phases.steps, stage.name):
                 fit(trainer, self.task, self.data, checkpoint)
             phases.forked = isinstance(trainer.strategy.launcher, _MultiProcessingLauncher)
             return int(trainer.global_step)
@@ -194,6 +192,19 @@ def training_batches(data: Any, seed: int) -> Iterator[dict[str, Tensor]]:
     order = index[torch.randperm(len(index), generator=torch.Generator().manual_seed(seed))]
     for part in order.split(data.batch_size):
         yield {"x": arrays.x.index_select(0, part), "y": arrays.y.index_select(0, part), "index": part}
+
+
+@contextmanager
+def _logged_as(logger: Any, first_step: int, stage: str) -> Iterator[None]:
+    """Let the steps of a stage's fit come after those of the run, and what it measures on the test part bear its name."""
+    if not hasattr(logger, "first_step"):
+        yield
+        return
+    logger.first_step, logger.stage = first_step, stage
+    try:
+        yield
+    finally:
+        logger.stage = ""
 
 
 def _chooses(callback: pl.Callback) -> bool:

@@ -75,6 +75,8 @@ class InMemoryData(pl.LightningDataModule):
         seed: the order of the training samples is a function of this and of the epoch.
         order: "shuffled" anew in each epoch, "fixed" (one permutation for all) or "sequential".
         drop_last: leave out the last, smaller batch of training.
+        eval_drop_last: leave out the last, smaller batch of validation and test too.
+        watch_test: measure the test part at each validation, as ``test/<metric>`` by step; nothing is chosen by it.
         folds, fold: stratified k-fold; the fold is the test part, or validation where the test part
             is official.
         fraction, per_class: train on a stratified share, or on so many of each class.
@@ -100,6 +102,8 @@ class InMemoryData(pl.LightningDataModule):
         seed: int = 0,
         order: Order = "shuffled",
         drop_last: bool = False,
+        eval_drop_last: bool = False,
+        watch_test: bool = False,
         folds: int | None = None,
         fold: int | None = None,
         fraction: float = 1.0,
@@ -114,6 +118,8 @@ class InMemoryData(pl.LightningDataModule):
         self.seed = seed
         self.order: Order = order
         self.drop_last = drop_last
+        self.eval_drop_last = eval_drop_last
+        self.watch_test = watch_test
         self.expected_fingerprint = expected_fingerprint
         self.cache_dir = cache_folder(cache_dir)
         self._arrays: Arrays | None = None
@@ -138,8 +144,9 @@ class InMemoryData(pl.LightningDataModule):
         found += check("seed", self.seed, True, lambda v: 0 <= v < 2**32, "in [0, 2**32)")
         if self.order not in ORDERS:
             found.append(f"data.order={self.order}: {nearest(str(self.order), ORDERS)}")
-        if not isinstance(self.drop_last, bool):
-            found.append(f"data.drop_last={self.drop_last}: it can be: false, true")
+        for key in ("drop_last", "eval_drop_last", "watch_test"):
+            if not isinstance(value := getattr(self, key), bool):
+                found.append(f"data.{key}={value}: it can be: false, true")
         return found
 
     def setup(self, stage: str | None = None) -> None:
@@ -154,11 +161,7 @@ class InMemoryData(pl.LightningDataModule):
         test_count = None if arrays.test is None else len(arrays.test[1])
         self.splits = split(arrays.y, self.plan, test_count, arrays.val, arrays.class_names)
         train = self.splits["train"]
-        if self.drop_last and len(train) < self.batch_size:
-            raise UserError(
-                f"data.batch_size={self.batch_size} is more than the {len(train)} training samples, and "
-                "data.drop_last=true leaves out the only batch: lower one or set the other to false"
-            )
+        self._check_parts()
         self.input_shape = tuple(arrays.x.shape[1:])
         self.num_targets = arrays.y.shape[1] if arrays.y.ndim == 2 else 1
         self._describe_classes(arrays, train)
@@ -170,6 +173,22 @@ class InMemoryData(pl.LightningDataModule):
                 f"not the expected data: data.expected_fingerprint={self.expected_fingerprint}, but "
                 f"the fingerprint of {self.name} with this split and preprocessing is {self.fingerprint()}"
             )
+
+    def _check_parts(self) -> None:
+        """Raise UserError where dropping would leave a part without a batch, or where there is nothing to watch."""
+        dropped = [("batch_size", "drop_last", "train", self.batch_size)] if self.drop_last else []
+        if self.eval_drop_last:
+            dropped += [("eval_batch_size", "eval_drop_last", part, self._eval_size) for part in ("val", "test")]
+        for key, switch, part, size in dropped:
+            samples = len(self.splits[part])
+            if samples < size and (samples or part == "train"):
+                spoken = {"train": "training", "val": "validation"}.get(part, part)
+                raise UserError(
+                    f"data.{key}={size} is more than the {samples} {spoken} samples, and data.{switch}=true "
+                    "leaves out the only batch: lower one or set the other to false"
+                )
+        if self.watch_test and not len(self.splits["test"]):
+            raise UserError("data.watch_test=true, but there is no test part: data.test_fraction=0.2, or folds")
 
     def _describe_classes(self, arrays: Arrays, train: Tensor) -> None:
         self.num_classes: int | None = None
@@ -188,6 +207,10 @@ class InMemoryData(pl.LightningDataModule):
             arrays = self.arrays
             self._fingerprint = combine(self._content(arrays), self.splits, self.preprocess)
         return self._fingerprint
+
+    def content_fingerprint(self) -> str:
+        """Return the sha256 (hex) over all raw values alone; calls `setup`."""
+        return self._content(self.arrays)
 
     def _content(self, arrays: Arrays) -> str:
         if arrays.content is not None:
@@ -229,18 +252,34 @@ class InMemoryData(pl.LightningDataModule):
         arrays = self.arrays
         return self._loader(arrays.x, arrays.y, "train", self.batch_size, self.order, self.drop_last, self.chunk)
 
+    def val_parts(self) -> tuple[str, ...]:
+        """The parts that a validation measures, in the order of its loaders: the test part while training, if watched."""
+        fitting = self.trainer is None or self.trainer.state.fn == "fit"
+        val = ("val",) if len(self.splits["val"]) else ()
+        return (*val, "test") if self.watch_test and fitting else val
+
     def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
-        """Batches of the validation part in its order, or no loader where that part is empty."""
-        return self._eval_loader(self.arrays.x, self.arrays.y, "val")
+        """Batches of the validation part in its order, or a list with a loader for each of `val_parts`."""
+        loaders = {"val": self._val_loader, "test": self.test_dataloader}
+        self.setup()
+        return [loaders[part]() for part in self.val_parts()] if self.watch_test else self._val_loader()
 
     def test_dataloader(self) -> DataLoader[Batch] | list[Any]:
         """Batches of the test part in its order, or no loader where that part is empty."""
         x, y = self.arrays.test or (self.arrays.x, self.arrays.y)
         return self._eval_loader(x, y, "test")
 
+    def _val_loader(self) -> DataLoader[Batch] | list[Any]:
+        return self._eval_loader(self.arrays.x, self.arrays.y, "val")
+
+    @property
+    def _eval_size(self) -> int:
+        return self.eval_batch_size or max(self.batch_size, 512)
+
     def _eval_loader(self, x: Store, y: Tensor, part: str) -> DataLoader[Batch] | list[Any]:
-        size = self.eval_batch_size or max(self.batch_size, 512)
-        return self._loader(x, y, part, size) if len(self.splits[part]) else []
+        if not len(self.splits[part]):
+            return []
+        return self._loader(x, y, part, self._eval_size, drop_last=self.eval_drop_last)
 
     def _loader(
         self,

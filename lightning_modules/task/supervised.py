@@ -189,8 +189,13 @@ class Supervised(pl.LightningModule):
             self._publish(means, self.global_step)
 
     # --- evaluation ------------------------------------------------------------------------------------------
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._keep("val", batch)
+    def _val_parts(self) -> tuple[str, ...]:
+        """What the loaders of a validation hold: ``val``, and ``test`` where the data let it be watched."""
+        parts: Callable[[], tuple[str, ...]] | None = getattr(self.trainer.datamodule, "val_parts", None)  # type: ignore[attr-defined]
+        return parts() if parts else ("val",)
+
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self._keep(self._val_parts()[dataloader_idx], batch)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         self._keep("test", batch)
@@ -202,14 +207,23 @@ class Supervised(pl.LightningModule):
         self.watch.check()  # weights that are not finite are not worth a measurement
 
     def on_validation_epoch_end(self) -> None:
-        self._measure("val")
+        for i, part in enumerate(self._val_parts()):
+            self._measure(part, "val", self.global_step, {} if i else {"epoch": self.current_epoch})
 
     def on_test_epoch_end(self) -> None:
-        self.test_buffer = self._measure("test")
+        # MLflow's latest value of a metric is that of its highest step: no watched one shall pass for this one
+        watched = getattr(self.trainer.datamodule, "watch_test", False)  # type: ignore[attr-defined]
+        step = max(self.tested_step, self.global_step) if watched else self.tested_step
+        self.test_buffer = self._measure("test", "test", step)
 
-    def _measure(self, stage: str) -> tuple[Tensor, Tensor]:
-        """Compute loss and metrics over the whole set: each sample counted once, whatever the number of processes."""
-        outputs, y = self.buffers_of[stage].collect(self.all_gather if self.trainer.world_size > 1 else None)
+    def _measure(
+        self, part: str, stage: str, step: int, beside: Mapping[str, float] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Compute the loss and the metrics of `stage` over a whole part, and log them with the values `beside` them.
+
+        Each sample counts once, whatever the number of processes.
+        """
+        outputs, y = self.buffers_of[part].collect(self.all_gather if self.trainer.world_size > 1 else None)
         if stage not in self._metrics:
             self._metrics[stage] = self.build_metrics(stage).to(outputs.device)
         scores = self.scores(outputs)
@@ -218,19 +232,18 @@ class Supervised(pl.LightningModule):
         values = {"loss": self.evaluation_loss(outputs, y), **metrics.compute()}
         metrics.reset()
         if not self.trainer.sanity_checking:
-            named = {f"{stage}/{key}": value.float() for key, value in self._flatten(values).items()}
-            self._publish(named, self.global_step if stage == "val" else self.tested_step)
+            named = {f"{part}/{key}": value.float() for key, value in self._flatten(values).items()}
+            self._publish(named, step, beside)
         return scores, y
 
-    def _publish(self, values: dict[str, Tensor], step: int) -> None:
-        """Give the values to the callbacks and to the logger."""
+    def _publish(self, values: dict[str, Tensor], step: int, beside: Mapping[str, float] | None = None) -> None:
+        """Give the values to the callbacks and to the logger; what stands `beside` them to the logger alone."""
         if self.trainer.state.fn == "fit":
             self.trainer.callback_metrics.update(values)  # what log_dict comes to, but it takes milliseconds
         else:
             self.log_dict(values, logger=False)
         if self.logger is not None:
-            epoch = {"epoch": self.current_epoch} if "val/loss" in values else {}
-            self.logger.log_metrics({**values, **epoch}, step)  # type: ignore[dict-item]
+            self.logger.log_metrics({**values, **(beside or {})}, step)  # type: ignore[dict-item]
 
     def _flatten(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Spread a metric of several values (per class, per target) over ``<name>/<member>``."""

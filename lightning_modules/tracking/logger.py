@@ -73,6 +73,7 @@ class BufferedMLflowLogger(Logger):
         self.first_step = (
             0  # added to the steps that are logged: a run may have several fits, each of which counts from 0
         )
+        self.stage = ""  # of compression whose fit this is: ``test/…`` of it is not the run's own, and bears its name
         self._start_empty()
 
     def _start_empty(self) -> None:
@@ -126,7 +127,8 @@ class BufferedMLflowLogger(Logger):
         if self._pid != os.getpid():  # forked: what waits is the parent's to store
             self._start_empty()
         timestamp, at = int(time.time() * 1000), int(step or 0) + self.first_step
-        for key, value in metrics.items():
+        for name, value in metrics.items():
+            key = f"{self.stage}/{name}" if self.stage and name.startswith("test/") else name
             if key not in self._newest:
                 _check_name(key)
                 self._newest[key] = self._already.get(key, -1)

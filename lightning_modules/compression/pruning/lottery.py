@@ -5,7 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_modules.compression.pruning.masks import count_zeros
 from lightning_modules.compression.pruning.prune import Prune
+from lightning_modules.compression.pruning.rounds import RoundMeasures
 from lightning_modules.compression.pruning.schedule import in_rounds
 from lightning_modules.compression.stage import Work
 from lightning_modules.errors import UserError, nearest
@@ -21,6 +23,9 @@ class LotteryTicket(Prune):
     they were before the first step or at epoch k, and trains `epochs` again from there, with optimizer and schedule built
     anew; the last one trains the final masks. Controls act on the finished ticket, before that last training;
     ``control=dense`` is one training of `epochs` from the initial weights.
+
+    Each round logs ``lottery/sparsity`` and, with ``data.watch_test=true``, ``lottery/test/<metric>``, the best of the round
+    on test and by validation beside it (see `RoundMeasures`); the last round's stand alone as ``ticket/test/<metric>``.
 
     Args:
         sparsity: of the ticket, as `Prune`, with the other arguments.
@@ -52,10 +57,12 @@ class LotteryTicket(Prune):
         self.prunings, self.steps, self.rewind_epochs = rounds, steps, rewind_epochs
         self.rounds = 1 if self.control == "dense" else rounds + (rewind_epochs > 0)
         self.early: dict[str, Tensor] = {}  # the network's state at epoch `rewind_epochs`
+        self.measures = RoundMeasures()
 
     def begin(self, work: Work) -> None:
         super().begin(work)
         self.early = {}
+        self.measures.clear()
         initial = self._initial(work)
         if self.rewind_epochs or self.control == "dense":
             work.model.load_state_dict(initial)
@@ -82,8 +89,24 @@ class LotteryTicket(Prune):
         if step + 1 == max(1, round(self.rewind_epochs / self.epochs * total)):
             self.early = {name: tensor.clone() for name, tensor in work.model.state_dict().items()}
 
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        self.measures.see(trainer.callback_metrics)
+
     def between(self, work: Work, round: int) -> None:
+        self._log_round(work)
         self._next_ticket(work, round + (1 if self.rewind_epochs else 2))
+
+    def end(self, work: Work) -> None:
+        super().end(work)
+        work.log({f"ticket/{name}": value for name, value in self.measures.named().items()})
+        self._log_round(work)
+
+    def _log_round(self, work: Work) -> None:
+        weights = self.weights(work.model)
+        sparsity = count_zeros(work.form.masks, weights) / sum(weight.numel() for weight in weights.values())
+        named = {"sparsity": sparsity, **self.measures.named()}
+        work.log({f"lottery/{name}": value for name, value in named.items()})
+        self.measures.clear()
 
     def _next_ticket(self, work: Work, number: int) -> None:
         """Prune for the time `number` (from 1), and rewind; the last ticket may become a control."""
@@ -104,8 +127,9 @@ class LotteryTicket(Prune):
         return {**super().settings(), **own}
 
     def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "early": self.early}
+        return {**super().state_dict(), "early": self.early, "measures": self.measures.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
         self.early = dict(state_dict["early"])
+        self.measures.load_state_dict(state_dict["measures"])

@@ -1,0 +1,51 @@
+"""The loss of DeepOBS' noisy quadratic: convex, with the eigenvalues that are seen in deep networks."""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+class QuadraticLoss(nn.Module):
+    """0.5 (theta - x)' H (theta - x), averaged over the points x [B, dim]; theta [B, dim] is the prediction.
+
+    H (Schneider et al., ICLR 2019, "quadratic_deep") has nine tenths of its eigenvalues from U(0, 1), the others from
+    U(30, 60), and a random rotation; all of it comes from NumPy's RandomState(`seed`).
+    """
+
+    def __init__(self, dim: int = 100, seed: int = 42) -> None:
+        super().__init__()
+        hessian = torch.from_numpy(rotated_hessian(dim, seed)).float()
+        self.register_buffer("hessian", hessian, persistent=False)
+        self.hessian: Tensor
+
+    def forward(self, theta: Tensor, x: Tensor) -> Tensor:
+        away = theta - x
+        return 0.5 * ((away @ self.hessian) * away).sum(-1).mean()
+
+
+def rotated_hessian(dim: int, seed: int) -> np.ndarray:
+    """H = R' diag(eigenvalues) R, float64 [dim, dim]: first the small eigenvalues are drawn, then the large, then R."""
+    draws = np.random.RandomState(seed)
+    large = dim // 10
+    eigenvalues = np.concatenate([draws.uniform(0.0, 1.0, dim - large), draws.uniform(30.0, 60.0, large)])
+    rotation = random_rotation(dim, draws)
+    return rotation.T @ (eigenvalues[:, None] * rotation)
+
+
+def random_rotation(dim: int, draws: np.random.RandomState) -> np.ndarray:
+    """A random orthogonal matrix [dim, dim]: the subgroup algorithm of Diaconis and Shahshahani (1987).
+
+    From a turn of the plane on, each further dimension adds a reflection that carries the first axis to a random
+    direction. Its sign, which decides whether it is a rotation in the strict sense, does not show in a Hessian.
+    """
+    angle = 2 * np.pi * draws.uniform()
+    rotation = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    for size in range(3, dim + 1):
+        direction = draws.normal(size=size)
+        normal = -direction / np.linalg.norm(direction)
+        normal[0] += 1.0
+        normal /= np.linalg.norm(normal)
+        grown = np.eye(size)
+        grown[1:, 1:] = rotation
+        rotation = grown - 2.0 * np.outer(normal, normal @ grown)
+    return rotation

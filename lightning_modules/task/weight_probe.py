@@ -1,0 +1,46 @@
+"""A few numbers by which two runs can be seen to have ended at the same weights, without keeping the weights."""
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+
+class WeightProbe(pl.Callback):
+    """Logs, when training ends, ``weights/norm`` and ``weights/projection_0`` … of all weights and buffers.
+
+    A projection is the inner product with a vector of independent standard normal numbers, in float64. For weights that
+    differ by D it differs by a normal number of standard deviation ||D||_2, so that a difference of at most t in one
+    projection has probability below 0.8 t / ||D||_2, and in each of k below the k-th power of that: of weights further
+    than 10 t apart (||D||_2, hence no weight by more), eight projections see one in 6e8 pairs as equal.
+
+    Args:
+        directions: how many projections.
+        seed: of the vectors; runs can be compared that have the same one and the same network.
+    """
+
+    def __init__(self, directions: int = 8, seed: int = 0) -> None:
+        self.directions, self.seed = directions, seed
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.is_global_zero:
+            network: nn.Module = pl_module.model  # type: ignore[assignment] # the network alone, without preprocessing
+            values = probe(network, self.directions, self.seed)
+            for logger in trainer.loggers:
+                logger.log_metrics(values, trainer.global_step)
+
+
+@torch.no_grad()
+def probe(network: nn.Module, directions: int, seed: int) -> dict[str, float]:
+    """``weights/norm`` and ``weights/projection_<k>`` of all floating tensors in the network's state."""
+    flat = _flat(network)
+    generator = torch.Generator().manual_seed(seed)
+    values = {"weights/norm": float(flat.norm())}
+    for k in range(directions):
+        vector = torch.randn(flat.shape, dtype=torch.float64, generator=generator)
+        values[f"weights/projection_{k}"] = float(flat @ vector)
+    return values
+
+
+def _flat(network: nn.Module) -> Tensor:
+    floats = (tensor for tensor in network.state_dict().values() if tensor.is_floating_point())
+    return torch.cat([tensor.detach().double().cpu().flatten() for tensor in floats])
