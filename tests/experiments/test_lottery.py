@@ -1,0 +1,82 @@
+"""The lottery claims: what they are composed of, and that each arm is the training that its name says."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from lightning_modules import build
+from lightning_modules.check import check_config
+from lightning_modules.command_line import compose_run
+from lightning_modules.compress import Compression
+from lightning_modules.compression.pruning.schedule import in_rounds
+from lightning_modules.reproduction.claim import Claim, parse_claim
+from lightning_modules.reproduction.find import claim_files
+
+CLAIMS = [name for name in claim_files() if name.startswith("lottery_mnist1d/")]
+
+
+def claim_of(name: str) -> Claim:
+    plain: Any = OmegaConf.to_container(compose_run([f"experiment={name}"]).claim, resolve=True)
+    claim, mistakes = parse_claim(plain)
+    assert claim is not None, mistakes
+    return claim
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+def test_every_arm_is_checked_and_takes_1520_steps_a_round_from_all_samples(name: str) -> None:
+    for arm in claim_of(name).arms:
+        cfg = compose_run([f"experiment={name}", *arm.overrides])
+        check_config(cfg)
+        assert cfg.trainer.max_epochs == cfg.compression.stages.prune.epochs == 38
+        assert cfg.data.watch_test and cfg.data.order == "sequential" and cfg.data.batch_size == 100
+
+
+def test_the_arms_of_each_network_are_built_and_their_stages_suit_it() -> None:
+    seen = set()
+    for name in CLAIMS:
+        for arm in claim_of(name).arms:
+            if arm.overrides in seen:
+                continue
+            seen.add(arm.overrides)
+            cfg = compose_run([f"experiment={name}", *arm.overrides])
+            data = build.build_data(cfg)
+            build.fill_from_data(cfg, data)
+            task = build.build_task(cfg, data, build.build_callbacks(cfg))
+            stage = Compression(cfg, task, data).recipe.after[0]
+            assert sum(p.numel() for p in task.model.parameters()) == 41 * 500 + 501 * 500 + 501 * 10
+            assert stage.rounds == (1 if arm.name in ("dense", "random") else 13 if "80" in name else 15)
+    assert len(seen) == 4
+
+
+def test_the_run_to_80_percent_takes_the_steps_of_the_run_to_92() -> None:
+    sparsities = [in_rounds(13, 15, 0.9192, "equal"), in_rounds(13, 13, 0.798, "equal")]
+    assert sparsities == pytest.approx([0.798, 0.798], abs=0.002)
+
+
+@pytest.mark.parametrize("name", [name for name in CLAIMS if "minus" in name])
+def test_a_difference_is_that_of_the_runs_of_its_arms(name: str) -> None:
+    claim = claim_of(name)
+    first, second = (arm.runs for arm in claim.arms)
+    assert claim.runs == pytest.approx([a - b for a, b in zip(first, second, strict=True)])
+    assert (claim.metric == "ticket/test/accuracy") == name.endswith("_last")
+
+
+SHORT = (
+    "experiment=lottery_mnist1d/order_92_last", "trainer.max_epochs=2", "tracking.system_metrics_s=null",
+    "~callbacks.progress", "~callbacks.summary", "model.hidden=[20,20]",
+)  # fmt: skip
+
+
+def test_the_dense_arm_is_the_first_training_again(train: Callable[..., Any]) -> None:
+    metrics = train(*SHORT, *claim_of(CLAIMS[0]).arms[1].overrides, quick=False).data.metrics
+    assert metrics["lottery/sparsity"] == 0
+    assert metrics["ticket/test/accuracy"] == metrics["dense/test/accuracy"]
+
+
+def test_the_random_arm_trains_once_with_as_many_zeros(train: Callable[..., Any]) -> None:
+    arm = next(arm for arm in claim_of("lottery_mnist1d/order_92").arms if arm.name == "random")
+    metrics = train(*SHORT, *arm.overrides, quick=False).data.metrics
+    assert metrics["lottery/sparsity"] == pytest.approx(0.9192, abs=1e-3)
+    assert metrics["ticket/test/accuracy"] == pytest.approx(metrics["compressed/test/accuracy"])
