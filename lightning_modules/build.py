@@ -43,6 +43,9 @@ def fill_from_data(cfg: DictConfig, data: Any) -> None:
                 cfg[room].num_outputs = cfg.model.get("num_outputs") or needed
         if cfg.model.get("input_shape") is None:
             cfg.model.input_shape = list(data.input_shape)
+        for key, value in getattr(data, "model_settings", dict)().items():
+            if key in cfg.model and cfg.model[key] is None:
+                cfg.model[key] = value
     if cfg.model.num_outputs < needed:
         raise UserError(
             f"model.num_outputs={cfg.model.num_outputs}: the data ({data.name}) needs {needed}"
@@ -114,7 +117,6 @@ def _steps_per_call(cfg: DictConfig, data: Any, model: nn.Module, callbacks: lis
         and cfg.strategy.get("_target_") is None
         and not (t.profiler or t.detect_anomaly)
         and not cfg.compile
-        and "plateau" not in str(cfg.scheduler)
         and not any(_needs_steps(callback) for callback in callbacks)
     )
     size = sum(p.numel() for p in model.parameters())

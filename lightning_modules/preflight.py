@@ -26,7 +26,7 @@ def check_monitors(
     callbacks: list[pl.Callback], task: Supervised, scheduler: Mapping[str, Any] | None, has_val: bool
 ) -> None:
     """Raise UserError where a callback or schedule watches a metric that this task never logs."""
-    logged = task.metric_names()
+    logged = task.metric_names() | {name for callback in callbacks for name in getattr(callback, "logs", ())}
     if not has_val:
         logged = {name for name in logged if not name.startswith("val/")}
     watched = [(type(c).__name__, getattr(c, "monitor", None)) for c in callbacks if getattr(c, "monitor", None)]

@@ -111,6 +111,12 @@ def one_cycle(
     return _every_step(scheduler)
 
 
+class Plateau(ReduceLROnPlateau):
+    """torch's, which knows what it watches: Lightning forgets that where it does not step the schedule itself."""
+
+    monitor: str
+
+
 def plateau(
     optimizer: Optimizer,
     total_steps: int,
@@ -120,10 +126,19 @@ def plateau(
     factor: float = 0.1,
     patience: int = 10,
     min_lr: float = 0.0,
+    threshold: float = 1e-4,
+    threshold_mode: Literal["rel", "abs"] = "rel",
 ) -> dict[str, Any]:
-    """torch's ReduceLROnPlateau: `factor` after more than `patience` epochs without a better `monitor`."""
+    """torch's ReduceLROnPlateau: `factor` after more than `patience` epochs without a better `monitor`.
+
+    Better is better by `threshold`, a share of the best value or, with "abs", an amount. Keras' schedule of patience p
+    is this one with patience p - 1 and "abs".
+    """
     with _readable():
-        scheduler = ReduceLROnPlateau(optimizer, mode=mode, factor=factor, patience=patience, min_lr=min_lr)
+        scheduler = Plateau(
+            optimizer, mode, factor, patience, threshold=threshold, threshold_mode=threshold_mode, min_lr=min_lr
+        )
+        scheduler.monitor = monitor
     return {"scheduler": scheduler, "interval": "epoch", "monitor": monitor}
 
 

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from lightning_modules.command_line import PROJECT_ROOT, compose_run, message_of
 from lightning_modules.errors import UserError
 from lightning_modules.reproduction.claim import Arm, Claim, parse_claim
-from lightning_modules.reproduction.find import claim_files
+from lightning_modules.reproduction.find import claim_files, is_base
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def where(name: str, place: str) -> str:
     own = claim_files()[name]
     path = ["claim", *place.split(".")] if place else ["claim"]
     best = (own, *_line(own, path))
-    for base in sorted(own.parent.glob("base*.yaml")):
+    for base in filter(is_base, sorted(own.parent.glob("base*.yaml"))):
         line, depth = _line(base, path)
         if depth > best[2]:
             best = (base, line, depth)

@@ -12,12 +12,17 @@ USUAL_TIERS = ("ci", "cpu")  # of `all` and of a folder, where no tier is named
 
 
 def claim_files(folder: Path = EXPERIMENTS) -> dict[str, Path]:
-    """Claim -> its file, in the order of their names; a file whose name begins with ``base`` is a part of others."""
+    """Claim -> its file, in the order of their names; ``base.yaml`` and ``base_….yaml`` are parts of others."""
     return {
         str(path.relative_to(folder).with_suffix("")): path
         for path in sorted(folder.rglob("*.yaml"))
-        if not path.name.startswith("base") and _claims(path)
+        if not is_base(path) and _claims(path)
     }
+
+
+def is_base(path: Path) -> bool:
+    """Whether a file of experiments/ is a part of others."""
+    return path.stem == "base" or path.stem.startswith("base_")
 
 
 def _claims(path: Path) -> bool:
@@ -25,7 +30,7 @@ def _claims(path: Path) -> bool:
     text = path.read_text(encoding="utf-8")
     if re.search(r"^claim:", text, re.MULTILINE):
         return True
-    taken = [base for base in path.parent.glob("base*.yaml") if re.search(rf"\b{base.stem}\b", text)]
+    taken = [base for base in path.parent.glob("base*.yaml") if is_base(base) and re.search(rf"\b{base.stem}\b", text)]
     return any(re.search(r"^claim:", base.read_text(encoding="utf-8"), re.MULTILINE) for base in taken)
 
 

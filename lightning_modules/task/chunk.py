@@ -7,6 +7,9 @@ import torch
 from pytorch_lightning import Trainer
 from torch import Tensor
 
+from lightning_modules.errors import UserError
+from lightning_modules.optimizer.schedule import Plateau
+
 Batch = dict[str, Tensor]
 
 
@@ -41,8 +44,25 @@ def mini_batches(chunk: Batch, batch_size: int, limit: int | None = None) -> Ite
 
 
 def schedule_of(trainer: Trainer, interval: str) -> Any:
-    """The schedule that steps once per `interval` (``step`` or ``epoch``), or None."""
-    return next((config.scheduler for config in trainer.lr_scheduler_configs if config.interval == interval), None)
+    """What steps once per `interval` (``step`` or ``epoch``), or None: the schedule, with the metric that it watches."""
+    for config in trainer.lr_scheduler_configs:
+        if config.interval == interval:
+            return _Watching(trainer, config.scheduler) if isinstance(config.scheduler, Plateau) else config.scheduler
+    return None
+
+
+class _Watching:
+    """A schedule on a plateau: its step takes the last value of its metric, as Lightning's automatic way hands it over."""
+
+    def __init__(self, trainer: Trainer, scheduler: Plateau) -> None:
+        self.trainer, self.scheduler = trainer, scheduler
+
+    def step(self) -> None:
+        monitor = self.scheduler.monitor
+        if monitor not in self.trainer.callback_metrics:
+            measured = "trainer.check_val_every_n_epoch=1 measures it in each"
+            raise UserError(f"scheduler.monitor={monitor}: not measured in the first epoch; {measured}")
+        self.scheduler.step(self.trainer.callback_metrics[monitor])
 
 
 def _advance(trainer: Trainer, steps: int) -> None:

@@ -1,5 +1,6 @@
 """Every shipped config is composed, checked and built."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from hydra.utils import instantiate
 from lightning_modules import build
 from lightning_modules.check import check_config
 from lightning_modules.command_line import compose_run
+from lightning_modules.data.sonar import DEBIAN
 from lightning_modules.errors import UserError
 from lightning_modules.preflight import check_device
 
@@ -22,6 +24,20 @@ FITTING = {  # data that a model needs where digits do not fit it
     "model=mnist1d_cnn": ["data=mnist1d"],
     "model=mnist1d_gru": ["data=mnist1d"],
     "model=lenet5": ["data=fashion_mnist"],
+    "model=series_fcn": ["data=ucr"],
+    "model=series_resnet": ["data=ucr"],
+    "model=series_mlp": ["data=ucr"],
+    "model=matrix_factorization": [
+        "data=movielens",
+        "task=rating",
+        "model.num_users=3",
+        "model.num_items=4",
+        "model.mean=3.5",
+    ],
+    "task=rating": ["data=movielens", "model=matrix_factorization"],
+    "data=ucr": ["model=series_fcn"],
+    "data=sonar": ["model=mlp"],
+    "data=movielens": ["model=matrix_factorization", "task=rating"],
     "task=regression": ["data=tabular", "data.name=diabetes", "model=mlp"],
     "task=binary": ["data=tabular", "data.name=breast_cancer", "model=mlp"],
     "data=image_folder": ["data.root=images"],
@@ -36,8 +52,25 @@ FITTING = {  # data that a model needs where digits do not fit it
     ],
     "compression=relational": ["compression.stages.distil.teacher=run"],
 }
-BY_PATH = {"data=mnist", "data=fashion_mnist", "data=cifar10", "data=cifar100", "data=image_folder"}
-SHAPES = {"model=lenet5": [1, 28, 28], "model=mnist1d_cnn": [40], "model=mnist1d_gru": [40]}
+BY_PATH = {
+    "data=ucr",
+    "data=sonar",
+    "data=movielens",
+    "data=mnist",
+    "data=fashion_mnist",
+    "data=cifar10",
+    "data=cifar100",
+    "data=image_folder",
+}
+SHAPES = {
+    "model=series_fcn": [24],
+    "model=series_resnet": [24],
+    "model=series_mlp": [24],
+    "model=matrix_factorization": [2],
+    "model=lenet5": [1, 28, 28],
+    "model=mnist1d_cnn": [40],
+    "model=mnist1d_gru": [40],
+}
 
 
 @pytest.mark.parametrize("option", OPTIONS)
@@ -67,6 +100,12 @@ def test_a_datamodule_is_built_as_its_config_says(option: str, tmp_path: Path) -
     cfg.data.root = str(tmp_path / "not there")
     if option == "data=fashion_mnist" and Path("/usr/share/datasets/fashion-mnist").exists():
         assert build.build_data(cfg).input_shape == (1, 28, 28)
+        return
+    if option == "data=ucr" and find_spec("aeon"):
+        assert build.build_data(cfg).input_shape == (24,)
+        return
+    if option == "data=sonar" and DEBIAN.exists():
+        assert build.build_data(cfg).input_shape == (60,)
         return
     with pytest.raises(UserError, match="not there"):
         build.build_data(cfg)

@@ -20,6 +20,7 @@ DIGITS, MNIST, CIFAR, SERIES = (1, 8, 8), (1, 28, 28), (3, 32, 32), (40,)
 IMAGES: list[Shape] = [DIGITS, MNIST, CIFAR]
 ANY: list[Shape] = [*IMAGES, SERIES]
 SHAPES: dict[str, list[Shape]] = {
+    "basic_resnet": [CIFAR],
     "linear": ANY,
     "mlp": ANY,
     "convnet": IMAGES,

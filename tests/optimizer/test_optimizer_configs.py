@@ -23,7 +23,7 @@ def composed(optimizer: str, scheduler: str) -> DictConfig:
 
 
 def test_the_shipped_kinds_are_all_here() -> None:
-    assert OPTIMIZERS == ["adagrad", "adam", "adamw", "momentum", "rmsprop", "sgd"]
+    assert OPTIMIZERS == ["adadelta", "adagrad", "adam", "adamw", "momentum", "rmsprop", "sgd"]
     assert SCHEDULERS == ["cosine", "none", "one_cycle", "plateau", "step"]
 
 

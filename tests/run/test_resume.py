@@ -23,6 +23,14 @@ SMALL = (
 CASES = {
     "plain": (),
     "ordinary loop, plateau": ("steps_per_call=1", "scheduler=plateau"),
+    "quick loop, plateau of the training loss": (
+        "callbacks=lowest_train_loss",
+        "callbacks.last.every_s=0",
+        "scheduler=plateau",
+        "scheduler.monitor=train/epoch_loss",
+        "scheduler.patience=0",
+        "scheduler.threshold=0.5",
+    ),
     "cosine, augmented": (
         "scheduler=cosine",
         "augmentation=image_basic",

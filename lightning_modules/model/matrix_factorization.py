@@ -1,0 +1,66 @@
+"""Ratings as a product of what is learnt of the user and of the item (Koren, Bell and Volinsky 2009, equation 4)."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.errors import UserError
+
+
+class MatrixFactorization(nn.Module):
+    """``mean + user_bias + item_bias + user_factors . item_factors`` of pairs int64 [B, 2] (user, item) -> [B, 1].
+
+    Args:
+        num_users, num_items: how many there are; the data say it.
+        mean: of the training part's ratings; it is not learnt.
+        factors: of each user and item; 0 leaves the biases alone.
+        std: of the normal distribution that the factors begin in; biases begin at zero.
+
+    Raises:
+        UserError: the samples are no pairs, or the data do not say how many users and items there are.
+    """
+
+    def __init__(
+        self,
+        input_shape: Sequence[int],
+        num_outputs: int = 1,
+        num_users: int | None = None,
+        num_items: int | None = None,
+        mean: float | None = None,
+        factors: int = 100,
+        std: float = 0.1,
+    ) -> None:
+        super().__init__()
+        if tuple(input_shape) != (2,):
+            raise UserError(
+                f"model=matrix_factorization rates pairs (user, item), not samples of shape {tuple(input_shape)}; "
+                "try data=movielens"
+            )
+        if num_users is None or num_items is None or mean is None:
+            raise UserError("model.num_users, model.num_items and model.mean: the data do not say them; give all three")
+        self.register_buffer("mean", torch.tensor(float(mean)))
+        self.mean: Tensor
+        self.user_bias, self.item_bias = nn.Embedding(num_users, 1), nn.Embedding(num_items, 1)
+        nn.init.zeros_(self.user_bias.weight)
+        nn.init.zeros_(self.item_bias.weight)
+        self.factors = factors
+        if factors:
+            self.user_factors, self.item_factors = nn.Embedding(num_users, factors), nn.Embedding(num_items, factors)
+            nn.init.normal_(self.user_factors.weight, std=std)
+            nn.init.normal_(self.item_factors.weight, std=std)
+
+    def forward(self, pairs: Tensor) -> Tensor:
+        user, item = pairs.unbind(1)
+        rating = self.mean + self.user_bias(user) + self.item_bias(item)
+        if self.factors:
+            rating = rating + (self.user_factors(user) * self.item_factors(item)).sum(1, keepdim=True)
+        return rating
+
+    def squares(self, pairs: Tensor) -> Tensor:
+        """The sum of squares of all that is learnt of each pair's user and item, [B]."""
+        user, item = pairs.unbind(1)
+        parts = [self.user_bias(user), self.item_bias(item)]
+        if self.factors:
+            parts += [self.user_factors(user), self.item_factors(item)]
+        return torch.cat(parts, dim=1).square().sum(1)

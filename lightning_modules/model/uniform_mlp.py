@@ -1,0 +1,17 @@
+"""The multi-layer perceptron as the first years of back-propagation began it."""
+
+from typing import Any
+
+from lightning_modules.model.initialise import uniform
+from lightning_modules.model.mlp import MLP
+
+
+class UniformMLP(MLP):
+    """An `MLP` whose weights and biases all begin in U(-bound, bound), whatever the width of a layer.
+
+    Gorman and Sejnowski 1988: sigmoid units, bound 0.3, and 0 to 24 hidden units.
+    """
+
+    def __init__(self, bound: float = 0.3, **settings: Any) -> None:
+        super().__init__(**settings)
+        uniform(self, bound)

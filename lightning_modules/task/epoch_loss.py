@@ -1,0 +1,47 @@
+"""The training loss of an epoch as a metric that schedules and checkpoints can watch."""
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from lightning_modules.task.chunk import Batch
+
+NAME = "train/epoch_loss"
+
+
+class EpochLoss(pl.Callback):
+    """Publishes ``train/epoch_loss``: the mean over the epoch's samples, each with the weights that its batch met.
+
+    Penalties and what other parts add to the loss are in it, as in what Keras calls `loss`. It stands in
+    ``callback_metrics`` before schedules step and checkpoints are written at the end of the epoch.
+    """
+
+    logs = (NAME,)  # names that may be monitored beside those of the task
+
+    def __init__(self) -> None:
+        self._sums: list[Tensor] = []
+        self._count = 0
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        terms: list[object] = pl_module.terms  # type: ignore[assignment]
+        if self._see not in terms:  # a fit of a later stage of the same task
+            terms.append(self._see)
+
+    def _see(self, loss: Tensor, outputs: Tensor, batch: Batch) -> Tensor:
+        size = len(batch["y"])
+        self._sums.append(loss.detach() * size)
+        self._count += size
+        return loss
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._sums, self._count = [], 0
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not self._count:
+            return
+        total = torch.stack([torch.stack(self._sums).double().sum(), torch.tensor(float(self._count)).double()])
+        total = trainer.strategy.reduce(total.to(pl_module.device), reduce_op="sum").cpu()
+        value = (total[0] / total[1]).float()
+        trainer.callback_metrics[NAME] = value
+        if trainer.logger is not None:
+            trainer.logger.log_metrics({NAME: value}, trainer.global_step)  # type: ignore[dict-item]

@@ -1,0 +1,64 @@
+"""Ratings on a scale with ends."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.errors import UserError
+from lightning_modules.task.chunk import Batch
+from lightning_modules.task.regression import Regression
+
+
+class Rating(Regression):
+    """One rating [B, 1] for each pair, cut to the scale where it is measured, not where it is learnt.
+
+    Args:
+        scale: the lowest and the highest rating.
+        pair_decay: weight of the squares of what is learnt of each rating's user and item, added to its squared error
+            (Koren et al. 2009, equation 5): who rates more is held back more.
+        user_decay, item_decay: weights of the sums of squared biases, each user and item once a batch, beside the sum
+            of its squared errors. With the whole training part as the batch that is the objective of
+            Koren 2010 ("Factor in the Neighbors", section 2.2).
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: nn.Module,
+        *,
+        scale: Sequence[float] = (1.0, 5.0),
+        pair_decay: float = 0.0,
+        user_decay: float = 0.0,
+        item_decay: float = 0.0,
+        **loop: Any,
+    ) -> None:
+        super().__init__(model, loss, **loop)
+        if len(scale) != 2 or not scale[0] < scale[1]:
+            raise UserError(f"task.scale={list(scale)}: the lowest and the highest rating are wanted, as in [1, 5]")
+        if self.num_outputs != 1:
+            raise UserError(f"task=rating: one output is wanted, not task.num_outputs={self.num_outputs}")
+        needed = {"squares": pair_decay, "user_bias": user_decay, "item_bias": item_decay}
+        if lacking := [name for name, weight in needed.items() if weight and not hasattr(model, name)]:
+            raise UserError(f"task=rating: {type(model).__name__} has no {lacking[0]}; set that weight of task to 0")
+        self.scale = (float(scale[0]), float(scale[1]))
+        self.pair_decay, self.user_decay, self.item_decay = pair_decay, user_decay, item_decay
+
+    def training_loss(self, batch: Batch, step: int) -> Tensor:
+        loss = super().training_loss(batch, step)
+        if self.pair_decay:
+            loss = loss + self.pair_decay * self._of_model("squares")(batch["x"]).mean()
+        for name, weight in (("user_bias", self.user_decay), ("item_bias", self.item_decay)):
+            if weight:
+                loss = loss + weight / len(batch["y"]) * self._of_model(name).weight.square().sum()
+        return loss
+
+    def _of_model(self, name: str) -> Any:
+        return getattr(self.model, name)
+
+    def scores(self, outputs: Tensor) -> Tensor:
+        return super().scores(outputs).clamp(*self.scale)
+
+    def evaluation_loss(self, outputs: Tensor, y: Tensor) -> Tensor:
+        return super().evaluation_loss(torch.clamp(outputs, *self.scale), y)
