@@ -20,6 +20,17 @@ def claim_files(folder: Path = EXPERIMENTS) -> dict[str, Path]:
     }
 
 
+def tier_of(name: str, folder: Path = EXPERIMENTS) -> str:
+    """The tier of a claim as its file says it, or a base file beside it: choosing claims composes none of them."""
+    own = folder / f"{name}.yaml"
+    text = own.read_text(encoding="utf-8")
+    bases = [base for base in sorted(own.parent.glob("base*.yaml")) if re.search(rf"\b{base.stem}\b", text)]
+    for content in (text, *(base.read_text(encoding="utf-8") for base in filter(is_base, bases))):
+        if found := re.search(r"^  tier: *(\w+)", content, re.MULTILINE):
+            return found[1]
+    return USUAL_TIERS[0]  # its mistakes are told of
+
+
 def is_base(path: Path) -> bool:
     """Whether a file of experiments/ is a part of others."""
     return path.stem == "base" or path.stem.startswith("base_")

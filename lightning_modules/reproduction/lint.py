@@ -17,9 +17,14 @@ _HERE = ("ci", "cpu")  # tiers whose data have been seen
 def lint(name: str) -> list[str]:
     """All mistakes of a claim as ``file:line: key: what``; empty where it can be judged."""
     try:
-        composed = compose_claim(name)
+        return lint_composed(compose_claim(name))
     except UserError as error:
         return str(error).splitlines()
+
+
+def lint_composed(composed: Composed) -> list[str]:
+    """The same of a claim that could be composed."""
+    name = composed.name
     found = [f"{where(name, place)}: claim.{place}: {said}" for place, said in _of_claim(composed.claim)]
     found += [f"{where(name, place)}: claim.{place}: {said}" for place, said in _of_selection(composed)]
     return found + _of_configs(composed)
@@ -106,7 +111,7 @@ def _of_configs(composed: Composed) -> list[str]:
     found: dict[str, None] = {}
     for arm in composed.arms():
         try:
-            check_config(compose_run([*composed.words, *arm.overrides]))
+            check_config(compose_run([*composed.words, *arm.overrides]) if arm.overrides else composed.cfg)
         except Exception as error:
             lines = (message_of(error) or f"{type(error).__name__}: {error}").splitlines()
             lines = [line for line in lines if not line.endswith(" in the config:")]  # how many there are

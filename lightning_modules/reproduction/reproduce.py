@@ -9,9 +9,9 @@ from lightning_modules.errors import UserError
 from lightning_modules.killed import Killed
 from lightning_modules.reproduction.claim import Claim, Verdict
 from lightning_modules.reproduction.composed import Composed, compose_claim
-from lightning_modules.reproduction.find import USUAL_TIERS, find_claims, is_one
+from lightning_modules.reproduction.find import USUAL_TIERS, find_claims, is_one, tier_of
 from lightning_modules.reproduction.freeze import same_as_frozen
-from lightning_modules.reproduction.lint import lint
+from lightning_modules.reproduction.lint import lint_composed
 from lightning_modules.reproduction.plan import parts_of, seeds_of
 from lightning_modules.reproduction.question import Question
 from lightning_modules.reproduction.recorded import commits_of, short_paper, write_verdict
@@ -33,22 +33,11 @@ def chosen(question: Question) -> list[str]:
     names = find_claims(question.words)
     alone = {name for word in question.words if is_one(word) for name in find_claims([word])}
     tiers = question.tiers or USUAL_TIERS
-    found = [n for n in names if (n in alone and not question.tiers) or _tier(n) in tiers]
+    found = [n for n in names if (n in alone and not question.tiers) or tier_of(n) in tiers]
     if not found:
-        there = sorted({_tier(name) for name in names})
+        there = sorted({tier_of(name) for name in names})
         raise UserError(f"none of these claims is of tier {', '.join(tiers)}; theirs: --tier {','.join(there)}")
     return found
-
-
-def _tier(name: str) -> str:
-    """The tier, read without a check: a claim with mistakes is told of later."""
-    from lightning_modules.command_line import compose_run
-    from lightning_modules.reproduction.composed import experiment_words
-
-    try:
-        return str(compose_run(list(experiment_words(name))).claim.tier)
-    except Exception:
-        return USUAL_TIERS[0]
 
 
 def reproduce(question: Question) -> list[ClaimRow]:
@@ -58,15 +47,27 @@ def reproduce(question: Question) -> list[ClaimRow]:
         UserError: before anything is run, with all mistakes of all claims.
         Killed: a signal stopped it; the same command goes on.
     """
-    names = chosen(question)
-    mistakes = [mistake for name in names for mistake in lint(name)]
-    if mistakes:
-        raise UserError(f"claims that cannot be judged ({len(mistakes)} mistakes):\n  " + "\n  ".join(mistakes))
-    composed = [compose_claim(name, question.overrides) for name in names]
+    composed = _linted(chosen(question))
+    if question.overrides:
+        composed = [compose_claim(one.name, question.overrides) for one in composed]
     store = open_store(composed[0].cfg.tracking.get("uri"))
     minutes = sum(one.claim.budget.cpu_minutes for one in composed)
-    print(f"{len(names)} claims, about {minutes:.0f} CPU minutes where nothing is known yet", flush=True)
+    print(f"{len(composed)} claims, about {minutes:.0f} CPU minutes where nothing is known yet", flush=True)
     return [_one(one, question, store) for one in composed]
+
+
+def _linted(names: Sequence[str]) -> list[Composed]:
+    """The claims, composed. Raises UserError with all that makes any of them impossible to judge."""
+    found, mistakes = [], []
+    for name in names:
+        try:
+            found.append(compose_claim(name))
+            mistakes += lint_composed(found[-1])
+        except UserError as error:
+            mistakes += str(error).splitlines()
+    if mistakes:
+        raise UserError(f"claims that cannot be judged ({len(mistakes)} mistakes):\n  " + "\n  ".join(mistakes))
+    return found
 
 
 def _one(composed: Composed, question: Question, store: Store) -> ClaimRow:

@@ -89,7 +89,8 @@ def test_nothing_is_run_where_one_claim_has_a_mistake_and_the_data_must_be_those
     assert "INVALID" in other.stdout
     assert not _runs(project)
     unknown = project.reproduce("paper/god")
-    assert unknown.stderr.startswith("paper/god: there is no such claim; did you mean 'paper/bad' or 'paper/good'")
+    assert unknown.stderr.startswith("paper/god: there is no such claim; did you mean ")
+    assert "'paper/good'" in unknown.stderr
 
 
 def _runs(project: Project) -> list[object]:
