@@ -69,8 +69,12 @@ def answer(main: Callable[[], Any]) -> None:
         main()
 
 
-def message_of(error: Exception) -> str | None:
-    """The message for a user's mistake, or None where the error is a fault of the program."""
+def message_of(error: Exception, overrides: Sequence[str] | None = None) -> str | None:
+    """The message for a user's mistake, or None where the error is a fault of the program.
+
+    Args:
+        overrides: of the config that was composed; those of this process's command where they are not given.
+    """
     from hydra.errors import HydraException, InstantiationException
     from omegaconf.errors import OmegaConfBaseException
 
@@ -79,7 +83,7 @@ def message_of(error: Exception) -> str | None:
     if isinstance(error, InstantiationException):
         return _refused(error)
     if isinstance(error, HydraException) or _is_composing(error):
-        return _composing_message(error)
+        return _composing_message(error, overrides)
     if isinstance(error, OmegaConfBaseException):
         return f"config: {error}"
     if type(error).__name__ == "MlflowException":  # known by its name: MLflow is not imported for a message
@@ -117,14 +121,15 @@ def _refused(error: Exception) -> str | None:
     return f"{key[1] if key else 'config'}: {target[1]} refuses its arguments: {said}"
 
 
-def _composing_message(error: Exception) -> str:
+def _composing_message(error: Exception, overrides: Sequence[str] | None) -> str:
     from hydra._internal.utils import get_args_parser
     from omegaconf.errors import OmegaConfBaseException
 
     if "hydra/launcher/submitit" in str(error):
         return "hydra/launcher=slurm: its plugin is not installed: pip install -e '.[slurm]'"
-    overrides = get_args_parser().parse_known_args()[0].overrides
-    mistakes = override_mistakes(overrides, PROJECT_ROOT / "conf", "train")
+    if overrides is None:
+        overrides = get_args_parser().parse_known_args()[0].overrides
+    mistakes = override_mistakes(list(overrides or ()), PROJECT_ROOT / "conf", "train")
     if mistakes:
         count = f"{len(mistakes)} mistakes" if len(mistakes) > 1 else "A mistake"
         return f"{count} on the command line:\n" + "\n".join(f"  {mistake}" for mistake in mistakes)

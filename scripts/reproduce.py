@@ -21,7 +21,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--judge", action="store_true", help="judge what is in the store, run nothing")
     parser.add_argument("--table", action="store_true", help="only rewrite the tables of the READMEs from the store")
     parser.add_argument("--freeze", action="store_true", help="write ten seeds or more as an internal reference")
-    return parser.parse_args()
+    return parser.parse_intermixed_args()
 
 
 def main() -> None:

@@ -43,7 +43,7 @@ def compose_claim(name: str, extra: Sequence[str] = ()) -> Composed:
     try:
         cfg = compose_run(list(words))
     except Exception as error:
-        raise UserError(f"{shown(claim_files()[name])}: {message_of(error) or error}") from error
+        raise UserError(f"{shown(claim_files()[name])}: {message_of(error, words) or error}") from error
     node: Any = OmegaConf.to_container(cfg.claim, resolve=True)
     claim, mistakes = parse_claim(node)
     if claim is None:

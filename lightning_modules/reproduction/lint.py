@@ -110,10 +110,11 @@ def _of_configs(composed: Composed) -> list[str]:
     file = shown(claim_files()[composed.name])
     found: dict[str, None] = {}
     for arm in composed.arms():
+        words = [*composed.words, *arm.overrides]
         try:
-            check_config(compose_run([*composed.words, *arm.overrides]) if arm.overrides else composed.cfg)
+            check_config(compose_run(words) if arm.overrides else composed.cfg)
         except Exception as error:
-            lines = (message_of(error) or f"{type(error).__name__}: {error}").splitlines()
+            lines = (message_of(error, words) or f"{type(error).__name__}: {error}").splitlines()
             lines = [line for line in lines if not line.endswith(" in the config:")]  # how many there are
             found |= {f"{file}: {'' if arm.name == 'x' else arm.name + ': '}{line.strip()}": None for line in lines}
     return list(found)

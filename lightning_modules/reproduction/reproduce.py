@@ -6,7 +6,6 @@ from datetime import date
 from typing import Any
 
 from lightning_modules.errors import UserError
-from lightning_modules.killed import Killed
 from lightning_modules.reproduction.claim import Claim, Verdict
 from lightning_modules.reproduction.composed import Composed, compose_claim
 from lightning_modules.reproduction.find import USUAL_TIERS, find_claims, is_one, tier_of
@@ -21,6 +20,7 @@ from lightning_modules.reproduction.table import ClaimRow
 from lightning_modules.reproduction.values import Values, missing, values_of
 from lightning_modules.reproduction.verdict import Judgement, judge
 from lightning_modules.sweep.children import Child, read_children
+from lightning_modules.sweep.drive import AllFailedError
 from lightning_modules.tracking.store import Store, open_store
 
 
@@ -92,14 +92,17 @@ def _parent(composed: Composed, seeds: tuple[int, ...], question: Question, stor
             return run_seeds(composed, seeds, question.settings, store), ""
         found = newest_parent(store, composed)
         return (found.info.run_id, "") if found else (None, f"{composed.name} was never run here")
-    except Killed:
-        raise
+    except AllFailedError as error:
+        print(error, file=sys.stderr)
+        parent = newest_parent(store, composed)
+        return (parent.info.run_id, "") if parent else (None, str(error))
     except UserError as error:
         return None, str(error)
 
 
 def _judged(composed: Composed, seeds: tuple[int, ...], children: list[Child], parent: str, store: Store) -> ClaimRow:
     claim = composed.claim
+    seeds = seeds_of(claim, max(len(seeds), _known(claim, children)))
     parts = parts_of(claim, seeds)
     values = values_of(store, claim, parts, children)
     other = " ".join(composed.words[2:])
@@ -114,6 +117,12 @@ def _judged(composed: Composed, seeds: tuple[int, ...], children: list[Child], p
         print(same)
     print(f"{judged.verdict}{'' if row.expected else ' (NOT EXPECTED)'}: {judged.reason}\nrun    {parent}", flush=True)
     return row
+
+
+def _known(claim: Claim, children: Sequence[Child]) -> int:
+    """How many seeds were begun in all: a question about fewer of them forgets none."""
+    each = len(parts_of(claim, (0,)))
+    return -(-max((child.number + 1 for child in children), default=0) // each)
 
 
 def _nothing(claim: Claim) -> Values:

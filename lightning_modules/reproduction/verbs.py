@@ -1,10 +1,12 @@
 """What `scripts/reproduce.py` does: verdicts, and beside them lint, tables and references."""
 
+import sys
+
 from rich.console import Console
 
 from lightning_modules.errors import UserError
 from lightning_modules.reproduction.composed import compose_claim
-from lightning_modules.reproduction.find import find_claims
+from lightning_modules.reproduction.find import USUAL_TIERS, find_claims, tier_of
 from lightning_modules.reproduction.freeze import check_freezable
 from lightning_modules.reproduction.freeze import freeze as write_reference
 from lightning_modules.reproduction.lint import lint as lint_claim
@@ -51,17 +53,24 @@ def _content(name: str) -> str:
 
 
 def table(question: Question) -> bool:
-    """Rewrite the tables from the store."""
-    store = open_store()
+    """Rewrite the tables from the store; a file of which a claim has no verdict yet stays as it is, and is told of."""
+    rows = read_rows(open_store(), find_claims(["all"]))
     names = find_claims(question.words)
-    rows = read_rows(store, find_claims(["all"]))
-    if not any(name in rows for name in names):
-        raise UserError("the store has no verdict of these claims: python scripts/reproduce.py all")
-    for file, here in tables(list(rows)).items():
-        if any(name in names for name in here):
-            write_between(file, rows_to_markdown([rows[name] for name in here], circumstances()))
-            print(f"written: {file}")
-    return True
+    whole = True
+    for file, here in tables(find_claims(["all"])).items():
+        known = [name for name in here if name in rows]
+        lacking = [name for name in here if name not in rows and tier_of(name) in USUAL_TIERS]
+        if not any(name in names for name in known):
+            continue
+        if lacking:
+            print(f"{file} stays as it is: the store has no verdict of {', '.join(lacking)}", file=sys.stderr)
+            whole = False
+            continue
+        write_between(file, rows_to_markdown([rows[name] for name in known], circumstances()))
+        print(f"written: {file}")
+    if not rows:
+        raise UserError("the store has no verdict: python scripts/reproduce.py all")
+    return whole
 
 
 def freeze(question: Question) -> bool:

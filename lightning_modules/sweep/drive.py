@@ -41,6 +41,10 @@ SETTINGS: dict[str, Any] = {
 }  # fmt: skip
 
 
+class AllFailedError(UserError):
+    """No trial of a sweep came to its end."""
+
+
 def drive(sweeper: Any, words: list[str]) -> list[Any]:
     """Run the sweep of this command, or go on with it; return its children.
 
@@ -160,7 +164,7 @@ class _Sweep:
         failed = [child for child in children if child.status not in SETTLED]
         if failed and len(failed) == len(children):
             self.ledger.end("FAILED", "every trial failed")
-            raise UserError(f"every trial failed; the first one: {failed[0].error}")
+            raise AllFailedError(f"every trial failed; the first one: {failed[0].error}")
         if isinstance(self.plan, BudgetPlan) and (missed := conclude(self.ledger, self.plan, children)):
             self.ledger.end("FAILED", missed)
             raise UserError(missed)
