@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
@@ -19,6 +19,7 @@ from lightning_modules.strategy.ranks import NAMES as OF_RANKS
 from lightning_modules.sweep.places import Place
 
 _SERVER_DIED = 255  # what multiprocessing gives for the exit code of a process whose forkserver is gone
+SAFE_PATH, OURS = "PYTHONSAFEPATH", "touchstone"  # warm.py takes it away again
 PATIENCE_S = 10.0  # for a run that was told to end now
 
 
@@ -42,8 +43,22 @@ def warm_server() -> Any:
     """Start the process that runs are forked from, unless it is there; its imports take seconds and go on beside the caller."""
     context: Any = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["lightning_modules.sweep.warm"])
-    forkserver.ensure_running()
+    with _not_from_here():
+        forkserver.ensure_running()
     return context
+
+
+@contextlib.contextmanager
+def _not_from_here() -> Iterator[None]:
+    """Keep the folder that the user stands in off the server's path: Python 3.11 imports from there, be it another clone."""
+    if SAFE_PATH in os.environ:
+        yield
+        return
+    os.environ[SAFE_PATH] = OURS
+    try:
+        yield
+    finally:
+        del os.environ[SAFE_PATH]
 
 
 class Pool:

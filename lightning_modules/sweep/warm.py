@@ -2,6 +2,7 @@
 
 import importlib
 import io
+import os
 
 from matplotlib.figure import Figure
 
@@ -26,4 +27,6 @@ def warm_up() -> None:
     figure.savefig(io.BytesIO(), format="png")
 
 
+if os.environ.get("PYTHONSAFEPATH") == "touchstone":  # meant for this process alone (pool.py)
+    del os.environ["PYTHONSAFEPATH"]
 warm_up()

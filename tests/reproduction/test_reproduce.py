@@ -98,6 +98,7 @@ def test_a_killed_reproduction_goes_on_and_a_changed_config_is_refused_meanwhile
 ) -> None:
     slow = {"trainer": {"max_epochs": 400}}
     project.claim("paper/linear", {"data": digits_hash}, slow)
+    # from within another clone, whose package must not be taken for that of the project
     process = subprocess.Popen(project.command("paper/linear"), env=project.environment(), stdout=subprocess.DEVNULL)
     _until(lambda: any(run.info.status == "FINISHED" for p in parents(project) for run in children(project, p)))
     process.send_signal(signal.SIGKILL)
