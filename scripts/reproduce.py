@@ -20,6 +20,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--lint", action="store_true", help="only say what is wrong with the claims")
     parser.add_argument("--judge", action="store_true", help="judge what is in the store, run nothing")
     parser.add_argument("--table", action="store_true", help="only rewrite the tables of the READMEs from the store")
+    parser.add_argument("--partial", action="store_true", help="with --table: also where claims have no verdict yet")
     parser.add_argument("--freeze", action="store_true", help="write ten seeds or more as an internal reference")
     return parser.parse_intermixed_args()
 
@@ -30,7 +31,7 @@ def main() -> None:
 
     names, own, overrides = parse_words(arguments.words)
     tiers = arguments.tier.split(",") if arguments.tier else None
-    question = Question(names, tiers, settings_of(own), overrides, arguments.judge)
+    question = Question(names, tiers, settings_of(own), overrides, arguments.judge, arguments.partial)
     from lightning_modules.reproduction import verbs
 
     verb = next((name for name in ("lint", "table", "freeze") if getattr(arguments, name)), "verdicts")

@@ -27,13 +27,15 @@ class Settings:
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked: claims, tiers (of ``all`` and of folders), settings of the runs, and further overrides."""
+    """What is asked: claims, tiers (of ``all`` and of folders), settings of the runs, further overrides; and
+    whether to judge what is there, and to write tables that lack verdicts."""
 
     words: Sequence[str]
     tiers: Sequence[str] | None = None
     settings: Settings = field(default_factory=Settings)
     overrides: Sequence[str] = ()
     judge_only: bool = False
+    partial: bool = False
 
 
 def parse_words(words: Sequence[str]) -> tuple[list[str], dict[str, str], list[str]]:

@@ -62,11 +62,14 @@ def table(question: Question) -> bool:
         lacking = [name for name in here if name not in rows and tier_of(name) in USUAL_TIERS]
         if not any(name in names for name in known):
             continue
-        if lacking:
-            print(f"{file} stays as it is: the store has no verdict of {', '.join(lacking)}", file=sys.stderr)
+        if lacking and not question.partial:
+            told = f"{', '.join(lacking)}; --partial writes it without them"
+            print(f"{file} stays as it is: the store has no verdict of {told}", file=sys.stderr)
             whole = False
             continue
-        write_between(file, rows_to_markdown([rows[name] for name in known], circumstances()))
+        text = rows_to_markdown([rows[name] for name in known], circumstances())
+        text += f"\nWithout a verdict as yet: {', '.join(lacking)}.\n" if lacking else ""
+        write_between(file, text)
         print(f"written: {file}")
     if not rows:
         raise UserError("the store has no verdict: python scripts/reproduce.py all")
