@@ -59,7 +59,7 @@ class MovieLens(InMemoryData):
             f"data=movielens: there is neither {' nor '.join(FILES)} in {folder}. The second is in GroupLens' ml-100k.zip, "
             "the first in the package recbole:\n"
             f"  pip download --no-deps recbole && mkdir -p {folder} && unzip -j recbole-*.whl '{WHEEL}' -d {folder}\n"
-            "(GroupLens' terms: research, no redistribution)"
+            "(GroupLens' terms: research, no redistribution); data.root or TOUCHSTONE_DATA names another place"
         )
 
 

@@ -51,7 +51,8 @@ class Sonar(InMemoryData):
             f"the Sonar set is not there: neither {' nor '.join(map(str, places))}. Get it from Debian with\n"
             "  apt-get download r-cran-mlbench && dpkg-deb --fsys-tarfile r-cran-mlbench_*.deb"
             f" | tar -xO ./{DEBIAN.relative_to('/')} > Sonar.rda\n"
-            f"and put Sonar.rda, or UCI's sonar.all-data, into {self.root / 'sonar'}"
+            f"and put Sonar.rda, or UCI's sonar.all-data, into {self.root / 'sonar'}; data.root or "
+            "TOUCHSTONE_DATA names another place"
         )
 
 

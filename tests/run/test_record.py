@@ -35,8 +35,8 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, An
                 "model=mlp",
                 "trainer.max_epochs=3",
                 "trainer.log_every_n_steps=1",
-                f"+claim.note={LONG}",
-                "+claim.api_key=hunter2",
+                f"+debug.note={LONG}",
+                "+debug.api_key=hunter2",
                 "~callbacks.progress",
                 "~callbacks.summary",
             ]
@@ -64,14 +64,14 @@ def test_every_leaf_of_the_config_is_a_param_and_none_is_cut(recorded: Any) -> N
     config.pop("choices")
     missing = leaves(config).keys() - params.keys()
     assert not missing
-    assert params["claim.note"] == LONG
+    assert params["debug.note"] == LONG
     assert params["optimizer.lr"] == str(config["optimizer"]["lr"])
     assert (params["data"], params["model"]) == ("digits", "mlp")
 
 
 def test_a_secret_in_the_config_reaches_no_param_and_no_artifact(recorded: Any) -> None:
     run = recorded[1]
-    assert run.data.params["claim.api_key"] == "***"
+    assert run.data.params["debug.api_key"] == "***"
     texts = [
         path.read_text(errors="replace")
         for path in folder_of(run).rglob("*")
