@@ -62,9 +62,16 @@ def test_every_recipe_is_looked_at() -> None:
     assert options == {*RECIPES, *elsewhere}
 
 
+def _marks(recipe: str, network: str) -> list[Any]:
+    if network in QUICK and recipe not in PROGRAMS:
+        return []
+    long = network in LARGE or (network != "lenet5" and recipe not in OF_A_KIND)
+    return [pytest.mark.slow, *([pytest.mark.long] if long else [])]
+
+
 def _cases() -> list[Any]:
     return [
-        pytest.param(recipe, network, marks=[] if network in QUICK and recipe not in PROGRAMS else [pytest.mark.slow])
+        pytest.param(recipe, network, marks=_marks(recipe, network))
         for recipe in RECIPES
         for network in NETWORKS
         if (recipe in OF_A_KIND if network in LARGE else recipe not in PROGRAMS or network == "lenet5")
