@@ -51,7 +51,7 @@ def write_verdict(
         "claim": composed.name,
         "verdict": str(judged.verdict),
         "claim.expected": str(row.expected).lower(),
-        "mlflow.note.content": report[:5000],
+        "mlflow.note.content": f"##{report}"[:5000],  # MLflow sets the lines of a large heading on each other
     }
     store.client.log_batch(parent, metrics=logged, tags=[RunTag(key, value) for key, value in tags.items()])
     return report
