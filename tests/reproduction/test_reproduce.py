@@ -67,6 +67,13 @@ def test_a_claim_is_run_judged_recorded_and_not_run_again(project: Project, digi
         assert "REPRODUCED" in text
         assert "old" not in text
 
+    project.claim(
+        "paper/other", {"data": digits_hash}
+    )  # without a verdict: the table would lose nothing, but not be whole
+    refused = project.reproduce("all", "--table")
+    assert refused.returncode == 1
+    assert "README.md stays as it is: the store has no verdict of paper/other" in refused.stderr
+
 
 @pytest.mark.slow
 def test_an_unexpected_verdict_a_shortened_run_and_other_overrides_are_told_by_the_exit_code(
