@@ -1,9 +1,9 @@
-"""What a stage works on, made by hand: no run and no data."""
+"""Networks and what a stage works on, made by hand: no run and no data."""
 
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lightning_modules.compression.form import Form
 from lightning_modules.compression.stage import Work
@@ -16,3 +16,20 @@ def work_on(network: nn.Module, shape: tuple[int, ...], folder: Path, logged: di
     task = Classification(network, nn.CrossEntropyLoss(), num_outputs=10)
     log = ({} if logged is None else logged).update
     return Work(task, Form(), x, lambda: iter([{"x": x, "y": y}]), lambda _: 0.0, True, 0, folder, log)
+
+
+class SmallNet(nn.Module):
+    """Two layers over the pixels of 1x8x8 images."""
+
+    def __init__(self, width: int, outputs: int = 10) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, width, 3, padding=1)
+        self.pool = nn.AdaptiveAvgPool2d(2)
+        self.head = nn.Linear(4 * width, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.pool(self.conv(x).relu()).flatten(1))
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))

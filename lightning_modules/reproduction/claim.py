@@ -6,8 +6,6 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
-Number = float
-
 
 class Verdict(StrEnum):
     """What can be said of our runs beside the paper's number."""
@@ -56,7 +54,7 @@ class Original(Strict):
     value: float | None = None
     std: float | None = Field(default=None, ge=0)
     n: int | None = Field(default=None, ge=1)
-    runs: tuple[Number, ...] = ()
+    runs: tuple[float, ...] = ()
 
 
 class Arm(Original):

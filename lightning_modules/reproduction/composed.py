@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lightning_modules.command_line import PROJECT_ROOT, compose_run, message_of
 from lightning_modules.errors import UserError
-from lightning_modules.reproduction.claim import Arm, Claim, parse_claim
+from lightning_modules.reproduction.claim import Claim, parse_claim
 from lightning_modules.reproduction.find import claim_files, is_base
 
 
@@ -22,10 +22,6 @@ class Composed:
     claim: Claim
     cfg: DictConfig
     words: tuple[str, ...]
-
-    def arms(self) -> tuple[Arm, ...]:
-        """The arms, or one that changes nothing."""
-        return self.claim.arms or (Arm(name="x"),)
 
 
 def experiment_words(name: str) -> tuple[str, ...]:

@@ -109,12 +109,13 @@ def _of_configs(composed: Composed) -> list[str]:
     """What the run's own check says of each arm's config."""
     file = shown(claim_files()[composed.name])
     found: dict[str, None] = {}
-    for arm in composed.arms():
-        words = [*composed.words, *arm.overrides]
+    arms = {f"{arm.name}: ": arm.overrides for arm in composed.claim.arms} or {"": ()}
+    for arm, overrides in arms.items():
+        words = [*composed.words, *overrides]
         try:
-            check_config(compose_run(words) if arm.overrides else composed.cfg)
+            check_config(compose_run(words) if overrides else composed.cfg)
         except Exception as error:
             lines = (message_of(error, words) or f"{type(error).__name__}: {error}").splitlines()
             lines = [line for line in lines if not line.endswith(" in the config:")]  # how many there are
-            found |= {f"{file}: {'' if arm.name == 'x' else arm.name + ': '}{line.strip()}": None for line in lines}
+            found |= {f"{file}: {arm}{line.strip()}": None for line in lines}
     return list(found)

@@ -2,10 +2,10 @@
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 
@@ -17,6 +17,7 @@ from lightning_modules.reproduction.report import claim_report
 from lightning_modules.reproduction.table import ClaimRow
 from lightning_modules.reproduction.values import Values
 from lightning_modules.reproduction.verdict import Judgement
+from lightning_modules.sweep.children import Child
 from lightning_modules.tracking.store import PROJECT_ROOT, Store
 
 if TYPE_CHECKING:
@@ -28,8 +29,8 @@ PACKAGES = ("torch", "pytorch-lightning", "mlflow")
 
 def write_verdict(
     store: Store, parent: str, composed: Composed, values: Values, judged: Judgement, row: ClaimRow
-) -> str:
-    """Log the verdict to the parent run (its id) as tags, metrics, text and picture; return the report in Markdown."""
+) -> None:
+    """Log the verdict to the parent run (its id) as tags, metrics, text and picture."""
     from mlflow.entities import Metric, RunTag
 
     claim = composed.claim
@@ -54,7 +55,6 @@ def write_verdict(
         "mlflow.note.content": f"##{report}"[:5000],  # MLflow sets the lines of a large heading on each other
     }
     store.client.log_batch(parent, metrics=logged, tags=[RunTag(key, value) for key, value in tags.items()])
-    return report
 
 
 def row_as_dict(row: ClaimRow) -> dict[str, Any]:
@@ -89,24 +89,43 @@ def _row(store: Store, run: "Run") -> ClaimRow | None:
         return None
 
 
-def commits_of(store: Store, children: Sequence[Any]) -> str:
-    """The commits that the runs were made with, the newest last, ``+`` where the tree was not clean."""
-    seen: dict[str, None] = {}
-    for child in children:
-        tags = store.client.get_run(child.run_id).data.tags if child.run_id else {}
-        commit = tags.get("mlflow.source.git.commit", "")[:7]
-        seen |= {commit + "+" * (tags.get("git.dirty") == "true"): None} if commit else {}
-    return " ".join(seen)
+class Origin(NamedTuple):
+    """Where runs came from: the last day, their commits (``+`` where the tree was not clean), their machines and versions."""
+
+    date: str
+    commit: str
+    machine: str
 
 
-def circumstances() -> str:
-    """Date, machine and versions, as a line below a table."""
-    from lightning_modules.tracking.provenance import hardware, package_versions
+NOWHERE = Origin("", "", "")  # of claims without a run
 
-    machine, versions = hardware(), package_versions()
+
+def origin_of(store: Store, children: Sequence[Child]) -> Origin:
+    """What the runs themselves recorded; nothing of the process that judges them."""
+    runs = [store.client.get_run(child.run_id) for child in children if child.run_id]
+    days = [str(date.fromtimestamp((run.info.end_time or run.info.start_time) / 1000)) for run in runs]
+    commits = dict.fromkeys(_commit(run.data.tags) for run in runs)
+    machines = dict.fromkeys(_machine(store, run) for run in runs)
+    return Origin(max(days, default=""), " ".join(filter(None, commits)), "; ".join(machines))
+
+
+def _commit(tags: Mapping[str, str]) -> str:
+    commit = tags.get("mlflow.source.git.commit", "")[:7]
+    return commit + "+" * (bool(commit) and tags.get("git.dirty") == "true")
+
+
+def _machine(store: Store, run: "Run") -> str:
+    from lightning_modules.tracking.artifacts import artifact
+
+    try:
+        machine = json.loads(artifact(store, run, "environment/hardware.json").read_text())
+        listed = artifact(store, run, "environment/requirements.txt").read_text().splitlines()
+    except (UserError, ValueError):
+        return "an unknown machine"
+    versions = dict(line.split("==", 1) for line in listed)
     packages = ", ".join(f"{name} {versions[name].partition('+')[0]}" for name in PACKAGES if name in versions)
     gpus = ", ".join(gpu["name"] for gpu in machine["gpus"]) or "no GPU"
-    return f"{date.today()}; {machine['cpu']}, {machine['cores_allowed']} cores, {gpus}; Python {machine['python']}, {packages}"
+    return f"{machine['cpu']}, {machine['cores_logical']} cores, {gpus}, Python {machine['python']}, {packages}"
 
 
 def tables(claims: Sequence[str]) -> dict[Path, list[str]]:

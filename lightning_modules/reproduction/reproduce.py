@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Sequence
-from datetime import date
 from typing import Any
 
 from lightning_modules.errors import UserError
@@ -13,7 +12,7 @@ from lightning_modules.reproduction.freeze import same_as_frozen
 from lightning_modules.reproduction.lint import lint_composed
 from lightning_modules.reproduction.plan import parts_of, seeds_of
 from lightning_modules.reproduction.question import Question
-from lightning_modules.reproduction.recorded import commits_of, short_paper, write_verdict
+from lightning_modules.reproduction.recorded import NOWHERE, Origin, origin_of, short_paper, write_verdict
 from lightning_modules.reproduction.report import published_text
 from lightning_modules.reproduction.seeds import newest_parent, run_seeds
 from lightning_modules.reproduction.table import ClaimRow
@@ -76,11 +75,11 @@ def _one(composed: Composed, question: Question, store: Store) -> ClaimRow:
     invalid = _other_data(composed)
     if invalid:
         print(invalid, file=sys.stderr)
-        return _row(composed, judge(composed.claim, _nothing(composed.claim), invalid), 0.0, "")
+        return _row(composed, judge(composed.claim, _nothing(composed.claim), invalid))
     parent, failure = _parent(composed, seeds, question, store)
     if parent is None:
         print(failure, file=sys.stderr)
-        return _row(composed, judge(composed.claim, _nothing(composed.claim), failure), 0.0, "")
+        return _row(composed, judge(composed.claim, _nothing(composed.claim), failure))
     children = read_children(store, parent)
     return _judged(composed, seeds, children, parent, store)
 
@@ -109,7 +108,7 @@ def _judged(composed: Composed, seeds: tuple[int, ...], children: list[Child], p
     judged = judge(claim, values, f"run with {other}, which is not the claim's config" if other else None)
     mine = [child for child in children if child.number < len(parts)]
     seconds = sum(child.duration_s or 0.0 for child in mine)
-    row = _row(composed, judged, seconds, commits_of(store, mine))
+    row = _row(composed, judged, seconds, origin_of(store, mine))
     write_verdict(store, parent, composed, values, judged, row)
     if lost := missing(values, seeds):
         print(f"no value: {', '.join(lost[:10])}{' …' * (len(lost) > 10)}", file=sys.stderr)
@@ -129,15 +128,15 @@ def _nothing(claim: Claim) -> Values:
     return {arm: {} for arm in claim.arm_names}
 
 
-def _row(composed: Composed, judged: Judgement, seconds: float, commit: str) -> ClaimRow:
+def _row(composed: Composed, judged: Judgement, seconds: float = 0.0, origin: Origin = NOWHERE) -> ClaimRow:
     claim = composed.claim
     low, high = judged.ours_interval or (None, None)
     return ClaimRow(
         claim_id=composed.name, paper=short_paper(claim), source_kind=claim.source.kind, metric=claim.metric,
         unit=claim.unit, theirs=published_text(claim), kind=claim.kind, ours_mean=judged.ours_mean, ours_low=low, ours_high=high,
         n=judged.n, difference=judged.difference, low=judged.low, high=judged.high, tolerance=judged.tolerance,
-        verdict=judged.verdict, expected=judged.verdict in claim.expect, seconds=seconds, date=str(date.today()),
-        commit=commit,
+        verdict=judged.verdict, expected=judged.verdict in claim.expect, seconds=seconds,
+        **origin._asdict(),
     )  # fmt: skip
 
 

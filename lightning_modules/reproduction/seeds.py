@@ -26,9 +26,9 @@ def run_seeds(composed: Composed, seeds: tuple[int, ...], settings: Settings, st
 
     plan = plan_of_claim(composed.claim, seeds)
     words = [*composed.words, f"sweep.jobs={settings.jobs}", f"sweep.retries={settings.retries}"]
-    words += ["sweep.skip_finished=true", f"sweep.name={_name_of(composed, plan, words, settings.fresh, store)}"]
-    words.append(f"name='{composed.name}'")
-    drive(_sweeper(composed, plan, words), words)
+    name, fresh = _name_of(composed, plan, words, settings.fresh, store)
+    words += [f"sweep.name={name}", f"sweep.skip_finished={str(not fresh).lower()}", f"name='{composed.name}'"]
+    drive(_sweeper(composed, plan, words, fresh), words)
     parent = newest_parent(store, composed)
     assert parent is not None
     return str(parent.info.run_id)
@@ -47,12 +47,12 @@ def _tried(composed: Composed) -> tuple[str, ...]:
     return tuple(word.replace("'", '"') for word in composed.words[2:])
 
 
-def _name_of(composed: Composed, plan: Listed, words: list[str], fresh: bool, store: Store) -> str:
-    """The sweep's name: that of the newest parent where it is the same claim, else a new one."""
+def _name_of(composed: Composed, plan: Listed, words: list[str], fresh: bool, store: Store) -> tuple[str, bool]:
+    """The sweep's name, that of the newest parent where it is the same claim; and whether it takes over no older runs."""
     base = composed.name.replace("/", ".") + (".tried" if _tried(composed) else "")
     parent = newest_parent(store, composed)
     if parent is None:
-        return base
+        return base, fresh
     name = parent.data.tags["sweep.name"]
     changed = _changes(store, parent, composed, plan, words)
     if changed and not fresh and parent.info.status != "FINISHED":
@@ -61,9 +61,9 @@ def _name_of(composed: Composed, plan: Listed, words: list[str], fresh: bool, st
             f"with fresh=true:\n{changed}"
         )
     if not changed and not fresh:
-        return name
-    number = name.removeprefix(base).lstrip(".") or "1"
-    return f"{base}.{int(number) + 1}" if number.isdigit() else f"{base}.{parent.info.run_id[:6]}"
+        return name, parent.data.tags.get("claim.fresh") == "true"
+    number = int(name.removeprefix(base).lstrip(".") or 1)
+    return f"{base}.{number + 1}", fresh
 
 
 def _changes(store: Store, parent: "Run", composed: Composed, plan: Listed, words: list[str]) -> str:
@@ -79,7 +79,7 @@ def _changes(store: Store, parent: "Run", composed: Composed, plan: Listed, word
     return differences(recorded, now)
 
 
-def _sweeper(composed: Composed, plan: Listed, words: list[str]) -> Any:
+def _sweeper(composed: Composed, plan: Listed, words: list[str], fresh: bool = False) -> Any:
     """What `drive` takes in the place of the sweeper that ``-m`` makes."""
     from hydra import initialize_config_dir
     from hydra._internal.callbacks import Callbacks
@@ -103,6 +103,7 @@ def _sweeper(composed: Composed, plan: Listed, words: list[str]) -> Any:
     sweeper.tags = {
         "claim": composed.name,
         "claim.overrides": " ".join(_tried(composed)),
+        "claim.fresh": str(fresh).lower(),
         "mlflow.source.name": "scripts/reproduce.py",
     }
     sweeper.again = f"python scripts/reproduce.py {composed.name}"

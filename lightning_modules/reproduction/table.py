@@ -5,11 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lightning_modules.reproduction.between import write_between as write_between
 from lightning_modules.reproduction.claim import Verdict
 from lightning_modules.reproduction.number import NONE, Written, duration, number_format
-from lightning_modules.reproduction.report import claim_report as claim_report
-from lightning_modules.reproduction.report import published_text as published_text
 
 HEADER = ("claim", "paper", "ours, 95 % interval (n)", "difference, 90 % interval", "tolerance", "verdict", "time")
 _KINDS = {
@@ -32,7 +29,7 @@ class ClaimRow:
         tolerance: None for an ordering.
         expected: whether the verdict is one of those that the claim expects.
         seconds: of all runs together.
-        date, commit: of the runs.
+        date, commit, machine: of the runs.
         kind: of the claim.
     """
 
@@ -55,26 +52,28 @@ class ClaimRow:
     seconds: float | None
     date: str = ""
     commit: str = ""
+    machine: str = ""
     kind: str = "absolute"
 
 
-def rows_to_markdown(rows: Sequence[ClaimRow], measured: str = "", command: str = "") -> str:
-    """The table, and a line with what it was `measured` on (date, versions, hardware), the commits and the `command`."""
+def rows_to_markdown(rows: Sequence[ClaimRow], command: str = "") -> str:
+    """The table, and a line with the date, commits, machines and versions of its runs, and the `command`."""
     lines = [[_escaped(cell) for cell in _cells(row)] for row in rows]
     marked = [[*line[:5], _marked(line[5], row), line[6]] for line, row in zip(lines, rows, strict=True)]
     rule = ["---", "---", "---", "---", "--:", "---", "--:"]
     table = "\n".join(f"| {' | '.join(line)} |" for line in [[*HEADER], rule, *marked])
-    return f"{table}\n\n{_below(rows, measured, command)}\n"
+    return f"{table}\n\n{_below(rows, command)}\n"
 
 
-def _below(rows: Sequence[ClaimRow], measured: str, command: str) -> str:
+def _below(rows: Sequence[ClaimRow], command: str) -> str:
     days = sorted({row.date for row in rows if row.date})
     commits = list(dict.fromkeys(commit for row in rows for commit in row.commit.split()))
     run = " to ".join(dict.fromkeys((days[0], days[-1]))) if days else ""
     at = f"at {', '.join(commits[:4])}{' …' * (len(commits) > 4)}" if commits else ""
     folders = {row.claim_id.rpartition("/")[0] for row in rows}
     again = command or f"python scripts/reproduce.py {folders.pop() if len(folders) == 1 and rows else 'all'}"
-    said = [f"Run {run} {at}".strip() if run or at else "", _escaped(measured), f"again: `{again}`"]
+    machines = "; ".join(dict.fromkeys(row.machine for row in rows if row.machine))
+    said = [f"Run {run} {at}".strip() if run or at else "", _escaped(machines), f"again: `{again}`"]
     return ". ".join(" ".join(part.split()) for part in said if part)
 
 

@@ -5,6 +5,7 @@ import sys
 from rich.console import Console
 
 from lightning_modules.errors import UserError
+from lightning_modules.reproduction.between import write_between
 from lightning_modules.reproduction.composed import compose_claim
 from lightning_modules.reproduction.find import USUAL_TIERS, find_claims, tier_of
 from lightning_modules.reproduction.freeze import check_freezable
@@ -12,10 +13,10 @@ from lightning_modules.reproduction.freeze import freeze as write_reference
 from lightning_modules.reproduction.lint import lint as lint_claim
 from lightning_modules.reproduction.plan import parts_of, seeds_of
 from lightning_modules.reproduction.question import Question
-from lightning_modules.reproduction.recorded import circumstances, commits_of, read_rows, tables
+from lightning_modules.reproduction.recorded import origin_of, read_rows, tables
 from lightning_modules.reproduction.reproduce import all_expected, chosen, content_of, reproduce
 from lightning_modules.reproduction.seeds import newest_parent
-from lightning_modules.reproduction.table import rows_to_markdown, rows_to_terminal, write_between
+from lightning_modules.reproduction.table import rows_to_markdown, rows_to_terminal
 from lightning_modules.reproduction.values import values_of
 from lightning_modules.sweep.children import read_children
 from lightning_modules.tracking.store import open_store
@@ -67,7 +68,7 @@ def table(question: Question) -> bool:
             print(f"{file} stays as it is: the store has no verdict of {told}", file=sys.stderr)
             whole = False
             continue
-        text = rows_to_markdown([rows[name] for name in known], circumstances())
+        text = rows_to_markdown([rows[name] for name in known])
         text += f"\nWithout a verdict as yet: {', '.join(lacking)}.\n" if lacking else ""
         write_between(file, text)
         print(f"written: {file}")
@@ -90,6 +91,6 @@ def freeze(question: Question) -> bool:
         children = read_children(store, parent.info.run_id)
         parts = parts_of(one.claim, seeds_of(one.claim, question.settings.seeds))
         print(
-            f"written: {write_reference(one, values_of(store, one.claim, parts, children), commits_of(store, children))}"
+            f"written: {write_reference(one, values_of(store, one.claim, parts, children), origin_of(store, children).commit)}"
         )
     return True

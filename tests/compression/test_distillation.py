@@ -7,30 +7,14 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from handmade import SmallNet, draw
+from torch import nn
 
 from lightning_modules.compression.distillation import losses
 from lightning_modules.compression.distillation.stage import Distillation
 from lightning_modules.compression.distillation.teacher import find_teacher
 from lightning_modules.errors import UserError
 from lightning_modules.task.classification import Classification
-
-
-class Net(nn.Module):
-    """Two layers over the pixels of 1x8x8 images."""
-
-    def __init__(self, width: int, outputs: int = 10) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(1, width, 3, padding=1)
-        self.pool = nn.AdaptiveAvgPool2d(2)
-        self.head = nn.Linear(4 * width, outputs)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.pool(self.conv(x).relu()).flatten(1))
-
-
-def draw(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 # --- losses ------------------------------------------------------------------------------------------------------
@@ -52,27 +36,27 @@ def checked(
 def test_teachers_that_do_not_suit_are_refused_before_training(teacher: Any, train: Any) -> None:
     run = {"teacher": teacher.info.run_id}
     with pytest.raises(UserError, match=r"stages.distil: teacher=.*it has 10 outputs, the student 7"):
-        checked(run, Net(4, 7), 7)
+        checked(run, SmallNet(4, 7), 7)
     with pytest.raises(UserError, match=r"it reads samples of shape \[1, 8, 8\], the student \[1, 9, 9\]"):
-        checked(run, Net(4), shape=(1, 9, 9))
+        checked(run, SmallNet(4), shape=(1, 9, 9))
     with pytest.raises(UserError, match="the student has no layer 'convo': did you mean 'conv'"):
-        checked({**run, "term": "hints", "layers": {"convo": "head"}}, Net(4))
+        checked({**run, "term": "hints", "layers": {"convo": "head"}}, SmallNet(4))
     with pytest.raises(UserError, match="the teacher has no layer 'conv'"):
-        checked({**run, "term": "hints", "layers": {"conv": "conv"}}, Net(4))
+        checked({**run, "term": "hints", "layers": {"conv": "conv"}}, SmallNet(4))
     with pytest.raises(UserError, match="feature maps"):
-        checked({**run, "term": "attention", "layers": {"head": "head"}}, Net(4))
+        checked({**run, "term": "attention", "layers": {"head": "head"}}, SmallNet(4))
     with pytest.raises(UserError, match=r"no run 'nobody'"):
-        checked({"teacher": "nobody"}, Net(4))
+        checked({"teacher": "nobody"}, SmallNet(4))
     names = [f"digit {i}" for i in range(10)]
-    task = Classification(Net(4), nn.CrossEntropyLoss(), num_outputs=10, class_names=names)
+    task = Classification(SmallNet(4), nn.CrossEntropyLoss(), num_outputs=10, class_names=names)
     with pytest.raises(UserError, match=r"its classes are 0, 1, 2.*those of the student digit 0"):
-        checked(run, Net(4)).check_task(task)
-    task = Classification(Net(4, 10), nn.BCEWithLogitsLoss(), num_outputs=10, kind="multilabel")
+        checked(run, SmallNet(4)).check_task(task)
+    task = Classification(SmallNet(4, 10), nn.BCEWithLogitsLoss(), num_outputs=10, kind="multilabel")
     with pytest.raises(UserError, match="trained for multiclass, the student is for multilabel"):
-        checked(run, Net(4)).check_task(task)
-    task = Classification(Net(4), nn.CrossEntropyLoss(), num_outputs=10, augmentation=nn.Identity())
+        checked(run, SmallNet(4)).check_task(task)
+    task = Classification(SmallNet(4), nn.CrossEntropyLoss(), num_outputs=10, augmentation=nn.Identity())
     with pytest.raises(UserError, match="augmentation=none"):
-        checked({**run, "cache": True}, Net(4)).check_task(task)
+        checked({**run, "cache": True}, SmallNet(4)).check_task(task)
 
 
 def test_a_teacher_is_found_by_run_by_model_and_by_registered_name(teacher: Any, store: Any) -> None:
@@ -144,7 +128,7 @@ TERMS: dict[str, dict[str, Any]] = {
 def test_a_student_comes_nearer_to_its_teacher_by_every_term(teacher: Any) -> None:
     for name, settings in TERMS.items():
         torch.manual_seed(0)
-        net = Net(4)
+        net = SmallNet(4)
         found = by_hand(checked({"teacher": teacher.info.run_id, **settings}, net), net, 25)
         assert found[-1] < 0.9 * found[0], name
         assert not net.head._forward_hooks
@@ -156,7 +140,7 @@ def test_regressors_are_trained_and_a_resumed_stage_goes_on_with_them_bit_for_bi
 
     def run(*lengths: int) -> tuple[list[float], Distillation]:
         torch.manual_seed(0)
-        net, found, state = Net(4).requires_grad_(False), [], None
+        net, found, state = SmallNet(4).requires_grad_(False), [], None
         net.conv.bias.requires_grad_()  # nothing of the student learns, but the loss needs something that could
         for steps in lengths:
             stage = checked(settings, net)
@@ -176,7 +160,7 @@ def test_attention_moves_a_student_towards_where_its_teacher_looks(train: Any) -
     run = train("model=convnet")
     layers = {"conv": first_conv(run.info.run_id)}
     torch.manual_seed(0)
-    net = Net(4)
+    net = SmallNet(4)
     stage = checked({"teacher": run.info.run_id, "alpha": 0.0, "term": "attention", "layers": layers}, net)
     found = by_hand(stage, net, 25)
     assert found[-1] < 0.9 * found[0]
@@ -229,7 +213,7 @@ def test_recipes_with_a_term_train_a_student(recipe: str, train: Any) -> None:
 
 
 def test_a_mixed_batch_with_soft_labels_is_shown_to_the_teacher_as_it_is(teacher: Any) -> None:
-    net = Net(4)
+    net = SmallNet(4)
     stage = checked({"teacher": teacher.info.run_id, "alpha": 0.5}, net)
     task = Classification(net, nn.CrossEntropyLoss(), num_outputs=10)
     stage.attach(task)

@@ -5,30 +5,14 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from handmade import SmallNet, draw
+from torch import Tensor
 
 from lightning_modules.compression.distillation import losses
 from lightning_modules.compression.distillation.cache import LogitCache
 from lightning_modules.compression.distillation.features import Features, regressor
 from lightning_modules.compression.distillation.stage import Distillation
 from lightning_modules.errors import UserError
-
-
-class Net(nn.Module):
-    """Two layers over the pixels of 1x8x8 images."""
-
-    def __init__(self, width: int, outputs: int = 10) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(1, width, 3, padding=1)
-        self.pool = nn.AdaptiveAvgPool2d(2)
-        self.head = nn.Linear(4 * width, outputs)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.pool(self.conv(x).relu()).flatten(1))
-
-
-def draw(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 # --- losses ------------------------------------------------------------------------------------------------------
@@ -113,7 +97,7 @@ def test_features_that_are_not_alike_have_no_regressor() -> None:
 
 # --- hooks and cache ---------------------------------------------------------------------------------------------
 def test_hooks_give_what_a_layer_gave_and_leave_with_the_fit() -> None:
-    net = Net(3)
+    net = SmallNet(3)
     features = Features(net, ["conv", "head"], "the student")
     out = net(draw(2, 1, 8, 8))
     conv, head = features.take()
@@ -124,7 +108,7 @@ def test_hooks_give_what_a_layer_gave_and_leave_with_the_fit() -> None:
 
 def test_a_layer_that_is_not_there_is_answered_with_the_nearest() -> None:
     with pytest.raises(UserError, match="the teacher has no layer 'haed': did you mean 'head'"):
-        Features(Net(3), ["haed"], "the teacher")
+        Features(SmallNet(3), ["haed"], "the teacher")
 
 
 def test_a_cache_asks_the_teacher_once_for_each_sample_and_survives_a_checkpoint() -> None:

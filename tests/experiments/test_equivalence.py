@@ -4,27 +4,19 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from omegaconf import OmegaConf
 
 from lightning_modules.check import check_config
 from lightning_modules.command_line import compose_run
-from lightning_modules.reproduction.claim import Claim, parse_claim
+from lightning_modules.reproduction.composed import compose_claim
 from lightning_modules.reproduction.find import claim_files
 
 CLAIMS = [name for name in claim_files() if name.startswith("distributed/")]
 SHORT = ("trainer.max_steps=20", "tracking.system_metrics_s=null", "~callbacks.progress", "~callbacks.summary")
 
 
-def claim_of(name: str) -> Claim:
-    plain: Any = OmegaConf.to_container(compose_run([f"experiment={name}"]).claim, resolve=True)
-    claim, mistakes = parse_claim(plain)
-    assert claim is not None, mistakes
-    return claim
-
-
 @pytest.mark.parametrize("name", CLAIMS)
 def test_both_arms_are_checked_and_see_64_samples_in_each_of_100_steps(name: str) -> None:
-    claim = claim_of(name)
+    claim = compose_claim(name).claim
     assert [arm.name for arm in claim.arms] == ["one_process", "two_processes"]
     for arm in claim.arms:
         cfg = compose_run([f"experiment={name}", *arm.overrides])
@@ -35,7 +27,7 @@ def test_both_arms_are_checked_and_see_64_samples_in_each_of_100_steps(name: str
 
 @pytest.mark.parametrize("name", CLAIMS)
 def test_two_processes_end_at_the_weights_of_one_and_at_no_others(name: str, train: Callable[..., Any]) -> None:
-    claim = claim_of(name)
+    claim = compose_claim(name).claim
     assert claim.tolerance is not None
     values = [
         train(f"experiment={name}", *arm.overrides, *SHORT, quick=False).data.metrics[claim.metric]

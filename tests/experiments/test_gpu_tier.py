@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 from made_sets import write_cifar, write_folders, write_mnist
-from omegaconf import OmegaConf
 
 from lightning_modules import build
 from lightning_modules.check import check_config
 from lightning_modules.command_line import compose_run
 from lightning_modules.errors import UserError
-from lightning_modules.reproduction.claim import Claim, Verdict, parse_claim
+from lightning_modules.reproduction.claim import Verdict
+from lightning_modules.reproduction.composed import compose_claim
 from lightning_modules.reproduction.find import claim_files
 from lightning_modules.run import run
 
@@ -38,13 +38,6 @@ SLOW = {"torchvision/resnet50", "depgraph/resnet56_pruned"}
 
 
 @functools.cache
-def claim_of(name: str) -> Claim:
-    plain: Any = OmegaConf.to_container(compose_run([f"experiment={name}"]).claim, resolve=True)
-    claim, mistakes = parse_claim(plain)
-    assert claim is not None, mistakes
-    return claim
-
-
 def data_of(name: str, folder: Path) -> list[str]:
     """Write the set that an experiment reads; return the overrides that name its place."""
     kind = compose_run([f"experiment={name}"]).data._target_.rpartition(".")[2]
@@ -60,7 +53,7 @@ def data_of(name: str, folder: Path) -> list[str]:
 
 @pytest.mark.parametrize("name", CLAIMS)
 def test_the_claim_and_all_its_arms_are_checked_as_they_are_written(name: str) -> None:
-    claim = claim_of(name)
+    claim = compose_claim(name).claim
     assert claim.tier in ("gpu", "cluster")
     assert Verdict.INVALID not in claim.expect
     for overrides in [arm.overrides for arm in claim.arms] or [()]:
@@ -70,14 +63,14 @@ def test_the_claim_and_all_its_arms_are_checked_as_they_are_written(name: str) -
         assert cfg.trainer.devices == (8 if claim.tier == "cluster" else 1)
 
 
-TRAINED = [name for name in CLAIMS if name not in TEACHERS and claim_of(name).kind == "absolute"]
+TRAINED = [name for name in CLAIMS if name not in TEACHERS and compose_claim(name).claim.kind == "absolute"]
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in TRAINED])
 def test_its_parts_are_built_and_it_trains_on_made_data(name: str, tmp_path: Path) -> None:
     more = MORE.get(name, ("trainer.max_steps=1",))
     metrics = run(compose_run([f"experiment={name}", *STEP, "tracking=none", *more, *data_of(name, tmp_path)]))
-    assert claim_of(name).metric in metrics
+    assert compose_claim(name).claim.metric in metrics
 
 
 @pytest.mark.parametrize("name", TEACHERS)
@@ -87,7 +80,7 @@ def test_a_student_is_taught_by_the_teacher_of_its_folder(name: str, tmp_path: P
         run(compose_run([f"experiment={name}", *words]))
     run(compose_run([f"experiment={TEACHERS[name]}/teacher", *words, f"name={TEACHERS[name]}-teacher"]))
     metrics = run(compose_run([f"experiment={name}", *words]))
-    assert claim_of(name).metric in metrics
+    assert compose_claim(name).claim.metric in metrics
 
 
 @pytest.mark.parametrize(
@@ -105,7 +98,7 @@ def test_the_network_has_as_many_parameters_as_the_sources(name: str, parameters
 
 
 def test_the_difference_of_cutout_is_that_of_its_arms() -> None:
-    claim = claim_of("cutout2017/cutout_minus_baseline")
+    claim = compose_claim("cutout2017/cutout_minus_baseline").claim
     cutout, baseline = (arm.value for arm in claim.arms)
     assert cutout is not None and baseline is not None
     assert claim.value == pytest.approx(cutout - baseline)

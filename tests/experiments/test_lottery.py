@@ -4,29 +4,21 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from omegaconf import OmegaConf
 
 from lightning_modules import build
 from lightning_modules.check import check_config
 from lightning_modules.command_line import compose_run
 from lightning_modules.compress import Compression
 from lightning_modules.compression.pruning.schedule import in_rounds
-from lightning_modules.reproduction.claim import Claim, parse_claim
+from lightning_modules.reproduction.composed import compose_claim
 from lightning_modules.reproduction.find import claim_files
 
 CLAIMS = [name for name in claim_files() if name.startswith("lottery_mnist1d/")]
 
 
-def claim_of(name: str) -> Claim:
-    plain: Any = OmegaConf.to_container(compose_run([f"experiment={name}"]).claim, resolve=True)
-    claim, mistakes = parse_claim(plain)
-    assert claim is not None, mistakes
-    return claim
-
-
 @pytest.mark.parametrize("name", CLAIMS)
 def test_every_arm_is_checked_and_takes_1520_steps_a_round_from_all_samples(name: str) -> None:
-    for arm in claim_of(name).arms:
+    for arm in compose_claim(name).claim.arms:
         cfg = compose_run([f"experiment={name}", *arm.overrides])
         check_config(cfg)
         assert cfg.trainer.max_epochs == cfg.compression.stages.prune.epochs == 38
@@ -36,7 +28,7 @@ def test_every_arm_is_checked_and_takes_1520_steps_a_round_from_all_samples(name
 def test_the_arms_of_each_network_are_built_and_their_stages_suit_it() -> None:
     seen = set()
     for name in CLAIMS:
-        for arm in claim_of(name).arms:
+        for arm in compose_claim(name).claim.arms:
             if arm.overrides in seen:
                 continue
             seen.add(arm.overrides)
@@ -57,7 +49,7 @@ def test_the_run_to_80_percent_takes_the_steps_of_the_run_to_92() -> None:
 
 @pytest.mark.parametrize("name", [name for name in CLAIMS if "minus" in name])
 def test_a_difference_is_that_of_the_runs_of_its_arms(name: str) -> None:
-    claim = claim_of(name)
+    claim = compose_claim(name).claim
     first, second = (arm.runs for arm in claim.arms)
     assert claim.runs == pytest.approx([a - b for a, b in zip(first, second, strict=True)])
     assert (claim.metric == "ticket/test/accuracy") == name.endswith("_last")
@@ -70,13 +62,13 @@ SHORT = (
 
 
 def test_the_dense_arm_is_the_first_training_again(train: Callable[..., Any]) -> None:
-    metrics = train(*SHORT, *claim_of(CLAIMS[0]).arms[1].overrides, quick=False).data.metrics
+    metrics = train(*SHORT, *compose_claim(CLAIMS[0]).claim.arms[1].overrides, quick=False).data.metrics
     assert metrics["lottery/sparsity"] == 0
     assert metrics["ticket/test/accuracy"] == metrics["dense/test/accuracy"]
 
 
 def test_the_random_arm_trains_once_with_as_many_zeros(train: Callable[..., Any]) -> None:
-    arm = next(arm for arm in claim_of("lottery_mnist1d/order_92").arms if arm.name == "random")
+    arm = next(arm for arm in compose_claim("lottery_mnist1d/order_92").claim.arms if arm.name == "random")
     metrics = train(*SHORT, *arm.overrides, quick=False).data.metrics
     assert metrics["lottery/sparsity"] == pytest.approx(0.9192, abs=1e-3)
     assert metrics["ticket/test/accuracy"] == pytest.approx(metrics["compressed/test/accuracy"])

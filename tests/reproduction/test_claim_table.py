@@ -80,7 +80,7 @@ def test_every_line_has_as_many_cells_whatever_stands_in_them() -> None:
 
 def test_below_the_table_stand_dates_commits_circumstances_and_the_command() -> None:
     later = replace(ROW, date="2026-01-05", commit="abc1234 def5678+")
-    below = rows_to_markdown([later, ROW], "2 cores, torch 2.9").splitlines()[-1]
+    below = rows_to_markdown([replace(row, machine="2 cores, torch 2.9") for row in (later, ROW)]).splitlines()[-1]
     assert below == (
         "Run 2026-01-02 to 2026-01-05 at abc1234, def5678+. 2 cores, torch 2.9. again: `python scripts/reproduce.py mnist1d`"
     )
