@@ -85,7 +85,8 @@ class UCR(InMemoryData):
         hint = nearest(self.series, known) if known else "no series are there"
         raise UserError(
             f"data.name={self.series}: there is no {self.series}_TRAIN.ts and {self.series}_TEST.ts in "
-            f"{self.root / self.series}, nor in the package aeon; {hint}. Put them there, or get some with "
+            f"{self.root / self.series}, nor in the package aeon; {hint}. Put them there, name "
+            "their place by data.root or TOUCHSTONE_DATA, or get some with "
             "`pip install --no-deps aeon` (only its files are read)"
         )
 
