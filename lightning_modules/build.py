@@ -89,7 +89,8 @@ def build_task(cfg: DictConfig, data: Any, callbacks: list[pl.Callback], **loop:
         OmegaConf.create(settings),
         model=model,
         preprocess=data.preprocess,
-        augmentation=instantiate(cfg.augmentation) if cfg.choices.get("augmentation") else None,
+        augmentation=_prepared(cfg.augmentation, data) if cfg.choices.get("augmentation") else None,
+        tta=_prepared(cfg.tta, data) if (cfg.get("tta") or {}).get("_target_") else None,
         optimizer=instantiate(cfg.optimizer),
         scheduler=scheduler,
         decay_norms_and_biases=cfg.decay_norms_and_biases,
@@ -101,6 +102,14 @@ def build_task(cfg: DictConfig, data: Any, callbacks: list[pl.Callback], **loop:
         **loop,
     )
     return task
+
+
+def _prepared(node: DictConfig, data: Any) -> nn.Module:
+    """Instantiate transforms, and show them the data."""
+    transforms: nn.Module = instantiate(node)
+    if hasattr(transforms, "prepare"):
+        transforms.prepare(data)
+    return transforms
 
 
 def _steps_per_call(cfg: DictConfig, data: Any, model: nn.Module, callbacks: list[pl.Callback]) -> int:

@@ -18,7 +18,7 @@ SUPPLIED: dict[str, set[str]] = {
     "scheduler": {"optimizer", "total_steps", "steps_per_epoch"},
     "model": {"input_shape", "num_outputs"},
     "task": {
-        "model", "loss", "preprocess", "augmentation", "optimizer", "scheduler", "num_outputs", "class_counts",
+        "model", "loss", "preprocess", "augmentation", "tta", "optimizer", "scheduler", "num_outputs", "class_counts",
         "class_names", "seed", "batch_size", "steps_per_call", "log_every_n_steps", "decay_norms_and_biases",
     },
     "trainer": {"strategy", "callbacks", "logger"},

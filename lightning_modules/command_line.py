@@ -19,7 +19,7 @@ from lightning_modules.killed import Killed
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 GROUPS = (
     "data", "augmentation", "model", "task", "optimizer", "scheduler", "trainer", "strategy", "callbacks", "tracking",
-    "compression", "search", "experiment", "debug",
+    "compression", "search", "experiment", "debug", "tta",
 )  # fmt: skip
 NEEDED = {"data", "model", "task", "optimizer", "trainer", "tracking", "callbacks", "strategy"}
 

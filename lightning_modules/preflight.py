@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from lightning_modules.build import build_trainer
 from lightning_modules.errors import UserError, nearest
+from lightning_modules.task.mixing import mixed_inside
 from lightning_modules.task.supervised import Supervised
 
 
@@ -19,6 +20,7 @@ def check_parts(cfg: DictConfig, task: Supervised, data: Any, callbacks: list[pl
     check_monitors(callbacks, task, cfg.scheduler, has_val=len(data.splits["val"]) > 0)
     check_device(cfg)
     check_forward(cfg, task, data)
+    check_augmentation(cfg, task, data)
     check_optimizer(cfg, task, data)
 
 
@@ -92,6 +94,33 @@ def check_forward(cfg: DictConfig, task: Supervised, data: Any) -> None:
         raise UserError(
             f"task.loss: {cfg.task.loss._target_} does not suit this task and data: {_first_line(error)}"
         ) from error
+
+
+def check_augmentation(cfg: DictConfig, task: Supervised, data: Any) -> None:
+    """Raise UserError where four training samples do not go through augmentation, test-time augmentation and the loss."""
+    if cfg.compile:
+        return
+    index = data.splits["train"][:4]
+    batch = {"x": data.arrays.x.index_select(0, index), "y": data.arrays.y[index], "index": index}
+    training, generator = task.training, torch.Generator().manual_seed(int(cfg.seed))
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            if task.augmentation is not None:
+                augmented = task.augmentation(batch, generator)
+                with mixed_inside(task.eval().model, augmented):
+                    task.loss(task(augmented["x"]), task.target_of(augmented))
+            if task.tta is not None:
+                task.averaged([task.eval()(view) for view in task.tta(batch, generator)])
+    except UserError:
+        raise
+    except Exception as error:  # whatever a transform raises on samples that it is not made for
+        chosen = cfg.choices.get("augmentation")
+        raise UserError(
+            f"augmentation={chosen}: it does not suit samples of shape {tuple(data.input_shape)} with this model and task: "
+            f"{_first_line(error)}"
+        ) from error
+    finally:
+        task.train(training)
 
 
 def check_optimizer(cfg: DictConfig, task: Supervised, data: Any) -> None:

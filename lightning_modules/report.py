@@ -1,15 +1,19 @@
 """What a finished run shows: its logged model, its curves, and a short table in the terminal."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from lightning_modules.serve import write_pyfunc
 from lightning_modules.tracking.pictures import learning_curves
 from lightning_modules.tracking.provenance import mask_secrets
 from lightning_modules.tracking.record import Record
+from lightning_modules.tracking.sample_pictures import Shown, draw_samples
 
 _CURVE_POINTS = 5000
+_SAMPLES, _DRAWS = 8, 4  # columns and rows of the picture of augmented samples
 
 
 def publish(record: Record, weights: Path, data: Any, task: Any, metrics: Mapping[str, float]) -> None:
@@ -17,6 +21,30 @@ def publish(record: Record, weights: Path, data: Any, task: Any, metrics: Mappin
     write_pyfunc(record.model_folder, weights.name, data.example(4), record.model_id, record.run_id)
     record.send({"do": "model", "model_id": record.model_id, "step": task.tested_step})
     record.send({"do": "tags", "tags": {"mlflow.note.content": describe(record, metrics)}})
+
+
+def draw_augmented(record: Record, data: Any, task: Any) -> None:
+    """Draw training samples beside what the run's augmentation makes of them."""
+    if task.augmentation is None or not len(task.augmentation.transforms):
+        return
+    index = data.splits["train"][:_SAMPLES]
+    batch = {"x": data.arrays.x.index_select(0, index), "y": data.arrays.y[index], "index": index}
+    drawn = [batch, *(task.augmentation(batch, torch.Generator().manual_seed(draw)) for draw in range(_DRAWS))]
+    titles = [[_said(y, data.class_names) for y in one["y"]] for one in drawn]
+    rate = getattr(data, "sample_rate", None)
+    shown = Shown(data.domain, [one["x"] for one in drawn], titles, data.text_of, rate)
+    folder = record.folder / "pictures"
+    folder.mkdir(parents=True, exist_ok=True)
+    draw_samples(shown).savefig(folder / "augmented.png", dpi=120)
+
+
+def _said(y: torch.Tensor, names: Sequence[str] | None) -> str:
+    """A target in words: a class, the shares of a mixed one, or a value."""
+    if y.ndim == 0:
+        return names[int(y)] if names and not y.is_floating_point() else f"{float(y):.3g}"
+    best = y.topk(min(2, len(y)))
+    pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    return ", ".join(f"{names[i] if names else i} {share:.0%}" for i, share in pairs if share > 0)
 
 
 def draw_curves(record: Record) -> None:
@@ -44,7 +72,8 @@ def describe(record: Record, metrics: Mapping[str, float], below: str = "") -> s
 
 
 def _test_metrics(metrics: Mapping[str, float]) -> list[tuple[str, float]]:
-    return [(name, metrics[name]) for name in sorted(metrics) if name.startswith("test/") and name.count("/") == 1]
+    own = [name for name in sorted(metrics) if name.removeprefix("tta/").startswith("test/")]
+    return [(name, metrics[name]) for name in own if name.removeprefix("tta/").count("/") == 1]
 
 
 def _history(record: Record, name: str) -> list[tuple[int, float]]:

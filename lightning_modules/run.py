@@ -26,7 +26,7 @@ from lightning_modules.data.preprocess import recipe
 from lightning_modules.errors import UserError
 from lightning_modules.killed import Killed, Stopped
 from lightning_modules.preflight import check_parts
-from lightning_modules.report import draw_curves, print_report, publish
+from lightning_modules.report import draw_augmented, draw_curves, print_report, publish
 from lightning_modules.strategy.ranks import environment_restored
 from lightning_modules.task.cost import model_size
 from lightning_modules.task.supervised import Supervised
@@ -120,6 +120,8 @@ def _with_record(
         callbacks = [*callbacks, Gallery(record.folder / "pictures", data.class_names)]
     trainer = build.build_trainer(cfg, callbacks, record.logger, record.folder)
     record.logger.log_metrics(model_size(task.model), 0)
+    if cfg.tracking.get("pictures", True) and trainer.is_global_zero:
+        draw_augmented(record, data, task)
     metrics = _train(trainer, task, data, resumed, compression, record.checkpoints)
     weights = _best_weights(trainer, task, record.model_folder, record.checkpoints)
     record.logger.attach_model(record.model_id)

@@ -28,6 +28,7 @@ class CIFAR10(InMemoryData):
     """
 
     name = "cifar10"
+    domain = "image"
     torchvision_name = "CIFAR10"
     python_folder, binary_folder = "cifar-10-batches-py", "cifar-10-batches-bin"
     python_files: tuple[str, ...] = (

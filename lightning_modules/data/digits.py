@@ -12,6 +12,7 @@ class Digits(InMemoryData):
     """uint8 [1, 8, 8], the 17 grey levels spread over 0..255; standardised by the training part."""
 
     name = "digits"
+    domain = "image"
 
     def load(self) -> Arrays:
         """Read the set that scikit-learn carries."""

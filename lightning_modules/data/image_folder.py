@@ -74,6 +74,7 @@ class ImageFolder(InMemoryData):
     """
 
     name = "image_folder"
+    domain = "image"
 
     def __init__(
         self,

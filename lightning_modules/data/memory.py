@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from lightning_modules.data.augmented import with_copies
+from lightning_modules.data.exclude import without_excluded
 from lightning_modules.data.fingerprint import cached_digest, combine, tensor_digest
 from lightning_modules.data.order import ORDERS, BatchOrder, Order
 from lightning_modules.data.place import cache_folder
@@ -27,7 +29,7 @@ class Arrays:
 
     `x` is raw [N, …]; `y` is int64 [N] (classes) or float32 [N] or [N, D] (regression, multilabel). `test` is
     the official test part, `val` the indices of an official validation part in `x`. `files` are what was
-    read: the content's hash is remembered by them. `content` is that hash where `x` is not in memory.
+    read: the content's hash is remembered by them. `content` is that hash where it follows from something else.
     """
 
     x: Store
@@ -80,6 +82,8 @@ class InMemoryData(pl.LightningDataModule):
         folds, fold: stratified k-fold; the fold is the test part, or validation where the test part
             is official.
         fraction, per_class: train on a stratified share, or on so many of each class.
+        exclude: a list of samples that neither train nor validate, see `exclude.py`; with `exclude_test` nor test.
+        augmented: a folder of augmented copies, see `augmented.py`: those of training samples are trained on too.
         expected_fingerprint: refuse to run on other data, another split or another preprocessing.
         cache_dir: where slow reading and hashes are kept; default the user's cache folder.
 
@@ -88,6 +92,7 @@ class InMemoryData(pl.LightningDataModule):
     """
 
     name: str
+    domain: str = "table"  # image, series, audio, text, interactions: how a sample is shown
     chunk: int = 1  # training batches that the loader concatenates to one item
     num_workers: int = 0
 
@@ -108,6 +113,9 @@ class InMemoryData(pl.LightningDataModule):
         fold: int | None = None,
         fraction: float = 1.0,
         per_class: int | None = None,
+        exclude: str | Path | None = None,
+        exclude_test: bool = False,
+        augmented: str | Path | None = None,
         expected_fingerprint: str | None = None,
         cache_dir: str | Path | None = None,
     ) -> None:
@@ -120,12 +128,18 @@ class InMemoryData(pl.LightningDataModule):
         self.drop_last = drop_last
         self.eval_drop_last = eval_drop_last
         self.watch_test = watch_test
+        self.exclude, self.exclude_test = exclude, exclude_test
+        self.augmented = augmented
         self.expected_fingerprint = expected_fingerprint
         self.cache_dir = cache_folder(cache_dir)
         self._arrays: Arrays | None = None
         self._fingerprint: str | None = None
         if problems := self.problems():
             raise UserError("\n".join(problems))
+
+    def text_of(self, x: Tensor) -> str:
+        """One raw sample in words, where a picture of it says nothing."""
+        return " ".join(str(value) for value in x.flatten().tolist())
 
     @abstractmethod
     def load(self) -> Arrays:
@@ -144,7 +158,7 @@ class InMemoryData(pl.LightningDataModule):
         found += check("seed", self.seed, True, lambda v: 0 <= v < 2**32, "in [0, 2**32)")
         if self.order not in ORDERS:
             found.append(f"data.order={self.order}: {nearest(str(self.order), ORDERS)}")
-        for key in ("drop_last", "eval_drop_last", "watch_test"):
+        for key in ("drop_last", "eval_drop_last", "watch_test", "exclude_test"):
             if not isinstance(value := getattr(self, key), bool):
                 found.append(f"data.{key}={value}: it can be: false, true")
         return found
@@ -160,12 +174,18 @@ class InMemoryData(pl.LightningDataModule):
         arrays = self.load()
         test_count = None if arrays.test is None else len(arrays.test[1])
         self.splits = split(arrays.y, self.plan, test_count, arrays.val, arrays.class_names)
-        train = self.splits["train"]
+        if self.exclude:
+            self.splits = without_excluded(
+                self.splits, self.exclude, arrays.test is not None, self.exclude_test, lambda: self._content(arrays)
+            )
         self._check_parts()
         self.input_shape = tuple(arrays.x.shape[1:])
         self.num_targets = arrays.y.shape[1] if arrays.y.ndim == 2 else 1
-        self._describe_classes(arrays, train)
-        self.preprocess = self.build_preprocess(arrays.x, train)
+        self.preprocess = self.build_preprocess(arrays.x, self.splits["train"])
+        if self.augmented:
+            folder = Path(self.augmented).expanduser()
+            arrays, self.splits = with_copies(arrays, self.splits, folder, self._content(arrays))
+        self._describe_classes(arrays, self.splits["train"])
         self._arrays = arrays
         if self.expected_fingerprint and self.expected_fingerprint != self.fingerprint():
             self._arrays = None

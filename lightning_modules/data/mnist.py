@@ -44,6 +44,7 @@ class MNIST(InMemoryData):
     """
 
     name = "mnist"
+    domain = "image"
     folder = "MNIST"
     class_labels: tuple[str, ...] = tuple(str(digit) for digit in range(10))
     elsewhere: tuple[Path, ...] = ()

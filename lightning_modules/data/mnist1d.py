@@ -22,6 +22,7 @@ class MNIST1D(InMemoryData):
     """
 
     name = "mnist1d"
+    domain = "series"
 
     def __init__(self, *, shuffle_positions: bool = False, **settings: Any) -> None:
         self.shuffle_positions = shuffle_positions

@@ -28,6 +28,8 @@ class UCR(InMemoryData):
         interpolation: "linear" or "cubic" (a spline through all positions).
     """
 
+    domain = "series"
+
     def __init__(
         self,
         *,

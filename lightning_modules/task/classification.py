@@ -90,9 +90,15 @@ class Classification(Supervised):
         )
 
     def scores(self, outputs: Tensor) -> Tensor:
-        if self.kind == "multiclass":
-            return outputs.softmax(-1)
-        return outputs.sigmoid().squeeze(-1) if self.kind == "binary" else outputs.sigmoid()
+        scores = self._probabilities(outputs)
+        return scores.squeeze(-1) if self.kind == "binary" else scores
+
+    def averaged(self, views: Sequence[Tensor]) -> Tensor:
+        mean = torch.stack([self._probabilities(outputs.float()) for outputs in views]).mean(0)
+        return mean.log() if self.kind == "multiclass" else mean.logit(eps=1e-7)
+
+    def _probabilities(self, outputs: Tensor) -> Tensor:
+        return outputs.softmax(-1) if self.kind == "multiclass" else outputs.sigmoid()
 
     def metric_target(self, y: Tensor) -> Tensor:
         return y if self.kind == "multiclass" else y.int()

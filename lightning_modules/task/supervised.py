@@ -18,6 +18,7 @@ from lightning_modules.optimizer.groups import parameter_groups
 from lightning_modules.task.buffer import PredictionBuffer
 from lightning_modules.task.chunk import Batch, schedule_of, take_steps
 from lightning_modules.task.draws import mix, seed_epoch
+from lightning_modules.task.mixing import mixed_inside
 from lightning_modules.task.watch import LossWatch
 
 _KEPT = 64  # batches of outputs that wait until they are summed up
@@ -31,6 +32,7 @@ class Supervised(pl.LightningModule):
         loss: (predictions, targets) -> scalar; the mean over samples.
         preprocess: raw x -> floats; part of the module, so that a checkpoint serves raw samples.
         augmentation: (batch, generator) -> batch, in training only, on the batch's device.
+        tta: (batch, generator) -> views of its raw samples, whose outputs are averaged in the test as ``tta/test/…``.
         optimizer: partial of a ``torch.optim.Optimizer``; takes parameter groups.
         scheduler: partial that takes (optimizer, total_steps, steps_per_epoch) and returns Lightning's scheduler dict.
         l1, l2: weights of sum |w| and 0.5 sum w^2 over trainable weights (not biases and norms), added to the training loss.
@@ -47,6 +49,7 @@ class Supervised(pl.LightningModule):
         *,
         preprocess: nn.Module | None = None,
         augmentation: nn.Module | None = None,
+        tta: nn.Module | None = None,
         optimizer: Callable[..., torch.optim.Optimizer] | None = None,
         scheduler: Callable[..., Any] | None = None,
         decay_norms_and_biases: bool = True,
@@ -62,6 +65,7 @@ class Supervised(pl.LightningModule):
         self.loss: Any = loss
         self.preprocess = preprocess or nn.Identity()
         self.augmentation = augmentation
+        self.tta = tta
         self._optimizer, self._scheduler = optimizer, scheduler
         self.decay_norms_and_biases = decay_norms_and_biases
         self.l1, self.l2 = l1, l2
@@ -71,7 +75,7 @@ class Supervised(pl.LightningModule):
         self.generator = torch.Generator()
         self.watch = LossWatch(window=log_every_n_steps)
         self.seen: list[tuple[Tensor, Tensor]] = []
-        self.buffers_of: dict[str, PredictionBuffer] = {"val": PredictionBuffer(), "test": PredictionBuffer()}
+        self.buffers_of = {part: PredictionBuffer() for part in ("val", "test", "tta/test")}
         self.test_buffer: tuple[Tensor, Tensor] | None = None
         self.terms: list[Callable[[Tensor, Tensor, Batch], Tensor]] = []  # each makes of (loss, outputs, batch) a loss
         self._metrics: dict[str, MetricCollection] = {}
@@ -98,6 +102,10 @@ class Supervised(pl.LightningModule):
         """Targets in the form torchmetrics takes."""
         return y
 
+    def averaged(self, views: Sequence[Tensor]) -> Tensor:
+        """Outputs whose scores are the mean of the scores of several outputs."""
+        return torch.stack(list(views)).mean(0)
+
     train_names: tuple[str, ...] = ()  # of what `train_sums` gives
 
     def train_sums(self, outputs: Tensor, y: Tensor) -> Tensor:
@@ -122,7 +130,8 @@ class Supervised(pl.LightningModule):
         if self.augmentation is not None:
             self.generator.manual_seed(mix(self.seed, step, self.global_rank))
             batch = self.augmentation(batch, self.generator)
-        outputs = self.forward(batch["x"])
+        with mixed_inside(self.model, batch):
+            outputs = self.forward(batch["x"])
         loss = self.loss(outputs, self.target_of(batch))
         if self.l1 or self.l2:
             loss = loss + self._penalty()
@@ -199,6 +208,10 @@ class Supervised(pl.LightningModule):
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         self._keep("test", batch)
+        if self.tta is not None:
+            self.generator.manual_seed(mix(self.seed, batch_idx, self.global_rank))
+            outputs = self.averaged([self.forward(view) for view in self.tta(batch, self.generator)])
+            self.buffers_of["tta/test"].add(outputs, batch["y"], batch["index"])
 
     def _keep(self, stage: str, batch: Batch) -> None:
         self.buffers_of[stage].add(self.forward(batch["x"]), batch["y"], batch["index"])
@@ -215,6 +228,8 @@ class Supervised(pl.LightningModule):
         watched = getattr(self.trainer.datamodule, "watch_test", False)  # type: ignore[attr-defined]
         step = max(self.tested_step, self.global_step) if watched else self.tested_step
         self.test_buffer = self._measure("test", "test", step)
+        if self.tta is not None:
+            self._measure("tta/test", "test", step)
 
     def _measure(
         self, part: str, stage: str, step: int, beside: Mapping[str, float] | None = None

@@ -1,0 +1,57 @@
+"""What transforms of a batch share: which samples are changed, and numbers drawn for each of them."""
+
+from abc import abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.errors import UserError
+
+
+def uniform(n: int, low: float, high: float, generator: torch.Generator) -> Tensor:
+    """float32 [n] in [low, high), on the CPU."""
+    return torch.rand(n, generator=generator) * (high - low) + low
+
+
+def chosen(n: int, probability: float, generator: torch.Generator) -> Tensor:
+    """bool [n] on the CPU, each true with `probability`, independently."""
+    return torch.rand(n, generator=generator) < probability
+
+
+class PerSample(nn.Module):
+    """Changes each sample of ``batch["x"]`` with a probability, independently of the others.
+
+    Subclasses implement `change` for the samples that are drawn; all others are not computed on.
+
+    Args:
+        probability: of changing a sample.
+    """
+
+    def __init__(self, probability: float = 1.0) -> None:
+        super().__init__()
+        if not 0 <= probability <= 1:
+            raise UserError(f"augmentation: {type(self).__name__}.probability={probability} must lie in [0, 1]")
+        self.probability = probability
+
+    @abstractmethod
+    def change(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """Return [n, …] of the same shape and dtype as the samples `x`."""
+
+    def check(self, x: Tensor) -> None:
+        """Raise UserError where the samples `x` [B, …] are none that this can change."""
+
+    @torch.no_grad()
+    def forward(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        """Return a new batch; the given one stays as it is."""
+        x = batch["x"]
+        self.check(x)
+        drawn = chosen(len(x), self.probability, generator)
+        count = int(drawn.sum())
+        if count == 0:
+            return batch
+        if count == len(x):
+            return {**batch, "x": self.change(x, generator)}
+        index = drawn.nonzero().squeeze(1).to(x.device)
+        changed = x.clone()  # keeps the memory format
+        changed[index] = self.change(x.index_select(0, index), generator)
+        return {**batch, "x": changed}

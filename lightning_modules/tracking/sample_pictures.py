@@ -1,0 +1,136 @@
+"""Samples as they are and as augmentation makes them, side by side: images, series, sound and words."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from lightning_modules.tracking.pictures import COLOURS, INK, blank_figure
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_LINE = 108  # characters of a line of words
+_MOST_LINES = 3  # lines of one text
+_QUIET = "#888888"
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What is drawn: `rows` of raw samples [S, …], the first as they are, and a title for each of them.
+
+    `text_of` puts a raw sample into words; `sample_rate` (Hz) is that of sound.
+    """
+
+    domain: str
+    rows: Sequence[Tensor]
+    titles: Sequence[Sequence[str]]
+    text_of: Callable[[Tensor], str]
+    sample_rate: int | None = None
+
+
+def draw_samples(shown: Shown) -> Figure:
+    """Draw one column a sample, one row a draw of the augmentation; words and tables one line a draw."""
+    if shown.domain in ("text", "interactions", "table"):
+        return _words(shown)
+    draw = {"image": _image, "series": _series, "audio": _sound}[shown.domain]
+    columns, rows = len(shown.rows[0]), len(shown.rows)
+    figure = blank_figure(1.5 * columns, 1.55 * rows + 0.3)
+    figure.suptitle("Training samples: as they are (top), and as augmentation makes them", color=INK, fontsize=10)
+    for row in range(rows):
+        for column in range(columns):
+            axes = figure.add_subplot(rows, columns, row * columns + column + 1)
+            draw(axes, shown, row, column)
+            axes.set_title(shown.titles[row][column], fontsize=7, color=INK, pad=2)
+            axes.set_xticks([])
+            axes.set_yticks([])
+            for spine in axes.spines.values():
+                spine.set_visible(False)
+    return figure
+
+
+def _image(axes: Axes, shown: Shown, row: int, column: int) -> None:
+    x = shown.rows[row][column]
+    whole = x.float() / 255 if not x.is_floating_point() else _unit(x)
+    pixels = whole.clamp(0, 1).permute(1, 2, 0).numpy()
+    if pixels.shape[2] == 1:
+        axes.imshow(pixels[..., 0], cmap="gray", vmin=0, vmax=1)
+    else:
+        axes.imshow(pixels[..., :3])
+
+
+def _unit(x: Tensor) -> Tensor:
+    """Floats of any range as [0, 1]; those that lie there already as they are."""
+    low, high = float(x.min()), float(x.max())
+    return x.float() if low >= 0 and high <= 1 else (x.float() - low) / max(high - low, 1e-12)
+
+
+def _series(axes: Axes, shown: Shown, row: int, column: int) -> None:
+    original, own = (shown.rows[k][column].float().reshape(-1, shown.rows[k].shape[-1]) for k in (0, row))
+    if row:
+        axes.plot(original.T.numpy(), color="#CCCCCC", linewidth=1)
+    axes.plot(own.T.numpy(), color=COLOURS[0], linewidth=1, alpha=0.9 if len(own) == 1 else 0.5)
+
+
+def _sound(axes: Axes, shown: Shown, row: int, column: int) -> None:
+    """The spectrogram of a waveform [T] in decibels, or features [1, bands, frames] as they are."""
+    x = shown.rows[row][column].float()
+    picture = x.reshape(-1, x.shape[-1]).numpy() if x.ndim > 1 else _spectrogram(x)
+    axes.imshow(picture, origin="lower", aspect="auto", cmap="magma")
+
+
+def _spectrogram(x: Tensor) -> np.ndarray:
+    from scipy.signal import stft
+
+    power = np.abs(stft(x.numpy(), nperseg=min(256, len(x)))[2]) ** 2
+    decibels = 10 * np.log10(power + 1e-10)
+    return np.maximum(decibels, decibels.max() - 80)
+
+
+def _words(shown: Shown) -> Figure:
+    """A block of lines for each sample; words that the sample does not have as it is are coloured."""
+    blocks = [
+        [(shown.titles[row][column], shown.text_of(shown.rows[row][column])) for row in range(len(shown.rows))]
+        for column in range(len(shown.rows[0]))
+    ]
+    lines = [line for block in blocks for line in [*_laid_out(block), []]]
+    figure = blank_figure(11, 0.6 + 0.19 * len(lines))
+    figure.suptitle("Training samples: as they are (black), and as augmentation makes them", color=INK, fontsize=10)
+    axes = figure.add_subplot()
+    axes.set_axis_off()
+    axes.set_xlim(0, _LINE + 22)
+    axes.set_ylim(len(lines), -1)
+    for y, line in enumerate(lines):
+        for x, text, colour in line:
+            plain = text.replace("$", r"\$")
+            axes.text(x, y, plain, color=colour, fontsize=7.5, family="monospace", va="center")
+    return figure
+
+
+def _laid_out(block: Sequence[tuple[str, str]]) -> list[list[tuple[int, str, str]]]:
+    """Lines of (column, text, colour): a title, then the words; what is new in a draw has another colour."""
+    known = set(block[0][1].split())
+    laid: list[list[tuple[int, str, str]]] = []
+    for row, (title, text) in enumerate(block):
+        wrapped = textwrap.wrap(text or "(empty)", _LINE, max_lines=_MOST_LINES, placeholder=" …") or [""]
+        for number, words in enumerate(wrapped):
+            line = [(0, title[:20], _QUIET)] if number == 0 else []
+            laid.append(line + _coloured(words, known, INK if row == 0 else _QUIET))
+    return laid
+
+
+def _coloured(words: str, known: set[str], plain: str) -> list[tuple[int, str, str]]:
+    """The old words as one text, each new one over a gap in it: a monospaced line stays aligned."""
+    old = " ".join(word if word in known or word == "…" else " " * len(word) for word in words.split(" "))
+    found, place = [(22, old, plain)], 0
+    for word in words.split(" "):
+        if word not in known and word != "…":
+            found.append((22 + place, word, COLOURS[1]))
+        place += len(word) + 1
+    return found
