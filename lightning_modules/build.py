@@ -106,10 +106,10 @@ def build_task(cfg: DictConfig, data: Any, callbacks: list[pl.Callback], **loop:
 
 def _prepared(node: DictConfig, data: Any) -> nn.Module:
     """Instantiate transforms, and show them the data."""
-    transforms: nn.Module = instantiate(node)
+    transforms: Any = instantiate(node)
     if hasattr(transforms, "prepare"):
         transforms.prepare(data)
-    return transforms
+    return transforms  # type: ignore[no-any-return]
 
 
 def _steps_per_call(cfg: DictConfig, data: Any, model: nn.Module, callbacks: list[pl.Callback]) -> int:

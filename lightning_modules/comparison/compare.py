@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from lightning_modules.comparison import notes
-from lightning_modules.comparison.groups import Group, find_baseline, grouped
+from lightning_modules.comparison.groups import Group, Seed, find_baseline, grouped
 from lightning_modules.comparison.keys import (
     REPEATS,
     SEED,
@@ -45,6 +45,7 @@ class Row:
     runs: tuple[str, ...]
     is_baseline: bool = False
     difference: Difference | None = None
+    seeds: tuple[Seed, ...] = ()  # of the points, in their order
 
     @property
     def n(self) -> int:
@@ -165,6 +166,7 @@ def _rows(groups: Sequence[Group], against: Group | None) -> list[Row]:
         Row(
             group.values, values, statistics.fmean(values) if values else None,
             statistics.stdev(values) if len(values) > 1 else None, interval, len(group.not_finite), tuple(group.runs),
+            seeds=tuple(group.points()),
         )
         for group, values, interval in zip(groups, points, bca_intervals(points), strict=True)
     ]  # fmt: skip

@@ -7,7 +7,10 @@ from pathlib import Path
 
 from lightning_modules.comparison import table
 from lightning_modules.comparison.compare import Comparison
+from lightning_modules.comparison.curve import Curve, curve_table, draw_curve
 from lightning_modules.errors import UserError
+from lightning_modules.tracking.between import write_between
+from lightning_modules.tracking.origin import origin_of
 from lightning_modules.tracking.store import Store, open_store
 
 FOLDER = "comparison"
@@ -40,7 +43,27 @@ def write(comparison: Comparison, folder: Path) -> list[Path]:
     return [folder / f"{name}.{ending}" for ending in (*texts, "png")]
 
 
-def log(comparison: Comparison) -> None:
+def write_curve(curve: Curve, folder: Path) -> list[Path]:
+    """Write ``METRIC_along_KEY.md`` and ``.png`` into `folder`; return the files."""
+    name = re.sub(r"[^\w.-]+", "_", f"{curve.comparison.metric}_along_{curve.x}")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.md").write_text(f"{curve_table(curve)}\n", encoding="utf-8")
+    draw_curve(curve).savefig(folder / f"{name}.png", dpi=120)
+    return [folder / f"{name}.{ending}" for ending in ("md", "png")]
+
+
+def write_into(curve: Curve, file: Path, mark: str) -> None:
+    """Write the curve between the marks of a Markdown file, and its picture beside it as ``MARK.png``."""
+    ids = [run_id for row in curve.comparison.rows for run_id in row.runs]
+    origin = origin_of(open_store(), ids)
+    metric = f"`{curve.comparison.metric}` ({'lower' if curve.comparison.lower_is_better else 'higher'} is better)"
+    said = [f"{metric}; mean and 95 % interval over n seeds; differences are paired by seed."]
+    said.append(f"{len(ids)} runs, {origin.date} at {origin.commit}; {origin.machine}.")
+    write_between(file, f"{curve_table(curve)}\n\n{' '.join(said)}\n\n![{mark}]({mark}.png)", mark)
+    draw_curve(curve).savefig(file.with_name(f"{mark}.png"), dpi=80)
+
+
+def log(comparison: Comparison, curve: Curve | None = None) -> None:
     """Store the four files as artifacts of the common parent, or of a new run; a store that refuses gets one warning."""
     from mlflow.exceptions import MlflowException
 
@@ -48,6 +71,8 @@ def log(comparison: Comparison) -> None:
         store = open_store()
         with tempfile.TemporaryDirectory() as folder:
             files = write(comparison, Path(folder))
+            if curve is not None:
+                write_curve(curve, Path(folder))
             run_id = comparison.home or _new_run(store, comparison)
             store.client.log_artifacts(run_id, folder, FOLDER)
             if comparison.home is None:

@@ -141,7 +141,9 @@ def _subsample(y: Tensor, pool: Tensor, plan: SplitPlan, names: Sequence[str] | 
     if plan.per_class is None:
         if plan.fraction == 1:
             return pool
-        return _draw(y, pool, "fraction", plan.fraction, len(pool), [plan.split_seed, SUBSAMPLE])
+        return _with_every_class(
+            y, pool, _draw(y, pool, "fraction", plan.fraction, len(pool), [plan.split_seed, SUBSAMPLE]), plan.split_seed
+        )
     if y.is_floating_point():
         raise UserError(f"data.per_class={plan.per_class} needs classes; this set has none: use data.fraction")
     ordered = _stratified_order(y, pool, [plan.split_seed, SUBSAMPLE])
@@ -152,6 +154,16 @@ def _subsample(y: Tensor, pool: Tensor, plan: SplitPlan, names: Sequence[str] | 
                 f"data.per_class={plan.per_class}: class {_name(label, names)} has only {count} to train on"
             )
     return torch.cat([part[: plan.per_class] for part in ordered.split(counts.tolist())]).sort().values
+
+
+def _with_every_class(y: Tensor, pool: Tensor, drawn: Tensor, seed: int) -> Tensor:
+    """Add one sample of each class that a small share has left out."""
+    if y.is_floating_point():
+        return drawn
+    missing = set(y[pool].tolist()) - set(y[drawn].tolist())
+    ordered = _stratified_order(y, pool, [seed, SUBSAMPLE])
+    added = [ordered[y[ordered] == label][:1] for label in sorted(missing)]
+    return torch.cat([drawn, *added]).sort().values
 
 
 def _check_classes(y: Tensor, train: Tensor, names: Sequence[str] | None) -> None:

@@ -2,10 +2,9 @@
 
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
-from datetime import date
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -17,14 +16,12 @@ from lightning_modules.reproduction.report import claim_report
 from lightning_modules.reproduction.table import ClaimRow
 from lightning_modules.reproduction.values import Values
 from lightning_modules.reproduction.verdict import Judgement
-from lightning_modules.sweep.children import Child
 from lightning_modules.tracking.store import PROJECT_ROOT, Store
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
 FOLDER = "claim"
-PACKAGES = ("torch", "pytorch-lightning", "mlflow")
 
 
 def write_verdict(
@@ -87,45 +84,6 @@ def _row(store: Store, run: "Run") -> ClaimRow | None:
         return ClaimRow(**json.loads(artifact(store, run, f"{FOLDER}/verdict.json").read_text())["row"])
     except (UserError, ValueError, TypeError, KeyError):  # of an older form
         return None
-
-
-class Origin(NamedTuple):
-    """Where runs came from: the last day, their commits (``+`` where the tree was not clean), their machines and versions."""
-
-    date: str
-    commit: str
-    machine: str
-
-
-NOWHERE = Origin("", "", "")  # of claims without a run
-
-
-def origin_of(store: Store, children: Sequence[Child]) -> Origin:
-    """What the runs themselves recorded; nothing of the process that judges them."""
-    runs = [store.client.get_run(child.run_id) for child in children if child.run_id]
-    days = [str(date.fromtimestamp((run.info.end_time or run.info.start_time) / 1000)) for run in runs]
-    commits = dict.fromkeys(_commit(run.data.tags) for run in runs)
-    machines = dict.fromkeys(_machine(store, run) for run in runs)
-    return Origin(max(days, default=""), " ".join(filter(None, commits)), "; ".join(machines))
-
-
-def _commit(tags: Mapping[str, str]) -> str:
-    commit = tags.get("mlflow.source.git.commit", "")[:7]
-    return commit + "+" * (bool(commit) and tags.get("git.dirty") == "true")
-
-
-def _machine(store: Store, run: "Run") -> str:
-    from lightning_modules.tracking.artifacts import artifact
-
-    try:
-        machine = json.loads(artifact(store, run, "environment/hardware.json").read_text())
-        listed = artifact(store, run, "environment/requirements.txt").read_text().splitlines()
-    except (UserError, ValueError):
-        return "an unknown machine"
-    versions = dict(line.split("==", 1) for line in listed)
-    packages = ", ".join(f"{name} {versions[name].partition('+')[0]}" for name in PACKAGES if name in versions)
-    gpus = ", ".join(gpu["name"] for gpu in machine["gpus"]) or "no GPU"
-    return f"{machine['cpu']}, {machine['cores_logical']} cores, {gpus}, Python {machine['python']}, {packages}"
 
 
 def tables(claims: Sequence[str]) -> dict[Path, list[str]]:

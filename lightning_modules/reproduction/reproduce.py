@@ -12,7 +12,7 @@ from lightning_modules.reproduction.freeze import same_as_frozen
 from lightning_modules.reproduction.lint import lint_composed
 from lightning_modules.reproduction.plan import parts_of, seeds_of
 from lightning_modules.reproduction.question import Question
-from lightning_modules.reproduction.recorded import NOWHERE, Origin, origin_of, short_paper, write_verdict
+from lightning_modules.reproduction.recorded import short_paper, write_verdict
 from lightning_modules.reproduction.report import published_text
 from lightning_modules.reproduction.seeds import newest_parent, run_seeds
 from lightning_modules.reproduction.table import ClaimRow
@@ -20,6 +20,7 @@ from lightning_modules.reproduction.values import Values, missing, values_of
 from lightning_modules.reproduction.verdict import Judgement, judge
 from lightning_modules.sweep.children import Child, read_children
 from lightning_modules.sweep.drive import AllFailedError
+from lightning_modules.tracking.origin import NOWHERE, Origin, origin_of
 from lightning_modules.tracking.store import Store, open_store
 
 
@@ -108,7 +109,7 @@ def _judged(composed: Composed, seeds: tuple[int, ...], children: list[Child], p
     judged = judge(claim, values, f"run with {other}, which is not the claim's config" if other else None)
     mine = [child for child in children if child.number < len(parts)]
     seconds = sum(child.duration_s or 0.0 for child in mine)
-    row = _row(composed, judged, seconds, origin_of(store, mine))
+    row = _row(composed, judged, seconds, origin_of(store, _ids(mine)))
     write_verdict(store, parent, composed, values, judged, row)
     if lost := missing(values, seeds):
         print(f"no value: {', '.join(lost[:10])}{' …' * (len(lost) > 10)}", file=sys.stderr)
@@ -126,6 +127,10 @@ def _known(claim: Claim, children: Sequence[Child]) -> int:
 
 def _nothing(claim: Claim) -> Values:
     return {arm: {} for arm in claim.arm_names}
+
+
+def _ids(children: Sequence[Child]) -> list[str]:
+    return [child.run_id for child in children if child.run_id]
 
 
 def _row(composed: Composed, judged: Judgement, seconds: float = 0.0, origin: Origin = NOWHERE) -> ClaimRow:

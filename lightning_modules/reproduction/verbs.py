@@ -5,7 +5,6 @@ import sys
 from rich.console import Console
 
 from lightning_modules.errors import UserError
-from lightning_modules.reproduction.between import write_between
 from lightning_modules.reproduction.composed import compose_claim
 from lightning_modules.reproduction.find import USUAL_TIERS, find_claims, tier_of
 from lightning_modules.reproduction.freeze import check_freezable
@@ -13,12 +12,14 @@ from lightning_modules.reproduction.freeze import freeze as write_reference
 from lightning_modules.reproduction.lint import lint as lint_claim
 from lightning_modules.reproduction.plan import parts_of, seeds_of
 from lightning_modules.reproduction.question import Question
-from lightning_modules.reproduction.recorded import origin_of, read_rows, tables
+from lightning_modules.reproduction.recorded import read_rows, tables
 from lightning_modules.reproduction.reproduce import all_expected, chosen, content_of, reproduce
 from lightning_modules.reproduction.seeds import newest_parent
 from lightning_modules.reproduction.table import rows_to_markdown, rows_to_terminal
 from lightning_modules.reproduction.values import values_of
 from lightning_modules.sweep.children import read_children
+from lightning_modules.tracking.between import write_between
+from lightning_modules.tracking.origin import origin_of
 from lightning_modules.tracking.store import open_store
 
 
@@ -90,7 +91,6 @@ def freeze(question: Question) -> bool:
         assert parent is not None
         children = read_children(store, parent.info.run_id)
         parts = parts_of(one.claim, seeds_of(one.claim, question.settings.seeds))
-        print(
-            f"written: {write_reference(one, values_of(store, one.claim, parts, children), origin_of(store, children).commit)}"
-        )
+        commit = origin_of(store, [child.run_id for child in children if child.run_id]).commit
+        print(f"written: {write_reference(one, values_of(store, one.claim, parts, children), commit)}")
     return True

@@ -104,7 +104,6 @@ def test_zero_means_no_such_part() -> None:
         (SplitPlan(val_fraction=0.001), None, "data.val_fraction=0.001 of 100 samples is 0"),
         (SplitPlan(test_fraction=0.001), None, "data.test_fraction=0.001"),
         (SplitPlan(val_fraction=0.999), 5, "data.val_fraction=0.999"),
-        (SplitPlan(fraction=0.02), None, "too few samples"),
     ],
 )
 def test_an_impossible_split_is_explained(plan: SplitPlan, official_test: int | None, message: str) -> None:
@@ -166,3 +165,10 @@ def test_all_mistakes_are_told_at_once() -> None:
 def test_contradicting_settings_are_explained(settings: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         Digits(**settings)
+
+
+def test_a_small_share_has_each_class_at_least_once() -> None:
+    y = torch.cat([torch.zeros(990), torch.ones(10)]).long()
+    parts = split(y, SplitPlan(val_fraction=0, test_fraction=0, fraction=0.01), None)
+    assert len(parts["train"]) in (10, 11)
+    assert sorted(set(y[parts["train"]].tolist())) == [0, 1]

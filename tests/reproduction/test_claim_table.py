@@ -11,7 +11,7 @@ from handmade_claims import claim_of, seeded
 from rich.console import Console
 
 from lightning_modules.errors import UserError
-from lightning_modules.reproduction.between import write_between
+from lightning_modules.tracking.between import write_between
 from lightning_modules.reproduction.claim import Claim
 from lightning_modules.reproduction.evidence import Values
 from lightning_modules.reproduction.number import duration, number_format
