@@ -1,0 +1,1 @@
+"""Augmentation of interactions: negatives, resampled positives, histories of items, ratings."""
