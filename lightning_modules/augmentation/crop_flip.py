@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from lightning_modules.augmentation.image.images import in_format_of
 from lightning_modules.errors import UserError
 
 
@@ -42,7 +43,7 @@ class CropFlip(nn.Module):
             )
         moves = torch.randint(2 * self.padding + 1, (2, len(x)), generator=generator)
         flips = torch.rand(len(x), generator=generator) < self.flip_probability
-        return {**batch, "x": crop_flip(x, moves[0], moves[1], flips, self.padding, self.fill)}
+        return {**batch, "x": in_format_of(x, crop_flip(x, moves[0], moves[1], flips, self.padding, self.fill))}
 
 
 def crop_flip(x: Tensor, top: Tensor, left: Tensor, flip: Tensor, padding: int, fill: float = 0) -> Tensor:

@@ -1,14 +1,55 @@
-"""How fast images are cropped, flipped and normalised."""
+"""How fast images are cropped, flipped and normalised, what share that is of a step, and all other transforms."""
 
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from benchmarks import images
 from benchmarks.measure import Row, interleaved, quotients, table
 
 
 def run(repeats: int) -> None:
+    """Print the tables: the whole path, its share of training, and each transform of images."""
+    path(repeats)
+    share(repeats)
+    images.run(repeats)
+
+
+def share(repeats: int) -> None:
+    """Gather, crop, flip and normalise a batch of CIFAR's shape, and train a ResNet-20 on it."""
+    import torch
+    from torch.nn import functional as F
+
+    from lightning_modules.build import build_model
+    from lightning_modules.command_line import compose_run
+
+    torch.set_num_threads(1)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(0, 256, (1280, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    y = torch.randint(0, 10, (1280,), generator=generator)
+    batches = in_batches(x, y, batch_size=128)
+    cfg = compose_run(["model=resnet20"])
+    cfg.model.update(input_shape=[3, 32, 32], num_outputs=10)
+    model = build_model(cfg)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    given = x[:128].float() / 255
+
+    def step() -> float:
+        start = time.process_time()
+        optimizer.zero_grad()
+        F.cross_entropy(model(given), y[:128]).backward()
+        optimizer.step()
+        return (time.process_time() - start) / 128
+
+    times = interleaved({"input": lambda: paced(batches, 4)[0], "step": step}, repeats)
+    ratios = [100 * a / (a + b) for a, b in zip(times["input"], times["step"], strict=True)]
+    note = f"{1000 * 128 * statistics.median(times['step']):.0f} ms a step"
+    rows = [Row("gather + image_basic + normalise / all of the step, %", ratios, 15, note=note)]
+    table("the input's share of training (ResNet-20, 3x32x32, batch 128, CPU time)", rows)
+
+
+def path(repeats: int) -> None:
     """Crop, flip and normalise 32x32x3 uint8 images: the datamodule and the task's modules against one by one."""
     import torch
 
@@ -37,7 +78,7 @@ def paced(epoch: Callable[[], Iterator[Any]], epochs: int) -> tuple[float, float
     return (time.process_time() - cpu) / count, (time.perf_counter() - wall) / count
 
 
-def in_batches(x: Any, y: Any) -> Callable[[], Iterator[Any]]:
+def in_batches(x: Any, y: Any, batch_size: int = 256) -> Callable[[], Iterator[Any]]:
     """The training batches of our datamodule, augmented and preprocessed as the task does it."""
     import torch
 
@@ -50,7 +91,7 @@ def in_batches(x: Any, y: Any) -> Callable[[], Iterator[Any]]:
         def load(self) -> Arrays:
             return Arrays(x, y)
 
-    images = Images(batch_size=256, val_fraction=0.0, test_fraction=0.1)
+    images = Images(batch_size=batch_size, val_fraction=0.0, test_fraction=0.1)
     images.setup()
     crop_flip, loader, generator = CropFlip(), images.train_dataloader(), torch.Generator()
 

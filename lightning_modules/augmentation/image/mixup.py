@@ -1,0 +1,64 @@
+"""mixup and CutMix: images and their labels are mixed with those of another image of the batch."""
+
+import torch
+from torch import Tensor
+
+from lightning_modules.augmentation.image.images import as_float, in_format_of, rounded
+from lightning_modules.augmentation.image.rectangle import inside
+from lightning_modules.augmentation.mixing import Mixing, blend
+from lightning_modules.errors import UserError
+
+
+class Mixup(Mixing):
+    """Blends pairs of samples of any shape, and their targets by the same weight.
+
+    Zhang et al. 2018, "mixup: Beyond Empirical Risk Minimization", section 2; but a weight for each pair. uint8
+    is rounded to the nearest level.
+    """
+
+    @torch.no_grad()
+    def forward(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        """Return a new batch with mixed "x" and soft "y"."""
+        x = batch["x"]
+        if x.dtype != torch.uint8 and not x.is_floating_point():
+            raise UserError(f"augmentation: Mixup needs samples of uint8 or float values, but they are {x.dtype}")
+        partner, weight = self.draw(len(x), generator)
+        other = x.index_select(0, partner.to(x.device))
+        mixed = rounded(blend(as_float(x), as_float(other), weight), x)
+        y = self.mix_targets(batch, partner, weight)
+        return {**batch, "x": in_format_of(x, mixed) if x.ndim == 4 else mixed, "y": y}
+
+
+class CutMix(Mixing):
+    """Puts a rectangle of another image in the same place, and mixes the targets by the area that each has.
+
+    Yun et al. 2019, "CutMix: Regularization Strategy to Train Strong Classifiers with Localizable Features", section
+    3.2: centred on any pixel, sides ``sqrt(1 - weight)`` of the image's, cut off at its border.
+    """
+
+    @torch.no_grad()
+    def forward(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        """Return a new batch with mixed "x" and soft "y".
+
+        Raises:
+            UserError: the samples are no images.
+        """
+        x = batch["x"]
+        if x.ndim != 4:
+            raise UserError(
+                f"augmentation: CutMix needs images [channels, height, width], but a sample has shape {tuple(x.shape[1:])}"
+            )
+        partner, weight = self.draw(len(x), generator)
+        rows = _side(1 - weight, x.shape[2], generator)
+        columns = _side(1 - weight, x.shape[3], generator)
+        area = rows.sum(1) * columns.sum(1) / (x.shape[2] * x.shape[3])
+        cut = (rows[:, None, :, None] & columns[:, None, None, :]).to(x.device)
+        mixed = torch.where(cut, x.index_select(0, partner.to(x.device)), x)
+        return {**batch, "x": in_format_of(x, mixed), "y": self.mix_targets(batch, partner, 1 - area)}
+
+
+def _side(area: Tensor, length: int, generator: torch.Generator) -> Tensor:
+    """bool [n, length]: a random centre with ``sqrt(area) * length`` pixels about it."""
+    size = (area.sqrt() * length).long()
+    centre = torch.randint(length, (len(area),), generator=generator)
+    return inside(centre - size // 2, size, length)

@@ -1,0 +1,133 @@
+"""The operations that augmentation policies draw from, each done once for all the images that drew it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lightning_modules.augmentation.image import color
+from lightning_modules.augmentation.image.warp import affine_matrix, inverse, warp
+
+
+class Range(NamedTuple):
+    """The strength of an operation from level 0 to level 1."""
+
+    weakest: float = 0.0
+    strongest: float = 0.0
+    signed: bool = False  # half of the images get it the other way round
+    of_side: bool = False  # a share of the image's side, rather than pixels
+
+
+Ranges = Mapping[str, Range]
+
+
+def ranges(
+    shear: float, translate: Range, degrees: float, factor: float, posterize: tuple[int, int], identity: bool
+) -> dict[str, Range]:
+    """The operations of RandAugment and TrivialAugment, or those of AugMix where `factor` is 0."""
+    turned = {name: Range(0, shear, True) for name in ("shear_x", "shear_y")}
+    turned |= dict.fromkeys(("translate_x", "translate_y"), translate) | {"rotate": Range(0, degrees, True)}
+    coloured = {name: Range(0, factor, True) for name in ("brightness", "color", "contrast", "sharpness") if factor}
+    rest = {"posterize": Range(*posterize), "solarize": Range(1, 0), "autocontrast": Range(), "equalize": Range()}
+    return ({"identity": Range()} if identity else {}) | turned | coloured | rest
+
+
+def strengths(named: Range, level: Tensor, side: int) -> Tensor:
+    """Strengths float32 [n] at `level` [n] in 0..1, for images with this `side`; unsigned."""
+    strength = named.weakest + (named.strongest - named.weakest) * level
+    return strength * side if named.of_side else strength
+
+
+def _shear_x(strength: Tensor, height: int, width: int) -> Tensor:
+    return _about_corner(torch.atan(strength.double()).rad2deg(), torch.zeros_like(strength), height, width)
+
+
+def _shear_y(strength: Tensor, height: int, width: int) -> Tensor:
+    return _about_corner(torch.zeros_like(strength), torch.atan(strength.double()).rad2deg(), height, width)
+
+
+def _about_corner(in_x: Tensor, in_y: Tensor, height: int, width: int) -> Tensor:
+    """A shear that keeps the upper left corner where it is, as Pillow's do."""
+    zero = torch.zeros_like(in_x)
+    matrix = affine_matrix(zero, zero + 1, in_x, in_y)
+    corner = torch.tensor([-width / 2, -height / 2], dtype=matrix.dtype)
+    return inverse(matrix, corner - matrix @ corner)
+
+
+def _translate(across: Tensor, down: Tensor) -> Tensor:
+    zero = torch.zeros_like(across)
+    return inverse(affine_matrix(zero, zero + 1, zero, zero), torch.stack((across, down), dim=1).trunc())
+
+
+def _rotate(strength: Tensor, height: int, width: int) -> Tensor:
+    zero = torch.zeros_like(strength)
+    return inverse(affine_matrix(-strength, zero + 1, zero, zero), torch.stack((zero, zero), dim=1))
+
+
+GEOMETRIC: dict[str, Callable[[Tensor, int, int], Tensor]] = {  # strength [n], height, width -> [n, 2, 3]
+    "shear_x": _shear_x,
+    "shear_y": _shear_y,
+    "translate_x": lambda strength, height, width: _translate(strength, torch.zeros_like(strength)),
+    "translate_y": lambda strength, height, width: _translate(torch.zeros_like(strength), strength),
+    "rotate": _rotate,
+}
+COLOUR: dict[str, Callable[[Tensor, Tensor], Tensor]] = {  # images [n, C, H, W], strength [n] -> images
+    "brightness": lambda x, strength: color.brightness(x, 1 + strength),
+    "color": lambda x, strength: color.saturation(x, 1 + strength),
+    "contrast": lambda x, strength: color.contrast(x, 1 + strength),
+    "sharpness": lambda x, strength: color.sharpness(x, 1 + strength),
+    "posterize": lambda x, strength: color.posterize(x, strength.round()),
+    "solarize": color.solarize,
+    "autocontrast": lambda x, strength: color.autocontrast(x),
+    "equalize": lambda x, strength: color.equalize(x),
+    "invert": lambda x, strength: color.invert(x),
+}
+
+
+def draw_signs(named: Ranges, operation: Tensor, generator: torch.Generator) -> Tensor:
+    """float32 [n]: 1 or -1 as likely for the operations that have a sign, else 1."""
+    signed = torch.tensor([at.signed for at in named.values()])[operation]
+    return torch.where(signed & (torch.rand(len(operation), generator=generator) < 0.5), -1.0, 1.0)
+
+
+def operate(
+    x: Tensor,
+    named: Ranges,
+    operation: Tensor,
+    level: Tensor,
+    sign: Tensor,
+    interpolation: str,
+    fill: float | Sequence[float],
+) -> Tensor:
+    """Do to each image of x [n, C, H, W] the operation that it drew.
+
+    `operation` int64 [n] numbers the keys of `named`, or is -1 for none; `level` in 0..1 and `sign` are float [n];
+    all on the CPU. All that move pixels are sampled together, each other operation runs once on its images.
+    """
+    height, width = x.shape[2:]
+    out, moved, maps = x.clone(), [], []
+    for i, (name, at) in enumerate(named.items()):
+        rows = (operation == i).nonzero().squeeze(1)
+        if name == "identity" or not len(rows):
+            continue
+        side = height if name == "translate_y" else width
+        strength = strengths(at, level[rows], side) * sign[rows]
+        if name in COLOUR and len(rows) == len(x):
+            return COLOUR[name](x, strength)
+        if name in GEOMETRIC:
+            moved.append(rows)
+            maps.append(GEOMETRIC[name](strength, height, width))
+        else:
+            on_device = rows.to(x.device)
+            out[on_device] = COLOUR[name](x.index_select(0, on_device), strength)
+    if moved:
+        on_device = torch.cat(moved).to(x.device)
+        out[on_device] = warp(x.index_select(0, on_device), torch.cat(maps), interpolation, fill)
+    return out
+
+
+RAND = ranges(0.3, Range(0, 150 / 331, True, True), 30.0, 0.9, (8, 4), identity=True)
+WIDE = ranges(0.99, Range(0, 32, True), 135.0, 0.99, (8, 2), identity=True)
+MIX = ranges(0.3, Range(0, 1 / 3, True, True), 30.0, 0.0, (4, 0), identity=False)
+AUTO = {**ranges(0.3, Range(0, 150 / 331, True, True), 30.0, 0.9, (8, 4), identity=False), "invert": Range()}
