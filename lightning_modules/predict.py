@@ -31,7 +31,8 @@ def find_model(store: Store, wanted: str) -> tuple[Supervised, Wanted]:
     [spec] = described.signature.inputs.inputs
     data = recorded_config(store, store.client.get_run(described.run_id)).data
     dtype = torch.from_numpy(np.zeros(1, spec.type)).dtype
-    return load_task(path), Wanted(tuple(spec.shape[1:]), dtype, str(data.get("_target_")).endswith(".ImageFolder"))
+    task, images = load_task(path), str(data.get("_target_")).endswith(".ImageFolder")
+    return task, Wanted(tuple(spec.shape[1:]), dtype, images, getattr(task.preprocess, "encode", None))
 
 
 def predict(task: Supervised, wanted: Wanted, source: Path, out: TextIO) -> int:

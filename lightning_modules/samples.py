@@ -1,7 +1,7 @@
-"""Raw samples from files of a user's own: images, arrays and tables, as a recorded model reads them."""
+"""Raw samples from files of a user's own: images, arrays, tables and texts, as a recorded model reads them."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,16 +12,20 @@ from torch import Tensor
 from lightning_modules.errors import UserError
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
-SUFFIXES = (*IMAGES, ".npy", ".csv")
+SUFFIXES = (*IMAGES, ".npy", ".csv", ".txt")
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """The samples that a model reads: their shape, their type, and whether images are cut to size as in its training."""
+    """The samples that a model reads: their shape, their type, and whether images are cut to size as in its training.
+
+    `encode` makes samples of texts.
+    """
 
     shape: tuple[int, ...]
     dtype: torch.dtype
     cuts_images: bool = False
+    encode: Callable[[list[str]], Tensor] | None = None
 
     def __str__(self) -> str:
         return f"the model reads {str(self.dtype).removeprefix('torch.')} samples of shape {list(self.shape)}"
@@ -41,7 +45,7 @@ def read_samples(files: list[Path], wanted: Wanted) -> Iterator[tuple[Path, Tens
     """Yield each file with its raw samples [N, *shape]. Raises UserError where they are none of those that are wanted."""
     for file in files:
         suffix = file.suffix.lower()
-        read = _read_image if suffix in IMAGES else _read_array if suffix == ".npy" else _read_table
+        read = _read_image if suffix in IMAGES else {".npy": _read_array, ".txt": _read_lines}.get(suffix, _read_table)
         try:
             yield file, read(file, wanted)
         except (OSError, ValueError, EOFError, SyntaxError) as error:
@@ -74,6 +78,15 @@ def _read_array(file: Path, wanted: Wanted) -> Tensor:
     if wanted.dtype == torch.uint8 and array.dtype != np.uint8:  # floats in [0, 1] would all become 0 or 1
         raise UserError(f"{file} holds {array.dtype}: {wanted}")
     return torch.from_numpy(array).to(wanted.dtype)
+
+
+def _read_lines(file: Path, wanted: Wanted) -> Tensor:
+    if wanted.encode is None:
+        raise UserError(f"{file} holds texts: {wanted}")
+    lines = file.read_text(encoding="utf-8").split(
+        "\n"
+    )  # a text a line: an empty one counts, but not after the last end
+    return wanted.encode(lines[:-1] if not lines[-1] else lines)
 
 
 def _read_table(file: Path, wanted: Wanted) -> Tensor:

@@ -1,0 +1,44 @@
+"""One of several transforms for each text."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.augmentation.text.rows import TextTransform
+from lightning_modules.errors import UserError
+
+
+class OneOf(TextTransform):
+    """Draws for each text which one of `transforms` changes it, all as likely (as EDA makes its copies, Wei and Zou 2019).
+
+    Args:
+        transforms: by name; a null leaves one out.
+    """
+
+    def __init__(self, transforms: Mapping[str, nn.Module | None], probability: float = 1.0) -> None:
+        super().__init__(probability)
+        given = [transform for transform in transforms.values() if transform is not None]
+        words = [t for t in given if isinstance(t, TextTransform) and type(t).change is not TextTransform.change]
+        if not given or len(words) < len(given):
+            raise UserError(
+                f"augmentation: OneOf.transforms={list(transforms)}: needed are transforms of words, such as SwapWords"
+            )
+        self.transforms = nn.ModuleList(given)
+
+    def prepare(self, data: Any) -> None:
+        """Show the data to those that want to see them."""
+        for transform in self.transforms:
+            assert isinstance(transform, TextTransform)
+            transform.prepare(data)
+
+    def change(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        which = torch.randint(len(self.transforms), (len(x),), generator=generator)
+        changed = x.clone()
+        for i, transform in enumerate(self.transforms):
+            rows = (which == i).nonzero().squeeze(1).to(x.device)
+            if len(rows):
+                part = {"x": x.index_select(0, rows)}
+                changed[rows] = transform(part, generator)["x"]
+        return changed

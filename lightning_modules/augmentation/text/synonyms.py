@@ -1,0 +1,144 @@
+"""Which words can stand for which: from a table, from WordNet, or from the texts that are trained on."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_modules.errors import UserError
+
+Synonyms = dict[str, list[str]]
+_FILES = ("data.noun", "data.verb", "data.adj", "data.adv")
+
+
+def read_table(path: Path) -> Synonyms:
+    """A word in each line and, between tabs, its synonyms.
+
+    Raises:
+        UserError: there is no such file, or no line of it has a synonym.
+    """
+    if not path.is_file():
+        raise UserError(f"augmentation: source={path}: there is no such table of synonyms")
+    rows = [line.strip().split("\t") for line in path.read_text(encoding="utf-8").splitlines()]
+    found = {row[0].strip(): [word.strip() for word in row[1:] if word.strip()] for row in rows}
+    if not any(found.values()):
+        raise UserError(
+            f"augmentation: source={path}: a word and, between tabs, its synonyms are expected in each line"
+        )
+    return found
+
+
+def read_wordnet(folder: Path) -> Synonyms:
+    """The words that share a synset of WordNet (Miller 1995; wndb(5WN)), in lower case; expressions of several are left out.
+
+    Raises:
+        UserError: the folder is none of WordNet's, or a file of it is damaged.
+    """
+    if not all((folder / name).is_file() for name in _FILES):
+        raise UserError(
+            f"augmentation: source={folder}: there is none of WordNet's {', '.join(_FILES)}; `apt-get install wordnet-base` "
+            "puts them into /usr/share/wordnet. A table of synonyms (.tsv), or source=neighbours, needs no WordNet"
+        )
+    found: dict[str, dict[str, None]] = {}
+    for name in _FILES:
+        for number, line in enumerate((folder / name).read_text(encoding="latin-1").splitlines(), start=1):
+            if line.startswith(" ") or not line:  # the licence
+                continue
+            try:
+                members = _members(line)
+            except (IndexError, ValueError) as error:
+                raise UserError(f"{folder / name}, line {number}: no synset of WordNet") from error
+            for word in members:
+                found.setdefault(word, {}).update((other, None) for other in members if other != word)
+    return {word: list(others) for word, others in found.items() if others}
+
+
+def _members(line: str) -> list[str]:
+    """The single words of a synset: offset, file, type, their number in hexadecimal, then pairs (word, number)."""
+    fields = line.split(" ")
+    words = [fields[4 + 2 * i] for i in range(int(fields[3], 16))]
+    plain = (word.partition("(")[0].lower() for word in words)  # adjectives say where they stand: (a), (p), (ip)
+    return list(dict.fromkeys(word for word in plain if "_" not in word))
+
+
+def neighbours(x: Tensor, corpus: int, most: int = 5, dim: int = 50, window: int = 2, min_count: int = 3) -> Tensor:
+    """int64 [corpus + 2, most]: for each word id the nearest by cosine, 0 where there are fewer.
+
+    Vectors are the truncated SVD of positive pointwise mutual information (Levy, Goldberg and Dagan 2015, equations 3 and 4
+    with half the singular values), counted on the texts `x` [N, L] of the training part. Words that are near may be
+    opposites: what is learnt here is which words stand in the same places.
+
+    Args:
+        corpus: how many words there are; ids run from 1.
+        window: words to either side that count as together.
+        min_count: words that are less often have no neighbours, and are none.
+    """
+    counts = torch.bincount(x.flatten(), minlength=corpus + 2)
+    known = (counts[1 : corpus + 1] >= min_count).nonzero().squeeze(1) + 1
+    table = torch.zeros(corpus + 2, most, dtype=torch.int64)
+    number = torch.full((corpus + 2,), -1)
+    number[known] = torch.arange(len(known))
+    information = _information(number[x.long()], len(known), window)
+    if len(known) <= 3 or information is None:
+        return table
+    return _nearest(table, known, _leading(information, min(dim, len(known) - 1)), most)
+
+
+def _information(places: Tensor, size: int, window: int) -> Any:
+    """The positive pointwise mutual information of words that stand within a window, sparse [size, size]; None where it is 0.
+
+    Args:
+        places: the number of the word at each place [N, L], -1 where there is none that counts.
+    """
+    from scipy.sparse import coo_matrix, diags
+
+    pairs = [torch.stack([places[:, :-step].flatten(), places[:, step:].flatten()]) for step in range(1, window + 1)]
+    row, column = torch.cat([pair[:, (pair >= 0).all(0)] for pair in pairs], dim=1).numpy()
+    together = coo_matrix((np.ones(len(row)), (row, column)), shape=(size, size))
+    together = (together + together.T).tocsr()
+    totals = np.asarray(together.sum(1)).ravel()
+    inverse = diags(1 / np.maximum(totals, 1))
+    ratio = (inverse @ together @ inverse * totals.sum()).tocoo()
+    information = np.maximum(np.log(ratio.data), 0)
+    found = coo_matrix((information, (ratio.row, ratio.col)), shape=ratio.shape).tocsr()
+    found.eliminate_zeros()
+    return found if found.nnz else None
+
+
+def _leading(matrix: Any, rank: int, rounds: int = 10) -> Tensor:
+    """float32 [n, rank]: the leading eigenvectors of a symmetric sparse matrix, times the root of their absolute values.
+
+    Subspace iteration (Halko, Martinsson and Tropp 2011, algorithm 4.4) from numbers that are always the same: the
+    iterative solvers of scipy restart from others at each call.
+    """
+    basis = np.random.RandomState(0).standard_normal((matrix.shape[0], min(rank + 10, matrix.shape[0])))
+    for _ in range(rounds):
+        basis = np.linalg.qr(matrix @ basis)[0]
+    values, vectors = np.linalg.eigh(basis.T @ (matrix @ basis))
+    leading = np.argsort(-np.abs(values), kind="stable")[:rank]
+    return torch.from_numpy((basis @ vectors[:, leading]) * np.sqrt(np.abs(values[leading]))).float()
+
+
+def _nearest(table: Tensor, known: Tensor, vectors: Tensor, most: int) -> Tensor:
+    vectors = torch.nn.functional.normalize(vectors, dim=1)
+    width = min(most, len(known) - 1)
+    for begin in range(0, len(known), 1024):  # bounds the memory of the products
+        # rounded, as the last bits may depend on the machine and decide between words that are equally near
+        part = (vectors[begin : begin + 1024] @ vectors.T).round(decimals=4)
+        part[torch.arange(len(part)), torch.arange(begin, begin + len(part))] = -2.0  # a word is no neighbour of itself
+        near, who = part.topk(width, dim=1)
+        table[known[begin : begin + 1024], :width] = torch.where(near > 0, known[who], 0)
+    return table
+
+
+def as_ids(synonyms: Mapping[str, Iterable[str]], words: list[str], allowed: Tensor) -> Tensor:
+    """int64 [len(words) + 2, most]: the synonyms of each word id that are `allowed` (bool by id), 0 where there are fewer."""
+    ids = {word: i for i, word in enumerate(words, start=1)}
+    rows = [[ids[other] for other in synonyms.get(word, ()) if other in ids and allowed[ids[other]]] for word in words]
+    table = torch.zeros(len(words) + 2, max([1, *map(len, rows)]), dtype=torch.int64)
+    for i, row in enumerate(rows, start=1):
+        table[i, : len(row)] = torch.tensor(row, dtype=torch.int64)
+    return table

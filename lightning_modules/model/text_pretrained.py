@@ -1,0 +1,135 @@
+"""Any text classifier of Hugging Face's transformers, an optional extra; nothing is downloaded unless it is asked for."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.data.text.tokens import pretrained_tokenizer
+from lightning_modules.errors import UserError
+
+
+class PretrainedText(nn.Module):
+    """`AutoModelForSequenceClassification` of a folder or a name, with `num_outputs` outputs.
+
+    Reads what ``data.tokenizer=NAME`` gives: int [B, L], the pieces' ids plus one, 0 where there is none. Special tokens
+    are put around them here, so that augmentation does not move them. Weights come from safetensors only, nothing is
+    unpickled. To rebuild a recorded model, its folder must still be there: config and tokenizer are read from it.
+
+    Args:
+        name: the folder, or the name in the local Hugging Face cache; the data say it.
+        pretrained: false begins with random weights.
+        freeze_backbone: only the head learns.
+        download: what is not on this machine may be fetched.
+
+    Raises:
+        UserError: transformers is not installed, or the model is not there, or not one for texts.
+    """
+
+    def __init__(
+        self,
+        input_shape: Sequence[int],
+        num_outputs: int,
+        name: str | None = None,
+        pretrained: bool = True,
+        freeze_backbone: bool = False,
+        download: bool = False,
+    ) -> None:
+        super().__init__()
+        transformers = _import_transformers()
+        if name is None or len(input_shape) != 1:
+            raise UserError("model=hf_text needs texts cut by its own tokenizer: data.tokenizer=NAME, as in data=trec")
+        tokenizer = pretrained_tokenizer(name, download)
+        place = str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name
+        self.network: Any = _network(transformers, place, num_outputs, pretrained, download)
+        self.padding = int(tokenizer.pad_token_id or 0)
+        config: Any = self.network.config
+        config.pad_token_id = self.padding
+        before, after = _special(tokenizer)
+        self.register_buffer("before", before, persistent=False)
+        self.register_buffer("after", after, persistent=False)
+        self.before: Tensor
+        self.after: Tensor
+        _check_length(self.network, int(input_shape[0]) + len(before) + len(after), self.padding)
+        if freeze_backbone:
+            self.network.base_model.requires_grad_(False)
+
+    @property
+    def mixing_point(self) -> nn.Module:
+        """The embeddings of the pieces."""
+        return self.network.get_input_embeddings()
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        ids, mask = self.framed(tokens)
+        return self.network(input_ids=ids, attention_mask=mask).logits
+
+    def framed(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Pieces [B, L] as the network's ids int64 [B, L'] between special tokens, and the mask of all that is no padding."""
+        count, length = tokens.shape
+        places = torch.arange(1, length + 1, device=tokens.device)
+        ends = ((tokens != 0) * places).amax(1) + len(self.before)
+        total = len(self.before) + length + len(self.after)
+        ids = torch.full((count, total), self.padding, dtype=torch.int64, device=tokens.device)
+        ids[:, : len(self.before)] = self.before
+        inner = ids[:, len(self.before) : len(self.before) + length]
+        inner.copy_(torch.where(tokens != 0, tokens.long() - 1, self.padding))
+        ids.scatter_(
+            1, ends[:, None] + torch.arange(len(self.after), device=tokens.device), self.after.expand(count, -1)
+        )
+        mask = (torch.arange(total, device=tokens.device) < ends[:, None] + len(self.after)).long()
+        longest = int(mask.sum(1).max())
+        return ids[:, :longest], mask[:, :longest]
+
+
+def _import_transformers() -> ModuleType:
+    try:
+        import transformers
+    except ModuleNotFoundError as error:
+        raise UserError("model=hf_text needs transformers: pip install -e '.[text]'") from error
+    return transformers
+
+
+def _network(transformers: ModuleType, place: str, num_outputs: int, pretrained: bool, download: bool) -> nn.Module:
+    builder, local = transformers.AutoModelForSequenceClassification, not download
+    level = transformers.utils.logging.get_verbosity()
+    transformers.utils.logging.set_verbosity_error()  # that the head is new is no news
+    try:
+        config = transformers.AutoConfig.from_pretrained(place, num_labels=num_outputs, local_files_only=local)
+        if not pretrained:
+            built: nn.Module = builder.from_config(config)
+            return built
+        loaded: nn.Module = builder.from_pretrained(
+            place, config=config, local_files_only=local, use_safetensors=True, ignore_mismatched_sizes=True
+        )
+        return loaded
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"model.name={place}: no text model with safetensors in a folder of that name, nor in the local Hugging Face "
+            f"cache, and nothing is downloaded unless model.download=true ({str(error).splitlines()[0]})"
+        ) from error
+    finally:
+        transformers.utils.logging.set_verbosity(level)
+
+
+def _special(tokenizer: Any) -> tuple[Tensor, Tensor]:
+    """The ids that the tokenizer puts before and after a text."""
+    bare = tokenizer("a", add_special_tokens=False)["input_ids"]
+    whole = tokenizer("a")["input_ids"]
+    start = next((i for i in range(len(whole)) if whole[i : i + len(bare)] == bare), 0)
+    return torch.tensor(whole[:start], dtype=torch.int64), torch.tensor(whole[start + len(bare) :], dtype=torch.int64)
+
+
+def _check_length(network: Any, length: int, padding: int) -> None:
+    most = getattr(network.config, "max_position_embeddings", None)
+    if most is None:
+        return
+    # those that count positions from the padding's id on have so many fewer
+    most -= padding + 1 if network.config.model_type in ("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl") else 0
+    if length > most:
+        raise UserError(
+            f"model=hf_text: texts of {length} pieces, special ones with them, but the network has {most} positions: "
+            f"data.max_length={most - 2}"
+        )
