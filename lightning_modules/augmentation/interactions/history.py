@@ -16,8 +16,8 @@ def check_histories(name: str, x: Tensor) -> None:
     """Raise UserError where the samples are no histories."""
     if x.ndim != 2 or x.is_floating_point():
         raise UserError(
-            f"augmentation: {name} needs histories of items, int64 [length], not {str(x.dtype).removeprefix('torch.')} samples of "
-            f"shape {tuple(x.shape[1:])}; try data=movielens_sequence"
+            f"augmentation: {name} needs histories of items, int64 [length], not "
+            f"{str(x.dtype).removeprefix('torch.')} samples of shape {tuple(x.shape[1:])}; try data=movielens_sequence"
         )
 
 

@@ -1,0 +1,145 @@
+"""Rankings over all items, measured without a sample: what the tasks of recommendation share."""
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import MetricCollection
+
+from lightning_modules.errors import UserError
+from lightning_modules.task.chunk import Batch
+from lightning_modules.task.metrics import chosen
+from lightning_modules.task.ranking_metrics import MEASURES, ranking_metrics
+from lightning_modules.task.supervised import Supervised
+
+_DRAWS = 20_170_403  # seed of the negatives that are measured against: the same ones in every run
+
+
+class Asked(NamedTuple):
+    """What is to be found in the scores of a batch."""
+
+    scores: Tensor  # float [U, num_items]
+    users: Tensor  # int64 [U], whose they are
+    rows: Tensor  # int64 [B], the row of `scores` that each sample asks
+    items: Tensor  # int64 [B], the relevant item of each sample
+
+
+class FullRanking(Supervised):
+    """Ranks all items of a user but those already known; each held-out interaction is one sample of val and test.
+
+    The rank of a relevant item is the number of candidates minus that of those with a lower score: an item that shares its
+    score with others stands behind them, so a model that scores all alike gains nothing. Other relevant items of the
+    user are candidates too. The datamodule says what is known: ``known(part)`` and ``relevant(part)``.
+
+    Args:
+        top_k: how many items are shown.
+        sampled_negatives: measure also against so many items drawn for each relevant one, as ``sampled_…``: for
+            comparison with older papers only, as it may order models otherwise (Krichene and Rendle 2020).
+        metrics: names for ``val`` and ``test``: ndcg, hit_rate, mrr, recall, precision.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: nn.Module,
+        *,
+        num_outputs: int = 1,
+        top_k: int = 10,
+        sampled_negatives: int = 0,
+        metrics: Mapping[str, Sequence[str] | None] | None = None,
+        **loop: Any,
+    ) -> None:
+        super().__init__(model, loss, **loop)
+        for key, value, least in (("top_k", top_k, 1), ("sampled_negatives", sampled_negatives, 0)):
+            if value < least:
+                raise UserError(f"task.{key}={value}: it must be {least} or more")
+        self.num_outputs, self.top_k, self.sampled_negatives = num_outputs, top_k, sampled_negatives
+        self.metrics = chosen(metrics, {"val": tuple(MEASURES), "test": tuple(MEASURES)})
+        self._lists: dict[str, tuple[Tensor, Tensor]] = {}
+        self._draws: dict[str, Tensor] = {}
+
+    @abstractmethod
+    def asked(self, batch: Batch) -> Asked:
+        """Scores of all items for the users of a batch of val or test."""
+
+    loss_negatives = 0  # how many negatives `losses` needs for each sample
+
+    @abstractmethod
+    def losses(self, asked: Asked, scores: Tensor, negatives: Tensor) -> Tensor:
+        """What `evaluation_loss` needs of each sample, [B, …], from its score [B] and those of negatives [B, N]."""
+
+    def build_metrics(self, stage: str) -> MetricCollection:
+        return ranking_metrics(self.metrics[stage], self.top_k, self.sampled_negatives > 0)
+
+    # --- what the data know ------------------------------------------------------------------------------------
+    @property
+    def data(self) -> Any:
+        """The datamodule of the run. Raises UserError where it holds no interactions."""
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        if not hasattr(data, "known"):
+            raise UserError(
+                f"{type(self).__name__} needs interactions, and {data.name} has none: data=movielens_implicit, or for "
+                "histories data=movielens_sequence"
+            )
+        return data
+
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        self._lists, self._draws = {}, {}
+        _ = self.data
+
+    def _lists_of(self, stage: str) -> tuple[Tensor, Tensor]:
+        if stage not in self._lists:
+            self._lists[stage] = (self.data.known(stage), self.data.relevant(stage))
+        known, relevant = (part.to(self.device) for part in self._lists[stage])
+        return known, relevant
+
+    def _draws_of(self, stage: str, index: Tensor) -> Tensor:
+        """float [B, N] in [0, 1), a function of a sample's index alone: whatever batch and rank it comes in.
+
+        First those of the loss, then those of the sampled metrics.
+        """
+        if stage not in self._draws:
+            arrays = self.data.arrays
+            rows = len(arrays.test[1]) if stage == "test" and arrays.test else len(arrays.y)
+            counts = (self.loss_negatives, self.sampled_negatives)
+            tables = [
+                torch.rand(rows, count, generator=torch.Generator().manual_seed(_DRAWS + i))
+                for i, count in enumerate(counts)
+            ]
+            self._draws[stage] = torch.cat(tables, 1)
+        return self._draws[stage][index.cpu()].to(self.device)
+
+    # --- evaluation --------------------------------------------------------------------------------------------
+    def _keep(self, stage: str, batch: Batch) -> None:
+        asked = self.asked(batch)
+        known, relevant = (part[asked.users] for part in self._lists_of(stage))
+        scores = asked.scores[asked.rows, asked.items]
+        columns = [ranks_of(asked, scores, ~known)]
+        negatives = asked.scores[asked.rows[:, None], self._negatives(stage, batch, asked, ~known & ~relevant)]
+        if self.sampled_negatives:
+            lower = (negatives[:, self.loss_negatives :] < scores[:, None]).sum(1)
+            columns.append(1 + self.sampled_negatives - lower)
+        ranks = torch.stack(columns, 1).float()
+        losses = self.losses(asked, scores, negatives[:, : self.loss_negatives])
+        pairs = torch.stack([asked.users[asked.rows], asked.items], 1)
+        self.buffers_of[stage].add(torch.cat([ranks, losses], 1), pairs, batch["index"])
+
+    def _negatives(self, stage: str, batch: Batch, asked: Asked, candidates: Tensor) -> Tensor:
+        """Items int64 [B, N], drawn with replacement from the candidates bool [U, num_items] that are not relevant."""
+        draws = self._draws_of(stage, batch["index"])
+        places = candidates.cumsum(1)[asked.rows]
+        wanted = (draws * places[:, -1:]).floor() + 1
+        return torch.searchsorted(places, wanted.long()).clamp(max=candidates.shape[1] - 1)
+
+    def evaluation_loss(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """The mean over samples of what `losses` kept behind the ranks."""
+        return outputs[:, 1 + (self.sampled_negatives > 0) :].mean()
+
+
+def ranks_of(asked: Asked, scores: Tensor, candidates: Tensor) -> Tensor:
+    """The rank [B] of each sample's item, of score `scores` [B], among the `candidates` bool [U, num_items]."""
+    lower = (asked.scores[asked.rows] < scores[:, None]) & candidates[asked.rows]
+    return candidates.sum(1)[asked.rows] - lower.sum(1)

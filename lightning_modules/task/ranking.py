@@ -1,0 +1,128 @@
+"""Rankings learnt from pairs of a user and an item, each beside items that the user has not met."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lightning_modules.augmentation.interactions.negatives import NegativeSampling
+from lightning_modules.errors import UserError
+from lightning_modules.task.chunk import Batch
+from lightning_modules.task.full_ranking import Asked, FullRanking
+
+
+class BPRLoss(nn.Module):
+    """Mean of ``-log sigmoid(positive - negative)`` over scores [B, 1 + K], the positive first (Rendle et al. 2009)."""
+
+    def forward(self, scores: Tensor, relevance: Tensor) -> Tensor:
+        """`relevance` is 1 in the first column and 0 elsewhere; it is there for losses that read it."""
+        return F.softplus(scores[:, 1:] - scores[:, :1]).mean()
+
+
+class Ranking(FullRanking):
+    """Scores pairs; `loss` takes scores [B, 1 + K] of a positive and its negatives, and their relevance of the same shape.
+
+    Negatives are those that the augmentation puts into ``batch["negatives"]`` (int64 [B, K]), else `negatives` of them drawn
+    uniformly from what the user has not met in the training part. ``val/loss`` is that of each held-out pair with `negatives`
+    uniform ones, the same ones in each run.
+
+    Args:
+        model: a `PairScorer`.
+        negatives: of each positive.
+        decay: weight of half the squares of what is learnt of each positive's user, of its item and of its negatives, beside the
+            loss (the lambda of Rendle et al. 2009; the penalty of He et al. 2020, equation 15).
+    """
+
+    def __init__(
+        self, model: nn.Module, loss: nn.Module, *, negatives: int = 1, decay: float = 0.0, **loop: Any
+    ) -> None:
+        super().__init__(model, loss, **loop)
+        for name in ("item_scores", "squares", "num_users", "num_items"):
+            if not hasattr(model, name):
+                raise UserError(
+                    f"task=ranking: {type(model).__name__} does not score pairs of a user and an item; try model=bpr, "
+                    "model=neumf or model=lightgcn"
+                )
+        if negatives < 1:
+            raise UserError(f"task.negatives={negatives}: it must be 1 or more")
+        if not decay >= 0:
+            raise UserError(f"task.decay={decay}: it must be 0 or more")
+        self.loss_negatives, self.decay = negatives, decay
+        sampling = NegativeSampling(count=negatives)
+        sampling.learn(torch.zeros(self._of_model.num_users, self._of_model.num_items, dtype=torch.bool))
+        self.candidates = _WithNegatives(self.augmentation, sampling)
+        self.augmentation = self.candidates
+
+    @property
+    def _of_model(self) -> Any:
+        return self.model
+
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        self.candidates.prepare(self.data)
+        if hasattr(self.model, "connect"):
+            self._of_model.connect(self.data.arrays.x[self.data.splits["train"]].to(self.device))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pairs int64 [B, 2] -> scores [B, 1]; [B, M, 2] -> [B, M]."""
+        return super().forward(x.reshape(-1, 2)).view(len(x), -1)
+
+    def target_of(self, batch: Batch) -> Tensor:
+        pairs = batch.get("x")
+        width = 1 if pairs is None or pairs.ndim == 2 else pairs.shape[1]
+        return _relevance(len(batch["y"]), width, batch["y"].device)
+
+    def training_loss(self, batch: Batch, step: int) -> Tensor:
+        loss = super().training_loss(batch, step)
+        pairs = self.candidates.pairs
+        if not self.decay or pairs is None:
+            return loss
+        return loss + 0.5 * self.decay * self._of_model.squares(pairs[:, 0, 0], pairs[..., 1]).mean()
+
+    def asked(self, batch: Batch) -> Asked:
+        user, items = batch["x"].unbind(1)
+        users, rows = user.unique(return_inverse=True)
+        return Asked(self._of_model.item_scores(users), users, rows, items)
+
+    def losses(self, asked: Asked, scores: Tensor, negatives: Tensor) -> Tensor:
+        return torch.cat([scores[:, None], negatives], 1)
+
+    def evaluation_loss(self, outputs: Tensor, y: Tensor) -> Tensor:
+        scores = outputs[:, -1 - self.loss_negatives :]
+        return self.loss(scores, _relevance(len(scores), scores.shape[1], scores.device))
+
+
+def _relevance(count: int, width: int, device: torch.device) -> Tensor:
+    relevance = torch.zeros(count, width, device=device)
+    relevance[:, 0] = 1
+    return relevance
+
+
+class _WithNegatives(nn.Module):
+    """What the config says, then negatives where that gave none; ``batch["x"]`` becomes int64 [B, 1 + K, 2]."""
+
+    def __init__(self, inner: nn.Module | None, sampling: NegativeSampling) -> None:
+        super().__init__()
+        self.inner, self.sampling = inner, sampling
+        self.pairs: Tensor | None = None  # of the last batch
+
+    @property
+    def transforms(self) -> list[nn.Module]:
+        """All that is done to a batch, by name or not."""
+        return [*getattr(self.inner, "transforms", []), self.sampling]
+
+    def prepare(self, data: Any) -> None:
+        for part in (self.inner, self.sampling):
+            prepare: Any = getattr(part, "prepare", None)
+            if prepare is not None:
+                prepare(data)
+
+    def forward(self, batch: Batch, generator: torch.Generator) -> Batch:
+        batch = self.inner(batch, generator) if self.inner is not None else batch
+        if "negatives" not in batch:
+            batch = self.sampling(batch, generator)
+        users, items = batch["x"].unbind(1)
+        items = torch.cat([items[:, None], batch["negatives"]], 1)
+        self.pairs = torch.stack([users[:, None].expand_as(items), items], 2)
+        return {**batch, "x": self.pairs}
