@@ -109,7 +109,7 @@ def _prepared(node: DictConfig, data: Any) -> nn.Module:
     transforms: Any = instantiate(node)
     if hasattr(transforms, "prepare"):
         transforms.prepare(data)
-    return transforms  # type: ignore[no-any-return]
+    return transforms
 
 
 def _steps_per_call(cfg: DictConfig, data: Any, model: nn.Module, callbacks: list[pl.Callback]) -> int:

@@ -42,9 +42,11 @@ def _said(y: torch.Tensor, names: Sequence[str] | None) -> str:
     """A target in words: a class, the shares of a mixed one, or a value."""
     if y.ndim == 0:
         return names[int(y)] if names and not y.is_floating_point() else f"{float(y):.3g}"
+    if names is None:
+        return ", ".join(f"{value:.3g}" for value in y.tolist()[:4])
     best = y.topk(min(2, len(y)))
     pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-    return ", ".join(f"{names[i] if names else i} {share:.0%}" for i, share in pairs if share > 0)
+    return ", ".join(f"{names[i]} {share:.0%}" for i, share in pairs if share > 0)
 
 
 def draw_curves(record: Record) -> None:

@@ -23,8 +23,9 @@ class Compose(nn.Module):
     def prepare(self, data: Any) -> None:
         """Show the set-up datamodule to those transforms that want to see it, before the first step."""
         for transform in self.transforms:
-            if hasattr(transform, "prepare"):
-                transform.prepare(data)
+            prepare: Any = getattr(transform, "prepare", None)
+            if prepare is not None:
+                prepare(data)
 
     def forward(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         for transform in self.transforms:

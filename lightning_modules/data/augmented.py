@@ -68,7 +68,14 @@ def with_copies(arrays: Any, splits: dict[str, Tensor], folder: Path, content: s
     if not isinstance(arrays.x, Tensor):
         raise UserError("data.augmented: copies can be added to sets in memory only")
     x, y, digest = read_copies(folder, content, arrays.x, arrays.y, splits["train"])
+    return trained_on_too(arrays, splits, x, y, f"{content} {digest}")
+
+
+def trained_on_too(
+    arrays: Any, splits: dict[str, Tensor], x: Tensor, y: Tensor, content: str
+) -> tuple[Any, dict[str, Tensor]]:
+    """Append samples x [M, …] and y [M] to the set and to its training part; `content` tells them from any others."""
     added = torch.arange(len(arrays.y), len(arrays.y) + len(y))
-    both = hashlib.sha256(f"{content} {digest}".encode()).hexdigest()
-    whole = replace(arrays, x=torch.cat([arrays.x, x]), y=torch.cat([arrays.y, y]), content=both)
+    digest = hashlib.sha256(content.encode()).hexdigest()
+    whole = replace(arrays, x=torch.cat([arrays.x, x]), y=torch.cat([arrays.y, y]), content=digest)
     return whole, {**splits, "train": torch.cat([splits["train"], added])}

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from lightning_modules.data.augmented import with_copies
+from lightning_modules.data.augmented import trained_on_too, with_copies
 from lightning_modules.data.exclude import without_excluded
 from lightning_modules.data.fingerprint import cached_digest, combine, tensor_digest
 from lightning_modules.data.order import ORDERS, BatchOrder, Order
@@ -145,6 +145,10 @@ class InMemoryData(pl.LightningDataModule):
     def load(self) -> Arrays:
         """Read or generate the whole set; all heavy work is here."""
 
+    def more_to_train_on(self) -> tuple[Tensor, Tensor] | None:
+        """Raw samples x [M, …] and targets y [M] beside those of the set, which are in no other part."""
+        return None
+
     def build_preprocess(self, x: Store, train: Tensor) -> nn.Module:
         """Return what maps raw samples to model input; may be fitted on ``x[train]`` only."""
         return nn.Identity()
@@ -185,6 +189,9 @@ class InMemoryData(pl.LightningDataModule):
         if self.augmented:
             folder = Path(self.augmented).expanduser()
             arrays, self.splits = with_copies(arrays, self.splits, folder, self._content(arrays))
+        if more := self.more_to_train_on():
+            content = f"{self._content(arrays)} {tensor_digest(*more)}"
+            arrays, self.splits = trained_on_too(arrays, self.splits, *more, content)
         self._describe_classes(arrays, self.splits["train"])
         self._arrays = arrays
         if self.expected_fingerprint and self.expected_fingerprint != self.fingerprint():

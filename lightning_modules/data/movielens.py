@@ -26,6 +26,7 @@ class MovieLens(InMemoryData):
     """
 
     name = "ml-100k"
+    domain = "interactions"
 
     def __init__(self, *, root: str | Path | None = None, **settings: Any) -> None:
         self.root = data_root(root)

@@ -135,5 +135,5 @@ def recipe(module: nn.Module) -> dict[str, Any]:
     if isinstance(module, Affine):
         values = {"shift": module.shift.tolist(), "scale": module.scale.tolist(), "fitted": module.fitted}
         return {"_target_": f"{Affine.__module__}.{Affine.__qualname__}", **values}
-    own: dict[str, Any] | None = module.recipe() if hasattr(module, "recipe") else None
-    return own or {"_target_": "torch.nn.Identity"}
+    own: Any = getattr(module, "recipe", None)
+    return own() if own else {"_target_": "torch.nn.Identity"}

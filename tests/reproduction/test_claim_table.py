@@ -11,13 +11,13 @@ from handmade_claims import claim_of, seeded
 from rich.console import Console
 
 from lightning_modules.errors import UserError
-from lightning_modules.tracking.between import write_between
 from lightning_modules.reproduction.claim import Claim
 from lightning_modules.reproduction.evidence import Values
 from lightning_modules.reproduction.number import duration, number_format
 from lightning_modules.reproduction.report import claim_report, published_text
 from lightning_modules.reproduction.table import HEADER, ClaimRow, rows_to_markdown, rows_to_terminal
 from lightning_modules.reproduction.verdict import judge
+from lightning_modules.tracking.between import write_between
 
 ROW = ClaimRow(
     "mnist1d/cnn", "Greydanus 2024", "notebook", "test/accuracy", "%", "92.3 %", 93.4312, 92.1, 94.76, 5, 1.1312, -0.2,

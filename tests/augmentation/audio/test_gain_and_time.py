@@ -18,6 +18,7 @@ def test_gains_are_uniform_in_decibels_over_their_range() -> None:
     assert abs(float(torch.corrcoef(torch.stack((gains[:-1], gains[1:])))[0, 1])) < 0.06
 
 
+@pytest.mark.slow  # audiomentations is a reference, not a part
 def test_a_gain_is_that_of_audiomentations() -> None:
     from audiomentations import Gain as Reference
 
@@ -52,6 +53,7 @@ def test_shifts_are_whole_and_uniform_and_silence_comes_in() -> None:
         assert kept == list(range(1, 9))[: len(kept)] or kept == list(range(1, 9))[-len(kept) :]
 
 
+@pytest.mark.slow  # audiomentations is a reference, not a part
 def test_a_shift_is_that_of_audiomentations() -> None:
     from audiomentations import Shift as Reference
 

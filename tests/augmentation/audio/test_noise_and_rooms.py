@@ -22,6 +22,7 @@ def test_noise_has_the_ratio_that_is_drawn_uniformly_in_decibels(source: str) ->
     assert torch.histc(ratios.float(), 5, -5.01, 25.01).sub(240).abs().max() < 60
 
 
+@pytest.mark.slow  # audiomentations is a reference, not a part
 def test_a_ratio_is_that_of_audiomentations() -> None:
     from audiomentations import AddGaussianSNR
 

@@ -1,0 +1,34 @@
+"""Louder or quieter, and upside down."""
+
+import torch
+from torch import Tensor
+
+from lightning_modules.augmentation.audio.wave import WaveTransform, decibels, require_range
+from lightning_modules.augmentation.per_sample import uniform
+
+
+class Gain(WaveTransform):
+    """Multiplies each recording by a factor of its own, uniform in decibels.
+
+    Args:
+        min_db, max_db: 6 dB are twice the amplitude.
+    """
+
+    def __init__(self, min_db: float = -12.0, max_db: float = 12.0, probability: float = 1.0) -> None:
+        super().__init__(probability)
+        require_range(self, "[min_db, max_db]", min_db, max_db)
+        self.min_db, self.max_db = min_db, max_db
+
+    def change_wave(self, wave: Tensor, generator: torch.Generator) -> Tensor:
+        gain = decibels(uniform(len(wave), self.min_db, self.max_db, generator))
+        return wave * gain[:, None].to(wave.device)
+
+
+class Polarity(WaveTransform):
+    """Turns recordings upside down: nobody hears it, and a network on raw samples shall not either."""
+
+    def __init__(self, probability: float = 0.5) -> None:
+        super().__init__(probability)
+
+    def change_wave(self, wave: Tensor, generator: torch.Generator) -> Tensor:
+        return -wave

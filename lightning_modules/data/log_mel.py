@@ -1,0 +1,148 @@
+"""Log-mel spectrograms: what networks of speech read."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.data.preprocess import Standardize, Store
+from lightning_modules.errors import UserError
+
+FLOOR = 1e-6  # power that counts as silence; the ear of a 16-bit recording ends about there
+
+
+class MelSpectrum(nn.Module):
+    """``log(power in mel bands + 1e-6)`` of waveforms.
+
+    Power of a centred STFT (periodic Hann window, reflected ends) of samples scaled to [-1, 1), summed by triangles that
+    are evenly spaced on the mel scale ``2595 log10(1 + f / 700)`` from 0 to half the sample rate, each of height 1.
+
+    Args:
+        sample_rate: Hz.
+        n_fft: samples in a window; hop: samples between two; n_mels: bands.
+
+    Raises:
+        UserError: a setting is senseless, or so many bands that one of them holds no frequency of the transform.
+    """
+
+    def __init__(self, sample_rate: int, n_fft: int, hop: int, n_mels: int) -> None:
+        super().__init__()
+        if problems := spectrum_problems(n_fft, hop, n_mels):
+            raise UserError("\n".join(problems))
+        self.n_fft, self.hop = n_fft, hop
+        filters = mel_filters(sample_rate, n_fft, n_mels)
+        if not filters.sum(0).all():
+            raise UserError(
+                f"data.n_mels={n_mels} is too many for data.n_fft={n_fft}: a band would be empty; change one"
+            )
+        # not persistent: they follow from the settings, and transforms share this module with the preprocessing
+        self.register_buffer("window", torch.hann_window(n_fft, dtype=torch.float64).float(), persistent=False)
+        self.register_buffer("filters", filters, persistent=False)
+        # a fingerprint sees buffers: these say what the others leave open
+        self.register_buffer("settings", torch.tensor([sample_rate, n_fft, hop, n_mels]), persistent=False)
+        self.window: Tensor
+        self.filters: Tensor
+        self.settings: Tensor
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        """Waveforms int16 or float [B, T] -> float32 [B, 1, n_mels, frames], frames = T // hop + 1."""
+        with torch.autocast(x.device.type, enabled=False):
+            pad = min(self.n_fft // 2, x.shape[1] - 1)  # a reflection cannot be longer than the signal
+            wave = nn.functional.pad(as_floats(x), (pad, pad), mode="reflect")
+            rest = self.n_fft // 2 - pad
+            wave = nn.functional.pad(wave, (rest, rest))
+            bins = torch.stft(wave, self.n_fft, self.hop, window=self.window, center=False, return_complex=True)
+            power = bins.real.square() + bins.imag.square()
+            return torch.log(self.filters.T @ power + FLOOR)[:, None]
+
+
+def as_floats(x: Tensor) -> Tensor:
+    """Samples as float32: int16 scaled to [-1, 1), floats as they are."""
+    return x.float() / 32768 if x.dtype == torch.int16 else x.float()
+
+
+def mel_filters(sample_rate: int, n_fft: int, n_mels: int) -> Tensor:
+    """float32 [n_fft // 2 + 1, n_mels] of triangles, rounded so that all machines have the same."""
+    highest = 2595 * math.log10(1 + sample_rate / 2 / 700)
+    corners = 700 * (10 ** (torch.linspace(0, highest, n_mels + 2, dtype=torch.float64) / 2595) - 1)
+    bins = torch.linspace(0, sample_rate / 2, n_fft // 2 + 1, dtype=torch.float64)[:, None]
+    left, middle, right = corners[:-2], corners[1:-1], corners[2:]
+    rising, falling = (bins - left) / (middle - left), (right - bins) / (right - middle)
+    return torch.minimum(rising, falling).clamp(min=0).round(decimals=6).float()
+
+
+def spectrum_problems(n_fft: int, hop: int, n_mels: int) -> list[str]:
+    """Say what is wrong with the settings of a spectrum, each naming its key."""
+    found = []
+    for key, value, least in (("n_fft", n_fft, 16), ("hop", hop, 1), ("n_mels", n_mels, 1)):
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            found.append(f"data.{key}={value} must be a whole number of at least {least}")
+    if not found and hop > n_fft:
+        found.append(f"data.hop={hop} is more than data.n_fft={n_fft}: parts of the signal would not be seen")
+    return found
+
+
+class LogMel(nn.Module):
+    """Waveforms to log-mel features with mean 0 and std 1 in each band over the training part.
+
+    What is features already ([B, 1, n_mels, frames], computed once by the datamodule or by an augmentation) is only
+    normalised, so that a mask of features can be drawn before.
+
+    Args:
+        mean, std: of each band [n_mels], of log power.
+    """
+
+    def __init__(
+        self,
+        sample_rate: int,
+        n_fft: int,
+        hop: int,
+        n_mels: int,
+        mean: list[float] | None = None,
+        std: list[float] | None = None,
+        fitted: bool = False,
+    ) -> None:
+        super().__init__()
+        self.spectrum = MelSpectrum(sample_rate, n_fft, hop, n_mels)
+        self.normalise = Standardize(mean or [0.0] * n_mels, std or [1.0] * n_mels, fitted)
+
+    def fit(self, store: Store, indices: Tensor) -> "LogMel":
+        """Measure the moments on ``store[indices]``, waveforms or features."""
+        self.normalise = Standardize.fit(_Bands(store, self.spectrum), indices)
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, T] or [B, 1, n_mels, frames] -> float32 [B, 1, n_mels, frames]."""
+        features = x if x.ndim == 4 else self.spectrum(x)
+        normal: Tensor = self.normalise(features[:, 0])
+        return normal[:, None]
+
+    def recipe(self) -> dict[str, Any]:
+        """Plain values that hydra's `instantiate` builds the same module from."""
+        names = ("sample_rate", "n_fft", "hop", "n_mels")
+        return {
+            "_target_": f"{LogMel.__module__}.{LogMel.__qualname__}",
+            **dict(zip(names, self.spectrum.settings.tolist(), strict=True)),
+            "mean": self.normalise.shift.tolist(),
+            "std": self.normalise.scale.tolist(),
+            "fitted": self.normalise.fitted,
+        }
+
+
+class _Bands:
+    """A store of the features [N, n_mels, frames] of another one, computed where they are asked for."""
+
+    dtype = torch.float32
+
+    def __init__(self, store: Store, spectrum: MelSpectrum) -> None:
+        self.store, self.spectrum = store, spectrum
+        self.shape = torch.Size((len(store), spectrum.filters.shape[1]))
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    def index_select(self, dim: int, index: Tensor) -> Tensor:
+        x = self.store.index_select(0, index)
+        return (x if x.ndim == 4 else self.spectrum(x))[:, 0]

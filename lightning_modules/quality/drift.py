@@ -1,0 +1,99 @@
+"""Drift: whether two groups of samples come from one distribution, by column, as a whole, and by label."""
+
+from typing import Any
+
+import numpy as np
+from scipy import sparse, stats
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
+
+FEW = 12  # different values up to which a column is compared by chi-squared
+MOST = 4000  # samples of each side for the classifier
+COLUMNS = 200  # that are compared: the first ones (raw columns) or the leading components
+
+
+def drift(x_a: Any, x_b: Any, names: list[str], seed: int = 0) -> dict[str, Any]:
+    """Compare two sets of rows [N, D] and [M, D].
+
+    Each column by Kolmogorov-Smirnov (chi-squared where it has few values), corrected by Holm; all together by the area
+    under the ROC of a classifier that tells the two apart (Lopez-Paz & Oquab 2017), out of fold, with the p of Mann and
+    Whitney: 0.5 where they are alike.
+    """
+    columns = [] if sparse.issparse(x_a) else [_column(x_a[:, k], x_b[:, k]) for k in range(min(len(names), COLUMNS))]
+    adjusted = holm([p for _, _, p in columns])
+    rows: list[dict[str, Any]] = [
+        {"column": name, "test": test, "statistic": statistic, "p": p, "p_holm": corrected}
+        for name, (test, statistic, p), corrected in zip(names, columns, adjusted, strict=False)
+    ]
+    auc, p = two_sample_auc(x_a, x_b, seed)
+    return {
+        "samples": [int(x_a.shape[0]), int(x_b.shape[0])],
+        "columns": rows,
+        "drifted_columns": sum(row["p_holm"] < 0.05 for row in rows),
+        "auc": auc,
+        "auc_p": p,
+    }
+
+
+def _column(a: np.ndarray, b: np.ndarray) -> tuple[str, float, float]:
+    a, b = a[np.isfinite(a)], b[np.isfinite(b)]
+    if not len(a) or not len(b):
+        return "ks", float("nan"), 1.0
+    values = np.unique(np.concatenate([a, b]))
+    if len(values) <= FEW:
+        return "chi2", *_chi2([[(side == v).sum() for v in values] for side in (a, b)])
+    found = stats.ks_2samp(a, b, method="asymp")
+    return "ks", float(found.statistic), float(found.pvalue)
+
+
+def _chi2(table: Any) -> tuple[float, float]:
+    counts = np.asarray(table, float)
+    counts = counts[:, counts.sum(0) > 0]
+    if counts.shape[1] < 2 or (counts.sum(1) == 0).any():
+        return 0.0, 1.0
+    found = stats.chi2_contingency(counts, correction=False)
+    return float(found.statistic), float(found.pvalue)
+
+
+def holm(p: list[float]) -> list[float]:
+    """Adjusted p-values (Holm 1979), in the order of `p`."""
+    order = np.argsort(p)
+    scaled = np.asarray(p, float)[order] * np.arange(len(p), 0, -1)
+    adjusted = np.empty(len(p))
+    adjusted[order] = np.minimum(np.maximum.accumulate(scaled), 1) if len(p) else []
+    return [float(value) for value in adjusted]
+
+
+def two_sample_auc(x_a: Any, x_b: Any, seed: int = 0, folds: int = 5) -> tuple[float | None, float | None]:
+    """Out-of-fold area under the ROC of a logistic regression between the two, and its p; None of too few samples."""
+    draws = np.random.RandomState(seed)
+    sides = [x[np.sort(draws.permutation(x.shape[0])[:MOST])] for x in (x_a, x_b)]
+    if min(side.shape[0] for side in sides) < 2 * folds:
+        return None, None
+    y = np.repeat([0, 1], [side.shape[0] for side in sides])
+    if sparse.issparse(x_a):
+        x = sparse.vstack(sides).tocsr()
+    else:
+        x = np.concatenate(sides).astype(np.float64)
+        x = np.nan_to_num((x - np.nanmean(x, 0)) / np.maximum(np.nanstd(x, 0), 1e-12))
+    model = LogisticRegression(C=0.1, max_iter=200, class_weight="balanced")
+    parts = StratifiedKFold(folds, shuffle=True, random_state=seed)
+    score = cross_val_predict(model, x, y, cv=parts, method="decision_function")
+    # each fold's model has a scale of its own: ranks within the fold are what can be compared
+    for _, test in parts.split(x, y):
+        score[test] = stats.rankdata(score[test]) / (len(test) + 1)
+    p = stats.mannwhitneyu(score[y == 1], score[y == 0], alternative="greater").pvalue
+    return float(roc_auc_score(y, score)), float(p)
+
+
+def label_shift(y_a: np.ndarray, y_b: np.ndarray) -> dict[str, Any]:
+    """Compare classes by chi-squared, other targets by Kolmogorov-Smirnov; targets of several columns are left out."""
+    if y_a.ndim > 1:
+        return {"test": None, "statistic": None, "p": None}
+    if np.issubdtype(y_a.dtype, np.integer):
+        classes = max(int(y_a.max(initial=0)), int(y_b.max(initial=0))) + 1
+        statistic, p = _chi2([np.bincount(y, minlength=classes) for y in (y_a, y_b)])
+        return {"test": "chi2", "statistic": statistic, "p": p}
+    test, statistic, p = _column(y_a, y_b)
+    return {"test": test, "statistic": statistic, "p": p}

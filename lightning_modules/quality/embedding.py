@@ -1,0 +1,180 @@
+"""Vectors in which alike samples are near: pixels, series and columns by PCA, sound by log-mel, words by TF-IDF."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy import sparse
+from sklearn.feature_extraction.text import TfidfTransformer, TfidfVectorizer
+from torch import Tensor
+
+from lightning_modules.data.log_mel import FLOOR, as_floats, mel_filters
+from lightning_modules.errors import UserError
+from lightning_modules.quality.samples import Samples
+
+LARGEST_SIDE = 32  # pixels to which larger images are averaged
+WINDOW, BANDS, FRAMES = 512, 32, 24  # of a spectrogram
+FITTED_ON = 8000  # samples that PCA is fitted on
+BY_DISTANCE = ("table", "series")  # the length of a row counts; elsewhere only its direction
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """N samples as dense vectors.
+
+    Attributes:
+        vectors: float32 [N, K]: the principal components, the residual's length as the last one where K < D.
+        exact: nothing was left out (K = D).
+        rows: index [n] -> float32 [n, D]: the whole features.
+        by_distance: compare by distance instead of direction.
+        squares: float32 [N]: squared lengths of the whole rows.
+    """
+
+    vectors: Tensor
+    exact: bool
+    rows: Callable[[Tensor], Tensor]
+    by_distance: bool
+    squares: Tensor
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    @property
+    def scale(self) -> float:
+        """The mean squared length: half of what two samples drawn at random are apart, squared."""
+        return max(float(self.squares.double().mean()), 1e-12)
+
+    def matrix(self) -> np.ndarray:
+        """Components for a classifier, of mean squared length 1."""
+        kept = self.vectors if self.exact else self.vectors[:, :-1]
+        return (kept / self.scale**0.5).numpy()
+
+
+@dataclass(frozen=True)
+class WordEmbedding:
+    """N texts as TF-IDF rows of length 1 (CSR [N, V]); a text without a word is a row of zeros."""
+
+    weights: sparse.csr_matrix
+
+    def __len__(self) -> int:
+        return int(self.weights.shape[0])
+
+    def matrix(self) -> sparse.csr_matrix:
+        """Features for a classifier."""
+        return self.weights
+
+
+def embed(samples: Samples, components: int = 128) -> Embedding | WordEmbedding | None:
+    """Embed every sample; None for interactions, whose numbers are names.
+
+    Raises:
+        UserError: there is no number in any sample.
+    """
+    if samples.domain == "interactions":
+        return None
+    if samples.domain == "text":
+        return embed_ids(torch.cat([samples.read(index) for index in samples.chunks()]))
+    read = _flattener(samples)
+    by_column = samples.domain == "table"
+    return embed_rows(
+        lambda index: read(samples.read(index)), len(samples), components, by_column, _by_distance(samples)
+    )
+
+
+def _by_distance(samples: Samples) -> bool:
+    return samples.domain in BY_DISTANCE
+
+
+def _flattener(samples: Samples) -> Callable[[Tensor], Tensor]:
+    if samples.domain == "audio" and len(samples.shape) == 1:
+        rate = int(getattr(samples.data, "sample_rate", 16000))
+        return lambda x: log_mel(x, rate).flatten(1)
+    if samples.domain == "image" and max(samples.shape[-2:]) > LARGEST_SIDE:
+        height, width = (min(side, LARGEST_SIDE) for side in samples.shape[-2:])
+        return lambda x: F.adaptive_avg_pool2d(x.float(), (height, width)).flatten(1)
+    return lambda x: x.float().flatten(1)
+
+
+def embed_rows(
+    read: Callable[[Tensor], Tensor], count: int, components: int, by_column: bool = False, by_distance: bool = False
+) -> Embedding:
+    """Centre the rows (`by_column`: standardise them) and keep their principal components.
+
+    The basis is orthonormal, so that p·q + |r||s|, with r and s what the components leave of two rows, is never less
+    than the rows' own product (Cauchy-Schwarz): a search in the vectors misses no pair.
+    """
+    shift, scale = _moments(read, count)
+    if not by_column:
+        scale = torch.ones_like(scale)
+
+    def rows(index: Tensor) -> Tensor:
+        return ((read(index) - shift) / scale).nan_to_num(0.0, 0.0, 0.0)  # what is missing is as the mean
+
+    exact = len(shift) <= components
+    basis = None if exact else _basis(rows, count, components)
+    found, squares = [], []
+    for index in torch.arange(count).split(1024):
+        x = rows(index)
+        squares.append(x.square().sum(1))
+        if basis is not None:
+            kept = x @ basis
+            x = torch.cat([kept, (squares[-1] - kept.square().sum(1)).clamp_min(0).sqrt()[:, None]], 1)
+        found.append(x)
+    return Embedding(torch.cat(found), exact, rows, by_distance, torch.cat(squares))
+
+
+def _moments(read: Callable[[Tensor], Tensor], count: int) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation [D] of each column's finite values; 0 and 1 where there are none or all are equal."""
+    total = torch.zeros(3)
+    for index in torch.arange(count).split(1024):
+        x = read(index).double()
+        known = x.isfinite()
+        x = x.nan_to_num(0.0, 0.0, 0.0)
+        part = torch.stack([known.sum(0).double(), x.sum(0), x.square().sum(0)])
+        total = part if total.ndim == 1 else total + part
+    if not total[0].any():
+        raise UserError("there is no finite value in any sample: nothing can be compared")
+    mean = total[1] / total[0].clamp_min(1)
+    variance = (total[2] / total[0].clamp_min(1) - mean.square()).clamp_min(0)
+    std = torch.where(variance > 1e-12 * mean.square(), variance, 1.0).sqrt()
+    return mean.float(), torch.where(std > 0, std, 1.0).float()
+
+
+def _basis(rows: Callable[[Tensor], Tensor], count: int, components: int) -> Tensor:
+    """Orthonormal [D, components]: the principal directions of up to FITTED_ON samples."""
+    chosen = np.random.RandomState(0).permutation(count)[:FITTED_ON]
+    x = torch.cat([rows(index) for index in torch.from_numpy(np.sort(chosen)).split(1024)])
+    if x.shape[1] <= 4096:
+        return torch.linalg.eigh(x.T @ x).eigenvectors[:, -components:].contiguous()
+    own = np.random.RandomState(1).standard_normal((x.shape[1], components + 10))  # not the global generator
+    sketch = torch.from_numpy(own).float()  # randomised range finder, Halko et al. 2011, algorithm 4.4
+    for _ in range(3):
+        sketch = torch.linalg.qr(x.T @ (x @ sketch)).Q
+    return sketch[:, :components].contiguous()
+
+
+def log_mel(x: Tensor, rate: int) -> Tensor:
+    """Log power of waveforms [n, T] in BANDS mel bands and at most FRAMES spans of time: float32 [n, BANDS, spans]."""
+    wave = F.pad(as_floats(x), (0, max(0, WINDOW - x.shape[-1])))
+    bins = torch.stft(wave, WINDOW, WINDOW // 2, window=torch.hann_window(WINDOW), center=False, return_complex=True)
+    bands = mel_filters(rate, WINDOW, BANDS).T @ bins.abs().square()
+    return (F.adaptive_avg_pool1d(bands, min(FRAMES, bands.shape[-1])) + FLOOR).log()
+
+
+def embed_ids(ids: Tensor) -> WordEmbedding:
+    """TF-IDF of token ids [N, T], 0 is padding."""
+    row, column = ids.nonzero(as_tuple=True)
+    words = ids[row, column].numpy()
+    shape = (len(ids), int(ids.max()) + 1 if ids.numel() else 1)
+    counts = sparse.csr_matrix((np.ones(len(words), np.float32), (row.numpy(), words)), shape=shape)
+    return WordEmbedding(TfidfTransformer(sublinear_tf=True).fit_transform(counts))
+
+
+def embed_texts(texts: list[str]) -> WordEmbedding:
+    """TF-IDF of plain texts. Raises UserError where none of them holds a word."""
+    try:
+        return WordEmbedding(TfidfVectorizer(sublinear_tf=True, dtype=np.float32).fit_transform(texts))
+    except ValueError as error:
+        raise UserError(f"the {len(texts)} texts cannot be compared: {error}") from error

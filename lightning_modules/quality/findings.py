@@ -1,0 +1,229 @@
+"""All that is found in a set, and the report of it."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from lightning_modules.errors import UserError
+from lightning_modules.quality import duplicates as twice
+from lightning_modules.quality.drift import COLUMNS, drift, label_shift
+from lightning_modules.quality.duplicates import Duplicates
+from lightning_modules.quality.embedding import Embedding, WordEmbedding, embed
+from lightning_modules.quality.labels import LabelErrors, balance, label_errors
+from lightning_modules.quality.neighbours import neighbours
+from lightning_modules.quality.samples import Samples, samples_of
+from lightning_modules.quality.settings import Settings
+from lightning_modules.quality.values import describe_values, far_columns, isolated
+
+LISTED = 100  # samples or groups that the report names
+POOR = 0.9  # out-of-fold accuracy below which likely label errors are mostly the classifier's
+
+
+@dataclass
+class Findings:
+    """What was found.
+
+    Attributes:
+        embedding: None where samples cannot be compared (ids of users and items; no value at all).
+        nearest: similarity of each sample to its nearest [N], NaN for exact copies and where nothing is compared.
+        outliers: positions, the farthest first; `outlier_z` [N] says how far.
+        errors: likely label errors; None where they cannot be looked for.
+        notes: what was not looked for, and why.
+    """
+
+    samples: Samples
+    settings: Settings
+    embedding: Embedding | WordEmbedding | None
+    duplicates: Duplicates
+    nearest: np.ndarray
+    outliers: np.ndarray
+    outlier_z: np.ndarray
+    errors: LabelErrors | None
+    notes: list[str] = field(default_factory=list)
+
+
+def find(data: Any, settings: Settings, wants_labels: bool = True) -> Findings:
+    """Look for duplicates, outliers and likely label errors in a set-up datamodule."""
+    samples = samples_of(data)
+    notes: list[str] = []
+    embedding = _embedding(samples, settings, notes)
+    exact = twice.exact_groups(samples)
+    count = len(samples)
+    pairs, similarity, nearest = np.zeros((0, 2), np.int64), np.zeros(0), np.full(count, np.nan)
+    outliers, z = np.zeros(0, np.int64), np.zeros(count)
+    if embedding is not None:
+        found = neighbours(embedding, settings.threshold(samples.domain), twice.firsts(exact, count))
+        pairs, similarity, nearest = found.pairs, found.similarity, found.nearest
+        z, outliers = isolated(embedding, settings.outlier_z)
+    duplicates = Duplicates(exact, pairs, similarity)
+    errors = _errors(samples, embedding, duplicates, settings, notes) if wants_labels else None
+    return Findings(samples, settings, embedding, duplicates, nearest, outliers, z, errors, notes)
+
+
+def _embedding(samples: Samples, settings: Settings, notes: list[str]) -> Embedding | WordEmbedding | None:
+    try:
+        found = embed(samples, settings.components)
+    except UserError as error:
+        notes.append(f"no near duplicates, outliers or label errors: {error}")
+        return None
+    if found is None:
+        notes.append("no near duplicates, outliers or label errors: ids of users and items have no distance")
+    return found
+
+
+def _errors(
+    samples: Samples, embedding: Any, duplicates: Duplicates, settings: Settings, notes: list[str]
+) -> LabelErrors | None:
+    if embedding is None:
+        return None
+    groups = duplicates.representatives(len(samples))
+    try:
+        found = label_errors(samples, embedding, groups, settings.classifier, settings.folds, settings.seed)
+    except UserError as error:
+        notes.append(str(error))
+        return None
+    if found.accuracy < POOR:
+        notes.append(
+            f"label errors: {settings.classifier} is right in only {found.accuracy:.0%} out of fold: most of what it doubts is "
+            "hard, not wrong; try labels.classifier=knn or boosting"
+        )
+    if found.left_out:
+        names = ", ".join((samples.class_names or [])[k] for k in found.left_out[:10])
+        notes.append(f"label errors: too few samples for {settings.folds} folds in: {names}")
+    return found
+
+
+def report(findings: Findings, other: Any = None) -> dict[str, Any]:
+    """Everything as plain values, for report.json; `other` is a datamodule that is compared with this one's pool."""
+    samples, settings = findings.samples, findings.settings
+    drifted = _drift(findings, other)
+    return {
+        "data": samples.name,
+        "content": samples.data.content_fingerprint(),
+        "domain": samples.domain,
+        "samples": len(samples),
+        "balance": balance(samples),
+        "values": describe_values(samples),
+        "duplicates": {
+            "near_threshold": settings.threshold(samples.domain),
+            **twice.summary(findings.duplicates, samples),
+        },
+        "outliers": _outliers(findings),
+        "label_errors": _label_errors(findings),
+        "drift": drifted,
+        "listed": _listed(findings),
+        "notes": findings.notes,
+    }
+
+
+def _outliers(findings: Findings) -> dict[str, Any]:
+    samples, limit = findings.samples, findings.settings.outlier_z
+    columns = far_columns(samples, limit)
+    return {
+        "limit_z": limit,
+        "isolated": len(findings.outliers),
+        "far_in_a_column": None if columns is None else int((columns > 0).sum()),
+        "farthest": [
+            {"sample": samples.spoken(int(i)), "z": round(float(min(findings.outlier_z[i], 1e9)), 2)}
+            for i in findings.outliers[:LISTED]
+        ],
+    }
+
+
+def _label_errors(findings: Findings) -> dict[str, Any] | None:
+    errors, samples = findings.errors, findings.samples
+    if errors is None:
+        return None
+    return {
+        "classifier": findings.settings.classifier,
+        "out_of_fold_accuracy": errors.accuracy,
+        "found": len(errors.positions),
+        "estimated_noise": float(1 - errors.joint.trace() / max(errors.joint.sum(), 1)),
+        "likeliest": [
+            {
+                "sample": samples.spoken(int(i)),
+                "label": samples.label(int(i)),
+                "suggested": (samples.class_names or [])[int(k)],
+                "margin": round(float(m), 4),
+            }
+            for i, k, m in zip(errors.positions[:LISTED], errors.suggested, errors.margin, strict=False)
+        ],
+    }
+
+
+def _listed(findings: Findings) -> dict[str, Any]:
+    samples, found = findings.samples, findings.duplicates
+    order = np.argsort(-found.similarity, kind="stable")[:LISTED]
+    across = twice.leaks(found, samples)
+    return {
+        "exact": [[samples.spoken(int(i)) for i in group] for group in found.exact[:LISTED]],
+        "near": [
+            {
+                "samples": [samples.spoken(int(i)) for i in found.near[k]],
+                "similarity": round(float(found.similarity[k]), 5),
+            }
+            for k in order
+        ],
+        "leaks": {
+            parts: [[samples.spoken(i) for i in group] for group in groups[:LISTED]] for parts, groups in across.items()
+        },
+    }
+
+
+def _drift(findings: Findings, other: Any) -> dict[str, Any] | None:
+    samples, settings = findings.samples, findings.settings
+    if other is not None:
+        return _drift_between(samples, samples_of(other), settings)
+    a, b = settings.drift
+    sides = [samples.members(part) for part in (a, b)]
+    if findings.embedding is None or not all(len(side) for side in sides):
+        lacking = [part for part, side in zip((a, b), sides, strict=True) if not len(side)]
+        findings.notes.append(
+            f"drift: the part {lacking[0]} is empty" if lacking else "drift: samples have no distance"
+        )
+        return None
+    x, names = _columns(samples, findings.embedding)
+    y = samples.y.numpy()
+    found = drift(x[sides[0]], x[sides[1]], names, settings.seed)
+    return {"between": [a, b], **found, "labels": label_shift(y[sides[0]], y[sides[1]])}
+
+
+def _drift_between(samples: Samples, others: Samples, settings: Settings) -> dict[str, Any]:
+    """Both sets' pools in one embedding: what neither of them was fitted on alone."""
+    if samples.shape != others.shape or samples.domain != others.domain or samples.domain in ("text", "interactions"):
+        raise UserError(
+            f"data@other: {others.name} ({others.domain} of {list(others.shape)}) cannot be compared with "
+            f"{samples.name} ({samples.domain} of {list(samples.shape)}): both must have one shape, and no ids of their own"
+        )
+    size = len(samples.stores[0])
+    both = Samples(
+        samples.name, samples.domain, (samples.stores[0], others.stores[0]), torch.zeros(size + len(others.stores[0])),
+        np.full(size + len(others.stores[0]), "unused"), None, samples.data,
+    )  # fmt: skip
+    embedding = embed(both, settings.components)
+    assert embedding is not None
+    x, names = _columns(both, embedding)
+    y_a, y_b = samples.y[:size].numpy(), others.y[: len(others.stores[0])].numpy()
+    comparable = samples.class_names == others.class_names and y_a.dtype == y_b.dtype
+    shift = label_shift(y_a, y_b) if comparable else {"test": None, "statistic": None, "p": None}
+    return {
+        "between": [samples.name, others.name],
+        **drift(x[:size], x[size:], names, settings.seed),
+        "labels": shift,
+    }
+
+
+def _columns(samples: Samples, embedding: Embedding | WordEmbedding) -> tuple[Any, list[str]]:
+    """What is compared column by column: the raw columns of a table, else the leading components; none of words."""
+    x = embedding.matrix()
+    if isinstance(embedding, WordEmbedding):
+        return x, []
+    if samples.domain == "table" and x.shape[1] == int(np.prod(samples.shape)):
+        raw = torch.cat([samples.read(index).flatten(1) for index in samples.chunks()]).double().numpy()
+        return raw, [f"column {k}" for k in range(x.shape[1])]
+    if not embedding.exact:
+        x = x[:, ::-1]  # eigenvalues ascend
+        return x, [f"component {k}" for k in range(min(x.shape[1], COLUMNS))]
+    return x, [f"value {k}" for k in range(x.shape[1])]

@@ -1,0 +1,128 @@
+"""What `scripts/data.py` does: inspect, clean and split, each from a composed config."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from lightning_modules.command_line import PROJECT_ROOT, override_mistakes
+from lightning_modules.errors import UserError
+
+
+def compose_quality(overrides: Sequence[str]) -> DictConfig:
+    """Compose conf/quality.yaml. Raises UserError with all mistakes in the overrides at once."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+
+    conf = PROJECT_ROOT / "conf"
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(conf), version_base="1.3"):
+            return compose("quality", list(overrides))
+    except (HydraException, ValueError) as error:
+        mistakes = override_mistakes(list(overrides), conf, "quality") or [str(error).splitlines()[0]]
+        count = f"{len(mistakes)} mistakes" if len(mistakes) > 1 else "A mistake"
+        text = f"{count} on the command line:\n" + "\n".join(f"  {mistake}" for mistake in mistakes)
+        raise UserError(text) from error
+
+
+def inspect(cfg: DictConfig) -> None:
+    """Look for everything; print it, log it, and write it where `out` names a folder."""
+    import tempfile
+
+    from lightning_modules.quality.findings import find, report
+    from lightning_modules.quality.record import keep, metrics_of, write_report
+    from lightning_modules.quality.settings import settings_of
+    from lightning_modules.quality.table import show_report
+
+    settings, store = settings_of(_plain(cfg)), _store(cfg)
+    data = _build(cfg, "data")
+    other = _build(cfg, "other") if cfg.get("other") else None
+    findings = find(data, settings)
+    found = report(findings, other)
+    show_report(found)
+    if store is None and not cfg.out:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        files = write_report(Path(cfg.out or folder).expanduser(), findings, found)
+        for path in files if cfg.out else ():
+            print(f"written: {path}")
+        keep(store, cfg.tracking.experiment, "inspect", _logged(cfg), found, metrics_of(found), files)
+
+
+def clean(cfg: DictConfig) -> None:
+    """Write the list of samples to leave out."""
+    from lightning_modules.quality.clean import exclusions
+    from lightning_modules.quality.findings import find
+    from lightning_modules.quality.record import default_path, keep, write_json
+    from lightning_modules.quality.settings import settings_of
+    from lightning_modules.quality.table import kind_of, show_exclusions
+
+    settings, store = settings_of(_plain(cfg)), _store(cfg)
+    record = exclusions(find(_build(cfg, "data"), settings, wants_labels=settings.rules.label_errors != 0))
+    path = Path(cfg.out).expanduser() if cfg.out else default_path("exclude", record)
+    write_json(path, record)
+    show_exclusions(record)
+    print(f"written: {path}\nleave them out by: data.exclude={path}")
+    metrics = {"excluded": float(len(record["excluded"]))}
+    for entry in record["excluded"]:
+        kind = f"excluded/{kind_of(entry['why']).replace(' ', '_')}"
+        metrics[kind] = metrics.get(kind, 0) + 1
+    keep(store, cfg.tracking.experiment, "clean", _logged(cfg), record, metrics, [path])
+
+
+def split(cfg: DictConfig) -> None:
+    """Write the split; exit with 1 where one of its checks does not hold."""
+    from lightning_modules.quality.findings import find
+    from lightning_modules.quality.record import default_path, finite, keep, write_json
+    from lightning_modules.quality.settings import settings_of
+    from lightning_modules.quality.splits import describe_split
+    from lightning_modules.quality.table import show_split
+
+    settings, store = settings_of(_plain(cfg)), _store(cfg)
+    found = finite(describe_split(find(_build(cfg, "data"), settings, wants_labels=False)))
+    path = Path(cfg.out).expanduser() if cfg.out else default_path("split", found)
+    write_json(path, found)
+    show_split(found)
+    print(f"written: {path}")
+    metrics = {f"samples/{part}": float(inner["samples"]) for part, inner in found["parts"].items()}
+    metrics |= {f"holds/{name}": float(check["holds"]) for name, check in found["checks"].items()}
+    keep(store, cfg.tracking.experiment, "split", _logged(cfg), found, metrics, [path])
+    if not all(check["holds"] for check in found["checks"].values()):
+        sys.exit(1)
+
+
+def _plain(cfg: DictConfig) -> dict[str, Any]:
+    return {str(key): OmegaConf.to_object(cfg[key]) if OmegaConf.is_config(cfg[key]) else cfg[key]
+            for key in cfg if key not in ("data", "other", "tracking")}  # fmt: skip
+
+
+def _logged(cfg: DictConfig) -> dict[str, Any]:
+    found: Any = OmegaConf.to_container(cfg, resolve=True)
+    return {key: value for key, value in found.items() if key != "tracking"}
+
+
+def _store(cfg: DictConfig) -> Any:
+    """The store, tried before any data are read; None where nothing is to be logged."""
+    from lightning_modules.tracking.store import open_store
+
+    return open_store(cfg.tracking.get("uri")) if cfg.tracking.enabled else None
+
+
+def _build(cfg: DictConfig, key: str) -> Any:
+    """Instantiate a datamodule and read the data; raises UserError where it is not there."""
+    from hydra.utils import instantiate
+
+    from lightning_modules.data.memory import InMemoryData
+
+    node = cfg.get(key)
+    if not (OmegaConf.is_config(node) and node.get("_target_")):
+        raise UserError(f"{key}={node}: a data set is needed, as in {key}=digits")
+    data = instantiate(node)
+    if not isinstance(data, InMemoryData):
+        raise UserError(f"{key}._target_={node['_target_']}: scripts/data.py reads data sets in memory only")
+    data.setup()
+    return data

@@ -1,0 +1,54 @@
+"""Small sets in memory whose faults are known."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from lightning_modules.data.digits import Digits
+from lightning_modules.data.memory import Arrays, InMemoryData
+
+
+class Made(InMemoryData):
+    """Whatever samples a test gives."""
+
+    name = "made"
+
+    def __init__(self, arrays: Arrays, domain: str = "table", **settings: Any) -> None:
+        self.made, self.domain = arrays, domain
+        super().__init__(**settings)
+
+    def load(self) -> Arrays:
+        return self.made
+
+    def text_of(self, x: Tensor) -> str:
+        return " ".join(f"w{word}" for word in x.tolist() if word)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+    monkeypatch.delenv("TOUCHSTONE_DATA", raising=False)
+
+
+@pytest.fixture
+def made() -> Callable[..., InMemoryData]:
+    """Build a datamodule of these samples and labels."""
+
+    def build(x: Tensor, y: Tensor, domain: str = "table", test: Any = None, **settings: Any) -> InMemoryData:
+        data = Made(Arrays(x, y, test=test), domain, **settings)
+        data.setup()
+        return data
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def digits() -> Arrays:
+    return Digits().load()
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
