@@ -166,6 +166,9 @@ def build_trainer(cfg: DictConfig, callbacks: list[pl.Callback], logger: Any, fo
         enable_model_summary=any(isinstance(callback, ModelSummary) for callback in callbacks),
         plugins=_processes(),
     )
+    strategy: Any = trainer.strategy
+    if hasattr(strategy, "config"):  # all ranks compare theirs
+        strategy.config = OmegaConf.to_container(cfg, resolve=True)
     profiler: Any = trainer.profiler  # type: ignore[attr-defined] # set by Lightning's connector
     if profiler.dirpath is None:
         profiler.dirpath = folder / "profile"

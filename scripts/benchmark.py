@@ -21,6 +21,8 @@ SUBJECTS = {  # benchmarks/NAME.py has `run(repeats)`
     "logging": "three metrics in each step",
     "compare": "10,000 runs in one table",
     "sweep": "50 runs of a second each",
+    "comm": "what strategies send, and what that would cost elsewhere (minutes; not part of all)",
+    "comm_links": "its cost model on slowed loopbacks (needs root; not part of all)",
     "compression": "what recipes gain, the next five together (about an hour; not part of all)",
     "compression_size": "files of deep_compression",
     "compression_speed": "a ResNet-20 with half its operations, and in int8",
@@ -28,7 +30,16 @@ SUBJECTS = {  # benchmarks/NAME.py has `run(repeats)`
     "distillation": "a student with and without its teacher",
     "lottery": "tickets, random zeros and dense networks on MNIST-1D",
 }
-LONG = ("compression", "compression_size", "compression_speed", "latency", "distillation", "lottery")
+LONG = (
+    "comm",
+    "comm_links",
+    "compression",
+    "compression_size",
+    "compression_speed",
+    "latency",
+    "distillation",
+    "lottery",
+)
 PACKAGES = ("torch", "pytorch-lightning", "hydra-core", "mlflow", "torchvision", "torchmetrics", "scipy", "onnxruntime")
 
 

@@ -318,7 +318,8 @@ class InMemoryData(pl.LightningDataModule):
         drop_last: bool = False,
         chunk: int = 1,
     ) -> DataLoader[Batch]:
-        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        share = (self.trainer.distributed_sampler_kwargs if self.trainer else None) or {}  # none: one process
+        rank, world_size = share.get("rank", 0), share.get("num_replicas", 1)
         sampler = BatchOrder(self.splits[part], batch_size, order, self.seed, drop_last, rank, world_size, chunk)
         # a generator of its own, as a loader draws a seed for its workers from the global one at each start
         own: Any = {"generator": torch.Generator(), "num_workers": self.num_workers, "collate_fn": as_is}

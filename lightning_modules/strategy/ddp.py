@@ -1,18 +1,28 @@
 """Distributed data parallel: gloo on CPU, NCCL on GPU, with a check that all ranks are one job."""
 
+import time
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
 from pytorch_lightning.strategies import DDPStrategy
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from lightning_modules.errors import UserError
 from lightning_modules.strategy.cores import allowed_cores
+from lightning_modules.strategy.handshake import shake_hands
+from lightning_modules.strategy.hooks import GradientHook
+from lightning_modules.strategy.traffic import Measured
+
+_SAMPLED = 20  # torch times one backward pass in so many
+_LAST_WORD_S = 5.0  # that the first rank has to tell a mistake before a launcher sees another one end
 
 
-class CheckedDDP(DDPStrategy):
-    """Lightning's DDP, which refuses to train when the processes are not one job.
+class CheckedDDP(Measured, DDPStrategy):
+    """Lightning's DDP, which refuses to train when the processes are not one job, and which measures what they send.
 
     Args:
         start_method: ``auto`` forks on CPU (a third of a second instead of ten) and starts new processes on GPU, where
@@ -20,10 +30,13 @@ class CheckedDDP(DDPStrategy):
         timeout_s: seconds until a rank that waits for another gives up.
         threads: of each process on CPU; None shares the allowed cores out. Set in the processes, not before: OpenMP's
             threads do not live through a fork.
+        hook: how gradients are averaged, see `hooks.py` and `topk.py`; None is DDP's own way.
         others: as in ``torch.nn.parallel.DistributedDataParallel``.
 
-    Raises UserError on all ranks where ``all_reduce(1) != world_size`` or where the initial parameters differ.
+    Raises UserError on all ranks where they are not as many as wanted, or differ in config, data or initial weights.
     """
+
+    config: Mapping[str, Any] | None = None  # plain values of the run's config, compared over the ranks
 
     def __init__(
         self,
@@ -34,6 +47,7 @@ class CheckedDDP(DDPStrategy):
         gradient_as_bucket_view: bool = False,
         broadcast_buffers: bool = True,
         threads: int | None = None,
+        hook: GradientHook | None = None,
     ) -> None:
         if start_method == "auto":
             start_method = "popen" if torch.cuda.is_available() else "fork"
@@ -45,35 +59,103 @@ class CheckedDDP(DDPStrategy):
             gradient_as_bucket_view=gradient_as_bucket_view,
             broadcast_buffers=broadcast_buffers,
         )
-
         self._threads = threads
+        self.hook = hook
+        self._hook_states: list[dict[str, Any]] = []  # of all ranks, from the checkpoint that is gone on from
+        self._steps_before = 0
+        self._syncs = self._backwards = 0
 
     def _configure_launcher(self) -> None:
         if self.cluster_environment is not None and self.cluster_environment.creates_processes_externally:
             self._start_method = "popen"  # the ranks are there: one for each task of a Slurm job
         super()._configure_launcher()
 
+    # --- the check -------------------------------------------------------------------------------------------
     def setup(self, trainer: Any) -> None:
         if self.root_device.type == "cpu":
             torch.set_num_threads(self._threads or max(1, len(allowed_cores()) // self.num_processes))
-        self.check_one_job()
+        self.check_one_job(self._data_fingerprint(trainer))
+        if not trainer.lightning_module.automatic_optimization and self.world_size > 1:
+            raise UserError("steps_per_call: ranks average their gradients in the ordinary loop only: steps_per_call=1")
         super().setup(trainer)
 
-    def check_one_job(self) -> None:
-        """Compare the number of processes and a fingerprint of the parameters over all ranks."""
+    def check_one_job(self, data: str = "") -> None:
+        """Compare number, config, data and weights of all ranks."""
         if not dist.is_initialized():
             if self.world_size > 1:
                 raise UserError(f"trainer.devices: {self.world_size} processes were asked for, but this one is alone")
             return
         assert self.model is not None
-        total = sum(float(p.detach().double().sum()) for p in self.model.parameters())
-        mine = torch.tensor([1.0, total, -total], dtype=torch.float64, device=self.root_device)
-        count = mine[:1].clone()
-        dist.all_reduce(count)
-        dist.all_reduce(mine, op=dist.ReduceOp.MAX)
-        if int(count) != self.world_size:
-            raise UserError(f"trainer.devices: {int(count)} processes answered, but {self.world_size} were asked for")
-        if float(mine[1] + mine[2]) != 0.0:
-            raise UserError(
-                "The ranks start from different parameters: do all processes have the same config and seed?"
-            )
+        try:
+            shake_hands(self.model, self.world_size, self.root_device, self.config, data)
+        except UserError:
+            if self._start_method == "popen" and self.global_rank > 0:
+                time.sleep(_LAST_WORD_S)  # each rank has a terminal of its own here, and one of them is to tell it
+                raise SystemExit(1) from None
+            raise
+
+    def _data_fingerprint(self, trainer: Any) -> str:
+        fingerprint = getattr(trainer.datamodule, "fingerprint", None)
+        return str(fingerprint()) if fingerprint else ""
+
+    # --- how gradients are averaged --------------------------------------------------------------------------
+    def _setup_model(self, model: nn.Module) -> DistributedDataParallel:
+        wrapped = super()._setup_model(model)
+        wrapped._set_ddp_runtime_logging_sample_rate(_SAMPLED)
+        return wrapped
+
+    def _register_ddp_hooks(self) -> None:
+        """Register ours on CPU too, where Lightning leaves them out."""
+        model = self._ddp()
+        assert model is not None
+        self._syncs = self._backwards = 0
+        self._gradient_bytes = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+        self._buffer_bytes = sum(b.numel() * b.element_size() for b in _synced_buffers(model))
+        if self.hook is not None:
+            self.hook.load_state_dicts(self._hook_states, self.global_rank, self.world_size)
+            self.hook.attach(model, self.traffic, self._steps_before)
+            self._hook_states, self._steps_before = [], 0
+
+    def _ddp(self) -> DistributedDataParallel | None:
+        return self.model if isinstance(self.model, DistributedDataParallel) else None
+
+    def post_backward(self, closure_loss: Tensor) -> None:
+        super().post_backward(closure_loss)
+        model = self._ddp()
+        self._backwards += 1
+        if model is not None and model.require_backward_grad_sync:  # false between the steps of accumulated gradients
+            self._syncs += 1
+            self.traffic.add(self._buffer_bytes + (0 if self.hook else self._gradient_bytes))
+
+    def comm_seconds(self) -> tuple[float, float] | None:
+        """From torch's own clock in DDP's reducer, which samples the backward passes."""
+        model = self._ddp()
+        if model is None or not self._syncs:
+            return None
+        clock = model._get_ddp_logging_data()
+        share = self._syncs / self._backwards * 1e-9
+        busy = clock.get("avg_backward_comm_time", 0) * share
+        return busy, max(0.0, busy - clock.get("avg_backward_compute_comm_overlap_time", 0) * share)
+
+    # --- checkpoints -----------------------------------------------------------------------------------------
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None) -> None:
+        """Write the checkpoint; what the hooks of all ranks remember goes into it under ``gradient_hook``."""
+        if self.hook is not None and "optimizer_states" in checkpoint:  # the whole state, not the weights alone
+            mine = self.hook.state_dict()
+            states: list[Any] | None = [None] * self.world_size if self.is_global_zero else None
+            if dist.is_initialized() and mine:
+                dist.gather_object(mine, states)
+                if self.is_global_zero:
+                    checkpoint["gradient_hook"] = states
+        super().save_checkpoint(checkpoint, filepath, storage_options)
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        checkpoint = super().load_checkpoint(checkpoint_path, weights_only)
+        self._hook_states = checkpoint.pop("gradient_hook", [])
+        self._steps_before = int(checkpoint.get("global_step", 0))
+        return checkpoint
+
+
+def _synced_buffers(model: DistributedDataParallel) -> list[Tensor]:
+    """Those that rank 0 sends to the others before a forward pass."""
+    return list(model.module.buffers()) if model.broadcast_buffers else []

@@ -128,7 +128,7 @@ class Supervised(pl.LightningModule):
     def training_loss(self, batch: Batch, step: int) -> Tensor:
         """Loss with penalties of one mini-batch, augmented with the numbers that belong to `step`."""
         if self.augmentation is not None:
-            self.generator.manual_seed(mix(self.seed, step, self.global_rank))
+            self.generator.manual_seed(mix(self.seed, step, self.share))
             batch = self.augmentation(batch, self.generator)
         with mixed_inside(self.model, batch):
             outputs = self.forward(batch["x"])
@@ -150,8 +150,13 @@ class Supervised(pl.LightningModule):
         return torch.as_tensor(self.l1 * absolute + 0.5 * self.l2 * squared)
 
     # --- training --------------------------------------------------------------------------------------------
+    @property
+    def share(self) -> int:
+        """Which of the shares of the samples this process has: its rank, but where ranks hold parts of one model."""
+        return int((self.trainer.distributed_sampler_kwargs or {}).get("rank", 0))
+
     def on_train_epoch_start(self) -> None:
-        seed_epoch(self.seed, self.current_epoch, self.global_rank, self.device)
+        seed_epoch(self.seed, self.current_epoch, self.share, self.device)
         self.seen, self._train_sums = [], []
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
@@ -209,7 +214,7 @@ class Supervised(pl.LightningModule):
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         self._keep("test", batch)
         if self.tta is not None:
-            self.generator.manual_seed(mix(self.seed, batch_idx, self.global_rank))
+            self.generator.manual_seed(mix(self.seed, batch_idx, self.share))
             outputs = self.averaged([self.forward(view) for view in self.tta(batch, self.generator)])
             self.buffers_of["tta/test"].add(outputs, batch["y"], batch["index"])
 

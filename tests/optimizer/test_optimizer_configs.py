@@ -18,13 +18,14 @@ SCHEDULERS = sorted(path.stem for path in (CONF / "scheduler").glob("*.yaml"))
 
 
 def composed(optimizer: str, scheduler: str) -> DictConfig:
+    run = ["+data.batch_size=64", "+trainer.accumulate_grad_batches=1"]  # what a schedule takes from a run's config
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose(overrides=[f"+optimizer={optimizer}", f"+scheduler={scheduler}"])
+        return compose(overrides=[f"+optimizer={optimizer}", f"+scheduler={scheduler}", *run])
 
 
 def test_the_shipped_kinds_are_all_here() -> None:
-    assert OPTIMIZERS == ["adadelta", "adagrad", "adam", "adamw", "momentum", "rmsprop", "sgd"]
-    assert SCHEDULERS == ["cosine", "none", "one_cycle", "plateau", "step"]
+    assert OPTIMIZERS == ["adadelta", "adagrad", "adam", "adamw", "lamb", "lars", "momentum", "rmsprop", "sgd"]
+    assert SCHEDULERS == ["cosine", "none", "one_cycle", "plateau", "scaled", "step"]
 
 
 def test_no_schedule_is_an_empty_node() -> None:
@@ -41,7 +42,7 @@ def test_any_optimizer_goes_with_any_schedule_and_saves_plain_values(
     model = nn.Linear(3, 2)
     groups = parameter_groups(model, config.optimizer.weight_decay, decay_norms_and_biases=False)
     built = instantiate(config.optimizer)(groups)
-    schedule = instantiate(config.scheduler)(built, total_steps=20, steps_per_epoch=5)
+    schedule = instantiate(config.scheduler)(built, total_steps=20, steps_per_epoch=3)
     before = model.weight.clone()
     model(torch.ones(4, 3)).square().sum().backward()
     built.step()

@@ -1,0 +1,66 @@
+"""LAMB: Adam whose step has, in each layer, the size of the layer's weights."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+
+class LAMB(Optimizer):
+    """Layer-wise Adam (You et al. 2019, algorithm 2, with the identity for its function of ||w||).
+
+    m and v are Adam's moments, corrected for their start at zero; u = m / (sqrt(v) + eps) + weight_decay w, and
+    w <- w - lr (||w|| / ||u||) u. Where w or u is zero, the ratio is 1. It clips no gradients, as the paper does not.
+
+    Parameters of one dimension, biases and those of norms, take steps with a ratio of 1; ``adapt_vectors`` treats
+    them as layers.
+
+    Raises ValueError for settings out of range.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 0.002,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-6,
+        weight_decay: float = 0.01,
+        adapt_vectors: bool = False,
+    ) -> None:
+        for name, value in (("lr", lr), ("weight_decay", weight_decay), ("eps", eps)):
+            if value < 0:
+                raise ValueError(f"{name}={value}: it must be 0 or more")
+        if not all(0 <= beta < 1 for beta in betas):
+            raise ValueError(f"betas={list(betas)}: both must be 0 or more, and below 1")
+        settings = {"lr": lr, "betas": tuple(betas), "eps": eps, "weight_decay": weight_decay}
+        super().__init__(params, {**settings, "adapt_vectors": adapt_vectors})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Take one step; return what the closure returns."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for w in group["params"]:
+                if w.grad is not None:
+                    self._move(w, w.grad, group)
+        return loss
+
+    def _move(self, w: Tensor, g: Tensor, group: dict[str, Any]) -> None:
+        state = self.state[w]
+        if not state:
+            state.update(step=0, exp_avg=torch.zeros_like(w), exp_avg_sq=torch.zeros_like(w))
+        state["step"] += 1
+        first, second = group["betas"]
+        m = state["exp_avg"].lerp_(g, 1 - first)
+        v = state["exp_avg_sq"].mul_(second).addcmul_(g, g, value=1 - second)
+        corrected = (v / (1 - second ** state["step"])).sqrt_().add_(group["eps"])
+        u = (m / (1 - first ** state["step"])).div_(corrected).add_(w, alpha=group["weight_decay"])
+        if w.ndim > 1 or group["adapt_vectors"]:
+            ours, theirs = w.norm(), u.norm()
+            u.mul_(torch.where((ours > 0) & (theirs > 0), ours / theirs, torch.ones_like(ours)))
+        w.sub_(u, alpha=group["lr"])

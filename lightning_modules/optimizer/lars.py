@@ -1,0 +1,68 @@
+"""LARS: SGD with momentum whose rate is set for each layer."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+
+class LARS(Optimizer):
+    """Layer-wise adaptive rate scaling (You et al. 2017, algorithm 1).
+
+    Of a layer with weights w and gradient g, the local rate is q = trust ||w|| / (||g|| + weight_decay ||w||), and
+    v <- momentum v + lr q (g + weight_decay w); w <- w - v. The learning rate stands within v, as in the paper: where it
+    falls, the steps that v remembers do not fall with it. Where w or g is zero, q is 1.
+
+    Parameters of one dimension, biases and those of norms, take steps with q = 1 (the algorithm is not stated
+    for them, and their norms start at zero or have no meaning); ``adapt_vectors`` treats them as layers.
+
+    Args:
+        lr: the global rate; at the paper's `trust` of 0.001 it is of the order of 1 to 30.
+
+    Raises ValueError for settings out of range.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1.0,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        trust: float = 0.001,
+        adapt_vectors: bool = False,
+    ) -> None:
+        for name, value in (("lr", lr), ("weight_decay", weight_decay), ("trust", trust)):
+            if value < 0:
+                raise ValueError(f"{name}={value}: it must be 0 or more")
+        if not 0 <= momentum < 1:
+            raise ValueError(f"momentum={momentum}: it must be 0 or more, and below 1")
+        settings = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "trust": trust}
+        super().__init__(params, {**settings, "adapt_vectors": adapt_vectors})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Take one step; return what the closure returns."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for w in group["params"]:
+                if w.grad is not None:
+                    self._move(w, w.grad, group)
+        return loss
+
+    def _move(self, w: Tensor, g: Tensor, group: dict[str, Any]) -> None:
+        decay = group["weight_decay"]
+        step = g.add(w, alpha=decay)
+        if w.ndim > 1 or group["adapt_vectors"]:
+            ours, theirs = w.norm(), g.norm()
+            rate = group["trust"] * ours / (theirs + decay * ours)
+            step.mul_(torch.where((ours > 0) & (theirs > 0), rate, torch.ones_like(rate)))
+        state = self.state[w]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(w)
+        v = state["momentum_buffer"].mul_(group["momentum"]).add_(step, alpha=group["lr"])
+        w.sub_(v)

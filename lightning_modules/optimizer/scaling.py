@@ -1,0 +1,62 @@
+"""The learning rate of a large batch: scaled with its size, and warmed up."""
+
+import math
+from typing import Any, Literal
+
+import torch.distributed as dist
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from lightning_modules.errors import UserError, nearest
+
+RULES = ("linear", "sqrt", "none")
+
+
+def scaled(
+    optimizer: Optimizer,
+    total_steps: int,
+    steps_per_epoch: int,
+    batch_size: int = 128,
+    accumulated: int = 1,
+    ranks: int | None = None,
+    reference_batch: int = 128,
+    rule: Literal["linear", "sqrt", "none"] = "linear",
+    warmup_epochs: float = 5.0,
+    decay: Literal["cosine", "none"] = "cosine",
+) -> dict[str, Any]:
+    """Learn at k times the optimizer's rate, where a step takes k reference batches (Goyal et al. 2017, section 2).
+
+    Of the first `warmup_epochs` (a fraction is allowed) each step raises the rate by as much, from the optimizer's own, which is
+    right for `reference_batch`, to k times it (section 2.2, gradual warm-up). After that it stays, or falls as half a
+    cosine to zero in the last step.
+
+    Args:
+        batch_size, accumulated: of one rank; batches whose gradients make a step.
+        ranks: whose gradients make a step; None counts the processes. Under local SGD a step is of one rank: 1.
+        rule: k is the ratio of the batches ("linear"), its root ("sqrt", as You et al. 2019 scale LAMB), or 1.
+
+    Raises UserError for settings out of range, or where the warm-up is not shorter than the training.
+    """
+    for name, value, choices in (("rule", rule, RULES), ("decay", decay, ("cosine", "none"))):
+        if value not in choices:
+            raise UserError(f"scheduler.{name}={value}: {nearest(str(value), choices)}")
+    if reference_batch < 1:
+        raise UserError(f"scheduler.reference_batch={reference_batch}: it must be 1 or more")
+    warmup = round(warmup_epochs * steps_per_epoch)
+    if not 0 <= warmup < total_steps:
+        raise UserError(
+            f"scheduler.warmup_epochs={warmup_epochs}: a warm-up of {warmup} steps does not fit into a training of {total_steps}"
+        )
+    ranks = ranks or (dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1)
+    ratio = batch_size * accumulated * ranks / reference_batch
+    peak = {"linear": ratio, "sqrt": math.sqrt(ratio), "none": 1.0}[rule]
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return 1 + (peak - 1) * step / warmup
+        if decay == "none":
+            return peak
+        progress = (step - warmup) / max(1, total_steps - 1 - warmup)
+        return peak * (1 + math.cos(math.pi * min(1.0, progress))) / 2
+
+    return {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}

@@ -1,0 +1,133 @@
+"""What communication costs: seconds of a training step by strategy, number of workers and network."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+HALF = 0.5  # bytes of a 16-bit number over those of a 32-bit one
+
+
+@dataclass(frozen=True)
+class Link:
+    """A network between workers: each message costs ``alpha_s + bytes / bytes_per_s`` (Hockney 1994).
+
+    ``bytes_per_s`` is what one worker sends while it receives as much.
+    """
+
+    name: str
+    alpha_s: float
+    bytes_per_s: float
+
+
+# Assumed: latencies of a message between two processes, and nine tenths of the nominal rate.
+LINKS = (
+    Link("1 GbE", 50e-6, 0.9 * 1e9 / 8),
+    Link("10 GbE", 30e-6, 0.9 * 10e9 / 8),
+    Link("100 GbE", 10e-6, 0.9 * 100e9 / 8),
+    Link("NVLink", 5e-6, 0.9 * 450e9),
+)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training step of one worker.
+
+    Args:
+        param_bytes: of all parameters in float32.
+        compute_s: forward and backward passes and the optimizer's step, alone.
+        buckets: messages that the gradients go in; DDP's are of 25 MB.
+        overlap: fraction of the computation behind which communication can hide; the backward pass is about two thirds.
+    """
+
+    param_bytes: float
+    compute_s: float
+    buckets: int = 1
+    overlap: float = 0.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a strategy sends: `volume` times the parameters' bytes, every `period` steps, in rounds over the ring.
+
+    Args:
+        rounds: passes of n - 1 messages around the ring; a sum over all ranks takes two, a gather one.
+        hides: whether it happens while gradients are computed.
+        extra_s: seconds of computation that it adds to a step that communicates.
+    """
+
+    name: str
+    volume: float
+    period: float = 1
+    rounds: float = 2
+    hides: bool = True
+    extra_s: float = 0.0
+
+
+def plans(rank: int = 1, row: float = 256.0, steps: int = 4, period: int = 8) -> list[Plan]:
+    """The strategies that are compared, for matrices of side `row`.
+
+    PowerSGD of rank r sends r (n + m) numbers for a matrix of n x m (Vogels et al. 2019, section 3), in two sums one
+    after the other; gradients accumulated over `steps` and local steps of `period` send as much as DDP, more seldom;
+    FSDP2 gathers the weights twice and sums the gradients into shares: three rounds.
+    """
+    return [
+        Plan("ddp", 1.0),
+        Plan("ddp_fp16", HALF),
+        Plan("ddp_powersgd", min(1.0, 2 * rank / row), rounds=4),
+        Plan("ddp, accumulate 4" if steps == 4 else f"ddp, accumulate {steps}", 1.0, period=steps),
+        Plan("local_sgd", 1.0, period=period, hides=False),
+        Plan("fsdp2", 1.5, rounds=3),
+    ]
+
+
+def ring_bytes(payload: float, workers: int) -> float:
+    """Bytes that one worker sends for a sum of `payload` bytes over all: 2 (n - 1) / n of it.
+
+    Patarasuk and Yuan 2009, "Bandwidth optimal all-reduce algorithms", theorem 1: no algorithm sends less.
+    """
+    return 2 * (workers - 1) / workers * payload
+
+
+def comm_seconds(link: Link, payload: float, workers: int, messages: int = 1, rounds: float = 2) -> float:
+    """Seconds of a sum over the ring, the messages one after the other; nothing for one worker."""
+    if workers < 2:
+        return 0.0
+    return messages * rounds * (workers - 1) * link.alpha_s + ring_bytes(payload, workers) / link.bytes_per_s
+
+
+def step_seconds(plan: Plan, job: Job, link: Link, workers: int) -> float:
+    """Mean seconds of a step. What hides is free up to ``overlap * compute_s`` of the step that it belongs to."""
+    busy = comm_seconds(link, plan.volume * job.param_bytes, workers, job.buckets, plan.rounds)
+    exposed = max(0.0, busy - job.overlap * job.compute_s) if plan.hides else busy
+    extra = plan.extra_s if workers > 1 else 0.0
+    return job.compute_s + (exposed + extra) / plan.period
+
+
+def efficiency(plan: Plan, job: Job, link: Link, workers: int) -> float:
+    """Samples a second of `workers` over `workers` times those of one, each with its own batch (weak scaling)."""
+    return job.compute_s / step_seconds(plan, job, link, workers)
+
+
+def fit_link(name: str, sizes: Sequence[float], seconds: Sequence[float], workers: int) -> Link:
+    """The link that explains how long sums of `sizes` bytes took: least squares of the relative errors, neither below 0.
+
+    Raises:
+        ValueError: fewer than two sizes.
+    """
+    if len(set(sizes)) < 2:
+        raise ValueError("a line needs sums of at least two sizes")
+    times = np.asarray(seconds, dtype=float)
+    columns = np.stack(
+        [np.full(len(times), 2.0 * (workers - 1)), [ring_bytes(size, workers) for size in sizes]], axis=1
+    )
+    from scipy.optimize import nnls
+
+    (alpha, inverse), _ = nnls(columns / times[:, None], np.ones(len(times)))
+    return Link(name, float(alpha), 1 / max(float(inverse), 1e-15))
+
+
+def with_cost(plan: Plan, job: Job, measured_s: float, link: Link, workers: int) -> Plan:
+    """`plan` with the computation that explains a measured step: what is left of it beyond the model, or nothing."""
+    beyond = measured_s - step_seconds(plan, job, link, workers)
+    return replace(plan, extra_s=plan.extra_s + max(0.0, beyond) * plan.period)

@@ -1,0 +1,143 @@
+"""One turn of the communication benchmark: two ranks on a loopback of their own, and what they measured themselves."""
+
+import ctypes
+import json
+import multiprocessing as mp
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+WARM_UP, STEPS, BATCH = 8, 32, 64  # batches, multiples of the local steps' period; samples of one rank
+_NEW_NETWORK = 0x40000000  # CLONE_NEWNET of <linux/sched.h>
+_FOLDER = "TOUCHSTONE_COMM"
+
+
+class Turn(NamedTuple):
+    """Of one batch: seconds, CPU seconds of all ranks, bytes on the loopback, seconds in communication (None: unknown)."""
+
+    seconds: float
+    cpu_s: float
+    wire: float
+    comm_s: float | None
+    samples: int
+
+    @property
+    def cpu_per_sample(self) -> float:
+        return self.cpu_s / self.samples
+
+    @property
+    def samples_per_s(self) -> float:
+        return self.samples / self.seconds
+
+
+def turn(work: Callable[[], None], rate: str | None = None) -> Turn:
+    """Run `work`, whose ranks call `begin` and `end`, in a process whose loopback carries nothing else.
+
+    `rate`: of that loopback, as ``tc`` writes it (``100mbit``), where the system allows.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        process = mp.get_context("fork").Process(target=_apart, args=(work, folder, rate))
+        process.start()
+        process.join()
+        told = [json.loads(path.read_text()) for path in sorted(Path(folder).glob("rank-*.json"))]
+    if process.exitcode or not told:
+        raise RuntimeError(f"a turn ended with {process.exitcode}")
+    return Turn(
+        max(rank["wall"] for rank in told) / STEPS,
+        sum(rank["cpu"] for rank in told) / STEPS,
+        max(rank["wire"] for rank in told) / STEPS,
+        told[0]["comm_s"],
+        BATCH * len(told),
+    )
+
+
+def _apart(work: Callable[[], None], folder: str, rate: str | None) -> None:
+    os.environ.update({_FOLDER: folder, "OMP_NUM_THREADS": "1"})
+    own = own_loopback(rate)
+    if rate and not own:
+        raise SystemExit("tc and a network namespace are needed: are you root?")
+    work()
+
+
+def own_loopback(rate: str | None = None) -> bool:
+    """Move this process into a network of its own, its loopback slowed to `rate`; whether the system allowed it."""
+    if ctypes.CDLL(None).unshare(_NEW_NETWORK):
+        return False
+    commands = ["ip link set lo up"]
+    commands += [f"tc qdisc add dev lo root tbf rate {rate} burst 128kb latency 400ms"] if rate else []
+    return all(subprocess.run(words.split(), capture_output=True).returncode == 0 for words in commands)
+
+
+def loopback_bytes() -> int:
+    """What has been sent on this network's loopback."""
+    for line in Path("/proc/net/dev").read_text().splitlines():
+        name, _, counters = line.partition(":")
+        if name.strip() == "lo":
+            return int(counters.split()[8])
+    return 0
+
+
+_STARTED: dict[str, float] = {}
+
+
+def begin() -> None:
+    """The measured steps begin here; all ranks wait for each other."""
+    _meet()
+    _STARTED.update(wall=time.perf_counter(), cpu=time.process_time(), wire=loopback_bytes())
+
+
+def end(comm_s: float | None = None) -> None:
+    """They end here; write down what they took, for `turn`."""
+    now = {"wall": time.perf_counter(), "cpu": time.process_time()}
+    _meet()
+    now["wire"] = loopback_bytes()
+    taken = {key: value - _STARTED[key] for key, value in now.items()}
+    rank = os.environ.get("LOCAL_RANK", "0")
+    path = Path(os.environ[_FOLDER]) / f"rank-{rank}.json"
+    path.write_text(json.dumps({**taken, "comm_s": comm_s}))
+
+
+def _meet() -> None:
+    import torch.distributed as dist
+
+    if dist.is_available() and dist.is_initialized():
+        dist.barrier()
+
+
+def stopwatch() -> Any:
+    """A callback that measures the steps after the first `WARM_UP`."""
+    from pytorch_lightning import Callback, LightningModule, Trainer
+
+    class Stopwatch(Callback):
+        def on_train_batch_start(
+            self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+        ) -> None:
+            if trainer.fit_loop.epoch_loop.total_batch_idx == WARM_UP:
+                begin()
+
+        def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *rest: Any) -> None:
+            if trainer.fit_loop.epoch_loop.total_batch_idx == WARM_UP + STEPS - 1:
+                seconds = getattr(trainer.strategy, "comm_seconds", lambda: None)()
+                end(seconds[0] if seconds else None)
+                trainer.should_stop = True
+
+    return Stopwatch()
+
+
+def harness(words: Sequence[str]) -> Callable[[], None]:
+    """Train what ``train.py`` would, without a record."""
+
+    def work() -> None:
+        import contextlib
+
+        from lightning_modules.command_line import compose_run
+        from lightning_modules.run import run
+
+        with Path(os.devnull).open("w") as null, contextlib.redirect_stdout(null), contextlib.redirect_stderr(null):
+            run(compose_run([*words, "+callbacks.stopwatch._target_=benchmarks.comm_turn.stopwatch"]))
+
+    return work
