@@ -78,7 +78,7 @@ def test_keywords_that_go_to_a_library_are_not_judged() -> None:
 
 WORDS = {
     "data=digit": "did you mean 'digits'?",
-    "datta=digits": "did you mean 'data'?",
+    "dataa=digits": "did you mean 'data'?",
     "optimizer.lrr=1": "did you mean 'lr'? (to add a new key: +optimizer.lrr=…)",
     "optimizer.lr.x=1": "'optimizer.lr' is a value",
     "optimizer": "write KEY=VALUE",
