@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from claimed import Project
 
+pytestmark = pytest.mark.timeout(900)  # several commands in each, every one with its own imports
+
 
 def parents(project: Project, **tags: str) -> list[Any]:
     """The claims' runs in the store, the newest first."""
