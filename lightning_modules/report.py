@@ -25,7 +25,7 @@ def publish(record: Record, weights: Path, data: Any, task: Any, metrics: Mappin
 
 def draw_augmented(record: Record, data: Any, task: Any) -> None:
     """Draw training samples beside what the run's augmentation makes of them."""
-    if task.augmentation is None or not len(task.augmentation.transforms):
+    if task.augmentation is None or not len(getattr(task.augmentation, "transforms", [task.augmentation])):
         return
     train = data.splits["train"]
     index = train[torch.linspace(0, len(train) - 1, min(_SAMPLES, len(train))).long()]  # sets are often sorted by class
