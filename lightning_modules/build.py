@@ -172,7 +172,24 @@ def build_trainer(cfg: DictConfig, callbacks: list[pl.Callback], logger: Any, fo
     profiler: Any = trainer.profiler  # type: ignore[attr-defined] # set by Lightning's connector
     if profiler.dirpath is None:
         profiler.dirpath = folder / "profile"
+    _let_signals_end(trainer)
     return trainer
+
+
+def _let_signals_end(trainer: pl.Trainer) -> None:
+    """Have Lightning's handler of SIGTERM tell the ranks by signals alone.
+
+    Its own broadcasts, too: in the middle of another collective the ranks then wait for each other for ever.
+    """
+    connector: Any = trainer._signal_connector
+
+    def tell(number: int, frame: Any) -> None:
+        launcher: Any = trainer.strategy.launcher
+        if launcher is not None and not connector.received_sigterm:
+            launcher.kill(number)
+        connector.received_sigterm = True
+
+    connector._sigterm_notifier_fn = tell
 
 
 def _processes() -> list[Any]:

@@ -21,6 +21,7 @@ GROUPS = (
     "data", "augmentation", "model", "task", "optimizer", "scheduler", "trainer", "strategy", "callbacks", "tracking",
     "compression", "search", "experiment", "debug", "tta",
 )  # fmt: skip
+NAMES_A_RUN = re.compile(r"\+{0,2}(resume|init_from|[\w.]+\.teacher)=")
 NEEDED = {"data", "model", "task", "optimizer", "trainer", "tracking", "callbacks", "strategy"}
 
 OmegaConf.register_new_resolver("touchstone_root", lambda: str(PROJECT_ROOT), replace=True)
@@ -255,6 +256,12 @@ def _unknown_key(cfg: Any, key: str) -> str | None:
     return None
 
 
+def names_as_text(words: Sequence[str]) -> list[str]:
+    """The overrides with quotes around short run ids that Hydra would read as numbers: 3e782338 is no infinity."""
+    number = r"(?<=[=,])\d+(?:e\d+)?(?=,|$)"
+    return [re.sub(number, r"'\g<0>'", word) if NAMES_A_RUN.match(word) else word for word in words]
+
+
 def compose_run(overrides: Sequence[str]) -> DictConfig:
     """Compose the config of a run as ``scripts/train.py`` with these overrides would."""
     from hydra import compose, initialize_config_dir
@@ -263,7 +270,7 @@ def compose_run(overrides: Sequence[str]) -> DictConfig:
 
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base="1.3"):
-        cfg = compose("train", list(overrides), return_hydra_config=True)
+        cfg = compose("train", names_as_text(overrides), return_hydra_config=True)
     HydraConfig.instance().set_config(cfg)
     with open_dict(cfg):
         del cfg["hydra"]

@@ -25,9 +25,10 @@ def publish(record: Record, weights: Path, data: Any, task: Any, metrics: Mappin
 
 def draw_augmented(record: Record, data: Any, task: Any) -> None:
     """Draw training samples beside what the run's augmentation makes of them."""
-    if task.augmentation is None or not len(task.augmentation.transforms):
+    if task.augmentation is None or not len(getattr(task.augmentation, "transforms", [task.augmentation])):
         return
-    index = data.splits["train"][:_SAMPLES]
+    train = data.splits["train"]
+    index = train[torch.linspace(0, len(train) - 1, min(_SAMPLES, len(train))).long()]  # sets are often sorted by class
     batch = {"x": data.arrays.x.index_select(0, index), "y": data.arrays.y[index], "index": index}
     drawn = [batch, *(task.augmentation(batch, torch.Generator().manual_seed(draw)) for draw in range(_DRAWS))]
     titles = [[_said(y, data.class_names) for y in one["y"]] for one in drawn]

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.augmentation.image.images import in_format_of
+from lightning_modules.augmentation.image.images import in_format_of, require_images
 from lightning_modules.errors import UserError
 
 
@@ -36,11 +36,7 @@ class CropFlip(nn.Module):
             UserError: the samples are no images.
         """
         x = batch["x"]
-        if x.ndim != 4:
-            raise UserError(
-                f"augmentation: crop and flip need images [channels, height, width], but a sample has shape "
-                f"{tuple(x.shape[1:])}; use augmentation=none"
-            )
+        require_images(self, x)
         moves = torch.randint(2 * self.padding + 1, (2, len(x)), generator=generator)
         flips = torch.rand(len(x), generator=generator) < self.flip_probability
         return {**batch, "x": in_format_of(x, crop_flip(x, moves[0], moves[1], flips, self.padding, self.fill))}

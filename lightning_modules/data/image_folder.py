@@ -10,12 +10,13 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 
+from lightning_modules.data.class_folders import class_names, listed
 from lightning_modules.data.fingerprint import cached_digest, files_digest
 from lightning_modules.data.memory import Arrays, InMemoryData
 from lightning_modules.data.place import data_root
 from lightning_modules.data.preprocess import Store, constants_problems, standardize
 from lightning_modules.data.split import check
-from lightning_modules.errors import UserError, nearest
+from lightning_modules.errors import UserError
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm"}
 MEMORY_LIMIT = 2e9  # bytes up to which in_memory=auto decodes a set once
@@ -113,10 +114,12 @@ class ImageFolder(InMemoryData):
         parts = {part: self.root / part for part in ("train", "val", "test") if (self.root / part).is_dir()}
         if parts and "train" not in parts:
             raise UserError(f"data.root={self.root} has {', '.join(parts)} but no train folder")
-        names = _class_names(parts.get("train", self.root))
-        listed = {part: _list(folder, names) for part, folder in (parts or {"train": self.root}).items()}
-        train_val = listed["train"] + listed.get("val", [])
-        everything = train_val + listed.get("test", [])
+        names = class_names(parts.get("train", self.root), "images")
+        found = {
+            part: listed(folder, names, "images", SUFFIXES) for part, folder in (parts or {"train": self.root}).items()
+        }
+        train_val = found["train"] + found.get("val", [])
+        everything = train_val + found.get("test", [])
         count = len(everything) * 3 * self.image_size**2
         keep = count <= MEMORY_LIMIT if self.wants_memory == "auto" else bool(self.wants_memory)
         self.num_workers = 0 if keep else self.decoding_workers
@@ -124,9 +127,9 @@ class ImageFolder(InMemoryData):
         digest = cached_digest(self.cache_dir, "files", files, lambda: files_digest(self.root, files))
         return Arrays(
             *self._store(train_val, keep),
-            test=self._store(listed["test"], keep) if "test" in listed else None,
+            test=self._store(found["test"], keep) if "test" in found else None,
             class_names=names,
-            val=torch.arange(len(listed["train"]), len(train_val)) if "val" in listed else None,
+            val=torch.arange(len(found["train"]), len(train_val)) if "val" in found else None,
             content=f"{digest} at {self.image_size}",
         )
 
@@ -137,27 +140,3 @@ class ImageFolder(InMemoryData):
     def build_preprocess(self, x: Store, train: Tensor) -> nn.Module:
         """Standardise per channel."""
         return standardize(x, train, self.mean, self.std)
-
-
-def _class_names(folder: Path) -> list[str]:
-    found = folder.iterdir() if folder.is_dir() else []
-    names = sorted(sub.name for sub in found if sub.is_dir() and not sub.name.startswith("."))
-    if not names:
-        raise UserError(
-            f"no classes were found in {folder}: set data.root to a folder that holds one folder of images "
-            "per class, or train/, val/ and test/ with one folder per class in each"
-        )
-    return names
-
-
-def _list(folder: Path, names: list[str]) -> list[tuple[Path, int]]:
-    unknown = [name for name in _class_names(folder) if name not in names]
-    if unknown:
-        raise UserError(f"{folder / unknown[0]} is no class of the training part: {nearest(unknown[0], names)}")
-    listed = []
-    for label, name in enumerate(names):
-        files = sorted(file for file in (folder / name).glob("*") if file.suffix.lower() in SUFFIXES)
-        if not files and folder.name != "val" and folder.name != "test":
-            raise UserError(f"{folder / name} holds no image; known endings: {', '.join(sorted(SUFFIXES))}")
-        listed += [(file, label) for file in files]
-    return listed

@@ -139,7 +139,8 @@ class InMemoryData(pl.LightningDataModule):
 
     def text_of(self, x: Tensor) -> str:
         """One raw sample in words, where a picture of it says nothing."""
-        return " ".join(str(value) for value in x.flatten().tolist())
+        values, most = x.flatten(), 60
+        return " ".join(f"{value:.4g}" for value in values[:most].tolist()) + " …" * (len(values) > most)
 
     @abstractmethod
     def load(self) -> Arrays:

@@ -16,7 +16,10 @@ from lightning_modules.tracking.pictures import COLOURS, INK, blank_figure
 if TYPE_CHECKING:
     from torch import Tensor
 
-_LINE = 108  # characters of a line of words
+_INCHES, _POINTS = 11.0, 7.2  # width of a picture of words, and size of its letters
+_ACROSS = _INCHES * 72 / (_POINTS * 0.65)  # letters across it: monospaced ones are 0.6 of their size wide, and a pixel
+_TEXT = 24  # where the words begin, behind the title
+_LINE = int(_ACROSS) - _TEXT - 4  # letters of a line of words
 _MOST_LINES = 3  # lines of one text
 _QUIET = "#888888"
 
@@ -100,16 +103,18 @@ def _words(shown: Shown) -> Figure:
         for column in range(len(shown.rows[0]))
     ]
     lines = [line for block in blocks for line in [*_laid_out(block), []]]
-    figure = blank_figure(11, 0.6 + 0.19 * len(lines))
-    figure.suptitle("Training samples: as they are (black), and as augmentation makes them", color=INK, fontsize=10)
-    axes = figure.add_subplot()
+    figure = blank_figure(_INCHES, 0.19 * (len(lines) + 3))
+    figure.set_layout_engine("none")  # the letters' places are counted over the whole width
+    axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
-    axes.set_xlim(0, _LINE + 22)
-    axes.set_ylim(len(lines), -1)
+    axes.set_xlim(-2, _ACROSS - 2)
+    axes.set_ylim(len(lines), -3)
+    title = "Training samples: as they are (black), and as augmentation makes them; what is new is coloured"
+    axes.text(0, -2, title, color=INK, fontsize=10, fontweight="bold", va="center")
     for y, line in enumerate(lines):
         for x, text, colour in line:
             plain = text.replace("$", r"\$")
-            axes.text(x, y, plain, color=colour, fontsize=7.5, family="monospace", va="center")
+            axes.text(x, y, plain, color=colour, fontsize=_POINTS, family="monospace", va="center")
     return figure
 
 
@@ -126,11 +131,9 @@ def _laid_out(block: Sequence[tuple[str, str]]) -> list[list[tuple[int, str, str
 
 
 def _coloured(words: str, known: set[str], plain: str) -> list[tuple[int, str, str]]:
-    """The old words as one text, each new one over a gap in it: a monospaced line stays aligned."""
-    old = " ".join(word if word in known or word == "…" else " " * len(word) for word in words.split(" "))
-    found, place = [(22, old, plain)], 0
+    """Each word at its own place: letters are rounded to pixels, which would add up over a line."""
+    found, place = [], _TEXT
     for word in words.split(" "):
-        if word not in known and word != "…":
-            found.append((22 + place, word, COLOURS[1]))
+        found.append((place, word, plain if word in known or word == "…" else COLOURS[1]))
         place += len(word) + 1
     return found

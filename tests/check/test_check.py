@@ -4,7 +4,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from lightning_modules.check import check_config, refuse_untrusted
-from lightning_modules.command_line import PROJECT_ROOT, compose_run, override_mistakes
+from lightning_modules.command_line import PROJECT_ROOT, compose_run, names_as_text, override_mistakes
 from lightning_modules.errors import UserError, nearest
 
 CONF = PROJECT_ROOT / "conf"
@@ -78,7 +78,7 @@ def test_keywords_that_go_to_a_library_are_not_judged() -> None:
 
 WORDS = {
     "data=digit": "did you mean 'digits'?",
-    "datta=digits": "did you mean 'data'?",
+    "dataa=digits": "did you mean 'data'?",
     "optimizer.lrr=1": "did you mean 'lr'? (to add a new key: +optimizer.lrr=…)",
     "optimizer.lr.x=1": "'optimizer.lr' is a value",
     "optimizer": "write KEY=VALUE",
@@ -118,3 +118,17 @@ def test_a_recorded_config_cannot_call_what_is_no_part_of_a_run(target: str) -> 
 def test_the_nearest_names_are_offered_before_all_of_them() -> None:
     assert nearest("accurcy", ["accuracy", "loss"]) == "did you mean 'accuracy'?"
     assert nearest("zzz", ["b", "a"]) == "it can be: a, b"
+
+
+@pytest.mark.parametrize("name", ["3e782338", "12345678", "0e123456", "1a2b3c4d", "digits-mlp", "null"])
+def test_a_short_run_id_that_looks_like_a_number_stays_a_name(name: str) -> None:
+    cfg = compose_run([f"init_from={name}"])
+    assert cfg.init_from == (None if name == "null" else name)
+    check_config(cfg)
+
+
+def test_only_names_of_runs_are_taken_as_text() -> None:
+    words = ["init_from=1e234567,12345678,ab", "optimizer.lr=1e3", "resume='1e234567'", "resume=5e1", "seed=12345678"]
+    assert names_as_text(words) == [
+        "init_from='1e234567','12345678',ab", "optimizer.lr=1e3", "resume='1e234567'", "resume='5e1'", "seed=12345678",
+    ]  # fmt: skip

@@ -65,7 +65,7 @@ def test_every_recipe_is_looked_at() -> None:
 def _marks(recipe: str, network: str) -> list[Any]:
     if network in QUICK and recipe not in PROGRAMS:
         return []
-    long = network in LARGE or (network != "lenet5" and recipe not in OF_A_KIND)
+    long = network in LARGE or recipe not in OF_A_KIND
     return [pytest.mark.slow, *([pytest.mark.long] if long else [])]
 
 

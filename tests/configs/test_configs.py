@@ -149,7 +149,7 @@ def test_a_datamodule_is_built_as_its_config_says(option: str, tmp_path: Path) -
         build.build_data(cfg)
 
 
-@pytest.mark.parametrize("group", ["optimizer", "scheduler", "augmentation", "strategy", "callbacks"])
+@pytest.mark.parametrize("group", ["optimizer", "scheduler", "augmentation", "tta", "strategy", "callbacks"])
 def test_all_options_of_a_small_group_are_built(group: str) -> None:
     for option in (option for option in OPTIONS if option.startswith(f"{group}=")):
         node = compose_run([option])[group]

@@ -130,3 +130,9 @@ def test_two_processes_together_see_the_batches_of_one(mnist1d_cache: Path, tmp_
 def test_lightnings_overfit_batches_is_refused_with_the_alternative(mnist1d_cache: Path) -> None:
     with pytest.raises(UserError, match=r"use data.per_class"):
         fit(MNIST1D(cache_dir=mnist1d_cache), max_epochs=1, overfit_batches=2)
+
+
+def test_a_sample_in_words_is_short_however_large_it_is() -> None:
+    data = Digits()
+    assert data.text_of(torch.tensor([1.0, 0.25])) == "1 0.25"
+    assert len(data.text_of(torch.ones(3, 224, 224)).split()) == 61

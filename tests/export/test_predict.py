@@ -69,7 +69,8 @@ def test_what_the_model_cannot_read_is_answered_with_what_it_wants(train: Any, s
     (tmp_path / "few.csv").write_text("a,b\n1,2\n")
     (tmp_path / "words.csv").write_text("a,b\n1,x\n")
     (tmp_path / "broken.png").write_bytes(b"no image")
-    (tmp_path / "notes.txt").write_text("")
+    (tmp_path / "notes.md").write_text("")
+    (tmp_path / "texts.txt").write_text("")
     (tmp_path / "empty").mkdir()
     wants = r"the model reads uint8 samples of shape \[1, 8, 8\]"
     for name, said in (
@@ -80,7 +81,8 @@ def test_what_the_model_cannot_read_is_answered_with_what_it_wants(train: Any, s
         ("few.csv", f"has 2 columns: {wants}, which is 64 columns"),
         ("words.csv", f"the columns b are no numbers: {wants}"),
         ("broken.png", "broken.png cannot be read"),
-        ("notes.txt", "no file that can be read; it can be: .png"),
+        ("notes.md", "no file that can be read; it can be: .png"),
+        ("texts.txt", f"holds texts: {wants}"),
         ("empty", "no file that can be read"),
         ("nothing.png", "there is no such file"),
     ):

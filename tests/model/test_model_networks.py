@@ -39,7 +39,12 @@ SHAPES: dict[str, list[Shape]] = {
     "series_mlp": [SERIES, (2, 40)],
     "series_resnet": [SERIES, (2, 40)],
 }
-ELSEWHERE = {"constant", "matrix_factorization"}  # no networks of samples: with their tasks in tests/task
+ELSEWHERE = {
+    *("constant", "matrix_factorization"),  # no networks of samples: with their tasks in tests/task
+    *("kim_cnn", "text_gru", "text_transformer", "hf_text"),  # test_text_*.py
+    *("audio_cnn", "audio_gru"),  # test_audio_networks.py
+    *("bpr", "neumf", "lightgcn", "item_sequence"),  # test_recommenders.py
+}
 
 
 def build(name: str, shape: Shape, num_outputs: int = 10, **changes: object) -> nn.Module:

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from claimed import Project
 
+pytestmark = pytest.mark.timeout(900)  # several commands in each, every one with its own imports
+
 
 def parents(project: Project, **tags: str) -> list[Any]:
     """The claims' runs in the store, the newest first."""
@@ -76,6 +78,7 @@ def test_a_claim_is_run_judged_recorded_and_not_run_again(project: Project, digi
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_an_unexpected_verdict_a_shortened_run_and_other_overrides_are_told_by_the_exit_code(
     project: Project, digits_hash: str
 ) -> None:
@@ -150,6 +153,7 @@ def test_a_seed_that_fails_leaves_the_others_judged(project: Project, digits_has
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_ten_seeds_are_frozen_as_a_reference_that_the_same_code_meets_exactly(
     project: Project, digits_hash: str
 ) -> None:

@@ -1,5 +1,6 @@
 """Two processes with gloo are one process with the same global batch, and one run."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -117,3 +118,22 @@ def test_a_signal_ends_all_ranks_and_the_run_can_be_resumed(
     again = command("train.py", f"resume={run.info.run_id}", f"trainer.max_epochs={done + 1}")
     assert again.returncode == 0, again.stderr
     assert "test/accuracy" in store.client.get_run(run.info.run_id).data.metrics
+
+
+@pytest.mark.slow
+def test_a_signal_in_the_middle_of_a_collective_ends_all_ranks_too(store: Any, tmp_path: Path) -> None:
+    words = ["trainer=ddp", "strategy.start_method=popen", "data.per_class=10", "model=mlp", "~callbacks.progress"]
+    ends = "+callbacks.ends._target_=signalled.SignalAmongRanks"
+    program = [sys.executable, str(ROOT / "scripts" / "train.py"), *words, ends, "trainer.max_epochs=5"]
+    paths = os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(program, stdout=log, stderr=log, env={**os.environ, "PYTHONPATH": paths})
+        try:
+            status = process.wait(150)
+        finally:
+            for left in (
+                [*psutil.Process(process.pid).children(recursive=True), process] if process.poll() is None else []
+            ):
+                left.kill()
+    assert status == 128 + signal.SIGTERM, (tmp_path / "log").read_text()[-2000:]
+    assert store.client.search_runs(["1"])[0].info.status == "KILLED"

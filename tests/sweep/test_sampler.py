@@ -278,7 +278,9 @@ def test_every_pruner_that_is_named_can_be_made_and_wrong_ones_are_refused() -> 
     ],
 )
 def test_a_pruner_gives_up_what_stays_behind_and_keeps_the_best(name: str, options: dict[str, Any]) -> None:
-    study = optuna.create_study(direction="maximize", pruner=make_pruner(name, options, max_epochs=8))
+    pruner = make_pruner(name, options, max_epochs=8)
+    # Hyperband draws a trial's bracket from the name
+    study = optuna.create_study(study_name="study 0", direction="maximize", pruner=pruner)
     epochs = [_train(study, quality) for quality in [0.5, 0.6, 0.7, 0.8] + [0.1] * 10 + [0.9] * 4]
     assert epochs[-4:] == [8] * 4
     assert sum(epochs[4:14]) < 0.8 * 80

@@ -50,9 +50,11 @@ def test_words_that_augmentation_brought_in_stand_out() -> None:
     texts = {0.0: "the film costs $5 and is good", 1.0: "the movie costs $5 and is good", 2.0: ""}
     rows = [torch.tensor([[0.0]]), torch.tensor([[1.0]]), torch.tensor([[2.0]])]
     figure = draw_samples(Shown("text", rows, [["pos"], ["pos"], ["pos"]], lambda x: texts[float(x)]))
-    words = {part.get_text(): part.get_color() for part in figure.findobj(Text) if isinstance(part, Text)}
-    assert r"the film costs \$5 and is good" in words
-    assert words["movie"] not in (words[r"the film costs \$5 and is good"], "black")
-    assert r"the       costs \$5 and is good" in words
-    assert "(empty)" in " ".join(words)
+    parts = [part for part in figure.findobj(Text) if isinstance(part, Text)]
+    colours = {part.get_text(): part.get_color() for part in parts}
+    places = {part.get_text(): part.get_position()[0] for part in parts}
+    assert colours["movie"] not in (colours["film"], colours["costs"])
+    assert places["movie"] == places["film"]
+    assert r"\$5" in colours
+    assert "(empty)" in " ".join(colours)
     assert colours_of(figure) > 5

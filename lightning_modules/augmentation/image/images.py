@@ -3,7 +3,7 @@
 from abc import abstractmethod
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_modules.augmentation.per_sample import PerSample
 from lightning_modules.errors import UserError
@@ -23,11 +23,7 @@ class ImageTransform(PerSample):
     def check(self, x: Tensor) -> None:
         """Raise UserError where the samples are no images, or have channels that this cannot change."""
         name = f"augmentation: {type(self).__name__}"
-        if x.ndim != 4:
-            raise UserError(
-                f"{name} needs images [channels, height, width], but a sample has shape {tuple(x.shape[1:])}; "
-                "use augmentation=none"
-            )
+        require_images(self, x)
         if self.channels and x.shape[1] not in self.channels:
             allowed = " or ".join(map(str, self.channels))
             raise UserError(f"{name} needs images of {allowed} channels, but a sample has {x.shape[1]}")
@@ -41,6 +37,15 @@ class ImageTransform(PerSample):
     @abstractmethod
     def altered(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """Return what `change` returns, in any memory format."""
+
+
+def require_images(transform: nn.Module, x: Tensor) -> None:
+    """Raise UserError where the samples `x` are no images [B, C, H, W]."""
+    if x.ndim != 4:
+        raise UserError(
+            f"augmentation: {type(transform).__name__} needs images [channels, height, width], but a sample has shape "
+            f"{tuple(x.shape[1:])}; use augmentation=none"
+        )
 
 
 def top(x: Tensor) -> float:

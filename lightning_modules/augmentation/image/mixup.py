@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from lightning_modules.augmentation.image.images import as_float, in_format_of, rounded
+from lightning_modules.augmentation.image.images import as_float, in_format_of, require_images, rounded
 from lightning_modules.augmentation.image.rectangle import inside
 from lightning_modules.augmentation.mixing import Mixing, blend
 from lightning_modules.errors import UserError
@@ -44,10 +44,7 @@ class CutMix(Mixing):
             UserError: the samples are no images.
         """
         x = batch["x"]
-        if x.ndim != 4:
-            raise UserError(
-                f"augmentation: CutMix needs images [channels, height, width], but a sample has shape {tuple(x.shape[1:])}"
-            )
+        require_images(self, x)
         partner, weight = self.draw(len(x), generator)
         rows = _side(1 - weight, x.shape[2], generator)
         columns = _side(1 - weight, x.shape[3], generator)
