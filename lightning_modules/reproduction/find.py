@@ -1,7 +1,7 @@
 """Which claims there are: every experiment with a node `claim`, named by its path below experiments/."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lightning_modules.command_line import PROJECT_ROOT
@@ -21,12 +21,9 @@ def claim_files(folder: Path = EXPERIMENTS) -> dict[str, Path]:
 
 
 def tier_of(name: str, folder: Path = EXPERIMENTS) -> str:
-    """The tier of a claim as its file says it, or a base file beside it: choosing claims composes none of them."""
-    own = folder / f"{name}.yaml"
-    text = own.read_text(encoding="utf-8")
-    bases = [base for base in sorted(own.parent.glob("base*.yaml")) if re.search(rf"\b{base.stem}\b", text)]
-    for content in (text, *(base.read_text(encoding="utf-8") for base in filter(is_base, bases))):
-        if found := re.search(r"^  tier: *(\w+)", content, re.MULTILINE):
+    """The tier of a claim as its file says it, or a base file that it builds on: choosing claims composes none of them."""
+    for path in _with_bases(folder / f"{name}.yaml"):
+        if found := re.search(r"^  tier: *(\w+)", path.read_text(encoding="utf-8"), re.MULTILINE):
             return found[1]
     return USUAL_TIERS[0]  # its mistakes are told of
 
@@ -37,12 +34,18 @@ def is_base(path: Path) -> bool:
 
 
 def _claims(path: Path) -> bool:
-    """Whether a file has the node `claim`, or takes it over from a base file beside it."""
+    """Whether a file has the node `claim`, or takes it over from a base file."""
+    return any(re.search(r"^claim:", part.read_text(encoding="utf-8"), re.MULTILINE) for part in _with_bases(path))
+
+
+def _with_bases(path: Path, known: frozenset[Path] = frozenset()) -> Iterator[Path]:
+    """A file of experiments/, and the base files beside it that it names, each followed by those that it names."""
+    yield path
     text = path.read_text(encoding="utf-8")
-    if re.search(r"^claim:", text, re.MULTILINE):
-        return True
-    taken = [base for base in path.parent.glob("base*.yaml") if is_base(base) and re.search(rf"\b{base.stem}\b", text)]
-    return any(re.search(r"^claim:", base.read_text(encoding="utf-8"), re.MULTILINE) for base in taken)
+    known |= {path}
+    for base in sorted(path.parent.glob("base*.yaml")):
+        if base not in known and is_base(base) and re.search(rf"\b{base.stem}\b", text):
+            yield from _with_bases(base, known)
 
 
 def find_claims(words: Sequence[str], folder: Path = EXPERIMENTS) -> list[str]:

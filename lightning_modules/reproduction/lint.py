@@ -7,7 +7,7 @@ from lightning_modules.command_line import compose_run, message_of
 from lightning_modules.errors import UserError
 from lightning_modules.reproduction.claim import Arm, Claim, Verdict
 from lightning_modules.reproduction.composed import Composed, compose_claim, shown, where
-from lightning_modules.reproduction.find import claim_files
+from lightning_modules.reproduction.find import claim_files, tier_of
 
 _DOWN = ("loss", "error", "rmse", "mae", "mse", "seconds", "_s", "_ms", "_bytes", "perplexity")
 _UP = ("accuracy", "auroc", "f1", "precision", "recall", "ndcg", "ratio", "speedup")
@@ -27,6 +27,10 @@ def lint_composed(composed: Composed) -> list[str]:
     name = composed.name
     found = [f"{where(name, place)}: claim.{place}: {said}" for place, said in _of_claim(composed.claim)]
     found += [f"{where(name, place)}: claim.{place}: {said}" for place, said in _of_selection(composed)]
+    if (chosen := tier_of(name)) != composed.claim.tier:
+        found.append(
+            f"{name}: claim.tier: {composed.claim.tier}, but it is chosen as {chosen}: name the tier in its own file"
+        )
     return found + _of_configs(composed)
 
 

@@ -9,7 +9,7 @@ from claimed import CLAIM
 
 from lightning_modules.errors import UserError
 from lightning_modules.reproduction.claim import parse_claim
-from lightning_modules.reproduction.find import find_claims
+from lightning_modules.reproduction.find import find_claims, tier_of
 from lightning_modules.reproduction.plan import parts_of, plan_of_claim, seeds_of
 from lightning_modules.reproduction.question import parse_words, settings_of
 
@@ -75,6 +75,18 @@ def test_a_claim_is_named_by_itself_by_its_folder_or_by_all(folder: Path) -> Non
     assert find_claims(["a", "a/one"], folder) == ["a/one", "a/two"]  # base.yaml is a part of others
     assert find_claims(["all"], folder) == ["a/one", "a/two", "b/one"]  # recipe.yaml claims nothing
     assert find_claims(["experiments/b/one.yaml"], folder) == ["b/one"]
+
+
+def test_the_tier_is_that_of_the_nearest_file_that_names_one(folder: Path) -> None:
+    for name, text in {
+        "base": "claim:\n  tier: gpu\n# as base_rerun",
+        "base_rerun": "defaults: [base]",
+        "one": "defaults: [base_rerun]",
+        "two": "defaults: [base_rerun]\nclaim:\n  tier: cpu\n",
+    }.items():
+        (folder / "a" / f"{name}.yaml").write_text(text)
+    assert [tier_of(name, folder) for name in ("a/one", "a/two", "b/one")] == ["gpu", "cpu", "ci"]
+    assert find_claims(["a"], folder) == ["a/one", "a/two"]
 
 
 def test_unknown_claims_are_all_told_with_the_nearest_names(folder: Path) -> None:
