@@ -47,15 +47,18 @@ class MelSpectrum(nn.Module):
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
-        """Waveforms int16 or float [B, T] -> float32 [B, 1, n_mels, frames], frames = T // hop + 1."""
+        """Waveforms int16 or float [B, T] -> [B, 1, n_mels, frames], frames = T // hop + 1.
+
+        Computed in float32, given in the buffers' type, which is that of the training (``trainer.precision``).
+        """
         with torch.autocast(x.device.type, enabled=False):
             pad = min(self.n_fft // 2, x.shape[1] - 1)  # a reflection cannot be longer than the signal
             wave = nn.functional.pad(as_floats(x), (pad, pad), mode="reflect")
             rest = self.n_fft // 2 - pad
             wave = nn.functional.pad(wave, (rest, rest))
-            bins = torch.stft(wave, self.n_fft, self.hop, window=self.window, center=False, return_complex=True)
+            bins = torch.stft(wave, self.n_fft, self.hop, window=self.window.float(), center=False, return_complex=True)
             power = bins.real.square() + bins.imag.square()
-            return torch.log(self.filters.T @ power + FLOOR)[:, None]
+            return torch.log(self.filters.float().T @ power + FLOOR)[:, None].to(self.filters.dtype)
 
 
 def as_floats(x: Tensor) -> Tensor:

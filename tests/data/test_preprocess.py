@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from lightning_modules.data.log_mel import LogMel
 from lightning_modules.data.preprocess import MinMax, Standardize, constants_problems, standardize
 from lightning_modules.errors import UserError
 
@@ -22,6 +23,15 @@ def test_images_are_standardised_per_channel() -> None:
 def test_uint8_and_floats_in_0_to_1_give_the_same() -> None:
     found = Standardize([0.5], [0.2])
     torch.testing.assert_close(found(IMAGES), found(IMAGES.float() / 255), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_what_comes_out_has_the_type_of_the_training(dtype: torch.dtype) -> None:
+    for x in (IMAGES, IMAGES.float() / 255):
+        values = Standardize([0.5], [0.2]).to(dtype)(x)
+        assert values.dtype == dtype
+        torch.testing.assert_close(values.float(), Standardize([0.5], [0.2])(x), atol=0.05, rtol=0)
+    assert LogMel(8000, 256, 80, 20).to(dtype)(torch.zeros(2, 4000, dtype=torch.int16)).dtype == dtype
 
 
 def test_the_raw_batch_is_left_as_it_is() -> None:
