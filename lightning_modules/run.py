@@ -27,10 +27,13 @@ from lightning_modules.errors import UserError
 from lightning_modules.killed import Killed, Stopped
 from lightning_modules.preflight import check_parts
 from lightning_modules.report import draw_augmented, draw_curves, print_report, publish
+from lightning_modules.strategy.faults import killed_message, message_of_forked
+from lightning_modules.strategy.meeting import meet_anew
 from lightning_modules.strategy.ranks import environment_restored
 from lightning_modules.task.cost import model_size
 from lightning_modules.task.supervised import Supervised
 from lightning_modules.tracking.checkpoint import read_checkpoint
+from lightning_modules.tracking.elastic import go_on_after_restart, told_once
 from lightning_modules.tracking.gallery import Gallery
 from lightning_modules.tracking.known import Known, find_known, run_signature
 from lightning_modules.tracking.record import Record, start_run
@@ -65,31 +68,34 @@ def _run(
     cfg: DictConfig, tags: Mapping[str, str], extra: Sequence[pl.Callback], go_on_in: str | None, skip_known: bool
 ) -> dict[str, float]:
     _be_quiet()
-    check_config(cfg)
-    store = open_store(cfg.tracking.get("uri")) if cfg.tracking.enabled else None
-    resumed = None
-    if store and cfg.resume:
-        resumed = resume_run(store, cfg, alone=_is_lead())
-        cfg = resumed.cfg
+    with told_once(lead=_is_lead()):
         check_config(cfg)
-    elif store and go_on_in:
-        resumed = go_on(store, go_on_in, cfg)
-    _set_threads(cfg)
-    data = build.build_data(cfg)
-    build.fill_from_data(cfg, data)
-    callbacks = [*build.build_callbacks(cfg), *extra]
-    task = build.build_task(cfg, data, callbacks)
-    check_parts(cfg, task, data, callbacks)
-    task.passport = _passport(cfg, data)
-    if cfg.init_from:
-        load_weights(store or open_store(cfg.tracking.get("uri")), str(cfg.init_from), task)
-    compression = Compression(cfg, task, data)
-    marks = dict(tags)
-    if store:
-        signature = run_signature(_plain(cfg), data.fingerprint())
-        if skip_known and (known := find_known(store, cfg.tracking.experiment, signature)):
-            raise Known(known)
-        marks["touchstone.signature"] = signature
+        store = open_store(cfg.tracking.get("uri")) if cfg.tracking.enabled else None
+        resumed = None
+        if store and cfg.resume:
+            resumed = resume_run(store, cfg, alone=_is_lead())
+            cfg = resumed.cfg
+            check_config(cfg)
+        elif store and go_on_in:
+            resumed = go_on(store, go_on_in, cfg, alone=_is_lead())
+        _set_threads(cfg)
+        data = build.build_data(cfg)
+        build.fill_from_data(cfg, data)
+        callbacks = [*build.build_callbacks(cfg), *extra]
+        task = build.build_task(cfg, data, callbacks)
+        check_parts(cfg, task, data, callbacks)
+        task.passport = _passport(cfg, data)
+        if cfg.init_from:
+            load_weights(store or open_store(cfg.tracking.get("uri")), str(cfg.init_from), task)
+        compression = Compression(cfg, task, data)
+        marks = dict(tags)
+        if store:
+            signature = run_signature(_plain(cfg), data.fingerprint())
+            if skip_known and (known := find_known(store, cfg.tracking.experiment, signature)):
+                raise Known(known)
+            marks["touchstone.signature"] = signature
+            resumed = resumed or go_on_after_restart(store, cfg, data.fingerprint(), marks, _is_lead())
+    meet_anew()
     if store is None or not _is_lead():
         return _without_record(cfg, task, data, callbacks, resumed, compression)
     _require_room(cfg, store, task)
@@ -270,6 +276,9 @@ def _set_threads(cfg: DictConfig) -> None:
 def _be_quiet() -> None:
     """Silence Lightning's advice that does not hold here: batches come from memory, checkpoints overwrite on purpose."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    logging.getLogger("torch.multiprocessing.spawn").setLevel(
+        logging.ERROR
+    )  # that it ends ranks is told in other words
     expected = (
         ".*does not have many workers.*",
         ".*Checkpoint directory .* exists and is not empty.*",
@@ -293,13 +302,17 @@ def _ranks(trainer: pl.Trainer) -> Iterator[None]:
         _end_ranks(trainer)
         if stopped := re.search(r"lightning_modules\.killed\.Stopped: (\w+)", str(error)):
             raise Stopped(stopped.group(1)) from error
-        found = re.search(r"lightning_modules\.errors\.UserError: (.*)", str(error), re.DOTALL)
+        found = re.search(r".*lightning_modules\.errors\.UserError: (.*)", str(error), re.DOTALL)  # the last of a chain
         if found:
-            raise UserError(found.group(1).strip()) from error
+            raise UserError(message_of_forked(trainer, found.group(1).strip())) from error
         raise
     except ProcessExitedException as error:
         _end_ranks(trainer)
-        raise UserError(f"A rank of the run died: {error}") from error
+        number = -error.exit_code if error.exit_code < 0 else error.exit_code - 128
+        raise UserError(killed_message(trainer, error.error_index, error.error_pid, number)) from error
+    except UserError:
+        _end_ranks(trainer, patience_s=2.0)  # they wait for this one, and a signal does not reach them there
+        raise
     except BaseException:
         _end_ranks(trainer)
         raise

@@ -1,6 +1,5 @@
 """Distributed data parallel: gloo on CPU, NCCL on GPU, with a check that all ranks are one job."""
 
-import time
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, Literal
@@ -12,13 +11,15 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from lightning_modules.errors import UserError
+from lightning_modules.strategy.batch_norm import BatchNormOverRanks
 from lightning_modules.strategy.cores import allowed_cores
-from lightning_modules.strategy.handshake import shake_hands
+from lightning_modules.strategy.faults import announce
+from lightning_modules.strategy.handshake import compare_batches, shake_hands
 from lightning_modules.strategy.hooks import GradientHook
+from lightning_modules.strategy.launchers import ForkedRanks, NewProcesses, require_free_port
 from lightning_modules.strategy.traffic import Measured
 
 _SAMPLED = 20  # torch times one backward pass in so many
-_LAST_WORD_S = 5.0  # that the first rank has to tell a mistake before a launcher sees another one end
 
 
 class CheckedDDP(Measured, DDPStrategy):
@@ -30,6 +31,7 @@ class CheckedDDP(Measured, DDPStrategy):
         timeout_s: seconds until a rank that waits for another gives up.
         threads: of each process on CPU; None shares the allowed cores out. Set in the processes, not before: OpenMP's
             threads do not live through a fork.
+        slow_ratio: a warning names the rank that needs so many times as long as the others for a batch.
         hook: how gradients are averaged, see `hooks.py` and `topk.py`; None is DDP's own way.
         others: as in ``torch.nn.parallel.DistributedDataParallel``.
 
@@ -48,7 +50,10 @@ class CheckedDDP(Measured, DDPStrategy):
         broadcast_buffers: bool = True,
         threads: int | None = None,
         hook: GradientHook | None = None,
+        slow_ratio: float = 2.0,
     ) -> None:
+        if slow_ratio <= 1:
+            raise UserError(f"strategy.slow_ratio={slow_ratio}: it must be more than 1")
         if start_method == "auto":
             start_method = "popen" if torch.cuda.is_available() else "fork"
         super().__init__(
@@ -61,6 +66,7 @@ class CheckedDDP(Measured, DDPStrategy):
         )
         self._threads = threads
         self.hook = hook
+        self.slow_ratio = slow_ratio
         self._hook_states: list[dict[str, Any]] = []  # of all ranks, from the checkpoint that is gone on from
         self._steps_before = 0
         self._syncs = self._backwards = 0
@@ -68,12 +74,21 @@ class CheckedDDP(Measured, DDPStrategy):
     def _configure_launcher(self) -> None:
         if self.cluster_environment is not None and self.cluster_environment.creates_processes_externally:
             self._start_method = "popen"  # the ranks are there: one for each task of a Slurm job
-        super()._configure_launcher()
+        require_free_port(self)
+        if self._start_method == "popen":
+            self._launcher = NewProcesses(self)
+        else:
+            self._launcher = ForkedRanks(self, start_method=self._start_method)
 
     # --- the check -------------------------------------------------------------------------------------------
     def setup(self, trainer: Any) -> None:
         if self.root_device.type == "cpu":
             torch.set_num_threads(self._threads or max(1, len(allowed_cores()) // self.num_processes))
+            if self._layer_sync is not None:  # trainer.sync_batchnorm
+                self._layer_sync = BatchNormOverRanks()
+        announce(self.global_rank)
+        # Lightning asks rank 0 before each batch whether a signal came, for which all ranks wait: they get it themselves
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _nothing
         self.check_one_job(self._data_fingerprint(trainer))
         if not trainer.lightning_module.automatic_optimization and self.world_size > 1:
             raise UserError("steps_per_call: ranks average their gradients in the ordinary loop only: steps_per_call=1")
@@ -86,13 +101,14 @@ class CheckedDDP(Measured, DDPStrategy):
                 raise UserError(f"trainer.devices: {self.world_size} processes were asked for, but this one is alone")
             return
         assert self.model is not None
-        try:
-            shake_hands(self.model, self.world_size, self.root_device, self.config, data)
-        except UserError:
-            if self._start_method == "popen" and self.global_rank > 0:
-                time.sleep(_LAST_WORD_S)  # each rank has a terminal of its own here, and one of them is to tell it
-                raise SystemExit(1) from None
-            raise
+        shake_hands(self.model, self.world_size, self.root_device, self.config, data)
+
+    def process_dataloader(self, dataloader: Any) -> Any:
+        """Where a training begins, all ranks must have as many batches."""
+        trainer: Any = self.lightning_module.trainer if self.lightning_module else None
+        if trainer is not None and trainer.training and trainer.fit_loop._combined_loader is None:
+            compare_batches(dataloader, trainer.limit_train_batches)
+        return super().process_dataloader(dataloader)
 
     def _data_fingerprint(self, trainer: Any) -> str:
         fingerprint = getattr(trainer.datamodule, "fingerprint", None)
@@ -154,6 +170,10 @@ class CheckedDDP(Measured, DDPStrategy):
         self._hook_states = checkpoint.pop("gradient_hook", [])
         self._steps_before = int(checkpoint.get("global_step", 0))
         return checkpoint
+
+
+def _nothing() -> None:
+    return None
 
 
 def _synced_buffers(model: DistributedDataParallel) -> list[Tensor]:

@@ -57,6 +57,35 @@ def shake_hands(
         raise UserError("The ranks are not one job:\n" + "\n".join(f"  {mistake}" for mistake in mistakes))
 
 
+def compare_batches(loader: Any, limit: int | float = 1.0) -> None:
+    """Raise the same UserError on all ranks where one has other batches in an epoch than the others, or none has any.
+
+    Args:
+        loader: of this rank; one that has no length is not looked at.
+        limit: ``trainer.limit_train_batches``; a whole number is a limit for each rank.
+    """
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return
+    try:
+        count = min(len(loader), limit) if isinstance(limit, int) else len(loader)
+    except (TypeError, NotImplementedError):
+        count = None
+    counts = _gather(count)
+    if None in counts:
+        return
+    told = ", ".join(f"rank {rank} has {count}" for rank, count in enumerate(counts))
+    if len(set(counts)) > 1:
+        raise UserError(
+            f"The ranks have different numbers of batches in an epoch, and would wait for each other: {told}; "
+            "give all as many (data.drop_last=true), or trainer.limit_train_batches=N"
+        )
+    if not max(counts):
+        raise UserError(
+            f"There are too few training samples for a whole batch on each rank ({told}): data.drop_last=false, "
+            "a smaller data.batch_size, or fewer trainer.devices"
+        )
+
+
 def flat_config(config: Mapping[str, Any]) -> dict[str, str]:
     """Every leaf of the config as text under its dotted name, without what may differ between ranks."""
     return {key: value for key, value in _leaves(config, "") if not _is_apart(key)}

@@ -13,6 +13,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from lightning_modules.errors import UserError
 from lightning_modules.strategy.ddp import CheckedDDP
+from lightning_modules.strategy.faults import say
 from lightning_modules.strategy.sharded import read_shards, spread_like, spread_states, whole, write_shards
 from lightning_modules.tracking.checkpoint import read_checkpoint
 
@@ -34,6 +35,8 @@ class ModelParallel(CheckedDDP):
 
     Raises UserError for what needs the whole model in a step: penalties on weights, and what `refuse` says.
     """
+
+    forward_waits = True
 
     def __init__(self, sharded_checkpoint: bool = False, **settings: Any) -> None:
         super().__init__(**settings)
@@ -71,11 +74,16 @@ class ModelParallel(CheckedDDP):
         if not any(isinstance(callback, _Whole) for callback in trainer.callbacks):
             trainer.callbacks.insert(0, _Whole())  # before those that look at the trained weights
 
+    def whole_model(self) -> dict[str, Tensor]:
+        """The state of the whole model, on the CPU. All ranks must call it."""
+        state: dict[str, Tensor] = whole(self._task.model.state_dict())
+        return state
+
     def make_whole(self) -> None:
         """Put the whole model in the place of this rank's part. All ranks must call it."""
         if self._skeleton is None:
             return
-        state = {name: tensor.to(self.root_device) for name, tensor in whole(self._task.model.state_dict()).items()}
+        state = {name: tensor.to(self.root_device) for name, tensor in self.whole_model().items()}
         self._skeleton.load_state_dict(state, assign=True)
         self._skeleton.train(self._task.model.training)
         self._task.model, self._skeleton = self._skeleton, None
@@ -138,7 +146,12 @@ class ModelParallel(CheckedDDP):
         plain: dict[str, Any] = read_checkpoint(path)
         shards = path.with_suffix(".shards")
         if self.sharded_checkpoint and shards.is_dir():
-            parts = read_shards(shards)
+            try:
+                parts = read_shards(shards)
+            except UserError as error:  # the plain file holds the same
+                if self.is_global_zero:
+                    say(f"{error}; the run goes on from {path.name}, which is whole")
+                return plain
             if parts["global_step"] == plain["global_step"]:  # else one of the two was being written at the end
                 return parts
         return plain

@@ -4,7 +4,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from pytorch_lightning.strategies import Strategy
+from lightning_modules.strategy.slow_ranks import Paced
 
 
 @dataclass
@@ -18,7 +18,7 @@ class Traffic:
         self.sent += num_bytes
 
 
-class Measured(Strategy):
+class Measured(Paced):
     """A strategy that logs once an epoch what its training has sent. Stands before Lightning's strategy in the bases.
 
     Logged, of the batches since the last time:
@@ -28,6 +28,7 @@ class Measured(Strategy):
       slower ranks included; ``comm/exposed_s``: the part of it in which nothing is computed. Where they are measured.
     - ``throughput/samples_per_s``: of all ranks, from the first batch to the validation.
     - ``comm/world_size``: the number of ranks.
+    - ``comm/slowest_rank``, ``comm/slowest_ratio``: see `slow_ranks.py`.
 
     A subclass counts in `traffic`, and tells the seconds in `comm_seconds`.
     """
@@ -46,6 +47,7 @@ class Measured(Strategy):
         super().on_train_batch_start(batch, batch_idx)
         if batch_idx == 0:
             self._log()
+            self.has_waited()
         if self._since is None:
             self._since, self._sent_before = time.perf_counter(), self.traffic.sent
         self._batches += 1
@@ -53,6 +55,7 @@ class Measured(Strategy):
 
     def on_validation_start(self) -> None:
         self._log()
+        self.has_waited()
         super().on_validation_start()
 
     def on_train_end(self) -> None:
@@ -70,6 +73,7 @@ class Measured(Strategy):
         }
         if measured := self.comm_seconds():
             values |= dict(zip(("comm/time_s", "comm/exposed_s"), measured, strict=True))
+        values |= self.compare_ranks()
         if trainer.logger is not None:
             trainer.logger.log_metrics(values, trainer.global_step)
         self._since, self._batches, self._samples = None, 0, 0

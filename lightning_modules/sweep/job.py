@@ -9,7 +9,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +81,7 @@ def run_trial(cfg: DictConfig, words: Sequence[str]) -> str | None:
 
     The run itself stands in the store whatever happens, FAILED with its message where it could not begin.
     """
+    from lightning_modules.run import _is_lead
     from lightning_modules.sweep.attempt import attempt
     from lightning_modules.sweep.found import sweep_folder
     from lightning_modules.sweep.ledger import Ledger
@@ -92,9 +93,20 @@ def run_trial(cfg: DictConfig, words: Sequence[str]) -> str | None:
     with attempt(ledger, job) as found:
         if found is None:
             return None
+        if not _is_lead():
+            found = _as_the_lead(ledger, found)
         _be_a_run_of_its_own([*(word for word in words if not word.startswith(WORD)), found.word()])
         _forget_the_sweep(cfg, found)
         return _run(cfg, ledger, found)
+
+
+def _as_the_lead(ledger: Any, job: Job) -> Job:
+    """The job with the run that the first rank goes on in, where Slurm has started all of them again.
+
+    One without a model is only just being made by the first rank: there is nothing in it to go on from.
+    """
+    runs = [run for run in ledger.runs(job.number) if "touchstone.model_id" in run.data.tags]
+    return replace(job, run_id=job.run_id or (runs[-1].info.run_id if runs else None))
 
 
 def _run(cfg: DictConfig, ledger: Any, job: Job) -> str | None:
@@ -188,5 +200,8 @@ def run_launched(cfg: DictConfig) -> str | None:
     """The trial of a job that one of Hydra's launchers has composed and started; as `run_trial`."""
     from hydra.core.hydra_config import HydraConfig
 
+    from lightning_modules.sweep.requeue import requeued
+
     words = list(HydraConfig.get().overrides.task)
-    return run_trial(complete_choices(cfg), words)
+    with requeued():
+        return run_trial(complete_choices(cfg), words)

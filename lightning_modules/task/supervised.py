@@ -131,8 +131,7 @@ class Supervised(pl.LightningModule):
             self.generator.manual_seed(mix(self.seed, step, self.share))
             batch = self.augmentation(batch, self.generator)
         with mixed_inside(self.model, batch):
-            outputs = self.forward(batch["x"])
-        loss = self.loss(outputs, self.target_of(batch))
+            outputs, loss = self.outputs_and_loss(batch)
         if self.l1 or self.l2:
             loss = loss + self._penalty()
         for term in self.terms:
@@ -140,6 +139,11 @@ class Supervised(pl.LightningModule):
         if self.train_names:
             self.seen.append((outputs.detach(), batch["y"]))
         return loss
+
+    def outputs_and_loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Outputs [B, num_outputs] and their loss; a strategy that cuts batches puts its own way in the place of this."""
+        outputs = self.forward(batch["x"])
+        return outputs, self.loss(outputs, self.target_of(batch))
 
     def _penalty(self) -> Tensor:
         self._penalised = self._penalised or [

@@ -66,11 +66,15 @@ def resume_run(store: Store, cfg: DictConfig, alone: bool = True) -> Resumed:
     return Resumed(run_id, tags["touchstone.model_id"], changed, checkpoint)
 
 
-def go_on(store: Store, run_id: str, cfg: DictConfig) -> Resumed:
-    """Go on in a run of this very config: from its last checkpoint, or from the start where it has none that is whole."""
+def go_on(store: Store, run_id: str, cfg: DictConfig, alone: bool = True) -> Resumed:
+    """Go on in a run of this very config: from its last checkpoint, or from the start where it has none that is whole.
+
+    `alone`: as in `resume_run`.
+    """
     run = store.client.get_run(run_id)
     checkpoint: Path | None = None
-    deliver_run(store, run_id)
+    if alone:
+        deliver_run(store, run_id)
     try:
         checkpoint = artifact(store, run, "checkpoints/last.ckpt")
         read_checkpoint(checkpoint)

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# A Slurm of one node with two CPUs, on the loopback interface, from Debian's packages, without systemd and cgroups.
+# A Slurm of one node with two CPUs (partition two: of two such nodes), on the loopback interface, from Debian's packages, without systemd and cgroups.
 #   slurm.sh start [FOLDER]   starts it (again: does nothing) and prints the line that makes it yours: export SLURM_CONF=…
 #   slurm.sh stop  [FOLDER]   ends its jobs and its processes, and removes the folder
+# A job that is requeued waits for cred_expire seconds, by default two minutes.
 # With accounting (slurmdbd on MariaDB), as on a cluster: submitit learns only from sacct that a job died without a word.
 # Needs root or passwordless sudo.
 set -euo pipefail
@@ -36,17 +37,17 @@ install_packages() {
   } >&2 </dev/null || die "cannot install ${packages[*]}"
 }
 
-free_ports() { # three that nobody listens on
+free_ports() { # four that nobody listens on
   python3 -c 'import socket
-held = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
+held = [socket.create_server(("127.0.0.1", 0)) for _ in range(4)]
 print(*(s.getsockname()[1] for s in held))'
 }
 
 write_config() {
-  local host address ctld d dbd
+  local host address ctld d other dbd
   host=$(hostname -s)
   address=$(getent ahostsv4 "$host" | awk '{print $1; exit}') # with No…AddrAny the daemons bind to it alone
-  read -r ctld d dbd < <(free_ports)
+  read -r ctld d other dbd < <(free_ports)
   cat >"$folder/slurmdbd.conf" <<END
 AuthInfo=socket=$folder/munge.sock
 DbdHost=localhost
@@ -64,16 +65,16 @@ END
 ClusterName=touchstone
 SlurmctldHost=$host($address)
 SlurmctldPort=$ctld
-SlurmdPort=$d
 SlurmUser=root
-AuthInfo=socket=$folder/munge.sock
+AuthInfo=socket=$folder/munge.sock,cred_expire=5
 CommunicationParameters=NoInAddrAny,NoCtldInAddrAny
+JobRequeue=1
 StateSaveLocation=$folder/state
-SlurmdSpoolDir=$folder/spool
+SlurmdSpoolDir=$folder/spool-%n
 SlurmctldPidFile=$folder/slurmctld.pid
-SlurmdPidFile=$folder/slurmd.pid
+SlurmdPidFile=$folder/slurmd-%n.pid
 SlurmctldLogFile=$folder/slurmctld.log
-SlurmdLogFile=$folder/slurmd.log
+SlurmdLogFile=$folder/slurmd-%n.log
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/none
@@ -85,11 +86,13 @@ AccountingStorageType=accounting_storage/slurmdbd
 AccountingStorageHost=$address
 AccountingStoragePass=$folder/munge.sock
 AccountingStoragePort=$dbd
-ReturnToService=2
+ReturnToService=1
 KillWait=5
 MpiDefault=none
-NodeName=$host NodeAddr=$address CPUs=2 State=UNKNOWN
-PartitionName=local Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+NodeName=$host NodeHostname=$host NodeAddr=$address Port=$d CPUs=2 State=UNKNOWN
+NodeName=localhost NodeHostname=$host NodeAddr=$address Port=$other CPUs=2 State=UNKNOWN
+PartitionName=local Nodes=$host Default=YES MaxTime=INFINITE State=UP
+PartitionName=two Nodes=ALL MaxTime=INFINITE State=UP
 END
   chmod 600 "$folder/slurmdbd.conf"
 }
@@ -115,7 +118,7 @@ start() {
 start_all() {
   stop
   install_packages
-  mkdir -p "$folder/state" "$folder/spool"
+  mkdir -p "$folder/state"
   write_config
   (umask 077 && head -c 1024 /dev/urandom >"$folder/munge.key")
   "${root[@]}" chown -R 0:0 "$folder/munge.key" "$folder/slurmdbd.conf"
@@ -127,8 +130,9 @@ start_all() {
   "${root[@]}" sacctmgr -i add cluster touchstone >/dev/null
   "${root[@]}" slurmctld
   wait_for slurmctld 30 scontrol ping
-  "${root[@]}" slurmd
-  wait_for slurmd 30 sh -c "sinfo -h -o %T | grep -qx idle"
+  "${root[@]}" slurmd -N "$(hostname -s)"
+  "${root[@]}" slurmd -N localhost # a second node of the same machine
+  wait_for slurmd 30 sh -c 'test "$(sinfo -h -N -p two -t idle -o %N | wc -l)" = 2'
 }
 
 lives() { # a zombie is only waiting for its parent to notice
@@ -140,9 +144,11 @@ stop() {
     timeout 10 "${root[@]}" scancel --state=PENDING,RUNNING 2>/dev/null || true
     for _ in $(seq 50); do [ -n "$(timeout 5 squeue -h 2>/dev/null)" ] && sleep 0.2 || break; done
   fi
-  local daemon pid
-  for daemon in "${daemons[@]}"; do
-    pid=$("${root[@]}" cat "$folder/$daemon.pid" 2>/dev/null) || continue
+  local daemon file pid
+  for file in "$folder"/slurmd-*.pid "${daemons[@]/#/$folder/}"; do
+    file=${file%.pid}.pid daemon=$(basename "${file%.pid}")
+    daemon=${daemon%%-*}
+    pid=$("${root[@]}" cat "$file" 2>/dev/null) || continue
     [ "$(cat "/proc/$pid/comm" 2>/dev/null)" = "$daemon" ] || continue # the number may be another's by now
     "${root[@]}" kill "$pid" 2>/dev/null || continue
     for _ in $(seq 100); do lives "$pid" && sleep 0.1 || break; done
@@ -153,5 +159,5 @@ stop() {
 
 case $verb in
   start | stop) "$verb" ;;
-  *) sed -n '2,6s/^# *//p' "$0" >&2 && exit 2 ;;
+  *) sed -n '2,7s/^# *//p' "$0" >&2 && exit 2 ;;
 esac

@@ -49,6 +49,17 @@ def test_two_processes_of_a_slurm_job_are_two_ranks_of_one_run(
     assert "MEMBER: 2/2" in logs
 
 
+def test_two_nodes_of_slurm_are_two_ranks_of_one_run(slurm: Callable[..., str], sweep: Any, tmp_path: Path) -> None:
+    several = ("partition=two", "nodes=2", "tasks_per_node=1")
+    words = [f"hydra.launcher.{setting}" for setting in several]
+    swept = sweep("hydra/launcher=slurm", *words, "seed=0", "trainer=ddp", "trainer.num_nodes=2", "trainer.devices=1")
+    assert swept.statuses == ["FINISHED", "FINISHED"]
+    assert swept.children[0].data.metrics["comm/world_size"] == 2
+    logs = "".join(log.read_text() for log in tmp_path.rglob("*_log.out"))
+    assert "node=0(2)" in logs
+    assert "node=1(2)" in logs
+
+
 def test_a_grid_on_ray_has_all_its_runs(ray: None, sweep: Any) -> None:
     swept = sweep("hydra/launcher=ray", "seed=0,1,2,3")
     assert swept.statuses == FINISHED

@@ -1,0 +1,90 @@
+"""Jobs of a real Slurm that lose their place or their node: each goes on in its run, from its last checkpoint."""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+
+from lightning_modules.tracking.checkpoint import read_checkpoint
+from lightning_modules.tracking.rerun import histories
+from lightning_modules.tracking.resume import best_checkpoint
+
+pytestmark = pytest.mark.slow
+
+TESTS = Path(__file__).resolve().parents[1]
+LONGER = ("trainer.max_epochs=4", "callbacks=last", "callbacks.last.every_s=0", "tracking.pictures=false")
+
+
+def take_the_place(slurm: Callable[..., str], job: str) -> None:
+    """What Slurm does by itself when a job of more weight wants the place."""
+    slurm("scancel", "--signal=USR2", job)
+
+
+def lose_the_node(slurm: Callable[..., str], job: str) -> None:
+    """The node is gone, and comes back with nothing left on it: it would refuse a job of which something still runs."""
+    node = slurm("squeue", "-h", "-j", job, "-o", "%N")
+    slurm("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and any(
+        " ".join(process.info["cmdline"] or ()).startswith(f"slurmstepd: [{job}.")
+        for process in psutil.process_iter(["cmdline"])
+    ):
+        time.sleep(0.2)
+    time.sleep(2)
+    slurm("scontrol", "update", f"nodename={node}", "state=resume")
+
+
+@pytest.fixture
+def disturbed(
+    slurm: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., Any]]:
+    """Hold the run at the beginning of its third epoch and do to its job what is told; give the overrides for that.
+
+    The list that comes with them gets the number of the job.
+    """
+    mark, over = tmp_path / "held", threading.Event()
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")]))
+
+    def begin(harm: Callable[..., None]) -> tuple[list[str], list[str]]:
+        jobs: list[str] = []
+
+        def disturb() -> None:
+            while not mark.exists() and not over.wait(0.1):
+                pass
+            if mark.exists():
+                jobs.extend(slurm("squeue", "-h", "-t", "RUNNING", "-o", "%A").split())
+                harm(slurm, jobs[0])
+
+        threading.Thread(target=disturb, daemon=True).start()
+        return ["+callbacks.held._target_=killed_once.HeldOnce", f"+callbacks.held.mark='{mark}'"], jobs
+
+    yield begin
+    over.set()
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("harm", [take_the_place, lose_the_node])
+def test_a_job_that_is_requeued_goes_on_in_its_run(
+    harm: Callable[..., None], ranks: int, slurm: Callable[..., str], store: Any, sweep: Any, train: Any, disturbed: Any
+) -> None:
+    held, jobs = disturbed(harm)
+    several = ["trainer=ddp", f"trainer.devices={ranks}", f"hydra.launcher.tasks_per_node={ranks}"] if ranks > 1 else []
+    swept = sweep("hydra/launcher=slurm", "seed=0", *LONGER, *several, *held)
+    assert swept.statuses == ["FINISHED", "FINISHED"], [run.data.tags.get("touchstone.error") for run in swept.children]
+    assert len(jobs) == 1
+    assert "Restarts=1" in slurm("scontrol", "show", "job", jobs[0])
+    (child,) = swept.children
+    words = ("seed=0", "data.per_class=10", "model=mlp", *LONGER, *several[:2])
+    undisturbed = train(*words, "~callbacks.progress", "tracking.system_metrics_s=null", quick=False)
+    ours, theirs = (read_checkpoint(best_checkpoint(store, run))["state_dict"] for run in (child, undisturbed))
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+    points, wanted = (histories(store, run.info.run_id) for run in (child, undisturbed))
+    assert points["val/loss"] == wanted["val/loss"]
+    for metric, history in points.items():
+        assert len({step for step, _ in history}) == len(history), metric
