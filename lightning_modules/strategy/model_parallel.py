@@ -90,6 +90,7 @@ class ModelParallel(CheckedDDP):
 
     def on_validation_start(self) -> None:
         """All ranks measure with the buffers of the first one, as with DDP."""
+        super().on_validation_start()
         if self._skeleton is not None:
             for buffer in self._task.model.buffers():
                 dist.broadcast(buffer, src=0)
@@ -169,4 +170,4 @@ class _Whole(pl.Callback):
 def skeleton(model: nn.Module) -> nn.Module:
     """A copy of `model` whose parameters take no memory; its buffers are copied."""
     memo = {id(p): nn.Parameter(p.detach().to("meta"), requires_grad=p.requires_grad) for p in model.parameters()}
-    return copy.deepcopy(model, memo)  # type: ignore[arg-type] # deepcopy's memo holds objects
+    return copy.deepcopy(model, memo)

@@ -68,7 +68,7 @@ class Measured(Paced):
         trainer, seconds = self.lightning_module.trainer, time.perf_counter() - self._since
         values = {
             "comm/bytes": (self.traffic.sent - self._sent_before) / self._batches,
-            "throughput/samples_per_s": self._samples * trainer.world_size / seconds,
+            "throughput/samples_per_s": self._samples * trainer.distributed_sampler_kwargs["num_replicas"] / seconds,
             "comm/world_size": float(trainer.world_size),
         }
         if measured := self.comm_seconds():
