@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from hydra.utils import instantiate
+from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from pytorch_lightning.callbacks import (
     Checkpoint,
@@ -122,8 +122,7 @@ def _steps_per_call(cfg: DictConfig, data: Any, model: nn.Module, callbacks: lis
         and not t.gradient_clip_val
         and t.precision in ("32-true", 32, "32")
         and t.limit_train_batches == 1.0
-        and (t.devices, t.num_nodes) == (1, 1)
-        and cfg.strategy.get("_target_") is None
+        and _averages_quickly(cfg)
         and not (t.profiler or t.detect_anomaly)
         and not cfg.compile
         and not any(_needs_steps(callback) for callback in callbacks)
@@ -134,6 +133,16 @@ def _steps_per_call(cfg: DictConfig, data: Any, model: nn.Module, callbacks: lis
     room = _CHUNK_BYTES // max(1, data.bytes_per_sample * data.batch_size)
     steps = _CHUNK_STEPS if size < _TINY_MODEL else _CHUNK_STEPS // 10  # slow steps: the progress bar shall move
     return max(1, min(steps, data.steps_per_epoch(), room))
+
+
+def _averages_quickly(cfg: DictConfig) -> bool:
+    """Whether there is one process, or a strategy whose gradients are averaged in the backward pass and nowhere else."""
+    if cfg.strategy.get("_target_") is None:
+        return bool((cfg.trainer.devices, cfg.trainer.num_nodes) == (1, 1))
+    if cfg.strategy.get("static_graph") or not getattr(get_class(cfg.strategy["_target_"]), "takes_many_steps", False):
+        return False
+    hook = cfg.strategy.get("hook")
+    return hook is None or not getattr(get_class(hook["_target_"]), "depends_on_buckets", True)
 
 
 def _needs_steps(callback: pl.Callback) -> bool:

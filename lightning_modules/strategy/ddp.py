@@ -38,6 +38,8 @@ class CheckedDDP(Measured, DDPStrategy):
     Raises UserError on all ranks where they are not as many as wanted, or differ in config, data or initial weights.
     """
 
+    takes_many_steps = True  # whether the quick loop's steps (`task/chunk.py`) are those of the ordinary one
+    shares_buffers = True  # whether the first rank's are those of all, where DDP sends them (`broadcast_buffers`)
     config: Mapping[str, Any] | None = None  # plain values of the run's config, compared over the ranks
 
     def __init__(
@@ -70,6 +72,7 @@ class CheckedDDP(Measured, DDPStrategy):
         self._hook_states: list[dict[str, Any]] = []  # of all ranks, from the checkpoint that is gone on from
         self._steps_before = 0
         self._syncs = self._backwards = 0
+        self._gradient_bytes = self._buffer_bytes = self._buffers_due = 0
 
     def _configure_launcher(self) -> None:
         if self.cluster_environment is not None and self.cluster_environment.creates_processes_externally:
@@ -90,8 +93,11 @@ class CheckedDDP(Measured, DDPStrategy):
         # Lightning asks rank 0 before each batch whether a signal came, for which all ranks wait: they get it themselves
         trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _nothing
         self.check_one_job(self._data_fingerprint(trainer))
-        if not trainer.lightning_module.automatic_optimization and self.world_size > 1:
-            raise UserError("steps_per_call: ranks average their gradients in the ordinary loop only: steps_per_call=1")
+        takes_many = self.takes_many_steps and not (self.hook and self.hook.depends_on_buckets)
+        if not (trainer.lightning_module.automatic_optimization or takes_many) and self.world_size > 1:
+            raise UserError(
+                f"steps_per_call: {type(self.hook or self).__name__} acts in each step by itself: steps_per_call=1"
+            )
         super().setup(trainer)
 
     def check_one_job(self, data: str = "") -> None:
@@ -135,13 +141,26 @@ class CheckedDDP(Measured, DDPStrategy):
     def _ddp(self) -> DistributedDataParallel | None:
         return self.model if isinstance(self.model, DistributedDataParallel) else None
 
+    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        self._buffers_due = self._buffer_bytes  # DDP sends them once a call, however many steps that takes
+        return super().training_step(*args, **kwargs)
+
     def post_backward(self, closure_loss: Tensor) -> None:
         super().post_backward(closure_loss)
         model = self._ddp()
         self._backwards += 1
         if model is not None and model.require_backward_grad_sync:  # false between the steps of accumulated gradients
             self._syncs += 1
-            self.traffic.add(self._buffer_bytes + (0 if self.hook else self._gradient_bytes))
+            self.traffic.add(self._buffers_due + (0 if self.hook else self._gradient_bytes))
+            self._buffers_due = 0
+
+    def on_validation_start(self) -> None:
+        """Measure what is saved: all ranks with the buffers of the first one, as they begin the next training step with."""
+        super().on_validation_start()
+        model = self._ddp()
+        if model is not None and self.shares_buffers:
+            for buffer in _synced_buffers(model):
+                dist.broadcast(buffer, src=0)
 
     def comm_seconds(self) -> tuple[float, float] | None:
         """From torch's own clock in DDP's reducer, which samples the backward passes."""

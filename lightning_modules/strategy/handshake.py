@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from lightning_modules.data.order import BatchOrder
 from lightning_modules.errors import UserError
 
 # What may differ from rank to rank: only the first one records, and a node may hold the data elsewhere.
@@ -67,7 +68,7 @@ def compare_batches(loader: Any, limit: int | float = 1.0) -> None:
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return
     try:
-        count = min(len(loader), limit) if isinstance(limit, int) else len(loader)
+        count = min(_steps(loader), limit) if isinstance(limit, int) else _steps(loader)
     except (TypeError, NotImplementedError):
         count = None
     counts = _gather(count)
@@ -84,6 +85,12 @@ def compare_batches(loader: Any, limit: int | float = 1.0) -> None:
             f"There are too few training samples for a whole batch on each rank ({told}): data.drop_last=false, "
             "a smaller data.batch_size, or fewer trainer.devices"
         )
+
+
+def _steps(loader: Any) -> int:
+    """Batches of an epoch, of which the quick loop takes several a call."""
+    order = getattr(loader, "sampler", None)
+    return -(-order.num_samples // order.batch_size) if isinstance(order, BatchOrder) else len(loader)
 
 
 def flat_config(config: Mapping[str, Any]) -> dict[str, str]:

@@ -17,6 +17,7 @@ class GradientHook:
     """Averages the gradients of one bucket after the other over the ranks, on any device, and counts what it sends."""
 
     traffic: Traffic
+    depends_on_buckets = False  # which DDP cuts anew after its first call, however many steps that takes
 
     def attach(self, model: DistributedDataParallel, traffic: Traffic, step: int) -> None:
         """Take over the averaging in `model`; `step` optimizer steps lie behind it."""
@@ -72,6 +73,8 @@ class PowerSGD(GradientHook):
         orthogonalization_epsilon: added to the norms of columns, which are zero where a layer has no gradient.
         random_seed: of the first factors, the same on all ranks.
     """
+
+    depends_on_buckets = True
 
     def __init__(
         self,

@@ -35,6 +35,9 @@ class LocalSteps(CheckedDDP):
     Raises UserError for settings out of range, and for what needs equal weights on all ranks at every step.
     """
 
+    takes_many_steps = False
+    shares_buffers = False
+
     def __init__(self, period: int = 8, synchronous_steps: int = 0, **ddp: Any) -> None:
         if period < 1:
             raise UserError(f"strategy.period={period}: the ranks can be averaged every 1 step or more")

@@ -36,6 +36,8 @@ class ModelParallel(CheckedDDP):
     Raises UserError for what needs the whole model in a step: penalties on weights, and what `refuse` says.
     """
 
+    takes_many_steps = False
+
     forward_waits = True
 
     def __init__(self, sharded_checkpoint: bool = False, **settings: Any) -> None:

@@ -62,19 +62,30 @@ class Paced(Strategy):
         between = now - self._free_since if self._free_since is not None else 0.0
         result = super().training_step(*args, **kwargs)
         if self._is_warm:
-            within = 0.0 if self.forward_waits else time.perf_counter() - self._alone_since
-            self._seconds += between + within
-            self._paced += 1
+            self._seconds += between
+            if not self._is_quick:
+                self._seconds += 0.0 if self.forward_waits else time.perf_counter() - self._alone_since
+                self._paced += 1
         return result
+
+    @property
+    def _is_quick(self) -> bool:
+        """Whether a training step takes many mini-batches, each with a backward pass of its own."""
+        return self.lightning_module is not None and not self.lightning_module.automatic_optimization
 
     def pre_backward(self, closure_loss: Tensor) -> None:
         super().pre_backward(closure_loss)
-        self._alone_since = time.perf_counter()
+        now = time.perf_counter()
+        if self._is_warm and self._is_quick:
+            self._seconds += now - self._alone_since
+            self._paced += 1
+        self._alone_since = now
 
     def post_backward(self, closure_loss: Tensor) -> None:
         if self._is_warm and not self.forward_waits and not isinstance(self.model, DistributedDataParallel):
             self._seconds += time.perf_counter() - self._alone_since
         super().post_backward(closure_loss)
+        self._alone_since = time.perf_counter()
 
     def has_waited(self) -> None:
         """What has passed since the last step was not this rank's own time."""

@@ -29,6 +29,8 @@ class TopK(GradientHook):
         start_step: optimizer steps with whole gradients before.
     """
 
+    depends_on_buckets = True
+
     def __init__(self, density: float = 0.01, start_step: int = 0) -> None:
         if not 0 < density <= 1:
             raise UserError(f"strategy.hook.density={density}: it must lie in (0, 1]")

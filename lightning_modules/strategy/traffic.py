@@ -50,8 +50,9 @@ class Measured(Paced):
             self.has_waited()
         if self._since is None:
             self._since, self._sent_before = time.perf_counter(), self.traffic.sent
-        self._batches += 1
-        self._samples += len(next(iter(batch.values())))
+        samples, task = len(next(iter(batch.values()))), self.lightning_module
+        self._batches += 1 if task is None or task.automatic_optimization else -(-samples // task.batch_size)
+        self._samples += samples
 
     def on_validation_start(self) -> None:
         self._log()

@@ -20,6 +20,8 @@ class ZeroOne(CheckedDDP):
     A rank sends the gradients, as DDP does, and takes part in the broadcast of all trained parameters.
     """
 
+    takes_many_steps = False
+
     def setup_optimizers(self, trainer: Trainer) -> None:
         task: Any = self.lightning_module
         plain = task._optimizer

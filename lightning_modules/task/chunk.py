@@ -27,7 +27,9 @@ def take_steps(task: Any, chunk: Batch) -> None:
     for batch in mini_batches(chunk, task.batch_size, trainer.max_steps - first if trainer.max_steps >= 0 else None):
         loss = task.training_loss(batch, step)
         optimizer.zero_grad()
+        trainer.strategy.pre_backward(loss)  # ranks average their gradients in the backward pass
         loss.backward()
+        trainer.strategy.post_backward(loss)
         optimizer.step()
         task.note(step, loss, batch["index"], group["lr"])
         if schedule is not None:

@@ -157,7 +157,7 @@ class Supervised(pl.LightningModule):
     @property
     def share(self) -> int:
         """Which of the shares of the samples this process has: its rank, but where ranks hold parts of one model."""
-        return int((self.trainer.distributed_sampler_kwargs or {}).get("rank", 0))
+        return int((self.trainer.distributed_sampler_kwargs or {}).get("rank", 0)) if self._trainer else 0
 
     def on_train_epoch_start(self) -> None:
         seed_epoch(self.seed, self.current_epoch, self.share, self.device)

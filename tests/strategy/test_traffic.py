@@ -34,10 +34,3 @@ def test_ddp_sends_four_bytes_for_each_parameter_and_a_quarter_where_it_gathers_
 def test_half_the_bytes_are_logged_of_a_run_with_sixteen_bits(train: Callable[..., Any]) -> None:
     metrics = train(*SMALL, "strategy=ddp_fp16", "trainer.max_epochs=1").data.metrics
     assert metrics["comm/bytes"] == 2 * metrics["model/params"]
-
-
-def test_the_quick_loop_which_would_not_average_gradients_is_refused(train: Callable[..., Any]) -> None:
-    from lightning_modules.errors import UserError
-
-    with pytest.raises(UserError, match=r"^steps_per_call: ranks average"):
-        train(*SMALL, "steps_per_call=5")
