@@ -46,10 +46,11 @@ def turn(work: Callable[[], None], rate: str | None = None) -> Turn:
         told = [json.loads(path.read_text()) for path in sorted(Path(folder).glob("rank-*.json"))]
     if process.exitcode or not told:
         raise RuntimeError(f"a turn ended with {process.exitcode}")
+    batches = told[0]["batches"]
     return Turn(
-        max(rank["wall"] for rank in told) / STEPS,
-        sum(rank["cpu"] for rank in told) / STEPS,
-        max(rank["wire"] for rank in told) / STEPS,
+        max(rank["wall"] for rank in told) / batches,
+        sum(rank["cpu"] for rank in told) / batches,
+        max(rank["wire"] for rank in told) / batches,
         told[0]["comm_s"],
         BATCH * len(told),
     )
@@ -90,15 +91,15 @@ def begin() -> None:
     _STARTED.update(wall=time.perf_counter(), cpu=time.process_time(), wire=loopback_bytes())
 
 
-def end(comm_s: float | None = None) -> None:
-    """They end here; write down what they took, for `turn`."""
+def end(batches: int = STEPS, comm_s: float | None = None) -> None:
+    """They end here, after so many batches; write down what they took, for `turn`."""
     now = {"wall": time.perf_counter(), "cpu": time.process_time()}
     _meet()
     now["wire"] = loopback_bytes()
     taken = {key: value - _STARTED[key] for key, value in now.items()}
     rank = os.environ.get("LOCAL_RANK", "0")
     path = Path(os.environ[_FOLDER]) / f"rank-{rank}.json"
-    path.write_text(json.dumps({**taken, "comm_s": comm_s}))
+    path.write_text(json.dumps({**taken, "batches": batches, "comm_s": comm_s}))
 
 
 def _meet() -> None:
@@ -109,20 +110,23 @@ def _meet() -> None:
 
 
 def stopwatch() -> Any:
-    """A callback that measures the steps after the first `WARM_UP`."""
-    from pytorch_lightning import Callback, LightningModule, Trainer
+    """A callback that measures `STEPS` batches after the first `WARM_UP`, or a few more where a call takes several."""
+    from pytorch_lightning import Callback, Trainer
 
     class Stopwatch(Callback):
-        def on_train_batch_start(
-            self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-        ) -> None:
-            if trainer.fit_loop.epoch_loop.total_batch_idx == WARM_UP:
+        seen, begun = 0, -1
+
+        def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+            if self.begun < 0 and self.seen >= WARM_UP:
+                self.begun = self.seen
                 begin()
 
-        def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *rest: Any) -> None:
-            if trainer.fit_loop.epoch_loop.total_batch_idx == WARM_UP + STEPS - 1:
+        def on_train_batch_end(self, trainer: Trainer, task: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+            self.seen += -(-len(batch["y"]) // task.batch_size)
+            if self.begun >= 0 and self.seen - self.begun >= STEPS:
                 seconds = getattr(trainer.strategy, "comm_seconds", lambda: None)()
-                end(seconds[0] if seconds else None)
+                end(self.seen - self.begun, seconds[0] if seconds else None)
+                self.begun = 1 << 60
                 trainer.should_stop = True
 
     return Stopwatch()

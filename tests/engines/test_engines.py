@@ -49,6 +49,7 @@ def test_two_processes_of_a_slurm_job_are_two_ranks_of_one_run(
     assert "MEMBER: 2/2" in logs
 
 
+@pytest.mark.long
 def test_two_nodes_of_slurm_are_two_ranks_of_one_run(slurm: Callable[..., str], sweep: Any, tmp_path: Path) -> None:
     several = ("partition=two", "nodes=2", "tasks_per_node=1")
     words = [f"hydra.launcher.{setting}" for setting in several]

@@ -68,8 +68,16 @@ def disturbed(
     over.set()
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
-@pytest.mark.parametrize("harm", [take_the_place, lose_the_node])
+@pytest.mark.parametrize(
+    ("harm", "ranks"),
+    [
+        (take_the_place, 1),
+        *(
+            pytest.param(*case, marks=pytest.mark.long)
+            for case in ((take_the_place, 2), (lose_the_node, 1), (lose_the_node, 2))
+        ),
+    ],
+)
 def test_a_job_that_is_requeued_goes_on_in_its_run(
     harm: Callable[..., None], ranks: int, slurm: Callable[..., str], store: Any, sweep: Any, train: Any, disturbed: Any
 ) -> None:

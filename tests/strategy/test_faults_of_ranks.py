@@ -119,6 +119,7 @@ def test_a_killed_rank_fails_the_run_which_then_goes_on_to_the_weights_of_an_und
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.usefixtures("here")
 @pytest.mark.parametrize("start", ["fork", "popen", "torchrun"])
 def test_a_killed_rank_is_told_once_at_every_start(
@@ -152,6 +153,7 @@ def test_a_mistake_of_one_forked_rank_is_told_with_its_number(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("start", "kind", "rank"),
     [

@@ -40,6 +40,7 @@ def runs_of(store: Any) -> list[Any]:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_torchrun_gives_one_run_with_the_weights_of_our_own_start(
     store: Any, train: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -75,7 +76,11 @@ def killed(mark: Path, kind: str = "KilledOnce", **settings: int) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("rank", "at", "said"), [(1, 2, "goes on after epoch 2"), (0, 0, "had no checkpoint yet and begins anew")]
+    ("rank", "at", "said"),
+    [
+        (1, 2, "goes on after epoch 2"),
+        pytest.param(0, 0, "had no checkpoint yet and begins anew", marks=pytest.mark.long),
+    ],
 )
 def test_a_run_goes_on_by_itself_when_torchrun_starts_its_ranks_again(
     store: Any, train: Callable[..., Any], tmp_path: Path, rank: int, at: int, said: str
@@ -101,6 +106,7 @@ def test_a_run_goes_on_by_itself_when_torchrun_starts_its_ranks_again(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_rank_that_died_before_there_was_a_run_costs_nothing_but_the_attempt(store: Any, tmp_path: Path) -> None:
     done = torchrun(tmp_path, *WORDS, *killed(tmp_path / "mark", "KilledAtBirth"), restarts=2)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -110,6 +116,7 @@ def test_a_rank_that_died_before_there_was_a_run_costs_nothing_but_the_attempt(s
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_mistake_is_told_once_however_often_torchrun_tries(store: Any, tmp_path: Path) -> None:
     done = torchrun(tmp_path, *WORDS, "init_from=nobody", restarts=2)
     assert done.returncode != 0
