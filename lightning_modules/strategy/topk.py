@@ -20,7 +20,8 @@ class TopK(GradientHook):
     Per bucket of DDP: the residual is added to the gradient, the k entries of largest magnitude are sent with their places,
     what was not sent is the next residual. Each rank gets all of them and takes the mean: W * k entries at most. As in
     Karimireddy et al. the residual is of gradients, not of steps; momentum correction, clipping per rank and the masking of
-    momentum (Lin et al. 2018) are not done. Residuals are kept per parameter: they outlive the cutting of new buckets.
+    momentum (Lin et al. 2018) are not done. Residuals are kept per parameter: they outlive the cutting of new buckets, as at the
+    start of a resumed run, where of entries of equal magnitude others may go first.
 
     Bytes a bucket and rank: 8 k for float32 and smaller (an int32 place, a float32 value), 16 k for float64.
 

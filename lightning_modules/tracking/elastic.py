@@ -110,12 +110,16 @@ def told_once(lead: bool) -> Iterator[None]:
         if attempt >= _max_restarts() and lead:
             told.unlink()
         raise SystemExit(1)
+    if job and lead:
+        told.unlink(missing_ok=True)  # of an earlier job of this name
     try:
         yield
-    except UserError:
+    except UserError as error:
         if lead and job and attempt < _max_restarts():
             told.parent.mkdir(parents=True, exist_ok=True)
-            told.touch()
+            told.write_text(str(error), encoding="utf-8")
         if not lead:
             time.sleep(_LAST_WORD_S)  # torchrun ends this rank meanwhile, where the first one has the same to say
+            if attempt or (told.exists() and told.read_text(encoding="utf-8") == str(error)):
+                raise SystemExit(1) from None
         raise

@@ -87,7 +87,9 @@ def _start_from_rank(rank: int, port: int) -> None:
 
 @pytest.mark.slow
 def test_processes_that_lightning_starts_anew_make_one_run(store: Any, command: Callable[..., Any]) -> None:
-    done = command("train.py", "trainer=ddp", "strategy.start_method=popen", "data.per_class=10", *LOOP)
+    done = command(
+        "train.py", "trainer=ddp", "strategy.start_method=popen", "data.per_class=10", "data.batch_size=8", *LOOP
+    )
     assert done.returncode == 0, done.stderr
     assert count_runs(store) == 1
     assert "test/accuracy" in store.client.search_runs(["1"])[0].data.metrics

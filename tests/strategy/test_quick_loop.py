@@ -8,8 +8,8 @@ import torch
 
 from lightning_modules.errors import UserError
 from lightning_modules.tracking.checkpoint import read_checkpoint
-from lightning_modules.tracking.resume import best_checkpoint
 from lightning_modules.tracking.rerun import histories
+from lightning_modules.tracking.resume import best_checkpoint
 
 RANKS = ("trainer=ddp", "model=convnet", "model.channels=[8]", "callbacks=last", "tracking.pictures=false",
          "data.batch_size=8", "trainer.log_every_n_steps=1")  # fmt: skip
@@ -37,5 +37,5 @@ def test_ranks_take_many_steps_a_call_where_nothing_needs_each(train: Callable[.
 
 @pytest.mark.parametrize("strategy", ["local_sgd", "zero1", "fsdp2", "ddp_topk"])
 def test_strategies_that_act_in_each_step_refuse_many(strategy: str, train: Callable[..., Any]) -> None:
-    with pytest.raises(UserError, match="^steps_per_call: .* acts in each step by itself: steps_per_call=1$"):
+    with pytest.raises(UserError, match=r"^steps_per_call: .* acts in each step by itself: steps_per_call=1$"):
         train(*RANKS, f"strategy={strategy}", "steps_per_call=5")

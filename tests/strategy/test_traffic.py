@@ -3,8 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import pytest
-
 from lightning_modules.tracking.rerun import histories
 
 SMALL = (
