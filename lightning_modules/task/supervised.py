@@ -19,6 +19,7 @@ from lightning_modules.task.buffer import PredictionBuffer
 from lightning_modules.task.chunk import Batch, schedule_of, take_steps
 from lightning_modules.task.draws import mix, seed_epoch
 from lightning_modules.task.mixing import mixed_inside
+from lightning_modules.task.throughput import Throughput
 from lightning_modules.task.watch import LossWatch
 
 _KEPT = 64  # batches of outputs that wait until they are summed up
@@ -73,6 +74,7 @@ class Supervised(pl.LightningModule):
         self.steps_per_call, self.log_every_n_steps = steps_per_call, log_every_n_steps
         self.automatic_optimization = steps_per_call == 1
         self.generator = torch.Generator()
+        self.throughput = Throughput()
         self.watch = LossWatch(window=log_every_n_steps)
         self.seen: list[tuple[Tensor, Tensor]] = []
         self.buffers_of = {part: PredictionBuffer() for part in ("val", "test", "tta/test")}
@@ -162,8 +164,10 @@ class Supervised(pl.LightningModule):
     def on_train_epoch_start(self) -> None:
         seed_epoch(self.seed, self.current_epoch, self.share, self.device)
         self.seen, self._train_sums = [], []
+        self.throughput.begin()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
+        self.throughput.add(len(batch["index"]))
         if self.steps_per_call > 1:
             take_steps(self, batch)
             self._sum_up()
@@ -195,7 +199,17 @@ class Supervised(pl.LightningModule):
             self._train_sums.append(torch.cat([self.train_sums(outputs, y), count]))
             self.seen = []
 
+    def on_validation_start(self) -> None:
+        self._log_throughput()
+
+    def _log_throughput(self) -> None:
+        """Of one process; strategies of several measure it themselves (`strategy/traffic.py`)."""
+        pace = self.throughput.read()
+        if pace is not None and self.logger is not None and not hasattr(self.trainer.strategy, "traffic"):
+            self.logger.log_metrics({"throughput/samples_per_s": pace}, self.global_step)
+
     def on_train_epoch_end(self) -> None:
+        self._log_throughput()
         if not self.automatic_optimization and (schedule := schedule_of(self.trainer, "epoch")) is not None:
             schedule.step()
         self.watch.check()

@@ -100,9 +100,8 @@ def _run_again(store: Store, run: Any, code: Path, folder: Path) -> str:
 
 def histories(store: Store, run_id: str) -> dict[str, list[tuple[int, float]]]:
     """All points (step, value) of each metric of a run, but those of the system and of time."""
-    names = [
-        name for name in store.client.get_run(run_id).data.metrics if not name.startswith(("system/", "model/latency"))
-    ]
+    timed = ("system/", "model/latency", "throughput/", "comm/time_s", "comm/exposed_s", "comm/slowest")
+    names = [name for name in store.client.get_run(run_id).data.metrics if not name.startswith(timed)]
     return {n: [(p.step, p.value) for p in store.client.get_metric_history(run_id, n)] for n in sorted(names)}
 
 

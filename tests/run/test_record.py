@@ -88,6 +88,12 @@ def test_points_have_their_names_and_steps(recorded: Any) -> None:
     assert {"test/accuracy", "test/f1", "test/auroc", "test/top5_accuracy", "test/class_accuracy/7"} <= found.keys()
 
 
+def test_each_epoch_says_how_many_samples_a_second_it_trained_on(recorded: Any) -> None:
+    points = recorded[0].client.get_metric_history(recorded[1].info.run_id, "throughput/samples_per_s")
+    assert [point.step for point in points] == [20, 40, 60]
+    assert all(point.value > 0 for point in points)
+
+
 def test_code_environment_and_data_are_recorded(recorded: Any) -> None:
     tags, folder = recorded[1].data.tags, folder_of(recorded[1])
     assert len(tags["mlflow.source.git.commit"]) == 40 or tags["git.note"]

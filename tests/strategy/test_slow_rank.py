@@ -10,7 +10,6 @@ import pytest
 from lightning_modules.errors import UserError
 from lightning_modules.strategy.slow_ranks import slowest
 from lightning_modules.tracking.artifacts import artifact
-from lightning_modules.tracking.rerun import histories
 
 SMALL = ("trainer=ddp", "callbacks=last", "tracking.pictures=false", "data.batch_size=8")
 SLOW = ("+callbacks.slow._target_=ranks_that_fail.Slow", "+callbacks.slow.seconds=0.05")
@@ -32,7 +31,7 @@ def test_the_slow_rank_is_logged_each_epoch_and_told_once(
     assert metrics["comm/slowest_rank"] == rank
     assert metrics["comm/slowest_ratio"] > 2
     (told,) = WARNED.findall(artifact(store, run, "log.txt").read_text())
-    assert len(histories(store, run.info.run_id)["comm/slowest_ratio"]) == 2
+    assert len(store.client.get_metric_history(run.info.run_id, "comm/slowest_ratio")) == 2
     assert told[0] == str(rank)
     assert float(told[1]) > 50
     assert float(told[1]) > 2 * float(told[3])
