@@ -50,7 +50,8 @@ class Measured(Paced):
             self.has_waited()
         if self._since is None:
             self._since, self._sent_before = time.perf_counter(), self.traffic.sent
-        samples, task = len(next(iter(batch.values()))), self.lightning_module
+        task: Any = self.lightning_module
+        samples = len(next(iter(batch.values())))
         self._batches += 1 if task is None or task.automatic_optimization else -(-samples // task.batch_size)
         self._samples += samples
 
@@ -67,9 +68,10 @@ class Measured(Paced):
         if self._since is None or self.lightning_module is None:
             return
         trainer, seconds = self.lightning_module.trainer, time.perf_counter() - self._since
+        shares = int((trainer.distributed_sampler_kwargs or {}).get("num_replicas", 1))
         values = {
             "comm/bytes": (self.traffic.sent - self._sent_before) / self._batches,
-            "throughput/samples_per_s": self._samples * trainer.distributed_sampler_kwargs["num_replicas"] / seconds,
+            "throughput/samples_per_s": self._samples * shares / seconds,
             "comm/world_size": float(trainer.world_size),
         }
         if measured := self.comm_seconds():

@@ -36,7 +36,8 @@ class Points(Logger):
         """Nothing to keep."""
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        self.points += [(int(step or 0), name, float(value)) for name, value in metrics.items()]
+        timeless = {name: value for name, value in metrics.items() if not name.startswith("throughput/")}
+        self.points += [(int(step or 0), name, float(value)) for name, value in timeless.items()]
 
 
 class Fitted(NamedTuple):
