@@ -13,11 +13,11 @@ from torch.nn.parallel import DistributedDataParallel
 from lightning_modules.errors import UserError
 from lightning_modules.strategy.batch_norm import BatchNormOverRanks
 from lightning_modules.strategy.cores import allowed_cores
-from lightning_modules.strategy.faults import announce
 from lightning_modules.strategy.handshake import compare_batches, shake_hands
 from lightning_modules.strategy.hooks import GradientHook
 from lightning_modules.strategy.launchers import ForkedRanks, NewProcesses, require_free_port
 from lightning_modules.strategy.traffic import Measured
+from lightning_modules.strategy.words import announce
 
 _SAMPLED = 20  # torch times one backward pass in so many
 

@@ -1,10 +1,7 @@
 """What the others do when one rank fails: they learn which one and why, and one of them tells it."""
 
-import contextlib
-import json
 import logging
 import os
-import platform
 import re
 import signal
 import sys
@@ -12,16 +9,15 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-import psutil
 import torch.distributed as dist
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from lightning_modules.errors import UserError
 from lightning_modules.killed import Killed, Stopped
+from lightning_modules.strategy.words import Word, leave, lost_ranks, others_failed, words_of
 
 _LISTEN_S = 5.0  # for the word of a rank that is gone
 _AGREE_S = 1.0  # for the words of ranks that fail at the same step
@@ -30,14 +26,6 @@ _STEP = re.compile(r"at step (\d+)")
 _JOINED = re.compile(r"(\d+)/(\d+) clients joined")
 _BROKEN = re.compile(r"gloo|NCCL|Connection (closed|reset|refused)|[Tt]imed? ?out|recvValue|sendBytes", re.DOTALL)
 _ALONE, _UNKNOWN = "has lost the others", "has ended without a word"
-
-
-@dataclass(frozen=True)
-class Word:
-    """What a rank leaves in the job's store before it ends: a mistake, or the signal that ends it."""
-
-    text: str
-    signal: int | None = None
 
 
 def on_rank(strategy: Any, forked: bool, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -58,8 +46,8 @@ def on_rank(strategy: Any, forked: bool, function: Callable[..., Any], *args: An
             _set_sigterm(strategy, signal.SIG_DFL)  # the process that forked this one ends it; it has nothing to save
             if number:
                 raise SystemExit(128 + number) from None
-        elif number and (number != signal.SIGTERM or not _others_failed(strategy)):
-            _leave(strategy.global_rank, Word("", number))
+        elif number and (number != signal.SIGTERM or not others_failed(strategy)):
+            leave(strategy.global_rank, Word("", number))
             _end(strategy, error, None, number)
         else:
             _set_sigterm(strategy, signal.SIG_IGN)  # a launcher that has seen a rank end asks the others to end as well
@@ -67,13 +55,6 @@ def on_rank(strategy: Any, forked: bool, function: Callable[..., Any], *args: An
         if forked:
             raise error if str(error) == message else UserError(message) from error
         _end(strategy, error, message, None, lead_lost)
-
-
-def announce(rank: int) -> None:
-    """Tell the other ranks of this machine by which process they see whether this rank lives."""
-    if dist.is_initialized():
-        me = psutil.Process()
-        _store().set(f"touchstone/process/{rank}", json.dumps([platform.node(), me.pid, me.create_time()]))
 
 
 def message_of_forked(trainer: Any, text: str) -> str:
@@ -116,60 +97,6 @@ def how_to_go_on(trainer: Any) -> str:
     return f"; resume={run_id} goes on from the last checkpoint"
 
 
-# --- words in the store ----------------------------------------------------------------------------------------
-def _store() -> Any:
-    return dist.distributed_c10d._get_default_store()
-
-
-def _leave(rank: int, word: Word) -> None:
-    with contextlib.suppress(RuntimeError, ValueError):  # the store is gone with the first rank, or was not there yet
-        _store().set(f"touchstone/word/{rank}", json.dumps(asdict(word)))
-
-
-def _words(world_size: int) -> dict[int, Word] | None:
-    """What the ranks have said, or None where the store is gone."""
-    try:
-        store = _store()
-        keys = {rank: f"touchstone/word/{rank}" for rank in range(world_size)}
-        return {rank: Word(**json.loads(store.get(key))) for rank, key in keys.items() if store.check([key])}
-    except (RuntimeError, ValueError):
-        return None
-
-
-def _lost(strategy: Any) -> dict[int, tuple[int, int | None]]:
-    """Ranks of this machine that have ended without a word of a signal: (process, the signal where it is known)."""
-    words = _words(strategy.world_size)
-    if words is None:
-        return {}
-    procs = list(getattr(strategy.launcher, "procs", []))
-    codes = {process.pid: process.poll() for process in procs if hasattr(process, "poll")}
-    store, found = _store(), {}
-    for rank in set(range(strategy.world_size)) - {strategy.global_rank, *words}:
-        key = f"touchstone/process/{rank}"
-        if not store.check([key]):
-            continue
-        machine, pid, created = json.loads(store.get(key))
-        if machine == platform.node() and not _lives(pid, created):
-            found[rank] = pid, -codes[pid] if (codes.get(pid) or 0) < 0 else None
-    return found
-
-
-def _lives(pid: int, created: float) -> bool:
-    try:
-        process = psutil.Process(pid)
-        return process.create_time() == created and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.Error:
-        return False
-
-
-def _others_failed(strategy: Any) -> bool:
-    """Whether the signal that ends this rank comes from a launcher that has seen another one fail."""
-    if not dist.is_initialized():
-        return False
-    said = _words(strategy.world_size) or {}
-    return any(word.signal is None for word in said.values()) or bool(_lost(strategy))
-
-
 # --- the message -----------------------------------------------------------------------------------------------
 def _agreed(strategy: Any, error: BaseException, signalled: bool) -> tuple[str, bool]:
     """The message for all ranks, and whether the first one, which tells it, is gone."""
@@ -177,14 +104,14 @@ def _agreed(strategy: Any, error: BaseException, signalled: bool) -> tuple[str, 
         return _not_met(strategy, error), False
     mine = not (signalled or is_broken_contact(error))
     if mine:
-        _leave(strategy.global_rank, Word(_spoken(error)))
+        leave(strategy.global_rank, Word(_spoken(error)))
     end = time.monotonic() + (_AGREE_S if mine else _LISTEN_S)
-    while (words := _words(strategy.world_size)) is not None:
+    while (words := words_of(strategy.world_size)) is not None:
         faults = {rank: word for rank, word in words.items() if word.signal is None}
         late = time.monotonic() > end
         if faults and (late or not mine or len(faults) == strategy.world_size):
             return told(faults, strategy.world_size), False
-        if not mine and (lost := _lost(strategy)):
+        if not mine and (lost := lost_ranks(strategy)):
             rank = min(lost)
             return killed_message(strategy.lightning_module.trainer, rank, *lost[rank]), 0 in lost
         if late:

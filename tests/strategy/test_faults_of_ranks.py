@@ -21,8 +21,9 @@ from gloo_ranks import on_ranks
 from torch.multiprocessing import ProcessExitedException
 
 from lightning_modules.errors import UserError
-from lightning_modules.strategy.faults import Word, is_broken_contact, told
+from lightning_modules.strategy.faults import is_broken_contact, told
 from lightning_modules.strategy.sharded import read_shards, write_shards
+from lightning_modules.strategy.words import Word
 from lightning_modules.tracking.artifacts import artifact
 from lightning_modules.tracking.checkpoint import read_checkpoint
 
