@@ -54,6 +54,8 @@ class CheckedDDP(Measured, DDPStrategy):
         hook: GradientHook | None = None,
         slow_ratio: float = 2.0,
     ) -> None:
+        if timeout_s <= 0:
+            raise UserError(f"strategy.timeout_s={timeout_s:g}: it must be more than 0 seconds")
         if slow_ratio <= 1:
             raise UserError(f"strategy.slow_ratio={slow_ratio}: it must be more than 1")
         if start_method == "auto":

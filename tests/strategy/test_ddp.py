@@ -13,6 +13,7 @@ import psutil
 import pytest
 import torch
 
+from lightning_modules.errors import UserError
 from lightning_modules.tracking.checkpoint import read_checkpoint
 from lightning_modules.tracking.rerun import histories
 from lightning_modules.tracking.resume import best_checkpoint
@@ -42,10 +43,15 @@ def test_two_processes_give_the_weights_of_one_with_the_same_global_batch(
 
 
 def test_a_mistake_in_a_rank_is_told_as_one_message(train: Callable[..., Any]) -> None:
-    from lightning_modules.errors import UserError
 
     with pytest.raises(UserError, match=r"^The loss is (nan|inf) at step"):
         train("trainer=ddp", "optimizer=sgd", "optimizer.lr=1e30")
+
+
+@pytest.mark.parametrize("setting", ["strategy.timeout_s=-1", "+strategy.slow_ratio=1"])
+def test_settings_out_of_range_are_named(setting: str, train: Callable[..., Any]) -> None:
+    with pytest.raises(UserError, match=rf"{setting.strip('+').replace('.', '[.]')}: it must be more than"):
+        train("trainer=ddp", setting)
 
 
 def test_ranks_that_start_from_different_weights_are_refused() -> None:
