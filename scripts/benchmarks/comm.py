@@ -38,6 +38,7 @@ STRATEGIES = {  # those whose config is there
     "tensor_parallel": ["data.batch_size=128"],  # of both ranks, which see the same samples
 }
 BYTES_BARS = {"ddp": 1.03, "ddp_fp16": 0.52, "local_sgd": 1.1 / PERIOD}
+RESNET50 = (102.2e6, 0.16)  # assumed: 25.6 million parameters (He et al. 2016), 64 images at 400 a second
 SIZES = [4 * 4**k for k in range(4, 12)]  # bytes: 1 KiB to 16 MiB
 
 
@@ -202,10 +203,12 @@ def predict(size: int, compute_s: float, link: Any) -> None:
     from lightning_modules.strategy.cost_model import LINKS, Job, efficiency, plans
     from lightning_modules.strategy.cost_picture import MARKED, draw_scaling
 
-    job = Job(size, compute_s, buckets=max(1, round(size / 25e6)), overlap=0.6)
-    draw_scaling(ROOT / PICTURE, job, plans(period=PERIOD), link)
-    print(f"\npredicted efficiency at {', '.join(map(str, MARKED))} workers ({PICTURE}):\n")
-    print(f"| strategy | {' | '.join(wire.name for wire in LINKS)} |\n|---|{'---|' * len(LINKS)}")
-    for plan in plans(period=PERIOD):
-        cells = [" / ".join(f"{efficiency(plan, job, wire, n):.2f}" for n in MARKED) for wire in LINKS]
-        print(f"| {plan.name} | {' | '.join(cells)} |")
+    job = Job(size, compute_s, overlap=0.6)
+    jobs = {"the CNN measured here": job, "ResNet-50, a GPU": Job(*RESNET50, buckets=4, overlap=0.6)}
+    draw_scaling(ROOT / PICTURE, jobs, plans(period=PERIOD), link)
+    for name, each in jobs.items():
+        print(f"\n{name}, predicted efficiency at {', '.join(map(str, MARKED))} workers ({PICTURE}):\n")
+        print(f"| strategy | {' | '.join(wire.name for wire in LINKS)} |\n|---|{'---|' * len(LINKS)}")
+        for plan in plans(period=PERIOD):
+            cells = [" / ".join(f"{efficiency(plan, each, wire, n):.2f}" for n in MARKED) for wire in LINKS]
+            print(f"| {plan.name} | {' | '.join(cells)} |")

@@ -91,15 +91,15 @@ def begin() -> None:
     _STARTED.update(wall=time.perf_counter(), cpu=time.process_time(), wire=loopback_bytes())
 
 
-def end(batches: int = STEPS, comm_s: float | None = None) -> None:
-    """They end here, after so many batches; write down what they took, for `turn`."""
+def end(batches: int | None = None, comm_s: float | None = None) -> None:
+    """They end here, after so many batches (`STEPS`); write down what they took, for `turn`."""
     now = {"wall": time.perf_counter(), "cpu": time.process_time()}
     _meet()
     now["wire"] = loopback_bytes()
     taken = {key: value - _STARTED[key] for key, value in now.items()}
     rank = os.environ.get("LOCAL_RANK", "0")
     path = Path(os.environ[_FOLDER]) / f"rank-{rank}.json"
-    path.write_text(json.dumps({**taken, "batches": batches, "comm_s": comm_s}))
+    path.write_text(json.dumps({**taken, "batches": batches or STEPS, "comm_s": comm_s}))
 
 
 def _meet() -> None:

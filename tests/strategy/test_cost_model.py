@@ -65,5 +65,5 @@ def test_what_a_measured_step_took_beyond_the_model_is_computation() -> None:
 
 
 def test_the_picture_is_written(tmp_path: Path) -> None:
-    draw_scaling(tmp_path / "scaling.png", Job(1.4e6, 0.05, overlap=0.6), plans(), LINK)
+    draw_scaling(tmp_path / "scaling.png", {"one": Job(1.4e6, 0.05, overlap=0.6), "two": JOB}, plans(), LINK)
     assert (tmp_path / "scaling.png").stat().st_size > 10_000
