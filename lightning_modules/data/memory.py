@@ -266,10 +266,12 @@ class InMemoryData(pl.LightningDataModule):
         """Raw bytes of one sample."""
         return math.prod(self.input_shape) * self.arrays.x.dtype.itemsize
 
-    def steps_per_epoch(self) -> int:
-        """Training batches of one process in an epoch, whatever `chunk` is."""
+    def steps_per_epoch(self, shares: int = 1) -> int:
+        """Training batches of an epoch, whatever `chunk` is, of each of the processes that the samples are shared out to."""
         size = len(self.splits["train"])
-        return size // self.batch_size if self.drop_last else -(-size // self.batch_size)
+        if self.drop_last:
+            return size // (self.batch_size * shares)
+        return -(-(-(-size // shares)) // self.batch_size)
 
     def example(self, count: int) -> Tensor:
         """Return the first `count` raw samples, [count, *input_shape]."""

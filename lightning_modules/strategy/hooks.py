@@ -111,6 +111,8 @@ class PowerSGD(GradientHook):
         state, whole = self._state, bucket.buffer().numel()
         compresses, before = state.iter >= state.start_powerSGD_iter, state.total_numel_after_compression
         future = powerSGD_hook.powerSGD_hook(state, bucket)
+        if dist.get_backend() == "gloo":  # whose threads would begin the second sum of a bucket before or after the
+            future.wait()  # first one of the next, on each rank as it comes
         numbers = state.total_numel_after_compression - before if compresses else whole
         self.traffic.add(numbers * torch.finfo(bucket.buffer().dtype).bits // 8)
         return future

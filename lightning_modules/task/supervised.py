@@ -321,7 +321,8 @@ class Supervised(pl.LightningModule):
         total, epochs = int(self.trainer.estimated_stepping_batches), self.trainer.max_epochs
         if self.steps_per_call == 1:
             return total, max(1, total // max(1, epochs or 1))
-        per_epoch = self.trainer.datamodule.steps_per_epoch()  # type: ignore[attr-defined] # Lightning counts chunks
+        shares = (self.trainer.distributed_sampler_kwargs or {}).get("num_replicas", 1)
+        per_epoch = self.trainer.datamodule.steps_per_epoch(shares)  # type: ignore[attr-defined] # Lightning counts chunks
         total = self.trainer.max_steps if epochs == -1 else per_epoch * (epochs or 1)
         return (min(total, self.trainer.max_steps) if self.trainer.max_steps >= 0 else total), per_epoch
 

@@ -63,6 +63,25 @@ def test_power_sgd_sends_whole_gradients_at_first_and_then_factors() -> None:
     assert sent == 4 * (3 * NUMBERS + 5 * factors)
 
 
+def wide_steps(rank: int, count: int) -> Any:
+    """The last averaged gradients of a network whose gradients fill several buckets."""
+    torch.manual_seed(0)
+    layers = [nn.Linear(40, 1024), nn.ReLU(), nn.Linear(1024, 256), nn.ReLU(), nn.Linear(256, 256), nn.Linear(256, 4)]
+    model = DistributedDataParallel(nn.Sequential(*layers), bucket_cap_mb=0.1)
+    PowerSGD(start_step=2).attach(model, Traffic(), 0)
+    for step in range(count):
+        x = torch.randn(8, 40, generator=torch.Generator().manual_seed(10 * step + rank))
+        model.zero_grad()
+        model(x).square().mean().backward()
+    return gradients(model).numpy()
+
+
+def test_power_sgd_of_several_buckets_sums_alike_on_all_ranks() -> None:
+    first, second = on_ranks(wide_steps, 60)
+    assert (first == second).all()
+    assert abs(first).max() > 0
+
+
 @pytest.mark.parametrize("bucket_mb", [25.0, 0.001])
 def test_what_top_k_does_not_send_is_owed_and_nothing_else(bucket_mb: float) -> None:
     ranks = on_ranks(steps, TopK(density=0.05), 6, bucket_mb)

@@ -6,13 +6,15 @@ from typing import Any
 import pytest
 import torch
 
+from lightning_modules.data.digits import Digits
+from lightning_modules.data.order import BatchOrder
 from lightning_modules.errors import UserError
 from lightning_modules.tracking.checkpoint import read_checkpoint
 from lightning_modules.tracking.rerun import histories
 from lightning_modules.tracking.resume import best_checkpoint
 
 RANKS = ("trainer=ddp", "model=convnet", "model.channels=[8]", "callbacks=last", "tracking.pictures=false",
-         "data.batch_size=8", "trainer.log_every_n_steps=1")  # fmt: skip
+         "data.batch_size=8", "trainer.log_every_n_steps=1", "scheduler=cosine")  # fmt: skip
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "ddp_fp16"])
@@ -28,6 +30,15 @@ def test_many_steps_a_call_give_the_weights_and_the_record_of_one(
     if strategy != "ddp":  # there the buffers of batch norm count, which go once a call
         assert abs(runs[0].data.metrics["comm/bytes"] / runs[1].data.metrics["comm/bytes"] - 1) < 0.3
     assert runs[1].data.metrics["comm/slowest_ratio"] >= 1
+
+
+@pytest.mark.parametrize("drop_last", [False, True])
+@pytest.mark.parametrize("shares", [1, 2, 3])
+def test_the_steps_of_an_epoch_are_those_of_each_ranks_batches(shares: int, drop_last: bool) -> None:
+    data = Digits(batch_size=7, drop_last=drop_last)
+    data.setup()
+    order = BatchOrder(data.splits["train"], 7, drop_last=drop_last, rank=0, world_size=shares)
+    assert data.steps_per_epoch(shares) == len(list(order))
 
 
 def test_ranks_take_many_steps_a_call_where_nothing_needs_each(train: Callable[..., Any]) -> None:
