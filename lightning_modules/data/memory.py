@@ -271,7 +271,7 @@ class InMemoryData(pl.LightningDataModule):
         size = len(self.splits["train"])
         if self.drop_last:
             return size // (self.batch_size * shares)
-        return -(-(-(-size // shares)) // self.batch_size)
+        return math.ceil(math.ceil(size / shares) / self.batch_size)
 
     def example(self, count: int) -> Tensor:
         """Return the first `count` raw samples, [count, *input_shape]."""
