@@ -32,6 +32,7 @@ def test_a_grid_on_slurm_has_all_its_runs_though_a_job_was_killed(slurm: Callabl
     assert [count or "0" for count in swept.of_children("sweep.failures")].count("1") == 1
 
 
+@pytest.mark.long
 def test_a_search_on_slurm_has_as_many_runs_as_were_asked_for(slurm: Callable[..., str], sweep: Any) -> None:
     swept = sweep("hydra/launcher=slurm", *SEARCH)
     assert swept.statuses == FINISHED
@@ -67,6 +68,7 @@ def test_a_grid_on_ray_has_all_its_runs(ray: None, sweep: Any) -> None:
     assert [point["seed"] for point in swept.params] == [0, 1, 2, 3]
 
 
+@pytest.mark.long
 def test_a_search_on_ray_has_as_many_runs_as_were_asked_for(ray: None, sweep: Any) -> None:
     swept = sweep("hydra/launcher=ray", *SEARCH)
     assert swept.statuses == FINISHED

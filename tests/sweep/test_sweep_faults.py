@@ -72,6 +72,7 @@ def test_a_killed_forkserver_costs_no_run(sweep: Any, place: Path, store: Any) -
     check_whole(store, done, 3, whole)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_sweep_of_24_runs_on_mnist1d_killed_twice_ends_with_24_finished_runs(
     sweep: Any, launch: Any, store: Any
@@ -92,6 +93,7 @@ def test_a_sweep_of_24_runs_on_mnist1d_killed_twice_ends_with_24_finished_runs(
     check_whole(store, gone_on, 24, sweep(*words, "sweep.name=whole", "sweep.jobs=2", quick=False))
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_search_that_prunes_killed_twice_is_the_undisturbed_one(
     sweep: Any, launch: Any, place: Path, store: Any
