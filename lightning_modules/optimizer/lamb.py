@@ -1,14 +1,15 @@
 """LAMB: Adam whose step has, in each layer, the size of the layer's weights."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
+
+from lightning_modules.optimizer.layer_wise import LayerWise, require_not_negative
 
 
-class LAMB(Optimizer):
+class LAMB(LayerWise):
     """Layer-wise Adam (You et al. 2019, algorithm 2, with the identity for its function of ||w||).
 
     m and v are Adam's moments, corrected for their start at zero; u = m / (sqrt(v) + eps) + weight_decay w, and
@@ -29,28 +30,13 @@ class LAMB(Optimizer):
         weight_decay: float = 0.01,
         adapt_vectors: bool = False,
     ) -> None:
-        for name, value in (("lr", lr), ("weight_decay", weight_decay), ("eps", eps)):
-            if value < 0:
-                raise ValueError(f"{name}={value}: it must be 0 or more")
+        require_not_negative(lr=lr, weight_decay=weight_decay, eps=eps)
         if not all(0 <= beta < 1 for beta in betas):
             raise ValueError(f"betas={list(betas)}: both must be 0 or more, and below 1")
         settings = {"lr": lr, "betas": tuple(betas), "eps": eps, "weight_decay": weight_decay}
         super().__init__(params, {**settings, "adapt_vectors": adapt_vectors})
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Take one step; return what the closure returns."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            for w in group["params"]:
-                if w.grad is not None:
-                    self._move(w, w.grad, group)
-        return loss
-
-    def _move(self, w: Tensor, g: Tensor, group: dict[str, Any]) -> None:
+    def move(self, w: Tensor, g: Tensor, group: dict[str, Any]) -> None:
         state = self.state[w]
         if not state:
             state.update(step=0, exp_avg=torch.zeros_like(w), exp_avg_sq=torch.zeros_like(w))

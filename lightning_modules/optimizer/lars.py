@@ -1,14 +1,15 @@
 """LARS: SGD with momentum whose rate is set for each layer."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
+
+from lightning_modules.optimizer.layer_wise import LayerWise, require_not_negative
 
 
-class LARS(Optimizer):
+class LARS(LayerWise):
     """Layer-wise adaptive rate scaling (You et al. 2017, algorithm 1).
 
     Of a layer with weights w and gradient g, the local rate is q = trust ||w|| / (||g|| + weight_decay ||w||), and
@@ -33,28 +34,13 @@ class LARS(Optimizer):
         trust: float = 0.001,
         adapt_vectors: bool = False,
     ) -> None:
-        for name, value in (("lr", lr), ("weight_decay", weight_decay), ("trust", trust)):
-            if value < 0:
-                raise ValueError(f"{name}={value}: it must be 0 or more")
+        require_not_negative(lr=lr, weight_decay=weight_decay, trust=trust)
         if not 0 <= momentum < 1:
             raise ValueError(f"momentum={momentum}: it must be 0 or more, and below 1")
         settings = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "trust": trust}
         super().__init__(params, {**settings, "adapt_vectors": adapt_vectors})
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Take one step; return what the closure returns."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            for w in group["params"]:
-                if w.grad is not None:
-                    self._move(w, w.grad, group)
-        return loss
-
-    def _move(self, w: Tensor, g: Tensor, group: dict[str, Any]) -> None:
+    def move(self, w: Tensor, g: Tensor, group: dict[str, Any]) -> None:
         decay = group["weight_decay"]
         step = g.add(w, alpha=decay)
         if w.ndim > 1 or group["adapt_vectors"]:

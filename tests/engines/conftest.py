@@ -71,6 +71,16 @@ def ray() -> None:
 
 
 @pytest.fixture
+def refusal() -> type[Exception]:
+    """What submitit raises where a job is refused."""
+    if not find_spec("submitit"):
+        cannot("needs submitit: pip install -e '.[slurm]'")
+    from submitit.core.utils import FailedJobError
+
+    return FailedJobError
+
+
+@pytest.fixture
 def sweep(store: Any, command: Callable[..., Any], tmp_path: Path) -> Callable[..., Swept]:
     """Run ``train.py -m`` with these overrides, and read the store afterwards."""
 
