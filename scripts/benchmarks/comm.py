@@ -6,10 +6,10 @@ import statistics
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks.comm_turn import BATCH, STEPS, WARM_UP, Turn, begin, end, harness, own_loopback, turn
-from benchmarks.measure import Row, interleaved, quotients, table
+from benchmarks.measure import Row, interleaved, quotients
 
 ROOT = Path(__file__).resolve().parents[2]
 PICTURE = Path("mlruns") / "comm_scaling.png"
@@ -36,7 +36,12 @@ STRATEGIES = {  # those whose config is there
     "zero1": [],
     "fsdp2": [],
     "tensor_parallel": ["data.batch_size=128"],  # of both ranks, which see the same samples
+    "pipeline": ["data.batch_size=128"],
 }
+HEAD = (
+    "| strategy | bytes / ring bound | CPU a sample / one process | samples/s / plain DDP | ms a batch, in communication |\n"
+    "|---|---|---|---|---|"
+)
 BYTES_BARS = {"ddp": 1.03, "ddp_fp16": 0.52, "local_sgd": 1.1 / PERIOD}
 RESNET50 = (102.2e6, 0.16)  # assumed: 25.6 million parameters (He et al. 2016), 64 images at 400 a second
 SIZES = [4 * 4**k for k in range(4, 12)]  # bytes: 1 KiB to 16 MiB
@@ -51,10 +56,8 @@ def run(repeats: int) -> None:
     for name, words in MODELS.items():
         turns = interleaved(measures([*words, *LOOP]), repeats)
         size = parameter_bytes(words)
-        table(
-            f"communication ({name}, {size / 1e6:.2f} MB of parameters, 2 gloo processes, batch {BATCH} each)",
-            rows(turns, size, name),
-        )
+        print(f"\n### {name}, {size / 1e6:.2f} MB of parameters, 2 gloo processes, batch {BATCH} each, n = {repeats}\n")
+        print(HEAD, *rows(turns, size, name), sep="\n", flush=True)
         if name == "cnn":
             predict(size, statistics.median(t.cpu_s for t in turns["one process"]), link)
 
@@ -74,26 +77,39 @@ def measures(words: Sequence[str]) -> dict[str, Callable[[], Turn]]:
     return found
 
 
-def rows(turns: dict[str, list[Turn]], size: int, model: str) -> list[Row]:
-    """The table: bytes over the ring bound, CPU a sample over one process, samples a second over plain DDP."""
+class Told(NamedTuple):
+    """A strategy's line: bytes over the ring bound, CPU a sample over one process, samples a second over plain DDP."""
+
+    name: str
+    wire: Row
+    cpu: Row
+    pace: Row
+    batch: str
+
+    def __str__(self) -> str:
+        return f"| {self.name} | {self.wire.cell} | {self.cpu.cell} | {self.pace.cell} | {self.batch} |"
+
+
+def rows(turns: dict[str, list[Turn]], size: int, model: str) -> list[Told]:
+    """A line for each strategy that was measured."""
     alone, plain = turns["one process"], turns["plain DDP"]
     found = []
     for name, measured in turns.items():
         if name == "one process":
             continue
+        cpu = quotients([t.cpu_per_sample for t in measured], [t.cpu_per_sample for t in alone])
+        pace = quotients([t.samples_per_s for t in measured], [t.samples_per_s for t in plain])
         comm = [t.comm_s for t in measured if t.comm_s is not None]
-        busy = f"; {statistics.median(comm) * 1e3:.1f} ms in communication" if comm else ""
-        speed = f"{statistics.median(t.seconds for t in measured) * 1e3:.1f} ms a batch{busy}"
+        busy = f", {statistics.median(comm) * 1e3:.1f}" if comm else ""
         found.append(
-            Row(
-                f"{name}: bytes / ring bound", [t.wire / (2 * size) for t in measured], BYTES_BARS.get(name), note=speed
+            Told(
+                name,
+                Row("bytes", [t.wire / (2 * size) for t in measured], BYTES_BARS.get(name)),
+                Row("CPU", cpu, 1.2 if (name, model) == ("ddp", "cnn") else None),
+                Row("samples/s", pace, 0.97 if name == "ddp" else None, above=True),
+                f"{statistics.median(t.seconds for t in measured) * 1e3:.1f}{busy}",
             )
         )
-        cpu = quotients([t.cpu_per_sample for t in measured], [t.cpu_per_sample for t in alone])
-        found.append(Row(f"{name}: CPU a sample / one process", cpu, 1.2 if (name, model) == ("ddp", "cnn") else None))
-        if name != "plain DDP":
-            pace = quotients([t.samples_per_s for t in measured], [t.samples_per_s for t in plain])
-            found.append(Row(f"{name}: samples/s / plain DDP", pace, 0.97 if name == "ddp" else None, above=True))
     return found
 
 

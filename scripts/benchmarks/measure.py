@@ -15,11 +15,23 @@ class Row(NamedTuple):
     above: bool = False  # whether the bar is a lower bound
     note: str = ""
 
-    def __str__(self) -> str:
+    @property
+    def told(self) -> tuple[str, str, str, str]:
+        """Median, range, bar and whether it is met, as text."""
         middle, low, high = statistics.median(self.ratios), min(self.ratios), max(self.ratios)
         met = middle >= (self.bar or 0) if self.above else middle <= (self.bar or middle)
-        bar = f"{'≥' if self.above else '≤'} {self.bar:g} | {'met' if met else 'NOT MET'}" if self.bar else "– | –"
-        return f"| {self.what} | {len(self.ratios)} | {middle:.2f} | {low:.2f}–{high:.2f} | {bar} | {self.note} |"
+        bar = (f"{'≥' if self.above else '≤'} {self.bar:g}", "met" if met else "NOT MET") if self.bar else ("–", "–")
+        return f"{middle:.2f}", f"{low:.2f}–{high:.2f}", *bar
+
+    def __str__(self) -> str:
+        middle, spread, bar, met = self.told
+        return f"| {self.what} | {len(self.ratios)} | {middle} | {spread} | {bar} | {met} | {self.note} |"
+
+    @property
+    def cell(self) -> str:
+        """The same for one cell of a table: median (range), and the bar where there is one."""
+        middle, spread, bar, met = self.told
+        return f"{middle} ({spread})" + (f", {bar}: {met}" if self.bar else "")
 
 
 def table(title: str, rows: Sequence[Row]) -> None:
