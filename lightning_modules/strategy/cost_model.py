@@ -1,7 +1,7 @@
 """What communication costs: seconds of a training step by strategy, number of workers and network."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -53,7 +53,6 @@ class Plan:
     Args:
         rounds: passes of n - 1 messages around the ring; a sum over all ranks takes two, a gather one.
         hides: whether it happens while gradients are computed.
-        extra_s: seconds of computation that it adds to a step that communicates.
     """
 
     name: str
@@ -61,7 +60,6 @@ class Plan:
     period: float = 1
     rounds: float = 2
     hides: bool = True
-    extra_s: float = 0.0
 
 
 def plans(rank: int = 1, row: float = 256.0, steps: int = 4, period: int = 8) -> list[Plan]:
@@ -100,8 +98,7 @@ def step_seconds(plan: Plan, job: Job, link: Link, workers: int) -> float:
     """Mean seconds of a step. What hides is free up to ``overlap * compute_s`` of the step that it belongs to."""
     busy = comm_seconds(link, plan.volume * job.param_bytes, workers, job.buckets, plan.rounds)
     exposed = max(0.0, busy - job.overlap * job.compute_s) if plan.hides else busy
-    extra = plan.extra_s if workers > 1 else 0.0
-    return job.compute_s + (exposed + extra) / plan.period
+    return job.compute_s + exposed / plan.period
 
 
 def efficiency(plan: Plan, job: Job, link: Link, workers: int) -> float:
@@ -125,9 +122,3 @@ def fit_link(name: str, sizes: Sequence[float], seconds: Sequence[float], worker
 
     (alpha, inverse), _ = nnls(columns / times[:, None], np.ones(len(times)))
     return Link(name, float(alpha), 1 / max(float(inverse), 1e-15))
-
-
-def with_cost(plan: Plan, job: Job, measured_s: float, link: Link, workers: int) -> Plan:
-    """`plan` with the computation that explains a measured step: what is left of it beyond the model, or nothing."""
-    beyond = measured_s - step_seconds(plan, job, link, workers)
-    return replace(plan, extra_s=plan.extra_s + max(0.0, beyond) * plan.period)

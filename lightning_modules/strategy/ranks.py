@@ -4,7 +4,8 @@ import contextlib
 import os
 from collections.abc import Iterator
 
-NAMES = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "GROUP_RANK", "RANK", "WORLD_SIZE")
+NAMES = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "GROUP_RANK", "RANK", "WORLD_SIZE",
+         "TORCHELASTIC_USE_AGENT_STORE")  # fmt: skip
 
 
 @contextlib.contextmanager

@@ -15,7 +15,6 @@ from lightning_modules.strategy.cost_model import (
     plans,
     ring_bytes,
     step_seconds,
-    with_cost,
 )
 from lightning_modules.strategy.cost_picture import draw_scaling
 
@@ -56,12 +55,6 @@ def test_the_link_that_made_the_times_is_found_back() -> None:
     assert (found.alpha_s, found.bytes_per_s) == (pytest.approx(1e-3), pytest.approx(1e6))
     with pytest.raises(ValueError, match="at least two sizes"):
         fit_link("one", [1e3], [1.0], 2)
-
-
-def test_what_a_measured_step_took_beyond_the_model_is_computation() -> None:
-    plan = with_cost(Plan("local", 1.0, period=4, hides=False), JOB, 1.5, LINK, 2)
-    assert step_seconds(plan, JOB, LINK, 2) == pytest.approx(1.5)
-    assert with_cost(Plan("ddp", 1.0), JOB, 0.5, LINK, 2).extra_s == 0.0
 
 
 def test_the_picture_is_written(tmp_path: Path) -> None:
