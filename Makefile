@@ -12,7 +12,7 @@ test: $(READY) ## the default tests: no network, no GPU
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-all: $(READY) ## the slow ones too
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "slow or not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not gpu"
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from pytorch_lightning.callbacks import (
@@ -17,6 +18,7 @@ from pytorch_lightning.callbacks import (
 from torch import nn
 
 from lightning_modules.errors import UserError
+from lightning_modules.strategy.cuda import CudaGraphs, PeakMemory, uses_cuda
 from lightning_modules.task.supervised import Supervised
 
 _STEP_HOOKS = (
@@ -72,6 +74,8 @@ def build_model(cfg: DictConfig) -> nn.Module:
     """Instantiate the network; its weights are a function of `cfg.seed`."""
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     model: nn.Module = instantiate(cfg.model)
+    if cfg.get("channels_last"):
+        model.to(memory_format=torch.channels_last)
     if cfg.compile:
         model.compile()
     return model
@@ -158,6 +162,8 @@ def build_callbacks(cfg: DictConfig) -> list[pl.Callback]:
     for key, callback in zip((k for k, node in (cfg.callbacks or {}).items() if node), callbacks, strict=True):
         if not isinstance(callback, pl.Callback):
             raise UserError(f"callbacks.{key}: a {type(callback).__name__} is no callback of Lightning")
+    if uses_cuda(cfg):
+        callbacks += [PeakMemory(), *([CudaGraphs()] if cfg.get("cuda_graphs") else [])]
     return callbacks
 
 

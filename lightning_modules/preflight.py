@@ -1,5 +1,6 @@
 """What can be seen of a mistake once the parts are built, and before anything is trained or recorded."""
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from omegaconf import DictConfig
 
 from lightning_modules.build import build_trainer
 from lightning_modules.errors import UserError, nearest
+from lightning_modules.strategy.cuda import allow_nondeterministic, require_free_memory
 from lightning_modules.task.mixing import mixed_inside
 from lightning_modules.task.supervised import Supervised
 
@@ -18,8 +20,11 @@ from lightning_modules.task.supervised import Supervised
 def check_parts(cfg: DictConfig, task: Supervised, data: Any, callbacks: list[pl.Callback]) -> None:
     """Raise UserError for a metric that nobody logs, a device that is not there, or parts that do not fit together."""
     check_monitors(callbacks, task, cfg.scheduler, has_val=len(data.splits["val"]) > 0)
-    check_device(cfg)
+    device = check_device(cfg)
+    check_gpu_memory(cfg, task, data, device)
     check_forward(cfg, task, data)
+    if device.type == "cuda" and not cfg.compile:
+        allow_nondeterministic(cfg, lambda: _one_step(task, data, device))
     check_augmentation(cfg, task, data)
     check_optimizer(cfg, task, data)
 
@@ -43,19 +48,39 @@ def check_monitors(
             )
 
 
-def check_device(cfg: DictConfig) -> None:
-    """Raise UserError, before anything is recorded, where this machine lacks what the trainer asks for."""
+def check_device(cfg: DictConfig) -> torch.device:
+    """Return this process's device.
+
+    Raises UserError, before anything is recorded, where this machine lacks what the trainer asks for.
+    """
     try:
         trainer = build_trainer(cfg, [], None, Path())
         if trainer.world_size > 1 and not cfg.strategy.get("_target_"):
             raise UserError(
                 f"trainer.devices={cfg.trainer.devices}: {trainer.world_size} processes need a strategy: add strategy=ddp"
             )
+        return trainer.strategy.root_device
     except Exception as error:  # Lightning raises many kinds for a wrong device, precision or strategy
         cause = error.__cause__ or error
         if isinstance(cause, UserError):
             raise cause from None
         raise UserError(_device_message(cfg, cause)) from error
+
+
+def check_gpu_memory(cfg: DictConfig, task: Supervised, data: Any, device: torch.device) -> None:
+    """Raise UserError where the GPU's free memory cannot take the model and its optimizer."""
+    if device.type != "cuda":
+        return
+    weights = sum(p.numel() * p.element_size() for p in task.parameters())
+    dataset = data.bytes_in_memory if data.device == "trainer" else 0
+    free, _ = torch.cuda.mem_get_info(device)
+    require_free_memory(cfg, weights, dataset, free, torch.cuda.get_device_name(device))
+
+
+def _one_step(task: Supervised, data: Any, device: torch.device) -> None:
+    """A forward and backward pass of two samples on `device`, without a trace in weights, gradients or buffers."""
+    twin = copy.deepcopy(task).to(device).train()
+    twin.outputs_and_loss({"x": data.example(2).to(device), "y": data.arrays.y[:2].to(device)})[1].backward()
 
 
 def _device_message(cfg: DictConfig, cause: BaseException) -> str:

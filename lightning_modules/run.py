@@ -27,6 +27,7 @@ from lightning_modules.errors import UserError
 from lightning_modules.killed import Killed, Stopped
 from lightning_modules.preflight import check_parts
 from lightning_modules.report import draw_augmented, draw_curves, print_report, publish
+from lightning_modules.strategy.cuda import explain_out_of_memory, set_matmul_precision
 from lightning_modules.strategy.faults import killed_message, message_of_forked
 from lightning_modules.strategy.meeting import meet_anew
 from lightning_modules.strategy.ranks import environment_restored
@@ -79,6 +80,7 @@ def _run(
         elif store and go_on_in:
             resumed = go_on(store, go_on_in, cfg, alone=_is_lead())
         _set_threads(cfg)
+        set_matmul_precision(cfg)
         data = build.build_data(cfg)
         build.fill_from_data(cfg, data)
         callbacks = [*build.build_callbacks(cfg), *extra]
@@ -97,9 +99,14 @@ def _run(
             resumed = resumed or go_on_after_restart(store, cfg, data.fingerprint(), marks, _is_lead())
     meet_anew()
     if store is None or not _is_lead():
-        return _without_record(cfg, task, data, callbacks, resumed, compression)
+        with explain_out_of_memory(cfg):
+            return _without_record(cfg, task, data, callbacks, resumed, compression)
     _require_room(cfg, store, task)
-    with signals_raise(), recording(_open_record(store, cfg, data, resumed, marks)) as record:
+    with (
+        signals_raise(),
+        recording(_open_record(store, cfg, data, resumed, marks)) as record,
+        explain_out_of_memory(cfg),
+    ):
         return _with_record(cfg, task, data, callbacks, record, resumed, compression)
 
 

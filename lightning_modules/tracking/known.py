@@ -13,7 +13,18 @@ from lightning_modules.tracking.store import PROJECT_ROOT, Store
 # What changes how a run is recorded, shown or spread over cores, but not what comes out of it.
 _ROOMS = ("tracking", "name", "resume", "sweep", "search", "overrides", "choices", "cpu_threads", "steps_per_call")
 _SHOWN = ("callbacks.progress.", "callbacks.summary.", "callbacks.learning_rate.", "callbacks.last.")
-_PLACES = {"root", "path", "folder", "dirpath", "num_workers", "log_every_n_steps", "profiler", "threads", "timeout_s"}
+_PLACES = {
+    "root",
+    "path",
+    "folder",
+    "dirpath",
+    "num_workers",
+    "log_every_n_steps",
+    "profiler",
+    "threads",
+    "timeout_s",
+    "device",
+}
 
 
 class Known(Exception):  # noqa: N818 # nothing went wrong

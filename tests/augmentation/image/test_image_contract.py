@@ -177,7 +177,7 @@ def test_colours_need_one_or_three_channels(name: str) -> None:
         SINGLE[name]()(batch(images(channels=4)), seeded())
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("name", ALL)
 def test_a_gpu_gives_what_the_cpu_gives(name: str) -> None:
     given = batch(images(64, height=32, width=32))

@@ -120,7 +120,7 @@ def test_a_probability_beyond_one_is_refused(name: str) -> None:
         TRANSFORMS[name](1.5)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 @every
 def test_a_gpu_gives_the_batch_that_a_cpu_gives(name: str, corpus: Handwritten) -> None:
     transform, given = made(name, corpus, 0.7), batch_of(corpus)
