@@ -20,6 +20,7 @@ from torch import nn
 from lightning_modules.errors import UserError
 from lightning_modules.strategy.cuda import CudaGraphs, PeakMemory, uses_cuda
 from lightning_modules.task.supervised import Supervised
+from lightning_modules.tracking.checkpoint import VerifiedCheckpointIO
 
 _STEP_HOOKS = (
     "on_train_batch_start", "on_train_batch_end", "on_before_backward", "on_after_backward",
@@ -179,7 +180,7 @@ def build_trainer(cfg: DictConfig, callbacks: list[pl.Callback], logger: Any, fo
         enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
         enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
         enable_model_summary=any(isinstance(callback, ModelSummary) for callback in callbacks),
-        plugins=_processes(),
+        plugins=[*_processes(), VerifiedCheckpointIO()],
     )
     strategy: Any = trainer.strategy
     if hasattr(strategy, "config"):  # all ranks compare theirs

@@ -25,6 +25,7 @@ from lightning_modules.compressed import compress
 from lightning_modules.data.preprocess import recipe
 from lightning_modules.errors import UserError
 from lightning_modules.killed import Killed, Stopped
+from lightning_modules.model.checksum import save_with_checksum
 from lightning_modules.preflight import check_parts
 from lightning_modules.report import draw_augmented, draw_curves, print_report, publish
 from lightning_modules.strategy.cuda import explain_out_of_memory, set_matmul_precision
@@ -209,7 +210,7 @@ def _best_weights(trainer: pl.Trainer, task: Supervised, folder: Path, checkpoin
             key: trained.get(key, getattr(trainer, name))
             for key, name in (("epoch", "current_epoch"), ("global_step", "global_step"))
         }
-        torch.save({"state_dict": task.state_dict(), "passport": task.passport, **counters}, last)
+        save_with_checksum({"state_dict": task.state_dict(), "passport": task.passport, **counters}, last)
     return last
 
 

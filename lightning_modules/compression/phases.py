@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from lightning_modules.compression.form import Form
@@ -14,6 +13,7 @@ from lightning_modules.compression.keeper import Keeper
 from lightning_modules.compression.recipe import Recipe
 from lightning_modules.compression.stage import Stage, Work
 from lightning_modules.compression.structure import rebuild
+from lightning_modules.model.checksum import save_with_checksum
 from lightning_modules.tracking.checkpoint import read_checkpoint
 
 # (stage, keeper, stages that act, folder of its last checkpoint, checkpoint to go on from) -> optimizer steps taken
@@ -103,10 +103,7 @@ class Phases:
             "stage": stage.state_dict(),
             "model": self.work.model.state_dict(),
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_suffix(".tmp")
-        torch.save(point, draft)
-        draft.replace(path)
+        save_with_checksum(point, path)
 
     def _restored(self, path: Path, stage: Stage, reopen: bool = False) -> dict[str, Any] | None:
         """Make network, form and stage what they were at a point; None where there is no such point."""

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lightning_modules.errors import UserError
 from lightning_modules.export.formats import FILES
+from lightning_modules.model.checksum import check_archive
 
 Runner = Callable[[Tensor], Tensor]
 
@@ -42,6 +43,8 @@ def _open_onnx(path: Path) -> Runner:
 
 
 def _open_pt2(path: Path) -> Runner:
+    with path.open("rb") as file:
+        check_archive(file)
     refuse_pickles(path)
     module = torch.export.load(path).module()
     return lambda x: module(x)
@@ -50,6 +53,8 @@ def _open_pt2(path: Path) -> Runner:
 def _open_aoti(path: Path) -> Runner:
     from torch._inductor import aoti_load_package
 
+    with path.open("rb") as file:
+        check_archive(file)
     package = aoti_load_package(str(path))
     return lambda x: package(x)
 
@@ -72,6 +77,7 @@ def refuse_pickles(path: Path) -> None:
 def _is_plain(content: bytes) -> bool:
     """Whether torch reads the file without unpickling; where it does not, `torch.export.load` would unpickle."""
     try:
+        check_archive(io.BytesIO(content))
         torch.load(io.BytesIO(content), weights_only=True)
     except Exception:  # the reader has its own for everything that may be wrong
         return not content

@@ -4,10 +4,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from lightning_modules.errors import UserError
+from lightning_modules.model.checksum import load_verified
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
@@ -32,7 +32,7 @@ def _read(path: Path) -> Any:
             from safetensors.torch import load_file
 
             return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return load_verified(path, ours=False)
     except ModuleNotFoundError as error:
         raise UserError(f"model.weights={path} needs a package: pip install safetensors") from error
     except Exception as error:  # each reader has its own for a file that is cut or something else

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from lightning_modules.errors import UserError
+from lightning_modules.model.checksum import save_with_checksum
 from lightning_modules.tracking.checkpoint import read_checkpoint
 
 PIECE = "piece_of"  # marks a dict that stands for a part of a tensor
@@ -52,7 +53,7 @@ def write_shards(
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir(parents=True)
     barrier()
-    torch.save(piece_of(dict(state)), beside / f"rank-{rank}-of-{world_size}.ckpt")
+    save_with_checksum(piece_of(dict(state)), beside / f"rank-{rank}-of-{world_size}.ckpt")
     barrier()
     if rank == 0:
         shutil.rmtree(folder, ignore_errors=True)

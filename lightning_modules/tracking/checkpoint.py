@@ -1,15 +1,16 @@
-"""The last checkpoint, from which a run goes on, and the reading of checkpoints without unpickling."""
+"""The last checkpoint, from which a run goes on, and how checkpoints are written and read: verified, without unpickling."""
 
 import time
 from pathlib import Path
 from typing import Any
 
-import torch
+from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 
 from lightning_modules.errors import UserError
 from lightning_modules.killed import undisturbed
+from lightning_modules.model.checksum import load_verified, save_with_checksum
 
 
 class LastCheckpoint(Checkpoint):
@@ -56,20 +57,28 @@ class LastCheckpoint(Checkpoint):
         return last or trainer.should_stop or 0 <= trainer.max_steps <= trainer.global_step
 
     def _write(self, trainer: Trainer) -> None:
-        """Write beside the old file and rename, so that a full disk or a kill leaves the old one whole."""
         for logger in trainer.loggers:  # what the checkpoint goes on from must stand in the store before it
             getattr(logger, "flush", logger.save)()
-        temporary = self.path.with_suffix(".tmp")
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            trainer.save_checkpoint(temporary)
-        except BaseException:
-            temporary.unlink(missing_ok=True)  # on a full disk its room lets the run be closed
-            raise
-        if trainer.is_global_zero:
-            temporary.replace(self.path)
-        trainer.strategy.barrier()
+        trainer.save_checkpoint(self.path)
         self._written_at = time.monotonic()
+
+
+class VerifiedCheckpointIO(TorchCheckpointIO):
+    """Writes every checkpoint of a trainer atomically and with a checksum, and verifies it before it is loaded.
+
+    Remote paths (``s3://…``) are left to Lightning.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        if storage_options is not None or "://" in str(path):
+            super().save_checkpoint(checkpoint, path, storage_options)
+        else:
+            save_with_checksum(checkpoint, Path(path))
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        if "://" in str(path):
+            return super().load_checkpoint(path, weights_only=weights_only)
+        return read_checkpoint(Path(path))
 
 
 def _moved(value: Any, old: str, new: str) -> Any:
@@ -81,13 +90,18 @@ def _moved(value: Any, old: str, new: str) -> Any:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Load a checkpoint's plain values and tensors. Raises UserError where the file is missing, damaged or holds code."""
+    """Verify a checkpoint and load its plain values and tensors.
+
+    Raises UserError where the file is missing, damaged, claims more than it holds, or holds code.
+    """
     if not path.is_file():
         raise UserError(f"There is no checkpoint at {path}")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
+        loaded: dict[str, Any] = load_verified(path)
+    except MemoryError as error:
+        raise UserError(f"The checkpoint {path} does not fit into memory: {error}") from error
+    except Exception as error:  # torch has its own for everything that may be wrong
         reason = (str(error).splitlines() or ["it is empty or cut off"])[0][:200]
-        raise UserError(
-            f"The checkpoint {path} is damaged or is not one of ours ({path.stat().st_size} bytes): {reason}"
-        ) from error
+        size = f"{path.stat().st_size:,} bytes"
+        raise UserError(f"The checkpoint {path} is damaged, or no run wrote it ({size}): {reason}") from error
+    return loaded

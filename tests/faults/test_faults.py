@@ -149,7 +149,7 @@ def test_a_damaged_checkpoint_is_refused_and_its_run_left_as_it_was(train: Train
         torch.save({"state_dict": ROOT}, path)  # a Path is an object, not a plain value
     else:
         path.write_bytes(whole[: len(whole) // 2] if damage == "half" else b"")
-    with pytest.raises(UserError, match=r"last\.ckpt is damaged or is not one of ours"):
+    with pytest.raises(UserError, match=r"last\.ckpt is damaged, or no run wrote it"):
         train(f"resume={run.info.run_id}", quick=False)
     assert statuses(store) == ["FINISHED"]
 

@@ -1,0 +1,118 @@
+"""Files of ``torch.save`` with a checksum: written atomically, verified in constant memory before they are loaded.
+
+The SHA-256 is the comment of the zip archive that ``torch.save`` writes: one rename publishes content and checksum
+together, every copy carries it, and plain ``torch.load`` reads the file as any other.
+"""
+
+import hashlib
+import os
+import zipfile
+from pathlib import Path
+from typing import IO, Any
+
+import psutil
+import torch
+from pytorch_lightning.utilities import rank_zero_warn
+
+_LABEL = b"touchstone sha256 "
+_COMMENT = len(_LABEL) + 64
+_TRAILER = 2 + _COMMENT  # the comment and its length: the last fields of a zip archive
+_NO_COMMENT = 22  # bytes of the last record of an archive without a comment
+_BLOCK = 2**20
+_warned: set[Path] = set()
+
+
+class DamagedFileError(ValueError):
+    """The content of a file is not what was written, or claims more than it holds."""
+
+
+def save_with_checksum(value: Any, path: Path) -> None:
+    """Write `value` with ``torch.save`` beside `path` and rename, so that a kill or a full disk leaves the old file whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f"{path.name}.tmp")
+    try:
+        with draft.open("w+b") as file:
+            torch.save(value, file)
+            size = file.seek(-2, os.SEEK_END)
+            comment = _LABEL + _sha256(file, size)
+            file.seek(size)
+            file.write(len(comment).to_bytes(2, "little") + comment)
+        draft.replace(path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+
+
+def load_verified(path: Path, ours: bool = True) -> Any:
+    """Load plain values and tensors to the CPU; nothing is unpickled.
+
+    A file without a checksum is verified by the CRC-32 of its records. Where it is `ours`, an earlier version wrote it, and
+    a warning says so, once for each file.
+
+    Raises DamagedFileError, MemoryError, or whatever torch raises for a file of another kind.
+    """
+    with path.open("rb") as file:
+        if _has_checksum(file):
+            _verify_checksum(file)
+            check_archive(file, crc=False)
+        elif zipfile.is_zipfile(file):
+            check_archive(file)
+            if ours and path.resolve() not in _warned:
+                _warned.add(path.resolve())
+                rank_zero_warn(f"{path} has no checksum: an earlier version wrote it. Only its CRC-32 was verified.")
+        elif ours:
+            raise DamagedFileError("it is not a zip archive, or is cut off")
+        file.seek(0)
+        return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def check_archive(file: IO[bytes], crc: bool = True) -> None:
+    """Raise DamagedFileError for a zip archive that claims more bytes than it has, or has a wrong CRC-32.
+
+    Torch stores its records uncompressed, and reads them without looking at their CRC-32. Raises MemoryError where they do
+    not fit into free memory.
+    """
+    size = file.seek(0, os.SEEK_END)
+    try:
+        with zipfile.ZipFile(file) as archive:
+            records = archive.infolist()
+            claimed = sum(record.file_size for record in records)
+            if claimed > size or any(record.compress_type != zipfile.ZIP_STORED for record in records):
+                raise DamagedFileError(f"its records claim {claimed:,} bytes, but the file has {size:,}")
+            if claimed > (free := psutil.virtual_memory().available):
+                raise MemoryError(f"its records take {claimed:,} bytes, but {free:,} bytes are free")
+            if crc and (bad := archive.testzip()):
+                raise DamagedFileError(f"the CRC-32 of its record {bad} is wrong")
+    except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError, EOFError) as error:
+        raise DamagedFileError(str(error)) from error
+
+
+def _has_checksum(file: IO[bytes]) -> bool:
+    """Whether the file ends with a checksum. Raises DamagedFileError where an archive ends with anything else."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - _TRAILER))
+    trailer = file.read()
+    length = _COMMENT.to_bytes(2, "little")
+    if trailer.startswith(length + _LABEL):
+        return True
+    file.seek(0)
+    is_archive = file.read(4) == b"PK\x03\x04"
+    if is_archive and not (trailer[-_NO_COMMENT:].startswith(b"PK\x05\x06") and trailer.endswith(b"\0\0")):
+        raise DamagedFileError("it is cut off, or its checksum is damaged")
+    return False
+
+
+def _verify_checksum(file: IO[bytes]) -> None:
+    size = file.seek(-_TRAILER, os.SEEK_END)
+    if _sha256(file, size) != file.read()[-64:]:
+        raise DamagedFileError("its content does not match its checksum")
+
+
+def _sha256(file: IO[bytes], size: int) -> bytes:
+    """The hexadecimal digest of the first `size` bytes; the file's position is then behind them."""
+    digest = hashlib.sha256()
+    file.seek(0)
+    while size and (block := file.read(min(size, _BLOCK))):
+        digest.update(block)
+        size -= len(block)
+    return digest.hexdigest().encode()
