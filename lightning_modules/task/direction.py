@@ -1,0 +1,82 @@
+"""Whether a metric is better high or low: the one table that checkpoints, schedules, searches and comparisons use."""
+
+import re
+from collections.abc import Mapping
+
+from lightning_modules.errors import UserError
+
+_HIGHER = (
+    "accuracy acc top1 top5 auroc auc roc_auc auprc average_precision map f1 f1_score fbeta precision recall specificity "
+    "sensitivity kappa mcc jaccard iou miou dice r2 r2_score explained_variance pearson spearman ndcg dcg hit_rate hits mrr "
+    "log_likelihood bleu rouge psnr ssim reward return speedup throughput per_s per_second compression/ratio"
+)
+_LOWER = (
+    "loss error err error_rate rmse mse mae mape msle nll negative_log_likelihood cross_entropy perplexity ppl brier ece "
+    "hamming_distance kl_divergence wer cer fid bytes kb mb ms s seconds time latency duration params macs flops nonzero "
+    "drop"
+)
+_TABLE = dict.fromkeys(_HIGHER.split(), True) | dict.fromkeys(_LOWER.split(), False)
+_QUALIFIER = re.compile(
+    r"(_at_\d+|@\d+|_best|_best_val|_best_runtime|_epoch|_step|_mean|_p\d+)$"
+)  # a suffix that keeps the direction
+_NEGATION = {"neg", "negative", "minus", "inverse", "non"}
+
+
+def higher_is_better(metric: str) -> bool | None:
+    """Whether `metric` is better the higher it is; None where its name is not known.
+
+    The name is looked up without its part (``val/``), its qualifiers (``sampled_…``, ``…_at_10``) and its member
+    (``…/class``).
+
+    >>> higher_is_better("val/ndcg_at_10"), higher_is_better("val/loss"), higher_is_better("weights/norm")
+    (True, False, None)
+    """
+    name = metric.lower()
+    if name in _TABLE:
+        return _TABLE[name]
+    known = (_of_name(segment) for segment in name.split("/"))
+    return next((found for found in known if found is not None), None)
+
+
+def _of_name(name: str) -> bool | None:
+    while (shorter := _QUALIFIER.sub("", name)) != name:
+        name = shorter
+    words = re.split(r"[_. -]+", name)
+    for start in range(len(words)):
+        if (candidate := "_".join(words[start:])) in _TABLE:
+            return _TABLE[candidate]
+        if words[start] in _NEGATION:
+            return None
+    return None
+
+
+def mode_of(metric: str | None) -> str | None:
+    """Lightning's ``mode`` for a monitored metric: ``max``, ``min``, or None where the direction is not known."""
+    higher = higher_is_better(metric) if metric else None
+    return None if higher is None else ("max" if higher else "min")
+
+
+def check_direction(key: str, metric: str, given: str | None, modes: tuple[str, str] = ("min", "max")) -> str | None:
+    """What is wrong with the direction `given` for `metric` under the config key `key`; None where it is right.
+
+    Args:
+        modes: how "lower is better" and "higher is better" are written there.
+    """
+    higher = higher_is_better(metric)
+    if given is None and higher is None:
+        return f"{key}: whether '{metric}' is better high or low is not known; set {key}={modes[0]} or {key}={modes[1]}"
+    if given in modes and higher is not None and given != modes[higher]:
+        way = "higher" if higher else "lower"
+        return f"{key}={given}: '{metric}' is better the {way} it is; use {modes[higher]}, or leave it out"
+    return None
+
+
+def objective_of(monitor: Mapping[str, str]) -> dict[str, str]:
+    """The monitored metric of a task as the objective of a sweep: metric -> ``minimize`` or ``maximize``.
+
+    Raises UserError where its mode contradicts its name, or neither gives the direction.
+    """
+    metric, mode = monitor["metric"], monitor["mode"]
+    if wrong := check_direction("task.monitor.mode", metric, mode):
+        raise UserError(wrong)
+    return {metric: "maximize" if (mode or mode_of(metric)) == "max" else "minimize"}
