@@ -21,6 +21,7 @@ SUBJECTS = {  # benchmarks/NAME.py has `run(repeats)`
     "logging": "three metrics in each step",
     "compare": "10,000 runs in one table",
     "sweep": "50 runs of a second each",
+    "claims": "wrong verdicts of each kind of claim, by simulation (minutes; not part of all)",
     "comm": "what strategies send, and what that would cost elsewhere (minutes; not part of all)",
     "comm_links": "its cost model on slowed loopbacks (needs root; not part of all)",
     "compression": "what recipes gain, the next five together (about an hour; not part of all)",
@@ -31,6 +32,7 @@ SUBJECTS = {  # benchmarks/NAME.py has `run(repeats)`
     "lottery": "tickets, random zeros and dense networks on MNIST-1D",
 }
 LONG = (
+    "claims",
     "comm",
     "comm_links",
     "compression",

@@ -11,10 +11,10 @@ class Verdict(StrEnum):
     """What can be said of our runs beside the paper's number."""
 
     REPRODUCED = "REPRODUCED"  # the interval of the difference lies inside the tolerance
-    CONSISTENT = "CONSISTENT"  # it contains the paper's number, and is too wide to say more
+    CONSISTENT = "CONSISTENT"  # it contains the paper's number and excludes differences beyond four tolerances
     BETTER = "BETTER"  # it lies on the better side of the paper's number
     NOT_REPRODUCED = "NOT_REPRODUCED"
-    INCONCLUSIVE = "INCONCLUSIVE"  # fewer than three seeds, or a shortened run
+    INCONCLUSIVE = "INCONCLUSIVE"  # too few seeds, too wide an interval, or a shortened run
     INVALID = "INVALID"  # other data, another config
 
 
@@ -49,12 +49,17 @@ class Tolerance(Strict):
 
 
 class Original(Strict):
-    """What was published: single runs, or a mean with its spread, or one number."""
+    """What was published: single runs, a mean of n runs with or without its spread, or one number.
+
+    Attributes:
+        spread: what `std` or `runs` are over; needed of a claim with folds. A spread over folds is not one over seeds.
+    """
 
     value: float | None = None
     std: float | None = Field(default=None, ge=0)
     n: int | None = Field(default=None, ge=1)
     runs: tuple[float, ...] = ()
+    spread: Literal["seeds", "folds"] | None = None
 
 
 class Arm(Original):
@@ -151,6 +156,11 @@ class Claim(Original):
             yield "value: neither value nor runs are given"
         if self.kind == "equivalence" and self.tolerance is None:
             yield "tolerance: an equivalence is judged by it"
+        usual = self.tolerance or self.unit == "%" or self.std or self.runs or any(a.value or a.runs for a in self.arms)
+        if self.kind == "difference" and not usual:
+            yield "tolerance: required: without it, 1 % of the arms' published values is used, and they have none"
+        if self.folds and self.spread is None and (self.std is not None or len(self.runs) > 1):
+            yield "spread: required with folds: is the published spread over seeds or over folds?"
         for where, part in (("", self), *((f"arms.{arm.name}.", arm) for arm in self.arms)):
             yield from (where + problem for problem in _number_problems(part))
 
@@ -158,8 +168,8 @@ class Claim(Original):
 def _number_problems(part: Original) -> Any:
     if part.runs and (part.std is not None or part.n is not None):
         yield "runs: std and n follow from them; leave those out"
-    if (part.std is None) != (part.n is None):
-        yield "std: std and n are given together, or not at all"
+    if part.std is not None and part.n is None:
+        yield "std: give n as well: of how many runs it is"
     if part.runs and part.value is not None:
         mean = sum(part.runs) / len(part.runs)
         if abs(mean - part.value) > 0.005 * abs(mean):  # rounding

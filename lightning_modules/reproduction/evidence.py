@@ -1,24 +1,33 @@
 """What the numbers alone say of a claim, before anything forbids to judge them: one function for each kind of claim."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from bisect import bisect_left
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from lightning_modules.comparison.statistics import Interval
 from lightning_modules.reproduction.claim import Claim, Verdict
 from lightning_modules.reproduction.number import number_format
 from lightning_modules.reproduction.statistics import (
+    FEWEST_FOR_WELCH,
     JUDGED,
     Sample,
     difference_interval,
+    interval_of_sum,
     mean_interval,
     paired,
     published,
     sample_of,
+    unpaired_prediction_interval,
 )
 
 DIVERGED = 1e100  # a loss beyond is as good as infinite; its square is no float any more
+WIDEST = 4  # tolerances: an interval that reaches further is too wide to call anything consistent with the claim
+MOST_SEEDS = 1000
 Values = Mapping[str, Mapping[int, float]]  # arm ("" where there are none) -> seed -> value in the claim's unit
+IntervalOf = Callable[
+    [Sample], Interval | None
+]  # of the difference to the paper, for our mean, spread and number of seeds
 
 
 @dataclass(frozen=True)
@@ -57,9 +66,8 @@ def evidence(claim: Claim, values: Values, tolerance: float | None) -> Evidence:
     if claim.kind == "equivalence":
         return _equivalence(claim, against_first(claim, values), tolerance)
     if claim.kind == "difference":
-        (pair,) = neighbours(claim, values)
-        return _beside_paper(claim, pair.sample, tolerance, f"{pair.first} minus {pair.second}, paired by seed; ")
-    return _beside_paper(claim, sample_of(list(values.get("", {}).values())), tolerance, "")
+        return _difference(claim, values, tolerance)
+    return _value(claim, sample_of(list(values.get("", {}).values())), tolerance)
 
 
 def finite(values: Values) -> dict[str, dict[int, float]]:
@@ -91,75 +99,197 @@ def _pair(values: Values, first: str, second: str) -> Pair:
     return Pair(first, second, differences, sample, mean_interval(sample, JUDGED) if sample else None)
 
 
-def _beside_paper(claim: Claim, ours: Sample | None, tolerance: float, what: str) -> Evidence:
+def _value(claim: Claim, ours: Sample | None, tolerance: float) -> Evidence:
+    theirs = _theirs(claim)
+    if theirs.has_spread:
+        method = f"90 % interval of the difference to the mean of {theirs.n} published runs ({_test(theirs)})"
+    else:
+        method = f"90 % prediction interval: {_one_number(theirs.n)}"
+    return _beside_paper(claim, ours, theirs, tolerance, method, lambda sample: difference_interval(sample, theirs))
+
+
+def _difference(claim: Claim, values: Values, tolerance: float) -> Evidence:
+    """Ours are paired by seed. Without a published spread, the paper's difference has the noise of two unpaired arms."""
+    (pair,) = neighbours(claim, values)
+    theirs, ours = _theirs(claim), pair.sample
+    method = f"{pair.first} minus {pair.second}, paired by seed; "
+    if theirs.has_spread:
+        method += f"90 % interval of the difference to the mean of {theirs.n} published runs ({_test(theirs)})"
+        return _beside_paper(claim, ours, theirs, tolerance, method, lambda sample: difference_interval(sample, theirs))
+    arms = [arm for arm in map(published, claim.arms) if arm is not None]
+    if len(arms) == 2 and all(arm.has_spread for arm in arms):
+        method += "90 % interval of the difference to that of the published arms' means, which are not paired (Welch)"
+
+        def welch(sample: Sample) -> Interval | None:
+            return interval_of_sum(sample.mean - theirs.mean, [sample, *arms]) if sample.has_spread else None
+
+        return _beside_paper(claim, ours, theirs, tolerance, method, welch)
+    runs = max(theirs.n, min((arm.n for arm in arms), default=1) if len(arms) == 2 else 1)
+    whole = complete(claim, values)
+    stds = [
+        sample.std for sample in (sample_of(list(whole.get(arm, {}).values())) for arm in claim.arm_names) if sample
+    ]
+    method += f"90 % prediction interval with the variance of unpaired arms: {_one_number(runs)}"
+
+    def unpaired(sample: Sample) -> Interval | None:
+        first, second = (std or 0.0 for std in stds)
+        return unpaired_prediction_interval(sample, (first, second), theirs.mean, runs=runs)
+
+    return _beside_paper(claim, ours, theirs, tolerance, method, unpaired)
+
+
+def _theirs(claim: Claim) -> Sample:
     theirs = published(claim)
     assert theirs is not None  # the schema asks for it
-    if theirs.has_spread:
-        method = f"{what}90 % interval of the difference to the mean of {theirs.n} published runs (Welch)"
-    else:
-        method = f"{what}90 % prediction interval: the published number is one draw"
-    interval = difference_interval(ours, theirs) if ours else None
+    return theirs
+
+
+def _test(theirs: Sample) -> str:
+    return "Welch" if theirs.n >= FEWEST_FOR_WELCH else "Student, with one variance"
+
+
+def _one_number(runs: int) -> str:
+    if runs > 1:
+        return f"the published number is the mean of {runs} runs, taken to vary as ours do"
+    return "the published number is one draw"
+
+
+def _beside_paper(
+    claim: Claim, ours: Sample | None, theirs: Sample, tolerance: float, method: str, interval_of: IntervalOf
+) -> Evidence:
+    interval = interval_of(ours) if ours else None
     if ours is None or interval is None:
         return Evidence(ours, theirs.mean, None, method)
-    verdict = _by_interval(interval, tolerance, claim.better, slack=1e-12 * max(abs(ours.mean), abs(theirs.mean)))
+    slack = 1e-12 * max(abs(ours.mean), abs(theirs.mean))
+    verdict = _by_interval(interval, tolerance, claim.better, slack)
     write = number_format(claim.unit, ours.mean, theirs.mean)
     low, high = (write(end, sign=True) for end in interval)
-    where = _SAID[verdict].format(tolerance=write(tolerance), better=claim.better)
-    flat = "; all our seeds gave the same value" if ours.std == 0 else ""
-    said = f"The 90 % interval of the difference, [{low}, {high}], {where}{flat}"
+    said = f"The 90 % interval of the difference, [{low}, {high}], "
+    said += _SAID[verdict].format(
+        tolerance=write(tolerance), better=claim.better, excluded=write(largest_not_excluded(interval))
+    )
+    if verdict is Verdict.INCONCLUSIVE and interval.low == interval.high:
+        said = _ONE_VALUE
+    elif verdict is Verdict.INCONCLUSIVE:
+        said += "; " + _seeds_needed(
+            ours, lambda more: _firm(interval_of(more), lambda i: _by_interval(i, tolerance, claim.better, slack))
+        )
+    elif ours.std == 0:
+        said += "; all our seeds gave the same value"
     return Evidence(ours, theirs.mean, interval, method, verdict, said)
 
 
+_ONE_VALUE = (
+    "All seeds gave the same value, so their spread is unknown and the interval has no width: "
+    "check that the seed reaches what is random in the run"
+)
 _SAID = {
     Verdict.REPRODUCED: "lies inside the tolerance of ±{tolerance}",
-    Verdict.CONSISTENT: "contains 0 and reaches beyond the tolerance of ±{tolerance}",
+    Verdict.CONSISTENT: "contains 0, reaches beyond the tolerance of ±{tolerance} and excludes differences above {excluded}",
     Verdict.BETTER: "lies on the better side of the published number ({better} is better)",
     Verdict.NOT_REPRODUCED: "lies on the worse side of the published number ({better} is better)",
+    Verdict.INCONCLUSIVE: f"is too wide: it does not exclude a difference of {{excluded}}, "
+    f"more than {WIDEST} tolerances of ±{{tolerance}}",
 }
+
+
+def largest_not_excluded(interval: Interval) -> float:
+    """The largest difference, of either sign, that an interval contains."""
+    return max(abs(interval.low), abs(interval.high))
 
 
 def _by_interval(interval: Interval, tolerance: float, better: str, slack: float) -> Verdict:
     """`slack` is the rounding error of two numbers that differ by just the tolerance, or not at all."""
+    if interval.low == interval.high:
+        return Verdict.INCONCLUSIVE
     if -tolerance - slack <= interval.low and interval.high <= tolerance + slack:
         return Verdict.REPRODUCED
     if interval.low <= slack and interval.high >= -slack:
-        return Verdict.CONSISTENT
+        return Verdict.CONSISTENT if largest_not_excluded(interval) <= WIDEST * tolerance else Verdict.INCONCLUSIVE
     return Verdict.BETTER if (interval.low > 0) == (better == "higher") else Verdict.NOT_REPRODUCED
 
 
+def _firm(interval: Interval | None, verdict_of: Callable[[Interval], Verdict]) -> bool:
+    return interval is not None and verdict_of(interval) is not Verdict.INCONCLUSIVE
+
+
+def _seeds_needed(ours: Sample, is_firm: Callable[[Sample], bool]) -> str:
+    """From how many seeds on there would be a verdict, if mean and standard deviation stayed what they are."""
+    if not is_firm(replace(ours, n=MOST_SEEDS)):
+        return f"even {MOST_SEEDS} seeds of this spread would not do, as the published number is uncertain itself"
+    found = ours.n + 1 + bisect_left(range(ours.n + 1, MOST_SEEDS), True, key=lambda n: is_firm(replace(ours, n=n)))
+    return f"about {found} seeds of this spread are needed"
+
+
 def _ordering(claim: Claim, pairs: list[Pair]) -> Evidence:
-    """All neighbours must be in order, so REPRODUCED needs no correction for their number."""
+    """All neighbours must be in order, so REPRODUCED needs no correction for their number; a single one in the wrong
+    order makes NOT_REPRODUCED, which is therefore corrected for it (Bonferroni)."""
     method = "90 % intervals of each arm minus the next, paired by seed"
     if any(pair.interval is None for pair in pairs):
         return Evidence(pairs[0].sample, None, None, method)
-    closest = min(pairs, key=lambda pair: _towards_better(pair, claim.better).low)
-    wrong = min(pairs, key=lambda pair: _towards_better(pair, claim.better).high)
-    if _towards_better(wrong, claim.better).high < 0:
-        verdict, pair, said = Verdict.NOT_REPRODUCED, wrong, "{} is worse than {} by a 90 % interval that excludes 0"
-    elif _towards_better(closest, claim.better).low <= 0:
-        verdict, pair, said = Verdict.CONSISTENT, closest, "The 90 % interval of {} minus {} contains 0"
-    else:
-        verdict, pair = Verdict.REPRODUCED, closest
+    if any(pair.sample is not None and pair.sample.std == 0 for pair in pairs):
+        pair = next(pair for pair in pairs if pair.sample is not None and pair.sample.std == 0)
+        return Evidence(pair.sample, None, pair.interval, method, said=_ONE_VALUE)
+    strict = 1 - (1 - JUDGED) / len(pairs)
+    closest = min(pairs, key=lambda pair: _towards_better(pair.interval, claim.better).low)
+    wrong = min(pairs, key=lambda pair: _towards_better(_wider(pair, strict), claim.better).high)
+    if _towards_better(_wider(wrong, strict), claim.better).high < 0:
+        verdict, pair, interval = Verdict.NOT_REPRODUCED, wrong, _wider(wrong, strict)
+        said = f"{{}} is worse than {{}} by a {100 * strict:.3g} % interval that excludes 0"
+    elif (low := _towards_better(closest.interval, claim.better).low) > 0:
+        verdict, pair, interval = Verdict.REPRODUCED, closest, closest.interval
         said = "Each arm is better than the next by a 90 % interval that excludes 0; closest are {} and {}"
-    return Evidence(pair.sample, None, pair.interval, method, verdict, said.format(pair.first, pair.second))
+    else:
+        verdict, pair, interval = Verdict.CONSISTENT, closest, closest.interval
+        write, limit = number_format(claim.unit, low), usual_tolerance(claim)
+        said = (
+            f"The 90 % interval of {{}} minus {{}} contains 0 and does not exclude {write(-low)} in the wrong direction"
+        )
+        if limit is not None and -low > WIDEST * limit:
+            verdict, sample = Verdict.INCONCLUSIVE, pair.sample
+            assert sample is not None
+            needed = _seeds_needed(
+                sample,
+                lambda more: _towards_better(mean_interval(more, JUDGED), claim.better).low > -WIDEST * limit,
+            )
+            said += f", more than {WIDEST} times {write(limit)}; {needed}"
+    return Evidence(pair.sample, None, interval, method, verdict, said.format(pair.first, pair.second))
 
 
-def _towards_better(pair: Pair, better: str) -> Interval:
-    assert pair.interval is not None
-    low, high = pair.interval
+def usual_tolerance(claim: Claim) -> float | None:
+    """The claim's tolerance, or without one, in the unit of the metric: one point, or 1 % of the largest published value."""
+    if claim.tolerance:
+        return claim.tolerance.value
+    if claim.unit == "%":
+        return 1.0
+    values = [abs(theirs.mean) for theirs in map(published, claim.arms or (claim,)) if theirs is not None]
+    return 0.01 * max(values) if values else None
+
+
+def _wider(pair: Pair, confidence: float) -> Interval | None:
+    return mean_interval(pair.sample, confidence) if pair.sample else None
+
+
+def _towards_better(interval: Interval | None, better: str) -> Interval:
+    assert interval is not None
+    low, high = interval
     return Interval(low, high) if better == "higher" else Interval(-high, -low)
 
 
 def _equivalence(claim: Claim, pairs: list[Pair], tolerance: float) -> Evidence:
-    """Not of means: no seed of any arm may be further off than the tolerance."""
-    method = f"smallest and largest difference to {claim.arm_names[0]} of any seed, no interval of a mean"
+    """No seed of any arm may be further off than the tolerance, nor the 90 % interval of an arm's mean difference."""
+    method = f"smallest and largest difference to {claim.arm_names[0]} of any seed, and the 90 % interval of the mean"
     if not pairs[0].differences:
         return Evidence(None, None, None, method)
     pair = max(pairs, key=lambda pair: max(map(abs, pair.differences.values())))
     ends = Interval(min(pair.differences.values()), max(pair.differences.values()))
-    largest = max(map(abs, ends))
-    verdict = Verdict.REPRODUCED if largest <= tolerance else Verdict.NOT_REPRODUCED
+    largest = largest_not_excluded(ends)
     write = number_format(claim.unit, largest, tolerance)
     where = "inside" if largest <= tolerance else "beyond"
     said = f"{pair.first} and {pair.second} differ by at most {write(largest)}, {where} the tolerance of {write(tolerance)}"
+    verdict = Verdict.REPRODUCED if largest <= tolerance else Verdict.NOT_REPRODUCED
+    means = max(largest_not_excluded(other.interval) for other in pairs if other.interval) if pair.interval else 0.0
+    if largest <= tolerance < means:
+        verdict = Verdict.CONSISTENT
+        said += f", but the 90 % interval of the mean does not exclude {write(means)}"
     return Evidence(pair.sample, None, ends, method, verdict, said)

@@ -1,4 +1,4 @@
-"""The verdict of a claim in the store: written to its parent run, and read back as a row of the table."""
+"""The verdict of a claim in the store: written to its parent run; its values are read back for the tables."""
 
 import json
 import tempfile
@@ -12,10 +12,12 @@ from lightning_modules.errors import UserError
 from lightning_modules.reproduction.claim import Claim
 from lightning_modules.reproduction.composed import Composed
 from lightning_modules.reproduction.picture import draw_claim
-from lightning_modules.reproduction.report import claim_report
+from lightning_modules.reproduction.report import claim_report, published_text
+from lightning_modules.reproduction.results import Result
 from lightning_modules.reproduction.table import ClaimRow
 from lightning_modules.reproduction.values import Values
 from lightning_modules.reproduction.verdict import Judgement
+from lightning_modules.tracking.origin import NOWHERE, Origin
 from lightning_modules.tracking.store import PROJECT_ROOT, Store
 
 if TYPE_CHECKING:
@@ -61,13 +63,26 @@ def row_as_dict(row: ClaimRow) -> dict[str, Any]:
     }
 
 
-def read_rows(store: Store, names: Sequence[str]) -> dict[str, ClaimRow]:
-    """Claim -> the row of its newest verdict in the store; runs with further overrides do not count."""
-    found: dict[str, ClaimRow] = {}
+def claim_row(composed: Composed, judged: Judgement, seconds: float | None = 0.0, origin: Origin = NOWHERE) -> ClaimRow:
+    """The row of a claim and its judgement."""
+    claim = composed.claim
+    low, high = judged.ours_interval or (None, None)
+    return ClaimRow(
+        claim_id=composed.name, paper=short_paper(claim), source_kind=claim.source.kind, metric=claim.metric,
+        unit=claim.unit, theirs=published_text(claim), kind=claim.kind, ours_mean=judged.ours_mean, ours_low=low, ours_high=high,
+        n=judged.n, difference=judged.difference, low=judged.low, high=judged.high, tolerance=judged.tolerance,
+        verdict=judged.verdict, expected=judged.verdict in claim.expect, seconds=seconds,
+        **origin._asdict(),
+    )  # fmt: skip
+
+
+def stored_results(store: Store, names: Sequence[str]) -> dict[str, Result]:
+    """Claim -> the values of its newest verdict in the store; runs with further overrides do not count."""
+    found: dict[str, Result] = {}
     for run in _parents(store):
         name = run.data.tags["claim"]
-        if name in names and name not in found and (row := _row(store, run)) is not None:
-            found[name] = row
+        if name in names and name not in found and (result := _result(store, run)) is not None:
+            found[name] = result
     return {name: found[name] for name in names if name in found}
 
 
@@ -77,11 +92,15 @@ def _parents(store: Store) -> list["Run"]:
     return list(store.client.search_runs(everywhere, condition, 1, 5000, ["attributes.start_time DESC"]))
 
 
-def _row(store: Store, run: "Run") -> ClaimRow | None:
+def _result(store: Store, run: "Run") -> Result | None:
     from lightning_modules.tracking.artifacts import artifact
 
     try:
-        return ClaimRow(**json.loads(artifact(store, run, f"{FOLDER}/verdict.json").read_text())["row"])
+        verdict = json.loads(artifact(store, run, f"{FOLDER}/verdict.json").read_text())
+        row = verdict["row"]
+        values = {arm: {int(seed): float(v) for seed, v in seeds.items()} for arm, seeds in verdict["values"].items()}
+        origin = Origin(row["date"], row["commit"], row["machine"])
+        return Result(row["metric"], row["unit"], values, origin, row["seconds"])
     except (UserError, ValueError, TypeError, KeyError):  # of an older form
         return None
 

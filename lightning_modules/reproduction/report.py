@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
+from lightning_modules.comparison.statistics import Interval
 from lightning_modules.reproduction.claim import Claim
-from lightning_modules.reproduction.evidence import Values, finite
+from lightning_modules.reproduction.evidence import Values, finite, largest_not_excluded
 from lightning_modules.reproduction.number import NONE, Written, number_format
 from lightning_modules.reproduction.statistics import mean_interval, published, sample_of
 from lightning_modules.reproduction.verdict import Judgement
@@ -24,7 +25,7 @@ def published_text(claim: Claim) -> str:
         return NONE
     write = number_format(claim.unit, theirs.mean) if claim.runs else "{:.7g}".format  # a single number as it was given
     spread = f" ± {write(theirs.std)}" if theirs.has_spread else ""
-    return f"{write(theirs.mean)}{spread}{unit}" + f" (n {theirs.n})" * theirs.has_spread
+    return f"{write(theirs.mean)}{spread}{unit}" + f" (n {theirs.n})" * (theirs.n > 1)
 
 
 def claim_report(claim_id: str, claim: Claim, values: Values, judgement: Judgement) -> str:
@@ -43,6 +44,7 @@ def claim_report(claim_id: str, claim: Claim, values: Values, judgement: Judgeme
         "Published": published_text(claim),
         "Ours": f"{_ours(j, write)} (n {j.n})",
         "Difference": f"{write(j.difference, sign=True)}{_ends((j.low, j.high), write, ends)}",
+        "Largest difference not excluded": _largest(j, write),
         "Tolerance": f"{NONE if j.tolerance is None else '±' + write(j.tolerance)} ({j.tolerance_why})",
         "Method": j.method,
         "Shortened": claim.shortened or "",
@@ -55,6 +57,12 @@ def claim_report(claim_id: str, claim: Claim, values: Values, judgement: Judgeme
         f"## What the source does not say\n\n{_listed(claim.unknowns)}",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _largest(j: Judgement, write: Written) -> str:
+    if j.theirs is None or j.low is None or j.high is None:
+        return ""
+    return write(largest_not_excluded(Interval(j.low, j.high)))
 
 
 def _ours(j: Judgement, write: Written) -> str:

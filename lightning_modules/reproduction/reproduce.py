@@ -2,25 +2,27 @@
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from lightning_modules.errors import UserError
 from lightning_modules.reproduction.claim import Claim, Verdict
-from lightning_modules.reproduction.composed import Composed, compose_claim
+from lightning_modules.reproduction.composed import Composed, compose_claim, shown
 from lightning_modules.reproduction.find import USUAL_TIERS, find_claims, is_one, tier_of
 from lightning_modules.reproduction.freeze import same_as_frozen
 from lightning_modules.reproduction.lint import lint_composed
 from lightning_modules.reproduction.plan import parts_of, seeds_of
 from lightning_modules.reproduction.question import Question
-from lightning_modules.reproduction.recorded import short_paper, write_verdict
-from lightning_modules.reproduction.report import published_text
+from lightning_modules.reproduction.recorded import claim_row, write_verdict
+from lightning_modules.reproduction.results import Result, read_results, results_file
 from lightning_modules.reproduction.seeds import newest_parent, run_seeds
 from lightning_modules.reproduction.table import ClaimRow
-from lightning_modules.reproduction.values import Values, missing, values_of
-from lightning_modules.reproduction.verdict import Judgement, judge
+from lightning_modules.reproduction.values import Values, missing, values_of, without_metric
+from lightning_modules.reproduction.verdict import judge
 from lightning_modules.sweep.children import Child, read_children
 from lightning_modules.sweep.drive import AllFailedError
-from lightning_modules.tracking.origin import NOWHERE, Origin, origin_of
+from lightning_modules.sweep.found import BusyError
+from lightning_modules.tracking.origin import origin_of
 from lightning_modules.tracking.store import Store, open_store
 
 
@@ -43,6 +45,8 @@ def chosen(question: Question) -> list[str]:
 def reproduce(question: Question) -> list[ClaimRow]:
     """Judge each claim, after running what is missing; return their rows. One that cannot be run does not stop others.
 
+    A claim that another process is running now has no row: nothing is known of it yet.
+
     Raises:
         UserError: before anything is run, with all mistakes of all claims.
         Killed: a signal stopped it; the same command goes on.
@@ -53,7 +57,7 @@ def reproduce(question: Question) -> list[ClaimRow]:
     store = open_store(composed[0].cfg.tracking.get("uri"))
     minutes = sum(one.claim.budget.cpu_minutes for one in composed)
     print(f"{len(composed)} claims, about {minutes:.0f} CPU minutes where nothing is known yet", flush=True)
-    return [_one(one, question, store) for one in composed]
+    return [row for one in composed if (row := _one(one, question, store)) is not None]
 
 
 def _linted(names: Sequence[str]) -> list[Composed]:
@@ -70,17 +74,24 @@ def _linted(names: Sequence[str]) -> list[Composed]:
     return found
 
 
-def _one(composed: Composed, question: Question, store: Store) -> ClaimRow:
+def _one(composed: Composed, question: Question, store: Store) -> ClaimRow | None:
     seeds = seeds_of(composed.claim, question.settings.seeds)
     print(f"\n── {composed.name}: {composed.claim.paper.title}", flush=True)
+    committed = read_results([composed.name]).get(composed.name) if question.judge_only else None
+    if committed and len(composed.words) == 2 and newest_parent(store, composed) is None:
+        return _from_committed(composed, committed)
     invalid = _other_data(composed)
     if invalid:
         print(invalid, file=sys.stderr)
-        return _row(composed, judge(composed.claim, _nothing(composed.claim), invalid))
-    parent, failure = _parent(composed, seeds, question, store)
+        return claim_row(composed, judge(composed.claim, _nothing(composed.claim), invalid))
+    try:
+        parent, failure = _parent(composed, seeds, question, store)
+    except BusyError as error:
+        print(f"{composed.name}: not judged: {error}; run the command again when it has ended", file=sys.stderr)
+        return None
     if parent is None:
         print(failure, file=sys.stderr)
-        return _row(composed, judge(composed.claim, _nothing(composed.claim), failure))
+        return claim_row(composed, judge(composed.claim, _nothing(composed.claim), failure))
     children = read_children(store, parent)
     return _judged(composed, seeds, children, parent, store)
 
@@ -92,6 +103,8 @@ def _parent(composed: Composed, seeds: tuple[int, ...], question: Question, stor
             return run_seeds(composed, seeds, question.settings, store), ""
         found = newest_parent(store, composed)
         return (found.info.run_id, "") if found else (None, f"{composed.name} was never run here")
+    except BusyError:
+        raise
     except AllFailedError as error:
         print(error, file=sys.stderr)
         parent = newest_parent(store, composed)
@@ -107,15 +120,26 @@ def _judged(composed: Composed, seeds: tuple[int, ...], children: list[Child], p
     values = values_of(store, claim, parts, children)
     other = " ".join(composed.words[2:])
     judged = judge(claim, values, f"run with {other}, which is not the claim's config" if other else None)
+    if lacks := without_metric(store, claim.metric, children):
+        judged = replace(judged, reason=f"{judged.reason} {lacks}")
     mine = [child for child in children if child.number < len(parts)]
     seconds = sum(child.duration_s or 0.0 for child in mine)
-    row = _row(composed, judged, seconds, origin_of(store, _ids(mine)))
+    row = claim_row(composed, judged, seconds, origin_of(store, _ids(mine)))
     write_verdict(store, parent, composed, values, judged, row)
     if lost := missing(values, seeds):
         print(f"no value: {', '.join(lost[:10])}{' …' * (len(lost) > 10)}", file=sys.stderr)
     if same := same_as_frozen(composed, values):
         print(same)
     print(f"{judged.verdict}{'' if row.expected else ' (NOT EXPECTED)'}: {judged.reason}\nrun    {parent}", flush=True)
+    return row
+
+
+def _from_committed(composed: Composed, result: Result) -> ClaimRow:
+    """Judge the values that are committed beside the claim, where the store has no runs of it."""
+    judged = judge(composed.claim, result.values_of(composed.claim))
+    row = claim_row(composed, judged, result.seconds, result.origin)
+    file, kept = shown(results_file(composed.name)), "summary" if result.summary else "values"
+    print(f"{judged.verdict}{'' if row.expected else ' (NOT EXPECTED)'}: {judged.reason}\nfrom the {kept} in {file}")
     return row
 
 
@@ -131,18 +155,6 @@ def _nothing(claim: Claim) -> Values:
 
 def _ids(children: Sequence[Child]) -> list[str]:
     return [child.run_id for child in children if child.run_id]
-
-
-def _row(composed: Composed, judged: Judgement, seconds: float = 0.0, origin: Origin = NOWHERE) -> ClaimRow:
-    claim = composed.claim
-    low, high = judged.ours_interval or (None, None)
-    return ClaimRow(
-        claim_id=composed.name, paper=short_paper(claim), source_kind=claim.source.kind, metric=claim.metric,
-        unit=claim.unit, theirs=published_text(claim), kind=claim.kind, ours_mean=judged.ours_mean, ours_low=low, ours_high=high,
-        n=judged.n, difference=judged.difference, low=judged.low, high=judged.high, tolerance=judged.tolerance,
-        verdict=judged.verdict, expected=judged.verdict in claim.expect, seconds=seconds,
-        **origin._asdict(),
-    )  # fmt: skip
 
 
 def _other_data(composed: Composed) -> str | None:

@@ -7,12 +7,14 @@ is smaller than δ" is then said wrongly at most once in twenty.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 import numpy as np
 
 from lightning_modules.comparison.statistics import Interval
 from lightning_modules.reproduction.claim import Original
 
+FEWEST_FOR_WELCH = 3  # published runs
 JUDGED, SHOWN = 0.90, 0.95  # the confidence of the difference that is judged, and of our own mean
 
 
@@ -42,14 +44,19 @@ def sample_of(values: Sequence[float]) -> Sample | None:
 
 
 def published(original: Original) -> Sample | None:
-    """What the source gives: its runs, a mean with std and n, or one number, which is one draw. None where it gives none."""
+    """The published runs, mean with std and n, mean of n runs without a spread, or single number; None if there is none.
+
+    A spread over folds says how hard the folds are, not how far another seed would be off: the number counts as one run.
+    """
+    if original.spread == "folds":
+        value = original.value if original.value is not None else fmean(original.runs)
+        return Sample(value, None, 1)
     if original.runs:
         return sample_of(original.runs)
     if original.value is None:
         return None
-    if original.n is None or original.n < 2:
-        return Sample(original.value, None, 1)
-    return Sample(original.value, original.std, original.n)
+    n = original.n or 1
+    return Sample(original.value, original.std if n > 1 else None, n)
 
 
 def paired(first: Mapping[int, float], second: Mapping[int, float]) -> dict[int, float]:
@@ -66,35 +73,81 @@ def mean_interval(ours: Sample, confidence: float = SHOWN) -> Interval | None:
 
 
 def difference_interval(ours: Sample, theirs: Sample, confidence: float = JUDGED) -> Interval | None:
-    """Welch's where the source has a spread, else the prediction interval around its one number."""
+    """Of the means: by `welch_interval` where the source has a spread, else the prediction interval for a mean of n runs.
+
+    The spread of only two runs has too few degrees of freedom for Welch's approximation: it is pooled with ours.
+    """
+    if theirs.n == FEWEST_FOR_WELCH - 1 and theirs.has_spread:
+        return pooled_interval(ours, theirs, confidence)
     if theirs.has_spread:
         return welch_interval(ours, theirs, confidence)
-    return prediction_interval(ours, theirs.mean, confidence)
+    return prediction_interval(ours, theirs.mean, confidence, theirs.n)
 
 
 def welch_interval(ours: Sample, theirs: Sample, confidence: float = JUDGED) -> Interval | None:
     """Of the difference of two means with unequal variances; degrees of freedom by Satterthwaite (1946), Welch (1947)."""
     if not (ours.has_spread and theirs.has_spread):
         return None
+    return interval_of_sum(ours.mean - theirs.mean, [ours, theirs], confidence)
+
+
+def pooled_interval(ours: Sample, theirs: Sample, confidence: float = JUDGED) -> Interval | None:
+    """Student's, of the difference of two means with one variance."""
+    if not (ours.has_spread and theirs.has_spread):
+        return None
     assert ours.std is not None and theirs.std is not None
-    errors = ours.std**2 / ours.n, theirs.std**2 / theirs.n
-    total = sum(errors)
+    freedom = ours.n + theirs.n - 2
+    variance = ((ours.n - 1) * ours.std**2 + (theirs.n - 1) * theirs.std**2) / freedom
+    error = math.sqrt(variance * (1 / ours.n + 1 / theirs.n))
+    return _interval(ours.mean - theirs.mean, error, freedom, confidence)
+
+
+def interval_of_sum(centre: float, samples: Sequence[Sample], confidence: float = JUDGED) -> Interval:
+    """Around `centre`, whose variance is the sum of those of the means of independent samples."""
+    errors = [(float(sample.std or 0.0) ** 2 / sample.n, sample.n - 1) for sample in samples]
+    total = sum(square for square, _ in errors)
     if total == 0:
-        return _interval(ours.mean - theirs.mean, 0.0, 1, confidence)
-    share = errors[0] / total
-    freedom = 1 / (share**2 / (ours.n - 1) + (1 - share) ** 2 / (theirs.n - 1))
-    return _interval(ours.mean - theirs.mean, math.sqrt(total), freedom, confidence)
+        return _interval(centre, 0.0, 1, confidence)
+    freedom = 1 / sum((square / total) ** 2 / free for square, free in errors)
+    return _interval(centre, math.sqrt(total), freedom, confidence)
 
 
-def prediction_interval(ours: Sample, number: float, confidence: float = JUDGED) -> Interval | None:
-    """Of our mean minus one more draw: ``s * sqrt(1 + 1/n)``, n - 1 degrees of freedom.
+def prediction_interval(ours: Sample, number: float, confidence: float = JUDGED, runs: int = 1) -> Interval | None:
+    """Of our mean minus the mean of `runs` more runs: ``s * sqrt(1/n + 1/runs)``, n - 1 degrees of freedom.
 
     A published single run is no true mean: it is as far off as any of our own runs.
     """
     if not ours.has_spread:
         return None
     assert ours.std is not None
-    return _interval(ours.mean - number, ours.std * math.sqrt(1 + 1 / ours.n), ours.n - 1, confidence)
+    return _interval(ours.mean - number, ours.std * math.sqrt(1 / ours.n + 1 / runs), ours.n - 1, confidence)
+
+
+def unpaired_prediction_interval(
+    ours: Sample, arms: tuple[float, float], number: float, confidence: float = JUDGED, runs: int = 1
+) -> Interval | None:
+    """Of our mean difference, paired by seed, minus a published difference of two arms with `runs` runs each.
+
+    Our pairs cancel what the arms share by seed; the published arms may share nothing, so their difference has the sum of
+    both variances. The variance is a quadratic form in the arms' covariance matrix; its degrees of freedom follow from
+    matching the first two moments (Satterthwaite 1946), ``(n - 1) tr(M)^2 / tr(M^2)``.
+
+    Args:
+        ours: the paired differences.
+        arms: the standard deviations of our two arms.
+    """
+    if not ours.has_spread:
+        return None
+    assert ours.std is not None
+    first, second = arms[0] ** 2, arms[1] ** 2
+    shared = (first + second - ours.std**2) / 2
+    weights = np.array([[1, -1], [-1, 1]]) / ours.n + np.eye(2) / runs
+    form = weights @ np.array([[first, shared], [shared, second]])
+    variance = float(np.trace(form))
+    if variance == 0:
+        return _interval(ours.mean - number, 0.0, 1, confidence)
+    freedom = (ours.n - 1) * variance**2 / float(np.trace(form @ form))
+    return _interval(ours.mean - number, math.sqrt(variance), freedom, confidence)
 
 
 def _interval(centre: float, error: float, freedom: float, confidence: float) -> Interval:

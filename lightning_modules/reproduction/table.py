@@ -108,9 +108,16 @@ def _cells(row: ClaimRow) -> list[str]:
         f"{ours}{_between(row.ours_low, row.ours_high, write)} ({row.n})",
         difference,
         NONE if row.tolerance is None else f"±{write(row.tolerance)}",
-        f"{row.verdict}{expected if row.expected else ' (NOT EXPECTED)'}",
+        f"{row.verdict}{_within(row, write)}{expected if row.expected else ' (NOT EXPECTED)'}",
         duration(row.seconds),
     ]
+
+
+def _within(row: ClaimRow, write: Written) -> str:
+    """Of a claim that is consistent: up to which difference, as the word alone says little."""
+    if row.verdict != Verdict.CONSISTENT or row.tolerance is None or row.low is None or row.high is None:
+        return ""
+    return f" within {write(max(abs(row.low), abs(row.high)))}"
 
 
 def _numbers(text: str) -> list[float]:

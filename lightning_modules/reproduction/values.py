@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
+from lightning_modules.errors import nearest
 from lightning_modules.reproduction.claim import Claim
 from lightning_modules.reproduction.plan import Part
 from lightning_modules.sweep.children import Child
@@ -50,6 +51,18 @@ def _at_epoch(store: Store, metric: str, run_id: str, epoch: int) -> float | Non
     if ends:
         return points[max(ends)]
     return points[max(points)] if len(points) == 1 and max(epochs.values(), default=epoch - 1) == epoch - 1 else None
+
+
+def without_metric(store: Store, metric: str, children: Sequence[Child]) -> str | None:
+    """What the first finished run without the metric logs in its place; None where all have it."""
+    for child in children:
+        if child.status == "FINISHED" and child.run_id is not None:
+            names = set(store.client.get_run(child.run_id).data.metrics)
+            if metric not in names:
+                near = nearest(metric, names)
+                every = "" if near.startswith("it can be") else f" (all: {', '.join(sorted(names))})"
+                return f"Run {child.run_id} has no metric {metric!r}; {near}{every}"
+    return None
 
 
 def missing(values: Mapping[str, Mapping[int, float]], seeds: Sequence[int]) -> list[str]:

@@ -1,6 +1,7 @@
 """What `scripts/reproduce.py` does: verdicts, and beside them lint, tables and references."""
 
 import sys
+from collections.abc import Collection, Mapping
 
 from rich.console import Console
 
@@ -12,25 +13,27 @@ from lightning_modules.reproduction.freeze import freeze as write_reference
 from lightning_modules.reproduction.lint import lint as lint_claim
 from lightning_modules.reproduction.plan import parts_of, seeds_of
 from lightning_modules.reproduction.question import Question
-from lightning_modules.reproduction.recorded import read_rows, tables
+from lightning_modules.reproduction.recorded import claim_row, stored_results, tables
 from lightning_modules.reproduction.reproduce import all_expected, chosen, content_of, reproduce
+from lightning_modules.reproduction.results import Result, newest, read_results, write_results
 from lightning_modules.reproduction.seeds import newest_parent
-from lightning_modules.reproduction.table import rows_to_markdown, rows_to_terminal
+from lightning_modules.reproduction.table import ClaimRow, rows_to_markdown, rows_to_terminal
 from lightning_modules.reproduction.values import values_of
+from lightning_modules.reproduction.verdict import judge
 from lightning_modules.sweep.children import read_children
-from lightning_modules.tracking.between import write_between
+from lightning_modules.tracking.between import check_marks, write_between
 from lightning_modules.tracking.origin import origin_of
 from lightning_modules.tracking.store import open_store
 
 
 def verdicts(question: Question) -> bool:
-    """Run, judge and print; whether every verdict is an expected one."""
+    """Run, judge and print; whether there is a verdict of every claim, and an expected one."""
     rows = reproduce(question)
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = max(console.width, 200)  # a file or a pipe has no edge
     console.print(rows_to_terminal(rows))
-    return all_expected(rows)
+    return all_expected(rows) and len(rows) == len(chosen(question))
 
 
 def lint(question: Question) -> bool:
@@ -55,27 +58,56 @@ def _content(name: str) -> str:
 
 
 def table(question: Question) -> bool:
-    """Rewrite the tables from the store; a file of which a claim has no verdict yet stays as it is, and is told of."""
-    rows = read_rows(open_store(), find_claims(["all"]))
-    names = find_claims(question.words)
-    whole = True
-    for file, here in tables(find_claims(["all"])).items():
-        known = [name for name in here if name in rows]
-        lacking = [name for name in here if name not in rows and tier_of(name) in USUAL_TIERS]
-        if not any(name in names for name in known):
+    """Rewrite the tables from what is committed beside the claims and what the store has, judged anew.
+
+    Values that are newer in the store are committed first. All files are checked before the first is written; one that has
+    claims without any value stays as it is, unless the question asks for partial tables.
+    """
+    every, asked = find_claims(["all"]), set(find_claims(question.words))
+    stored = stored_results(open_store(), sorted(asked))
+    results = newest(read_results(every), stored)
+    if not results:
+        raise UserError("no claim has a result yet: run python scripts/reproduce.py all")
+    wanted, whole = {}, True
+    for file, here in tables(every).items():
+        lacking = [name for name in here if name not in results and tier_of(name) in USUAL_TIERS]
+        if not any(name in asked and name in results for name in here):
             continue
         if lacking and not question.partial:
-            told = f"{', '.join(lacking)}; --partial writes it without them"
-            print(f"{file} stays as it is: the store has no verdict of {told}", file=sys.stderr)
+            print(
+                f"{file} stays as it is: no result of {', '.join(lacking)}; --partial writes it without",
+                file=sys.stderr,
+            )
             whole = False
             continue
-        text = rows_to_markdown([rows[name] for name in known])
+        check_marks(file)
+        wanted[file] = [name for name in here if name in results], lacking
+    rows = _judged_again(results, {name for names, _ in wanted.values() for name in names})
+    for written in write_results({name: results[name] for name in stored if name in results}):
+        print(f"written: {written}")
+    for file, (names, lacking) in wanted.items():
+        text = rows_to_markdown([rows[name] for name in names])
         text += f"\nWithout a verdict as yet: {', '.join(lacking)}.\n" if lacking else ""
         write_between(file, text)
         print(f"written: {file}")
-    if not rows:
-        raise UserError("the store has no verdict: python scripts/reproduce.py all")
     return whole
+
+
+def _judged_again(results: Mapping[str, Result], names: Collection[str]) -> dict[str, ClaimRow]:
+    """Claim -> its row. Raises UserError with the mistakes of all claims that cannot be read."""
+    rows, mistakes = {}, []
+    for name in sorted(names):
+        try:
+            composed = compose_claim(name)
+        except UserError as error:
+            mistakes += str(error).splitlines()
+            continue
+        result = results[name]
+        judged = judge(composed.claim, result.values_of(composed.claim))
+        rows[name] = claim_row(composed, judged, result.seconds, result.origin)
+    if mistakes:
+        raise UserError("no table was written:\n  " + "\n  ".join(mistakes))
+    return rows
 
 
 def freeze(question: Question) -> bool:

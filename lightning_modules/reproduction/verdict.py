@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lightning_modules.reproduction.claim import Claim, Verdict
-from lightning_modules.reproduction.evidence import Evidence, Values, evidence, finite
+from lightning_modules.reproduction.evidence import Evidence, Values, evidence, finite, usual_tolerance
 from lightning_modules.reproduction.statistics import mean_interval, published
 
 FEWEST = 3  # seeds, or pairs of them, that say anything
@@ -74,7 +74,11 @@ def judge(claim: Claim, values: Values, invalid: str | None = None) -> Judgement
 
 
 def margin(claim: Claim) -> tuple[float | None, str]:
-    """The tolerance, in the claim's unit, and its reason: the claim's own, or twice the published spread, or 1 point or 1 %."""
+    """The tolerance, in the claim's unit, and its reason.
+
+    The claim's own, or twice the published standard deviation, or one point, or 1 % of the published value; of a difference
+    1 % of its larger arm, as a percentage of a difference near 0 would be next to nothing.
+    """
     if claim.tolerance:
         return claim.tolerance.value, claim.tolerance.why
     theirs = published(claim)
@@ -86,7 +90,8 @@ def margin(claim: Claim) -> tuple[float | None, str]:
     spread = "no spread is published" if theirs.std is None else "the published spread is 0"
     if claim.unit == "%":
         return 1.0, f"one point, as {spread}"
-    return 0.01 * abs(theirs.mean), f"1 % of the published number, as {spread}"
+    what = "the larger published arm" if claim.arms else "the published number"
+    return usual_tolerance(claim), f"1 % of {what}, as {spread}"
 
 
 def _weighed(claim: Claim, found: Evidence, values: Values, invalid: str | None) -> tuple[Verdict, str]:

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 
+class BusyError(UserError):
+    """Another process is running this sweep."""
+
+
 def sweep_folder(store: Store, name: str) -> Path:
     """Where the files of a sweep lie: ``sweeps/NAME`` beside the store, or in this project's mlruns for a server."""
     beside = Path(store.uri.removeprefix("sqlite:///")).parent if store.is_local else PROJECT_ROOT / "mlruns"
@@ -58,11 +62,11 @@ def resumed_sweep(store: Store, wanted: str) -> "Run":
 
 
 def hold(folder: Path, name: str) -> FileLock:
-    """Keep other processes out of this sweep until the lock is released. Raises UserError where one is in it."""
+    """Keep other processes out of this sweep until the lock is released. Raises BusyError where one is in it."""
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / "lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise UserError(f"sweep={name}: another process is running this sweep ({folder / 'lock'})") from None
+        raise BusyError(f"sweep={name}: another process is running this sweep ({folder / 'lock'})") from None
     return lock

@@ -17,6 +17,16 @@ def write_between(path: Path | str, text: str, mark: str = "claims") -> bool:
         UserError: the file is not there, or does not have both marks once and in this order.
     """
     target = Path(path).resolve()  # a link stays a link
+    lines, start, end = check_marks(path, mark)
+    newline = "\r\n" if lines[start].endswith("\r\n") else "\n"
+    between = newline.join(["", *text.strip("\n").split("\n"), "", ""])
+    written = ("".join(lines[: start + 1]) + between + "".join(lines[end:])).encode()
+    return written != target.read_bytes() and _replace(target, written)
+
+
+def check_marks(path: Path | str, mark: str = "claims") -> tuple[list[str], int, int]:
+    """The lines of a file, and the places of both marks among them. Raises UserError as `write_between` does."""
+    target = Path(path).resolve()
     if not target.is_file():
         raise UserError(f"{path}: there is no such file to write the table to")
     lines = target.read_bytes().decode().splitlines(keepends=True)
@@ -28,10 +38,7 @@ def write_between(path: Path | str, text: str, mark: str = "claims") -> bool:
             f"{path}: the table is written between a line {opening} and, below it, a line {closing}; "
             f"lines with them: {_listed(places[0])} and {_listed(places[1])}"
         )
-    newline = "\r\n" if lines[start].endswith("\r\n") else "\n"
-    between = newline.join(["", *text.strip("\n").split("\n"), "", ""])
-    written = ("".join(lines[: start + 1]) + between + "".join(lines[end:])).encode()
-    return written != target.read_bytes() and _replace(target, written)
+    return lines, start, end
 
 
 def _listed(places: Sequence[int]) -> str:

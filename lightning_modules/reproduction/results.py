@@ -1,0 +1,144 @@
+"""What was measured for each claim, committed beside it as ``experiments/<paper>/results.json``.
+
+A verdict can be given again from these values without a single run, and a table never loses a row because a store does
+not have the runs.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lightning_modules.errors import UserError
+from lightning_modules.reproduction.claim import Claim
+from lightning_modules.reproduction.composed import shown
+from lightning_modules.reproduction.find import EXPERIMENTS
+from lightning_modules.reproduction.values import Values
+from lightning_modules.tracking.origin import Origin
+
+NAME = "results.json"
+
+
+@dataclass(frozen=True)
+class Result:
+    """The values of a claim's seeds, and when, where and with which code they were measured.
+
+    Attributes:
+        values: arm ("" without arms) -> seed -> value in the claim's unit; empty where only `summary` was kept.
+        summary: mean, standard deviation and number of seeds, of claims with arms those of the paired differences.
+        note: how the summary was obtained.
+    """
+
+    metric: str
+    unit: str
+    values: Values
+    origin: Origin
+    seconds: float | None = None
+    summary: tuple[float, float, int] | None = None
+    note: str = ""
+
+    @property
+    def n(self) -> int:
+        """Seeds that all arms have."""
+        if self.summary:
+            return self.summary[2]
+        return len(set.intersection(*map(set, self.values.values()))) if self.values else 0
+
+    def values_of(self, claim: Claim) -> Values:
+        """What to judge: the values, or some that have the mean, standard deviation and number of the summary.
+
+        An interval of Student's t depends on the values through these three alone. Of an ordering the summary is that of
+        the pair that decides; it stands for each pair.
+        """
+        if self.summary is None:
+            return self.values
+        mean, std, n = self.summary
+        steps = np.arange(n) - (n - 1) / 2
+        some = mean + std * steps / (steps.std(ddof=1) if n > 1 else 1.0)
+        count = len(claim.arm_names)
+        share = 1 if count == 1 else count - 1
+        return {
+            arm: {seed: float((share - place) * value) for seed, value in zip(claim.seeds, some, strict=False)}
+            for place, arm in enumerate(claim.arm_names)
+        }
+
+
+def results_file(claim: str) -> Path:
+    """Where a claim's values are committed."""
+    return (EXPERIMENTS / claim).parent / NAME
+
+
+def read_results(claims: Sequence[str]) -> dict[str, Result]:
+    """Claim -> its committed values; claims without any are left out.
+
+    Raises:
+        UserError: a file is not what this package writes.
+    """
+    found: dict[str, Result] = {}
+    for file in dict.fromkeys(map(results_file, claims)):
+        if file.is_file():
+            entries = _entries(file)
+            found |= {name: _result(file, name, entries[name]) for name in claims if name in entries}
+    return found
+
+
+def write_results(results: Mapping[str, Result]) -> list[Path]:
+    """Merge claims into their files; what the files say of other claims stays. Returns the files that changed."""
+    changed = []
+    for file in dict.fromkeys(map(results_file, results)):
+        before = _entries(file) if file.is_file() else {}
+        mine = {name: _entry(result) for name, result in results.items() if results_file(name) == file}
+        text = json.dumps(dict(sorted((before | mine).items())), indent=1, ensure_ascii=False) + "\n"
+        if not file.is_file() or file.read_text(encoding="utf-8") != text:
+            file.write_text(text, encoding="utf-8")
+            changed.append(file)
+    return changed
+
+
+def newest(committed: Mapping[str, Result], stored: Mapping[str, Result]) -> dict[str, Result]:
+    """For each claim the later of what is committed and what the store has; the store's where the days are the same."""
+    found = dict(committed)
+    for name, result in stored.items():
+        if result.n and (name not in found or result.origin.date >= found[name].origin.date):
+            found[name] = result
+    return found
+
+
+def _entries(file: Path) -> dict[str, Any]:
+    try:
+        entries = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{shown(file)}: not valid JSON: {error}") from error
+    if not isinstance(entries, dict):
+        raise UserError(f"{shown(file)}: expected an object with one entry for each claim")
+    return entries
+
+
+def _result(file: Path, name: str, entry: Any) -> Result:
+    try:
+        values = {arm: {int(seed): float(v) for seed, v in seeds.items()} for arm, seeds in entry["values"].items()}
+        summary = entry.get("summary")
+        return Result(
+            metric=entry["metric"], unit=entry["unit"], values=values, seconds=entry["seconds"], note=entry.get("note", ""),
+            summary=(summary["mean"], summary["std"], entry["n"]) if summary else None,
+            origin=Origin(entry["date"], entry["commit"], ", ".join(filter(None, (entry["machine"], entry["versions"])))),
+        )  # fmt: skip
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{shown(file)}: {name}: cannot be read ({type(error).__name__}: {error})") from error
+
+
+def _entry(result: Result) -> dict[str, Any]:
+    machine, comma, versions = result.origin.machine.partition(", Python ")
+    entry: dict[str, Any] = {
+        "metric": result.metric, "unit": result.unit, "n": result.n,
+        "values": {arm: {str(seed): v for seed, v in seeds.items()} for arm, seeds in result.values.items()},
+        "seconds": result.seconds and round(result.seconds, 1), "date": result.origin.date,
+        "commit": result.origin.commit, "machine": machine, "versions": comma.removeprefix(", ") + versions,
+    }  # fmt: skip
+    if result.summary:
+        entry["summary"] = {"mean": result.summary[0], "std": result.summary[1]}
+        entry["note"] = result.note
+    return entry
