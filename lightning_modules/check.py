@@ -11,6 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 from lightning_modules.command_line import GROUPS
 from lightning_modules.errors import UserError, nearest
 from lightning_modules.signature import fits, hints_of, locate, parameters_of, spoken
+from lightning_modules.task.direction import check_direction, higher_is_better
 
 # What the run itself passes to a component, beside what its config says.
 SUPPLIED: dict[str, set[str]] = {
@@ -49,7 +50,7 @@ PLAIN: dict[str, tuple[Any, float | None]] = {
     "tracking.pictures": (bool, None),
     "tracking.min_free_mb": (float, 0),
     "task.monitor.metric": (str, None),
-    "task.monitor.mode": (Literal["min", "max"], None),
+    "task.monitor.mode": (Literal["min", "max"] | None, None),
 }
 TOP_LEVEL = {
     *GROUPS,
@@ -74,6 +75,10 @@ def check_config(cfg: DictConfig) -> None:
     mistakes += _unresolved(cfg, "")
     if not mistakes:  # what follows reads every value
         mistakes += _plain_mistakes(cfg) + _rooms_missing(cfg)
+        if isinstance(monitor := OmegaConf.select(cfg, "task.monitor"), DictConfig) and {"metric", "mode"} <= set(
+            monitor
+        ):
+            mistakes += _wrong_direction("task.monitor", monitor.metric, monitor.mode)
         for path, node in components(cfg, ""):
             mistakes += _mistakes_of(path, node)
     if mistakes:
@@ -191,7 +196,19 @@ def _mistakes_of(path: str, node: DictConfig) -> list[str]:
         if not (value is None and may_be_null) and not fits(value, hints[key]):
             said = f"{spoken(hints[key])} is wanted, not {_kind(value)}"
             mistakes.append(f"{path}.{key}={_raw(node, key)}: {said}")
+    if {"monitor", "mode"} <= accepts.keys():
+        metric = node.get("monitor", accepts["monitor"].default)
+        unset = accepts["mode"].default if higher_is_better(str(metric)) is not None else None
+        mistakes += _wrong_direction(path, metric, node.get("mode", unset))
     return mistakes
+
+
+def _wrong_direction(path: str, metric: Any, mode: Any) -> list[str]:
+    """What is wrong with the mode in which a part of the config monitors a metric."""
+    if not isinstance(metric, str) or mode not in ("min", "max", None):
+        return []  # another check names these
+    wrong = check_direction(f"{path}.mode", metric, mode)
+    return [wrong] if wrong else []
 
 
 def refuse_untrusted(cfg: Any, where: str) -> None:

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 from lightning_modules.errors import UserError, nearest
 from lightning_modules.killed import Killed
+from lightning_modules.task.direction import monitor_mode
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 GROUPS = (
@@ -25,6 +26,7 @@ NAMES_A_RUN = re.compile(r"\+{0,2}(resume|init_from|[\w.]+\.teacher)=")
 NEEDED = {"data", "model", "task", "optimizer", "trainer", "tracking", "callbacks", "strategy"}
 
 OmegaConf.register_new_resolver("touchstone_root", lambda: str(PROJECT_ROOT), replace=True)
+OmegaConf.register_new_resolver("monitor_mode", monitor_mode, replace=True)
 
 
 @contextlib.contextmanager

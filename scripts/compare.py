@@ -21,6 +21,7 @@ def parsed() -> argparse.Namespace:
         "--by", help="params that make a group: model,optimizer.lr (default: what was swept, or differs)"
     )
     parser.add_argument("--metric", help="what is compared (default: test/accuracy)")
+    parser.add_argument("--better", choices=("higher", "lower"), help="direction of a metric that is not known")
     parser.add_argument("--baseline", metavar="KEY=VALUE,…", help="the group that all others are tested against")
     parser.add_argument(
         "--along", metavar="KEY", help="a curve over this number (one of --by), a line for each of the others"
@@ -47,7 +48,7 @@ def main() -> None:
     from lightning_modules.comparison.reading import open_reader
 
     by = [key.strip() for key in arguments.by.split(",") if key.strip()] if arguments.by is not None else None
-    question = Question(arguments.targets, by, arguments.metric, arguments.baseline)
+    question = Question(arguments.targets, by, arguments.metric, arguments.baseline, arguments.better)
     comparison = compare(open_reader(), question)
     curve = curve_along(comparison, arguments.along, arguments.reference) if arguments.along else None
     publish.show(comparison)

@@ -87,6 +87,7 @@ class Question:
     by: Sequence[str] | None = None
     metric: str | None = None
     baseline: str | None = None
+    better: str | None = None  # higher or lower, for a metric whose name does not tell
 
 
 @dataclass
@@ -115,7 +116,7 @@ def compare(reader: Reader, question: Question) -> Comparison:
     if question.baseline is not None:
         wanted = parsed_baseline(question.baseline, read.by)
         read.against = find_baseline(read.groups, read.by, wanted)
-    lower = lower_is_better(read.metric, read.selection.objectives)
+    lower = lower_is_better(read.metric, question.better, read.selection.objectives)
     rows = sorted(_rows(read.groups, read.against), key=lambda row: _rank(row, lower))
     said = notes.of_reading(read, chosen=question.metric is None) + notes.of_rows(rows, read)
     first: Run = read.selection.runs[0]

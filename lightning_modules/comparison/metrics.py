@@ -1,23 +1,25 @@
 """Which metric is compared, and which way is better."""
 
-import re
 from collections.abc import Mapping, Sequence
 
 from lightning_modules.comparison.reading import Reader
 from lightning_modules.errors import UserError, nearest
+from lightning_modules.task.direction import check_direction, higher_is_better
 
 FIRST = ("accuracy", "auroc", "f1", "r2", "rmse", "mae", "mse", "loss")
-_LOWER = re.compile(
-    r"(?i)(^|[/_.])(\w*loss|error|err|rmse|mse|mae|mape|nll|perplexity|ppl|brier|ece|wer|cer|fid|bytes|ms|s|params|macs|"
-    r"flops|nonzero|latency|time|duration)(_|$)"
-)
 
 
-def lower_is_better(metric: str, objectives: Mapping[str, str]) -> bool:
-    """As the sweep's objective says, else by the name: losses, errors, sizes and times are better low."""
-    if metric in objectives:
-        return objectives[metric].lower().startswith("min")
-    return bool(_LOWER.search(metric))
+def lower_is_better(metric: str, better: str | None, objectives: Mapping[str, str]) -> bool:
+    """By the metric's name; where that is not known, as given (`better`: higher or lower) or as the sweep's objective.
+
+    Raises:
+        UserError: `better` contradicts the name, or nothing gives the direction.
+    """
+    sweeps = {"minimize": "lower", "maximize": "higher"}.get(objectives.get(metric, ""))
+    known = {True: "higher", False: "lower", None: sweeps}[higher_is_better(metric)]
+    if wrong := check_direction("--better", metric, better or known, ("lower", "higher")):
+        raise UserError(wrong)
+    return (better or known) == "lower"
 
 
 def read_metric(reader: Reader, ids: Sequence[str], metric: str | None) -> tuple[str, dict[str, float]]:

@@ -33,6 +33,7 @@ from lightning_modules.sweep.places import shares, visible_gpus
 from lightning_modules.sweep.pool import Pool, warm_server
 from lightning_modules.sweep.progress import Progress
 from lightning_modules.sweep.trial import SETTLED, Plan, Trial
+from lightning_modules.task.direction import objective_of
 from lightning_modules.tracking.provenance import command_line
 from lightning_modules.tracking.store import Store, open_store, require_free_space
 
@@ -182,7 +183,7 @@ class _Sweep:
             return plan
         if self.sweeper.kind == "budget":
             return budget_plan(self.config, self.told, self.store, self.folder, self.name)
-        objectives = {self.config.task.monitor.metric: _direction(self.config.task.monitor.mode)}
+        objectives = objective_of(self.config.task.monitor)
         if self.sweeper.kind == "grid":
             return Grid(self.command.swept, objectives)
         from lightning_modules.sweep.settings import SearchSettings
@@ -263,10 +264,6 @@ class _Sweep:
 
     def _again(self) -> str:
         return self.sweeper.again or f"python scripts/train.py -m sweep.resume={self.name}"
-
-
-def _direction(mode: str) -> str:
-    return {"min": "minimize", "max": "maximize"}[mode]
 
 
 def _gpus(config: DictConfig) -> tuple[list[str], int]:

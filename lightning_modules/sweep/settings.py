@@ -11,6 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from lightning_modules.errors import UserError, nearest
+from lightning_modules.task.direction import check_direction
 
 SAMPLERS = ("tpe", "cmaes", "random", "grid", "nsga2")
 PRUNERS = ("none", "asha", "hyperband", "median")
@@ -99,6 +100,8 @@ def _values_out_of_range(values: Mapping[str, Any]) -> list[str]:
     for metric, direction in objectives.items():
         if direction not in DIRECTIONS:
             mistakes.append(f"search.objectives: {metric}: {direction!r}; {nearest(str(direction), DIRECTIONS)}")
+        elif wrong := check_direction(f"search.objectives.{metric}", str(metric), direction, DIRECTIONS):
+            mistakes.append(wrong)
     if len(objectives) > 1 and values.get("pruner", "none") != "none":
         mistakes.append(
             f"search.pruner: {values['pruner']} compares trials by one metric, and there are {len(objectives)} "

@@ -2,6 +2,9 @@
 
 import re
 from collections.abc import Mapping
+from typing import Any
+
+from omegaconf import OmegaConf
 
 from lightning_modules.errors import UserError
 
@@ -50,10 +53,16 @@ def _of_name(name: str) -> bool | None:
     return None
 
 
-def mode_of(metric: str | None) -> str | None:
-    """Lightning's ``mode`` for a monitored metric: ``max``, ``min``, or None where the direction is not known."""
-    higher = higher_is_better(metric) if metric else None
-    return None if higher is None else ("max" if higher else "min")
+def monitor_mode(*, _parent_: Any, _root_: Any) -> str | None:
+    """The resolver ``${monitor_mode:}``: Lightning's ``mode`` for the metric that the same config node monitors.
+
+    A metric of unknown direction has the mode of the task's monitor where that monitors the same one, otherwise None.
+    """
+    metric = str(_parent_.get("monitor") or _parent_.get("metric"))
+    if (higher := higher_is_better(metric)) is not None:
+        return "max" if higher else "min"
+    task = OmegaConf.select(_root_, "task.monitor")
+    return task.mode if task is not None and task is not _parent_ and task.metric == metric else None
 
 
 def check_direction(key: str, metric: str, given: str | None, modes: tuple[str, str] = ("min", "max")) -> str | None:
@@ -64,10 +73,10 @@ def check_direction(key: str, metric: str, given: str | None, modes: tuple[str, 
     """
     higher = higher_is_better(metric)
     if given is None and higher is None:
-        return f"{key}: whether '{metric}' is better high or low is not known; set {key}={modes[0]} or {key}={modes[1]}"
-    if given in modes and higher is not None and given != modes[higher]:
-        way = "higher" if higher else "lower"
-        return f"{key}={given}: '{metric}' is better the {way} it is; use {modes[higher]}, or leave it out"
+        return f"{key}: the direction of '{metric}' is not known; set {key}={modes[0]} or {key}={modes[1]}"
+    if higher is not None and given != modes[higher]:
+        given = "null" if given is None else given
+        return f"{key}={given}: a {'higher' if higher else 'lower'} '{metric}' is better; set {key}={modes[higher]}"
     return None
 
 
@@ -76,7 +85,6 @@ def objective_of(monitor: Mapping[str, str]) -> dict[str, str]:
 
     Raises UserError where its mode contradicts its name, or neither gives the direction.
     """
-    metric, mode = monitor["metric"], monitor["mode"]
-    if wrong := check_direction("task.monitor.mode", metric, mode):
+    if wrong := check_direction("task.monitor.mode", monitor["metric"], monitor["mode"]):
         raise UserError(wrong)
-    return {metric: "maximize" if (mode or mode_of(metric)) == "max" else "minimize"}
+    return {monitor["metric"]: {"min": "minimize", "max": "maximize"}[monitor["mode"]]}

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from lightning_modules.comparison.metrics import lower_is_better
+from lightning_modules.task.direction import higher_is_better
 
 
 class RoundMeasures:
@@ -25,12 +25,16 @@ class RoundMeasures:
         self._val: dict[str, float] = {}  # the best on validation so far
 
     def see(self, metrics: Mapping[str, Any]) -> None:
-        """Take in the metrics of a validation, by name; those of single classes or targets are left out."""
+        """Take in the metrics of a validation, by name; those of single classes or targets are left out.
+
+        A metric of unknown direction has a last value and no best one."""
         for name, value in metrics.items():
             part, _, metric = name.partition("/")
             if part != "test" or "/" in metric:
                 continue
             self._last[name] = float(value)
+            if higher_is_better(name) is None:
+                continue
             self._best[name] = _better(name, float(value), self._best.get(name))
             if (val := metrics.get(f"val/{metric}")) is not None:
                 known = self._val.get(name)
@@ -56,4 +60,4 @@ class RoundMeasures:
 def _better(name: str, new: float, known: float | None) -> float:
     if known is None:
         return new
-    return min(new, known) if lower_is_better(name, {}) else max(new, known)
+    return max(new, known) if higher_is_better(name) else min(new, known)
