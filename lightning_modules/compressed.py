@@ -10,7 +10,7 @@ from lightning_modules.compress import Compression, FitCall
 from lightning_modules.compression.account import QUALITY, Account, draw, markdown
 from lightning_modules.compression.artifact import FILE, load_compressed, save_compressed
 from lightning_modules.compression.stage import Stage
-from lightning_modules.report import describe
+from lightning_modules.report import describe, held_out
 from lightning_modules.serve import write_pyfunc
 from lightning_modules.tracking.record import Record
 
@@ -77,7 +77,12 @@ class _Recorded:
         self.account.add(stage.name, network, written, self.compression.quality(network))
         self.step = step
         if self.record:
-            write_pyfunc(place, FILE, self.compression.data.example(4), model_id, self.record.run_id)
+            data, dense = self.compression.data, task.model
+            task.model = network  # what was measured
+            try:
+                write_pyfunc(place / FILE, data.example(4), task, held_out(data), model_id, self.record.run_id)
+            finally:
+                task.model = dense
             (place / "tensors.txt").write_text(written.table())
             self.record.logger.first_step = 0
             self.record.logger.log_metrics(self.account.named(), step)

@@ -12,6 +12,8 @@ from omegaconf import DictConfig
 
 from lightning_modules.build import build_trainer
 from lightning_modules.errors import UserError, nearest
+from lightning_modules.passport import rebuild, require_same_outputs, task_of
+from lightning_modules.report import held_out
 from lightning_modules.strategy.cuda import allow_nondeterministic, require_free_memory
 from lightning_modules.task.mixing import mixed_inside
 from lightning_modules.task.supervised import Supervised
@@ -23,6 +25,8 @@ def check_parts(cfg: DictConfig, task: Supervised, data: Any, callbacks: list[pl
     device = check_device(cfg)
     check_gpu_memory(cfg, task, data, device)
     check_forward(cfg, task, data)
+    if cfg.tracking.enabled:
+        check_rebuild(task, data, compressed=bool((cfg.get("compression") or {}).get("stages")))
     if device.type == "cuda" and not cfg.compile:
         allow_nondeterministic(cfg, lambda: _one_step(task, data, device))
     check_augmentation(cfg, task, data)
@@ -119,6 +123,15 @@ def check_forward(cfg: DictConfig, task: Supervised, data: Any) -> None:
         raise UserError(
             f"task.loss: {cfg.task.loss._target_} does not suit this task and data: {_first_line(error)}"
         ) from error
+
+
+def check_rebuild(task: Supervised, data: Any, compressed: bool) -> None:
+    """Raise UserError where what is recorded of the task does not build the same one again."""
+    where = "The model that would be recorded"
+    recorded = rebuild(task.passport, task.state_dict(), where)
+    if compressed:  # a compressed file holds the network's weights only
+        recorded.preprocess = task_of(task.passport, where).preprocess
+    require_same_outputs(task, recorded, held_out(data, 8), where)
 
 
 def check_augmentation(cfg: DictConfig, task: Supervised, data: Any) -> None:

@@ -17,10 +17,21 @@ _SAMPLES, _DRAWS = 8, 4  # columns and rows of the picture of augmented samples
 
 
 def publish(record: Record, weights: Path, data: Any, task: Any, metrics: Mapping[str, float]) -> None:
-    """Make the best weights a READY LoggedModel that MLflow can serve, and describe the run."""
-    write_pyfunc(record.model_folder, weights.name, data.example(4), record.model_id, record.run_id)
+    """Make the best weights a READY LoggedModel that MLflow can serve, and describe the run.
+
+    Raises UserError where they, loaded back, are not what was tested.
+    """
+    write_pyfunc(weights, data.example(4), task, held_out(data), record.model_id, record.run_id)
     record.send({"do": "model", "model_id": record.model_id, "step": task.tested_step})
     record.send({"do": "tags", "tags": {"mlflow.note.content": describe(record, metrics)}})
+
+
+def held_out(data: Any, count: int = 64) -> torch.Tensor:
+    """Raw samples of the test part; where there is none, of the validation or the training part."""
+    part = next(part for part in ("test", "val", "train") if len(data.splits[part]))
+    x, _ = (data.arrays.test if part == "test" else None) or (data.arrays.x, data.arrays.y)
+    samples: torch.Tensor = x.index_select(0, data.splits[part][:count])
+    return samples
 
 
 def draw_augmented(record: Record, data: Any, task: Any) -> None:

@@ -86,8 +86,8 @@ def _run(
         build.fill_from_data(cfg, data)
         callbacks = [*build.build_callbacks(cfg), *extra]
         task = build.build_task(cfg, data, callbacks)
-        check_parts(cfg, task, data, callbacks)
         task.passport = _passport(cfg, data)
+        check_parts(cfg, task, data, callbacks)
         if cfg.init_from:
             load_weights(store or open_store(cfg.tracking.get("uri")), str(cfg.init_from), task)
         compression = Compression(cfg, task, data)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from lightning_modules.errors import UserError, nearest
-from lightning_modules.passport import task_of
+from lightning_modules.passport import rebuild, require_same_outputs
 from lightning_modules.task.supervised import Supervised
 from lightning_modules.tracking.artifacts import fetch_model, local_folder
 from lightning_modules.tracking.checkpoint import read_checkpoint
@@ -30,16 +30,7 @@ def load_task(path: Path) -> Supervised:
     checkpoint = read_checkpoint(path)
     if "passport" not in checkpoint:
         raise UserError(f"The checkpoint {path} says nothing of its config: it was not written by this harness")
-    task = task_of(checkpoint["passport"], str(path))
-    state = {key: value for key, value in checkpoint["state_dict"].items() if not key.startswith("loss.")}
-    missing, unexpected = task.load_state_dict(state, strict=False)
-    missing = [key for key in missing if not key.startswith("loss.")]
-    if missing or unexpected:
-        raise UserError(
-            f"The checkpoint {path} does not fit its own config: missing {missing[:3]}, unexpected {unexpected[:3]}"
-        )
-    task.passport = checkpoint["passport"]
-    return task.eval()
+    return rebuild(checkpoint["passport"], checkpoint["state_dict"], f"The checkpoint {path}")
 
 
 def weights_of_model(store: Store, uri: str) -> Path:
@@ -97,16 +88,21 @@ def _load_pyfunc(path: str) -> ServedModel:
     return ServedModel(load_task(Path(path)))
 
 
-def write_pyfunc(folder: Path, checkpoint: str, example: torch.Tensor, model_id: str, run_id: str) -> None:
+def write_pyfunc(
+    path: Path, example: torch.Tensor, trained: Supervised, samples: torch.Tensor, model_id: str, run_id: str
+) -> None:
     """Write MLmodel, signature and input example beside the weights, so that MLflow can serve the folder.
 
     Args:
-        folder: the logged model's artifacts; `checkpoint` is the file's name in it, a checkpoint's or a compressed one's.
-        example: raw samples [N, *input_shape].
+        path: a checkpoint or a compressed file in the logged model's folder.
+        example, samples: raw [N, *input_shape]: the input example, and those on which the file, loaded back, is compared.
+        trained: the task that it was written from.
+
+    Raises UserError where the file gives other scores than `trained`.
     """
-    x = example.numpy()
-    predicted = ServedModel(load_task(folder / checkpoint)).predict(x)
-    describe(folder / checkpoint, "lightning_modules.serve", x, predicted, run_id=run_id, model_id=model_id)
+    task, x = load_task(path), example.numpy()
+    require_same_outputs(trained, task, samples, str(path))
+    describe(path, "lightning_modules.serve", x, ServedModel(task).predict(x), run_id=run_id, model_id=model_id)
 
 
 def describe(path: Path, loader: str, inputs: np.ndarray, outputs: np.ndarray, **ids: Any) -> None:

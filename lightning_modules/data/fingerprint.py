@@ -51,13 +51,20 @@ def cached_digest(cache: Path, kind: str, files: Sequence[Path], compute: Callab
 
 
 def describe(preprocess: nn.Module) -> list[str]:
-    """Name a preprocessing: its classes, and those constants that were not fitted on the training part."""
+    """Name a preprocessing: its classes, and those constants that were not fitted on the training part.
+
+    Of modules from elsewhere the plain attributes count too: settings of ours are buffers.
+    """
     parts = []
     for name, module in preprocess.named_modules():
         fitted = bool(getattr(module, "fitted", False))
         constants = {} if fitted else dict(module.named_buffers(recurse=False))
         values = tensor_digest(*(constants[key] for key in sorted(constants)))
         parts.append(f"{name}:{type(module).__qualname__}:fitted={fitted}:{values}")
+        if not type(module).__module__.startswith(("lightning_modules.", "torch.nn.modules.container")):
+            plain = {k: v for k, v in vars(module).items() if isinstance(v, bool | int | float | str) and k[0] != "_"}
+            plain.pop("training")
+            parts += [json.dumps(plain, sort_keys=True)] * bool(plain)
     return parts
 
 

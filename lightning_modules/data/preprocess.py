@@ -1,13 +1,16 @@
 """Preprocessing: parameter-free modules that map a raw batch to what a model reads, on its device."""
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from lightning_modules.errors import UserError
+from lightning_modules.signature import locate
 
 CHUNK = 256  # samples read at once while fitting: bounds memory where images are decoded on the fly
 
@@ -133,9 +136,59 @@ def constants_problems(mean: Sequence[float] | None, std: Sequence[float] | None
 
 
 def recipe(module: nn.Module) -> dict[str, Any]:
-    """Return the plain values from which ``hydra.utils.instantiate`` builds the same preprocessing again."""
-    if isinstance(module, Affine):
+    """Return the plain values from which ``hydra.utils.instantiate`` builds the same preprocessing again.
+
+    They come from the module's own ``recipe()``, or from its attributes named like its constructor's arguments. Its buffers
+    and parameters are not among them: a checkpoint holds these.
+
+    Raises UserError for a module of which neither is known.
+    """
+    own: Any = getattr(module, "recipe", None)
+    kind = type(module)
+    if own is not None:
+        values: dict[str, Any] = own()
+        return values
+    if kind in (Affine, Standardize, MinMax):
+        assert isinstance(module, Affine)
         values = {"shift": module.shift.tolist(), "scale": module.scale.tolist(), "fitted": module.fitted}
         return {"_target_": f"{Affine.__module__}.{Affine.__qualname__}", **values}
-    own: Any = getattr(module, "recipe", None)
-    return own() if own else {"_target_": "torch.nn.Identity"}
+    if kind is nn.Identity:
+        return {"_target_": "torch.nn.Identity"}
+    if kind is nn.Sequential:
+        return {"_target_": "torch.nn.Sequential", "_args_": [recipe(child) for child in module.children()]}
+    target = f"{kind.__module__}.{kind.__qualname__}"
+    try:
+        if kind.__module__ == "__main__" or locate(target) is not kind:
+            raise ValueError("it is not a class of a module that can be imported")
+        return {"_target_": target, **dict(_arguments(module))}
+    except (UserError, ValueError) as error:
+        raise UserError(
+            f"The preprocessing {target} cannot be recorded: {error}. Give it a method recipe() that returns its "
+            f"constructor's arguments as plain values: {{'_target_': '{target}', …}}"
+        ) from error
+
+
+def _arguments(module: nn.Module) -> Iterator[tuple[str, Any]]:
+    """The arguments of a module's constructor, as its attributes have them. Raises ValueError where one is not known."""
+    init = type(module).__init__
+    if init is nn.Module.__init__:
+        return
+    for name, parameter in list(inspect.signature(init).parameters.items())[1:]:
+        if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+            raise ValueError(f"its constructor takes {parameter}")
+        if hasattr(module, name):
+            yield name, _plain(name, getattr(module, name))
+        elif not (name in ("device", "dtype") and parameter.default is None):  # of torch's own modules
+            raise ValueError(f"it has no attribute '{name}', which its constructor takes")
+
+
+def _plain(name: str, value: Any) -> Any:
+    if isinstance(value, nn.Module):
+        return recipe(value)
+    if isinstance(value, Tensor | np.ndarray | np.generic):
+        return value.tolist()
+    if isinstance(value, list | tuple):
+        return [_plain(name, item) for item in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise ValueError(f"its argument '{name}' is a {type(value).__name__}, not a plain value")
