@@ -26,6 +26,7 @@ SUPPLIED: dict[str, set[str]] = {
 }  # fmt: skip
 # What the run itself reads from a component's node.
 OWN = {"task": {"monitor"}}
+HANDED = {"model": ("input_shape", "num_outputs")}  # what is passed in any case, so that it must be taken
 NEEDED = ("data", "model", "task", "task.loss", "optimizer", "trainer")  # each with a `_target_`
 # Plain values: the kind, and the smallest that makes sense.
 PLAIN: dict[str, tuple[Any, float | None]] = {
@@ -189,6 +190,11 @@ def _mistakes_of(path: str, node: DictConfig) -> list[str]:
     needed = [name for name, p in accepts.items() if p.default is p.empty and name not in given | supplied]
     if needed and "_args_" not in node and not (node.get("_partial_") and path not in SUPPLIED):
         mistakes += [f"{path}.{name}: {target} needs a value for '{name}'" for name in needed]
+    mistakes += [
+        f"{path}._target_={target}: it takes no '{name}', which a run passes to every {path}; wrap it in a class that does"
+        for name in HANDED.get(path, ())
+        if name not in given | accepts.keys() and not anything
+    ]
     hints = hints_of(function)
     for key in sorted(given & accepts.keys() & hints.keys()):
         value = node[key]
@@ -238,6 +244,21 @@ def refuse_untrusted(cfg: Any, where: str) -> None:
                 f"{where}: {path}._target_={target} is no part of a model or a run, and is not called "
                 "(a class of your own package is, where TOUCHSTONE_TRUST names the package)"
             )
+
+
+def untrusted(cfg: Any) -> list[str]:
+    """The components of a config that `refuse_untrusted` refuses, so that a run of it could not be loaded again."""
+    found = []
+    for path, node in components(cfg, ""):
+        try:
+            refuse_untrusted(OmegaConf.create({path.rpartition(".")[2]: {"_target_": str(node["_target_"])}}), "config")
+        except UserError:
+            package = str(node["_target_"]).partition(".")[0]
+            found.append(
+                f"{path}._target_={node['_target_']}: a run with it cannot be resumed, served or loaded again unless the "
+                f"environment names the package: TOUCHSTONE_TRUST={package}"
+            )
+    return found
 
 
 _TRUSTED = ("torch", "torchvision", "pytorch_lightning", "lightning", "torchmetrics", "timm")

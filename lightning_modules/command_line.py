@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 from lightning_modules.errors import UserError, nearest
@@ -83,6 +84,8 @@ def message_of(error: Exception, overrides: Sequence[str] | None = None) -> str 
 
     if isinstance(error, UserError):
         return str(error)
+    if isinstance(error, yaml.MarkedYAMLError):
+        return _yaml_message(error)
     if isinstance(error, InstantiationException):
         return _refused(error)
     if isinstance(error, HydraException) or _is_composing(error):
@@ -97,6 +100,16 @@ def message_of(error: Exception, overrides: Sequence[str] | None = None) -> str 
         where = f" ({error.filename})" if error.filename else ""
         return f"{error.strerror or error}{where}"
     return None
+
+
+def _yaml_message(error: yaml.MarkedYAMLError) -> str:
+    """``FILE:LINE: not valid YAML: what``."""
+    mark = error.problem_mark or error.context_mark
+    file = Path(mark.name) if mark else Path("config")
+    inside = file.is_relative_to(PROJECT_ROOT) or file.is_relative_to(PROJECT_ROOT / "conf")
+    place = f"{file.relative_to(PROJECT_ROOT) if inside else file}:{mark.line + 1 if mark else 0}"
+    said = " ".join(part for part in (error.context, error.problem) if part)
+    return f"{place}: not valid YAML: {said}"
 
 
 def _is_composing(error: Exception) -> bool:
@@ -145,7 +158,7 @@ def override_mistakes(overrides: list[str], conf: Path, config_name: str) -> lis
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
+    from hydra.errors import HydraException, MissingConfigException
 
     mistakes: list[str] = []
     groups, values = [], []
@@ -172,12 +185,23 @@ def override_mistakes(overrides: list[str], conf: Path, config_name: str) -> lis
     with initialize_config_dir(str(conf), version_base="1.3"):
         try:
             cfg = compose(config_name, groups)
+        except MissingConfigException as error:
+            return mistakes or [_missing_option(error)]
         except (HydraException, ValueError) as error:
-            return mistakes or [str(error)]
+            return mistakes or [" ".join(str(error).split())]
     for word, key in values:
         if problem := _unknown_key(cfg, key):
             mistakes.append(f"{word}: {problem}")
     return mistakes
+
+
+def _missing_option(error: Any) -> str:
+    """What a defaults list names that is not there, with the nearest name."""
+    group, _, name = str(error.missing_cfg_file).rpartition("/")
+    options = {str(option) for option in error.options or ()}
+    if not options:
+        return f"a defaults list names '{error.missing_cfg_file}', which is not there"
+    return f"a defaults list names {group}={name}: {group} has no such option; {nearest(name, options)}{_all(name, options)}"
 
 
 def _not_a_pair(word: str, error: str) -> str:

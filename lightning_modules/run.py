@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from pytorch_lightning.loggers.logger import DummyLogger
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from lightning_modules import build
-from lightning_modules.check import check_config
+from lightning_modules.check import check_config, untrusted
 from lightning_modules.compress import Compression
 from lightning_modules.compressed import compress
 from lightning_modules.data.preprocess import recipe
@@ -73,6 +74,8 @@ def _run(
     with told_once(lead=_is_lead()):
         check_config(cfg)
         store = open_store(cfg.tracking.get("uri")) if cfg.tracking.enabled else None
+        for mistake in untrusted(cfg) if store and _is_lead() else ():
+            print(f"warning: {mistake}", file=sys.stderr)
         resumed = None
         if store and cfg.resume:
             resumed = resume_run(store, cfg, alone=_is_lead())

@@ -1,5 +1,6 @@
 """From an experiment's file to its config and its claim, or to all mistakes with file and line."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from lightning_modules.command_line import PROJECT_ROOT, compose_run, message_of
 from lightning_modules.errors import UserError
 from lightning_modules.reproduction.claim import Claim, parse_claim
-from lightning_modules.reproduction.find import claim_files, is_base
+from lightning_modules.reproduction.find import claim_files, is_base, with_bases
 
 
 @dataclass(frozen=True)
@@ -36,16 +37,51 @@ def compose_claim(name: str, extra: Sequence[str] = ()) -> Composed:
         UserError: with all mistakes of the node `claim`, each with its file and line, or what Hydra says.
     """
     words = (*experiment_words(name), *extra)
+    own = claim_files()[name]
+    _check_text(own)
     try:
         cfg = compose_run(list(words))
     except Exception as error:
-        raise UserError(f"{shown(claim_files()[name])}: {message_of(error, words) or error}") from error
-    node: Any = OmegaConf.to_container(cfg.claim, resolve=True)
+        raise UserError(_place_of(error, own) + _composing_message(error, words)) from error
+    node: Any = OmegaConf.to_container(cfg.claim, resolve=True) if isinstance(cfg.claim, DictConfig) else cfg.claim
+    if not isinstance(node, dict):
+        given = "nothing" if node is None else f"a value of type {type(node).__name__}"
+        raise UserError(
+            f"{where(name, '')}: claim: expected the keys of a claim (paper, source, metric, …), got {given}"
+        )
     claim, mistakes = parse_claim(node)
     if claim is None:
         listed = [f"{where(name, place)}: claim{'.' * bool(place)}{place}: {said}" for place, said in mistakes]
         raise UserError("\n".join(listed))
     return Composed(name, claim, cfg, words)
+
+
+def _check_text(own: Path) -> None:
+    """Raise UserError where a claim's file, or a base file that it names, is not UTF-8 text."""
+    for file in with_bases(own):
+        content = file.read_bytes()
+        try:
+            content.decode()
+        except UnicodeDecodeError as error:
+            line = content[: error.start].count(b"\n") + 1
+            raise UserError(f"{shown(file)}:{line}: not UTF-8 text (byte {content[error.start]:#04x})") from error
+
+
+def _place_of(error: Exception, own: Path) -> str:
+    """``FILE:LINE: `` of what could not be composed: the option's name in a defaults list, else the claim's file."""
+    if isinstance(error, yaml.MarkedYAMLError):
+        return ""  # its message begins with the place
+    option = str(getattr(error, "missing_cfg_file", None) or "").rpartition("/")[2]
+    for file in with_bases(own) if option else ():
+        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+            if re.search(rf"(?<![\w-]){re.escape(option)}(?![\w-])", line.partition("#")[0]):
+                return f"{shown(file)}:{number}: "
+    return f"{shown(own)}: "
+
+
+def _composing_message(error: Exception, words: Sequence[str]) -> str:
+    lines = (message_of(error, words) or str(error)).splitlines()
+    return " ".join(line.strip() for line in lines if not line.endswith(" on the command line:"))
 
 
 def where(name: str, place: str) -> str:
@@ -67,7 +103,11 @@ def shown(file: Path) -> str:
 
 def _line(file: Path, path: Sequence[str]) -> tuple[int, int]:
     """The line of the deepest part of `path` that stands in the file, and how many of its parts that are."""
-    node, line, depth = yaml.compose(file.read_text(encoding="utf-8"), Loader=yaml.SafeLoader), 1, 0
+    line, depth = 1, 0
+    try:
+        node = yaml.compose(file.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    except (yaml.YAMLError, UnicodeDecodeError):
+        return line, depth  # a base file of other claims
     for part in path:
         if isinstance(node, yaml.SequenceNode) and part.isdigit() and int(part) < len(node.value):
             node = node.value[int(part)]

@@ -22,8 +22,8 @@ def claim_files(folder: Path = EXPERIMENTS) -> dict[str, Path]:
 
 def tier_of(name: str, folder: Path = EXPERIMENTS) -> str:
     """The tier of a claim as its file says it, or a base file that it builds on: choosing claims composes none of them."""
-    for path in _with_bases(folder / f"{name}.yaml"):
-        if found := re.search(r"^  tier: *(\w+)", path.read_text(encoding="utf-8"), re.MULTILINE):
+    for path in with_bases(folder / f"{name}.yaml"):
+        if found := re.search(r"^  tier: *(\w+)", _text(path), re.MULTILINE):
             return found[1]
     return USUAL_TIERS[0]  # its mistakes are told of
 
@@ -35,17 +35,22 @@ def is_base(path: Path) -> bool:
 
 def _claims(path: Path) -> bool:
     """Whether a file has the node `claim`, or takes it over from a base file."""
-    return any(re.search(r"^claim:", part.read_text(encoding="utf-8"), re.MULTILINE) for part in _with_bases(path))
+    return any(re.search(r"^claim:", _text(part), re.MULTILINE) for part in with_bases(path))
 
 
-def _with_bases(path: Path, known: frozenset[Path] = frozenset()) -> Iterator[Path]:
+def _text(path: Path) -> str:
+    """What can be read of a file: one that is not UTF-8 is reported when its claim is composed."""
+    return path.read_text(encoding="utf-8", errors="replace")
+
+
+def with_bases(path: Path, known: frozenset[Path] = frozenset()) -> Iterator[Path]:
     """A file of experiments/, and the base files beside it that it names, each followed by those that it names."""
     yield path
-    text = path.read_text(encoding="utf-8")
+    text = _text(path)
     known |= {path}
     for base in sorted(path.parent.glob("base*.yaml")):
         if base not in known and is_base(base) and re.search(rf"\b{base.stem}\b", text):
-            yield from _with_bases(base, known)
+            yield from with_bases(base, known)
 
 
 def find_claims(words: Sequence[str], folder: Path = EXPERIMENTS) -> list[str]:

@@ -1,31 +1,51 @@
 """What is wrong with a claim before anything is run: one that cannot be judged is refused, with the reason."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from decimal import Decimal
 
-from lightning_modules.check import check_config
+from lightning_modules.check import check_config, untrusted
 from lightning_modules.command_line import compose_run, message_of
-from lightning_modules.errors import UserError
-from lightning_modules.reproduction.claim import Arm, Claim, Verdict
+from lightning_modules.errors import UserError, nearest
+from lightning_modules.reproduction.claim import Arm, Claim, Original, Verdict
 from lightning_modules.reproduction.composed import Composed, compose_claim, shown, where
 from lightning_modules.reproduction.find import claim_files, tier_of
+from lightning_modules.reproduction.logged import is_logged, task_metrics
+from lightning_modules.reproduction.verdict import margin
+from lightning_modules.task.direction import higher_is_better
 
-_DOWN = ("loss", "error", "rmse", "mae", "mse", "seconds", "_s", "_ms", "_bytes", "perplexity")
-_UP = ("accuracy", "auroc", "f1", "precision", "recall", "ndcg", "ratio", "speedup")
+_WIDEST_POINTS, _WIDEST_SHARE = 10.0, 0.2  # a tolerance beyond, in points or as a share of the number, says nothing
 _HERE = ("ci", "cpu")  # tiers whose data have been seen
 
 
-def lint(name: str) -> list[str]:
-    """All mistakes of a claim as ``file:line: key: what``; empty where it can be judged."""
+def lint(name: str, content: Callable[[Composed], str] | None = None) -> list[str]:
+    """All mistakes of a claim as ``file:line: key: what``; empty where it can be judged.
+
+    Args:
+        content: gives the sha256 of the raw data, to be compared with the claim's; None leaves that out.
+    """
     try:
-        return lint_composed(compose_claim(name))
+        composed = compose_claim(name)
+        return lint_composed(composed) + (_of_data(composed, content) if content else [])
     except UserError as error:
         return str(error).splitlines()
+
+
+def _of_data(composed: Composed, content: Callable[[Composed], str]) -> list[str]:
+    """Whether the hash is that of the data; data that are not on this machine cannot be compared."""
+    given = composed.claim.data
+    try:
+        found = content(composed) if given else given
+    except UserError:
+        return []
+    if found == given:
+        return []
+    return [f"{where(composed.name, 'data')}: claim.data: the sha256 of the raw data is {found}, not {given}"]
 
 
 def lint_composed(composed: Composed) -> list[str]:
     """The same of a claim that could be composed."""
     name = composed.name
-    found = [f"{where(name, place)}: claim.{place}: {said}" for place, said in _of_claim(composed.claim)]
+    found = [f"{where(name, place)}: claim.{place}: {said}" for place, said in of_claim(composed.claim)]
     found += [f"{where(name, place)}: claim.{place}: {said}" for place, said in _of_selection(composed)]
     if (chosen := tier_of(name)) != composed.claim.tier:
         found.append(
@@ -34,10 +54,15 @@ def lint_composed(composed: Composed) -> list[str]:
     return found + _of_configs(composed)
 
 
-def _of_claim(claim: Claim) -> Iterator[tuple[str, str]]:
+def of_claim(claim: Claim) -> Iterator[tuple[str, str]]:
+    """The mistakes of a claim by itself, as (place below `claim`, what is wrong)."""
     if len(claim.arms) == 2 and claim.kind == "difference":
         yield from _difference(claim)
-    yield from _direction(claim)
+    if higher_is_better(claim.metric) not in (None, claim.better == "higher"):
+        way = "lower" if claim.better == "higher" else "higher"
+        yield "better", f"{claim.better}, but {claim.metric} is better the {way} it is"
+    yield from _unit(claim)
+    yield from _tolerance(claim)
     if claim.data is None and claim.tier in _HERE:
         yield "data", "the sha256 of the raw data is missing; reproduce.py --lint prints it"
     if claim.shortened and claim.kind != "curve" and set(claim.expect) - {Verdict.INCONCLUSIVE, Verdict.INVALID}:
@@ -47,21 +72,41 @@ def _of_claim(claim: Claim) -> Iterator[tuple[str, str]]:
 
 
 def _difference(claim: Claim) -> Iterator[tuple[str, str]]:
+    """The published difference must be that of the arms, up to the rounding of the numbers as they are written."""
     first, second = (_mean(arm) for arm in claim.arms)
     said = _mean(claim)
     if first is not None and second is not None and said is not None:
         wanted = first - second
-        if abs(wanted - said) > 0.005 * max(1.0, abs(wanted)):
-            yield "value", f"{said:g} is not {first:g} - {second:g} = {wanted:g}, the difference of the arms"
+        rounding = min(10.0 ** -_decimals(number) for part in claim.arms for number in _numbers(part))
+        if abs(wanted - said) > rounding * (1 + 1e-6):
+            yield "value", f"{said:g} is not {first:g} - {second:g} = {wanted:.6g}, the difference of the arms"
 
 
-def _direction(claim: Claim) -> Iterator[tuple[str, str]]:
-    last = claim.metric.rpartition("/")[2].lower()
-    if claim.better == "higher" and last.endswith(_DOWN):
-        yield "better", f"higher, but {claim.metric} is better the lower it is"
-    if claim.better == "lower" and last.endswith(_UP):
-        yield "better", f"lower, but {claim.metric} is better the higher it is"
-    fraction = last.endswith("accuracy")
+def _decimals(number: float) -> int:
+    """How many decimals a number is written with."""
+    exponent = Decimal(repr(number)).normalize().as_tuple().exponent
+    return max(0, -exponent) if isinstance(exponent, int) else 0
+
+
+def _tolerance(claim: Claim) -> Iterator[tuple[str, str]]:
+    """A tolerance that almost any result meets makes no claim."""
+    tolerance, why = margin(claim)
+    theirs = _mean(claim)
+    if tolerance is None or claim.kind == "equivalence":
+        return
+    if claim.unit == "%" and tolerance > _WIDEST_POINTS:
+        yield "tolerance", f"±{tolerance:g} points ({why}): more than {_WIDEST_POINTS:g} points say nothing"
+    elif claim.kind == "difference" and theirs and tolerance >= abs(theirs):
+        yield (
+            "tolerance",
+            f"±{tolerance:g} ({why}): no difference at all would be inside; it must be below {abs(theirs):g}",
+        )
+    elif claim.unit != "%" and claim.kind != "difference" and theirs and tolerance > _WIDEST_SHARE * abs(theirs):
+        yield "tolerance", f"±{tolerance:g} ({why}): more than {100 * _WIDEST_SHARE:g} % of {theirs:g} says nothing"
+
+
+def _unit(claim: Claim) -> Iterator[tuple[str, str]]:
+    fraction = claim.metric.rpartition("/")[2].lower().endswith("accuracy")
     largest = max((abs(value) for value in _numbers(claim)), default=None)
     if fraction and largest is not None and claim.kind in ("absolute", "curve"):
         if claim.unit == "%" and largest <= 1:
@@ -70,7 +115,7 @@ def _direction(claim: Claim) -> Iterator[tuple[str, str]]:
             yield "unit", f"{claim.unit!r}, but {claim.metric} is a fraction and the value is {largest:g}: %"
 
 
-def _numbers(claim: Claim) -> list[float]:
+def _numbers(claim: Original) -> list[float]:
     return [*claim.runs, *([claim.value] if claim.value is not None else [])]
 
 
@@ -110,16 +155,25 @@ def _of_selection(composed: Composed) -> Iterator[tuple[str, str]]:
 
 
 def _of_configs(composed: Composed) -> list[str]:
-    """What the run's own check says of each arm's config."""
-    file = shown(claim_files()[composed.name])
+    """What the run's own check says of each arm's config, and whether its runs log the metric and can be loaded again."""
+    file, metric = shown(claim_files()[composed.name]), composed.claim.metric
     found: dict[str, None] = {}
     arms = {f"{arm.name}: ": arm.overrides for arm in composed.claim.arms} or {"": ()}
     for arm, overrides in arms.items():
         words = [*composed.words, *overrides]
         try:
-            check_config(compose_run(words) if overrides else composed.cfg)
+            cfg = compose_run(words) if overrides else composed.cfg
+            check_config(cfg)
         except Exception as error:
             lines = (message_of(error, words) or f"{type(error).__name__}: {error}").splitlines()
-            lines = [line for line in lines if not line.endswith(" in the config:")]  # how many there are
+            lines = [line for line in lines if not line.endswith((" in the config:", " on the command line:"))]
             found |= {f"{file}: {arm}{line.strip()}": None for line in lines}
+            continue
+        names = task_metrics(cfg)
+        if names is not None and not is_logged(metric, cfg, names):
+            every = f"{nearest(metric, names)} (the task logs: {', '.join(sorted(names))})"
+            found[
+                f"{where(composed.name, 'metric')}: claim.metric: {arm}no run of this config logs {metric!r}; {every}"
+            ] = None
+        found |= {f"{file}: {arm}{mistake}": None for mistake in untrusted(cfg)}
     return list(found)

@@ -47,8 +47,10 @@ def reproduce(question: Question) -> list[ClaimRow]:
 
     A claim that another process is running now has no row: nothing is known of it yet.
 
+    The mistakes of claims that cannot be judged are printed before the others are run.
+
     Raises:
-        UserError: before anything is run, with all mistakes of all claims.
+        UserError: no claim can be judged.
         Killed: a signal stopped it; the same command goes on.
     """
     composed = _linted(chosen(question))
@@ -61,16 +63,21 @@ def reproduce(question: Question) -> list[ClaimRow]:
 
 
 def _linted(names: Sequence[str]) -> list[Composed]:
-    """The claims, composed. Raises UserError with all that makes any of them impossible to judge."""
+    """The claims that can be judged, composed; the mistakes of the others are printed. Raises UserError where none can."""
     found, mistakes = [], []
     for name in names:
         try:
-            found.append(compose_claim(name))
-            mistakes += lint_composed(found[-1])
+            composed = compose_claim(name)
+            wrong = lint_composed(composed)
+            found += [] if wrong else [composed]
         except UserError as error:
-            mistakes += str(error).splitlines()
+            wrong = str(error).splitlines()
+        mistakes += wrong
+    said = f"claims that cannot be judged ({len(mistakes)} mistakes):\n  " + "\n  ".join(mistakes)
+    if not found:
+        raise UserError(said)
     if mistakes:
-        raise UserError(f"claims that cannot be judged ({len(mistakes)} mistakes):\n  " + "\n  ".join(mistakes))
+        print(said, file=sys.stderr, flush=True)
     return found
 
 

@@ -3,10 +3,12 @@
 import sys
 from collections.abc import Collection, Mapping
 
+from omegaconf import OmegaConf
 from rich.console import Console
 
+from lightning_modules.command_line import message_of
 from lightning_modules.errors import UserError
-from lightning_modules.reproduction.composed import compose_claim
+from lightning_modules.reproduction.composed import Composed, compose_claim
 from lightning_modules.reproduction.find import USUAL_TIERS, find_claims, tier_of
 from lightning_modules.reproduction.freeze import check_freezable
 from lightning_modules.reproduction.freeze import freeze as write_reference
@@ -38,23 +40,42 @@ def verdicts(question: Question) -> bool:
 
 def lint(question: Question) -> bool:
     """Print the mistakes of the claims, and the hash of their data; whether there are none."""
-    mistakes = 0
+    mistakes, content = 0, _Content()
     for name in find_claims(question.words):
-        found = lint_claim(name)
+        found = lint_claim(name, content)
         mistakes += len(found)
         print(f"{name}: {'ok' if not found else f'{len(found)} mistakes'}", flush=True)
         print("".join(f"  {mistake}\n" for mistake in found), end="")
-        if any("claim.data: " in mistake for mistake in found):
-            print(f"  data: {_content(name)}", flush=True)
+        if any("claim.data: the sha256 of the raw data is missing" in mistake for mistake in found):
+            print(f"  data: {_hash_of(name, content)}", flush=True)
     return not mistakes
 
 
-def _content(name: str) -> str:
+def _hash_of(name: str, content: "_Content") -> str:
     """The hash of a claim's data, or why there is none."""
     try:
-        return content_of(compose_claim(name))
+        return content(compose_claim(name))
     except UserError as error:
         return str(error)
+
+
+class _Content:
+    """The sha256 of a claim's raw data, read once for all claims that have the same."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, str | UserError] = {}
+
+    def __call__(self, composed: Composed) -> str:
+        key = OmegaConf.to_yaml(composed.cfg.data, resolve=True, sort_keys=True)
+        if key not in self._known:
+            try:
+                self._known[key] = content_of(composed)
+            except Exception as error:
+                self._known[key] = UserError(f"the data are not there: {message_of(error) or error}")
+        found = self._known[key]
+        if isinstance(found, UserError):
+            raise found
+        return found
 
 
 def table(question: Question) -> bool:

@@ -1,15 +1,25 @@
 """Claims that cannot be judged are refused with file, line and reason, all at once."""
 
 import re
+from typing import Any
 
 import pytest
 from claimed import CLAIM, Project
+from handmade_claims import claim_of
+
+from lightning_modules.check import check_config, untrusted
+from lightning_modules.command_line import compose_run
+from lightning_modules.errors import UserError
+from lightning_modules.reproduction.lint import of_claim
+from lightning_modules.reproduction.logged import is_logged, task_metrics
 
 SOURCE = {"place": "x", "kind": "readme"}
 PAPER = CLAIM["paper"]
+FIFTH = {"value": 0.2, "why": "more than a fifth"}
 DIFFERENCE = {
     "kind": "difference",
     "value": 7.0,
+    "tolerance": {"value": 2.0, "why": "x"},
     "arms": [{"name": "a", "value": 75.0}, {"name": "b", "value": 66.0}],
 }
 
@@ -30,6 +40,20 @@ def test_every_way_to_be_unjudgeable_is_told_with_its_file_and_line(project: Pro
     project.claim("bad/curve", {**good, "kind": "curve", "epoch": 5})
     project.claim("bad/short", {**good, "shortened": "half of it"})
     project.claim("bad/data", {"data": None})
+    project.claim("bad/hash", {"data": "1" * 64})
+    project.claim("bad/metric", {**good, "metric": "test/acuracy"})
+    project.claim("bad/tolerance", {**good, "tolerance": {"value": 60, "why": "x"}})
+    project.claim("bad/sequential", good, {"model": {"_target_": "torch.nn.Sequential"}})
+    project.claim("bad/untrusted", good, {"callbacks": {"mine": {"_target_": "collections.OrderedDict"}}})
+    typo = {"defaults": [{"override /data": "digits"}, {"override /model": "lineer"}, {"override /callbacks": "last"}]}
+    project.claim("bad/option", good, typo)
+    for name, text in (
+        ("broken", "claim:\n  value: [1\n  tier: ci\n"),
+        ("empty", "claim:\n"),
+        ("number", "claim: 5\n"),
+    ):
+        (project.folder / f"experiments/bad/{name}.yaml").write_text(f"# @package _global_\n{text}")
+    (project.folder / "experiments/bad/latin.yaml").write_bytes(b"# @package _global_\n# caf\xe9\nclaim: {}\n")
     project.claim("bad/config", good, {"optimizer": {"lrr": 1}})
     ended = project.reproduce("all", "--lint")
     assert ended.returncode == 1, ended.stderr
@@ -51,6 +75,24 @@ def test_every_way_to_be_unjudgeable_is_told_with_its_file_and_line(project: Pro
         "bad/curve": ["claim.epoch: 5, but 40 epochs are trained"],
         "bad/short": ["claim.expect: a shortened run is never judged"],
         "bad/data": ["claim.data: the sha256", f"data: {digits_hash}"],
+        "bad/hash": [f"claim.data: the sha256 of the raw data is {digits_hash}, not 1111"],
+        "bad/metric": ["claim.metric: no run of this config logs 'test/acuracy'; did you mean 'test/accuracy'"],
+        "bad/tolerance": ["claim.tolerance: ±60 points (x): more than 10 points say nothing"],
+        "bad/sequential": [
+            "model.hidden=[]: torch.nn.Sequential takes no 'hidden'",
+            "model.input_shape=null: torch.nn.Sequential takes no 'input_shape'",
+            "model.num_outputs=null: torch.nn.Sequential takes no 'num_outputs'",
+        ],
+        "bad/untrusted": ["callbacks.mine._target_=collections.OrderedDict: a run with it cannot be resumed"],
+        "bad/option": [
+            "experiments/bad/option.yaml:4: a defaults list names model=lineer: model has no such option; did you mean 'linear'"
+        ],
+        "bad/broken": ["experiments/bad/broken.yaml:4: not valid YAML: "],
+        "bad/empty": [
+            "experiments/bad/empty.yaml:2: claim: expected the keys of a claim",
+        ],
+        "bad/number": ["experiments/bad/number.yaml:2: claim: expected the keys of a claim"],
+        "bad/latin": ["experiments/bad/latin.yaml:2: not UTF-8 text (byte 0xe9)"],
         "bad/config": ["lrr"],
     }
     assert found.keys() == wanted.keys()
@@ -72,22 +114,105 @@ def _by_claim(text: str) -> dict[str, list[str]]:
     return found
 
 
+@pytest.mark.parametrize(
+    ("said", "first", "second", "fits"),
+    [(7.0, 75.0, 66.0, False), (0.0085, 0.944, 0.94, False), (0.004, 0.944, 0.94, True), (0.73, 96.01, 95.28, True),
+     (0.38, 93.77, 93.53, False), (9.0, 75.4, 66.4, True)],
+)  # fmt: skip
+def test_a_published_difference_is_that_of_its_arms_up_to_rounding(
+    said: float, first: float, second: float, fits: bool
+) -> None:
+    arms = [{"name": "a", "value": first}, {"name": "b", "value": second}]
+    half = {"value": said / 2, "why": "x"}
+    claim = claim_of(
+        kind="difference", value=said, unit="stars", metric="test/rmse", better="lower", arms=arms, tolerance=half
+    )
+    found = [place for place, _ in of_claim(claim.model_copy(update={"data": "0" * 64}))]
+    assert found == ([] if fits else ["value"])
+
+
+@pytest.mark.parametrize(
+    ("metric", "better", "wrong"),
+    [("test/ndcg_at_10", "lower", True), ("test/ndcg_at_10", "higher", False), ("test/rmse", "higher", True),
+     ("compressed/test/accuracy", "lower", True), ("weights/projection_0", "lower", False)],
+)  # fmt: skip
+def test_the_direction_comes_from_the_table_of_names(metric: str, better: str, wrong: bool) -> None:
+    claim = claim_of(metric=metric, better=better, value=0.4, unit=None, data="0" * 64)
+    assert [place for place, _ in of_claim(claim)] == ["better"] * wrong
+
+
+@pytest.mark.parametrize(
+    ("fields", "wrong"),
+    [
+        ({"value": 90, "tolerance": {"value": 60, "why": "x"}}, "±60 points"),
+        ({"value": 90, "std": 8.0, "n": 5}, "±16 points (twice the published standard deviation)"),
+        ({"value": 0.94, "unit": "stars", "metric": "test/rmse", "better": "lower", "tolerance": FIFTH}, "20 %"),
+        ({"kind": "difference", "value": 1.0, "arms": [{"name": "a"}, {"name": "b"}]}, "no difference at all would be inside"),
+        ({"kind": "difference", "value": 1.1, "arms": [{"name": "a"}, {"name": "b"}]}, None),
+        ({"value": 90, "tolerance": {"value": 3, "why": "x"}}, None),
+    ],
+)  # fmt: skip
+def test_a_tolerance_that_almost_any_result_meets_is_refused(fields: dict[str, Any], wrong: str | None) -> None:
+    found = [text for place, text in of_claim(claim_of(**fields, data="0" * 64)) if place == "tolerance"]
+    assert len(found) == (wrong is not None)
+    assert wrong is None or wrong in found[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "metric", "logged"),
+    [
+        ((), "test/accuracy", True), ((), "test/f1", True), ((), "test/rmse", False), ((), "compression/ratio", False),
+        (("compression=codebook",), "compression/ratio", True), (("compression=codebook",), "compressed/test/f1", True),
+        (("compression=codebook",), "compressed/test/rmse", False), (("task=regression",), "test/rmse", True),
+        ((), "weights/norm", False), ((), "model/params", True),
+        (("data=movielens_implicit", "model=bpr", "task=ranking"), "test/ndcg_at_10", True),
+        (("data=movielens_implicit", "model=bpr", "task=ranking"), "test/ndcg_at_5", False),
+    ],
+)  # fmt: skip
+def test_what_a_run_logs_is_known_from_its_config(words: tuple[str, ...], metric: str, logged: bool) -> None:
+    cfg = compose_run(words)
+    names = task_metrics(cfg)
+    assert names is not None
+    assert is_logged(metric, cfg, names) == logged
+
+
+def test_a_model_that_does_not_take_what_it_is_handed_is_refused_before_it_is_built() -> None:
+    cfg = compose_run([])
+    cfg.model = {"_target_": "torch.nn.Sequential"}
+    with pytest.raises(UserError) as refused:
+        check_config(cfg)
+    for name in ("input_shape", "num_outputs"):
+        wanted = f"model._target_=torch.nn.Sequential: it takes no '{name}', which a run passes to every model"
+        assert wanted in str(refused.value)
+
+
+def test_a_run_tells_of_components_that_it_could_not_be_loaded_with() -> None:
+    cfg = compose_run(["+callbacks.mine._target_=handmade_claims.claim_of"])
+    (said,) = untrusted(cfg)
+    assert said.startswith("callbacks.mine._target_=handmade_claims.claim_of: a run with it cannot be resumed")
+    assert said.endswith("TOUCHSTONE_TRUST=handmade_claims")
+    assert untrusted(compose_run([])) == []
+
+
 @pytest.mark.slow
-def test_nothing_is_run_where_one_claim_has_a_mistake_and_the_data_must_be_those_of_the_claim(
+def test_the_claims_without_a_mistake_are_run_and_the_data_must_be_those_of_the_claim(
     project: Project, digits_hash: str
 ) -> None:
     project.claim("paper/good", {"data": digits_hash})
     project.claim("paper/bad", {"data": digits_hash, "better": "lower"})
-    refused = project.reproduce("paper")
-    assert refused.returncode == 1
-    assert "claims that cannot be judged (1 mistakes)" in refused.stderr
-    assert not _runs(project)
+    (project.folder / "experiments/paper/broken.yaml").write_text("# @package _global_\nclaim: [\n")
+    some = project.reproduce("paper")
+    assert some.returncode == 1
+    assert "claims that cannot be judged (2 mistakes)" in some.stderr
+    assert "experiments/paper/broken.yaml:3: not valid YAML" in some.stderr
+    assert "paper/good" in some.stdout
+    assert len(_runs(project)) == 4  # the parent and three seeds
     project.claim("paper/bad", {"data": "1" * 64})
     other = project.reproduce("paper/bad")
     assert other.returncode == 1
     assert f"other data: their sha256 is {digits_hash}" in other.stderr
     assert "INVALID" in other.stdout
-    assert not _runs(project)
+    assert len(_runs(project)) == 4
     unknown = project.reproduce("paper/god")
     assert unknown.stderr.startswith("paper/god: there is no such claim; did you mean ")
     assert "'paper/good'" in unknown.stderr

@@ -16,7 +16,7 @@ from lightning_modules.reproduction.verdict import judge
 from lightning_modules.tracking.origin import Origin
 
 ORIGIN = Origin("2026-11-22", "c9737f9", "AMD EPYC, 2 cores, no GPU, Python 3.11.7, torch 2.14.1")
-VALUES = {"": {0: 60.5, 1: 61.25, 2: 59.75}}
+VALUES = {"": {0: 85.5, 1: 86.25, 2: 84.75}}
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_values_are_merged_by_claim_and_read_back(folder: Path) -> None:
     assert (arms.n, later.n) == (1, 1)
     entry = json.loads((folder / "paper" / "results.json").read_text())["paper/one"]
     assert entry == {
-        "metric": "test/accuracy", "unit": "%", "n": 3, "values": {"": {"0": 60.5, "1": 61.25, "2": 59.75}},
+        "metric": "test/accuracy", "unit": "%", "n": 3, "values": {"": {"0": 85.5, "1": 86.25, "2": 84.75}},
         "seconds": 12.0, "date": "2026-11-22", "commit": "c9737f9", "machine": "AMD EPYC, 2 cores, no GPU",
         "versions": "Python 3.11.7, torch 2.14.1",
     }  # fmt: skip
@@ -85,7 +85,7 @@ def test_tables_are_made_of_committed_values_and_checked_before_the_first_is_wri
     for name in ("paper/one", "paper/two", "paper/none", "other/one"):
         project.claim(name, {"data": digits_hash})
     for folder, names in (("paper", ["paper/one", "paper/two"]), ("other", ["other/one"])):
-        entry = {"metric": "test/accuracy", "unit": "%", "values": {"": {"0": 60.5, "1": 61.25, "2": 59.75}}, "n": 3}
+        entry = {"metric": "test/accuracy", "unit": "%", "values": {"": {"0": 85.5, "1": 86.25, "2": 84.75}}, "n": 3}
         entry |= {"seconds": 12.0, "date": "2026-11-22", "commit": "c9737f9", "machine": "EPYC", "versions": "Python 3"}
         (project.folder / "experiments" / folder / "results.json").write_text(json.dumps(dict.fromkeys(names, entry)))
     files = [
@@ -106,7 +106,7 @@ def test_tables_are_made_of_committed_values_and_checked_before_the_first_is_wri
     for file in files[:2]:
         assert "| paper/one |" in file.read_text()
         assert "| paper/two |" in file.read_text()
-        assert "60.50 % \\[58.64, 62.36\\] (3)" in file.read_text()
+        assert "85.50 % \\[83.64, 87.36\\] (3)" in file.read_text()
         assert "Without a verdict as yet: paper/none." in file.read_text()
     assert "| other/one |" in files[0].read_text()
     judged = project.reproduce("paper/one", "--judge")

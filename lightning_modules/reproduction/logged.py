@@ -1,0 +1,62 @@
+"""Which metrics a run logs, known from its config alone: no data are read and nothing is trained."""
+
+import re
+from typing import Any
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+# What a run logs beside the metrics of its task, for patterns of names in its config.
+_ALWAYS = ("model/params", "model/size_bytes", "throughput/samples_per_s", "epoch")
+_OF_CALLBACKS = {
+    "WeightProbe": r"weights/(norm|projection_\d+)", "Latency": r"model/latency_ms", "EpochLoss": r"train/\w+",
+    "LearningRateMonitor": r"lr-.+",
+}  # fmt: skip
+_OF_COMPRESSION = (
+    r"(dense|compressed)/(size_bytes|params|nonzero|macs|latency_ms|peak_memory_bytes|bound_bytes)(_\w+|/\w+)?"
+    r"|compression/(ratio|speedup|speedup_best_runtime|over_bound)"
+)
+_CLASSES = 3  # stands for however many there are
+
+
+def is_logged(metric: str, cfg: DictConfig, names: set[str]) -> bool:
+    """Whether a run of this config logs `metric`; `names` are the task's, of `task_metrics`."""
+    if metric in names or metric in _ALWAYS or any(metric.startswith(f"{name}/") for name in names):
+        return True  # the last of a class, as in test/f1/cat
+    targets = [str(node.get("_target_")).rpartition(".")[2] for node in (cfg.callbacks or {}).values() if node]
+    patterns = [pattern for target, pattern in _OF_CALLBACKS.items() if target in targets]
+    patterns += [r"(comm|sync)/\w+"] if (cfg.get("strategy") or {}).get("_target_") else []
+    patterns += [r"tta/(test/.+)"] if (cfg.get("tta") or {}).get("_target_") else []
+    if (cfg.get("compression") or {}).get("stages"):
+        side = re.fullmatch(r"(?:dense|compressed|ticket)/(.+?)(?:_best|_best_val)?", metric)
+        if side and (side[1] in names or side[1].removesuffix("_best") in names):
+            return True
+        patterns.append(_OF_COMPRESSION)
+    return any(re.fullmatch(pattern, metric) for pattern in patterns)
+
+
+class _AnyNetwork(nn.Sequential):
+    """Stands for the network, which no name depends on: a linear layer, and what tasks ask of networks for recommendation."""
+
+    num_users = num_items = 2
+
+    def item_scores(self, *_: Any) -> Any:
+        raise NotImplementedError
+
+    squares = user_bias = item_bias = item_scores
+
+
+def task_metrics(cfg: DictConfig) -> set[str] | None:
+    """The names that the config's task logs for its three parts; None where the task cannot tell without its data."""
+    known = cfg.task.get("num_outputs") or cfg.model.get("num_outputs")
+    for outputs in [known] if known else [_CLASSES, 1]:
+        settings = {key: value for key, value in cfg.task.items() if key != "monitor"}
+        settings |= {"num_outputs": outputs} if "num_outputs" in settings else {}
+        try:
+            task: Any = instantiate(OmegaConf.create(settings), model=_AnyNetwork(nn.Linear(2, 2)))
+            found = {f"train/{name}" for name in task.train_names} | {"val/loss", "test/loss"}
+            return found | {f"{part}/{name}" for part in ("val", "test") for name in task.build_metrics(part)}
+        except Exception:  # another number of outputs, a task of the user's own, or what `check_config` reports
+            continue
+    return None
