@@ -1,14 +1,12 @@
 """Every component's signature is bound before anything is built, and all mistakes are told at once."""
 
-import inspect
-import os
-from collections.abc import Iterator
 from typing import Any, Literal
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lightning_modules.command_line import GROUPS
+from lightning_modules.config.trust import components
 from lightning_modules.errors import UserError, nearest
 from lightning_modules.signature import fits, hints_of, locate, parameters_of, spoken
 from lightning_modules.task.direction import check_direction, higher_is_better
@@ -155,21 +153,6 @@ def _rooms_missing(cfg: DictConfig) -> list[str]:
     return mistakes
 
 
-def components(node: Any, path: str) -> Iterator[tuple[str, DictConfig]]:
-    """Yield (dotted path, node) of every node that has a `_target_`."""
-    if isinstance(node, DictConfig):
-        if node._is_none() or node._is_missing():
-            return
-        if node.get("_target_"):
-            yield path, node
-        for key in node:
-            if not OmegaConf.is_missing(node, key):
-                yield from components(node[key], f"{path}.{key!s}" if path else str(key))
-    elif isinstance(node, ListConfig) and not node._is_none():
-        for i, item in enumerate(node):
-            yield from components(item, f"{path}[{i}]")
-
-
 def _mistakes_of(path: str, node: DictConfig) -> list[str]:
     target = str(node["_target_"])
     try:
@@ -215,53 +198,6 @@ def _wrong_direction(path: str, metric: Any, mode: Any) -> list[str]:
         return []  # another check names these
     wrong = check_direction(f"{path}.mode", metric, mode)
     return [wrong] if wrong else []
-
-
-def refuse_untrusted(cfg: Any, where: str) -> None:
-    """Raise UserError unless all targets of a config that was read from a store are parts of a run.
-
-    A part is a function or class of this package, or a class that torch, Lightning or torchmetrics derive from
-    Module, Optimizer, LRScheduler, Callback, Strategy, Profiler, LightningDataModule or Trainer. Classes of other
-    packages are admitted by naming these in the environment: TOUCHSTONE_TRUST=mine,yours.
-    """
-    import pytorch_lightning as pl
-    import torch
-    from pytorch_lightning.profilers import Profiler
-    from pytorch_lightning.strategies import Strategy
-
-    parts = (
-        torch.nn.Module, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler, pl.Callback, Strategy, Profiler,
-        pl.LightningDataModule, pl.Trainer,
-    )  # fmt: skip
-    trusted = {*_TRUSTED, *os.environ.get("TOUCHSTONE_TRUST", "").split(",")}
-    for path, node in components(cfg, ""):
-        target = str(node["_target_"])
-        ours = target.startswith("lightning_modules.")
-        found = locate(target) if ours or target.split(".")[0] in trusted else None
-        mine = ours and getattr(found, "__module__", "").startswith("lightning_modules.")
-        if not (mine or (inspect.isclass(found) and issubclass(found, parts))):
-            raise UserError(
-                f"{where}: {path}._target_={target} is no part of a model or a run, and is not called "
-                "(a class of your own package is, where TOUCHSTONE_TRUST names the package)"
-            )
-
-
-def untrusted(cfg: Any) -> list[str]:
-    """The components of a config that `refuse_untrusted` refuses, so that a run of it could not be loaded again."""
-    found = []
-    for path, node in components(cfg, ""):
-        try:
-            refuse_untrusted(OmegaConf.create({path.rpartition(".")[2]: {"_target_": str(node["_target_"])}}), "config")
-        except UserError:
-            package = str(node["_target_"]).partition(".")[0]
-            found.append(
-                f"{path}._target_={node['_target_']}: a run with it cannot be resumed, served or loaded again unless the "
-                f"environment names the package: TOUCHSTONE_TRUST={package}"
-            )
-    return found
-
-
-_TRUSTED = ("torch", "torchvision", "pytorch_lightning", "lightning", "torchmetrics", "timm")
 
 
 def _kind(value: Any) -> str:

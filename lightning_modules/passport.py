@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
-from lightning_modules.check import refuse_untrusted
+from lightning_modules.config.trust import refuse_untrusted
 from lightning_modules.errors import UserError
 from lightning_modules.task.supervised import Supervised
 

@@ -14,7 +14,7 @@ from lightning_modules.errors import UserError
 
 def main() -> None:
     """Read the config, check its targets, and run it."""
-    from lightning_modules.check import refuse_untrusted
+    from lightning_modules.config.trust import refuse_untrusted
     from lightning_modules.run import run
 
     if not 2 <= len(sys.argv) <= 3 or not Path(sys.argv[1]).is_file():

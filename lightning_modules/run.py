@@ -20,9 +20,10 @@ from pytorch_lightning.loggers.logger import DummyLogger
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from lightning_modules import build
-from lightning_modules.check import check_config, untrusted
+from lightning_modules.check import check_config
 from lightning_modules.compress import Compression
 from lightning_modules.compressed import compress
+from lightning_modules.config.trust import untrusted
 from lightning_modules.data.preprocess import recipe
 from lightning_modules.errors import UserError
 from lightning_modules.killed import Killed, Stopped

@@ -97,12 +97,19 @@ def _network(transformers: ModuleType, place: str, num_outputs: int, pretrained:
     level = transformers.utils.logging.get_verbosity()
     transformers.utils.logging.set_verbosity_error()  # that the head is new is no news
     try:
-        config = transformers.AutoConfig.from_pretrained(place, num_labels=num_outputs, local_files_only=local)
+        config = transformers.AutoConfig.from_pretrained(
+            place, num_labels=num_outputs, local_files_only=local, trust_remote_code=False
+        )
         if not pretrained:
-            built: nn.Module = builder.from_config(config)
+            built: nn.Module = builder.from_config(config, trust_remote_code=False)
             return built
         loaded: nn.Module = builder.from_pretrained(
-            place, config=config, local_files_only=local, use_safetensors=True, ignore_mismatched_sizes=True
+            place,
+            config=config,
+            local_files_only=local,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,
+            trust_remote_code=False,
         )
         return loaded
     except (OSError, ValueError, KeyError) as error:

@@ -7,11 +7,13 @@ import torch.distributed as dist
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from lightning_modules.config.trust import component
 from lightning_modules.errors import UserError, nearest
 
 RULES = ("linear", "sqrt", "none")
 
 
+@component
 def scaled(
     optimizer: Optimizer,
     total_steps: int,

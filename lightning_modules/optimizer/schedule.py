@@ -12,9 +12,11 @@ from typing import Any, Literal
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, MultiStepLR, OneCycleLR, ReduceLROnPlateau, StepLR
 
+from lightning_modules.config.trust import component
 from lightning_modules.errors import UserError
 
 
+@component
 def cosine(
     optimizer: Optimizer,
     total_steps: int,
@@ -62,6 +64,7 @@ def _cosine_factor(total_steps: int, warmup: int, floor: float) -> Callable[[int
     return factor
 
 
+@component
 def step(
     optimizer: Optimizer,
     total_steps: int,
@@ -82,6 +85,7 @@ def step(
     return _every_epoch(StepLR(optimizer, every, gamma))
 
 
+@component
 def one_cycle(
     optimizer: Optimizer,
     total_steps: int,
@@ -117,6 +121,7 @@ class Plateau(ReduceLROnPlateau):
     monitor: str
 
 
+@component
 def plateau(
     optimizer: Optimizer,
     total_steps: int,

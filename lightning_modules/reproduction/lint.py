@@ -3,8 +3,9 @@
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 
-from lightning_modules.check import check_config, untrusted
+from lightning_modules.check import check_config
 from lightning_modules.command_line import compose_run, message_of
+from lightning_modules.config.trust import untrusted
 from lightning_modules.errors import UserError, nearest
 from lightning_modules.reproduction.claim import Arm, Claim, Original, Verdict
 from lightning_modules.reproduction.composed import Composed, compose_claim, shown, where

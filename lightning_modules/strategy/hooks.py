@@ -9,10 +9,12 @@ from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_
 from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 
+from lightning_modules.config.trust import component
 from lightning_modules.errors import UserError, nearest
 from lightning_modules.strategy.traffic import Traffic
 
 
+@component
 class GradientHook:
     """Averages the gradients of one bucket after the other over the ranks, on any device, and counts what it sends."""
 

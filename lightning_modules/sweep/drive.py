@@ -13,6 +13,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, read_write
 
 from lightning_modules.command_line import PROJECT_ROOT
+from lightning_modules.config.trust import refuse_untrusted_overrides
 from lightning_modules.errors import UserError
 from lightning_modules.killed import Killed
 from lightning_modules.signature import fits, spoken
@@ -58,12 +59,13 @@ def drive(sweeper: Any, words: list[str]) -> list[Any]:
     check_settings(config)
     warm_server()
     store = open_store(config.tracking.get("uri"))
-    run = None
+    run, trusted = None, True
     if config.sweep.resume:
         run = resumed_sweep(store, str(config.sweep.resume))
         recorded = recorded_plan(store, run)
         if recorded and not Command.of(words, sweeper.context.config_loader).words:
             config, words = _as_recorded(sweeper, recorded, words)
+            trusted = False
     name = str((run and run.data.tags["sweep.name"]) or config.sweep.name or _new_name(sweeper.kind))
     check_name(name)
     folder = sweep_folder(store, name)
@@ -71,7 +73,7 @@ def drive(sweeper: Any, words: list[str]) -> list[Any]:
     with read_write(sweeper.config.hydra.sweep):
         sweeper.config.hydra.sweep.dir = str(folder)  # where launchers put their files
     with hold(folder, name):
-        return _Sweep(sweeper, config, words, store, name, folder).run()
+        return _Sweep(sweeper, config, words, store, name, folder, trusted).run()
 
 
 def check_settings(config: DictConfig) -> None:
@@ -105,6 +107,7 @@ def recorded_plan(store: Store, run: Any) -> dict[str, Any] | None:
 
 def _as_recorded(sweeper: Any, recorded: dict[str, Any], words: list[str]) -> tuple[DictConfig, list[str]]:
     """The config and the overrides of ``-m sweep.resume=ID`` alone: those that the sweep began with."""
+    refuse_untrusted_overrides(recorded["words"], "the recorded command of the sweep")
     words = [*recorded["words"], *words]
     chosen = [] if recorded["sweeper"] == "budget" else [f"hydra/sweeper={recorded['sweeper']}"]
     config = sweeper.context.config_loader.load_configuration("train", [*words, *chosen], run_mode=RunMode.MULTIRUN)
@@ -120,9 +123,17 @@ class _Sweep:
     """One sweep while this process holds it."""
 
     def __init__(
-        self, sweeper: Any, config: DictConfig, words: list[str], store: Store, name: str, folder: Path
+        self,
+        sweeper: Any,
+        config: DictConfig,
+        words: list[str],
+        store: Store,
+        name: str,
+        folder: Path,
+        trusted: bool,
     ) -> None:
         self.sweeper, self.config, self.store, self.name, self.folder = sweeper, config, store, name, folder
+        self.trusted = trusted
         self.command = Command.of(words, sweeper.context.config_loader)
         if sweeper.kind == "budget":
             self.command, self.told = without_budget(self.command)
@@ -201,7 +212,7 @@ class _Sweep:
         from lightning_modules.sweep.job import check
 
         samples = self._samples()
-        mistakes = self.pool.call(check, samples)
+        mistakes = self.pool.call(check, samples, self.trusted)
         if not mistakes and self.sweeper.kind == "budget":
             mistakes = self.pool.call(try_attempt, samples[-1])
         if mistakes:
@@ -259,6 +270,7 @@ class _Sweep:
             skip_finished=self.config.sweep.skip_finished,
             judge=getattr(self.plan, "judge", lambda: None)(),
             beats=self.launcher is not None,
+            trusted=self.trusted,
         )
         return [*self.command.fixed, *trial.words, job.word()]
 

@@ -34,6 +34,7 @@ class Job:
         skip_finished: link a finished run of the same signature instead.
         judge: what `Judge` needs, where a search prunes.
         beats: whether the run gives signs of life to other machines.
+        trusted: whether the user gave the overrides; those of a recorded sweep may name components only.
     """
 
     parent: str
@@ -47,6 +48,7 @@ class Job:
     skip_finished: bool = False
     judge: dict[str, Any] | None = None
     beats: bool = False
+    trusted: bool = True
 
     def word(self) -> str:
         """The job as an override."""
@@ -81,6 +83,7 @@ def run_trial(cfg: DictConfig, words: Sequence[str]) -> str | None:
 
     The run itself stands in the store whatever happens, FAILED with its message where it could not begin.
     """
+    from lightning_modules.config.trust import refuse_untrusted_targets
     from lightning_modules.run import _is_lead
     from lightning_modules.sweep.attempt import attempt
     from lightning_modules.sweep.found import sweep_folder
@@ -88,6 +91,8 @@ def run_trial(cfg: DictConfig, words: Sequence[str]) -> str | None:
     from lightning_modules.tracking.store import open_store
 
     job = Job(**json.loads(cfg.sweep.job))
+    if not job.trusted:
+        refuse_untrusted_targets(cfg, f"the recorded command of the sweep {job.sweep}")
     store = open_store(cfg.tracking.get("uri"))
     ledger = Ledger(store, store.client.get_run(job.parent), sweep_folder(store, job.sweep))
     with attempt(ledger, job) as found:
@@ -183,14 +188,18 @@ def _signs_of_life(ledger: Any, job: Job) -> Iterator[None]:
         over.set()
 
 
-def check(points: Sequence[Sequence[str]]) -> list[str]:
-    """What is wrong with the configs that these overrides make; each mistake once."""
+def check(points: Sequence[Sequence[str]], trusted: bool = True) -> list[str]:
+    """What is wrong with the configs that these overrides make; each mistake once. `trusted`: as in `Job`."""
     from lightning_modules.check import check_config
+    from lightning_modules.config.trust import refuse_untrusted_targets
 
     mistakes: dict[str, None] = {}
     for words in points:
         try:
-            check_config(compose_run(words))
+            cfg = compose_run(words)
+            if not trusted:
+                refuse_untrusted_targets(cfg, "the recorded command of the sweep")
+            check_config(cfg)
         except Exception as error:
             mistakes[message_of(error) or f"{type(error).__name__}: {error}"] = None
     return list(mistakes)

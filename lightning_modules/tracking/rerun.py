@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -11,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lightning_modules.errors import UserError
 from lightning_modules.tracking.artifacts import artifact
@@ -32,11 +33,12 @@ def rerun(wanted: str, here: bool = False) -> None:
     """
     store = open_store()
     run = find_run(store, wanted)
+    cfg = recorded_config(store, run)  # before any of its code is fetched
     with contextlib.ExitStack() as stack:
         code = PROJECT_ROOT if here else stack.enter_context(recorded_code(store, run))
         if here:
             _print_code_changes(run)
-        new = _run_again(store, run, code, Path(stack.enter_context(tempfile.TemporaryDirectory())))
+        new = _run_again(store, run, cfg, code, Path(stack.enter_context(tempfile.TemporaryDirectory())))
     different = _compare(store, run.info.run_id, new)
     if different:
         _print_environment_changes(store, run)
@@ -47,8 +49,10 @@ def rerun(wanted: str, here: bool = False) -> None:
 def recorded_code(store: Store, run: Any) -> Iterator[Path]:
     """A temporary worktree with the recorded commit and the recorded diff applied."""
     commit = run.data.tags.get("mlflow.source.git.commit")
-    if not commit:
-        raise UserError(f"run {run.info.run_id} has no recorded commit (it ran without git): --here uses today's code")
+    if not re.fullmatch("[0-9a-f]{40,64}", commit or ""):
+        raise UserError(
+            f"run {run.info.run_id} has no recorded commit (git was not available): --here uses today's code"
+        )
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder) / "code"
         _git("worktree", "add", "--detach", str(tree), commit)
@@ -70,9 +74,8 @@ def _git(*arguments: str, cwd: Path = PROJECT_ROOT) -> None:
         )
 
 
-def _run_again(store: Store, run: Any, code: Path, folder: Path) -> str:
+def _run_again(store: Store, run: Any, cfg: DictConfig, code: Path, folder: Path) -> str:
     """Start the recorded config in a process of its own on `code`; return the id of the new run."""
-    cfg = recorded_config(store, run)
     with open_dict(cfg):
         cfg.data.expected_fingerprint = run.data.tags.get("data.fingerprint")
         cfg.resume = None

@@ -9,8 +9,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import nn
 
-from lightning_modules.check import refuse_untrusted
 from lightning_modules.command_line import GROUPS
+from lightning_modules.config.trust import refuse_untrusted
 from lightning_modules.errors import UserError
 from lightning_modules.tracking.alive import is_alive
 from lightning_modules.tracking.artifacts import artifact, fetch_model, local_folder

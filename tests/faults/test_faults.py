@@ -169,7 +169,7 @@ def test_a_recorded_config_that_calls_a_shell_is_not_resumed(train: Train, store
     run = train("trainer.max_epochs=1")
     path = artifact(store, run, "config/config.yaml")
     path.write_text(path.read_text().replace("torch.nn.CrossEntropyLoss", "os.system"))
-    with pytest.raises(UserError, match=r"task\.loss\._target_=os\.system is no part"):
+    with pytest.raises(UserError, match=r"task\.loss\._target_=os\.system is not called"):
         train(f"resume={run.info.run_id}", quick=False)
 
 

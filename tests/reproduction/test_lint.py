@@ -7,8 +7,9 @@ import pytest
 from claimed import CLAIM, Project
 from handmade_claims import claim_of
 
-from lightning_modules.check import check_config, untrusted
+from lightning_modules.check import check_config
 from lightning_modules.command_line import compose_run
+from lightning_modules.config.trust import untrusted
 from lightning_modules.errors import UserError
 from lightning_modules.reproduction.lint import of_claim
 from lightning_modules.reproduction.logged import is_logged, task_metrics

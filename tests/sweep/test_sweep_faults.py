@@ -194,3 +194,29 @@ def test_a_second_signal_ends_all_at_once_and_the_sweep_can_go_on(
     (place / "open").touch()
     gone_on = sweep(*words, "sweep.name=cut", quick=False)
     check_whole(store, gone_on, 3, sweep(*words, "sweep.name=whole", quick=False))
+
+
+@pytest.mark.slow
+def test_a_sweep_whose_recorded_command_was_changed_to_call_a_shell_is_not_resumed(
+    sweep: Any, store: Any, tmp_path: Path
+) -> None:
+    import json
+
+    from lightning_modules.tracking.artifacts import artifact
+
+    parent = sweep("seed=0", "trainer.max_epochs=1", "sweep.name=changed").parent
+    path = artifact(store, parent, "sweep/plan.json")
+    plan = json.loads(path.read_text())
+    words, target = plan["words"], "lightning_modules.tracking.rerun._git"
+    call = f"{{_target_:{target},_args_:['-c','alias.x=!touch {tmp_path}/ran','x']}}"
+    for more, message in {
+        f"+callbacks.more={call}": f"callbacks.more._target_={target} is not called",
+        "name=${oc.env:HOME}": "calls a resolver and is not applied",
+        f"optimizer._target_=torch.optim.SGD,{target}": f"optimizer._target_={target} is not called",
+    }.items():
+        path.write_text(json.dumps({**plan, "words": [*words, more]}))
+        again = sweep("sweep.resume=changed", quick=False)
+        assert again.code == 1
+        assert message in again.said and "Traceback" not in again.said
+        assert len(again.children) == 1
+        assert not (tmp_path / "ran").exists()

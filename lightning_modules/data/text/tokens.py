@@ -73,7 +73,7 @@ def pretrained_tokenizer(name: str, download: bool = False) -> Any:
         raise UserError(f"data.tokenizer={name} needs transformers: pip install -e '.[text]'") from error
     place = str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name
     try:
-        return AutoTokenizer.from_pretrained(place, local_files_only=not download)
+        return AutoTokenizer.from_pretrained(place, local_files_only=not download, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
             f"data.tokenizer={name}: no tokenizer in a folder of that name, nor in the local Hugging Face cache, and "

@@ -1,0 +1,1 @@
+"""The configuration itself: which components a recorded one may name."""

@@ -1,0 +1,181 @@
+"""Which `_target_`s a config that was read from a store or a file may name: components of a run, and nothing else."""
+
+import inspect
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from lightning_modules.errors import UserError
+from lightning_modules.signature import locate
+
+# Where this package defines components.
+FOLDERS = tuple(
+    f"lightning_modules.{name}"
+    for name in ("augmentation", "compression", "data", "model", "optimizer", "strategy", "task", "tracking.checkpoint")
+)
+# Where libraries define components: their other modules start processes, run code that they are given as text, or
+# download files.
+LIBRARIES = (
+    *(f"torch.{name}" for name in ("nn", "optim", "ao.nn")),
+    *(f"torchvision.{name}" for name in ("models", "ops", "transforms")),
+    *(f"torchmetrics.{name}" for name in (
+        "aggregation", "classification", "clustering", "collections", "detection", "metric", "nominal", "regression",
+        "retrieval", "segmentation", "wrappers",
+    )),
+    *(f"{package}.{name}" for package in ("pytorch_lightning", "lightning.pytorch")
+      for name in ("callbacks", "core", "profilers", "strategies", "trainer")),
+    *(f"timm.{name}" for name in ("layers", "loss", "models", "optim")),
+    *(f"transformers.{name}" for name in ("modeling_utils", "models", "optimization")),
+)  # fmt: skip
+_PACKAGES = {name.split(".")[0] for name in (*FOLDERS, *LIBRARIES)}
+_REGISTERED: list[Any] = []
+
+Component = TypeVar("Component", bound=Callable[..., Any])
+
+
+def component(factory: Component) -> Component:
+    """Register a function that a config may call, or a class whose subclasses it may build.
+
+    Classes derived from `component_bases` need no registration.
+    """
+    _REGISTERED.append(factory)
+    return factory
+
+
+def component_bases() -> tuple[type, ...]:
+    """The types of torch and Lightning that every component which is a class derives from."""
+    import pytorch_lightning as pl
+    import torch
+    from pytorch_lightning.profilers import Profiler
+    from pytorch_lightning.strategies import Strategy
+
+    return (
+        torch.nn.Module, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler, pl.Callback, Strategy, Profiler,
+        pl.LightningDataModule, pl.Trainer,
+    )  # fmt: skip
+
+
+def is_component(found: Any) -> bool:
+    """Whether a config that was read from a store or a file may call this object, wherever it was found."""
+    home = getattr(found, "__module__", None) or ""
+    if _within(home, _trusted_packages()):
+        return callable(found)
+    if any(found is factory for factory in _REGISTERED):
+        return True
+    if not inspect.isclass(found) or found.__name__.startswith("_") or not _within(home, (*FOLDERS, *LIBRARIES)):
+        return False
+    if home.startswith("transformers.") and not _takes_a_checked_config(found):
+        return False
+    registered = tuple(factory for factory in _REGISTERED if inspect.isclass(factory))
+    return issubclass(found, (*component_bases(), *registered)) and not _holds_code(found)
+
+
+def _takes_a_checked_config(found: type) -> bool:
+    """Whether it is a whole model or an optimizer. Parts of models load whatever file a mapping as config names."""
+    return any(base.__name__ in ("PreTrainedModel", "Optimizer") for base in found.__mro__)
+
+
+def _holds_code(found: type) -> bool:
+    import torch
+
+    return issubclass(found, (torch.fx.GraphModule, torch.jit.ScriptModule))
+
+
+def _trusted_packages() -> tuple[str, ...]:
+    """The packages that the user trusts, with all of their functions: ``TOUCHSTONE_TRUST=mine,yours``."""
+    return tuple(name.strip() for name in os.environ.get("TOUCHSTONE_TRUST", "").split(",") if name.strip())
+
+
+def _within(module: str, packages: Sequence[str]) -> bool:
+    return any(module == name or module.startswith(f"{name}.") for name in packages)
+
+
+def components(node: Any, path: str) -> Iterator[tuple[str, DictConfig]]:
+    """Yield (dotted path, node) of every node that has a `_target_`."""
+    if isinstance(node, DictConfig):
+        if node._is_none() or node._is_missing():
+            return
+        if node.get("_target_"):
+            yield path, node
+        for key in node:
+            if not OmegaConf.is_missing(node, key):
+                yield from components(node[key], f"{path}.{key!s}" if path else str(key))
+    elif isinstance(node, ListConfig) and not node._is_none():
+        for i, item in enumerate(node):
+            yield from components(item, f"{path}[{i}]")
+
+
+def refuse_untrusted(cfg: Any, where: str) -> None:
+    """Raise UserError unless a config holds plain values and components only; nothing of it is called or resolved.
+
+    Args:
+        cfg: as it was read from a store or a file: whatever was recorded is resolved already.
+        where: the run or file, for the message.
+    """
+    for path, value in _interpolations(cfg, ""):
+        raise UserError(f"{where}: {path}={value} is an interpolation; a recorded config holds plain values only")
+    refuse_untrusted_targets(cfg, where)
+
+
+def refuse_untrusted_targets(cfg: Any, where: str) -> None:
+    """Raise UserError where a `_target_` is no component; the interpolations of `cfg` are trusted."""
+    for path, node in components(cfg, ""):
+        target = str(node["_target_"])
+        if not _may_be_called(target, f"{where}: {path}._target_={target}"):
+            raise UserError(
+                f"{where}: {path}._target_={target} is not called: it is not a component of this package, torch, "
+                "torchvision, torchmetrics, Lightning, timm or transformers. Only if you trust a package of your own that "
+                "defines it, name that package in the environment, as in TOUCHSTONE_TRUST=mypackage"
+            )
+
+
+def untrusted(cfg: Any) -> list[str]:
+    """The components of a user's config that `refuse_untrusted` would refuse, so that its run could not be loaded again."""
+    return [
+        f"{path}._target_={node['_target_']}: a run with it cannot be resumed, served or loaded again unless the environment "
+        f"names the package: TOUCHSTONE_TRUST={str(node['_target_']).partition('.')[0]}"
+        for path, node in components(cfg, "")
+        if not _may_be_called(str(node["_target_"]), path)
+    ]
+
+
+def _may_be_called(target: str, said: str) -> bool:
+    """Whether what Hydra finds under this dotted path is a component, not whether the path looks like one."""
+    from hydra.utils import get_object
+
+    if not _within(target, (*_PACKAGES, *_trusted_packages())):
+        return False  # importing a module runs its code
+    try:
+        locate(target)
+    except UserError as error:
+        raise UserError(f"{said}: {error}") from error
+    return is_component(get_object(target))
+
+
+def _interpolations(node: Any, path: str) -> Iterator[tuple[str, str]]:
+    if not OmegaConf.is_config(node) or node._is_none() or node._is_missing():
+        return
+    keys: Any = node if isinstance(node, DictConfig) else range(len(node))
+    for key in keys:
+        where = f"{path}[{key}]" if isinstance(node, ListConfig) else f"{path}.{key!s}".lstrip(".")
+        if OmegaConf.is_interpolation(node, key):
+            plain: Any = OmegaConf.to_container(node, resolve=False)
+            yield where, str(plain[key])
+        elif not OmegaConf.is_missing(node, key):
+            yield from _interpolations(node[key], where)
+
+
+def refuse_untrusted_overrides(words: Sequence[str], where: str) -> None:
+    """Raise UserError where a recorded override calls a resolver, which may read the environment.
+
+    `refuse_untrusted_targets` checks the config that the overrides compose.
+    """
+    for word in words:
+        if re.search(r"\$\{.*:", word, re.DOTALL):
+            raise UserError(
+                f"{where}: the recorded override {word} calls a resolver and is not applied. To accept it, repeat the whole "
+                "command of the sweep with sweep=NAME"
+            )
