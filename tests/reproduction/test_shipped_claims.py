@@ -6,15 +6,34 @@ from pathlib import Path
 import pytest
 from claimed import ROOT, Project
 
+from lightning_modules.reproduction.composed import compose_claim
 from lightning_modules.reproduction.find import claim_files, find_claims
-from lightning_modules.reproduction.lint import lint
+from lightning_modules.reproduction.lint import lint_composed
+from lightning_modules.reproduction.recorded import claim_row
+from lightning_modules.reproduction.results import read_results
+from lightning_modules.reproduction.table import rows_to_markdown
+from lightning_modules.reproduction.verdict import judge
 
 FOLDERS = sorted({name.partition("/")[0] for name in claim_files()})
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
-def test_every_claim_of_a_paper_can_be_judged(folder: str) -> None:
-    assert [mistake for name in find_claims([folder]) for mistake in lint(name)] == []
+def test_every_claim_of_a_paper_can_be_judged_and_its_tables_are_those_of_its_committed_values(folder: str) -> None:
+    composed = {name: compose_claim(name) for name in find_claims([folder])}
+    assert [mistake for one in composed.values() for mistake in lint_composed(one)] == []
+    rows = []
+    for name, result in read_results(list(composed)).items():
+        claim = composed[name].claim
+        assert (result.metric, result.unit) == (claim.metric, claim.unit)
+        judged = judge(claim, result.values_of(claim))
+        assert judged.n == result.n >= 3
+        rows.append(claim_row(composed[name], judged, result.seconds, result.origin))
+    assert [row.claim_id for row in rows if not row.expected] == []
+    start = f"| {folder}/".replace("_", "\\_")
+    lines = [line for line in rows_to_markdown(rows).splitlines() if line.startswith(start)]
+    assert len(lines) == len(rows)
+    for file in (ROOT / "README.md", ROOT / "experiments" / folder / "README.md"):
+        assert [line for line in file.read_text().splitlines() if line.startswith(start)] == lines
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
@@ -26,7 +45,7 @@ def test_every_paper_has_half_a_page_with_a_place_for_its_table(folder: str) -> 
 
 def test_the_claim_of_the_readme_lacks_nothing_but_the_hash_of_its_data(project: Project) -> None:
     readme = (ROOT / "README.md").read_text()
-    found = re.search(r"```yaml\n# experiments/(\S+)\n(.*?)```", readme, re.DOTALL)
+    found = re.search(r"`experiments/(lecun\S+)`:\n\n```yaml\n(.*?)```", readme, re.DOTALL)
     assert found is not None
     path = project.folder / "experiments" / found[1]
     path.parent.mkdir(parents=True)
