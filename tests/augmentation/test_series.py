@@ -49,3 +49,11 @@ def test_images_and_whole_numbers_are_no_series() -> None:
     for x in (torch.zeros(2, 1, 4, 4), torch.zeros(2, 9, dtype=torch.int64)):
         with pytest.raises(UserError, match="Jitter needs series of floats"):
             Jitter()({"x": x}, source())
+
+
+@pytest.mark.gpu
+def test_a_gpu_gives_the_batch_that_a_cpu_gives() -> None:
+    x = torch.randn(64, 2, 30, generator=source(1))
+    there = Jitter(shift=0.2)({"x": x.cuda()}, source())["x"]
+    assert there.is_cuda
+    assert torch.allclose(there.cpu(), Jitter(shift=0.2)({"x": x}, source())["x"], rtol=1e-5, atol=1e-5)

@@ -160,3 +160,13 @@ def test_what_needs_recordings_says_so(tmp_path: Path) -> None:
             unprepared({"x": hiss(2)}, generator())
     with pytest.raises(UserError, match="put ToLogMel before it"):
         SpecAugment()({"x": hiss(2)}, generator())
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", EVERY)
+def test_a_gpu_gives_the_batch_that_a_cpu_gives(name: str) -> None:
+    transform, x = made(name)
+    here = transform({"x": x, "y": torch.arange(16)}, generator(1))["x"]
+    there = transform({"x": x.cuda(), "y": torch.arange(16).cuda()}, generator(1))["x"]
+    assert there.is_cuda
+    assert torch.allclose(there.cpu(), here, rtol=1e-4, atol=1e-4)

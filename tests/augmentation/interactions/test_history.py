@@ -138,3 +138,13 @@ def test_wrong_settings_and_samples_are_told() -> None:
         run(HistoryMask(), histories(3))
     with pytest.raises(UserError, match="not digits"):
         HistoryMask().prepare(SimpleNamespace(name="digits"))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("place", range(5))
+def test_a_gpu_gives_the_batch_that_a_cpu_gives(place: int) -> None:
+    transform, x = transforms()[place], histories()
+    batch = {"x": x.cuda(), "y": torch.zeros(len(x)).cuda()}
+    there = transform(batch, torch.Generator().manual_seed(1))["x"]
+    assert there.is_cuda
+    assert torch.equal(there.cpu(), run(transform, x, 1))

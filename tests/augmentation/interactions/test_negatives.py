@@ -139,3 +139,16 @@ def test_wrong_settings_and_data_are_told() -> None:
     ):
         with pytest.raises(UserError, match=said):
             build()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("transform", [NegativeSampling(count=4), UniformUsers(), RatingNoise(0.5)], ids=repr)
+def test_a_gpu_gives_the_batch_that_a_cpu_gives(transform: Any) -> None:
+    if hasattr(transform, "prepare"):
+        transform.prepare(data_of())
+    batch = batch_of(torch.arange(3).repeat(50))
+    here = transform(batch, generator(1))
+    there = transform({key: value.cuda() for key, value in batch.items()}, generator(1))
+    for key, value in here.items():
+        assert there[key].is_cuda
+        assert torch.equal(there[key].cpu(), value), key
