@@ -8,9 +8,11 @@ import argparse
 import importlib
 import os
 import platform
+import sys
 import tempfile
 from datetime import date
 from importlib.metadata import version
+from pathlib import Path
 
 from benchmarks.measure import processor
 
@@ -29,6 +31,7 @@ SUBJECTS = {  # benchmarks/NAME.py has `run(repeats)`
     "compression_speed": "a ResNet-20 with half its operations, and in int8",
     "latency": "structured, quantized and masked networks with random weights",
     "distillation": "a student with and without its teacher",
+    "gpu": "what only a GPU can show, checks first: minutes=8 out=mlruns/gpu (not part of all)",
     "lottery": "tickets, random zeros and dense networks on MNIST-1D",
 }
 LONG = (
@@ -41,6 +44,7 @@ LONG = (
     "latency",
     "distillation",
     "lottery",
+    "gpu",
 )
 PACKAGES = ("torch", "pytorch-lightning", "hydra-core", "mlflow", "torchvision", "torchmetrics", "scipy", "onnxruntime")
 
@@ -50,7 +54,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=[*SUBJECTS, "all"], help=listed)
     parser.add_argument("--repeats", type=int, default=5, help="turns that count (default 5)")
+    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="of gpu: minutes=8 and out=FOLDER")
     arguments = parser.parse_args()
+    if arguments.what == "gpu":
+        sys.exit(_gpu(arguments.settings))
+    if arguments.settings:
+        parser.error(f"{arguments.what} takes no settings; expected none, got {' '.join(arguments.settings)}")
     if arguments.repeats < 1:
         parser.error("--repeats must be at least 1")
     os.environ.update(OMP_NUM_THREADS="1", MLFLOW_DISABLE_TELEMETRY="true", FORCE_COLOR="1")  # the bar is drawn
@@ -62,6 +71,23 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"
             importlib.import_module(f"benchmarks.{name}").run(arguments.repeats)
+
+
+def _gpu(words: list[str]) -> int:
+    """Read ``minutes=…`` and ``out=…``, and run what needs a GPU; the exit code is 1 where a check failed."""
+    from benchmarks.gpu import run_all
+
+    settings = {"minutes": "8", "out": "mlruns/gpu"}
+    for word in words:
+        key, _, value = word.partition("=")
+        if key not in settings or not value:
+            sys.exit(f"benchmark.py gpu: {word}: expected minutes=NUMBER or out=FOLDER")
+        settings[key] = value
+    try:
+        minutes = float(settings["minutes"])
+    except ValueError:
+        sys.exit(f"benchmark.py gpu: minutes={settings['minutes']}: expected a number")
+    return 0 if run_all(minutes, Path(settings["out"])) else 1
 
 
 if __name__ == "__main__":

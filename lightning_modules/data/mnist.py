@@ -75,7 +75,7 @@ class MNIST(InMemoryData):
         Raises:
             UserError: they are not there, damaged, or do not belong together.
         """
-        files = self._find()
+        files = self.files()
         images, labels, test_images, test_labels = (read_idx(file) for file in files)
         for (x, x_file), (y, y_file) in (
             ((images, files[0]), (labels, files[1])),
@@ -87,7 +87,8 @@ class MNIST(InMemoryData):
         test = (test_images.unsqueeze(1), test_labels.long())
         return Arrays(images.unsqueeze(1), labels.long(), test, list(self.class_labels), files=files)
 
-    def _find(self) -> tuple[Path, ...]:
+    def files(self) -> tuple[Path, ...]:
+        """The four files, fetched where `download` allows it. Raises UserError where they are not there."""
         raw = self.root / self.folder / "raw"
         folders = (raw, self.root, *self.elsewhere)
         if found := _first_complete(folders):
