@@ -137,17 +137,17 @@ def signature_of(inputs: np.ndarray, outputs: np.ndarray) -> Any:
 
 
 _PACKAGES = (
-    "torch", "torchvision", "pytorch-lightning", "torchmetrics", "hydra-core", "mlflow", "numpy", "touchstone-harness",
+    "torch", "torchvision", "pytorch-lightning", "torchmetrics", "hydra-core", "mlflow", "mlflow-skinny", "numpy", "touchstone-harness",
 )  # fmt: skip
 _FOR_COMPRESSED = ("torch-pruning", "torchao", "onnx", "onnxruntime", "onnxscript", "zstandard", "constriction")
 
 
 def _requirements(compressed: bool) -> str:
-    """The packages with their versions; those of the optional group as far as they are installed here."""
+    """The packages with their versions, as far as they are installed here: mlflow-skinny may stand in for mlflow."""
     from importlib.metadata import PackageNotFoundError, version
 
-    lines = [f"{name}=={version(name)}" for name in _PACKAGES]
-    for name in _FOR_COMPRESSED if compressed else ():
+    lines = []
+    for name in (*_PACKAGES, *(_FOR_COMPRESSED if compressed else ())):
         try:
             lines.append(f"{name}=={version(name)}")
         except PackageNotFoundError:

@@ -19,7 +19,7 @@ LIMIT_MIB = 62  # of the tracked tree and the pack together
 # Pinned by constraints.txt. mlflow-skinny with a SQL store takes the place of mlflow, whose server is not needed.
 PACKAGES = (
     "hydra-core", "omegaconf", "antlr4-python3-runtime", "mlflow-skinny", "sqlalchemy", "alembic", "Mako", "sqlparse",
-    "databricks-sdk", "google-auth", "pyasn1", "pyasn1_modules", "gitpython", "gitdb", "smmap", "cachetools",
+    "databricks-sdk", "fastapi", "starlette", "cryptography", "cffi", "pycparser", "gitpython", "gitdb", "smmap", "cachetools",
     "importlib_metadata", "zipp", "opentelemetry-api", "opentelemetry-sdk", "opentelemetry-proto",
     "opentelemetry-semantic-conventions", "python-dotenv", "pydantic", "pydantic_core", "annotated-types",
     "typing-inspection", "typing_extensions", "optuna", "colorlog", "cmaes", "mnist1d", "torch-pruning", "torchao",
