@@ -137,7 +137,8 @@ def signature_of(inputs: np.ndarray, outputs: np.ndarray) -> Any:
 
 
 _PACKAGES = (
-    "torch", "torchvision", "pytorch-lightning", "torchmetrics", "hydra-core", "mlflow", "mlflow-skinny", "numpy", "touchstone-harness",
+    "torch", "torchvision", "pytorch-lightning", "torchmetrics", "hydra-core", "mlflow", "mlflow-skinny", "numpy",
+    "touchstone-harness",
 )  # fmt: skip
 _FOR_COMPRESSED = ("torch-pruning", "torchao", "onnx", "onnxruntime", "onnxscript", "zstandard", "constriction")
 
