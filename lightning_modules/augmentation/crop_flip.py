@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.augmentation.image.images import in_format_of, require_images
+from lightning_modules.augmentation.per_sample import to_device_of
 from lightning_modules.errors import UserError
 
 
@@ -52,7 +53,7 @@ def crop_flip(x: Tensor, top: Tensor, left: Tensor, flip: Tensor, padding: int, 
     count, channels, height, width = x.shape
     order = flip.long().argsort(stable=True)  # the images to be mirrored come last, so one copy mirrors them all
     straight = count - int(flip.sum())
-    sorted_x = x.index_select(0, order.to(x.device))
+    sorted_x = x.index_select(0, to_device_of(x, order))
     tall, wide = height + 2 * padding, width + 2 * padding
     buffer = x.new_full((count, channels, tall, wide), fill)
     inner = buffer[..., padding : padding + height, padding : padding + width]
@@ -60,6 +61,6 @@ def crop_flip(x: Tensor, top: Tensor, left: Tensor, flip: Tensor, padding: int, 
     inner[straight:] = sorted_x[straight:].flip(3)
     left = torch.where(flip, 2 * padding - left, left)
     starts = (order.argsort() * channels * tall + top) * wide + left
-    rows = (torch.arange(channels)[:, None] * tall + torch.arange(height)) * wide
-    starts = starts.to(x.device)[:, None, None] + rows.to(x.device)
+    rows = (torch.arange(channels, device=x.device)[:, None] * tall + torch.arange(height, device=x.device)) * wide
+    starts = to_device_of(x, starts)[:, None, None] + rows
     return buffer.flatten().unfold(0, width, 1).index_select(0, starts.flatten()).view(x.shape)

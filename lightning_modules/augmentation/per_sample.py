@@ -18,6 +18,14 @@ def chosen(n: int, probability: float, generator: torch.Generator) -> Tensor:
     return torch.rand(n, generator=generator) < probability
 
 
+def to_device_of(x: Tensor, drawn: Tensor) -> Tensor:
+    """Move numbers drawn on the CPU to the device of `x`; to a GPU through pinned memory, so that the CPU runs ahead.
+
+    All numbers come from the run's CPU generator, so that a batch is augmented alike on every device.
+    """
+    return drawn.pin_memory().to(x.device, non_blocking=True) if x.is_cuda else drawn.to(x.device)
+
+
 class PerSample(nn.Module):
     """Changes each sample of ``batch["x"]`` with a probability, independently of the others.
 
@@ -51,7 +59,7 @@ class PerSample(nn.Module):
             return batch
         if count == len(x):
             return {**batch, "x": self.change(x, generator)}
-        index = drawn.nonzero().squeeze(1).to(x.device)
+        index = to_device_of(x, drawn.nonzero().squeeze(1))
         changed = x.clone()  # keeps the memory format
         changed[index] = self.change(x.index_select(0, index), generator)
         return {**batch, "x": changed}

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from lightning_modules.augmentation.per_sample import PerSample, uniform
+from lightning_modules.augmentation.per_sample import PerSample, to_device_of, uniform
 from lightning_modules.errors import UserError
 
 
@@ -40,7 +40,7 @@ class Jitter(PerSample):
         moves = torch.randint(-most, most + 1, (count,), generator=generator)
         places = (torch.arange(length) - moves[:, None]) % length
         factor = uniform(count, 1 - self.scale, 1 + self.scale, generator)
-        noise = torch.randn(x.shape, generator=generator).to(x.device, x.dtype)
+        noise = to_device_of(x, torch.randn(x.shape, generator=generator)).to(x.dtype)
         per_sample = (count, *[1] * (x.ndim - 1))
         spread = x.flatten(1).std(1, correction=0).view(per_sample)
         index = places.view(count, *[1] * (x.ndim - 2), length).expand(x.shape).to(x.device)

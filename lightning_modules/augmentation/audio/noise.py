@@ -14,7 +14,7 @@ from lightning_modules.augmentation.audio.wave import (
     rms,
     sample_rate_of,
 )
-from lightning_modules.augmentation.per_sample import uniform
+from lightning_modules.augmentation.per_sample import to_device_of, uniform
 from lightning_modules.data.log_mel import as_floats
 from lightning_modules.errors import UserError, nearest
 
@@ -63,7 +63,7 @@ class Noise(WaveTransform):
 
     def change_wave(self, wave: Tensor, generator: torch.Generator) -> Tensor:
         count, length = wave.shape
-        noise = self._noise(count, length, generator).to(wave.device)
+        noise = to_device_of(wave, self._noise(count, length, generator))
         snr = uniform(len(wave), self.min_snr_db, self.max_snr_db, generator)[:, None].to(wave.device)
         level = rms(noise)
         wanted = rms(wave) / decibels(snr)

@@ -15,7 +15,7 @@ from lightning_modules.augmentation.audio.wave import (
     rms,
     sample_rate_of,
 )
-from lightning_modules.augmentation.per_sample import uniform
+from lightning_modules.augmentation.per_sample import to_device_of, uniform
 
 
 class Reverberation(WaveTransform):
@@ -56,7 +56,7 @@ class Reverberation(WaveTransform):
             self.responses = [_from_its_peak(one) for one in read_folder(self, self.folder, self.sample_rate)]
 
     def change_wave(self, wave: Tensor, generator: torch.Generator) -> Tensor:
-        rooms = self._rooms(len(wave), wave.shape[1], generator).to(wave.device)
+        rooms = to_device_of(wave, self._rooms(len(wave), wave.shape[1], generator))
         wet = convolve(wave, rooms)
         level = rms(wet)
         return wet * torch.where(level > 0, rms(wave) / level, 1.0)

@@ -14,7 +14,7 @@ from lightning_modules.augmentation.image.images import (
     rounded,
     top,
 )
-from lightning_modules.augmentation.per_sample import uniform
+from lightning_modules.augmentation.per_sample import to_device_of, uniform
 from lightning_modules.errors import UserError
 
 
@@ -80,5 +80,5 @@ class GaussianNoise(ImageTransform):
     def altered(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """Return the noisy images."""
         std = uniform(len(x), self.std[0], self.std[1], generator) * top(x)
-        noise = torch.randn(x.shape, generator=generator).to(x.device, as_float(x[:0]).dtype)
+        noise = to_device_of(x, torch.randn(x.shape, generator=generator)).to(as_float(x[:0]).dtype)
         return rounded(noise.mul_(per_image(std, noise)).add_(x).clamp_(0, top(x)), x)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lightning_modules.augmentation.image.images import ImageTransform, fill_values
 from lightning_modules.augmentation.image.rectangle import check_rectangle, draw_places, draw_rectangles, inside
+from lightning_modules.augmentation.per_sample import to_device_of
 from lightning_modules.errors import UserError
 
 
@@ -44,7 +45,7 @@ class RandomErasing(ImageTransform):
         columns = inside(draw_places(width - wide, generator), wide, width)
         covered = (rows[:, None, :, None] & columns[:, None, None, :]).to(x.device)
         if isinstance(self.fill, str):
-            cover = _noise(x, generator).to(x.device)
+            cover = to_device_of(x, _noise(x, generator))
         else:
             cover = torch.tensor(fill_values(self.fill, channels)).to(x.device, x.dtype).view(1, -1, 1, 1)  # type: ignore[arg-type]
         return torch.where(covered, cover, x)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_modules.augmentation.per_sample import PerSample
+from lightning_modules.augmentation.per_sample import PerSample, to_device_of
 from lightning_modules.errors import UserError
 
 
@@ -72,7 +72,7 @@ class HistoryReorder(History):
         start, length = self.window(x, generator)
         places = torch.arange(x.shape[1], device=x.device)
         moved = (places >= start) & (places < start + length)
-        draws = torch.rand(x.shape, generator=generator).to(x.device)
+        draws = to_device_of(x, torch.rand(x.shape, generator=generator))
         keys = torch.where(moved, start + draws * length, places)  # those of a run stay among themselves
         return x.gather(1, keys.argsort(dim=1, stable=True))
 
@@ -95,7 +95,7 @@ class HistoryMask(History):
     def change(self, x: Tensor, generator: torch.Generator) -> Tensor:
         if self.mask is None:
             raise UserError("augmentation: HistoryMask has not been shown the data")
-        masked = (torch.rand(x.shape, generator=generator) < self.share).to(x.device)
+        masked = to_device_of(x, torch.rand(x.shape, generator=generator) < self.share)
         return torch.where(masked & (x != 0), self.mask, x)
 
 
@@ -106,7 +106,7 @@ class HistoryDropout(History):
         super().__init__(share, probability)
 
     def change(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        kept = (torch.rand(x.shape, generator=generator) >= self.share).to(x.device) & (x != 0)
+        kept = to_device_of(x, torch.rand(x.shape, generator=generator) >= self.share) & (x != 0)
         kept[:, -1] |= ~kept.any(1)
         order = kept.byte().argsort(dim=1, stable=True)  # what is left out comes first, as padding
         return torch.where(kept, x, 0).gather(1, order)

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_modules.augmentation.per_sample import uniform
+from lightning_modules.augmentation.per_sample import to_device_of, uniform
 from lightning_modules.augmentation.text.rows import TextTransform, check_share, closed_up, lengths_of
 from lightning_modules.errors import UserError
 
@@ -19,7 +19,7 @@ class DeleteWords(TextTransform):
         self.share = share
 
     def change(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        draws = torch.rand(x.shape, generator=generator).to(x.device).masked_fill_(x == 0, -1.0)
+        draws = to_device_of(x, torch.rand(x.shape, generator=generator)).masked_fill_(x == 0, -1.0)
         # where all would go, the word of the highest draw stays: any is as likely
         saved = torch.zeros_like(x, dtype=torch.bool).scatter_(1, draws.argmax(1, keepdim=True), True)
         return closed_up(x, ((draws >= self.share) | saved) & (x != 0))
@@ -57,7 +57,7 @@ class WordDropout(HideWords):
         super().__init__(share, probability)
 
     def change(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        draws = torch.rand(x.shape, generator=generator).to(x.device).masked_fill_(x == 0, -1.0)
+        draws = to_device_of(x, torch.rand(x.shape, generator=generator)).masked_fill_(x == 0, -1.0)
         saved = torch.zeros_like(x, dtype=torch.bool).scatter_(1, draws.argmax(1, keepdim=True), True)
         return x.masked_fill((draws < self.share) & ~saved & (x != 0), self.unknown)
 

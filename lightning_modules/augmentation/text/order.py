@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_modules.augmentation.per_sample import to_device_of
 from lightning_modules.augmentation.text.rows import TextTransform, check_share, counts, lengths_of, shuffled_places
 from lightning_modules.errors import UserError
 
@@ -65,6 +66,6 @@ class ShuffleSentences(TextTransform):
     def change(self, x: Tensor, generator: torch.Generator) -> Tensor:
         ends = torch.isin(x, self.end_ids.to(x.device, x.dtype))
         sentence = ends.cumsum(1) - ends.long()  # a mark still belongs to what it ends
-        keys = torch.rand(len(x), x.shape[1], generator=generator).to(x.device)
+        keys = to_device_of(x, torch.rand(len(x), x.shape[1], generator=generator))
         key = keys.gather(1, sentence).masked_fill_(x == 0, 2.0)
         return x.gather(1, key.argsort(dim=1, stable=True))

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_modules.augmentation.per_sample import to_device_of
 from lightning_modules.augmentation.text.rows import (
     TextTransform,
     check_share,
@@ -83,7 +84,7 @@ class ReplaceWords(WithSynonyms):
 
     def change(self, x: Tensor, generator: torch.Generator) -> Tensor:
         chosen = some_of(self.has_synonym(x), counts(lengths_of(x), self.share), generator)
-        draws = torch.rand(x.shape, generator=generator).to(x.device)
+        draws = to_device_of(x, torch.rand(x.shape, generator=generator))
         return torch.where(chosen, self.synonym_of(x, draws).to(x.dtype), x)
 
 
@@ -98,7 +99,7 @@ class InsertWords(WithSynonyms):
         can = self.has_synonym(x)
         wanted = counts(lengths, self.share).minimum(can.sum(1)).minimum(width - lengths)
         order = shuffled_places(can, generator)
-        draws, places = torch.rand(2, *x.shape, generator=generator).to(x.device)
+        draws, places = to_device_of(x, torch.rand(2, *x.shape, generator=generator))
         slots = int(wanted.max())
         if slots == 0:
             return x.clone()

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_modules.augmentation.per_sample import PerSample
+from lightning_modules.augmentation.per_sample import PerSample, to_device_of
 from lightning_modules.errors import UserError
 
 
@@ -42,7 +42,7 @@ def counts(lengths: Tensor, share: float) -> Tensor:
 
 def shuffled_places(allowed: Tensor, generator: torch.Generator) -> Tensor:
     """int64 [n, L]: the places of each row that are `allowed` (bool [n, L]) in random order, then the others."""
-    keys = torch.rand(allowed.shape, generator=generator).to(allowed.device)
+    keys = to_device_of(allowed, torch.rand(allowed.shape, generator=generator))
     return keys.masked_fill_(~allowed, 2.0).argsort(dim=1)
 
 
