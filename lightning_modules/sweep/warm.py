@@ -13,6 +13,7 @@ NEEDED = (
     "lightning_modules.run", "lightning_modules.sweep.job", "lightning_modules.data.memory", "mlflow.pyfunc",
     "lightning_modules.task.classification", "mlflow.store.tracking.sqlalchemy_store", "mlflow.types.responses", "optuna",
     "pandas", "scipy.io", "sklearn.datasets", "sklearn.metrics", "torchvision", "torch.utils.serialization",
+    "detect_secrets.core.scan",
 )  # fmt: skip
 
 

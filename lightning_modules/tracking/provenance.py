@@ -16,19 +16,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
 
+from lightning_modules.tracking.secret_scan import secret_lines, secret_name, secrets_in_diff
+
 HIDDEN = "***"
 # `token` but not `tokenizer` or `max_tokens`: those are hyper-parameters.
 SECRET_KEY = re.compile(r"(?i)password|passwd|secret|credential|(?:api|access|private)[_-]?key|token(?![a-z])")
-SECRET_FILE = re.compile(
-    r"(?i)^\.env|\.(?:pem|key|p12|pfx)$|^id_\w+(?:\.pub)?$|credential|^\.netrc$|^\.npmrc$|^\.pypirc$"
-)
 _USERINFO = re.compile(r"(\w://)[^/\s'\"]*@")
-_WORD = rf"[\w.+~/-]*(?:{SECRET_KEY.pattern.removeprefix('(?i)')})[\w.-]*"
-_ASSIGNED = re.compile(rf"(?i)({_WORD}=)(\"[^\"]*\"|'[^']*'|\S+)")
-_IN_DICT = re.compile(rf"(?i)({_WORD}[\"']?\s*:\s*)(\"[^\"]*\"|'[^']*'|[^\s,}}\]]+)")
-_FLAG = re.compile(rf"(?i)--?{_WORD}")
+# A word, from its first character to its last, and what separates it from a value. Each text is read once: no word is
+# tried again from its second character on.
+_ASSIGNED = re.compile(r"(?<![\w.+~/-])([\w.+~/-]++)=")
+_IN_DICT = re.compile(r"(?<![\w.+~/-])([\w.+~/-]++)[\"']?\s*+:\s*+")
+_ASSIGNED_VALUE = re.compile(r"\"[^\"]*+\"|'[^']*+'|\S++")
+_DICT_VALUE = re.compile(r"\"[^\"]*+\"|'[^']*+'|[^\s,}\]]++")
 
-MAX_UNTRACKED_BYTES = 1_000_000
+# What a run's code and config are made of. Other untracked files may hold data or secrets, and a rerun does not need them.
+CODE_SUFFIXES = (
+    ".py", ".pyi", ".yaml", ".yml", ".toml", ".cfg", ".ini", ".sh", ".md", ".c", ".cc", ".cpp", ".cu", ".cuh", ".h", ".hpp",
+)  # fmt: skip
+MAX_UNTRACKED_BYTES = 256_000
 # A caller's own git variables (inside a hook, say) would point at another repository or index.
 _GIT_VARIABLES = (
     "GIT_DIR",
@@ -46,6 +51,7 @@ class GitState:
 
     `diff` applied to `commit` (without a commit: to an empty folder) by ``git apply`` gives the files back.
     Bytes that are no UTF-8 stand in it as surrogates: write it with ``errors="surrogateescape", newline=""``.
+    `suspicious` lists FILE:LINE of tracked changes that look like secrets; the diff holds them.
     """
 
     commit: str | None
@@ -54,20 +60,22 @@ class GitState:
     diff: str
     remote: str | None
     note: str
+    suspicious: tuple[str, ...] = ()
 
 
 def git_state(root: Path) -> GitState:
     """Return the state of the repository that holds `root`; changes nothing there and raises nothing.
 
-    The diff covers all that differs from HEAD, with untracked text files that git does not ignore. Untracked
-    files that look like secrets, are larger than 1 MB or are binary stay out and are named in `note`.
+    The diff covers all that differs from HEAD, with the untracked code and config files that git does not ignore.
+    Untracked files of other kinds, larger than 256 kB, binary, or that look like secrets by name or content stay out and
+    are named in `note`.
     """
     try:
         top = Path(_git(root, "rev-parse", "--show-toplevel").decode().strip())
         commit = _git_or_none(top, "rev-parse", "--verify", "--quiet", "HEAD")
         branch = _git_or_none(top, "symbolic-ref", "--quiet", "--short", "HEAD")
         remote = _git_or_none(top, "config", "--get", "remote.origin.url")
-        diff, left_out = _difference(top, commit)
+        diff, left_out, suspicious = _difference(top, commit)
     except FileNotFoundError:
         return GitState(None, None, False, "", None, "git is not installed: the code's version is not recorded")
     except (OSError, subprocess.CalledProcessError) as error:
@@ -79,11 +87,16 @@ def git_state(root: Path) -> GitState:
         more = f" and {len(left_out) - 20} more" if len(left_out) > 20 else ""
         notes.append("left out of the diff: " + ", ".join(left_out[:20]) + more)
     remote = re.sub(r"(://)[^/]*@", r"\1", remote) if remote else None
-    return GitState(commit, branch, bool(diff or left_out), diff, remote, "; ".join(notes))
+    if suspicious:
+        notes.append("the diff has lines that look like secrets: " + ", ".join(suspicious[:20]))
+    return GitState(commit, branch, bool(diff or left_out), diff, remote, "; ".join(notes), tuple(suspicious))
 
 
-def _difference(top: Path, commit: str | None) -> tuple[str, list[str]]:
-    """Compare the working tree with `commit` in an index and an object store of our own."""
+def _difference(top: Path, commit: str | None) -> tuple[str, list[str], list[str]]:
+    """Compare the working tree with `commit` in an index and an object store of our own.
+
+    Returns the diff, what stays out of it, and where tracked changes look like secrets.
+    """
     git_folder = top / _git(top, "rev-parse", "--git-common-dir").decode().strip()
     index = top / _git(top, "rev-parse", "--git-path", "index").decode().strip()
     with tempfile.TemporaryDirectory() as scratch:
@@ -101,31 +114,42 @@ def _difference(top: Path, commit: str | None) -> tuple[str, list[str]]:
         _git(top, "add", "--update", extra=own)
         untracked = _git(top, "ls-files", "--others", "--exclude-standard", "-z", extra=own)
         names = sorted({os.fsdecode(name) for name in (staged + untracked).split(b"\0") if name})
-        reasons = {name: reason for name in names if (reason := _unfit(top / name))}
+        reasons = {name: reason for name in names if (reason := _unfit(top, name))}
         fit = "\0".join(name for name in names if name not in reasons and (top / name).exists())
         chosen = ("--pathspec-from-file=-", "--pathspec-file-nul")
+        plain = ("--no-color", "--no-ext-diff", "--no-textconv", "--src-prefix=a/", "--dst-prefix=b/")
+        command = ("diff", "--cached", "--binary", "--full-index", *plain, base)
+        tracked = diff = _git(top, *command, extra=own)
         if fit:
             _git(top, "add", "--force", *chosen, extra=own, stdin=os.fsencode(fit))
-        plain = ("--no-color", "--no-ext-diff", "--no-textconv", "--src-prefix=a/", "--dst-prefix=b/")
-        diff = _git(top, "diff", "--cached", "--binary", "--full-index", *plain, base, extra=own)
-    return diff.decode("utf-8", "surrogateescape"), [f"{name} ({reason})" for name, reason in reasons.items()]
+            diff = _git(top, *command, extra=own)
+    suspicious = secrets_in_diff(tracked.decode("utf-8", "replace"))
+    secrets_first = sorted(reasons.items(), key=lambda item: "secret" not in item[1])
+    left_out = [f"{name} ({reason})" for name, reason in secrets_first]
+    return diff.decode("utf-8", "surrogateescape"), left_out, suspicious
 
 
-def _unfit(path: Path) -> str | None:
-    """Say why an untracked file is not recorded, or None."""
-    if SECRET_FILE.search(path.name):
+def _unfit(top: Path, name: str) -> str | None:
+    """Why an untracked file is not recorded, or None."""
+    path = top / name
+    if secret_name(name):
         return "looks like a secret"
+    if path.is_dir() and not path.is_symlink():
+        return "a repository of its own"
+    if path.suffix.lower() not in CODE_SUFFIXES:
+        return "neither code nor config"
     if path.is_symlink() or not path.exists():
         return None
-    if path.is_dir():
-        return "a repository of its own"
     try:
         if path.stat().st_size > MAX_UNTRACKED_BYTES:
             return f"{path.stat().st_size / 1e6:.1f} MB"
-        with path.open("rb") as file:
-            return "binary" if b"\0" in file.read(8000) else None  # git's own test
+        content = path.read_bytes()
     except OSError as error:
         return str(error.strerror)
+    if b"\0" in content[:8000]:  # git's own test
+        return "binary"
+    lines = secret_lines(content.decode("utf-8", "replace"), path.suffix.lower())
+    return f"line {lines[0]} looks like a secret" if lines else None
 
 
 def _git(folder: Path, *arguments: str, extra: Mapping[str, str] | None = None, stdin: bytes = b"") -> bytes:
@@ -202,18 +226,22 @@ def command_line() -> str:
     Which trial of a sweep it is stands in the run's tags: without it, the command makes the same run alone.
     """
     arguments = [Path(sys.executable).name, *(word for word in sys.argv if not word.startswith("sweep.job="))]
-    masked = [
-        HIDDEN if _FLAG.fullmatch(before) and not argument.startswith("-") else _masked_argument(argument)
-        for before, argument in zip(["", *arguments], arguments, strict=False)
-    ]
+    masked = [_masked_argument(argument, before) for before, argument in zip(["", *arguments], arguments, strict=False)]
     return shlex.join(masked)
 
 
-def _masked_argument(argument: str) -> str:
+def _masked_argument(argument: str, before: str) -> str:
+    if before.startswith("-") and not argument.startswith("-") and _names_a_secret(before):
+        return HIDDEN
     key, equals, _ = argument.partition("=")
-    if equals and re.fullmatch(_WORD, key, re.IGNORECASE):  # the whole value, spaces and commas too
+    if equals and _names_a_secret(key):  # the whole value, spaces and commas too
         return f"{key}={HIDDEN}"
     return mask_secrets(argument)
+
+
+def _names_a_secret(key: str) -> bool:
+    """Whether the last part of a key such as ``+tracking/db.password`` reads like a secret."""
+    return bool(re.fullmatch(r"[\w.+~/-]+", key) and SECRET_KEY.search(re.split(r"[+~/]", key)[-1]))
 
 
 @overload
@@ -235,12 +263,23 @@ def mask_secrets(value: str | Mapping[str, Any]) -> str | dict[str, Any]:
 def _masked(value: Any) -> Any:
     if isinstance(value, str):
         value = _USERINFO.sub(rf"\1{HIDDEN}@", value)
-        return _IN_DICT.sub(rf"\1{HIDDEN}", _ASSIGNED.sub(rf"\1{HIDDEN}", value))
+        return _mask_values(_mask_values(value, _ASSIGNED, _ASSIGNED_VALUE), _IN_DICT, _DICT_VALUE)
     if isinstance(value, Mapping):
         return {key: _masked_item(str(key), item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_masked(item) for item in value]
     return value
+
+
+def _mask_values(text: str, key: re.Pattern[str], value: re.Pattern[str]) -> str:
+    parts, done = [], 0
+    for found in key.finditer(text):
+        if found.start() < done or not _names_a_secret(found[1]):
+            continue
+        if masked := value.match(text, found.end()):
+            parts += [text[done : found.end()], HIDDEN]
+            done = masked.end()
+    return "".join([*parts, text[done:]])
 
 
 def _masked_item(key: str, item: Any) -> Any:

@@ -111,6 +111,12 @@ class Record:
 
     def _code(self) -> dict[str, Any]:
         git = git_state(PROJECT_ROOT)
+        if git.suspicious:
+            print(
+                f"warning: code/diff.patch of this run has lines that look like secrets: {', '.join(git.suspicious)}. "
+                "If they are, replace them, and delete the artifact from the run",
+                file=sys.stderr,
+            )
         if git.diff:
             self.text("code/diff.patch", git.diff)
         found = {

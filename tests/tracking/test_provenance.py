@@ -2,6 +2,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -70,26 +71,70 @@ def test_the_diff_rebuilds_changed_staged_new_and_deleted_files(repo: Path, tmp_
     assert rebuilt == {name: (repo / name).read_bytes() for name in tracked}
 
 
-def test_untracked_secrets_large_and_binary_files_stay_out_and_are_named(repo: Path) -> None:
-    for name in (".env", ".env.local", "server.pem", "my.key", "id_rsa", "aws-credentials.json"):
-        (repo / name).write_text("hush-hush\n")
-    (repo / "big.csv").write_text("1,2,3\n" * 300_000)
-    (repo / "weights.bin").write_bytes(bytes(100))
-    (repo / "id_map.py").write_text("code = True\n")
+SECRET_FILES = (
+    "secrets.yaml", ".pgpass", ".htpasswd", "password.txt", "token", "api_key", "kubeconfig", "service-account.json",
+    "prod.env", ".netrc", "id_rsa", "credentials.json", ".env", ".env.local", ".npmrc", ".pypirc", "server.pem", "my.key",
+    "hf_token.yaml", "keys/passwords/list.yaml", "aws-credentials.sh", "data.json", "notes.txt", "settings.cfg", "run.sh",
+)  # fmt: skip
+AWS_KEY = "AKIA" + "Q7RTZ5XW2LMNB4VC"
+
+
+def test_untracked_files_that_look_like_secrets_are_not_in_the_diff(repo: Path) -> None:
+    for name in SECRET_FILES:
+        (repo / name).parent.mkdir(parents=True, exist_ok=True)
+        (repo / name).write_text("api_key = hush-hush-4711\n")
+    (repo / "token_ids.py").write_text("pad_token = '<pad>'\n")
+    (repo / "claim.yaml").write_text(f"content: {'4e1f' * 16}\n")
     state = git_state(repo)
-    assert "hush-hush" not in state.diff and "big.csv" not in state.diff and "weights.bin" not in state.diff
-    assert "code = True" in state.diff
-    for named in (
-        ".env (looks",
-        ".env.local",
-        "server.pem",
-        "my.key",
-        "id_rsa",
-        "aws-",
-        "1.8 MB",
-        "(binary)",
-    ):
-        assert named in state.note
+    assert "hush-hush" not in state.diff
+    assert [line for line in state.diff.splitlines() if line.startswith("+++")] == [
+        "+++ b/claim.yaml", "+++ b/token_ids.py",
+    ]  # fmt: skip
+    assert "5 more" in state.note
+
+
+def test_each_untracked_file_that_stays_out_is_named_with_the_reason_secrets_first(repo: Path) -> None:
+    (repo / "upload.py").write_text(f"import boto3\n\nKEY = '{AWS_KEY}'\n")
+    (repo / "secrets.yaml").write_text("a: 1\n")
+    (repo / "a.csv").write_text("1,2,3\n")
+    (repo / "big.py").write_text("x = 1\n" * 60_000)
+    (repo / "binary.py").write_bytes(bytes(100))
+    state = git_state(repo)
+    assert (state.diff, state.note) == (
+        "",
+        "left out of the diff: secrets.yaml (looks like a secret), upload.py (line 3 looks like a secret), "
+        "a.csv (neither code nor config), big.py (0.4 MB), binary.py (binary)",
+    )
+
+
+def test_changes_of_tracked_files_that_look_like_secrets_are_named_by_line(repo: Path) -> None:
+    (repo / "old conf.yaml").write_text("user: ann\npassword: hush-hush-4711\nhost: a\n")
+    git(repo, "add", ".")
+    git(repo, "commit", "-m", "second")
+    (repo / "old conf.yaml").write_text("user: ann\nhost: b\n")
+    (repo / "train.py").write_text(f"print('new')\n# more\nKEY = '{AWS_KEY}'\n")
+    (repo / "new.py").write_text("x = 1\n")
+    state = git_state(repo)
+    assert state.suspicious == ("old conf.yaml:2", "train.py:3")
+    assert state.note == "the diff has lines that look like secrets: old conf.yaml:2, train.py:3"
+
+
+def test_a_run_whose_diff_looks_like_a_secret_warns_without_the_value(
+    repo: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from lightning_modules.tracking import record
+
+    (repo / "train.py").write_text(f"KEY = '{AWS_KEY}'\n")
+    monkeypatch.setattr(record, "PROJECT_ROOT", repo)
+    record.Record._code(SimpleNamespace(text=lambda *_: None))  # type: ignore[arg-type]
+    warning = capsys.readouterr().err
+    assert warning.startswith("warning: code/diff.patch of this run has lines that look like secrets: train.py:1.")
+    assert AWS_KEY not in warning
+
+
+def test_a_long_diff_is_searched_up_to_a_limit(repo: Path) -> None:
+    (repo / "train.py").write_text("x = 1\n" * 5000 + f"KEY = '{AWS_KEY}'\n")
+    assert git_state(repo).suspicious == ("train.py and later files: not searched after 5000 lines",)
 
 
 def test_it_works_during_a_merge_and_inside_a_hook(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,6 +203,28 @@ def test_secrets_are_masked_at_any_depth_and_hyper_parameters_are_not() -> None:
 )
 def test_secrets_in_a_text_are_masked(text: str, expected: str) -> None:
     assert mask_secrets(text) == expected
+
+
+N = 1_000_000
+LONG = {
+    "a" * N: "a" * N,
+    "token" * (N // 5): "token" * (N // 5),
+    "token" * (N // 5) + "=x": "token" * (N // 5) + "=***",
+    "password " * (N // 9): "password " * (N // 9),
+    "token" + " " * N + "x": "token" + " " * N + "x",
+    "token:" + " " * N + "x": "token:" + " " * N + "***",
+    "a=" * (N // 2): "a=" * (N // 2),
+    "token='" * (N // 7): "token=***" * (N // 14 + 1),
+    "x://" + "a" * N: "x://" + "a" * N,
+    "x://" * (N // 4) + "@": "x://" * (N // 4 - 1) + "x://***@",
+}
+
+
+@pytest.mark.parametrize("text", LONG, ids=lambda text: text[:12])
+def test_a_text_of_a_million_characters_is_masked_in_linear_time(text: str) -> None:
+    masked = mask_secrets(text)
+    assert masked == LONG[text]
+    assert mask_secrets({"name": text})["name"] == masked
 
 
 def test_the_command_line_can_be_pasted_and_holds_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:

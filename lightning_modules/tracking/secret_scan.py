@@ -1,0 +1,87 @@
+"""Which files and which lines of a diff look as if they held a secret, by their names and by detect-secrets."""
+
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+SECRET_NAME = re.compile(
+    r"(?i)\.env\b|\.(?:pem|key|p12|pfx|jks|keystore|kdbx|gpg|asc|tfvars)$|^id_(?:rsa|dsa|ecdsa|ed25519)|kube_?config"
+    r"|service[-_]?account|credential|secret|passw|(?:api|access|private|auth)[-_]?keys?\b|token(?![a-z])"
+    r"|^\.(?:netrc|npmrc|pypirc|pgpass|htpasswd|dockercfg)$"
+)
+MAX_LINES = 5000  # of a diff: a second
+
+
+def secret_name(path: str) -> bool:
+    """Whether the file or one of its folders is named like a secret; `secrets.py` is code, and its content decides."""
+    *folders, name = PurePosixPath(path).parts
+    stem, is_code = PurePosixPath(name).stem, name.endswith((".py", ".pyi"))
+    return any(SECRET_NAME.search(part) for part in (*folders, *(() if is_code else (name, stem))))
+
+
+def secret_lines(text: str, suffix: str) -> list[int]:
+    """The numbers of the lines, from 1, in which detect-secrets finds one; `suffix` says which language it is."""
+    from detect_secrets.core.scan import scan_file
+
+    with tempfile.TemporaryDirectory() as folder, _detectors():
+        path = Path(folder) / f"lines{suffix}"
+        path.write_text(text, encoding="utf-8", errors="replace", newline="")
+        return sorted({secret.line_number for secret in scan_file(str(path))})
+
+
+@contextmanager
+def _detectors() -> Iterator[None]:
+    """All detectors but two: IP addresses are no secrets, and hashes of data and commits look like random hex digits."""
+    from detect_secrets.core.plugins.util import get_mapping_from_secret_type_to_class
+    from detect_secrets.settings import transient_settings
+
+    plugins: Any = get_mapping_from_secret_type_to_class().values()
+    names = {plugin.__name__ for plugin in plugins}
+    chosen = sorted(names - {"IPPublicDetector", "HexHighEntropyString"})
+    with transient_settings({"plugins_used": [{"name": name} for name in chosen]}):
+        yield
+
+
+def secrets_in_diff(diff: str) -> list[str]:
+    """FILE:LINE of each line in which a git diff shows a secret, removed and context lines included.
+
+    A last entry names what was not searched, where the diff has more than `MAX_LINES` lines.
+    """
+    found, left = [], MAX_LINES
+    for name, numbered in _files(diff):
+        searched, left = numbered[:left], left - min(left, len(numbered))
+        if searched:
+            lines = secret_lines("".join(f"{line}\n" for _, line in searched), PurePosixPath(name).suffix)
+            found += [f"{name}:{searched[number - 1][0]}" for number in lines]
+        if len(searched) < len(numbered):
+            return [*found, f"{name} and later files: not searched after {MAX_LINES} lines"]
+    return found
+
+
+def _files(diff: str) -> Iterator[tuple[str, list[tuple[int, str]]]]:
+    """Each file of a git diff, with the lines that it shows and their numbers (of removed lines: the old ones)."""
+    name, lines, old, new, old_left, new_left = "", list[tuple[int, str]](), 0, 0, 0, 0
+    for line in diff.split("\n"):
+        if old_left > 0 or new_left > 0:
+            is_old, is_new = line[:1] != "+", line[:1] != "-"
+            if line.startswith("\\"):  # no newline at the end of the file
+                continue
+            lines.append((new if is_new else old, line[1:].rstrip("\r")))
+            old, old_left = old + is_old, old_left - is_old
+            new, new_left = new + is_new, new_left - is_new
+        elif line.startswith("diff --git "):
+            if lines:
+                yield name, lines
+            name, lines = "", []
+        elif line.startswith(("--- a/", "+++ b/")):
+            name = line[6:].rstrip("\t")
+        elif line.startswith(('--- "a/', '+++ "b/')):  # git quotes it
+            name = line[7:-1]
+        elif hunk := re.match(r"@@ -(\d+)(?:,(\d+))? \+(\d+)(?:,(\d+))? @@", line):
+            old, new = int(hunk[1]), int(hunk[3])
+            old_left, new_left = int(hunk[2] or 1), int(hunk[4] or 1)
+    if lines:
+        yield name, lines
