@@ -1,6 +1,7 @@
 """Going on in a recorded run, and starting from one: the config, the checkpoint and the weights it left."""
 
 import tempfile
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,7 +79,9 @@ def go_on(store: Store, run_id: str, cfg: DictConfig, alone: bool = True) -> Res
     try:
         checkpoint = artifact(store, run, "checkpoints/last.ckpt")
         read_checkpoint(checkpoint)
-    except UserError:
+    except UserError as error:
+        if checkpoint is not None:
+            warnings.warn(f"{error}. The run starts again from its first step.", stacklevel=2)
         checkpoint = None
     from lightning_modules.tracking.record import add_model
 

@@ -29,7 +29,7 @@ from lightning_modules.predict import find_model
 from lightning_modules.strategy.sharded import read_shards, write_shards
 from lightning_modules.tracking.artifacts import artifact
 from lightning_modules.tracking.checkpoint import VerifiedCheckpointIO, read_checkpoint
-from lightning_modules.tracking.resume import best_checkpoint
+from lightning_modules.tracking.resume import best_checkpoint, go_on, recorded_config
 
 CHECKSUM = 2 + len("touchstone sha256 ") + 64  # bytes: length of the comment, label, digest
 
@@ -138,6 +138,18 @@ def test_every_reader_refuses_a_damaged_file(train: Any, store: Any, tmp_path: P
         with pytest.raises(UserError, match=r"is damaged.*does not match its checksum|damaged.*checksum") as refused:
             read()
         assert len(str(refused.value).splitlines()) == 1, name
+
+
+def test_a_run_that_starts_again_because_its_checkpoint_is_damaged_says_so(train: Any, store: Any) -> None:
+    run = train("trainer.max_epochs=1")
+    last = artifact(store, run, "checkpoints/last.ckpt")
+    flip(last, 8 * 500)
+    with pytest.warns(UserWarning, match=r"last\.ckpt is damaged.* The run starts again from its first step\.$"):
+        assert go_on(store, run.info.run_id, recorded_config(store, run)).checkpoint is None
+    last.unlink()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert go_on(store, run.info.run_id, recorded_config(store, run)).checkpoint is None
 
 
 def test_a_file_without_a_checksum_is_loaded_with_one_warning(tmp_path: Path) -> None:
