@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_modules.data.declared_size import read_npy
 from lightning_modules.errors import UserError
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
@@ -61,8 +62,11 @@ def _read_image(file: Path, wanted: Wanted) -> Tensor:
         from lightning_modules.data.image_folder import decode
 
         return decode(file, wanted.shape[1])[None]
-    with Image.open(file) as opened:
-        pixels = np.array(opened.convert("L" if wanted.shape[0] == 1 else "RGB"))
+    try:
+        with Image.open(file) as opened:
+            pixels = np.array(opened.convert("L" if wanted.shape[0] == 1 else "RGB"))
+    except Image.DecompressionBombError as error:
+        raise ValueError(str(error)) from error
     x = torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).permute(2, 0, 1)
     if x.shape != wanted.shape:
         raise UserError(f"{file} is an image of shape {list(x.shape)}: {wanted}")
@@ -70,7 +74,7 @@ def _read_image(file: Path, wanted: Wanted) -> Tensor:
 
 
 def _read_array(file: Path, wanted: Wanted) -> Tensor:
-    array = np.load(file, allow_pickle=False)
+    array = read_npy(file)
     if array.shape == wanted.shape:
         array = array[None]
     if array.shape[1:] != wanted.shape or array.dtype.kind not in "iufb":

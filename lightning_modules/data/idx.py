@@ -4,11 +4,13 @@ import gzip
 import math
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_modules.data.declared_size import require_plausible_gzip
 from lightning_modules.errors import UserError
 
 
@@ -18,18 +20,23 @@ def read_idx(path: Path) -> Tensor:
     Raises:
         UserError: the file is cut off, damaged or of another kind.
     """
+    open_file: Any = gzip.open if path.suffix == ".gz" else Path.open
     try:
-        content = path.read_bytes()
-        content = gzip.decompress(content) if path.suffix == ".gz" else content
-    except (OSError, EOFError, zlib.error) as error:
+        with open_file(path, "rb") as file:
+            start = file.read(4)
+            if len(start) < 4 or start[:3] != b"\x00\x00\x08" or not start[3]:
+                raise UserError(
+                    f"{path} is not an idx file of bytes: it begins with {start.hex(' ')}, not with 00 00 08 0N"
+                )
+            lengths = np.frombuffer(file.read(4 * start[3]), ">u4").tolist()
+            size = math.prod(lengths)
+            require_plausible_gzip(path, size)
+            content = file.read(size + 1)
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise UserError(f"{path} is damaged ({error}): get the file again") from error
-    if len(content) < 4 or content[:3] != b"\x00\x00\x08" or not content[3]:
-        raise UserError(f"{path} is no idx file of bytes: it begins with {content[:4].hex(' ')}, not with 00 00 08 0N")
-    start = 4 + 4 * content[3]
-    shape = tuple(int.from_bytes(content[place : place + 4], "big") for place in range(4, start, 4))
-    if len(content) != start + math.prod(shape):
+    if len(lengths) != start[3] or len(content) != size:
         raise UserError(
-            f"{path} is damaged: its header announces {'x'.join(map(str, shape))} values, which makes "
-            f"{start + math.prod(shape)} bytes, but it holds {len(content)}: get the file again"
+            f"{path} is damaged: its header announces {'x'.join(map(str, lengths))} bytes of data, but it holds "
+            f"{'more' if len(content) > size else len(content)}: get the file again"
         )
-    return torch.from_numpy(np.frombuffer(content, np.uint8, offset=start).reshape(shape).copy())
+    return torch.from_numpy(np.frombuffer(content, np.uint8).reshape(lengths).copy())

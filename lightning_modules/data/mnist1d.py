@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lightning_modules.data.declared_size import read_npz
 from lightning_modules.data.memory import Arrays, InMemoryData
 from lightning_modules.data.place import write_whole
 
@@ -45,8 +46,8 @@ class MNIST1D(InMemoryData):
         what = json.dumps([version("mnist1d"), np.__version__, get_dataset_args(as_dict=True)], sort_keys=True)
         path = self.cache_dir / f"mnist1d-{hashlib.sha256(what.encode()).hexdigest()[:16]}.npz"
         try:
-            with np.load(path, allow_pickle=False) as stored:
-                return {key: stored[key] for key in ("x", "y", "x_test", "y_test")}
+            names = ("x", "y", "x_test", "y_test")
+            return dict(zip(names, read_npz(path, names), strict=True))
         except Exception:  # absent, or damaged in any way: generate it again
             parts = _generate()
             content = io.BytesIO()

@@ -17,6 +17,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from lightning_modules.data.declared_size import read_npz
 from lightning_modules.data.place import PROJECT, write_whole
 from lightning_modules.data.speech_wav import resample
 from lightning_modules.errors import UserError
@@ -40,10 +41,10 @@ def speak_digits(voices: int, words: Sequence[str], sample_rate: int, cache: Pat
     file = cache / f"voices-{hashlib.sha256(said.encode()).hexdigest()[:16]}.npz"
     try:
         content = file.read_bytes()
-        flat, lengths = _unpack(content)
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+        flat, lengths = _unpack(file, content)
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile, UserError):
         content = _in_a_process_of_its_own(voices, words, sample_rate)
-        flat, lengths = _unpack(content)
+        flat, lengths = _unpack(file, content)
         write_whole(file, content)
     waves = np.split(flat, np.cumsum(lengths)[:-1])
     return [list(waves[i : i + len(words)]) for i in range(0, len(waves), len(words))]
@@ -67,9 +68,9 @@ def speak_all(voices: int, words: Sequence[str], sample_rate: int) -> bytes:
     return buffer.getvalue()
 
 
-def _unpack(content: bytes) -> tuple[np.ndarray, np.ndarray]:
-    with np.load(io.BytesIO(content), allow_pickle=False) as kept:
-        return kept["flat"], kept["lengths"]
+def _unpack(file: Path, content: bytes) -> tuple[np.ndarray, np.ndarray]:
+    flat, lengths = read_npz(file, ("flat", "lengths"), io.BytesIO(content))
+    return flat, lengths
 
 
 def _version() -> str:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from torch import Tensor
 
@@ -37,7 +38,8 @@ class Blob:
 def decode(records: list[dict[str, Any]], pools: dict[str, list[Any]], data: Buffer) -> tuple[dict[str, Tensor], Form]:
     """All tensors, and the form but for its steps.
 
-    Raises ValueError, KeyError, IndexError or TypeError where records and data do not agree.
+    Raises ValueError, KeyError, IndexError or TypeError where records and data do not agree, and MemoryError where the
+    tensors do not fit into free memory.
     """
     _check_sizes(records, pools, len(data))
     blob = Blob(data)
@@ -65,6 +67,8 @@ def _check_sizes(records: list[dict[str, Any]], pools: dict[str, list[Any]], dat
         raise ValueError("a negative size")
     if total > _FREE_BYTES + _MOST_RATIO * data:
         raise ValueError(f"{data} bytes of data cannot be {total} bytes of tensors")
+    if total > (free := psutil.virtual_memory().available):
+        raise MemoryError(f"its tensors take up to {total:,} bytes, but {free:,} bytes are free")
 
 
 @dataclass

@@ -5,6 +5,7 @@ from typing import Any
 
 from lightning_modules.compression.container.frame import from_zstd, zstd
 
+_MOST_BYTES = 2**28  # of a header: a million tensors
 _LENGTHS = 8  # bytes before the frame: of the frame and of the JSON, uint32 each, little-endian
 # A raw-content dictionary of zstd (RFC 8878, section 5). It belongs to the format's version: never change it.
 _KNOWN = (
@@ -38,7 +39,7 @@ def encode(header: dict[str, Any]) -> bytes:
 def decode(data: memoryview) -> tuple[dict[str, Any], memoryview]:
     """Back to the header, and the data behind it. Raises ValueError where it is none."""
     end, size = _LENGTHS + int.from_bytes(data[:4], "little"), int.from_bytes(data[4:_LENGTHS], "little")
-    if end > len(data) or size > 1000 * len(data):
+    if end > len(data) or size > min(1000 * len(data), _MOST_BYTES):
         raise ValueError(f"a header of {size} bytes in {len(data)}")
     header = json.loads(from_zstd(data[_LENGTHS:end], size, _KNOWN))
     if not isinstance(header, dict):

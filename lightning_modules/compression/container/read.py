@@ -33,6 +33,8 @@ def decode_file(path: Path, header: dict[str, Any], data: Buffer) -> tuple[dict[
     records, pools = _part(path, header, "tensors", list), _part(path, header, "pools", dict)
     try:
         tensors, form = decode(records, pools, data)
+    except MemoryError as error:
+        raise UserError(f"The compressed model {path} does not fit into memory: {error}") from error
     except KeyError as error:
         raise UserError(f"{path} is coded in a way that this version does not know: {error}") from error
     except (ValueError, IndexError, TypeError, RuntimeError, OverflowError) as error:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lightning_modules.data.declared_size import require_plausible_gzip
 from lightning_modules.data.text.memory import TextData, Texts, missing
 from lightning_modules.errors import UserError, nearest
 
@@ -70,7 +71,9 @@ def _content(path: Path, file: str) -> str:
         return path.read_text(encoding="utf-8")
     try:
         with tarfile.open(path) as archive:
-            opened = archive.extractfile(f"{FOLDER}/{file}")
+            member = archive.getmember(f"{FOLDER}/{file}")
+            require_plausible_gzip(path, member.size)
+            opened = archive.extractfile(member)
             assert opened is not None
             return opened.read().decode("utf-8")
     except (tarfile.TarError, OSError, EOFError, KeyError, AssertionError) as error:
