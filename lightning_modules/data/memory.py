@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from lightning_modules.data.augmented import trained_on_too, with_copies
 from lightning_modules.data.exclude import without_excluded
 from lightning_modules.data.fingerprint import cached_digest, combine, tensor_digest
+from lightning_modules.data.labels import check_classes, check_parts
 from lightning_modules.data.order import ORDERS, BatchOrder, Order
 from lightning_modules.data.place import cache_folder
 from lightning_modules.data.preprocess import Store
@@ -98,6 +99,7 @@ class InMemoryData(pl.LightningDataModule):
     domain: str = "table"  # image, series, audio, text, interactions: how a sample is shown
     chunk: int = 1  # training batches that the loader concatenates to one item
     num_workers: int = 0
+    columns: list[str] | None = None  # names of the features of a table, known after `setup`
 
     def __init__(
         self,
@@ -192,13 +194,19 @@ class InMemoryData(pl.LightningDataModule):
                 f"data.device=trainer: {self.name} is decoded from files; expected a data set that is kept in memory "
                 "(data.in_memory=true decodes it once), or data.device=cpu"
             )
-        test_count = None if arrays.test is None else len(arrays.test[1])
+        y_test = None if arrays.test is None else arrays.test[1]
+        check_classes(arrays.y, y_test, arrays.class_names)
+        test_count = None if y_test is None else len(y_test)
         self.splits = split(arrays.y, self.plan, test_count, arrays.val, arrays.class_names)
         if self.exclude:
             self.splits = without_excluded(
                 self.splits, self.exclude, arrays.test is not None, self.exclude_test, lambda: self._content(arrays)
             )
         self._check_parts()
+        labels = {
+            part: (y_test if part == "test" and y_test is not None else arrays.y)[i] for part, i in self.splits.items()
+        }
+        check_parts(labels, arrays.class_names)
         self.input_shape = tuple(arrays.x.shape[1:])
         self.num_targets = arrays.y.shape[1] if arrays.y.ndim == 2 else 1
         self.preprocess = self.build_preprocess(arrays.x, self.splits["train"])

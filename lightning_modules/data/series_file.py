@@ -5,14 +5,17 @@ from typing import Literal
 
 import numpy as np
 
+from lightning_modules.data.encoding import read_texts
 from lightning_modules.errors import UserError
 
 Series = list[np.ndarray]  # each float64 [C, L], with a length of its own
 Interpolation = Literal["linear", "cubic"]
 
 
-def read_ts(path: Path) -> tuple[Series, list[str]]:
+def read_ts(path: Path, encoding: str | None = None) -> tuple[Series, list[str]]:
     """Return the series of a file, each [C, L], and their class labels as they are written.
+
+    The `encoding` is detected where it is not given.
 
     Raises:
         UserError: the file has no classes, has time stamps or missing values, or a line is damaged.
@@ -21,7 +24,7 @@ def read_ts(path: Path) -> tuple[Series, list[str]]:
     series: Series = []
     labels: list[str] = []
     begun = False
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+    for number, line in enumerate(read_texts([path], encoding)[0].splitlines(), start=1):
         if not line.strip() or line.startswith("#"):
             continue
         if begun:

@@ -1,6 +1,7 @@
-"""Tables: scikit-learn's bundled sets, or a CSV or Parquet file of your own."""
+"""Tables: scikit-learn's bundled sets, or a .csv, .tsv or .parquet file of your own."""
 
 from collections.abc import Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,22 +11,28 @@ import torch
 from sklearn import datasets
 from torch import Tensor, nn
 
+from lightning_modules.data.encoding import encoding_problems
+from lightning_modules.data.float64 import Float64Affine, first_imprecise, require_precise
+from lightning_modules.data.labels import are_names, normalise, require_no_gaps, warn_of_names
 from lightning_modules.data.memory import Arrays, InMemoryData
 from lightning_modules.data.preprocess import MinMax, Standardize, Store
+from lightning_modules.data.table_file import SUFFIXES, read_table, to_numbers
 from lightning_modules.errors import UserError, nearest
 
 BUNDLED = ("iris", "wine", "breast_cancer", "diabetes", "digits")
-READERS = {".csv": pd.read_csv, ".parquet": pd.read_parquet}
 SCALINGS = ("standardise", "normalise", "none")
 
 
 class Tabular(InMemoryData):
     """float32 [features]; every column but the target is a feature.
 
+    A table with a column whose values float32 cannot tell apart (time stamps) is kept as float64 until it is scaled.
+
     Args:
         name: a set that scikit-learn carries; null with `path`.
-        path: a .csv or .parquet file, with `target`, the column to predict; several columns give y float32 [N, D]
+        path: a .csv, .tsv or .parquet file, with `target`, the column to predict; several columns give y float32 [N, D]
             for several labels (0 or 1) or values.
+        encoding: of a text file; null detects it.
         scaling: "standardise" (mean 0, std 1) or "normalise" (0 to 1) by the training part, or "none".
         regression: null decides by the target: floats are regressed, all else are classes in sorted order.
     """
@@ -38,6 +45,7 @@ class Tabular(InMemoryData):
         target: str | Sequence[str] | None = None,
         scaling: Literal["standardise", "normalise", "none"] = "standardise",
         regression: bool | None = None,
+        encoding: str | None = None,
         **settings: Any,
     ) -> None:
         self.bundled = name
@@ -45,6 +53,7 @@ class Tabular(InMemoryData):
         self.targets = [target] if isinstance(target, str) else [str(column) for column in target or ()]
         self.scaling = scaling
         self.regression = regression
+        self.encoding = encoding
         super().__init__(**settings)
         self.name = name or (self.path.stem if self.path else "")
 
@@ -57,11 +66,11 @@ class Tabular(InMemoryData):
             found.append(f"data.name={self.bundled}: {nearest(self.bundled, BUNDLED)}")
         elif self.path is not None and not self.targets:
             found.append("data.target is missing: name the column of data.path that is to be predicted")
-        if self.path is not None and self.path.suffix.lower() not in READERS:
-            found.append(f"data.path={self.path}: the ending must be one of {', '.join(READERS)}")
+        if self.path is not None and self.path.suffix.lower() not in SUFFIXES:
+            found.append(f"data.path={self.path}: the ending must be one of {', '.join(SUFFIXES)}")
         if self.scaling not in SCALINGS:
             found.append(f"data.scaling={self.scaling}: {nearest(self.scaling, SCALINGS)}")
-        return found
+        return found + encoding_problems(self.encoding)
 
     def load(self) -> Arrays:
         """Read the table.
@@ -69,18 +78,40 @@ class Tabular(InMemoryData):
         Raises:
             UserError: the file or its target is missing, or a column has gaps or is no number.
         """
-        table, target, names = self._read_file() if self.path else self._read_bundled()
-        _check(table, target)
-        x = torch.from_numpy(np.array(table, np.float32))
-        if isinstance(target, pd.DataFrame):
-            return Arrays(x, torch.from_numpy(np.array(target, np.float32)))
+        what = f"data.path={self.path}" if self.path else f"data.name={self.bundled}"
+        if self.path:
+            table, target, names = *self._read_file(), None
+        else:
+            table, target, names = self._read_bundled()
+        if table.empty:
+            raise UserError(f"{what}: the table has no rows or no feature columns")
+        x = self._features(to_numbers(table, what))
+        if isinstance(target, pd.DataFrame) or self._is_regression(target):
+            values = to_numbers(target if isinstance(target, pd.DataFrame) else target.to_frame(), what)
+            require_precise(values, np.float32, "subtract a constant from the target, or rescale it")
+            y = np.array(values if len(values.columns) > 1 else values.iloc[:, 0], np.float32)
+            return Arrays(x, torch.from_numpy(y))
+        if target.isna().any():
+            row = int(np.flatnonzero(target.isna())[0]) + 1
+            raise UserError(f"{what}: the target {target.name} has missing values, the first is row {row}")
+        classes, numbers = np.unique(target.to_numpy(), return_inverse=True)
+        return Arrays(x, torch.from_numpy(numbers).long(), class_names=names or [str(value) for value in classes])
+
+    def _features(self, table: pd.DataFrame) -> Tensor:
+        """float32 [N, F]; float64 where float32 cannot tell the values of a column apart, and they are scaled."""
+        self.columns = list(table.columns)
+        require_precise(table, np.float64, "subtract a constant from the column")
+        if all(first_imprecise(table[name].to_numpy()) is None for name in table):
+            return torch.from_numpy(np.array(table, np.float32))
+        if self.scaling == "none":
+            require_precise(table, np.float32, "use data.scaling=standardise, or rescale the column")
+        return torch.from_numpy(np.array(table, np.float64))
+
+    def _is_regression(self, target: pd.Series) -> bool:
         regression = pd.api.types.is_float_dtype(target) if self.regression is None else self.regression
         if regression and not pd.api.types.is_numeric_dtype(target):
             raise UserError(f"data.regression=true, but the target '{target.name}' is no number: {target.iloc[0]!r}")
-        if regression:
-            return Arrays(x, torch.from_numpy(np.array(target, np.float32)))
-        classes, y = np.unique(target.to_numpy(), return_inverse=True)
-        return Arrays(x, torch.from_numpy(y).long(), class_names=names or [str(value) for value in classes])
+        return regression
 
     def _read_bundled(self) -> tuple[pd.DataFrame, pd.Series, list[str] | None]:
         # diabetes comes scaled with moments of the whole set: ask for the raw values
@@ -89,44 +120,54 @@ class Tabular(InMemoryData):
         names = [str(name) for name in bunch.target_names] if "target_names" in bunch else None
         return bunch.data, bunch.target, names
 
-    def _read_file(self) -> tuple[pd.DataFrame, pd.Series | pd.DataFrame, None]:
+    def _read_file(self) -> tuple[pd.DataFrame, pd.Series | pd.DataFrame]:
         assert self.path is not None
         if not self.path.is_file():
             raise UserError(f"data.path={self.path}: there is no such file (looked for {self.path.resolve()})")
-        try:
-            table = READERS[self.path.suffix.lower()](self.path)
-        except Exception as error:  # the readers raise many kinds
-            raise UserError(f"data.path={self.path} cannot be read: {error}") from error
+        table, cells = read_table(self.path, self.encoding, written=self.targets)
         for column in self.targets:
             if column not in table.columns:
                 raise UserError(f"data.target={column} is no column: {nearest(column, table.columns)}")
-        several = len(self.targets) > 1
-        return table.drop(columns=self.targets), table[self.targets if several else self.targets[0]], None
+        features = table.drop(columns=self.targets)
+        if len(self.targets) > 1:
+            return features, table[self.targets]
+        return features, self._classes_or_values(table[self.targets[0]], cells.get(self.targets[0]))
+
+    def _classes_or_values(self, target: pd.Series, labels: list[str] | None) -> pd.Series:
+        """The target as numbers or booleans where it has them, else as text: "NA" and "007" are names of classes."""
+        assert self.path is not None
+        what = f"{self.path}, column {target.name}"
+        if labels is None:
+            return _plain(target, what)
+        require_no_gaps(labels, what, classes=self.regression is False)
+        written = [label.strip() for label in labels]
+        names = are_names(written) and not self.regression
+        if not names and pd.api.types.is_numeric_dtype(target) and not target.isna().any():
+            return target
+        if names:
+            warn_of_names(written, what)
+        [labels] = normalise([labels], what)
+        return pd.Series(labels, name=target.name, dtype=object)
 
     def build_preprocess(self, x: Store, train: Tensor) -> nn.Module:
         """Scale as `scaling` says."""
         if self.scaling == "none":
             return nn.Identity()
+        if x.dtype == torch.float64:
+            assert isinstance(x, Tensor)
+            return Float64Affine.fit(x, train, self.columns or (), self.scaling)
         return Standardize.fit(x, train) if self.scaling == "standardise" else MinMax.fit(x, train)
 
 
-def _check(table: pd.DataFrame, target: pd.Series | pd.DataFrame) -> None:
-    """Raise UserError with every column that a model cannot read."""
-    if table.empty:
-        raise UserError("the table has no rows or no feature columns")
-    targets = target if isinstance(target, pd.DataFrame) else target.to_frame()
-    several = targets if len(targets.columns) > 1 else targets.iloc[:, :0]  # these must be numbers too
-    words = [str(c) for part in (table, several) for c in part if not pd.api.types.is_numeric_dtype(part[c])]
-    gaps = [str(c) for part in (table, targets) for c in part if part[c].isna().any()]
-    endless = [str(c) for c in table if str(c) not in words + gaps and not np.isfinite(table[c].astype(float)).all()]
-    problems = [
-        f"{what}: {', '.join(columns)}"
-        for what, columns in (
-            ("columns that are no numbers (encode or drop them)", words),
-            ("columns with missing values (fill them or drop the rows)", gaps),
-            ("columns with infinite values", endless),
-        )
-        if columns
-    ]
-    if problems:
-        raise UserError("the table cannot be used as it is; " + "; ".join(problems))
+def _plain(target: pd.Series, what: str) -> pd.Series:
+    """A column of a Parquet file as numbers, booleans or text."""
+    if isinstance(target.dtype, pd.CategoricalDtype):
+        target = target.astype(target.cat.categories.dtype)
+    if target.isna().any() or pd.api.types.is_numeric_dtype(target):
+        return target
+    if isinstance(target.iloc[0], Decimal):
+        return target.astype(float)
+    if wrong := next((value for value in target if not isinstance(value, str | bool | int | float)), None):
+        raise UserError(f"{what}: its values are neither numbers nor text: {wrong!r}")
+    [labels] = normalise([[str(value) for value in target]], what)
+    return pd.Series(labels, name=target.name, dtype=object)

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from lightning_modules.data.encoding import encoding_problems
+from lightning_modules.data.labels import normalise
 from lightning_modules.data.memory import Arrays, InMemoryData
 from lightning_modules.data.place import data_root
 from lightning_modules.data.series_file import Interpolation, read_ts, stretch
@@ -26,6 +28,7 @@ class UCR(InMemoryData):
         root: data folder; default the environment's TOUCHSTONE_DATA, else ``data/`` of the project.
         z_normalise: each dimension of each series to mean 0 and (population) std 1; a constant one to 0.
         interpolation: "linear" or "cubic" (a spline through all positions).
+        encoding: of the files; null detects it.
     """
 
     domain = "series"
@@ -37,12 +40,14 @@ class UCR(InMemoryData):
         root: str | Path | None = None,
         z_normalise: bool = True,
         interpolation: Interpolation = "linear",
+        encoding: str | None = None,
         **settings: Any,
     ) -> None:
         self.series = name
         self.root = data_root(root)
         self.z_normalise = z_normalise
         self.interpolation = interpolation
+        self.encoding = encoding
         super().__init__(**settings)
         self.name = name
 
@@ -51,7 +56,7 @@ class UCR(InMemoryData):
         found = super().problems()
         if self.interpolation not in INTERPOLATIONS:
             found.append(f"data.interpolation={self.interpolation}: {nearest(str(self.interpolation), INTERPOLATIONS)}")
-        return found
+        return found + encoding_problems(self.encoding)
 
     def load(self) -> Arrays:
         """Find and read both files.
@@ -60,13 +65,14 @@ class UCR(InMemoryData):
             UserError: they are not there, are damaged, or do not belong together.
         """
         files = self._find()
-        parts = [read_ts(file) for file in files]
+        parts = [read_ts(file, self.encoding) for file in files]
         if len({len(series[0]) for series, _ in parts}) > 1:
             raise UserError(f"{files[0]} and {files[1]} do not belong together: other numbers of dimensions")
         length = max(one.shape[1] for series, _ in parts for one in series)
-        names = sorted({label for _, labels in parts for label in labels}, key=_number_first)
+        written = normalise([labels for _, labels in parts], f"data.name={self.series}")
+        names = sorted({label for labels in written for label in labels}, key=_number_first)
         x, x_test = (self._samples(stretch(series, length, self.interpolation)) for series, _ in parts)
-        y, y_test = (torch.tensor([names.index(label) for label in labels]) for _, labels in parts)
+        y, y_test = (torch.tensor([names.index(label) for label in labels]) for labels in written)
         return Arrays(x, y, test=(x_test, y_test), class_names=names)
 
     def _samples(self, values: np.ndarray) -> torch.Tensor:

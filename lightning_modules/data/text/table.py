@@ -1,6 +1,6 @@
 """A table of your own with a column of texts and one of labels or values."""
 
-import csv
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +9,14 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from lightning_modules.data.encoding import encoding_problems
+from lightning_modules.data.float64 import require_precise
+from lightning_modules.data.labels import are_names, are_numbers, normalise, require_no_gaps, warn_of_names
+from lightning_modules.data.table_file import column_names, read_columns
 from lightning_modules.data.text.memory import TextData, Texts, classes_of, missing
 from lightning_modules.errors import UserError, nearest
 
-SEPARATORS = {".csv": ",", ".tsv": "\t"}
+SUFFIXES = (".csv", ".tsv")
 
 
 class TextFile(TextData):
@@ -23,6 +27,7 @@ class TextFile(TextData):
         test_path: the official test part, if there is one.
         text, label: the columns.
         regression: null decides by the labels: numbers with a point are values, all else are classes in sorted order.
+        encoding: of the files; null detects it.
     """
 
     def __init__(
@@ -33,79 +38,80 @@ class TextFile(TextData):
         text: str = "text",
         label: str = "label",
         regression: bool | None = None,
+        encoding: str | None = None,
         **settings: Any,
     ) -> None:
         self.paths = [Path(given).expanduser() for given in (path, test_path) if given]
         self.text, self.label = text, label
         self.regression = regression
+        self.encoding = encoding
         super().__init__(**settings)
         self.name = self.paths[0].stem
 
     def problems(self) -> list[str]:
         """Check the endings too."""
-        return super().problems() + [
-            f"data.path={path}: the ending must be one of {', '.join(SEPARATORS)}"
+        return [*super().problems(), *encoding_problems(self.encoding)] + [
+            f"data.path={path}: the ending must be one of {', '.join(SUFFIXES)}"
             for path in self.paths
-            if path.suffix.lower() not in SEPARATORS
+            if path.suffix.lower() not in SUFFIXES
         ]
 
     def read(self) -> Texts:
         """Read the tables.
 
         Raises:
-            UserError: a file or a column is not there, a label is missing, or a test part has a class of its own.
+            UserError: a file or a column is not there, a row is not as wide as the header, or a label is missing.
         """
-        tables = [self._read(self.root / path) for path in self.paths]
-        labels = [column for _, column in tables]
-        parts = [Texts(texts, y) for (texts, _), y in zip(tables, self._targets(labels), strict=True)]
-        if not parts[0].y.is_floating_point():
-            parts[0].class_names = classes_of(labels[0])[1]
+        paths = [self.root / path for path in self.paths]
+        tables = [self._read(path) for path in paths]
+        what = f"{paths[0]}, column {self.label}"
+        labels = [[label.strip() for label in table[self.label]] for table in tables]
+        texts = [table[self.text] for table in tables]
+        if values := self._values(labels, what):
+            parts = [Texts(text, y) for text, y in zip(texts, values, strict=True)]
+        else:
+            labels = normalise([table[self.label] for table in tables], what)
+            y, names = classes_of([label for part in labels for label in part])
+            sizes = [len(part) for part in labels]
+            parts = [Texts(text, part) for text, part in zip(texts, y.split(sizes), strict=True)]
+            parts[0].class_names = names
         parts[0].test = parts[1] if len(parts) > 1 else None
         return parts[0]
 
-    def _read(self, path: Path) -> tuple[list[str], list[str]]:
+    def _read(self, path: Path) -> dict[str, list[str]]:
         if not path.is_file():
             hint = (
                 f"a table with the columns {self.text} and {self.label} is expected (data.path, data.text, data.label)"
             )
             raise missing("data=text_file", [path], hint)
-        try:
-            table = pd.read_csv(
-                path, sep=SEPARATORS[path.suffix.lower()], dtype=str, keep_default_na=False,
-                quoting=csv.QUOTE_MINIMAL if path.suffix.lower() == ".csv" else csv.QUOTE_NONE,
-            )  # fmt: skip
-        except Exception as error:  # the reader raises many kinds
-            raise UserError(f"data.path={path} cannot be read: {error}") from error
+        header = column_names(path, self.encoding)
         for key, column in (("text", self.text), ("label", self.label)):
-            if column not in table.columns:
-                raise UserError(f"data.{key}={column} is no column of {path}: {nearest(column, table.columns)}")
-        labels = [str(label).strip() for label in table[self.label]]
-        if not all(labels):
-            raise UserError(
-                f"{path}: {labels.count('')} rows have no {self.label}, the first is row {labels.index('') + 1}"
-            )
-        return [str(text) for text in table[self.text]], labels
+            if column not in header:
+                raise UserError(f"data.{key}={column} is no column of {path}: {nearest(column, header)}")
+        table = read_columns(path, [self.text, self.label], self.encoding)
+        require_no_gaps(table[self.label], f"{path}, column {self.label}", classes=self.regression is False)
+        return table
 
-    def _targets(self, labels: list[list[str]]) -> list[Tensor]:
+    def _values(self, labels: list[list[str]], what: str) -> list[Tensor] | None:
+        """float32 [N] of each part; None where the labels are classes."""
         everything = [label for part in labels for label in part]
-        if self.regression or (self.regression is None and _are_values(everything)):
-            try:
-                return [torch.from_numpy(np.array(part, np.float32)) for part in labels]
-            except ValueError as error:
-                raise UserError(f"data.regression=true, but column {self.label} holds no numbers: {error}") from error
-        names = classes_of(labels[0])[1]
-        number = {name: i for i, name in enumerate(names)}
-        if strange := sorted(set(everything) - number.keys()):
-            raise UserError(
-                f"data.test_path: class {strange[0]!r} is not in {self.paths[0]}, which has {', '.join(names)}"
-            )
-        return [torch.tensor([number[label] for label in part]) for part in labels]
+        if self.regression is None and _are_values(everything) and are_names(everything):
+            warn_of_names(everything, what)
+            return None
+        if not (self.regression or (self.regression is None and _are_values(everything))):
+            return None
+        try:
+            values = [np.array(part, np.float64) for part in labels]
+        except ValueError as error:
+            raise UserError(f"data.regression=true, but column {self.label} holds no numbers: {error}") from error
+        for path, part in zip(self.paths, values, strict=True):
+            if not np.isfinite(part).all():
+                row = int(np.flatnonzero(~np.isfinite(part))[0]) + 1
+                raise UserError(f"{path}, column {self.label}: an infinite or missing value in row {row}")
+            require_precise(pd.DataFrame({self.label: part}), np.float32, "subtract a constant from it, or rescale it")
+        return [torch.from_numpy(part.astype(np.float32)) for part in values]
 
 
 def _are_values(labels: list[str]) -> bool:
-    """Whether all are numbers and some have a point."""
-    try:
-        values = [float(label) for label in labels]
-    except ValueError:
-        return False
-    return any("." in label for label in labels) and bool(np.isfinite(values).all())
+    """Whether all are finite numbers and some have a point."""
+    return any("." in label for label in labels) and are_numbers(labels, math.isfinite)

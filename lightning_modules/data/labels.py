@@ -1,0 +1,146 @@
+"""Labels: how their spellings become classes, and which classes a split must hold."""
+
+import re
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from lightning_modules.errors import UserError
+
+GAPS = {
+    "",
+    "na",
+    "n/a",
+    "nan",
+    "none",
+    "null",
+    "<na>",
+    "#n/a",
+}  # missing values, where all else in a column are numbers
+_WHOLE = re.compile(r"([+-]?\d+)\.0+")
+
+
+def same_spelling(label: str) -> str:
+    """Return what spellings of one label share: " a" and "a", "1" and "1.0" are the same label."""
+    label = label.strip()
+    return _WHOLE.sub(r"\1", label) if _WHOLE.fullmatch(label) else label
+
+
+def normalise(parts: Sequence[Sequence[str]], what: str) -> list[list[str]]:
+    """Return the labels of each part without white space around them, and with one spelling for each label.
+
+    The shortest spelling is kept; a warning lists those that were replaced. `what` names the column or file.
+    """
+    spellings: dict[str, set[str]] = {}
+    for label in {label for part in parts for label in part}:
+        spellings.setdefault(same_spelling(label), set()).add(label)
+    chosen = {
+        label: min((other.strip() for other in same), key=lambda text: (len(text), text))
+        for same in spellings.values()
+        for label in same
+    }
+    merged = [sorted(same) for same in spellings.values() if len(same) > 1]
+    if merged:
+        listed = "; ".join(f"{', '.join(map(repr, same))} as {chosen[same[0]]!r}" for same in sorted(merged)[:5])
+        warnings.warn(f"{what}: spellings of the same label are read as one class: {listed}", stacklevel=3)
+    return [[chosen[label] for label in part] for part in parts]
+
+
+def are_numbers(labels: Iterable[str], fits: Callable[[float], bool] = lambda value: True) -> bool:
+    """Whether every label is a number, and all of them fit."""
+    try:
+        return all(fits(float(label)) for label in labels)
+    except ValueError:
+        return False
+
+
+def are_names(labels: Sequence[str]) -> bool:
+    """Whether labels that look like numbers are names: zero-padded ("007"), or versions ("3.9" and "3.10").
+
+    Versions are numbers with a point of which some end in 0, have unequal numbers of decimals, and repeat.
+    """
+    distinct = set(labels)
+    if any(re.fullmatch(r"0\d+", label) for label in distinct):
+        return True
+    if len(distinct) * 3 > len(labels) or not all(re.fullmatch(r"\d+\.\d+", label) for label in distinct):
+        return False
+    decimals = {label: len(label.partition(".")[2]) for label in distinct}
+    return any(label.endswith("0") and decimals[label] > min(decimals.values()) for label in distinct)
+
+
+def warn_of_names(labels: Sequence[str], what: str) -> None:
+    """Say that labels that look like numbers are read as names of classes."""
+    sample = ", ".join(repr(label) for label in sorted(set(labels))[:3])
+    warnings.warn(
+        f"{what}: zero-padded labels or versions ({sample}) are read as names of classes; "
+        "data.regression=true reads them as numbers",
+        stacklevel=3,
+    )
+
+
+def require_no_gaps(labels: Sequence[str], what: str, classes: bool = False) -> None:
+    """Raise UserError with the rows whose label is missing: empty, or "NA" and the like where all others are numbers
+    or booleans.
+
+    With `classes`, "NA" is a class whatever the others are.
+    """
+    empty = [row for row, label in enumerate(labels, start=1) if not label.strip()]
+    gaps = [row for row, label in enumerate(labels, start=1) if label.strip().lower() in GAPS]
+    rest = {label for label in set(labels) if label.strip().lower() not in GAPS}
+    if gaps and rest and not classes and (are_numbers(rest) or {label.lower() for label in rest} <= {"true", "false"}):
+        empty = gaps
+    if empty:
+        first = labels[empty[0] - 1]
+        hint = "; with data.regression=false it is a class of its own" if first.strip() else ""
+        raise UserError(
+            f"{what}: the label is missing in {len(empty)} rows, the first is row {empty[0]} ({first!r}): "
+            f"fill them or drop the rows{hint}"
+        )
+
+
+def check_classes(y: Tensor, y_test: Tensor | None, names: Sequence[str] | None) -> None:
+    """Raise UserError where all samples are of one class, or where two class names are spellings of the same label.
+
+    Whole numbers without names need not be classes.
+    """
+    if names is None or y.is_floating_point() or y.ndim != 1:
+        return
+    known: dict[str, str] = {}
+    for name in names:
+        if (other := known.setdefault(same_spelling(name), name)) != name:
+            raise UserError(f"classes {other!r} and {name!r} are spellings of the same label: rename one of them")
+    found = torch.cat([y, y_test]).unique() if y_test is not None else y.unique()
+    if len(found) == 1:
+        raise UserError(f"every sample is of class {_name(int(found), names)}: at least two classes are required")
+
+
+def check_parts(parts: Mapping[str, Tensor], names: Sequence[str] | None) -> None:
+    """Compare the classes of each part, given its labels [N], with those of the training part.
+
+    One warning lists what validation and test lack. Raises UserError for a class that is not trained on.
+    """
+    if parts["train"].is_floating_point() or parts["train"].ndim != 1:
+        return
+    trained = parts["train"].unique()
+    lacking = []
+    for part, labels in parts.items():
+        own, counts = labels.unique(return_counts=True)
+        for label, count in zip(own.tolist(), counts.tolist(), strict=True):
+            if label not in trained:
+                raise UserError(
+                    f"class {_name(label, names)} has {count} samples in the {part} part, but none in the training part"
+                )
+        missing = trained[~torch.isin(trained, own)].tolist() if len(labels) else []
+        if missing:
+            more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
+            lacking.append(f"{part}: {', '.join(_name(label, names) for label in missing[:10])}{more}")
+    if lacking:
+        warnings.warn(
+            f"classes without samples in a part, which its metrics cannot cover: {'; '.join(lacking)}", stacklevel=3
+        )
+
+
+def _name(label: int, names: Sequence[str] | None) -> str:
+    return f"'{names[label]}'" if names else str(label)
