@@ -22,6 +22,11 @@ def require_plausible(path: Path, declared: int, stored: int, ratio: int = 1) ->
     """
     if declared > ratio * stored:
         raise UserError(f"{path} is damaged: it declares {declared:,} bytes of content, but has {stored:,} bytes")
+    require_memory(path, declared)
+
+
+def require_memory(path: Path, declared: int) -> None:
+    """Raise UserError where the content of a file does not fit into free memory."""
     if declared > (free := psutil.virtual_memory().available):
         raise UserError(f"{path} holds {declared:,} bytes of content, but {free:,} bytes of memory are free")
 
@@ -29,6 +34,14 @@ def require_plausible(path: Path, declared: int, stored: int, ratio: int = 1) ->
 def require_plausible_gzip(path: Path, declared: int) -> None:
     """`require_plausible` of a file that may be compressed by gzip, as its name says."""
     require_plausible(path, declared, path.stat().st_size, _DEFLATE_RATIO if path.suffix == ".gz" else 1)
+
+
+def require_parquet_fits(path: Path) -> None:
+    """Raise UserError where the rows that a .parquet file declares do not fit into free memory; no ratio bounds them."""
+    from pyarrow.parquet import read_metadata
+
+    declared = read_metadata(path)
+    require_memory(path, 8 * declared.num_rows * declared.num_columns)
 
 
 def read_npy(path: Path) -> np.ndarray:

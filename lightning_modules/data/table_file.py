@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lightning_modules.data.declared_size import require_parquet_fits
 from lightning_modules.data.encoding import encodings_of
 from lightning_modules.errors import UserError
 
@@ -99,6 +100,7 @@ def read_table(
     cells: dict[str, list[str]] = {}
     with _reading(path):
         if path.suffix.lower() == ".parquet":
+            require_parquet_fits(path)
             table = pd.read_parquet(path)
         else:
             form = _format_of(path, encoding)

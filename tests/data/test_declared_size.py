@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -23,6 +24,7 @@ from lightning_modules.data.idx import read_idx
 from lightning_modules.data.image_folder import ImageFolder
 from lightning_modules.data.mnist1d import MNIST1D
 from lightning_modules.data.speech_folder import AudioFolder
+from lightning_modules.data.table_file import read_table
 from lightning_modules.data.text.valence import FOLDER, _content
 from lightning_modules.errors import UserError
 from lightning_modules.predict import predict
@@ -167,3 +169,17 @@ def test_a_compressed_model_that_does_not_fit_into_memory_is_refused(
         UserError, match=r"model does not fit into memory: its tensors take up to 18,000 bytes, but 5,000"
     ):
         container.read(path)
+
+
+def test_a_parquet_file_that_does_not_fit_into_memory_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "table.parquet"
+    pd.DataFrame({"a": np.zeros(100_000), "b": 1}).to_parquet(path)
+    assert path.stat().st_size < 20_000
+    assert read_table(path)[0].shape == (100_000, 2)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=10**6))
+    with pytest.raises(
+        UserError, match=r"table\.parquet holds 1,600,000 bytes of content, but 1,000,000 bytes of memory"
+    ):
+        read_table(path)
