@@ -21,6 +21,7 @@ from lightning_modules.errors import UserError
 from lightning_modules.strategy.cuda import CudaGraphs, PeakMemory, uses_cuda
 from lightning_modules.task.supervised import Supervised
 from lightning_modules.tracking.checkpoint import VerifiedCheckpointIO
+from lightning_modules.tracking.recording import EndOnSignal
 
 _STEP_HOOKS = (
     "on_train_batch_start", "on_train_batch_end", "on_before_backward", "on_after_backward",
@@ -172,7 +173,7 @@ def build_trainer(cfg: DictConfig, callbacks: list[pl.Callback], logger: Any, fo
     """Instantiate the Trainer. Raises UserError where the device is not there."""
     # a partial: instantiate would make config nodes of the objects, which not all of them survive
     trainer: pl.Trainer = instantiate(cfg.trainer, _partial_=True)(
-        callbacks=callbacks,
+        callbacks=[EndOnSignal(), *callbacks],
         logger=logger or False,
         strategy=instantiate(cfg.strategy) if cfg.strategy.get("_target_") else "auto",
         default_root_dir=str(folder),

@@ -1,7 +1,12 @@
 """The exceptions that end a run early on purpose, and the places in which a signal has to wait."""
 
 import contextlib
-from collections.abc import Iterator
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
 class Killed(BaseException):
@@ -19,6 +24,7 @@ class Stopped(Exception):  # noqa: N818 # nothing went wrong
     """
 
 
+_received: list[int] = []  # since the run began: Python swallows what a handler raises in `__del__` or an at-fork hook
 _waiting: list[int] = []  # signals that came within `undisturbed`
 _depth = 0
 
@@ -38,7 +44,47 @@ def undisturbed() -> Iterator[None]:
 
 def kill(signal_number: int) -> None:
     """Raise `Killed`, now or at the end of the block that must not be disturbed."""
+    _received.append(signal_number)
     if _depth:
         _waiting.append(signal_number)
     else:
         raise Killed(signal_number)
+
+
+def raise_received() -> None:
+    """Raise `Killed` where a signal came and nothing has ended the run since: the exception was swallowed."""
+    if _received:
+        raise Killed(_received[0])
+
+
+def was_received() -> bool:
+    """Whether a signal has come since the run began."""
+    return bool(_received)
+
+
+@contextlib.contextmanager
+def on_signals(handler: Callable[[int, Any], None]) -> Iterator[None]:
+    """Handle SIGINT, SIGTERM and SIGHUP by `handler`; SIGHUP stays ignored where it is (nohup). Main thread only."""
+    handled = [number for number in ENDING if signal.getsignal(number) is not signal.SIG_IGN or number == signal.SIGINT]
+    before = {number: signal.signal(number, handler) for number in handled}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+@contextlib.contextmanager
+def signals_raise() -> Iterator[None]:
+    """Turn SIGINT, SIGTERM and SIGHUP into `Killed`, so that every ``finally`` on the way out is run."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handler(number: int, frame: Any) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # the second Ctrl-C ends it at once
+        kill(number)
+
+    _received.clear()
+    with on_signals(handler):
+        yield

@@ -41,7 +41,7 @@ from lightning_modules.tracking.elastic import go_on_after_restart, told_once
 from lightning_modules.tracking.gallery import Gallery
 from lightning_modules.tracking.known import Known, find_known, run_signature
 from lightning_modules.tracking.record import Record, start_run
-from lightning_modules.tracking.recording import recording, signals_raise
+from lightning_modules.tracking.recording import recording
 from lightning_modules.tracking.resume import Resumed, go_on, load_weights, reopen, resume_run
 from lightning_modules.tracking.store import PROJECT_ROOT, Store, find_run, open_store, require_free_space
 
@@ -108,8 +108,7 @@ def _run(
             return _without_record(cfg, task, data, callbacks, resumed, compression)
     _require_room(cfg, store, task)
     with (
-        signals_raise(),
-        recording(_open_record(store, cfg, data, resumed, marks)) as record,
+        recording(lambda: _open_record(store, cfg, data, resumed, marks)) as record,
         explain_out_of_memory(cfg),
     ):
         return _with_record(cfg, task, data, callbacks, record, resumed, compression)

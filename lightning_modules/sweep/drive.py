@@ -15,7 +15,7 @@ from omegaconf import DictConfig, read_write
 from lightning_modules.command_line import PROJECT_ROOT
 from lightning_modules.config.trust import refuse_untrusted_overrides
 from lightning_modules.errors import UserError
-from lightning_modules.killed import Killed
+from lightning_modules.killed import Killed, signals_raise, undisturbed, was_received
 from lightning_modules.signature import fits, spoken
 from lightning_modules.strategy.cores import allowed_cores
 from lightning_modules.sweep.budget.begin import budget_plan, kind_of, try_attempt, without_budget
@@ -146,7 +146,20 @@ class _Sweep:
     def run(self) -> list[Any]:
         self.plan = self._plan()
         self._check_configs()
-        self.ledger = self._open()
+        with signals_raise():
+            try:
+                with undisturbed():  # a signal waits until the sweep's run can be closed
+                    self.ledger = self._open()
+                children, signals = self._run_trials()
+            except BaseException as error:
+                killed = isinstance(error, Killed | KeyboardInterrupt) or was_received()
+                with contextlib.suppress(Exception):  # a store that is gone does not hide what happened
+                    self.ledger.end("KILLED" if killed else "FAILED", str(error) or type(error).__name__)
+                raise
+        return self._conclude(children, signals)
+
+    def _run_trials(self) -> tuple[list[Any], list[int]]:
+        """Run what is left of the plan; return the trials and the signals that came."""
         if isinstance(self.plan, Grid | Listed):
             self.plan.skip(
                 {int(run.data.tags["sweep.trial"]) for run in self.ledger.runs()} | set(self.ledger.linked())
@@ -157,15 +170,9 @@ class _Sweep:
             self.plan, self.ledger, self._runner(), self._words_of, self.config.sweep.retries, progress.ended,
             time.time() + timeout if timeout else None,
         )  # fmt: skip
-        try:
-            progress.begin(engine.runner.room())
-            engine.run()
-            children = progress.end(shown=self.sweeper.plan is None)
-        except BaseException as error:
-            with contextlib.suppress(Exception):  # a store that is gone does not hide what happened
-                self.ledger.end("KILLED" if engine.signals else "FAILED", str(error) or type(error).__name__)
-            raise
-        return self._conclude(children, engine.signals)
+        progress.begin(engine.runner.room())
+        engine.run()
+        return progress.end(shown=self.sweeper.plan is None), engine.signals
 
     def _conclude(self, children: list[Any], signals: list[int]) -> list[Any]:
         """Give the sweep's run its status, and this process its exit code."""

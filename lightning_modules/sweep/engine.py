@@ -2,13 +2,12 @@
 
 import contextlib
 import os
-import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
 
-from lightning_modules.killed import Killed
+from lightning_modules.killed import Killed, on_signals
 from lightning_modules.sweep.ledger import Ledger
 from lightning_modules.sweep.trial import SETTLED, Outcome, Plan, Trial
 from lightning_modules.tracking.alive import is_alive
@@ -143,23 +142,22 @@ class Engine:
 
     @contextlib.contextmanager
     def _signals_stop(self) -> Iterator[None]:
-        """The first SIGINT or SIGTERM lets runs finish their epoch and begins no other; the second ends all at once."""
+        """The first SIGINT, SIGTERM or SIGHUP lets runs finish their epoch and begins no other; the second ends all at once."""
 
         def handler(number: int, frame: Any) -> None:
             self.signals.append(number)
             if len(self.signals) == 1:
                 self.ledger.stop_file.touch()
-                _say("Stopping: what runs finishes its epoch and is kept. Once more ends it now.")
+                _say(
+                    "Stopping: running trials will finish the current epoch and be checkpointed. "
+                    "Press Ctrl-C again to stop now."
+                )
             elif len(self.signals) == 2:  # a third one must not cut off the end
-                _say("Ending now: runs that were under way are KILLED or FAILED, and can be gone on with.")
+                _say("Stopping now. Unfinished trials are marked KILLED and can be resumed.")
                 raise Killed(number)
 
-        before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
+        with on_signals(handler):
             yield
-        finally:
-            for number, old in before.items():
-                signal.signal(number, old)
 
 
 def _say(text: str) -> None:

@@ -147,9 +147,9 @@ class Ledger:
         return {key: value for key, value in values.items() if value is not None}
 
     @patient
-    def _close(self, run: "Run", error: str) -> None:
+    def _close(self, run: "Run", error: str, status: str = "FAILED") -> None:
         self.store.client.set_tag(run.info.run_id, "touchstone.error", error)
-        self.store.client.set_terminated(run.info.run_id, "FAILED")
+        self.store.client.set_terminated(run.info.run_id, status)
 
     def cut_off(self, trial: Trial) -> None:
         """Close the run of a trial whose process was ended with the sweep; that is no failure of the trial."""
@@ -159,7 +159,7 @@ class Ledger:
 
     def _cut_off(self, run: "Run", error: str) -> None:
         self.store.client.set_tag(run.info.run_id, "touchstone.ended", CUT_OFF)
-        self._close(run, error)
+        self._close(run, error, "KILLED")
 
     def failures(self, run_id: str | None) -> int:
         """How often the run's trial has failed."""

@@ -254,7 +254,11 @@ def start_run(store: Store, experiment: str, name: str, tags: Mapping[str, str])
     client = store.client
     experiment_id = store.experiment(experiment)
     run = client.create_run(experiment_id, run_name=name, tags={**tags, "mlflow.user": _user()})
-    return run.info.run_id, add_model(store, run)
+    try:
+        return run.info.run_id, add_model(store, run)
+    except BaseException as error:  # the run is there: it must not stay RUNNING
+        client.set_terminated(run.info.run_id, "FAILED" if isinstance(error, Exception) else "KILLED")
+        raise
 
 
 def add_model(store: Store, run: Any) -> str:

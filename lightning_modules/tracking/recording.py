@@ -1,48 +1,50 @@
 """How a run ends in the store: FINISHED, KILLED by a signal, else FAILED."""
 
 import contextlib
-import signal
-import threading
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
 
-from lightning_modules.killed import Killed, Stopped, kill
+import pytorch_lightning as pl
+
+from lightning_modules.killed import Killed, Stopped, raise_received, signals_raise, undisturbed, was_received
 from lightning_modules.tracking.record import Record
 
 
 @contextlib.contextmanager
-def recording(record: Record) -> Iterator[Record]:
-    """Give the run the status of how the block ends: FINISHED, KILLED by a signal or with its sweep, else FAILED."""
+def recording(open_record: Callable[[], Record]) -> Iterator[Record]:
+    """Open the record, and give the run the status of how the block ends.
+
+    FINISHED, KILLED by a signal or with its sweep, else FAILED. A signal waits while the record is opened: there is no
+    moment in which the run exists and nothing would close it.
+    """
+    record: Record | None = None
     with signals_raise():
         try:
+            with undisturbed():
+                record = open_record()
             yield record
-        except (Killed, KeyboardInterrupt):
-            record.finish("KILLED")
-            raise
         except Stopped as stopped:
-            record.send({"do": "tags", "tags": {"touchstone.ended": str(stopped)}})
-            record.finish("KILLED")
+            if record:
+                record.send({"do": "tags", "tags": {"touchstone.ended": str(stopped)}})
+                record.finish("KILLED")
             raise
         except BaseException as error:
-            record.finish("FAILED", error)
+            killed = isinstance(error, Killed | KeyboardInterrupt) or was_received()
+            if record and killed:
+                record.finish("KILLED")
+            elif record:
+                record.finish("FAILED", error)
             raise
     record.finish("FINISHED")
 
 
-@contextlib.contextmanager
-def signals_raise() -> Iterator[None]:
-    """Turn SIGINT and SIGTERM into `Killed`, so that every ``finally`` on the way out is run."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+class EndOnSignal(pl.Callback):
+    """Ends the run at its next batch where Python has swallowed what the handler of a signal raised."""
 
-    def handler(number: int, frame: Any) -> None:
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # the second Ctrl-C ends it at once
-        kill(number)
+    def on_train_batch_start(self, *_: object) -> None:
+        raise_received()
 
-    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, old in before.items():
-            signal.signal(number, old)
+    def on_validation_batch_start(self, *_: object) -> None:
+        raise_received()
+
+    def on_test_batch_start(self, *_: object) -> None:
+        raise_received()
