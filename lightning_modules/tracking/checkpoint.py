@@ -57,8 +57,8 @@ class LastCheckpoint(Checkpoint):
         return last or trainer.should_stop or 0 <= trainer.max_steps <= trainer.global_step
 
     def _write(self, trainer: Trainer) -> None:
-        for logger in trainer.loggers:  # what the checkpoint goes on from must stand in the store before it
-            getattr(logger, "flush", logger.save)()
+        for logger in trainer.loggers:  # the checkpoint continues after these points: they must not be lost
+            getattr(logger, "persist", logger.save)()
         trainer.save_checkpoint(self.path)
         self._written_at = time.monotonic()
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 FIRST_PAUSE, LONGEST_PAUSE = 5.0, 60.0  # seconds without a new try after a failed flush; doubled each time
 LAST_TRIES, LAST_PAUSE = 3, 1.0  # of finalize
+SEND_SECONDS = 15.0  # that this process waits for a server, where it has to
 METRIC_NAME = re.compile(r"[\w./:\- ]{1,250}")
 
 
@@ -41,6 +42,9 @@ class Point(NamedTuple):
 
 class BufferedMLflowLogger(Logger):
     """Lightning's logger for a run that exists: a log call costs microseconds, a flush stores a batch.
+
+    A local store takes the points at once. To a server a thread sends them, so that training never waits for it; what it
+    has not taken when a checkpoint is written is kept in a file until it has (`persist`).
 
     Args:
         client: MLflow's client of the store.
@@ -68,6 +72,7 @@ class BufferedMLflowLogger(Logger):
         self._already = dict(already or {})
         self._newest: dict[str, int] = {}  # the step up to which a metric's points are dropped; -1: none are
         self._name: str | None = None
+        self._is_server = str(client.tracking_uri).startswith("http")
         self._warned = False
         self._models: dict[str, str] = {}  # the LoggedModel of metrics that begin so
         self.first_step = (
@@ -80,6 +85,8 @@ class BufferedMLflowLogger(Logger):
         self._pid = os.getpid()
         self._points: deque[Point] = deque()
         self._flushing = threading.RLock()
+        self._sender: threading.Thread | None = None
+        self._kept: Path | None = None  # the file with the points that waited when the last checkpoint was written
         self._pause = 0.0
         self._due = time.monotonic() + self._flush_seconds
 
@@ -142,14 +149,63 @@ class BufferedMLflowLogger(Logger):
     def _flush_if_due(self) -> None:
         full = len(self._points) >= self._flush_points and not self._pause
         if self._points and (full or time.monotonic() >= self._due):
-            self.flush()
+            if self._is_server:
+                self._send()
+            else:
+                self.flush()
 
     @rank_zero_only
     def flush(self) -> bool:
-        """Store all that waits. Where the store fails, keep it, warn once and return False."""
+        """Store all that waits; False where the store fails, or a server has not answered after `SEND_SECONDS`.
+
+        The points then stay, and one warning says so.
+        """
         if self._pid != os.getpid():
             self._start_empty()
-        with undisturbed(), self._flushing:
+        if not self._is_server:
+            with undisturbed():
+                return self._store_all()
+        until = time.monotonic() + SEND_SECONDS
+        while self._points:
+            sender = self._send()
+            sender.join(max(0.0, until - time.monotonic()))
+            if sender.is_alive():
+                self._warn_once(TimeoutError(f"the server has not answered for {SEND_SECONDS:.0f} s"))
+                return False
+            if self._pause:
+                return False
+        return True
+
+    def _send(self) -> threading.Thread:
+        """The thread that sends all that waits; at most one at a time."""
+        if self._pid != os.getpid():
+            self._start_empty()
+        if self._sender is None or not self._sender.is_alive():
+            self._due = time.monotonic() + self._flush_seconds
+            self._sender = threading.Thread(target=self._store_all, daemon=True, name="mlflow-points")
+            self._sender.start()
+        return self._sender
+
+    @rank_zero_only
+    def persist(self) -> None:
+        """Make what was logged outlive this process: before a checkpoint, which continues after these points.
+
+        A server is not waited for: what it has not taken goes to a file, which the next run of `resume=` delivers.
+        MLflow stores equal points once, so that nothing is doubled where the server took them all the same.
+        """
+        if not self._is_server:
+            self.flush()
+            return
+        if self._points:
+            self._send()
+        before, self._kept = self._kept, None
+        if rows := list(self._rows()):
+            self._kept = keep(self._client.tracking_uri, self._run_id, rows)
+        if before:
+            before.unlink(missing_ok=True)
+
+    def _store_all(self) -> bool:
+        with self._flushing:
             try:
                 while self._points:
                     batch = [self._points[i] for i in range(min(MAX_BATCH, len(self._points)))]
@@ -164,6 +220,11 @@ class BufferedMLflowLogger(Logger):
             self._pause, self._warned = 0.0, False
             self._due = time.monotonic() + self._flush_seconds
         return True
+
+    def _discard_kept(self) -> None:
+        kept, self._kept = self._kept, None
+        if kept:
+            kept.unlink(missing_ok=True)
 
     def _store(self, batch: list[Point]) -> None:
         from mlflow.entities import Metric
@@ -190,11 +251,13 @@ class BufferedMLflowLogger(Logger):
         """Flush, trying again for a few seconds; what is left goes to a file, and a warning names it."""
         for attempt in range(LAST_TRIES):
             if self.flush():
+                self._discard_kept()
                 return
             if attempt < LAST_TRIES - 1:
                 time.sleep(LAST_PAUSE)
         self.undelivered = keep(self._client.tracking_uri, self._run_id, self._rows())
         self._points.clear()
+        self._discard_kept()
         warnings.warn(
             f"MLflow run {self._run_id}: the store takes no points; they are in {self.undelivered}: "
             "`python scripts/store.py sync` stores them later",
@@ -211,7 +274,7 @@ class BufferedMLflowLogger(Logger):
 
     def __getstate__(self) -> dict[str, Any]:
         """Spawned ranks get no lock, and no points: those are this process's to store."""
-        return {**self.__dict__, "_flushing": None, "_points": None, "_pid": -1}
+        return {**self.__dict__, "_flushing": None, "_sender": None, "_points": None, "_pid": -1}
 
 
 def last_steps(client: MlflowClient, run_id: str) -> dict[str, int]:

@@ -28,8 +28,9 @@ os.environ.setdefault("MLFLOW_DISABLE_AGENT_HINT", "true")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # our own report says where to look
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")  # a machine without git is no reason to warn
-# MLflow's own seven retries hold a training loop for four minutes; what fails is kept and sent again later.
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+# MLflow's own seven retries of 120 s hold a run for a quarter of an hour; what fails is kept and sent again later.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
 
 LOCK_SECONDS = 20.0  # how long another process may hold the database before we call it locked
 CREATE_SECONDS = 300.0  # how long another process may take to create it

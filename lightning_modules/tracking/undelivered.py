@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import os
 import re
 import shutil
 import tempfile
@@ -119,13 +121,25 @@ def _finalize_model(client: MlflowClient, row: Mapping[str, Any]) -> None:
 def _upload(client: MlflowClient, row: Mapping[str, Any]) -> None:
     """Send the work folders to the server, and delete them once they are there."""
     work = work_folder(row["run_id"])
-    if (work / "run").is_dir():
-        client.log_artifacts(row["run_id"], str(work / "run"))
-    if (work / "model").is_dir() and any((work / "model").iterdir()):
-        client.log_model_artifacts(row["model_id"], str(work / "model"))
-    for folder in sorted((work / "models").glob("*")):
-        client.log_model_artifacts(folder.name, str(folder))
+    with _patience():
+        if (work / "run").is_dir():
+            client.log_artifacts(row["run_id"], str(work / "run"))
+        if (work / "model").is_dir() and any((work / "model").iterdir()):
+            client.log_model_artifacts(row["model_id"], str(work / "model"))
+        for folder in sorted((work / "models").glob("*")):
+            client.log_model_artifacts(folder.name, str(folder))
     shutil.rmtree(work, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _patience() -> Iterator[None]:
+    """Let a request take as long as MLflow lets it: the server may pass a large file on before it answers."""
+    short = os.environ.pop("MLFLOW_HTTP_REQUEST_TIMEOUT", None)
+    try:
+        yield
+    finally:
+        if short is not None:
+            os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = short
 
 
 def _end(client: MlflowClient, row: Mapping[str, Any]) -> None:
