@@ -23,7 +23,7 @@ PACKAGES = (
     "importlib_metadata", "zipp", "opentelemetry-api", "opentelemetry-sdk", "opentelemetry-proto",
     "opentelemetry-semantic-conventions", "python-dotenv", "pydantic", "pydantic_core", "annotated-types",
     "typing-inspection", "typing_extensions", "optuna", "colorlog", "cmaes", "mnist1d", "torch-pruning", "torchao",
-    "constriction", "zstandard", "kornia", "nvidia-ml-py", "pytest-xdist", "execnet", "pytest-timeout",
+    "constriction", "zstandard", "kornia", "detect-secrets", "nvidia-ml-py", "pytest-xdist", "execnet", "pytest-timeout",
 )  # fmt: skip
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
 
