@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lightning_modules.errors import UserError
 from lightning_modules.strategy.batch_norm import BatchNormOverRanks
-from lightning_modules.strategy.cores import allowed_cores
+from lightning_modules.strategy.cores import allowed_cores, num_threads
 from lightning_modules.strategy.handshake import compare_batches, shake_hands
 from lightning_modules.strategy.hooks import GradientHook
 from lightning_modules.strategy.launchers import ForkedRanks, NewProcesses, require_free_port
@@ -88,7 +88,7 @@ class CheckedDDP(Measured, DDPStrategy):
     # --- the check -------------------------------------------------------------------------------------------
     def setup(self, trainer: Any) -> None:
         if self.root_device.type == "cpu":
-            torch.set_num_threads(self._threads or max(1, len(allowed_cores()) // self.num_processes))
+            torch.set_num_threads(self._threads or num_threads(len(allowed_cores()) // self.num_processes))
             if self._layer_sync is not None:  # trainer.sync_batchnorm
                 self._layer_sync = BatchNormOverRanks()
         announce(self.global_rank)

@@ -10,8 +10,11 @@ NAMES = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "GROUP_RANK", 
 
 @contextlib.contextmanager
 def environment_restored() -> Iterator[None]:
-    """Leave those variables as they were: the next run of this process would take itself for a rank of the last."""
-    before = {name: os.environ.get(name) for name in NAMES}
+    """Leave those variables as they were: the next run of this process would take itself for a rank of the last.
+
+    Lightning sets OMP_NUM_THREADS too where it starts several processes.
+    """
+    before = {name: os.environ.get(name) for name in (*NAMES, "OMP_NUM_THREADS")}
     try:
         yield
     finally:

@@ -4,6 +4,8 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from lightning_modules.strategy.cores import num_threads
+
 
 @dataclass(frozen=True)
 class Place:
@@ -45,6 +47,6 @@ def take(place: Place) -> None:
 
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, place.cores)
-    torch.set_num_threads(len(place.cores))
+    torch.set_num_threads(num_threads(len(place.cores)))
     if place.gpus is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(place.gpus)

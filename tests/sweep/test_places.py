@@ -1,8 +1,12 @@
 """Cores and GPUs are shared out among the runs that go on side by side."""
 
-import pytest
+import os
 
-from lightning_modules.sweep.places import Place, shares, visible_gpus
+import pytest
+import torch
+
+from lightning_modules.strategy.cores import num_threads
+from lightning_modules.sweep.places import Place, shares, take, visible_gpus
 
 CASES = {
     "an equal share": ((2, [0, 1, 2, 3]), [Place((0, 1)), Place((2, 3))]),
@@ -26,3 +30,27 @@ def test_only_the_gpus_that_cuda_would_see_are_shared_out(monkeypatch: pytest.Mo
     assert visible_gpus() == ["2", "5"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
     assert visible_gpus() == []
+
+
+@pytest.mark.parametrize(
+    ("limit", "cores", "expected"), [("1", 8, 1), ("3,2", 8, 3), ("16", 4, 4), ("", 4, 4), ("x", 4, 4), ("2", 0, 1)]
+)
+def test_threads_are_the_cores_but_at_most_omp_num_threads(
+    limit: str, cores: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", limit)
+    assert num_threads(cores) == expected
+
+
+@pytest.mark.parametrize(("limit", "expected"), [("1", 1), ("2", 2), ("8", 3)])
+def test_a_worker_of_a_sweep_takes_no_more_threads_than_omp_num_threads(
+    limit: str, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", limit)
+    monkeypatch.setattr(os, "sched_setaffinity", lambda pid, cores: None)
+    before = torch.get_num_threads()
+    try:
+        take(Place((0, 1, 2)))
+        assert torch.get_num_threads() == expected
+    finally:
+        torch.set_num_threads(before)
