@@ -74,6 +74,13 @@ def _places(group: Tensor) -> tuple[Tensor, Tensor]:
     return torch.arange(len(group)) - starts.repeat_interleave(counts), counts.repeat_interleave(counts)
 
 
+def last_of_each_pair(pairs: Tensor) -> Tensor:
+    """Rows int64 [M], ascending, of the last occurrence of each distinct pair in int64 [N, 2]."""
+    keys = pairs[:, 0] * (pairs[:, 1].max() + 1) + pairs[:, 1]
+    _, first = np.unique(keys.flip(0).numpy(), return_index=True)
+    return torch.from_numpy(np.sort(len(pairs) - 1 - first))
+
+
 def seen(pairs: Tensor, num_users: int, num_items: int) -> Tensor:
     """bool [num_users, num_items]: which of the pairs int64 [N, 2] (user, item) occur."""
     bitmap = torch.zeros(num_users, num_items, dtype=torch.bool)

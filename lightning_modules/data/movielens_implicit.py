@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
 from lightning_modules.data.fingerprint import combine
@@ -17,6 +18,7 @@ from lightning_modules.data.interactions import (
     Strata,
     at_random,
     by_time,
+    last_of_each_pair,
     leave_one_out,
     seen,
 )
@@ -29,6 +31,7 @@ from lightning_modules.errors import UserError, nearest
 class MovieLensImplicit(MovieLens):
     """int64 [2], (user, item), one sample for each interaction; y float32, the rating that it came from.
 
+    Of repeated pairs the last one is kept, as usual for implicit feedback (feedback is a set of pairs, Rendle et al. 2009).
     Users and items are numbered as in `MovieLens`, whatever is left out. The test part is made here: ``test_fraction`` and
     ``val_fraction`` are shares of all interactions for ``time`` and ``random``; for ``leave_one_out`` a
     ``val_fraction`` of 0 means no validation part, and nothing else.
@@ -73,6 +76,7 @@ class MovieLensImplicit(MovieLens):
         pairs = torch.as_tensor(raw.x)
         self.num_users, self.num_items = len(self.user_ids), len(self.item_ids)
         rows = torch.from_numpy(np.lexsort((pairs[:, 1].numpy(), self.timestamps.numpy(), pairs[:, 0].numpy())))
+        rows = self._without_repeats(rows, pairs)
         rows = rows[raw.y[rows] >= self.min_rating]
         if not len(rows):
             raise UserError(f"data.min_rating={self.min_rating}: the highest rating is {float(raw.y.max()):g}")
@@ -89,6 +93,16 @@ class MovieLensImplicit(MovieLens):
             return by_time(times, plan.val_fraction, plan.test_fraction)
         strata = pairs[:, 1] if self.strata == "item" else user
         return at_random(user, strata, plan.val_fraction, plan.test_fraction, plan.split_seed)
+
+    def _without_repeats(self, rows: Tensor, pairs: Tensor) -> Tensor:
+        """Keep the last interaction of each user with each item: otherwise an item could be trained on and held out."""
+        kept = rows[last_of_each_pair(pairs[rows])]
+        if repeats := len(rows) - len(kept):
+            rank_zero_warn(
+                f"{self.name}: {repeats} of {len(rows)} interactions repeat an earlier pair of user and item; "
+                "only the last of each pair is kept"
+            )
+        return kept
 
     def _warm(self, rows: Tensor, pairs: Tensor, parts: Tensor) -> tuple[Tensor, Tensor]:
         """Leave out held-out interactions of users of whom nothing is trained on."""

@@ -140,6 +140,10 @@ class FullRanking(Supervised):
 
 
 def ranks_of(asked: Asked, scores: Tensor, candidates: Tensor) -> Tensor:
-    """The rank [B] of each sample's item, of score `scores` [B], among the `candidates` bool [U, num_items]."""
+    """The rank [B], from 1, of each sample's item, of score `scores` [B], among the `candidates` bool [U, num_items].
+
+    The item itself is always a candidate, even where the user has met it before.
+    """
     lower = (asked.scores[asked.rows] < scores[:, None]) & candidates[asked.rows]
-    return candidates.sum(1)[asked.rows] - lower.sum(1)
+    missing = ~candidates[asked.rows, asked.items]
+    return candidates.sum(1)[asked.rows] + missing - lower.sum(1)

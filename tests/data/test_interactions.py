@@ -157,3 +157,29 @@ def test_pairs_and_histories_know_the_same(root: Path) -> None:
         assert torch.equal(one.known(part), other.known(part))
     assert torch.equal(one.relevant("test"), other.relevant("test"))
     assert one.text_of(torch.tensor([[0, 1], [0, 2]])) == "user 1: film 20, not 30"
+
+
+REPEATED = [(1, 10, 5, 1), (1, 20, 4, 2), (1, 10, 4, 3), (1, 30, 5, 4), (1, 20, 1, 5), (1, 10, 3, 6), (2, 30, 2, 1), (2, 20, 2, 2),
+            (2, 10, 2, 3), (2, 40, 2, 4)]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [MovieLensImplicit, MovieLensSequence])
+def test_of_repeated_pairs_the_last_is_kept_and_the_others_are_counted(
+    kind: type[MovieLensImplicit], tmp_path: Path
+) -> None:
+    (tmp_path / "ml-100k").mkdir()
+    (tmp_path / "ml-100k" / "u.data").write_text("\n".join("\t".join(map(str, row)) for row in REPEATED))
+    data = kind(root=tmp_path)
+    with pytest.warns(UserWarning, match="ml-100k: 3 of 10 interactions repeat an earlier pair of user and item"):
+        data.setup()
+    assert data.rows.tolist() == [3, 4, 5, 6, 7, 8, 9], "user 1: films 30, 20, 10 by their last times"
+    for part in ("val", "test"):
+        assert data.relevant(part).any() and not (data.known(part) & data.relevant(part)).any()
+    later = kind(root=tmp_path, min_rating=2)
+    later.load()
+    assert later.rows.tolist() == [3, 5, 6, 7, 8, 9], "the last rating of a pair is the one that counts"
+
+
+def test_nothing_is_said_where_no_pair_is_repeated(root: Path, recwarn: pytest.WarningsRecorder) -> None:
+    MovieLensImplicit(root=root).setup()
+    assert not [one for one in recwarn if "interactions" in str(one.message)]

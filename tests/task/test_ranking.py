@@ -56,6 +56,17 @@ def scored(seed: int = 0, users: int = 7, items: int = 30) -> tuple[Asked, Tenso
     return Asked(scores, torch.arange(users) + 5, rows, found), known, relevant
 
 
+def test_an_item_that_is_known_too_has_a_rank_from_one() -> None:
+    """A data set of the user's own may hold out an item that the user has met before."""
+    asked = Asked(torch.tensor([[0.9, 0.5, 0.1]]), torch.zeros(1).long(), torch.zeros(3).long(), torch.arange(3))
+    candidates = torch.tensor([[False, True, False]])
+    ranks = ranks_of(asked, asked.scores[0], candidates)
+    assert ranks.tolist() == [1, 1, 2], "against item 1 alone, and the item itself"
+    metrics = ranking_metrics(NAMES, 1, sampled=False)
+    metrics.update(ranks[:, None].float(), torch.tensor([[0, 0], [1, 1], [2, 2]]))
+    assert metrics.compute()["mrr"].item() == pytest.approx(2.5 / 3)
+
+
 @pytest.mark.parametrize("top_k", [1, 5, 10])
 def test_the_metrics_are_those_of_torchmetrics_over_all_candidates(top_k: int) -> None:
     asked, known, relevant = scored()
