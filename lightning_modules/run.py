@@ -296,6 +296,7 @@ def _be_quiet() -> None:
         ".*`isinstance.treespec, LeafSpec.*",
         ".*The number of training batches .* is smaller than the logging interval.*",
         ".*Total length of `list` across ranks is zero.*",
+        ".*No (positive|negative) samples in targets.*",  # `task/supervised.py` names the classes
         ".*module.s. in eval mode at the start.*",
         ".*The `srun` command is available on your system but is not used.*",
         ".*keys will be ignored. You need to call.*",  # a schedule on a plateau that `task/chunk.py` steps itself

@@ -160,7 +160,7 @@ def _reporting(ledger: Any, job: Job) -> Any:
     from lightning_modules.sweep.reporting import Judge, Reporting
 
     judge = Judge(job.judge, job.number) if job.judge else None
-    return Reporting(ledger.stop_file, job.pid, job.host, judge)
+    return Reporting(ledger.stop_file, job.pid, job.host, judge, list(ledger.objectives))
 
 
 @contextlib.contextmanager

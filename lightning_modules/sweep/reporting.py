@@ -3,12 +3,13 @@
 import math
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 
+from lightning_modules.errors import UserError
 from lightning_modules.killed import Stopped
 
 
@@ -51,15 +52,21 @@ class Judge:
 class Reporting(pl.Callback):
     """Ends a run, at the end of an epoch and with its checkpoint written, when its sweep stops or a search prunes it.
 
-    Rank 0 decides, all ranks obey. Raises `Stopped` at the end of `fit`.
+    Rank 0 decides, all ranks obey. Raises `Stopped` at the end of `fit`, and UserError where an objective was measured
+    but never had a finite value: nothing can be chosen by it.
 
     Args:
         stop: the file whose presence stops the sweep.
         sweep_pid: of the process that drives the sweep, on `host`; its runs do not outlive it.
+        objectives: the metrics by which trials are compared.
     """
 
-    def __init__(self, stop: Path, sweep_pid: int, host: str, judge: Judge | None = None) -> None:
+    def __init__(
+        self, stop: Path, sweep_pid: int, host: str, judge: Judge | None = None, objectives: Sequence[str] = ()
+    ) -> None:
         self._stop, self._judge = stop, judge
+        self._is_finite = dict.fromkeys(objectives, False)
+        self._measured: set[str] = set()
         self._sweep_pid = sweep_pid if host == platform.node() else None
         self._reason = ""
         self._value: float | None = None
@@ -67,6 +74,8 @@ class Reporting(pl.Callback):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._judge is not None and not trainer.sanity_checking:
             self._value = float(trainer.callback_metrics.get(self._judge.metric, math.nan))
+        if not trainer.sanity_checking:
+            self._see_objectives(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         reason = self._why(trainer.current_epoch) if trainer.is_global_zero else ""
@@ -78,7 +87,7 @@ class Reporting(pl.Callback):
     def _why(self, epoch: int) -> str:
         if self._judge is not None and self._value is not None:
             value, self._value = self._value, None
-            if self._judge.prune(epoch, value):
+            if math.isfinite(value) and self._judge.prune(epoch, value):
                 return "PRUNED"
         return "STOPPED" if self._stop.exists() or self._is_orphan() else ""
 
@@ -96,3 +105,19 @@ class Reporting(pl.Callback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._reason:
             raise Stopped(self._reason)
+        self._see_objectives(trainer)
+        self._require_finite()
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._see_objectives(trainer)
+        self._require_finite()
+
+    def _see_objectives(self, trainer: pl.Trainer) -> None:
+        for name in self._is_finite.keys() & trainer.callback_metrics.keys():
+            self._measured.add(name)
+            self._is_finite[name] |= math.isfinite(float(trainer.callback_metrics[name]))
+
+    def _require_finite(self) -> None:
+        for name in sorted(self._measured):
+            if not self._is_finite[name]:
+                raise UserError(f"the objective {name} had no finite value: it is not defined on these samples")

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 from lightning_modules.errors import UserError
-from lightning_modules.task.metrics import chosen, classification_metrics
+from lightning_modules.task.metrics import chosen, classification_metrics, samples_per_class
 from lightning_modules.task.supervised import Batch, Supervised
 
 VAL = ("accuracy",)
@@ -122,6 +122,13 @@ class Classification(Supervised):
 
     def build_metrics(self, stage: str) -> MetricCollection:
         return classification_metrics(self.kind, self.num_outputs, self.metrics[stage], self.top_k)
+
+    def members_without_samples(self, y: Tensor) -> list[str]:
+        counts = samples_per_class(self.metric_target(y), self.kind, self.num_outputs)
+        if self.kind == "binary":
+            counts = torch.cat([len(y) - counts, counts])
+        names = self.class_names or [str(i) for i in range(len(counts))]
+        return [name for name, count in zip(names, counts.tolist(), strict=False) if not count]
 
     def member_name(self, i: int) -> str:
         named = i < len(self.class_names or ())  # a model may have more outputs than the data has classes

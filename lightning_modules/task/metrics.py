@@ -3,6 +3,8 @@
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
+import torch
+from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 from torchmetrics import classification as c
 from torchmetrics import regression as r
@@ -28,27 +30,91 @@ def chosen(metrics: Mapping[str, Sequence[str] | None] | None, default: Names) -
 def classification_metrics(kind: Kind, size: int, names: Sequence[str], top_k: int) -> MetricCollection:
     """Metrics of probabilities [N, size] (binary: [N]) against classes [N] or labels [N, size].
 
-    Averages are macro over classes, as is usual for little and unbalanced data; ``accuracy`` alone is the fraction
-    of right samples (micro). Raises UserError for an unknown name.
+    Averages are macro over the classes that have samples, as is usual for little and unbalanced data; ``accuracy``
+    alone is the fraction of right samples (micro). Raises UserError for an unknown name.
     """
     prefix = kind.capitalize()
     of: dict[str, Any] = ALONE if kind == "binary" else {_CLASSES[kind]: size, **ALONE}
-    macro = of if kind == "binary" else {**of, "average": "macro"}
+    per_class = of if kind == "binary" else {**of, "average": "none"}
     micro = of if kind == "binary" else {**of, "average": "micro"}
     known: dict[str, Callable[[], Metric]] = {
         "accuracy": lambda: getattr(c, f"{prefix}Accuracy")(**micro),
-        "precision": lambda: getattr(c, f"{prefix}Precision")(**macro),
-        "recall": lambda: getattr(c, f"{prefix}Recall")(**macro),
-        "f1": lambda: getattr(c, f"{prefix}F1Score")(**macro),
-        "auroc": lambda: getattr(c, f"{prefix}AUROC")(**macro),
+        "precision": lambda: MacroAverage(getattr(c, f"{prefix}Precision")(**per_class), kind, size),
+        "recall": lambda: MacroAverage(getattr(c, f"{prefix}Recall")(**per_class), kind, size),
+        "f1": lambda: MacroAverage(getattr(c, f"{prefix}F1Score")(**per_class), kind, size),
+        "auroc": lambda: MacroAverage(getattr(c, f"{prefix}AUROC")(**per_class), kind, size, needs_negatives=True),
     }
-    if kind != "binary":
-        known["class_accuracy"] = lambda: getattr(c, f"{prefix}Accuracy")(**{**of, "average": "none"})
+    if kind == "multiclass":
+        known["class_accuracy"] = lambda: ClassAccuracy(**per_class)
+    if kind == "multilabel":
+        known["class_accuracy"] = lambda: c.MultilabelAccuracy(**per_class)
     if kind == "multiclass" and size > top_k:
         known[f"top{top_k}_accuracy"] = lambda: c.MulticlassAccuracy(top_k=top_k, **micro)
     wanted = [f"top{top_k}_accuracy" if name == "top_k" else name for name in names]
     optional = {f"top{top_k}_accuracy", "class_accuracy"}
     return _collect({name: known[name] for name in wanted if name in known}, wanted, known.keys() | optional)
+
+
+class MacroAverage(Metric):
+    """The mean of a metric over the classes or labels that have samples; NaN where none has.
+
+    Args:
+        per_class: the metric without an average; one value for ``binary``, whose class is the positive one.
+        kind, size: as for `classification_metrics`.
+        needs_negatives: whether a class that all samples belong to has no value either.
+    """
+
+    full_state_update = False
+    samples: Tensor
+    total: Tensor
+
+    def __init__(self, per_class: Metric, kind: Kind, size: int, needs_negatives: bool = False) -> None:
+        super().__init__(**ALONE)
+        self.per_class, self.kind, self.size, self.needs_negatives = per_class, kind, size, needs_negatives
+        self.add_state("samples", torch.zeros(1 if kind == "binary" else size, dtype=torch.int64), "sum")
+        self.add_state("total", torch.tensor(0), "sum")
+
+    def update(self, scores: Tensor, target: Tensor) -> None:
+        """Take probabilities and targets as `classification_metrics` has them."""
+        self.per_class.update(scores, target)
+        self.samples = self.samples + samples_per_class(target, self.kind, self.size)
+        self.total = self.total + len(target)
+
+    def compute(self) -> Tensor:
+        """The mean, computed as torchmetrics does it where every class has samples."""
+        defined = self.samples > 0
+        if self.needs_negatives:
+            defined &= self.samples < self.total
+        values = self.per_class.compute().reshape(-1)[defined]
+        if not len(values):
+            return torch.tensor(torch.nan, device=values.device)
+        return values.mean() if self.needs_negatives else (values / len(values)).sum()
+
+    def reset(self) -> None:
+        super().reset()
+        self.per_class.reset()
+
+
+def samples_per_class(target: Tensor, kind: Kind, size: int) -> Tensor:
+    """Samples int64 [size] of each class [N] or label [N, size]; [1] for ``binary``: those of the positive class."""
+    if kind == "multiclass":
+        return target.bincount(minlength=size)
+    return target.reshape(len(target), -1).long().sum(0)
+
+
+class ClassAccuracy(c.MulticlassAccuracy):
+    """The accuracy within each class; NaN for one without samples."""
+
+    def compute(self) -> Tensor:
+        values: Tensor = super().compute()
+        return values.where(self.tp + self.fn > 0, torch.nan)  # type: ignore[operator]
+
+
+class R2(r.R2Score):
+    """R squared; NaN for fewer than the two samples that it is defined for."""
+
+    def compute(self) -> Tensor:
+        return super().compute() if self.total >= 2 else torch.full_like(self.residual, torch.nan).mean()
 
 
 def regression_metrics(size: int, names: Sequence[str]) -> MetricCollection:
@@ -57,7 +123,7 @@ def regression_metrics(size: int, names: Sequence[str]) -> MetricCollection:
         "mse": lambda: r.MeanSquaredError(**ALONE),
         "rmse": lambda: r.MeanSquaredError(squared=False, **ALONE),
         "mae": lambda: r.MeanAbsoluteError(**ALONE),
-        "r2": lambda: r.R2Score(sync_on_compute=False),
+        "r2": lambda: R2(sync_on_compute=False),
     }
     return _collect({name: known[name] for name in names if name in known}, names, known.keys())
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
@@ -81,6 +82,7 @@ class Supervised(pl.LightningModule):
         self.test_buffer: tuple[Tensor, Tensor] | None = None
         self.terms: list[Callable[[Tensor, Tensor, Batch], Tensor]] = []  # each makes of (loss, outputs, batch) a loss
         self._metrics: dict[str, MetricCollection] = {}
+        self._warned: set[str] = set()  # parts
         self._penalised: list[nn.Parameter] = []
         self._train_sums: list[Tensor] = []
         self._last_step = -1
@@ -117,6 +119,10 @@ class Supervised(pl.LightningModule):
     def evaluation_loss(self, outputs: Tensor, y: Tensor) -> Tensor:
         """The loss as ``val/loss`` and ``test/loss`` give it: without penalties."""
         return self.loss(outputs, self.target_of({"y": y}))
+
+    def members_without_samples(self, y: Tensor) -> list[str]:
+        """The names of classes or labels that no sample of an evaluated part has."""
+        return []
 
     def member_name(self, i: int) -> str:
         """The name of class or target `i` in a metric's name."""
@@ -272,16 +278,35 @@ class Supervised(pl.LightningModule):
         if not self.trainer.sanity_checking:
             named = {f"{part}/{key}": value.float() for key, value in self._flatten(values).items()}
             self._publish(named, step, beside)
+            self._warn_of_undefined(part, named, outputs, y)
         return scores, y
 
+    def _warn_of_undefined(self, part: str, values: Mapping[str, Tensor], outputs: Tensor, y: Tensor) -> None:
+        """Warn once for each part of classes without samples and of metrics that are not defined on its targets."""
+        if part in self._warned:
+            return
+        self._warned.add(part)
+        if missing := self.members_without_samples(y):
+            shown = ", ".join(missing[:20]) + " …" * (len(missing) > 20)
+            rank_zero_warn(f"{part}: {len(missing)} classes have no samples and are left out of averages: {shown}")
+        undefined = [
+            name for name, value in values.items() if value.isnan() and "/" not in name.removeprefix(f"{part}/")
+        ]
+        if undefined and outputs.isfinite().all():
+            rank_zero_warn(f"not defined on these {len(y)} samples, and not logged: {', '.join(undefined)}")
+
     def _publish(self, values: dict[str, Tensor], step: int, beside: Mapping[str, float] | None = None) -> None:
-        """Give the values to the callbacks and to the logger; what stands `beside` them to the logger alone."""
+        """Give the values to the callbacks and to the logger; what stands `beside` them to the logger alone.
+
+        A metric that is NaN, as it is not defined on the samples, reaches the callbacks but is not logged.
+        """
         if self.trainer.state.fn == "fit":
             self.trainer.callback_metrics.update(values)  # what log_dict comes to, but it takes milliseconds
         else:
             self.log_dict(values, logger=False)
         if self.logger is not None:
-            self.logger.log_metrics({**values, **(beside or {})}, step)  # type: ignore[dict-item]
+            defined = {name: value for name, value in values.items() if name.endswith("/loss") or not value.isnan()}
+            self.logger.log_metrics({**defined, **(beside or {})}, step)  # type: ignore[dict-item]
 
     def _flatten(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Spread a metric of several values (per class, per target) over ``<name>/<member>``."""

@@ -159,8 +159,8 @@ def test_pairs_and_histories_know_the_same(root: Path) -> None:
     assert one.text_of(torch.tensor([[0, 1], [0, 2]])) == "user 1: film 20, not 30"
 
 
-REPEATED = [(1, 10, 5, 1), (1, 20, 4, 2), (1, 10, 4, 3), (1, 30, 5, 4), (1, 20, 1, 5), (1, 10, 3, 6), (2, 30, 2, 1), (2, 20, 2, 2),
-            (2, 10, 2, 3), (2, 40, 2, 4)]  # fmt: skip
+REPEATED = [(1, 10, 5, 1), (1, 20, 4, 2), (1, 10, 4, 3), (1, 30, 5, 4), (1, 20, 1, 5), (1, 10, 3, 6),
+            (2, 30, 2, 1), (2, 20, 2, 2), (2, 10, 2, 3), (2, 40, 2, 4)]  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", [MovieLensImplicit, MovieLensSequence])

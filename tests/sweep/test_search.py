@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -82,6 +83,25 @@ def test_a_trial_without_a_value_fails_in_the_study_and_the_search_goes_on(sweep
     assert sorted(child.status for child in done.children) == ["FAILED", "FINISHED"]
 
 
+def test_a_trial_whose_objective_is_not_defined_fails_with_the_reason_and_is_never_the_best(
+    sweep: Sweep, tmp_path: Path
+) -> None:
+    """R squared of a validation part of one sample."""
+    file = tmp_path / "tiny.csv"
+    file.write_text("x,y\n" + "".join(f"{i},{i * 1.5 + i % 3}\n" for i in range(12)))
+    done = sweep(
+        "hydra/sweeper=optuna", "search.sampler=grid", "data.val_fraction=0.1,0.3", "sweep.retries=0", "sweep.jobs=2",
+        "data=tabular", "data.name=null", f"data.path={file}", "data.target=y", "task=regression", "model=linear",
+        "task.monitor.metric=val/r2", "trainer.max_epochs=1", "tracking.system_metrics_s=null", "tracking.pictures=false",
+        "~callbacks.summary", quick=False,
+    )  # fmt: skip
+    assert done.code == 0, done.said
+    of = {child.params["data.val_fraction"]: child for child in done.children}
+    assert (of[0.1].status, of[0.1].values) == ("FAILED", {"val/r2": None})
+    assert of[0.1].error == "UserError: the objective val/r2 had no finite value: it is not defined on these samples"
+    assert of[0.3].status == "FINISHED" and done.parent.data.tags["sweep.best_name"] == of[0.3].name
+
+
 BAD = {
     ("optimizer.lrr=interval(0,1)",): "did you mean 'lr'",
     ("optimizer.lr=interval(1,1)",): "optimizer.lr",
@@ -90,6 +110,7 @@ BAD = {
     (): "there is nothing to search",
     ("search=classification", "+search.objectives={val/accuracy: up}"): "maximize",
     ("search=pareto", "search.pruner=asha"): "search.pruner=none",
+    ("search=classification", "task.monitor.mode=min"): "task.monitor.mode=min: a higher 'val/accuracy' is better",
 }
 
 

@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 import torch
 from hydra.errors import InstantiationException
-from pytorch_lightning import Trainer
+from pytorch_lightning import Callback, Trainer
 from sklearn import metrics as sk
 from torch import nn
 from torch.utils.data import DataLoader
+from torchmetrics import classification
 
 from lightning_modules.errors import UserError
 from lightning_modules.task.classification import Classification
+from lightning_modules.task.metrics import classification_metrics, regression_metrics
 from lightning_modules.task.regression import Regression
 
 BINARY = ("data=tabular", "data.name=breast_cancer", "model=linear", "task=binary", "data.eval_batch_size=7")
@@ -153,3 +155,99 @@ def test_targets_of_several_columns_are_measured_together() -> None:
 def test_a_wrong_metric_is_named(build_run: Callable[..., Any], override: str, words: str) -> None:
     with pytest.raises((UserError, InstantiationException), match=words):  # `answer` unwraps Hydra's
         build_run("data=digits", "model=linear", override).task.metric_names()
+
+
+SIZES = [("multiclass", 4), ("multilabel", 4), ("binary", 1)]
+NAMES = ("precision", "recall", "f1", "auroc")
+
+
+def made(kind: str, size: int, samples: int = 60) -> tuple[torch.Tensor, torch.Tensor]:
+    """Random probabilities and targets in which every class has samples."""
+    draws = torch.Generator().manual_seed(3)
+    if kind == "multiclass":
+        return torch.randn(samples, size, generator=draws).softmax(-1), torch.arange(samples) % size
+    shape = (samples,) if kind == "binary" else (samples, size)
+    return torch.rand(shape, generator=draws), torch.randint(2, shape, generator=draws)
+
+
+@pytest.mark.parametrize(("kind", "size"), SIZES)
+def test_where_every_class_has_samples_the_averages_are_those_of_torchmetrics_bit_for_bit(kind: str, size: int) -> None:
+    scores, y = made(kind, size)
+    prefix, shape = kind.capitalize(), {"multiclass": {"num_classes": size}, "multilabel": {"num_labels": size}}
+    macro = {**shape[kind], "average": "macro"} if kind in shape else {}
+    classes = dict(zip(NAMES, ("Precision", "Recall", "F1Score", "AUROC"), strict=True))
+    ours = classification_metrics(kind, size, NAMES, 5)
+    ours.update(scores, y)
+    for name, value in ours.compute().items():
+        theirs = getattr(classification, f"{prefix}{classes[name]}")(**macro)
+        assert torch.equal(value, theirs(scores, y)), name
+
+
+def test_a_class_without_samples_is_left_out_of_averages() -> None:
+    scores, y = made("multiclass", 4)
+    kept = y != 2
+    scores, y = scores[kept], y[kept]
+    ours = classification_metrics("multiclass", 4, (*NAMES, "class_accuracy"), 5)
+    ours.update(scores, y)
+    found, best, there = ours.compute(), scores.argmax(-1), [0, 1, 3]
+    assert (best == 2).any(), "false positives of the class are there"
+    keywords: dict[str, Any] = {"labels": there, "average": "macro", "zero_division": 0}
+    assert close(found["precision"], sk.precision_score(y, best, **keywords))
+    assert close(found["recall"], sk.recall_score(y, best, **keywords))
+    assert close(found["f1"], sk.f1_score(y, best, **keywords))
+    assert close(found["auroc"], np.mean([sk.roc_auc_score(y == c, scores[:, c]) for c in there]))
+    assert found["class_accuracy"].isnan().tolist() == [False, False, True, False]
+    ours.reset()
+    ours.update(*made("multiclass", 4))
+    assert not ours.compute()["class_accuracy"].isnan().any(), "nothing is left of the first part"
+
+
+def test_labels_without_positives_are_left_out_and_auroc_needs_negatives_too() -> None:
+    scores, y = made("multilabel", 4)
+    y[:, 1], y[:, 3] = 0, 1
+    ours = classification_metrics("multilabel", 4, NAMES, 5)
+    ours.update(scores, y)
+    found, hard = ours.compute(), (scores > 0.5).int()
+    assert close(found["recall"], sk.recall_score(y[:, [0, 2, 3]], hard[:, [0, 2, 3]], average="macro"))
+    assert close(found["auroc"], sk.roc_auc_score(y[:, [0, 2]], scores[:, [0, 2]], average="macro"))
+
+
+@pytest.mark.parametrize(("kind", "size"), SIZES[::2])
+def test_auroc_of_one_class_is_not_defined(kind: str, size: int) -> None:
+    scores, y = made(kind, size)
+    ours = classification_metrics(kind, size, NAMES, 5)
+    ours.update(scores, torch.zeros_like(y))
+    found = ours.compute()
+    assert found["auroc"].isnan()
+    assert found["recall"].isnan() == (kind == "binary"), "the class that all samples have is an average of one"
+
+
+def test_r2_is_defined_from_two_samples_on() -> None:
+    for samples, defined in ((1, False), (2, True)):
+        metrics = regression_metrics(1, ["r2", "mse"])
+        metrics.update(torch.arange(samples).float(), torch.arange(samples).float() + 1)
+        assert metrics.compute()["r2"].isnan() != defined and metrics.compute()["mse"] == 1
+
+
+def test_what_is_not_defined_is_named_once_and_not_logged(fit: Callable[..., Any]) -> None:
+    """A data set whose validation and test parts lack a class; the metrics are monitored all the same."""
+    with pytest.warns(UserWarning) as warned:
+        run = fit("data=digits", "model=linear", "task.metrics={val: [f1, class_accuracy], test: [auroc, class_accuracy]}",
+                  callbacks=(_WithoutClass(9),))  # fmt: skip
+    said = [str(one.message) for one in warned if "classes have no samples" in str(one.message)]
+    assert said == [f"{part}: 1 classes have no samples and are left out of averages: 9" for part in ("val", "test")]
+    logged = {name for _, name, _ in run.points}
+    assert {"val/f1", "test/auroc", "test/class_accuracy/8"} <= logged
+    assert not {"val/class_accuracy/9", "test/class_accuracy/9"} & logged
+    assert math.isnan(run.metrics["val/class_accuracy/9"])
+
+
+class _WithoutClass(Callback):
+    def __init__(self, label: int) -> None:
+        self.label = label
+
+    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        y = data.arrays.test[1] if data.arrays.test else data.arrays.y
+        data.splits["test"] = data.splits["test"][y[data.splits["test"]] != self.label]
+        data.splits["val"] = data.splits["val"][data.arrays.y[data.splits["val"]] != self.label]
