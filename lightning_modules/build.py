@@ -1,5 +1,6 @@
 """From the config to objects: the datamodule, the task and the trainer of one run."""
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from pytorch_lightning.callbacks import (
     ModelSummary,
     ProgressBar,
 )
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from lightning_modules.errors import UserError
 from lightning_modules.strategy.cuda import CudaGraphs, PeakMemory, uses_cuda
@@ -107,7 +109,39 @@ def build_task(cfg: DictConfig, data: Any, callbacks: list[pl.Callback], **loop:
         **known,
         **loop,
     )
+    over_ranks = cfg.trainer.get("sync_batchnorm") and (cfg.trainer.devices, cfg.trainer.num_nodes) != (1, 1)
+    data.drop_single = not over_ranks and _norms_over_samples(task, data)
     return task
+
+
+def _norms_over_samples(task: Supervised, data: Any) -> bool:
+    """Whether the network has a batch norm whose statistics of one sample are those of one value, which torch refuses.
+
+    Raises UserError where each batch has one sample.
+    """
+    norms = [layer for layer in task.model.modules() if isinstance(layer, _BatchNorm) and layer.training]
+    single: list[bool] = []
+
+    def look(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        single.append(inputs[0].numel() == inputs[0].shape[1])
+
+    handles = [layer.register_forward_pre_hook(look) for layer in norms]
+    training = [layer for layer in task.modules() if layer.training]
+    try:
+        if norms:
+            with torch.no_grad(), torch.random.fork_rng(devices=[]), contextlib.suppress(Exception):
+                task.eval().model.forward(task.preprocess(data.example(1)))  # what fails is reported by `check_forward`
+    finally:
+        for handle in handles:
+            handle.remove()
+        for layer in training:
+            layer.training = True
+    if any(single) and (data.batch_size == 1 or len(data.splits["train"]) == 1):
+        raise UserError(
+            f"data.batch_size={data.batch_size}: the network has a batch norm, which cannot be trained on batches of one "
+            f"sample (the training part has {len(data.splits['train'])}); use at least 2"
+        )
+    return any(single)
 
 
 def _prepared(node: DictConfig, data: Any) -> nn.Module:

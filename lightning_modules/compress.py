@@ -191,6 +191,8 @@ def training_batches(data: Any, seed: int) -> Iterator[dict[str, Tensor]]:
     arrays, index = data.arrays, data.splits["train"]
     order = index[torch.randperm(len(index), generator=torch.Generator().manual_seed(seed))]
     for part in order.split(data.batch_size):
+        if data.drop_single and len(part) == 1:
+            return
         yield {"x": arrays.x.index_select(0, part), "y": arrays.y.index_select(0, part), "index": part}
 
 

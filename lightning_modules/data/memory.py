@@ -98,6 +98,7 @@ class InMemoryData(pl.LightningDataModule):
     name: str
     domain: str = "table"  # image, series, audio, text, interactions: how a sample is shown
     chunk: int = 1  # training batches that the loader concatenates to one item
+    drop_single: bool = False  # leave out a last training batch of one sample
     num_workers: int = 0
     columns: list[str] | None = None  # names of the features of a table, known after `setup`
 
@@ -291,10 +292,14 @@ class InMemoryData(pl.LightningDataModule):
 
     def steps_per_epoch(self, shares: int = 1) -> int:
         """Training batches of an epoch, whatever `chunk` is, of each of the processes that the samples are shared out to."""
-        size = len(self.splits["train"])
-        if self.drop_last:
-            return size // (self.batch_size * shares)
-        return math.ceil(math.ceil(size / shares) / self.batch_size)
+        order = BatchOrder(
+            self.splits["train"],
+            self.batch_size,
+            drop_last=self.drop_last,
+            world_size=shares,
+            drop_single=self.drop_single,
+        )
+        return len(order)
 
     @property
     def bytes_in_memory(self) -> int:
@@ -316,7 +321,8 @@ class InMemoryData(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         """Batches of the training part; `chunk` consecutive ones are concatenated to one item."""
         arrays = self.arrays
-        return self._loader(arrays.x, arrays.y, "train", self.batch_size, self.order, self.drop_last, self.chunk)
+        how: Any = {"drop_last": self.drop_last, "chunk": self.chunk, "drop_single": self.drop_single}
+        return self._loader(arrays.x, arrays.y, "train", self.batch_size, self.order, **how)
 
     def val_parts(self) -> tuple[str, ...]:
         """The parts that a validation measures, in the order of its loaders: the test part while training, if watched."""
@@ -356,13 +362,16 @@ class InMemoryData(pl.LightningDataModule):
         order: Order = "sequential",
         drop_last: bool = False,
         chunk: int = 1,
+        drop_single: bool = False,
     ) -> DataLoader[Batch]:
         share = (self.trainer.distributed_sampler_kwargs if self.trainer else None) or {}  # none: one process
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
         if self.device == "trainer":
             x, y = self._on(device, x, y)
         rank, world_size = share.get("rank", 0), share.get("num_replicas", 1)
-        sampler = BatchOrder(self.splits[part], batch_size, order, self.seed, drop_last, rank, world_size, chunk)
+        sampler = BatchOrder(
+            self.splits[part], batch_size, order, self.seed, drop_last, rank, world_size, chunk, drop_single
+        )
         # a generator of its own, as a loader draws a seed for its workers from the global one at each start
         own: Any = {"generator": torch.Generator(), "num_workers": self.num_workers, "collate_fn": as_is}
         own["persistent_workers"] = self.num_workers > 0

@@ -19,7 +19,8 @@ class BatchOrder(Sampler[Tensor]):
     `indices` stand). Of the ordered indices, rank r takes ``[r::world_size]``, so that the ranks' batches of
     step t are together the batch of step t that one process with ``world_size * batch_size`` would see. Ranks
     get equally many samples: the first indices are repeated at the end, or, with `drop_last`, the samples
-    that fill no whole batch on every rank are left out. `drop_last` counts batches, not chunks.
+    that fill no whole batch on every rank are left out. `drop_last` counts batches, not chunks. With
+    `drop_single` a last batch of a single sample is left out on every rank.
 
     The permutation comes from NumPy's RandomState, whose stream NumPy keeps unchanged over versions, and not
     from a global generator: a resumed epoch has the same order.
@@ -35,6 +36,7 @@ class BatchOrder(Sampler[Tensor]):
         rank: int = 0,
         world_size: int = 1,
         chunk: int = 1,
+        drop_single: bool = False,
     ) -> None:
         self.indices = indices
         self.batch_size = batch_size
@@ -44,6 +46,7 @@ class BatchOrder(Sampler[Tensor]):
         self.rank = rank
         self.world_size = world_size
         self.chunk = chunk
+        self.drop_single = drop_single
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -55,7 +58,18 @@ class BatchOrder(Sampler[Tensor]):
         """Samples that each rank sees in an epoch."""
         if self.drop_last:
             return len(self.indices) // (self.batch_size * self.world_size) * self.batch_size
-        return -(-len(self.indices) // self.world_size)
+        size = -(-len(self.indices) // self.world_size)
+        return size - self.drop_single if size % self.batch_size == 1 else size
+
+    @property
+    def num_dropped(self) -> int:
+        """Samples that all ranks leave out of an epoch because of `drop_single`."""
+        kept = self.num_samples * self.world_size
+        return max(0, len(self.indices) - kept) if self.drop_single and not self.drop_last else 0
+
+    def samples_in(self, first: int, end: int) -> int:
+        """Samples that each rank has in its batches `first` to `end` - 1."""
+        return min(end * self.batch_size, self.num_samples) - first * self.batch_size
 
     def __len__(self) -> int:
         return -(-self.num_samples // (self.batch_size * self.chunk))

@@ -11,11 +11,12 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
+from lightning_modules.data.order import BatchOrder
 from lightning_modules.optimizer.groups import parameter_groups
+from lightning_modules.strategy.faults import say
 from lightning_modules.task.buffer import PredictionBuffer
 from lightning_modules.task.chunk import Batch, schedule_of, take_steps
 from lightning_modules.task.draws import mix, seed_epoch
@@ -183,7 +184,38 @@ class Supervised(pl.LightningModule):
         self.note(step, loss, batch["index"], self.trainer.optimizers[0].param_groups[0]["lr"])
         if len(self.seen) >= _KEPT:
             self._sum_up()
-        return loss
+        weight = self._accumulation_weight(batch_idx, len(batch["index"]))
+        return loss if weight == 1 else loss * weight
+
+    def _accumulation_weight(self, batch_idx: int, size: int) -> float:
+        """The factor of a mini-batch's loss by which all samples of an accumulated step count the same.
+
+        Lightning divides each loss by ``accumulate_grad_batches``, which is wrong in an epoch's last step where that has
+        fewer batches or a smaller one.
+        """
+        batches, order = self.trainer.accumulate_grad_batches, self._train_order()
+        if batches == 1 or order is None:
+            return 1.0
+        first = batch_idx - batch_idx % batches
+        return batches * size / order.samples_in(first, min(first + batches, int(self.trainer.num_training_batches)))
+
+    def _train_order(self) -> BatchOrder | None:
+        """The sampler of the training batches, where they come from one of ours."""
+        order = getattr(self.trainer.train_dataloader, "sampler", None)
+        return order if isinstance(order, BatchOrder) else None
+
+    def on_train_start(self) -> None:
+        order = self._train_order()
+        if order is not None and order.num_dropped:
+            self._warn(
+                f"train: {order.num_dropped} of {len(order.indices)} samples are left out of each epoch: they would be a "
+                "last batch of one sample, which batch norm cannot be trained on"
+            )
+
+    def _warn(self, text: str) -> None:
+        """Print a warning once for all ranks, and keep it in the log of the run."""
+        if self.trainer.is_global_zero:
+            say(text)
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         if 0 <= self.trainer.max_steps <= self.global_step:
@@ -288,12 +320,14 @@ class Supervised(pl.LightningModule):
         self._warned.add(part)
         if missing := self.members_without_samples(y):
             shown = ", ".join(missing[:20]) + " …" * (len(missing) > 20)
-            rank_zero_warn(f"{part}: {len(missing)} classes have no samples and are left out of averages: {shown}")
+            classes, them = ("class", "it") if len(missing) == 1 else (f"these {len(missing)} classes:", "them")
+            self._warn(f"{part}: no sample has {classes} {shown}; averages over classes leave {them} out")
         undefined = [
             name for name, value in values.items() if value.isnan() and "/" not in name.removeprefix(f"{part}/")
         ]
         if undefined and outputs.isfinite().all():
-            rank_zero_warn(f"not defined on these {len(y)} samples, and not logged: {', '.join(undefined)}")
+            samples = "1 sample" if len(y) == 1 else f"these {len(y)} samples"
+            self._warn("\n".join(f"{name} is not defined on {samples} and is not logged" for name in undefined))
 
     def _publish(self, values: dict[str, Tensor], step: int, beside: Mapping[str, float] | None = None) -> None:
         """Give the values to the callbacks and to the logger; what stands `beside` them to the logger alone.

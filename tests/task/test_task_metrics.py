@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -229,17 +230,31 @@ def test_r2_is_defined_from_two_samples_on() -> None:
         assert metrics.compute()["r2"].isnan() != defined and metrics.compute()["mse"] == 1
 
 
-def test_what_is_not_defined_is_named_once_and_not_logged(fit: Callable[..., Any]) -> None:
+def test_what_is_not_defined_is_named_once_and_not_logged(
+    fit: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
     """A data set whose validation and test parts lack a class; the metrics are monitored all the same."""
-    with pytest.warns(UserWarning) as warned:
-        run = fit("data=digits", "model=linear", "task.metrics={val: [f1, class_accuracy], test: [auroc, class_accuracy]}",
-                  callbacks=(_WithoutClass(9),))  # fmt: skip
-    said = [str(one.message) for one in warned if "classes have no samples" in str(one.message)]
-    assert said == [f"{part}: 1 classes have no samples and are left out of averages: 9" for part in ("val", "test")]
+    names = "task.metrics={val: [f1, class_accuracy], test: [auroc, class_accuracy]}"
+    run = fit("data=digits", "model=linear", names, callbacks=(_WithoutClass(9),))
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [f"{part}: no sample has class 9; averages over classes leave it out" for part in ("val", "test")]
     logged = {name for _, name, _ in run.points}
     assert {"val/f1", "test/auroc", "test/class_accuracy/8"} <= logged
     assert not {"val/class_accuracy/9", "test/class_accuracy/9"} & logged
     assert math.isnan(run.metrics["val/class_accuracy/9"])
+
+
+def test_the_r2_of_a_single_sample_is_named_and_not_logged(
+    fit: Callable[..., Any], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "tiny.csv").write_text("x,y\n" + "".join(f"{i},{i * 1.5 + i % 3}\n" for i in range(12)))
+    run = fit("data=tabular", "data.name=null", f"data.path={tmp_path / 'tiny.csv'}", "data.target=y", "task=regression",
+              "model=linear", "callbacks=early_stopping", "callbacks.best.monitor=val/r2",
+              small=False)  # fmt: skip
+    assert len(run.data.splits["val"]) == 1 and math.isnan(run.metrics["val/r2"])
+    assert "val/r2 is not defined on 1 sample and is not logged" in capsys.readouterr().err.splitlines()
+    logged = {name for _, name, _ in run.points}
+    assert {"val/mse", "test/r2"} <= logged and "val/r2" not in logged
 
 
 class _WithoutClass(Callback):
