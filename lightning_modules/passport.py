@@ -23,7 +23,7 @@ def task_of(passport: Mapping[str, Any], where: str) -> Supervised:
 
     Raises UserError where a target is no part of a model; `where` names the file in it.
     """
-    config = OmegaConf.create(dict(passport))
+    config = OmegaConf.create({key: value for key, value in passport.items() if key != "inputs"})
     refuse_untrusted(config, where)
     if "weights" in config.model:
         config.model.weights = None  # they come from the file

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_modules.data.table_input import TableInput
 from lightning_modules.samples import Wanted, files_of, read_samples
 from lightning_modules.serve import load_task, weights_of_model
 from lightning_modules.task.supervised import Supervised
@@ -28,11 +29,18 @@ def find_model(store: Store, wanted: str) -> tuple[Supervised, Wanted]:
     models = wanted.startswith("models:/")
     path = weights_of_model(store, wanted) if models else best_checkpoint(store, find_run(store, wanted))
     described: Any = Model.load(str(path.parent / "MLmodel"))
-    [spec] = described.signature.inputs.inputs
     data = recorded_config(store, store.client.get_run(described.run_id)).data
-    dtype = torch.from_numpy(np.zeros(1, spec.type)).dtype
-    task, images = load_task(path), str(data.get("_target_")).endswith(".ImageFolder")
-    return task, Wanted(tuple(spec.shape[1:]), dtype, images, getattr(task.preprocess, "encode", None))
+    task, target = load_task(path), str(data.get("_target_"))
+    table = TableInput.of(task.passport)
+    if table is not None:
+        shape, dtype = (len(table.columns),), table.dtype
+    else:
+        [spec] = described.signature.inputs.inputs
+        shape, dtype = tuple(spec.shape[1:]), torch.from_numpy(np.zeros(1, spec.type)).dtype
+        table = TableInput((), dtype) if target.endswith(".Tabular") else None
+    text = str(data.get("text", "text"))
+    encode, images = getattr(task.preprocess, "encode", None), target.endswith(".ImageFolder")
+    return task, Wanted(shape, dtype, images, encode, table=table, text=text, encoding=data.get("encoding"))
 
 
 def predict(task: Supervised, wanted: Wanted, source: Path, out: TextIO) -> int:

@@ -25,6 +25,7 @@ from lightning_modules.compress import Compression
 from lightning_modules.compressed import compress
 from lightning_modules.config.trust import untrusted
 from lightning_modules.data.preprocess import recipe
+from lightning_modules.data.table_input import TableInput
 from lightning_modules.errors import UserError
 from lightning_modules.killed import Killed, Stopped
 from lightning_modules.model.checksum import save_with_checksum
@@ -263,11 +264,14 @@ def _passport(cfg: DictConfig, data: Any) -> dict[str, Any]:
     plain: Any = OmegaConf.to_container(cfg, resolve=True)
     task = {key: value for key, value in plain["task"].items() if key != "monitor"}
     names = {"class_names": data.class_names} if data.num_classes else {}
+    columns = getattr(data, "columns", None)
+    table = {"inputs": TableInput(tuple(columns), data.arrays.x.dtype).plain()} if columns else {}
     return {
         "name": plain["name"],
         "model": plain["model"],
         "task": {**task, **names},
         "preprocess": recipe(data.preprocess),
+        **table,
     }
 
 

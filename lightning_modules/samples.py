@@ -10,23 +10,30 @@ import torch
 from torch import Tensor
 
 from lightning_modules.data.declared_size import read_npy
+from lightning_modules.data.encoding import read_texts
+from lightning_modules.data.table_file import has_header, read_columns, read_table, to_numbers
+from lightning_modules.data.table_input import TableInput, to_samples
 from lightning_modules.errors import UserError
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
-SUFFIXES = (*IMAGES, ".npy", ".csv", ".txt")
+SUFFIXES = (*IMAGES, ".npy", ".csv", ".tsv", ".parquet", ".txt")
 
 
 @dataclass(frozen=True)
 class Wanted:
     """The samples that a model reads: their shape, their type, and whether images are cut to size as in its training.
 
-    `encode` makes samples of texts.
+    `encode` makes samples of texts, in tables of the column `text`; `table` has the columns of a model of tables;
+    `encoding` is that of text files, null where it is detected.
     """
 
     shape: tuple[int, ...]
     dtype: torch.dtype
     cuts_images: bool = False
     encode: Callable[[list[str]], Tensor] | None = None
+    table: TableInput | None = None
+    text: str = "text"
+    encoding: str | None = None
 
     def __str__(self) -> str:
         return f"the model reads {str(self.dtype).removeprefix('torch.')} samples of shape {list(self.shape)}"
@@ -87,21 +94,32 @@ def _read_array(file: Path, wanted: Wanted) -> Tensor:
 def _read_lines(file: Path, wanted: Wanted) -> Tensor:
     if wanted.encode is None:
         raise UserError(f"{file} holds texts: {wanted}")
-    lines = file.read_text(encoding="utf-8").split(
-        "\n"
-    )  # a text a line: an empty one counts, but not after the last end
-    return wanted.encode(lines[:-1] if not lines[-1] else lines)
+    [content] = read_texts([file], wanted.encoding)
+    lines = content.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    return wanted.encode(lines[:-1] if not lines[-1] else lines)  # an empty line is a text, but not after the last end
 
 
 def _read_table(file: Path, wanted: Wanted) -> Tensor:
-    import pandas as pd
+    if wanted.encode is not None:
+        return wanted.encode(_texts_of(file, wanted))
+    named = has_header(file, wanted.table.columns if wanted.table else (), wanted.encoding)
+    table, _ = read_table(file, wanted.encoding, header=named)
+    if wanted.table and wanted.table.columns:
+        return wanted.table.samples(table, str(file))
+    size = math.prod(wanted.shape)
+    numbers = to_numbers(table, str(file))
+    if table.shape[1] != size:
+        raise UserError(f"{file} has {table.shape[1]} columns: {wanted}, which is {size} columns below a header")
+    x = wanted.table.samples(numbers, str(file)) if wanted.table else to_samples(numbers, wanted.dtype, str(file))
+    return x.reshape(-1, *wanted.shape)
 
-    table = pd.read_csv(file)
-    words = [str(name) for name in table.columns if not pd.api.types.is_numeric_dtype(table[name])]
-    if words:
-        raise UserError(f"{file}: the columns {', '.join(words[:5])} are no numbers: {wanted}")
-    if table.shape[1] != math.prod(wanted.shape):
-        raise UserError(
-            f"{file} has {table.shape[1]} columns: {wanted}, which is {math.prod(wanted.shape)} columns below a header"
-        )
-    return torch.from_numpy(table.to_numpy(np.float64)).to(wanted.dtype).reshape(-1, *wanted.shape)
+
+def _texts_of(file: Path, wanted: Wanted) -> list[str]:
+    if file.suffix.lower() == ".parquet":
+        table, _ = read_table(file)
+        cells = {str(name): [str(text) for text in table[name]] for name in table}
+    else:
+        cells = read_columns(file, [wanted.text], wanted.encoding)
+    if wanted.text not in cells:
+        raise UserError(f"{file} has no column '{wanted.text}', whose texts the model reads")
+    return cells[wanted.text]

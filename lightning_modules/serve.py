@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lightning_modules.data.table_input import TableInput, served_samples
 from lightning_modules.errors import UserError, nearest
 from lightning_modules.passport import rebuild, require_same_outputs
 from lightning_modules.task.supervised import Supervised
@@ -75,10 +76,11 @@ class ServedModel:
 
     def __init__(self, task: Supervised) -> None:
         self.task = task
+        self.table = TableInput.of(task.passport)
 
     def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> np.ndarray:
-        """Predict a numpy array, or the values of a data frame."""
-        x = torch.as_tensor(np.array(getattr(model_input, "values", model_input)))
+        """Predict an array or a data frame, whose columns are matched by name where the model was trained on a table."""
+        x = served_samples(model_input, self.table)
         with torch.inference_mode():
             return self.task.scores(self.task(x)).numpy()
 
@@ -102,28 +104,39 @@ def write_pyfunc(
     """
     task, x = load_task(path), example.numpy()
     require_same_outputs(trained, task, samples, str(path))
-    describe(path, "lightning_modules.serve", x, ServedModel(task).predict(x), run_id=run_id, model_id=model_id)
+    served = ServedModel(task)
+    describe(
+        path, "lightning_modules.serve", x, served.predict(x), served.table, run_id=run_id, model_id=model_id
+    )  # fmt: skip
 
 
-def describe(path: Path, loader: str, inputs: np.ndarray, outputs: np.ndarray, **ids: Any) -> None:
+def describe(
+    path: Path, loader: str, inputs: np.ndarray, outputs: np.ndarray, table: TableInput | None = None, **ids: Any
+) -> None:
     """Write MLmodel, requirements and input example beside a file that the module `loader` reads.
 
     Args:
         inputs, outputs: raw samples [N, …] and what is predicted for them: the signature, for any N.
+        table: the columns, where the model was trained on a table. The signature then has no inputs, as MLflow would
+            drop the names of a data frame's columns, or reject arrays: the model itself matches and checks them.
         ids: ``run_id`` and ``model_id`` where there is one.
     """
     import mlflow
-    from mlflow.models import Model
+    from mlflow.models import Model, ModelSignature
     from mlflow.models.utils import _save_example
 
     folder = path.parent
-    model = Model(signature=signature_of(inputs, outputs), **ids)
+    signature, example = signature_of(inputs, outputs), inputs
+    if table is not None:
+        signature, example = ModelSignature(outputs=signature.outputs), table.frame(inputs)
+        ids["metadata"] = {"inputs": table.plain()}
+    model = Model(signature=signature, **ids)
     mlflow.pyfunc.add_to_model(model, loader_module=loader, data=path.name, python_env="python_env.yaml")
     (folder / "python_env.yaml").write_text(
         f"python: {mlflow.utils.PYTHON_VERSION}\ndependencies: [-r requirements.txt]\n"
     )
     (folder / "requirements.txt").write_text(_requirements(path.suffix != ".ckpt"))
-    _save_example(model, inputs, str(folder))
+    _save_example(model, example, str(folder))
     model.save(str(folder / "MLmodel"))
 
 

@@ -13,6 +13,7 @@ import pandas as pd
 
 from lightning_modules.data.declared_size import require_parquet_fits
 from lightning_modules.data.encoding import encodings_of
+from lightning_modules.data.labels import are_numbers
 from lightning_modules.errors import UserError
 
 SUFFIXES = (".csv", ".tsv", ".parquet")
@@ -109,11 +110,12 @@ def read_table(
                 path, sep=form.delimiter, encoding=form.encoding, quoting=form.quoting, index_col=False,
                 header=0 if header else None, low_memory=False,
             )  # fmt: skip
-    table.columns = [str(name).strip() for name in table.columns]
+    if header:
+        table.columns = [str(name).strip() for name in table.columns]
     if not table.columns.is_unique:
         twice = table.columns[table.columns.duplicated()][0]
         raise UserError(f"{path}: two columns are named '{twice}': rename one of them")
-    return _without_index(table, path), cells
+    return _without_index(table, path) if header else table, cells
 
 
 def column_names(path: Path, encoding: str | None = None) -> list[str]:
@@ -121,6 +123,15 @@ def column_names(path: Path, encoding: str | None = None) -> list[str]:
     with _reading(path):
         _, row = next(_format_of(path, encoding, warn=False).rows(path), (0, []))
     return [name.strip() for name in row]
+
+
+def has_header(path: Path, columns: Sequence[str], encoding: str | None = None) -> bool:
+    """Whether the first row names columns, some of them `columns`: it does not where all its cells are numbers."""
+    if path.suffix.lower() == ".parquet":
+        return True
+    cells = column_names(path, encoding)
+    numbered = cells == [str(i) for i in range(len(cells))]  # as pandas numbers columns without names
+    return bool(set(columns) & set(cells)) or numbered or not are_numbers(cells)
 
 
 def _format_of(path: Path, encoding: str | None, warn: bool = True) -> Format:
@@ -169,20 +180,8 @@ def _without_index(table: pd.DataFrame, path: Path) -> pd.DataFrame:
     return table.drop(columns=unnamed)
 
 
-def match_columns(table: pd.DataFrame, names: Sequence[str], what: str) -> pd.DataFrame:
-    """Return the columns `names` of a table, in this order; a warning lists those that are left out.
-
-    Raises UserError with every column that is missing; `what` names the table.
-    """
-    table = table.set_axis([str(name).strip() for name in table.columns], axis=1)
-    if missing := [name for name in names if name not in table.columns]:
-        raise UserError(f"{what}: missing columns: {_listed(missing)}; the model expects {_listed(names)}")
-    if extra := [name for name in table.columns if name not in set(names)]:
-        warnings.warn(f"{what}: ignored columns that the model does not use: {_listed(extra)}", stacklevel=3)
-    return table[list(names)]
-
-
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """Return the names, at most twenty, for a message."""
     return ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
 
 
@@ -201,7 +200,7 @@ def to_numbers(table: pd.DataFrame, what: str) -> pd.DataFrame:
         if not column.isna().any() and not np.isfinite(column.astype(float)).all()
     ]
     problems = [
-        f"{kind}: {_listed(found)}"
+        f"{kind}: {listed(found)}"
         for kind, found in (
             ("columns that are not numbers (encode or drop them)", words),
             ("columns with missing values (fill them or drop the rows)", gaps),

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_modules.data.table_input import TableInput
 from lightning_modules.errors import UserError, nearest
 from lightning_modules.export.formats import FILES, write
 from lightning_modules.export.int8 import quantized as make_int8
@@ -31,6 +32,7 @@ class Exported:
     Attributes:
         name: ``onnx``, ``onnx_int8``, ``pt2``, ``aoti``: the folder of the artifacts and of the metrics.
         path: the file; `source` says which model it was made from.
+        table: the columns of a model of tables.
         times: of ``checkpoint`` and ``exported``, each for 1 sample and for 64.
     """
 
@@ -38,6 +40,7 @@ class Exported:
     path: Path
     source: str
     agreement: Agreement
+    table: TableInput | None
     times: dict[str, Percentiles]
 
 
@@ -60,7 +63,14 @@ def export(store: Any, run: Any, form: str, quantized: bool, folder: Path) -> tu
     reference, runner = _eager(source.task), open_exported(path)
     agreement = compare(reference, runner, data, classes=hasattr(source.task, "kind"))
     _refuse_wrong(form, quantized, agreement)
-    return Exported(form + "_int8" * quantized, path, said, agreement, _times(reference, path, x)), x[:4]
+    return Exported(
+        form + "_int8" * quantized,
+        path,
+        said,
+        agreement,
+        TableInput.of(source.task.passport),
+        _times(reference, path, x),
+    ), x[:4]
 
 
 def _write(form: str, quantized: bool, source: Source, data: Any, x: Tensor, path: Path) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
+from lightning_modules.data.table_input import TableInput
 from lightning_modules.export.export import BATCH, Exported
 from lightning_modules.export.runtime import open_exported
 
@@ -49,16 +50,16 @@ def show(found: Exported) -> None:
 
 def log(store: Any, run_id: str, found: Exported, example: Tensor) -> None:
     """Store file, MLmodel with signature, and metrics in the run, as ``export/<name>``."""
-    write_mlmodel(found.path, example, run_id)
+    write_mlmodel(found.path, example, run_id, found.table)
     store.client.log_artifacts(run_id, str(found.path.parent), f"export/{found.name}")
     for name, value in metrics_of(found).items():
         store.client.log_metric(run_id, name, value)
 
 
-def write_mlmodel(path: Path, example: Tensor, run_id: str) -> None:
+def write_mlmodel(path: Path, example: Tensor, run_id: str, table: TableInput | None = None) -> None:
     """Describe the file for MLflow, so that ``mlflow models serve -m runs:/RUN_ID/export/<name>`` serves it."""
     from lightning_modules.export.runtime import ExportedModel
     from lightning_modules.serve import describe
 
     predicted = ExportedModel(open_exported(path)).predict(example.numpy())
-    describe(path, "lightning_modules.export.runtime", example.numpy(), predicted, run_id=run_id)
+    describe(path, "lightning_modules.export.runtime", example.numpy(), predicted, table, run_id=run_id)

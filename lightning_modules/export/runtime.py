@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_modules.data.table_input import TableInput, served_samples
 from lightning_modules.errors import UserError
 from lightning_modules.export.formats import FILES
 from lightning_modules.model.checksum import check_archive
@@ -87,16 +88,19 @@ def _is_plain(content: bytes) -> bool:
 class ExportedModel:
     """What MLflow calls: ``predict`` maps raw samples to scores, as an array."""
 
-    def __init__(self, run: Runner) -> None:
-        self.run = run
+    def __init__(self, run: Runner, table: TableInput | None = None) -> None:
+        self.run, self.table = run, table
 
     def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> np.ndarray:
-        """Predict a numpy array, or the values of a data frame."""
-        x = torch.as_tensor(np.array(getattr(model_input, "values", model_input)))
+        """Predict an array or a data frame, whose columns are matched by name where the model was trained on a table."""
+        x = served_samples(model_input, self.table)
         with torch.inference_mode():
             return self.run(x).numpy()
 
 
 def _load_pyfunc(path: str) -> ExportedModel:
     """MLflow's entry point: `path` is the exported file in the model's folder."""
-    return ExportedModel(open_exported(Path(path)))
+    from mlflow.models import Model
+
+    described: Any = Model.load(str(Path(path).parent / "MLmodel"))
+    return ExportedModel(open_exported(Path(path)), TableInput.of(described.metadata or {}))

@@ -79,7 +79,7 @@ def test_what_the_model_cannot_read_is_answered_with_what_it_wants(train: Any, s
         ("objects.npy", "objects.npy cannot be read"),
         ("large.png", rf"shape \[1, 28, 28\]: {wants}"),
         ("few.csv", f"has 2 columns: {wants}, which is 64 columns"),
-        ("words.csv", f"the columns b are no numbers: {wants}"),
+        ("words.csv", r"not numbers \(encode or drop them\): b"),
         ("broken.png", "broken.png cannot be read"),
         ("notes.md", "no file that can be read; it can be: .png"),
         ("texts.txt", f"holds texts: {wants}"),

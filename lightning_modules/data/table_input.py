@@ -1,0 +1,105 @@
+"""Tables as a recorded model reads them: columns are matched by name, and values are checked."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from lightning_modules.data.table_file import listed, to_numbers
+from lightning_modules.errors import UserError
+
+
+@dataclass(frozen=True)
+class TableInput:
+    """The columns that a model was trained on, in their order, and the type of its raw samples.
+
+    A model that was recorded before column names were has none: its columns are matched by position.
+    """
+
+    columns: tuple[str, ...]
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, recorded: Mapping[str, Any]) -> "TableInput | None":
+        """Read what a checkpoint or an MLmodel has under ``inputs``; None where the model reads no table."""
+        found = recorded.get("inputs")
+        return cls(tuple(found["columns"]), getattr(torch, found["dtype"])) if found else None
+
+    def plain(self) -> dict[str, Any]:
+        """Return what `of` reads."""
+        return {"columns": list(self.columns), "dtype": str(self.dtype).removeprefix("torch.")}
+
+    def frame(self, x: np.ndarray) -> pd.DataFrame:
+        """Return raw samples [N, F] as a table."""
+        return pd.DataFrame(x, columns=list(self.columns))
+
+    def samples(self, table: pd.DataFrame, what: str) -> Tensor:
+        """Return raw samples [N, F] of a table that may have other columns too, in any order.
+
+        A table without column names (0, 1, …) is matched by position. `what` names the table.
+
+        Raises UserError for missing columns, and for values that are missing or not numbers.
+        """
+        nameless = list(table.columns) == list(range(len(table.columns))) and not set(self.columns) & {"0", 0}
+        if not self.columns or nameless:
+            reason = "it has no column names" if self.columns else "the model was recorded without column names"
+            warnings.warn(f"{what}: {reason}: its columns are matched by position", stacklevel=3)
+            if self.columns and len(table.columns) != len(self.columns):
+                raise UserError(f"{what} has {len(table.columns)} columns; the model expects {listed(self.columns)}")
+        else:
+            table = match_columns(table, self.columns, what)
+        return to_samples(to_numbers(table, what), self.dtype, what)
+
+
+def match_columns(table: pd.DataFrame, names: Sequence[str], what: str) -> pd.DataFrame:
+    """Return the columns `names` of a table, in this order; a warning lists those that are left out.
+
+    Raises UserError with every column that is missing; `what` names the table.
+    """
+    table = table.set_axis([str(name).strip() for name in table.columns], axis=1)
+    if missing := [name for name in names if name not in table.columns]:
+        raise UserError(f"{what}: missing columns: {listed(missing)}; the model expects {listed(names)}")
+    if twice := [name for name in names if list(table.columns).count(name) > 1]:
+        raise UserError(f"{what}: several columns are named {listed(twice)}")
+    if extra := [name for name in table.columns if name not in set(names)]:
+        warnings.warn(f"{what}: ignored columns that the model does not use: {listed(extra)}", stacklevel=4)
+    return table[list(names)]
+
+
+def to_samples(table: pd.DataFrame, dtype: torch.dtype, what: str) -> Tensor:
+    """Return the numbers of a table as [N, F]. Raises UserError with the first one that `dtype` cannot represent."""
+    x = torch.from_numpy(table.to_numpy(np.float64))
+    cast = x.to(dtype)
+    wrong = ~cast.isfinite() if dtype.is_floating_point else cast.double() != x
+    if wrong.any():
+        row, column = wrong.nonzero()[0].tolist()
+        name = str(dtype).removeprefix("torch.")
+        raise UserError(
+            f"{what}, column '{table.columns[column]}', row {row + 1}: {x[row, column]:g} cannot be represented in {name}, "
+            "which the model reads"
+        )
+    return cast
+
+
+def served_samples(given: Any, table: TableInput | None) -> Tensor:
+    """Return raw samples of what MLflow hands to a model: an array, a data frame, or lists and dictionaries of JSON.
+
+    Raises MlflowException, which a server answers as a bad request.
+    """
+    if table is None:
+        return torch.as_tensor(np.array(getattr(given, "values", given)))
+    from mlflow.exceptions import INVALID_PARAMETER_VALUE, MlflowException
+
+    if not isinstance(given, np.ndarray | Tensor | pd.DataFrame):
+        given = pd.DataFrame(given)
+    try:
+        if isinstance(given, pd.DataFrame):
+            return table.samples(given, "the input")
+        return torch.as_tensor(given).to(table.dtype)
+    except UserError as error:
+        raise MlflowException(str(error), error_code=INVALID_PARAMETER_VALUE) from error
