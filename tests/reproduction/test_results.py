@@ -115,9 +115,7 @@ def test_tables_are_made_of_committed_values_and_checked_before_the_first_is_wri
 
 
 @pytest.mark.slow
-def test_a_claim_that_runs_elsewhere_is_not_judged_and_one_without_its_metric_lists_those_there_are(
-    project: Project, digits_hash: str
-) -> None:
+def test_a_claim_that_runs_elsewhere_is_not_judged(project: Project, digits_hash: str) -> None:
     project.claim("paper/linear", {"data": digits_hash, "seeds": [0], "expect": "INCONCLUSIVE"})
     lock = project.folder / "mlruns" / "sweeps" / "paper.linear" / "lock"
     lock.parent.mkdir(parents=True)
@@ -126,9 +124,3 @@ def test_a_claim_that_runs_elsewhere_is_not_judged_and_one_without_its_metric_li
     assert busy.returncode == 1
     assert "paper/linear: not judged: sweep=paper.linear: another process is running this sweep" in busy.stderr
     assert "INVALID" not in busy.stdout
-    project.claim(
-        "paper/linear",
-        {"data": digits_hash, "seeds": [0], "expect": "INCONCLUSIVE", "metric": "test/f1", "value": 50.0},
-    )
-    ended = project.reproduce("paper/linear")
-    assert "test/f1" in ended.stdout + ended.stderr

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from lightning_modules.reproduction.plan import Part
-from lightning_modules.reproduction.values import missing, values_of
+from lightning_modules.reproduction.values import missing, values_of, without_metric
 from lightning_modules.sweep.children import Child
 
 HISTORY = {40: 0.5, 80: 0.9, 120: 0.7}  # step -> test/accuracy, at the ends of epochs 0, 1, 2
@@ -56,6 +56,15 @@ def test_the_last_value_of_a_run_that_ends_with_its_epoch_is_that_of_the_epoch(
 ) -> None:
     claim = new_claim(kind="curve", epoch=1)
     assert values_of(store, claim, [Part("", 7, None)], [recorded(0, {468: 0.85})]) == {"": {7: pytest.approx(85.0)}}
+
+
+def test_a_run_without_the_metric_lists_those_it_has(store: Any, recorded: Callable[..., Child]) -> None:
+    children = [recorded(0, HISTORY, "FAILED"), recorded(1, HISTORY)]
+    assert without_metric(store, "test/accuracy", children) is None
+    said = without_metric(store, "test/acuracy", children)
+    assert said == (
+        f"Run {children[1].run_id} has no metric 'test/acuracy'; did you mean 'test/accuracy'? (all: epoch, test/accuracy)"
+    )
 
 
 def test_a_seed_is_the_mean_of_its_folds_and_is_missing_where_one_failed(
