@@ -123,12 +123,12 @@ def test_a_killed_reproduction_goes_on_and_a_changed_config_is_refused_meanwhile
     assert "half done with another config" in refused.stderr
     assert "optimizer.lr" in refused.stderr
 
-    project.claim("paper/linear", {"data": digits_hash, "tolerance": {"value": 9.5, "why": "y"}}, slow)
+    project.claim("paper/linear", {"data": digits_hash, "expect": "INCONCLUSIVE"}, slow)
     ended = project.reproduce("paper/linear")  # what is judged may change, what is run may not
     assert ended.returncode == 0, ended.stderr
     (again,) = parents(project)
     assert again.info.run_id == parent.info.run_id
-    assert again.data.tags["verdict"] == "REPRODUCED"
+    assert again.data.tags["verdict"] == "INCONCLUSIVE"  # after so many epochs all seeds have one value
     assert done < {run.info.run_id for run in children(project, again)}
 
 
