@@ -86,7 +86,7 @@ def check_config(cfg: DictConfig) -> None:
 
 
 def _unresolved(node: DictConfig | ListConfig, path: str) -> list[str]:
-    """Values that are still to be given (`???`), and interpolations that lead nowhere."""
+    """Values that are still to be given (`???`), interpolations that lead nowhere, and integers that nothing can hold."""
     mistakes: list[str] = []
     keys: Any = list(node) if isinstance(node, DictConfig) else range(len(node))
     for key in keys:
@@ -101,6 +101,8 @@ def _unresolved(node: DictConfig | ListConfig, path: str) -> list[str]:
         except OmegaConfBaseException as error:
             mistakes.append(f"{where}={_raw(node, key)}: {str(error).splitlines()[0]}")
             continue
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            mistakes.append(f"{where}={value}: expected an integer of 64 bits, between -2**63 and 2**63 - 1")
         if isinstance(value, DictConfig | ListConfig) and not OmegaConf.is_interpolation(node, key):
             mistakes += _unresolved(value, where)
     return mistakes

@@ -68,10 +68,21 @@ class LowRank(Stage):
                 replaced(example.to("meta"))
         except Exception as error:  # the network looks into its layers
             reason = "".join(str(error).splitlines()[:1])
-            raise self.mistake(f"the network cannot do with pairs of layers ({reason}); exclude= them") from error
+            layers = ", ".join(self._read_by_the_network(shell, found, example)) or "a combination of layers"
+            raise self.mistake(
+                f"the network reads the weights of layers that would be replaced ({reason}); leave them out: "
+                f"exclude=[{layers}]"
+            ) from error
         if self.goal != "energy":
             count = count_of(self.goal.removesuffix("_ratio"))
             self._within_budget(count(replaced, example[:1]) / count(shell, example[:1]))
+
+    def _read_by_the_network(self, shell: nn.Module, found: dict[str, Any], example: Tensor) -> list[str]:
+        """The layers without which as they are the network does not run, as patterns: ``*.qkv`` for all of that name."""
+        failed = [name for name in found if not _runs_with(shell, name, example)]
+        kept = {name.rpartition(".")[2] for name in found.keys() - set(failed)}
+        patterns = (f"*.{last}" if (last := name.rpartition(".")[2]) not in kept else name for name in failed)
+        return list(dict.fromkeys(patterns))
 
     def begin(self, work: Work) -> None:
         layers = self._candidates(work.model)
@@ -151,6 +162,16 @@ class LowRank(Stage):
                 f"compression/{self.name}/reached_params_ratio": params(work.model) / params(before),
             }
         )
+
+
+def _runs_with(shell: nn.Module, name: str, example: Tensor) -> bool:
+    """Whether a network runs with one layer replaced by a pair."""
+    try:
+        with torch.no_grad():
+            restore(copy.deepcopy(shell), {"ranks": {name: 1}}, example)(example.to("meta"))
+    except Exception:
+        return False
+    return True
 
 
 def restore(model: nn.Module, step: dict[str, Any], example: Tensor) -> nn.Module:

@@ -168,9 +168,11 @@ class InMemoryData(pl.LightningDataModule):
     def problems(self) -> list[str]:
         """Return every mistake in the arguments, each naming its key; subclasses add theirs."""
         found = self.plan.problems()
-        found += check("batch_size", self.batch_size, True, lambda v: v >= 1, "of at least 1")
+        found += check("batch_size", self.batch_size, True, lambda v: 1 <= v < 2**31, "from 1 to 2**31 - 1")
         if self.eval_batch_size is not None:
-            found += check("eval_batch_size", self.eval_batch_size, True, lambda v: v >= 1, "of at least 1")
+            found += check(
+                "eval_batch_size", self.eval_batch_size, True, lambda v: 1 <= v < 2**31, "from 1 to 2**31 - 1"
+            )
         found += check("seed", self.seed, True, lambda v: 0 <= v < 2**32, "in [0, 2**32)")
         if self.order not in ORDERS:
             found.append(f"data.order={self.order}: {nearest(str(self.order), ORDERS)}")

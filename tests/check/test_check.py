@@ -38,6 +38,7 @@ MISTAKES = {
     "steps_per_call=often": ["steps_per_call=often", "'auto'"],
     "compile=perhaps": ["compile=perhaps", "true or false"],
     "cpu_threads=0": ["cpu_threads=0", "1 or more"],
+    "data.batch_size=1000000000000000000000000000000": ["data.batch_size=10000", "an integer of 64 bits"],
 }
 
 

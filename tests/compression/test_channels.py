@@ -335,6 +335,14 @@ def test_a_network_whose_trace_never_ends_is_not_tried() -> None:
         StructuredPruning(macs_ratio=0.5).check(network, torch.randn(2, *SMALL), 10)
 
 
+def test_a_network_that_shuffles_its_channels_is_refused_with_the_reason() -> None:
+    network = torchvision.models.shufflenet_v2_x0_5(num_classes=10)
+    with pytest.raises(
+        UserError, match=r"cannot follow a ShuffleNetV2, which shuffles channels .*compression=magnitude"
+    ):
+        StructuredPruning(macs_ratio=0.5).check(network, torch.randn(2, *SMALL), 10)
+
+
 def test_torchs_own_attention_keeps_its_width_and_the_mlps_lose_theirs(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = torchvision.models.VisionTransformer(32, 8, 2, 4, 32, 64, num_classes=10)

@@ -150,6 +150,14 @@ def test_torchs_own_attention_stays(tmp_path: Path) -> None:
     assert not any("attention" in name for name in work.form.steps[0]["ranks"])
 
 
+def test_layers_whose_weights_the_network_reads_are_named_and_can_be_left_out() -> None:
+    network = torchvision.models.SwinTransformer([4, 4], 8, [1, 1], [1, 2], [2, 2], num_classes=10)
+    x = torch.randn(2, *SMALL)
+    with pytest.raises(UserError, match=r"reads the weights of layers .*exclude=\[\*\.qkv, \*\.proj\]$"):
+        LowRank(energy=0.5).check(network, x, 10)
+    LowRank(energy=0.5, exclude=["*.qkv", "*.proj"]).check(network, x, 10)
+
+
 def test_what_was_saved_is_logged_and_recorded(tmp_path: Path) -> None:
     torch.manual_seed(0)
     logged: dict[str, float] = {}

@@ -158,6 +158,7 @@ def test_all_mistakes_are_told_at_once() -> None:
             r"val_fraction \+ data.test_fraction = 1 leaves nothing",
         ),
         ({"folds": 5}, "data.folds=5 and data.fold=None: give both"),
+        ({"batch_size": 10**30}, r"data\.batch_size=10+ must be a whole number from 1 to 2\*\*31 - 1"),
         ({"folds": 1, "fold": 0}, "data.folds=1 must be a whole number of at least 2"),
         ({"fraction": 0.5, "per_class": 5}, "data.fraction and data.per_class"),
     ],

@@ -20,6 +20,8 @@ from lightning_modules.compression.structured.outputs import LAYERS
 
 # Networks whose trace takes torch-pruning minutes and many gigabytes, by class.
 ENDLESS = ("SwinTransformer", "SwinTransformerV2", "MlpMixer")
+# Networks that shuffle channels between groups, where torch-pruning loses track of them.
+SHUFFLED = ("ShuffleNetV2",)
 
 
 @dataclass
@@ -48,6 +50,11 @@ def obstacle(model: nn.Module) -> str | None:
             return "the network is recurrent: the gates of a layer lie in one matrix, no channel can go"
         if type(module).__name__ in ENDLESS:
             return f"torch-pruning cannot follow a {type(module).__name__} in reasonable time and memory"
+        if type(module).__name__ in SHUFFLED:
+            return (
+                f"torch-pruning cannot follow a {type(module).__name__}, which shuffles channels between groups; "
+                "use a mask (compression=magnitude) or another network"
+            )
     return None
 
 
