@@ -41,7 +41,8 @@ class Compression:
         self.cfg, self.task, self.data = cfg, task, data
         self.recipe: Recipe = build_recipe(cfg.get("compression"))
         self.folder = Path(tempfile.gettempdir())
-        self.log: Callable[[dict[str, float]], None] = lambda values: None
+        self.log: Callable[[dict[str, float], int], None] = lambda values, step: None
+        self.steps: Callable[[], int] = lambda: 0  # optimizer steps of the run so far
         self.work = self._work()
         self._main = Keeper(self.work, self.recipe.in_fit)
         if self.recipe.stages:
@@ -68,9 +69,9 @@ class Compression:
         )
 
     def _log(self, values: dict[str, float]) -> None:
-        self.log(values)
+        self.log(values, self.steps())
 
-    def record_in(self, folder: Path, log: Callable[[dict[str, float]], None] | None) -> None:
+    def record_in(self, folder: Path, log: Callable[[dict[str, float], int], None] | None) -> None:
         """Where the stages' pictures and tables go, and their metrics."""
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = self.work.folder = folder
@@ -120,9 +121,10 @@ class Compression:
             with self._own_rate(stage), _logged_as(logger, phases.steps, stage.name):
                 fit(trainer, self.task, self.data, checkpoint)
             phases.forked = isinstance(trainer.strategy.launcher, _MultiProcessingLauncher)
-            return int(trainer.global_step)
+            return steps_taken(trainer, place / "last.ckpt")
 
-        phases = Phases(self.recipe, self.work, train, folder, writes, first_step)
+        phases = Phases(self.recipe, self.work, train, folder, writes, first_step, getattr(logger, "flush", None))
+        self.steps = lambda: phases.steps
         return phases
 
     def _trainer(self, stage: Stage, acting: Sequence[pl.Callback], place: Path, logger: Any) -> pl.Trainer:
@@ -186,6 +188,13 @@ def measured(task: Supervised, model: nn.Module, data: Any, verb: str, accelerat
     return {key: float(value) for key, value in trainer.callback_metrics.items()}
 
 
+def steps_taken(trainer: pl.Trainer, last: Path) -> int:
+    """Optimizer steps of a fit. Where its ranks were forked, this process knows them from their last checkpoint only."""
+    if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher) and last.exists():
+        return int(read_checkpoint(last)["global_step"])
+    return int(trainer.global_step)
+
+
 def training_batches(data: Any, seed: int) -> Iterator[dict[str, Tensor]]:
     """The training batches in an order that depends on the seed alone, not augmented."""
     arrays, index = data.arrays, data.splits["train"]
@@ -206,7 +215,7 @@ def _logged_as(logger: Any, first_step: int, stage: str) -> Iterator[None]:
     try:
         yield
     finally:
-        logger.stage = ""
+        logger.first_step, logger.stage = 0, ""
 
 
 def _chooses(callback: pl.Callback) -> bool:

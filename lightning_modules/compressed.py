@@ -6,7 +6,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from lightning_modules.compress import Compression, FitCall
+from lightning_modules.compress import Compression, FitCall, steps_taken
 from lightning_modules.compression.account import QUALITY, Account, draw, markdown
 from lightning_modules.compression.artifact import FILE, load_compressed, save_compressed
 from lightning_modules.compression.stage import Stage
@@ -33,7 +33,7 @@ def compress(
     if not recipe.compresses:
         return {}
     lead = trainer.is_global_zero
-    first = int(compression.task.tested_step)
+    first = steps_taken(trainer, folder / "last.ckpt")
     phases = compression.phases(folder, logger, first, fit, writes=lead)
     account = _Recorded(compression, record, {} if recipe.keeps_last else dict(tested)) if lead else None
     if account and not recipe.after:
@@ -84,7 +84,6 @@ class _Recorded:
             finally:
                 task.model = dense
             (place / "tensors.txt").write_text(written.table())
-            self.record.logger.first_step = 0
             self.record.logger.log_metrics(self.account.named(), step)
             self.record.logger.flush()
             self.record.send({"do": "model", "model_id": model_id, "step": step})

@@ -30,7 +30,8 @@ class Phases:
         folder: of the points from which a run goes on: ``<number>-<stage>/{begun,last,done}.ckpt``. None on processes
             that do not record.
         writes: whether this process writes them.
-        first_step: optimizer steps of the run before these.
+        first_step: optimizer steps of the run before these: the steps of all fits of a run make one axis.
+        flush: sends the metrics logged so far to the store; called before a point is written.
     """
 
     recipe: Recipe
@@ -39,6 +40,7 @@ class Phases:
     folder: Path
     writes: bool
     first_step: int = 0
+    flush: Callable[[], Any] | None = None
 
     def __post_init__(self) -> None:
         self.steps = self.first_step
@@ -52,10 +54,11 @@ class Phases:
             if done is None:
                 self._train(stage, place)
                 stage.end(self.work)
+            yield number, stage, done is not None
+            if done is None:  # only now: a process that is killed while the stage is recorded must record it again
                 self._write(place / "done.ckpt", stage, 0)
                 for name in ("begun.ckpt", "last.ckpt"):
                     (place / name).unlink(missing_ok=True)
-            yield number, stage, done is not None
 
     def clean(self) -> None:
         """Delete the points: the run is over."""
@@ -96,6 +99,8 @@ class Phases:
     def _write(self, path: Path, stage: Stage, number: int) -> None:
         if not self.writes:
             return
+        if self.flush is not None:
+            self.flush()
         point = {
             "round": number,
             "steps": self.steps,
@@ -117,7 +122,7 @@ class Phases:
         if reopen:
             stage.reopen(self.work)
         self.work.model.load_state_dict(point["model"])
-        self.steps = int(point["steps"])
+        self.steps = max(self.steps, int(point["steps"]))  # runs recorded earlier counted from their best weights
         return point
 
 
