@@ -30,7 +30,8 @@ NEEDED = ("data", "model", "task", "task.loss", "optimizer", "trainer")  # each 
 PLAIN: dict[str, tuple[Any, float | None]] = {
     "seed": (int, 0),
     "name": (str | int | float | None, None),
-    "resume": (str | int | None, None),
+    "resume.run": (str | int | None, None),
+    "resume.allow": (list[str], None),
     "init_from": (str | int | None, None),
     "decay_norms_and_biases": (bool, None),
     "steps_per_call": (int | Literal["auto"], 1),
@@ -54,6 +55,7 @@ PLAIN: dict[str, tuple[Any, float | None]] = {
 TOP_LEVEL = {
     *GROUPS,
     *(key for key in PLAIN if "." not in key),
+    "resume",
     "search",
     "sweep",
     "claim",
@@ -110,7 +112,7 @@ def _unresolved(node: DictConfig | ListConfig, path: str) -> list[str]:
 
 def _plain_mistakes(cfg: DictConfig) -> list[str]:
     mistakes = []
-    for place, known in (("tracking", "tracking."), ("task.monitor", "task.monitor.")):
+    for place, known in (("tracking", "tracking."), ("task.monitor", "task.monitor."), ("resume", "resume.")):
         names = {key.removeprefix(known) for key in PLAIN if key.startswith(known)}
         given = OmegaConf.select(cfg, place)
         mistakes += [
@@ -126,9 +128,16 @@ def _plain_mistakes(cfg: DictConfig) -> list[str]:
         value = node[leaf]
         if not fits(value, kind):
             mistakes.append(f"{path}={_raw(node, leaf)}: {spoken(kind)} is wanted")
+        elif isinstance(value, str) and not value.strip():
+            mistakes.append(empty_value(path))
         elif least is not None and isinstance(value, int | float) and value < least:
             mistakes.append(f"{path}={_raw(node, leaf)}: it must be {least} or more")
     return mistakes
+
+
+def empty_value(key: str) -> str:
+    """The message for a key that names something and was given nothing."""
+    return f"{key.removesuffix('.run')}=: the value is empty; give a name or an id, or leave the key out"
 
 
 def _rooms_missing(cfg: DictConfig) -> list[str]:

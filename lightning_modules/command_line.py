@@ -23,7 +23,7 @@ GROUPS = (
     "data", "augmentation", "model", "task", "optimizer", "scheduler", "trainer", "strategy", "callbacks", "tracking",
     "compression", "search", "experiment", "debug", "tta",
 )  # fmt: skip
-NAMES_A_RUN = re.compile(r"\+{0,2}(resume|init_from|[\w.]+\.teacher)=")
+NAMES_A_RUN = re.compile(r"\+{0,2}(resume(\.run)?|init_from|[\w.]+\.teacher)=")
 NEEDED = {"data", "model", "task", "optimizer", "trainer", "tracking", "callbacks", "strategy"}
 
 OmegaConf.register_new_resolver("touchstone_root", lambda: str(PROJECT_ROOT), replace=True)
@@ -70,7 +70,16 @@ def answer(main: Callable[[], Any]) -> None:
         os.environ["TOUCHSTONE_TRACEBACK"] = "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing: the message is made here
     with told():
+        _refuse_empty_arguments(sys.argv[1:])
         main()
+
+
+def _refuse_empty_arguments(words: Sequence[str]) -> None:
+    """Raise UserError for a word that should name a run, a file or an option and is empty, as an unset variable leaves it."""
+    for before, word in zip(["", *words], words, strict=False):
+        if not word.strip() or re.fullmatch(r"--[\w-]+=\s*", word):
+            where = f"{before} " if before.startswith("--") else ""
+            raise UserError(f"an argument is empty: {where}{word or repr(word)}; was a variable of the shell not set?")
 
 
 def message_of(error: Exception, overrides: Sequence[str] | None = None) -> str | None:
@@ -283,8 +292,12 @@ def _unknown_key(cfg: Any, key: str) -> str | None:
 
 
 def names_as_text(words: Sequence[str]) -> list[str]:
-    """The overrides with quotes around short run ids that Hydra would read as numbers: 3e782338 is no infinity."""
+    """The overrides as Hydra reads them: ``resume=RUN`` sets ``resume.run``, and run ids that look like numbers are quoted.
+
+    3e782338 is no infinity.
+    """
     number = r"(?<=[=,])\d+(?:e\d+)?(?=,|$)"
+    words = [re.sub(r"^(\+{0,2})resume=(?!\{)", r"\1resume.run=", word) for word in words]
     return [re.sub(number, r"'\g<0>'", word) if NAMES_A_RUN.match(word) else word for word in words]
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from pytorch_lightning.loggers.logger import DummyLogger
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
@@ -38,12 +38,14 @@ from lightning_modules.strategy.ranks import environment_restored
 from lightning_modules.task.cost import model_size
 from lightning_modules.task.supervised import Supervised
 from lightning_modules.tracking.checkpoint import read_checkpoint
+from lightning_modules.tracking.drift import resume_options
 from lightning_modules.tracking.elastic import go_on_after_restart, told_once
 from lightning_modules.tracking.gallery import Gallery
 from lightning_modules.tracking.known import Known, find_known, run_signature
 from lightning_modules.tracking.record import Record, start_run
 from lightning_modules.tracking.recording import recording
 from lightning_modules.tracking.resume import Resumed, go_on, load_weights, reopen, resume_run
+from lightning_modules.tracking.saved_state import SavedState
 from lightning_modules.tracking.store import PROJECT_ROOT, Store, find_run, open_store, require_free_space
 
 
@@ -74,12 +76,16 @@ def _run(
 ) -> dict[str, float]:
     _be_quiet()
     with told_once(lead=_is_lead()):
+        with open_dict(cfg):
+            cfg.resume = dict(zip(("run", "allow"), resume_options(cfg), strict=True))
         check_config(cfg)
         store = open_store(cfg.tracking.get("uri")) if cfg.tracking.enabled else None
         for mistake in untrusted(cfg) if store and _is_lead() else ():
             print(f"warning: {mistake}", file=sys.stderr)
         resumed = None
-        if store and cfg.resume:
+        if store is None and cfg.resume.run is not None:
+            raise UserError(f"resume={cfg.resume.run}: tracking=none records nothing, so there is no run to resume")
+        if store and cfg.resume.run is not None:
             resumed = resume_run(store, cfg, alone=_is_lead())
             cfg = resumed.cfg
             check_config(cfg)
@@ -88,6 +94,8 @@ def _run(
         _set_threads(cfg)
         set_matmul_precision(cfg)
         data = build.build_data(cfg)
+        if resumed:
+            resumed = resumed.check_data(data.fingerprint(), _samples(data))
         build.fill_from_data(cfg, data)
         callbacks = [*build.build_callbacks(cfg), *extra]
         task = build.build_task(cfg, data, callbacks)
@@ -103,6 +111,7 @@ def _run(
                 raise Known(known)
             marks["touchstone.signature"] = signature
             resumed = resumed or go_on_after_restart(store, cfg, data.fingerprint(), marks, _is_lead())
+            marks |= resumed.marks(signature) if resumed else {}
     meet_anew()
     if store is None or not _is_lead():
         with explain_out_of_memory(cfg):
@@ -136,11 +145,14 @@ def _with_record(
     compression.record_in(record.folder / "compression", record.logger.log_metrics)
     if cfg.tracking.get("pictures", True):
         callbacks = [*callbacks, Gallery(record.folder / "pictures", data.class_names)]
+    callbacks += [record.before] if record.before else []
     trainer = build.build_trainer(cfg, callbacks, record.logger, record.folder)
     record.logger.log_metrics(model_size(task.model), 0)
     if cfg.tracking.get("pictures", True) and trainer.is_global_zero:
         draw_augmented(record, data, task)
     metrics = _train(trainer, task, data, resumed, compression, record.checkpoints)
+    if record.before:
+        record.before.mark()  # what fails from here on is no longer the resume
     weights = _best_weights(trainer, task, record.model_folder, record.checkpoints)
     record.logger.attach_model(record.model_id)
     metrics |= _test(trainer, task, data, weights)
@@ -234,23 +246,33 @@ def _test(trainer: pl.Trainer, task: Supervised, data: Any, weights: Path | None
 
 def _open_record(store: Store, cfg: DictConfig, data: Any, resumed: Resumed | None, tags: Mapping[str, str]) -> Record:
     settings: Any = OmegaConf.to_container(cfg.tracking, resolve=True)
+    before = None
     if resumed:
         run_id, model_id = resumed.run_id, resumed.model_id
+        before = SavedState(store, run_id)
         reopen(store, run_id, tags)
     else:
         parent = {"touchstone.init_from": find_run(store, str(cfg.init_from)).info.run_id} if cfg.init_from else {}
         run_id, model_id = start_run(store, cfg.tracking.experiment, cfg.name, {**tags, **parent})
     try:
-        record = Record(store, run_id, model_id, settings, resumed=resumed is not None)
+        record = Record(store, run_id, model_id, settings, before)
+        if resumed and resumed.drift:
+            print(f"{resumed.wanted}: continues with accepted differences: {resumed.accepted}", flush=True)
+            logging.getLogger("touchstone").warning("resumed with accepted differences: %s", resumed.accepted)
         plain = _plain(cfg)
         overrides = plain.pop("overrides", [])
-        splits = {f"{part}_samples": len(index) for part, index in data.splits.items()}
-        record.describe(plain, overrides, {"name": data.name, "fingerprint": data.fingerprint(), **splits})
+        record.describe(plain, overrides, {"name": data.name, "fingerprint": data.fingerprint(), **_samples(data)})
     except BaseException as error:  # the run is there: it must not stay RUNNING
+        if before is not None and before.restore(store):
+            raise
         store.client.set_tag(run_id, "touchstone.error", f"{type(error).__name__}: {error}"[:2000])
         store.client.set_terminated(run_id, "FAILED" if isinstance(error, Exception) else "KILLED")
         raise
     return record
+
+
+def _samples(data: Any) -> dict[str, int]:
+    return {f"{part}_samples": len(index) for part, index in data.splits.items()}
 
 
 def _plain(cfg: DictConfig) -> dict[str, Any]:

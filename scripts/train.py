@@ -10,7 +10,13 @@ from omegaconf import DictConfig
 
 from lightning_modules.command_line import answer, complete_choices, names_as_text, told
 from lightning_modules.help import show_help
-from lightning_modules.sweep.plugin import name_the_sweep, refuse_budget, refuse_wrong_ranks, register
+from lightning_modules.sweep.plugin import (
+    name_the_sweep,
+    refuse_budget,
+    refuse_sweep_without_m,
+    refuse_wrong_ranks,
+    register,
+)
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="train")
@@ -22,6 +28,7 @@ def main(cfg: DictConfig) -> float | str | None:
     with told():  # here, not outside of Hydra, which would add a line of its own to the message
         refuse_wrong_ranks(cfg)
         refuse_budget(cfg)
+        refuse_sweep_without_m(cfg)
         from lightning_modules.run import run
 
         return run(complete_choices(cfg)).get("val/loss")

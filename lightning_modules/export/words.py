@@ -13,6 +13,8 @@ def read_words(words: Sequence[str], options: Mapping[str, str | None]) -> dict[
         if not equals or key not in options:
             wanted = f"write KEY=VALUE; {nearest(key, options)}" if not equals else nearest(key, options)
             raise UserError(f"{word}: there is no such option: {wanted}")
+        if not value.strip():
+            raise UserError(f"{key}=: the value is empty; give one, or leave the option out")
         read[key] = value
     return read
 

@@ -30,7 +30,7 @@ def scaled(
 
     Of the first `warmup_epochs` (a fraction is allowed) each step raises the rate by as much, from the optimizer's own, which is
     right for `reference_batch`, to k times it (section 2.2, gradual warm-up). After that it stays, or falls as half a
-    cosine to zero in the last step.
+    cosine to zero in the last step. A resumed run of another length is re-planned over the new total.
 
     Args:
         batch_size, accumulated: of one rank; batches whose gradients make a step.

@@ -1,14 +1,20 @@
-"""Learning-rate schedules in the form that Lightning wants: `{"scheduler", "interval", "monitor"?}`.
+"""Learning-rate schedules in the form that Lightning expects: `{"scheduler", "interval", "monitor"?}`.
 
 Each function takes the optimizer, the total number of optimizer steps and the steps per epoch, and its own
 arguments. State dicts hold plain values only, so that a checkpoint loads without unpickling.
+
+A run that is resumed for longer (or shorter) than it was planned for: `cosine`, `one_cycle` and `scaled` are re-planned
+over the new total, so that from the resumed step on the learning rate is that of a run planned with the new length;
+`step` and `plateau` count epochs, do not depend on the total and continue from their saved state (`on_resume`).
 """
 
 import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
+import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, MultiStepLR, OneCycleLR, ReduceLROnPlateau, StepLR
 
@@ -26,7 +32,7 @@ def cosine(
     min_lr: float = 0.0,
 ) -> dict[str, Any]:
     """Linear warm-up, then half a cosine that reaches `min_lr` at the last step (Loshchilov and Hutter
-    2017, equation 5, without restarts).
+    2017, equation 5, without restarts). A resumed run of another length is re-planned over the new total.
 
     Of w warm-up steps step k = 0, 1, … runs at (k + 1) / w of the learning rate. `warmup_steps` counts
     steps where `warmup_epochs` (which may be a fraction) counts epochs. Raises UserError where both are
@@ -40,7 +46,7 @@ def cosine(
             f"scheduler.warmup_epochs or warmup_steps: a warm-up of {warmup} steps does not fit into a "
             f"training of {total_steps} steps"
         )
-    # closures are not saved: after a resume the config, not the checkpoint, says what follows
+    # closures are not saved: a resumed schedule is planned by the config, not by the checkpoint
     factors = [_cosine_factor(total_steps, warmup, _floor(group, min_lr)) for group in optimizer.param_groups]
     return _every_step(LambdaLR(optimizer, factors))
 
@@ -74,7 +80,7 @@ def step(
     gamma: float = 0.1,
 ) -> dict[str, Any]:
     """Multiply the learning rate by `gamma` every `every` epochs, or, where given, at the epochs in
-    `milestones`.
+    `milestones`. A resumed run of another length continues with the same epochs.
 
     Raises UserError for an `every` below 1.
     """
@@ -98,11 +104,12 @@ def one_cycle(
 ) -> dict[str, Any]:
     """torch's OneCycleLR (Smith and Topin 2018) up to `max_lr`, by default the optimizer's learning rate.
 
-    Momentum is cycled against it only where the optimizer has one: torch would give it to plain SGD too.
+    A resumed run of another length is re-planned over the new total: the learning rate may rise again. Momentum is cycled
+    against it only where the optimizer has one: torch would give it to plain SGD too.
     """
     groups = optimizer.param_groups
     with _readable():
-        scheduler = OneCycleLR(
+        scheduler = OneCycle(
             optimizer,
             max_lr=[group["lr"] if max_lr is None else max_lr for group in groups],
             total_steps=total_steps,
@@ -113,6 +120,14 @@ def one_cycle(
             cycle_momentum=all(group.get("betas") or group.get("momentum") for group in groups),
         )
     return _every_step(scheduler)
+
+
+class OneCycle(OneCycleLR):
+    """torch's, planned by the config and not by the checkpoint: torch restores the old total and fails after it."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        planned = {"total_steps": self.total_steps, "_schedule_phases": self._schedule_phases}
+        super().load_state_dict({**state_dict, **planned})
 
 
 class Plateau(ReduceLROnPlateau):
@@ -136,6 +151,8 @@ def plateau(
 ) -> dict[str, Any]:
     """torch's ReduceLROnPlateau: `factor` after more than `patience` epochs without a better `monitor`.
 
+    A resumed run of another length continues with the epochs that were counted so far.
+
     Better is better by `threshold`, a share of the best value or, with "abs", an amount. Keras' schedule of patience p
     is this one with patience p - 1 and "abs".
     """
@@ -145,6 +162,35 @@ def plateau(
         )
         scheduler.monitor = monitor
     return {"scheduler": scheduler, "interval": "epoch", "monitor": monitor}
+
+
+def on_resume(scheduler: Any, total: int, total_before: int | None) -> str | None:
+    """Set a restored optimizer to the learning rate that the schedule plans for its step; describe what changes.
+
+    Args:
+        total, total_before: optimizer steps planned now and when the checkpoint was written, None where not recorded.
+
+    Returns:
+        A message where the training is planned for another length; None where the schedule goes on unchanged.
+    """
+    groups, restored = scheduler.optimizer.param_groups, scheduler.optimizer.param_groups[0]["lr"]
+    if isinstance(scheduler, LambdaLR | OneCycle):  # functions of the step alone
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # get_lr warns outside of step()
+            rates = scheduler.get_lr()
+        if [float(group["lr"]) for group in groups] != [float(rate) for rate in rates]:
+            before = float(restored)
+            for group, rate in zip(groups, rates, strict=True):
+                group["lr"] = group["lr"].fill_(rate) if isinstance(group["lr"], torch.Tensor) else rate
+            scheduler._last_lr = [group["lr"] for group in groups]
+            lengths = f"{total} steps instead of {total_before}" if total_before else f"{total} steps"
+            return f"scheduler: re-planned over {lengths}; the learning rate goes from {before:.4g} to {float(rates[0]):.4g}"
+    if total_before in (None, total):
+        return None
+    return (
+        f"scheduler: {total} steps are planned instead of {total_before}; {type(scheduler).__name__} continues from its "
+        f"saved state, with the learning rate {float(restored):.4g}"
+    )
 
 
 @contextmanager

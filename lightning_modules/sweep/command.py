@@ -15,7 +15,7 @@ from lightning_modules.tracking.flat import leaves
 _NOT_OF_THE_RUNS = ("sweep", "search", "hydra")
 _MAY_CHANGE = (
     "sweep", "tracking", "search.trials", "search.timeout_s", "compression.budget", "hydra", "name", "cpu_threads",
-    "choices", "claim",
+    "choices", "claim", "resume",
 )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from hydra.types import RunMode
 from omegaconf import DictConfig, read_write
 
+from lightning_modules.check import empty_value
 from lightning_modules.command_line import PROJECT_ROOT
 from lightning_modules.config.trust import refuse_untrusted_overrides
 from lightning_modules.errors import UserError
@@ -35,6 +36,8 @@ from lightning_modules.sweep.pool import Pool, warm_server
 from lightning_modules.sweep.progress import Progress
 from lightning_modules.sweep.trial import SETTLED, Plan, Trial
 from lightning_modules.task.direction import objective_of
+from lightning_modules.tracking.alive import WORKING_DIRECTORY
+from lightning_modules.tracking.drift import resume_options
 from lightning_modules.tracking.provenance import command_line
 from lightning_modules.tracking.store import Store, open_store, require_free_space
 
@@ -60,10 +63,11 @@ def drive(sweeper: Any, words: list[str]) -> list[Any]:
     warm_server()
     store = open_store(config.tracking.get("uri"))
     run, trusted = None, True
-    if config.sweep.resume:
+    if config.sweep.resume is not None:
         run = resumed_sweep(store, str(config.sweep.resume))
         recorded = recorded_plan(store, run)
-        if recorded and not Command.of(words, sweeper.context.config_loader).words:
+        again = Command.of(words, sweeper.context.config_loader).words
+        if recorded and all(word.startswith("resume.allow=") for word in again):
             config, words = _as_recorded(sweeper, recorded, words)
             trusted = False
     name = str((run and run.data.tags["sweep.name"]) or config.sweep.name or _new_name(sweeper.kind))
@@ -89,7 +93,11 @@ def check_settings(config: DictConfig) -> None:
             mistakes.append(f"sweep.{key}={value}: it must be {least} or more")
     if not config.tracking.enabled:
         mistakes.append("tracking=none: a sweep is recorded; hydra/sweeper=basic hydra/launcher=basic runs without")
-    if config.resume:
+    names = {key: config.sweep[key] for key in ("name", "resume")}
+    mistakes += [
+        empty_value(f"sweep.{key}") for key, name in names.items() if name is not None and not str(name).strip()
+    ]
+    if resume_options(config)[0] is not None:
         mistakes.append("resume=…: that is for one run; a sweep goes on with sweep.resume=ID, or with its sweep=NAME")
     if mistakes:
         raise UserError("\n".join(mistakes))
@@ -252,6 +260,7 @@ class _Sweep:
             "sweep.keys": json.dumps(self.plan.keys),
             "sweep.objectives": json.dumps(self.plan.objectives),
             "touchstone.command": command_line(),
+            WORKING_DIRECTORY: str(Path.cwd()),
             "mlflow.source.name": "scripts/train.py",
             "mlflow.source.type": "LOCAL",
             **self.sweeper.tags,
@@ -278,6 +287,7 @@ class _Sweep:
             judge=getattr(self.plan, "judge", lambda: None)(),
             beats=self.launcher is not None,
             trusted=self.trusted,
+            folder=self.ledger.working_directory,
         )
         return [*self.command.fixed, *trial.words, job.word()]
 

@@ -35,6 +35,7 @@ class Job:
         judge: what `Judge` needs, where a search prunes.
         beats: whether the run gives signs of life to other machines.
         trusted: whether the user gave the overrides; those of a recorded sweep may name components only.
+        folder: where the sweep was started: relative paths of its overrides are relative to it.
     """
 
     parent: str
@@ -49,6 +50,7 @@ class Job:
     judge: dict[str, Any] | None = None
     beats: bool = False
     trusted: bool = True
+    folder: str | None = None
 
     def word(self) -> str:
         """The job as an override."""
@@ -102,6 +104,8 @@ def run_trial(cfg: DictConfig, words: Sequence[str]) -> str | None:
             found = _as_the_lead(ledger, found)
         _be_a_run_of_its_own([*(word for word in words if not word.startswith(WORD)), found.word()])
         _forget_the_sweep(cfg, found)
+        if found.folder and Path(found.folder).is_dir():
+            os.chdir(found.folder)
         return _run(cfg, ledger, found)
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from lightning_modules.errors import UserError
 from lightning_modules.sweep.children import best_values, linked_runs
 from lightning_modules.sweep.trial import Outcome, Plan, Trial
-from lightning_modules.tracking.alive import is_alive
+from lightning_modules.tracking.alive import WORKING_DIRECTORY, is_alive
 from lightning_modules.tracking.store import Store
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ class Ledger:
         self.store, self.run_id, self.folder = store, run.info.run_id, folder
         self.name: str = run.data.tags["sweep.name"]
         self.experiment_id = run.info.experiment_id
+        self.working_directory: str | None = run.data.tags.get(WORKING_DIRECTORY)  # where the sweep was started
         self.objectives: dict[str, str] = json.loads(run.data.tags["sweep.objectives"])
         # it prints tracebacks of what it raises all the same
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)

@@ -97,7 +97,7 @@ def register() -> None:
 
 def name_the_sweep() -> None:
     """Take ``sweep=NAME`` on the command line for ``sweep.name=NAME``."""
-    sys.argv[1:] = [re.sub(r"^sweep=(?=[^{])", "sweep.name=", word) for word in sys.argv[1:]]
+    sys.argv[1:] = [re.sub(r"^sweep=(?!\{)", "sweep.name=", word) for word in sys.argv[1:]]
 
 
 def refuse_wrong_ranks(cfg: DictConfig) -> None:
@@ -113,6 +113,16 @@ def refuse_wrong_ranks(cfg: DictConfig) -> None:
             "several processes a run (strategy=…) and this hydra/sweeper do not go together: its ranks would train with "
             "different hyper-parameters; leave hydra/sweeper out (grid), or choose hydra/sweeper=optuna"
         )
+
+
+def refuse_sweep_without_m(cfg: DictConfig) -> None:
+    """Raise UserError where one run is told to be a sweep: it would be trained with the default settings."""
+    given = {key: cfg.sweep.get(key) for key in ("name", "resume")}
+    for key, name in given.items():
+        if name is not None and HydraConfig.get().mode != RunMode.MULTIRUN:
+            from lightning_modules.errors import UserError
+
+            raise UserError(f"sweep.{key}={name}: this is for sweeps, which -m makes: train.py -m sweep.{key}=NAME …")
 
 
 def refuse_budget(cfg: DictConfig) -> None:

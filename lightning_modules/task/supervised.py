@@ -17,6 +17,7 @@ from torchmetrics import Metric, MetricCollection
 from lightning_modules.data.order import BatchOrder
 from lightning_modules.optimizer.groups import parameter_groups
 from lightning_modules.strategy.faults import say
+from lightning_modules.optimizer.schedule import on_resume
 from lightning_modules.task.buffer import PredictionBuffer
 from lightning_modules.task.chunk import Batch, schedule_of, take_steps
 from lightning_modules.task.draws import mix, seed_epoch
@@ -87,6 +88,9 @@ class Supervised(pl.LightningModule):
         self._penalised: list[nn.Parameter] = []
         self._train_sums: list[Tensor] = []
         self._last_step = -1
+        self._planned: int | None = None  # optimizer steps of the fit, for the schedule
+        self._planned_before: int | None = None  # as the checkpoint has it that the fit is resumed from
+        self._resumed = False
         self.tested_step = 0  # the step of the weights that are tested
         self.passport: dict[str, Any] = {}  # plain config of model, task, preprocessing: `serve.py` rebuilds from it
 
@@ -370,6 +374,7 @@ class Supervised(pl.LightningModule):
         if self._scheduler is None:
             return optimizer
         total, per_epoch = self.planned_steps()
+        self._planned = total
         return {
             "optimizer": optimizer,
             "lr_scheduler": self._scheduler(optimizer, total_steps=total, steps_per_epoch=per_epoch),
@@ -387,6 +392,23 @@ class Supervised(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["passport"] = self.passport
+        if self._planned is not None:
+            checkpoint["planned_steps"] = self._planned
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._planned_before = checkpoint.get("planned_steps")
+        self._resumed = True
+
+    def on_train_start(self) -> None:
+        """Print what becomes of the schedule where a run is resumed for another length."""
+        if self._resumed and self.trainer.lr_scheduler_configs and self._planned is not None:
+            scheduler = self.trainer.lr_scheduler_configs[0].scheduler
+            message = on_resume(scheduler, self._planned, self._planned_before)
+            if message and self.trainer.is_global_zero:
+                print(f"{message} (step {self.global_step})", flush=True)
+
+    def on_fit_end(self) -> None:
+        self._resumed = False
 
     def on_fit_start(self) -> None:
         self.watch.clear()

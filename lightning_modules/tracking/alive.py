@@ -5,6 +5,7 @@ import platform
 import time
 from collections.abc import Mapping
 
+WORKING_DIRECTORY = "touchstone.working_directory"  # the tag: relative paths of the run's config are relative to it
 HEARTBEAT_S = 30.0  # between two signs of life of a run that another machine watches
 
 

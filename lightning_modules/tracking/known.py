@@ -9,6 +9,7 @@ from typing import Any
 
 from lightning_modules.tracking.flat import leaves
 from lightning_modules.tracking.store import PROJECT_ROOT, Store
+from lightning_modules.tracking.user_code import digest, user_modules
 
 # What changes how a run is recorded, shown or spread over cores, but not what comes out of it.
 _ROOMS = ("tracking", "name", "resume", "sweep", "search", "overrides", "choices", "cpu_threads", "steps_per_call")
@@ -34,17 +35,23 @@ class Known(Exception):  # noqa: N818 # nothing went wrong
 def run_signature(config: Mapping[str, Any], fingerprint: str) -> str:
     """A sha256 over config, code and data fingerprint; paths, logging and worker counts stay out.
 
+    Code is this package and, where a run has them, the user's modules (`user_code.py`): signatures of runs with our own
+    code alone are formed as they always were.
+
     Args:
         config: resolved, as plain values.
     """
-    flat = leaves({key: value for key, value in config.items() if key not in _ROOMS})
-    told = {key: value for key, value in flat.items() if not key.startswith(_SHOWN) and not _is_place(key)}
-    text = json.dumps([told, _code(), fingerprint], sort_keys=True, default=str)
+    flat = leaves(config)
+    told = {key: value for key, value in flat.items() if affects_results(key)}
+    own = digest(user_modules(config))
+    text = json.dumps([told, _code(), fingerprint, *([own] if own else [])], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _is_place(key: str) -> bool:
-    return key.rpartition(".")[2] in _PLACES
+def affects_results(key: str) -> bool:
+    """Whether a dotted key of the config is more than a path, logging, or how work is spread over processes."""
+    is_place = key.rpartition(".")[2] in _PLACES
+    return key.split(".")[0] not in _ROOMS and not f"{key}.".startswith(_SHOWN) and not is_place
 
 
 @functools.cache

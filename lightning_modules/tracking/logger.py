@@ -27,6 +27,8 @@ from lightning_modules.tracking.undelivered import MAX_BATCH, Undelivered, keep
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+    from lightning_modules.tracking.saved_state import SavedState
+
 FIRST_PAUSE, LONGEST_PAUSE = 5.0, 60.0  # seconds without a new try after a failed flush; doubled each time
 LAST_TRIES, LAST_PAUSE = 3, 1.0  # of finalize
 SEND_SECONDS = 15.0  # that this process waits for a server, where it has to
@@ -53,6 +55,7 @@ class BufferedMLflowLogger(Logger):
         flush_seconds: … or so much time has passed since the last flush.
         already: for a resumed run the highest step stored of each metric (`last_steps`): points up to it are
             dropped, so that replayed steps are not stored twice.
+        held_until: for a resumed run: nothing is stored before its first step, as the resume may fail.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class BufferedMLflowLogger(Logger):
         flush_points: int = 500,
         flush_seconds: float = 5.0,
         already: Mapping[str, int] | None = None,
+        held_until: SavedState | None = None,
     ) -> None:
         super().__init__()
         self.undelivered: Path | None = None  # the file with points that the store never took
@@ -70,6 +74,7 @@ class BufferedMLflowLogger(Logger):
         self._flush_points = flush_points
         self._flush_seconds = flush_seconds
         self._already = dict(already or {})
+        self._held_until = held_until
         self._newest: dict[str, int] = {}  # the step up to which a metric's points are dropped; -1: none are
         self._name: str | None = None
         self._is_server = str(client.tracking_uri).startswith("http")
@@ -146,6 +151,10 @@ class BufferedMLflowLogger(Logger):
         """Flush if it is time to: Lightning calls this after every `log_metrics`, not only at the end."""
         self._flush_if_due()
 
+    def discard(self) -> None:
+        """Drop the points that wait."""
+        self._points.clear()
+
     def _flush_if_due(self) -> None:
         full = len(self._points) >= self._flush_points and not self._pause
         if self._points and (full or time.monotonic() >= self._due):
@@ -160,6 +169,8 @@ class BufferedMLflowLogger(Logger):
 
         The points then stay, and one warning says so.
         """
+        if self._is_held():
+            return True
         if self._pid != os.getpid():
             self._start_empty()
         if not self._is_server:
@@ -175,6 +186,9 @@ class BufferedMLflowLogger(Logger):
             if self._pause:
                 return False
         return True
+
+    def _is_held(self) -> bool:
+        return self._held_until is not None and not self._held_until.stepped
 
     def _send(self) -> threading.Thread:
         """The thread that sends all that waits; at most one at a time."""
@@ -193,7 +207,7 @@ class BufferedMLflowLogger(Logger):
         A server is not waited for: what it has not taken goes to a file, which the next run of `resume=` delivers.
         MLflow stores equal points once, so that nothing is doubled where the server took them all the same.
         """
-        if not self._is_server:
+        if not self._is_server or self._is_held():
             self.flush()
             return
         if self._points:

@@ -63,6 +63,14 @@ class GitState:
     suspicious: tuple[str, ...] = ()
 
 
+def repository_of(folder: Path) -> Path | None:
+    """The top folder of the git repository that holds `folder`; None where there is none."""
+    try:
+        return Path(_git(folder, "rev-parse", "--show-toplevel").decode().strip())
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
 def git_state(root: Path) -> GitState:
     """Return the state of the repository that holds `root`; changes nothing there and raises nothing.
 

@@ -10,21 +10,25 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning_modules.tracking.alive import process_tags
+from lightning_modules.tracking.alive import WORKING_DIRECTORY, process_tags
 from lightning_modules.tracking.artifacts import fetch_model, local_folder
 from lightning_modules.tracking.delivery import deliver_run
 from lightning_modules.tracking.flat import leaves
 from lightning_modules.tracking.log_file import LogFile
 from lightning_modules.tracking.logger import BufferedMLflowLogger, last_steps
 from lightning_modules.tracking.provenance import (
+    GitState,
     command_line,
     git_state,
     hardware,
     mask_secrets,
     package_versions,
+    repository_of,
 )
+from lightning_modules.tracking.saved_state import SavedState
 from lightning_modules.tracking.store import PROJECT_ROOT, Store
 from lightning_modules.tracking.undelivered import DEEDS, keep, work_folder
+from lightning_modules.tracking.user_code import digest, user_modules
 
 PARAM_LIMIT = 6000  # characters that MLflow keeps of a param
 _PER_CALL = 100  # params in one call of log_batch
@@ -38,11 +42,15 @@ class Record:
         model_id: the LoggedModel that gets the best weights.
         folder: the run's artifacts; model_folder: the model's artifacts. Work folders where the store is a server.
         logger: Lightning's logger of this run.
+        before: the run as it was before it was resumed; None for a new run.
     """
 
-    def __init__(self, store: Store, run_id: str, model_id: str, settings: Mapping[str, Any], resumed: bool) -> None:
+    def __init__(
+        self, store: Store, run_id: str, model_id: str, settings: Mapping[str, Any], before: SavedState | None = None
+    ) -> None:
+        resumed = before is not None
         self.store, self.run_id, self.model_id = store, run_id, model_id
-        self.client = store.client
+        self.client, self.before = store.client, before
         run = self.client.get_run(run_id)
         self.run_name = run.info.run_name
         self.experiment_id = run.info.experiment_id
@@ -58,6 +66,7 @@ class Record:
             flush_points=settings["flush_points"],
             flush_seconds=settings["flush_seconds"],
             already=last_steps(self.client, run_id) if resumed else None,
+            held_until=before,
         )
         self._monitor = self._start_monitor(settings["system_metrics_s"], resumed)
         self._log = LogFile()
@@ -105,20 +114,15 @@ class Record:
         self.text("environment/hardware.json", json.dumps(machine, indent=2))
         packages = "".join(f"{name}=={version}\n" for name, version in package_versions().items())
         self.text("environment/requirements.txt", packages)
-        self.tags(self._code() | process_tags() | {"touchstone.command": command_line()})
+        where = {"touchstone.command": command_line(), WORKING_DIRECTORY: str(Path.cwd())}
+        self.tags(self._code(config) | process_tags() | where)
         self.tags({f"data.{key}": value for key, value in data.items() if isinstance(value, str | int)})
         self._dataset(data)
 
-    def _code(self) -> dict[str, Any]:
+    def _code(self, config: Mapping[str, Any]) -> dict[str, Any]:
         git = git_state(PROJECT_ROOT)
-        if git.suspicious:
-            print(
-                f"warning: code/diff.patch of this run has lines that look like secrets: {', '.join(git.suspicious)}. "
-                "If they are, replace them, and delete the artifact from the run",
-                file=sys.stderr,
-            )
-        if git.diff:
-            self.text("code/diff.patch", git.diff)
+        self._user_code(config)
+        self._diff("code/diff.patch", git)
         found = {
             "mlflow.source.type": "LOCAL",
             "mlflow.source.name": "scripts/train.py",
@@ -129,6 +133,36 @@ class Record:
             "git.note": git.note or None,
         }
         return {key: value for key, value in found.items() if value is not None}
+
+    def _diff(self, path: str, git: GitState) -> None:
+        if git.suspicious:
+            print(
+                f"warning: {path} of this run has lines that look like secrets: {', '.join(git.suspicious)}. "
+                "If they are, replace them, and delete the artifact from the run",
+                file=sys.stderr,
+            )
+        if git.diff:
+            self.text(path, git.diff)
+
+    def _user_code(self, config: Mapping[str, Any]) -> None:
+        """Store which modules of the user's took part, with their hashes and the state of their repositories."""
+        modules = user_modules(config)
+        if not modules:
+            return
+        found = {repository_of(folder) for folder in {path.parent for path in modules.values()}}
+        tops = sorted(top for top in found - {repository_of(PROJECT_ROOT)} if top is not None)
+        states = {top: git_state(top) for top in tops}
+        repositories = {}
+        for number, (top, git) in enumerate(states.items(), 1):
+            patch = f"code/{number}-{top.name}.patch"
+            self._diff(patch, git)
+            repositories[str(top)] = {
+                "commit": git.commit, "branch": git.branch, "remote": git.remote, "dirty": git.dirty, "note": git.note,
+                "diff": patch if git.diff else None,
+            }  # fmt: skip
+        hashes = digest(modules)
+        listed = {name: {"file": str(path), "sha256": hashes[name]} for name, path in modules.items()}
+        self.text("code/modules.json", json.dumps({"modules": listed, "repositories": repositories}, indent=1))
 
     def _dataset(self, data: Mapping[str, Any]) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
@@ -199,8 +233,11 @@ class Record:
     def finish(self, status: str, error: BaseException | None = None) -> None:
         """Flush all points, store the log and the traceback, and set the status: FINISHED, FAILED or KILLED.
 
-        What a server that is gone does not take is kept on this disk, for `scripts/store.py sync` to deliver.
+        A resume that fails before its first step leaves the run as it was. What a server that is gone does not take is kept
+        on this disk, for `scripts/store.py sync` to deliver.
         """
+        if status != "FINISHED" and self.before is not None and not self.before.stepped and self._withdraw(self.before):
+            return
         try:
             self._close(status, error)
         finally:  # a full disk or a second signal must not leave the run RUNNING
@@ -238,6 +275,15 @@ class Record:
             self.text("log.txt", self._log.text())
         if self._work is not None:
             self.send({"do": "upload", "model_id": self.model_id})
+
+    def _withdraw(self, before: SavedState) -> bool:
+        self._stop_monitor()
+        if not before.restore(self.store):
+            before.mark()  # its end is recorded as that of any run
+            return False
+        self.logger.discard()
+        self._log.close()
+        return True
 
     def _stop_monitor(self) -> None:
         if self._monitor is None:

@@ -1,9 +1,11 @@
 """Going on in a recorded run, and starting from one: the config, the checkpoint and the weights it left."""
 
+import contextlib
+import copy
 import tempfile
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +15,56 @@ from torch import nn
 from lightning_modules.command_line import GROUPS
 from lightning_modules.config.trust import refuse_untrusted
 from lightning_modules.errors import UserError
-from lightning_modules.tracking.alive import is_alive
+from lightning_modules.tracking.alive import WORKING_DIRECTORY, is_alive
 from lightning_modules.tracking.artifacts import artifact, fetch_model, local_folder
 from lightning_modules.tracking.checkpoint import read_checkpoint
 from lightning_modules.tracking.delivery import deliver_run
-from lightning_modules.tracking.store import Store, find_run
+from lightning_modules.tracking.drift import check_allow, config_drift, data_drift, refuse_drift, resume_options
+from lightning_modules.tracking.flat import leaves
+from lightning_modules.tracking.store import PROJECT_ROOT, Store, find_run
+
+DRIFT = "touchstone.resume_drift"
+_DATA_PATHS = ("path", "root", "folder", "exclude", "augmented", "cache_dir")
 
 
 @dataclass(frozen=True)
 class Resumed:
-    """A run that goes on: its config with this command's overrides, and its last checkpoint (None: from the start)."""
+    """A recorded run that continues: its config with this command's overrides, and its last checkpoint (None: from the
+    start), the tags it had, and the differences to its record that the user has accepted, as `drift.py` finds them.
+    """
 
     run_id: str
     model_id: str
     cfg: DictConfig
     checkpoint: Path | None
+    wanted: str
+    tags: Mapping[str, str]
+    allow: Sequence[str] = ()
+    drift: Mapping[str, str] = field(default_factory=dict)
+
+    def check_data(self, fingerprint: str, samples: Mapping[str, int]) -> "Resumed":
+        """Compare the data with the record; a run that starts again has none to compare with.
+
+        Raises:
+            UserError: the data differ, and ``resume.allow`` does not name them.
+        """
+        if self.checkpoint is None and self.cfg.trainer.max_epochs != 0:
+            return self
+        found = data_drift(self.tags, fingerprint, samples)
+        refuse_drift(self.wanted, found, self.allow)
+        return replace(self, drift={**self.drift, **found})
+
+    def marks(self, signature: str) -> dict[str, str]:
+        """Tags of the resumed run: its signature, unless a part of it was trained by another one, and what has drifted."""
+        whole = self.checkpoint is None and self.cfg.trainer.max_epochs != 0
+        known = signature if whole or self.tags.get("touchstone.signature") == signature else ""
+        drift = {DRIFT: "; ".join(filter(None, [self.tags.get(DRIFT), self.accepted]))} if self.drift else {}
+        return {"touchstone.signature": known, **drift}
+
+    @property
+    def accepted(self) -> str:
+        """The accepted differences in one line; empty where there are none."""
+        return "; ".join(f"{key}: {change}" for key, change in self.drift.items())
 
 
 def recorded_config(store: Store, run: Any) -> DictConfig:
@@ -37,43 +74,64 @@ def recorded_config(store: Store, run: Any) -> DictConfig:
     with open_dict(cfg):
         cfg.overrides = OmegaConf.load(artifact(store, run, "config/overrides.yaml"))
     refuse_untrusted(cfg, f"config of run {run.info.run_id}")
+    _resolve_paths(cfg, [Path(run.data.tags.get(WORKING_DIRECTORY, PROJECT_ROOT)), PROJECT_ROOT])
     return cfg
 
 
-def resume_run(store: Store, cfg: DictConfig, alone: bool = True) -> Resumed:
-    """Find the run of ``resume=…`` with its last checkpoint. Raises UserError where it cannot go on.
+def _resolve_paths(cfg: DictConfig, folders: Sequence[Path]) -> None:
+    """Make the data's relative paths absolute: they are relative to where the run was started, not to where it is read."""
+    for key in _DATA_PATHS:
+        value = OmegaConf.select(cfg, f"data.{key}")
+        if isinstance(value, str) and value and not Path(value).expanduser().is_absolute():
+            found = next((folder / value for folder in folders if (folder / value).exists()), None)
+            if found is not None:
+                cfg.data[key] = str(found)
 
-    `alone`: nobody else may be training it now; false for the ranks beside the first one.
+
+def resume_run(store: Store, cfg: DictConfig, alone: bool = True) -> Resumed:
+    """Find the run of ``resume=…`` with its last checkpoint.
+
+    Args:
+        alone: nobody else may be training it now; false for the ranks beside the first one.
+
+    Raises:
+        UserError: the run cannot continue, or the overrides change its results and ``resume.allow`` does not name them.
     """
-    run = find_run(store, str(cfg.resume))
+    wanted, allow = resume_options(cfg)
+    run = find_run(store, str(wanted))
     tags, run_id = run.data.tags, run.info.run_id
+    named = f"resume={wanted}"
     if alone and run.info.status == "RUNNING" and is_alive(tags):
-        raise UserError(
-            f"resume={cfg.resume}: the run is still training, as process {tags['touchstone.pid']} of this machine"
-        )
+        raise UserError(f"{named}: the run is still training, as process {tags['touchstone.pid']} of this machine")
     if alone:
         deliver_run(store, run_id)
-    changed = _with_overrides(recorded_config(store, run), list(cfg.get("overrides", [])))
-    changed.resume = run_id
+    recorded = recorded_config(store, run)
+    check_allow(allow, recorded)
+    changed = _with_overrides(copy.deepcopy(recorded), list(cfg.get("overrides", [])))
+    drift = config_drift(recorded, changed)
+    refuse_drift(named, drift, allow)
+    with open_dict(changed):
+        changed.resume = {"run": run_id, "allow": allow}
     epochs = changed.trainer.max_epochs
     if epochs == 0:  # no training of its own: it only compresses
-        return Resumed(run_id, tags["touchstone.model_id"], changed, None)
+        return Resumed(run_id, tags["touchstone.model_id"], changed, None, named, tags, allow, drift)
     checkpoint = artifact(store, run, "checkpoints/last.ckpt")
     trained = int(read_checkpoint(checkpoint)["epoch"]) + 1
     if epochs is not None and 0 <= epochs < trained:
         raise UserError(
             f"trainer.max_epochs={epochs}: the run has {trained} epochs behind it already; give that number or more"
         )
-    return Resumed(run_id, tags["touchstone.model_id"], changed, checkpoint)
+    return Resumed(run_id, tags["touchstone.model_id"], changed, checkpoint, named, tags, allow, drift)
 
 
 def go_on(store: Store, run_id: str, cfg: DictConfig, alone: bool = True) -> Resumed:
     """Go on in a run of this very config: from its last checkpoint, or from the start where it has none that is whole.
 
-    `alone`: as in `resume_run`.
+    `alone`, raises: as in `resume_run`.
     """
     run = store.client.get_run(run_id)
     checkpoint: Path | None = None
+    named, (_, allow), drift = f"run {run_id}", resume_options(cfg), {}
     if alone:
         deliver_run(store, run_id)
     try:
@@ -83,10 +141,23 @@ def go_on(store: Store, run_id: str, cfg: DictConfig, alone: bool = True) -> Res
         if checkpoint is not None:
             warnings.warn(f"{error}. The run starts again from its first step.", stacklevel=2)
         checkpoint = None
+    if checkpoint is not None:
+        with contextlib.suppress(UserError):  # one that ended before its config was recorded
+            recorded = recorded_config(store, run)
+            changed = config_drift(recorded, cfg)
+            drift = {key: change for key, change in changed.items() if _is_in_both(key, recorded, cfg)}
+        refuse_drift(named, drift, allow)
     from lightning_modules.tracking.record import add_model
 
     model_id = run.data.tags.get("touchstone.model_id") or add_model(store, run)  # none: it failed before it began
-    return Resumed(run_id, model_id, cfg, checkpoint)
+    return Resumed(run_id, model_id, cfg, checkpoint, named, run.data.tags, allow, drift)
+
+
+def _is_in_both(key: str, recorded: DictConfig, cfg: DictConfig) -> bool:
+    """Whether both configs set a key: a run takes some values from its data, and keys are added from version to version."""
+    old, new = (leaves(OmegaConf.to_container(c, resolve=True)) for c in (recorded, cfg))
+    from_data = key.split(".")[0] in ("model", "task") and new.get(key) is None
+    return key in old and key in new and not from_data
 
 
 def reopen(store: Store, run_id: str, marks: Mapping[str, str]) -> None:
@@ -114,7 +185,7 @@ def _with_overrides(recorded: DictConfig, overrides: list[str]) -> DictConfig:
             raise UserError(
                 f"{word}: a resumed run keeps its {key}; change single values, or start a new run with init_from=…"
             )
-        if key == "resume":
+        if key.split(".")[0] == "resume":
             continue
         if override.is_delete() and node is not None:
             node.pop(leaf, None)
