@@ -3,8 +3,10 @@
 import pytest
 
 from lightning_modules.check import check_config
-from lightning_modules.command_line import PROJECT_ROOT, compose_run, names_as_text, override_mistakes
+from lightning_modules.command_line import PROJECT_ROOT, answer, compose_run, names_as_text, override_mistakes
 from lightning_modules.errors import UserError, nearest
+from lightning_modules.export.words import read_words
+from lightning_modules.sweep.plugin import refuse_sweep_without_m
 
 CONF = PROJECT_ROOT / "conf"
 
@@ -123,5 +125,45 @@ def test_a_short_run_id_that_looks_like_a_number_stays_a_name(name: str) -> None
 def test_only_names_of_runs_are_taken_as_text() -> None:
     words = ["init_from=1e234567,12345678,ab", "optimizer.lr=1e3", "resume='1e234567'", "resume=5e1", "seed=12345678"]
     assert names_as_text(words) == [
-        "init_from='1e234567','12345678',ab", "optimizer.lr=1e3", "resume='1e234567'", "resume='5e1'", "seed=12345678",
+        "init_from='1e234567','12345678',ab", "optimizer.lr=1e3", "resume.run='1e234567'", "resume.run='5e1'",
+        "seed=12345678",
     ]  # fmt: skip
+
+
+def test_the_run_to_resume_and_what_may_differ_stand_side_by_side() -> None:
+    cfg = compose_run(["resume=abc", "resume.allow=[data]"])
+    assert cfg.resume == {"run": "abc", "allow": ["data"]}
+    with pytest.raises(UserError, match=r"resume\.alow: there is no such setting; did you mean 'allow'"):
+        check_config(compose_run(["+resume.alow=[data]"]))
+
+
+@pytest.mark.parametrize(
+    "word", ["resume=", "resume=' '", "init_from=", "tracking.experiment=", "task.monitor.metric="]
+)
+def test_a_name_that_is_empty_is_refused(word: str) -> None:
+    with pytest.raises(UserError, match=rf"{word.split('=')[0]}=: the value is empty; give a name or an id"):
+        check_config(compose_run([word]))
+
+
+@pytest.mark.parametrize("words", [[""], ["run", "--to", ""], ["--experiment="], ["compare", " "]])
+def test_an_empty_argument_of_any_verb_is_refused(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["verb.py", *words])
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # `answer` sets it
+    with pytest.raises(SystemExit) as exit_:
+        answer(lambda: print("the verb ran"))
+    assert exit_.value.code == 1
+    said = capsys.readouterr()
+    assert "an argument is empty: " in said.err and not said.out
+
+
+def test_an_empty_option_of_a_verb_is_refused() -> None:
+    with pytest.raises(UserError, match="output=: the value is empty"):
+        read_words(["input=a", "output="], {"input": None, "output": None})
+
+
+@pytest.mark.parametrize("word", ["sweep.resume=rates", "sweep.resume=", "sweep.name=rates"])
+def test_a_sweep_without_m_is_refused(word: str) -> None:
+    with pytest.raises(UserError, match=rf"{word.split('=')[0]}=.*-m"):
+        refuse_sweep_without_m(compose_run([word]))

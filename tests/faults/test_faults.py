@@ -40,6 +40,8 @@ BEFORE_THE_FIRST_STEP = {
     "trainer.max_epochs=-2": "max_epochs",
     "tracking.min_free_mb=1e12": "no room",
     "resume=nonsense": "no run 'nonsense'",
+    "resume=": "resume=: the value is empty",
+    "init_from=": "init_from=: the value is empty",
     "init_from=nonsense": "no run 'nonsense'",
     "tracking.uri=./mlruns": "no file store",
     "tracking.uri=http://127.0.0.1:1": "does not answer",

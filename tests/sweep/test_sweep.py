@@ -165,6 +165,8 @@ BAD = {
     ("seed=0,1", "sweep.jobs=0"): "sweep.jobs=0: it must be 1 or more",
     ("seed=0,1", "sweep.retries=many"): "sweep.retries=many: a whole number",
     ("seed=0,1", "sweep.name='a/b'"): "a name has letters",
+    ("seed=0,1", "sweep.name="): "sweep.name=: the value is empty",
+    ("sweep.resume=",): "sweep.resume=: the value is empty",
     ("sweep.resume=nonsense",): "there is no sweep with this id or name",
     ("seed=0,1", "resume=abc"): "sweep.resume=ID",
     ("optimizer.lr=0.1,fast",): "optimizer.lr=fast",
