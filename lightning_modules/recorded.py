@@ -16,12 +16,14 @@ def main() -> None:
     """Read the config, check its targets, and run it."""
     from lightning_modules.config.trust import refuse_untrusted
     from lightning_modules.run import run
+    from lightning_modules.tracking.resume import add_new_settings
 
     if not 2 <= len(sys.argv) <= 3 or not Path(sys.argv[1]).is_file():
         raise UserError("usage: python -m lightning_modules.recorded CONFIG.yaml [RUN_ID]")
     cfg = OmegaConf.load(sys.argv[1])
     assert isinstance(cfg, DictConfig)
     refuse_untrusted(cfg, sys.argv[1])
+    add_new_settings(cfg)
     run(cfg, tags={"touchstone.rerun_of": sys.argv[2]} if len(sys.argv) == 3 else {})
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import nn
 
+from lightning_modules.check import PLAIN
 from lightning_modules.command_line import GROUPS
 from lightning_modules.config.trust import refuse_untrusted
 from lightning_modules.errors import UserError
@@ -88,6 +89,15 @@ def _resolve_paths(cfg: DictConfig, folders: Sequence[Path]) -> None:
                 cfg.data[key] = str(found)
 
 
+def add_new_settings(cfg: DictConfig) -> None:
+    """Give a config that an earlier version recorded the settings that were added since, with their defaults."""
+    defaults: Any = OmegaConf.load(PROJECT_ROOT / "conf" / "train.yaml")
+    with open_dict(cfg):
+        for key in PLAIN:
+            if "." not in key and key not in cfg:
+                cfg[key] = defaults[key]
+
+
 def resume_run(store: Store, cfg: DictConfig, alone: bool = True) -> Resumed:
     """Find the run of ``resume=…`` with its last checkpoint.
 
@@ -106,6 +116,7 @@ def resume_run(store: Store, cfg: DictConfig, alone: bool = True) -> Resumed:
     if alone:
         deliver_run(store, run_id)
     recorded = recorded_config(store, run)
+    add_new_settings(recorded)
     check_allow(allow, recorded)
     changed = _with_overrides(copy.deepcopy(recorded), list(cfg.get("overrides", [])))
     drift = config_drift(recorded, changed)
