@@ -157,7 +157,7 @@ class BufferedMLflowLogger(Logger):
 
     def _flush_if_due(self) -> None:
         full = len(self._points) >= self._flush_points and not self._pause
-        if self._points and (full or time.monotonic() >= self._due):
+        if self._points and not self._is_held() and (full or time.monotonic() >= self._due):
             if self._is_server:
                 self._send()
             else:
