@@ -6,7 +6,7 @@ import logging
 import sys
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -115,14 +115,14 @@ class Record:
         packages = "".join(f"{name}=={version}\n" for name, version in package_versions().items())
         self.text("environment/requirements.txt", packages)
         where = {"touchstone.command": command_line(), WORKING_DIRECTORY: str(Path.cwd())}
-        self.tags(self._code(config) | process_tags() | where)
+        self._user_code(config)
+        self.tags(self._code() | process_tags() | where)
         self.tags({f"data.{key}": value for key, value in data.items() if isinstance(value, str | int)})
         self._dataset(data)
 
-    def _code(self, config: Mapping[str, Any]) -> dict[str, Any]:
+    def _code(self) -> dict[str, Any]:
         git = git_state(PROJECT_ROOT)
-        self._user_code(config)
-        self._diff("code/diff.patch", git)
+        _store_diff(self.text, "code/diff.patch", git)
         found = {
             "mlflow.source.type": "LOCAL",
             "mlflow.source.name": "scripts/train.py",
@@ -133,16 +133,6 @@ class Record:
             "git.note": git.note or None,
         }
         return {key: value for key, value in found.items() if value is not None}
-
-    def _diff(self, path: str, git: GitState) -> None:
-        if git.suspicious:
-            print(
-                f"warning: {path} of this run has lines that look like secrets: {', '.join(git.suspicious)}. "
-                "If they are, replace them, and delete the artifact from the run",
-                file=sys.stderr,
-            )
-        if git.diff:
-            self.text(path, git.diff)
 
     def _user_code(self, config: Mapping[str, Any]) -> None:
         """Store which modules of the user's took part, with their hashes and the state of their repositories."""
@@ -155,7 +145,7 @@ class Record:
         repositories = {}
         for number, (top, git) in enumerate(states.items(), 1):
             patch = f"code/{number}-{top.name}.patch"
-            self._diff(patch, git)
+            _store_diff(self.text, patch, git)
             repositories[str(top)] = {
                 "commit": git.commit, "branch": git.branch, "remote": git.remote, "dirty": git.dirty, "note": git.note,
                 "diff": patch if git.diff else None,
@@ -293,6 +283,18 @@ class Record:
             self._monitor.publish_metrics(self._monitor.aggregate_metrics())
         self._monitor.finish()
         self._monitor = None
+
+
+def _store_diff(write: Callable[[str, str], None], path: str, git: GitState) -> None:
+    """Store the changes of a repository as the artifact `path`; warn of lines that look like secrets."""
+    if git.suspicious:
+        print(
+            f"warning: {path} of this run has lines that look like secrets: {', '.join(git.suspicious)}. "
+            "If they are, replace them, and delete the artifact from the run",
+            file=sys.stderr,
+        )
+    if git.diff:
+        write(path, git.diff)
 
 
 def start_run(store: Store, experiment: str, name: str, tags: Mapping[str, str]) -> tuple[str, str]:

@@ -72,11 +72,15 @@ def test_a_signature_changes_with_the_code_that_takes_part_and_with_no_other(lab
 
 
 def test_a_run_of_other_user_code_is_not_reused_and_the_code_is_recorded(
-    store: Any, train: Callable[..., Any], lab: Path
+    store: Any, train: Callable[..., Any], lab: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ("+callbacks.mine._target_=ownlab.parts.Late", "trainer.max_epochs=1", "tracking.pictures=false")
-    (lab / "ownlab" / "rules.py").write_text("bound = 2\n")
+    key = "AKIA" + "Z7QX2M4NP8RW5TKD"
+    (lab / "ownlab" / "rules.py").write_text(f"bound = 2\nkey = '{key}'\n")
+    (lab / ".env").write_text("PASSWORD=hunter2\n")
     first = train(*words)
+    warning = capsys.readouterr().err
+    assert "code/1-lab.patch of this run has lines that look like secrets: ownlab/rules.py:2" in warning
     with pytest.raises(Known, match=first.info.run_id):
         run(compose_run([*QUICK, *words]), skip_known=True)
     (lab / "ownlab" / "rules.py").write_text("bound = 3\n")
@@ -86,4 +90,5 @@ def test_a_run_of_other_user_code_is_not_reused_and_the_code_is_recorded(
     (repository,) = recorded["repositories"].items()
     assert repository[0] == str(lab)
     assert (repository[1]["commit"], repository[1]["dirty"]) == (git(lab, "rev-parse", "HEAD"), True)
-    assert "+bound = 2" in artifact(store, first, repository[1]["diff"]).read_text()
+    patch = artifact(store, first, repository[1]["diff"]).read_text()
+    assert "+bound = 2" in patch and "hunter2" not in patch
