@@ -16,8 +16,8 @@ from torchmetrics import Metric, MetricCollection
 
 from lightning_modules.data.order import BatchOrder
 from lightning_modules.optimizer.groups import parameter_groups
-from lightning_modules.strategy.faults import say
 from lightning_modules.optimizer.schedule import on_resume
+from lightning_modules.strategy.faults import say
 from lightning_modules.task.buffer import PredictionBuffer
 from lightning_modules.task.chunk import Batch, schedule_of, take_steps
 from lightning_modules.task.draws import mix, seed_epoch
@@ -209,6 +209,7 @@ class Supervised(pl.LightningModule):
         return order if isinstance(order, BatchOrder) else None
 
     def on_train_start(self) -> None:
+        self._follow_schedule()
         order = self._train_order()
         if order is not None and order.num_dropped:
             self._warn(
@@ -399,7 +400,7 @@ class Supervised(pl.LightningModule):
         self._planned_before = checkpoint.get("planned_steps")
         self._resumed = True
 
-    def on_train_start(self) -> None:
+    def _follow_schedule(self) -> None:
         """Print what becomes of the schedule where a run is resumed for another length."""
         if self._resumed and self.trainer.lr_scheduler_configs and self._planned is not None:
             scheduler = self.trainer.lr_scheduler_configs[0].scheduler
