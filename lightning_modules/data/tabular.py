@@ -95,6 +95,11 @@ class Tabular(InMemoryData):
             row = int(np.flatnonzero(target.isna())[0]) + 1
             raise UserError(f"{what}: the target {target.name} has missing values, the first is row {row}")
         classes, numbers = np.unique(target.to_numpy(), return_inverse=True)
+        if self.regression is None and pd.api.types.is_integer_dtype(target) and len(classes) * 2 > len(target) > 2:
+            raise UserError(
+                f"{what}: the target {target.name} has {len(classes)} different whole numbers in {len(target)} rows, "
+                "too many for classes: data.regression=true reads them as values"
+            )
         return Arrays(x, torch.from_numpy(numbers).long(), class_names=names or [str(value) for value in classes])
 
     def _features(self, table: pd.DataFrame) -> Tensor:

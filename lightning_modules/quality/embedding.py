@@ -10,6 +10,7 @@ from scipy import sparse
 from sklearn.feature_extraction.text import TfidfTransformer, TfidfVectorizer
 from torch import Tensor
 
+from lightning_modules.data.float64 import Float64Affine
 from lightning_modules.data.log_mel import FLOOR, as_floats, mel_filters
 from lightning_modules.errors import UserError
 from lightning_modules.quality.samples import Samples
@@ -94,6 +95,9 @@ def _flattener(samples: Samples) -> Callable[[Tensor], Tensor]:
     if samples.domain == "image" and max(samples.shape[-2:]) > LARGEST_SIDE:
         height, width = (min(side, LARGEST_SIDE) for side in samples.shape[-2:])
         return lambda x: F.adaptive_avg_pool2d(x.float(), (height, width)).flatten(1)
+    scaled = getattr(samples.data, "preprocess", None)
+    if isinstance(scaled, Float64Affine) and samples.dtype == torch.float64:
+        return lambda x: scaled(x).flatten(1)
     return lambda x: x.float().flatten(1)
 
 

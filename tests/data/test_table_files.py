@@ -19,6 +19,7 @@ from lightning_modules.data.text.folder import TextFolder
 from lightning_modules.data.text.table import TextFile
 from lightning_modules.data.ucr import UCR
 from lightning_modules.errors import UserError
+from lightning_modules.quality.samples import samples_of
 
 TEXTS = ["good film", "bad film"] * 10
 
@@ -172,7 +173,7 @@ def test_row_numbers_without_a_name_are_dropped(tmp_path: Path, ending: str) -> 
         pd.read_csv(tmp_path / "index.csv").to_parquet(tmp_path / "index.parquet")
     with pytest.warns(UserWarning, match=r"the unnamed column of row numbers \('Unnamed: 0'\) is dropped"):
         data = table(tmp_path / f"index{ending}")
-    assert data.columns == ["a"] and data.input_shape == (1,)
+    assert data.columns == ["a"] and data.input_shape == samples_of(data).shape == (1,)
     assert np.array_equal(data.arrays.x[:, 0].numpy(), frame["a"].to_numpy(np.float32))
 
 

@@ -13,6 +13,8 @@ from lightning_modules.data.float64 import first_imprecise
 from lightning_modules.data.preprocess import recipe
 from lightning_modules.data.tabular import BUNDLED, Tabular
 from lightning_modules.errors import UserError
+from lightning_modules.quality.embedding import embed
+from lightning_modules.quality.samples import samples_of
 
 RNG = np.random.RandomState(0)
 TABLE = pd.DataFrame({"a": RNG.randn(60), "b": RNG.randint(0, 3, 60), "kind": ["x", "y", "z"] * 20})
@@ -83,6 +85,15 @@ def test_a_table_that_cannot_be_used_is_explained(tmp_path: Path, change: dict, 
         Tabular(name=None, path=path, **{"target": "kind", **settings}).setup()
 
 
+def test_whole_numbers_that_hardly_repeat_are_no_classes(tmp_path: Path) -> None:
+    path = save(pd.DataFrame({"a": range(12), "price": range(3, 15)}), tmp_path / "prices.csv")
+    with pytest.raises(UserError, match=r"price has 12 different whole numbers in 12 rows.*data.regression=true"):
+        Tabular(name=None, path=path, target="price").setup()
+    data = Tabular(name=None, path=path, target="price", regression=True, val_fraction=0.3, test_fraction=0.3)
+    data.setup()
+    assert data.arrays.y.tolist() == list(range(3, 15))
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -136,6 +147,8 @@ def test_values_that_float32_cannot_tell_apart_are_scaled_in_float64(tmp_path: P
     np.testing.assert_allclose(scaled.numpy(), expected, rtol=0, atol=1e-6)
     again = instantiate(OmegaConf.create(recipe(data.preprocess)))
     assert torch.equal(again(x), scaled)
+    embedding = embed(samples_of(data))
+    assert embedding is not None and len(np.unique(embedding.matrix()[:, 0])) == 60, "inspect sees what training sees"
     with pytest.raises(UserError, match="needs float64"):
         data.preprocess(x.bfloat16())
 
