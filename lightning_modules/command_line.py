@@ -301,6 +301,20 @@ def names_as_text(words: Sequence[str]) -> list[str]:
     return [re.sub(number, r"'\g<0>'", word) if NAMES_A_RUN.match(word) else word for word in words]
 
 
+def flags_last(words: Sequence[str]) -> list[str]:
+    """The command line with all overrides before its flags: argparse takes overrides from one place only."""
+    from hydra._internal.utils import get_args_parser
+
+    overrides = list(get_args_parser().parse_intermixed_args(list(words)).overrides or ())
+    flags, rest = [], overrides.copy()
+    for word in words:
+        if word in rest:
+            rest.remove(word)
+        else:
+            flags.append(word)
+    return [*overrides, *flags]
+
+
 def compose_run(overrides: Sequence[str]) -> DictConfig:
     """Compose the config of a run as ``scripts/train.py`` with these overrides would."""
     from hydra import compose, initialize_config_dir

@@ -1,5 +1,6 @@
 """What a finished run shows: its logged model, its curves, and a short table in the terminal."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -76,11 +77,13 @@ def draw_curves(record: Record) -> None:
 
 def describe(record: Record, metrics: Mapping[str, float], below: str = "") -> str:
     """The test metrics and the commands for this run, in Markdown, for the top of its page."""
+    serve = f"mlflow models serve -m models:/{record.model_id} --env-manager local"
+    store = shlex.quote(mask_secrets(record.store.uri))
     rows = "".join(f"| {name} | {value:.4f} |\n" for name, value in _test_metrics(metrics))
     return (
         f"| metric | value |\n|---|---|\n{rows}\n"
         f"`python scripts/rerun.py {record.run_id}` runs it again and compares;\n"
-        f"`mlflow models serve -m models:/{record.model_id} --env-manager local` serves it.\n\n"
+        f"`python scripts/serve.py {record.run_id}` serves it, as `MLFLOW_TRACKING_URI={store} {serve}` does.\n\n"
         f"{below}"
     )
 

@@ -127,8 +127,7 @@ def _run(
 def _require_room(cfg: DictConfig, store: Store, task: Supervised) -> None:
     """Raise UserError where the store's disk cannot take the checkpoints and `tracking.min_free_mb` beside them."""
     checkpoints = 8 * sum(p.numel() * p.element_size() for p in task.parameters())
-    place = Path(store.uri.removeprefix("sqlite:///")).parent if store.is_local else PROJECT_ROOT / "mlruns"
-    require_free_space(place, int(cfg.tracking.min_free_mb * 1e6) + checkpoints)
+    require_free_space(store.folder, int(cfg.tracking.min_free_mb * 1e6) + checkpoints)
 
 
 def _with_record(

@@ -13,7 +13,7 @@ from lightning_modules.passport import rebuild, require_same_outputs
 from lightning_modules.task.supervised import Supervised
 from lightning_modules.tracking.artifacts import fetch_model, local_folder
 from lightning_modules.tracking.checkpoint import read_checkpoint
-from lightning_modules.tracking.store import Store
+from lightning_modules.tracking.store import Store, find_run
 
 # What a logged model's folder may hold, in the order in which they are asked for.
 WEIGHTS = ("best.ckpt", "last_weights.ckpt", "model.compressed.safetensors")
@@ -54,6 +54,24 @@ def weights_of_model(store: Store, uri: str) -> Path:
         if (folder / name).is_file():
             return folder / name
     raise UserError(f"{uri} holds none of {', '.join(WEIGHTS)}: it is no model of this harness")
+
+
+def published_model(store: Store, wanted: str) -> str:
+    """The URI ``models:/…`` of the model that a run has published; a ``models:/…`` URI is returned as it is.
+
+    Raises UserError where there is no such run or model, or where the run has not published one.
+    """
+    if not wanted.startswith("models:/"):
+        run = find_run(store, wanted)
+        model_id = run.data.tags.get("touchstone.model_id")
+        if not model_id or store.client.get_logged_model(model_id).status != "READY":
+            raise UserError(
+                f"run {run.info.run_id} ({run.info.run_name}, {run.info.status}) has no published model: "
+                "a run publishes its model when it has finished"
+            )
+        wanted = f"models:/{model_id}"
+    weights_of_model(store, wanted)
+    return wanted
 
 
 def _model_id(store: Store, name: str) -> str:

@@ -16,6 +16,8 @@ from pathlib import Path
 
 from benchmarks.measure import processor
 
+from lightning_modules.tracking.store import sqlite_uri
+
 SUBJECTS = {  # benchmarks/NAME.py has `run(repeats)`
     "startup": "what answers without training",
     "data": "crop, flip and normalise",
@@ -69,7 +71,7 @@ def main() -> None:
     quick = [name for name in SUBJECTS if name not in LONG]
     for name in quick if arguments.what == "all" else [arguments.what]:
         with tempfile.TemporaryDirectory() as folder:
-            os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"
+            os.environ["MLFLOW_TRACKING_URI"] = sqlite_uri(Path(folder) / "mlflow.db")
             importlib.import_module(f"benchmarks.{name}").run(arguments.repeats)
 
 

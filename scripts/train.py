@@ -8,7 +8,7 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from lightning_modules.command_line import answer, complete_choices, names_as_text, told
+from lightning_modules.command_line import answer, complete_choices, flags_last, names_as_text, told
 from lightning_modules.help import show_help
 from lightning_modules.sweep.plugin import (
     name_the_sweep,
@@ -38,7 +38,7 @@ if __name__ == "__main__":
     if {"--help", "-h"} & set(sys.argv[1:]):
         answer(show_help)
     else:
-        sys.argv[1:] = names_as_text(sys.argv[1:])
+        sys.argv[1:] = names_as_text(flags_last(sys.argv[1:]))
         name_the_sweep()
         register()
         answer(main)

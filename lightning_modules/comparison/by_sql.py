@@ -12,6 +12,10 @@ from lightning_modules.errors import UserError, nearest
 
 EXPERIMENTS = "experiments WHERE lifecycle_stage = 'active'"
 ACTIVE = f"lifecycle_stage = 'active' AND experiment_id IN (SELECT experiment_id FROM {EXPERIMENTS})"
+SWEEP_NAMED = (  # `name=…` gives the run of a sweep another name than the sweep has
+    "run_uuid IN (SELECT run_uuid FROM tags WHERE key = 'sweep.name' AND value = ? INTERSECT "
+    "SELECT run_uuid FROM tags WHERE key = 'touchstone.kind' AND value = 'sweep')"
+)
 THOSE = "(SELECT value FROM json_each(?))"  # a list of any length in one argument
 
 
@@ -58,10 +62,11 @@ class SqlReader:
         return str(found[0][0]) if found else None
 
     def find(self, wanted: str) -> Run:
-        for condition, value in (
-            ("run_uuid = ?", wanted), ("name = ?", wanted), ("run_uuid GLOB ?", _beginning(wanted)),
+        for condition, *values in (
+            ("run_uuid = ?", wanted), (f"(name = ? OR {SWEEP_NAMED})", wanted, wanted),
+            ("run_uuid GLOB ?", _beginning(wanted)),
         ):  # fmt: skip
-            found = self._select(condition, value) if value else []
+            found = self._select(condition, *values) if all(values) else []
             if len(found) == 1:
                 return found[0]
             if found:

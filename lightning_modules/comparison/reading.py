@@ -5,10 +5,10 @@ import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
-PROJECT_ROOT = Path(__file__).resolve().parents[2]
+from lightning_modules.tracking.store import PROJECT_ROOT, open_store, sqlite_path, sqlite_uri
+
 PARENT = "mlflow.parentRunId"
 TAGS = (
     PARENT, "touchstone.kind", "touchstone.ended", "sweep.keys", "sweep.objectives", "sweep.linked", "sweep.params",
@@ -47,7 +47,7 @@ class Reader(Protocol):
         """The id of the experiment of that name."""
 
     def find(self, wanted: str) -> Run:
-        """The one run whose id, id's beginning or name is `wanted`. Raises UserError where none or several fit."""
+        """The one run whose id, id's beginning, name or sweep's name is `wanted`. Raises UserError where none or several fit."""
 
     def runs(self, *, experiment: str = "", parent: str = "", ids: Sequence[str] = ()) -> list[Run]:
         """The runs of an experiment, the children of a parent, or those of `ids` that exist."""
@@ -71,13 +71,12 @@ def open_reader(uri: str | None = None) -> Reader:
     Raises:
         UserError: there is no such store, or it cannot be read.
     """
-    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{PROJECT_ROOT}/mlruns/mlflow.db"
+    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or sqlite_uri(PROJECT_ROOT / "mlruns" / "mlflow.db")
     if uri.startswith("sqlite:"):
         from lightning_modules.comparison.by_sql import SqlReader
 
-        return SqlReader(Path(uri.removeprefix("sqlite:///").split("?")[0]))
+        return SqlReader(sqlite_path(uri))
     from lightning_modules.comparison.by_search import SearchReader
-    from lightning_modules.tracking.store import open_store
 
     return SearchReader(open_store(uri))
 

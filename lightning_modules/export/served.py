@@ -1,4 +1,4 @@
-"""How long a served model takes to answer over HTTP on this machine."""
+"""MLflow's scoring server for a recorded model on this machine, and how long it takes to answer."""
 
 import json
 import os
@@ -17,6 +17,7 @@ import numpy as np
 
 from lightning_modules.errors import UserError
 from lightning_modules.export.latency import Percentiles, percentiles
+from lightning_modules.tracking.recording import signals_raise
 
 
 @contextmanager
@@ -28,33 +29,53 @@ def serving(model_uri: str, tracking_uri: str, patience_s: float = 120.0) -> Ite
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", model_uri, "-h", "127.0.0.1", "-p", str(port)]
-    root = str(Path(__file__).resolve().parents[2])
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"  # MLflow calls uvicorn by its name
-    environment = {**os.environ, "MLFLOW_TRACKING_URI": tracking_uri, "PYTHONPATH": root, "PATH": path}
-    process = subprocess.Popen(
-        [*command, "--env-manager", "local", "-w", "1"], env=environment,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
-    )  # fmt: skip
-    address = f"http://127.0.0.1:{port}"
+    process = _start(model_uri, tracking_uri, port, subprocess.PIPE)
     try:
-        _wait(process, address, patience_s)
-        yield address
+        yield _wait(process, port, patience_s)
     finally:
         _end(process)
 
 
-def _wait(process: Any, address: str, patience_s: float) -> None:
+def serve(model_uri: str, tracking_uri: str, port: int) -> int:
+    """Run ``mlflow models serve`` in the foreground until it ends, or a signal ends it; return its exit code."""
+    with signals_raise():
+        process = _start(model_uri, tracking_uri, port, None)
+        try:
+            address = _wait(process, port)
+            print(f"\n{model_uri} answers at {address}/invocations (Ctrl-C ends it)\n", flush=True)
+            return int(process.wait())
+        finally:
+            _end(process)
+
+
+def _start(model_uri: str, tracking_uri: str, port: int, output: int | None) -> Any:
+    """Start MLflow's server in a process group of its own; it finds this package and the tracking store."""
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", model_uri, "-h", "127.0.0.1", "-p", str(port)]
+    root = str(Path(__file__).resolve().parents[2])
+    modules = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"  # MLflow calls uvicorn by its name
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": tracking_uri, "PYTHONPATH": modules, "PATH": path}
+    return subprocess.Popen(
+        [*command, "--env-manager", "local", "-w", "1"], env=environment,
+        stdout=output, stderr=output and subprocess.STDOUT, start_new_session=True,
+    )  # fmt: skip
+
+
+def _wait(process: Any, port: int, patience_s: float = 120.0) -> str:
+    """The address of the server, once it answers. Raises UserError where it ends before, or does not answer in time."""
+    address = f"http://127.0.0.1:{port}"
     end = time.monotonic() + patience_s
     while time.monotonic() < end and process.poll() is None:
         try:
             with urlopen(f"{address}/ping", timeout=5) as answer:
                 if answer.status == 200:
-                    return
+                    return address
         except (URLError, OSError):
             time.sleep(0.3)
-    said = "it does not answer"
+    said = f"it does not answer within {patience_s:.0f} s"
     if process.poll() is not None:
+        said = f"exit code {process.returncode}; its output is above"
+    if process.poll() is not None and process.stdout:
         said = process.stdout.read().decode(errors="replace")[-1000:]
     raise UserError(f"mlflow models serve failed: {said}")
 
@@ -69,7 +90,8 @@ def _end(process: Any) -> None:
     except (ProcessLookupError, subprocess.TimeoutExpired):
         process.kill()
         process.wait()
-    process.stdout.close()
+    if process.stdout:
+        process.stdout.close()
 
 
 def ask(address: str, x: np.ndarray) -> np.ndarray:

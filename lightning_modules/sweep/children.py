@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import groupby
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning_modules.sweep.names import run_name
@@ -175,8 +174,7 @@ def best_values(store: Store, run_ids: Sequence[str], objectives: Mapping[str, s
 def _extremes_by_sql(store: Store, run_ids: Sequence[str], names: Sequence[str]) -> Iterator[_Extremes]:
     last = [name for name in names if name.startswith(COMPRESSED)]
     ever = [name for name in names if name not in last]
-    file = Path(store.uri.removeprefix("sqlite:///").split("?")[0])
-    with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=20)) as database:
+    with closing(sqlite3.connect(f"{store.path.as_uri()}?mode=ro", uri=True, timeout=20)) as database:
         for start in range(0, len(run_ids), _AT_ONCE):
             some = run_ids[start : start + _AT_ONCE]
             for table, keys in (("metrics", ever), ("latest_metrics", last)):

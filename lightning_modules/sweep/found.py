@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock, Timeout
 
 from lightning_modules.errors import UserError, nearest
-from lightning_modules.tracking.store import PROJECT_ROOT, Store
+from lightning_modules.tracking.store import Store
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -19,8 +19,7 @@ class BusyError(UserError):
 
 def sweep_folder(store: Store, name: str) -> Path:
     """Where the files of a sweep lie: ``sweeps/NAME`` beside the store, or in this project's mlruns for a server."""
-    beside = Path(store.uri.removeprefix("sqlite:///")).parent if store.is_local else PROJECT_ROOT / "mlruns"
-    return beside / "sweeps" / name
+    return store.folder / "sweeps" / name
 
 
 def check_name(name: str) -> None:

@@ -11,9 +11,9 @@ from lightning_modules.tracking.undelivered import work_folder
 
 def local_folder(uri: str) -> Path | None:
     """The folder of an artifact URI on this disk, or None where it lies elsewhere."""
-    if uri.startswith(("file:", "/")):
+    if uri.startswith("file:"):
         return Path(unquote(urlparse(uri).path))
-    return None
+    return Path(uri) if uri.startswith("/") else None
 
 
 def artifact(store: Store, run: Any, path: str) -> Path:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lightning_modules.errors import UserError
 from lightning_modules.tracking.provenance import mask_secrets
-from lightning_modules.tracking.store import Store, open_store
+from lightning_modules.tracking.store import Store, open_store, sqlite_path, sqlite_uri
 from lightning_modules.tracking.undelivered import deliver, folders, read
 
 
@@ -63,14 +63,14 @@ def deliver_all(source: Store, to: Store | None) -> int:
 
 def _owner(path: Path, rows: list[dict[str, object]], source: Store, to: Store | None) -> Store:
     """The store that a file's rows belong to. Raises UserError where it is not to be had."""
-    recorded, run_id = str(rows[0].get("store") or "sqlite:"), str(rows[0]["run_id"])
-    if recorded.startswith("sqlite:"):  # the file moved together with its store
-        beside = path.parents[1] / (Path(recorded.removeprefix("sqlite:///")).name or "mlflow.db")
-        known = [Path(recorded.removeprefix("sqlite:///")), Path(source.uri.removeprefix("sqlite:///"))]
+    recorded, run_id = str(rows[0].get("store") or ""), str(rows[0]["run_id"])
+    if not recorded or recorded.startswith("sqlite:"):  # the file moved together with its store
+        known = [*([sqlite_path(recorded)] if recorded else []), source.path]
+        beside = path.parents[1] / known[0].name
         database = next((place for place in (beside, *known) if place.is_file()), None)
         if database is None:
             raise UserError(f"its store {recorded} is not there")
-        return open_store(f"sqlite:///{database}")
+        return open_store(sqlite_uri(database))
     if to is not None and (mask_secrets(to.uri) == recorded or _has_run(to, run_id)):
         return to
     environment = os.environ.get("MLFLOW_TRACKING_URI", "")

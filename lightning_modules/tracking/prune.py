@@ -107,7 +107,7 @@ def _clear_work_of_server(store: Store, grounds: Grounds) -> None:
 
 def _clear_orphans(store: Store, remains: Remains, grounds: Grounds) -> None:
     """Delete folders of runs and models that the database does not know, unless another database may know them."""
-    others = [path for path in grounds.root.parent.glob("*.db") if str(path) != store.uri.removeprefix("sqlite:///")]
+    others = [path for path in grounds.root.parent.glob("*.db") if not store.is_local or path != store.path]
     if not store.is_local or others:
         print(
             f"folders of no run were not looked for: {', '.join(map(str, others)) or 'others'} may share {grounds.root}"

@@ -58,7 +58,7 @@ def relocate(store: Store, old: Path | None = None, dry_run: bool = False) -> in
         raise UserError(
             f"relocate mends a SQLite file; {store.uri.split('@')[-1]} is a server's, which moves by itself"
         )
-    database = Path(store.uri.removeprefix("sqlite:///"))
+    database = store.path
     folder = database.parent
     with closing(sqlite3.connect(database, timeout=LOCK_SECONDS, isolation_level=None)) as connection:
         connection.execute("BEGIN IMMEDIATE")

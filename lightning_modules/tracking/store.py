@@ -12,7 +12,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from lightning_modules.errors import UserError, nearest
 from lightning_modules.tracking.provenance import mask_secrets
@@ -34,6 +34,8 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
 
 LOCK_SECONDS = 20.0  # how long another process may hold the database before we call it locked
 CREATE_SECONDS = 300.0  # how long another process may take to create it
+# module of a database's driver -> what pip installs it from, where that is not its name
+DRIVERS = {"psycopg": "-e '.[postgres]'", "psycopg2": "-e '.[postgres]'", "MySQLdb": "mysqlclient"}
 NETWORK_FILESYSTEMS = ("nfs", "cifs", "smb", "fuse.sshfs", "lustre", "beegfs", "ceph")
 
 
@@ -47,6 +49,16 @@ class Store:
     @property
     def is_local(self) -> bool:
         return self.uri.startswith("sqlite:")
+
+    @property
+    def path(self) -> Path:
+        """The SQLite file of a local store."""
+        return sqlite_path(self.uri)
+
+    @property
+    def folder(self) -> Path:
+        """Where files beside the store belong: the folder of its database, this project's mlruns for a server."""
+        return self.path.parent if self.is_local else PROJECT_ROOT / "mlruns"
 
     @property
     def client(self) -> MlflowClient:
@@ -97,6 +109,35 @@ class Store:
         return found.experiment_id
 
 
+def sqlite_uri(path: Path) -> str:
+    """The URI of a SQLite file as MLflow reads it; percent-encoded where the path holds a ``?`` or reads as encoded.
+
+    >>> sqlite_uri(Path("/home/ann/100% sure/mlflow.db"))
+    'sqlite:////home/ann/100% sure/mlflow.db'
+    >>> sqlite_uri(Path("/home/ann/why?/mlflow.db"))
+    'sqlite:////home%2Fann%2Fwhy%3F%2Fmlflow.db'
+    """
+    text = str(path.absolute())
+    if "?" in text or unquote(text) != text:
+        # Slashes too: MLflow creates the parent folder of the text as it stands, which would be an empty "why%3F".
+        text = f"/{quote(text[1:], safe='')}"
+    return f"sqlite:///{text}"
+
+
+def sqlite_path(uri: str) -> Path:
+    """The absolute path of the file that a ``sqlite:///`` URI names.
+
+    Raises UserError where it names none, or where a ``?`` of the path stands in the URI as it is.
+    """
+    text, _, query = uri.removeprefix("sqlite:///").partition("?")
+    if not uri.startswith("sqlite:///") or text in ("", ":memory:") or text.startswith("file:"):
+        raise UserError(f"tracking.uri={uri} names no file; expected sqlite:////absolute/path/mlflow.db")
+    if not re.fullmatch(r"(\w+=[^/?]*(&|$))*", query):  # no parameters, but the rest of the path
+        whole = sqlite_uri(Path(uri.removeprefix("sqlite:///")))
+        raise UserError(f"tracking.uri={uri} has a '?' in its path; write it as {whole}")
+    return Path(unquote(text)).absolute()
+
+
 def open_store(uri: str | None = None, root: Path = PROJECT_ROOT) -> Store:
     """Check that the store can be written to, creating it if it is a local one, and return it.
 
@@ -107,13 +148,14 @@ def open_store(uri: str | None = None, root: Path = PROJECT_ROOT) -> Store:
     Raises:
         UserError: the store is damaged, read-only, locked, silent or of a kind that MLflow 3 has dropped.
     """
-    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root.absolute()}/mlruns/mlflow.db"
+    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or sqlite_uri(root / "mlruns" / "mlflow.db")
     if uri.startswith("sqlite:"):
         return _open_sqlite(uri)
     if uri.startswith(("http://", "https://")):
         _require_answer(uri)
         return Store(uri)
     if kind := re.match(r"(postgresql|mysql|mssql)\b", uri):  # no server in between: artifacts lie in this folder …
+        _require_driver(uri)
         # … but not among those of mlflow.db, for which they would be files of no run
         return Store(uri, (root.absolute() / "mlruns" / f"artifacts-{kind[1]}").as_uri())
     if uri.startswith("databricks"):
@@ -126,9 +168,7 @@ def open_store(uri: str | None = None, root: Path = PROJECT_ROOT) -> Store:
 
 
 def _open_sqlite(uri: str) -> Store:
-    if not uri.startswith("sqlite:///") or uri.startswith("sqlite:///:memory:"):
-        raise UserError(f"tracking.uri={uri} names no file: write sqlite:////absolute/path/mlflow.db")
-    path = Path(uri.removeprefix("sqlite:///").split("?")[0]).absolute()
+    path = sqlite_path(uri)
     try:
         if not _is_ready(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -137,7 +177,7 @@ def _open_sqlite(uri: str) -> Store:
         raise UserError(_explain(path, str(error))) from error
     except OSError as error:
         raise UserError(f"the tracking store {path} cannot be written: {error.strerror or error}") from error
-    return Store(f"sqlite:///{path}", (path.parent / "artifacts").as_uri())
+    return Store(sqlite_uri(path), (path.parent / "artifacts").as_uri())
 
 
 def _is_ready(path: Path) -> bool:
@@ -179,7 +219,7 @@ def _create_once(path: Path) -> None:
             logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
             draft = path.with_name(f"{path.name}.creating")
             _remove_draft(draft)  # of a process that died while it created
-            SqlAlchemyStore(f"sqlite:///{draft}", (path.parent / "artifacts").as_uri()).engine.dispose()
+            SqlAlchemyStore(sqlite_uri(draft), (path.parent / "artifacts").as_uri()).engine.dispose()
             with closing(sqlite3.connect(draft)) as database:
                 if not _on_network(path.parent):  # readers and writers wait less, but need shared memory
                     database.execute("PRAGMA journal_mode=WAL")
@@ -203,12 +243,32 @@ def _on_network(folder: Path) -> bool:
     return nearest_mount is not None and mounts[nearest_mount].startswith(NETWORK_FILESYSTEMS)
 
 
+def _require_driver(uri: str) -> None:
+    """Raise UserError unless SQLAlchemy can read this URI and the Python package of its database is installed."""
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import SQLAlchemyError
+
+    shown = mask_secrets(uri)
+    try:
+        make_url(uri).get_dialect().import_dbapi()
+    except ImportError as error:
+        package = DRIVERS.get(error.name or "", error.name)
+        raise UserError(
+            f"tracking.uri={shown} needs the Python package {error.name}, which is not installed: pip install {package}"
+        ) from error
+    except (SQLAlchemyError, ValueError) as error:
+        raise UserError(
+            f"tracking.uri={shown} cannot be read ({mask_secrets(str(error))}); "
+            "expected postgresql://user:password@host:5432/database"
+        ) from error
+
+
 def _require_answer(uri: str) -> None:
     import requests
 
     shown = mask_secrets(uri)
     advice = (
-        f"start it with `mlflow server --backend-store-uri sqlite:///{PROJECT_ROOT}/mlruns/mlflow.db`, "
+        f"start it with `mlflow server --backend-store-uri '{sqlite_uri(PROJECT_ROOT / 'mlruns' / 'mlflow.db')}'`, "
         "or unset MLFLOW_TRACKING_URI to use the local store"
     )
     verify = os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() not in ("true", "1")
@@ -231,15 +291,16 @@ def require_free_space(path: Path, needed_bytes: int) -> None:
 
 
 def find_run(store: Store, wanted: str) -> Run:
-    """Return the one run whose id, id's beginning (6 characters or more) or name is `wanted`.
+    """Return the one run whose id, id's beginning (6 characters or more), name or sweep's name is `wanted`.
 
     Raises:
         UserError: none or several fit; the message names the candidates, or the nearest and newest runs.
     """
     client = store.client
     everywhere = [experiment.experiment_id for experiment in client.search_experiments()]
-    for condition in _conditions(wanted):
-        runs = client.search_runs(everywhere, condition, max_results=6, order_by=["attributes.start_time DESC"])
+    for conditions in _conditions(wanted):
+        found = [client.search_runs(everywhere, c, 1, 6, ["attributes.start_time DESC"]) for c in conditions]
+        runs = list({run.info.run_id: run for page in found for run in page}.values())
         if len(runs) == 1:
             return runs[0]
         if runs:
@@ -254,15 +315,17 @@ def find_run(store: Store, wanted: str) -> Run:
     raise UserError(f"no run {wanted!r} in {mask_secrets(store.uri)}: {hint}{known}")
 
 
-def _conditions(wanted: str) -> Iterator[str]:
-    """Filters of MLflow's search, the surest first (it cannot quote a name that holds both quotes)."""
+def _conditions(wanted: str) -> Iterator[list[str]]:
+    """Filters of MLflow's search (alternatives), the surest first; it cannot quote a name that holds both quotes."""
     if re.fullmatch(r"[0-9a-f]{32}", wanted):
-        yield f"attributes.run_id = '{wanted}'"
+        yield [f"attributes.run_id = '{wanted}'"]
     if not ("'" in wanted and '"' in wanted) and wanted:
-        mark = '"' if "'" in wanted else "'"
-        yield f"attributes.run_name = {mark}{wanted}{mark}"
+        quoted = f'"{wanted}"' if "'" in wanted else f"'{wanted}'"
+        # `name=…` gives the run of a sweep another name than the sweep has
+        sweep = f"tags.`touchstone.kind` = 'sweep' AND tags.`sweep.name` = {quoted}"
+        yield [f"attributes.run_name = {quoted}", sweep]
     if re.fullmatch(r"[0-9a-f]{6,31}", wanted):
-        yield f"attributes.run_id LIKE '{wanted}%'"
+        yield [f"attributes.run_id LIKE '{wanted}%'"]
 
 
 def _database_engines() -> Iterator[Any]:

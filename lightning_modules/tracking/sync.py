@@ -8,7 +8,7 @@ from lightning_modules.errors import UserError, nearest
 from lightning_modules.tracking.delivery import deliver_all
 from lightning_modules.tracking.mirror import Mirror, all_runs
 from lightning_modules.tracking.provenance import mask_secrets
-from lightning_modules.tracking.store import LOCK_SECONDS, PROJECT_ROOT, Store, find_run, open_store
+from lightning_modules.tracking.store import LOCK_SECONDS, PROJECT_ROOT, Store, find_run, open_store, sqlite_uri
 
 
 def sync(
@@ -27,7 +27,7 @@ def sync(
     """
     environment = os.environ.get("MLFLOW_TRACKING_URI", "")
     server = environment if environment.startswith("http") else None
-    source = open_store(source_uri or (f"sqlite:///{PROJECT_ROOT}/mlruns/mlflow.db" if server else None))
+    source = open_store(source_uri or (sqlite_uri(PROJECT_ROOT / "mlruns" / "mlflow.db") if server else None))
     if not source.is_local:
         raise UserError(
             f"--store {mask_secrets(source.uri)}: sync pushes from a SQLite file to a server, not the other way"
@@ -50,7 +50,7 @@ def _alone(source: Store) -> Any:
     """A lock on the local store: two at once would make the same runs twice."""
     from filelock import FileLock, Timeout
 
-    lock = FileLock(f"{source.uri.removeprefix('sqlite:///')}.sync.lock")
+    lock = FileLock(f"{source.path}.sync.lock")
     try:
         return lock.acquire(timeout=LOCK_SECONDS)
     except Timeout as error:

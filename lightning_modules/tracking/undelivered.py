@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from lightning_modules.errors import UserError
 from lightning_modules.tracking.provenance import mask_secrets
-from lightning_modules.tracking.store import PROJECT_ROOT
+from lightning_modules.tracking.store import PROJECT_ROOT, sqlite_path
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -30,7 +30,7 @@ class Undelivered(UserWarning):
 
 def folders(uri: str) -> list[Path]:
     """Where files for a store may lie, the best place first: beside it, then where one can write."""
-    beside = Path(uri.removeprefix("sqlite:///")).parent if uri.startswith("sqlite") else PROJECT_ROOT / "mlruns"
+    beside = sqlite_path(uri).parent if uri.startswith("sqlite:") else PROJECT_ROOT / "mlruns"
     return [folder / "undelivered" for folder in (beside, Path.cwd(), Path(tempfile.gettempdir()))]
 
 

@@ -2,11 +2,11 @@
 
 import functools
 import json
-import os
 import sqlite3
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import Row, interleaved, quotients, table
@@ -25,7 +25,7 @@ def run(repeats: int) -> None:
     from lightning_modules.tracking.store import open_store
 
     store = open_store()
-    fill(os.environ["MLFLOW_TRACKING_URI"].removeprefix("sqlite:///"), store.experiment("many"))
+    fill(store.path, store.experiment("many"))
     plain, tested = Question([PARENT]), Question([PARENT], baseline=BASELINE)
     measures: dict[str, Callable[[], Any]] = {
         "whole": lambda: compare(open_reader(), plain),
@@ -60,7 +60,7 @@ def read(reader: Any) -> int:
     return len(params)
 
 
-def fill(path: str, experiment: str) -> None:
+def fill(path: Path, experiment: str) -> None:
     """Put the sweep into MLflow's own schema, in bulk."""
     with sqlite3.connect(path) as database:
         columns = (

@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from lightning_modules.tracking.store import sqlite_uri
+
 ROOT = Path(__file__).resolve().parents[2]
 CORRECTNESS_S = 240.0  # of all checks together, whatever the whole may take
 
@@ -143,7 +145,7 @@ def _lines(command: list[str], limit_s: float) -> Iterator[dict[str, Any] | int 
         environment = {
             **os.environ,
             "TOUCHSTONE_RESULTS": str(results),
-            "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db",
+            "MLFLOW_TRACKING_URI": sqlite_uri(Path(folder) / "mlflow.db"),
         }
         environment["PYTHONPATH"] = os.pathsep.join(
             [str(ROOT), str(ROOT / "scripts"), os.environ.get("PYTHONPATH", "")]

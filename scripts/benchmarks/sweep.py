@@ -12,6 +12,7 @@ from pathlib import Path
 import pytorch_lightning as pl
 
 from benchmarks.measure import Row, table
+from lightning_modules.tracking.store import sqlite_uri
 
 JOBS, AT_A_TIME, TURNS = 50, 2, 3  # three minutes a turn
 SLEEP_S = 0.4  # beside what the run itself does: a second in all
@@ -52,8 +53,8 @@ def run(repeats: int) -> None:
 def sweep(*words: str) -> tuple[float, float]:
     """Seconds from the begin of the first run to the end of the last, and of the whole command, in a store of its own."""
     with tempfile.TemporaryDirectory() as folder:
-        database = f"{folder}/mlflow.db"
-        environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{database}", "PYTHONPATH": str(TRAIN.parent)}
+        database = Path(folder) / "mlflow.db"
+        environment = {**os.environ, "MLFLOW_TRACKING_URI": sqlite_uri(database), "PYTHONPATH": str(TRAIN.parent)}
         command = [sys.executable, str(TRAIN), "-m", f"seed=range({JOBS})", *RUN, *words, f"hydra.sweep.dir={folder}"]
         start = time.perf_counter()
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

@@ -20,7 +20,7 @@ from lightning_modules.command_line import compose_run
 
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
-OTHERS = ("make ", "source ", "pip install ", "mlflow ")  # commands of other programs
+OTHERS = ("make ", "source ", "pip install ", "MLFLOW_TRACKING_URI=")  # commands of other programs
 
 
 def commands() -> list[str]:
