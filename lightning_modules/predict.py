@@ -7,6 +7,7 @@ from typing import Any, TextIO
 
 import numpy as np
 import torch
+import yaml
 from torch import Tensor
 
 from lightning_modules.data.table_input import TableInput
@@ -28,7 +29,7 @@ def find_model(store: Store, wanted: str) -> tuple[Supervised, Wanted]:
 
     models = wanted.startswith("models:/")
     path = weights_of_model(store, wanted) if models else best_checkpoint(store, find_run(store, wanted))
-    described: Any = Model.load(str(path.parent / "MLmodel"))
+    described: Any = Model.from_dict(yaml.safe_load((path.parent / "MLmodel").read_text()))
     data = recorded_config(store, store.client.get_run(described.run_id)).data
     task, target = load_task(path), str(data.get("_target_"))
     table = TableInput.of(task.passport)

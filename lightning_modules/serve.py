@@ -56,8 +56,8 @@ def weights_of_model(store: Store, uri: str) -> Path:
     raise UserError(f"{uri} holds none of {', '.join(WEIGHTS)}: it is no model of this harness")
 
 
-def published_model(store: Store, wanted: str) -> str:
-    """The URI ``models:/…`` of the model that a run has published; a ``models:/…`` URI is returned as it is.
+def published_model(store: Store, wanted: str) -> tuple[str, Path]:
+    """The model that a run has published, or that ``models:/…`` names: its URI, and its folder, fetched if need be.
 
     Raises UserError where there is no such run or model, or where the run has not published one.
     """
@@ -70,8 +70,7 @@ def published_model(store: Store, wanted: str) -> str:
                 "a run publishes its model when it has finished"
             )
         wanted = f"models:/{model_id}"
-    weights_of_model(store, wanted)
-    return wanted
+    return wanted, weights_of_model(store, wanted).parent
 
 
 def _model_id(store: Store, name: str) -> str:

@@ -21,7 +21,7 @@ def main() -> None:
     from lightning_modules.tracking.store import open_store
 
     store = open_store()
-    sys.exit(serve(published_model(store, arguments.run), store.uri, port))
+    sys.exit(serve(*published_model(store, arguments.run), store.uri, port))
 
 
 if __name__ == "__main__":

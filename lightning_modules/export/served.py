@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,13 +37,19 @@ def serving(model_uri: str, tracking_uri: str, patience_s: float = 120.0) -> Ite
         _end(process)
 
 
-def serve(model_uri: str, tracking_uri: str, port: int) -> int:
-    """Run ``mlflow models serve`` in the foreground until it ends, or a signal ends it; return its exit code."""
-    with signals_raise():
-        process = _start(model_uri, tracking_uri, port, None)
+def serve(name: str, folder: Path, tracking_uri: str, port: int) -> int:
+    """Run ``mlflow models serve`` in the foreground until it ends, or a signal ends it; return its exit code.
+
+    Args:
+        name, folder: what the model is called in messages, and the folder with its files.
+    """
+    with signals_raise(), tempfile.TemporaryDirectory() as place:
+        link = Path(place) / "models"  # MLflow takes a path for a URI: it would not find one with '?', '#' or '%41'
+        link.symlink_to(folder.absolute().parent)
+        process = _start(str(link / folder.name), tracking_uri, port, None)
         try:
             address = _wait(process, port)
-            print(f"\n{model_uri} answers at {address}/invocations (Ctrl-C ends it)\n", flush=True)
+            print(f"\n{name} answers at {address}/invocations (Ctrl-C ends it)\n", flush=True)
             return int(process.wait())
         finally:
             _end(process)

@@ -3,7 +3,14 @@
 import pytest
 
 from lightning_modules.check import check_config
-from lightning_modules.command_line import PROJECT_ROOT, answer, compose_run, names_as_text, override_mistakes
+from lightning_modules.command_line import (
+    PROJECT_ROOT,
+    answer,
+    compose_run,
+    flags_last,
+    names_as_text,
+    override_mistakes,
+)
 from lightning_modules.errors import UserError, nearest
 from lightning_modules.export.words import read_words
 from lightning_modules.sweep.plugin import refuse_sweep_without_m
@@ -17,6 +24,10 @@ MISTAKES = {
     "model.channels=abc": ["model.channels=abc", "a list is wanted, not text"],
     "trainer.max_epochs=1.5": ["trainer.max_epochs=1.5", "whole number"],
     "trainer.accumulate_grad_batches=0": ["trainer.accumulate_grad_batches=0", "1 or more"],
+    "data.batch_size=1000000000000000000000000000000": ["data.batch_size=1000", "between -2**63 and 2**63 - 1"],
+    "trainer.max_epochs=9223372036854775808": ["trainer.max_epochs=9223372036854775808", "64 bits"],
+    "trainer.accumulate_grad_batches=-9223372036854775809": ["accumulate_grad_batches=-9223372036854775809", "64 bits"],
+    "model.channels=[4,9223372036854775808]": ["model.channels[1]=9223372036854775808", "64 bits"],
     "trainer.precision=bogus": ["trainer.precision=bogus", "'16-mixed'"],
     "+modle.hidden=3": ["modle", "did you mean 'model'"],
     "~model._target_": ["model", "_target_", "is missing"],
@@ -167,3 +178,22 @@ def test_an_empty_option_of_a_verb_is_refused() -> None:
 def test_a_sweep_without_m_is_refused(word: str) -> None:
     with pytest.raises(UserError, match=rf"{word.split('=')[0]}=.*-m"):
         refuse_sweep_without_m(compose_run([word]))
+
+
+@pytest.mark.parametrize(
+    ("words", "sorted_words"),
+    [
+        ("a=1 -m b=2", "a=1 b=2 -m"),
+        ("-m a=1 b=2", "a=1 b=2 -m"),
+        ("a=1 --cfg job b=2 --config-dir mylab/conf ~c", "a=1 b=2 ~c --cfg job --config-dir mylab/conf"),
+        ("--info defaults a=1 b=-2", "a=1 b=-2 --info defaults"),
+        ("a=1 --info", "a=1 --info"),
+    ],
+)
+def test_flags_may_stand_between_overrides(words: str, sorted_words: str) -> None:
+    from hydra._internal.utils import get_args_parser
+
+    assert flags_last(words.split()) == sorted_words.split()
+    assert get_args_parser().parse_args(sorted_words.split()).overrides == [
+        w for w in sorted_words.split() if w[0] in "abc~"
+    ]

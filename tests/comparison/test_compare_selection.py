@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+from lightning_modules.errors import UserError
+
 Make = Callable[..., str]
 Ask = Callable[..., Any]
 
@@ -60,3 +62,13 @@ def test_a_run_that_was_linked_instead_of_trained_again_counts(add: Make, add_pa
     parent = add_parent(["model", "seed"], **{"sweep.linked": json.dumps(linked)})
     child(add, parent, 1, {"model": "mlp", "seed": 1}, 0.7)
     assert ask(parent).rows[0].points == (0.9, 0.7)
+
+
+def test_a_sweep_is_compared_by_its_name_where_its_run_has_another(add: Make, add_parent: Make, ask: Ask) -> None:
+    two_models(add, add_parent(["model", "seed"], **{"sweep.name": "rates"}), seeds=3)
+    two_models(add, other := add_parent(["model", "seed"], **{"sweep.name": "other"}), seeds=2)
+    assert [row.n for row in ask("rates").rows] == [3, 3]
+    assert ask("other") == ask(other)
+    add({"model": "mlp", "seed": 0}, {"test/accuracy": 0.5}, name="rates")
+    with pytest.raises(UserError, match="'rates' fits several runs"):
+        ask("rates")

@@ -1,5 +1,9 @@
 """MLflow serves what a run leaves: the checkpoint, its compressed model and its exports, over HTTP on this machine."""
 
+import signal
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +13,9 @@ import torch
 
 from lightning_modules.errors import UserError
 from lightning_modules.export.served import ask, served_latency, serving
-from lightning_modules.serve import load_task, weights_of_model
+from lightning_modules.serve import load_task, published_model, weights_of_model
 
+ROOT = Path(__file__).resolve().parents[2]
 COMPRESSED = ("compression=codebook", "model=convnet", "data.per_class=20")
 
 
@@ -41,6 +46,46 @@ def test_a_model_of_something_else_is_refused(train: Any, store: Any) -> None:
     empty = store.client.create_logged_model(run.info.experiment_id, name="other")
     with pytest.raises(UserError, match="no model of this harness"):
         weights_of_model(store, f"models:/{empty.model_id}")
+
+
+def test_a_run_names_its_published_model_and_a_run_without_one_says_so(train: Any, store: Any) -> None:
+    run = train()
+    uri = f"models:/{run.data.tags['touchstone.model_id']}"
+    folder = Path(weights_of_model(store, uri)).parent
+    assert published_model(store, run.info.run_id) == published_model(store, uri) == (uri, folder)
+    said = store.client.get_run(run.info.run_id).data.tags["mlflow.note.content"]
+    command = f"MLFLOW_TRACKING_URI='{store.uri}' mlflow models serve -m {uri} --env-manager local"
+    assert f"`python scripts/serve.py {run.info.run_id}` serves it, as `{command}` does." in said
+    bare = store.client.create_run(run.info.experiment_id, run_name="bare").info.run_id
+    with pytest.raises(UserError, match=rf"run {bare} \(bare, RUNNING\) has no published model"):
+        published_model(store, "bare")
+    store.client.set_tag(bare, "touchstone.model_id", store.client.create_logged_model(run.info.experiment_id).model_id)
+    with pytest.raises(UserError, match="has no published model"):
+        published_model(store, "bare")
+
+
+@pytest.mark.slow
+def test_serve_answers_as_predict_until_sigterm(train: Any, store: Any, command: Any, tmp_path: Path) -> None:
+    run_id = train().info.run_id
+    np.save(tmp_path / "one.npy", raw(1))
+    rows = command("predict.py", run_id, f"input={tmp_path / 'one.npy'}").stdout.splitlines()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    words = [sys.executable, str(ROOT / "scripts" / "serve.py"), run_id, f"port={port}"]
+    process = subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert process.stdout is not None
+    try:
+        assert any(f"answers at http://127.0.0.1:{port}/invocations" in line for line in process.stdout)
+        (scores,) = ask(f"http://127.0.0.1:{port}", raw(1))
+    finally:
+        process.send_signal(signal.SIGTERM)
+        code = process.wait(60)
+    assert rows[1].split(",")[2:] == [str(scores.argmax()), f"{scores.max():.6f}"]
+    assert code == 128 + signal.SIGTERM
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", port)) != 0
+    assert not (tmp_path / "mlflow.db").exists(), "MLflow has made a store of its own"
 
 
 @pytest.mark.slow

@@ -16,7 +16,15 @@ import psutil
 import pytest
 
 from lightning_modules.errors import UserError
-from lightning_modules.tracking.store import PROJECT_ROOT, Store, find_run, open_store, require_free_space
+from lightning_modules.tracking.store import (
+    PROJECT_ROOT,
+    Store,
+    find_run,
+    open_store,
+    require_free_space,
+    sqlite_path,
+    sqlite_uri,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -34,8 +42,8 @@ def blank(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    root = tmp_path_factory.mktemp("a folder with 100% space")
-    (root / "mlruns").mkdir()
+    root = tmp_path_factory.mktemp("store") / "a? b#c%41"
+    (root / "mlruns").mkdir(parents=True)
     (root / "mlruns" / "mlflow.db").touch()
     return open_store(root=root)
 
@@ -77,7 +85,7 @@ def test_importing_the_store_imports_neither_mlflow_nor_torch() -> None:
 
 def test_threads_that_make_the_same_experiment_get_the_same_one(store: Store) -> None:
     ids = []
-    database = sqlite3.connect(store.uri.removeprefix("sqlite:///"), isolation_level=None)
+    database = sqlite3.connect(store.path, isolation_level=None)
     store.experiment("warm")
     database.execute("BEGIN IMMEDIATE")  # all find that there is none, then all wait to make it
     threads = [threading.Thread(target=lambda: ids.append(store.experiment("raced"))) for _ in range(4)]
@@ -93,7 +101,7 @@ def test_threads_that_make_the_same_experiment_get_the_same_one(store: Store) ->
 def test_artifacts_land_in_a_folder_named_after_the_experiment(store: Store) -> None:
     run = store.client.create_run(store.experiment("mnist/ü 50%"))
     store.client.log_text(run.info.run_id, "hello", "note.txt")
-    root = Path(store.uri.removeprefix("sqlite:///")).parent
+    root = store.folder
     assert (root / "artifacts" / "mnist_ü 50_" / run.info.run_id / "artifacts" / "note.txt").read_text() == "hello"
     folder = store.client.download_artifacts(run.info.run_id, "note.txt")
     assert Path(folder).read_text() == "hello"
@@ -190,6 +198,75 @@ def test_a_store_that_others_own_is_refused_before_the_run(blank: Path, folder_m
     shutil.rmtree(folder)
 
 
+def test_the_store_of_a_folder_with_special_characters_lies_in_that_folder(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lightning_modules.comparison.reading import open_reader
+    from lightning_modules.sweep.children import best_values
+    from lightning_modules.sweep.found import sweep_folder
+    from lightning_modules.tracking.artifacts import artifact
+    from lightning_modules.tracking.undelivered import folders
+
+    run = store.client.create_run(store.experiment("x"), run_name="mine")
+    run_id = run.info.run_id
+    store.client.log_text(run_id, "hello", "note.txt")
+    store.client.log_metric(run_id, "val/loss", 0.5)
+    root = store.path.parents[1]
+    assert root.name == "a? b#c%41" and store.path.stat().st_size > 100_000
+    assert list(root.parent.iterdir()) == [root], "something was written beside the project"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)
+    assert open_store() == store and find_run(open_store(), "mine").info.run_id == run_id
+    assert open_reader().find("mine").run_id == run_id
+    assert artifact(store, run, "note.txt") == store.folder / "artifacts" / "x" / run_id / "artifacts" / "note.txt"
+    assert artifact(store, run, "note.txt").read_text() == "hello"
+    assert best_values(store, [run_id], {"val/loss": "minimize"}) == {run_id: {"val/loss": 0.5}}
+    assert sweep_folder(store, "s").parents[1] == folders(store.uri)[0].parent == store.folder == root / "mlruns"
+
+
+@pytest.mark.parametrize("folder", ["plain", "a b", "100% sure", "#1", "why?", "c%41", "é", "a+b", "a;b=1&c"])
+def test_a_path_survives_its_uri_as_mlflow_reads_it(folder: str) -> None:
+    from sqlalchemy.engine import make_url
+
+    path = Path("/home") / folder / "mlflow.db"
+    assert sqlite_path(sqlite_uri(path)) == path
+    assert make_url(sqlite_uri(path)).database == str(path)
+
+
+def test_parameters_of_a_sqlite_uri_are_no_part_of_the_path_and_a_question_mark_in_it_is_refused() -> None:
+    assert sqlite_path("sqlite:////home/mlflow.db?timeout=30&mode=rw") == Path("/home/mlflow.db")
+    assert sqlite_path("sqlite:///mlflow.db") == Path.cwd() / "mlflow.db"
+    with pytest.raises(UserError, match=r"has a '\?' in its path; write it as sqlite:////home%2Fwhy%3F%2Fmlflow.db"):
+        sqlite_path("sqlite:////home/why?/mlflow.db")
+
+
+@pytest.mark.parametrize(
+    ("uri", "module", "package"),
+    [
+        ("postgresql://ann:pa55@db/x", "psycopg", "-e '.[postgres]'"),
+        ("postgresql+psycopg2://ann:pa55@db/x", "psycopg2", "-e '.[postgres]'"),
+        ("mysql://ann:pa55@db/x", "MySQLdb", "mysqlclient"),
+        ("mysql+pymysql://ann:pa55@db/x", "pymysql", "pymysql"),
+    ],
+)
+def test_a_database_without_its_driver_is_answered_with_what_to_install(
+    uri: str, module: str, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)  # not installed, whatever this machine has
+    with pytest.raises(UserError) as caught:
+        open_store(uri)
+    shown = uri.replace("ann:pa55", "***")
+    assert str(caught.value) == (
+        f"tracking.uri={shown} needs the Python package {module}, which is not installed: pip install {package}"
+    )
+
+
+@pytest.mark.parametrize("uri", ["postgresql://ann:pa55@db:port/x", "postgresql+nothing://ann:pa55@db/x"])
+def test_the_uri_of_a_database_that_cannot_be_read_is_answered_with_the_form_of_one(uri: str) -> None:
+    with pytest.raises(UserError, match=r"cannot be read.*expected postgresql://user:password@host") as caught:
+        open_store(uri)
+    assert "pa55" not in str(caught.value)
+
+
 @pytest.mark.parametrize("uri", ["./mlruns", "file:///tmp/mlruns", "mlflow.db", "ftp://me:pa55@host/x"])
 def test_a_store_that_mlflow_no_longer_has_is_answered_with_those_it_has(uri: str) -> None:
     with pytest.raises(UserError, match=r"tracking\.uri=.*sqlite:////.*http") as caught:
@@ -197,7 +274,7 @@ def test_a_store_that_mlflow_no_longer_has_is_answered_with_those_it_has(uri: st
     assert "pa55" not in str(caught.value)
 
 
-@pytest.mark.parametrize("uri", ["sqlite://", "sqlite:///:memory:"])
+@pytest.mark.parametrize("uri", ["sqlite://", "sqlite:///:memory:", "sqlite:///file:x.db?uri=true"])
 def test_a_store_in_memory_is_refused(uri: str) -> None:
     with pytest.raises(UserError, match="names no file"):
         open_store(uri)
@@ -251,6 +328,18 @@ def test_a_run_is_found_by_its_id_the_beginning_of_it_and_its_name(store: Store)
         assert find_run(store, wanted).info.run_id == run
 
 
+def test_a_sweep_is_found_by_its_name_where_its_run_has_another(store: Store) -> None:
+    experiment = store.experiment("find")
+    tags = {"touchstone.kind": "sweep", "sweep.name": "rates"}
+    sweep = store.client.create_run(experiment, run_name="it's mine", tags=tags).info.run_id
+    store.client.create_run(experiment, run_name="trial", tags={"sweep.name": "rates"})
+    assert find_run(store, "rates").info.run_id == find_run(store, "it's mine").info.run_id == sweep
+    other = store.client.create_run(experiment, run_name="rates").info.run_id
+    with pytest.raises(UserError, match="fits several runs") as caught:
+        find_run(store, "rates")
+    assert sweep in str(caught.value) and other in str(caught.value)
+
+
 def test_a_run_that_is_not_there_is_answered_with_the_nearest_and_the_newest(store: Store) -> None:
     experiment = store.experiment("find")
     one = store.client.create_run(experiment, run_name="lenet twice").info.run_id
@@ -268,7 +357,7 @@ def test_a_forked_process_uses_connections_of_its_own(tmp_path: Path) -> None:
     store = open_store(f"sqlite:///{tmp_path}/mlflow.db")  # a fresh one: no other test's connection is still in use
 
     def holds_the_database() -> bool:
-        path = store.uri.removeprefix("sqlite:///")
+        path = str(store.path)
         return any(file.path.startswith(path) for file in psutil.Process().open_files())
 
     experiment = store.experiment("forked")
