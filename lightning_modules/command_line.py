@@ -15,7 +15,7 @@ import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 from lightning_modules.errors import UserError, nearest
-from lightning_modules.killed import Killed
+from lightning_modules.killed import Killed, signals_raise
 from lightning_modules.task.direction import monitor_mode
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
@@ -69,7 +69,7 @@ def answer(main: Callable[[], Any]) -> None:
     if os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0"):
         os.environ["TOUCHSTONE_TRACEBACK"] = "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing: the message is made here
-    with told():
+    with told(), signals_raise():
         _refuse_empty_arguments(sys.argv[1:])
         main()
 

@@ -1,5 +1,6 @@
 """The one exception that a user's mistake raises: it is printed as its message alone, and the exit code is 1."""
 
+import errno
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -15,3 +16,15 @@ def nearest(word: str, options: Iterable[str], limit: int = 3) -> str:
     if close:
         return "did you mean " + " or ".join(f"'{name}'" for name in close) + "?"
     return "it can be: " + ", ".join(names) if names else "there is none to choose from"
+
+
+def disk_is_full(error: BaseException) -> bool:
+    """Whether an error, or one that it came from, says that there is no space left."""
+    seen: set[int] = set()
+    one: BaseException | None = error
+    while one is not None and id(one) not in seen:
+        seen.add(id(one))
+        if getattr(one, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "database or disk is full" in str(one):
+            return True
+        one = one.__cause__ or one.__context__
+    return False

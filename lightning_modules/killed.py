@@ -1,6 +1,8 @@
 """The exceptions that end a run early on purpose, and the places in which a signal has to wait."""
 
 import contextlib
+import multiprocessing
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -24,9 +26,12 @@ class Stopped(Exception):  # noqa: N818 # nothing went wrong
     """
 
 
-_received: list[int] = []  # since the run began: Python swallows what a handler raises in `__del__` or an at-fork hook
+_received: list[
+    int
+] = []  # since `signals_raise`: Python swallows what a handler raises in `__del__` or an at-fork hook
 _waiting: list[int] = []  # signals that came within `undisturbed`
 _depth = 0
+_active = 0  # blocks of `signals_raise` that this process is in
 
 
 @contextlib.contextmanager
@@ -57,16 +62,28 @@ def raise_received() -> None:
         raise Killed(_received[0])
 
 
-def was_received() -> bool:
-    """Whether a signal has come since the run began."""
-    return bool(_received)
+def received_signal() -> int | None:
+    """The first signal that asked this process to end, whether or not its exception is still on its way."""
+    return _received[0] if _received else None
 
 
 @contextlib.contextmanager
 def on_signals(handler: Callable[[int, Any], None]) -> Iterator[None]:
-    """Handle SIGINT, SIGTERM and SIGHUP by `handler`; SIGHUP stays ignored where it is (nohup). Main thread only."""
+    """Handle SIGINT, SIGTERM and SIGHUP by `handler`; SIGHUP stays ignored where it is (nohup). Main thread only.
+
+    Workers of a data loader, which inherit the handler, leave the signal to the process that started them.
+    """
+    terminals = [descriptor for descriptor in (1, 2) if os.isatty(descriptor)]
+
+    def handle(number: int, frame: Any) -> None:
+        if multiprocessing.current_process().daemon:
+            return
+        if number == signal.SIGHUP:
+            _discard_output(terminals)
+        handler(number, frame)
+
     handled = [number for number in ENDING if signal.getsignal(number) is not signal.SIG_IGN or number == signal.SIGINT]
-    before = {number: signal.signal(number, handler) for number in handled}
+    before = {number: signal.signal(number, handle) for number in handled}
     try:
         yield
     finally:
@@ -74,17 +91,32 @@ def on_signals(handler: Callable[[int, Any], None]) -> Iterator[None]:
             signal.signal(number, old)
 
 
+def _discard_output(terminals: list[int]) -> None:
+    """Send further output nowhere: writing to a terminal that has hung up would raise an error."""
+    with contextlib.suppress(OSError):
+        for descriptor in terminals:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+
+
 @contextlib.contextmanager
 def signals_raise() -> Iterator[None]:
     """Turn SIGINT, SIGTERM and SIGHUP into `Killed`, so that every ``finally`` on the way out is run."""
+    global _active
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def handler(number: int, frame: Any) -> None:
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # the second Ctrl-C ends it at once
+        if _received:
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # a third Ctrl-C waits for nothing
         kill(number)
 
-    _received.clear()
-    with on_signals(handler):
-        yield
+    if not _active:
+        _received.clear()
+        _waiting.clear()
+    _active += 1
+    try:
+        with on_signals(handler):
+            yield
+    finally:
+        _active -= 1

@@ -27,7 +27,7 @@ from lightning_modules.config.trust import untrusted
 from lightning_modules.data.preprocess import recipe
 from lightning_modules.data.table_input import TableInput
 from lightning_modules.errors import UserError
-from lightning_modules.killed import Killed, Stopped
+from lightning_modules.killed import Killed, Stopped, signals_raise
 from lightning_modules.model.checksum import save_with_checksum
 from lightning_modules.preflight import check_parts
 from lightning_modules.report import draw_augmented, draw_curves, print_report, publish
@@ -67,7 +67,7 @@ def run(
     Raises:
         UserError: for every mistake that can be seen before the first step, and for a loss that is not finite.
     """
-    with environment_restored():
+    with environment_restored(), signals_raise():
         return _run(cfg, tags or {}, extra, go_on_in, skip_known)
 
 
@@ -253,6 +253,7 @@ def _open_record(store: Store, cfg: DictConfig, data: Any, resumed: Resumed | No
     else:
         parent = {"touchstone.init_from": find_run(store, str(cfg.init_from)).info.run_id} if cfg.init_from else {}
         run_id, model_id = start_run(store, cfg.tracking.experiment, cfg.name, {**tags, **parent})
+    record = None
     try:
         record = Record(store, run_id, model_id, settings, before)
         if resumed and resumed.drift:
@@ -262,10 +263,11 @@ def _open_record(store: Store, cfg: DictConfig, data: Any, resumed: Resumed | No
         overrides = plain.pop("overrides", [])
         record.describe(plain, overrides, {"name": data.name, "fingerprint": data.fingerprint(), **_samples(data)})
     except BaseException as error:  # the run is there: it must not stay RUNNING
-        if before is not None and before.restore(store):
-            raise
-        store.client.set_tag(run_id, "touchstone.error", f"{type(error).__name__}: {error}"[:2000])
-        store.client.set_terminated(run_id, "FAILED" if isinstance(error, Exception) else "KILLED")
+        status = "FAILED" if isinstance(error, Exception) else "KILLED"
+        if record is not None:
+            record.finish(status, error)
+        elif before is None or not before.restore(store):
+            store.client.set_terminated(run_id, status)
         raise
     return record
 

@@ -9,6 +9,7 @@ from lightning_modules.comparison import table
 from lightning_modules.comparison.compare import Comparison
 from lightning_modules.comparison.curve import Curve, curve_table, draw_curve
 from lightning_modules.errors import UserError
+from lightning_modules.killed import undisturbed
 from lightning_modules.tracking.between import write_between
 from lightning_modules.tracking.origin import origin_of
 from lightning_modules.tracking.store import Store, open_store
@@ -73,10 +74,11 @@ def log(comparison: Comparison, curve: Curve | None = None) -> None:
             files = write(comparison, Path(folder))
             if curve is not None:
                 write_curve(curve, Path(folder))
-            run_id = comparison.home or _new_run(store, comparison)
-            store.client.log_artifacts(run_id, folder, FOLDER)
-            if comparison.home is None:
-                store.client.set_terminated(run_id, "FINISHED")
+            with undisturbed():  # a signal must not leave the run RUNNING
+                run_id = comparison.home or _new_run(store, comparison)
+                store.client.log_artifacts(run_id, folder, FOLDER)
+                if comparison.home is None:
+                    store.client.set_terminated(run_id, "FINISHED")
     except (UserError, MlflowException, OSError) as error:
         reason = " ".join(str(error).split())[:300]
         print(f"warning: the comparison was not logged: {reason}", file=sys.stderr)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_modules.errors import UserError
+from lightning_modules.killed import undisturbed
 from lightning_modules.quality.findings import Findings
 from lightning_modules.tracking.flat import leaves
 from lightning_modules.tracking.provenance import command_line, git_state, mask_secrets
@@ -110,7 +111,8 @@ def keep(
         with tempfile.TemporaryDirectory() as folder:
             for file in files:
                 (Path(folder) / file.name).write_bytes(file.read_bytes())
-            run_id = log(store, experiment, verb, config, record["content"], record["data"], metrics, Path(folder))
+            with undisturbed():  # a signal must not leave the run RUNNING
+                run_id = log(store, experiment, verb, config, record["content"], record["data"], metrics, Path(folder))
     except (MlflowException, OSError) as error:
         print(f"warning: this was not logged: {' '.join(str(error).split())[:300]}", file=sys.stderr)
         return

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from lightning_modules.errors import UserError
-from lightning_modules.killed import Killed, Stopped
+from lightning_modules.killed import Killed, Stopped, received_signal
 from lightning_modules.strategy.words import Word, leave, lost_ranks, others_failed, words_of
 
 _LISTEN_S = 5.0  # for the word of a rank that is gone
@@ -189,7 +189,7 @@ def _signal_of(strategy: Any, error: BaseException) -> int | None:
         return int(signal.SIGINT)
     task = strategy.lightning_module
     received = task is not None and task._trainer is not None and task.trainer.received_sigterm
-    return int(signal.SIGTERM) if received or isinstance(error, SIGTERMException) else None
+    return int(signal.SIGTERM) if received or isinstance(error, SIGTERMException) else received_signal()
 
 
 def _set_sigterm(strategy: Any, action: Any) -> None:

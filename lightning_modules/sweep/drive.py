@@ -16,7 +16,7 @@ from lightning_modules.check import empty_value
 from lightning_modules.command_line import PROJECT_ROOT
 from lightning_modules.config.trust import refuse_untrusted_overrides
 from lightning_modules.errors import UserError
-from lightning_modules.killed import Killed, signals_raise, undisturbed, was_received
+from lightning_modules.killed import Killed, signals_raise, undisturbed
 from lightning_modules.signature import fits, spoken
 from lightning_modules.strategy.cores import allowed_cores
 from lightning_modules.sweep.budget.begin import budget_plan, kind_of, try_attempt, without_budget
@@ -148,26 +148,27 @@ class _Sweep:
         self.launcher = sweeper.chosen_launcher()
         cores, gpus, each = allowed_cores(), *_gpus(config)
         self.pool = Pool(shares(config.sweep.jobs or 1, cores, gpus, each), folder / "logs")
+        self.signals: list[int] = []  # that asked the sweep to stop
         self.plan: Plan
         self.ledger: Ledger
 
     def run(self) -> list[Any]:
         self.plan = self._plan()
         self._check_configs()
-        with signals_raise():
+        with signals_raise(), contextlib.ExitStack() as opening:
+            opening.enter_context(undisturbed())  # the sweep's run must not be left RUNNING
+            self.ledger = self._open()
             try:
-                with undisturbed():  # a signal waits until the sweep's run can be closed
-                    self.ledger = self._open()
-                children, signals = self._run_trials()
+                opening.close()
+                return self._conclude(self._run_trials())
             except BaseException as error:
-                killed = isinstance(error, Killed | KeyboardInterrupt) or was_received()
-                with contextlib.suppress(Exception):  # a store that is gone does not hide what happened
-                    self.ledger.end("KILLED" if killed else "FAILED", str(error) or type(error).__name__)
+                if not self.ledger.has_ended:
+                    killed = self.signals or isinstance(error, Killed | KeyboardInterrupt)
+                    with contextlib.suppress(Exception):  # a store that is gone does not hide what happened
+                        self.ledger.end("KILLED" if killed else "FAILED", str(error) or type(error).__name__)
                 raise
-        return self._conclude(children, signals)
 
-    def _run_trials(self) -> tuple[list[Any], list[int]]:
-        """Run what is left of the plan; return the trials and the signals that came."""
+    def _run_trials(self) -> list[Any]:
         if isinstance(self.plan, Grid | Listed):
             self.plan.skip(
                 {int(run.data.tags["sweep.trial"]) for run in self.ledger.runs()} | set(self.ledger.linked())
@@ -178,16 +179,17 @@ class _Sweep:
             self.plan, self.ledger, self._runner(), self._words_of, self.config.sweep.retries, progress.ended,
             time.time() + timeout if timeout else None,
         )  # fmt: skip
+        self.signals = engine.signals
         progress.begin(engine.runner.room())
         engine.run()
-        return progress.end(shown=self.sweeper.plan is None), engine.signals
+        return progress.end(shown=self.sweeper.plan is None)
 
-    def _conclude(self, children: list[Any], signals: list[int]) -> list[Any]:
+    def _conclude(self, children: list[Any]) -> list[Any]:
         """Give the sweep's run its status, and this process its exit code."""
-        if signals:
+        if self.signals:
             self.ledger.end("KILLED")
             print(f"go on with: {self._again()}")
-            raise Killed(signals[0])
+            raise Killed(self.signals[0])
         failed = [child for child in children if child.status not in SETTLED]
         if failed and len(failed) == len(children):
             self.ledger.end("FAILED", "every trial failed")

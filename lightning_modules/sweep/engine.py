@@ -68,6 +68,8 @@ class Engine:
         with self._signals_stop():
             try:
                 while self._start() or self._running or self._elsewhere:
+                    if len(self.signals) > 1:  # the exception of the second one was swallowed
+                        raise Killed(self.signals[1])
                     for number, said in self.runner.wait(TURN_S):
                         self._settle(self._running.pop(number), said)
                     self._look_elsewhere()

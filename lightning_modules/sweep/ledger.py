@@ -2,7 +2,6 @@
 
 import functools
 import json
-import logging
 import sqlite3
 import time
 from collections.abc import Callable, Mapping
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning_modules.errors import UserError
+from lightning_modules.killed import undisturbed
 from lightning_modules.sweep.children import best_values, linked_runs
 from lightning_modules.sweep.trial import Outcome, Plan, Trial
 from lightning_modules.tracking.alive import WORKING_DIRECTORY, is_alive
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 
-CUT_OFF = "CUT_OFF"  # `touchstone.ended` of a run that ended FAILED by no fault of its own
+CUT_OFF = "CUT_OFF"  # `touchstone.ended` of a FAILED run of an earlier version that was cut off with its sweep
 
 PATIENCE_S = 600.0  # how long a sweep waits for a server that does not answer
 
@@ -62,9 +62,8 @@ class Ledger:
         self.name: str = run.data.tags["sweep.name"]
         self.experiment_id = run.info.experiment_id
         self.working_directory: str | None = run.data.tags.get(WORKING_DIRECTORY)  # where the sweep was started
+        self.has_ended = False
         self.objectives: dict[str, str] = json.loads(run.data.tags["sweep.objectives"])
-        # it prints tracebacks of what it raises all the same
-        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
     @property
     def stop_file(self) -> Path:
@@ -79,9 +78,11 @@ class Ledger:
 
     def end(self, status: str, error: str | None = None) -> None:
         """Give the sweep's run its status: FINISHED, FAILED or KILLED."""
-        if error:
-            self.tag({"touchstone.error": error[:2000]})
-        self.store.client.set_terminated(self.run_id, status)
+        with undisturbed():
+            if error:
+                self.tag({"touchstone.error": error[:2000]})
+            self.store.client.set_terminated(self.run_id, status)
+            self.has_ended = True
 
     @patient
     def runs(self, number: int | None = None) -> list["Run"]:
@@ -183,8 +184,9 @@ class Ledger:
     def failed_run(self, trial: Trial, error: str, name: str = "") -> str:
         """Record a trial that failed before its run could begin; return the run's id."""
         tags = {**trial_tags(self.run_id, trial), "touchstone.error": error[:2000]}
-        run = self.store.client.create_run(self.experiment_id, run_name=name or f"trial {trial.number}", tags=tags)
-        self.store.client.set_terminated(run.info.run_id, "FAILED")
+        with undisturbed():
+            run = self.store.client.create_run(self.experiment_id, run_name=name or f"trial {trial.number}", tags=tags)
+            self.store.client.set_terminated(run.info.run_id, "FAILED")
         return str(run.info.run_id)
 
     def state(self, plan: Plan) -> list[tuple[Trial, Outcome]]:

@@ -15,11 +15,14 @@ from typing import Any
 
 import psutil
 
+from lightning_modules.errors import UserError
+from lightning_modules.killed import Killed, signals_raise
 from lightning_modules.strategy.ranks import NAMES as OF_RANKS
 from lightning_modules.sweep.places import Place
 
 _SERVER_DIED = 255  # what multiprocessing gives for the exit code of a process whose forkserver is gone
 SAFE_PATH, OURS = "PYTHONSAFEPATH", "touchstone"  # warm.py takes it away again
+PRELOADED = ["lightning_modules.sweep.warm"]  # by the process that runs are forked from
 PATIENCE_S = 10.0  # for a run that was told to end now
 
 
@@ -42,7 +45,7 @@ class _Job:
 def warm_server() -> Any:
     """Start the process that runs are forked from, unless it is there; its imports take seconds and go on beside the caller."""
     context: Any = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["lightning_modules.sweep.warm"])
+    context.set_forkserver_preload(PRELOADED)
     with _not_from_here():
         forkserver.ensure_running()
     return context
@@ -101,9 +104,12 @@ class Pool:
             try:
                 process.start()
                 break
-            except (EOFError, ConnectionError):  # the forkserver was killed just now: the next start makes another
+            except (EOFError, ConnectionError) as error:  # the forkserver has died: the next start makes another
                 if attempt:
-                    raise
+                    raise UserError(
+                        "the process that trials are forked from ended twice while it started: its error is printed above; "
+                        "if there is none, the system killed it, as it does when memory runs out"
+                    ) from error
         answer.close()
         return process
 
@@ -166,7 +172,13 @@ def _child(
     os.setsid()
     os.environ.clear()
     os.environ.update(environment)
-    answer.send(function(*arguments))
+    try:
+        with signals_raise():
+            said = function(*arguments)
+    except Killed as killed:
+        sys.exit(128 + killed.signal_number)
+    with contextlib.suppress(OSError):  # the sweep was killed: nobody waits for the answer
+        answer.send(said)
     answer.close()
     sys.stdout.flush()
 
@@ -175,7 +187,8 @@ def how_it_died(code: int | None) -> str | None:
     """A process's exit code in words; None where it ended well."""
     if not code:
         return None
-    if code < 0:
-        hint = " (the system does that when memory runs out)" if -code == signal.SIGKILL else ""
-        return f"its process was ended by {signal.Signals(-code).name}{hint}"
+    number = -code if code < 0 else code - 128
+    if number in list(signal.Signals):
+        hint = " (the system does that when memory runs out)" if number == signal.SIGKILL else ""
+        return f"its process was ended by {signal.Signals(number).name}{hint}"
     return f"its process ended with exit code {code}"

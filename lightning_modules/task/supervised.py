@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
 from lightning_modules.data.order import BatchOrder
+from lightning_modules.killed import raise_received
 from lightning_modules.optimizer.groups import parameter_groups
 from lightning_modules.optimizer.schedule import on_resume
 from lightning_modules.strategy.faults import say
@@ -228,6 +229,7 @@ class Supervised(pl.LightningModule):
 
     def note(self, step: int, loss: Tensor, index: Tensor, lr: float | Tensor) -> None:
         """Watch the loss of `step`, and log it where it is due."""
+        raise_received()  # the quick way takes many steps in one call
         loss = loss.detach()
         self.watch.see(step, loss, index, lr)
         if step % self.log_every_n_steps == 0 and step != self._last_step and self.logger is not None:

@@ -22,16 +22,17 @@ from torch import Tensor
 from lightning_modules.errors import UserError
 from lightning_modules.killed import undisturbed
 from lightning_modules.tracking.bulk import log_points
-from lightning_modules.tracking.undelivered import MAX_BATCH, Undelivered, keep
+from lightning_modules.tracking.sender import FIRST_PAUSE_S, LONGEST_PAUSE_S, TIMEOUT_S, Sender, first_line
+from lightning_modules.tracking.store import answers
+from lightning_modules.tracking.undelivered import MAX_BATCH, Undelivered, keep, metric_batches
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
     from lightning_modules.tracking.saved_state import SavedState
 
-FIRST_PAUSE, LONGEST_PAUSE = 5.0, 60.0  # seconds without a new try after a failed flush; doubled each time
 LAST_TRIES, LAST_PAUSE = 3, 1.0  # of finalize
-SEND_SECONDS = 15.0  # that this process waits for a server, where it has to
+PROBE_S = 30.0  # after a server was found not to answer, how long it is not asked again
 METRIC_NAME = re.compile(r"[\w./:\- ]{1,250}")
 
 
@@ -45,8 +46,7 @@ class Point(NamedTuple):
 class BufferedMLflowLogger(Logger):
     """Lightning's logger for a run that exists: a log call costs microseconds, a flush stores a batch.
 
-    A local store takes the points at once. To a server a thread sends them, so that training never waits for it; what it
-    has not taken when a checkpoint is written is kept in a file until it has (`persist`).
+    A SQLite store gets its points at once. A server gets them from a thread: training never waits for it.
 
     Args:
         client: MLflow's client of the store.
@@ -68,7 +68,7 @@ class BufferedMLflowLogger(Logger):
         held_until: SavedState | None = None,
     ) -> None:
         super().__init__()
-        self.undelivered: Path | None = None  # the file with points that the store never took
+        self.undelivered: Path | None = None  # the file with points that the store has not taken
         self._client = client
         self._run_id = run_id
         self._flush_points = flush_points
@@ -77,7 +77,6 @@ class BufferedMLflowLogger(Logger):
         self._held_until = held_until
         self._newest: dict[str, int] = {}  # the step up to which a metric's points are dropped; -1: none are
         self._name: str | None = None
-        self._is_server = str(client.tracking_uri).startswith("http")
         self._warned = False
         self._models: dict[str, str] = {}  # the LoggedModel of metrics that begin so
         self.first_step = (
@@ -90,15 +89,16 @@ class BufferedMLflowLogger(Logger):
         self._pid = os.getpid()
         self._points: deque[Point] = deque()
         self._flushing = threading.RLock()
-        self._sender: threading.Thread | None = None
-        self._kept: Path | None = None  # the file with the points that waited when the last checkpoint was written
         self._pause = 0.0
         self._due = time.monotonic() + self._flush_seconds
+        local = self._client.tracking_uri.startswith("sqlite:")
+        self._sender = None if local else Sender(self._client, self._run_id)
+        self._silent_until = 0.0
 
     def attach_model(self, model_id: str, prefix: str = "test/") -> None:
         """Link metrics of this prefix to a LoggedModel, from those that wait on: they were measured on its weights."""
         if prefix in self._models:
-            self.flush()
+            self._hand_over() if self._sender and not self._is_held() else self.flush()
         self._models[prefix] = model_id
 
     @property
@@ -158,137 +158,121 @@ class BufferedMLflowLogger(Logger):
     def _flush_if_due(self) -> None:
         full = len(self._points) >= self._flush_points and not self._pause
         if self._points and not self._is_held() and (full or time.monotonic() >= self._due):
-            if self._is_server:
-                self._send()
-            else:
-                self.flush()
-
-    @rank_zero_only
-    def flush(self) -> bool:
-        """Store all that waits; False where the store fails, or a server has not answered after `SEND_SECONDS`.
-
-        The points then stay, and one warning says so.
-        """
-        if self._is_held():
-            return True
-        if self._pid != os.getpid():
-            self._start_empty()
-        if not self._is_server:
-            with undisturbed():
-                return self._store_all()
-        until = time.monotonic() + SEND_SECONDS
-        while self._points:
-            sender = self._send()
-            sender.join(max(0.0, until - time.monotonic()))
-            if sender.is_alive():
-                self._warn_once(TimeoutError(f"the server has not answered for {SEND_SECONDS:.0f} s"))
-                return False
-            if self._pause:
-                return False
-        return True
+            self._hand_over() if self._sender else self.flush()
 
     def _is_held(self) -> bool:
         return self._held_until is not None and not self._held_until.stepped
 
-    def _send(self) -> threading.Thread:
-        """The thread that sends all that waits; at most one at a time."""
-        if self._pid != os.getpid():
-            self._start_empty()
-        if self._sender is None or not self._sender.is_alive():
-            self._due = time.monotonic() + self._flush_seconds
-            self._sender = threading.Thread(target=self._store_all, daemon=True, name="mlflow-points")
-            self._sender.start()
-        return self._sender
-
     @rank_zero_only
     def persist(self) -> None:
-        """Make what was logged outlive this process: before a checkpoint, which continues after these points.
-
-        A server is not waited for: what it has not taken goes to a file, which the next run of `resume=` delivers.
-        MLflow stores equal points once, so that nothing is doubled where the server took them all the same.
-        """
-        if not self._is_server or self._is_held():
+        """Have the points survive this process, without waiting for a server: in the store, or in a file until they are."""
+        if self._pid != os.getpid():
+            self._start_empty()
+        if self._sender is None or self._is_held():
             self.flush()
             return
-        if self._points:
-            self._send()
-        before, self._kept = self._kept, None
-        if rows := list(self._rows()):
-            self._kept = keep(self._client.tracking_uri, self._run_id, rows)
-        if before:
-            before.unlink(missing_ok=True)
+        self._hand_over()
+        try:
+            self._sender.save()
+        except OSError as error:
+            self._warn_once(str(error))
+
+    @rank_zero_only
+    def flush(self) -> bool:
+        """Store all that waits. Where the store fails, keep it, warn once and return False."""
+        if self._pid != os.getpid():
+            self._start_empty()
+        if self._is_held():
+            return True
+        return self._send_all() if self._sender else self._store_all()
+
+    def _hand_over(self) -> None:
+        """Give what waits to the thread that sends it, and warn once if the server takes nothing."""
+        assert self._sender is not None
+        if problem := self._sender.problem:
+            self._warn_once(f"{problem}; training continues")
+        else:
+            self._warned = False
+        with undisturbed(), self._flushing:
+            batch = [self._points.popleft() for _ in range(len(self._points))]
+            self._sender.add(self._rows(batch))
+        self._due = time.monotonic() + self._flush_seconds
+
+    def _send_all(self) -> bool:
+        """Send what waits; wait for the server while it answers."""
+        self._hand_over()
+        sender, uri = self._sender, self._client.tracking_uri
+        assert sender is not None
+        if sender.drain(1.0):
+            return True
+        if time.monotonic() < self._silent_until:
+            return False
+        if uri.startswith("http") and not answers(uri):
+            self._silent_until = time.monotonic() + PROBE_S
+            return False
+        sender.retry()
+        return sender.drain(TIMEOUT_S)
 
     def _store_all(self) -> bool:
-        with self._flushing:
+        with undisturbed(), self._flushing:
             try:
                 while self._points:
                     batch = [self._points[i] for i in range(min(MAX_BATCH, len(self._points)))]
-                    self._store(batch)
+                    for metrics in metric_batches(self._rows(batch)):
+                        log_points(self._client, self._run_id, metrics)
                     for _ in batch:
                         self._points.popleft()
             except Exception as error:  # whatever the store raises: training must go on, the points stay
-                self._pause = min(2 * self._pause, LONGEST_PAUSE) or FIRST_PAUSE
+                self._pause = min(2 * self._pause, LONGEST_PAUSE_S) or FIRST_PAUSE_S
                 self._due = time.monotonic() + self._pause
-                self._warn_once(error)
+                self._warn_once(first_line(error))
                 return False
             self._pause, self._warned = 0.0, False
             self._due = time.monotonic() + self._flush_seconds
         return True
 
-    def _discard_kept(self) -> None:
-        kept, self._kept = self._kept, None
-        if kept:
-            kept.unlink(missing_ok=True)
-
-    def _store(self, batch: list[Point]) -> None:
-        from mlflow.entities import Metric
-
-        points = zip(batch, _numbers(batch), strict=True)
-        # A model's metrics must not hold two equal points in one call, and NaN is not equal to itself.
-        unique = {(p.key, p.step, p.timestamp, None if math.isnan(v) else v): (p, v) for p, v in points}
-        metrics = [
-            Metric(p.key, value, p.timestamp, p.step, model_id=self._model_of(p.key)) for p, value in unique.values()
-        ]
-        log_points(self._client, self._run_id, metrics)
-
     def _model_of(self, key: str) -> str | None:
         return next((model_id for prefix, model_id in self._models.items() if key.startswith(prefix)), None)
 
-    def _warn_once(self, error: Exception) -> None:
+    def _warn_once(self, reason: str) -> None:
         if not self._warned:
-            text = f"{len(self._points)} points wait, the store does not take them now: {_first_line(error)}"
+            count = len(self._points) + (self._sender.pending if self._sender else 0)
+            text = f"{count} points are waiting because the tracking store does not accept them: {reason}"
             warnings.warn(f"MLflow run {self._run_id}: {text}", stacklevel=2)
         self._warned = True
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
         """Flush, trying again for a few seconds; what is left goes to a file, and a warning names it."""
+        if self._sender is not None:
+            if not self.flush():
+                self._sender.save()
+            self._name_file(self._sender.file)
+            return
         for attempt in range(LAST_TRIES):
             if self.flush():
-                self._discard_kept()
                 return
             if attempt < LAST_TRIES - 1:
                 time.sleep(LAST_PAUSE)
-        self.undelivered = keep(self._client.tracking_uri, self._run_id, self._rows())
+        self._name_file(keep(self._client.tracking_uri, self._run_id, self._rows(list(self._points))))
         self._points.clear()
-        self._discard_kept()
-        warnings.warn(
-            f"MLflow run {self._run_id}: the store takes no points; they are in {self.undelivered}: "
-            "`python scripts/store.py sync` stores them later",
-            Undelivered,
-            stacklevel=2,
-        )
 
-    def _rows(self) -> Iterator[dict[str, Any]]:
-        """The points that wait, as rows of an undelivered file."""
-        batch = list(self._points)
+    def _name_file(self, file: Path | None) -> None:
+        """Say once where the points are that the store has not taken."""
+        before, self.undelivered = self.undelivered, file
+        if file is not None and file != before:
+            text = f"points that the tracking store did not accept are in {file}; `python scripts/store.py sync` sends them"
+            warnings.warn(f"MLflow run {self._run_id}: {text}", Undelivered, stacklevel=3)
+
+    def _rows(self, batch: list[Point]) -> Iterator[dict[str, Any]]:
+        """Points as rows of an undelivered file."""
         for point, value in zip(batch, _numbers(batch), strict=True):
             model_id = self._model_of(point.key)
             yield {**point._asdict(), "value": value, **({"model_id": model_id} if model_id else {})}
 
     def __getstate__(self) -> dict[str, Any]:
         """Spawned ranks get no lock, and no points: those are this process's to store."""
-        return {**self.__dict__, "_flushing": None, "_sender": None, "_points": None, "_pid": -1}
+        return {**self.__dict__, "_flushing": None, "_points": None, "_sender": None, "_pid": -1}
 
 
 def last_steps(client: MlflowClient, run_id: str) -> dict[str, int]:
@@ -332,7 +316,3 @@ def _check_name(key: str) -> None:
             f"metric name {key!r}: MLflow allows letters, digits, '_', '-', '.', ':', ' ' and '/' between "
             "parts, at most 250 characters"
         )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -7,9 +7,12 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from lightning_modules.errors import UserError, disk_is_full
+from lightning_modules.killed import undisturbed
 from lightning_modules.tracking.alive import WORKING_DIRECTORY, process_tags
 from lightning_modules.tracking.artifacts import fetch_model, local_folder
 from lightning_modules.tracking.delivery import deliver_run
@@ -26,7 +29,7 @@ from lightning_modules.tracking.provenance import (
     repository_of,
 )
 from lightning_modules.tracking.saved_state import SavedState
-from lightning_modules.tracking.store import PROJECT_ROOT, Store
+from lightning_modules.tracking.store import PROJECT_ROOT, Store, answers
 from lightning_modules.tracking.undelivered import DEEDS, keep, work_folder
 from lightning_modules.tracking.user_code import digest, user_modules
 
@@ -56,6 +59,7 @@ class Record:
         self.experiment_id = run.info.experiment_id
         self._work: Path | None = None
         self._unsent: list[Mapping[str, Any]] = []
+        self._kept: Path | None = None  # the file with what is unsent
         self.folder = self._local(run.info.artifact_uri, "run")
         self.model_folder = self._local(self.client.get_logged_model(model_id).artifact_location, "model")
         if resumed and self._work is not None and not any(self.model_folder.iterdir()):
@@ -175,6 +179,7 @@ class Record:
                     raise
                 time.sleep(0.1 * 2**attempt)
 
+    @undisturbed()
     def params(self, values: Mapping[str, Any]) -> None:
         """Log params; one that MLflow could not hold whole is replaced by where its value stands."""
         from mlflow.entities import Param
@@ -191,6 +196,7 @@ class Record:
         for start in range(0, len(new), _PER_CALL):
             self.client.log_batch(self.run_id, params=new[start : start + _PER_CALL])
 
+    @undisturbed()
     def tags(self, values: Mapping[str, Any]) -> None:
         """Set tags; all in one call."""
         from mlflow.entities import RunTag
@@ -203,6 +209,7 @@ class Record:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text, encoding="utf-8", errors="surrogateescape", newline="")  # a diff keeps its bytes
 
+    @undisturbed()
     def new_model(self, name: str, line: Sequence[tuple[str, str]], params: Mapping[str, Any]) -> tuple[str, Path]:
         """Create a LoggedModel that was made from others, of which `line` gives (name, id), the last one its parent.
 
@@ -223,46 +230,59 @@ class Record:
     def finish(self, status: str, error: BaseException | None = None) -> None:
         """Flush all points, store the log and the traceback, and set the status: FINISHED, FAILED or KILLED.
 
-        A resume that fails before its first step leaves the run as it was. What a server that is gone does not take is kept
-        on this disk, for `scripts/store.py sync` to deliver.
+        A resume that fails before its first step leaves the run as it was. What the store does not take is kept in files,
+        for `scripts/store.py sync` to deliver.
+
+        Raises:
+            UserError: the disk is full; the message says where the run's status and points are.
         """
         if status != "FINISHED" and self.before is not None and not self.before.stepped and self._withdraw(self.before):
             return
-        try:
-            self._close(status, error)
-        finally:  # a full disk or a second signal must not leave the run RUNNING
-            self.send({"do": "end", "status": status, "end_time": int(time.time() * 1000)})
-            if self._unsent:
-                path = keep(self.store.uri, self.run_id, self._unsent)
-                kept = f"{path} and {self._work} keep" if self._work else f"{path} keeps"
-                # not as a warning: those go to the run's log, which is closed
-                text = f"the server is gone: {kept} the rest of the run; `python scripts/store.py sync` delivers it"
-                print(f"run {self.run_id}: {text}", file=sys.stderr)
-            elif self.logger.undelivered:  # the server was gone for a while, and is back
-                with contextlib.suppress(Exception):  # the file stays
-                    deliver_run(self.store, self.run_id)
+        steps = (
+            self._stop_monitor,
+            partial(self.logger.finalize, status.lower()),
+            partial(self._store_error, error),
+            self._store_log,
+            self._upload,
+            partial(self._end, status),
+        )
+        failures = []
+        for step in steps:
+            try:
+                step()
+            except Exception as failure:  # one that fails must not keep the others, least of all the status
+                failures.append(failure)
+        full = next((one for one in (error, *failures) if one is not None and disk_is_full(one)), None)
+        if full is not None:
+            raise UserError(self._full_disk(status)) from full
+        if failures:
+            raise failures[0]
 
+    @undisturbed()
     def send(self, row: Mapping[str, Any]) -> None:
-        """Do in the store what the row says (`undelivered.DEEDS`); what a server does not take now is kept for the end."""
+        """Do in the store what the row says (`undelivered.DEEDS`); what it cannot take now is kept for the end."""
         row = {**row, "run_id": self.run_id}
-        if not self._unsent:
+        server = self.store.uri.startswith("http")
+        if not self._unsent and (not server or answers(self.store.uri)):  # MLflow would wait for minutes
             try:
                 return DEEDS[row["do"]](self.client, {**row, "now": True})
-            except Exception:
-                if not self.store.uri.startswith("http"):
+            except Exception as error:
+                if not server and not disk_is_full(error):
                     raise
         self._unsent.append(row)
         return None
 
-    def _close(self, status: str, error: BaseException | None) -> None:
-        self._stop_monitor()
-        self.logger.finalize(status.lower())
+    def _store_error(self, error: BaseException | None) -> None:
         if error is not None:
-            self.text("traceback.txt", "".join(traceback.format_exception(error)))
             self.send({"do": "tags", "tags": {"touchstone.error": f"{type(error).__name__}: {error}"[:2000]}})
+            self.text("traceback.txt", "".join(traceback.format_exception(error)))
+
+    def _store_log(self) -> None:
         self._log.close()
         if self._log.text():
             self.text("log.txt", self._log.text())
+
+    def _upload(self) -> None:
         if self._work is not None:
             self.send({"do": "upload", "model_id": self.model_id})
 
@@ -274,6 +294,32 @@ class Record:
         self.logger.discard()
         self._log.close()
         return True
+
+    def _end(self, status: str) -> None:
+        self.send({"do": "end", "status": status, "end_time": int(time.time() * 1000)})
+        if self._unsent:
+            self._kept = keep(self.store.uri, self.run_id, self._unsent, self.logger.undelivered)
+            if not self.store.is_local:
+                kept = f"{self._kept} and {self._work} keep" if self._work else f"{self._kept} keeps"
+                # not as a warning: those go to the run's log, which is closed
+                text = f"the server is gone: {kept} the rest of the run; `python scripts/store.py sync` delivers it"
+                print(f"run {self.run_id}: {text}", file=sys.stderr)
+        elif self.logger.undelivered:  # the store did not take points for a while, and does now
+            with contextlib.suppress(Exception):  # the file stays
+                deliver_run(self.store, self.run_id)
+
+    def _full_disk(self, status: str) -> str:
+        """The message for a disk that is full: the run's status, where its points are, and how to go on."""
+        kept = self._kept or self.logger.undelivered
+        lines = [f"the disk of {self.folder} is full: run {self.run_name} ({self.run_id}) is {status}"]
+        if kept is not None and kept.exists():
+            what = "its status and last points are" if self._kept else "its last points are"
+            lines.append(f"{what} in {kept}: free some space, then `python scripts/store.py sync` stores them")
+        elif self._unsent:
+            lines.append("its status and last points could not be stored anywhere")
+        if (self.checkpoints / "last.ckpt").exists():
+            lines.append(f"resume={self.run_id} continues from its last checkpoint")
+        return "; ".join(lines)
 
     def _stop_monitor(self) -> None:
         if self._monitor is None:

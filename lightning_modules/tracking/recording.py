@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 import pytorch_lightning as pl
 
-from lightning_modules.killed import Killed, Stopped, raise_received, signals_raise, undisturbed, was_received
+from lightning_modules.killed import Killed, Stopped, raise_received, received_signal, signals_raise, undisturbed
 from lightning_modules.tracking.record import Record
 
 
@@ -22,19 +22,24 @@ def recording(open_record: Callable[[], Record]) -> Iterator[Record]:
             with undisturbed():
                 record = open_record()
             yield record
+            raise_received()
         except Stopped as stopped:
             if record:
                 record.send({"do": "tags", "tags": {"touchstone.ended": str(stopped)}})
-                record.finish("KILLED")
+                _finish(record, "KILLED")
             raise
         except BaseException as error:
-            killed = isinstance(error, Killed | KeyboardInterrupt) or was_received()
-            if record and killed:
-                record.finish("KILLED")
+            if record and (isinstance(error, Killed | KeyboardInterrupt) or received_signal()):
+                _finish(record, "KILLED")
             elif record:
-                record.finish("FAILED", error)
+                _finish(record, "FAILED", error)
             raise
-    record.finish("FINISHED")
+        _finish(record, "FINISHED")
+
+
+def _finish(record: Record, status: str, error: BaseException | None = None) -> None:
+    with undisturbed():  # a second signal must not leave the run RUNNING
+        record.finish(status, error)
 
 
 class EndOnSignal(pl.Callback):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import re
 import shutil
@@ -27,11 +29,13 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_DISABLE_AGENT_HINT", "true")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # our own report says where to look
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it prints the traceback of what it raises, too
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")  # a machine without git is no reason to warn
 # MLflow's own seven retries of 120 s hold a run for a quarter of an hour; what fails is kept and sent again later.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
 
+HEALTH_SECONDS = 5.0  # that a server has to answer a health check
 LOCK_SECONDS = 20.0  # how long another process may hold the database before we call it locked
 CREATE_SECONDS = 300.0  # how long another process may take to create it
 # module of a database's driver -> what pip installs it from, where that is not its name
@@ -205,8 +209,6 @@ def _explain(path: Path, error: str) -> str:
 
 def _create_once(path: Path) -> None:
     """Create the database beside `path` and move it into place: nobody ever sees half a schema."""
-    import logging
-
     from filelock import FileLock, Timeout
     from mlflow.exceptions import MlflowException
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
@@ -216,7 +218,6 @@ def _create_once(path: Path) -> None:
         with FileLock(f"{path}.lock", timeout=CREATE_SECONDS):
             if _is_ready(path):
                 return
-            logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
             draft = path.with_name(f"{path.name}.creating")
             _remove_draft(draft)  # of a process that died while it created
             SqlAlchemyStore(sqlite_uri(draft), (path.parent / "artifacts").as_uri()).engine.dispose()
@@ -263,6 +264,21 @@ def _require_driver(uri: str) -> None:
         ) from error
 
 
+def answers(uri: str) -> bool:
+    """Whether a server answers at this address."""
+    with contextlib.suppress(OSError, UnicodeError):  # requests' errors are OSErrors
+        return _health(uri) > 0
+    return False
+
+
+def _health(uri: str) -> int:
+    """The HTTP status of MLflow's health check. Raises requests.RequestException or UnicodeError without an answer."""
+    import requests
+
+    verify = os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() not in ("true", "1")
+    return requests.get(f"{uri.rstrip('/')}/health", timeout=HEALTH_SECONDS, verify=verify).status_code
+
+
 def _require_answer(uri: str) -> None:
     import requests
 
@@ -271,9 +287,8 @@ def _require_answer(uri: str) -> None:
         f"start it with `mlflow server --backend-store-uri '{sqlite_uri(PROJECT_ROOT / 'mlruns' / 'mlflow.db')}'`, "
         "or unset MLFLOW_TRACKING_URI to use the local store"
     )
-    verify = os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() not in ("true", "1")
     try:
-        status = requests.get(f"{uri.rstrip('/')}/health", timeout=5, verify=verify).status_code
+        status = _health(uri)
     except (requests.RequestException, UnicodeError) as error:
         raise UserError(f"tracking.uri={shown} does not answer ({type(error).__name__}): {advice}") from error
     if status >= 400 and status not in (401, 403):  # a proxy may guard /health and still let the client in

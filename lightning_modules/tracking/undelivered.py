@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
 import os
@@ -34,13 +35,19 @@ def folders(uri: str) -> list[Path]:
     return [folder / "undelivered" for folder in (beside, Path.cwd(), Path(tempfile.gettempdir()))]
 
 
-def keep(uri: str, run_id: str, rows: Iterable[Mapping[str, Any]]) -> Path:
+def keep(uri: str, run_id: str, rows: Iterable[Mapping[str, Any]], onto: Path | None = None) -> Path:
     """Write the rows for the run of the store `uri` to a new file: ``undelivered/<run id>.jsonl``, or ``…-1.jsonl``.
 
     A row is a point (key, value, timestamp, step, perhaps model_id) or what else `do` says (see `DEEDS`).
+
+    Args:
+        onto: a file that an earlier call returned; the rows are appended to it where that is possible.
     """
     owner = {"store": mask_secrets(uri), "run_id": run_id}
     lines = [json.dumps({**owner, **row}) + "\n" for row in rows]
+    if onto is not None and onto.exists():
+        with contextlib.suppress(OSError):
+            return _append(onto, "".join(lines).encode())
     for folder in folders(uri):
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -51,8 +58,23 @@ def keep(uri: str, run_id: str, rows: Iterable[Mapping[str, Any]]) -> Path:
             draft.replace(path)  # whoever delivers reads whole files only
             return path
         except OSError as error:
+            for draft in folder.glob(f"{run_id}*.draft"):
+                draft.unlink()
             reason = error
     raise OSError(f"run {run_id}: {len(lines)} lines fit nowhere: {reason}")
+
+
+def _append(path: Path, data: bytes) -> Path:
+    """Append all of `data` or, on a full disk, nothing."""
+    with path.open("ab", buffering=0) as file:
+        size = file.tell()
+        try:
+            if file.write(data) < len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:
+            file.truncate(size)
+            raise
+    return path
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -77,7 +99,7 @@ def deliver(client: MlflowClient, path: Path, but: Collection[str] = ()) -> int:
     rows = read(path)
     for run_id in dict.fromkeys(row["run_id"] for row in rows):
         own = [row for row in rows if row["run_id"] == run_id]
-        for batch in _batches([row for row in own if "key" in row]):
+        for batch in metric_batches([row for row in own if "key" in row]):
             client.log_batch(run_id, metrics=batch)
         for row in own:
             if "do" in row and row["do"] not in but:
@@ -85,7 +107,8 @@ def deliver(client: MlflowClient, path: Path, but: Collection[str] = ()) -> int:
     return len(rows)
 
 
-def _batches(points: list[dict[str, Any]]) -> Iterator[list[Any]]:
+def metric_batches(points: Iterable[dict[str, Any]]) -> Iterator[list[Any]]:
+    """MLflow's metrics of points, in lists as long as one call takes."""
     from mlflow.entities import Metric
 
     # A model's metrics must not hold two equal points in one call, and NaN is not equal to itself.

@@ -1,5 +1,6 @@
 """What a user or a machine can do wrong: one message, the right exit code, and a store that stays consistent."""
 
+import contextlib
 import signal
 import sqlite3
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 import torch
 
 from lightning_modules.errors import UserError
@@ -135,9 +137,52 @@ def test_a_record_that_cannot_be_described_does_not_stay_running(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("lightning_modules.tracking.record.Record.text", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(UserError, match=r"the disk of .* is full: run digits-mlp \([0-9a-f]{32}\) is FAILED$"):
         train()
     assert statuses(store) == ["FAILED"]
+
+
+class FillsTheDisk(pl.Callback):
+    """Leaves no room on the disk of the store as epoch 2 begins."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.current_epoch == 2:
+            with contextlib.suppress(OSError), (self.folder / "ballast").open("wb", buffering=0) as file:
+                while file.write(bytes(4096)):
+                    pass
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_is_one_message_and_nothing_is_lost(
+    store: Any, train: Train, small_disk: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: Any
+) -> None:
+    from lightning_modules.command_line import compose_run
+    from lightning_modules.run import run
+    from lightning_modules.tracking.sync import sync
+
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    words = "data.per_class=10 model=mlp trainer.log_every_n_steps=1 callbacks.last.every_s=0 tracking.pictures=false"
+    quiet = "tracking.system_metrics_s=null tracking.min_free_mb=0 ~callbacks.progress ~callbacks.summary"
+    with pytest.raises(UserError) as full:
+        run(compose_run([*words.split(), *quiet.split(), "trainer.max_epochs=4"]), extra=[FillsTheDisk(small_disk)])
+    (stopped,) = store.client.search_runs(["1"])
+    run_id = stopped.info.run_id
+    kept = elsewhere / "undelivered" / f"{run_id}.jsonl"
+    assert f"run digits-mlp ({run_id}) is FAILED; its status and last points are in {kept}" in str(full.value)
+    assert f"resume={run_id} continues from its last checkpoint" in str(full.value)
+    assert "Traceback" not in capfd.readouterr().err
+    (small_disk / "ballast").unlink()
+    sync()
+    assert statuses(store) == ["FAILED"] and not kept.exists()
+    done = train(f"resume={run_id}", quick=False)
+    assert done.info.status == "FINISHED"
+    steps = [point.step for point in store.client.get_metric_history(run_id, "train/loss")]
+    assert sorted(steps) == list(range(max(steps) + 1))
 
 
 @pytest.mark.parametrize("damage", ["half", "empty", "pickle"])

@@ -40,6 +40,8 @@ def test_a_run_then_the_sweep_killed_while_others_train_cost_nothing(
     monkeypatch.setattr(engine, "is_alive", seen_alive)
     gone_on = sweep(*words, "sweep.name=cut", "sweep.jobs=2", quick=False)
     until(lambda: not first.left())
+    logs = Path(store.uri.removeprefix("sqlite:///")).parent / "sweeps" / "cut" / "logs"
+    assert "Traceback" not in first.said() + "".join(log.read_text() for log in logs.iterdir())
     began = {int(file.stem) for file in place.glob("*.waits")}
     assert len(began) == 4  # the victim, its second attempt, the other, and the third trial: none twice
     check_whole(store, gone_on, 3, sweep(*words, "sweep.name=whole", quick=False))
@@ -70,6 +72,24 @@ def test_a_killed_forkserver_costs_no_run(sweep: Any, place: Path, store: Any) -
     done = sweep(*words, *once(place, "kill_the_forkserver"), "sweep.name=cut", quick=False)
     assert (place / "done").exists()
     check_whole(store, done, 3, whole)
+
+
+def test_a_fork_server_that_dies_as_it_starts_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a fork server of its own, beside that of the other tests."""
+    from multiprocessing import forkserver
+
+    from lightning_modules.errors import UserError
+    from lightning_modules.sweep import pool
+
+    (tmp_path / "dies_at_import.py").write_text("import os\nos._exit(7)\n")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    monkeypatch.setattr(pool, "PRELOADED", ["dies_at_import"])
+    own = forkserver.ForkServer()
+    for name in ("ensure_running", "set_forkserver_preload", "connect_to_new_process"):
+        monkeypatch.setattr(forkserver, name, getattr(own, name))
+    monkeypatch.setattr(forkserver, "_forkserver", own)
+    with pytest.raises(UserError, match="trials are forked from ended twice while it started"):
+        pool.Pool([], tmp_path).call(len, "abc")
 
 
 @pytest.mark.long
@@ -149,7 +169,7 @@ def test_a_trial_has_one_process_at_a_time_and_goes_on_in_its_run(store: Any, tm
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_lets_runs_finish_their_epoch_and_the_sweep_can_go_on(
     sweep: Any, launch: Any, place: Path, store: Any, number: int
 ) -> None:
@@ -157,7 +177,7 @@ def test_a_signal_lets_runs_finish_their_epoch_and_the_sweep_can_go_on(
     command = launch(*words, "sweep=cut", "sweep.jobs=2")
     command.waiting(place, 2)
     command.signal_all(number)
-    command.says("finishes its epoch")
+    command.says("finish the current epoch")
     (place / "open").touch()
     assert command.ends() == 128 + number
     assert "train.py -m sweep.resume=cut" in command.said()
@@ -182,7 +202,7 @@ def test_a_second_signal_ends_all_at_once_and_the_sweep_can_go_on(
     command = launch(*words, "sweep=cut", "sweep.jobs=2")
     command.waiting(place, 2)
     command.signal_all(signal.SIGINT)
-    command.says("finishes its epoch")
+    command.says("finish the current epoch")
     for _ in range(again):
         command.signal_all(signal.SIGINT)
         time.sleep(0.1)

@@ -1,9 +1,6 @@
 """Full disks, deleted stores and damaged files under a sweep, and several sweeps at once."""
 
-import os
-import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,22 +39,6 @@ def test_two_sweeps_at_once_on_one_store_lose_nothing(sweep: Any, launch: Any, p
 
 
 # --- disks and files ----------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path, store: Any) -> Iterator[Path]:
-    """The folder of the test's store, on a disk of 24 MB of its own."""
-    disk = Path(store.uri.removeprefix("sqlite:///")).parent
-    shutil.copytree(disk, tmp_path / "copy")
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(disk)], capture_output=True)
-    if mounted.returncode:
-        reason = "a small disk can be mounted by root only"
-        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(reason)
-    try:
-        shutil.copytree(tmp_path / "copy", disk, dirs_exist_ok=True)
-        yield disk
-    finally:
-        subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
 @pytest.mark.slow

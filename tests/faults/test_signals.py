@@ -1,0 +1,187 @@
+"""A signal ends what runs, whenever it comes: while the run is created, where Python drops its exception, from a terminal."""
+
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+
+from lightning_modules.killed import Killed, raise_received, signals_raise, undisturbed
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def send(number: int = signal.SIGTERM) -> None:
+    os.kill(os.getpid(), number)
+
+
+class Dropped:
+    def __del__(self) -> None:
+        send()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_each_signal_that_asks_to_end_is_raised_and_the_former_handler_put_back(number: int) -> None:
+    before = signal.getsignal(number)
+    with pytest.raises(Killed, match=f"ended by signal {number}"), signals_raise():
+        send(number)
+    assert signal.getsignal(number) is before
+
+
+def test_a_hangup_is_ignored_under_nohup() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with signals_raise():
+            send(signal.SIGHUP)
+            raise_received()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_signal_whose_exception_python_drops_is_raised_at_the_next_check() -> None:
+    with signals_raise():
+        dropped = Dropped()
+        del dropped
+        with pytest.raises(Killed, match="ended by signal 15"):
+            raise_received()
+    with signals_raise():
+        raise_received()  # it is over with the block that it ended
+
+
+def test_a_second_signal_waits_for_what_must_not_be_disturbed() -> None:
+    done = []
+    with pytest.raises(Killed), signals_raise():
+        try:
+            send()
+        finally:
+            with undisturbed():
+                send(signal.SIGINT)
+                done.append(1)
+    assert done == [1]
+
+
+def test_a_worker_of_a_data_loader_leaves_the_signal_to_the_process_that_started_it() -> None:
+    with signals_raise():
+        worker = multiprocessing.get_context("fork").Process(target=send, args=(signal.SIGINT,), daemon=True)
+        worker.start()
+        worker.join(20)
+    assert worker.exitcode == 0
+
+
+def statuses(store: Any) -> list[str]:
+    return [run.info.status for run in store.client.search_runs(["0", "1"])]
+
+
+def test_a_signal_while_the_run_is_created_leaves_it_killed(
+    train: Callable[..., Any], store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The signal comes when the run is in the store and nobody knows its id yet."""
+    from mlflow.tracking._tracking_service.client import TrackingServiceClient
+
+    create = TrackingServiceClient.create_run
+
+    def create_and_signal(*arguments: Any, **keywords: Any) -> Any:
+        run = create(*arguments, **keywords)
+        send(signal.SIGHUP)
+        return run
+
+    monkeypatch.setattr(TrackingServiceClient, "create_run", create_and_signal)
+    with pytest.raises(Killed, match=r"ended by signal 1$"):
+        train()
+    assert statuses(store) == ["KILLED"]
+
+
+class SignalInDel(pl.Callback):
+    """Sends a signal whose exception Python drops, as an epoch begins."""
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        Dropped()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("steps_per_call", ["auto", "1"], ids=["quick", "ordinary"])
+def test_a_signal_that_python_drops_ends_the_run_at_the_next_step(store: Any, steps_per_call: str) -> None:
+    from lightning_modules.command_line import compose_run
+    from lightning_modules.run import run
+
+    quick = ("data.per_class=10", "model=linear", "trainer.max_epochs=2", "tracking.system_metrics_s=null")
+    cfg = compose_run([*quick, "~callbacks.progress", "~callbacks.summary", f"steps_per_call={steps_per_call}"])
+    with pytest.raises(Killed, match="ended by signal 15"):
+        run(cfg, extra=[SignalInDel()])
+    assert statuses(store) == ["KILLED"]
+
+
+ENDLESS = (
+    "data.per_class=10", "model=linear", "trainer.max_epochs=100000", "callbacks.last.every_s=0", "~callbacks.progress",
+    "~callbacks.summary", "tracking.pictures=false",
+)  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_terminal_that_closes_ends_the_run_as_killed(store: Any, tmp_path: Path) -> None:
+    terminal, its_side = os.openpty()
+
+    def take_terminal() -> None:
+        os.setsid()
+        os.close(os.open(os.ttyname(its_side), os.O_RDWR))  # the first one that a session opens controls it
+
+    with subprocess.Popen(
+        [sys.executable, str(ROOT / "scripts" / "train.py"), *ENDLESS],
+        cwd=tmp_path, stdin=its_side, stdout=its_side, stderr=its_side, preexec_fn=take_terminal,
+    ) as process:  # fmt: skip
+        os.close(its_side)
+        for _ in range(1200):
+            if process.poll() is not None or list(tmp_path.rglob("checkpoints/last.ckpt")):
+                break
+            time.sleep(0.1)
+        assert statuses(store) == ["RUNNING"]
+        os.close(terminal)
+        assert process.wait(60) == 128 + signal.SIGHUP
+    assert statuses(store) == ["KILLED"]
+
+
+@pytest.mark.slow
+def test_a_signal_at_any_moment_leaves_no_run_running(store: Any) -> None:
+    from lightning_modules.command_line import compose_run
+    from lightning_modules.run import run
+
+    moments = random.Random(0)
+    cfg = compose_run(list(ENDLESS))
+    ends = 0
+    for number in [signal.SIGTERM, signal.SIGHUP, signal.SIGINT] * 5:
+        threading.Timer(moments.uniform(0.0, 0.8), send, (number,)).start()
+        with pytest.raises(Killed), signals_raise():
+            run(cfg)
+        ends += 1
+    assert ends == 15 and set(statuses(store)) == {"KILLED"}
+
+
+@pytest.mark.slow
+def test_a_signal_in_a_hook_around_a_fork_ends_the_run(store: Any, tmp_path: Path) -> None:
+    """What is raised there Python prints and drops."""
+    (tmp_path / "forking.py").write_text(
+        "import os, signal\nimport pytorch_lightning as pl\n"
+        "class Forking(pl.Callback):\n"
+        "    def on_train_epoch_start(self, trainer, pl_module):\n"
+        "        if trainer.current_epoch == 1:\n"
+        "            os.register_at_fork(before=lambda: os.kill(os.getpid(), signal.SIGTERM))\n"
+        "            os.fork() or os._exit(0)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{tmp_path}", "TOUCHSTONE_TRUST": "forking"}
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / "train.py"), *ENDLESS, "+callbacks.forking._target_=forking.Forking"],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 128 + signal.SIGTERM, done.stderr
+    assert "Exception ignored in" in done.stderr
+    assert statuses(store) == ["KILLED"]
