@@ -1,6 +1,7 @@
 """What all verbs share: Hydra's errors with the nearest right names, one message for a mistake, the exit code."""
 
 import contextlib
+import io
 import os
 import re
 import signal
@@ -69,6 +70,9 @@ def answer(main: Callable[[], Any]) -> None:
     if os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0"):
         os.environ["TOUCHSTONE_TRACEBACK"] = "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing: the message is made here
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name must not end a run where a terminal cannot show it
+            stream.reconfigure(errors="backslashreplace")
     with told(), signals_raise():
         _refuse_empty_arguments(sys.argv[1:])
         main()

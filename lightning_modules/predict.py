@@ -4,13 +4,16 @@ import csv
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
+from warnings import warn
 
 import numpy as np
 import torch
 import yaml
 from torch import Tensor
 
+from lightning_modules.data.class_folders import displayed
 from lightning_modules.data.table_input import TableInput
+from lightning_modules.errors import UserError
 from lightning_modules.samples import Wanted, files_of, read_samples
 from lightning_modules.serve import load_task, weights_of_model
 from lightning_modules.task.supervised import Supervised
@@ -18,6 +21,7 @@ from lightning_modules.tracking.resume import best_checkpoint, recorded_config
 from lightning_modules.tracking.store import Store, find_run
 
 _BATCH = 256
+_LISTED = 5  # files that a message names
 
 
 def find_model(store: Store, wanted: str) -> tuple[Supervised, Wanted]:
@@ -41,7 +45,8 @@ def find_model(store: Store, wanted: str) -> tuple[Supervised, Wanted]:
         table = TableInput((), dtype) if target.endswith(".Tabular") else None
     text = str(data.get("text", "text"))
     encode, images = getattr(task.preprocess, "encode", None), target.endswith(".ImageFolder")
-    return task, Wanted(shape, dtype, images, encode, table=table, text=text, encoding=data.get("encoding"))
+    settings = {"encoding": data.get("encoding"), "background": data.get("background", "white")}
+    return task, Wanted(shape, dtype, images, encode, table=table, text=text, **settings)
 
 
 def predict(task: Supervised, wanted: Wanted, source: Path, out: TextIO) -> int:
@@ -50,21 +55,33 @@ def predict(task: Supervised, wanted: Wanted, source: Path, out: TextIO) -> int:
     Columns: ``file``, ``sample`` (its number in the file), then ``class`` and its ``probability``; for several labels
     the probability of each, for regression each value.
 
-    Raises UserError for a file that cannot be read, and for samples of another shape or type than the model reads.
+    Files that cannot be read, and those with samples of another shape or type than the model reads, are counted in a
+    warning. Raises UserError where no file is left.
     """
     table = csv.writer(out, lineterminator="\n")
     table.writerow(["file", "sample", *_columns(task)])
-    count = 0
-    for file, samples in read_samples(files_of(source), wanted):
-        number = 0
-        for x in samples.split(_BATCH):
-            with torch.inference_mode():
-                scores = task.scores(task(x))
-            for row in _rows(task, scores):
-                table.writerow([file, number, *row])
-                number += 1
-        count += number
+    files, failed, count = files_of(source), [], 0
+    for file in files:
+        try:
+            samples = read_samples(file, wanted)
+        except UserError as error:
+            failed.append(str(error))
+            continue
+        scores = (_scores(task, x) for x in samples.split(_BATCH))
+        for number, row in enumerate(row for part in scores for row in _rows(task, part)):
+            table.writerow([displayed(str(file)), number, *row])
+        count += len(samples)
+    if failed and len(failed) == len(files):
+        raise UserError("\n".join(failed[:_LISTED]))
+    if failed:
+        listed = [*failed[:_LISTED], *(["…"] if len(failed) > _LISTED else [])]
+        warn("\n".join([f"{len(failed)} of {len(files)} files were not predicted:", *listed]), stacklevel=2)
     return count
+
+
+def _scores(task: Supervised, x: Tensor) -> Tensor:
+    with torch.inference_mode():
+        return task.scores(task(x))
 
 
 def _columns(task: Supervised) -> list[str]:

@@ -1,7 +1,7 @@
 """What can be seen of a mistake once the parts are built, and before anything is trained or recorded."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +9,14 @@ import pytorch_lightning as pl
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
+from pytorch_lightning.utilities import rank_zero_warn
 
 from lightning_modules.build import build_trainer
 from lightning_modules.errors import UserError, nearest
 from lightning_modules.passport import rebuild, require_same_outputs, task_of
 from lightning_modules.report import held_out
 from lightning_modules.strategy.cuda import allow_nondeterministic, require_free_memory
+from lightning_modules.task.metrics import metric_suffixes
 from lightning_modules.task.mixing import mixed_inside
 from lightning_modules.task.supervised import Supervised
 
@@ -22,6 +24,7 @@ from lightning_modules.task.supervised import Supervised
 def check_parts(cfg: DictConfig, task: Supervised, data: Any, callbacks: list[pl.Callback]) -> None:
     """Raise UserError for a metric that nobody logs, a device that is not there, or parts that do not fit together."""
     check_monitors(callbacks, task, cfg.scheduler, has_val=len(data.splits["val"]) > 0)
+    warn_of_shared_names(getattr(task, "class_names", None) or [])
     device = check_device(cfg)
     check_gpu_memory(cfg, task, data, device)
     check_forward(cfg, task, data)
@@ -31,6 +34,15 @@ def check_parts(cfg: DictConfig, task: Supervised, data: Any, callbacks: list[pl
         allow_nondeterministic(cfg, lambda: _one_step(task, data, device))
     check_augmentation(cfg, task, data)
     check_optimizer(cfg, task, data)
+
+
+def warn_of_shared_names(class_names: Sequence[str]) -> None:
+    """Say which classes are told apart by their number in the names of metrics."""
+    suffixes = enumerate(zip(class_names, metric_suffixes(class_names), strict=True))
+    if shared := [f"'{name}': {to}" for i, (name, to) in suffixes if to.endswith(f"-{i}") and to != name]:
+        rank_zero_warn(
+            f"Classes that share a name in MLflow's characters are logged with their number: {'; '.join(shared)}"
+        )
 
 
 def check_monitors(

@@ -1,7 +1,8 @@
 """Raw samples from files of a user's own: images, arrays, tables and texts, as a recorded model reads them."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,13 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_modules.data.class_folders import reason_to_skip, warn_of_skipped
 from lightning_modules.data.declared_size import read_npy
 from lightning_modules.data.encoding import read_texts
+from lightning_modules.data.image_file import SUFFIXES as IMAGES
+from lightning_modules.data.image_file import Background, read_image
 from lightning_modules.data.table_file import has_header, read_columns, read_table, to_numbers
 from lightning_modules.data.table_input import TableInput, to_samples
 from lightning_modules.errors import UserError
 
-IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 SUFFIXES = (*IMAGES, ".npy", ".csv", ".tsv", ".parquet", ".txt")
 
 
@@ -24,7 +27,8 @@ class Wanted:
     """The samples that a model reads: their shape, their type, and whether images are cut to size as in its training.
 
     `encode` makes samples of texts, in tables of the column `text`; `table` has the columns of a model of tables;
-    `encoding` is that of text files, null where it is detected.
+    `encoding` is that of text files, null where it is detected; `background` is
+    behind transparent pixels of images.
     """
 
     shape: tuple[int, ...]
@@ -34,46 +38,44 @@ class Wanted:
     table: TableInput | None = None
     text: str = "text"
     encoding: str | None = None
+    background: Background = "white"
 
     def __str__(self) -> str:
         return f"the model reads {str(self.dtype).removeprefix('torch.')} samples of shape {list(self.shape)}"
 
 
 def files_of(source: Path) -> list[Path]:
-    """The file itself, or all files of a folder that can be read, in order. Raises UserError where there are none."""
+    """The file itself, or all readable files of a folder in order; warns of others. Raises UserError for an empty list."""
     if not source.exists():
         raise UserError(f"input={source}: there is no such file or folder")
-    found = sorted(p for p in source.rglob("*") if p.suffix.lower() in SUFFIXES) if source.is_dir() else [source]
+    found = [source]
+    if source.is_dir():
+        files = [(path, reason_to_skip(path, SUFFIXES)) for path in sorted(source.rglob("*")) if not path.is_dir()]
+        found = [path for path, reason in files if reason is None]
+        warn_of_skipped(source, Counter(reason for _, reason in files if reason), len(found))
     if not found or found[0].suffix.lower() not in SUFFIXES:
         raise UserError(f"input={source}: no file that can be read; it can be: {', '.join(SUFFIXES)}")
     return found
 
 
-def read_samples(files: list[Path], wanted: Wanted) -> Iterator[tuple[Path, Tensor]]:
-    """Yield each file with its raw samples [N, *shape]. Raises UserError where they are none of those that are wanted."""
-    for file in files:
-        suffix = file.suffix.lower()
-        read = _read_image if suffix in IMAGES else {".npy": _read_array, ".txt": _read_lines}.get(suffix, _read_table)
-        try:
-            yield file, read(file, wanted)
-        except (OSError, ValueError, EOFError, SyntaxError) as error:
-            raise UserError(f"{file} cannot be read: {str(error).splitlines()[0]}") from error
+def read_samples(file: Path, wanted: Wanted) -> Tensor:
+    """Return the raw samples [N, *shape] of a file. Raises UserError where they are none of those that are wanted."""
+    suffix = file.suffix.lower()
+    read = _read_image if suffix in IMAGES else {".npy": _read_array, ".txt": _read_lines}.get(suffix, _read_table)
+    try:
+        return read(file, wanted)
+    except (OSError, ValueError, EOFError, SyntaxError) as error:
+        raise UserError(f"{file} cannot be read: {str(error).splitlines()[0]}") from error
 
 
 def _read_image(file: Path, wanted: Wanted) -> Tensor:
-    from PIL import Image
-
     if len(wanted.shape) != 3 or wanted.shape[0] not in (1, 3) or wanted.dtype != torch.uint8:
         raise UserError(f"{file}: {wanted}, which is no image")
     if wanted.cuts_images:
         from lightning_modules.data.image_folder import decode
 
-        return decode(file, wanted.shape[1])[None]
-    try:
-        with Image.open(file) as opened:
-            pixels = np.array(opened.convert("L" if wanted.shape[0] == 1 else "RGB"))
-    except Image.DecompressionBombError as error:
-        raise ValueError(str(error)) from error
+        return decode(file, wanted.shape[1], wanted.background)[None]
+    pixels = np.array(read_image(file, wanted.background).convert("L" if wanted.shape[0] == 1 else "RGB"))
     x = torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).permute(2, 0, 1)
     if x.shape != wanted.shape:
         raise UserError(f"{file} is an image of shape {list(x.shape)}: {wanted}")

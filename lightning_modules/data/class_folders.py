@@ -1,40 +1,152 @@
-"""Sets that are folders of files, a folder for each class."""
+"""Sets that are folders of files, a folder for each class, and a folder of these for each part where a set is split."""
 
-from collections.abc import Collection
+import os
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
+
+from pytorch_lightning.utilities import rank_zero_warn
 
 from lightning_modules.errors import UserError, nearest
 
+PARTS = {"train": ("train", "training"), "val": ("val", "valid", "validation", "dev"), "test": ("test", "testing")}
+LIMIT = 5  # names that a message lists
+T = TypeVar("T")
 
-def class_names(folder: Path, kind: str) -> list[str]:
-    """The names of the classes in order; `kind` says what the files are, as in "images".
+
+@dataclass(frozen=True)
+class ClassFolders:
+    """The files of each part ("train", and "val" and "test" where there is a folder) with the number of their class."""
+
+    class_names: list[str]
+    parts: dict[str, list[tuple[Path, int]]]
+
+
+def read_class_folders(root: Path, kind: str, suffixes: Collection[str], key: str = "data.root") -> ClassFolders:
+    """List ``root/CLASS/*``, or ``root/PART/CLASS/*`` with the names of `PARTS` in any case; warn of what is skipped.
+
+    Args:
+        kind: what the files are, for messages.
+        suffixes: in lower case; files with other ones are skipped.
+        key: of the config that says where `root` is.
 
     Raises:
-        UserError: no folder is there.
+        UserError: no class is found, a part is unknown or given twice, or a class has no file to train on.
     """
-    found = folder.iterdir() if folder.is_dir() else []
-    names = sorted(sub.name for sub in found if sub.is_dir() and not sub.name.startswith("."))
-    if not names:
+    folders = _part_folders(root)
+    train = _class_folders(folders["train"])
+    if not train:
         raise UserError(
-            f"no classes were found in {folder}: set data.root to a folder that holds one folder of {kind} "
+            f"no classes were found in {folders['train']}: set {key} to a folder that holds one folder of {kind} "
             "per class, or train/, val/ and test/ with one folder per class in each"
         )
-    return names
+    names = list(train)
+    skipped: Counter[str] = Counter()
+    parts = {}
+    for part, folder in folders.items():
+        present = _class_folders(folder)
+        if unknown := [name for name in present if name not in train]:
+            raise UserError(f"{folder / unknown[0]} is not a class of the training part: {nearest(unknown[0], names)}")
+        found = {name: _files(present[name], suffixes, skipped) if name in present else [] for name in names}
+        empty = [name for name in names if not found[name]]
+        if empty and (part == "train" or len(empty) == len(names)):
+            where = train[empty[0]] if part == "train" else folder
+            raise UserError(f"{where} contains no {kind}; supported suffixes: {', '.join(sorted(suffixes))}")
+        outside = [file for file in folder.iterdir() if file.suffix.lower() in suffixes and file.is_file()]
+        skipped["outside the class folders"] += len(outside)
+        parts[part] = [(file, label) for label, name in enumerate(names) for file in found[name]]
+    warn_of_skipped(root, skipped, sum(map(len, parts.values())))
+    return ClassFolders(names, parts)
 
 
-def listed(folder: Path, names: list[str], kind: str, endings: Collection[str]) -> list[tuple[Path, int]]:
-    """The files of each of the classes `names`, with the class's number, in order.
+def _part_folders(root: Path) -> dict[str, Path]:
+    """The folder of each part; `root` itself as "train" where its folders are classes."""
+    subfolders = _class_folders(root)
+    given = {part: [path for path in subfolders.values() if path.name.lower() in PARTS[part]] for part in PARTS}
+    # a class may be called "train" too: its folder contains files, not folders
+    if not any(_class_folders(path) for paths in given.values() for path in paths):
+        return {"train": root}
+    for part, paths in given.items():
+        if len(paths) > 1:
+            raise UserError(f"{root}: {' and '.join(path.name for path in paths)} are both folders of the {part} part")
+    parts = {part: path for part, paths in given.items() for path in paths}
+    if "train" not in parts:
+        raise UserError(f"{root} has {', '.join(path.name for path in parts.values())} but no train folder")
+    if unknown := [name for name, path in subfolders.items() if path not in parts.values()]:
+        known = "; ".join(", ".join(names) for names in PARTS.values())
+        raise UserError(f"{root}: {_some(unknown)} is not the name of a part, as {parts['train'].name} is: use {known}")
+    return parts
+
+
+def _class_folders(folder: Path) -> dict[str, Path]:
+    """The subfolders by name, in order; hidden ones and those of macOS's archiver are left out."""
+    if not folder.is_dir():
+        return {}
+    found = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "__MACOSX")))
+    return {displayed(path.name): path for path in found}
+
+
+def _files(folder: Path, suffixes: Collection[str], skipped: Counter[str]) -> list[Path]:
+    """The files of a class in order; counts the others in `skipped` by reason."""
+    found = []
+    for path in sorted(folder.iterdir()):
+        if path.is_dir() and not path.name.startswith("."):
+            skipped["in subfolders of a class"] += sum(file.is_file() for file in path.rglob("*"))
+        elif reason := reason_to_skip(path, suffixes):
+            skipped[reason] += 1
+        else:
+            found.append(path)
+    return found
+
+
+def reason_to_skip(path: Path, suffixes: Collection[str]) -> str | None:
+    """Why a file is not read, or None where it is."""
+    if path.name.startswith("."):
+        return "hidden"
+    if path.suffix.lower() not in suffixes:
+        return f"with suffix {path.suffix.lower()}" if path.suffix else "without a suffix"
+    return None if os.access(path, os.R_OK) else "unreadable (a broken link, or no permission)"
+
+
+def warn_of_skipped(root: Path, skipped: Counter[str], read: int) -> None:
+    """Report how many files were skipped, by reason, beside those that are read."""
+    if total := sum(skipped.values()):
+        reasons = ", ".join(f"{count} {reason}" for reason, count in skipped.most_common() if count)
+        rank_zero_warn(f"{root}: skipped {total} of {total + read} files: {reasons}")
+
+
+def displayed(name: str) -> str:
+    """A file's name as valid text: bytes that are not UTF-8 are escaped."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:LIMIT]) + (" …" if len(names) > LIMIT else "")
+
+
+def read_each(read: Callable[[Path], T], files: Sequence[Path]) -> Iterator[T]:
+    """Yield what `read` makes of each file, in order; several are read at once.
 
     Raises:
-        UserError: a class is not among `names`, or one has no file (but in validation and test).
+        UserError: at the end, with the number of files that `read` raised one for.
     """
-    unknown = [name for name in class_names(folder, kind) if name not in names]
-    if unknown:
-        raise UserError(f"{folder / unknown[0]} is no class of the training part: {nearest(unknown[0], names)}")
-    found = []
-    for label, name in enumerate(names):
-        files = sorted(file for file in (folder / name).glob("*") if file.suffix.lower() in endings)
-        if not files and folder.name not in ("val", "test"):
-            raise UserError(f"{folder / name} holds no {kind}; known endings: {', '.join(sorted(endings))}")
-        found += [(file, label) for file in files]
-    return found
+
+    def attempt(file: Path) -> T | UserError:
+        try:
+            return read(file)
+        except UserError as error:
+            return error
+
+    failed = []
+    with ThreadPoolExecutor() as pool:
+        for result in pool.map(attempt, files):
+            if isinstance(result, UserError):
+                failed.append(str(result))
+            else:
+                yield result
+    if failed:
+        more = [f"{len(failed)} of {len(files)} files cannot be read:"] if len(failed) > 1 else []
+        raise UserError("\n".join([*more, *failed[:LIMIT], *(["…"] if len(failed) > LIMIT else [])]))

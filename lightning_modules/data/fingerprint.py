@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -26,7 +27,7 @@ def files_digest(root: Path, files: Sequence[Path]) -> str:
     for file in files:
         with file.open("rb") as opened:
             content = hashlib.file_digest(opened, "sha256").hexdigest()
-        digest.update(f"{file.relative_to(root).as_posix()}\0{content}\n".encode())
+        digest.update(os.fsencode(file.relative_to(root).as_posix()) + f"\0{content}\n".encode())
     return digest.hexdigest()
 
 

@@ -1,7 +1,6 @@
 """Images of your own: one folder per class."""
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,29 +9,25 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 
-from lightning_modules.data.class_folders import class_names, listed
+from lightning_modules.data.class_folders import read_class_folders, read_each
 from lightning_modules.data.fingerprint import cached_digest, files_digest
+from lightning_modules.data.image_file import COLORS, SUFFIXES, Background, background_color, read_image
 from lightning_modules.data.memory import Arrays, InMemoryData
 from lightning_modules.data.place import data_root
 from lightning_modules.data.preprocess import Store, constants_problems, standardize
 from lightning_modules.data.split import check
 from lightning_modules.errors import UserError
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm"}
 MEMORY_LIMIT = 2e9  # bytes up to which in_memory=auto decodes a set once
 
 
-def decode(path: Path, size: int) -> Tensor:
+def decode(path: Path, size: int, background: Background = "white") -> Tensor:
     """Return an image as uint8 RGB [3, size, size], its longer side cut around the centre.
 
     Raises:
-        UserError: the file is no readable image.
+        UserError: the file is not a readable image.
     """
-    try:
-        with Image.open(path) as opened:
-            image = ImageOps.fit(opened.convert("RGB"), (size, size), Image.Resampling.BILINEAR)
-    except Exception as error:  # a damaged image may raise almost anything
-        raise UserError(f"{path} cannot be read as an image ({error}): repair or remove it") from error
+    image = ImageOps.fit(read_image(path, background), (size, size), Image.Resampling.BILINEAR)
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
@@ -41,9 +36,10 @@ class ImageFiles:
 
     dtype = torch.uint8
 
-    def __init__(self, files: Sequence[Path], size: int) -> None:
+    def __init__(self, files: Sequence[Path], size: int, background: Background = "white") -> None:
         self.files = files
         self.size = size
+        self.background = background
         self.shape = torch.Size((len(files), 3, size, size))
 
     def __len__(self) -> int:
@@ -51,26 +47,27 @@ class ImageFiles:
 
     def index_select(self, dim: int, index: Tensor) -> Tensor:
         """Decode the images of `index` (`dim` is 0)."""
-        return torch.stack([decode(self.files[i], self.size) for i in index.tolist()])
+        return torch.stack([decode(self.files[i], self.size, self.background) for i in index.tolist()])
 
     def in_memory(self) -> Tensor:
-        """Decode everything once."""
+        """Decode everything once. Raises UserError with all files that are not readable images."""
         out = torch.empty(self.shape, dtype=torch.uint8)
-        with ThreadPoolExecutor() as pool:
-            for i, image in enumerate(pool.map(lambda file: decode(file, self.size), self.files)):
-                out[i] = image
+        for i, image in enumerate(read_each(lambda file: decode(file, self.size, self.background), self.files)):
+            out[i] = image
         return out
 
 
 class ImageFolder(InMemoryData):
     """uint8 [3, image_size, image_size] from ``root/{train,val,test}/CLASS/*`` or ``root/CLASS/*``.
 
-    Where there is no ``val`` or ``test`` folder, that part is split off by its fraction.
+    Where there is no ``val`` or ``test`` folder, that part is split off by its fraction; `class_folders.py` lists
+    the other names of these folders.
 
     Args:
         root: the folder; default ``images`` in the data folder.
         in_memory: true decodes all images once, false decodes them in `num_workers` processes as they are
             needed, "auto" takes the first up to 2 GB.
+        background: behind transparent pixels: "white", "black" or [r, g, b].
         mean, std: of pixels in [0, 1], one number per channel; null measures them on the training part.
     """
 
@@ -84,6 +81,7 @@ class ImageFolder(InMemoryData):
         image_size: int = 64,
         in_memory: bool | Literal["auto"] = "auto",
         num_workers: int = 2,
+        background: Background = "white",
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         **settings: Any,
@@ -92,6 +90,7 @@ class ImageFolder(InMemoryData):
         self.image_size = image_size
         self.wants_memory = in_memory  # Lightning has a property of the plain name
         self.decoding_workers = num_workers
+        self.background = background
         self.mean = mean
         self.std = std
         super().__init__(**settings)
@@ -103,6 +102,10 @@ class ImageFolder(InMemoryData):
         found += check("num_workers", self.decoding_workers, True, lambda v: v >= 0, "of at least 0")
         if self.wants_memory not in (True, False, "auto"):
             found.append(f"data.in_memory={self.wants_memory}: it can be: auto, false, true")
+        try:
+            background_color(self.background)
+        except UserError as error:
+            found.append(str(error))
         return found
 
     def load(self) -> Arrays:
@@ -111,13 +114,8 @@ class ImageFolder(InMemoryData):
         Raises:
             UserError: there are no images, a class is unknown or empty, or a file cannot be decoded.
         """
-        parts = {part: self.root / part for part in ("train", "val", "test") if (self.root / part).is_dir()}
-        if parts and "train" not in parts:
-            raise UserError(f"data.root={self.root} has {', '.join(parts)} but no train folder")
-        names = class_names(parts.get("train", self.root), "images")
-        found = {
-            part: listed(folder, names, "images", SUFFIXES) for part, folder in (parts or {"train": self.root}).items()
-        }
+        folders = read_class_folders(self.root, "images", SUFFIXES)
+        found = folders.parts
         train_val = found["train"] + found.get("val", [])
         everything = train_val + found.get("test", [])
         count = len(everything) * 3 * self.image_size**2
@@ -128,14 +126,18 @@ class ImageFolder(InMemoryData):
         return Arrays(
             *self._store(train_val, keep),
             test=self._store(found["test"], keep) if "test" in found else None,
-            class_names=names,
+            class_names=folders.class_names,
             val=torch.arange(len(found["train"]), len(train_val)) if "val" in found else None,
-            content=f"{digest} at {self.image_size}",
+            content=f"{digest} at {self.image_size}" + self._background_mark(),
         )
 
     def _store(self, files: list[tuple[Path, int]], keep: bool) -> tuple[Store, Tensor]:
-        images = ImageFiles([file for file, _ in files], self.image_size)
+        images = ImageFiles([file for file, _ in files], self.image_size, self.background)
         return images.in_memory() if keep else images, torch.tensor([label for _, label in files])
+
+    def _background_mark(self) -> str:
+        color = background_color(self.background)
+        return "" if color == COLORS["white"] else f" on {list(color)}"
 
     def build_preprocess(self, x: Store, train: Tensor) -> nn.Module:
         """Standardise per channel."""

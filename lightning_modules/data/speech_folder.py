@@ -1,4 +1,4 @@
-"""Recordings of your own: one folder of .wav files per class."""
+"""Recordings of your own: one folder of audio files per class."""
 
 from pathlib import Path
 from typing import Any
@@ -6,21 +6,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_modules.data.class_folders import class_names, listed
+from lightning_modules.data.class_folders import read_class_folders
 from lightning_modules.data.memory import Arrays
 from lightning_modules.data.place import data_root
 from lightning_modules.data.speech import Speech
-from lightning_modules.data.speech_wav import read_wav
-from lightning_modules.errors import UserError
-
-PARTS = ("train", "val", "test")
+from lightning_modules.data.speech_wav import SUFFIXES, read_recordings
 
 
 class AudioFolder(Speech):
     """int16 [seconds * sample_rate] from ``root/{train,val,test}/CLASS/*.wav`` or ``root/CLASS/*.wav``.
 
-    Where there is no ``val`` or ``test`` folder, that part is split off by its fraction. Other sample rates are
-    resampled to `sample_rate`, several channels are averaged.
+    Where there is no ``val`` or ``test`` folder, that part is split off by its fraction; `class_folders.py` lists
+    the other names of these folders. FLAC, Ogg, MP3 and AIFF files are read too. Other sample rates are resampled
+    to `sample_rate`, several channels are averaged.
 
     Args:
         root: the folder; default ``audio`` in the data folder.
@@ -38,22 +36,19 @@ class AudioFolder(Speech):
         Raises:
             UserError: there are none, a class is unknown or empty, or a file cannot be read.
         """
-        parts = {part: self.root / part for part in PARTS if (self.root / part).is_dir()}
-        if parts and "train" not in parts:
-            raise UserError(f"data.root={self.root} has {', '.join(parts)} but no train folder")
-        names = class_names(parts.get("train", self.root), ".wav files")
+        folders = read_class_folders(self.root, "audio files", SUFFIXES)
         self.cut = 0
-        read = {part: self._read(folder, names) for part, folder in (parts or {"train": self.root}).items()}
+        read = self._read(folders.parts)
         x, y = (
             torch.cat(both) for both in zip(*(read[part] for part in ("train", "val") if part in read), strict=True)
         )
         val = torch.arange(len(read["train"][1]), len(y)) if "val" in read else None
-        return Arrays(x, y, test=read.get("test"), val=val, class_names=names)
+        return Arrays(x, y, test=read.get("test"), val=val, class_names=folders.class_names)
 
-    def _read(self, folder: Path, names: list[str]) -> tuple[Tensor, Tensor]:
-        files = listed(folder, names, ".wav files", [".wav"])
-        if not files:
-            raise UserError(f"{folder} holds no .wav file")
-        return self.samples([read_wav(file, self.sample_rate) for file, _ in files]), torch.tensor(
-            [y for _, y in files]
-        )
+    def _read(self, parts: dict[str, list[tuple[Path, int]]]) -> dict[str, tuple[Tensor, Tensor]]:
+        """Read all parts at once, so that one message counts what is wrong with them."""
+        waves = iter(read_recordings([file for files in parts.values() for file, _ in files], self.sample_rate))
+        return {
+            part: (self.samples([next(waves) for _ in files]), torch.tensor([label for _, label in files]))
+            for part, files in parts.items()
+        }

@@ -1,37 +1,85 @@
-"""Recordings from .wav files: PCM of 16 or 8 bits, mixed to one channel and brought to one sample rate and length."""
+"""Recordings from audio files: mixed to one channel and brought to one sample rate and length."""
 
 import math
-import wave
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from pytorch_lightning.utilities import rank_zero_warn
 
+from lightning_modules.data.class_folders import read_each
+from lightning_modules.data.declared_size import require_plausible
 from lightning_modules.errors import UserError
 
+SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff")
+_INT16 = ("PCM_16", "PCM_U8", "PCM_S8")  # what 16 bits hold without rounding
+_STREAMED = 0x7FFFF000  # a size from here on says that a header was written before the length was known
+_CANCELLED = 0.1  # of the energy that a mix of unrelated channels has: below it, they cancel each other
 
-def read_wav(path: Path, sample_rate: int) -> np.ndarray:
-    """Return int16 [T] at `sample_rate` (Hz); several channels are averaged.
+
+def read_recordings(files: Sequence[Path], sample_rate: int) -> list[np.ndarray]:
+    """Return int16 [T] at `sample_rate` (Hz) of each file; several channels are averaged.
+
+    Of channels in antiphase, whose average is (nearly) silent, the loudest is taken. These files, and those with
+    samples above full scale, which are clipped, are counted in a warning.
 
     Raises:
-        UserError: the file is damaged or empty, or no PCM of 16 or 8 bits.
+        UserError: files are damaged or empty.
     """
+    read = list(read_each(lambda file: _read(file, sample_rate), files))
+    for number, what in enumerate(
+        ("channels in antiphase: the loudest is used", "samples above full scale: clipped"), 1
+    ):
+        if found := [file for file, one in zip(files, read, strict=True) if one[number]]:
+            rank_zero_warn(f"{len(found)} of {len(files)} recordings have {what} (the first is {found[0]})")
+    return [wave for wave, _, _ in read]
+
+
+def _read(path: Path, sample_rate: int) -> tuple[np.ndarray, bool, bool]:
+    """Return int16 [T], whether its channels cancel each other, and whether it was clipped."""
+    import soundfile
+
     try:
-        with wave.open(str(path), "rb") as opened:
-            channels, width, rate, frames = opened.getparams()[:4]
-            raw = opened.readframes(frames)
-    except (wave.Error, EOFError, OSError, ValueError) as error:
-        raise UserError(
-            f"{path} cannot be read as a .wav file ({str(error) or 'it ends too early'}): repair it"
-        ) from error
-    if width not in (1, 2):
-        raise UserError(f"{path} holds samples of {8 * width} bits: PCM of 16 (or 8) bits is needed; convert it")
-    if not raw or len(raw) != frames * channels * width or rate < 1:
-        raise UserError(f"{path} holds {len(raw)} bytes of sound where {frames * channels * width} are said: repair it")
-    # 8 bits are counted from 0 in the format, 16 bits around 0
-    values = np.frombuffer(raw, "<i2") if width == 2 else (np.frombuffer(raw, np.uint8).astype(np.int16) - 128) * 256
-    if channels > 1:
-        values = values.reshape(-1, channels).mean(1).round()
-    return resample(values.astype(np.int16), rate, sample_rate)
+        with soundfile.SoundFile(path) as opened:
+            exact, rate = opened.subtype in _INT16, opened.samplerate
+            declared = opened.frames * opened.channels * (2 if exact else 8)
+            require_plausible(path, declared, declared)  # FLAC compresses silence without a limit
+            values = opened.read(dtype="int16" if exact else "float64", always_2d=True)
+        missing = _missing_bytes(path)
+    except (soundfile.SoundFileError, OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"{path} cannot be read as an audio file ({error}): repair or remove it") from error
+    if missing or not len(values):
+        found = f"ends {missing} bytes too early" if missing else "contains no samples"
+        raise UserError(f"{path} {found}: repair or remove it")
+    if not exact and not np.isfinite(values).all():
+        raise UserError(f"{path} contains samples that are not finite: repair or remove it")
+    values = values if exact else values * 32768
+    wave, cancelled = _mix(values)
+    clipped = not exact and bool(np.abs(values).max() > 32768)
+    whole = np.clip(wave.round(), -32768, 32767).astype(np.int16)
+    return resample(whole, rate, sample_rate), cancelled, clipped
+
+
+def _mix(values: np.ndarray) -> tuple[np.ndarray, bool]:
+    """Return the mean of [T, channels], or the loudest channel where they cancel each other, and whether they do."""
+    mix = values.mean(1)
+    energies = np.square(values, dtype=np.float64).mean(0)
+    cancelled = bool(np.square(mix).mean() < _CANCELLED * energies.mean() / values.shape[1])
+    return (values[:, energies.argmax()].astype(np.float64) if cancelled else mix), cancelled
+
+
+def _missing_bytes(path: Path) -> int:
+    """How many bytes of sound the header of a .wav file declares beyond the end of the file."""
+    with path.open("rb") as opened:
+        head = opened.read(12)
+        if head[:4] != b"RIFF" or head[8:] != b"WAVE":
+            return 0
+        while len(chunk := opened.read(8)) == 8:
+            size = int.from_bytes(chunk[4:], "little")
+            if chunk[:4] == b"data":
+                return max(0, size - (path.stat().st_size - opened.tell())) if size < _STREAMED else 0
+            opened.seek(size + size % 2, 1)
+    return 0
 
 
 def resample(wave: np.ndarray, rate: int, wanted: int) -> np.ndarray:

@@ -10,7 +10,7 @@ from lightning_modules.data.memory import Arrays
 from lightning_modules.data.place import data_root
 from lightning_modules.data.speech import Speech
 from lightning_modules.data.speech_voices import speak_digits
-from lightning_modules.data.speech_wav import read_wav
+from lightning_modules.data.speech_wav import read_recordings
 from lightning_modules.data.split import check
 from lightning_modules.errors import UserError, nearest
 
@@ -62,7 +62,7 @@ class SpokenDigits(Speech):
         """
         files, digits, speakers, indices = self._list()
         self.cut = 0
-        x = self.samples([read_wav(file, self.sample_rate) for file in files])
+        x = self.samples(read_recordings(files, self.sample_rate))
         self.speaker_names = sorted(set(speakers))
         speaker = torch.tensor([self.speaker_names.index(name) for name in speakers])
         if self.held_out is None:

@@ -1,5 +1,7 @@
 """The torchmetrics by name, for each kind of target."""
 
+import re
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +17,7 @@ Kind = str
 Names = Mapping[str, Sequence[str]]
 # Every process has all predictions (`buffer.py`), so no metric shall add up what the others have.
 ALONE = {"sync_on_compute": False}
+_LONGEST = 200  # characters of a class in a metric's name; MLflow takes 250 for the whole
 _CLASSES = {"multiclass": "num_classes", "multilabel": "num_labels"}
 
 
@@ -25,6 +28,18 @@ def chosen(metrics: Mapping[str, Sequence[str] | None] | None, default: Names) -
         if stage not in default or isinstance(names, str):
             raise UserError(f"task.metrics.{stage}={names}: it must be val=[names] or test=[names]")
     return {**default, **given}
+
+
+def metric_suffixes(members: Sequence[str]) -> list[str]:
+    """Return what stands for each class or target at the end of a metric's name: in MLflow's characters, no two equal.
+
+    Names that differ only in other characters, as "C++" and "C##" do, end with the number of their class.
+    """
+    plain = [re.sub(r"[^\w. -]", "_", name)[:_LONGEST] for name in members]
+    plain = [name if name.strip(".") else "_" * max(1, len(name)) for name in plain]  # no "." and ".." in a path
+    counts = Counter(plain)
+    unique = [name if counts[name] == 1 else f"{name}-{i}" for i, name in enumerate(plain)]
+    return unique if len(set(unique)) == len(unique) else [f"{name}-{i}" for i, name in enumerate(plain)]
 
 
 def classification_metrics(kind: Kind, size: int, names: Sequence[str], top_k: int) -> MetricCollection:

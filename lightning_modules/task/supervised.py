@@ -5,7 +5,6 @@ The ordinary way is Lightning's automatic optimisation. The quick way takes ``st
 nothing else (DDP, mixed precision, accumulation, clipping, callbacks on steps) needs the ordinary one.
 """
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -22,6 +21,7 @@ from lightning_modules.strategy.faults import say
 from lightning_modules.task.buffer import PredictionBuffer
 from lightning_modules.task.chunk import Batch, schedule_of, take_steps
 from lightning_modules.task.draws import mix, seed_epoch
+from lightning_modules.task.metrics import metric_suffixes
 from lightning_modules.task.mixing import mixed_inside
 from lightning_modules.task.throughput import Throughput
 from lightning_modules.task.watch import LossWatch
@@ -358,7 +358,7 @@ class Supervised(pl.LightningModule):
         return flat
 
     def _names(self, key: str, several: bool, size: int) -> Sequence[str]:
-        members = (re.sub(r"[^\w. -]", "_", self.member_name(i)) for i in range(size))
+        members = metric_suffixes([self.member_name(i) for i in range(size)])
         return [f"{key}/{member}" for member in members] if several else [key]
 
     def metric_names(self) -> set[str]:

@@ -81,10 +81,10 @@ def test_a_folder_that_cannot_be_used_is_explained(tmp_path: Path) -> None:
         ImageFolder(root=tmp_path / "nowhere").setup()
     write(tmp_path / "train", 4)
     (tmp_path / "val" / "dgo").mkdir(parents=True)
-    with pytest.raises(UserError, match=r"val/dgo is no class .* did you mean 'dog'"):
+    with pytest.raises(UserError, match=r"val/dgo is not a class .* did you mean 'dog'"):
         ImageFolder(root=tmp_path).setup()
     (tmp_path / "train" / "empty").mkdir()
-    with pytest.raises(UserError, match=r"train/empty holds no images"):
+    with pytest.raises(UserError, match=r"train/empty contains no images"):
         ImageFolder(root=tmp_path).setup()
     with pytest.raises(UserError, match=r"data.image_size=0(.|\n)*data.in_memory=sometimes"):
         ImageFolder(root=tmp_path, image_size=0, in_memory="sometimes")  # type: ignore[arg-type]

@@ -97,9 +97,13 @@ def test_a_folder_may_have_an_official_test_part(tmp_path: Path) -> None:
     write_folder(tmp_path / "mine" / "test", 2)
     data = ready(TextFolder(root=tmp_path, folder="mine"))
     assert (data.name, len(data.splits["test"]), len(data.arrays.y)) == ("mine", 4, 12)
+    write_folder(tmp_path / "mine" / "Dev", 3)
+    data = ready(TextFolder(root=tmp_path, folder="mine"))
+    assert {part: len(index) for part, index in data.splits.items()} == {"train": 12, "val": 6, "test": 4}
+    assert data.text_of(data.arrays.x[data.splits["val"][0]]).startswith("a sport story number 0")
     (tmp_path / "mine" / "test" / "art").mkdir()
     (tmp_path / "mine" / "test" / "art" / "0.txt").write_text("art")
-    with pytest.raises(UserError, match="class 'art' has 1 samples in the test part, but none in the training part"):
+    with pytest.raises(UserError, match=r"test/art is not a class of the training part: it can be: sport, tech"):
         TextFolder(root=tmp_path, folder="mine").setup()
 
 

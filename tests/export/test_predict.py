@@ -88,6 +88,13 @@ def test_what_the_model_cannot_read_is_answered_with_what_it_wants(train: Any, s
     ):
         with pytest.raises(UserError, match=said):
             predict(task, wanted, tmp_path / name, out)
+    (tmp_path / "new").mkdir()
+    for file in [file for file in tmp_path.iterdir() if file.is_file()]:
+        file.rename(tmp_path / "new" / file.name)
+    np.save(tmp_path / "new" / "right.npy", np.zeros((2, 1, 8, 8), np.uint8))
+    with pytest.warns(UserWarning, match=r"8 of 9 files were not predicted:\n.*broken.png cannot(.*\n){5}…") as caught:
+        assert [Path(row["file"]).name for row in rows(task, wanted, tmp_path / "new")] == ["right.npy", "right.npy"]
+    assert any("skipped 1 of 10 files: 1 with suffix .md" in str(one.message) for one in caught)
 
 
 def test_values_are_predicted_by_a_regression(train: Any, store: Any, tmp_path: Path) -> None:

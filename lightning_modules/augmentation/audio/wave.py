@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_modules.augmentation.per_sample import PerSample
-from lightning_modules.data.speech_wav import read_wav
+from lightning_modules.data.speech_wav import SUFFIXES, read_recordings
 from lightning_modules.errors import UserError
 
 FULL_SCALE = 32768.0  # of int16, as floats 1
@@ -61,11 +61,11 @@ def rms(wave: Tensor) -> Tensor:
 
 
 def read_folder(transform: object, folder: str | Path, sample_rate: int) -> list[Tensor]:
-    """All .wav files below `folder` as float32 [T]. Raises UserError where there are none, or damaged ones."""
-    files = sorted(p for p in Path(folder).expanduser().rglob("*") if p.suffix.lower() == ".wav")
+    """All audio files below `folder` as float32 [T]. Raises UserError where there are none, or damaged ones."""
+    files = sorted(p for p in Path(folder).expanduser().rglob("*") if p.suffix.lower() in SUFFIXES)
     if not files:
-        raise UserError(f"augmentation: {type(transform).__name__}.folder={folder}: there is no .wav file below it")
-    return [torch.from_numpy(read_wav(file, sample_rate).astype(np.float32)) / FULL_SCALE for file in files]
+        raise UserError(f"augmentation: {type(transform).__name__}.folder={folder}: there is no audio file below it")
+    return [torch.from_numpy(wave.astype(np.float32)) / FULL_SCALE for wave in read_recordings(files, sample_rate)]
 
 
 def sample_rate_of(transform: object, data: Any) -> int:

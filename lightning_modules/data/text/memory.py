@@ -23,12 +23,13 @@ from lightning_modules.errors import UserError, nearest
 
 @dataclass
 class Texts:
-    """Texts with their targets, int64 [N] or float32 [N]; `test` is an official test part."""
+    """Texts with their targets, int64 [N] or float32 [N]; `test` is an official test part, `val` indices of a validation part."""
 
     texts: list[str]
     y: Tensor
     test: "Texts | None" = None
     class_names: list[str] | None = None
+    val: Tensor | None = None
 
 
 class TextData(InMemoryData):
@@ -101,7 +102,9 @@ class TextData(InMemoryData):
             )
         x, *rest = (encode(part, ids, length) for part in parts)
         test = (rest[0], given.test.y) if given.test is not None else None
-        return Arrays(x, given.y, test=test, class_names=given.class_names, content=self._digest(x, given.y, test))
+        return Arrays(
+            x, given.y, test=test, class_names=given.class_names, val=given.val, content=self._digest(x, given.y, test)
+        )
 
     def _digest(self, x: Tensor, y: Tensor, test: tuple[Tensor, Tensor] | None) -> str:
         """The sha256 over words and ids: equal ids of other words are other data."""
