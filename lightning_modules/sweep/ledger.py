@@ -180,6 +180,8 @@ class Ledger:
         elif self.outcome_of(runs[-1]).state == "KILLED":
             self.store.client.set_tag(runs[-1].info.run_id, "touchstone.ended", "FAILED")
             self._close(runs[-1], error)
+        elif self.outcome_of(runs[-1]).state == "FAILED":  # a retry that could not begin: the reason is the new one
+            self.store.client.set_tag(runs[-1].info.run_id, "touchstone.error", error[:2000])
 
     def failed_run(self, trial: Trial, error: str, name: str = "") -> str:
         """Record a trial that failed before its run could begin; return the run's id."""

@@ -19,6 +19,7 @@ from lightning_modules.tracking.artifacts import artifact
 from lightning_modules.tracking.provenance import git_state, hardware, package_versions
 from lightning_modules.tracking.resume import recorded_config
 from lightning_modules.tracking.store import PROJECT_ROOT, Store, find_run, open_store
+from lightning_modules.tracking.user_code import digest, user_modules
 
 
 def rerun(wanted: str, here: bool = False) -> None:
@@ -38,6 +39,7 @@ def rerun(wanted: str, here: bool = False) -> None:
         code = PROJECT_ROOT if here else stack.enter_context(recorded_code(store, run))
         if here:
             _print_code_changes(run)
+        _print_user_code_changes(store, run)
         new = _run_again(store, run, cfg, code, Path(stack.enter_context(tempfile.TemporaryDirectory())))
     different = _compare(store, run.info.run_id, new)
     if different:
@@ -153,6 +155,22 @@ def _print_code_changes(run: Any) -> None:
     dirty = " with changes on top" if run.data.tags.get("git.dirty") == "true" else ""
     print(f"code: recorded on {then[:10]}{dirty}; here {now.commit[:10]}{' with changes on top' if now.dirty else ''}")
     print(shown.stdout.strip() or "  no tracked file is different from that commit")
+
+
+def _print_user_code_changes(store: Store, run: Any) -> None:
+    """Name the modules outside this package that are not what the run was recorded with: they are not checked out again."""
+    try:
+        recorded = json.loads(artifact(store, run, "code/modules.json").read_text())
+    except UserError:  # none took part
+        return
+    hashes = {name: module["sha256"] for name, module in recorded["modules"].items()}
+    config: Any = OmegaConf.to_container(recorded_config(store, run))
+    now = digest(user_modules(config))
+    if changed := sorted(name for name in hashes.keys() | now.keys() if hashes.get(name) != now.get(name)):
+        print(
+            f"warning: your own code differs from the recorded one, and is used as it is now: {', '.join(changed)}; "
+            f"artifact code/modules.json names the recorded commits: {', '.join(recorded['repositories']) or 'none'}"
+        )
 
 
 def _print_environment_changes(store: Store, run: Any) -> None:

@@ -198,3 +198,29 @@ def test_a_misspelt_option_in_a_list_is_told_with_the_nearest(command: Any) -> N
     assert "did you mean 'convnet'" in done.stderr
     assert "did you mean 'seed'" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_a_sweep_is_resumed_from_another_folder_and_not_on_other_data(
+    sweep: Sweep, store: Any, dies: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOUCHSTONE_TRUST", "faulty_callback")
+    table = tmp_path / "rel.csv"
+    rows = [f"{i % 2 + i / 300:.3f},{i / 200:.3f},{i % 2}" for i in range(90)]
+    table.write_text("\n".join(["a,b,y", *rows[:80]]) + "\n")
+    monkeypatch.chdir(tmp_path)
+    words = (
+        "data=tabular", "data.name=null", "data.path=rel.csv", "data.target=y", "model=linear", "trainer.max_epochs=2",
+        "tracking.system_metrics_s=null", "tracking.pictures=false", "callbacks.last.every_s=0", "~callbacks.summary",
+        "seed=0", "sweep.name=cut", "sweep.retries=0", *dies(0, 1),
+    )  # fmt: skip
+    cut = sweep(*words, quick=False).children[0]
+    assert (cut.status, "something broke" in str(cut.error)) == ("FAILED", True)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    table.write_text("\n".join(["a,b,y", *rows]) + "\n")
+    refused = sweep("sweep.resume=cut", "sweep.retries=3", quick=False).children[0]
+    assert "data: fingerprint" in str(refused.error) and "resume.allow=[data]" in str(refused.error)
+    (done,) = sweep("sweep.resume=cut", "sweep.retries=9", "resume.allow=[data]", quick=False).children
+    assert (done.run_id, done.status) == (cut.run_id, "FINISHED")
+    assert "data: fingerprint" in store.client.get_run(cut.run_id).data.tags["touchstone.resume_drift"]

@@ -13,6 +13,7 @@ from lightning_modules.command_line import compose_run
 from lightning_modules.run import run
 from lightning_modules.tracking.artifacts import artifact
 from lightning_modules.tracking.known import Known, run_signature
+from lightning_modules.tracking.rerun import _print_user_code_changes
 from lightning_modules.tracking.user_code import user_modules
 
 SOURCES = {
@@ -90,5 +91,10 @@ def test_a_run_of_other_user_code_is_not_reused_and_the_code_is_recorded(
     (repository,) = recorded["repositories"].items()
     assert repository[0] == str(lab)
     assert (repository[1]["commit"], repository[1]["dirty"]) == (git(lab, "rev-parse", "HEAD"), True)
+    _print_user_code_changes(store, first)
+    assert (
+        "your own code differs from the recorded one, and is used as it is now: ownlab.rules;"
+        in capsys.readouterr().out
+    )
     patch = artifact(store, first, repository[1]["diff"]).read_text()
     assert "+bound = 2" in patch and "hunter2" not in patch
