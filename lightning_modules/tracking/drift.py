@@ -1,5 +1,6 @@
 """What differs between a recorded run and the run that resumes it, and which differences are accepted."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 from omegaconf import DictConfig, OmegaConf
@@ -16,6 +17,7 @@ _FREE = {
     "trainer.deterministic", "trainer.detect_anomaly", "trainer.num_sanity_val_steps", "strategy.start_method",
     "data.device", "data.cache_dir", "data.download", "data.pin_memory", "data.expected_fingerprint",
 }  # fmt: skip
+_SAMPLES = ("data.batch_size", "trainer.accumulate_grad_batches")
 
 
 def resume_options(cfg: DictConfig) -> tuple[str | None, list[str]]:
@@ -32,15 +34,26 @@ def resume_options(cfg: DictConfig) -> tuple[str | None, list[str]]:
 
 
 def config_drift(recorded: DictConfig, cfg: DictConfig) -> dict[str, str]:
-    """Key -> ``recorded -> now`` of every setting that changes results and is not what the run was recorded with."""
+    """Key -> ``recorded -> now`` of every setting that changes results and is not what the run was recorded with.
+
+    Batches of another size on another number of processes are none where as many samples make a step.
+    """
     old, new = (leaves(OmegaConf.to_container(c, resolve=True)) for c in (recorded, cfg))
+    free = {*_FREE, *(_SAMPLES if _same_step(old, new) else ())}
     changed = {}
     for key in sorted(old.keys() | new.keys()):
         before, after = old.get(key), new.get(key)
         same = str(before) == str(after) or before == HIDDEN  # a secret is not recorded
-        if not same and affects_results(key) and key not in _FREE:
+        if not same and affects_results(key) and key not in free:
             changed[key] = f"{before} -> {after}"
     return changed
+
+
+def _same_step(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Whether as many samples make an optimizer step."""
+    keys = (*_SAMPLES, "trainer.devices", "trainer.num_nodes")
+    before, after = ([flat.get(key, 1) for key in keys] for flat in (old, new))
+    return all(type(factor) is int for factor in [*before, *after]) and math.prod(before) == math.prod(after)
 
 
 def data_drift(recorded: Mapping[str, str], fingerprint: str, samples: Mapping[str, int]) -> dict[str, str]:

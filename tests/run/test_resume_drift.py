@@ -13,6 +13,7 @@ from lightning_modules.errors import UserError
 from lightning_modules.run import run
 from lightning_modules.tracking.artifacts import artifact
 from lightning_modules.tracking.checkpoint import read_checkpoint
+from lightning_modules.tracking.drift import config_drift
 from lightning_modules.tracking.resume import best_checkpoint
 
 TABLE = (
@@ -142,6 +143,14 @@ def test_the_run_may_be_given_as_earlier_versions_and_python_give_it(store: Any,
 def test_resume_without_a_record_is_refused(store: Any) -> None:
     with pytest.raises(UserError, match="resume=abc: tracking=none records nothing"):
         run(compose_run(["resume=abc", "tracking=none"]))
+
+
+def test_as_many_samples_in_a_step_are_no_other_batch_size() -> None:
+    before = OmegaConf.create({"data": {"batch_size": 16}, "trainer": {"devices": 2, "accumulate_grad_batches": 2}})
+    same = OmegaConf.create({"data": {"batch_size": 64}, "trainer": {"devices": 1, "accumulate_grad_batches": 1}})
+    assert config_drift(before, same) == {}
+    same.data.batch_size = 16
+    assert config_drift(before, same) == {"trainer.accumulate_grad_batches": "2 -> 1"}
 
 
 # --- a resume that fails ------------------------------------------------------------------------------------------
