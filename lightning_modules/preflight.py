@@ -28,7 +28,7 @@ def check_parts(cfg: DictConfig, task: Supervised, data: Any, callbacks: list[pl
     device = check_device(cfg)
     check_gpu_memory(cfg, task, data, device)
     check_forward(cfg, task, data)
-    if cfg.tracking.enabled:
+    if cfg.tracking.enabled and task.passport:  # what a checkpoint would carry
         check_rebuild(task, data, compressed=bool((cfg.get("compression") or {}).get("stages")))
     if device.type == "cuda" and not cfg.compile:
         allow_nondeterministic(cfg, lambda: _one_step(task, data, device))

@@ -45,6 +45,7 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     git(folder, "add", ".")
     git(folder, "commit", "-qm", "first")
     monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.setenv("TOUCHSTONE_TRUST", "ownlab")
     return folder
 
 
