@@ -82,6 +82,9 @@ def check_config(cfg: DictConfig) -> None:
             mistakes += _wrong_direction("task.monitor", monitor.metric, monitor.mode)
         for path, node in components(cfg, ""):
             mistakes += _mistakes_of(path, node)
+    mistakes = [
+        mistake for mistake in mistakes if "${monitor_mode:}" not in mistake
+    ]  # the direction has its own message
     if mistakes:
         count = f"{len(mistakes)} mistakes" if len(mistakes) > 1 else "A mistake"
         raise UserError(f"{count} in the config:\n" + "\n".join(f"  {mistake}" for mistake in mistakes))

@@ -26,9 +26,8 @@ class Stopped(Exception):  # noqa: N818 # nothing went wrong
     """
 
 
-_received: list[
-    int
-] = []  # since `signals_raise`: Python swallows what a handler raises in `__del__` or an at-fork hook
+# since `signals_raise`: Python swallows what a handler raises in `__del__` or an at-fork hook
+_received: list[int] = []
 _waiting: list[int] = []  # signals that came within `undisturbed`
 _depth = 0
 _active = 0  # blocks of `signals_raise` that this process is in
@@ -58,7 +57,7 @@ def kill(signal_number: int) -> None:
 
 def raise_received() -> None:
     """Raise `Killed` where a signal came and nothing has ended the run since: the exception was swallowed."""
-    if _received:
+    if _received and _active:
         raise Killed(_received[0])
 
 
@@ -120,3 +119,5 @@ def signals_raise() -> Iterator[None]:
             yield
     finally:
         _active -= 1
+        if not _active:
+            _received.clear()  # whoever called has been told

@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from lightning_modules.errors import UserError
+from lightning_modules.errors import UserError, nearest
 
 _HIGHER = (
     "accuracy acc top1 top5 auroc auc roc_auc auprc average_precision map f1 f1_score fbeta precision recall specificity "
@@ -73,7 +73,9 @@ def check_direction(key: str, metric: str, given: str | None, modes: tuple[str, 
     """
     higher = higher_is_better(metric)
     if given is None and higher is None:
-        return f"{key}: the direction of '{metric}' is not known; set {key}={modes[0]} or {key}={modes[1]}"
+        guess = nearest(metric.rpartition("/")[2], _TABLE)
+        hint = f" ({guess})" if guess.startswith("did you mean") else ""
+        return f"{key}: the direction of '{metric}' is not known{hint}; set {key}={modes[0]} or {key}={modes[1]}"
     if higher is not None and given != modes[higher]:
         given = "null" if given is None else given
         return f"{key}={given}: a {'higher' if higher else 'lower'} '{metric}' is better; set {key}={modes[higher]}"

@@ -85,8 +85,8 @@ WANTED = Wanted((2,), torch.float32, table=TableInput(("a", "b"), torch.float32)
 
 
 def samples(files: list[Path], wanted: Wanted = WANTED) -> list[list[float]]:
-    [(_, x)] = read_samples(files, wanted)
-    return x.tolist()  # type: ignore[no-any-return]
+    [file] = files
+    return read_samples(file, wanted).tolist()  # type: ignore[no-any-return]
 
 
 @pytest.mark.parametrize(

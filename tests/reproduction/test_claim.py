@@ -35,7 +35,7 @@ def test_all_mistakes_of_a_claim_are_told_at_once() -> None:
         ({"kind": "difference"}, "arms"),
         ({"arms": ARMS}, "arms"),
         ({"value": None}, "value"),
-        ({"runs": [1.0, 2.0]}, "value: 60 is not the mean of runs"),
+        ({"runs": [1.0, 2.0]}, "value: 85 is not the mean of runs"),
         ({"std": 1.0}, "std"),
         ({"value": None, "runs": [1.0, 2.0], "std": 1.0, "n": 2}, "runs"),
         ({"kind": "equivalence", "arms": ARMS, "tolerance": None}, "tolerance"),

@@ -1,6 +1,5 @@
 """Terminals and files that cannot take every character: cluster logs, cron, containers."""
 
-import json
 import os
 from pathlib import Path
 from typing import Any

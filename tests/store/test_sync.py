@@ -222,7 +222,7 @@ def test_mistakes_are_told(
     with pytest.raises(UserError, match=r"127\.0\.0\.1:9 does not answer"):
         sync(to_uri="http://127.0.0.1:9")
     with pytest.raises(UserError, match="pushes from a SQLite file"):
-        sync(source_uri="postgresql://127.0.0.1:9/x", to_uri=other.uri)
+        sync(source_uri="databricks", to_uri=other.uri)
     damaged = tmp_path / "damaged.db"
     damaged.write_text("no database" * 100)
     said = command("store.py", "sync", "--store", f"sqlite:///{damaged}", "--to", other.uri)
