@@ -78,6 +78,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (code / "sweep_faults_callbacks.py").write_text(CALLBACKS)
     monkeypatch.syspath_prepend(str(code))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(code), os.environ.get("PYTHONPATH")])))
+    monkeypatch.setenv("TOUCHSTONE_TRUST", "sweep_faults_callbacks")
     folder = tmp_path / "marks"
     folder.mkdir()
     return folder
