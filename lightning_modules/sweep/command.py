@@ -77,10 +77,22 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     for part in ("swept", "config"):
         for key in sorted(old[part].keys() | new[part].keys()):
             then, now = old[part].get(key), new[part].get(key)
-            if then != now:
+            if then != now and not _means_the_same(key, key in old[part], now):
                 changes.append(f"{key}: {_shown(then)} then, {_shown(now)} now")
     more = [f"… and {len(changes) - 10} more"] if len(changes) > 10 else []
     return "\n".join(f"  {change}" for change in [*changes[:10], *more])
+
+
+# Settings that came after sweeps were recorded, with the values that keep what was done before.
+_ADDED = {
+    "channels_last": False, "cuda_graphs": False, "matmul_precision": None, "data.device": "cpu",
+    "data.background": "white", "data.encoding": None,
+}  # fmt: skip
+
+
+def _means_the_same(key: str, was_recorded: bool, now: Any) -> bool:
+    """Whether an earlier version recorded nothing for `key`, or a mode that now follows from the metric beside it."""
+    return now == "${monitor_mode:}" or (not was_recorded and key in _ADDED and _ADDED[key] == now)
 
 
 def _shown(value: Any) -> str:
