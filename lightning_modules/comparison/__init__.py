@@ -1,1 +1,1 @@
-"""Many runs in one table: read from the store, grouped over seeds, tested against a baseline, drawn and logged."""
+"""Comparison of many runs: read, group over seeds, test against a baseline, plot and log."""

@@ -1,4 +1,4 @@
-"""Reading any store through MLflow's ``search_runs``, page by page: for servers and other databases."""
+"""Run reader for tracking servers and other databases: MLflow's ``search_runs``, page by page."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -7,11 +7,11 @@ from lightning_modules.comparison.reading import PARENT, TAGS, Run, decoded
 from lightning_modules.tracking.store import Store, find_run
 
 PAGE = 1000  # runs
-IDS = 100  # in one condition: a URL has its limits
+IDS = 100  # per query: the length of a URL is limited
 
 
 class SearchReader:
-    """A `Reader` through MLflow's client; runs come whole, so what was read once is kept."""
+    """A `Reader` on MLflow's client. ``search_runs`` returns whole runs, so their data are cached."""
 
     def __init__(self, store: Store) -> None:
         self._store, self._client = store, store.client

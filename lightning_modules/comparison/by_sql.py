@@ -1,4 +1,4 @@
-"""Reading a SQLite store by SQL, without MLflow and without a lock: a hundredth of the time of its search."""
+"""Run reader for SQLite stores: plain SQL without MLflow and without locks, in a hundredth of the time of its search."""
 
 import json
 import re
@@ -12,22 +12,20 @@ from lightning_modules.errors import UserError, nearest
 
 EXPERIMENTS = "experiments WHERE lifecycle_stage = 'active'"
 ACTIVE = f"lifecycle_stage = 'active' AND experiment_id IN (SELECT experiment_id FROM {EXPERIMENTS})"
-SWEEP_NAMED = (  # `name=…` gives the run of a sweep another name than the sweep has
+SWEEP_NAMED = (  # with `name=…` the parent run has another name than its sweep
     "run_uuid IN (SELECT run_uuid FROM tags WHERE key = 'sweep.name' AND value = ? INTERSECT "
     "SELECT run_uuid FROM tags WHERE key = 'touchstone.kind' AND value = 'sweep')"
 )
-THOSE = "(SELECT value FROM json_each(?))"  # a list of any length in one argument
+THOSE = "(SELECT value FROM json_each(?))"  # a list of any length as one SQL argument
 
 
 class SqlReader:
-    """A `Reader` of MLflow's schema in a SQLite file, which it never writes."""
+    """A `Reader` of MLflow's schema in a SQLite file, opened read-only."""
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
         if not self.path.is_file():
-            raise UserError(
-                f"there is no tracking store at {self.path}: train something first, or set MLFLOW_TRACKING_URI"
-            )
+            raise UserError(f"no tracking store at {self.path}; train a model first, or set MLFLOW_TRACKING_URI")
         try:
             self._database = self._open()
         except sqlite3.DatabaseError as error:
@@ -39,7 +37,7 @@ class SqlReader:
         except sqlite3.OperationalError as error:
             if "locked" in str(error):
                 raise
-            # A write-ahead log needs a file beside it. Where none can be made, nobody writes either.
+            # A write-ahead log needs a file beside the database. In a read-only folder nobody writes, so immutable is safe.
             return self._connect("mode=ro&immutable=1")
 
     def _connect(self, how: str) -> sqlite3.Connection:
@@ -72,7 +70,7 @@ class SqlReader:
             if found:
                 ids = ", ".join(run.run_id for run in found[:-6:-1])
                 more = ", …" * (len(found) > 5)
-                raise UserError(f"{wanted!r} fits several runs: give the id of one: {ids}{more}")
+                raise UserError(f"{wanted!r} matches several runs; use one of their ids: {ids}{more}")
         raise UserError(f"no run or experiment {wanted!r} in {self.path}: {self._nearest(wanted)}")
 
     def _nearest(self, wanted: str) -> str:
@@ -80,7 +78,7 @@ class SqlReader:
         newest = self._rows(f"SELECT name, run_uuid FROM runs WHERE {ACTIVE} ORDER BY start_time DESC LIMIT 100")
         guess = nearest(wanted, names + [name for name, _ in newest if name])
         listed = ", ".join(f"{name} ({run_id[:8]})" for name, run_id in newest[:5])
-        known = f"the newest are: {listed}" if newest else "it has no runs yet"
+        known = f"the newest runs are: {listed}" if newest else "the store has no runs yet"
         return f"{guess} {known}" if guess.startswith("did you") else known
 
     def runs(self, *, experiment: str = "", parent: str = "", ids: Sequence[str] = ()) -> list[Run]:
@@ -124,5 +122,5 @@ class SqlReader:
 
 
 def _beginning(wanted: str) -> str:
-    """The pattern of ids that begin so; empty where `wanted` can be no beginning."""
+    """The GLOB pattern of run ids that start with `wanted`; empty if it cannot be the start of an id."""
     return f"{wanted}*" if re.fullmatch(r"[0-9a-f]{6,31}", wanted) else ""

@@ -1,4 +1,4 @@
-"""The comparison itself: read, group over seeds, and test against the baseline."""
+"""Compare runs: read them, group them over seeds, and test each group against the baseline."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ from lightning_modules.comparison.targets import Selection, select
 
 @dataclass(frozen=True)
 class Difference:
-    """A group minus the baseline, over the seeds that both have; `p_holm` is corrected over all groups of the table."""
+    """A group minus the baseline, over the seeds that both have. `p_holm` is Holm-corrected over all groups of the table."""
 
     pairs: int
     mean: float | None
@@ -34,7 +34,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Row:
-    """A group's line. `mean` is None where no value is finite, `std` (of N - 1) where there are fewer than two."""
+    """A group's row. `mean` is None if no value is finite, `std` (N - 1) if fewer than two are."""
 
     values: tuple[str, ...]
     points: tuple[float, ...]
@@ -45,20 +45,20 @@ class Row:
     runs: tuple[str, ...]
     is_baseline: bool = False
     difference: Difference | None = None
-    seeds: tuple[Seed, ...] = ()  # of the points, in their order
+    seeds: tuple[Seed, ...] = ()  # one per point, in the same order
 
     @property
     def n(self) -> int:
-        """The seeds."""
+        """Number of seeds."""
         return len(self.points)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A sorted table, best first, and what must be said of it.
+    """A sorted table, best group first, and its caveats.
 
     Attributes:
-        home: the run that gets it, None where the runs have no common parent.
+        home: the common parent run, to which the comparison is logged; None if there is none.
         experiment_id: of the runs.
     """
 
@@ -81,23 +81,23 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked: `targets` as on the command line, and the options, None for the default."""
+    """`targets` as on the command line, and the options; None is the default."""
 
     targets: Sequence[str]
     by: Sequence[str] | None = None
     metric: str | None = None
     baseline: str | None = None
-    better: str | None = None  # higher or lower, for a metric whose name does not tell
+    better: str | None = None  # higher or lower, for a metric whose direction is unknown
 
 
 @dataclass
 class Reading:
-    """What was read and grouped, before any statistics."""
+    """The runs, read and grouped, before any statistics."""
 
     selection: Selection
     metric: str
     by: list[str]
-    others: list[str]  # keys that may differ and that the table is not by
+    others: list[str]  # keys that vary but do not define groups
     repeats: list[str]
     params: Mapping[str, Params]
     groups: list[Group]
@@ -107,7 +107,7 @@ class Reading:
 
 
 def compare(reader: Reader, question: Question) -> Comparison:
-    """Answer the question.
+    """Compare the requested runs.
 
     Raises:
         UserError: an unknown or ambiguous target, metric, key or baseline; no finished run.
@@ -150,7 +150,7 @@ def _read(reader: Reader, question: Question) -> Reading:
 
 
 def _with_swept(runs: Sequence[Run], params: Mapping[str, Params], swept: Sequence[str]) -> dict[str, Params]:
-    """The params, and for a swept key that is no param (a key that the config does not hold under this name) its trial's."""
+    """The params of each run. A swept key that was not logged as a param is taken from the trial."""
     whole: dict[str, Params] = {}
     for run in runs:
         own = params.get(run.run_id, {})

@@ -1,4 +1,4 @@
-"""A comparison along a number, as how much data there is: one line for each of the other settings."""
+"""A comparison as a curve over a numeric setting (for example the amount of data), with a line for each arm."""
 
 import statistics
 from collections.abc import Callable, Mapping
@@ -19,7 +19,7 @@ Number = Callable[[float | None], str]
 
 @dataclass(frozen=True)
 class Curve:
-    """`rows` by (x, arm); `arms` are in the order of their names, the reference first where there is one."""
+    """`rows` by (x, arm). `arms` are sorted by name, the reference first if there is one."""
 
     comparison: Comparison
     x: str
@@ -29,13 +29,13 @@ class Curve:
 
 
 def curve_along(comparison: Comparison, x: str, reference: str | None = None) -> Curve:
-    """Order a table by `x`, which it is by, and by the values of its other keys, which name the arms.
+    """Arrange a table by `x`, one of its keys; the values of its other keys name the arms.
 
     Raises:
-        UserError: the table is not by `x`, or has values of it that are no numbers, or has no arm `reference`.
+        UserError: `x` is not a key of the table, a value of it is not a number, or there is no arm `reference`.
     """
     if x not in comparison.by:
-        raise UserError(f"--along {x}: the table is by {', '.join(comparison.by)}; {nearest(x, comparison.by)}")
+        raise UserError(f"--along {x}: the table is grouped by {', '.join(comparison.by)}; {nearest(x, comparison.by)}")
     place = comparison.by.index(x)
     rows: dict[tuple[float, str], Row] = {}
     for row in comparison.rows:
@@ -43,7 +43,7 @@ def curve_along(comparison: Comparison, x: str, reference: str | None = None) ->
         rows[_number(x, row.values[place]), ", ".join(rest) or "all runs"] = row
     arms = sorted({arm for _, arm in rows}, key=lambda arm: (arm != reference, arm))
     if reference is not None and reference not in arms:
-        raise UserError(f"--reference {reference}: there is no such line; {nearest(reference, arms)}")
+        raise UserError(f"--reference {reference}: no such line; {nearest(reference, arms)}")
     return Curve(comparison, x, tuple(sorted({value for value, _ in rows})), tuple(arms), rows)
 
 
@@ -51,11 +51,11 @@ def _number(x: str, value: str) -> float:
     try:
         return float(value)
     except ValueError as error:
-        raise UserError(f"--along {x}: {value} is no number") from error
+        raise UserError(f"--along {x}: {value} is not a number") from error
 
 
 def draw_curve(curve: Curve) -> Figure:
-    """Mean and 95 % interval of each arm, the seeds as pale points; a logarithmic axis where x spans a decade."""
+    """Plot the mean and 95 % interval of each arm, and the seeds as pale points. x is logarithmic if it spans a decade."""
     figure = blank_figure(6.4, 4.2)
     axes = figure.add_subplot()
     better = "lower" if curve.comparison.lower_is_better else "higher"
@@ -82,9 +82,9 @@ def _draw_arm(axes: Axes, curve: Curve, arm: str, colour: str) -> None:
 
 
 def curve_table(curve: Curve) -> str:
-    """Markdown: a row for each x, mean and interval of each arm, and what each is above the first, paired by seed.
+    """Markdown table: a row for each x, with each arm's mean, interval and difference to the first arm, paired by seed.
 
-    A difference whose 95 % interval leaves out 0 is bold.
+    A difference whose 95 % interval excludes 0 is bold.
     """
     number = number_format(curve.comparison)
     first, *others = curve.arms

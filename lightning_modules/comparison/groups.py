@@ -1,4 +1,4 @@
-"""Runs grouped by what tells them apart: one value for each seed of a group."""
+"""Runs grouped by their settings, with one value per seed in each group."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,17 +8,17 @@ from lightning_modules.comparison.keys import Params, same, shown
 from lightning_modules.comparison.reading import Run
 from lightning_modules.errors import UserError
 
-Seed = tuple[str, ...]  # seed, split seed and fold; a run's id where no seed is recorded
+Seed = tuple[str, ...]  # seed, split seed and fold; the run's id if no seed is recorded
 
 
 @dataclass
 class Group:
-    """Runs that are equal but for their seeds.
+    """Runs that differ only in their seeds.
 
     Attributes:
-        values: of each key that the table is by.
-        by_seed: the finite values of each seed (several where runs differ in what the table is not by).
-        not_finite: name -> value of the runs whose metric is NaN or infinite.
+        values: of each grouping key.
+        by_seed: the finite values of each seed (several if runs differ in a key that does not define groups).
+        not_finite: run name -> value, where the metric is NaN or infinite.
     """
 
     values: tuple[str, ...]
@@ -44,7 +44,7 @@ def grouped(
     by: Sequence[str],
     repeats: Sequence[str],
 ) -> list[Group]:
-    """One group for each combination of the values of `by`, with the runs that have a value of the metric."""
+    """One group per combination of the values of `by`. Runs without the metric are left out."""
     groups: dict[tuple[str, ...], Group] = {}
     for run in runs:
         if run.run_id not in values:
@@ -61,18 +61,18 @@ def grouped(
 
 
 def seed_of(run: Run, params: Params, repeats: Sequence[str]) -> Seed:
-    """What makes two runs of different groups a pair; a run without a recorded seed has no partner."""
+    """The key that pairs two runs of different groups. A run without a recorded seed has no partner."""
     if not any(params.get(key, "None") != "None" for key in repeats):
         return ("no seed", run.run_id)
     return tuple(params.get(key, "") for key in repeats)
 
 
 def find_baseline(groups: Sequence[Group], by: Sequence[str], wanted: Mapping[str, str]) -> Group:
-    """The one group that has all values of `wanted`. Raises UserError, which lists the groups, where none or several do."""
+    """The only group with all values of `wanted`. Raises UserError with the list of groups if none or several match."""
     places = [(by.index(key), value) for key, value in wanted.items()]
     found = [group for group in groups if all(same(group.values[i], value) for i, value in places)]
     if len(found) == 1:
         return found[0]
     text = ",".join(f"{key}={value}" for key, value in wanted.items())
     listed = "; ".join(",".join(map("=".join, zip(by, group.values, strict=True))) for group in (found or groups)[:20])
-    raise UserError(f"--baseline {text} fits {len(found) or 'no'} group{'s' * (len(found) != 1)} of: {listed}")
+    raise UserError(f"--baseline {text} matches {len(found) or 'no'} group{'s' * (len(found) != 1)} of: {listed}")

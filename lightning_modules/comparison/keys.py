@@ -1,4 +1,4 @@
-"""By which params runs are told apart, and which only say that a run was repeated."""
+"""Params that distinguish runs, and params that only mark a run as a repetition (seeds, folds)."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,19 +9,19 @@ from lightning_modules.errors import UserError, nearest
 
 Params = Mapping[str, str]
 SEED = re.compile(r"(^|[._])(seed|fold)$")
-REPEATS = ("seed", "data.seed", "data.split_seed", "data.fold")  # runs that share these form a pair
+REPEATS = ("seed", "data.seed", "data.split_seed", "data.fold")  # runs that share these are paired
 _ROOMS = r"^(name|resume|sweep|hydra|tracking|choices|callbacks\.(progress|summary|learning_rate|last))(\.|$)"
 _PATHS = r"(^|[._])(root|path|dir|dirpath|folder|file|uri|download|expected_fingerprint|num_workers|cpu_threads)$"
-BOOKKEEPING = re.compile(f"{_ROOMS}|{_PATHS}")  # differs without making another experiment of a run
+BOOKKEEPING = re.compile(f"{_ROOMS}|{_PATHS}")  # may differ between runs of the same experiment
 
 
 def shown(params: Params, key: str) -> str:
-    """The value as tables show it. A config group that a run does not have was ``none``."""
+    """The value as shown in tables. A config group that a run does not have is ``none``."""
     return params.get(key) or ("–" if "." in key else "none")
 
 
 def candidates(reader: Reader, selection: Selection) -> list[str]:
-    """The keys by which the runs may differ: those that were swept, else the params that are not the same in all runs."""
+    """Keys in which the runs may differ: the swept ones, otherwise every param that varies."""
     if selection.swept is not None:
         return list(selection.swept)
     varying = reader.param_names([run.run_id for run in selection.runs], varying=True)
@@ -33,7 +33,7 @@ def _rank(key: str) -> tuple[bool, int, str]:
 
 
 def fewest(keys: Sequence[str], rows: Sequence[Params]) -> list[str]:
-    """The first of `keys` that part `rows` (a run each) as finely as all of them do: ``model``, not what follows from it."""
+    """The first of `keys` that separate `rows` (one per run) as finely as all of them: ``model``, not what follows from it."""
     chosen: list[str] = []
     labels: list[tuple[str, ...]] = [()] * len(rows)
     for key in keys:
@@ -44,7 +44,7 @@ def fewest(keys: Sequence[str], rows: Sequence[Params]) -> list[str]:
 
 
 def require_known(reader: Reader, selection: Selection, keys: Iterable[str]) -> None:
-    """Raise UserError for a key that is a param of no run."""
+    """Raise UserError for a key that no run has as a param."""
     known = reader.param_names([run.run_id for run in selection.runs]) | set(selection.swept or ())
     for key in keys:
         if key not in known:
@@ -59,20 +59,20 @@ def _guess(key: str, known: set[str]) -> str:
 
 
 def parsed_baseline(text: str, by: Sequence[str]) -> dict[str, str]:
-    """``model=mlp,optimizer.lr=0.1`` as a mapping. Raises UserError for what is no key=value, or a key not in `by`."""
+    """``model=mlp,optimizer.lr=0.1`` as a mapping. Raises UserError if it is not key=value, or a key is not in `by`."""
     wanted: dict[str, str] = {}
     for part in re.split(r",(?=[\w.@/]+=)", text):
         key, equals, value = part.partition("=")
         if not equals:
-            raise UserError(f"--baseline {text}: write it as key=value, or key=value,key=value")
+            raise UserError(f"--baseline {text}: expected key=value or key=value,key=value")
         if key not in by:
-            raise UserError(f"--baseline {text}: the table is not by '{key}'; {nearest(key, by)}")
+            raise UserError(f"--baseline {text}: the table is not grouped by '{key}'; {nearest(key, by)}")
         wanted[key] = value
     return wanted
 
 
 def same(a: str, b: str) -> bool:
-    """Whether two values are the same text or the same number: 0.1 and 1e-1."""
+    """Whether two values are equal as text or as numbers (0.1 and 1e-1)."""
     try:
         return a == b or float(a) == float(b)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Which metric is compared, and which way is better."""
+"""The metric that is compared, and whether lower is better."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,10 +10,10 @@ FIRST = ("accuracy", "auroc", "f1", "r2", "rmse", "mae", "mse", "loss")
 
 
 def lower_is_better(metric: str, better: str | None, objectives: Mapping[str, str]) -> bool:
-    """By the metric's name; where that is not known, as given (`better`: higher or lower) or as the sweep's objective.
+    """From the metric's name; for an unknown name from `better` (higher or lower) or the sweep's objective.
 
     Raises:
-        UserError: `better` contradicts the name, or nothing gives the direction.
+        UserError: `better` contradicts the name, or the direction is unknown.
     """
     sweeps = {"minimize": "lower", "maximize": "higher"}.get(objectives.get(metric, ""))
     known = {True: "higher", False: "lower", None: sweeps}[higher_is_better(metric)]
@@ -23,10 +23,10 @@ def lower_is_better(metric: str, better: str | None, objectives: Mapping[str, st
 
 
 def read_metric(reader: Reader, ids: Sequence[str], metric: str | None) -> tuple[str, dict[str, float]]:
-    """The metric's name and run id -> value. None: test/accuracy where it is, else the nearest other metric.
+    """The metric's name and run id -> value. The default (None) is test/accuracy if any run has it, else a similar metric.
 
     Raises:
-        UserError: no run has it.
+        UserError: no run has the metric.
     """
     wanted = metric or "test/accuracy"
     values = reader.metric(ids, wanted)
@@ -34,10 +34,10 @@ def read_metric(reader: Reader, ids: Sequence[str], metric: str | None) -> tuple
         return wanted, values
     names = {name for name in reader.metric_names(ids) if not name.startswith("system/")}
     if metric is not None:
-        raise UserError(f"--metric: no finished run has '{metric}'; {nearest(metric, names)}")
+        raise UserError(f"--metric: no finished run has the metric '{metric}'; {nearest(metric, names)}")
     found = _default(names)
     if found is None:
-        raise UserError(f"no run has a test/… or val/… metric; --metric takes another; {nearest('test/', names)}")
+        raise UserError(f"no run has a test/… or val/… metric; choose another with --metric; {nearest('test/', names)}")
     return found, reader.metric(ids, found)
 
 

@@ -1,4 +1,4 @@
-"""What must be said beside a table: what was left out, and what so few seeds cannot show."""
+"""Caveats printed below a table: what is left out, and what the number of seeds cannot show."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ from lightning_modules.comparison.statistics import FEWEST_FOR_INTERVAL, fewest_
 if TYPE_CHECKING:
     from lightning_modules.comparison.compare import Reading, Row
 
-MOST = 8  # names in a line
-_FEW = 10  # seeds below which a bootstrap interval is known to be too narrow (Hesterberg 2015)
+MOST = 8  # names per line
+_FEW = 10  # with fewer seeds, bootstrap intervals are known to be too narrow (Hesterberg 2015)
 
 
 def of_reading(read: Reading, chosen: bool) -> list[str]:
-    """Runs and keys that are not in the table. `chosen`: the metric was not asked for."""
+    """Runs and keys that the table leaves out. `chosen`: the metric is the default one."""
     said = []
     if chosen and read.metric != "test/accuracy":
-        said.append(f"no run has test/accuracy: {read.metric} is compared instead (--metric takes another)")
+        said.append(f"no run has test/accuracy; comparing {read.metric} instead (choose another with --metric)")
     if read.selection.left_out:
         counts = ", ".join(f"{count} {ended}" for ended, count in sorted(read.selection.left_out.items()))
         total = sum(read.selection.left_out.values())
         said.append(f"left out of {total + len(read.selection.runs)} runs: {counts}")
     if read.without_metric:
-        said.append(f"left out: {read.without_metric} finished without {read.metric}")
+        said.append(f"left out: {read.without_metric} finished runs without {read.metric}")
     odd = [f"{name}: {value}" for group in read.groups for name, value in group.not_finite.items()]
     if odd:
-        said.append(f"{read.metric} is not finite in {len(odd)} runs, which the means leave out: {_some(odd)}")
+        said.append(f"{read.metric} is not finite in {len(odd)} runs, which are excluded from the means: {_some(odd)}")
     return said + _mixed(read) + _averaged(read) + _without_seed(read)
 
 
 def _mixed(read: Reading) -> list[str]:
-    """What differs though the table is not by it: within groups, or from group to group."""
+    """Keys that vary but do not define groups: within groups, or together with them."""
     within = [key for key in read.others if any(_differs(read, key, group.runs) for group in read.groups)]
-    follows = tuple(f"{key}." for key in read.by if "." not in key)  # model.hidden goes without saying beside model
+    follows = tuple(f"{key}." for key in read.by if "." not in key)  # model.hidden follows from model
     along = [key for key in read.others if key not in within and not key.startswith(follows) and "_target_" not in key]
-    said = [f"runs of one group differ in {_some(within)}, which the table is not by"] if within else []
-    return said + [f"the groups differ in {_some(along)} too"] * bool(along)
+    said = [f"runs of the same group differ in {_some(within)}, which the table is not grouped by"] if within else []
+    return said + [f"the groups also differ in {_some(along)}"] * bool(along)
 
 
 def _differs(read: Reading, key: str, runs: Sequence[str]) -> bool:
@@ -47,29 +47,29 @@ def _differs(read: Reading, key: str, runs: Sequence[str]) -> bool:
 
 def _averaged(read: Reading) -> list[str]:
     several = [group for group in read.groups if any(len(values) > 1 for values in group.by_seed.values())]
-    return [f"in {_count(several, 'group')} a seed has several runs: its value is their mean"] * bool(several)
+    return [f"in {_count(several, 'group')} a seed has several runs; their mean is used"] * bool(several)
 
 
 def _without_seed(read: Reading) -> list[str]:
     count = sum(seed[0] == "no seed" for group in read.groups for seed in group.by_seed)
-    return [f"{_count(count, 'run')} without a recorded seed: counted as a seed of its own, without a pair"] * bool(
+    return [f"{_count(count, 'run')} without a recorded seed: each counts as a separate seed without a pair"] * bool(
         count
     )
 
 
 def of_rows(rows: Sequence[Row], read: Reading) -> list[str]:
-    """What the numbers of seeds and pairs cannot show."""
+    """Limits set by the numbers of seeds and pairs."""
     said = []
     few = [row for row in rows if 0 < row.n < FEWEST_FOR_INTERVAL]
     if few:
-        said.append(f"{_count(few, 'group')} of fewer than {FEWEST_FOR_INTERVAL} seeds: no interval can be given")
+        said.append(f"{_count(few, 'group')} with fewer than {FEWEST_FOR_INTERVAL} seeds: no interval")
     flat = [row for row in rows if row.interval and row.interval.low == row.interval.high]
     if flat:
         said.append(
-            f"{_count(flat, 'group')} with the same value for all seeds: the interval has no width and shows no spread"
+            f"{_count(flat, 'group')} with the same value for all seeds: the interval has zero width and shows no spread"
         )
     if any(FEWEST_FOR_INTERVAL <= row.n < _FEW for row in rows):
-        said.append(f"bootstrap intervals of fewer than {_FEW} seeds tend to be too narrow")
+        said.append(f"bootstrap intervals from fewer than {_FEW} seeds tend to be too narrow")
     return said + (_unpaired(read) + _too_few(rows) if read.against else [])
 
 
@@ -84,7 +84,7 @@ def _unpaired(read: Reading) -> list[str]:
     if not lonely:
         return []
     listed = [f"{name} ({_some(_named(seed, read.repeats) for seed in seeds)})" for name, seeds in lonely.items()]
-    return [f"seeds that only one side has are left out of the difference: {_some(listed)}"]
+    return [f"seeds without a partner are excluded from the difference: {_some(listed)}"]
 
 
 def _named(seed: tuple[str, ...], repeats: Sequence[str]) -> str:
@@ -100,13 +100,13 @@ def _too_few(rows: Sequence[Row]) -> list[str]:
     for pairs in sorted({d.pairs for d in differences}):
         least = smallest_p(pairs)
         if pairs == 0:
-            said.append("no seed in common with the baseline: no difference can be given")
+            said.append("no seed in common with the baseline: no difference")
         elif pairs < fewest_pairs():
             said.append(f"n is too small: with {_count(pairs, 'pair')} p cannot fall below {least:g}, so no difference can be "
-                        f"significant at 0.05; that takes {fewest_pairs()} pairs or more")  # fmt: skip
+                        f"significant at 0.05; at least {fewest_pairs()} pairs are needed")  # fmt: skip
         elif pairs < fewest_pairs(tests):
-            said.append(f"with {pairs} pairs Holm's p over {tests} groups starts at {least * tests:.3g}: that the best of "
-                        f"them can be significant at 0.05 takes {fewest_pairs(tests)} pairs")  # fmt: skip
+            said.append(f"with {pairs} pairs the smallest Holm-corrected p over {tests} groups is {least * tests:.3g}; "
+                        f"{fewest_pairs(tests)} pairs are needed for significance at 0.05")  # fmt: skip
     return said
 
 

@@ -1,4 +1,4 @@
-"""A comparison as a picture: the points of each seed, their mean and its interval."""
+"""A comparison as a plot: the seeds of each group, their mean and its interval."""
 
 from collections.abc import Sequence
 
@@ -9,14 +9,14 @@ from matplotlib.figure import Figure
 from lightning_modules.comparison.compare import Comparison, Row
 from lightning_modules.tracking.pictures import COLOURS, blank_figure, styled
 
-MOST = 60  # groups in one picture
-_LONGEST = 48  # letters of a label
+MOST = 60  # groups per plot
+_LONGEST = 48  # characters of a label
 
 
 def draw(comparison: Comparison) -> Figure:
-    """One line a group, the best on top: seeds as pale points, mean and 95 % interval on them, the baseline's mean dashed.
+    """Plot one row per group, the best on top: seeds as pale points, their mean and 95 % interval, the baseline's mean dashed.
 
-    Of more than 60 groups the best 60 and the baseline are drawn; those without a finite value never.
+    With more than 60 groups, only the best 60 and the baseline are shown; groups without a finite value never are.
     """
     finite = [row for row in comparison.rows if row.mean is not None]
     rows = finite[:MOST] + [row for row in finite[MOST:] if row.is_baseline]
@@ -38,7 +38,7 @@ def draw(comparison: Comparison) -> Figure:
 
 def _draw_row(axes: Axes, place: int, row: Row) -> None:
     colour = COLOURS[1] if row.is_baseline else COLOURS[0]
-    # above and below the line in turn, and always in the same way: equal values stay visible beside each other
+    # alternate deterministically above and below the row, so that equal values stay visible
     turn = np.arange(row.n)
     heights = place + np.where(turn % 2, 1, -1) * (0.14 + 0.13 * np.abs(np.sin(2.4 * turn))) * (row.n > 1)
     axes.scatter(row.points, heights, s=13, color=colour, alpha=max(0.15, min(0.4, 8 / row.n)), linewidths=0, zorder=2)
@@ -51,7 +51,7 @@ def _draw_row(axes: Axes, place: int, row: Row) -> None:
 
 
 def _scale(axes: Axes, rows: Sequence[Row]) -> None:
-    """A logarithmic axis where one diverged group would press all others into a corner."""
+    """Use a logarithmic axis if one diverged group would squeeze all others into a corner."""
     seen = [value for row in rows for value in row.points]
     if seen and min(seen) > 0 and max(seen) / min(seen) > 100:
         axes.set_xscale("log")
@@ -59,7 +59,7 @@ def _scale(axes: Axes, rows: Sequence[Row]) -> None:
 
 
 def _labels(by: Sequence[str], rows: Sequence[Row]) -> list[str]:
-    """``mlp, lr=0.1``: groups by their option alone, settings by the last part of their key where that is clear."""
+    """``mlp, lr=0.1``: config groups by their option alone, settings by the last part of their key if that is unique."""
     ends = [key.rpartition(".")[2] for key in by]
     names = [
         "" if "." not in key else f"{end if ends.count(end) == 1 else key}=" for key, end in zip(by, ends, strict=True)

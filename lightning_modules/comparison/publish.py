@@ -1,4 +1,4 @@
-"""Where a comparison goes: the terminal, a folder, and the run that its parts have in common."""
+"""Output of a comparison: the terminal, files in a folder, and artifacts of the common parent run."""
 
 import re
 import sys
@@ -23,7 +23,7 @@ def show(comparison: Comparison) -> None:
 
     console = Console(highlight=False)
     if not console.is_terminal:
-        console.width = max(console.width, 160)  # a file or a pipe has no edge
+        console.width = max(console.width, 160)  # a file or a pipe has no width
     console.print(table.terminal(comparison))
     hidden = len(comparison.rows) - table.SHOWN
     more = [f"{hidden} more rows are in the files"] if hidden > 0 else []
@@ -54,7 +54,7 @@ def write_curve(curve: Curve, folder: Path) -> list[Path]:
 
 
 def write_into(curve: Curve, file: Path, mark: str) -> None:
-    """Write the curve between the marks of a Markdown file, and its picture beside it as ``MARK.png``."""
+    """Write the curve between the markers of a Markdown file, and its plot beside it as ``MARK.png``."""
     ids = [run_id for row in curve.comparison.rows for run_id in row.runs]
     origin = origin_of(open_store(), ids)
     metric = f"`{curve.comparison.metric}` ({'lower' if curve.comparison.lower_is_better else 'higher'} is better)"
@@ -65,7 +65,7 @@ def write_into(curve: Curve, file: Path, mark: str) -> None:
 
 
 def log(comparison: Comparison, curve: Curve | None = None) -> None:
-    """Store the four files as artifacts of the common parent, or of a new run; a store that refuses gets one warning."""
+    """Log the files as artifacts of the common parent run, or of a new run. If the store rejects them, print one warning."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -74,7 +74,7 @@ def log(comparison: Comparison, curve: Curve | None = None) -> None:
             files = write(comparison, Path(folder))
             if curve is not None:
                 write_curve(curve, Path(folder))
-            with undisturbed():  # a signal must not leave the run RUNNING
+            with undisturbed():  # a signal must not leave the new run RUNNING
                 run_id = comparison.home or _new_run(store, comparison)
                 store.client.log_artifacts(run_id, folder, FOLDER)
                 if comparison.home is None:

@@ -1,4 +1,4 @@
-"""How runs are read for a comparison: by SQL where the store is a SQLite file, by MLflow's search elsewhere."""
+"""Reading runs for a comparison: SQL for SQLite files, MLflow's search for every other store."""
 
 import json
 import math
@@ -13,12 +13,12 @@ PARENT = "mlflow.parentRunId"
 TAGS = (
     PARENT, "touchstone.kind", "touchstone.ended", "sweep.keys", "sweep.objectives", "sweep.linked", "sweep.params",
 )  # fmt: skip
-LARGEST = 1.797e308  # MLflow stores infinities as the largest numbers that SQL holds
+LARGEST = 1.797e308  # MLflow stores infinities as the largest finite numbers of SQL
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run's head; of its tags only `TAGS`."""
+    """A run's id, name, status and experiment, and those of its tags that are in `TAGS`."""
 
     run_id: str
     name: str
@@ -32,7 +32,7 @@ class Run:
         return self.tags.get("touchstone.ended") or self.status
 
     def json(self, tag: str, otherwise: Any) -> Any:
-        """The value of a JSON tag; `otherwise` where it is missing, broken or of another type."""
+        """The value of a JSON tag; `otherwise` if it is missing, invalid or of another type."""
         try:
             value = json.loads(self.tags.get(tag, ""))
         except ValueError:
@@ -41,35 +41,35 @@ class Run:
 
 
 class Reader(Protocol):
-    """The questions of a comparison. Deleted runs and experiments do not exist here; values are the latest."""
+    """Queries of a comparison. Deleted runs and experiments are excluded; metrics are the latest values."""
 
     def experiment(self, name: str) -> str | None:
         """The id of the experiment of that name."""
 
     def find(self, wanted: str) -> Run:
-        """The one run whose id, id's beginning, name or sweep's name is `wanted`. Raises UserError where none or several fit."""
+        """The run whose id, id prefix, name or sweep name is `wanted`. Raises UserError if none or several match."""
 
     def runs(self, *, experiment: str = "", parent: str = "", ids: Sequence[str] = ()) -> list[Run]:
         """The runs of an experiment, the children of a parent, or those of `ids` that exist."""
 
     def param_names(self, ids: Sequence[str], varying: bool = False) -> set[str]:
-        """The params that any of the runs has; `varying`: that are not the same in all of them."""
+        """Names of the params that any of the runs has; with `varying`, only those that differ between runs."""
 
     def params(self, ids: Sequence[str], names: Iterable[str]) -> dict[str, dict[str, str]]:
-        """run id -> param -> value, of those that are there."""
+        """run id -> param -> value, for the params that exist."""
 
     def metric_names(self, ids: Sequence[str]) -> set[str]:
-        """The metrics that any of the runs has."""
+        """Names of the metrics that any of the runs has."""
 
     def metric(self, ids: Sequence[str], name: str) -> dict[str, float]:
-        """run id -> latest value (NaN and infinities too), of the runs that have it."""
+        """run id -> latest value (possibly NaN or infinite), for the runs that have the metric."""
 
 
 def open_reader(uri: str | None = None) -> Reader:
-    """The reader of the store that `uri`, else MLFLOW_TRACKING_URI names, else of ``mlruns/mlflow.db``. Nothing is written.
+    """Open the store at `uri`, MLFLOW_TRACKING_URI or ``mlruns/mlflow.db``, in this order, for reading only.
 
     Raises:
-        UserError: there is no such store, or it cannot be read.
+        UserError: the store does not exist or cannot be read.
     """
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or sqlite_uri(PROJECT_ROOT / "mlruns" / "mlflow.db")
     if uri.startswith("sqlite:"):
@@ -82,7 +82,7 @@ def open_reader(uri: str | None = None) -> Reader:
 
 
 def decoded(value: float, is_nan: bool = False) -> float:
-    """A metric's value out of what MLflow stores for NaN and for infinities."""
+    """Convert MLflow's stored form of NaN and infinities back."""
     if is_nan:
         return math.nan
     return math.copysign(math.inf, value) if abs(value) >= LARGEST else float(value)

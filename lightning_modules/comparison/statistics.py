@@ -1,4 +1,4 @@
-"""What is said of a few seeds: a bootstrap interval of the mean, an exact paired test, and its correction for many."""
+"""Statistics for a few seeds: BCa bootstrap interval, paired sign-flip test, and Holm's correction."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -7,11 +7,11 @@ from typing import NamedTuple
 import numpy as np
 
 CONFIDENCE, ALPHA = 0.95, 0.05
-RESAMPLES = 9999  # of the bootstrap
-FEWEST_FOR_INTERVAL = 3  # of two values every resample's mean is one of three numbers: no interval comes of that
-MOST_EXACT = 16  # pairs up to which all 2**n signs are tried
-RANDOM_SIGNS = 99_999  # draws beyond; p is then never below 1e-5
-_ROWS, _AT_ONCE = 64, 300_000  # samples in one call, numbers in one block: what stays in the cache is fast
+RESAMPLES = 9999  # bootstrap resamples
+FEWEST_FOR_INTERVAL = 3  # resamples of two values have only three different means
+MOST_EXACT = 16  # pairs up to which all 2**n sign patterns are enumerated
+RANDOM_SIGNS = 99_999  # random sign patterns beyond that; p is then at least 1e-5
+_ROWS, _AT_ONCE = 64, 300_000  # samples per call, numbers per block: a block should fit the CPU cache
 
 
 class Interval(NamedTuple):
@@ -22,8 +22,8 @@ class Interval(NamedTuple):
 def bca_intervals(samples: Sequence[Sequence[float]]) -> list[Interval | None]:
     """The 95 % bootstrap interval of each sample's mean, bias-corrected and accelerated (Efron 1987), by scipy.
 
-    Samples of one length share their resamples, drawn with a fixed seed: a sample's interval does not depend on what else
-    is asked. Fewer than 3 values have none; equal values have one without width, which says nothing of other seeds.
+    Samples of the same length share their resamples, drawn with a fixed seed, so an interval does not depend on the other
+    samples. Fewer than 3 values have no interval; equal values have one of zero width, which says nothing of other seeds.
     """
     found: list[Interval | None] = [None] * len(samples)
     for indices, block in _blocks(samples):
@@ -50,16 +50,16 @@ def _bca(block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def sign_flip_p(differences: Sequence[Sequence[float]]) -> list[float | None]:
-    """The two-sided p of each sample of paired differences under random signs, by scipy; None without a pair.
+    """Two-sided p-value of each sample of paired differences under random signs, by scipy; None without a pair.
 
-    Exact up to 16 pairs (all 2**n signs); beyond, from 99,999 draws with a fixed seed.
+    Exact up to 16 pairs (all 2**n sign patterns), otherwise from 99,999 random ones with a fixed seed.
     """
     from scipy.stats import permutation_test
 
     found: list[float | None] = [None] * len(differences)
     for indices, block in _blocks(differences):
         pairs = block.shape[1]
-        if pairs < 2:  # which scipy refuses; both signs of a single pair are as extreme
+        if pairs < 2:  # which scipy rejects; both signs of a single pair are equally extreme
             for index in indices:
                 found[index] = smallest_p(1) if pairs else None
             continue
@@ -74,7 +74,7 @@ def sign_flip_p(differences: Sequence[Sequence[float]]) -> list[float | None]:
 
 
 def _blocks(samples: Sequence[Sequence[float]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Samples of one length, at most 64, as (their places [G], their values [G, N])."""
+    """At most 64 samples of the same length at a time, as (their positions [G], their values [G, N])."""
     of_length: dict[int, list[int]] = {}
     for index, sample in enumerate(samples):
         of_length.setdefault(len(sample), []).append(index)
@@ -85,7 +85,7 @@ def _blocks(samples: Sequence[Sequence[float]]) -> Iterator[tuple[np.ndarray, np
 
 
 def holm(p_values: Iterable[float | None]) -> list[float | None]:
-    """Holm's step-down correction (1979): the k-th smallest of m times m - k + 1, never falling. None is no test."""
+    """Holm's step-down correction (1979): the k-th smallest of m times m - k + 1, kept monotone. None marks a missing test."""
     values = list(p_values)
     order = sorted((p, index) for index, p in enumerate(values) if p is not None)
     corrected: list[float | None] = [None] * len(values)
@@ -97,10 +97,10 @@ def holm(p_values: Iterable[float | None]) -> list[float | None]:
 
 
 def smallest_p(pairs: int) -> float:
-    """The smallest two-sided p that so many pairs can give: 2 of 2**pairs signs."""
+    """The smallest two-sided p-value that so many pairs can give: 2 of 2**pairs sign patterns."""
     return min(1.0, 2.0 ** (1 - pairs))
 
 
 def fewest_pairs(comparisons: int = 1) -> int:
-    """The pairs from which on p can fall below 0.05, after Holm's correction for so many comparisons."""
+    """The smallest number of pairs with which p can fall below 0.05 after Holm's correction for so many comparisons."""
     return next(pairs for pairs in range(1, 64) if smallest_p(pairs) * comparisons < ALPHA)

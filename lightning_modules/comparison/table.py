@@ -1,4 +1,4 @@
-"""A comparison as text: for the terminal, Markdown, LaTeX and CSV."""
+"""A comparison as a rich table, Markdown, LaTeX and CSV."""
 
 import csv
 import io
@@ -11,23 +11,23 @@ from lightning_modules.comparison.compare import Comparison, Row
 from lightning_modules.comparison.statistics import ALPHA, Interval
 
 NONE = "–"
-SHOWN = 40  # rows in the terminal; the files hold all
+SHOWN = 40  # rows in the terminal; files contain all
 _LATEX = {
     "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "<": r"\textless{}", ">": r"\textgreater{}", NONE: "--",
     "[": "{[}", "]": "{]}", "|": r"\textbar{}",
-}  # fmt: skip  # a [ behind \\ would be its argument
+}  # fmt: skip  # a [ after \\ would be read as its argument
 
 
 def header(comparison: Comparison) -> list[str]:
-    """The names of the columns."""
+    """Column names."""
     keys = list(comparison.by) or ["runs"]
     tested = ["difference", "95 % interval of it", "pairs", "p", "p (Holm)"] if comparison.baseline else []
     return [*keys, "n", "mean", "std", "95 % interval", *tested]
 
 
 def cells(comparison: Comparison, row: Row, number: Callable[[float | None], str]) -> list[str]:
-    """A row's texts, in the order of `header`."""
+    """The cells of a row, in the order of `header`."""
     count = f"{row.n} (+{row.not_finite} not finite)" if row.not_finite else str(row.n)
     own = [*(row.values or ["all"]), count, number(row.mean), number(row.std), _between(row.interval, number)]
     if not comparison.baseline:
@@ -50,12 +50,12 @@ def _p(p: float | None) -> str:
 
 
 def is_significant(row: Row) -> bool:
-    """Whether the difference to the baseline is, at 0.05 after Holm's correction."""
+    """Whether the difference to the baseline is significant at 0.05 after Holm's correction."""
     return row.difference is not None and row.difference.p_holm is not None and row.difference.p_holm < ALPHA
 
 
 def number_format(comparison: Comparison) -> Callable[[float | None], str]:
-    """Numbers with as many decimals as give the usual standard deviation two digits."""
+    """A formatter with as many decimals as give the median standard deviation two digits."""
     spreads = sorted(row.std for row in comparison.rows if row.std)
     largest = max((abs(row.mean) for row in comparison.rows if row.mean is not None), default=0.0)
     decimals = 1 - math.floor(math.log10(spreads[len(spreads) // 2])) if spreads else 4
@@ -64,7 +64,7 @@ def number_format(comparison: Comparison) -> Callable[[float | None], str]:
 
 
 def terminal(comparison: Comparison) -> Any:
-    """A rich table of the best rows and the baseline; significant differences are bold."""
+    """A rich table of the best rows and the baseline, with significant differences in bold."""
     from rich.table import Table
     from rich.text import Text
 
@@ -81,7 +81,7 @@ def terminal(comparison: Comparison) -> Any:
 
 
 def markdown(comparison: Comparison) -> str:
-    """The title, the table with significant p in bold, and the notes."""
+    """Title, table with significant p-values in bold, and notes."""
     names, number = header(comparison), number_format(comparison)
     first_number = len(comparison.by) or 1
     rule = ["---" if place < first_number else "--:" for place in range(len(names))]
@@ -119,7 +119,7 @@ def _latex_escaped(text: str) -> str:
 
 
 def as_csv(comparison: Comparison) -> str:
-    """All numbers in full, the values of each seed and the ids of the runs; an empty cell is no number."""
+    """Unrounded numbers, the value of each seed and the run ids; a missing number is an empty cell."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     tested = ["pairs", "difference", "difference_low", "difference_high", "p", "p_holm", "is_baseline"]

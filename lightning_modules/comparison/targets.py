@@ -1,4 +1,4 @@
-"""Which runs are compared: what the words on the command line stand for."""
+"""Which runs are compared: resolves the targets on the command line."""
 
 import re
 from collections import Counter
@@ -8,19 +8,19 @@ from dataclasses import dataclass, field
 from lightning_modules.comparison.reading import PARENT, Reader, Run
 from lightning_modules.errors import UserError
 
-UNTRAINED = ("sweep", "comparison")  # kinds of runs that hold others' results
+UNTRAINED = ("sweep", "comparison")  # parent runs that hold the results of others
 
 
 @dataclass(frozen=True)
 class Selection:
-    """The finished runs, and what is known of where they come from.
+    """The finished runs, and where they come from.
 
     Attributes:
-        runs: by id; each once.
-        left_out: how the others ended -> how many.
-        home: the run that gets the comparison, the one parent of all; None where there is none.
-        swept: the keys that were swept, where one sweep is compared.
-        objectives: metric -> minimize or maximize, of the sweeps.
+        runs: sorted by id, without duplicates.
+        left_out: status of the other runs -> count.
+        home: the parent of all runs, to which the comparison is logged; None if there is no common one.
+        swept: the swept keys, if a single sweep is compared.
+        objectives: metric -> minimize or maximize, from the sweeps.
     """
 
     runs: tuple[Run, ...]
@@ -31,10 +31,10 @@ class Selection:
 
 
 def select(reader: Reader, targets: Sequence[str]) -> Selection:
-    """Take each of `targets` for an experiment's name, or a run's id, its beginning or name; a sweep stands for its runs.
+    """Resolve each of `targets`: an experiment name, or a run's id, id prefix or name. A sweep stands for its trials.
 
     Raises:
-        UserError: a target is unknown or ambiguous, or no finished run is among them.
+        UserError: a target is unknown or ambiguous, or no run is finished.
     """
     found: dict[str, Run] = {}
     sweeps: list[Run] = []
@@ -50,7 +50,7 @@ def select(reader: Reader, targets: Sequence[str]) -> Selection:
     left_out = Counter(run.ended for run in trained if run.ended != "FINISHED")
     if not finished:
         what = ", ".join(f"{count} {ended}" for ended, count in left_out.items())
-        raise UserError(f"{' '.join(targets)}: there is no finished run to compare{f' ({what})' if what else ''}")
+        raise UserError(f"{' '.join(targets)}: no finished run to compare{f' ({what})' if what else ''}")
     return _described(finished, left_out, sweeps, alone=len(targets) == 1)
 
 
@@ -59,7 +59,7 @@ def _is_sweep(run: Run) -> bool:
 
 
 def _of_sweep(reader: Reader, parent: Run) -> list[Run]:
-    """The children, and older runs that were linked instead of being trained again."""
+    """The trials, and older runs that the sweep reused instead of training again."""
     linked = [str(i) for i in parent.json("sweep.linked", {}).values()]
     older = reader.runs(ids=[i for i in linked if re.fullmatch(r"[0-9a-f]{32}", i)])
     return reader.runs(parent=parent.run_id) + older

@@ -1,1 +1,1 @@
-"""Claims: what a paper says, how it is run, and what a statistician would say of our runs beside theirs."""
+"""Reproduction of published results: claims, their runs, and a statistical verdict on each."""

@@ -1,4 +1,4 @@
-"""What a claim is: the node `claim` of an experiment, typed; all its mistakes are found at once."""
+"""The schema of a claim, the node `claim` of an experiment. All mistakes are reported together."""
 
 from collections.abc import Mapping
 from enum import StrEnum
@@ -8,14 +8,14 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstr
 
 
 class Verdict(StrEnum):
-    """What can be said of our runs beside the paper's number."""
+    """The result of comparing our runs with the published number."""
 
     REPRODUCED = "REPRODUCED"  # the interval of the difference lies inside the tolerance
-    CONSISTENT = "CONSISTENT"  # it contains the paper's number and excludes differences beyond four tolerances
-    BETTER = "BETTER"  # it lies on the better side of the paper's number
+    CONSISTENT = "CONSISTENT"  # it contains 0 and excludes differences beyond four tolerances
+    BETTER = "BETTER"  # it lies on the better side of the published number
     NOT_REPRODUCED = "NOT_REPRODUCED"
-    INCONCLUSIVE = "INCONCLUSIVE"  # too few seeds, too wide an interval, or a shortened run
-    INVALID = "INVALID"  # other data, another config
+    INCONCLUSIVE = "INCONCLUSIVE"  # too few seeds, a wide interval, or a shortened run
+    INVALID = "INVALID"  # different data or config
 
 
 class Strict(BaseModel):
@@ -23,7 +23,7 @@ class Strict(BaseModel):
 
 
 class Paper(Strict):
-    """Who says it."""
+    """The publication."""
 
     title: str
     authors: str
@@ -35,24 +35,24 @@ SourceKind = Literal["paper_table", "repo_log", "notebook", "readme", "secondary
 
 
 class Source(Strict):
-    """Where exactly the number stands: table and cell, or file of a repository."""
+    """Where the number is published: table and cell, or file of a repository."""
 
     place: str
     kind: SourceKind
 
 
 class Tolerance(Strict):
-    """How far we may be off, in the claim's unit, and why so far."""
+    """The largest accepted difference, in the claim's unit, and its justification."""
 
     value: float = Field(ge=0)
     why: str
 
 
 class Original(Strict):
-    """What was published: single runs, a mean of n runs with or without its spread, or one number.
+    """The published result: single runs, a mean of n runs with or without its spread, or one number.
 
     Attributes:
-        spread: what `std` or `runs` are over; needed of a claim with folds. A spread over folds is not one over seeds.
+        spread: whether `std` or `runs` are over seeds or folds; required with folds, as the two are not comparable.
     """
 
     value: float | None = None
@@ -63,14 +63,14 @@ class Original(Strict):
 
 
 class Arm(Original):
-    """One of the configs that a difference, an ordering or an equivalence is between."""
+    """One of the configs compared by a difference, an ordering or an equivalence."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
     overrides: tuple[str, ...] = ()
 
 
 class Budget(Strict):
-    """What all seeds take on the machine of the tier."""
+    """Resources that all seeds take on a machine of the tier."""
 
     cpu_minutes: float = Field(gt=0)
     memory_gb: float = Field(gt=0)
@@ -83,20 +83,20 @@ Listed = BeforeValidator(lambda v: [v] if isinstance(v, str) else v)
 
 
 class Claim(Original):
-    """A paper's result and how it is judged.
+    """A published result and how it is judged.
 
     Attributes:
-        metric: of the run, as it stands in the store.
-        unit: ``%`` shows a fraction times 100, and `value`, `std`, `runs` and `tolerance` are given so; any other
-            word is the metric's own unit.
-        better: which way the metric is better.
-        value, std, n, runs: what was published; of a difference, first arm minus second.
-        epoch: of a curve: after which epoch the value stands.
-        folds: a seed's value is the mean over so many folds of ``data.fold``.
-        arms: of a difference (two), an ordering (best first) or an equivalence (the others against the first).
-        data: sha256 of the raw values; other data are not run.
-        shortened: why, where less is trained than the paper trained; the verdict is then INCONCLUSIVE.
-        expect: the verdicts that are no surprise.
+        metric: name of the run's metric in the store.
+        unit: with ``%`` the metric is multiplied by 100, and `value`, `std`, `runs` and `tolerance` are percentages;
+            any other text is the metric's own unit.
+        better: whether a higher or a lower metric is better.
+        value, std, n, runs: the published result; for a difference, first arm minus second.
+        epoch: for a curve, the epoch after which the value is measured.
+        folds: a seed's value is the mean over this many folds (``data.fold``).
+        arms: for a difference (two), an ordering (best first) or an equivalence (each against the first).
+        data: sha256 of the raw data; different data are rejected.
+        shortened: why less is trained than in the paper; the verdict is then INCONCLUSIVE.
+        expect: the expected verdicts.
     """
 
     paper: Paper
@@ -121,12 +121,12 @@ class Claim(Original):
 
     @property
     def scale(self) -> float:
-        """From the metric's unit to the claim's."""
+        """Factor from the metric's unit to the claim's."""
         return 100.0 if self.unit == "%" else 1.0
 
     @property
     def arm_names(self) -> tuple[str, ...]:
-        """The arms, or one without a name."""
+        """Names of the arms; one empty name without arms."""
         return tuple(arm.name for arm in self.arms) or ("",)
 
     @model_validator(mode="after")
@@ -137,28 +137,28 @@ class Claim(Original):
         return self
 
     def _problems(self) -> Any:
-        """What the fields say against each other."""
+        """Contradictions between the fields."""
         names = [arm.name for arm in self.arms]
         several = self.kind in ("difference", "ordering", "equivalence")
         if len(set(self.seeds)) < len(self.seeds):
-            yield "seeds: one stands there twice"
+            yield "seeds: duplicate value"
         if len(set(names)) < len(names):
-            yield "arms: one name stands there twice"
+            yield "arms: duplicate name"
         if several and len(names) < 2:
-            yield f"arms: a claim of kind {self.kind} is between two configs or more"
+            yield f"arms: a claim of kind {self.kind} needs two or more"
         if self.kind == "difference" and len(names) > 2:
-            yield "arms: a difference is between two; an ordering takes more"
+            yield "arms: a difference has exactly two; use kind: ordering for more"
         if not several and names:
-            yield f"arms: a claim of kind {self.kind} has none"
+            yield f"arms: not allowed for a claim of kind {self.kind}"
         if (self.kind == "curve") != (self.epoch is not None):
-            yield "epoch: a claim of kind curve has one, no other does"
+            yield "epoch: required for kind curve, not allowed for any other"
         if self.kind in ("absolute", "curve", "difference") and self.value is None and not self.runs:
-            yield "value: neither value nor runs are given"
+            yield "value: give value or runs"
         if self.kind == "equivalence" and self.tolerance is None:
-            yield "tolerance: an equivalence is judged by it"
+            yield "tolerance: required for an equivalence"
         usual = self.tolerance or self.unit == "%" or self.std or self.runs or any(a.value or a.runs for a in self.arms)
         if self.kind == "difference" and not usual:
-            yield "tolerance: required: without it, 1 % of the arms' published values is used, and they have none"
+            yield "tolerance: required, as the arms have no published values from which a default of 1 % could be derived"
         if self.folds and self.spread is None and (self.std is not None or len(self.runs) > 1):
             yield "spread: required with folds: is the published spread over seeds or over folds?"
         for where, part in (("", self), *((f"arms.{arm.name}.", arm) for arm in self.arms)):
@@ -167,9 +167,9 @@ class Claim(Original):
 
 def _number_problems(part: Original) -> Any:
     if part.runs and (part.std is not None or part.n is not None):
-        yield "runs: std and n follow from them; leave those out"
+        yield "runs: remove std and n, which follow from runs"
     if part.std is not None and part.n is None:
-        yield "std: give n as well: of how many runs it is"
+        yield "std: n (the number of runs) is missing"
     if part.runs and part.value is not None:
         mean = sum(part.runs) / len(part.runs)
         if abs(mean - part.value) > 0.005 * abs(mean):  # rounding
@@ -177,7 +177,7 @@ def _number_problems(part: Original) -> Any:
 
 
 def parse_claim(node: Mapping[str, Any]) -> tuple[Claim | None, list[tuple[str, str]]]:
-    """The claim, or all its mistakes as (place below `claim`, what is wrong)."""
+    """The parsed claim, or all its mistakes as (key below `claim`, message)."""
     try:
         return Claim.model_validate(dict(node)), []
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""From an experiment's file to its config and its claim, or to all mistakes with file and line."""
+"""Compose an experiment's config and parse its claim; all mistakes are reported with file and line."""
 
 import re
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from lightning_modules.reproduction.find import claim_files, is_base, with_bases
 
 @dataclass(frozen=True)
 class Composed:
-    """A claim with the config it is run by; `words` are the overrides that compose it."""
+    """A claim with its composed config; `words` are the overrides that compose it."""
 
     name: str
     claim: Claim
@@ -26,7 +26,7 @@ class Composed:
 
 
 def experiment_words(name: str) -> tuple[str, ...]:
-    """The overrides of a claim's run: its experiment, recorded under the name of its folder."""
+    """The overrides of a claim's runs; they are recorded under the name of its folder."""
     return (f"experiment={name}", f"tracking.experiment={name.partition('/')[0]}")
 
 
@@ -34,7 +34,7 @@ def compose_claim(name: str, extra: Sequence[str] = ()) -> Composed:
     """Compose a claim's config and read its claim.
 
     Raises:
-        UserError: with all mistakes of the node `claim`, each with its file and line, or what Hydra says.
+        UserError: all mistakes of the node `claim`, each with file and line, or Hydra's error.
     """
     words = (*experiment_words(name), *extra)
     own = claim_files()[name]
@@ -57,7 +57,7 @@ def compose_claim(name: str, extra: Sequence[str] = ()) -> Composed:
 
 
 def _check_text(own: Path) -> None:
-    """Raise UserError where a claim's file, or a base file that it names, is not UTF-8 text."""
+    """Raise UserError if a claim's file, or a base file that it uses, is not UTF-8 text."""
     for file in with_bases(own):
         content = file.read_bytes()
         try:
@@ -68,9 +68,9 @@ def _check_text(own: Path) -> None:
 
 
 def _place_of(error: Exception, own: Path) -> str:
-    """``FILE:LINE: `` of what could not be composed: the option's name in a defaults list, else the claim's file."""
+    """``FILE:LINE: `` of the option that cannot be composed, or just the claim's file."""
     if isinstance(error, yaml.MarkedYAMLError):
-        return ""  # its message begins with the place
+        return ""  # its message starts with the location
     option = str(getattr(error, "missing_cfg_file", None) or "").rpartition("/")[2]
     for file in with_bases(own) if option else ():
         for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
@@ -85,7 +85,7 @@ def _composing_message(error: Exception, words: Sequence[str]) -> str:
 
 
 def where(name: str, place: str) -> str:
-    """``experiments/x/y.yaml:LINE`` of a place below `claim`: in the claim's own file, else in a base file beside it."""
+    """``experiments/x/y.yaml:LINE`` of a key below `claim`, in the claim's own file or a base file beside it."""
     own = claim_files()[name]
     path = ["claim", *place.split(".")] if place else ["claim"]
     best = (own, *_line(own, path))
@@ -97,17 +97,17 @@ def where(name: str, place: str) -> str:
 
 
 def shown(file: Path) -> str:
-    """A file of the project as one would name it."""
+    """A path relative to the project, if it is inside."""
     return str(file.relative_to(PROJECT_ROOT)) if file.is_relative_to(PROJECT_ROOT) else str(file)
 
 
 def _line(file: Path, path: Sequence[str]) -> tuple[int, int]:
-    """The line of the deepest part of `path` that stands in the file, and how many of its parts that are."""
+    """The line of the deepest existing part of the key `path` in a file, and its depth."""
     line, depth = 1, 0
     try:
         node = yaml.compose(file.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
     except (yaml.YAMLError, UnicodeDecodeError):
-        return line, depth  # a base file of other claims
+        return line, depth  # a broken base file of other claims
     for part in path:
         if isinstance(node, yaml.SequenceNode) and part.isdigit() and int(part) < len(node.value):
             node = node.value[int(part)]

@@ -1,4 +1,6 @@
-"""What the numbers alone say of a claim, before anything forbids to judge them: one function for each kind of claim."""
+"""Evidence for or against a claim from its values alone, with one function for each kind of claim.
+
+Longer than 200 lines, as the kinds share their intervals and explanations."""
 
 from bisect import bisect_left
 from collections.abc import Callable, Mapping
@@ -21,22 +23,20 @@ from lightning_modules.reproduction.statistics import (
     unpaired_prediction_interval,
 )
 
-DIVERGED = 1e100  # a loss beyond is as good as infinite; its square is no float any more
-WIDEST = 4  # tolerances: an interval that reaches further is too wide to call anything consistent with the claim
+DIVERGED = 1e100  # a larger loss is as good as infinite; its square overflows
+WIDEST = 4  # in tolerances: a wider interval is too wide for CONSISTENT
 MOST_SEEDS = 1000
 Values = Mapping[str, Mapping[int, float]]  # arm ("" where there are none) -> seed -> value in the claim's unit
-IntervalOf = Callable[
-    [Sample], Interval | None
-]  # of the difference to the paper, for our mean, spread and number of seeds
+IntervalOf = Callable[[Sample], Interval | None]  # interval of the difference to the paper, given our sample
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """A sample of ours, the interval that is judged, and what it says; without an interval it says nothing.
+    """Our sample, the interval that is judged, and the verdict it supports (INCONCLUSIVE without an interval).
 
     Attributes:
-        ours: of the seeds; of claims with arms, of the differences between two of them.
-        said: the beginning of a sentence.
+        ours: our seeds; for claims with arms, the differences between two of them.
+        said: start of the sentence that explains the verdict.
     """
 
     ours: Sample | None
@@ -49,7 +49,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two arms, seed by seed: `differences` are first minus second; `interval` is the 90 % one of their mean."""
+    """Two arms paired by seed: `differences` are first minus second, `interval` is the 90 % interval of their mean."""
 
     first: str
     second: str
@@ -59,10 +59,10 @@ class Pair:
 
 
 def evidence(claim: Claim, values: Values, tolerance: float | None) -> Evidence:
-    """What `values` say; of claims with arms only the seeds count that all arms have."""
+    """Weigh `values`; for claims with arms, only seeds that all arms have are used."""
     if claim.kind == "ordering":
         return _ordering(claim, neighbours(claim, values))
-    assert tolerance is not None  # all others have one
+    assert tolerance is not None  # all other kinds have one
     if claim.kind == "equivalence":
         return _equivalence(claim, against_first(claim, values), tolerance)
     if claim.kind == "difference":
@@ -71,7 +71,7 @@ def evidence(claim: Claim, values: Values, tolerance: float | None) -> Evidence:
 
 
 def finite(values: Values) -> dict[str, dict[int, float]]:
-    """Without what is not a number, infinite, or on the way there."""
+    """Drop NaN, infinite and diverged values."""
     return {arm: {seed: v for seed, v in of_arm.items() if abs(v) < DIVERGED} for arm, of_arm in values.items()}
 
 
@@ -88,7 +88,7 @@ def against_first(claim: Claim, values: Values) -> list[Pair]:
 
 
 def complete(claim: Claim, values: Values) -> dict[str, dict[int, float]]:
-    """The values of the seeds that all arms have."""
+    """The values of those seeds that all arms have."""
     seeds = set.intersection(*(set(values.get(arm, {})) for arm in claim.arm_names))
     return {arm: {seed: values[arm][seed] for seed in sorted(seeds)} for arm in claim.arm_names if seeds}
 
@@ -109,7 +109,7 @@ def _value(claim: Claim, ours: Sample | None, tolerance: float) -> Evidence:
 
 
 def _difference(claim: Claim, values: Values, tolerance: float) -> Evidence:
-    """Ours are paired by seed. Without a published spread, the paper's difference has the noise of two unpaired arms."""
+    """Our arms are paired by seed. Without a published spread, assume the noise of two unpaired arms for the paper."""
     (pair,) = neighbours(claim, values)
     theirs, ours = _theirs(claim), pair.sample
     method = f"{pair.first} minus {pair.second}, paired by seed; "
@@ -140,7 +140,7 @@ def _difference(claim: Claim, values: Values, tolerance: float) -> Evidence:
 
 def _theirs(claim: Claim) -> Sample:
     theirs = published(claim)
-    assert theirs is not None  # the schema asks for it
+    assert theirs is not None  # required by the schema
     return theirs
 
 
@@ -150,8 +150,8 @@ def _test(theirs: Sample) -> str:
 
 def _one_number(runs: int) -> str:
     if runs > 1:
-        return f"the published number is the mean of {runs} runs, taken to vary as ours do"
-    return "the published number is one draw"
+        return f"the published number is a mean of {runs} runs, assumed to vary like ours"
+    return "the published number is a single run"
 
 
 def _beside_paper(
@@ -175,17 +175,17 @@ def _beside_paper(
             ours, lambda more: _firm(interval_of(more), lambda i: _by_interval(i, tolerance, claim.better, slack))
         )
     elif ours.std == 0:
-        said += "; all our seeds gave the same value"
+        said += "; all our seeds have the same value"
     return Evidence(ours, theirs.mean, interval, method, verdict, said)
 
 
 _ONE_VALUE = (
-    "All seeds gave the same value, so their spread is unknown and the interval has no width: "
-    "check that the seed reaches what is random in the run"
+    "All seeds have the same value, so their spread is unknown and the interval has zero width: "
+    "check that the seed controls the randomness of the run"
 )
 _SAID = {
-    Verdict.REPRODUCED: "lies inside the tolerance of ±{tolerance}",
-    Verdict.CONSISTENT: "contains 0, reaches beyond the tolerance of ±{tolerance} and excludes differences above {excluded}",
+    Verdict.REPRODUCED: "lies within the tolerance of ±{tolerance}",
+    Verdict.CONSISTENT: "contains 0, extends beyond the tolerance of ±{tolerance} and excludes differences above {excluded}",
     Verdict.BETTER: "lies on the better side of the published number ({better} is better)",
     Verdict.NOT_REPRODUCED: "lies on the worse side of the published number ({better} is better)",
     Verdict.INCONCLUSIVE: f"is too wide: it does not exclude a difference of {{excluded}}, "
@@ -199,7 +199,7 @@ def largest_not_excluded(interval: Interval) -> float:
 
 
 def _by_interval(interval: Interval, tolerance: float, better: str, slack: float) -> Verdict:
-    """`slack` is the rounding error of two numbers that differ by just the tolerance, or not at all."""
+    """`slack` allows for the rounding error of differences that equal 0 or the tolerance."""
     if interval.low == interval.high:
         return Verdict.INCONCLUSIVE
     if -tolerance - slack <= interval.low and interval.high <= tolerance + slack:
@@ -214,17 +214,19 @@ def _firm(interval: Interval | None, verdict_of: Callable[[Interval], Verdict]) 
 
 
 def _seeds_needed(ours: Sample, is_firm: Callable[[Sample], bool]) -> str:
-    """From how many seeds on there would be a verdict, if mean and standard deviation stayed what they are."""
+    """The number of seeds needed for a verdict if the mean and standard deviation stay the same."""
     if not is_firm(replace(ours, n=MOST_SEEDS)):
-        return f"even {MOST_SEEDS} seeds of this spread would not do, as the published number is uncertain itself"
+        return (
+            f"even {MOST_SEEDS} seeds with this spread would not suffice, as the published number is itself uncertain"
+        )
     found = ours.n + 1 + bisect_left(range(ours.n + 1, MOST_SEEDS), True, key=lambda n: is_firm(replace(ours, n=n)))
-    return f"about {found} seeds of this spread are needed"
+    return f"about {found} seeds with this spread are needed"
 
 
 def _ordering(claim: Claim, pairs: list[Pair]) -> Evidence:
-    """All neighbours must be in order, so REPRODUCED needs no correction for their number; a single one in the wrong
-    order makes NOT_REPRODUCED, which is therefore corrected for it (Bonferroni)."""
-    method = "90 % intervals of each arm minus the next, paired by seed"
+    """REPRODUCED requires every consecutive pair in order and needs no correction for their number; one pair in the wrong
+    order suffices for NOT_REPRODUCED, which is therefore corrected (Bonferroni)."""
+    method = "90 % interval of each arm minus the next, paired by seed"
     if any(pair.interval is None for pair in pairs):
         return Evidence(pairs[0].sample, None, None, method)
     if any(pair.sample is not None and pair.sample.std == 0 for pair in pairs):
@@ -235,10 +237,10 @@ def _ordering(claim: Claim, pairs: list[Pair]) -> Evidence:
     wrong = min(pairs, key=lambda pair: _towards_better(_wider(pair, strict), claim.better).high)
     if _towards_better(_wider(wrong, strict), claim.better).high < 0:
         verdict, pair, interval = Verdict.NOT_REPRODUCED, wrong, _wider(wrong, strict)
-        said = f"{{}} is worse than {{}} by a {100 * strict:.3g} % interval that excludes 0"
+        said = f"{{}} is worse than {{}} (the {100 * strict:.3g} % interval excludes 0)"
     elif (low := _towards_better(closest.interval, claim.better).low) > 0:
         verdict, pair, interval = Verdict.REPRODUCED, closest, closest.interval
-        said = "Each arm is better than the next by a 90 % interval that excludes 0; closest are {} and {}"
+        said = "Each arm is better than the next (90 % intervals exclude 0); the closest are {} and {}"
     else:
         verdict, pair, interval = Verdict.CONSISTENT, closest, closest.interval
         write, limit = number_format(claim.unit, low), usual_tolerance(claim)
@@ -257,7 +259,7 @@ def _ordering(claim: Claim, pairs: list[Pair]) -> Evidence:
 
 
 def usual_tolerance(claim: Claim) -> float | None:
-    """The claim's tolerance, or without one, in the unit of the metric: one point, or 1 % of the largest published value."""
+    """The claim's tolerance; by default one point for percentages, otherwise 1 % of the largest published value."""
     if claim.tolerance:
         return claim.tolerance.value
     if claim.unit == "%":
@@ -277,16 +279,17 @@ def _towards_better(interval: Interval | None, better: str) -> Interval:
 
 
 def _equivalence(claim: Claim, pairs: list[Pair], tolerance: float) -> Evidence:
-    """No seed of any arm may be further off than the tolerance, nor the 90 % interval of an arm's mean difference."""
-    method = f"smallest and largest difference to {claim.arm_names[0]} of any seed, and the 90 % interval of the mean"
+    """Neither a seed of any arm nor the 90 % interval of an arm's mean difference may exceed the tolerance."""
+    method = f"smallest and largest difference of any seed to {claim.arm_names[0]}, and the 90 % interval of the mean"
     if not pairs[0].differences:
         return Evidence(None, None, None, method)
     pair = max(pairs, key=lambda pair: max(map(abs, pair.differences.values())))
     ends = Interval(min(pair.differences.values()), max(pair.differences.values()))
     largest = largest_not_excluded(ends)
     write = number_format(claim.unit, largest, tolerance)
-    where = "inside" if largest <= tolerance else "beyond"
-    said = f"{pair.first} and {pair.second} differ by at most {write(largest)}, {where} the tolerance of {write(tolerance)}"
+    where = "within" if largest <= tolerance else "beyond"
+    said = f"{pair.first} and {pair.second} differ by at most {write(largest)}, "
+    said += f"{where} the tolerance of {write(tolerance)}"
     verdict = Verdict.REPRODUCED if largest <= tolerance else Verdict.NOT_REPRODUCED
     means = max(largest_not_excluded(other.interval) for other in pairs if other.interval) if pair.interval else 0.0
     if largest <= tolerance < means:

@@ -1,4 +1,4 @@
-"""Which claims there are: every experiment with a node `claim`, named by its path below experiments/."""
+"""Discovery of claims: every experiment with a node `claim`, named by its path below experiments/."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -8,11 +8,11 @@ from lightning_modules.command_line import PROJECT_ROOT
 from lightning_modules.errors import UserError, nearest
 
 EXPERIMENTS = PROJECT_ROOT / "experiments"
-USUAL_TIERS = ("ci", "cpu")  # of `all` and of a folder, where no tier is named
+USUAL_TIERS = ("ci", "cpu")  # for `all` and folders, if no tier is given
 
 
 def claim_files(folder: Path = EXPERIMENTS) -> dict[str, Path]:
-    """Claim -> its file, in the order of their names; ``base.yaml`` and ``base_….yaml`` are parts of others."""
+    """Claim -> its file, sorted by name. ``base.yaml`` and ``base_….yaml`` are included by others and are not claims."""
     return {
         str(path.relative_to(folder).with_suffix("")): path
         for path in sorted(folder.rglob("*.yaml"))
@@ -21,30 +21,30 @@ def claim_files(folder: Path = EXPERIMENTS) -> dict[str, Path]:
 
 
 def tier_of(name: str, folder: Path = EXPERIMENTS) -> str:
-    """The tier of a claim as its file says it, or a base file that it builds on: choosing claims composes none of them."""
+    """The tier in a claim's file or its base files, read without composing the config."""
     for path in with_bases(folder / f"{name}.yaml"):
         if found := re.search(r"^  tier: *(\w+)", _text(path), re.MULTILINE):
             return found[1]
-    return USUAL_TIERS[0]  # its mistakes are told of
+    return USUAL_TIERS[0]  # so that its mistakes are reported
 
 
 def is_base(path: Path) -> bool:
-    """Whether a file of experiments/ is a part of others."""
+    """Whether a file of experiments/ is only included by others."""
     return path.stem == "base" or path.stem.startswith("base_")
 
 
 def _claims(path: Path) -> bool:
-    """Whether a file has the node `claim`, or takes it over from a base file."""
+    """Whether a file, or one of its base files, has the node `claim`."""
     return any(re.search(r"^claim:", _text(part), re.MULTILINE) for part in with_bases(path))
 
 
 def _text(path: Path) -> str:
-    """What can be read of a file: one that is not UTF-8 is reported when its claim is composed."""
+    """A file's text. Invalid UTF-8 is replaced here and reported when the claim is composed."""
     return path.read_text(encoding="utf-8", errors="replace")
 
 
 def with_bases(path: Path, known: frozenset[Path] = frozenset()) -> Iterator[Path]:
-    """A file of experiments/, and the base files beside it that it names, each followed by those that it names."""
+    """A file of experiments/ and the base files beside it that it names, recursively."""
     yield path
     text = _text(path)
     known |= {path}
@@ -54,10 +54,10 @@ def with_bases(path: Path, known: frozenset[Path] = frozenset()) -> Iterator[Pat
 
 
 def find_claims(words: Sequence[str], folder: Path = EXPERIMENTS) -> list[str]:
-    """The claims that `words` name: ``all``, a folder, or a claim; each once, in order.
+    """The claims named by `words` (``all``, a folder or a claim), without duplicates, in order.
 
     Raises:
-        UserError: for words that name nothing, with the nearest names.
+        UserError: a word matches nothing; the message lists similar names.
     """
     known = list(claim_files(folder))
     found: dict[str, None] = {}
@@ -69,9 +69,7 @@ def find_claims(words: Sequence[str], folder: Path = EXPERIMENTS) -> list[str]:
             folders = {*(claim.rpartition("/")[0] for claim in known), "all"}
             inside = {claim for claim in known if claim.partition("/")[0] == name.partition("/")[0]}
             near = nearest(name, {*known, *folders})
-            mistakes.append(
-                f"{word}: there is no such claim; {near if 'did you' in near else nearest(name, inside or folders)}"
-            )
+            mistakes.append(f"{word}: no such claim; {near if 'did you' in near else nearest(name, inside or folders)}")
         found |= dict.fromkeys(these)
     if mistakes:
         raise UserError("\n".join(mistakes))
@@ -79,5 +77,5 @@ def find_claims(words: Sequence[str], folder: Path = EXPERIMENTS) -> list[str]:
 
 
 def is_one(word: str, folder: Path = EXPERIMENTS) -> bool:
-    """Whether a word names a single claim."""
+    """Whether a word is the name of a single claim."""
     return word.strip("/").removeprefix("experiments/").removesuffix(".yaml") in claim_files(folder)

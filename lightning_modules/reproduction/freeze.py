@@ -1,4 +1,4 @@
-"""An internal reference: ten seeds or more of a claim as they are now, to judge later changes against."""
+"""Internal references: freeze ten or more seeds of a claim, to check later code changes against."""
 
 from datetime import date
 from pathlib import Path
@@ -16,20 +16,20 @@ ENDING = "_frozen"
 
 
 def check_freezable(composed: Composed, seeds: int) -> None:
-    """Raise UserError where a claim cannot be a reference."""
+    """Raise UserError if a claim cannot be frozen as a reference."""
     if composed.claim.kind not in ("absolute", "curve"):
-        raise UserError(f"{composed.name}: a {composed.claim.kind} has no value of its own to freeze")
+        raise UserError(f"{composed.name}: a claim of kind {composed.claim.kind} has no single value to freeze")
     if seeds < FEWEST:
-        raise UserError(f"{composed.name}: a reference needs {FEWEST} seeds or more, there are {seeds}: seeds={FEWEST}")
+        raise UserError(f"{composed.name}: a reference needs at least {FEWEST} seeds, got {seeds}; set seeds={FEWEST}")
     if composed.name.endswith(ENDING):
-        raise UserError(f"{composed.name} is a reference itself; freeze {composed.name.removesuffix(ENDING)}")
+        raise UserError(f"{composed.name} is already a reference; freeze {composed.name.removesuffix(ENDING)} instead")
 
 
 def freeze(composed: Composed, values: Values, commit: str) -> Path:
     """Write ``<claim>_frozen.yaml`` beside the claim; return it.
 
     Raises:
-        UserError: fewer than ten seeds have a value.
+        UserError: fewer than ten seeds have values.
     """
     found = dict(sorted(values[""].items()))
     check_freezable(composed, len(found))
@@ -53,11 +53,11 @@ def freeze(composed: Composed, values: Values, commit: str) -> Path:
 
 
 def same_as_frozen(composed: Composed, values: Values) -> str | None:
-    """Of an internal reference: how many seeds gave the very same value; None for other claims."""
+    """For an internal reference, how many seeds have exactly the same value; None for other claims."""
     claim = composed.claim
     if claim.source.kind != "internal" or len(claim.runs) != len(claim.seeds) or claim.arms:
         return None
     before = dict(zip(claim.seeds, claim.runs, strict=True))
     common = [seed for seed in values[""] if seed in before]
     same = sum(abs(values[""][seed] - before[seed]) <= 1e-9 * max(1.0, abs(before[seed])) for seed in common)
-    return f"{same} of {len(common)} seeds have the very value of the reference"
+    return f"{same} of {len(common)} seeds have exactly the value of the reference"

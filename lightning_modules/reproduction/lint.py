@@ -1,4 +1,4 @@
-"""What is wrong with a claim before anything is run: one that cannot be judged is refused, with the reason."""
+"""Static checks of a claim, made before anything runs: a claim that cannot be judged is rejected with the reason."""
 
 from collections.abc import Callable, Iterator
 from decimal import Decimal
@@ -14,15 +14,15 @@ from lightning_modules.reproduction.logged import is_logged, task_metrics
 from lightning_modules.reproduction.verdict import margin
 from lightning_modules.task.direction import higher_is_better
 
-_WIDEST_POINTS, _WIDEST_SHARE = 10.0, 0.2  # a tolerance beyond, in points or as a share of the number, says nothing
-_HERE = ("ci", "cpu")  # tiers whose data have been seen
+_WIDEST_POINTS, _WIDEST_SHARE = 10.0, 0.2  # a larger tolerance, in points or relative, is meaningless
+_HERE = ("ci", "cpu")  # tiers whose data are available to the authors of claims
 
 
 def lint(name: str, content: Callable[[Composed], str] | None = None) -> list[str]:
-    """All mistakes of a claim as ``file:line: key: what``; empty where it can be judged.
+    """All mistakes of a claim as ``file:line: key: message``; empty if it can be judged.
 
     Args:
-        content: gives the sha256 of the raw data, to be compared with the claim's; None leaves that out.
+        content: returns the sha256 of the raw data, to be compared with the claim's; None skips this check.
     """
     try:
         composed = compose_claim(name)
@@ -32,7 +32,7 @@ def lint(name: str, content: Callable[[Composed], str] | None = None) -> list[st
 
 
 def _of_data(composed: Composed, content: Callable[[Composed], str]) -> list[str]:
-    """Whether the hash is that of the data; data that are not on this machine cannot be compared."""
+    """Check the data's hash, if the data are on this machine."""
     given = composed.claim.data
     try:
         found = content(composed) if given else given
@@ -44,19 +44,19 @@ def _of_data(composed: Composed, content: Callable[[Composed], str]) -> list[str
 
 
 def lint_composed(composed: Composed) -> list[str]:
-    """The same of a claim that could be composed."""
+    """All mistakes of a composed claim."""
     name = composed.name
     found = [f"{where(name, place)}: claim.{place}: {said}" for place, said in of_claim(composed.claim)]
     found += [f"{where(name, place)}: claim.{place}: {said}" for place, said in _of_selection(composed)]
     if (chosen := tier_of(name)) != composed.claim.tier:
         found.append(
-            f"{name}: claim.tier: {composed.claim.tier}, but it is chosen as {chosen}: name the tier in its own file"
+            f"{name}: claim.tier: {composed.claim.tier}, but selection by tier reads {chosen}; set tier in the claim's own file"
         )
     return found + _of_configs(composed)
 
 
 def of_claim(claim: Claim) -> Iterator[tuple[str, str]]:
-    """The mistakes of a claim by itself, as (place below `claim`, what is wrong)."""
+    """Mistakes visible in the claim alone, as (key below `claim`, message)."""
     if len(claim.arms) == 2 and claim.kind == "difference":
         yield from _difference(claim)
     if higher_is_better(claim.metric) not in (None, claim.better == "higher"):
@@ -67,13 +67,13 @@ def of_claim(claim: Claim) -> Iterator[tuple[str, str]]:
     if claim.data is None and claim.tier in _HERE:
         yield "data", "the sha256 of the raw data is missing; reproduce.py --lint prints it"
     if claim.shortened and claim.kind != "curve" and set(claim.expect) - {Verdict.INCONCLUSIVE, Verdict.INVALID}:
-        yield "expect", "a shortened run is never judged: INCONCLUSIVE"
+        yield "expect", "the verdict of a shortened run is always INCONCLUSIVE"
     if claim.unit == "%" and any(abs(value) > 100 for value in _numbers(claim)):
         yield "value", "more than 100 %"
 
 
 def _difference(claim: Claim) -> Iterator[tuple[str, str]]:
-    """The published difference must be that of the arms, up to the rounding of the numbers as they are written."""
+    """The published difference must equal that of the published arms, up to the rounding of the given numbers."""
     first, second = (_mean(arm) for arm in claim.arms)
     said = _mean(claim)
     if first is not None and second is not None and said is not None:
@@ -84,26 +84,26 @@ def _difference(claim: Claim) -> Iterator[tuple[str, str]]:
 
 
 def _decimals(number: float) -> int:
-    """How many decimals a number is written with."""
+    """The number of decimals of a number as written."""
     exponent = Decimal(repr(number)).normalize().as_tuple().exponent
     return max(0, -exponent) if isinstance(exponent, int) else 0
 
 
 def _tolerance(claim: Claim) -> Iterator[tuple[str, str]]:
-    """A tolerance that almost any result meets makes no claim."""
+    """A tolerance that almost any result meets is meaningless."""
     tolerance, why = margin(claim)
     theirs = _mean(claim)
     if tolerance is None or claim.kind == "equivalence":
         return
     if claim.unit == "%" and tolerance > _WIDEST_POINTS:
-        yield "tolerance", f"±{tolerance:g} points ({why}): more than {_WIDEST_POINTS:g} points say nothing"
+        yield "tolerance", f"±{tolerance:g} points ({why}): must be at most {_WIDEST_POINTS:g} points"
     elif claim.kind == "difference" and theirs and tolerance >= abs(theirs):
         yield (
             "tolerance",
-            f"±{tolerance:g} ({why}): no difference at all would be inside; it must be below {abs(theirs):g}",
+            f"±{tolerance:g} ({why}): a difference of 0 would be within it; it must be below {abs(theirs):g}",
         )
     elif claim.unit != "%" and claim.kind != "difference" and theirs and tolerance > _WIDEST_SHARE * abs(theirs):
-        yield "tolerance", f"±{tolerance:g} ({why}): more than {100 * _WIDEST_SHARE:g} % of {theirs:g} says nothing"
+        yield "tolerance", f"±{tolerance:g} ({why}): must be at most {100 * _WIDEST_SHARE:g} % of {theirs:g}"
 
 
 def _unit(claim: Claim) -> Iterator[tuple[str, str]]:
@@ -111,9 +111,9 @@ def _unit(claim: Claim) -> Iterator[tuple[str, str]]:
     largest = max((abs(value) for value in _numbers(claim)), default=None)
     if fraction and largest is not None and claim.kind in ("absolute", "curve"):
         if claim.unit == "%" and largest <= 1:
-            yield "unit", f"%, but the value is {largest:g}: a fraction has the unit ''"
+            yield "unit", f"%, but the value is {largest:g}; use unit '' for a fraction"
         if claim.unit != "%" and largest > 1:
-            yield "unit", f"{claim.unit!r}, but {claim.metric} is a fraction and the value is {largest:g}: %"
+            yield "unit", f"{claim.unit!r}, but {claim.metric} is a fraction and the value is {largest:g}; use unit %"
 
 
 def _numbers(claim: Original) -> list[float]:
@@ -125,7 +125,7 @@ def _mean(part: Arm | Claim) -> float | None:
 
 
 def _of_selection(composed: Composed) -> Iterator[tuple[str, str]]:
-    """Whether the config leaves behind what the selection rule takes."""
+    """Whether the config provides what the selection rule needs."""
     claim, cfg = composed.claim, composed.cfg
     monitors = [
         node.monitor for node in (cfg.callbacks or {}).values() if node and node.get("save_weights_only") is not None
@@ -133,30 +133,30 @@ def _of_selection(composed: Composed) -> Iterator[tuple[str, str]]:
     watches, after = bool(cfg.data.get("watch_test")), f"; the config has {', '.join(monitors) or 'none'}"
     rule = claim.selection
     if rule == "last" and monitors:
-        yield "selection", f"last, but the best weights are tested{after}: callbacks=last"
+        yield "selection", f"last, but the best weights are tested{after}; use callbacks=last"
     if rule == "best_val" and not any(monitor.startswith("val/") for monitor in monitors):
-        yield "selection", f"best_val needs a checkpoint that monitors a val/ metric{after}: callbacks=default"
+        yield "selection", f"best_val needs a checkpoint that monitors a val/ metric{after}; use callbacks=default"
     if rule == "best_val" and not (cfg.data.get("val_fraction") or cfg.data.get("fold") is not None):
-        yield "selection", "best_val needs a validation part: data.val_fraction"
+        yield "selection", "best_val needs validation data; set data.val_fraction"
     if rule == "lowest_train_loss" and not any(monitor.startswith("train/") for monitor in monitors):
         yield "selection", f"lowest_train_loss needs a checkpoint that monitors the training loss{after}"
     if rule == "best_test" and not watches:
-        yield "selection", "best_test needs the test part's history: data.watch_test=true"
-    single = claim.metric.endswith("_best_val")  # a metric that holds the selected value alone
+        yield "selection", "best_test needs test metrics of every epoch; set data.watch_test=true"
+    single = claim.metric.endswith("_best_val")  # a metric that is only logged for the selected weights
     if rule in ("best_val", "lowest_train_loss") and watches and not single:
-        yield "selection", f"{rule} and data.watch_test=true: the last watched value would stand for the selected one"
+        yield "selection", f"{rule} with data.watch_test=true: the last test value would be taken for the selected one"
     if claim.kind == "curve" and cfg.trainer.max_epochs != claim.epoch and not watches:
         yield (
             "epoch",
             (
-                f"{claim.epoch}, but {cfg.trainer.max_epochs} epochs are trained and the test part is measured at the end: "
-                "trainer.max_epochs, or data.watch_test=true"
+                f"{claim.epoch}, but {cfg.trainer.max_epochs} epochs are trained and the test metric is measured at the end; set "
+                "trainer.max_epochs or data.watch_test=true"
             ),
         )
 
 
 def _of_configs(composed: Composed) -> list[str]:
-    """What the run's own check says of each arm's config, and whether its runs log the metric and can be loaded again."""
+    """Mistakes of each arm's config: the run's own checks, metrics that are not logged, untrusted components."""
     file, metric = shown(claim_files()[composed.name]), composed.claim.metric
     found: dict[str, None] = {}
     arms = {f"{arm.name}: ": arm.overrides for arm in composed.claim.arms} or {"": ()}

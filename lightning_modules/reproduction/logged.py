@@ -1,4 +1,4 @@
-"""Which metrics a run logs, known from its config alone: no data are read and nothing is trained."""
+"""The metrics that a run will log, derived from its config without reading data or training."""
 
 import re
 from typing import Any
@@ -7,7 +7,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-# What a run logs beside the metrics of its task, for patterns of names in its config.
+# Metrics that a run logs besides those of its task.
 _ALWAYS = ("model/params", "model/size_bytes", "throughput/samples_per_s", "epoch")
 _OF_CALLBACKS = {
     "WeightProbe": r"weights/(norm|projection_\d+)", "Latency": r"model/latency_ms", "EpochLoss": r"train/\w+",
@@ -17,13 +17,13 @@ _OF_COMPRESSION = (
     r"(dense|compressed)/(size_bytes|params|nonzero|macs|latency_ms|peak_memory_bytes|bound_bytes)(_\w+|/\w+)?"
     r"|compression/(ratio|speedup|speedup_best_runtime|over_bound)"
 )
-_CLASSES = 3  # stands for however many there are
+_CLASSES = 3  # stands for any number of classes
 
 
 def is_logged(metric: str, cfg: DictConfig, names: set[str]) -> bool:
-    """Whether a run of this config logs `metric`; `names` are the task's, of `task_metrics`."""
+    """Whether a run of this config logs `metric`; `names` are those of the task, from `task_metrics`."""
     if metric in names or metric in _ALWAYS or any(metric.startswith(f"{name}/") for name in names):
-        return True  # the last of a class, as in test/f1/cat
+        return True  # per class, as in test/f1/cat
     targets = [str(node.get("_target_")).rpartition(".")[2] for node in (cfg.callbacks or {}).values() if node]
     patterns = [pattern for target, pattern in _OF_CALLBACKS.items() if target in targets]
     patterns += [r"(comm|sync)/\w+"] if (cfg.get("strategy") or {}).get("_target_") else []
@@ -37,7 +37,7 @@ def is_logged(metric: str, cfg: DictConfig, names: set[str]) -> bool:
 
 
 class _AnyNetwork(nn.Sequential):
-    """Stands for the network, which no name depends on: a linear layer, and what tasks ask of networks for recommendation."""
+    """Placeholder network, on which no metric name depends: a linear layer with the interface of recommendation networks."""
 
     num_users = num_items = 2
 
@@ -48,7 +48,7 @@ class _AnyNetwork(nn.Sequential):
 
 
 def task_metrics(cfg: DictConfig) -> set[str] | None:
-    """The names that the config's task logs for its three parts; None where the task cannot tell without its data."""
+    """The metric names that the config's task logs; None if the task needs data to know them."""
     known = cfg.task.get("num_outputs") or cfg.model.get("num_outputs")
     for outputs in [known] if known else [_CLASSES, 1]:
         settings = {key: value for key, value in cfg.task.items() if key != "monitor"}
@@ -57,6 +57,6 @@ def task_metrics(cfg: DictConfig) -> set[str] | None:
             task: Any = instantiate(OmegaConf.create(settings), model=_AnyNetwork(nn.Linear(2, 2)))
             found = {f"train/{name}" for name in task.train_names} | {"val/loss", "test/loss"}
             return found | {f"{part}/{name}" for part in ("val", "test") for name in task.build_metrics(part)}
-        except Exception:  # another number of outputs, a task of the user's own, or what `check_config` reports
+        except Exception:  # wrong number of outputs, a user's task, or a mistake that `check_config` reports
             continue
     return None

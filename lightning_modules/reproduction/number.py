@@ -1,4 +1,4 @@
-"""How the numbers of a claim are written: 93.43 %, 87.302, 0.9367, 2.3e-07."""
+"""Number formats of claims: 93.43 %, 87.302, 0.9367, 2.3e-07."""
 
 import math
 from collections.abc import Callable
@@ -8,11 +8,11 @@ Written = Callable[..., str]
 
 
 def number_format(unit: str, *seen: float | None) -> Written:
-    """A function that writes all numbers of one claim alike, those of `seen` and their differences.
+    """A formatter for all numbers of one claim: those in `seen` and their differences.
 
-    A percentage has two decimals; other numbers five digits of the largest seen, but never more than four decimals. What
-    this would round to zero keeps two digits, and what is only a rounding error of the largest is zero. ``sign=True``
-    writes a plus.
+    Percentages have two decimals; other numbers have five digits of the largest number seen, but at most four decimals.
+    A number that would be rounded to zero keeps two digits; a mere rounding error of the largest number is zero.
+    ``sign=True`` adds a plus.
     """
     largest = max((abs(value) for value in seen if value is not None and math.isfinite(value)), default=0.0) or 1.0
     digits = math.floor(math.log10(largest))

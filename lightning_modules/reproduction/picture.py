@@ -1,4 +1,4 @@
-"""A claim as a picture: their numbers and ours, the interval that was judged, and the tolerance around their number."""
+"""Plot of a claim: published values and ours, the judged interval, and the tolerance around the published value."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -18,13 +18,13 @@ from lightning_modules.tracking.pictures import COLOURS, INK, blank_figure, styl
 
 OURS, THEIRS, BAND = COLOURS[0], COLOURS[1], COLOURS[2]
 WIDTH = 7.5  # inches: 900 pixels
-_ROW, _AXES, _HEAD = 0.36, 0.75, 0.7  # inches of a row, of the rest of an axes, and of the title
-_LONGEST, _LINE = 24, 132  # letters of an arm's name and of a line
+_ROW, _AXES, _HEAD = 0.36, 0.75, 0.7  # inches: height of a row, of the rest of the axes, and of the title
+_LONGEST, _LINE = 24, 132  # characters of an arm's name and of a line
 
 
 @dataclass(frozen=True)
 class _Row:
-    """A line of an axes; `points` by seed, or by number where the seeds are not known."""
+    """A row of the plot; `points` by seed, or by position if the seeds are unknown."""
 
     label: str
     colour: str
@@ -35,15 +35,15 @@ class _Row:
 
 
 def draw_claim(path: Path | str, claim_id: str, claim: Claim, values: Values, judgement: Judgement) -> None:
-    """Write `claim_figure` to `path`."""
+    """Save `claim_figure` to `path`."""
     claim_figure(claim_id, claim, values, judgement).savefig(Path(path))
 
 
 def claim_figure(claim_id: str, claim: Claim, values: Values, judgement: Judgement) -> Figure:
-    """Draw all finite values, 900 pixels wide.
+    """Plot all finite values, 900 pixels wide.
 
-    Arms, where there are some, stand above, a pale line for each seed; what was judged stands below: their runs, our seeds,
-    and the interval of the difference, moved to their number, so that it is seen to lie inside the tolerance or not.
+    The upper panel shows arms, if any, with a pale line for each seed. The lower one shows what is judged: published runs,
+    our seeds, and the interval of the difference, centred on the published value to compare it with the tolerance.
     """
     values = finite(values)
     panels = [_arms(claim, values)] if claim.arms else []
@@ -69,7 +69,7 @@ def _words(figure: Figure, title: str, reason: str) -> None:
 
 
 def _meaning(claim: Claim, of_arms: bool) -> str:
-    """What the horizontal axis is."""
+    """Label of the horizontal axis."""
     unit = f", {claim.unit}" if claim.unit else ""
     metric = f"{claim.metric}{f' at epoch {claim.epoch}' if claim.epoch else ''}{unit}"
     if claim.arms and not of_arms:
@@ -78,7 +78,7 @@ def _meaning(claim: Claim, of_arms: bool) -> str:
 
 
 def _arms(claim: Claim, values: Values) -> list[_Row]:
-    """For each arm their row, where the source has one, and ours."""
+    """For each arm the published row, if any, and ours."""
     rows = []
     for arm in claim.arms:
         rows += [_theirs(arm, f"{_short(arm.name)}, {_who(claim)}")] if published(arm) else []
@@ -105,7 +105,7 @@ def _who(claim: Claim) -> str:
 
 
 def _short(name: str) -> str:
-    half = _LONGEST // 2  # the ends of names tell more than their middle
+    half = _LONGEST // 2  # the ends of names are more specific than the middle
     return name if len(name) <= _LONGEST else f"{name[: half - 1]}…{name[-half:]}"
 
 
@@ -155,12 +155,12 @@ def _draw(axes: Axes, rows: Sequence[_Row]) -> None:
 
 
 def _turn(number: int) -> float:
-    """Above and below the line in turn, always in the same way: equal values stay visible beside each other."""
+    """Deterministic vertical jitter, so that equal values stay visible."""
     return (1 if number % 2 else -1) * (0.19 + 0.1 * abs(float(np.sin(2.4 * number))))
 
 
 def _join(axes: Axes, rows: Sequence[_Row], whole: Values) -> None:
-    """A pale line through the points of each seed that all arms have."""
+    """Connect the points of each seed that all arms have."""
     ours = [(place, row.points) for place, row in enumerate(rows) if row.colour == OURS]
     for seed in next(iter(whole.values()), {}):
         values = [points[seed] for _, points in ours]
@@ -169,7 +169,7 @@ def _join(axes: Axes, rows: Sequence[_Row], whole: Values) -> None:
 
 
 def _band(axes: Axes, judgement: Judgement) -> None:
-    """Their number, or 0, and the tolerance around it, with a word of how wide it is."""
+    """Mark the published value (or 0) and the tolerance around it."""
     centre = judgement.theirs if judgement.theirs is not None else 0.0
     axes.axvline(centre, color=THEIRS if judgement.theirs is not None else INK, linestyle="--", linewidth=1, zorder=2)
     if judgement.tolerance is None:

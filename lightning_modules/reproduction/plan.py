@@ -1,4 +1,4 @@
-"""The runs of a claim: one for each seed, arm and fold, numbered so that more seeds can be added later."""
+"""The runs of a claim: one per seed, arm and fold, numbered so that more seeds can be added later."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from lightning_modules.sweep.trial import Trial
 
 @dataclass(frozen=True)
 class Part:
-    """Which run of a claim a trial is; arm ``""`` where there are none."""
+    """Identifies a run of a claim; the arm is ``""`` if the claim has none."""
 
     arm: str
     seed: int
@@ -20,7 +20,7 @@ class Part:
 
 
 def seeds_of(claim: Claim, count: int | None) -> tuple[int, ...]:
-    """The first `count` seeds of the claim, continued by the numbers after its largest where it has fewer."""
+    """The first `count` seeds of the claim; if it has fewer, continued after its largest."""
     if count is None or count <= len(claim.seeds):
         return claim.seeds[:count]
     start = max(claim.seeds) + 1
@@ -28,13 +28,13 @@ def seeds_of(claim: Claim, count: int | None) -> tuple[int, ...]:
 
 
 def parts_of(claim: Claim, seeds: Sequence[int]) -> list[Part]:
-    """Every run, the fold fastest and the seed slowest: the number of a run does not depend on how many seeds there are."""
+    """All runs; the seed varies slowest, so that a run's number does not depend on the number of seeds."""
     folds: Sequence[int | None] = range(claim.folds) if claim.folds else [None]
     return [Part(arm, seed, fold) for seed in seeds for arm in claim.arm_names for fold in folds]
 
 
 def plan_of_claim(claim: Claim, seeds: Sequence[int]) -> Listed:
-    """The sweep of a claim."""
+    """The sweep plan of a claim."""
     overrides = {arm.name: arm.overrides for arm in claim.arms}
     keys = [*(["arm"] if claim.arms else []), "seed", *(["data.fold"] if claim.folds else [])]
     trials = [_trial(number, part, claim, keys, overrides) for number, part in enumerate(parts_of(claim, seeds))]

@@ -1,4 +1,4 @@
-"""What a command asks: which claims, how their runs go, and what is otherwise in their config."""
+"""Arguments of the reproduce command: which claims, how to run them, and further overrides."""
 
 import re
 from collections.abc import Sequence
@@ -10,13 +10,13 @@ from lightning_modules.errors import UserError
 
 @dataclass(frozen=True)
 class Settings:
-    """How the runs of claims go.
+    """How to run claims.
 
     Attributes:
-        seeds: how many; None: those of the claim.
-        jobs: runs at a time.
-        retries: of a run that failed.
-        fresh: begin anew, whatever the store holds.
+        seeds: number of seeds; None uses the claim's own.
+        jobs: number of parallel runs.
+        retries: retries of a failed run.
+        fresh: start again, ignoring earlier runs.
     """
 
     seeds: int | None = None
@@ -27,8 +27,9 @@ class Settings:
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked: claims, tiers (of ``all`` and of folders), settings of the runs, further overrides; and
-    whether to judge what is there, and to write tables that lack verdicts."""
+    """A request: claims, tiers (for ``all`` and folders), run settings and further overrides.
+
+    `judge_only` judges existing runs; `partial` also writes tables in which verdicts are missing."""
 
     words: Sequence[str]
     tiers: Sequence[str] | None = None
@@ -39,7 +40,7 @@ class Question:
 
 
 def parse_words(words: Sequence[str]) -> tuple[list[str], dict[str, str], list[str]]:
-    """Names, settings (``seeds=3 jobs=2 retries=0 fresh=true``) and further overrides of a command."""
+    """Split arguments into claim names, settings (``seeds=3 jobs=2 retries=0 fresh=true``) and overrides."""
     names = [word for word in words if "=" not in word]
     pairs = [word for word in words if "=" in word]
     own = {k: v for k, _, v in (word.partition("=") for word in pairs) if k in ("seeds", "jobs", "retries", "fresh")}
@@ -47,15 +48,15 @@ def parse_words(words: Sequence[str]) -> tuple[list[str], dict[str, str], list[s
 
 
 def settings_of(own: dict[str, str]) -> Settings:
-    """Raises UserError where a number is none."""
+    """Parse the settings. Raises UserError for an invalid value."""
     found: dict[str, Any] = {}
     for key, least in (("seeds", 1), ("jobs", 1), ("retries", 0)):
         if key in own:
             if not re.fullmatch(r"\d+", own[key]) or int(own[key]) < least:
-                raise UserError(f"{key}={own[key]}: a whole number of at least {least} is wanted")
+                raise UserError(f"{key}={own[key]}: expected an integer of at least {least}")
             found[key] = int(own[key])
     if "fresh" in own:
         if own["fresh"] not in ("true", "false"):
-            raise UserError(f"fresh={own['fresh']}: it can be: false, true")
+            raise UserError(f"fresh={own['fresh']}: expected true or false")
         found["fresh"] = own["fresh"] == "true"
     return Settings(**found)

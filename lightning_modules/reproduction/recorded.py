@@ -1,4 +1,4 @@
-"""The verdict of a claim in the store: written to its parent run; its values are read back for the tables."""
+"""Verdicts in the tracking store: logged to a claim's parent run, and read back for the tables."""
 
 import json
 import tempfile
@@ -29,7 +29,7 @@ FOLDER = "claim"
 def write_verdict(
     store: Store, parent: str, composed: Composed, values: Values, judged: Judgement, row: ClaimRow
 ) -> None:
-    """Log the verdict to the parent run (its id) as tags, metrics, text and picture."""
+    """Log a verdict to the run `parent` as tags, metrics, report and plot."""
     from mlflow.entities import Metric, RunTag
 
     claim = composed.claim
@@ -51,33 +51,33 @@ def write_verdict(
         "claim": composed.name,
         "verdict": str(judged.verdict),
         "claim.expected": str(row.expected).lower(),
-        "mlflow.note.content": f"##{report}"[:5000],  # MLflow sets the lines of a large heading on each other
+        "mlflow.note.content": f"##{report}"[:5000],  # MLflow overlaps the lines of a large heading
     }
     store.client.log_batch(parent, metrics=logged, tags=[RunTag(key, value) for key, value in tags.items()])
 
 
 def row_as_dict(row: ClaimRow) -> dict[str, Any]:
-    """The row as JSON knows it."""
+    """The row as JSON-serialisable values."""
     return {
         key: value if isinstance(value, int | float | bool | None) else str(value) for key, value in vars(row).items()
     }
 
 
 def claim_row(composed: Composed, judged: Judgement, seconds: float | None = 0.0, origin: Origin = NOWHERE) -> ClaimRow:
-    """The row of a claim and its judgement."""
+    """The table row of a judged claim."""
     claim = composed.claim
     low, high = judged.ours_interval or (None, None)
     return ClaimRow(
         claim_id=composed.name, paper=short_paper(claim), source_kind=claim.source.kind, metric=claim.metric,
-        unit=claim.unit, theirs=published_text(claim), kind=claim.kind, ours_mean=judged.ours_mean, ours_low=low, ours_high=high,
-        n=judged.n, difference=judged.difference, low=judged.low, high=judged.high, tolerance=judged.tolerance,
+        unit=claim.unit, theirs=published_text(claim), kind=claim.kind, ours_mean=judged.ours_mean, ours_low=low,
+        ours_high=high, n=judged.n, difference=judged.difference, low=judged.low, high=judged.high, tolerance=judged.tolerance,
         verdict=judged.verdict, expected=judged.verdict in claim.expect, seconds=seconds,
         **origin._asdict(),
     )  # fmt: skip
 
 
 def stored_results(store: Store, names: Sequence[str]) -> dict[str, Result]:
-    """Claim -> the values of its newest verdict in the store; runs with further overrides do not count."""
+    """Claim -> the values of its newest verdict in the store. Runs with further overrides are ignored."""
     found: dict[str, Result] = {}
     for run in _parents(store):
         name = run.data.tags["claim"]
@@ -101,12 +101,12 @@ def _result(store: Store, run: "Run") -> Result | None:
         values = {arm: {int(seed): float(v) for seed, v in seeds.items()} for arm, seeds in verdict["values"].items()}
         origin = Origin(row["date"], row["commit"], row["machine"])
         return Result(row["metric"], row["unit"], values, origin, row["seconds"])
-    except (UserError, ValueError, TypeError, KeyError):  # of an older form
+    except (UserError, ValueError, TypeError, KeyError):  # written by an older version
         return None
 
 
 def tables(claims: Sequence[str]) -> dict[Path, list[str]]:
-    """File -> the claims whose rows stand in it: README.md has all, each experiments/ README those of its folder."""
+    """File -> the claims in its table: README.md has all claims, each experiments/*/README.md those of its folder."""
     files: dict[Path, list[str]] = {PROJECT_ROOT / "README.md": list(claims)}
     for name in claims:
         folder = PROJECT_ROOT / "experiments" / name

@@ -1,4 +1,4 @@
-"""One claim and its verdict in Markdown: all that a reader needs to check it."""
+"""Markdown report of a claim and its verdict, with everything that is needed to check it."""
 
 from collections.abc import Sequence
 
@@ -23,13 +23,15 @@ def published_text(claim: Claim) -> str:
     theirs = published(claim)
     if theirs is None:
         return NONE
-    write = number_format(claim.unit, theirs.mean) if claim.runs else "{:.7g}".format  # a single number as it was given
+    write = (
+        number_format(claim.unit, theirs.mean) if claim.runs else "{:.7g}".format
+    )  # a single number is shown as given
     spread = f" ± {write(theirs.std)}" if theirs.has_spread else ""
     return f"{write(theirs.mean)}{spread}{unit}" + f" (n {theirs.n})" * (theirs.n > 1)
 
 
 def claim_report(claim_id: str, claim: Claim, values: Values, judgement: Judgement) -> str:
-    """The verdict and its reason, the source, how it was judged, the value of each seed, and what is done otherwise."""
+    """Verdict and reason, source, method, the value of each seed, and deviations from the source."""
     j, write = judgement, number_format(claim.unit, judgement.ours_mean, judgement.theirs, judgement.difference)
     surprise = "" if j.verdict in claim.expect else f" (expected: {', '.join(claim.expect)})"
     paper = f"{claim.paper.title} ({claim.paper.authors}, {claim.paper.year}), <{claim.paper.link}>"
@@ -78,11 +80,11 @@ def _ends(
 
 
 def _table(claim: Claim, values: Values) -> str:
-    """A line for each seed and one for the mean of the finite ones with its 95 % interval, a column for each arm."""
+    """A row per seed and one for the mean of the finite values with its 95 % interval; a column per arm."""
     arms = claim.arm_names
     whole = finite(values)
     known = [value for of_arm in whole.values() for value in of_arm.values()]
-    # arms that are to be equal are told apart only by all their digits
+    # arms that should be equal differ only in their last digits
     write = "{:.9g}".format if claim.kind == "equivalence" else number_format(claim.unit, *known)
     seeds = list(dict.fromkeys([*claim.seeds, *(seed for arm in arms for seed in values.get(arm, {}))]))
     rows = [

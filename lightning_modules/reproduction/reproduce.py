@@ -1,4 +1,4 @@
-"""From the names of claims to their verdicts: run what is missing, judge, record, print."""
+"""Reproduce claims: run what is missing, judge, log and print the verdicts."""
 
 import sys
 from collections.abc import Sequence
@@ -27,10 +27,10 @@ from lightning_modules.tracking.store import Store, open_store
 
 
 def chosen(question: Question) -> list[str]:
-    """The claims that are asked for: of ``all`` and of folders those of the tiers.
+    """The requested claims; for ``all`` and folders, those of the requested tiers.
 
     Raises:
-        UserError: a name or a tier is unknown, or nothing is left.
+        UserError: a name is unknown, or no claim is left.
     """
     names = find_claims(question.words)
     alone = {name for word in question.words if is_one(word) for name in find_claims([word])}
@@ -38,32 +38,30 @@ def chosen(question: Question) -> list[str]:
     found = [n for n in names if (n in alone and not question.tiers) or tier_of(n) in tiers]
     if not found:
         there = sorted({tier_of(name) for name in names})
-        raise UserError(f"none of these claims is of tier {', '.join(tiers)}; theirs: --tier {','.join(there)}")
+        raise UserError(f"none of these claims has tier {', '.join(tiers)}; use --tier {','.join(there)}")
     return found
 
 
 def reproduce(question: Question) -> list[ClaimRow]:
-    """Judge each claim, after running what is missing; return their rows. One that cannot be run does not stop others.
+    """Run what is missing of each claim, judge it and return its row. A claim that fails does not stop the others.
 
-    A claim that another process is running now has no row: nothing is known of it yet.
-
-    The mistakes of claims that cannot be judged are printed before the others are run.
+    The mistakes of invalid claims are printed first. A claim that another process is running has no row.
 
     Raises:
-        UserError: no claim can be judged.
-        Killed: a signal stopped it; the same command goes on.
+        UserError: all claims are invalid.
+        Killed: stopped by a signal; the same command resumes.
     """
     composed = _linted(chosen(question))
     if question.overrides:
         composed = [compose_claim(one.name, question.overrides) for one in composed]
     store = open_store(composed[0].cfg.tracking.get("uri"))
     minutes = sum(one.claim.budget.cpu_minutes for one in composed)
-    print(f"{len(composed)} claims, about {minutes:.0f} CPU minutes where nothing is known yet", flush=True)
+    print(f"{len(composed)} claims, about {minutes:.0f} CPU minutes if nothing has been run yet", flush=True)
     return [row for one in composed if (row := _one(one, question, store)) is not None]
 
 
 def _linted(names: Sequence[str]) -> list[Composed]:
-    """The claims that can be judged, composed; the mistakes of the others are printed. Raises UserError where none can."""
+    """Compose the valid claims and print the mistakes of the others. Raises UserError if none is valid."""
     found, mistakes = [], []
     for name in names:
         try:
@@ -73,7 +71,7 @@ def _linted(names: Sequence[str]) -> list[Composed]:
         except UserError as error:
             wrong = str(error).splitlines()
         mistakes += wrong
-    said = f"claims that cannot be judged ({len(mistakes)} mistakes):\n  " + "\n  ".join(mistakes)
+    said = f"invalid claims ({len(mistakes)} mistakes):\n  " + "\n  ".join(mistakes)
     if not found:
         raise UserError(said)
     if mistakes:
@@ -94,7 +92,7 @@ def _one(composed: Composed, question: Question, store: Store) -> ClaimRow | Non
     try:
         parent, failure = _parent(composed, seeds, question, store)
     except BusyError as error:
-        print(f"{composed.name}: not judged: {error}; run the command again when it has ended", file=sys.stderr)
+        print(f"{composed.name}: not judged: {error}; try again when it has finished", file=sys.stderr)
         return None
     if parent is None:
         print(failure, file=sys.stderr)
@@ -104,12 +102,12 @@ def _one(composed: Composed, question: Question, store: Store) -> ClaimRow | Non
 
 
 def _parent(composed: Composed, seeds: tuple[int, ...], question: Question, store: Store) -> tuple[str | None, str]:
-    """The parent run with all that could be run below it, or why there is none."""
+    """The parent run with its finished children, or why there is none."""
     try:
         if not question.judge_only:
             return run_seeds(composed, seeds, question.settings, store), ""
         found = newest_parent(store, composed)
-        return (found.info.run_id, "") if found else (None, f"{composed.name} was never run here")
+        return (found.info.run_id, "") if found else (None, f"{composed.name} has no runs in this store")
     except BusyError:
         raise
     except AllFailedError as error:
@@ -126,7 +124,7 @@ def _judged(composed: Composed, seeds: tuple[int, ...], children: list[Child], p
     parts = parts_of(claim, seeds)
     values = values_of(store, claim, parts, children)
     other = " ".join(composed.words[2:])
-    judged = judge(claim, values, f"run with {other}, which is not the claim's config" if other else None)
+    judged = judge(claim, values, f"run with {other}, which changes the claim's config" if other else None)
     if lacks := without_metric(store, claim.metric, children):
         judged = replace(judged, reason=f"{judged.reason} {lacks}")
     mine = [child for child in children if child.number < len(parts)]
@@ -142,7 +140,7 @@ def _judged(composed: Composed, seeds: tuple[int, ...], children: list[Child], p
 
 
 def _from_committed(composed: Composed, result: Result) -> ClaimRow:
-    """Judge the values that are committed beside the claim, where the store has no runs of it."""
+    """Judge the committed values of a claim that has no runs in the store."""
     judged = judge(composed.claim, result.values_of(composed.claim))
     row = claim_row(composed, judged, result.seconds, result.origin)
     file, kept = shown(results_file(composed.name)), "summary" if result.summary else "values"
@@ -151,7 +149,7 @@ def _from_committed(composed: Composed, result: Result) -> ClaimRow:
 
 
 def _known(claim: Claim, children: Sequence[Child]) -> int:
-    """How many seeds were begun in all: a question about fewer of them forgets none."""
+    """The number of seeds with runs; a request for fewer seeds still uses all of them."""
     each = len(parts_of(claim, (0,)))
     return -(-max((child.number + 1 for child in children), default=0) // each)
 
@@ -165,7 +163,7 @@ def _ids(children: Sequence[Child]) -> list[str]:
 
 
 def _other_data(composed: Composed) -> str | None:
-    """Why the data are not those of the claim, or how to get them where they are absent; None where all is well."""
+    """Why the data are not those of the claim, or how to get missing data; None if they match."""
     from lightning_modules.command_line import message_of
 
     try:
@@ -174,15 +172,15 @@ def _other_data(composed: Composed) -> str | None:
         said = message_of(error)
         if said is None:
             raise
-        return f"the data are not there: {said}"
+        return f"no data: {said}"
     wanted = composed.claim.data
     if wanted and found != wanted:
-        return f"other data: their sha256 is {found}, the claim's {wanted}"
+        return f"data mismatch: the claim expects sha256 {wanted}, the data have {found}"
     return None
 
 
 def content_of(composed: Composed) -> str:
-    """The sha256 of the raw data that the claim is run on."""
+    """The sha256 of the claim's raw data."""
     from lightning_modules.build import build_data
 
     data: Any = build_data(composed.cfg)
@@ -190,5 +188,5 @@ def content_of(composed: Composed) -> str:
 
 
 def all_expected(rows: Sequence[ClaimRow]) -> bool:
-    """Whether every verdict is one of those that the claims expect."""
+    """Whether every verdict is expected by its claim."""
     return all(row.expected and row.verdict != Verdict.INVALID for row in rows)

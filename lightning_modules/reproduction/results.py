@@ -1,7 +1,6 @@
-"""What was measured for each claim, committed beside it as ``experiments/<paper>/results.json``.
+"""Measured values of each claim, committed beside it as ``experiments/<paper>/results.json``.
 
-A verdict can be given again from these values without a single run, and a table never loses a row because a store does
-not have the runs.
+Claims can be judged from these values without any run, and tables keep their rows even if the store lacks the runs.
 """
 
 import json
@@ -24,11 +23,11 @@ NAME = "results.json"
 
 @dataclass(frozen=True)
 class Result:
-    """The values of a claim's seeds, and when, where and with which code they were measured.
+    """The value of each seed of a claim, and when, where and with which code they were measured.
 
     Attributes:
-        values: arm ("" without arms) -> seed -> value in the claim's unit; empty where only `summary` was kept.
-        summary: mean, standard deviation and number of seeds, of claims with arms those of the paired differences.
+        values: arm ("" without arms) -> seed -> value in the claim's unit; empty if only `summary` was kept.
+        summary: mean, standard deviation and number of seeds; for claims with arms, of the paired differences.
         note: how the summary was obtained.
     """
 
@@ -42,16 +41,16 @@ class Result:
 
     @property
     def n(self) -> int:
-        """Seeds that all arms have."""
+        """Number of seeds that all arms have."""
         if self.summary:
             return self.summary[2]
         return len(set.intersection(*map(set, self.values.values()))) if self.values else 0
 
     def values_of(self, claim: Claim) -> Values:
-        """What to judge: the values, or some that have the mean, standard deviation and number of the summary.
+        """The values to judge, or synthetic values with the mean, standard deviation and number of the summary.
 
-        An interval of Student's t depends on the values through these three alone. Of an ordering the summary is that of
-        the pair that decides; it stands for each pair.
+        Student's t interval depends only on these three. For an ordering, the summary of the decisive pair is used for
+        every pair.
         """
         if self.summary is None:
             return self.values
@@ -67,15 +66,15 @@ class Result:
 
 
 def results_file(claim: str) -> Path:
-    """Where a claim's values are committed."""
+    """The file with a claim's committed values."""
     return (EXPERIMENTS / claim).parent / NAME
 
 
 def read_results(claims: Sequence[str]) -> dict[str, Result]:
-    """Claim -> its committed values; claims without any are left out.
+    """Claim -> its committed values, for claims that have them.
 
     Raises:
-        UserError: a file is not what this package writes.
+        UserError: a file has an unexpected format.
     """
     found: dict[str, Result] = {}
     for file in dict.fromkeys(map(results_file, claims)):
@@ -86,7 +85,7 @@ def read_results(claims: Sequence[str]) -> dict[str, Result]:
 
 
 def write_results(results: Mapping[str, Result]) -> list[Path]:
-    """Merge claims into their files; what the files say of other claims stays. Returns the files that changed."""
+    """Update the claims in their files, keeping the entries of other claims. Returns the files that changed."""
     changed = []
     for file in dict.fromkeys(map(results_file, results)):
         before = _entries(file) if file.is_file() else {}
@@ -99,7 +98,7 @@ def write_results(results: Mapping[str, Result]) -> list[Path]:
 
 
 def newest(committed: Mapping[str, Result], stored: Mapping[str, Result]) -> dict[str, Result]:
-    """For each claim the later of what is committed and what the store has; the store's where the days are the same."""
+    """For each claim the newer of the committed and the stored result; on the same day, the stored one."""
     found = dict(committed)
     for name, result in stored.items():
         if result.n and (name not in found or result.origin.date >= found[name].origin.date):
@@ -113,7 +112,7 @@ def _entries(file: Path) -> dict[str, Any]:
     except ValueError as error:
         raise UserError(f"{shown(file)}: not valid JSON: {error}") from error
     if not isinstance(entries, dict):
-        raise UserError(f"{shown(file)}: expected an object with one entry for each claim")
+        raise UserError(f"{shown(file)}: expected an object with one entry per claim")
     return entries
 
 

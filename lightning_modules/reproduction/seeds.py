@@ -1,4 +1,4 @@
-"""Running all seeds of a claim: a sweep of its own, that goes on where it was."""
+"""Run all seeds of a claim as a resumable sweep."""
 
 import json
 from typing import TYPE_CHECKING, Any
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 
 def run_seeds(composed: Composed, seeds: tuple[int, ...], settings: Settings, store: Store) -> str:
-    """Run what is missing of a claim's runs; return the id of its parent run.
+    """Run the missing runs of a claim; return the id of its parent run.
 
     Raises:
-        UserError: every run failed, or a half-done parent has another config.
-        Killed: a signal stopped it; the same command goes on with it.
+        UserError: every run failed, or an unfinished parent run has a different config.
+        Killed: stopped by a signal; the same command resumes.
     """
     from lightning_modules.sweep.drive import drive
 
@@ -35,7 +35,7 @@ def run_seeds(composed: Composed, seeds: tuple[int, ...], settings: Settings, st
 
 
 def newest_parent(store: Store, composed: Composed) -> "Run | None":
-    """The newest parent run of a claim that was run with the same further overrides."""
+    """The newest parent run of a claim with the same further overrides."""
     from lightning_modules.sweep.found import find_sweep
 
     tried = " ".join(_tried(composed))
@@ -43,12 +43,12 @@ def newest_parent(store: Store, composed: Composed) -> "Run | None":
 
 
 def _tried(composed: Composed) -> tuple[str, ...]:
-    """The overrides beside the claim's own."""
+    """The overrides besides the claim's own."""
     return tuple(word.replace("'", '"') for word in composed.words[2:])
 
 
 def _name_of(composed: Composed, plan: Listed, words: list[str], fresh: bool, store: Store) -> tuple[str, bool]:
-    """The sweep's name, that of the newest parent where it is the same claim; and whether it takes over no older runs."""
+    """The sweep's name (that of the newest parent run if the claim is unchanged), and whether it ignores older runs."""
     base = composed.name.replace("/", ".") + (".tried" if _tried(composed) else "")
     parent = newest_parent(store, composed)
     if parent is None:
@@ -57,8 +57,8 @@ def _name_of(composed: Composed, plan: Listed, words: list[str], fresh: bool, st
     changed = _changes(store, parent, composed, plan, words)
     if changed and not fresh and parent.info.status != "FINISHED":
         raise UserError(
-            f"{composed.name} is half done with another config (run {parent.info.run_id}); tell it as it was, or begin anew "
-            f"with fresh=true:\n{changed}"
+            f"{composed.name} has an unfinished run with a different config (run {parent.info.run_id}); restore the config, "
+            f"or start again with fresh=true:\n{changed}"
         )
     if not changed and not fresh:
         return name, parent.data.tags.get("claim.fresh") == "true"
@@ -80,7 +80,7 @@ def _changes(store: Store, parent: "Run", composed: Composed, plan: Listed, word
 
 
 def _sweeper(composed: Composed, plan: Listed, words: list[str], fresh: bool = False) -> Any:
-    """What `drive` takes in the place of the sweeper that ``-m`` makes."""
+    """The sweeper for `drive`, which Hydra creates for ``-m`` commands."""
     from hydra import initialize_config_dir
     from hydra._internal.callbacks import Callbacks
     from hydra.core.global_hydra import GlobalHydra

@@ -1,7 +1,7 @@
-"""How far our few runs are from a published number: intervals by Student's t, always of ours minus theirs.
+"""Student's t intervals of the difference between our runs and a published result (ours minus theirs).
 
-At a confidence of 0.90 an interval inside ±δ is a pair of one-sided tests at 5 % (TOST, Schuirmann 1987): "the difference
-is smaller than δ" is then said wrongly at most once in twenty.
+A 90 % interval inside ±δ is equivalent to two one-sided tests at 5 % (TOST, Schuirmann 1987): the conclusion "the
+difference is smaller than δ" is wrong in at most 5 % of cases.
 """
 
 import math
@@ -15,12 +15,12 @@ from lightning_modules.comparison.statistics import Interval
 from lightning_modules.reproduction.claim import Original
 
 FEWEST_FOR_WELCH = 3  # published runs
-JUDGED, SHOWN = 0.90, 0.95  # the confidence of the difference that is judged, and of our own mean
+JUDGED, SHOWN = 0.90, 0.95  # confidence of the judged difference, and of our own mean
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What is known of some runs: their mean, their standard deviation (None where it is not known) and their number."""
+    """Mean, standard deviation (None if unknown) and number of some runs."""
 
     mean: float
     std: float | None
@@ -28,25 +28,25 @@ class Sample:
 
     @property
     def has_spread(self) -> bool:
-        """Whether an interval can be said of its mean."""
+        """Whether an interval of the mean can be computed."""
         return self.n > 1 and self.std is not None
 
 
 def sample_of(values: Sequence[float]) -> Sample | None:
-    """Mean and standard deviation (n - 1) of `values`; None of none. Equal values have a standard deviation of exactly 0."""
+    """Mean and standard deviation (n - 1) of `values`; None without values. Equal values have a deviation of exactly 0."""
     if not len(values):
         return None
     array = np.asarray(values, dtype=float)
-    # the mean of equal numbers is off by a rounding, and so their standard deviation would be
+    # avoid the rounding error in the mean and deviation of equal numbers
     if np.ptp(array) <= 1e-12 * np.abs(array).max():
         return Sample(float(array[0]), 0.0 if len(array) > 1 else None, len(array))
     return Sample(float(array.mean()), float(array.std(ddof=1)), len(array))
 
 
 def published(original: Original) -> Sample | None:
-    """The published runs, mean with std and n, mean of n runs without a spread, or single number; None if there is none.
+    """The published runs, mean with or without spread, or single number; None if nothing is published.
 
-    A spread over folds says how hard the folds are, not how far another seed would be off: the number counts as one run.
+    A spread over folds shows how the folds differ, not how seeds would: the number then counts as one run.
     """
     if original.spread == "folds":
         value = original.value if original.value is not None else fmean(original.runs)
@@ -60,12 +60,12 @@ def published(original: Original) -> Sample | None:
 
 
 def paired(first: Mapping[int, float], second: Mapping[int, float]) -> dict[int, float]:
-    """First minus second of each seed that has both."""
+    """First minus second, for each seed that has both."""
     return {seed: first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())}
 
 
 def mean_interval(ours: Sample, confidence: float = SHOWN) -> Interval | None:
-    """Of our mean. None of fewer than two runs, as for all intervals here."""
+    """Interval of our mean. As all intervals here, None for fewer than two runs."""
     if not ours.has_spread:
         return None
     assert ours.std is not None
@@ -73,9 +73,9 @@ def mean_interval(ours: Sample, confidence: float = SHOWN) -> Interval | None:
 
 
 def difference_interval(ours: Sample, theirs: Sample, confidence: float = JUDGED) -> Interval | None:
-    """Of the means: by `welch_interval` where the source has a spread, else the prediction interval for a mean of n runs.
+    """Interval of the difference of means: Welch's if the spread is published, otherwise a prediction interval.
 
-    The spread of only two runs has too few degrees of freedom for Welch's approximation: it is pooled with ours.
+    Two published runs have too few degrees of freedom for Welch's approximation; their spread is pooled with ours.
     """
     if theirs.n == FEWEST_FOR_WELCH - 1 and theirs.has_spread:
         return pooled_interval(ours, theirs, confidence)
@@ -85,14 +85,14 @@ def difference_interval(ours: Sample, theirs: Sample, confidence: float = JUDGED
 
 
 def welch_interval(ours: Sample, theirs: Sample, confidence: float = JUDGED) -> Interval | None:
-    """Of the difference of two means with unequal variances; degrees of freedom by Satterthwaite (1946), Welch (1947)."""
+    """Difference of two means with unequal variances; degrees of freedom by Satterthwaite (1946), Welch (1947)."""
     if not (ours.has_spread and theirs.has_spread):
         return None
     return interval_of_sum(ours.mean - theirs.mean, [ours, theirs], confidence)
 
 
 def pooled_interval(ours: Sample, theirs: Sample, confidence: float = JUDGED) -> Interval | None:
-    """Student's, of the difference of two means with one variance."""
+    """Difference of two means with a common variance (Student)."""
     if not (ours.has_spread and theirs.has_spread):
         return None
     assert ours.std is not None and theirs.std is not None
@@ -103,7 +103,7 @@ def pooled_interval(ours: Sample, theirs: Sample, confidence: float = JUDGED) ->
 
 
 def interval_of_sum(centre: float, samples: Sequence[Sample], confidence: float = JUDGED) -> Interval:
-    """Around `centre`, whose variance is the sum of those of the means of independent samples."""
+    """Interval around `centre`, whose variance is the sum of the variances of independent means."""
     errors = [(float(sample.std or 0.0) ** 2 / sample.n, sample.n - 1) for sample in samples]
     total = sum(square for square, _ in errors)
     if total == 0:
@@ -113,9 +113,9 @@ def interval_of_sum(centre: float, samples: Sequence[Sample], confidence: float 
 
 
 def prediction_interval(ours: Sample, number: float, confidence: float = JUDGED, runs: int = 1) -> Interval | None:
-    """Of our mean minus the mean of `runs` more runs: ``s * sqrt(1/n + 1/runs)``, n - 1 degrees of freedom.
+    """Our mean minus the mean of `runs` further runs: ``s * sqrt(1/n + 1/runs)``, n - 1 degrees of freedom.
 
-    A published single run is no true mean: it is as far off as any of our own runs.
+    A single published run is not a true mean: it varies as much as any of our own runs.
     """
     if not ours.has_spread:
         return None
@@ -126,9 +126,9 @@ def prediction_interval(ours: Sample, number: float, confidence: float = JUDGED,
 def unpaired_prediction_interval(
     ours: Sample, arms: tuple[float, float], number: float, confidence: float = JUDGED, runs: int = 1
 ) -> Interval | None:
-    """Of our mean difference, paired by seed, minus a published difference of two arms with `runs` runs each.
+    """Our mean difference, paired by seed, minus a published difference of two arms with `runs` runs each.
 
-    Our pairs cancel what the arms share by seed; the published arms may share nothing, so their difference has the sum of
+    Pairing cancels what our arms share by seed; the published arms may share nothing, so their difference has the sum of
     both variances. The variance is a quadratic form in the arms' covariance matrix; its degrees of freedom follow from
     matching the first two moments (Satterthwaite 1946), ``(n - 1) tr(M)^2 / tr(M^2)``.
 

@@ -1,4 +1,4 @@
-"""Verdicts as a table, for Markdown and for the terminal."""
+"""Table of verdicts, for Markdown and the terminal."""
 
 import re
 from collections.abc import Sequence
@@ -19,18 +19,18 @@ _KINDS = {
 
 @dataclass(frozen=True)
 class ClaimRow:
-    """One line: numbers in the claim's unit, plain values so that JSON keeps them.
+    """A row of the table: plain values that can be stored as JSON, numbers in the claim's unit.
 
     Attributes:
         paper: short, ``Greydanus 2024``.
-        theirs: the published number in words, with the unit, as `published_text` writes it.
+        theirs: the published result with its unit, from `published_text`.
         ours_low, ours_high: 95 % interval of our mean.
         low, high: 90 % interval of the difference.
         tolerance: None for an ordering.
-        expected: whether the verdict is one of those that the claim expects.
-        seconds: of all runs together.
-        date, commit, machine: of the runs.
-        kind: of the claim.
+        expected: whether the claim expects this verdict.
+        seconds: total duration of the runs.
+        date, commit, machine: provenance of the runs.
+        kind: kind of the claim.
     """
 
     claim_id: str
@@ -57,7 +57,7 @@ class ClaimRow:
 
 
 def rows_to_markdown(rows: Sequence[ClaimRow], command: str = "") -> str:
-    """The table, and a line with the date, commits, machines and versions of its runs, and the `command`."""
+    """The table, and a line with dates, commits, machines and versions of its runs, and the `command`."""
     lines = [[_escaped(cell) for cell in _cells(row)] for row in rows]
     marked = [[*line[:5], _marked(line[5], row), line[6]] for line, row in zip(lines, rows, strict=True)]
     rule = ["---", "---", "---", "---", "--:", "---", "--:"]
@@ -78,7 +78,7 @@ def _below(rows: Sequence[ClaimRow], command: str) -> str:
 
 
 def rows_to_terminal(rows: Sequence[ClaimRow]) -> Any:
-    """A rich table; what was not expected is red."""
+    """A rich table, with unexpected verdicts in red."""
     from rich.table import Table
     from rich.text import Text
 
@@ -114,14 +114,14 @@ def _cells(row: ClaimRow) -> list[str]:
 
 
 def _within(row: ClaimRow, write: Written) -> str:
-    """Of a claim that is consistent: up to which difference, as the word alone says little."""
+    """For CONSISTENT, the largest difference that is not excluded."""
     if row.verdict != Verdict.CONSISTENT or row.tolerance is None or row.low is None or row.high is None:
         return ""
     return f" within {write(max(abs(row.low), abs(row.high)))}"
 
 
 def _numbers(text: str) -> list[float]:
-    """The first number of a text: it tells how many digits the others need."""
+    """The first number of a text, which determines how many digits the others need."""
     return [float(found) for found in re.findall(r"(?<![\w.])\d+(?:\.\d+)?(?:e-?\d+)?", text)[:1]]
 
 

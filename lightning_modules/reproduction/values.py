@@ -1,4 +1,4 @@
-"""The value of each seed, by the claim's selection rule, from the runs in the store."""
+"""Read the value of each seed from the store, by the claim's selection rule."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ Values = dict[str, dict[int, float]]  # arm -> seed -> value in the claim's unit
 
 
 def values_of(store: Store, claim: Claim, parts: Sequence[Part], children: Sequence[Child]) -> Values:
-    """Arm -> seed -> value in the claim's unit; a seed that lacks a run (or a fold) is left out."""
+    """Arm -> seed -> value in the claim's unit, without seeds that lack a run or a fold."""
     found: dict[tuple[str, int], list[float]] = defaultdict(list)
     by_number = {child.number: child for child in children}
     for number, part in enumerate(parts):
@@ -43,7 +43,7 @@ def _value(store: Store, claim: Claim, run_id: str) -> float | None:
 
 
 def _at_epoch(store: Store, metric: str, run_id: str, epoch: int) -> float | None:
-    """The value when `epoch` epochs were trained: the run logs the number of each, from 0, at the same steps."""
+    """The value after `epoch` epochs; the run logs the epoch number, from 0, at the same steps."""
     history = store.client.get_metric_history
     points = {point.step: point.value for point in history(run_id, metric)}
     epochs = {point.step: int(point.value) for point in history(run_id, "epoch")}
@@ -54,7 +54,7 @@ def _at_epoch(store: Store, metric: str, run_id: str, epoch: int) -> float | Non
 
 
 def without_metric(store: Store, metric: str, children: Sequence[Child]) -> str | None:
-    """What the first finished run without the metric logs in its place; None where all have it."""
+    """A hint with similar metrics of the first finished run that lacks the metric; None if all have it."""
     for child in children:
         if child.status == "FINISHED" and child.run_id is not None:
             names = set(store.client.get_run(child.run_id).data.metrics)
@@ -66,5 +66,5 @@ def without_metric(store: Store, metric: str, children: Sequence[Child]) -> str 
 
 
 def missing(values: Mapping[str, Mapping[int, float]], seeds: Sequence[int]) -> list[str]:
-    """The runs that gave no value, in words."""
+    """Names of the runs without a value."""
     return [f"{arm} seed {seed}".strip() for arm, by_seed in values.items() for seed in seeds if seed not in by_seed]

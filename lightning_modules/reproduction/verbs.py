@@ -1,4 +1,4 @@
-"""What `scripts/reproduce.py` does: verdicts, and beside them lint, tables and references."""
+"""The commands of `scripts/reproduce.py`: verdicts, lint, tables and references."""
 
 import sys
 from collections.abc import Collection, Mapping
@@ -29,17 +29,17 @@ from lightning_modules.tracking.store import open_store
 
 
 def verdicts(question: Question) -> bool:
-    """Run, judge and print; whether there is a verdict of every claim, and an expected one."""
+    """Run, judge and print the claims; return whether each has an expected verdict."""
     rows = reproduce(question)
     console = Console(highlight=False)
     if not console.is_terminal:
-        console.width = max(console.width, 200)  # a file or a pipe has no edge
+        console.width = max(console.width, 200)  # a file or a pipe has no width
     console.print(rows_to_terminal(rows))
     return all_expected(rows) and len(rows) == len(chosen(question))
 
 
 def lint(question: Question) -> bool:
-    """Print the mistakes of the claims, and the hash of their data; whether there are none."""
+    """Print the mistakes of the claims, and missing data hashes; return whether there are no mistakes."""
     mistakes, content = 0, _Content()
     for name in find_claims(question.words):
         found = lint_claim(name, content)
@@ -52,7 +52,7 @@ def lint(question: Question) -> bool:
 
 
 def _hash_of(name: str, content: "_Content") -> str:
-    """The hash of a claim's data, or why there is none."""
+    """The hash of a claim's data, or the error message."""
     try:
         return content(compose_claim(name))
     except UserError as error:
@@ -60,7 +60,7 @@ def _hash_of(name: str, content: "_Content") -> str:
 
 
 class _Content:
-    """The sha256 of a claim's raw data, read once for all claims that have the same."""
+    """The sha256 of a claim's raw data, cached for claims with the same data."""
 
     def __init__(self) -> None:
         self._known: dict[str, str | UserError] = {}
@@ -71,7 +71,7 @@ class _Content:
             try:
                 self._known[key] = content_of(composed)
             except Exception as error:
-                self._known[key] = UserError(f"the data are not there: {message_of(error) or error}")
+                self._known[key] = UserError(f"no data: {message_of(error) or error}")
         found = self._known[key]
         if isinstance(found, UserError):
             raise found
@@ -79,16 +79,16 @@ class _Content:
 
 
 def table(question: Question) -> bool:
-    """Rewrite the tables from what is committed beside the claims and what the store has, judged anew.
+    """Rewrite the tables from the committed and the stored values, judged again.
 
-    Values that are newer in the store are committed first. All files are checked before the first is written; one that has
-    claims without any value stays as it is, unless the question asks for partial tables.
+    Newer values from the store are first written to results.json. All files are checked before the first one is written.
+    A file with claims that have no values is left unchanged, unless partial tables are requested.
     """
     every, asked = find_claims(["all"]), set(find_claims(question.words))
     stored = stored_results(open_store(), sorted(asked))
     results = newest(read_results(every), stored)
     if not results:
-        raise UserError("no claim has a result yet: run python scripts/reproduce.py all")
+        raise UserError("no claim has a result yet; run python scripts/reproduce.py all")
     wanted, whole = {}, True
     for file, here in tables(every).items():
         lacking = [name for name in here if name not in results and tier_of(name) in USUAL_TIERS]
@@ -96,7 +96,7 @@ def table(question: Question) -> bool:
             continue
         if lacking and not question.partial:
             print(
-                f"{file} stays as it is: no result of {', '.join(lacking)}; --partial writes it without",
+                f"{file} is unchanged: no result for {', '.join(lacking)}; use --partial to write it without them",
                 file=sys.stderr,
             )
             whole = False
@@ -108,14 +108,14 @@ def table(question: Question) -> bool:
         print(f"written: {written}")
     for file, (names, lacking) in wanted.items():
         text = rows_to_markdown([rows[name] for name in names])
-        text += f"\nWithout a verdict as yet: {', '.join(lacking)}.\n" if lacking else ""
+        text += f"\nNo verdict yet: {', '.join(lacking)}.\n" if lacking else ""
         write_between(file, text)
         print(f"written: {file}")
     return whole
 
 
 def _judged_again(results: Mapping[str, Result], names: Collection[str]) -> dict[str, ClaimRow]:
-    """Claim -> its row. Raises UserError with the mistakes of all claims that cannot be read."""
+    """Claim -> its row. Raises UserError with the mistakes of all invalid claims."""
     rows, mistakes = {}, []
     for name in sorted(names):
         try:
@@ -127,12 +127,12 @@ def _judged_again(results: Mapping[str, Result], names: Collection[str]) -> dict
         judged = judge(composed.claim, result.values_of(composed.claim))
         rows[name] = claim_row(composed, judged, result.seconds, result.origin)
     if mistakes:
-        raise UserError("no table was written:\n  " + "\n  ".join(mistakes))
+        raise UserError("no table written:\n  " + "\n  ".join(mistakes))
     return rows
 
 
 def freeze(question: Question) -> bool:
-    """Judge claims with ten seeds or more, and write their values as references."""
+    """Judge claims with at least ten seeds, and write their values as references."""
     names = chosen(question)
     composed = [compose_claim(name) for name in names]
     for one in composed:

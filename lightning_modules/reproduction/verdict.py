@@ -1,4 +1,4 @@
-"""What a statistician would say of our runs beside the paper's number. A p above 0.05 never says "reproduced"."""
+"""The verdict on a claim from its measured values. Absence of significance (p > 0.05) never counts as reproduced."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -7,7 +7,7 @@ from lightning_modules.reproduction.claim import Claim, Verdict
 from lightning_modules.reproduction.evidence import Evidence, Values, evidence, finite, usual_tolerance
 from lightning_modules.reproduction.statistics import mean_interval, published
 
-FEWEST = 3  # seeds, or pairs of them, that say anything
+FEWEST = 3  # seeds or pairs
 
 
 @dataclass(frozen=True)
@@ -15,15 +15,15 @@ class Judgement:
     """A verdict and the numbers behind it, in the claim's unit.
 
     Attributes:
-        method: how the interval was made.
-        ours_mean, ours_std, n: of our seeds; of claims with arms, of the differences of n pairs: first arm minus second, of
-            an ordering the two neighbours that decide, of an equivalence the arm that is furthest off minus the first.
+        method: how the interval is computed.
+        ours_mean, ours_std, n: our seeds; for claims with arms, the differences of n pairs: first arm minus second, the
+            decisive consecutive pair of an ordering, or the most different arm of an equivalence minus the first.
         theirs: the published number; None for an ordering and an equivalence.
-        difference, low, high: ours minus theirs (or ours alone) and its 90 % interval; of an equivalence low and high are
-            the smallest and the largest difference of any seed.
+        difference, low, high: ours minus theirs (or ours alone) and its 90 % interval; for an equivalence, low and high are
+            the smallest and largest difference of any seed.
         tolerance: None for an ordering.
         ours_interval: 95 % interval of our mean.
-        reason: one sentence.
+        reason: one sentence that explains the verdict.
     """
 
     verdict: Verdict
@@ -41,22 +41,22 @@ class Judgement:
     reason: str
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """JSON-serialisable values."""
         interval = list(self.ours_interval) if self.ours_interval else None
         return asdict(self) | {"verdict": self.verdict.value, "ours_interval": interval}
 
 
 def judge(claim: Claim, values: Values, invalid: str | None = None) -> Judgement:
-    """Judge what was measured.
+    """Judge the measured values.
 
-    A value that is not finite is no failed seed but a result; without it the rest would be a selection: INCONCLUSIVE.
+    A non-finite value is a result, not a failed seed: dropping it would bias the others, so the verdict is INCONCLUSIVE.
 
     Args:
-        values: arm ("" where there are no arms) -> seed -> value in the claim's unit; failed seeds are missing.
-        invalid: why the runs are not those that the claim is about.
+        values: arm ("" without arms) -> seed -> value in the claim's unit; failed seeds are missing.
+        invalid: why the runs are not those of the claim.
 
     Raises:
-        ValueError: `values` has an arm that the claim has not.
+        ValueError: `values` has an arm that the claim does not have.
     """
     if unknown := set(values) - set(claim.arm_names):
         raise ValueError(f"arms {sorted(unknown)}: the claim has {list(claim.arm_names)}")
@@ -74,19 +74,19 @@ def judge(claim: Claim, values: Values, invalid: str | None = None) -> Judgement
 
 
 def margin(claim: Claim) -> tuple[float | None, str]:
-    """The tolerance, in the claim's unit, and its reason.
+    """The tolerance, in the claim's unit, and its justification.
 
-    The claim's own, or twice the published standard deviation, or one point, or 1 % of the published value; of a difference
-    1 % of its larger arm, as a percentage of a difference near 0 would be next to nothing.
+    The claim's own; otherwise twice the published standard deviation, one point, or 1 % of the published value. For a
+    difference, 1 % of its larger arm, as 1 % of a difference near 0 would be almost nothing.
     """
     if claim.tolerance:
         return claim.tolerance.value, claim.tolerance.why
     theirs = published(claim)
     if claim.kind == "ordering" or theirs is None:
-        return None, "an ordering has none"
+        return None, "not used for an ordering"
     if theirs.std:
         return 2 * theirs.std, "twice the published standard deviation"
-    # a spread that is published as 0 was rounded, or of runs that a seed does not change: no margin can be made of it
+    # a published spread of 0 was rounded, or the seed has no effect: it cannot define a tolerance
     spread = "no spread is published" if theirs.std is None else "the published spread is 0"
     if claim.unit == "%":
         return 1.0, f"one point, as {spread}"
@@ -95,7 +95,7 @@ def margin(claim: Claim) -> tuple[float | None, str]:
 
 
 def _weighed(claim: Claim, found: Evidence, values: Values, invalid: str | None) -> tuple[Verdict, str]:
-    """The evidence's verdict, unless something forbids to judge at all, and one sentence."""
+    """The verdict of the evidence, unless the runs cannot be judged, and its reason."""
     n = found.ours.n if found.ours else 0
     planned = len(set(claim.seeds).union(*values.values()))
     counted = f"{n} of {planned} {'pairs' if claim.arms else 'seeds'}"
@@ -104,10 +104,13 @@ def _weighed(claim: Claim, found: Evidence, values: Values, invalid: str | None)
     if invalid is not None:
         return Verdict.INVALID, invalid
     if claim.shortened and claim.kind != "curve":
-        return Verdict.INCONCLUSIVE, f"Less is trained than in the source: {claim.shortened.rstrip('.')}."
+        return Verdict.INCONCLUSIVE, f"Trained for less than in the source: {claim.shortened.rstrip('.')}."
     if diverged:
         some = ", ".join(map(str, sorted(diverged)))
-        return Verdict.INCONCLUSIVE, f"The value of seed {some} is not finite; the others ({counted}) are a selection."
+        return (
+            Verdict.INCONCLUSIVE,
+            f"The value of seed {some} is not finite; the others ({counted}) alone would be biased.",
+        )
     if n < FEWEST:
-        return Verdict.INCONCLUSIVE, f"Only {counted} have a value; {FEWEST} are the fewest that say anything."
+        return Verdict.INCONCLUSIVE, f"Only {counted} have a value; at least {FEWEST} are needed."
     return found.verdict, f"{found.said} ({counted})."

@@ -20,12 +20,12 @@ BAD: dict[str, tuple[tuple[str, ...], dict[str, Any], str]] = {
     "a baseline of two": (
         ("the sweep",),
         {"baseline": "model=mlp"},
-        r"fits 2 groups of: model=mlp,optimizer\.lr=0\.001; model=mlp",
+        r"matches 2 groups of: model=mlp,optimizer\.lr=0\.001; model=mlp",
     ),
-    "a baseline of none": (("the sweep",), {"baseline": "model=vit,optimizer.lr=0.1"}, "fits no groups? of: model="),
-    "a baseline not by": (("the sweep",), {"baseline": "modle=mlp"}, "not by 'modle'; did you mean 'model'"),
-    "no key=value": (("the sweep",), {"baseline": "mlp"}, "write it as key=value"),
-    "an ambiguous name": (("twin",), {}, "fits several runs: give the id of one"),
+    "a baseline of none": (("the sweep",), {"baseline": "model=vit,optimizer.lr=0.1"}, "matches no groups? of: model="),
+    "a baseline not by": (("the sweep",), {"baseline": "modle=mlp"}, "not grouped by 'modle'; did you mean 'model'"),
+    "no key=value": (("the sweep",), {"baseline": "mlp"}, "expected key=value"),
+    "an ambiguous name": (("twin",), {}, "several runs"),
     "nothing finished": (("twin 3",), {}, r"no finished run to compare \(1 FAILED\)"),
 }
 

@@ -39,7 +39,7 @@ def test_runs_that_did_not_finish_are_left_out_and_counted(add: Make, add_parent
     table = ask(parent)
     assert [row.n for row in table.rows] == [2, 2]
     assert "left out of 10 runs: 2 FAILED, 1 KILLED, 1 PRUNED, 1 RUNNING" in said(table)
-    assert "left out: 1 finished without test/accuracy" in said(table)
+    assert "left out: 1 finished runs without test/accuracy" in said(table)
 
 
 def test_nan_and_infinity_are_named_and_left_out_of_the_mean(add: Make, add_parent: Make, ask: Ask) -> None:
@@ -70,5 +70,5 @@ def test_a_sweep_is_compared_by_its_name_where_its_run_has_another(add: Make, ad
     assert [row.n for row in ask("rates").rows] == [3, 3]
     assert ask("other") == ask(other)
     add({"model": "mlp", "seed": 0}, {"test/accuracy": 0.5}, name="rates")
-    with pytest.raises(UserError, match="'rates' fits several runs"):
+    with pytest.raises(UserError, match=r"'rates' .* several runs"):
         ask("rates")

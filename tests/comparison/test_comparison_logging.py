@@ -134,7 +134,7 @@ def test_a_store_that_cannot_be_written_is_read_with_one_warning(
 def test_a_missing_or_damaged_store_is_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from lightning_modules.errors import UserError
 
-    with pytest.raises(UserError, match=r"there is no tracking store at .*none\.db"):
+    with pytest.raises(UserError, match=r"no tracking store at .*none\.db"):
         open_reader(f"sqlite:///{tmp_path}/none.db")
     (tmp_path / "bad.db").write_bytes(b"no database " * 100)
     with pytest.raises(UserError, match=r"bad\.db cannot be read: file is not a database"):

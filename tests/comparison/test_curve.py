@@ -53,8 +53,8 @@ def test_what_a_table_is_not_by_or_is_no_number_is_refused(add: Make, add_parent
     low_data(add, parent)
     for key, reference, message in (
         ("data.fracton", None, "did you mean data.fraction|data.fraction"),
-        ("augmentation", None, "is no number"),
-        ("data.fraction", "nothing", "there is no such line"),
+        ("augmentation", None, "is not a number"),
+        ("data.fraction", "nothing", "no such line"),
     ):
         with pytest.raises(UserError, match=message):
             curve_along(ask(parent), key, reference)

@@ -92,8 +92,8 @@ def test_the_tier_is_that_of_the_nearest_file_that_names_one(folder: Path) -> No
 def test_unknown_claims_are_all_told_with_the_nearest_names(folder: Path) -> None:
     with pytest.raises(UserError) as error:
         find_claims(["a/onne", "zzz"], folder)
-    assert "a/onne: there is no such claim; did you mean 'a/one'" in str(error.value)
-    assert "zzz: there is no such claim; it can be: " in str(error.value)
+    assert "a/onne: no such claim; did you mean 'a/one'" in str(error.value)
+    assert "zzz: no such claim; it can be: " in str(error.value)
 
 
 def test_more_seeds_keep_the_numbers_of_the_runs_that_are_there(new_claim: Callable[..., Any]) -> None:

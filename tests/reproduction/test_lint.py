@@ -69,16 +69,16 @@ def test_every_way_to_be_unjudgeable_is_told_with_its_file_and_line(project: Pro
         "bad/last": ["claim.selection: last, but the best weights are tested"],
         "bad/best_val": [
             "claim.selection: best_val needs a checkpoint",
-            "claim.selection: best_val needs a validation",
+            "claim.selection: best_val needs validation data",
         ],
-        "bad/best_test": ["claim.selection: best_test needs the test part's history: data.watch_test=true"],
+        "bad/best_test": ["claim.selection: best_test needs test metrics of every epoch; set data.watch_test=true"],
         "bad/lowest": ["claim.selection: lowest_train_loss needs a checkpoint"],
         "bad/curve": ["claim.epoch: 5, but 40 epochs are trained"],
-        "bad/short": ["claim.expect: a shortened run is never judged"],
+        "bad/short": ["claim.expect: the verdict of a shortened run is always INCONCLUSIVE"],
         "bad/data": ["claim.data: the sha256", f"data: {digits_hash}"],
         "bad/hash": [f"claim.data: the sha256 of the raw data is {digits_hash}, not 1111"],
         "bad/metric": ["claim.metric: no run of this config logs 'test/acuracy'; did you mean 'test/accuracy'"],
-        "bad/tolerance": ["claim.tolerance: ±60 points (x): more than 10 points say nothing"],
+        "bad/tolerance": ["claim.tolerance: ±60 points (x): must be at most 10 points"],
         "bad/sequential": [
             "model.hidden=[]: torch.nn.Sequential takes no 'hidden'",
             "model.input_shape=null: torch.nn.Sequential takes no 'input_shape'",
@@ -148,7 +148,7 @@ def test_the_direction_comes_from_the_table_of_names(metric: str, better: str, w
         ({"value": 90, "tolerance": {"value": 60, "why": "x"}}, "±60 points"),
         ({"value": 90, "std": 8.0, "n": 5}, "±16 points (twice the published standard deviation)"),
         ({"value": 0.94, "unit": "stars", "metric": "test/rmse", "better": "lower", "tolerance": FIFTH}, "20 %"),
-        ({"kind": "difference", "value": 1.0, "arms": [{"name": "a"}, {"name": "b"}]}, "no difference at all would be inside"),
+        ({"kind": "difference", "value": 1.0, "arms": [{"name": "a"}, {"name": "b"}]}, "a difference of 0 would be within it"),
         ({"kind": "difference", "value": 1.1, "arms": [{"name": "a"}, {"name": "b"}]}, None),
         ({"value": 90, "tolerance": {"value": 3, "why": "x"}}, None),
     ],
@@ -204,18 +204,18 @@ def test_the_claims_without_a_mistake_are_run_and_the_data_must_be_those_of_the_
     (project.folder / "experiments/paper/broken.yaml").write_text("# @package _global_\nclaim: [\n")
     some = project.reproduce("paper")
     assert some.returncode == 1
-    assert "claims that cannot be judged (2 mistakes)" in some.stderr
+    assert "invalid claims (2 mistakes)" in some.stderr
     assert "experiments/paper/broken.yaml:3: not valid YAML" in some.stderr
     assert "paper/good" in some.stdout
     assert len(_runs(project)) == 4  # the parent and three seeds
     project.claim("paper/bad", {"data": "1" * 64})
     other = project.reproduce("paper/bad")
     assert other.returncode == 1
-    assert f"other data: their sha256 is {digits_hash}" in other.stderr
+    assert f"the data have {digits_hash}" in other.stderr
     assert "INVALID" in other.stdout
     assert len(_runs(project)) == 4
     unknown = project.reproduce("paper/god")
-    assert unknown.stderr.startswith("paper/god: there is no such claim; did you mean ")
+    assert unknown.stderr.startswith("paper/god: no such claim; did you mean ")
     assert "'paper/good'" in unknown.stderr
 
 

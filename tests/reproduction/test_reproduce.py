@@ -75,7 +75,7 @@ def test_a_claim_is_run_judged_recorded_and_not_run_again(project: Project, digi
     )  # without a verdict: the table would lose nothing, but not be whole
     refused = project.reproduce("all", "--table")
     assert refused.returncode == 1
-    assert "README.md stays as it is: no result of paper/other" in refused.stderr
+    assert "README.md is unchanged: no result for paper/other" in refused.stderr
 
 
 @pytest.mark.slow
@@ -120,7 +120,7 @@ def test_a_killed_reproduction_goes_on_and_a_changed_config_is_refused_meanwhile
     project.claim("paper/linear", {"data": digits_hash}, {**slow, "optimizer": {"lr": 0.5}})
     refused = project.reproduce("paper/linear")
     assert refused.returncode == 1
-    assert "half done with another config" in refused.stderr
+    assert "unfinished run with a different config" in refused.stderr
     assert "optimizer.lr" in refused.stderr
 
     project.claim("paper/linear", {"data": digits_hash, "expect": "INCONCLUSIVE"}, slow)
@@ -169,10 +169,10 @@ def test_ten_seeds_are_frozen_as_a_reference_that_the_same_code_meets_exactly(
     project.claim("paper/linear", {"data": digits_hash})
     few = project.reproduce("paper/linear", "--freeze")
     assert few.returncode == 1
-    assert "10 seeds or more" in few.stderr
+    assert "at least 10 seeds" in few.stderr
     written = project.reproduce("paper/linear", "--freeze", "seeds=10", "jobs=2")
     assert written.returncode == 0, written.stderr
     assert (project.folder / "experiments/paper/linear_frozen.yaml").is_file()
     judged = project.reproduce("paper/linear_frozen", "fresh=true")
     assert judged.returncode == 0, judged.stderr
-    assert "10 of 10 seeds have the very value of the reference" in judged.stdout
+    assert "10 of 10 seeds have exactly the value of the reference" in judged.stdout

@@ -100,14 +100,14 @@ def test_tables_are_made_of_committed_values_and_checked_before_the_first_is_wri
     files[2].write_text(TEXT)
     whole = project.reproduce("all", "--table")
     assert whole.returncode == 1
-    assert "README.md stays as it is: no result of paper/none; --partial writes it without" in whole.stderr
+    assert "README.md is unchanged: no result for paper/none; use --partial to write it without them" in whole.stderr
     written = project.reproduce("paper", "--table", "--partial")
     assert written.returncode == 0, written.stderr
     for file in files[:2]:
         assert "| paper/one |" in file.read_text()
         assert "| paper/two |" in file.read_text()
         assert "85.50 % \\[83.64, 87.36\\] (3)" in file.read_text()
-        assert "Without a verdict as yet: paper/none." in file.read_text()
+        assert "No verdict yet: paper/none." in file.read_text()
     assert "| other/one |" in files[0].read_text()
     judged = project.reproduce("paper/one", "--judge")
     assert judged.returncode == 0, judged.stderr
