@@ -15,11 +15,11 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
+from lightning_modules.config.project import PROJECT_ROOT
 from lightning_modules.errors import UserError, nearest
 from lightning_modules.killed import Killed, signals_raise
 from lightning_modules.task.direction import monitor_mode
 
-PROJECT_ROOT = Path(__file__).resolve().parent.parent
 GROUPS = (
     "data", "augmentation", "model", "task", "optimizer", "scheduler", "trainer", "strategy", "callbacks", "tracking",
     "compression", "search", "experiment", "debug", "tta",

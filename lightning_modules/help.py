@@ -1,6 +1,7 @@
 """The answer to ``--help``."""
 
-from lightning_modules.command_line import GROUPS, PROJECT_ROOT, options_of
+from lightning_modules.command_line import GROUPS, options_of
+from lightning_modules.config.project import PROJECT_ROOT
 
 EXAMPLES = """Examples:
   python scripts/train.py data=fashion_mnist model=lenet5 augmentation=image_basic

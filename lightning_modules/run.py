@@ -23,6 +23,7 @@ from lightning_modules import build
 from lightning_modules.check import check_config
 from lightning_modules.compress import Compression
 from lightning_modules.compressed import compress
+from lightning_modules.config.project import PROJECT_ROOT
 from lightning_modules.config.trust import untrusted
 from lightning_modules.data.preprocess import recipe
 from lightning_modules.data.table_input import TableInput
@@ -46,7 +47,7 @@ from lightning_modules.tracking.record import Record, start_run
 from lightning_modules.tracking.recording import recording
 from lightning_modules.tracking.resume import Resumed, go_on, load_weights, reopen, resume_run
 from lightning_modules.tracking.saved_state import SavedState
-from lightning_modules.tracking.store import PROJECT_ROOT, Store, find_run, open_store, require_free_space
+from lightning_modules.tracking.store import Store, find_run, open_store, require_free_space
 
 
 def run(

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from lightning_modules.tracking.store import PROJECT_ROOT, open_store, sqlite_path, sqlite_uri
+from lightning_modules.config.project import PROJECT_ROOT
+from lightning_modules.tracking.store import open_store, sqlite_path, sqlite_uri
 
 PARENT = "mlflow.parentRunId"
 TAGS = (

@@ -4,12 +4,12 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-PROJECT = Path(__file__).resolve().parents[2]
+from lightning_modules.config.project import PROJECT_ROOT
 
 
 def data_root(root: str | Path | None = None) -> Path:
     """Return `root`, else the environment's TOUCHSTONE_DATA, else ``data/`` beside the package."""
-    return Path(root or os.environ.get("TOUCHSTONE_DATA") or PROJECT / "data").expanduser()
+    return Path(root or os.environ.get("TOUCHSTONE_DATA") or PROJECT_ROOT / "data").expanduser()
 
 
 def cache_folder(folder: str | Path | None = None) -> Path:

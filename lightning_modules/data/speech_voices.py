@@ -17,8 +17,9 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from lightning_modules.config.project import PROJECT_ROOT
 from lightning_modules.data.declared_size import read_npz
-from lightning_modules.data.place import PROJECT, write_whole
+from lightning_modules.data.place import write_whole
 from lightning_modules.data.speech_wav import resample
 from lightning_modules.errors import UserError
 
@@ -53,7 +54,7 @@ def speak_digits(voices: int, words: Sequence[str], sample_rate: int, cache: Pat
 def _in_a_process_of_its_own(voices: int, words: Sequence[str], sample_rate: int) -> bytes:
     """The voices' npz file. What espeak-ng says depends on what it has said before: only a fresh one repeats itself."""
     order = json.dumps([voices, list(words), sample_rate])
-    done = subprocess.run([sys.executable, "-m", __name__, order], cwd=PROJECT, capture_output=True, check=False)
+    done = subprocess.run([sys.executable, "-m", __name__, order], cwd=PROJECT_ROOT, capture_output=True, check=False)
     if done.returncode or not done.stdout:
         reason = done.stderr.decode(errors="replace").strip().splitlines()
         raise UserError(f"data.synthetic_voices: espeak-ng failed: {reason[-1] if reason else done.returncode}")

@@ -16,9 +16,10 @@ from urllib.request import Request, urlopen
 
 import numpy as np
 
+from lightning_modules.config.project import PROJECT_ROOT
 from lightning_modules.errors import UserError
 from lightning_modules.export.latency import Percentiles, percentiles
-from lightning_modules.tracking.recording import signals_raise
+from lightning_modules.killed import signals_raise
 
 
 @contextmanager
@@ -58,7 +59,7 @@ def serve(name: str, folder: Path, tracking_uri: str, port: int) -> int:
 def _start(model_uri: str, tracking_uri: str, port: int, output: int | None) -> Any:
     """Start MLflow's server in a process group of its own; it finds this package and the tracking store."""
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", model_uri, "-h", "127.0.0.1", "-p", str(port)]
-    root = str(Path(__file__).resolve().parents[2])
+    root = str(PROJECT_ROOT)
     modules = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"  # MLflow calls uvicorn by its name
     environment = {**os.environ, "MLFLOW_TRACKING_URI": tracking_uri, "PYTHONPATH": modules, "PATH": path}

@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lightning_modules.config.project import PROJECT_ROOT
 from lightning_modules.errors import UserError
 from lightning_modules.killed import undisturbed
 from lightning_modules.quality.findings import Findings
 from lightning_modules.tracking.flat import leaves
 from lightning_modules.tracking.provenance import command_line, git_state, mask_secrets
-from lightning_modules.tracking.store import PROJECT_ROOT, Store
+from lightning_modules.tracking.store import Store
 
 
 def write_json(path: Path, record: Mapping[str, Any]) -> None:

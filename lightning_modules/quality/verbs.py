@@ -7,7 +7,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from lightning_modules.command_line import PROJECT_ROOT, override_mistakes
+from lightning_modules.command_line import override_mistakes
+from lightning_modules.config.project import PROJECT_ROOT
 from lightning_modules.errors import UserError
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from lightning_modules.command_line import PROJECT_ROOT, compose_run, message_of
+from lightning_modules.command_line import compose_run, message_of
+from lightning_modules.config.project import PROJECT_ROOT
 from lightning_modules.errors import UserError
 from lightning_modules.reproduction.claim import Claim, parse_claim
 from lightning_modules.reproduction.find import claim_files, is_base, with_bases

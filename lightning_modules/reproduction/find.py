@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from lightning_modules.command_line import PROJECT_ROOT
+from lightning_modules.config.project import PROJECT_ROOT
 from lightning_modules.errors import UserError, nearest
 
 EXPERIMENTS = PROJECT_ROOT / "experiments"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from lightning_modules.config.project import PROJECT_ROOT
 from lightning_modules.errors import UserError
 from lightning_modules.reproduction.claim import Claim
 from lightning_modules.reproduction.composed import Composed
@@ -18,7 +19,7 @@ from lightning_modules.reproduction.table import ClaimRow
 from lightning_modules.reproduction.values import Values
 from lightning_modules.reproduction.verdict import Judgement
 from lightning_modules.tracking.origin import NOWHERE, Origin
-from lightning_modules.tracking.store import PROJECT_ROOT, Store
+from lightning_modules.tracking.store import Store
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

@@ -3,7 +3,7 @@
 import json
 from typing import TYPE_CHECKING, Any
 
-from lightning_modules.command_line import PROJECT_ROOT
+from lightning_modules.config.project import PROJECT_ROOT
 from lightning_modules.errors import UserError
 from lightning_modules.reproduction.composed import Composed
 from lightning_modules.reproduction.plan import plan_of_claim

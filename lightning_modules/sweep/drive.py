@@ -13,7 +13,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, read_write
 
 from lightning_modules.check import empty_value
-from lightning_modules.command_line import PROJECT_ROOT
+from lightning_modules.config.project import PROJECT_ROOT
 from lightning_modules.config.trust import refuse_untrusted_overrides
 from lightning_modules.errors import UserError
 from lightning_modules.killed import Killed, signals_raise, undisturbed

@@ -16,7 +16,8 @@ from typing import Any
 from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import DictConfig, open_dict
 
-from lightning_modules.command_line import PROJECT_ROOT, complete_choices, compose_run, message_of
+from lightning_modules.command_line import complete_choices, compose_run, message_of
+from lightning_modules.config.project import PROJECT_ROOT
 from lightning_modules.killed import Stopped
 from lightning_modules.sweep.places import Place, take
 from lightning_modules.sweep.trial import Trial

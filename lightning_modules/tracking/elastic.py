@@ -11,11 +11,12 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from lightning_modules.config.project import PROJECT_ROOT
 from lightning_modules.errors import UserError
 from lightning_modules.tracking.alive import is_alive
 from lightning_modules.tracking.checkpoint import read_checkpoint
 from lightning_modules.tracking.resume import Resumed, go_on
-from lightning_modules.tracking.store import PROJECT_ROOT, Store
+from lightning_modules.tracking.store import Store
 
 JOB = "touchstone.torchrun"
 RESTARTS = "touchstone.restarts"

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lightning_modules.config.project import PROJECT_ROOT
 from lightning_modules.tracking.flat import leaves
-from lightning_modules.tracking.store import PROJECT_ROOT, Store
+from lightning_modules.tracking.store import Store
 from lightning_modules.tracking.user_code import digest, user_modules
 
 # What changes how a run is recorded, shown or spread over cores, but not what comes out of it.

@@ -5,10 +5,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from lightning_modules.config.project import PROJECT_ROOT
 from lightning_modules.errors import UserError
 from lightning_modules.tracking.grounds import Grounds
 from lightning_modules.tracking.remains import Remains, find_remains
-from lightning_modules.tracking.store import PROJECT_ROOT, Store
+from lightning_modules.tracking.store import Store
 
 RUN_ID, MODEL_ID = re.compile(r"[0-9a-f]{32}"), re.compile(r"m-[0-9a-f]{32}")
 PATIENCE_S = 86400.0  # a work folder of a process that is not seen here may be one of another machine

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from lightning_modules.config.project import PROJECT_ROOT
 from lightning_modules.errors import UserError, disk_is_full
 from lightning_modules.killed import undisturbed
 from lightning_modules.tracking.alive import WORKING_DIRECTORY, process_tags
@@ -29,7 +30,7 @@ from lightning_modules.tracking.provenance import (
     repository_of,
 )
 from lightning_modules.tracking.saved_state import SavedState
-from lightning_modules.tracking.store import PROJECT_ROOT, Store, answers
+from lightning_modules.tracking.store import Store, answers
 from lightning_modules.tracking.undelivered import DEEDS, keep, work_folder
 from lightning_modules.tracking.user_code import digest, user_modules
 

@@ -14,11 +14,12 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from lightning_modules.config.project import PROJECT_ROOT
 from lightning_modules.errors import UserError
 from lightning_modules.tracking.artifacts import artifact
 from lightning_modules.tracking.provenance import git_state, hardware, package_versions
 from lightning_modules.tracking.resume import recorded_config
-from lightning_modules.tracking.store import PROJECT_ROOT, Store, find_run, open_store
+from lightning_modules.tracking.store import Store, find_run, open_store
 from lightning_modules.tracking.user_code import digest, user_modules
 
 

@@ -14,6 +14,7 @@ from torch import nn
 
 from lightning_modules.check import PLAIN
 from lightning_modules.command_line import GROUPS
+from lightning_modules.config.project import PROJECT_ROOT
 from lightning_modules.config.trust import refuse_untrusted
 from lightning_modules.errors import UserError
 from lightning_modules.tracking.alive import WORKING_DIRECTORY, is_alive
@@ -22,7 +23,7 @@ from lightning_modules.tracking.checkpoint import read_checkpoint
 from lightning_modules.tracking.delivery import deliver_run
 from lightning_modules.tracking.drift import check_allow, config_drift, data_drift, refuse_drift, resume_options
 from lightning_modules.tracking.flat import leaves
-from lightning_modules.tracking.store import PROJECT_ROOT, Store, find_run
+from lightning_modules.tracking.store import Store, find_run
 
 DRIFT = "touchstone.resume_drift"
 _DATA_PATHS = ("path", "root", "folder", "exclude", "augmented", "cache_dir")

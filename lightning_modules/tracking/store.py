@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
+from lightning_modules.config.project import PROJECT_ROOT
 from lightning_modules.errors import UserError, nearest
 from lightning_modules.tracking.provenance import mask_secrets
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-PROJECT_ROOT = Path(__file__).resolve().parents[2]
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_DISABLE_AGENT_HINT", "true")

@@ -4,11 +4,12 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from lightning_modules.config.project import PROJECT_ROOT
 from lightning_modules.errors import UserError, nearest
 from lightning_modules.tracking.delivery import deliver_all
 from lightning_modules.tracking.mirror import Mirror, all_runs
 from lightning_modules.tracking.provenance import mask_secrets
-from lightning_modules.tracking.store import LOCK_SECONDS, PROJECT_ROOT, Store, find_run, open_store, sqlite_uri
+from lightning_modules.tracking.store import LOCK_SECONDS, Store, find_run, open_store, sqlite_uri
 
 
 def sync(

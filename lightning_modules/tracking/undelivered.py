@@ -15,9 +15,10 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lightning_modules.config.project import PROJECT_ROOT
 from lightning_modules.errors import UserError
 from lightning_modules.tracking.provenance import mask_secrets
-from lightning_modules.tracking.store import PROJECT_ROOT, sqlite_path
+from lightning_modules.tracking.store import sqlite_path
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -9,8 +9,8 @@ from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any
 
+from lightning_modules.config.project import PROJECT_ROOT
 from lightning_modules.tracking.flat import leaves
-from lightning_modules.tracking.store import PROJECT_ROOT
 
 _PACKAGE = PROJECT_ROOT / "lightning_modules"
 _STANDARD = tuple(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib"))

@@ -4,13 +4,13 @@ import pytest
 
 from lightning_modules.check import check_config
 from lightning_modules.command_line import (
-    PROJECT_ROOT,
     answer,
     compose_run,
     flags_last,
     names_as_text,
     override_mistakes,
 )
+from lightning_modules.config.project import PROJECT_ROOT
 from lightning_modules.errors import UserError, nearest
 from lightning_modules.export.words import read_words
 from lightning_modules.sweep.plugin import refuse_sweep_without_m

@@ -52,7 +52,7 @@ REFUSED = {  # what cannot be done to a network, and why
 
 
 def test_every_recipe_is_looked_at() -> None:
-    from lightning_modules.command_line import PROJECT_ROOT
+    from lightning_modules.config.project import PROJECT_ROOT
 
     options = {path.stem for path in (PROJECT_ROOT / "conf" / "compression").glob("*.yaml")}
     elsewhere = {

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lightning_modules.command_line import PROJECT_ROOT
+from lightning_modules.config.project import PROJECT_ROOT
 
 pytestmark = pytest.mark.slow  # with the other tests of engines, whose packages the plain install leaves out
 SEVERAL = ("hydra.launcher.nodes=2", "hydra.launcher.tasks_per_node=2", "trainer.num_nodes=2", "trainer.devices=2")

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from lightning_modules.tracking.store import PROJECT_ROOT, open_store
+from lightning_modules.config.project import PROJECT_ROOT
+from lightning_modules.tracking.store import open_store
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 WORDS = (

@@ -28,7 +28,7 @@ def multirun(words: list[str]) -> list[Any]:
     from hydra.core.plugins import Plugins
     from hydra.types import HydraContext, RunMode
 
-    from lightning_modules.command_line import PROJECT_ROOT
+    from lightning_modules.config.project import PROJECT_ROOT
     from lightning_modules.sweep.plugin import register
 
     register()

@@ -15,9 +15,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from lightning_modules.config.project import PROJECT_ROOT
 from lightning_modules.errors import UserError
 from lightning_modules.tracking.store import (
-    PROJECT_ROOT,
     Store,
     find_run,
     open_store,
