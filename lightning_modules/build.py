@@ -17,8 +17,9 @@ from pytorch_lightning.callbacks import (
     ProgressBar,
 )
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from lightning_modules.compat.lightning import notify_ranks_by_signal
+from lightning_modules.compat.torch import BatchNorm
 from lightning_modules.errors import UserError
 from lightning_modules.strategy.cuda import CudaGraphs, PeakMemory, uses_cuda
 from lightning_modules.task.supervised import Supervised
@@ -119,7 +120,7 @@ def _norms_over_samples(task: Supervised, data: Any) -> bool:
 
     Raises UserError where each batch has one sample.
     """
-    norms = [layer for layer in task.model.modules() if isinstance(layer, _BatchNorm) and layer.training]
+    norms = [layer for layer in task.model.modules() if isinstance(layer, BatchNorm) and layer.training]
     single: list[bool] = []
 
     def look(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -223,24 +224,8 @@ def build_trainer(cfg: DictConfig, callbacks: list[pl.Callback], logger: Any, fo
     profiler: Any = trainer.profiler  # type: ignore[attr-defined] # set by Lightning's connector
     if profiler.dirpath is None:
         profiler.dirpath = folder / "profile"
-    _let_signals_end(trainer)
+    notify_ranks_by_signal(trainer)
     return trainer
-
-
-def _let_signals_end(trainer: pl.Trainer) -> None:
-    """Have Lightning's handler of SIGTERM tell the ranks by signals alone.
-
-    Its own broadcasts, too: in the middle of another collective the ranks then wait for each other for ever.
-    """
-    connector: Any = trainer._signal_connector
-
-    def tell(number: int, frame: Any) -> None:
-        launcher: Any = trainer.strategy.launcher
-        if launcher is not None and not connector.received_sigterm:
-            launcher.kill(number)
-        connector.received_sigterm = True
-
-    connector._sigterm_notifier_fn = tell
 
 
 def _processes() -> list[Any]:

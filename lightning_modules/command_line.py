@@ -15,6 +15,8 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
+from lightning_modules.compat import hydra
+from lightning_modules.compat.omegaconf import child_node
 from lightning_modules.config.project import PROJECT_ROOT
 from lightning_modules.errors import UserError, nearest
 from lightning_modules.killed import Killed, signals_raise
@@ -130,7 +132,7 @@ def _is_composing(error: Exception) -> bool:
     if type(error).__module__ == "hydra.errors" and type(error).__name__ != "InstantiationException":
         return True
     frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
-    return any(name.startswith("hydra._internal.defaults_list") for name in frames)
+    return any(name.startswith(hydra.DEFAULTS_LIST_MODULE) for name in frames)
 
 
 def _refused(error: Exception) -> str | None:
@@ -151,13 +153,12 @@ def _refused(error: Exception) -> str | None:
 
 
 def _composing_message(error: Exception, overrides: Sequence[str] | None) -> str:
-    from hydra._internal.utils import get_args_parser
     from omegaconf.errors import OmegaConfBaseException
 
     if "hydra/launcher/submitit" in str(error):
         return "hydra/launcher=slurm: its plugin is not installed: pip install -e '.[slurm]'"
     if overrides is None:
-        overrides = get_args_parser().parse_known_args()[0].overrides
+        overrides = hydra.args_parser().parse_known_args()[0].overrides
     mistakes = override_mistakes(list(overrides or ()), PROJECT_ROOT / "conf", "train")
     if mistakes:
         count = f"{len(mistakes)} mistakes" if len(mistakes) > 1 else "A mistake"
@@ -285,8 +286,7 @@ def _unknown_key(cfg: Any, key: str) -> str | None:
                 names = [str(name) for name in node]
                 where = f"'{walked}'" if walked else "the config"
                 return f"{where} has no '{part}'; {nearest(part, names)} (to add a new key: +{key}=…)"
-            node = node._get_node(part)
-            node = node._dereference_node() if hasattr(node, "_dereference_node") else node
+            node = child_node(node, part)
         elif isinstance(node, ListConfig) and part.isdigit() and int(part) < len(node):
             node = node[int(part)]
         else:
@@ -307,9 +307,7 @@ def names_as_text(words: Sequence[str]) -> list[str]:
 
 def flags_last(words: Sequence[str]) -> list[str]:
     """The command line with all overrides before its flags: argparse takes overrides from one place only."""
-    from hydra._internal.utils import get_args_parser
-
-    overrides = list(get_args_parser().parse_intermixed_args(list(words)).overrides or ())
+    overrides = list(hydra.args_parser().parse_intermixed_args(list(words)).overrides or ())
     flags, rest = [], overrides.copy()
     for word in words:
         if word in rest:

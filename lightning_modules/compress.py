@@ -12,10 +12,10 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, open_dict
 from pytorch_lightning.callbacks import Checkpoint, EarlyStopping, ModelSummary
-from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
 from torch import Tensor, nn
 
 from lightning_modules import build
+from lightning_modules.compat.lightning import MultiProcessingLauncher
 from lightning_modules.compression.form import Form
 from lightning_modules.compression.keeper import Keeper
 from lightning_modules.compression.phases import Phases
@@ -120,7 +120,7 @@ class Compression:
             trainer = self._trainer(stage, [*stages, keeper], place, logger)
             with self._own_rate(stage), _logged_as(logger, phases.steps, stage.name):
                 fit(trainer, self.task, self.data, checkpoint)
-            phases.forked = isinstance(trainer.strategy.launcher, _MultiProcessingLauncher)
+            phases.forked = isinstance(trainer.strategy.launcher, MultiProcessingLauncher)
             return steps_taken(trainer, place / "last.ckpt")
 
         phases = Phases(self.recipe, self.work, train, folder, writes, first_step, getattr(logger, "flush", None))
@@ -190,7 +190,7 @@ def measured(task: Supervised, model: nn.Module, data: Any, verb: str, accelerat
 
 def steps_taken(trainer: pl.Trainer, last: Path) -> int:
     """Optimizer steps of a fit. Where its ranks were forked, this process knows them from their last checkpoint only."""
-    if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher) and last.exists():
+    if isinstance(trainer.strategy.launcher, MultiProcessingLauncher) and last.exists():
         return int(read_checkpoint(last)["global_step"])
     return int(trainer.global_step)
 

@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
+from lightning_modules.compat.lightning import has_trainer
 from lightning_modules.config.trust import refuse_untrusted
 from lightning_modules.errors import UserError
 from lightning_modules.task.supervised import Supervised
@@ -61,7 +62,7 @@ def rebuild(passport: Mapping[str, Any], state: Mapping[str, Tensor], where: str
 def outputs_of(task: Supervised, x: Tensor) -> Tensor:
     """The scores of raw samples, in evaluation mode, as floats on the CPU; compiled networks run as they are written."""
     training = task.training
-    plugin = task.trainer.precision_plugin if task._trainer else None
+    plugin = task.trainer.precision_plugin if has_trainer(task) else None
     x = plugin.convert_input(x) if plugin else x  # as half and double precision take it
     try:
         with isolate_rng(include_cuda=False), torch.no_grad(), torch.compiler.set_stance("force_eager"):

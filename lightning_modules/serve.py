@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lightning_modules.compat.mlflow import save_example
 from lightning_modules.data.table_input import TableInput, served_samples
 from lightning_modules.errors import UserError, nearest
 from lightning_modules.passport import rebuild, require_same_outputs
@@ -140,7 +141,6 @@ def describe(
     """
     import mlflow
     from mlflow.models import Model, ModelSignature
-    from mlflow.models.utils import _save_example
 
     folder = path.parent
     signature, example = signature_of(inputs, outputs), inputs
@@ -153,7 +153,7 @@ def describe(
         f"python: {mlflow.utils.PYTHON_VERSION}\ndependencies: [-r requirements.txt]\n"
     )
     (folder / "requirements.txt").write_text(_requirements(path.suffix != ".ckpt"))
-    _save_example(model, example, str(folder))
+    save_example(model, example, str(folder))
     model.save(str(folder / "MLmodel"))
 
 

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
+from lightning_modules.compat.torch import BatchNorm
 from lightning_modules.compression.stage import Kind, Stage, When, Work
 from lightning_modules.compression.structured.outputs import LAYERS
 from lightning_modules.errors import UserError
 
-BatchNorm = nn.modules.batchnorm._BatchNorm
 _MOST_ERROR = 1e-4  # of the outputs, over the largest of them
 
 

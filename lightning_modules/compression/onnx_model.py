@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_modules.compat.torch import tensor_version
 from lightning_modules.compression.needs import need
 from lightning_modules.errors import UserError
 
@@ -38,7 +39,9 @@ class OnnxModel(nn.Module):
         return torch.from_numpy(logits).to(x.device)
 
     def _current_session(self) -> Any:
-        version = 0 if self.program.is_inference() else self.program._version  # grows where a state dict is copied in
+        version = (
+            0 if self.program.is_inference() else tensor_version(self.program)
+        )  # grows where a state dict is copied in
         key = (os.getpid(), self.program.data_ptr(), version, torch.get_num_threads())
         if self._session is None or self._session[0] != key:
             self._session = (key, session_of(self.bytes()))

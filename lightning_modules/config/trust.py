@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from lightning_modules.compat.omegaconf import is_empty, is_none
 from lightning_modules.errors import UserError
 from lightning_modules.signature import locate
 
@@ -96,14 +97,14 @@ def _within(module: str, packages: Sequence[str]) -> bool:
 def components(node: Any, path: str) -> Iterator[tuple[str, DictConfig]]:
     """Yield (dotted path, node) of every node that has a `_target_`."""
     if isinstance(node, DictConfig):
-        if node._is_none() or node._is_missing():
+        if is_empty(node):
             return
         if node.get("_target_"):
             yield path, node
         for key in node:
             if not OmegaConf.is_missing(node, key):
                 yield from components(node[key], f"{path}.{key!s}" if path else str(key))
-    elif isinstance(node, ListConfig) and not node._is_none():
+    elif isinstance(node, ListConfig) and not is_none(node):
         for i, item in enumerate(node):
             yield from components(item, f"{path}[{i}]")
 
@@ -156,7 +157,7 @@ def _may_be_called(target: str, said: str) -> bool:
 
 
 def _interpolations(node: Any, path: str) -> Iterator[tuple[str, str]]:
-    if not OmegaConf.is_config(node) or node._is_none() or node._is_missing():
+    if not OmegaConf.is_config(node) or is_empty(node):
         return
     keys: Any = node if isinstance(node, DictConfig) else range(len(node))
     for key in keys:

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy._core.multiarray import _reconstruct
 
+from lightning_modules.compat.numpy import reconstruct_array
 from lightning_modules.errors import UserError
 
 # all that a CIFAR file needs: the pieces of a NumPy array; everything else in a file is refused
 ALLOWED = {
-    ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
-    ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy.core.multiarray", "_reconstruct"): reconstruct_array,
+    ("numpy._core.multiarray", "_reconstruct"): reconstruct_array,
     ("numpy", "ndarray"): np.ndarray,
     ("numpy", "dtype"): np.dtype,
     ("_codecs", "encode"): codecs.encode,

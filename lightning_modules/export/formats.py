@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from lightning_modules.compat.torch import compile_aoti, require_cpp_compiler
 from lightning_modules.compression.needs import need
 from lightning_modules.compression.onnx_model import quietly, reason, slim
 from lightning_modules.errors import UserError
@@ -47,18 +48,12 @@ def _write_pt2(program: torch.export.ExportedProgram, path: Path) -> None:
 
 
 def _write_aoti(program: torch.export.ExportedProgram, path: Path) -> None:
-    from torch._inductor import aoti_compile_and_package, config
-
-    # else the number of threads is that of the machine that compiled
-    with config.patch({"cpp.dynamic_threads": True}):
-        aoti_compile_and_package(program, package_path=str(path))
+    compile_aoti(program, str(path))
 
 
 def _require_compiler() -> None:
-    from torch._inductor.cpp_builder import get_cpp_compiler
-
     try:
-        get_cpp_compiler()
+        require_cpp_compiler()
     except Exception as error:
         raise UserError(
             "format=aoti compiles C++, and there is no compiler here: install g++ or set CXX, or choose format=onnx or pt2"

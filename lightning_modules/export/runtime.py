@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_modules.compat.torch import load_aoti
 from lightning_modules.data.table_input import TableInput, served_samples
 from lightning_modules.errors import UserError
 from lightning_modules.export.formats import FILES
@@ -52,11 +53,9 @@ def _open_pt2(path: Path) -> Runner:
 
 
 def _open_aoti(path: Path) -> Runner:
-    from torch._inductor import aoti_load_package
-
     with path.open("rb") as file:
         check_archive(file)
-    package = aoti_load_package(str(path))
+    package = load_aoti(str(path))
     return lambda x: package(x)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_modules.compat.torch import tensor_version
 from lightning_modules.errors import UserError
 from lightning_modules.model.pairs import PairScorer
 
@@ -74,7 +75,7 @@ class LightGCN(PairScorer):
 
     def graph(self) -> Tensor:
         """D^-1/2 A D^-1/2 of users and items, sparse CSR [num_users + num_items, num_users + num_items]."""
-        version = (self.edges._version, self.edges.data_ptr(), self.edges.device)
+        version = (tensor_version(self.edges), self.edges.data_ptr(), self.edges.device)
         if self._graph is None or self._graph[0] != version:
             self._graph = (version, normalised(self.edges, self.num_users, self.num_items))
         return self._graph[1]

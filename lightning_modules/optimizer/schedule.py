@@ -18,6 +18,7 @@ import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, MultiStepLR, OneCycleLR, ReduceLROnPlateau, StepLR
 
+from lightning_modules.compat.torch import one_cycle_plan, set_last_lr
 from lightning_modules.config.trust import component
 from lightning_modules.errors import UserError
 
@@ -126,8 +127,7 @@ class OneCycle(OneCycleLR):
     """torch's, planned by the config and not by the checkpoint: torch restores the old total and fails after it."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        planned = {"total_steps": self.total_steps, "_schedule_phases": self._schedule_phases}
-        super().load_state_dict({**state_dict, **planned})
+        super().load_state_dict({**state_dict, **one_cycle_plan(self)})
 
 
 class Plateau(ReduceLROnPlateau):
@@ -182,7 +182,7 @@ def on_resume(scheduler: Any, total: int, total_before: int | None) -> str | Non
             before = float(restored)
             for group, rate in zip(groups, rates, strict=True):
                 group["lr"] = group["lr"].fill_(rate) if isinstance(group["lr"], torch.Tensor) else rate
-            scheduler._last_lr = [group["lr"] for group in groups]
+            set_last_lr(scheduler, [group["lr"] for group in groups])
             lengths = f"{total} steps instead of {total_before}" if total_before else f"{total} steps"
             return f"scheduler: re-planned over {lengths}; the learning rate goes from {before:.4g} to {float(rates[0]):.4g}"
     if total_before in (None, total):

@@ -3,6 +3,7 @@
 import json
 from typing import TYPE_CHECKING, Any
 
+from lightning_modules.compat.hydra import no_callbacks
 from lightning_modules.config.project import PROJECT_ROOT
 from lightning_modules.errors import UserError
 from lightning_modules.reproduction.composed import Composed
@@ -82,7 +83,6 @@ def _changes(store: Store, parent: "Run", composed: Composed, plan: Listed, word
 def _sweeper(composed: Composed, plan: Listed, words: list[str], fresh: bool = False) -> Any:
     """The sweeper for `drive`, which Hydra creates for ``-m`` commands."""
     from hydra import initialize_config_dir
-    from hydra._internal.callbacks import Callbacks
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import HydraContext, RunMode
@@ -97,7 +97,7 @@ def _sweeper(composed: Composed, plan: Listed, words: list[str], fresh: bool = F
         HydraConfig.instance().set_config(config)
     sweeper = GridSweeper()
     sweeper.setup(
-        hydra_context=HydraContext(config_loader=loader, callbacks=Callbacks()), task_function=print, config=config
+        hydra_context=HydraContext(config_loader=loader, callbacks=no_callbacks()), task_function=print, config=config
     )
     sweeper.kind, sweeper.plan = "claim", plan
     sweeper.tags = {

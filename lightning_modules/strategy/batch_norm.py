@@ -7,7 +7,8 @@ import torch
 import torch.distributed as dist
 from pytorch_lightning.plugins import LayerSync
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+
+from lightning_modules.compat.torch import BatchNorm, check_input_dim
 
 
 class BatchNormOverRanks(LayerSync):
@@ -45,14 +46,14 @@ class _Sum(torch.autograd.Function):
 
 
 def _batch_norms(model: nn.Module) -> list[Any]:
-    return [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    return [module for module in model.modules() if isinstance(module, BatchNorm)]
 
 
 def _forward(self: Any, x: Tensor) -> Tensor:
     """Normalise x [B, C, …] as in Ioffe and Szegedy 2015, algorithm 1, with the B of all ranks together."""
     if not self.training or not dist.is_initialized() or dist.get_world_size() == 1:
         return type(self).forward(self, x)
-    self._check_input_dim(x)
+    check_input_dim(self, x)
     axes = [0, *range(2, x.dim())]
     shape = [1, -1] + [1] * (x.dim() - 2)
     count = x.new_full((1,), x.numel() / x.shape[1])

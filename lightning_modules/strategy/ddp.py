@@ -10,6 +10,8 @@ from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from lightning_modules.compat.lightning import has_combined_loader, skip_sigterm_broadcast
+from lightning_modules.compat.torch import ddp_timing, sample_ddp_timing
 from lightning_modules.errors import UserError
 from lightning_modules.strategy.batch_norm import BatchNormOverRanks
 from lightning_modules.strategy.cores import allowed_cores, num_threads
@@ -92,8 +94,7 @@ class CheckedDDP(Measured, DDPStrategy):
             if self._layer_sync is not None:  # trainer.sync_batchnorm
                 self._layer_sync = BatchNormOverRanks()
         announce(self.global_rank)
-        # Lightning asks rank 0 before each batch whether a signal came, for which all ranks wait: they get it themselves
-        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _nothing
+        skip_sigterm_broadcast(trainer)
         self.check_one_job(self._data_fingerprint(trainer))
         takes_many = self.takes_many_steps and not (self.hook and self.hook.depends_on_buckets)
         if not (trainer.lightning_module.automatic_optimization or takes_many) and self.world_size > 1:
@@ -114,7 +115,7 @@ class CheckedDDP(Measured, DDPStrategy):
     def process_dataloader(self, dataloader: Any) -> Any:
         """Where a training begins, all ranks must have as many batches."""
         trainer: Any = self.lightning_module.trainer if self.lightning_module else None
-        if trainer is not None and trainer.training and trainer.fit_loop._combined_loader is None:
+        if trainer is not None and trainer.training and not has_combined_loader(trainer):
             compare_batches(dataloader, trainer.limit_train_batches)
         return super().process_dataloader(dataloader)
 
@@ -125,7 +126,7 @@ class CheckedDDP(Measured, DDPStrategy):
     # --- how gradients are averaged --------------------------------------------------------------------------
     def _setup_model(self, model: nn.Module) -> DistributedDataParallel:
         wrapped = super()._setup_model(model)
-        wrapped._set_ddp_runtime_logging_sample_rate(_SAMPLED)
+        sample_ddp_timing(wrapped, _SAMPLED)
         return wrapped
 
     def _register_ddp_hooks(self) -> None:
@@ -169,7 +170,7 @@ class CheckedDDP(Measured, DDPStrategy):
         model = self._ddp()
         if model is None or not self._syncs:
             return None
-        clock = model._get_ddp_logging_data()
+        clock = ddp_timing(model)
         share = self._syncs / self._backwards * 1e-9
         busy = clock.get("avg_backward_comm_time", 0) * share
         return busy, max(0.0, busy - clock.get("avg_backward_compute_comm_overlap_time", 0) * share)
@@ -191,10 +192,6 @@ class CheckedDDP(Measured, DDPStrategy):
         self._hook_states = checkpoint.pop("gradient_hook", [])
         self._steps_before = int(checkpoint.get("global_step", 0))
         return checkpoint
-
-
-def _nothing() -> None:
-    return None
 
 
 def _synced_buffers(model: DistributedDataParallel) -> list[Tensor]:

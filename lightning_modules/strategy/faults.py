@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 import torch.distributed as dist
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
+from lightning_modules.compat.lightning import has_trainer, process_group_timeout, restore_on_exit
 from lightning_modules.errors import UserError
 from lightning_modules.killed import Killed, Stopped, received_signal
 from lightning_modules.strategy.words import Word, leave, lost_ranks, others_failed, words_of
@@ -152,7 +153,7 @@ def _not_met(strategy: Any, error: BaseException) -> str:
     text = str(error)
     if "EADDRINUSE" in text or "address already in use" in text.lower():
         return port_taken(os.environ.get("MASTER_PORT", ""))
-    waited = strategy._timeout.total_seconds()
+    waited = process_group_timeout(strategy)
     if not is_broken_contact(error):
         return _spoken(error)
     if strategy.global_rank > 0:
@@ -176,7 +177,7 @@ def port_taken(port: int | str) -> str:
 
 def _no_contact(strategy: Any, error: BaseException) -> str:
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    waited = strategy._timeout.total_seconds()
+    waited = process_group_timeout(strategy)
     hint = f" (strategy.timeout_s={waited:g})" if re.search("[Tt]imed? ?out", lines[0]) else ""
     return f"Rank {strategy.global_rank} of {strategy.world_size} {_ALONE}{hint}: {lines[0]}"
 
@@ -188,7 +189,7 @@ def _signal_of(strategy: Any, error: BaseException) -> int | None:
     if isinstance(error, KeyboardInterrupt):
         return int(signal.SIGINT)
     task = strategy.lightning_module
-    received = task is not None and task._trainer is not None and task.trainer.received_sigterm
+    received = task is not None and has_trainer(task) and task.trainer.received_sigterm
     return int(signal.SIGTERM) if received or isinstance(error, SIGTERMException) else received_signal()
 
 
@@ -197,8 +198,8 @@ def _set_sigterm(strategy: Any, action: Any) -> None:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, action)
         task = strategy.lightning_module
-        if task is not None and task._trainer is not None:
-            task.trainer._signal_connector._original_handlers[signal.SIGTERM] = action
+        if task is not None and has_trainer(task):
+            restore_on_exit(task.trainer, action)
 
 
 def _end(

@@ -9,15 +9,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch.distributed as dist
-from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher, _SubprocessScriptLauncher
 
+from lightning_modules.compat.lightning import MultiProcessingLauncher, SubprocessScriptLauncher, start_other_ranks
 from lightning_modules.errors import UserError
 from lightning_modules.strategy.faults import on_rank, port_taken
 
 _LOOK_S, _NOTICE_S, _STUCK_S = 0.5, 8.0, 12.0  # together less than half a minute
 
 
-class ForkedRanks(_MultiProcessingLauncher):
+class ForkedRanks(MultiProcessingLauncher):
     """Ranks that are forked or spawned, and what they agree on when one fails."""
 
     def launch(self, function: Callable[..., Any], *args: Any, trainer: Any = None, **kwargs: Any) -> Any:
@@ -25,7 +25,7 @@ class ForkedRanks(_MultiProcessingLauncher):
         return super().launch(told, *args, trainer=trainer, **kwargs)
 
 
-class NewProcesses(_SubprocessScriptLauncher):
+class NewProcesses(SubprocessScriptLauncher):
     """Ranks that are processes of their own; this one, the first, started them or was started beside them.
 
     Lightning kills the first rank, which records, five seconds after another one has ended: here it may tell so.
@@ -39,7 +39,7 @@ class NewProcesses(_SubprocessScriptLauncher):
         environment = self.cluster_environment
         environment.validate_settings(num_devices=self.num_processes, num_nodes=self.num_nodes)
         if not environment.creates_processes_externally:
-            self._call_children_scripts()
+            start_other_ranks(self)
         over = threading.Event()
         if self.procs:
             threading.Thread(target=_watch, args=(self.procs, over), daemon=True).start()

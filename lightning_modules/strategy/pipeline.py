@@ -10,6 +10,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
+from lightning_modules.compat.torch import is_compiled
 from lightning_modules.errors import UserError, nearest
 from lightning_modules.strategy.model_parallel import ModelParallel
 from lightning_modules.strategy.pipeline_pass import PipelinePass, assigned
@@ -79,7 +80,7 @@ class Pipeline(ModelParallel):
                 )
         if any(isinstance(callback, pl.callbacks.WeightAveraging) for callback in trainer.callbacks):
             raise UserError("callbacks.ema: no rank holds all weights with strategy=pipeline; use strategy=ddp")
-        if task.model._compiled_call_impl is not None:
+        if is_compiled(task.model):
             raise UserError(
                 "compile=true: the parts of a pipeline are not compiled; use compile=false, or strategy=ddp"
             )

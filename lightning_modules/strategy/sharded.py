@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from lightning_modules.compat.torch import shard_offset
 from lightning_modules.errors import UserError
 from lightning_modules.model.checksum import save_with_checksum
 from lightning_modules.tracking.checkpoint import read_checkpoint
@@ -32,14 +33,12 @@ def spread_like(value: Any, parameter: Tensor | None) -> Any:
 
 def piece_of(value: Any) -> Any:
     """`value` with this rank's part of each tensor that is spread: plain values, with where the part lies."""
-    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
     def piece(tensor: Tensor) -> Any:
         if not isinstance(tensor, DTensor):
             return tensor
-        _, offset = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
         local = tensor.to_local().detach().cpu().clone()
-        return {PIECE: list(tensor.shape), "offset": list(offset), "part": local}
+        return {PIECE: list(tensor.shape), "offset": list(shard_offset(tensor)), "part": local}
 
     return _mapped(value, piece)
 

@@ -12,6 +12,7 @@ from pytorch_lightning.strategies import Strategy
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from lightning_modules.compat.torch import ddp_timing
 from lightning_modules.strategy.faults import say
 
 _FELT_S = 1e-3  # a batch: less is not worth a warning, however small the batches are
@@ -118,7 +119,7 @@ class Paced(Strategy):
     def _backward_seconds(self) -> float:
         if not isinstance(self.model, DistributedDataParallel):
             return 0.0
-        return float(self.model._get_ddp_logging_data().get("avg_backward_compute_time", 0)) * 1e-9
+        return float(ddp_timing(self.model).get("avg_backward_compute_time", 0)) * 1e-9
 
 
 class _StepIsDone(pl.Callback):

@@ -9,6 +9,8 @@ from typing import Any
 import psutil
 import torch.distributed as dist
 
+from lightning_modules.compat.torch import default_store
+
 
 @dataclass(frozen=True)
 class Word:
@@ -26,7 +28,7 @@ def announce(rank: int) -> None:
 
 
 def _store() -> Any:
-    return dist.distributed_c10d._get_default_store()
+    return default_store()
 
 
 def leave(rank: int, word: Word) -> None:

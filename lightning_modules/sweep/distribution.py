@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep, Sweep
 
+from lightning_modules.compat.hydra import convert_value
 from lightning_modules.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ def spec_of(override: Override) -> dict[str, Any]:
     if isinstance(value, ChoiceSweep):
         if value.tags:
             raise UserError("log is for an interval or a range, not for choices")
-        return {"type": "categorical", "choices": [Override._convert_value(choice) for choice in value.list]}
+        return {"type": "categorical", "choices": [convert_value(choice) for choice in value.list]}
     spec: dict[str, Any] = _range_of(value) if isinstance(value, RangeSweep) else _interval_of(value)
     return spec | ({"log": True} if value.tags else {})
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from hydra.core.override_parser.types import Override, Transformer
 
+from lightning_modules.compat.hydra import convert_value
 from lightning_modules.errors import UserError
 from lightning_modules.sweep.trial import Outcome, Trial
 
@@ -62,7 +63,7 @@ def _values(override: Override) -> list[tuple[str, Any]]:
         raise UserError(f"{said}: shuffled values cannot be gone on with after an interruption; leave the shuffle out")
     found = list(override.sweep_iterator())
     words = [f"{key}={Transformer.str(value)}" for value in found]
-    values = [Override._convert_value(value) for value in found]
+    values = [convert_value(value) for value in found]
     if not words:
         raise UserError(f"{said}: there is no value in it")
     twice = sorted({word for word in words if words.count(word) > 1})

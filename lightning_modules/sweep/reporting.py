@@ -36,6 +36,7 @@ class Judge:
     def _open(self) -> Any:
         import optuna
 
+        from lightning_modules.compat.optuna import trial_in_storage
         from lightning_modules.sweep.pruner import make_pruner
         from lightning_modules.sweep.study import journal
 
@@ -45,8 +46,7 @@ class Judge:
             sampler=optuna.samplers.RandomSampler(),  # it proposes nothing here, and costs nothing
             pruner=make_pruner(self._settings["pruner"], self._settings["options"], self._settings["max_epochs"]),
         )
-        trial_id = study._storage.get_trial_id_from_study_id_trial_number(study._study_id, self._number)
-        return optuna.trial.Trial(study, trial_id)
+        return trial_in_storage(study, self._number)
 
 
 class Reporting(pl.Callback):

@@ -15,6 +15,7 @@ from optuna import Study, Trial
 from optuna.distributions import CategoricalDistribution
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
 
+from lightning_modules.compat.optuna import reopen_trial, suggest
 from lightning_modules.errors import UserError
 from lightning_modules.sweep.cmaes import CmaEsSampler
 from lightning_modules.sweep.grid_sampler import MOST_POINTS, ShuffledGrid, grid_size
@@ -46,9 +47,9 @@ def ask(study: Study, settings: SearchSettings, space: Space, objectives: Mappin
     trials = study.get_trials(deepcopy=False)
     if number == len(trials):
         return study.ask(fixed_distributions=space)
-    trial = Trial(study, trials[number]._trial_id)
+    trial = reopen_trial(study, trials[number])
     for key, distribution in space.items():
-        trial._suggest(key, distribution)
+        suggest(trial, key, distribution)
     return trial
 
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lightning_modules.compat.optuna import journal_lock
 from lightning_modules.errors import UserError, nearest
 from lightning_modules.sweep.pruner import make_pruner
 from lightning_modules.sweep.sampler import ask, grid_size, make_sampler
@@ -28,12 +29,9 @@ def journal(path: Path) -> Any:
 
 def mend(path: Path) -> None:
     """Take away a last line that a kill cut off: Optuna would write the next one behind it. Raises UserError."""
-    from optuna.storages.journal import JournalFileSymlinkLock
-    from optuna.storages.journal._file import get_lock_file
-
     if not path.exists():
         return
-    with get_lock_file(JournalFileSymlinkLock(str(path))):  # runs of an earlier process may still report
+    with journal_lock(path):  # runs of an earlier process may still report
         lines = path.read_bytes().splitlines(keepends=True)
         if lines and not lines[-1].endswith(b"\n"):
             with path.open("r+b") as file:

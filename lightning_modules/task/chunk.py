@@ -7,6 +7,7 @@ import torch
 from pytorch_lightning import Trainer
 from torch import Tensor
 
+from lightning_modules.compat.lightning import count_steps
 from lightning_modules.errors import UserError
 from lightning_modules.optimizer.schedule import Plateau
 
@@ -35,7 +36,7 @@ def take_steps(task: Any, chunk: Batch) -> None:
         if schedule is not None:
             schedule.step()
         step += 1
-    _advance(trainer, step - first)
+    count_steps(trainer, step - first)
 
 
 def mini_batches(chunk: Batch, batch_size: int, limit: int | None = None) -> Iterator[Batch]:
@@ -65,13 +66,3 @@ class _Watching:
             measured = "trainer.check_val_every_n_epoch=1 measures it in each"
             raise UserError(f"scheduler.monitor={monitor}: not measured in the first epoch; {measured}")
         self.scheduler.step(self.trainer.callback_metrics[monitor])
-
-
-def _advance(trainer: Trainer, steps: int) -> None:
-    """Count the steps as Lightning does: `global_step` and the checkpoint read these counters."""
-    loop = trainer.fit_loop.epoch_loop
-    loop._batches_that_stepped += steps - 1  # Lightning adds the one of this call
-    progress = loop.manual_optimization.optim_step_progress
-    for counter in (progress.total, progress.current):
-        counter.ready += steps
-        counter.completed += steps

@@ -6,6 +6,8 @@ from typing import Any
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import RichProgressBar
 
+from lightning_modules.compat.lightning import train_description
+
 
 class Progress(RichProgressBar):
     """One bar of the epoch's training batches; a second one for validation sets of `long_validation` batches or more.
@@ -36,7 +38,7 @@ class Progress(RichProgressBar):
         if self.is_disabled or self.train_progress_bar_id is None or self.progress is None:
             super().on_train_epoch_start(trainer, pl_module)
             return
-        said = self._get_train_description(trainer.current_epoch)
+        said = train_description(self, trainer.current_epoch)
         self.progress.update(self.train_progress_bar_id, completed=0, total=self.total_train_batches, description=said)
         self.refresh()
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
+from lightning_modules.compat.lightning import has_trainer
 from lightning_modules.data.order import BatchOrder
 from lightning_modules.killed import raise_received
 from lightning_modules.optimizer.groups import parameter_groups
@@ -171,7 +172,7 @@ class Supervised(pl.LightningModule):
     @property
     def share(self) -> int:
         """Which of the shares of the samples this process has: its rank, but where ranks hold parts of one model."""
-        return int((self.trainer.distributed_sampler_kwargs or {}).get("rank", 0)) if self._trainer else 0
+        return int((self.trainer.distributed_sampler_kwargs or {}).get("rank", 0)) if has_trainer(self) else 0
 
     def on_train_epoch_start(self) -> None:
         seed_epoch(self.seed, self.current_epoch, self.share, self.device)

@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
+from lightning_modules.compat.mlflow import backend_store, tables
+
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Metric
@@ -14,7 +16,7 @@ def log_points(client: "MlflowClient", run_id: str, metrics: "list[Metric]") -> 
     """
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-    store: Any = client._tracking_client.store
+    store: Any = backend_store(client)
     plain = not any(metric.model_id for metric in metrics)
     if not (
         plain and isinstance(store, SqlAlchemyStore) and store.db_type == "sqlite" and _write(store, run_id, metrics)
@@ -23,10 +25,10 @@ def log_points(client: "MlflowClient", run_id: str, metrics: "list[Metric]") -> 
 
 
 def _write(store: Any, run_id: str, metrics: "list[Metric]") -> bool:
-    from mlflow.store.tracking.dbmodels.models import SqlLatestMetric, SqlMetric, SqlRun
     from sqlalchemy import select, tuple_
     from sqlalchemy.dialects.sqlite import insert
 
+    SqlLatestMetric, SqlMetric, SqlRun = tables().SqlLatestMetric, tables().SqlMetric, tables().SqlRun  # noqa: N806
     rows = []
     for metric in metrics:
         is_nan, value = store.sanitize_metric_value(metric.value)

@@ -19,6 +19,7 @@ from pytorch_lightning.loggers.logger import Logger, rank_zero_experiment
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 
+from lightning_modules.compat.mlflow import latest_metrics
 from lightning_modules.errors import UserError
 from lightning_modules.killed import undisturbed
 from lightning_modules.tracking.bulk import log_points
@@ -277,8 +278,8 @@ class BufferedMLflowLogger(Logger):
 
 def last_steps(client: MlflowClient, run_id: str) -> dict[str, int]:
     """Return the highest step stored of each metric of the run (for a resumed run's `already`)."""
-    # MLflow's latest value is that of the highest step; `Run` keeps the steps in a private list only.
-    return {metric.key: int(metric.step) for metric in client.get_run(run_id).data._metric_objs}
+    # MLflow's latest value is that of the highest step.
+    return {metric.key: int(metric.step) for metric in latest_metrics(client.get_run(run_id))}
 
 
 def _held(key: str, value: float | Tensor) -> float | Tensor:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from lightning_modules.compat.mlflow import latest_metrics
 from lightning_modules.errors import UserError
 from lightning_modules.tracking.artifacts import local_folder
 from lightning_modules.tracking.bulk import log_points
@@ -185,7 +186,7 @@ class Mirror:
 def _state(run: Any, folders: list[Path | None]) -> str:
     """A digest of all that may change in a run and in its files."""
     files = [file.stat() for folder in folders if folder for file in folder.rglob("*") if file.is_file()]
-    latest = sorted((m.key, m.step, m.timestamp, str(m.value)) for m in run.data._metric_objs)
+    latest = sorted((m.key, m.step, m.timestamp, str(m.value)) for m in latest_metrics(run))
     what = [run.info.status, run.info.end_time, run.info.run_name, sorted(run.data.tags.items()), latest]
     what += [sorted(run.data.params.items()), sorted((file.st_size, file.st_mtime_ns) for file in files)]
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lightning_modules.compat import mlflow
 from lightning_modules.tracking.artifacts import local_folder
 from lightning_modules.tracking.store import Store
 
@@ -29,35 +30,31 @@ class Remains:
 
     def delete_rows(self, kind: str, name: str) -> None:
         """Delete the row and what hangs on it; an experiment only when nothing is left in it."""
-        from mlflow.store.tracking.dbmodels import models as tables
         from sqlalchemy import delete, or_, select
 
         with self.database.ManagedSessionMaker(read_only=False) as session:
-            edge: Any = tables.SqlInput
+            edge: Any = mlflow.tables().SqlInput
             edges = select(edge.input_uuid).where(or_(edge.source_id == name, edge.destination_id == name))
-            session.execute(delete(tables.SqlInputTag).where(tables.SqlInputTag.input_uuid.in_(edges)))
+            session.execute(
+                delete(mlflow.tables().SqlInputTag).where(mlflow.tables().SqlInputTag.input_uuid.in_(edges))
+            )
             session.execute(delete(edge).where(or_(edge.source_id == name, edge.destination_id == name)))
-        if kind == "run":
-            self.database._hard_delete_run(name)
-        elif kind == "model":
-            self.database._hard_delete_logged_model(name)
-        elif not self._is_inhabited(int(name)):
-            self.database._hard_delete_experiment(name)
+        if kind != "experiment" or not self._is_inhabited(int(name)):
+            mlflow.hard_delete(self.database, kind, name)
 
     def _is_inhabited(self, experiment: int) -> bool:
-        from mlflow.store.tracking.dbmodels.models import SqlLoggedModel, SqlRun
         from sqlalchemy import select
 
         with self.database.ManagedSessionMaker(read_only=True) as session:
             return any(
                 session.execute(select(table).where(table.experiment_id == experiment).limit(1)).first()
-                for table in (SqlRun, SqlLoggedModel)
+                for table in (mlflow.tables().SqlRun, mlflow.tables().SqlLoggedModel)
             )
 
 
 def find_remains(store: Store) -> Remains:
     """Look through a store that is a database."""
-    database: Any = store.client._tracking_client.store
+    database: Any = mlflow.backend_store(store.client)
     with database.ManagedSessionMaker(read_only=True) as session:
         spaces, runs, models = _rows(session)
         gone = {space.experiment_id for space in spaces if space.lifecycle_stage == "deleted"}
@@ -93,12 +90,11 @@ def find_remains(store: Store) -> Remains:
 
 def _rows(session: Any) -> tuple[Any, Any, Any]:
     """Experiments, runs and models, each with its address and stage."""
-    from mlflow.store.tracking.dbmodels import models as tables
     from sqlalchemy import select
 
-    space: Any = tables.SqlExperiment
-    run: Any = tables.SqlRun
-    model: Any = tables.SqlLoggedModel
+    space: Any = mlflow.tables().SqlExperiment
+    run: Any = mlflow.tables().SqlRun
+    model: Any = mlflow.tables().SqlLoggedModel
     queries = (
         select(space.experiment_id, space.artifact_location, space.lifecycle_stage),
         select(run.run_uuid, run.artifact_uri, run.lifecycle_stage, run.experiment_id, run.status),
@@ -116,28 +112,28 @@ def _on_disk(uris: Iterable[str | None]) -> list[Path]:
 
 def _registered(session: Any) -> list[str]:
     """Where the files of registered model versions lie."""
-    from mlflow.store.model_registry.dbmodels.models import SqlModelVersion as Version
     from sqlalchemy import select
 
-    rows = session.execute(select(Version.source, Version.storage_location, Version.current_stage)).all()
+    version = mlflow.model_version_table()
+    rows = session.execute(select(version.source, version.storage_location, version.current_stage)).all()
     return [text for *texts, stage in rows if stage != "Deleted_Internal" for text in texts if text]
 
 
 def _is_training(session: Any, run_id: str) -> bool:
-    from mlflow.store.tracking.dbmodels.models import SqlTag
     from sqlalchemy import select
 
     from lightning_modules.tracking.alive import is_alive
 
-    rows = session.execute(select(SqlTag.key, SqlTag.value).where(SqlTag.run_uuid == run_id)).all()
+    tag = mlflow.tables().SqlTag
+    rows = session.execute(select(tag.key, tag.value).where(tag.run_uuid == run_id)).all()
     return is_alive(dict(rows))
 
 
 def _sweeps(session: Any, dead: Iterable[str]) -> list[str]:
     """Names of sweeps of which no parent run is left."""
-    from mlflow.store.tracking.dbmodels.models import SqlTag
     from sqlalchemy import select
 
-    rows = session.execute(select(SqlTag.run_uuid, SqlTag.value).where(SqlTag.key == "sweep.name")).all()
+    tag = mlflow.tables().SqlTag
+    rows = session.execute(select(tag.run_uuid, tag.value).where(tag.key == "sweep.name")).all()
     alive = {name for run_id, name in rows if run_id not in dead}
     return sorted({name for run_id, name in rows if run_id in dead} - alive)

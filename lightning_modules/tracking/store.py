@@ -8,14 +8,14 @@ import os
 import re
 import shutil
 import sqlite3
-import sys
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote
 
+from lightning_modules.compat.mlflow import database_engines
 from lightning_modules.config.project import PROJECT_ROOT
 from lightning_modules.errors import UserError, nearest
 from lightning_modules.tracking.provenance import mask_secrets
@@ -343,14 +343,8 @@ def _conditions(wanted: str) -> Iterator[list[str]]:
         yield [f"attributes.run_id LIKE '{wanted}%'"]
 
 
-def _database_engines() -> Iterator[Any]:
-    for module in ("mlflow.store.tracking.sqlalchemy_store", "mlflow.store.model_registry.sqlalchemy_store"):
-        stores = getattr(sys.modules.get(module), "SqlAlchemyStore", None)
-        yield from list(getattr(stores, "_engine_map", {}).values())
-
-
 def _close_connections(close: bool = True) -> None:
-    for engine in _database_engines():
+    for engine in database_engines():
         engine.dispose(close=close)
 
 

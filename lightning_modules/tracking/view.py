@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from typing import Any
 
+from lightning_modules.compat.mlflow import VIEW_TAG
 from lightning_modules.tracking.store import Store
 
 KEY = "touchstone"  # MLflow keeps a shared view of a page as a tag of the experiment
@@ -24,7 +25,7 @@ def open_on(store: Store) -> str | None:
         "orderByKey": "attributes.start_time", "orderByAsc": False, "startTime": "ALL", "lifecycleFilter": "Active",
         "searchFilter": "", "modelVersionFilter": "All Runs", "datasetsFilter": [],
     }  # fmt: skip
-    store.client.set_experiment_tag(experiment, f"mlflow.sharedViewState.{KEY}", json.dumps(view))
+    store.client.set_experiment_tag(experiment, f"{VIEW_TAG}{KEY}", json.dumps(view))
     return f"/#/experiments/{experiment}/runs?workflowType=machine_learning&viewStateShareKey={KEY}"
 
 

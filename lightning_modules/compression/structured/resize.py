@@ -5,9 +5,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from lightning_modules.compat.torch import BatchOrInstanceNorm, Convolution
 from lightning_modules.compression.meta import meta_copy
 
-Norm = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
+Norm = (BatchOrInstanceNorm, nn.GroupNorm, nn.LayerNorm)
 
 
 def widths(before: nn.Module, after: nn.Module) -> dict[str, Any]:
@@ -59,7 +60,7 @@ def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
     """The shapes of a layer's tensors that its attributes say."""
     if isinstance(module, nn.Linear):
         return {"weight": (module.out_features, module.in_features), "bias": (module.out_features,)}
-    if isinstance(module, nn.modules.conv._ConvNd):
+    if isinstance(module, Convolution):
         outputs, inputs = module.out_channels, module.in_channels
         first = (inputs, outputs // module.groups) if module.transposed else (outputs, inputs // module.groups)
         return {"weight": (*first, *module.kernel_size), "bias": (outputs,)}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lightning_modules.compat.optuna import set_user_attr
 from lightning_modules.sweep.budget.back_off import (
     Attempt,
     Point,
@@ -93,9 +94,9 @@ class BudgetPlan:
             return False
         if number == len(self._study.get_trials(deepcopy=False)):
             self._study.ask()
-        trial_id = self._study.trials[number]._trial_id
+        trial = self._study.trials[number]
         for key, value in {"point": point, "asked": asked, "values": values}.items():  # `values` makes it whole
-            self._study._storage.set_trial_user_attr(trial_id, key, value)
+            set_user_attr(self._study, trial, key, value)
         return True
 
     def _trial(self, trial: FrozenTrial) -> Trial:
@@ -126,7 +127,7 @@ class BudgetPlan:
             return
         drop = min(self.goal.drop(outcome.logged), _WORST)
         for key, value in {"drop": drop, "gains": self.goal.gains(outcome.logged)}.items():
-            self._study._storage.set_trial_user_attr(stored._trial_id, key, value)
+            set_user_attr(self._study, stored, key, value)
         self._study.tell(number, effort)
 
     def attempts(self) -> list[Attempt]:

@@ -1,0 +1,56 @@
+"""What we need of MLflow beyond its public interface: the objects of its database, and a few private members."""
+
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric, Run
+    from mlflow.models import Model
+
+VIEW_TAG = "mlflow.sharedViewState."  # MLflow's page reads an experiment's shared view from this tag
+
+
+def backend_store(client: "MlflowClient") -> Any:
+    """The store behind a client: a SqlAlchemyStore where it is a database, whose tables we read and write in bulk."""
+    return client._tracking_client.store
+
+
+def tables() -> Any:
+    """The module of the tables of experiments, runs, metrics, tags, logged models and inputs."""
+    from mlflow.store.tracking.dbmodels import models
+
+    return models
+
+
+def model_version_table() -> Any:
+    """The table of registered model versions: which artifacts must stay."""
+    from mlflow.store.model_registry.dbmodels.models import SqlModelVersion
+
+    return SqlModelVersion
+
+
+def database_engines() -> Iterator[Any]:
+    """SQLAlchemy's engines of this process, one per database: a fork must not use the parent's connections."""
+    for module in ("mlflow.store.tracking.sqlalchemy_store", "mlflow.store.model_registry.sqlalchemy_store"):
+        stores = getattr(sys.modules.get(module), "SqlAlchemyStore", None)
+        yield from list(getattr(stores, "_engine_map", {}).values())
+
+
+def hard_delete(store: Any, kind: str, name: str) -> None:
+    """Delete the row of a "run", "model" or "experiment" and what hangs on it; the client only marks them as deleted."""
+    method = {"run": "run", "model": "logged_model", "experiment": "experiment"}[kind]
+    getattr(store, f"_hard_delete_{method}")(name)
+
+
+def latest_metrics(run: "Run") -> "list[Metric]":
+    """The last point of each metric with its step and time: the public `metrics` has the values only."""
+    return list(run.data._metric_objs)
+
+
+def save_example(model: "Model", example: Any, path: str) -> Any:
+    """Write a model's input example beside it, as `save_model` does: we write the other files ourselves."""
+    from mlflow.models.utils import _save_example
+
+    return _save_example(model, example, path)

@@ -1,0 +1,87 @@
+"""What we need of torch beyond its public interface."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm  # the one base of BatchNorm1d, 2d and 3d
+from torch.nn.modules.batchnorm import _NormBase as BatchOrInstanceNorm  # the one base of batch and instance norms
+from torch.nn.modules.conv import _ConvNd as Convolution  # the one base of all convolutions, transposed ones too
+from torch.nn.parallel import DistributedDataParallel
+
+__all__ = ["BatchNorm", "BatchOrInstanceNorm", "Convolution"]
+
+
+def check_input_dim(layer: BatchNorm, x: Tensor) -> None:
+    """Raise as the layer does where `x` has not its number of axes: our batch norm over the ranks replaces `forward`."""
+    layer._check_input_dim(x)
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Whether `module.compile()` was called: torch does not say so."""
+    return module._compiled_call_impl is not None
+
+
+def tensor_version(tensor: Tensor) -> int:
+    """How often the tensor was changed in place: what was computed from it is computed again after a change."""
+    return tensor._version
+
+
+# --- learning rate schedules -----------------------------------------------------------------------------------
+def one_cycle_plan(schedule: torch.optim.lr_scheduler.OneCycleLR) -> dict[str, Any]:
+    """The part of the state that says how long the schedule is: it comes from the config, not from a checkpoint."""
+    return {"total_steps": schedule.total_steps, "_schedule_phases": schedule._schedule_phases}
+
+
+def set_last_lr(schedule: torch.optim.lr_scheduler.LRScheduler, rates: list[Any]) -> None:
+    """Have `get_last_lr` return `rates`: after a restart we set the optimizer's rates without a step."""
+    schedule._last_lr = rates
+
+
+# --- processes -------------------------------------------------------------------------------------------------
+def default_store() -> dist.Store:
+    """The key-value store of the default process group: ranks leave messages in it when collectives no longer work."""
+    return dist.distributed_c10d._get_default_store()
+
+
+def sample_ddp_timing(model: DistributedDataParallel, every: int) -> None:
+    """Time one backward pass in `every`: DDP's default of 100 leaves a short epoch without a sample."""
+    model._set_ddp_runtime_logging_sample_rate(every)
+
+
+def ddp_timing(model: DistributedDataParallel) -> dict[str, Any]:
+    """DDP's own clocks, in nanoseconds: only its reducer knows what communication overlaps with."""
+    return dict(model._get_ddp_logging_data())
+
+
+def shard_offset(tensor: Any) -> tuple[int, ...]:
+    """Where this rank's shard of a DTensor begins in the whole one: the public interface gives its contents only."""
+    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+    _, offset = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
+    return tuple(offset)
+
+
+# --- AOTInductor: its public home is torch._inductor -----------------------------------------------------------
+def compile_aoti(program: torch.export.ExportedProgram, path: str) -> None:
+    """Compile to a package; the number of threads is that of the machine that runs it, not of this one."""
+    from torch._inductor import aoti_compile_and_package, config
+
+    with config.patch({"cpp.dynamic_threads": True}):
+        aoti_compile_and_package(program, package_path=path)
+
+
+def load_aoti(path: str) -> Callable[..., Any]:
+    """Load a package of `compile_aoti`."""
+    from torch._inductor import aoti_load_package
+
+    return aoti_load_package(path)
+
+
+def require_cpp_compiler() -> None:
+    """Raise where Inductor finds no C++ compiler, before a long export is begun."""
+    from torch._inductor.cpp_builder import get_cpp_compiler
+
+    get_cpp_compiler()
