@@ -318,7 +318,7 @@ def flags_last(words: Sequence[str]) -> list[str]:
 
 
 def compose_run(overrides: Sequence[str]) -> DictConfig:
-    """Compose the config of a run as ``scripts/train.py`` with these overrides would."""
+    """Compose the config of a run as ``touchstone train`` with these overrides would."""
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.hydra_config import HydraConfig

@@ -82,8 +82,8 @@ def describe(record: Record, metrics: Mapping[str, float], below: str = "") -> s
     rows = "".join(f"| {name} | {value:.4f} |\n" for name, value in _test_metrics(metrics))
     return (
         f"| metric | value |\n|---|---|\n{rows}\n"
-        f"`python scripts/rerun.py {record.run_id}` runs it again and compares;\n"
-        f"`python scripts/serve.py {record.run_id}` serves it, as `MLFLOW_TRACKING_URI={store} {serve}` does.\n\n"
+        f"`touchstone rerun {record.run_id}` runs it again and compares;\n"
+        f"`touchstone serve {record.run_id}` serves it, as `MLFLOW_TRACKING_URI={store} {serve}` does.\n\n"
         f"{below}"
     )
 

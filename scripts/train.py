@@ -1,44 +1,6 @@
-"""Train one model as the config says, and record the run: ``python scripts/train.py [GROUP=OPTION …] [KEY=VALUE …]``.
+"""Alias of ``touchstone train``."""
 
-With ``-m``, many: every combination of the values given, or (``hydra/sweeper=optuna``) what a search proposes.
-"""
-
-import sys
-
-import hydra
-from omegaconf import DictConfig
-
-from lightning_modules.command_line import answer, complete_choices, flags_last, names_as_text, told
-from lightning_modules.help import show_help
-from lightning_modules.sweep.plugin import (
-    name_the_sweep,
-    refuse_budget,
-    refuse_sweep_without_m,
-    refuse_wrong_ranks,
-    register,
-)
-
-
-@hydra.main(version_base="1.3", config_path="../conf", config_name="train")
-def main(cfg: DictConfig) -> float | str | None:
-    if cfg.sweep.job:  # one trial of a sweep, behind a launcher
-        from lightning_modules.sweep.job import run_launched
-
-        return run_launched(cfg)
-    with told():  # here, not outside of Hydra, which would add a line of its own to the message
-        refuse_wrong_ranks(cfg)
-        refuse_budget(cfg)
-        refuse_sweep_without_m(cfg)
-        from lightning_modules.run import run
-
-        return run(complete_choices(cfg)).get("val/loss")
-
+from lightning_modules.cli.main import main
 
 if __name__ == "__main__":
-    if {"--help", "-h"} & set(sys.argv[1:]):
-        answer(show_help)
-    else:
-        sys.argv[1:] = names_as_text(flags_last(sys.argv[1:]))
-        name_the_sweep()
-        register()
-        answer(main)
+    main("train")

@@ -92,7 +92,7 @@ def once(folder: Path, harm: str) -> tuple[str, ...]:
 
 
 class Command:
-    """``scripts/train.py -m WORDS`` as a terminal starts it: in a process group of its own."""
+    """``touchstone train -m WORDS`` as a terminal starts it: in a process group of its own."""
 
     def __init__(self, folder: Path, words: tuple[str, ...]) -> None:
         self.mark = uuid.uuid4().hex

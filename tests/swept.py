@@ -15,7 +15,7 @@ from lightning_modules.sweep.summary import write_summary
 
 LOSS = {"val/loss": "minimize"}
 BOTH = {"val/accuracy": "maximize", "model/size_bytes": "minimize"}
-RESUME = "python scripts/train.py -m sweep.resume=tuning"
+RESUME = "touchstone train -m sweep.resume=tuning"
 
 
 class Sweep:

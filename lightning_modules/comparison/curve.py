@@ -35,7 +35,7 @@ def curve_along(comparison: Comparison, x: str, reference: str | None = None) ->
         UserError: `x` is not a key of the table, a value of it is not a number, or there is no arm `reference`.
     """
     if x not in comparison.by:
-        raise UserError(f"--along {x}: the table is grouped by {', '.join(comparison.by)}; {nearest(x, comparison.by)}")
+        raise UserError(f"along={x}: the table is grouped by {', '.join(comparison.by)}; {nearest(x, comparison.by)}")
     place = comparison.by.index(x)
     rows: dict[tuple[float, str], Row] = {}
     for row in comparison.rows:
@@ -43,7 +43,7 @@ def curve_along(comparison: Comparison, x: str, reference: str | None = None) ->
         rows[_number(x, row.values[place]), ", ".join(rest) or "all runs"] = row
     arms = sorted({arm for _, arm in rows}, key=lambda arm: (arm != reference, arm))
     if reference is not None and reference not in arms:
-        raise UserError(f"--reference {reference}: no such line; {nearest(reference, arms)}")
+        raise UserError(f"reference={reference}: no such line; {nearest(reference, arms)}")
     return Curve(comparison, x, tuple(sorted({value for value, _ in rows})), tuple(arms), rows)
 
 
@@ -51,7 +51,7 @@ def _number(x: str, value: str) -> float:
     try:
         return float(value)
     except ValueError as error:
-        raise UserError(f"--along {x}: {value} is not a number") from error
+        raise UserError(f"along={x}: {value} is not a number") from error
 
 
 def draw_curve(curve: Curve) -> Figure:

@@ -75,4 +75,4 @@ def find_baseline(groups: Sequence[Group], by: Sequence[str], wanted: Mapping[st
         return found[0]
     text = ",".join(f"{key}={value}" for key, value in wanted.items())
     listed = "; ".join(",".join(map("=".join, zip(by, group.values, strict=True))) for group in (found or groups)[:20])
-    raise UserError(f"--baseline {text} matches {len(found) or 'no'} group{'s' * (len(found) != 1)} of: {listed}")
+    raise UserError(f"baseline={text} matches {len(found) or 'no'} group{'s' * (len(found) != 1)} of: {listed}")

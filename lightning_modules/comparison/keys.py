@@ -48,7 +48,7 @@ def require_known(reader: Reader, selection: Selection, keys: Iterable[str]) -> 
     known = reader.param_names([run.run_id for run in selection.runs]) | set(selection.swept or ())
     for key in keys:
         if key not in known:
-            raise UserError(f"--by: no run has the param '{key}'; {_guess(key, known)}")
+            raise UserError(f"by=: no run has the param '{key}'; {_guess(key, known)}")
 
 
 def _guess(key: str, known: set[str]) -> str:
@@ -64,9 +64,9 @@ def parsed_baseline(text: str, by: Sequence[str]) -> dict[str, str]:
     for part in re.split(r",(?=[\w.@/]+=)", text):
         key, equals, value = part.partition("=")
         if not equals:
-            raise UserError(f"--baseline {text}: expected key=value or key=value,key=value")
+            raise UserError(f"baseline={text}: expected key=value or key=value,key=value")
         if key not in by:
-            raise UserError(f"--baseline {text}: the table is not grouped by '{key}'; {nearest(key, by)}")
+            raise UserError(f"baseline={text}: the table is not grouped by '{key}'; {nearest(key, by)}")
         wanted[key] = value
     return wanted
 

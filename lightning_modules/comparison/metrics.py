@@ -17,7 +17,7 @@ def lower_is_better(metric: str, better: str | None, objectives: Mapping[str, st
     """
     sweeps = {"minimize": "lower", "maximize": "higher"}.get(objectives.get(metric, ""))
     known = {True: "higher", False: "lower", None: sweeps}[higher_is_better(metric)]
-    if wrong := check_direction("--better", metric, better or known, ("lower", "higher")):
+    if wrong := check_direction("better", metric, better or known, ("lower", "higher")):
         raise UserError(wrong)
     return (better or known) == "lower"
 
@@ -34,10 +34,10 @@ def read_metric(reader: Reader, ids: Sequence[str], metric: str | None) -> tuple
         return wanted, values
     names = {name for name in reader.metric_names(ids) if not name.startswith("system/")}
     if metric is not None:
-        raise UserError(f"--metric: no finished run has the metric '{metric}'; {nearest(metric, names)}")
+        raise UserError(f"metric=: no finished run has the metric '{metric}'; {nearest(metric, names)}")
     found = _default(names)
     if found is None:
-        raise UserError(f"no run has a test/… or val/… metric; choose another with --metric; {nearest('test/', names)}")
+        raise UserError(f"no run has a test/… or val/… metric; choose another with metric=; {nearest('test/', names)}")
     return found, reader.metric(ids, found)
 
 

@@ -19,7 +19,7 @@ def of_reading(read: Reading, chosen: bool) -> list[str]:
     """Runs and keys that the table leaves out. `chosen`: the metric is the default one."""
     said = []
     if chosen and read.metric != "test/accuracy":
-        said.append(f"no run has test/accuracy; comparing {read.metric} instead (choose another with --metric)")
+        said.append(f"no run has test/accuracy; comparing {read.metric} instead (choose another with metric=)")
     if read.selection.left_out:
         counts = ", ".join(f"{count} {ended}" for ended, count in sorted(read.selection.left_out.items()))
         total = sum(read.selection.left_out.values())

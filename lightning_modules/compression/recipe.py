@@ -55,7 +55,7 @@ def build_recipe(node: Mapping[str, Any] | None) -> Recipe:
         if str(key) not in _SETTINGS:
             raise UserError(f"compression.{key}: there is no such setting; {nearest(str(key), _SETTINGS)}")
     if node.get("budget"):
-        raise UserError("compression=budget is a search of many runs, which python scripts/train.py starts")
+        raise UserError("compression=budget is a search of many runs, which touchstone train starts")
     runtimes = tuple(node.get("runtimes") or ())
     for runtime in runtimes:
         if runtime not in RUNTIMES:

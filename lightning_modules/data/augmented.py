@@ -1,4 +1,4 @@
-"""Augmented copies on disk: training samples beside those of the set, written by ``scripts/augment.py``."""
+"""Augmented copies on disk: training samples beside those of the set, written by ``touchstone augment``."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ from lightning_modules.data.preprocess import Store
 from lightning_modules.errors import UserError
 
 MANIFEST, SAMPLES = "manifest.json", "samples.safetensors"
-HINT = "`python scripts/augment.py` writes one"
+HINT = "`touchstone augment` writes one"
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

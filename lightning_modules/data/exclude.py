@@ -1,4 +1,4 @@
-"""Samples that shall not be trained on: a list of their indices, written by ``scripts/data.py clean``."""
+"""Samples that shall not be trained on: a list of their indices, written by `touchstone data clean`."""
 
 import json
 from collections.abc import Callable
@@ -47,11 +47,9 @@ def _read(path: Path, content: Callable[[], str]) -> list[tuple[str, int]]:
         listed = [(str(entry["part"]), int(entry["index"])) for entry in record["excluded"]]
         looked_at = str(record["content"])
     except OSError as error:
-        raise UserError(f"data.exclude={path}: {error.strerror}; `python scripts/data.py clean` writes one") from error
+        raise UserError(f"data.exclude={path}: {error.strerror}; `touchstone data clean` writes one") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"data.exclude={path} is damaged ({error!r}); `python scripts/data.py clean` writes one"
-        ) from error
+        raise UserError(f"data.exclude={path} is damaged ({error!r}); `touchstone data clean` writes one") from error
     if wrong := {part for part, _ in listed} - {"pool", "test"}:
         raise UserError(f"data.exclude={path}: the part of a sample is pool or test, not {sorted(wrong)[0]}")
     if looked_at != content():

@@ -1,4 +1,4 @@
-"""What `scripts/data.py` does: inspect, clean and split, each from a composed config."""
+"""What `touchstone data` does: inspect, clean and split, each from a composed config."""
 
 import sys
 from collections.abc import Sequence
@@ -124,6 +124,6 @@ def _build(cfg: DictConfig, key: str) -> Any:
         raise UserError(f"{key}={node}: a data set is needed, as in {key}=digits")
     data = instantiate(node)
     if not isinstance(data, InMemoryData):
-        raise UserError(f"{key}._target_={node['_target_']}: scripts/data.py reads data sets in memory only")
+        raise UserError(f"{key}._target_={node['_target_']}: touchstone data reads data sets in memory only")
     data.setup()
     return data

@@ -48,7 +48,7 @@ def freeze(composed: Composed, values: Values, commit: str) -> Path:
     base = str(own.relative_to(EXPERIMENTS).with_suffix(""))
     text = yaml.safe_dump({"defaults": [f"/experiment/{base}@_global_", "_self_"]}, sort_keys=False)
     text += yaml.safe_dump({"claim": claim}, sort_keys=False, default_flow_style=None, width=120)
-    target.write_text(f"# @package _global_\n# Written by: python scripts/reproduce.py {base} --freeze\n{text}")
+    target.write_text(f"# @package _global_\n# Written by: touchstone reproduce {base} freeze=true\n{text}")
     return target
 
 

@@ -65,7 +65,7 @@ def of_claim(claim: Claim) -> Iterator[tuple[str, str]]:
     yield from _unit(claim)
     yield from _tolerance(claim)
     if claim.data is None and claim.tier in _HERE:
-        yield "data", "the sha256 of the raw data is missing; reproduce.py --lint prints it"
+        yield "data", "the sha256 of the raw data is missing; touchstone reproduce CLAIM lint=true prints it"
     if claim.shortened and claim.kind != "curve" and set(claim.expect) - {Verdict.INCONCLUSIVE, Verdict.INVALID}:
         yield "expect", "the verdict of a shortened run is always INCONCLUSIVE"
     if claim.unit == "%" and any(abs(value) > 100 for value in _numbers(claim)):

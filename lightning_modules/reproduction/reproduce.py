@@ -38,7 +38,7 @@ def chosen(question: Question) -> list[str]:
     found = [n for n in names if (n in alone and not question.tiers) or tier_of(n) in tiers]
     if not found:
         there = sorted({tier_of(name) for name in names})
-        raise UserError(f"none of these claims has tier {', '.join(tiers)}; use --tier {','.join(there)}")
+        raise UserError(f"none of these claims has tier {', '.join(tiers)}; use tier={','.join(there)}")
     return found
 
 

@@ -106,5 +106,5 @@ def _sweeper(composed: Composed, plan: Listed, words: list[str], fresh: bool = F
         "claim.fresh": str(fresh).lower(),
         "mlflow.source.name": "scripts/reproduce.py",
     }
-    sweeper.again = f"python scripts/reproduce.py {composed.name}"
+    sweeper.again = f"touchstone reproduce {composed.name}"
     return sweeper

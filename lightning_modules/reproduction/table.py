@@ -71,7 +71,7 @@ def _below(rows: Sequence[ClaimRow], command: str) -> str:
     run = " to ".join(dict.fromkeys((days[0], days[-1]))) if days else ""
     at = f"at {', '.join(commits[:4])}{' …' * (len(commits) > 4)}" if commits else ""
     folders = {row.claim_id.rpartition("/")[0] for row in rows}
-    again = command or f"python scripts/reproduce.py {folders.pop() if len(folders) == 1 and rows else 'all'}"
+    again = command or f"touchstone reproduce {folders.pop() if len(folders) == 1 and rows else 'all'}"
     machines = "; ".join(dict.fromkeys(row.machine for row in rows if row.machine))
     said = [f"Run {run} {at}".strip() if run or at else "", _escaped(machines), f"again: `{again}`"]
     return ". ".join(" ".join(part.split()) for part in said if part)

@@ -88,7 +88,7 @@ def table(question: Question) -> bool:
     stored = stored_results(open_store(), sorted(asked))
     results = newest(read_results(every), stored)
     if not results:
-        raise UserError("no claim has a result yet; run python scripts/reproduce.py all")
+        raise UserError("no claim has a result yet; run touchstone reproduce all")
     wanted, whole = {}, True
     for file, here in tables(every).items():
         lacking = [name for name in here if name not in results and tier_of(name) in USUAL_TIERS]
@@ -96,7 +96,7 @@ def table(question: Question) -> bool:
             continue
         if lacking and not question.partial:
             print(
-                f"{file} is unchanged: no result for {', '.join(lacking)}; use --partial to write it without them",
+                f"{file} is unchanged: no result for {', '.join(lacking)}; use partial=true to write it without them",
                 file=sys.stderr,
             )
             whole = False

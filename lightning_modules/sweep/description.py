@@ -29,7 +29,7 @@ def to_note(
     titles = ["#", "run", "status", *(f"best {name}" for name in objectives), *metrics, "duration"]
     top = f"{status_line(children)}\n\n{_best_in_markdown(children, objectives, experiment_id)}"
     top += f"| {' | '.join(map(_escape, titles))} |\n|{'---|' * len(titles)}\n"
-    commands = f"\nGo on:\n\n    {resume_command}\n\nCompare over seeds:\n\n    python scripts/compare.py {run_id}\n"
+    commands = f"\nGo on:\n\n    {resume_command}\n\nCompare over seeds:\n\n    touchstone compare {run_id}\n"
     room, rows = NOTE_LIMIT - len(top) - len(commands) - 100, ""
     for child in in_order(children, objectives)[:NOTE_ROWS]:
         row = _note_row(child, objectives, metrics, experiment_id)

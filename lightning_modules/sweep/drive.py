@@ -263,7 +263,7 @@ class _Sweep:
             "sweep.objectives": json.dumps(self.plan.objectives),
             "touchstone.command": command_line(),
             WORKING_DIRECTORY: str(Path.cwd()),
-            "mlflow.source.name": "scripts/train.py",
+            "mlflow.source.name": "touchstone train",
             "mlflow.source.type": "LOCAL",
             **self.sweeper.tags,
         }
@@ -294,7 +294,7 @@ class _Sweep:
         return [*self.command.fixed, *trial.words, job.word()]
 
     def _again(self) -> str:
-        return self.sweeper.again or f"python scripts/train.py -m sweep.resume={self.name}"
+        return self.sweeper.again or f"touchstone train -m sweep.resume={self.name}"
 
 
 def _gpus(config: DictConfig) -> tuple[list[str], int]:

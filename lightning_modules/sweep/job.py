@@ -143,12 +143,12 @@ def _run(cfg: DictConfig, ledger: Any, job: Job) -> str | None:
 
 
 def _be_a_run_of_its_own(words: Sequence[str]) -> None:
-    """Make this process look as if `scripts/train.py` had been called with these overrides, without ``-m``.
+    """Make this process look as if ``touchstone train`` had been called with these overrides, without ``-m``.
 
     Lightning starts the other ranks of a run by this process's command; with the sweep's command they would begin the
     whole sweep anew, and train with the hyper-parameters of another trial.
     """
-    sys.argv = [str(PROJECT_ROOT / "scripts" / "train.py"), *words]
+    sys.argv = [str(PROJECT_ROOT / "lightning_modules" / "cli" / "train.py"), *words]
     sys.modules["__main__"].__spec__ = None
 
 

@@ -51,7 +51,7 @@ class Progress:
         children = self._summary(final=True)
         Console().print(to_terminal(children, self._ledger.objectives, f"sweep {self._ledger.name}"))
         print(f"sweep  {self._ledger.name}  {self._ledger.run_id}\nsee    make ui, then http://127.0.0.1:5000")
-        print(f"       python scripts/compare.py {self._ledger.run_id}", flush=True)
+        print(f"       touchstone compare {self._ledger.run_id}", flush=True)
         return children
 
     def _summary(self, final: bool) -> list[Any]:

@@ -262,7 +262,7 @@ class BufferedMLflowLogger(Logger):
         """Say once where the points are that the store has not taken."""
         before, self.undelivered = self.undelivered, file
         if file is not None and file != before:
-            text = f"points that the tracking store did not accept are in {file}; `python scripts/store.py sync` sends them"
+            text = f"points that the tracking store did not accept are in {file}; `touchstone store sync` sends them"
             warnings.warn(f"MLflow run {self._run_id}: {text}", Undelivered, stacklevel=3)
 
     def _rows(self, batch: list[Point]) -> Iterator[dict[str, Any]]:

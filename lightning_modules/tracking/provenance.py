@@ -233,7 +233,10 @@ def command_line() -> str:
 
     Which trial of a sweep it is stands in the run's tags: without it, the command makes the same run alone.
     """
-    arguments = [Path(sys.executable).name, *(word for word in sys.argv if not word.startswith("sweep.job="))]
+    program = Path(sys.argv[0])
+    is_verb = program.parent == Path(__file__).resolve().parents[1] / "cli"
+    start = ["touchstone", program.stem] if is_verb else [Path(sys.executable).name, sys.argv[0]]
+    arguments = [*start, *(word for word in sys.argv[1:] if not word.startswith("sweep.job="))]
     masked = [_masked_argument(argument, before) for before, argument in zip(["", *arguments], arguments, strict=False)]
     return shlex.join(masked)
 

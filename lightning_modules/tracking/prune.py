@@ -36,7 +36,7 @@ def prune(store: Store, dry_run: bool = False) -> int:
     else:
         grounds = _prune_database(store, dry_run)
     freed, failed = sum(g.freed for g in grounds), [text for g in grounds for text in g.failed]
-    print(f"{freed:,} bytes {'would be freed (nothing is deleted: --dry-run)' if dry_run else 'freed'}")
+    print(f"{freed:,} bytes {'would be freed (nothing is deleted: dry_run=true)' if dry_run else 'freed'}")
     if failed:
         raise UserError("not deleted:\n" + "\n".join(f"  {text}" for text in failed))
     return freed

@@ -130,7 +130,7 @@ class Record:
         _store_diff(self.text, "code/diff.patch", git)
         found = {
             "mlflow.source.type": "LOCAL",
-            "mlflow.source.name": "scripts/train.py",
+            "mlflow.source.name": "touchstone train",
             "mlflow.source.git.commit": git.commit,
             "mlflow.source.git.branch": git.branch,
             "mlflow.source.git.repoURL": git.remote,
@@ -232,7 +232,7 @@ class Record:
         """Flush all points, store the log and the traceback, and set the status: FINISHED, FAILED or KILLED.
 
         A resume that fails before its first step leaves the run as it was. What the store does not take is kept in files,
-        for `scripts/store.py sync` to deliver.
+        for `touchstone store sync` to deliver.
 
         Raises:
             UserError: the disk is full; the message says where the run's status and points are.
@@ -303,7 +303,7 @@ class Record:
             if not self.store.is_local:
                 kept = f"{self._kept} and {self._work} keep" if self._work else f"{self._kept} keeps"
                 # not as a warning: those go to the run's log, which is closed
-                text = f"the server is gone: {kept} the rest of the run; `python scripts/store.py sync` delivers it"
+                text = f"the server is gone: {kept} the rest of the run; `touchstone store sync` delivers it"
                 print(f"run {self.run_id}: {text}", file=sys.stderr)
         elif self.logger.undelivered:  # the store did not take points for a while, and does now
             with contextlib.suppress(Exception):  # the file stays
@@ -315,7 +315,7 @@ class Record:
         lines = [f"the disk of {self.folder} is full: run {self.run_name} ({self.run_id}) is {status}"]
         if kept is not None and kept.exists():
             what = "its status and last points are" if self._kept else "its last points are"
-            lines.append(f"{what} in {kept}: free some space, then `python scripts/store.py sync` stores them")
+            lines.append(f"{what} in {kept}: free some space, then `touchstone store sync` stores them")
         elif self._unsent:
             lines.append("its status and last points could not be stored anywhere")
         if (self.checkpoints / "last.ckpt").exists():

@@ -122,11 +122,11 @@ def _new_place(old: Path, folder: Path, addresses: list[Address]) -> Path:
     """The store's folder, or the one above it that stands for `old`: the first that holds artifacts of old addresses."""
     rests = [address.path.relative_to(old) for address in addresses if address.path.is_relative_to(old)]
     if not rests and addresses:
-        raise UserError(f"--from {old}: no address begins so; there are such as {addresses[-1].path}")
+        raise UserError(f"from={old}: no address begins so; there are such as {addresses[-1].path}")
     for place in (folder, *folder.parents):
         if not rests or any(place.joinpath(rest).exists() for rest in rests):
             return place
-    raise UserError(f"--from {old}: none of the artifacts that lay there is found at {folder}: move them first")
+    raise UserError(f"from={old}: none of the artifacts that lay there is found at {folder}: move them first")
 
 
 def _place_of(address: Address, places: Iterable[Path]) -> Path | None:
@@ -148,12 +148,12 @@ def _report(
         rows = [address for address, old in changes if old == place]
         counts = {table: sum(address.table == table for address in rows) for table, _, _ in COLUMNS}
         told = ", ".join(f"{count} in {table}" for table, count in counts.items() if count) or "none"
-        print(f"{place} -> {new}: {told}{' (nothing is written: --dry-run)' if dry_run else ''}")
+        print(f"{place} -> {new}: {told}{' (nothing is written: dry_run=true)' if dry_run else ''}")
     left = [address for address in addresses if not _place_of(address, places)]
     gone = [address for address in left if not address.path.exists() and not _artifact_root(address.path).exists()]
     if gone:
         print(f"{len(gone)} addresses lead nowhere and were left, as {gone[0].path}")
     for place in sorted({p for a in left if a.path.exists() and (p := _old_place(a.path, folder))}):
-        print(f"{place} still exists and holds what {folder} holds: --from {place} leads this store to its own copy")
+        print(f"{place} still exists and holds what {folder} holds: from={place} leads this store to its own copy")
     if not changes:
         print("all addresses are right: nothing to do" if not left else "nothing was rewritten")

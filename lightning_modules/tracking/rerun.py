@@ -54,7 +54,7 @@ def recorded_code(store: Store, run: Any) -> Iterator[Path]:
     commit = run.data.tags.get("mlflow.source.git.commit")
     if not re.fullmatch("[0-9a-f]{40,64}", commit or ""):
         raise UserError(
-            f"run {run.info.run_id} has no recorded commit (git was not available): --here uses today's code"
+            f"run {run.info.run_id} has no recorded commit (git was not available): here=true uses the current code"
         )
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder) / "code"
@@ -73,7 +73,8 @@ def _git(*arguments: str, cwd: Path = PROJECT_ROOT) -> None:
     done = subprocess.run(["git", *arguments], cwd=cwd, capture_output=True, text=True, check=False)
     if done.returncode:
         raise UserError(
-            f"git {arguments[0]} failed, so the recorded code is not to be had (--here uses today's):\n{done.stderr.strip()}"
+            f"git {arguments[0]} failed, so the recorded code cannot be checked out "
+            f"(here=true runs the current code):\n{done.stderr.strip()}"
         )
 
 

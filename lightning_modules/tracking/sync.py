@@ -31,7 +31,7 @@ def sync(
     source = open_store(source_uri or (sqlite_uri(PROJECT_ROOT / "mlruns" / "mlflow.db") if server else None))
     if not source.is_local:
         raise UserError(
-            f"--store {mask_secrets(source.uri)}: sync pushes from a SQLite file to a server, not the other way"
+            f"tracking.uri={mask_secrets(source.uri)}: sync pushes from a SQLite file to a server, not the other way"
         )
     is_push = bool(to_uri or runs or experiment)
     target = open_store(to_uri or server) if to_uri or (server and is_push) else None
@@ -63,7 +63,7 @@ def _chosen(source: Store, wanted: Sequence[str], experiment: str | None) -> lis
     client = source.client
     spaces = {space.name: space.experiment_id for space in client.search_experiments()}
     if experiment is not None and experiment not in spaces:
-        raise UserError(f"--experiment {experiment}: there is none of this name; {nearest(experiment, spaces)}")
+        raise UserError(f"experiment={experiment}: there is none of this name; {nearest(experiment, spaces)}")
     within = [spaces[experiment]] if experiment is not None else list(spaces.values())
     runs = {run.info.run_id: run for run in all_runs(client, within)}
     if wanted:

@@ -12,7 +12,6 @@ from lightning_modules.command_line import (
 )
 from lightning_modules.config.project import PROJECT_ROOT
 from lightning_modules.errors import UserError, nearest
-from lightning_modules.export.words import read_words
 from lightning_modules.sweep.plugin import refuse_sweep_without_m
 
 CONF = PROJECT_ROOT / "conf"
@@ -166,11 +165,6 @@ def test_an_empty_argument_of_any_verb_is_refused(
     assert exit_.value.code == 1
     said = capsys.readouterr()
     assert "an argument is empty: " in said.err and not said.out
-
-
-def test_an_empty_option_of_a_verb_is_refused() -> None:
-    with pytest.raises(UserError, match="output=: the value is empty"):
-        read_words(["input=a", "output="], {"input": None, "output": None})
 
 
 @pytest.mark.parametrize("word", ["sweep.resume=rates", "sweep.resume=", "sweep.name=rates"])

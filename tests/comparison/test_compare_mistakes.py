@@ -13,10 +13,10 @@ BAD: dict[str, tuple[tuple[str, ...], dict[str, Any], str]] = {
     "a key of no run": (
         ("the sweep",),
         {"by": ["lr"]},
-        r"--by: no run has the param 'lr'; did you mean 'optimizer\.lr'",
+        r"by=: no run has the param 'lr'; did you mean 'optimizer\.lr'",
     ),
     "a misspelt key": (("the sweep",), {"by": ["modle"]}, "did you mean 'model'"),
-    "a misspelt metric": (("the sweep",), {"metric": "test/acuracy"}, "--metric.*did you mean 'test/accuracy'"),
+    "a misspelt metric": (("the sweep",), {"metric": "test/acuracy"}, "metric=.*did you mean 'test/accuracy'"),
     "a baseline of two": (
         ("the sweep",),
         {"baseline": "model=mlp"},

@@ -33,8 +33,8 @@ def test_the_script_prints_the_table_logs_it_to_the_sweep_and_writes_it(
     sweep: Make, store: Any, command: Callable[..., Any], tmp_path: Path
 ) -> None:
     parent = sweep(seeds=6)
-    options = ["--by", "model,optimizer.lr", "--metric", "test/accuracy", "--baseline", "model=mlp,optimizer.lr=0.1"]
-    done = command("compare.py", parent[:8], *options, "--out", "the files")
+    options = ["by=model,optimizer.lr", "metric=test/accuracy", "baseline=model=mlp,optimizer.lr=0.1"]
+    done = command("compare.py", parent[:8], *options, "out=the files")
     assert done.returncode == 0, done.stderr
     assert "test/accuracy (higher is better), by model, optimizer.lr, against model=mlp" in done.stdout
     assert "0.0312" in done.stdout
@@ -75,7 +75,7 @@ def test_without_logging_nothing_is_written(sweep: Make, store: Any, command: Ca
     with sqlite3.connect(folder / "mlflow.db") as database:
         before = list(database.iterdump())
     files = sorted(folder.rglob("*"))
-    done = command("compare.py", parent, "--no-log")
+    done = command("compare.py", parent, "log=false")
     assert done.returncode == 0, done.stderr
     with sqlite3.connect(folder / "mlflow.db") as database:
         assert list(database.iterdump()) == before

@@ -112,10 +112,10 @@ def test_the_verbs_work(store: Store, command: Callable[..., CompletedProcess[st
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    assert "equal" in answer("rerun.py", "plain", "--here")
+    assert "equal" in answer("rerun.py", "plain", "here=true")
     assert "optimizer.lr" in answer("compare.py", "rates")
     assert "logged to run" in answer("export.py", "plain", "format=onnx")
-    assert "INCONCLUSIVE" in command("reproduce.py", "mnist1d/linear", "seeds=2", "--judge").stdout
+    assert "INCONCLUSIVE" in command("reproduce.py", "mnist1d/linear", "seeds=2", "judge=true").stdout
 
 
 @pytest.mark.slow

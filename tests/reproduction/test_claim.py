@@ -11,7 +11,6 @@ from lightning_modules.errors import UserError
 from lightning_modules.reproduction.claim import parse_claim
 from lightning_modules.reproduction.find import find_claims, tier_of
 from lightning_modules.reproduction.plan import parts_of, plan_of_claim, seeds_of
-from lightning_modules.reproduction.question import parse_words, settings_of
 
 ARMS = [{"name": "a", "overrides": ["optimizer.lr=0.1"], "value": 3}, {"name": "b", "value": 1}]
 
@@ -111,16 +110,3 @@ def test_a_run_of_a_claim_gets_its_arm_its_seed_and_its_fold(new_claim: Callable
     assert plan.trials[1].params == {"arm": "a", "seed": 7, "data.fold": 1}
     assert plan.objectives == {"test/accuracy": "maximize"}
     assert len(plan.samples()) == 4  # each config once, with the first seed
-
-
-def test_the_command_tells_names_settings_and_overrides_apart() -> None:
-    names, own, others = parse_words(["mnist1d", "seeds=3", "jobs=2", "optimizer.lr=1"])
-    assert (names, own, others) == (["mnist1d"], {"seeds": "3", "jobs": "2"}, ["optimizer.lr=1"])
-    settings = settings_of({**own, "fresh": "true"})
-    assert (settings.seeds, settings.jobs, settings.fresh, settings.retries) == (3, 2, True, 1)
-
-
-@pytest.mark.parametrize("own", [{"seeds": "0"}, {"jobs": "two"}, {"retries": "-1"}, {"fresh": "yes"}])
-def test_a_setting_that_is_no_number_is_refused(own: dict[str, str]) -> None:
-    with pytest.raises(UserError, match=next(iter(own))):
-        settings_of(own)

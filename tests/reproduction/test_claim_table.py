@@ -82,9 +82,9 @@ def test_below_the_table_stand_dates_commits_circumstances_and_the_command() -> 
     later = replace(ROW, date="2026-01-05", commit="abc1234 def5678+")
     below = rows_to_markdown([replace(row, machine="2 cores, torch 2.9") for row in (later, ROW)]).splitlines()[-1]
     assert below == (
-        "Run 2026-01-02 to 2026-01-05 at abc1234, def5678+. 2 cores, torch 2.9. again: `python scripts/reproduce.py mnist1d`"
+        "Run 2026-01-02 to 2026-01-05 at abc1234, def5678+. 2 cores, torch 2.9. again: `touchstone reproduce mnist1d`"
     )
-    assert "`python scripts/reproduce.py all`" in rows_to_markdown([ROW, replace(ROW, claim_id="other/x")])
+    assert "`touchstone reproduce all`" in rows_to_markdown([ROW, replace(ROW, claim_id="other/x")])
     assert "again: `make it`" in rows_to_markdown([replace(ROW, date="", commit="")], command="make it")
 
 

@@ -56,7 +56,7 @@ def test_every_way_to_be_unjudgeable_is_told_with_its_file_and_line(project: Pro
         (project.folder / f"experiments/bad/{name}.yaml").write_text(f"# @package _global_\n{text}")
     (project.folder / "experiments/bad/latin.yaml").write_bytes(b"# @package _global_\n# caf\xe9\nclaim: {}\n")
     project.claim("bad/config", good, {"optimizer": {"lrr": 1}})
-    ended = project.reproduce("all", "--lint")
+    ended = project.reproduce("all", "lint=true")
     assert ended.returncode == 1, ended.stderr
     found = _by_claim(ended.stdout)
     assert found.pop("good/one") == []

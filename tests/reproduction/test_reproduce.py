@@ -36,7 +36,7 @@ def verdict(project: Project, parent: Any) -> dict[str, Any]:
 @pytest.mark.slow
 def test_a_claim_is_run_judged_recorded_and_not_run_again(project: Project, digits_hash: str) -> None:
     project.claim("paper/linear", {"data": digits_hash})
-    ended = project.reproduce("paper/linear", "jobs=2")
+    ended = project.reproduce("paper/linear", "sweep.jobs=2")
     assert ended.returncode == 0, ended.stderr
     assert "paper/linear" in ended.stdout
     (parent,) = parents(project)
@@ -62,7 +62,7 @@ def test_a_claim_is_run_judged_recorded_and_not_run_again(project: Project, digi
 
     project.folder.joinpath("README.md").write_text("# x\n<!-- claims -->\nold\n<!-- /claims -->\nend\n")
     project.folder.joinpath("experiments/paper/README.md").write_text("<!-- claims -->\n<!-- /claims -->\n")
-    written = project.reproduce("all", "--table")
+    written = project.reproduce("all", "table=true")
     assert written.returncode == 0, written.stderr
     for file in ("README.md", "experiments/paper/README.md"):
         text = project.folder.joinpath(file).read_text()
@@ -73,7 +73,7 @@ def test_a_claim_is_run_judged_recorded_and_not_run_again(project: Project, digi
     project.claim(
         "paper/other", {"data": digits_hash}
     )  # without a verdict: the table would lose nothing, but not be whole
-    refused = project.reproduce("all", "--table")
+    refused = project.reproduce("all", "table=true")
     assert refused.returncode == 1
     assert "README.md is unchanged: no result for paper/other" in refused.stderr
 
@@ -86,7 +86,7 @@ def test_an_unexpected_verdict_a_shortened_run_and_other_overrides_are_told_by_t
     narrow = {"value": 1.0, "better": "lower", "metric": "test/loss", "unit": "", "data": digits_hash}
     project.claim("paper/wrong", {**narrow, "value": 0.001, "tolerance": {"value": 0.0001, "why": "x"}})
     project.claim("paper/short", {"data": digits_hash, "shortened": "40 of 400 epochs", "expect": "INCONCLUSIVE"})
-    ended = project.reproduce("all", "jobs=2")
+    ended = project.reproduce("all", "sweep.jobs=2")
     assert ended.returncode == 1
     assert "NOT EXPECTED" in ended.stdout
     assert {run.data.tags["claim"]: run.data.tags["verdict"] for run in parents(project)} == {
@@ -154,7 +154,7 @@ def test_a_seed_that_fails_leaves_the_others_judged(project: Project, digits_has
             "expect": "INCONCLUSIVE",
         },
     )
-    ended = project.reproduce("paper/two", "retries=0", "jobs=2")
+    ended = project.reproduce("paper/two", "sweep.retries=0", "sweep.jobs=2")
     (parent,) = parents(project)
     assert parent.data.tags["verdict"] == "INCONCLUSIVE"
     assert "no value: b seed 0, b seed 1, b seed 2" in ended.stderr
@@ -167,10 +167,10 @@ def test_ten_seeds_are_frozen_as_a_reference_that_the_same_code_meets_exactly(
     project: Project, digits_hash: str
 ) -> None:
     project.claim("paper/linear", {"data": digits_hash})
-    few = project.reproduce("paper/linear", "--freeze")
+    few = project.reproduce("paper/linear", "freeze=true")
     assert few.returncode == 1
     assert "at least 10 seeds" in few.stderr
-    written = project.reproduce("paper/linear", "--freeze", "seeds=10", "jobs=2")
+    written = project.reproduce("paper/linear", "freeze=true", "seeds=10", "sweep.jobs=2")
     assert written.returncode == 0, written.stderr
     assert (project.folder / "experiments/paper/linear_frozen.yaml").is_file()
     judged = project.reproduce("paper/linear_frozen", "fresh=true")

@@ -93,15 +93,15 @@ def test_tables_are_made_of_committed_values_and_checked_before_the_first_is_wri
     ]
     for file in files[:2]:
         file.write_text(TEXT)
-    refused = project.reproduce("all", "--table", "--partial")
+    refused = project.reproduce("all", "table=true", "partial=true")
     assert refused.returncode == 1
     assert "experiments/other/README.md: there is no such file" in refused.stderr
     assert [file.read_text() for file in files[:2]] == [TEXT, TEXT]
     files[2].write_text(TEXT)
-    whole = project.reproduce("all", "--table")
+    whole = project.reproduce("all", "table=true")
     assert whole.returncode == 1
-    assert "README.md is unchanged: no result for paper/none; use --partial to write it without them" in whole.stderr
-    written = project.reproduce("paper", "--table", "--partial")
+    assert "README.md is unchanged: no result for paper/none; use partial=true to write it without them" in whole.stderr
+    written = project.reproduce("paper", "table=true", "partial=true")
     assert written.returncode == 0, written.stderr
     for file in files[:2]:
         assert "| paper/one |" in file.read_text()
@@ -109,7 +109,7 @@ def test_tables_are_made_of_committed_values_and_checked_before_the_first_is_wri
         assert "85.50 % \\[83.64, 87.36\\] (3)" in file.read_text()
         assert "No verdict yet: paper/none." in file.read_text()
     assert "| other/one |" in files[0].read_text()
-    judged = project.reproduce("paper/one", "--judge")
+    judged = project.reproduce("paper/one", "judge=true")
     assert judged.returncode == 0, judged.stderr
     assert "from the values in experiments/paper/results.json" in judged.stdout
 

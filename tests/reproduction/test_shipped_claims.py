@@ -40,7 +40,7 @@ def test_every_claim_of_a_paper_can_be_judged_and_its_tables_are_those_of_its_co
 def test_every_paper_has_half_a_page_with_a_place_for_its_table(folder: str) -> None:
     text = (ROOT / "experiments" / folder / "README.md").read_text()
     assert text.count("<!-- claims -->\n") == text.count("<!-- /claims -->\n") == 1
-    assert f"scripts/reproduce.py {folder}" in text
+    assert f"touchstone reproduce {folder}" in text
 
 
 def test_the_claim_of_the_readme_lacks_nothing_but_the_hash_of_its_data(project: Project) -> None:
@@ -50,6 +50,6 @@ def test_the_claim_of_the_readme_lacks_nothing_but_the_hash_of_its_data(project:
     path = project.folder / "experiments" / found[1]
     path.parent.mkdir(parents=True)
     Path(path).write_text(found[2])
-    ended = project.reproduce("lecun1998", "--lint")
+    ended = project.reproduce("lecun1998", "lint=true")
     assert ended.returncode == 1
     assert ended.stdout.startswith("lecun1998/linear: 1 mistakes\n  experiments/lecun1998/linear.yaml:4: claim.data: ")

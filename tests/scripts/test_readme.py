@@ -16,6 +16,7 @@ from claimed import ROOT, Project
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from lightning_modules.check import check_config
+from lightning_modules.cli.main import VERBS
 from lightning_modules.command_line import compose_run
 
 README = (ROOT / "README.md").read_text()
@@ -35,7 +36,7 @@ def commands() -> list[str]:
 
 
 SHELL = commands()
-TRAINING = [command for command in SHELL if "scripts/train.py" in command and "digitz" not in command]
+TRAINING = [command for command in SHELL if "touchstone train" in command and "digitz" not in command]
 
 
 def test_every_block_is_a_shell_or_a_yaml_block_and_every_command_is_known() -> None:
@@ -49,12 +50,15 @@ def test_every_block_is_a_shell_or_a_yaml_block_and_every_command_is_known() -> 
         if command.startswith("pip install "):
             assert set(command.partition("[")[2].rstrip("]").split(",")) <= extras
         script = re.search(r"scripts/\w+\.py", command)
-        assert command.startswith(OTHERS) if script is None else (ROOT / script[0]).is_file(), command
+        if verb := re.match(r"(?:MLFLOW_TRACKING_URI=\S+ )?touchstone (\w+)", command):
+            assert verb[1] in VERBS, command
+        else:
+            assert command.startswith(OTHERS) if script is None else (ROOT / script[0]).is_file(), command
 
 
 @pytest.mark.parametrize("command", TRAINING)
 def test_a_training_command_is_composed_and_its_config_has_no_mistake(command: str) -> None:
-    words = shlex.split(command.partition("scripts/train.py")[2])
+    words = shlex.split(command.partition("touchstone train")[2])
     parsed = OverridesParser.create().parse_overrides([word for word in words if word != "-m"])
     chosen = []
     for override in parsed:
@@ -86,7 +90,7 @@ def test_what_the_readme_shows_runs_in_a_copy_of_the_project(tmp_path: Path) -> 
             command = command.replace(name, value)
         argv = shlex.split(f"{command} {extra}")
         ended = subprocess.run(
-            [sys.executable, *argv[1:]],
+            [sys.executable, "-m", "lightning_modules.cli.main", *argv[1:]],
             cwd=folder,
             env=project.environment(),
             capture_output=True,
@@ -97,11 +101,11 @@ def test_what_the_readme_shows_runs_in_a_copy_of_the_project(tmp_path: Path) -> 
         return ended.stdout + ended.stderr
 
     (shown,) = (block for _, block in BLOCKS if "digitz" in block)
-    said = run("python scripts/train.py data=digitz optimizer.lrr=3", code=1)
+    said = run("touchstone train data=digitz optimizer.lrr=3", code=1)
     for line in shown.splitlines()[1:]:
         assert re.search(re.escape(line).replace("…", ".*").replace(r"\ (all:.*", r"\ \(all:.*"), said), line
     run(
-        "python scripts/train.py data=fashion_mnist model=lenet5 augmentation=image_basic",
+        "touchstone train data=fashion_mnist model=lenet5 augmentation=image_basic",
         **{
             "data=fashion_mnist": "data=digits",
             "model=lenet5": "model=linear",
@@ -109,18 +113,18 @@ def test_what_the_readme_shows_runs_in_a_copy_of_the_project(tmp_path: Path) -> 
         },
         extra=tiny,
     )
-    run("python scripts/rerun.py RUN_ID", RUN_ID="first", extra="--here")
-    run("python scripts/train.py resume=RUN_ID", RUN_ID="first", extra="trainer.max_epochs=2")
-    run("python scripts/train.py init_from=RUN_ID optimizer.lr=1e-4", RUN_ID="first", extra=tiny)
+    run("touchstone rerun RUN_ID", RUN_ID="first", extra="here=true")
+    run("touchstone train resume=RUN_ID", RUN_ID="first", extra="trainer.max_epochs=2")
+    run("touchstone train init_from=RUN_ID optimizer.lr=1e-4", RUN_ID="first", extra=tiny)
     sweep = next(command for command in SHELL if "sweep=rates" in command)
     run(sweep, **{"range(5)": "range(2)"}, extra=tiny)
-    assert "optimizer.lr" in run("python scripts/compare.py rates --baseline optimizer.lr=1e-3", **{"1e-3": "0.001"})
-    run("python scripts/store.py relocate")
-    run("python scripts/data.py inspect data=digits")
-    run("python scripts/augment.py out=more copies=4 data=digits augmentation=image_affine")
+    assert "optimizer.lr" in run("touchstone compare rates baseline=optimizer.lr=1e-3", **{"1e-3": "0.001"})
+    run("touchstone store relocate")
+    run("touchstone data inspect data=digits")
+    run("touchstone augment out=more copies=4 data=digits augmentation=image_affine")
     (folder / "images").mkdir()
     _image(folder / "images" / "one.png")
-    assert "one.png" in run("python scripts/predict.py RUN_ID input=images/", RUN_ID="first")
+    assert "one.png" in run("touchstone predict RUN_ID input=images/", RUN_ID="first")
 
 
 def _image(path: Path) -> None:

@@ -55,10 +55,8 @@ def test_a_sweep_and_its_comparison(new_server: Callable[..., Any], postgres: st
         sys.executable,
         str(PROJECT_ROOT / "scripts" / "compare.py"),
         name,
-        "--by",
-        "model",
-        "--out",
-        str(tmp_path),
+        "by=model",
+        f"out={tmp_path}",
     ]
     environment = {**os.environ, "MLFLOW_TRACKING_URI": server.uri}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=200)

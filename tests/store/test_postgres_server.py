@@ -53,7 +53,7 @@ def test_train_resume_init_from_and_rerun(server: Any, command: Callable[..., Co
     assert kept["epoch"] == best["epoch"] == 0
     started = train(*QUICK, "trainer.max_epochs=1", f"init_from={run_id}")
     assert started.data.tags["touchstone.init_from"] == run_id
-    said = command("rerun.py", started.info.run_id, "--here")
+    said = command("rerun.py", started.info.run_id, "here=true")
     assert said.returncode == 0 and "all metrics are equal" in said.stdout, said.stdout + said.stderr
 
 
@@ -70,7 +70,7 @@ def test_local_runs_are_pushed_once_and_numbers_are_those_that_were_measured(
     model = client.create_logged_model(space, source_run_id=child, name="model")
     client.set_terminated(child, "FAILED", 1700000001234)
     for _ in range(2):
-        said = command("store.py", "sync", "--store", store.uri, "--to", server.uri)
+        said = command("store.py", "sync", f"tracking.uri={store.uri}", f"to={server.uri}")
         assert said.returncode == 0, said.stderr
     assert "0 of them new" in said.stdout and said.stdout.count("is there already") == 2
     there = open_store(server.uri)
@@ -92,7 +92,7 @@ def test_a_server_over_the_very_store_is_refused(
 ) -> None:
     store.client.create_run(store.experiment("a"))
     server = new_server(store.uri)
-    said = command("store.py", "sync", "--store", store.uri, "--to", server.uri)
+    said = command("store.py", "sync", f"tracking.uri={store.uri}", f"to={server.uri}")
     assert said.returncode == 1 and "serves this very store" in said.stderr and "Traceback" not in said.stderr
     assert len(store.client.search_runs([store.experiment("a")])) == 1
 

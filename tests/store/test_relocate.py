@@ -96,7 +96,7 @@ def test_a_copy_is_led_to_its_own_files_only_when_it_is_told_so(
     shutil.copytree(old, tmp_path / "copy" / "mlruns")
     copy = open_store(f"sqlite:///{tmp_path}/copy/mlruns/mlflow.db")
     assert relocate(copy) == 0
-    assert f"--from {old} leads this store to its own copy" in capsys.readouterr().out
+    assert f"from={old} leads this store to its own copy" in capsys.readouterr().out
     assert relocate(copy, old=old) > 0
     assert all(f"{tmp_path}/copy/mlruns/artifacts" in a for a in addresses(copy) if not a.startswith("s3:"))
     assert relocate(copy, old=old) == 0

@@ -21,7 +21,7 @@ def test_a_damaged_store_is_one_message(
     verb: str, tmp_path: Path, command: Callable[..., CompletedProcess[str]]
 ) -> None:
     (tmp_path / "mlflow.db").write_text("this is not a database " * 100)
-    said = command("store.py", verb, "--store", f"sqlite:///{tmp_path}/mlflow.db")
+    said = command("store.py", verb, f"tracking.uri=sqlite:///{tmp_path}/mlflow.db")
     assert said.returncode == 1
     assert said.stderr.strip().startswith("the tracking store") and "is damaged" in said.stderr
     assert len(said.stderr.strip().splitlines()) == 1

@@ -214,7 +214,7 @@ def test_mistakes_are_told(
         sync(to_uri=store.uri)
     with pytest.raises(UserError, match="say where the runs go: --to"):
         sync(experiment="sweep")
-    with pytest.raises(UserError, match="--experiment swep: there is none of this name; did you mean 'sweep'"):
+    with pytest.raises(UserError, match="experiment=swep: there is none of this name; did you mean 'sweep'"):
         sweep(store)
         sync(to_uri=other.uri, experiment="swep")
     with pytest.raises(UserError, match="no run 'nobody'"):
@@ -225,7 +225,7 @@ def test_mistakes_are_told(
         sync(source_uri="databricks", to_uri=other.uri)
     damaged = tmp_path / "damaged.db"
     damaged.write_text("no database" * 100)
-    said = command("store.py", "sync", "--store", f"sqlite:///{damaged}", "--to", other.uri)
+    said = command("store.py", "sync", f"tracking.uri=sqlite:///{damaged}", f"to={other.uri}")
     assert said.returncode == 1 and "is damaged" in said.stderr and "Traceback" not in said.stderr
     said = command("store.py", "sync")
     assert said.returncode == 0 and "nothing to deliver" in said.stdout

@@ -20,7 +20,7 @@ QUICK = (
 
 
 def multirun(words: list[str]) -> list[Any]:
-    """What ``scripts/train.py -m WORDS`` does, in this process; returns the children."""
+    """What ``touchstone train -m WORDS`` does, in this process; returns the children."""
     from hydra import initialize_config_dir
     from hydra._internal.callbacks import Callbacks
     from hydra.core.global_hydra import GlobalHydra

@@ -193,7 +193,7 @@ def test_the_description_names_the_best_run_links_it_and_says_how_to_go_on(sweep
     assert "| 1 | [lr=0.2" in note
     assert "| 0.75 |" in note
     assert RESUME in note
-    assert f"python scripts/compare.py {sweep.run_id}" in note
+    assert f"touchstone compare {sweep.run_id}" in note
 
 
 def test_a_description_of_long_names_fits_into_a_tag() -> None:

@@ -101,7 +101,7 @@ def test_a_comparison_takes_the_direction_from_the_name_then_the_user_then_the_s
     assert lower_is_better("val/loss", None, {"val/loss": "maximize"})  # a sweep that was recorded with a wrong mode
     assert lower_is_better("my/thing", "lower", {"my/thing": "maximize"})
     assert not lower_is_better("my/thing", None, {"my/thing": "maximize"})
-    with pytest.raises(UserError, match="--better: the direction of 'my/thing' is not known"):
+    with pytest.raises(UserError, match="better: the direction of 'my/thing' is not known"):
         lower_is_better("my/thing", None, {})
-    with pytest.raises(UserError, match="--better=higher: a lower 'test/loss' is better"):
+    with pytest.raises(UserError, match="better=higher: a lower 'test/loss' is better"):
         lower_is_better("test/loss", "higher", {})

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from lightning_modules.cli.port import free_port
 from lightning_modules.errors import UserError
-from lightning_modules.export.words import free_port
 from lightning_modules.tracking.view import open_on
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,30 +49,30 @@ def test_a_port_that_is_taken_is_answered_with_another() -> None:
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(UserError, match=f"port {port} of 127.0.0.1: Address already in use; try port={port + 1}"):
-            free_port("port=", str(port))
+            free_port(str(port))
 
 
 @pytest.mark.parametrize("port", ["-1", "0", "65536", "1" + "0" * 30, "5e3", "٥٠٠٠", "http", ""])
 def test_what_is_no_port_is_refused(port: str) -> None:
     with pytest.raises(UserError) as caught:
-        free_port("--port ", port)
-    assert str(caught.value) == f"--port {port}: expected a port number from 1 to 65535"
+        free_port(port)
+    assert str(caught.value) == f"port={port}: expected a port number from 1 to 65535"
 
 
 @pytest.mark.parametrize("host", ["no such host", "", "..", "x" * 70, "127.0.0.1:5000", "\0"])
 def test_what_is_no_host_is_refused(host: str) -> None:
     with pytest.raises(UserError, match="is not an address of this machine"):
-        free_port("--port ", "5000", host)
+        free_port("5000", host)
 
 
 def test_an_address_of_another_machine_is_refused() -> None:
     with pytest.raises(UserError, match=r"port 5000 of 192\.0\.2\.1: Cannot assign requested address"):
-        free_port("--port ", "5000", "192.0.2.1")
+        free_port("5000", "192.0.2.1")
 
 
 def test_ui_answers_a_wrong_port_with_one_message(command: Any) -> None:
-    done = command("ui.py", "--port", "-1")
-    assert (done.returncode, done.stderr) == (1, "--port -1: expected a port number from 1 to 65535\n")
+    done = command("ui.py", "port=-1")
+    assert (done.returncode, done.stderr) == (1, "port=-1: expected a port number from 1 to 65535\n")
 
 
 @pytest.mark.slow
@@ -81,7 +81,7 @@ def test_the_pages_open_on_loopback_and_close_with_the_command(store: Any) -> No
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, str(ROOT / "scripts" / "ui.py"), "--port", str(port)]
+    command = [sys.executable, str(ROOT / "scripts" / "ui.py"), f"port={port}"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     assert process.stdout is not None
     try:

@@ -1,0 +1,53 @@
+"""The command ``touchstone VERB …``; ``scripts/VERB.py`` are aliases of its verbs."""
+
+import importlib
+import sys
+from pathlib import Path
+
+from lightning_modules.command_line import answer
+from lightning_modules.errors import UserError, nearest
+
+VERBS = {  # cli/VERB.py has `main()`
+    "train": "train one model, or with -m a sweep, and record it in MLflow",
+    "compare": "mean, spread and paired differences of runs over seeds",
+    "reproduce": "run the claims of papers and judge them",
+    "rerun": "run a recorded config again on its recorded code, and compare",
+    "predict": "predict files with a recorded model",
+    "serve": "serve a recorded model over HTTP",
+    "export": "write a recorded model for ONNX Runtime, torch.export or AOTInductor",
+    "compress": "search the cheapest compression of a recorded run that keeps its accuracy",
+    "data": "inspect, clean or split a data set",
+    "augment": "write augmented copies of a training set",
+    "store": "sync, relocate or prune the store of runs",
+    "ui": "open MLflow's pages on this store",
+}
+
+
+def main(verb: str | None = None) -> None:
+    """Run a verb: the given one, or that which is named by the first argument of this process."""
+    if verb is None:
+        words = sys.argv[1:]
+        if not words or words[0] in ("-h", "--help"):
+            print(overview())
+            sys.exit(0 if words else 2)
+        verb = words[0]
+        if verb not in VERBS:
+            answer(lambda: _refuse(verb))
+        sys.argv = [sys.argv[0], *words[1:]]
+    module = importlib.import_module(f"lightning_modules.cli.{verb}")
+    sys.argv[0] = str(Path(str(module.__file__)))  # ranks and trials are started by this file
+    answer(module.main)
+
+
+def overview() -> str:
+    """All verbs, a line each."""
+    listed = "\n".join(f"  {verb:10} {text}" for verb, text in VERBS.items())
+    return f"usage: touchstone VERB [ARGUMENT …]\n\n{listed}\n\nArguments and examples: touchstone VERB --help"
+
+
+def _refuse(verb: str) -> None:
+    raise UserError(f"touchstone {verb}: unknown verb; {nearest(verb, VERBS)}")
+
+
+if __name__ == "__main__":
+    main()

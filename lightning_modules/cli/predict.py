@@ -1,0 +1,49 @@
+"""``touchstone predict``: classes and probabilities of files."""
+
+import io
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+from lightning_modules.cli.arguments import Verb
+from lightning_modules.errors import UserError
+
+
+@dataclass
+class Arguments:
+    """Write a CSV with class and probability (or values) for each sample of images, recordings, arrays (.npy), tables
+    (.csv, .tsv, .parquet; columns are matched by name) or texts (.txt)."""
+
+    target: Annotated[str, "id, its first 6 or more characters, or name of a run; or models:/…"]
+    input: Annotated[Path, "file or folder with the samples"]
+    output: Annotated[Path | None, "CSV file (default: the terminal)"] = None
+    encoding: Annotated[str | None, "encoding of text files, as in cp1252 (default: detected)"] = None
+
+
+def _predict(arguments: Arguments) -> None:
+    from lightning_modules.data.encoding import encoding_problems
+    from lightning_modules.predict import find_model, predict
+    from lightning_modules.tracking.store import open_store
+
+    task, wanted = find_model(open_store(), arguments.target)
+    if arguments.encoding:
+        if problems := encoding_problems(arguments.encoding):
+            raise UserError(problems[0].removeprefix("data."))
+        wanted = replace(wanted, encoding=arguments.encoding)
+    table = io.StringIO()  # all of it or nothing: a damaged file in the middle leaves no half table
+    count = predict(task, wanted, arguments.input.expanduser(), table)
+    if arguments.output:
+        arguments.output.expanduser().write_text(table.getvalue(), encoding="utf-8")
+        print(f"{count} samples: {arguments.output}")
+    else:
+        sys.stdout.write(table.getvalue())
+
+
+main = Verb(
+    "predict",
+    "RUN input=FILE_OR_FOLDER [KEY=VALUE …]",
+    Arguments,
+    _predict,
+    ("3e782338 input=images/", "3e782338 input=table.csv output=predictions.csv"),
+)
