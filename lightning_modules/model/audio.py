@@ -1,4 +1,4 @@
-"""Small networks that read log-mel features of speech."""
+"""Small networks for log-mel features of speech."""
 
 from collections.abc import Sequence
 
@@ -7,16 +7,15 @@ from torch import Tensor, nn
 
 from lightning_modules.errors import UserError
 
-DEEPEST = 4  # blocks that a spectrum of a second stands: each halves both of its sides
+DEEPEST = 4  # each block halves both sides of the spectrum of one second
 
 
 class AudioCNN(nn.Module):
     """Blocks of a 3x3 convolution, batch norm, ReLU and 2x2 max pooling; mean over time and bands; linear head.
 
-    Takes features [B, 1, n_mels, frames]. 25,154 parameters with `channels` 8, 16, 32, 64 and ten classes.
+    Input: features [B, 1, n_mels, frames]. 25,154 parameters with the default `channels` and ten classes.
 
     Args:
-        input_shape: of a raw sample; the features' size need not be known.
         channels: of each block; at most four.
         dropout: before the head.
     """
@@ -31,7 +30,7 @@ class AudioCNN(nn.Module):
         super().__init__()
         _require_sound("audio_cnn", input_shape)
         if not 1 <= len(channels) <= DEEPEST:
-            raise UserError(f"model.channels={list(channels)}: 1 to {DEEPEST} blocks are possible")
+            raise UserError(f"model.channels={list(channels)}: expected 1 to {DEEPEST} widths")
         layers: list[nn.Module] = []
         for before, after in zip([1, *channels], channels, strict=False):
             layers += [nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
@@ -45,14 +44,13 @@ class AudioCNN(nn.Module):
 
 
 class AudioGRU(nn.Module):
-    """A GRU in both directions over the frames; mean of its states over time; linear head.
+    """A bidirectional GRU over the frames; mean of its states over time; linear head.
 
-    Takes features [B, 1, n_mels, frames], or series [B, L] or [B, C, L], of which each position is a frame.
+    Input: features [B, 1, n_mels, frames], or series [B, L] or [B, C, L], each position of which is a frame.
     60,170 parameters for 40 bands, one layer of 80 and ten classes.
 
     Args:
-        input_shape: of a raw sample: says how many bands a frame has where the samples are no recordings.
-        n_mels: bands of the features; null where the data have none.
+        n_mels: bands of the features; null: taken from a series' `input_shape`.
         hidden_size: of each direction.
         dropout: of the frames, and before the head.
     """
@@ -70,7 +68,7 @@ class AudioGRU(nn.Module):
         if n_mels is None and len(input_shape) == 2:
             n_mels = int(input_shape[0])
         elif n_mels is None:
-            raise UserError(f"model.n_mels: samples {tuple(input_shape)} do not say how many bands there are: give it")
+            raise UserError(f"model.n_mels: cannot be inferred from samples of shape {tuple(input_shape)}; set it")
         self.n_mels = n_mels
         self.dropout = nn.Dropout(dropout)
         between = dropout if num_layers > 1 else 0.0
@@ -86,5 +84,5 @@ class AudioGRU(nn.Module):
 def _require_sound(model: str, input_shape: Sequence[int]) -> None:
     if len(input_shape) not in (1, 3) or (len(input_shape) == 3 and input_shape[0] != 1):
         raise UserError(
-            f"model={model} needs recordings [T] or features [1, n_mels, frames], the data gives {tuple(input_shape)}"
+            f"model={model} needs recordings [T] or features [1, n_mels, frames], got samples of shape {tuple(input_shape)}"
         )

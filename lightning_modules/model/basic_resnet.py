@@ -1,4 +1,4 @@
-"""ResNets of basic blocks for small images, with projections where the shape changes (He et al. 2016, option B)."""
+"""ResNets of basic blocks for small images, with projection shortcuts (He et al. 2016, option B)."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -10,17 +10,17 @@ from lightning_modules.model.shape import image_shape
 
 
 class BasicResNet(nn.Module):
-    """A 3x3 stem and stages of basic blocks; every stage but the first halves the image, no pooling before them.
+    """A 3x3 stem without pooling, then stages of basic blocks; every stage but the first halves the image size.
 
-    ``widths=[64, 128, 256, 512] blocks=2`` is the ResNet-18 that papers on CIFAR use (11.17M parameters on 3x32x32 with 10
-    classes); ``widths=[16, 32, 64]`` with ``blocks=3`` and ``9`` are the ResNet-20 and -56 of RepDistiller, which differ
-    from those of `CifarResNet` in their shortcuts.
+    ``widths=[64, 128, 256, 512] blocks=2`` is the ResNet-18 of CIFAR papers (11.17M parameters on 3x32x32 with 10
+    classes); ``widths=[16, 32, 64]`` with ``blocks=3`` or ``9`` is the ResNet-20 or -56 of RepDistiller, which differs
+    from `CifarResNet` in its shortcuts.
 
     Args:
         widths: channels of each stage.
         blocks: in each stage.
 
-    He's initialisation (fan out). Raises UserError without stages or blocks, and for images that they would empty.
+    He initialisation (fan out). Raises UserError without stages or blocks, and for images that are too small.
     """
 
     def __init__(
@@ -29,7 +29,7 @@ class BasicResNet(nn.Module):
         super().__init__()
         if not widths or blocks < 1:
             raise UserError(
-                f"model.widths={list(widths)}, model.blocks={blocks}: at least one stage of one block is needed"
+                f"model.widths={list(widths)}, model.blocks={blocks}: expected at least one stage of one block"
             )
         channels, _, _ = image_shape("basic_resnet", input_shape, smallest=2 ** (len(widths) - 1))
         self.stem = nn.Sequential(_conv(channels, widths[0], 3), nn.BatchNorm2d(widths[0]), nn.ReLU())
@@ -48,7 +48,7 @@ class BasicResNet(nn.Module):
 
 
 class ProjectedBlock(nn.Module):
-    """Two 3x3 convolutions beside the identity, or beside a 1x1 convolution with batch norm where the shape changes."""
+    """Two 3x3 convolutions with an identity shortcut, or a 1x1 convolution with batch norm if the shape changes."""
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
         super().__init__()

@@ -8,11 +8,11 @@ from lightning_modules.model.pairs import PairScorer
 
 
 class BPRFactorization(PairScorer):
-    """``item_bias + user_factors . item_factors``: a bias of users would move no item before another.
+    """``item_bias + user_factors . item_factors``: a user bias would not change a ranking.
 
     Args:
-        factors: of each user and item.
-        bound: the factors begin uniform in [-bound, bound]; null: 0.5 / factors, as in Cornac. Biases begin at zero.
+        factors: embedding size.
+        bound: initial factors are uniform in [-bound, bound]; null: 0.5 / factors, as in Cornac. Biases are zero.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """Files of ``torch.save`` with a checksum: written atomically, verified in constant memory before they are loaded.
 
-The SHA-256 is the comment of the zip archive that ``torch.save`` writes: one rename publishes content and checksum
-together, every copy carries it, and plain ``torch.load`` reads the file as any other.
+The SHA-256 is stored in the comment of the zip archive that ``torch.save`` writes: one rename publishes content and
+checksum together, every copy contains it, and plain ``torch.load`` can read the file.
 """
 
 import hashlib
@@ -23,11 +23,11 @@ _warned: set[Path] = set()
 
 
 class DamagedFileError(ValueError):
-    """The content of a file is not what was written, or claims more than it holds."""
+    """A file's content differs from what was written, or is truncated."""
 
 
 def save_with_checksum(value: Any, path: Path) -> None:
-    """Write `value` with ``torch.save`` beside `path` and rename, so that a kill or a full disk leaves the old file whole."""
+    """Write `value` with ``torch.save`` to a temporary file and rename it: a kill or a full disk leaves the old file intact."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f"{path.name}.tmp")
     try:
@@ -46,10 +46,10 @@ def save_with_checksum(value: Any, path: Path) -> None:
 def load_verified(path: Path, ours: bool = True) -> Any:
     """Load plain values and tensors to the CPU; nothing is unpickled.
 
-    A file without a checksum is verified by the CRC-32 of its records. Where it is `ours`, an earlier version wrote it, and
-    a warning says so, once for each file.
+    A file without a checksum is verified by the CRC-32 of its records; if it is `ours`, an earlier version wrote it, and
+    a warning is shown once per file.
 
-    Raises DamagedFileError, MemoryError, or whatever torch raises for a file of another kind.
+    Raises DamagedFileError, MemoryError, or torch's own errors for other file types.
     """
     with path.open("rb") as file:
         if _has_checksum(file):
@@ -61,7 +61,7 @@ def load_verified(path: Path, ours: bool = True) -> Any:
                 _warned.add(path.resolve())
                 rank_zero_warn(f"{path} has no checksum: an earlier version wrote it. Only its CRC-32 was verified.")
         elif ours:
-            raise DamagedFileError("it is not a zip archive, or is cut off")
+            raise DamagedFileError("not a zip archive, or truncated")
         file.seek(0)
         return torch.load(file, map_location="cpu", weights_only=True)
 
@@ -69,8 +69,8 @@ def load_verified(path: Path, ours: bool = True) -> Any:
 def check_archive(file: IO[bytes], crc: bool = True) -> None:
     """Raise DamagedFileError for a zip archive that claims more bytes than it has, or has a wrong CRC-32.
 
-    Torch stores its records uncompressed, and reads them without looking at their CRC-32. Raises MemoryError where they do
-    not fit into free memory.
+    Torch stores its records uncompressed and does not check their CRC-32 when reading. Raises MemoryError if they do not
+    fit into free memory.
     """
     size = file.seek(0, os.SEEK_END)
     try:
@@ -88,7 +88,7 @@ def check_archive(file: IO[bytes], crc: bool = True) -> None:
 
 
 def _has_checksum(file: IO[bytes]) -> bool:
-    """Whether the file ends with a checksum. Raises DamagedFileError where an archive ends with anything else."""
+    """Whether the file ends with a checksum. Raises DamagedFileError for an archive with a damaged end."""
     size = file.seek(0, os.SEEK_END)
     file.seek(max(0, size - _TRAILER))
     trailer = file.read()
@@ -98,7 +98,7 @@ def _has_checksum(file: IO[bytes]) -> bool:
     file.seek(0)
     is_archive = file.read(4) == b"PK\x03\x04"
     if is_archive and not (trailer[-_NO_COMMENT:].startswith(b"PK\x05\x06") and trailer.endswith(b"\0\0")):
-        raise DamagedFileError("it is cut off, or its checksum is damaged")
+        raise DamagedFileError("it is truncated, or its checksum is damaged")
     return False
 
 
@@ -109,7 +109,7 @@ def _verify_checksum(file: IO[bytes]) -> None:
 
 
 def _sha256(file: IO[bytes], size: int) -> bytes:
-    """The hexadecimal digest of the first `size` bytes; the file's position is then behind them."""
+    """The hexadecimal digest of the first `size` bytes; afterwards the file's position is behind them."""
     digest = hashlib.sha256()
     file.seek(0)
     while size and (block := file.read(min(size, _BLOCK))):

@@ -10,18 +10,17 @@ from lightning_modules.model.shape import image_shape
 
 
 class CifarResNet(nn.Module):
-    """Three stages of 16, 32 and 64 channels, n = (depth - 2) / 6 blocks each; shortcuts of option A,
-    He's init.
+    """Three stages of 16, 32 and 64 channels with n = (depth - 2) / 6 blocks each; shortcuts of option A; He init.
 
-    Parameters on 3x32x32 with 10 classes: 0.27M at depth 20, 0.85M at 56, 1.73M at 110. Raises UserError
-    for a depth that is not 6n + 2, and for images below 4x4.
+    Parameters on 3x32x32 with 10 classes: 0.27M at depth 20, 0.85M at 56, 1.73M at 110. Raises UserError for a depth
+    that is not 6n + 2, and for images smaller than 4x4.
     """
 
     def __init__(self, input_shape: Sequence[int], num_outputs: int, depth: int = 20) -> None:
         super().__init__()
         channels, _, _ = image_shape("resnet", input_shape, smallest=4)
         if depth < 8 or (depth - 2) % 6:
-            raise UserError(f"model.depth={depth}: the depth of a CIFAR ResNet is 6n + 2: 20, 32, 44, 56, 110")
+            raise UserError(f"model.depth={depth}: expected 6n + 2, as in 20, 32, 44, 56, 110")
         self.stem = nn.Sequential(nn.Conv2d(channels, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU())
         blocks: list[nn.Module] = []
         inputs = 16
@@ -41,8 +40,8 @@ class CifarResNet(nn.Module):
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions; where the width doubles, the first has stride 2 and the shortcut skips every
-    other pixel and fills the new channels with zeros (option A: no parameters).
+    """Two 3x3 convolutions. If the width doubles, the first has stride 2, and the shortcut takes every other pixel and pads
+    the new channels with zeros (option A: no parameters).
     """
 
     def __init__(self, inputs: int, outputs: int) -> None:

@@ -1,4 +1,4 @@
-"""The model without an input: one learned vector."""
+"""A model that ignores its input: one learned vector."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class Constant(nn.Module):
-    """Answers every sample with the same learned vector [num_outputs], which begins as `value` in each place."""
+    """Returns the same learned vector [num_outputs] for every sample; it is initialised with `value`."""
 
     def __init__(self, input_shape: Sequence[int], num_outputs: int, value: float = 1.0) -> None:
         super().__init__()

@@ -11,11 +11,9 @@ from lightning_modules.model.shape import image_shape
 class ConvNet(nn.Module):
     """Stages of `depth` convolutions ('same' padding, batch norm, ReLU), each ended by a 2x2 max-pool.
 
-    `channels` has one width per stage. Without `hidden` the maps are averaged and a linear head follows, so
-    that the number of parameters does not depend on the image size; with it they are flattened into one
-    fully connected layer: `channels=[32, 64] depth=1 batch_norm=false hidden=128` is the usual MNIST CNN,
-    with `kernel_size=5 hidden=1024` it is DeepOBS' 2c2d. Raises UserError for images that the pooling would
-    empty.
+    `channels` has one width per stage. Without `hidden` the maps are averaged before the linear head; with it they are
+    flattened into a fully connected layer of that width: `channels=[32, 64] depth=1 batch_norm=false hidden=128` is the
+    usual MNIST CNN. Raises UserError for images that are too small for the pooling.
     """
 
     def __init__(
@@ -31,7 +29,7 @@ class ConvNet(nn.Module):
     ) -> None:
         super().__init__()
         if not channels:
-            raise UserError("model.channels is empty: give one width per stage, as in model.channels=[32,64]")
+            raise UserError("model.channels is empty: expected one width per stage, as in model.channels=[32,64]")
         width, *size = image_shape("convnet", input_shape, smallest=2 ** len(channels))
         stages: list[nn.Module] = []
         for out in channels:

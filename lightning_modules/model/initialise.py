@@ -1,4 +1,4 @@
-"""Initial weights that differ from torch's."""
+"""Weight initialisations that differ from torch's defaults."""
 
 from torch import nn
 
@@ -16,6 +16,6 @@ def glorot_uniform(network: nn.Module) -> None:
 
 
 def uniform(network: nn.Module, bound: float) -> None:
-    """Every parameter, biases too, from U(-bound, bound)."""
+    """All parameters, including biases, from U(-bound, bound)."""
     for parameter in network.parameters():
         nn.init.uniform_(parameter, -bound, bound)

@@ -1,4 +1,4 @@
-"""The next item of a history: an average of its items, or a recurrent network over them (Hidasi et al. 2016, GRU4Rec)."""
+"""Sequential recommendation: the mean of a history's embeddings, or a GRU over them (Hidasi et al. 2016, GRU4Rec)."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -12,15 +12,15 @@ KINDS = ("mean", "gru")
 
 
 class ItemSequence(nn.Module):
-    """Scores [B, num_items] of what comes after histories int64 [B, L] of item numbers + 1, padded on the left with 0.
+    """Scores [B, num_items] of the next item after histories int64 [B, L] of item numbers + 1, left-padded with 0.
 
-    The history becomes one vector, whose dot product with each item's embedding (and a bias) is its score. One number more than
-    there are items stands for a masked item.
+    An item's score is the dot product of its embedding with the vector of the history, plus a bias. The id num_items + 1
+    is a masked item.
 
     Args:
-        num_items: how many there are; the data say it.
+        num_items: taken from the data.
         kind: ``mean`` of the history's embeddings, or the last state of a ``gru`` over them.
-        factors: of each item; also the width of the state.
+        factors: embedding size; also the size of the state.
         dropout: of the history's vector.
     """
 
@@ -36,7 +36,7 @@ class ItemSequence(nn.Module):
         super().__init__()
         if len(input_shape) != 1 or num_items is None:
             raise UserError(
-                f"model (ItemSequence) reads histories of items, not samples of shape {tuple(input_shape)}; "
+                f"model (ItemSequence) needs histories of items, got samples of shape {tuple(input_shape)}; "
                 "try data=movielens_sequence"
             )
         if kind not in KINDS:
@@ -52,7 +52,7 @@ class ItemSequence(nn.Module):
 
     @property
     def mixing_point(self) -> nn.Module:
-        """What gives the vector of a history."""
+        """The layer that outputs the vector of a history."""
         return self.dropout
 
     def forward(self, history: Tensor) -> Tensor:
@@ -64,7 +64,7 @@ class ItemSequence(nn.Module):
         return self.dropout(state) @ self.items.weight[1 : self.num_items + 1].T + self.bias
 
     def _last_state(self, embedded: Tensor, there: Tensor) -> Tensor:
-        """Run over the items alone: the state must not move on padding, so histories are moved to the left first."""
+        """Left-align the histories first, so that the GRU does not run over padding."""
         assert self.gru is not None
         counts = there.sum(1)
         places = torch.arange(embedded.shape[1], device=embedded.device) + (embedded.shape[1] - counts)[:, None]

@@ -1,4 +1,4 @@
-"""Convolutions over words: Kim 2014, "Convolutional Neural Networks for Sentence Classification"."""
+"""The text CNN of Kim 2014, "Convolutional Neural Networks for Sentence Classification"."""
 
 from collections.abc import Sequence
 
@@ -11,10 +11,9 @@ from lightning_modules.model.text_shape import text_shape
 
 
 class MaxNormLinear(nn.Linear):
-    """A linear layer whose rows are shortened to an L2 norm of `max_norm` where they are longer (section 3.1).
+    """A linear layer whose rows are clipped to an L2 norm of `max_norm` (section 3.1).
 
-    In training the weights themselves are projected before they are used, which is after each step but the last; in
-    evaluation the projected weights are used.
+    In training the weights are clipped in place before each forward pass; in evaluation a clipped copy is used.
     """
 
     def __init__(self, in_features: int, out_features: int, max_norm: float | None) -> None:
@@ -33,15 +32,15 @@ class MaxNormLinear(nn.Linear):
 
 
 class KimCNN(nn.Module):
-    """Words int [B, L] -> embeddings -> convolutions of several widths -> the highest value of each map -> dropout -> head.
+    """Words int [B, L] -> embeddings -> convolutions of several widths -> max over time -> dropout -> head.
 
-    CNN-rand of the paper: embeddings begin in U(-0.25, 0.25); that of padding is zero. A text counts as one between
-    endless padding, so that its output does not depend on the others in its batch, and one without a word has an output.
+    CNN-rand of the paper: embeddings are initialised in U(-0.25, 0.25), that of padding with zero. A text is treated as if
+    padded infinitely on both sides: its output does not depend on the rest of the batch, and empty texts are allowed.
 
     Args:
-        vocab_size: how many model ids there are; the data say it.
-        kernel_sizes: words that a window spans, one for each group of `feature_maps` maps.
-        max_norm: of each row of the head; null is none.
+        vocab_size: number of token ids, taken from the data.
+        kernel_sizes: words per window, one for each group of `feature_maps` maps.
+        max_norm: of each row of the head; null: no limit.
     """
 
     def __init__(
@@ -58,7 +57,7 @@ class KimCNN(nn.Module):
         super().__init__()
         _, size = text_shape("kim_cnn", input_shape, vocab_size)
         if not kernel_sizes or min(kernel_sizes) < 1:
-            raise UserError(f"model.kernel_sizes={list(kernel_sizes)}: widths of at least one word are needed")
+            raise UserError(f"model.kernel_sizes={list(kernel_sizes)}: expected widths of at least one word")
         self.embedding = nn.Embedding(size, embedding_dim, padding_idx=0)
         nn.init.uniform_(self.embedding.weight, -0.25, 0.25)
         with torch.no_grad():
@@ -71,7 +70,7 @@ class KimCNN(nn.Module):
 
     @property
     def mixing_point(self) -> nn.Module:
-        """The vector of a text: Guo et al. 2019, "Augmenting Data with Mixup for Sentence Classification", senMixup."""
+        """The vector of a text (senMixup of Guo et al. 2019, "Augmenting Data with Mixup for Sentence Classification")."""
         return self.sentence
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -79,21 +78,21 @@ class KimCNN(nn.Module):
         return self.head(self.dropout(self.sentence(features.relu())))
 
     def features(self, tokens: Tensor) -> Tensor:
-        """The highest value of each map, [B, maps]; texts stand beside each other, padded."""
+        """The maximum over time of each map, [B, maps], computed on the padded batch."""
         words = self.embedding(F.pad(tokens, (self.widest - 1, self.widest))).transpose(1, 2)
         return torch.cat([convolution(words).amax(2) for convolution in self.convolutions], dim=1)
 
     def packed(self, tokens: Tensor) -> Tensor:
-        """The same with half the work on a CPU: all texts in one row, with as much padding between them as windows span."""
+        """The same as `features` with half the work on a CPU: all texts in one row, separated by the widest window's padding."""
         longest, gap = tokens.shape[1], self.widest
         places = torch.arange(1, longest + 1, device=tokens.device)
-        ends = ((tokens != 0) * places).amax(1) + gap  # of each text with its padding
+        ends = ((tokens != 0) * places).amax(1) + gap  # length of each text with its padding
         padded = F.pad(tokens, (0, gap))
         column = torch.arange(longest + gap, device=tokens.device)
         row = F.pad(padded[column < ends[:, None]], (gap - 1, 0))
         words = self.embedding(row).t()[None]
         starts = ends.cumsum(0) - ends
-        # where each text's windows end; the last one is repeated, so that the rows are of one length
+        # positions where each text's windows end; the last one is repeated to equal length
         windows = starts[:, None] + torch.minimum(column[: int(ends.max())], ends[:, None] - 1)
         return torch.cat([self._highest(c, words, windows) for c in self.convolutions], dim=1)
 

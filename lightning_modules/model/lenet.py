@@ -10,9 +10,8 @@ from lightning_modules.model.shape import image_shape
 class LeNet5(nn.Module):
     """The Caffe variant of LeNet-5 (Han et al. 2016, table 3): conv5-20, pool, conv5-50, pool, FC 500, head.
 
-    As in Caffe's prototxt the only ReLU follows the first fully connected layer, and nothing is padded.
-    431,080 parameters on 1x28x28 with 10 classes. Raises UserError for images below 16x16, which the second
-    pooling would leave empty.
+    As in Caffe's prototxt there is no padding, and the only ReLU follows the first fully connected layer.
+    431,080 parameters on 1x28x28 with 10 classes. Raises UserError for images smaller than 16x16.
     """
 
     def __init__(self, input_shape: Sequence[int], num_outputs: int) -> None:
@@ -30,5 +29,5 @@ class LeNet5(nn.Module):
 
 
 def _side(size: int) -> int:
-    """How many pixels of a side two rounds of a 5x5 convolution and a 2x2 pooling leave."""
+    """The side length after two rounds of a 5x5 convolution and 2x2 pooling."""
     return ((size - 4) // 2 - 4) // 2

@@ -1,4 +1,4 @@
-"""Embeddings that are averaged over the graph of interactions (He et al. 2020, "LightGCN")."""
+"""LightGCN: embeddings propagated over the graph of interactions (He et al. 2020)."""
 
 import warnings
 from collections.abc import Sequence
@@ -13,15 +13,15 @@ from lightning_modules.model.pairs import PairScorer
 
 
 class LightGCN(PairScorer):
-    """The dot product of a user's and an item's embeddings, each the mean over 0..layers steps on the graph.
+    """The dot product of a user's and an item's embedding, each averaged over 0..layers propagation steps.
 
-    A step is a product with D^-1/2 A D^-1/2 (equations 7 and 8), where A joins users and the items of the training part. The
-    graph is a buffer: a checkpoint holds it. Every training step propagates the embeddings of all users and items.
+    A step multiplies by D^-1/2 A D^-1/2 (equations 7 and 8), where A is the adjacency of users and items in the training
+    split. The graph is a buffer and part of the checkpoint. Every training step propagates all embeddings.
 
     Args:
-        num_interactions: of the training part; the data say it.
-        factors: of each user and item; they begin Glorot uniform.
-        layers: steps on the graph; 0 is matrix factorisation.
+        num_interactions: of the training split, taken from the data.
+        factors: embedding size; Glorot uniform initialisation.
+        layers: propagation steps; 0 is matrix factorisation.
     """
 
     def __init__(
@@ -36,9 +36,9 @@ class LightGCN(PairScorer):
     ) -> None:
         super().__init__(input_shape, num_users, num_items)
         if num_interactions is None:
-            raise UserError("model.num_interactions: the data do not say it; try data=movielens_implicit")
+            raise UserError("model.num_interactions is unknown for this data; try data=movielens_implicit")
         if layers < 0:
-            raise UserError(f"model.layers={layers} must be at least 0")
+            raise UserError(f"model.layers={layers}: expected 0 or more")
         self.layers = layers
         self.user_factors, self.item_factors = (
             nn.Embedding(self.num_users, factors),
@@ -48,16 +48,16 @@ class LightGCN(PairScorer):
         nn.init.xavier_uniform_(self.item_factors.weight)
         self.register_buffer("edges", torch.zeros(num_interactions, 2, dtype=torch.int64))
         self.edges: Tensor
-        self._graph: tuple[Any, Tensor] | None = None  # made of the edges when it is needed
+        self._graph: tuple[Any, Tensor] | None = None  # computed from the edges on first use
 
     def connect(self, pairs: Tensor) -> None:
-        """Take the graph from the training pairs int64 [num_interactions, 2] (user, item).
+        """Set the graph from the training pairs int64 [num_interactions, 2] (user, item).
 
         Raises:
-            UserError: there are more or fewer than `num_interactions`.
+            UserError: the number of pairs is not `num_interactions`.
         """
         if pairs.shape != self.edges.shape:
-            raise UserError(f"model.num_interactions={len(self.edges)}, but the training part has {len(pairs)}")
+            raise UserError(f"model.num_interactions={len(self.edges)}, but the training split has {len(pairs)}")
         self.edges.copy_(pairs)
 
     def forward(self, pairs: Tensor) -> Tensor:
@@ -81,7 +81,7 @@ class LightGCN(PairScorer):
         return self._graph[1]
 
     def squares(self, users: Tensor, items: Tensor) -> Tensor:
-        """Of the embeddings as they are learnt, before any step on the graph."""
+        """Of the embeddings before propagation."""
         return self.user_factors(users).square().sum(1) + self.item_factors(items).square().sum((1, 2))
 
     def item_scores(self, users: Tensor) -> Tensor:
@@ -93,7 +93,7 @@ class LightGCN(PairScorer):
 
 
 def normalised(edges: Tensor, num_users: int, num_items: int) -> Tensor:
-    """The symmetric adjacency of pairs int64 [E, 2], each weighed by 1 / sqrt(degree * degree); a pair counts once."""
+    """The symmetric adjacency of pairs int64 [E, 2], each weighted by 1 / sqrt(degree * degree), without duplicates."""
     size = num_users + num_items
     user, item = edges.unique(dim=0).unbind(1)
     rows, columns = torch.cat([user, item + num_users]), torch.cat([item + num_users, user])
@@ -106,7 +106,7 @@ def normalised(edges: Tensor, num_users: int, num_items: int) -> Tensor:
 
 
 class _Propagation(torch.autograd.Function):
-    """The mean of E, GE, …, G^layers E. G is symmetric, so the gradient takes the same way as the embeddings."""
+    """The mean of E, GE, …, G^layers E. G is symmetric, so the gradient is propagated in the same way."""
 
     @staticmethod
     def forward(ctx: Any, start: Tensor, graph: Tensor, layers: int) -> Tensor:

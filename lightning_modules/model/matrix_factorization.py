@@ -1,4 +1,4 @@
-"""Ratings as a product of what is learnt of the user and of the item (Koren, Bell and Volinsky 2009, equation 4)."""
+"""Matrix factorisation of ratings (Koren, Bell and Volinsky 2009, equation 4)."""
 
 from collections.abc import Sequence
 
@@ -12,13 +12,13 @@ class MatrixFactorization(nn.Module):
     """``mean + user_bias + item_bias + user_factors . item_factors`` of pairs int64 [B, 2] (user, item) -> [B, 1].
 
     Args:
-        num_users, num_items: how many there are; the data say it.
-        mean: of the training part's ratings; it is not learnt.
-        factors: of each user and item; 0 leaves the biases alone.
-        std: of the normal distribution that the factors begin in; biases begin at zero.
+        num_users, num_items: taken from the data.
+        mean: rating of the training split; not learned.
+        factors: embedding size; 0: biases only.
+        std: of the normal distribution of the initial factors; biases are zero.
 
     Raises:
-        UserError: the samples are no pairs, or the data do not say how many users and items there are.
+        UserError: the samples are not pairs, or the numbers of users and items are unknown.
     """
 
     def __init__(
@@ -34,11 +34,11 @@ class MatrixFactorization(nn.Module):
         super().__init__()
         if tuple(input_shape) != (2,):
             raise UserError(
-                f"model=matrix_factorization rates pairs (user, item), not samples of shape {tuple(input_shape)}; "
+                f"model=matrix_factorization needs pairs (user, item), got samples of shape {tuple(input_shape)}; "
                 "try data=movielens"
             )
         if num_users is None or num_items is None or mean is None:
-            raise UserError("model.num_users, model.num_items and model.mean: the data do not say them; give all three")
+            raise UserError("model.num_users, model.num_items and model.mean are unknown for this data; set all three")
         self.register_buffer("mean", torch.tensor(float(mean)))
         self.mean: Tensor
         self.user_bias, self.item_bias = nn.Embedding(num_users, 1), nn.Embedding(num_items, 1)
@@ -58,7 +58,7 @@ class MatrixFactorization(nn.Module):
         return rating
 
     def squares(self, pairs: Tensor) -> Tensor:
-        """The sum of squares of all that is learnt of each pair's user and item, [B]."""
+        """The squared norm of the biases and factors of each pair's user and item, [B]."""
         user, item = pairs.unbind(1)
         parts = [self.user_bias(user), self.item_bias(item)]
         if self.factors:

@@ -1,4 +1,4 @@
-"""Multi-layer perceptrons on flattened samples; without a hidden layer it is the linear model."""
+"""Multi-layer perceptrons on flattened samples; a linear model without hidden layers."""
 
 import math
 from collections.abc import Sequence
@@ -21,9 +21,9 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 class MLP(nn.Module):
     """Linear layers of the widths in `hidden`, each followed by activation and dropout, then a linear head.
 
-    `residual` adds to every hidden layer but the first its own input, as the MLP of MNIST-1D does (Greydanus
-    and Kobak 2024, notebooks/models.py). LeNet-300-100 (LeCun et al. 1998) is `hidden=[300, 100]`.
-    Raises UserError for an unknown activation, and for residual layers of unequal width.
+    `residual` adds a skip connection to every hidden layer but the first, as in the MLP of MNIST-1D (Greydanus and Kobak
+    2024, notebooks/models.py). LeNet-300-100 (LeCun et al. 1998) is `hidden=[300, 100]`. Raises UserError for an unknown
+    activation, and for residual layers of unequal width.
     """
 
     def __init__(

@@ -11,8 +11,8 @@ from lightning_modules.model.shape import series_shape
 class MNIST1DCNN(nn.Module):
     """Three strided convolutions (kernels 5, 3, 3; stride 2; padding 1) with ReLU, then a linear head.
 
-    5,210 parameters for 40 positions, 25 channels and 10 classes. Raises UserError for samples that are no
-    series [L] or [C, L] of at least 3 positions.
+    5,210 parameters for 40 positions, 25 channels and 10 classes. Raises UserError for samples other than series [L] or
+    [C, L] of at least 3 positions.
     """
 
     def __init__(self, input_shape: Sequence[int], num_outputs: int, hidden_channels: int = 25) -> None:
@@ -35,8 +35,8 @@ class MNIST1DCNN(nn.Module):
 class MNIST1DGRU(nn.Module):
     """One GRU layer; the states of all steps, flattened, feed the linear head.
 
-    5,134 parameters for 40 positions, 6 hidden units and 10 classes. Raises UserError for samples that are no
-    series [L] or [C, L].
+    5,134 parameters for 40 positions, 6 hidden units and 10 classes. Raises UserError for samples other than series [L]
+    or [C, L].
     """
 
     def __init__(

@@ -11,12 +11,12 @@ from lightning_modules.model.pairs import PairScorer
 
 
 class NeuMF(PairScorer):
-    """A generalised matrix factorisation and a perceptron, each with embeddings of its own, under one linear layer.
+    """A generalised matrix factorisation and an MLP with separate embeddings, combined by a linear layer.
 
     Args:
-        factors: of the factorisation, for each user and item.
-        layers: widths of the perceptron; the first is that of its input, half of it the user's and half the item's.
-        std: of the normal distribution in which embeddings begin (0.01 in the paper).
+        factors: embedding size of the factorisation.
+        layers: widths of the MLP; the first one is its input: user and item embeddings of half that size.
+        std: of the normal distribution of the initial embeddings (0.01 in the paper).
         dropout: after each hidden layer.
 
     Raises:
@@ -37,7 +37,7 @@ class NeuMF(PairScorer):
         super().__init__(input_shape, num_users, num_items)
         if not layers or layers[0] % 2:
             raise UserError(
-                f"model.layers={list(layers)}: the first width is user and item side by side, an even number"
+                f"model.layers={list(layers)}: the first width (user and item embedding concatenated) must be even"
             )
         half = layers[0] // 2
         self.user_factors, self.item_factors = (

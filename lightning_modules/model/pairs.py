@@ -1,4 +1,4 @@
-"""What networks that score pairs of a user and an item share."""
+"""Base class of networks that score (user, item) pairs."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -8,17 +8,17 @@ from torch import Tensor, nn
 
 from lightning_modules.errors import UserError
 
-_PAIRS = 2**18  # that are scored at once
+_PAIRS = 2**18  # scored in one forward pass
 
 
 class PairScorer(nn.Module):
-    """Scores pairs int64 [B, 2] (user, item) -> [B, 1]; the higher, the sooner the item is shown to the user.
+    """Scores pairs int64 [B, 2] (user, item) -> [B, 1]; items with higher scores are ranked first.
 
     Args:
-        num_users, num_items: how many there are; the data say it.
+        num_users, num_items: taken from the data.
 
     Raises:
-        UserError: the samples are no pairs, or the data do not say how many users and items there are.
+        UserError: the samples are not pairs, or the numbers of users and items are unknown.
     """
 
     def __init__(self, input_shape: Sequence[int], num_users: int | None, num_items: int | None) -> None:
@@ -26,22 +26,22 @@ class PairScorer(nn.Module):
         name = type(self).__name__
         if tuple(input_shape) != (2,):
             raise UserError(
-                f"model ({name}) scores pairs (user, item), not samples of shape {tuple(input_shape)}; "
+                f"model ({name}) needs pairs (user, item), got samples of shape {tuple(input_shape)}; "
                 "try data=movielens_implicit"
             )
         if num_users is None or num_items is None:
             raise UserError(
-                f"model ({name}): the data do not say model.num_users and model.num_items; give both, or try "
+                f"model ({name}): model.num_users and model.num_items are unknown for this data; set both, or try "
                 "data=movielens_implicit"
             )
         self.num_users, self.num_items = num_users, num_items
 
     @abstractmethod
     def squares(self, users: Tensor, items: Tensor) -> Tensor:
-        """Sum of squares of what is learnt of each of the users [B], and of its items [B, M] -> [B]."""
+        """Squared norm of the parameters of each user [B] and its items [B, M] -> [B]."""
 
     def item_scores(self, users: Tensor) -> Tensor:
-        """Scores of all items for the users int64 [U] -> [U, num_items]; subclasses know quicker ways."""
+        """Scores of all items for the users int64 [U] -> [U, num_items]; subclasses may have a faster way."""
         items = torch.arange(self.num_items, device=users.device)
         rows = [
             self(torch.cartesian_prod(part, items)).view(len(part), -1)

@@ -1,4 +1,4 @@
-"""What the networks of torchvision and timm have in common: channels, the head, the frozen backbone."""
+"""Base class of the torchvision and timm classifiers: gray images, the head, a frozen backbone."""
 
 from collections.abc import Sequence
 from typing import Self
@@ -10,11 +10,10 @@ from lightning_modules.errors import UserError
 
 
 class PretrainedNetwork(nn.Module):
-    """A network of a library under `network`; `heads` names its last layers.
+    """Wraps a library's `network`; `heads` are the names of its last layers.
 
-    Gray images are repeated to three channels with `repeat_gray`. With `freeze_backbone` only the heads
-    learn, and all else stays in eval mode, so that the running statistics of batch norms do not move
-    either.
+    Gray images are repeated to three channels with `repeat_gray`. With `freeze_backbone` only the heads are trained, and
+    all else stays in eval mode, so that the running statistics of batch norms do not change.
     """
 
     def __init__(self, network: nn.Module, heads: Sequence[str], repeat_gray: bool, freeze_backbone: bool) -> None:
@@ -40,9 +39,7 @@ class PretrainedNetwork(nn.Module):
         return self
 
     def check(self, name: str, input_shape: Sequence[int], num_outputs: int) -> None:
-        """Pass one black image through; raise UserError where the network cannot take it or is no
-        classifier.
-        """
+        """Run one black image through the network; raise UserError if it fails or the network is not a classifier."""
         self.eval()
         try:
             with torch.no_grad():
@@ -54,4 +51,4 @@ class PretrainedNetwork(nn.Module):
             ) from error
         self.train()
         if not isinstance(logits, Tensor) or logits.shape != (1, num_outputs):
-            raise UserError(f"model.name={name} is no classifier: it does not give one row of {num_outputs} logits")
+            raise UserError(f"model.name={name} is not a classifier: its output is not one row of {num_outputs} logits")

@@ -1,8 +1,8 @@
 """The convolutional baselines of time series classification (Wang, Yan and Oates 2017, sections II-B and II-C).
 
 As in Fawaz et al. 2019 (hfawaz/dl-4-tsc, classifiers/{fcn,resnet}.py), with Keras' defaults: Glorot-uniform weights,
-batch norm of momentum 0.99 (torch counts the other way: 0.01) and eps 1e-3, and 'same' padding, which for an even
-kernel pads one position more on the right.
+batch norm with momentum 0.99 (0.01 in torch) and eps 1e-3, and 'same' padding, which for an even kernel pads one more
+position on the right.
 """
 
 from collections.abc import Sequence
@@ -19,8 +19,7 @@ KERNELS = (8, 5, 3)
 class SeriesFCN(nn.Module):
     """Convolutions of `channels` filters and kernels 8, 5, 3, each with batch norm and ReLU; mean over time; linear head.
 
-    Takes series [B, L] or [B, C, L]. 264,962 parameters for one dimension and two classes. Raises UserError for
-    samples that are no series.
+    Input: series [B, L] or [B, C, L]. 264,962 parameters for one dimension and two classes.
     """
 
     def __init__(self, input_shape: Sequence[int], num_outputs: int, channels: Sequence[int] = (128, 256, 128)) -> None:
@@ -38,9 +37,8 @@ class SeriesFCN(nn.Module):
 class SeriesResNet(nn.Module):
     """Three residual blocks of `channels` filters, each of convolutions with kernels 8, 5, 3; mean over time; linear head.
 
-    The shortcut is a batch norm, behind a convolution of kernel 1 where the number of channels changes. Takes series
-    [B, L] or [B, C, L]. 504,258 parameters for one dimension and two classes. Raises UserError for samples that are
-    no series.
+    The shortcut is a batch norm, after a convolution of kernel 1 if the number of channels changes. Input: series [B, L]
+    or [B, C, L]. 504,258 parameters for one dimension and two classes.
     """
 
     def __init__(self, input_shape: Sequence[int], num_outputs: int, channels: Sequence[int] = (64, 128, 128)) -> None:
@@ -69,7 +67,7 @@ class _Block(nn.Module):
 
 
 def _convolutions(widths: Sequence[int], last_relu: bool) -> nn.Sequential:
-    """Convolution, batch norm and ReLU for each of the kernels; with `last_relu` after the last one too."""
+    """Convolution, batch norm and ReLU for each of the kernels; no ReLU after the last one unless `last_relu`."""
     layers: list[nn.Module] = []
     for (a, b), kernel in zip(pairwise(widths), KERNELS, strict=True):
         if kernel % 2 == 0:

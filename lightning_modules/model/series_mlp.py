@@ -1,4 +1,4 @@
-"""The perceptron among the baselines of time series classification (Wang, Yan and Oates 2017, section II-A)."""
+"""The MLP baseline of time series classification (Wang, Yan and Oates 2017, section II-A)."""
 
 import math
 from collections.abc import Sequence
@@ -10,10 +10,9 @@ from lightning_modules.model.initialise import glorot_uniform
 
 
 class SeriesMLP(nn.Module):
-    """ReLU layers of the widths in `hidden` on the flattened series, each input, the head's too, behind a dropout.
+    """ReLU layers of the widths in `hidden` on the flattened series, with dropout before each layer and the head.
 
-    As in Fawaz et al. 2019 (hfawaz/dl-4-tsc, classifiers/mlp.py); Glorot-uniform weights, zero biases. Raises UserError
-    where `dropouts` are not one more than the hidden layers.
+    As in Fawaz et al. 2019 (hfawaz/dl-4-tsc, classifiers/mlp.py); Glorot-uniform weights, zero biases.
     """
 
     def __init__(
@@ -26,8 +25,8 @@ class SeriesMLP(nn.Module):
         super().__init__()
         if len(dropouts) != len(hidden) + 1:
             raise UserError(
-                f"model.dropouts={list(dropouts)}: {len(hidden) + 1} are needed, one before each of the "
-                f"{len(hidden)} hidden layers and one before the head"
+                f"model.dropouts={list(dropouts)}: expected {len(hidden) + 1} values, one before each "
+                f"of the {len(hidden)} hidden layers and one before the head"
             )
         widths = [math.prod(input_shape), *hidden]
         layers: list[nn.Module] = [nn.Flatten()]

@@ -1,4 +1,4 @@
-"""What shape of sample a network needs, said before the first batch."""
+"""Checks of the sample shape that a network supports."""
 
 from collections.abc import Sequence
 
@@ -6,9 +6,7 @@ from lightning_modules.errors import UserError
 
 
 def image_shape(model: str, input_shape: Sequence[int], smallest: int = 1) -> tuple[int, int, int]:
-    """Return (channels, height, width); raise UserError where the samples are no images of `smallest`
-    pixels.
-    """
+    """Return (channels, height, width); raise UserError for other samples, and images with a side below `smallest`."""
     if len(input_shape) != 3:
         raise UserError(f"model={model} needs images [C, H, W], the data gives {tuple(input_shape)}")
     channels, height, width = (int(size) for size in input_shape)
@@ -20,7 +18,7 @@ def image_shape(model: str, input_shape: Sequence[int], smallest: int = 1) -> tu
 
 
 def series_shape(model: str, input_shape: Sequence[int]) -> tuple[int, int]:
-    """Return (channels, length) of a series [L] or [C, L]; raise UserError for anything else."""
+    """Return (channels, length) of a series [L] or [C, L]; raise UserError for other samples."""
     if len(input_shape) not in (1, 2):
         raise UserError(f"model={model} needs series [L] or [C, L], the data gives {tuple(input_shape)}")
     channels, length = (1, *input_shape)[-2:]

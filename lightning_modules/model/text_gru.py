@@ -1,4 +1,4 @@
-"""A recurrent network over words."""
+"""A bidirectional GRU text classifier."""
 
 from collections.abc import Sequence
 
@@ -10,13 +10,13 @@ from lightning_modules.model.text_shape import text_shape, trimmed
 
 
 class TextGRU(nn.Module):
-    """Words int [B, L] -> embeddings -> a GRU in both directions -> the highest state over the words -> head.
+    """Words int [B, L] -> embeddings -> bidirectional GRU -> max over the words -> head.
 
-    Cho et al. 2014 (the unit); pooling over time as Conneau et al. 2017, "Supervised Learning of Universal Sentence
-    Representations", section 3.2.2. Padding is not run over; a text without a word is one padding.
+    GRU: Cho et al. 2014; max pooling over time: Conneau et al. 2017, "Supervised Learning of Universal Sentence
+    Representations", section 3.2.2. Padding is skipped; an empty text is one padding token.
 
     Args:
-        vocab_size: how many model ids there are; the data say it.
+        vocab_size: number of token ids, taken from the data.
         dropout: on embeddings and on the pooled states.
     """
 

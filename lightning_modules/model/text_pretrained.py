@@ -1,4 +1,4 @@
-"""Any text classifier of Hugging Face's transformers, an optional extra; nothing is downloaded unless it is asked for."""
+"""Text classifiers of Hugging Face transformers (an optional extra); nothing is downloaded unless requested."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,20 +13,20 @@ from lightning_modules.errors import UserError
 
 
 class PretrainedText(nn.Module):
-    """`AutoModelForSequenceClassification` of a folder or a name, with `num_outputs` outputs.
+    """`AutoModelForSequenceClassification` from a folder or by name, with `num_outputs` outputs.
 
-    Reads what ``data.tokenizer=NAME`` gives: int [B, L], the pieces' ids plus one, 0 where there is none. Special tokens
-    are put around them here, so that augmentation does not move them. Weights come from safetensors only, nothing is
-    unpickled. To rebuild a recorded model, its folder must still be there: config and tokenizer are read from it.
+    Input: the output of ``data.tokenizer=NAME``, token ids plus one, int [B, L], with 0 as padding. Special tokens are
+    added here, so that augmentation does not touch them. Weights are read from safetensors only; nothing is unpickled.
+    To rebuild a recorded model, its folder must still exist: config and tokenizer are read from it.
 
     Args:
-        name: the folder, or the name in the local Hugging Face cache; the data say it.
-        pretrained: false begins with random weights.
-        freeze_backbone: only the head learns.
-        download: what is not on this machine may be fetched.
+        name: a folder, or a name in the local Hugging Face cache; taken from the data.
+        pretrained: false: random weights.
+        freeze_backbone: train the head only.
+        download: allow downloads of missing files.
 
     Raises:
-        UserError: transformers is not installed, or the model is not there, or not one for texts.
+        UserError: transformers is not installed, or the model is missing or not a text classifier.
     """
 
     def __init__(
@@ -41,10 +41,12 @@ class PretrainedText(nn.Module):
         super().__init__()
         transformers = _import_transformers()
         if name is None or len(input_shape) != 1:
-            raise UserError("model=hf_text needs texts cut by its own tokenizer: data.tokenizer=NAME, as in data=trec")
+            raise UserError(
+                "model=hf_text needs texts tokenized by its own tokenizer: set data.tokenizer=NAME, as in data=trec"
+            )
         tokenizer = pretrained_tokenizer(name, download)
-        place = str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name
-        self.network: Any = _network(transformers, place, num_outputs, pretrained, download)
+        path = str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name
+        self.network: Any = _network(transformers, path, num_outputs, pretrained, download)
         self.padding = int(tokenizer.pad_token_id or 0)
         config: Any = self.network.config
         config.pad_token_id = self.padding
@@ -59,7 +61,7 @@ class PretrainedText(nn.Module):
 
     @property
     def mixing_point(self) -> nn.Module:
-        """The embeddings of the pieces."""
+        """The token embeddings."""
         return self.network.get_input_embeddings()
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -67,7 +69,7 @@ class PretrainedText(nn.Module):
         return self.network(input_ids=ids, attention_mask=mask).logits
 
     def framed(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Pieces [B, L] as the network's ids int64 [B, L'] between special tokens, and the mask of all that is no padding."""
+        """The network's token ids int64 [B, L'] including special tokens, and the attention mask, from tokens [B, L]."""
         count, length = tokens.shape
         places = torch.arange(1, length + 1, device=tokens.device)
         ends = ((tokens != 0) * places).amax(1) + len(self.before)
@@ -92,19 +94,19 @@ def _import_transformers() -> ModuleType:
     return transformers
 
 
-def _network(transformers: ModuleType, place: str, num_outputs: int, pretrained: bool, download: bool) -> nn.Module:
+def _network(transformers: ModuleType, path: str, num_outputs: int, pretrained: bool, download: bool) -> nn.Module:
     builder, local = transformers.AutoModelForSequenceClassification, not download
     level = transformers.utils.logging.get_verbosity()
-    transformers.utils.logging.set_verbosity_error()  # that the head is new is no news
+    transformers.utils.logging.set_verbosity_error()  # it warns that the head is new, as intended
     try:
         config = transformers.AutoConfig.from_pretrained(
-            place, num_labels=num_outputs, local_files_only=local, trust_remote_code=False
+            path, num_labels=num_outputs, local_files_only=local, trust_remote_code=False
         )
         if not pretrained:
             built: nn.Module = builder.from_config(config, trust_remote_code=False)
             return built
         loaded: nn.Module = builder.from_pretrained(
-            place,
+            path,
             config=config,
             local_files_only=local,
             use_safetensors=True,
@@ -114,7 +116,7 @@ def _network(transformers: ModuleType, place: str, num_outputs: int, pretrained:
         return loaded
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
-            f"model.name={place}: no text model with safetensors in a folder of that name, nor in the local Hugging Face "
+            f"model.name={path}: no text model with safetensors in a folder of that name, nor in the local Hugging Face "
             f"cache, and nothing is downloaded unless model.download=true ({str(error).splitlines()[0]})"
         ) from error
     finally:
@@ -122,7 +124,7 @@ def _network(transformers: ModuleType, place: str, num_outputs: int, pretrained:
 
 
 def _special(tokenizer: Any) -> tuple[Tensor, Tensor]:
-    """The ids that the tokenizer puts before and after a text."""
+    """The token ids that the tokenizer adds before and after a text."""
     bare = tokenizer("a", add_special_tokens=False)["input_ids"]
     whole = tokenizer("a")["input_ids"]
     start = next((i for i in range(len(whole)) if whole[i : i + len(bare)] == bare), 0)
@@ -133,10 +135,10 @@ def _check_length(network: Any, length: int, padding: int) -> None:
     most = getattr(network.config, "max_position_embeddings", None)
     if most is None:
         return
-    # those that count positions from the padding's id on have so many fewer
+    # these count positions from the padding id on
     most -= padding + 1 if network.config.model_type in ("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl") else 0
     if length > most:
         raise UserError(
-            f"model=hf_text: texts of {length} pieces, special ones with them, but the network has {most} positions: "
+            f"model=hf_text: texts of {length} tokens, special tokens included, but the network has {most} positions; set "
             f"data.max_length={most - 2}"
         )

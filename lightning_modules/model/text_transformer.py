@@ -1,4 +1,4 @@
-"""A small transformer over words."""
+"""A small transformer encoder for text classification."""
 
 from collections.abc import Sequence
 
@@ -11,13 +11,13 @@ from lightning_modules.model.text_shape import text_shape, trimmed
 
 
 class TextTransformer(nn.Module):
-    """Words int [B, L] -> embeddings with learnt positions -> encoder layers -> the first place -> head.
+    """Words int [B, L] -> embeddings with learned positions -> encoder layers -> class token -> head.
 
-    Vaswani et al. 2017 with the norm first; as in BERT (Devlin et al. 2019) a learnt vector stands before the words, whose
-    last state is that of the text. Padding is masked; a text without a word still has that vector.
+    Vaswani et al. 2017 with pre-norm layers and a learned class token before the words, as in BERT (Devlin et al. 2019).
+    Padding is masked; an empty text consists of the class token.
 
     Args:
-        vocab_size: how many model ids there are; the data say it.
+        vocab_size: number of token ids, taken from the data.
         dim: of embeddings and states; a multiple of `heads`.
     """
 

@@ -1,4 +1,4 @@
-"""Any classifier of timm (PyTorch Image Models), an optional extra; nothing is ever downloaded."""
+"""Classifiers of timm (PyTorch Image Models, an optional extra); nothing is downloaded."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,10 +14,9 @@ from lightning_modules.model.weights import load_weights, read_state_dict
 class TimmClassifier(PretrainedNetwork):
     """`timm.create_model(name)` with `num_outputs` classes and the data's channels.
 
-    `pretrained` takes timm's own weights, only from the local Hugging Face cache; `weights` is the path of
-    a state dict instead. With either, gray images are repeated to three channels, and the head starts anew
-    where its classes differ. `arguments` go to timm. Raises UserError as TorchvisionClassifier does, and
-    where timm is not installed.
+    `pretrained` loads timm's weights from the local Hugging Face cache; `weights` is the path of a state dict. With
+    either, gray images are repeated to three channels, and the head is re-initialised if the number of classes differs.
+    `arguments` are passed to timm. Raises UserError as TorchvisionClassifier does, and if timm is not installed.
     """
 
     def __init__(
@@ -66,19 +65,17 @@ def _import_timm() -> ModuleType:
 
 
 def _config(timm: ModuleType, name: str) -> Any:
-    """timm's own record of the network: classifier, fixed size, where its weights are."""
+    """timm's pretrained config of the network: classifier, fixed input size, location of the weights."""
     if not timm.is_model(name):
         hint = nearest(name, timm.list_models())
         raise UserError(
-            f"model.name={name} is no model of timm: {hint if len(hint) < 200 else 'see timm.list_models()'}"
+            f"model.name={name} is not a timm model: {hint if len(hint) < 200 else 'see timm.list_models()'}"
         )
     return timm.models.get_pretrained_cfg(name) or timm.models.PretrainedCfg()
 
 
 def _cached_file(name: str, config: Any) -> Path:
-    """timm's own weights in the local Hugging Face cache; raises UserError where they are not or are
-    damaged.
-    """
+    """timm's weights in the local Hugging Face cache; raises UserError if they are missing or damaged."""
     from huggingface_hub import try_to_load_from_cache
 
     for filename in [config.hf_hub_filename] if config.hf_hub_filename else ["model.safetensors", "pytorch_model.bin"]:

@@ -1,4 +1,4 @@
-"""Any classifier of torchvision, random or pretrained; nothing is ever downloaded."""
+"""Classifiers of torchvision, random or pretrained; nothing is downloaded."""
 
 import re
 from collections.abc import Sequence
@@ -14,18 +14,17 @@ from lightning_modules.model.pretrained import PretrainedNetwork
 from lightning_modules.model.shape import image_shape
 from lightning_modules.model.weights import load_weights
 
-# the second heads of googlenet and inception_v3, which are built without them
+# the auxiliary heads of googlenet and inception_v3, which are built without them
 AUXILIARY = ("aux1", "aux2", "AuxLogits")
 
 
 class TorchvisionClassifier(PretrainedNetwork):
     """`torchvision.models.<name>` with `num_outputs` classes, for images of 1 or 3 channels.
 
-    `weights`: None (random), `default` (or another name of the model's weights enum: torchvision's own
-    file, only from torch.hub's cache), or the path of a state dict. The head starts anew where its classes
-    differ from those of the weights. `arguments` go to torchvision's builder. Raises UserError for an
-    unknown name or argument, other channels, a size that the network cannot take, and weights that are
-    missing, damaged or another network's.
+    `weights`: None (random), `default` or another name of the model's weights enum (read from torch.hub's cache), or the
+    path of a state dict. The head is re-initialised if the number of classes differs. `arguments` are passed to
+    torchvision's builder. Raises UserError for an unknown name or argument, other channels, an unsupported size, and
+    weights that are missing, damaged or from another network.
     """
 
     def __init__(
@@ -39,7 +38,7 @@ class TorchvisionClassifier(PretrainedNetwork):
     ) -> None:
         names = torchvision.models.list_models(module=torchvision.models)
         if name not in names:
-            raise UserError(f"model.name={name} is no classifier of torchvision: {nearest(name, names)}")
+            raise UserError(f"model.name={name} is not a torchvision classifier: {nearest(name, names)}")
         channels, height, width = image_shape("torchvision", input_shape)
         if channels not in (1, 3):
             raise UserError(f"model=torchvision needs 1 or 3 channels, the data gives {channels}")
@@ -58,9 +57,7 @@ class TorchvisionClassifier(PretrainedNetwork):
 
 
 def weights_file(name: str, weights: str) -> Path:
-    """The file that `model.weights` means. Raises UserError where torchvision's own is not in torch.hub's
-    cache.
-    """
+    """The file of `model.weights`. Raises UserError if torchvision's own file is not in torch.hub's cache."""
     enum = torchvision.models.get_model_weights(name)
     if weights.upper() not in enum.__members__:
         return Path(weights).expanduser()
@@ -69,13 +66,13 @@ def weights_file(name: str, weights: str) -> Path:
     if not path.is_file():
         raise UserError(
             f"model.weights={weights}: {path} does not exist, and nothing is downloaded. "
-            f"Get {url} and put it there, or give its path as model.weights=PATH"
+            f"Download {url} to that path, or set model.weights=PATH"
         )
     return path
 
 
 def _special_arguments(name: str, height: int, width: int, pretrained: bool) -> dict[str, Any]:
-    """What some builders must know: the image size, or that no second head is wanted."""
+    """Arguments that some builders need: the image size, or no auxiliary heads."""
     if name.startswith("vit_"):
         if height != width:
             raise UserError(f"model.name={name} needs square images, the data gives {height}x{width}")
@@ -83,15 +80,13 @@ def _special_arguments(name: str, height: int, width: int, pretrained: bool) -> 
     if name.startswith("maxvit"):
         return {"input_size": (height, width)}
     if name in ("googlenet", "inception_v3"):
-        # the pretrained ones expect another normalisation, and convert from ImageNet's on request
+        # the pretrained weights expect another normalisation and convert from ImageNet's
         return {"aux_logits": False, "init_weights": True, "transform_input": pretrained}
     return {}
 
 
 def _head(network: nn.Module, num_outputs: int) -> str:
-    """The last linear layer of the tree, or the last convolution where that is the classifier
-    (SqueezeNet).
-    """
+    """The name of the last linear layer or convolution (SqueezeNet) with `num_outputs` outputs."""
     widths = {
         name: module.out_features if isinstance(module, nn.Linear) else module.out_channels
         for name, module in network.named_modules()
@@ -101,5 +96,5 @@ def _head(network: nn.Module, num_outputs: int) -> str:
 
 
 def _modern_name(key: str) -> str:
-    """torchvision's DenseNet files still say `denselayer1.norm.1.weight` for `denselayer1.norm1.weight`."""
+    """torchvision's DenseNet files have `denselayer1.norm.1.weight` instead of `denselayer1.norm1.weight`."""
     return re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)", r"\1\2", key)

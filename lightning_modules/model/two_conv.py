@@ -1,4 +1,4 @@
-"""Two convolutions and two linear layers: the small image network of DeepOBS and of many a tutorial."""
+"""Two convolutions and two linear layers: the small image network of DeepOBS and many tutorials."""
 
 from collections.abc import Sequence
 
@@ -9,16 +9,16 @@ from lightning_modules.model.shape import image_shape
 
 
 class TwoConv(nn.Module):
-    """conv5-32, pool, conv5-64, pool, FC 1024, head; ReLU, 'same' padding, 2x2 max-pooling that keeps odd edges.
+    """conv5-32, pool, conv5-64, pool, FC 1024, head; ReLU, 'same' padding, 2x2 max-pooling in ceil mode.
 
-    DeepOBS' 2c2d (Schneider et al., ICLR 2019) begins with `std` = `bias` = 0.05, the network of Agarap 2017 with 0.1 and
-    a dropout of 0.5 before the head. 3,274,634 parameters on 1x28x28 with 10 classes.
+    DeepOBS' 2c2d (Schneider et al., ICLR 2019) has `std` = `bias` = 0.05, the network of Agarap 2017 0.1 and a dropout
+    of 0.5 before the head. 3,274,634 parameters on 1x28x28 with 10 classes.
 
     Args:
-        std: of all weights, drawn from a normal distribution cut at two standard deviations.
-        bias: what all biases begin with.
+        std: of the initial weights, from a normal distribution truncated at two standard deviations.
+        bias: initial value of all biases.
         dropout: before the head.
-        channels_last: compute the convolutions in that memory format; the same numbers up to rounding.
+        channels_last: compute the convolutions in that memory format; equal results up to rounding.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class TwoConv(nn.Module):
     ) -> None:
         super().__init__()
         channels, height, width = image_shape("two_conv", input_shape, smallest=4)
-        # the largest of four and ReLU change places without another result, and a quarter of the work is left for ReLU
+        # pooling before ReLU gives the same result with a quarter of the work for ReLU
         self.features = nn.Sequential(
             nn.Conv2d(channels, 32, 5, padding="same"), nn.MaxPool2d(2, ceil_mode=True), nn.ReLU(),
             nn.Conv2d(32, 64, 5, padding="same"), nn.MaxPool2d(2, ceil_mode=True), nn.ReLU(),

@@ -1,4 +1,4 @@
-"""The multi-layer perceptron as the first years of back-propagation began it."""
+"""An MLP with the uniform initialisation of early back-propagation papers."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from lightning_modules.model.mlp import MLP
 
 
 class UniformMLP(MLP):
-    """An `MLP` whose weights and biases all begin in U(-bound, bound), whatever the width of a layer.
+    """An `MLP` whose weights and biases are initialised in U(-bound, bound), independent of the layer width.
 
     Gorman and Sejnowski 1988: sigmoid units, bound 0.3, and 0 to 24 hidden units.
     """

@@ -1,4 +1,4 @@
-"""A small vision transformer for images and for series."""
+"""A small vision transformer for images and series."""
 
 from collections.abc import Sequence
 
@@ -11,11 +11,11 @@ from lightning_modules.model.shape import image_shape, series_shape
 
 
 class ViT(nn.Module):
-    """Pre-norm transformer over patches (Dosovitskiy et al. 2021), mean-pooled instead of a class token
-    (Beyer et al. 2022, "Better plain ViT baselines"), with learned positions.
+    """Pre-norm transformer over patches (Dosovitskiy et al. 2021) with learned positions and mean pooling instead of a class
+    token (Beyer et al. 2022, "Better plain ViT baselines").
 
-    Images [C, H, W] are cut into patches of `patch_size` squared, series [L] or [C, L] into pieces of that
-    length. Raises UserError where the sides are no multiples of `patch_size`, or `dim` none of `heads`.
+    Images [C, H, W] are split into square patches of side `patch_size`, series [L] or [C, L] into pieces of that length.
+    Raises UserError if the sides are not multiples of `patch_size`, or `dim` not of `heads`.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class ViT(nn.Module):
         if any(size % patch_size for size in shape[1:]):
             raise UserError(f"model.patch_size={patch_size} does not divide the sides of {tuple(input_shape)}")
         if dim % heads:
-            raise UserError(f"model.dim={dim} is no multiple of model.heads={heads}")
+            raise UserError(f"model.dim={dim} must be a multiple of model.heads={heads}")
         tokens = 1
         for size in shape[1:]:
             tokens *= size // patch_size
@@ -56,9 +56,10 @@ class ViT(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then MLP, each on normalised tokens [B, T, dim] and added to them. Its layers are plain
-    `nn.Linear`, so that pruning and quantization see them (torch's own encoder layer hides them in a
-    fused kernel).
+    """Attention, then MLP, each with a pre-norm and a skip connection, on tokens [B, T, dim].
+
+    Its layers are plain `nn.Linear`, so that pruning and quantization can find them (torch's encoder layer hides them in
+    a fused kernel).
     """
 
     def __init__(self, dim: int, heads: int, hidden: int, dropout: float) -> None:

@@ -1,4 +1,4 @@
-"""Weights from a file into a network of a library, with a new head where the classes differ."""
+"""Loads weight files into networks, with a new head if the number of classes differs."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,18 +11,20 @@ from lightning_modules.model.checksum import load_verified
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Read a state dict: safetensors, or torch's format, where it may lie under `state_dict` or `model`.
+    """Read a state dict in safetensors or torch format (there also under the key `state_dict` or `model`).
 
-    Nothing is unpickled. Raises UserError for a file that is missing, damaged or holds something else.
+    Nothing is unpickled. Raises UserError if the file is missing, damaged or not a state dict.
     """
     if not path.is_file():
-        raise UserError(f"model.weights={path}: no such file; give null, default, or a .pth, .pt or .safetensors file")
+        raise UserError(
+            f"model.weights={path}: no such file; expected null, default, or a .pth, .pt or .safetensors file"
+        )
     state = _read(path)
     for key in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
     if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
-        raise UserError(f"model.weights={path} holds no state dict (names and tensors)")
+        raise UserError(f"model.weights={path} is not a state dict (names and tensors)")
     return state
 
 
@@ -35,10 +37,10 @@ def _read(path: Path) -> Any:
         return load_verified(path, ours=False)
     except ModuleNotFoundError as error:
         raise UserError(f"model.weights={path} needs a package: pip install safetensors") from error
-    except Exception as error:  # each reader has its own for a file that is cut or something else
+    except Exception as error:  # each reader raises its own types for damaged files
         reason = str(error).strip().splitlines()[:1]
         raise UserError(
-            f"model.weights={path} cannot be read: it is damaged, or no plain state dict ({''.join(reason)})"
+            f"model.weights={path} cannot be read: it is damaged or not a plain state dict ({''.join(reason)})"
         ) from error
 
 
@@ -48,14 +50,14 @@ def load_weights(
     optional: Sequence[str],
     rename: Callable[[str], str] = str,
 ) -> None:
-    """Load the file into `network` in place. Names may have a prefix, as in checkpoints of a whole task.
+    """Load the file into `network` in place. Names may have a prefix, as in checkpoints of a task.
 
-    Modules named in `optional` (the heads) keep what they have where the file lacks them or has other shapes.
-    Raises UserError with a few of the differing names for the weights of another network.
+    Modules named in `optional` (the heads) keep their values if the file lacks them or has other shapes. Raises UserError
+    with a few of the differing names if the weights belong to another network.
     """
     state = _without_prefix(read_state_dict(path), network)
     own = network.state_dict()
-    for key in list(state):  # in place: the versions in the dict's metadata must stay
+    for key in list(state):  # in place, to keep the versions in the dict's metadata
         value = state.pop(key)
         key = rename(key)
         if not _belongs_to(key, optional) or (key in own and own[key].shape == value.shape):

@@ -1,1 +1,1 @@
-"""What torch.optim lacks: parameter groups without decay on norms and biases, and schedules for Lightning."""
+"""Parameter groups, learning-rate schedules, and the optimizers LARS and LAMB."""

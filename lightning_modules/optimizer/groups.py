@@ -1,4 +1,4 @@
-"""Which parameters an optimizer moves, and which of them decay."""
+"""Parameter groups of an optimizer: which parameters are trained, and which of them decay."""
 
 from typing import Any
 
@@ -12,14 +12,13 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Return groups for a torch optimizer: one, or two of which the second does not decay.
 
-    Frozen parameters are left out, shared ones stand once. A parameter counts as norm or bias if it has at
-    most one dimension or belongs to a LayerNorm or RMSNorm (whose weights may have more). Raises UserError
-    where nothing is left to train.
+    Frozen parameters are left out; shared ones appear once. A parameter counts as norm or bias if it has at most one
+    dimension or belongs to a LayerNorm or RMSNorm. Raises UserError if there is nothing to train.
     """
     decayed = [parameter for parameter in model.parameters() if parameter.requires_grad]
     undecayed: list[nn.Parameter] = []
     if not decayed:
-        raise UserError("the model has no parameter to train: all are frozen")
+        raise UserError("the model has no trainable parameters: all are frozen")
     if not decay_norms_and_biases:
         exempt = _norms_and_biases(model)
         undecayed = [parameter for parameter in decayed if id(parameter) in exempt]

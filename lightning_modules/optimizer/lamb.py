@@ -1,4 +1,4 @@
-"""LAMB: Adam whose step has, in each layer, the size of the layer's weights."""
+"""LAMB: Adam with layer-wise step sizes proportional to the norm of the weights."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -10,13 +10,11 @@ from lightning_modules.optimizer.layer_wise import LayerWise, require_not_negati
 
 
 class LAMB(LayerWise):
-    """Layer-wise Adam (You et al. 2019, algorithm 2, with the identity for its function of ||w||).
+    """Layer-wise Adam (You et al. 2019, algorithm 2, with phi(||w||) = ||w||).
 
-    m and v are Adam's moments, corrected for their start at zero; u = m / (sqrt(v) + eps) + weight_decay w, and
-    w <- w - lr (||w|| / ||u||) u. Where w or u is zero, the ratio is 1. It clips no gradients, as the paper does not.
-
-    Parameters of one dimension, biases and those of norms, take steps with a ratio of 1; ``adapt_vectors`` treats
-    them as layers.
+    With Adam's bias-corrected moments m and v: u = m / (sqrt(v) + eps) + weight_decay w, and
+    w <- w - lr (||w|| / ||u||) u. The ratio is 1 if w or u is zero, and for parameters with one dimension (biases,
+    norms) unless ``adapt_vectors``. Gradients are not clipped, as in the paper.
 
     Raises ValueError for settings out of range.
     """
@@ -32,7 +30,7 @@ class LAMB(LayerWise):
     ) -> None:
         require_not_negative(lr=lr, weight_decay=weight_decay, eps=eps)
         if not all(0 <= beta < 1 for beta in betas):
-            raise ValueError(f"betas={list(betas)}: both must be 0 or more, and below 1")
+            raise ValueError(f"betas={list(betas)}: expected two values in [0, 1)")
         settings = {"lr": lr, "betas": tuple(betas), "eps": eps, "weight_decay": weight_decay}
         super().__init__(params, {**settings, "adapt_vectors": adapt_vectors})
 

@@ -1,4 +1,4 @@
-"""LARS: SGD with momentum whose rate is set for each layer."""
+"""LARS: SGD with momentum and layer-wise learning rates."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -12,15 +12,13 @@ from lightning_modules.optimizer.layer_wise import LayerWise, require_not_negati
 class LARS(LayerWise):
     """Layer-wise adaptive rate scaling (You et al. 2017, algorithm 1).
 
-    Of a layer with weights w and gradient g, the local rate is q = trust ||w|| / (||g|| + weight_decay ||w||), and
-    v <- momentum v + lr q (g + weight_decay w); w <- w - v. The learning rate stands within v, as in the paper: where it
-    falls, the steps that v remembers do not fall with it. Where w or g is zero, q is 1.
-
-    Parameters of one dimension, biases and those of norms, take steps with q = 1 (the algorithm is not stated
-    for them, and their norms start at zero or have no meaning); ``adapt_vectors`` treats them as layers.
+    For a layer with weights w and gradient g the local rate is q = trust ||w|| / (||g|| + weight_decay ||w||), and
+    v <- momentum v + lr q (g + weight_decay w); w <- w - v. The learning rate is inside v, as in the paper, so that a
+    falling rate does not shrink past steps. q is 1 if w or g is zero, and for parameters with one dimension (biases,
+    norms), which the paper does not cover, unless ``adapt_vectors``.
 
     Args:
-        lr: the global rate; at the paper's `trust` of 0.001 it is of the order of 1 to 30.
+        lr: the global rate; with the paper's `trust` of 0.001 typically 1 to 30.
 
     Raises ValueError for settings out of range.
     """
@@ -36,7 +34,7 @@ class LARS(LayerWise):
     ) -> None:
         require_not_negative(lr=lr, weight_decay=weight_decay, trust=trust)
         if not 0 <= momentum < 1:
-            raise ValueError(f"momentum={momentum}: it must be 0 or more, and below 1")
+            raise ValueError(f"momentum={momentum}: expected a value in [0, 1)")
         settings = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "trust": trust}
         super().__init__(params, {**settings, "adapt_vectors": adapt_vectors})
 

@@ -1,4 +1,4 @@
-"""What optimizers share that move each layer by a rule of its own."""
+"""Base class of optimizers that update each parameter by a rule of its own."""
 
 from abc import abstractmethod
 from collections.abc import Callable
@@ -10,11 +10,11 @@ from torch.optim import Optimizer
 
 
 class LayerWise(Optimizer):
-    """Moves one parameter after the other by `move`."""
+    """Updates one parameter after another."""
 
     @abstractmethod
     def move(self, w: Tensor, g: Tensor, group: dict[str, Any]) -> None:
-        """Take the step of weights `w` with gradient `g`, under the settings of their group, in place."""
+        """Update weights `w` with gradient `g` in place, using the settings of their group."""
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -34,4 +34,4 @@ def require_not_negative(**settings: float) -> None:
     """Raise ValueError for the first setting that is below 0."""
     for name, value in settings.items():
         if value < 0:
-            raise ValueError(f"{name}={value}: it must be 0 or more")
+            raise ValueError(f"{name}={value}: expected 0 or more")

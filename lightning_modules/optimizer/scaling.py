@@ -1,4 +1,4 @@
-"""The learning rate of a large batch: scaled with its size, and warmed up."""
+"""Learning-rate scaling for large batches, with warm-up."""
 
 import math
 from typing import Any, Literal
@@ -26,24 +26,25 @@ def scaled(
     warmup_epochs: float = 5.0,
     decay: Literal["cosine", "none"] = "cosine",
 ) -> dict[str, Any]:
-    """Learn at k times the optimizer's rate, where a step takes k reference batches (Goyal et al. 2017, section 2).
+    """Multiply the learning rate by k for a batch of k reference batches (Goyal et al. 2017, section 2).
 
-    Of the first `warmup_epochs` (a fraction is allowed) each step raises the rate by as much, from the optimizer's own, which is
-    right for `reference_batch`, to k times it (section 2.2, gradual warm-up). After that it stays, or falls as half a
-    cosine to zero in the last step. A resumed run of another length is re-planned over the new total.
+    Gradual warm-up (section 2.2): within `warmup_epochs`, which may be fractional, the rate rises linearly from the
+    optimizer's, which suits `reference_batch`, to k times it. Then it is constant, or decays as half a cosine to zero at
+    the last step. A resumed run of another length is re-planned over the new total.
 
     Args:
-        batch_size, accumulated: of one rank; batches whose gradients make a step.
-        ranks: whose gradients make a step; None counts the processes. Under local SGD a step is of one rank: 1.
-        rule: k is the ratio of the batches ("linear"), its root ("sqrt", as You et al. 2019 scale LAMB), or 1.
+        batch_size: of one rank.
+        accumulated: batches of gradients accumulated per step.
+        ranks: number of ranks whose gradients are averaged in a step; None: all processes; 1 for local SGD.
+        rule: k is the ratio of the batch sizes ("linear"), its square root ("sqrt", You et al. 2019 for LAMB), or 1.
 
-    Raises UserError for settings out of range, or where the warm-up is not shorter than the training.
+    Raises UserError for settings out of range, or if the warm-up is not shorter than the training.
     """
     for name, value, choices in (("rule", rule, RULES), ("decay", decay, ("cosine", "none"))):
         if value not in choices:
             raise UserError(f"scheduler.{name}={value}: {nearest(str(value), choices)}")
     if reference_batch < 1:
-        raise UserError(f"scheduler.reference_batch={reference_batch}: it must be 1 or more")
+        raise UserError(f"scheduler.reference_batch={reference_batch}: expected 1 or more")
     warmup = round(warmup_epochs * steps_per_epoch)
     if not 0 <= warmup < total_steps:
         raise UserError(

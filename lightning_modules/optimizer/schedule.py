@@ -1,11 +1,11 @@
-"""Learning-rate schedules in the form that Lightning expects: `{"scheduler", "interval", "monitor"?}`.
+"""Learning-rate schedules in the format that Lightning expects: `{"scheduler", "interval", "monitor"?}`.
 
-Each function takes the optimizer, the total number of optimizer steps and the steps per epoch, and its own
-arguments. State dicts hold plain values only, so that a checkpoint loads without unpickling.
+Each function takes the optimizer, the total number of optimizer steps, the steps per epoch, and its own arguments.
+State dicts contain plain values only, so that a checkpoint loads without unpickling.
 
-A run that is resumed for longer (or shorter) than it was planned for: `cosine`, `one_cycle` and `scaled` are re-planned
-over the new total, so that from the resumed step on the learning rate is that of a run planned with the new length;
-`step` and `plateau` count epochs, do not depend on the total and continue from their saved state (`on_resume`).
+If a run is resumed with another length, `cosine`, `one_cycle` and `scaled_warmup` are re-planned over the new total: from
+the resumed step on, the learning rate is that of a run planned with the new length. `step` and `plateau` count epochs and
+continue from their saved state.
 """
 
 import math
@@ -32,12 +32,10 @@ def cosine(
     warmup_steps: int | None = None,
     min_lr: float = 0.0,
 ) -> dict[str, Any]:
-    """Linear warm-up, then half a cosine that reaches `min_lr` at the last step (Loshchilov and Hutter
-    2017, equation 5, without restarts). A resumed run of another length is re-planned over the new total.
+    """Linear warm-up, then half a cosine down to `min_lr` at the last step (Loshchilov and Hutter 2017, equation 5).
 
-    Of w warm-up steps step k = 0, 1, … runs at (k + 1) / w of the learning rate. `warmup_steps` counts
-    steps where `warmup_epochs` (which may be a fraction) counts epochs. Raises UserError where both are
-    set, or where the warm-up is not shorter than the training.
+    Of w warm-up steps, step k = 0, 1, … uses (k + 1) / w of the learning rate. The warm-up is given in steps or in
+    (fractional) epochs. Raises UserError if both are set, or if the warm-up is not shorter than the training.
     """
     if warmup_steps is not None and warmup_epochs:
         raise UserError("scheduler.warmup_steps and scheduler.warmup_epochs exclude each other: set one of them")
@@ -80,15 +78,11 @@ def step(
     milestones: Sequence[int] | None = None,
     gamma: float = 0.1,
 ) -> dict[str, Any]:
-    """Multiply the learning rate by `gamma` every `every` epochs, or, where given, at the epochs in
-    `milestones`. A resumed run of another length continues with the same epochs.
-
-    Raises UserError for an `every` below 1.
-    """
+    """Multiply the learning rate by `gamma` every `every` epochs or, if given, at the epochs in `milestones`."""
     if milestones:
         return _every_epoch(MultiStepLR(optimizer, list(milestones), gamma))
     if every < 1:
-        raise UserError(f"scheduler.every={every}: the learning rate can fall every 1 epoch or more")
+        raise UserError(f"scheduler.every={every}: expected 1 or more epochs")
     return _every_epoch(StepLR(optimizer, every, gamma))
 
 
@@ -105,8 +99,8 @@ def one_cycle(
 ) -> dict[str, Any]:
     """torch's OneCycleLR (Smith and Topin 2018) up to `max_lr`, by default the optimizer's learning rate.
 
-    A resumed run of another length is re-planned over the new total: the learning rate may rise again. Momentum is cycled
-    against it only where the optimizer has one: torch would give it to plain SGD too.
+    On resuming with another length the learning rate may rise again. Momentum is cycled only if the optimizer has one
+    (torch would add it to plain SGD).
     """
     groups = optimizer.param_groups
     with _readable():
@@ -124,14 +118,14 @@ def one_cycle(
 
 
 class OneCycle(OneCycleLR):
-    """torch's, planned by the config and not by the checkpoint: torch restores the old total and fails after it."""
+    """OneCycleLR planned by the config instead of the checkpoint: torch restores the old total and fails after it."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict({**state_dict, **one_cycle_plan(self)})
 
 
 class Plateau(ReduceLROnPlateau):
-    """torch's, which knows what it watches: Lightning forgets that where it does not step the schedule itself."""
+    """ReduceLROnPlateau that knows its metric, which Lightning does not store under manual optimization."""
 
     monitor: str
 
@@ -149,12 +143,10 @@ def plateau(
     threshold: float = 1e-4,
     threshold_mode: Literal["rel", "abs"] = "rel",
 ) -> dict[str, Any]:
-    """torch's ReduceLROnPlateau: `factor` after more than `patience` epochs without a better `monitor`.
+    """torch's ReduceLROnPlateau: `factor` after more than `patience` epochs without an improvement of `monitor`.
 
-    A resumed run of another length continues with the epochs that were counted so far.
-
-    Better is better by `threshold`, a share of the best value or, with "abs", an amount. Keras' schedule of patience p
-    is this one with patience p - 1 and "abs".
+    An improvement must exceed `threshold`, relative to the best value or, with "abs", absolute. Keras' schedule with
+    patience p equals this one with patience p - 1 and "abs".
     """
     with _readable():
         scheduler = Plateau(
@@ -165,13 +157,14 @@ def plateau(
 
 
 def on_resume(scheduler: Any, total: int, total_before: int | None) -> str | None:
-    """Set a restored optimizer to the learning rate that the schedule plans for its step; describe what changes.
+    """Set a restored optimizer to the learning rate that the schedule plans for its step.
 
     Args:
-        total, total_before: optimizer steps planned now and when the checkpoint was written, None where not recorded.
+        total: optimizer steps planned now.
+        total_before: optimizer steps planned when the checkpoint was written; None if not recorded.
 
     Returns:
-        A message where the training is planned for another length; None where the schedule goes on unchanged.
+        A message if the planned length has changed, else None.
     """
     groups, restored = scheduler.optimizer.param_groups, scheduler.optimizer.param_groups[0]["lr"]
     if isinstance(scheduler, LambdaLR | OneCycle):  # functions of the step alone
@@ -195,7 +188,7 @@ def on_resume(scheduler: Any, total: int, total_before: int | None) -> str | Non
 
 @contextmanager
 def _readable() -> Iterator[None]:
-    """Turn torch's complaint about an argument into the one message that a user sees."""
+    """Turn torch's error about an argument into a UserError."""
     try:
         yield
     except ValueError as error:

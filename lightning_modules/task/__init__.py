@@ -1,1 +1,1 @@
-"""What is learned and how it is measured: the LightningModules, one per kind of question asked of the data."""
+"""LightningModules (classification, regression) and what they share: training loops, metrics, callbacks."""

@@ -1,4 +1,4 @@
-"""Predictions of a whole evaluation epoch, so that metrics are computed once and are exact under DDP."""
+"""Collects the predictions of an evaluation epoch, so that metrics are computed once and are exact under DDP."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,22 +8,22 @@ from torch import Tensor
 
 
 class PredictionBuffer:
-    """Keeps (outputs, targets, index) of every batch; `collect` gives each sample of the set once, in order."""
+    """Stores (outputs, targets, index) of every batch; `collect` returns each sample once, in the order of the set."""
 
     def __init__(self) -> None:
         self._parts: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def add(self, outputs: Tensor, y: Tensor, index: Tensor) -> None:
-        """Keep a batch: outputs [B, K], targets [B] or [B, D], index [B]."""
+        """Store a batch: outputs [B, K], targets [B] or [B, D], index [B]."""
         self._parts.append((outputs.detach().float(), y, index))
 
     def collect(self, all_gather: Callable[[Any], Any] | None) -> tuple[Tensor, Tensor]:
-        """Empty the buffer into (outputs, targets) ordered by index, without the samples that padding doubled.
+        """Empty the buffer and return (outputs, targets), without duplicates from padding; ordered by index if gathered.
 
-        `all_gather` maps a tensor [N, …] of each of W processes to [W, N, …]; every process keeps equally many.
+        `all_gather` maps a tensor [N, …] of each of W processes to [W, N, …]; N is the same in all processes.
         """
         if not self._parts:
-            raise RuntimeError("no prediction was kept: the evaluation set is empty")
+            raise RuntimeError("no predictions to collect: the evaluation set is empty")
         outputs, y, index = (torch.cat(part) for part in zip(*self._parts, strict=True))
         self._parts = []
         if all_gather is None:

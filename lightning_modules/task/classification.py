@@ -19,12 +19,12 @@ class Classification(Supervised):
     """Logits [B, C] (binary: [B, 1]) against classes int64 [B], or against labels float [B, L] (multilabel).
 
     Args:
-        kind: ``multiclass`` (cross entropy), ``binary`` (one logit), ``multilabel`` (one logit a label).
-        label_smoothing: in [0, 1): Szegedy et al. 2016, "Rethinking the Inception Architecture", section 7.
-        class_weights: None; ``balanced`` (n / (C * n_c), from the training part); or one number per class.
-        class_counts: training samples of each class, [C].
-        metrics: names for ``val`` and ``test``, see `metrics.py`; what is null is as by default.
-        top_k: the metric ``top_k`` counts a sample as right whose class is among so many best scores.
+        kind: ``multiclass`` (cross entropy), ``binary`` (one logit) or ``multilabel`` (one logit per label).
+        label_smoothing: in [0, 1); Szegedy et al. 2016, "Rethinking the Inception Architecture", section 7.
+        class_weights: None, ``balanced`` (n / (C * n_c), from the training split), or one number per class.
+        class_counts: number of training samples of each class, [C].
+        metrics: metric names for ``val`` and ``test``, see `metrics.py`; null means the default.
+        top_k: k of the metric ``top_k``: correct if the class is among the k highest scores.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Classification(Supervised):
         self.metrics = chosen(metrics, {"val": VAL, "test": TEST})
         self.label_smoothing = label_smoothing
         if not 0 <= label_smoothing < 1:
-            raise UserError(f"task.label_smoothing={label_smoothing}: it must lie in [0, 1)")
+            raise UserError(f"task.label_smoothing={label_smoothing}: expected a value in [0, 1)")
         self._smooth(label_smoothing)
         self._weigh(class_weights, class_counts)
 
@@ -56,7 +56,7 @@ class Classification(Supervised):
         if label_smoothing and self.kind == "multiclass":
             if not hasattr(self.loss, "label_smoothing"):
                 raise UserError(
-                    f"task.label_smoothing={label_smoothing}: {type(self.loss).__name__} does not smooth labels"
+                    f"task.label_smoothing={label_smoothing}: {type(self.loss).__name__} does not support label smoothing"
                 )
             self.loss.label_smoothing = label_smoothing
 
@@ -66,16 +66,16 @@ class Classification(Supervised):
         if isinstance(class_weights, str):
             if class_weights != "balanced" or counts is None or self.kind != "multiclass":
                 raise UserError(
-                    f"task.class_weights={class_weights}: use 'balanced' (multiclass), a list of one number per class, or null"
+                    f"task.class_weights={class_weights}: expected 'balanced' (multiclass), one number per class, or null"
                 )
             weights = counts.sum() / (len(counts) * counts.clamp(min=1).float())
         else:
             weights = torch.tensor([float(w) for w in class_weights])
         if len(weights) != self.num_outputs:
-            raise UserError(f"task.class_weights has {len(weights)} numbers, but there are {self.num_outputs} outputs")
+            raise UserError(f"task.class_weights: got {len(weights)} numbers for {self.num_outputs} outputs")
         name = "weight" if self.kind == "multiclass" else "pos_weight"
         if not hasattr(self.loss, name):
-            raise UserError(f"task.class_weights: {type(self.loss).__name__} takes no {name}")
+            raise UserError(f"task.class_weights: {type(self.loss).__name__} has no argument {name}")
         setattr(self.loss, name, weights)
 
     train_names = ("accuracy",)
@@ -111,7 +111,7 @@ class Classification(Supervised):
         return right.float().mean(-1).sum(0, keepdim=True)
 
     def evaluation_loss(self, outputs: Tensor, y: Tensor) -> Tensor:
-        """The loss against the labels as they are: smoothing belongs to training."""
+        """The loss against unsmoothed labels: smoothing applies to training only."""
         if self.kind != "multiclass" or not self.label_smoothing:
             return super().evaluation_loss(outputs, y)
         self.loss.label_smoothing = 0.0
@@ -131,5 +131,5 @@ class Classification(Supervised):
         return [name for name, count in zip(names, counts.tolist(), strict=False) if not count]
 
     def member_name(self, i: int) -> str:
-        named = i < len(self.class_names or ())  # a model may have more outputs than the data has classes
+        named = i < len(self.class_names or ())  # the model may have more outputs than there are classes
         return self.class_names[i] if self.class_names and named else str(i)

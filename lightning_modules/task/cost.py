@@ -1,4 +1,4 @@
-"""What a network costs: its size, and how long one sample takes."""
+"""The size of a network and the latency of one sample."""
 
 import contextlib
 import statistics
@@ -9,11 +9,11 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
-_LEAST, _MOST_S = 10, 0.5  # forward passes that are timed, and seconds that they may take beyond those
+_LEAST, _MOST_S = 10, 0.5  # minimum number of timed forward passes; seconds after which no more are timed
 
 
 def model_size(model: nn.Module) -> dict[str, float]:
-    """Number of parameters, and bytes of all parameters and buffers as they are saved."""
+    """Number of parameters, and bytes of all saved parameters and buffers."""
     tensors = list(model.state_dict().values())
     return {
         "model/params": float(sum(p.numel() for p in model.parameters())),
@@ -22,7 +22,7 @@ def model_size(model: nn.Module) -> dict[str, float]:
 
 
 class Latency(pl.Callback):
-    """Logs ``model/latency_ms`` when training ends: the median time of one sample through the network, on its device."""
+    """Logs ``model/latency_ms`` at the end of training: the median latency of one sample on the module's device."""
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.is_global_zero:
@@ -32,9 +32,9 @@ class Latency(pl.Callback):
 
 
 def latency_ms(module: nn.Module, x: torch.Tensor) -> float:
-    """The median time in milliseconds of ``module(x)``, in evaluation mode, without gradients, after two to warm up.
+    """Median time of ``module(x)`` in milliseconds, in eval mode without gradients, after two warm-up passes.
 
-    On CUDA the time between two events on the stream, so that launches which run ahead do not count as work.
+    On CUDA it is the time between two events on the stream.
     """
     training = module.training
     times: list[float] = []
@@ -64,7 +64,7 @@ def _once_ms(module: nn.Module, x: torch.Tensor) -> float:
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """Let torch use one thread in this process."""
+    """Limit torch to one thread in this process."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

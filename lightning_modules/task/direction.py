@@ -1,4 +1,4 @@
-"""Whether a metric is better high or low: the one table that checkpoints, schedules, searches and comparisons use."""
+"""Whether higher or lower is better for a metric: one table for checkpoints, schedules, searches and comparisons."""
 
 import re
 from collections.abc import Mapping
@@ -26,10 +26,9 @@ _NEGATION = {"neg", "negative", "minus", "inverse", "non"}
 
 
 def higher_is_better(metric: str) -> bool | None:
-    """Whether `metric` is better the higher it is; None where its name is not known.
+    """Whether a higher `metric` is better; None if its name is unknown.
 
-    The name is looked up without its part (``val/``), its qualifiers (``sampled_…``, ``…_at_10``) and its member
-    (``…/class``).
+    The lookup ignores the split (``val/``), qualifiers (``sampled_…``, ``…_at_10``) and the class (``…/class``).
 
     >>> higher_is_better("val/ndcg_at_10"), higher_is_better("val/loss"), higher_is_better("weights/norm")
     (True, False, None)
@@ -56,7 +55,7 @@ def _of_name(name: str) -> bool | None:
 def monitor_mode(*, _parent_: Any, _root_: Any) -> str | None:
     """The resolver ``${monitor_mode:}``: Lightning's ``mode`` for the metric that the same config node monitors.
 
-    A metric of unknown direction has the mode of the task's monitor where that monitors the same one, otherwise None.
+    A metric of unknown direction takes the mode of ``task.monitor`` if that has the same metric, otherwise None.
     """
     metric = str(_parent_.get("monitor") or _parent_.get("metric"))
     if (higher := higher_is_better(metric)) is not None:
@@ -66,10 +65,10 @@ def monitor_mode(*, _parent_: Any, _root_: Any) -> str | None:
 
 
 def check_direction(key: str, metric: str, given: str | None, modes: tuple[str, str] = ("min", "max")) -> str | None:
-    """What is wrong with the direction `given` for `metric` under the config key `key`; None where it is right.
+    """Return a message if direction `given` under the config key `key` is wrong for `metric`, else None.
 
     Args:
-        modes: how "lower is better" and "higher is better" are written there.
+        modes: the spellings of "lower is better" and "higher is better".
     """
     higher = higher_is_better(metric)
     if given is None and higher is None:
@@ -83,9 +82,9 @@ def check_direction(key: str, metric: str, given: str | None, modes: tuple[str, 
 
 
 def objective_of(monitor: Mapping[str, str]) -> dict[str, str]:
-    """The monitored metric of a task as the objective of a sweep: metric -> ``minimize`` or ``maximize``.
+    """The monitored metric of a task as a sweep objective: metric -> ``minimize`` or ``maximize``.
 
-    Raises UserError where its mode contradicts its name, or neither gives the direction.
+    Raises UserError if its mode contradicts its name, or if the direction is unknown.
     """
     if wrong := check_direction("task.monitor.mode", monitor["metric"], monitor["mode"]):
         raise UserError(wrong)

@@ -1,4 +1,4 @@
-"""The training loss of an epoch as a metric that schedules and checkpoints can watch."""
+"""The mean training loss of an epoch as a metric that schedules and checkpoints can monitor."""
 
 import pytorch_lightning as pl
 import torch
@@ -10,13 +10,13 @@ NAME = "train/epoch_loss"
 
 
 class EpochLoss(pl.Callback):
-    """Publishes ``train/epoch_loss``: the mean over the epoch's samples, each with the weights that its batch met.
+    """Logs ``train/epoch_loss``: the mean over the epoch's samples, computed with the weights of each training step.
 
-    Penalties and what other parts add to the loss are in it, as in what Keras calls `loss`. It stands in
-    ``callback_metrics`` before schedules step and checkpoints are written at the end of the epoch.
+    It includes penalties and extra losses, as Keras' `loss` does. It is in ``callback_metrics`` before schedules step
+    and checkpoints are written at the end of the epoch.
     """
 
-    logs = (NAME,)  # names that may be monitored beside those of the task
+    logs = (NAME,)  # names that can be monitored in addition to the task's
 
     def __init__(self) -> None:
         self._sums: list[Tensor] = []
@@ -24,7 +24,7 @@ class EpochLoss(pl.Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         terms: list[object] = pl_module.terms  # type: ignore[assignment]
-        if self._see not in terms:  # a fit of a later stage of the same task
+        if self._see not in terms:  # else: another fit of the same task
             terms.append(self._see)
 
     def _see(self, loss: Tensor, outputs: Tensor, batch: Batch) -> Tensor:

@@ -1,4 +1,4 @@
-"""Rankings over all items, measured without a sample: what the tasks of recommendation share."""
+"""Base class of the recommendation tasks: rankings over all items, evaluated without sampling."""
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -14,29 +14,29 @@ from lightning_modules.task.metrics import chosen
 from lightning_modules.task.ranking_metrics import MEASURES, ranking_metrics
 from lightning_modules.task.supervised import Supervised
 
-_DRAWS = 20_170_403  # seed of the negatives that are measured against: the same ones in every run
+_DRAWS = 20_170_403  # seed of the sampled negatives of an evaluation: the same in every run
 
 
 class Asked(NamedTuple):
-    """What is to be found in the scores of a batch."""
+    """The scores of a batch, and which user and item each sample is about."""
 
     scores: Tensor  # float [U, num_items]
-    users: Tensor  # int64 [U], whose they are
-    rows: Tensor  # int64 [B], the row of `scores` that each sample asks
+    users: Tensor  # int64 [U]
+    rows: Tensor  # int64 [B], each sample's row of `scores`
     items: Tensor  # int64 [B], the relevant item of each sample
 
 
 class FullRanking(Supervised):
-    """Ranks all items of a user but those already known; each held-out interaction is one sample of val and test.
+    """Ranks all items of a user except those already known; each held-out interaction is one sample of val and test.
 
-    The rank of a relevant item is the number of candidates minus that of those with a lower score: an item that shares its
-    score with others stands behind them, so a model that scores all alike gains nothing. Other relevant items of the
-    user are candidates too. The datamodule says what is known: ``known(part)`` and ``relevant(part)``.
+    The rank of a relevant item is the number of candidates minus the number of candidates with a lower score: ties rank
+    last, so a constant model gains nothing. Other relevant items of the user are candidates too. The datamodule provides
+    ``known(part)`` and ``relevant(part)``.
 
     Args:
-        top_k: how many items are shown.
-        sampled_negatives: measure also against so many items drawn for each relevant one, as ``sampled_…``: for
-            comparison with older papers only, as it may order models otherwise (Krichene and Rendle 2020).
+        top_k: length of the recommended list.
+        sampled_negatives: also log ``sampled_…`` metrics against that many sampled items per relevant one; only for
+            comparison with older papers, since they may rank models differently (Krichene and Rendle 2020).
         metrics: names for ``val`` and ``test``: ndcg, hit_rate, mrr, recall, precision.
     """
 
@@ -54,7 +54,7 @@ class FullRanking(Supervised):
         super().__init__(model, loss, **loop)
         for key, value, least in (("top_k", top_k, 1), ("sampled_negatives", sampled_negatives, 0)):
             if value < least:
-                raise UserError(f"task.{key}={value}: it must be {least} or more")
+                raise UserError(f"task.{key}={value}: expected {least} or more")
         self.num_outputs, self.top_k, self.sampled_negatives = num_outputs, top_k, sampled_negatives
         self.metrics = chosen(metrics, {"val": tuple(MEASURES), "test": tuple(MEASURES)})
         self._lists: dict[str, tuple[Tensor, Tensor]] = {}
@@ -62,26 +62,26 @@ class FullRanking(Supervised):
 
     @abstractmethod
     def asked(self, batch: Batch) -> Asked:
-        """Scores of all items for the users of a batch of val or test."""
+        """Scores of all items for the users of a val or test batch."""
 
-    loss_negatives = 0  # how many negatives `losses` needs for each sample
+    loss_negatives = 0  # number of negatives per sample that `sample_losses` needs
 
     @abstractmethod
     def losses(self, asked: Asked, scores: Tensor, negatives: Tensor) -> Tensor:
-        """What `evaluation_loss` needs of each sample, [B, …], from its score [B] and those of negatives [B, N]."""
+        """Columns [B, …] from which `evaluation_loss` is computed, given the scores [B] and those of negatives [B, N]."""
 
     def build_metrics(self, stage: str) -> MetricCollection:
         return ranking_metrics(self.metrics[stage], self.top_k, self.sampled_negatives > 0)
 
-    # --- what the data know ------------------------------------------------------------------------------------
+    # --- interactions of the datamodule ------------------------------------------------------------------------
     @property
     def data(self) -> Any:
-        """The datamodule of the run. Raises UserError where it holds no interactions."""
+        """The datamodule of the run. Raises UserError if it has no interactions."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         if not hasattr(data, "known"):
             raise UserError(
-                f"{type(self).__name__} needs interactions, and {data.name} has none: data=movielens_implicit, or for "
-                "histories data=movielens_sequence"
+                f"{type(self).__name__} needs interactions, but {data.name} has none; try data=movielens_implicit or "
+                "data=movielens_sequence"
             )
         return data
 
@@ -97,9 +97,9 @@ class FullRanking(Supervised):
         return known, relevant
 
     def _draws_of(self, stage: str, index: Tensor) -> Tensor:
-        """float [B, N] in [0, 1), a function of a sample's index alone: whatever batch and rank it comes in.
+        """Uniform random numbers [B, N] that depend on the sample's index only, not on batch or rank.
 
-        First those of the loss, then those of the sampled metrics.
+        The first columns are for the loss, the others for the sampled metrics.
         """
         if stage not in self._draws:
             arrays = self.data.arrays
@@ -128,21 +128,21 @@ class FullRanking(Supervised):
         self.buffers_of[stage].add(torch.cat([ranks, losses], 1), pairs, batch["index"])
 
     def _negatives(self, stage: str, batch: Batch, asked: Asked, candidates: Tensor) -> Tensor:
-        """Items int64 [B, N], drawn with replacement from the candidates bool [U, num_items] that are not relevant."""
+        """Items int64 [B, N], sampled with replacement from the non-relevant candidates bool [U, num_items]."""
         draws = self._draws_of(stage, batch["index"])
         places = candidates.cumsum(1)[asked.rows]
         wanted = (draws * places[:, -1:]).floor() + 1
         return torch.searchsorted(places, wanted.long()).clamp(max=candidates.shape[1] - 1)
 
     def evaluation_loss(self, outputs: Tensor, y: Tensor) -> Tensor:
-        """The mean over samples of what `losses` kept behind the ranks."""
+        """The mean of the columns that `sample_losses` added after the ranks."""
         return outputs[:, 1 + (self.sampled_negatives > 0) :].mean()
 
 
 def ranks_of(asked: Asked, scores: Tensor, candidates: Tensor) -> Tensor:
-    """The rank [B], from 1, of each sample's item, of score `scores` [B], among the `candidates` bool [U, num_items].
+    """The rank [B], from 1, of each sample's item with score `scores` [B] among the `candidates` bool [U, num_items].
 
-    The item itself is always a candidate, even where the user has met it before.
+    The item itself always counts as a candidate, even if it is already known.
     """
     lower = (asked.scores[asked.rows] < scores[:, None]) & candidates[asked.rows]
     missing = ~candidates[asked.rows, asked.items]

@@ -1,4 +1,4 @@
-"""Classification by a linear support vector machine on top of a network, all trained together."""
+"""Classification with a linear support vector machine as the head of a network, trained jointly."""
 
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ NORMS = ("mean", "half_sum", "none")
 
 
 class SquaredHinge(nn.Module):
-    """C max(0, 1 - t s)^2, the mean over samples and classes: each class against all others, t = 1 or -1.
+    """C max(0, 1 - t s)^2, averaged over samples and classes (one-vs-rest), with t = 1 or -1.
 
     Scores float [B, K], classes int64 [B]. Tang 2013, "Deep Learning using Linear Support Vector Machines", equation 5,
     as a mean.
@@ -30,16 +30,16 @@ class SquaredHinge(nn.Module):
 
 
 class Hinge(Classification):
-    """Scores [B, K] against classes int64 [B]; the weights W of the last linear layer are kept small in training.
+    """Scores [B, K] against classes int64 [B]; the weights W of the last linear layer are regularised in training.
 
     Args:
-        norm: what is added to the training loss: ``mean`` of the squares of W (Agarap's code), ``half_sum`` of them
-            (0.5 |W|^2, the formula) or ``none``.
-        by_sign: decide by the sign of the scores, the first class among equals, as Agarap's code does; else by the
+        norm: penalty on W that is added to the training loss: ``mean`` of squares (Agarap's code), ``half_sum`` of
+            squares (0.5 |W|^2, the formula) or ``none``.
+        by_sign: predict from the sign of the scores, the first class on ties, as in Agarap's code; else from the
             highest score.
 
     Raises:
-        UserError: for another `norm`, or a model without a linear layer.
+        UserError: for an unknown `norm`, or a model without a linear layer.
     """
 
     def __init__(
@@ -54,14 +54,14 @@ class Hinge(Classification):
     ) -> None:
         super().__init__(model, loss, num_outputs=num_outputs, **settings)
         if self.kind != "multiclass":
-            raise UserError(f"task.kind={self.kind}: a squared hinge is between classes: multiclass")
+            raise UserError(f"task.kind={self.kind}: task=hinge supports only multiclass")
         if norm not in NORMS:
             raise UserError(f"task.norm={norm}: {nearest(str(norm), NORMS)}")
         self.norm, self.by_sign = norm, by_sign
         self._last_layer()
 
     def training_loss(self, batch: Batch, step: int) -> Tensor:
-        """The loss with the norm of the last layer's weights."""
+        """The loss plus the penalty on the last layer's weights."""
         loss = super().training_loss(batch, step)
         if self.norm == "none":
             return loss
@@ -69,15 +69,15 @@ class Hinge(Classification):
         return loss + (squares.mean() if self.norm == "mean" else 0.5 * squares.sum())
 
     def scores(self, outputs: Tensor) -> Tensor:
-        """1 for a positive score and 0 for a negative one where the sign decides; else as of other classifiers."""
+        """With `by_sign` 1 for a positive score and 0 for a negative one; else softmax probabilities."""
         return (outputs.sign() + 1) / 2 if self.by_sign else super().scores(outputs)
 
     def train_sums(self, outputs: Tensor, y: Tensor) -> Tensor:
         return super().train_sums(torch.sign(outputs) if self.by_sign else outputs, y)
 
     def _last_layer(self) -> nn.Linear:
-        """Looked up at each step: a stage of compression may have put another network in the model's place."""
+        """Looked up at each step, since a compression stage may replace the model."""
         layers = [layer for layer in self.model.modules() if isinstance(layer, nn.Linear)]
         if not layers:
-            raise UserError("task=hinge keeps the weights of the last linear layer small, and the model has none")
+            raise UserError("task=hinge: the model has no linear layer")
         return layers[-1]

@@ -1,4 +1,4 @@
-"""The torchmetrics by name, for each kind of target."""
+"""The torchmetrics of classification and regression, by name."""
 
 import re
 from collections import Counter
@@ -15,25 +15,25 @@ from lightning_modules.errors import UserError, nearest
 
 Kind = str
 Names = Mapping[str, Sequence[str]]
-# Every process has all predictions (`buffer.py`), so no metric shall add up what the others have.
+# every process has all predictions (`PredictionBuffer`), so metrics must not be summed over ranks
 ALONE = {"sync_on_compute": False}
-_LONGEST = 200  # characters of a class in a metric's name; MLflow takes 250 for the whole
+_LONGEST = 200  # characters of a class name within a metric name; MLflow allows 250 in total
 _CLASSES = {"multiclass": "num_classes", "multilabel": "num_labels"}
 
 
 def chosen(metrics: Mapping[str, Sequence[str] | None] | None, default: Names) -> Names:
-    """The metric names of ``val`` and ``test``: the `default` where `metrics` gives none. Raises UserError otherwise."""
+    """The metric names of ``val`` and ``test``, from `metrics` or else `default`. Raises UserError for other stages."""
     given = {stage: names for stage, names in (metrics or {}).items() if names is not None}
     for stage, names in given.items():
         if stage not in default or isinstance(names, str):
-            raise UserError(f"task.metrics.{stage}={names}: it must be val=[names] or test=[names]")
+            raise UserError(f"task.metrics.{stage}={names}: expected a list of names under val or test")
     return {**default, **given}
 
 
 def metric_suffixes(members: Sequence[str]) -> list[str]:
-    """Return what stands for each class or target at the end of a metric's name: in MLflow's characters, no two equal.
+    """Return the metric name suffix of each class or target: unique, and only characters that MLflow allows.
 
-    Names that differ only in other characters, as "C++" and "C##" do, end with the number of their class.
+    Names that differ only in other characters, such as "C++" and "C##", get their class number appended.
     """
     plain = [re.sub(r"[^\w. -]", "_", name)[:_LONGEST] for name in members]
     plain = [name if name.strip(".") else "_" * max(1, len(name)) for name in plain]  # no "." and ".." in a path
@@ -45,8 +45,8 @@ def metric_suffixes(members: Sequence[str]) -> list[str]:
 def classification_metrics(kind: Kind, size: int, names: Sequence[str], top_k: int) -> MetricCollection:
     """Metrics of probabilities [N, size] (binary: [N]) against classes [N] or labels [N, size].
 
-    Averages are macro over the classes that have samples, as is usual for little and unbalanced data; ``accuracy``
-    alone is the fraction of right samples (micro). Raises UserError for an unknown name.
+    Averages are macro over the classes that have samples; ``accuracy`` is the fraction of correct samples (micro).
+    Raises UserError for an unknown name.
     """
     prefix = kind.capitalize()
     of: dict[str, Any] = ALONE if kind == "binary" else {_CLASSES[kind]: size, **ALONE}
@@ -71,12 +71,12 @@ def classification_metrics(kind: Kind, size: int, names: Sequence[str], top_k: i
 
 
 class MacroAverage(Metric):
-    """The mean of a metric over the classes or labels that have samples; NaN where none has.
+    """The mean of a metric over the classes or labels that have samples; NaN if none has.
 
     Args:
-        per_class: the metric without an average; one value for ``binary``, whose class is the positive one.
-        kind, size: as for `classification_metrics`.
-        needs_negatives: whether a class that all samples belong to has no value either.
+        per_class: the metric without averaging; one value (the positive class) for ``binary``.
+        kind, size: see `classification_metrics`.
+        needs_negatives: whether classes that all samples belong to are excluded too.
     """
 
     full_state_update = False
@@ -90,13 +90,13 @@ class MacroAverage(Metric):
         self.add_state("total", torch.tensor(0), "sum")
 
     def update(self, scores: Tensor, target: Tensor) -> None:
-        """Take probabilities and targets as `classification_metrics` has them."""
+        """Add probabilities and targets, shaped as in `classification_metrics`."""
         self.per_class.update(scores, target)
         self.samples = self.samples + samples_per_class(target, self.kind, self.size)
         self.total = self.total + len(target)
 
     def compute(self) -> Tensor:
-        """The mean, computed as torchmetrics does it where every class has samples."""
+        """The mean; equal to torchmetrics' macro average if every class has samples."""
         defined = self.samples > 0
         if self.needs_negatives:
             defined &= self.samples < self.total
@@ -111,14 +111,14 @@ class MacroAverage(Metric):
 
 
 def samples_per_class(target: Tensor, kind: Kind, size: int) -> Tensor:
-    """Samples int64 [size] of each class [N] or label [N, size]; [1] for ``binary``: those of the positive class."""
+    """Number of samples int64 [size] of each class [N] or label [N, size]; [1], the positive class, for ``binary``."""
     if kind == "multiclass":
         return target.bincount(minlength=size)
     return target.reshape(len(target), -1).long().sum(0)
 
 
 class ClassAccuracy(c.MulticlassAccuracy):
-    """The accuracy within each class; NaN for one without samples."""
+    """The accuracy within each class; NaN for classes without samples."""
 
     def compute(self) -> Tensor:
         values: Tensor = super().compute()
@@ -126,7 +126,7 @@ class ClassAccuracy(c.MulticlassAccuracy):
 
 
 class R2(r.R2Score):
-    """R squared; NaN for fewer than the two samples that it is defined for."""
+    """R squared; NaN for fewer than two samples."""
 
     def compute(self) -> Tensor:
         return super().compute() if self.total >= 2 else torch.full_like(self.residual, torch.nan).mean()
@@ -148,5 +148,5 @@ def _collect(
 ) -> MetricCollection:
     for name in wanted:
         if name not in known:
-            raise UserError(f"task.metrics: there is no metric '{name}'; {nearest(name, known)}")
+            raise UserError(f"task.metrics: unknown metric '{name}'; {nearest(name, known)}")
     return MetricCollection({name: build() for name, build in builders.items()}, compute_groups=False)

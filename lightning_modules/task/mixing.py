@@ -1,4 +1,4 @@
-"""Mixing inside of the network: what a layer gives for a sample is blended with what it gives for its partner."""
+"""Manifold mixup: blends a hidden layer's outputs of two samples."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,13 +12,13 @@ from lightning_modules.errors import UserError
 
 @contextmanager
 def mixed_inside(model: nn.Module, batch: Mapping[str, Tensor]) -> Iterator[None]:
-    """Blend the outputs of ``model.mixing_point`` by the batch's ``mix_partner`` and ``mix_weight``, where it has them.
+    """Blend the outputs of layer ``model.mixing_point`` by ``mix_partner`` and ``mix_weight`` if the batch has them.
 
     Verma et al. 2019, "Manifold Mixup"; at an embedding: Guo et al. 2019, "Augmenting Data with Mixup for Sentence
     Classification".
 
     Raises:
-        UserError: the network says of no layer that its outputs can be mixed.
+        UserError: the network has no ``mixing_point``.
     """
     if "mix_partner" not in batch:
         yield
@@ -26,8 +26,8 @@ def mixed_inside(model: nn.Module, batch: Mapping[str, Tensor]) -> Iterator[None
     point = getattr(model, "mixing_point", None)
     if not isinstance(point, nn.Module):
         raise UserError(
-            f"augmentation: {type(model).__name__} has no mixing_point, a layer whose outputs can be mixed; "
-            "use a transform that mixes the samples themselves"
+            f"augmentation: {type(model).__name__} has no mixing_point (the layer whose outputs are "
+            "mixed); use a transform that mixes the samples themselves"
         )
     partner, weight = batch["mix_partner"], batch["mix_weight"]
 

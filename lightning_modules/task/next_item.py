@@ -1,4 +1,4 @@
-"""What comes next in a history, as a class among all items."""
+"""Next-item prediction as classification over all items."""
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from lightning_modules.task.full_ranking import Asked, FullRanking
 class NextItem(FullRanking):
     """Scores [B, num_items] of histories int64 [B, L] against y float [B, 2], (item, user); `loss` takes scores and classes.
 
-    ``val/loss`` is the cross entropy over all items, whatever the loss.
+    ``val/loss`` is always the cross entropy over all items.
     """
 
     def target_of(self, batch: Batch) -> Tensor:

@@ -1,4 +1,4 @@
-"""Lightning's rich progress bar at a cost that short epochs do not feel."""
+"""Lightning's rich progress bar, cheap enough for very short epochs."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,10 +10,10 @@ from lightning_modules.compat.lightning import train_description
 
 
 class Progress(RichProgressBar):
-    """One bar of the epoch's training batches; a second one for validation sets of `long_validation` batches or more.
+    """One bar for the training batches of an epoch, and a second one for validation sets of `long_validation` batches or more.
 
-    Lightning draws the screen anew at the start of each epoch and of each validation, and keeps every validation's bar
-    for ever (2.6); this one is drawn `refresh_rate` times a second, whatever happens in between.
+    Lightning redraws the screen at the start of each epoch and validation, and never removes validation bars (2.6); this
+    one is redrawn `refresh_rate` times per second.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class Progress(RichProgressBar):
     def get_metrics(
         self, trainer: Trainer, pl_module: LightningModule
     ) -> dict[str, int | str | float | dict[str, float]]:
-        """The last value of each metric of `shown`, at the bar's right end."""
+        """The latest value of each metric in `shown`, displayed to the right of the bar."""
         known = trainer.callback_metrics
         return {name: f"{float(known[name]):.3f}" for name in self.shown if name in known}
 
@@ -38,8 +38,10 @@ class Progress(RichProgressBar):
         if self.is_disabled or self.train_progress_bar_id is None or self.progress is None:
             super().on_train_epoch_start(trainer, pl_module)
             return
-        said = train_description(self, trainer.current_epoch)
-        self.progress.update(self.train_progress_bar_id, completed=0, total=self.total_train_batches, description=said)
+        description = train_description(self, trainer.current_epoch)
+        self.progress.update(
+            self.train_progress_bar_id, completed=0, total=self.total_train_batches, description=description
+        )
         self.refresh()
 
     def on_validation_batch_start(

@@ -1,4 +1,4 @@
-"""The loss of DeepOBS' noisy quadratic: convex, with the eigenvalues that are seen in deep networks."""
+"""The loss of DeepOBS' noisy quadratic: convex, with a spectrum like that of deep networks."""
 
 import numpy as np
 import torch
@@ -8,8 +8,8 @@ from torch import Tensor, nn
 class QuadraticLoss(nn.Module):
     """0.5 (theta - x)' H (theta - x), averaged over the points x [B, dim]; theta [B, dim] is the prediction.
 
-    H (Schneider et al., ICLR 2019, "quadratic_deep") has nine tenths of its eigenvalues from U(0, 1), the others from
-    U(30, 60), and a random rotation; all of it comes from NumPy's RandomState(`seed`).
+    In H (Schneider et al., ICLR 2019, "quadratic_deep") 90% of the eigenvalues come from U(0, 1), the others from
+    U(30, 60), under a random rotation; all drawn from NumPy's RandomState(`seed`).
     """
 
     def __init__(self, dim: int = 100, seed: int = 42) -> None:
@@ -24,7 +24,7 @@ class QuadraticLoss(nn.Module):
 
 
 def rotated_hessian(dim: int, seed: int) -> np.ndarray:
-    """H = R' diag(eigenvalues) R, float64 [dim, dim]: first the small eigenvalues are drawn, then the large, then R."""
+    """H = R' diag(eigenvalues) R, float64 [dim, dim]; drawn in the order small eigenvalues, large ones, R."""
     draws = np.random.RandomState(seed)
     large = dim // 10
     eigenvalues = np.concatenate([draws.uniform(0.0, 1.0, dim - large), draws.uniform(30.0, 60.0, large)])
@@ -35,8 +35,8 @@ def rotated_hessian(dim: int, seed: int) -> np.ndarray:
 def random_rotation(dim: int, draws: np.random.RandomState) -> np.ndarray:
     """A random orthogonal matrix [dim, dim]: the subgroup algorithm of Diaconis and Shahshahani (1987).
 
-    From a turn of the plane on, each further dimension adds a reflection that carries the first axis to a random
-    direction. Its sign, which decides whether it is a rotation in the strict sense, does not show in a Hessian.
+    Starting from a rotation of the plane, each further dimension adds a reflection that maps the first axis to a random
+    direction. The determinant's sign is irrelevant for the Hessian.
     """
     angle = 2 * np.pi * draws.uniform()
     rotation = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])

@@ -1,4 +1,4 @@
-"""Rankings learnt from pairs of a user and an item, each beside items that the user has not met."""
+"""Ranking learned from (user, item) pairs against sampled negatives."""
 
 from typing import Any
 
@@ -16,22 +16,22 @@ class BPRLoss(nn.Module):
     """Mean of ``-log sigmoid(positive - negative)`` over scores [B, 1 + K], the positive first (Rendle et al. 2009)."""
 
     def forward(self, scores: Tensor, relevance: Tensor) -> Tensor:
-        """`relevance` is 1 in the first column and 0 elsewhere; it is there for losses that read it."""
+        """`relevance`, 1 in the first column and 0 elsewhere, is unused here; other losses need it."""
         return F.softplus(scores[:, 1:] - scores[:, :1]).mean()
 
 
 class Ranking(FullRanking):
     """Scores pairs; `loss` takes scores [B, 1 + K] of a positive and its negatives, and their relevance of the same shape.
 
-    Negatives are those that the augmentation puts into ``batch["negatives"]`` (int64 [B, K]), else `negatives` of them drawn
-    uniformly from what the user has not met in the training part. ``val/loss`` is that of each held-out pair with `negatives`
-    uniform ones, the same ones in each run.
+    Negatives come from the augmentation (``batch["negatives"]``, int64 [B, K]); without it, `negatives` items are sampled
+    uniformly from those without a training interaction of the user. ``val/loss`` pairs each held-out interaction with
+    `negatives` uniform ones, the same in each run.
 
     Args:
         model: a `PairScorer`.
-        negatives: of each positive.
-        decay: weight of half the squares of what is learnt of each positive's user, of its item and of its negatives, beside the
-            loss (the lambda of Rendle et al. 2009; the penalty of He et al. 2020, equation 15).
+        negatives: number per positive.
+        decay: weight of half the squared norm of the embeddings of user, item and negatives, added to the loss (the
+            lambda of Rendle et al. 2009; the penalty of He et al. 2020, equation 15).
     """
 
     def __init__(
@@ -41,13 +41,13 @@ class Ranking(FullRanking):
         for name in ("item_scores", "squares", "num_users", "num_items"):
             if not hasattr(model, name):
                 raise UserError(
-                    f"task=ranking: {type(model).__name__} does not score pairs of a user and an item; try model=bpr, "
-                    "model=neumf or model=lightgcn"
+                    f"task=ranking: {type(model).__name__} does not score (user, item) pairs; try model=bpr, model=neumf "
+                    "or model=lightgcn"
                 )
         if negatives < 1:
-            raise UserError(f"task.negatives={negatives}: it must be 1 or more")
+            raise UserError(f"task.negatives={negatives}: expected 1 or more")
         if not decay >= 0:
-            raise UserError(f"task.decay={decay}: it must be 0 or more")
+            raise UserError(f"task.decay={decay}: expected 0 or more")
         self.loss_negatives, self.decay = negatives, decay
         sampling = NegativeSampling(count=negatives)
         sampling.learn(torch.zeros(self._of_model.num_users, self._of_model.num_items, dtype=torch.bool))
@@ -100,7 +100,7 @@ def _relevance(count: int, width: int, device: torch.device) -> Tensor:
 
 
 class _WithNegatives(nn.Module):
-    """What the config says, then negatives where that gave none; ``batch["x"]`` becomes int64 [B, 1 + K, 2]."""
+    """Applies the configured augmentation, samples negatives if it added none; ``batch["x"]`` becomes int64 [B, 1 + K, 2]."""
 
     def __init__(self, inner: nn.Module | None, sampling: NegativeSampling) -> None:
         super().__init__()
@@ -109,7 +109,7 @@ class _WithNegatives(nn.Module):
 
     @property
     def transforms(self) -> list[nn.Module]:
-        """All that is done to a batch, by name or not."""
+        """All transforms of a batch."""
         return [*getattr(self.inner, "transforms", []), self.sampling]
 
     def prepare(self, data: Any) -> None:

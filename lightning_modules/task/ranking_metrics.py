@@ -1,7 +1,4 @@
-"""How good the ranks of relevant items are: one value a user, and the mean over users.
-
-A user's rank of an item counts from 1 over all candidates. What is said of ``top_k`` looks at the first so many.
-"""
+"""Ranking metrics: one value per user, averaged over users. Ranks count from 1 over all of a user's candidates."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -19,22 +16,22 @@ Measure = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 
 
 def hit_rate(ranks: Tensor, user: Tensor, relevant: Tensor, top_k: int) -> Tensor:
-    """1 where any relevant item is among the first."""
+    """1 if any relevant item is in the top k."""
     return (_sum(ranks <= top_k, user, relevant) > 0).float()
 
 
 def recall(ranks: Tensor, user: Tensor, relevant: Tensor, top_k: int) -> Tensor:
-    """Share of the relevant items that is among the first."""
+    """Fraction of the relevant items that are in the top k."""
     return _sum(ranks <= top_k, user, relevant) / relevant
 
 
 def precision(ranks: Tensor, user: Tensor, relevant: Tensor, top_k: int) -> Tensor:
-    """Share of the first that is relevant."""
+    """Fraction of the top k that is relevant."""
     return _sum(ranks <= top_k, user, relevant) / top_k
 
 
 def mrr(ranks: Tensor, user: Tensor, relevant: Tensor, top_k: int) -> Tensor:
-    """One over the rank of the first relevant item, however far down."""
+    """Reciprocal rank of the first relevant item, without a cut-off."""
     return torch.zeros(len(relevant), device=ranks.device).scatter_reduce(0, user, 1 / ranks, "amax")
 
 
@@ -55,7 +52,7 @@ def _sum(values: Tensor, user: Tensor, relevant: Tensor) -> Tensor:
 
 
 class UserMean(Metric):
-    """The mean over users of a measure of the ranks in column `column`."""
+    """The mean over users of `measure`, applied to the ranks in column `column`."""
 
     full_state_update = False
 
@@ -66,28 +63,28 @@ class UserMean(Metric):
         self.add_state("users", [], dist_reduce_fx="cat")
 
     def update(self, ranks: Tensor, pairs: Tensor) -> None:
-        """Take ranks [M, columns] of the pairs int64 [M, 2] (user, item)."""
+        """Add ranks [M, columns] of the pairs int64 [M, 2] (user, item)."""
         self.ranks.append(ranks[:, self.column])  # type: ignore[operator, union-attr]
         self.users.append(pairs[:, 0])  # type: ignore[operator, union-attr]
 
     def compute(self) -> Tensor:
-        """The mean over all users who have a relevant item."""
+        """The mean over all users with a relevant item."""
         ranks, users = dim_zero_cat(self.ranks), dim_zero_cat(self.users)  # type: ignore[arg-type]
         _, user, relevant = users.unique(return_inverse=True, return_counts=True)
         return self.measure(ranks, user, relevant.float(), self.top_k).mean()
 
 
 def ranking_metrics(names: Sequence[str], top_k: int, sampled: bool) -> MetricCollection:
-    """The named metrics of all candidates, as ``ndcg_at_10``; and where they are `sampled`, as ``sampled_ndcg_at_10`` too.
+    """The named metrics over all candidates, e.g. ``ndcg_at_10``; with `sampled` also over samples: ``sampled_ndcg_at_10``.
 
     Raises UserError for an unknown name.
     """
     for name in names:
         if name not in MEASURES:
-            raise UserError(f"task.metrics: there is no metric '{name}'; {nearest(name, MEASURES)}")
+            raise UserError(f"task.metrics: unknown metric '{name}'; {nearest(name, MEASURES)}")
     found: dict[str, Any] = {}
     for column, prefix in enumerate(("", "sampled_")[: 1 + sampled]):
         for name in names:
-            word = name if name == "mrr" else f"{name}_at_{top_k}"
-            found[prefix + word] = UserMean(MEASURES[name], top_k, column)
+            key = name if name == "mrr" else f"{name}_at_{top_k}"
+            found[prefix + key] = UserMean(MEASURES[name], top_k, column)
     return MetricCollection(found, compute_groups=False)

@@ -1,4 +1,4 @@
-"""Ratings on a scale with ends."""
+"""Rating prediction on a bounded scale."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,15 +12,15 @@ from lightning_modules.task.regression import Regression
 
 
 class Rating(Regression):
-    """One rating [B, 1] for each pair, cut to the scale where it is measured, not where it is learnt.
+    """One rating [B, 1] per pair, clamped to the scale in evaluation but not in training.
 
     Args:
         scale: the lowest and the highest rating.
-        pair_decay: weight of the squares of what is learnt of each rating's user and item, added to its squared error
-            (Koren et al. 2009, equation 5): who rates more is held back more.
-        user_decay, item_decay: weights of the sums of squared biases, each user and item once a batch, beside the sum
-            of its squared errors. With the whole training part as the batch that is the objective of
-            Koren 2010 ("Factor in the Neighbors", section 2.2).
+        pair_decay: weight of the squared norm of the factors and biases of each rating's user and item, added to its
+            squared error (Koren et al. 2009, equation 5); it regularises frequent users and items more.
+        user_decay, item_decay: weights of the sums of squared biases over all users and items, added to the sum of
+            squared errors of a batch. With full-batch training this is the objective of Koren 2010 ("Factor in the
+            Neighbors", section 2.2).
     """
 
     def __init__(
@@ -36,9 +36,9 @@ class Rating(Regression):
     ) -> None:
         super().__init__(model, loss, **loop)
         if len(scale) != 2 or not scale[0] < scale[1]:
-            raise UserError(f"task.scale={list(scale)}: the lowest and the highest rating are wanted, as in [1, 5]")
+            raise UserError(f"task.scale={list(scale)}: expected the lowest and the highest rating, as in [1, 5]")
         if self.num_outputs != 1:
-            raise UserError(f"task=rating: one output is wanted, not task.num_outputs={self.num_outputs}")
+            raise UserError(f"task=rating: expected task.num_outputs=1, got {self.num_outputs}")
         needed = {"squares": pair_decay, "user_bias": user_decay, "item_bias": item_decay}
         if lacking := [name for name, weight in needed.items() if weight and not hasattr(model, name)]:
             raise UserError(f"task=rating: {type(model).__name__} has no {lacking[0]}; set that weight of task to 0")

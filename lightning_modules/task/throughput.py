@@ -1,10 +1,10 @@
-"""How many samples a run trains on in a second."""
+"""Training samples per second."""
 
 import time
 
 
 class Throughput:
-    """A clock of one epoch: begun before its first batch, read before what is not training, as validation."""
+    """Measures one epoch: started before its first batch, read before validation or the end of the epoch."""
 
     def __init__(self) -> None:
         self._since: float | None = None
@@ -17,6 +17,6 @@ class Throughput:
         self._samples += samples
 
     def read(self) -> float | None:
-        """Samples a second since `begin`, once; None where it was read already, or nothing was trained on."""
+        """Samples per second since `start`; None if it was already read, or without samples."""
         since, self._since = self._since, None
         return self._samples / (time.perf_counter() - since) if since is not None and self._samples else None

@@ -1,4 +1,4 @@
-"""A few numbers by which two runs can be seen to have ended at the same weights, without keeping the weights."""
+"""A few random projections of the weights: they show whether two runs ended at the same weights."""
 
 import pytorch_lightning as pl
 import torch
@@ -6,16 +6,15 @@ from torch import Tensor, nn
 
 
 class WeightProbe(pl.Callback):
-    """Logs, when training ends, ``weights/norm`` and ``weights/projection_0`` … of all weights and buffers.
+    """Logs ``weights/norm`` and ``weights/projection_0`` … of all weights and buffers at the end of training.
 
-    A projection is the inner product with a vector of independent standard normal numbers, in float64. For weights that
-    differ by D it differs by a normal number of standard deviation ||D||_2, so that a difference of at most t in one
-    projection has probability below 0.8 t / ||D||_2, and in each of k below the k-th power of that: of weights further
-    than 10 t apart (||D||_2, hence no weight by more), eight projections see one in 6e8 pairs as equal.
+    A projection is the inner product with a vector of independent standard normal numbers, in float64. If the weights
+    differ by D, a projection differs by a normal number of standard deviation ||D||_2. The probability that k projections
+    all differ by at most t is below (0.8 t / ||D||_2)^k; with ||D||_2 > 10 t and k = 8 that is one in 6e8.
 
     Args:
-        directions: how many projections.
-        seed: of the vectors; runs can be compared that have the same one and the same network.
+        directions: number of projections.
+        seed: of the random vectors; only runs with equal seed and network are comparable.
     """
 
     def __init__(self, directions: int = 8, seed: int = 0) -> None:
@@ -23,7 +22,7 @@ class WeightProbe(pl.Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.is_global_zero:
-            network: nn.Module = pl_module.model  # type: ignore[assignment] # the network alone, without preprocessing
+            network: nn.Module = pl_module.model  # type: ignore[assignment]  # without preprocessing
             values = probe(network, self.directions, self.seed)
             for logger in trainer.loggers:
                 logger.log_metrics(values, trainer.global_step)

@@ -81,7 +81,7 @@ def test_a_component_that_refuses_its_values_is_named_without_hydras_words(train
 
 
 def test_a_loss_that_is_no_number_ends_the_run_as_failed_and_says_where(train: Train, store: Any) -> None:
-    with pytest.raises(UserError, match=r"loss is nan at step \d+ \(lr=1e\+30\)\. Samples of that batch: \d+"):
+    with pytest.raises(UserError, match=r"loss is nan at step \d+ \(lr=1e\+30\)\. Samples of the batch: \d+"):
         train("optimizer=sgd", "optimizer.lr=1e30")
     assert statuses(store) == ["FAILED"]
 

@@ -23,14 +23,14 @@ def test_the_recurrent_network_reads_series_of_several_dimensions_too() -> None:
     network = AudioGRU([12, 29], 9).eval()
     x = torch.randn(3, 12, 29)
     assert torch.allclose(network(x), network(x.flatten(1).view(3, 1, 12, 29)), atol=1e-6)
-    with pytest.raises(UserError, match=r"model.n_mels.*give it"):
+    with pytest.raises(UserError, match=r"model.n_mels.*set it"):
         AudioGRU([8000], 10)
 
 
 def test_samples_that_are_no_sound_and_too_many_blocks_are_refused() -> None:
     with pytest.raises(UserError, match="model=audio_cnn needs recordings"):
         AudioCNN([3, 32, 32], 10)
-    with pytest.raises(UserError, match=r"model.channels.*1 to 4 blocks"):
+    with pytest.raises(UserError, match=r"model.channels.*1 to 4 widths"):
         AudioCNN([8000], 10, channels=[8] * 5)
 
 

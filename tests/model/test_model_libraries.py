@@ -165,11 +165,11 @@ def test_googlenet_ignores_the_second_heads_in_its_weights(tmp_path: Path) -> No
 
 
 def test_unknown_names_are_answered_with_the_nearest() -> None:
-    with pytest.raises(UserError, match=r"model.name=resnet19 is no classifier of torchvision: did you mean"):
+    with pytest.raises(UserError, match=r"model.name=resnet19 is not a torchvision classifier: did you mean"):
         TorchvisionClassifier(COLOUR, 5, "resnet19")
-    with pytest.raises(UserError, match="no classifier of torchvision"):
+    with pytest.raises(UserError, match="not a torchvision classifier"):
         TorchvisionClassifier(COLOUR, 5, "fcn_resnet50")
-    with pytest.raises(UserError, match=r"model.name=resnet19 is no model of timm: did you mean"):
+    with pytest.raises(UserError, match=r"model.name=resnet19 is not a timm model: did you mean"):
         TimmClassifier(COLOUR, 5, "resnet19")
     with pytest.raises(UserError, match=r"see timm.list_models\(\)"):
         TimmClassifier(COLOUR, 5, "zzzzzz")
@@ -186,7 +186,7 @@ def test_images_that_a_network_cannot_take_are_named() -> None:
         TorchvisionClassifier((3, 28, 28), 5, "vit_b_16")
     with pytest.raises(UserError, match="unexpected keyword argument 'dropuot'"):
         TorchvisionClassifier(COLOUR, 5, "resnet18", dropuot=0.1)
-    with pytest.raises(UserError, match="no classifier: it does not give one row of 5 logits"):
+    with pytest.raises(UserError, match="not a classifier: its output is not one row of 5 logits"):
         TimmClassifier((3, 64, 64), 5, TIMM, features_only=True)
 
 
@@ -205,11 +205,11 @@ def test_a_weights_file_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     whole = save(library(SMALL, 5), tmp_path / "whole.pt").read_bytes()
     for name in ("cut.pt", "cut.safetensors"):
         (tmp_path / name).write_bytes(whole[: len(whole) // 2])
-        refuse(tmp_path / name, "it is damaged, or no plain state dict")
+        refuse(tmp_path / name, "it is damaged or not a plain state dict")
     torch.save(library(SMALL, 5), tmp_path / "module.pt")
-    refuse(tmp_path / "module.pt", "no plain state dict")
+    refuse(tmp_path / "module.pt", "not a plain state dict")
     torch.save({"epoch": 3}, tmp_path / "empty.pt")
-    refuse(tmp_path / "empty.pt", "holds no state dict")
+    refuse(tmp_path / "empty.pt", "is not a state dict")
 
 
 def test_a_missing_package_is_answered_with_its_install_command(

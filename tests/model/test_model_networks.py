@@ -174,7 +174,7 @@ def test_arguments_that_no_network_can_have_are_named() -> None:
         ConvNet(DIGITS, 10, channels=[])
     with pytest.raises(UserError, match=r"model.depth=21"):
         CifarResNet(CIFAR, 10, depth=21)
-    with pytest.raises(UserError, match=r"model.dim=30 is no multiple of model.heads=4"):
+    with pytest.raises(UserError, match=r"model.dim=30 must be a multiple of model.heads=4"):
         ViT(DIGITS, 10, dim=30)
 
 

@@ -94,7 +94,7 @@ def test_the_graph_is_in_the_checkpoint_and_a_copy_has_its_own() -> None:
     twin = copy.deepcopy(model)
     twin.connect(EDGES.roll(1, 1).clamp(max=2))
     assert not torch.equal(twin(EDGES), model(EDGES))
-    with pytest.raises(UserError, match=r"num_interactions=4, but the training part has 3"):
+    with pytest.raises(UserError, match=r"num_interactions=4, but the training split has 3"):
         model.connect(EDGES[:3])
 
 

@@ -84,7 +84,7 @@ def test_the_vectors_of_two_texts_are_mixed_where_the_network_says(network: type
 
 @pytest.mark.parametrize("network", NETWORKS)
 def test_samples_that_are_no_texts_and_data_that_count_no_words_are_refused(network: type[nn.Module]) -> None:
-    with pytest.raises(UserError, match=r"reads texts, rows of word ids \[L\], the data gives \(3, 8, 8\)"):
+    with pytest.raises(UserError, match=r"needs texts, rows of word ids \[L\], the data gives \(3, 8, 8\)"):
         network([3, 8, 8], 3, 50)
     with pytest.raises(UserError, match=r"model.vocab_size"):
         network([9], 3)

@@ -82,7 +82,7 @@ def test_what_is_not_there_is_told_and_nothing_is_downloaded(folder: Path, tmp_p
         PretrainedText([8], 2, str(tmp_path))
     with pytest.raises(UserError, match=r"data.tokenizer=NAME"):
         PretrainedText([8], 2)
-    with pytest.raises(UserError, match=r"texts of 14 pieces.*has 12 positions: data.max_length=10"):
+    with pytest.raises(UserError, match=r"texts of 14 tokens.*has 12 positions; set data.max_length=10"):
         PretrainedText([12], 2, str(folder))
 
 

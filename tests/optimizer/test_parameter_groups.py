@@ -54,7 +54,7 @@ def test_frozen_parameters_are_left_out_and_shared_ones_stand_once(decay_norms_a
 
 
 def test_a_model_without_anything_to_train_is_refused() -> None:
-    with pytest.raises(UserError, match="no parameter to train"):
+    with pytest.raises(UserError, match="no trainable parameters"):
         parameter_groups(nn.Linear(2, 2).requires_grad_(False), 0.1)
 
 

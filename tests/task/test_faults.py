@@ -25,7 +25,7 @@ def test_a_loss_that_is_no_number_stops_training_and_names_step_rate_and_samples
     sampler = run.data.train_dataloader().sampler
     sampler.chunk = 1
     samples = list(sampler)[step].tolist()
-    assert f"Samples of that batch: {', '.join(map(str, samples))}." in str(caught.value)
+    assert f"Samples of the batch: {', '.join(map(str, samples))}." in str(caught.value)
     assert not any(name.startswith("val/") for _, name, _ in run.points)  # broken weights are not measured
 
 

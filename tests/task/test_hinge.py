@@ -60,7 +60,7 @@ def test_a_support_vector_machine_learns_digits(fit: Callable[..., Any]) -> None
     [
         (["task.norm=meen"], "task.norm=meen: did you mean 'mean'"),
         (["task.kind=multilabel"], "task.*multi"),
-        (["task.label_smoothing=0.1"], "SquaredHinge does not smooth labels"),
+        (["task.label_smoothing=0.1"], "SquaredHinge does not support label smoothing"),
     ],
 )
 def test_a_misuse_is_answered_with_the_key(build_run: Callable[..., Any], overrides: list[str], words: str) -> None:

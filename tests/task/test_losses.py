@@ -93,16 +93,16 @@ def test_weights_given_as_a_list_are_those_of_the_loss(build_run: Callable[..., 
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["task.label_smoothing=1"], r"task.label_smoothing=1: it must lie in \[0, 1\)"),
-        (["task.class_weights=ballanced"], "task.class_weights=ballanced: use 'balanced'"),
-        (["task.class_weights=[1,2]"], "task.class_weights has 2 numbers, but there are 3 outputs"),
+        (["task.label_smoothing=1"], r"task.label_smoothing=1: expected a value in \[0, 1\)"),
+        (["task.class_weights=ballanced"], "task.class_weights=ballanced: expected 'balanced'"),
+        (["task.class_weights=[1,2]"], "task.class_weights: got 2 numbers for 3 outputs"),
         (
             ["task.loss._target_=torch.nn.MultiMarginLoss", "task.label_smoothing=0.1"],
-            "MultiMarginLoss does not smooth",
+            "MultiMarginLoss does not support label smoothing",
         ),
         (
             ["task.loss._target_=torch.nn.MultiLabelMarginLoss", "task.class_weights=balanced"],
-            "takes no weight",
+            "has no argument weight",
         ),
         (["task=regression"], "the targets of iris are classes; try task=classification"),
         (["task=binary"], "iris has 3 classes"),

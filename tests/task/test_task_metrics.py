@@ -149,7 +149,7 @@ def test_targets_of_several_columns_are_measured_together() -> None:
     ("override", "words"),
     [
         ("task.metrics.val=[acuracy]", "did you mean 'accuracy'"),
-        ("task.metrics.val=accuracy", r"task.metrics.val=accuracy: it must be val=\[names\]"),
+        ("task.metrics.val=accuracy", r"task.metrics.val=accuracy: expected a list of names"),
         ("+task.metrics.train=[accuracy]", "task.metrics.train"),
     ],
 )
