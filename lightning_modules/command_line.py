@@ -69,9 +69,9 @@ def _let_go() -> None:
 
 def answer(main: Callable[[], Any]) -> None:
     """Call a verb's `main` and tell its errors as `told` does."""
-    if os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0"):
+    if hydra.wants_traceback():
         os.environ["TOUCHSTONE_TRACEBACK"] = "1"
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing: the message is made here
+    hydra.raise_errors()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a name must not end a run where a terminal cannot show it
             stream.reconfigure(errors="backslashreplace")

@@ -1,10 +1,16 @@
 """What we need of Hydra beyond its public interface."""
 
+import importlib
+import os
+import sys
+import types
 from argparse import ArgumentParser
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hydra._internal.callbacks import Callbacks
+    from hydra.plugins.plugin import Plugin
 
 DEFAULTS_LIST_MODULE = "hydra._internal.defaults_list"  # in a traceback: the error arose while groups were composed
 
@@ -28,3 +34,29 @@ def convert_value(value: Any) -> Any:
     from hydra.core.override_parser.types import Override
 
     return Override._convert_value(value)
+
+
+def register_plugins(name: str, module: types.ModuleType, plugins: "Sequence[type[Plugin]]") -> None:
+    """Register plugins of `module`, which gets the name ``hydra_plugins.NAME`` too: Hydra takes them by such a name only."""
+    from hydra.core.plugins import Plugins
+
+    try:
+        package = importlib.import_module("hydra_plugins")
+    except ImportError:  # no other plugin is installed
+        package = sys.modules["hydra_plugins"] = types.ModuleType("hydra_plugins")
+        package.__path__ = []
+    sys.modules[f"hydra_plugins.{name}"] = module
+    setattr(package, name, module)
+    for plugin in plugins:
+        plugin.__module__ = f"hydra_plugins.{name}"
+        Plugins.instance().register(plugin)
+
+
+def wants_traceback() -> bool:
+    """Whether the user has asked Hydra for full tracebacks."""
+    return os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
+
+
+def raise_errors() -> None:
+    """Have `hydra.main` raise where it would print its own message and exit: we make the message."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"

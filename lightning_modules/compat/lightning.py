@@ -1,17 +1,60 @@
 """What we need of Lightning beyond its public interface, and what we change in its objects at run time."""
 
 import signal
+import sys
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import RichProgressBar
+from pytorch_lightning.callbacks import Callback, RichProgressBar
+from pytorch_lightning.plugins import LayerSync, Precision
 from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher as MultiProcessingLauncher
 from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher as SubprocessScriptLauncher
+from pytorch_lightning.strategies.launchers.launcher import _Launcher as Launcher
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 # our launchers extend both: how ranks are started stays Lightning's, how their end is noticed and reported is ours
-__all__ = ["MultiProcessingLauncher", "SubprocessScriptLauncher"]
+__all__ = ["Launcher", "MultiProcessingLauncher", "SubprocessScriptLauncher"]
+
+
+class ExtensibleDDP(DDPStrategy):
+    """Lightning's DDP with the steps that we override as public methods: Lightning has no public ones for them."""
+
+    def choose_launcher(self, start_method: str) -> Launcher:
+        """The launcher that starts the ranks."""
+        raise NotImplementedError
+
+    def _configure_launcher(self) -> None:
+        environment = self.cluster_environment
+        if environment is not None and environment.creates_processes_externally:
+            self._start_method = "popen"  # the ranks are there: one for each task of a Slurm job
+        self._launcher = self.choose_launcher(self._start_method)
+
+    def wrap_model(self, model: nn.Module) -> DistributedDataParallel:
+        """The module in torch's DDP."""
+        return super()._setup_model(model)
+
+    def _setup_model(self, model: nn.Module) -> DistributedDataParallel:
+        return self.wrap_model(model)
+
+    def register_hooks(self) -> None:
+        """Register communication hooks; also called on CPU, where Lightning leaves its own out."""
+        super()._register_ddp_hooks()
+
+    def _register_ddp_hooks(self) -> None:
+        self.register_hooks()
+
+    @property
+    def layer_sync(self) -> LayerSync | None:
+        """The plugin that `trainer.sync_batchnorm` chose: Lightning's connector sets it, and it is GPU-only."""
+        return self._layer_sync
+
+    @layer_sync.setter
+    def layer_sync(self, plugin: LayerSync | None) -> None:
+        self._layer_sync = plugin
 
 
 # --- signals ---------------------------------------------------------------------------------------------------
@@ -73,6 +116,27 @@ def train_description(bar: RichProgressBar, epoch: int) -> str:
     return bar._get_train_description(epoch)
 
 
+def set_metrics(trainer: pl.Trainer, values: Mapping[str, Tensor]) -> None:
+    """Set metrics for callbacks as `log_dict` ends up doing: that takes milliseconds, and is forbidden in some hooks."""
+    trainer.callback_metrics.update(values)
+
+
+def insert_callback(trainer: pl.Trainer, callback: Callback) -> None:
+    """Add a callback before all others once the trainer exists: a strategy has callbacks of its own, a Trainer no method."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined] # set by Lightning's connector
+    callbacks.insert(0, callback)
+
+
+def replace_clip_by_norm(plugin: Precision, clip: Any) -> None:
+    """Have the precision plugin clip gradients by `clip(optimizer, value)`: the norm is that over the parts of all ranks."""
+    plugin.clip_grad_by_norm = clip  # type: ignore[method-assign]
+
+
+def restore_clip_by_norm(plugin: Precision) -> None:
+    """Undo `replace_clip_by_norm`."""
+    del plugin.clip_grad_by_norm  # type: ignore[attr-defined, unused-ignore]
+
+
 # --- ranks -----------------------------------------------------------------------------------------------------
 def start_other_ranks(launcher: SubprocessScriptLauncher) -> None:
     """Start this script once for each other rank of this machine: only `launch` does so publicly, and watches them its way."""
@@ -84,3 +148,17 @@ def process_group_timeout(strategy: DDPStrategy) -> float:
     waited: timedelta | None = strategy._timeout
     assert waited is not None
     return waited.total_seconds()
+
+
+def launched_strategy(launcher: MultiProcessingLauncher) -> Any:
+    """The strategy whose ranks the launcher starts."""
+    return launcher._strategy
+
+
+def set_rank_command(words: Sequence[str]) -> None:
+    """Have the other ranks of this process started by the command `words`: Lightning repeats that of the main script.
+
+    It reads `sys.argv`, and where `__main__` was started by ``-m`` its spec.
+    """
+    sys.argv = list(words)
+    sys.modules["__main__"].__spec__ = None

@@ -1,5 +1,6 @@
 """What we need of torch beyond its public interface."""
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -29,6 +30,27 @@ def tensor_version(tensor: Tensor) -> int:
     return tensor._version
 
 
+def replace_forward(module: nn.Module, forward: Callable[..., Any]) -> None:
+    """Call `forward` for this one module, which keeps its class, names and parameters."""
+    module.forward = forward
+
+
+def restore_forward(module: nn.Module) -> None:
+    """Undo `replace_forward`."""
+    module.__dict__.pop("forward", None)
+
+
+def own_parameters(module: nn.Module) -> dict[str, nn.Parameter | None]:
+    """The module's table of its own parameters, to be written to: shared ones and None are in it under each name."""
+    return module._parameters
+
+
+def share_members(module: nn.Module, source: nn.Module) -> None:
+    """Make the parameters, buffers and submodules of `source` those of `module` too, under the same names."""
+    module._parameters, module._buffers, module._modules = source._parameters, source._buffers, source._modules
+    module._non_persistent_buffers_set = source._non_persistent_buffers_set
+
+
 # --- learning rate schedules -----------------------------------------------------------------------------------
 def one_cycle_plan(schedule: torch.optim.lr_scheduler.OneCycleLR) -> dict[str, Any]:
     """The part of the state that says how long the schedule is: it comes from the config, not from a checkpoint."""
@@ -44,6 +66,32 @@ def set_last_lr(schedule: torch.optim.lr_scheduler.LRScheduler, rates: list[Any]
 def default_store() -> dist.Store:
     """The key-value store of the default process group: ranks leave messages in it when collectives no longer work."""
     return dist.distributed_c10d._get_default_store()
+
+
+def meet_at_port(port: int) -> None:
+    """Have the default process group meet at `port` of the first rank, not in the store of torchrun's agent."""
+    os.environ["MASTER_PORT"] = str(port)
+    os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "False"  # the first rank has the store of this attempt
+
+
+def may_restart() -> bool:
+    """Whether torchrun's agent may start these ranks again, with the store of the attempts before."""
+    return (
+        os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+        and os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0"
+        and int(os.environ.get("WORLD_SIZE", "1")) > 1
+    )
+
+
+def set_ddp_sync(model: DistributedDataParallel, sync: bool) -> None:
+    """Send gradients and buffers in the next step or not, as `no_sync` does: a step is not a block of ours."""
+    model.require_backward_grad_sync = sync
+    model.require_forward_param_sync = sync  # else the next forward would take rank 0's buffers
+
+
+def sends_gradients(model: DistributedDataParallel) -> bool:
+    """Whether the backward pass averages gradients: not in the steps that accumulate them."""
+    return bool(model.require_backward_grad_sync)
 
 
 def sample_ddp_timing(model: DistributedDataParallel, every: int) -> None:

@@ -8,7 +8,7 @@ import torch.distributed as dist
 from pytorch_lightning.plugins import LayerSync
 from torch import Tensor, nn
 
-from lightning_modules.compat.torch import BatchNorm, check_input_dim
+from lightning_modules.compat.torch import BatchNorm, check_input_dim, replace_forward, restore_forward
 
 
 class BatchNormOverRanks(LayerSync):
@@ -20,12 +20,12 @@ class BatchNormOverRanks(LayerSync):
 
     def apply(self, model: nn.Module) -> nn.Module:
         for layer in _batch_norms(model):
-            layer.forward = types.MethodType(_forward, layer)
+            replace_forward(layer, types.MethodType(_forward, layer))
         return model
 
     def revert(self, model: nn.Module) -> nn.Module:
         for layer in _batch_norms(model):
-            layer.__dict__.pop("forward", None)
+            restore_forward(layer)
         return model
 
 

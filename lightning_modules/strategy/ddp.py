@@ -6,12 +6,11 @@ from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
-from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from lightning_modules.compat.lightning import has_combined_loader, skip_sigterm_broadcast
-from lightning_modules.compat.torch import ddp_timing, sample_ddp_timing
+from lightning_modules.compat.lightning import ExtensibleDDP, Launcher, has_combined_loader, skip_sigterm_broadcast
+from lightning_modules.compat.torch import ddp_timing, sample_ddp_timing, sends_gradients
 from lightning_modules.errors import UserError
 from lightning_modules.strategy.batch_norm import BatchNormOverRanks
 from lightning_modules.strategy.cores import allowed_cores, num_threads
@@ -24,7 +23,7 @@ from lightning_modules.strategy.words import announce
 _SAMPLED = 20  # torch times one backward pass in so many
 
 
-class CheckedDDP(Measured, DDPStrategy):
+class CheckedDDP(Measured, ExtensibleDDP):
     """Lightning's DDP, which refuses to train when the processes are not one job, and which measures what they send.
 
     Args:
@@ -78,21 +77,16 @@ class CheckedDDP(Measured, DDPStrategy):
         self._syncs = self._backwards = 0
         self._gradient_bytes = self._buffer_bytes = self._buffers_due = 0
 
-    def _configure_launcher(self) -> None:
-        if self.cluster_environment is not None and self.cluster_environment.creates_processes_externally:
-            self._start_method = "popen"  # the ranks are there: one for each task of a Slurm job
+    def choose_launcher(self, start_method: str) -> Launcher:
         require_free_port(self)
-        if self._start_method == "popen":
-            self._launcher = NewProcesses(self)
-        else:
-            self._launcher = ForkedRanks(self, start_method=self._start_method)
+        return NewProcesses(self) if start_method == "popen" else ForkedRanks(self, start_method)  # type: ignore[arg-type]
 
     # --- the check -------------------------------------------------------------------------------------------
     def setup(self, trainer: Any) -> None:
         if self.root_device.type == "cpu":
             torch.set_num_threads(self._threads or num_threads(len(allowed_cores()) // self.num_processes))
-            if self._layer_sync is not None:  # trainer.sync_batchnorm
-                self._layer_sync = BatchNormOverRanks()
+            if self.layer_sync is not None:  # trainer.sync_batchnorm
+                self.layer_sync = BatchNormOverRanks()
         announce(self.global_rank)
         skip_sigterm_broadcast(trainer)
         self.check_one_job(self._data_fingerprint(trainer))
@@ -124,12 +118,12 @@ class CheckedDDP(Measured, DDPStrategy):
         return str(fingerprint()) if fingerprint else ""
 
     # --- how gradients are averaged --------------------------------------------------------------------------
-    def _setup_model(self, model: nn.Module) -> DistributedDataParallel:
-        wrapped = super()._setup_model(model)
+    def wrap_model(self, model: nn.Module) -> DistributedDataParallel:
+        wrapped = super().wrap_model(model)
         sample_ddp_timing(wrapped, _SAMPLED)
         return wrapped
 
-    def _register_ddp_hooks(self) -> None:
+    def register_hooks(self) -> None:
         """Register ours on CPU too, where Lightning leaves them out."""
         model = self._ddp()
         assert model is not None
@@ -152,7 +146,7 @@ class CheckedDDP(Measured, DDPStrategy):
         super().post_backward(closure_loss)
         model = self._ddp()
         self._backwards += 1
-        if model is not None and model.require_backward_grad_sync:  # false between the steps of accumulated gradients
+        if model is not None and sends_gradients(model):  # false between the steps of accumulated gradients
             self._syncs += 1
             self.traffic.add(self._buffers_due + (0 if self.hook else self._gradient_bytes))
             self._buffers_due = 0

@@ -10,7 +10,12 @@ from typing import Any
 
 import torch.distributed as dist
 
-from lightning_modules.compat.lightning import MultiProcessingLauncher, SubprocessScriptLauncher, start_other_ranks
+from lightning_modules.compat.lightning import (
+    MultiProcessingLauncher,
+    SubprocessScriptLauncher,
+    launched_strategy,
+    start_other_ranks,
+)
 from lightning_modules.errors import UserError
 from lightning_modules.strategy.faults import on_rank, port_taken
 
@@ -21,7 +26,7 @@ class ForkedRanks(MultiProcessingLauncher):
     """Ranks that are forked or spawned, and what they agree on when one fails."""
 
     def launch(self, function: Callable[..., Any], *args: Any, trainer: Any = None, **kwargs: Any) -> Any:
-        told = functools.partial(on_rank, self._strategy, True, function)
+        told = functools.partial(on_rank, launched_strategy(self), True, function)
         return super().launch(told, *args, trainer=trainer, **kwargs)
 
 

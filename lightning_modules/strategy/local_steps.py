@@ -11,6 +11,8 @@ from pytorch_lightning.callbacks import StochasticWeightAveraging, WeightAveragi
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from lightning_modules.compat.lightning import Launcher, insert_callback
+from lightning_modules.compat.torch import set_ddp_sync
 from lightning_modules.errors import UserError
 from lightning_modules.strategy.ddp import CheckedDDP
 from lightning_modules.strategy.flat import pack, unpack_into
@@ -82,8 +84,7 @@ class LocalSteps(CheckedDDP):
         done = self.lightning_module.global_step
         local = done >= self.synchronous_steps
         if isinstance(self.model, DistributedDataParallel):
-            self.model.require_backward_grad_sync = not local
-            self.model.require_forward_param_sync = not local  # else the next forward would take rank 0's buffers
+            set_ddp_sync(self.model, not local)
         result = super().optimizer_step(optimizer, closure, model, **kwargs)
         if local:
             self.after_local_step(done + 1)
@@ -145,7 +146,7 @@ class LocalSteps(CheckedDDP):
     def setup(self, trainer: pl.Trainer) -> None:
         if trainer.state.fn == "fit":
             self._refuse(trainer)
-            trainer.callbacks.insert(0, _Finish())  # type: ignore[attr-defined] # before those that look at the weights
+            insert_callback(trainer, _Finish())  # before those that look at the weights
         super().setup(trainer)
 
     def on_train_start(self) -> None:
@@ -190,12 +191,12 @@ class LocalSteps(CheckedDDP):
             self.load_own_state(mine["more"])
 
     # --- what does not go with it ----------------------------------------------------------------------------
-    def _configure_launcher(self) -> None:
-        if self._layer_sync is not None:
+    def choose_launcher(self, start_method: str) -> Launcher:
+        if self.layer_sync is not None:
             raise UserError("trainer.sync_batchnorm: it needs all ranks at every step; strategy=ddp has them")
         if self.precision_plugin.precision == "16-mixed":
             raise UserError("trainer.precision=16-mixed: each rank would scale its loss by itself; try bf16-mixed")
-        super()._configure_launcher()
+        return super().choose_launcher(start_method)
 
     def _refuse(self, trainer: pl.Trainer) -> None:
         for callback in trainer.callbacks:  # type: ignore[attr-defined]

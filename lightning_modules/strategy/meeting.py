@@ -8,6 +8,7 @@ from datetime import timedelta
 
 import torch.distributed as dist
 
+from lightning_modules.compat.torch import may_restart, meet_at_port
 from lightning_modules.errors import UserError
 
 _PAUSE_S = 0.02
@@ -22,23 +23,14 @@ def meet_anew(timeout_s: float = 600.0) -> None:
 
     Raises UserError where a rank does not come within `timeout_s`.
     """
-    if not _may_be_stale():
+    if not may_restart():
         return
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     store = dist.TCPStore(address, port, is_master=False, timeout=timedelta(seconds=timeout_s))
     deadline = time.monotonic() + timeout_s
     new = _answer(store, world_size, deadline) if rank == 0 else _ask(store, rank)
-    os.environ["MASTER_PORT"] = str(new)
-    os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "False"  # the first rank has the store of this attempt
-
-
-def _may_be_stale() -> bool:
-    return (
-        os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-        and os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0"
-        and int(os.environ.get("WORLD_SIZE", "1")) > 1
-    )
+    meet_at_port(new)
 
 
 def _ask(store: dist.Store, rank: int) -> int:

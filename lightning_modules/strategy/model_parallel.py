@@ -11,6 +11,7 @@ from pytorch_lightning.trainer.states import TrainerStatus
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
+from lightning_modules.compat.lightning import insert_callback
 from lightning_modules.errors import UserError
 from lightning_modules.strategy.ddp import CheckedDDP
 from lightning_modules.strategy.faults import say
@@ -74,7 +75,7 @@ class ModelParallel(CheckedDDP):
         mesh = init_device_mesh(self.root_device.type, (self.world_size,))
         self.spread(self._task.model, mesh)
         if not any(isinstance(callback, _Whole) for callback in trainer.callbacks):
-            trainer.callbacks.insert(0, _Whole())  # before those that look at the trained weights
+            insert_callback(trainer, _Whole())  # before those that look at the trained weights
 
     def whole_model(self) -> dict[str, Tensor]:
         """The state of the whole model, on the CPU. All ranks must call it."""

@@ -10,7 +10,8 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
-from lightning_modules.compat.torch import is_compiled
+from lightning_modules.compat.lightning import replace_clip_by_norm, restore_clip_by_norm
+from lightning_modules.compat.torch import is_compiled, replace_forward
 from lightning_modules.errors import UserError, nearest
 from lightning_modules.strategy.model_parallel import ModelParallel
 from lightning_modules.strategy.pipeline_pass import PipelinePass, assigned
@@ -93,9 +94,9 @@ class Pipeline(ModelParallel):
         drop_others(model, part)
         ranks = (self.global_rank, mesh.size(), self.root_device)
         self._pass = PipelinePass(part, *ranks, self.microbatches, self.schedule)
-        model.forward = self._pass.outputs
+        replace_forward(model, self._pass.outputs)
         self._task.outputs_and_loss = self._outputs_and_loss
-        self.precision_plugin.clip_grad_by_norm = self._clip_by_norm  # type: ignore[method-assign]
+        replace_clip_by_norm(self.precision_plugin, self._clip_by_norm)
 
     def _example(self) -> Tensor:
         """Two samples as the network reads them."""
@@ -107,7 +108,8 @@ class Pipeline(ModelParallel):
 
     def make_whole(self) -> None:
         if self._skeleton is not None:
-            del self._task.outputs_and_loss, self.precision_plugin.clip_grad_by_norm
+            del self._task.outputs_and_loss
+            restore_clip_by_norm(self.precision_plugin)
         super().make_whole()
 
     # --- a step ----------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from lightning_modules.compat.torch import own_parameters
 from lightning_modules.errors import UserError, nearest
 from lightning_modules.strategy.pipeline_program import Program, refused, traced
 
@@ -115,7 +116,8 @@ def drop_others(model: nn.Module, part: nn.Module) -> None:
     """Leave the parameters without memory that are not of `part`; the network keeps its form and all its names."""
     own = {id(parameter) for parameter in part.parameters()}
     for module in model.modules():
-        for name, parameter in module._parameters.items():
+        parameters = own_parameters(module)
+        for name, parameter in parameters.items():
             if parameter is not None and id(parameter) not in own:
                 bare = nn.Parameter(parameter.detach().to("meta"), requires_grad=parameter.requires_grad)
-                module._parameters[name] = bare
+                parameters[name] = bare

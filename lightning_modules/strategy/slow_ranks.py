@@ -12,6 +12,7 @@ from pytorch_lightning.strategies import Strategy
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from lightning_modules.compat.lightning import insert_callback
 from lightning_modules.compat.torch import ddp_timing
 from lightning_modules.strategy.faults import say
 
@@ -39,9 +40,9 @@ class Paced(Strategy):
         self._buffers_are_there: Any = None
 
     def setup(self, trainer: pl.Trainer) -> None:
-        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined] # set by Lightning's connector
+        callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined] # set by Lightning's connector
         if trainer.state.fn == "fit" and not any(isinstance(callback, _StepIsDone) for callback in callbacks):
-            callbacks.insert(0, _StepIsDone())
+            insert_callback(trainer, _StepIsDone())
         super().setup(trainer)
 
     def on_train_start(self) -> None:

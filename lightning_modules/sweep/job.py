@@ -17,6 +17,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import DictConfig, open_dict
 
 from lightning_modules.command_line import complete_choices, compose_run, message_of
+from lightning_modules.compat.lightning import set_rank_command
 from lightning_modules.config.project import PROJECT_ROOT
 from lightning_modules.killed import Stopped
 from lightning_modules.sweep.places import Place, take
@@ -148,8 +149,7 @@ def _be_a_run_of_its_own(words: Sequence[str]) -> None:
     Lightning starts the other ranks of a run by this process's command; with the sweep's command they would begin the
     whole sweep anew, and train with the hyper-parameters of another trial.
     """
-    sys.argv = [str(PROJECT_ROOT / "lightning_modules" / "cli" / "train.py"), *words]
-    sys.modules["__main__"].__spec__ = None
+    set_rank_command([str(PROJECT_ROOT / "lightning_modules" / "cli" / "train.py"), *words])
 
 
 def _forget_the_sweep(cfg: DictConfig, job: Job) -> None:

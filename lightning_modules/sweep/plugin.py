@@ -13,6 +13,8 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, RunMode, TaskFunction
 from omegaconf import DictConfig
 
+from lightning_modules.compat.hydra import register_plugins
+
 
 class GridSweeper(Sweeper):
     """Every combination of the values on the command line."""
@@ -81,18 +83,7 @@ class PoolLauncher(Launcher):
 
 def register() -> None:
     """Make the plugins known to Hydra, which takes them only by a name in `hydra_plugins`: this module gets one there."""
-    import importlib
-    import types
-
-    try:
-        package = importlib.import_module("hydra_plugins")
-    except ImportError:  # no other plugin is installed
-        package = sys.modules["hydra_plugins"] = types.ModuleType("hydra_plugins")
-        package.__path__ = []
-    package.touchstone = sys.modules["hydra_plugins.touchstone"] = sys.modules[__name__]  # type: ignore[attr-defined]
-    for plugin in (GridSweeper, OptunaSweeper, PoolLauncher):
-        plugin.__module__ = "hydra_plugins.touchstone"
-        Plugins.instance().register(plugin)
+    register_plugins("touchstone", sys.modules[__name__], (GridSweeper, OptunaSweeper, PoolLauncher))
 
 
 def name_the_sweep() -> None:

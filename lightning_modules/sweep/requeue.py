@@ -3,9 +3,10 @@
 import contextlib
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
+from lightning_modules.compat.submitit import preemption_handler
 from lightning_modules.killed import Killed, kill
 
 _SIGNALS = (signal.SIGUSR1, signal.SIGUSR2)
@@ -19,7 +20,7 @@ def requeued() -> Iterator[None]:
     store how it ended. Lightning would write a checkpoint of its own on SIGUSR1. The first rank alone obeys; the others
     train on until Slurm ends them. Without submitit, nothing changes.
     """
-    theirs = _submitit()
+    theirs = preemption_handler()
     if theirs is None:
         yield
         return
@@ -40,11 +41,3 @@ def requeued() -> Iterator[None]:
             raise
         theirs(killed.signal_number, None)  # ends this process, or raises where the job has had all its time
         raise
-
-
-def _submitit() -> Callable[[int, Any], Any] | None:
-    """submitit's own handler of the signal that Slurm sends before it takes a job's place away."""
-    if os.environ.get("SUBMITIT_EXECUTOR") != "slurm":
-        return None
-    found = signal.getsignal(getattr(signal, "SIG" + os.environ.get("SUBMITIT_PREEMPT_SIGNAL", "USR2")))
-    return found if callable(found) else None

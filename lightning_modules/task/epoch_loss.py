@@ -4,6 +4,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from lightning_modules.compat.lightning import set_metrics
 from lightning_modules.task.chunk import Batch
 
 NAME = "train/epoch_loss"
@@ -42,6 +43,6 @@ class EpochLoss(pl.Callback):
         total = torch.stack([torch.stack(self._sums).double().sum(), torch.tensor(float(self._count)).double()])
         total = trainer.strategy.reduce(total.to(pl_module.device), reduce_op="sum").cpu()
         value = (total[0] / total[1]).float()
-        trainer.callback_metrics[NAME] = value
+        set_metrics(trainer, {NAME: value})
         if trainer.logger is not None:
             trainer.logger.log_metrics({NAME: value}, trainer.global_step)  # type: ignore[dict-item]

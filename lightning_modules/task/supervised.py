@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
-from lightning_modules.compat.lightning import has_trainer
+from lightning_modules.compat.lightning import has_trainer, set_metrics
 from lightning_modules.data.order import BatchOrder
 from lightning_modules.killed import raise_received
 from lightning_modules.optimizer.groups import parameter_groups
@@ -343,7 +343,7 @@ class Supervised(pl.LightningModule):
         A metric that is NaN, as it is not defined on the samples, reaches the callbacks but is not logged.
         """
         if self.trainer.state.fn == "fit":
-            self.trainer.callback_metrics.update(values)  # what log_dict comes to, but it takes milliseconds
+            set_metrics(self.trainer, values)
         else:
             self.log_dict(values, logger=False)
         if self.logger is not None:

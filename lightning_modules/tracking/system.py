@@ -1,11 +1,10 @@
 """What the machine did during a run, as points like all others."""
 
-from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
-
+from lightning_modules.compat.mlflow_system_metrics import SystemMetrics
 from lightning_modules.tracking.logger import BufferedMLflowLogger
 
 
-class SystemMonitor(SystemMetricsMonitor):
+class SystemMonitor(SystemMetrics):
     """MLflow's samples of processor, memory, disk and GPU, which go the way of the run's points.
 
     MLflow's own monitor asks the server before each sample, and ends for good the first time it does not answer.
@@ -20,14 +19,5 @@ class SystemMonitor(SystemMetricsMonitor):
         super().__init__(logger.version, sampling_interval=interval_s, resume_logging=resumed, tracking_uri=uri)
         self._points = logger
 
-    def monitor(self) -> None:
-        while not self._shutdown_event.wait(self.sampling_interval):
-            self.collect_metrics()
-            self.publish_metrics(self.aggregate_metrics())
-
-    def publish_metrics(self, metrics: dict[str, float]) -> None:
-        prefix = self._metrics_prefix + (f"{self.node_id}/" if self.node_id else "")
-        self._points.collect({prefix + name: value for name, value in metrics.items()}, self._logging_step)
-        self._logging_step += 1
-        for monitor in self.monitors:
-            monitor.clear_metrics()
+    def collect(self, metrics: dict[str, float], step: int) -> None:
+        self._points.collect(metrics, step)

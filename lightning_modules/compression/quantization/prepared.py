@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
+from lightning_modules.compat.torch import share_members
 from lightning_modules.compression.needs import need
 from lightning_modules.compression.onnx_model import quietly
 from lightning_modules.compression.quantization.pt2e import ROOM, captured, quantizer
@@ -31,8 +32,7 @@ class Prepared(nn.Module):
     def __init__(self, graph: GraphModule) -> None:
         super().__init__()
         # What hangs on the graph hangs here under the same name; the graph itself would be a prefix to all names.
-        self._parameters, self._buffers, self._modules = graph._parameters, graph._buffers, graph._modules
-        self._non_persistent_buffers_set = graph._non_persistent_buffers_set
+        share_members(self, graph)
         self.__dict__["graph"] = graph
         self.register_buffer("observers_frozen", torch.zeros((), dtype=torch.uint8))
         self._mode: tuple[bool, bool] | None = None
