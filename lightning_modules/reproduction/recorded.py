@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from lightning_modules.config.project import PROJECT_ROOT
 from lightning_modules.errors import UserError
 from lightning_modules.reproduction.claim import Claim
 from lightning_modules.reproduction.composed import Composed
+from lightning_modules.reproduction.find import EXPERIMENTS
 from lightning_modules.reproduction.picture import draw_claim
 from lightning_modules.reproduction.report import claim_report, published_text
 from lightning_modules.reproduction.results import Result
@@ -107,11 +107,10 @@ def _result(store: Store, run: "Run") -> Result | None:
 
 
 def tables(claims: Sequence[str]) -> dict[Path, list[str]]:
-    """File -> the claims in its table: README.md has all claims, each experiments/*/README.md those of its folder."""
-    files: dict[Path, list[str]] = {PROJECT_ROOT / "README.md": list(claims)}
+    """File -> the claims in its table: experiments/README.md has all, each experiments/*/README.md those of its folder."""
+    files = {EXPERIMENTS / "README.md": list(claims)}
     for name in claims:
-        folder = PROJECT_ROOT / "experiments" / name
-        files.setdefault(folder.parent / "README.md", []).append(name)
+        files.setdefault((EXPERIMENTS / name).parent / "README.md", []).append(name)
     return files
 
 

@@ -60,11 +60,11 @@ def test_a_claim_is_run_judged_recorded_and_not_run_again(project: Project, digi
     assert {run.info.run_id for run in runs} < {run.info.run_id for run in children(project, again)}
     assert again.data.metrics["claim/n"] == 4
 
-    project.folder.joinpath("README.md").write_text("# x\n<!-- claims -->\nold\n<!-- /claims -->\nend\n")
+    project.folder.joinpath("experiments/README.md").write_text("# x\n<!-- claims -->\nold\n<!-- /claims -->\nend\n")
     project.folder.joinpath("experiments/paper/README.md").write_text("<!-- claims -->\n<!-- /claims -->\n")
     written = project.reproduce("all", "table=true")
     assert written.returncode == 0, written.stderr
-    for file in ("README.md", "experiments/paper/README.md"):
+    for file in ("experiments/README.md", "experiments/paper/README.md"):
         text = project.folder.joinpath(file).read_text()
         assert "paper/linear" in text
         assert "REPRODUCED" in text

@@ -88,9 +88,7 @@ def test_tables_are_made_of_committed_values_and_checked_before_the_first_is_wri
         entry = {"metric": "test/accuracy", "unit": "%", "values": {"": {"0": 85.5, "1": 86.25, "2": 84.75}}, "n": 3}
         entry |= {"seconds": 12.0, "date": "2026-11-22", "commit": "c9737f9", "machine": "EPYC", "versions": "Python 3"}
         (project.folder / "experiments" / folder / "results.json").write_text(json.dumps(dict.fromkeys(names, entry)))
-    files = [
-        project.folder / name for name in ("README.md", "experiments/paper/README.md", "experiments/other/README.md")
-    ]
+    files = [project.folder / "experiments" / name for name in ("README.md", "paper/README.md", "other/README.md")]
     for file in files[:2]:
         file.write_text(TEXT)
     refused = project.reproduce("all", "table=true", "partial=true")

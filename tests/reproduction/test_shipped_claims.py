@@ -32,7 +32,7 @@ def test_every_claim_of_a_paper_can_be_judged_and_its_tables_are_those_of_its_co
     start = f"| {folder}/".replace("_", "\\_")
     lines = [line for line in rows_to_markdown(rows).splitlines() if line.startswith(start)]
     assert len(lines) == len(rows)
-    for file in (ROOT / "README.md", ROOT / "experiments" / folder / "README.md"):
+    for file in (ROOT / "experiments" / "README.md", ROOT / "experiments" / folder / "README.md"):
         assert [line for line in file.read_text().splitlines() if line.startswith(start)] == lines
 
 
