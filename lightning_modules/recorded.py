@@ -8,14 +8,14 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from lightning_modules.command_line import answer
-from lightning_modules.errors import UserError
+from lightning_modules.config.command_line import run_cli
+from lightning_modules.config.errors import UserError
 
 
 def main() -> None:
     """Read the config, check its targets, and run it."""
     from lightning_modules.config.trust import refuse_untrusted
-    from lightning_modules.run import run
+    from lightning_modules.run.run import run
     from lightning_modules.tracking.resume import add_new_settings
 
     if not 2 <= len(sys.argv) <= 3 or not Path(sys.argv[1]).is_file():
@@ -28,4 +28,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    answer(main)
+    run_cli(main)

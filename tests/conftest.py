@@ -51,8 +51,8 @@ def store(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch)
 @pytest.fixture
 def train(store: Any) -> Callable[..., Any]:
     """Train in this process what the overrides say, a small thing unless told otherwise; return MLflow's run."""
-    from lightning_modules.command_line import compose_run
-    from lightning_modules.run import run
+    from lightning_modules.config.command_line import compose_run
+    from lightning_modules.run.run import run
 
     def launch(*overrides: str, quick: bool = True) -> Any:
         run(compose_run([*(QUICK if quick else ()), *overrides]))

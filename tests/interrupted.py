@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 
-from lightning_modules.tracking.rerun import histories
+from lightning_modules.tracking.rerun import metric_histories
 
 ROOT = Path(__file__).resolve().parents[1]
 QUICK = (
@@ -167,13 +167,13 @@ def check_whole(store: Any, done: Any, trials: int, undisturbed: Any = None) -> 
     runs = store.client.search_runs(everywhere, f"tags.`mlflow.parentRunId` = '{done.parent.info.run_id}'", 1, 1000)
     assert len(runs) == trials
     assert done.parent.info.status == "FINISHED"
-    points = [histories(store, child.run_id) for child in done.children]
+    points = [metric_histories(store, child.run_id) for child in done.children]
     for run in points:
         assert run["test/accuracy"]
         for metric, history in run.items():
             assert len({step for step, _ in history}) == len(history), metric
     if undisturbed:
-        assert points == [histories(store, child.run_id) for child in undisturbed.children]
+        assert points == [metric_histories(store, child.run_id) for child in undisturbed.children]
 
 
 # --- kill -9 ------------------------------------------------------------------------------------------------------

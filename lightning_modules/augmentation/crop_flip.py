@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.augmentation.image.images import in_format_of, require_images
+from lightning_modules.augmentation.image.image_transform import match_memory_format, require_images
 from lightning_modules.augmentation.per_sample import to_device_of
-from lightning_modules.errors import UserError
+from lightning_modules.config.errors import UserError
 
 
 class CropFlip(nn.Module):
@@ -40,7 +40,7 @@ class CropFlip(nn.Module):
         require_images(self, x)
         moves = torch.randint(2 * self.padding + 1, (2, len(x)), generator=generator)
         flips = torch.rand(len(x), generator=generator) < self.flip_probability
-        return {**batch, "x": in_format_of(x, crop_flip(x, moves[0], moves[1], flips, self.padding, self.fill))}
+        return {**batch, "x": match_memory_format(x, crop_flip(x, moves[0], moves[1], flips, self.padding, self.fill))}
 
 
 def crop_flip(x: Tensor, top: Tensor, left: Tensor, flip: Tensor, padding: int, fill: float = 0) -> Tensor:

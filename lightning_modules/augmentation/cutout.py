@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.errors import UserError
+from lightning_modules.config.errors import UserError
 
 
 class Cutout(nn.Module):

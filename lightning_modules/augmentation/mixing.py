@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_modules.errors import UserError
+from lightning_modules.config.errors import UserError
 
 
 def soft_targets(y: Tensor, num_classes: int | None) -> Tensor:
@@ -24,7 +24,7 @@ def blend(a: Tensor, b: Tensor, weight: Tensor) -> Tensor:
     return torch.lerp(b, a, spread)
 
 
-def beta(n: int, alpha: float, generator: torch.Generator) -> Tensor:
+def sample_beta(n: int, alpha: float, generator: torch.Generator) -> Tensor:
     """float32 [n] of Beta(alpha, alpha), on the CPU."""
     # torch's Beta takes no generator: one number of it seeds NumPy's
     seed = int(torch.randint(2**32, (), generator=generator))
@@ -56,7 +56,7 @@ class Mixing(nn.Module):
     def draw(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Return partners int64 [n], a permutation of the batch, and weights float32 [n]; both on the CPU."""
         partner = torch.randperm(n, generator=generator)
-        weight = beta(n, self.alpha, generator)
+        weight = sample_beta(n, self.alpha, generator)
         mixed = torch.rand(n, generator=generator) < self.probability
         return partner, torch.where(mixed, weight, 1.0)
 

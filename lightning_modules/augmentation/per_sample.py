@@ -5,7 +5,7 @@ from abc import abstractmethod
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.errors import UserError
+from lightning_modules.config.errors import UserError
 
 
 def uniform(n: int, low: float, high: float, generator: torch.Generator) -> Tensor:
@@ -13,7 +13,7 @@ def uniform(n: int, low: float, high: float, generator: torch.Generator) -> Tens
     return torch.rand(n, generator=generator) * (high - low) + low
 
 
-def chosen(n: int, probability: float, generator: torch.Generator) -> Tensor:
+def bernoulli_mask(n: int, probability: float, generator: torch.Generator) -> Tensor:
     """bool [n] on the CPU, each true with `probability`, independently."""
     return torch.rand(n, generator=generator) < probability
 
@@ -26,10 +26,10 @@ def to_device_of(x: Tensor, drawn: Tensor) -> Tensor:
     return drawn.pin_memory().to(x.device, non_blocking=True) if x.is_cuda else drawn.to(x.device)
 
 
-class PerSample(nn.Module):
+class PerSampleTransform(nn.Module):
     """Changes each sample of ``batch["x"]`` with a probability, independently of the others.
 
-    Subclasses implement `change` for the samples that are drawn; all others are not computed on.
+    Subclasses implement `transform_samples` for the samples that are drawn; all others are not computed on.
 
     Args:
         probability: of changing a sample.
@@ -42,7 +42,7 @@ class PerSample(nn.Module):
         self.probability = probability
 
     @abstractmethod
-    def change(self, x: Tensor, generator: torch.Generator) -> Tensor:
+    def transform_samples(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """Return [n, …] of the same shape and dtype as the samples `x`."""
 
     def check(self, x: Tensor) -> None:
@@ -53,13 +53,13 @@ class PerSample(nn.Module):
         """Return a new batch; the given one stays as it is."""
         x = batch["x"]
         self.check(x)
-        drawn = chosen(len(x), self.probability, generator)
+        drawn = bernoulli_mask(len(x), self.probability, generator)
         count = int(drawn.sum())
         if count == 0:
             return batch
         if count == len(x):
-            return {**batch, "x": self.change(x, generator)}
+            return {**batch, "x": self.transform_samples(x, generator)}
         index = to_device_of(x, drawn.nonzero().squeeze(1))
         changed = x.clone()  # keeps the memory format
-        changed[index] = self.change(x.index_select(0, index), generator)
+        changed[index] = self.transform_samples(x.index_select(0, index), generator)
         return {**batch, "x": changed}

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from lightning_modules.errors import UserError, nearest
+from lightning_modules.config.errors import UserError, suggest
 
 Arguments = TypeVar("Arguments")
 POSITIONAL = ("targets", "target")  # fields that take the words without a key
@@ -113,14 +113,14 @@ def _take(word: str, fields: Mapping[str, Field], values: dict[str, Any], former
     elif OVERRIDES in fields:
         values.setdefault(OVERRIDES, []).append(word)
     else:
-        raise UserError(f"{word}: unknown key; {nearest(key, [name for name in fields if name not in POSITIONAL])}")
+        raise UserError(f"{word}: unknown key; {suggest(key, [name for name in fields if name not in POSITIONAL])}")
 
 
 def _take_target(word: str, fields: Mapping[str, Field], values: dict[str, Any]) -> None:
     name = next((name for name in POSITIONAL if name in fields), None)
     if name is None or (name == "target" and name in values):
         raise UserError(
-            f"{word}: expected KEY=VALUE; {nearest(word, [key for key in fields if key not in POSITIONAL])}"
+            f"{word}: expected KEY=VALUE; {suggest(word, [key for key in fields if key not in POSITIONAL])}"
         )
     if name == "target":
         values[name] = convert(name, word, fields[name].type)

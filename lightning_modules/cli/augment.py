@@ -23,10 +23,10 @@ class Arguments:
 
 
 def _augment(arguments: Arguments) -> None:
-    from lightning_modules.offline import Wish, write_copies
+    from lightning_modules.run.augmented_copies import AugmentRequest, write_copies
 
     out = arguments.out.expanduser().resolve()
-    manifest = write_copies(Wish(arguments.overrides, out, arguments.copies, arguments.overwrite))
+    manifest = write_copies(AugmentRequest(arguments.overrides, out, arguments.copies, arguments.overwrite))
     print(f"{manifest['samples']:,} copies of {manifest['data']} in {out}")
     print(f"train on them:  touchstone train data.augmented={out} …")
 

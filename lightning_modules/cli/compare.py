@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from lightning_modules.cli.arguments import Verb
-from lightning_modules.errors import UserError
+from lightning_modules.config.errors import UserError
 
 
 @dataclass
@@ -31,24 +31,24 @@ def _compare(arguments: Arguments) -> None:
     if arguments.into and not arguments.into.rpartition(":")[0]:
         raise UserError(f"into={arguments.into}: expected FILE:MARK, as in README.md:digits")
     from lightning_modules.comparison import publish
-    from lightning_modules.comparison.compare import Question, compare
-    from lightning_modules.comparison.curve import curve_along
-    from lightning_modules.comparison.reading import open_reader
+    from lightning_modules.comparison.compare import CompareRequest, compare
+    from lightning_modules.comparison.curve import build_curve
+    from lightning_modules.comparison.run_reader import open_run_reader
 
-    question = Question(arguments.targets, arguments.by, arguments.metric, arguments.baseline, arguments.better)
-    comparison = compare(open_reader(), question)
-    curve = curve_along(comparison, arguments.along, arguments.reference) if arguments.along else None
-    publish.show(comparison)
+    question = CompareRequest(arguments.targets, arguments.by, arguments.metric, arguments.baseline, arguments.better)
+    comparison = compare(open_run_reader(), question)
+    curve = build_curve(comparison, arguments.along, arguments.reference) if arguments.along else None
+    publish.print_comparison(comparison)
     if arguments.out:
-        curves = publish.write_curve(curve, arguments.out) if curve else []
-        for path in [*publish.write(comparison, arguments.out), *curves]:
+        curves = publish.write_curve_files(curve, arguments.out) if curve else []
+        for path in [*publish.write_files(comparison, arguments.out), *curves]:
             print(f"written: {path}")
     if arguments.into and curve:
         file, _, mark = arguments.into.rpartition(":")
-        publish.write_into(curve, Path(file), mark)
+        publish.write_curve_section(curve, Path(file), mark)
         print(f"written: {file}")
     if arguments.log:
-        publish.log(comparison, curve)
+        publish.log_comparison(comparison, curve)
 
 
 main = Verb(

@@ -20,9 +20,9 @@ class Arguments:
 
 
 def _data(arguments: Arguments) -> None:
-    from lightning_modules.quality import verbs
+    from lightning_modules.quality import commands
 
-    getattr(verbs, arguments.target)(verbs.compose_quality(arguments.overrides))
+    getattr(commands, arguments.target)(commands.compose_quality(arguments.overrides))
 
 
 main = Verb(

@@ -21,16 +21,16 @@ class Arguments:
 
 
 def _export(arguments: Arguments) -> None:
-    from lightning_modules.export import record
-    from lightning_modules.export.export import export
+    from lightning_modules.export import export_report
+    from lightning_modules.export.export import export_run
     from lightning_modules.tracking.store import find_run, open_store
 
     store = open_store()
     run = find_run(store, arguments.target)
     with tempfile.TemporaryDirectory() as folder:
-        found, example = export(store, run, arguments.format, arguments.quantized, Path(folder))
-        record.show(found)
-        record.log(store, run.info.run_id, found, example)
+        found, example = export_run(store, run, arguments.format, arguments.quantized, Path(folder))
+        export_report.print_export(found)
+        export_report.log_export(store, run.info.run_id, found, example)
     print(f"logged to run {run.info.run_id} as export/{found.name}/{found.path.name}")
 
 

@@ -4,8 +4,8 @@ import importlib
 import sys
 from pathlib import Path
 
-from lightning_modules.command_line import answer
-from lightning_modules.errors import UserError, nearest
+from lightning_modules.config.command_line import run_cli
+from lightning_modules.config.errors import UserError, suggest
 
 VERBS = {  # cli/VERB.py has `main()`
     "train": "train one model, or with -m a sweep, and record it in MLflow",
@@ -32,11 +32,11 @@ def main(verb: str | None = None) -> None:
             sys.exit(0 if words else 2)
         verb = words[0]
         if verb not in VERBS:
-            answer(lambda: _refuse(verb))
+            run_cli(lambda: _refuse(verb))
         sys.argv = [sys.argv[0], *words[1:]]
     module = importlib.import_module(f"lightning_modules.cli.{verb}")
     sys.argv[0] = str(Path(str(module.__file__)))  # ranks and trials are started by this file
-    answer(module.main)
+    run_cli(module.main)
 
 
 def overview() -> str:
@@ -46,7 +46,7 @@ def overview() -> str:
 
 
 def _refuse(verb: str) -> None:
-    raise UserError(f"touchstone {verb}: unknown verb; {nearest(verb, VERBS)}")
+    raise UserError(f"touchstone {verb}: unknown verb; {suggest(verb, VERBS)}")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import socket
 
-from lightning_modules.errors import UserError
+from lightning_modules.config.errors import UserError
 
 
 def free_port(port: str, host: str = "127.0.0.1") -> int:

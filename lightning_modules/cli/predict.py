@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 from lightning_modules.cli.arguments import Verb
-from lightning_modules.errors import UserError
+from lightning_modules.config.errors import UserError
 
 
 @dataclass
@@ -22,8 +22,8 @@ class Arguments:
 
 
 def _predict(arguments: Arguments) -> None:
-    from lightning_modules.data.encoding import encoding_problems
-    from lightning_modules.predict import find_model, predict
+    from lightning_modules.data.text_encoding import encoding_problems
+    from lightning_modules.run.predict import find_model, predict
     from lightning_modules.tracking.store import open_store
 
     task, wanted = find_model(open_store(), arguments.target)

@@ -7,7 +7,7 @@ from typing import Annotated
 from annotated_types import Ge
 
 from lightning_modules.cli.arguments import Verb
-from lightning_modules.errors import UserError
+from lightning_modules.config.errors import UserError
 
 ACTIONS = ("lint", "table", "freeze")
 
@@ -37,14 +37,14 @@ def _reproduce(arguments: Arguments) -> None:
     chosen = [name for name in ACTIONS if getattr(arguments, name)]
     if len(chosen) > 1:
         raise UserError(f"{' and '.join(f'{name}=true' for name in chosen)} exclude each other; choose one")
-    from lightning_modules.reproduction import verbs
-    from lightning_modules.reproduction.question import Question, Settings
+    from lightning_modules.reproduction import commands
+    from lightning_modules.reproduction.request import ClaimRequest, RunSettings
 
-    settings = Settings(arguments.seeds, arguments.sweep__jobs, arguments.sweep__retries, arguments.fresh)
-    question = Question(
+    settings = RunSettings(arguments.seeds, arguments.sweep__jobs, arguments.sweep__retries, arguments.fresh)
+    question = ClaimRequest(
         arguments.targets, arguments.tier, settings, arguments.overrides, arguments.judge, arguments.partial
     )
-    if not getattr(verbs, chosen[0] if chosen else "verdicts")(question):
+    if not getattr(commands, chosen[0] if chosen else "verdicts")(question):
         sys.exit(1)
 
 

@@ -18,13 +18,13 @@ class Arguments:
 
 def _serve(arguments: Arguments) -> None:
     from lightning_modules.cli.port import free_port
-    from lightning_modules.export.served import serve
-    from lightning_modules.serve import published_model
+    from lightning_modules.export.mlflow_server import serve
+    from lightning_modules.run.serve import find_logged_model
     from lightning_modules.tracking.store import open_store
 
     port = free_port(arguments.port)
     store = open_store()
-    sys.exit(serve(*published_model(store, arguments.target), store.uri, port))
+    sys.exit(serve(*find_logged_model(store, arguments.target), store.uri, port))
 
 
 main = Verb("serve", "RUN [port=5001]", Arguments, _serve, ("3e782338", "models:/digits/1 port=8080"))

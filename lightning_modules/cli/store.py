@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from lightning_modules.cli.arguments import Verb
-from lightning_modules.errors import UserError
+from lightning_modules.config.errors import UserError
 
 KEYS = {"relocate": {"from", "dry_run"}, "sync": {"to", "runs", "experiment"}, "prune": {"dry_run"}}
 
@@ -32,17 +32,17 @@ def _store(arguments: Arguments) -> None:
     if wrong:
         raise UserError(f"store {arguments.target} has no {' and no '.join(f'{key}=' for key in wrong)}")
     if arguments.target == "sync":
-        from lightning_modules.tracking.sync import sync
+        from lightning_modules.store.sync import sync
 
         sync(arguments.tracking__uri, arguments.to, arguments.runs or [], arguments.experiment)
         return
-    from lightning_modules.tracking.prune import prune
-    from lightning_modules.tracking.relocate import relocate
+    from lightning_modules.store.gc import gc
+    from lightning_modules.store.relocate import relocate
     from lightning_modules.tracking.store import open_store
 
     store = open_store(arguments.tracking__uri)
     if arguments.target == "prune":
-        prune(store, arguments.dry_run)
+        gc(store, arguments.dry_run)
     else:
         relocate(store, arguments.from_, arguments.dry_run)
 

@@ -5,13 +5,20 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from lightning_modules.command_line import PROJECT_ROOT, answer, complete_choices, flags_last, names_as_text, told
-from lightning_modules.help import show_help
-from lightning_modules.sweep.plugin import (
-    name_the_sweep,
+from lightning_modules.config.command_line import (
+    PROJECT_ROOT,
+    complete_choices,
+    move_flags_last,
+    quote_run_ids,
+    report_errors,
+    run_cli,
+)
+from lightning_modules.config.help import show_help
+from lightning_modules.sweep.hydra_plugin import (
+    expand_sweep_name,
     refuse_budget,
+    refuse_multiprocess_runs,
     refuse_sweep_without_m,
-    refuse_wrong_ranks,
     register,
 )
 
@@ -20,14 +27,14 @@ from lightning_modules.sweep.plugin import (
 def task_function(cfg: DictConfig) -> float | str | None:
     """What Hydra calls for each job, with its composed config."""
     if cfg.sweep.job:  # one trial of a sweep, behind a launcher
-        from lightning_modules.sweep.job import run_launched
+        from lightning_modules.sweep.trial_job import run_launched_trial
 
-        return run_launched(cfg)
-    with told():  # here, not outside of Hydra, which would add a line of its own to the message
-        refuse_wrong_ranks(cfg)
+        return run_launched_trial(cfg)
+    with report_errors():  # here, not outside of Hydra, which would add a line of its own to the message
+        refuse_multiprocess_runs(cfg)
         refuse_budget(cfg)
         refuse_sweep_without_m(cfg)
-        from lightning_modules.run import run
+        from lightning_modules.run.run import run
 
         return run(complete_choices(cfg)).get("val/loss")
 
@@ -37,11 +44,11 @@ def main() -> None:
     if {"--help", "-h"} & set(sys.argv[1:]):
         show_help()
         return
-    sys.argv[1:] = names_as_text(flags_last(sys.argv[1:]))
-    name_the_sweep()
+    sys.argv[1:] = quote_run_ids(move_flags_last(sys.argv[1:]))
+    expand_sweep_name()
     register()
     task_function()
 
 
 if __name__ == "__main__":  # how Lightning starts the other ranks
-    answer(main)
+    run_cli(main)

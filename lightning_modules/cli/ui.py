@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from lightning_modules.cli.arguments import Verb
-from lightning_modules.errors import UserError
+from lightning_modules.config.errors import UserError
 
 
 @dataclass
@@ -27,13 +27,13 @@ def _ui(arguments: Arguments) -> None:
     from lightning_modules.cli.port import free_port
     from lightning_modules.tracking.provenance import mask_secrets
     from lightning_modules.tracking.store import open_store
-    from lightning_modules.tracking.view import open_on
+    from lightning_modules.tracking.ui_view import configure_columns
 
     store = open_store()
     if not store.is_local:
         raise UserError(f"MLFLOW_TRACKING_URI is set: the pages are those of its server, {mask_secrets(store.uri)}")
     port = free_port(arguments.port, arguments.host)
-    path = open_on(store) or "/"
+    path = configure_columns(store) or "/"
     address = ["--host", arguments.host, "--port", str(port)]
     where = ["--backend-store-uri", store.uri, "--default-artifact-root", str(store.artifacts)]
     server = subprocess.Popen([str(Path(sys.executable).with_name("mlflow")), "ui", *where, *address])

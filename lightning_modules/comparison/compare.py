@@ -4,21 +4,21 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from lightning_modules.comparison import notes
-from lightning_modules.comparison.groups import Group, Seed, find_baseline, grouped
-from lightning_modules.comparison.keys import (
-    REPEATS,
-    SEED,
+from lightning_modules.comparison import caveats
+from lightning_modules.comparison.grouping_keys import (
+    SEED_KEYS,
+    SEED_PATTERN,
     Params,
-    candidates,
-    fewest,
-    parsed_baseline,
-    require_known,
+    candidate_keys,
+    minimal_keys,
+    parse_baseline,
+    require_known_params,
 )
-from lightning_modules.comparison.metrics import lower_is_better, read_metric
-from lightning_modules.comparison.reading import Reader, Run
-from lightning_modules.comparison.statistics import Interval, bca_intervals, holm, sign_flip_p
-from lightning_modules.comparison.targets import Selection, select
+from lightning_modules.comparison.groups import Group, PairingKey, find_baseline, group_runs
+from lightning_modules.comparison.metric_choice import lower_is_better, read_metric
+from lightning_modules.comparison.run_reader import Run, RunReader
+from lightning_modules.comparison.selection import Selection, select_runs
+from lightning_modules.report.statistics import Interval, bca_intervals, holm, sign_flip_p
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Row:
     runs: tuple[str, ...]
     is_baseline: bool = False
     difference: Difference | None = None
-    seeds: tuple[Seed, ...] = ()  # one per point, in the same order
+    seeds: tuple[PairingKey, ...] = ()  # one per point, in the same order
 
     @property
     def n(self) -> int:
@@ -80,7 +80,7 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Question:
+class CompareRequest:
     """`targets` as on the command line, and the options; None is the default."""
 
     targets: Sequence[str]
@@ -91,7 +91,7 @@ class Question:
 
 
 @dataclass
-class Reading:
+class ComparisonData:
     """The runs, read and grouped, before any statistics."""
 
     selection: Selection
@@ -106,50 +106,50 @@ class Reading:
     notes: list[str] = field(default_factory=list)
 
 
-def compare(reader: Reader, question: Question) -> Comparison:
+def compare(reader: RunReader, question: CompareRequest) -> Comparison:
     """Compare the requested runs.
 
     Raises:
         UserError: an unknown or ambiguous target, metric, key or baseline; no finished run.
     """
-    read = _read(reader, question)
+    read = _read_data(reader, question)
     if question.baseline is not None:
-        wanted = parsed_baseline(question.baseline, read.by)
+        wanted = parse_baseline(question.baseline, read.by)
         read.against = find_baseline(read.groups, read.by, wanted)
     lower = lower_is_better(read.metric, question.better, read.selection.objectives)
-    rows = sorted(_rows(read.groups, read.against), key=lambda row: _rank(row, lower))
-    said = notes.of_reading(read, chosen=question.metric is None) + notes.of_rows(rows, read)
+    rows = sorted(_build_rows(read.groups, read.against), key=lambda row: _sort_key(row, lower))
+    said = caveats.data_caveats(read, chosen=question.metric is None) + caveats.sample_size_caveats(rows, read)
     first: Run = read.selection.runs[0]
     return Comparison(
         read.metric, lower, tuple(read.by), question.baseline, tuple(rows), tuple(said), read.selection.home, first.experiment_id
     )  # fmt: skip
 
 
-def _read(reader: Reader, question: Question) -> Reading:
-    selection = select(reader, question.targets)
+def _read_data(reader: RunReader, question: CompareRequest) -> ComparisonData:
+    selection = select_runs(reader, question.targets)
     ids = [run.run_id for run in selection.runs]
     metric, values = read_metric(reader, ids, question.metric)
     if question.by is not None:
-        require_known(reader, selection, question.by)
-    maybe = candidates(reader, selection)
-    settings = [key for key in maybe if not SEED.search(key)]
-    swept_seeds = [key for key in maybe if SEED.search(key) and selection.swept is not None]
-    wanted = {*settings, *REPEATS, *swept_seeds, *(question.by or ())}
-    params = _with_swept(selection.runs, reader.params(ids, wanted), selection.swept or ())
+        require_known_params(reader, selection, question.by)
+    maybe = candidate_keys(reader, selection)
+    settings = [key for key in maybe if not SEED_PATTERN.search(key)]
+    swept_seeds = [key for key in maybe if SEED_PATTERN.search(key) and selection.swept is not None]
+    wanted = {*settings, *SEED_KEYS, *swept_seeds, *(question.by or ())}
+    params = _add_swept_params(selection.runs, reader.params(ids, wanted), selection.swept or ())
     rows = [params[run_id] for run_id in ids if run_id in values]
     by = list(question.by if question.by is not None else settings)
     if question.by is None and selection.swept is None:
-        by = fewest(settings, rows)
+        by = minimal_keys(settings, rows)
     seeds = [
-        key for key in dict.fromkeys((*REPEATS, *swept_seeds)) if key not in by and all(key in row for row in rows)
+        key for key in dict.fromkeys((*SEED_KEYS, *swept_seeds)) if key not in by and all(key in row for row in rows)
     ]
-    repeats = fewest(seeds, rows) or seeds[:1]
-    groups = grouped(selection.runs, values, params, by, repeats)
+    repeats = minimal_keys(seeds, rows) or seeds[:1]
+    groups = group_runs(selection.runs, values, params, by, repeats)
     others = [key for key in settings if key not in by]
-    return Reading(selection, metric, by, others, repeats, params, groups, len(ids) - len(rows))
+    return ComparisonData(selection, metric, by, others, repeats, params, groups, len(ids) - len(rows))
 
 
-def _with_swept(runs: Sequence[Run], params: Mapping[str, Params], swept: Sequence[str]) -> dict[str, Params]:
+def _add_swept_params(runs: Sequence[Run], params: Mapping[str, Params], swept: Sequence[str]) -> dict[str, Params]:
     """The params of each run. A swept key that was not logged as a param is taken from the trial."""
     whole: dict[str, Params] = {}
     for run in runs:
@@ -161,7 +161,7 @@ def _with_swept(runs: Sequence[Run], params: Mapping[str, Params], swept: Sequen
     return whole
 
 
-def _rows(groups: Sequence[Group], against: Group | None) -> list[Row]:
+def _build_rows(groups: Sequence[Group], against: Group | None) -> list[Row]:
     points = [tuple(group.points().values()) for group in groups]
     rows = [
         Row(
@@ -171,10 +171,10 @@ def _rows(groups: Sequence[Group], against: Group | None) -> list[Row]:
         )
         for group, values, interval in zip(groups, points, bca_intervals(points), strict=True)
     ]  # fmt: skip
-    return rows if against is None else _tested(rows, groups, against)
+    return rows if against is None else _add_differences(rows, groups, against)
 
 
-def _tested(rows: Sequence[Row], groups: Sequence[Group], against: Group) -> list[Row]:
+def _add_differences(rows: Sequence[Row], groups: Sequence[Group], against: Group) -> list[Row]:
     base = against.points()
     paired = [[value - base[seed] for seed, value in group.points().items() if seed in base] for group in groups]
     tested = [[] if group is against else differences for group, differences in zip(groups, paired, strict=True)]
@@ -190,5 +190,5 @@ def _tested(rows: Sequence[Row], groups: Sequence[Group], against: Group) -> lis
     ]  # fmt: skip
 
 
-def _rank(row: Row, lower: bool) -> tuple[bool, float, tuple[str, ...]]:
+def _sort_key(row: Row, lower: bool) -> tuple[bool, float, tuple[str, ...]]:
     return row.mean is None, (row.mean or 0.0) * (1 if lower else -1), row.values

@@ -9,12 +9,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lightning_modules.comparison.compare import Comparison, Row
-from lightning_modules.comparison.statistics import Interval, bca_intervals
-from lightning_modules.comparison.table import NONE, number_format
-from lightning_modules.errors import UserError, nearest
-from lightning_modules.tracking.pictures import COLOURS, blank_figure, styled
+from lightning_modules.comparison.table import EMPTY, decimals_from_std
+from lightning_modules.config.errors import UserError, suggest
+from lightning_modules.report.figures import COLOURS, blank_figure, style_axes
+from lightning_modules.report.statistics import Interval, bca_intervals
 
-Number = Callable[[float | None], str]
+NumberFormat = Callable[[float | None], str]
 
 
 @dataclass(frozen=True)
@@ -28,38 +28,38 @@ class Curve:
     rows: Mapping[tuple[float, str], Row]
 
 
-def curve_along(comparison: Comparison, x: str, reference: str | None = None) -> Curve:
+def build_curve(comparison: Comparison, x: str, reference: str | None = None) -> Curve:
     """Arrange a table by `x`, one of its keys; the values of its other keys name the arms.
 
     Raises:
         UserError: `x` is not a key of the table, a value of it is not a number, or there is no arm `reference`.
     """
     if x not in comparison.by:
-        raise UserError(f"along={x}: the table is grouped by {', '.join(comparison.by)}; {nearest(x, comparison.by)}")
+        raise UserError(f"along={x}: the table is grouped by {', '.join(comparison.by)}; {suggest(x, comparison.by)}")
     place = comparison.by.index(x)
     rows: dict[tuple[float, str], Row] = {}
     for row in comparison.rows:
         rest = [value for number, value in enumerate(row.values) if number != place]
-        rows[_number(x, row.values[place]), ", ".join(rest) or "all runs"] = row
+        rows[_parse_number(x, row.values[place]), ", ".join(rest) or "all runs"] = row
     arms = sorted({arm for _, arm in rows}, key=lambda arm: (arm != reference, arm))
     if reference is not None and reference not in arms:
-        raise UserError(f"reference={reference}: no such line; {nearest(reference, arms)}")
+        raise UserError(f"reference={reference}: no such line; {suggest(reference, arms)}")
     return Curve(comparison, x, tuple(sorted({value for value, _ in rows})), tuple(arms), rows)
 
 
-def _number(x: str, value: str) -> float:
+def _parse_number(x: str, value: str) -> float:
     try:
         return float(value)
     except ValueError as error:
         raise UserError(f"along={x}: {value} is not a number") from error
 
 
-def draw_curve(curve: Curve) -> Figure:
+def plot_curve(curve: Curve) -> Figure:
     """Plot the mean and 95 % interval of each arm, and the seeds as pale points. x is logarithmic if it spans a decade."""
     figure = blank_figure(6.4, 4.2)
     axes = figure.add_subplot()
     better = "lower" if curve.comparison.lower_is_better else "higher"
-    styled(axes, "Mean, 95 % interval and seeds", curve.x, f"{curve.comparison.metric} ({better} is better)")
+    style_axes(axes, "Mean, 95 % interval and seeds", curve.x, f"{curve.comparison.metric} ({better} is better)")
     for number, arm in enumerate(curve.arms):
         _draw_arm(axes, curve, arm, COLOURS[number % len(COLOURS)])
     if len(curve.xs) > 1 and curve.xs[0] > 0 and curve.xs[-1] / curve.xs[0] >= 10:
@@ -81,12 +81,12 @@ def _draw_arm(axes: Axes, curve: Curve, arm: str, colour: str) -> None:
         axes.scatter([x] * row.n, row.points, s=8, color=colour, alpha=0.35, linewidths=0)
 
 
-def curve_table(curve: Curve) -> str:
+def curve_markdown(curve: Curve) -> str:
     """Markdown table: a row for each x, with each arm's mean, interval and difference to the first arm, paired by seed.
 
     A difference whose 95 % interval excludes 0 is bold.
     """
-    number = number_format(curve.comparison)
+    number = decimals_from_std(curve.comparison)
     first, *others = curve.arms
     names = [curve.x, "n", *curve.arms, *(f"{arm} − {first}" for arm in others)]
     lines = []
@@ -94,25 +94,25 @@ def curve_table(curve: Curve) -> str:
         own = [curve.rows.get((x, arm)) for arm in curve.arms]
         counts = sorted({row.n for row in own if row is not None})
         cells = [f"{x:g}", "–".join(str(count) for count in counts)]
-        cells += [_with_interval(row.mean, row.interval, number) if row else NONE for row in own]
-        cells += [_difference(curve.rows.get((x, first)), row, number) for row in own[1:]]
+        cells += [_format_mean(row.mean, row.interval, number) if row else EMPTY for row in own]
+        cells += [_format_difference(curve.rows.get((x, first)), row, number) for row in own[1:]]
         lines.append(cells)
     rule = ["--:"] * len(names)
     return "\n".join(f"| {' | '.join(line)} |" for line in [names, rule, *lines])
 
 
-def _with_interval(mean: float | None, interval: Interval | None, number: Number) -> str:
+def _format_mean(mean: float | None, interval: Interval | None, number: NumberFormat) -> str:
     spread = f" [{number(interval[0])}, {number(interval[1])}]" if interval else ""
     return f"{number(mean)}{spread}"
 
 
-def _difference(base: Row | None, row: Row | None, number: Number) -> str:
+def _format_difference(base: Row | None, row: Row | None, number: NumberFormat) -> str:
     if base is None or row is None:
-        return NONE
+        return EMPTY
     before = dict(zip(base.seeds, base.points, strict=True))
     paired = [value - before[seed] for seed, value in zip(row.seeds, row.points, strict=True) if seed in before]
     if not paired:
-        return NONE
+        return EMPTY
     mean, interval = statistics.fmean(paired), bca_intervals([paired])[0]
-    said = f"{'+' if mean > 0 else ''}{_with_interval(mean, interval, number)}"
+    said = f"{'+' if mean > 0 else ''}{_format_mean(mean, interval, number)}"
     return f"**{said}**" if interval and (interval[0] > 0 or interval[1] < 0) else said

@@ -8,18 +8,18 @@ import torch
 from torch import nn
 
 from lightning_modules.compression import container
-from lightning_modules.compression.form import Form
-from lightning_modules.compression.structure import rebuild
-from lightning_modules.errors import UserError
+from lightning_modules.compression.architecture_steps import apply_steps
+from lightning_modules.compression.compressed_state import CompressedState
+from lightning_modules.config.errors import UserError
 from lightning_modules.task.supervised import Supervised
 
 FILE = "model.compressed.safetensors"
 
 
-def save_compressed(path: Path, model: nn.Module, form: Form, passport: Mapping[str, Any]) -> Any:
+def save_compressed(path: Path, model: nn.Module, state: CompressedState, task_spec: Mapping[str, Any]) -> Any:
     """Encode the network; `passport` says how to build task and network again. Returns what `container.write` does."""
     tensors = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
-    return container.write(path, tensors, form, {"passport": dict(passport)})
+    return container.write(path, tensors, state, {"passport": dict(task_spec)})
 
 
 def load_compressed(path: Path) -> Supervised:
@@ -30,23 +30,25 @@ def load_compressed(path: Path) -> Supervised:
     header, _, _ = read = container.read(path)
     if "passport" not in header:
         raise UserError(f"{path} says nothing of its config: it was not written by this harness")
-    from lightning_modules.passport import task_of
+    from lightning_modules.task.task_spec import build_task_from_spec
 
-    task = task_of(header["passport"], str(path))
-    task.passport = header["passport"]
+    task = build_task_from_spec(header["passport"], str(path))
+    task.task_spec = header["passport"]
     load_into(task, path, read)
     return task.eval()
 
 
-def load_into(task: Supervised, path: Path, read: tuple[dict[str, Any], dict[str, Any], Form] | None = None) -> Form:
+def load_into(
+    task: Supervised, path: Path, read: tuple[dict[str, Any], dict[str, Any], CompressedState] | None = None
+) -> CompressedState:
     """Give a task, whose network is as its config says, the network of a compressed file; return what it is made of.
 
     Raises UserError where the file belongs to another network.
     """
-    header, tensors, form = read or container.read(path)
+    header, tensors, state = read or container.read(path)
     shape = header["passport"]["model"]["input_shape"]
     try:
-        task.model = rebuild(task.model, form.steps, torch.zeros(1, *shape))
+        task.model = apply_steps(task.model, state.steps, torch.zeros(1, *shape))
         missing, unexpected = task.model.load_state_dict(tensors, strict=False)
     except (
         RuntimeError,
@@ -57,4 +59,4 @@ def load_into(task: Supervised, path: Path, read: tuple[dict[str, Any], dict[str
         raise UserError(f"{path} is not of this network: {str(error).strip().splitlines()[-1].strip()}") from error
     if missing or unexpected:
         raise UserError(f"{path} is not of this network: missing {missing[:3]}, unexpected {unexpected[:3]}")
-    return form
+    return state

@@ -5,10 +5,10 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from lightning_modules.compression.meta import meta_copy
+from lightning_modules.compression.meta_copy import meta_copy
 
 
-def macs(model: nn.Module, example: Tensor) -> int:
+def count_macs(model: nn.Module, example: Tensor) -> int:
     """Multiply-accumulates of one sample: half of what torch's flop counter counts.
 
     Counted are matrix products, convolutions and attention, in recurrent layers too; not biases, norms, pooling and
@@ -39,11 +39,11 @@ def _count(model: nn.Module, example: Tensor) -> int:
     return int(counter.get_total_flops()) // 2
 
 
-def params(model: nn.Module) -> int:
+def count_params(model: nn.Module) -> int:
     """Number of parameters; a shared one counts once."""
     return sum(p.numel() for p in model.parameters())
 
 
-def nonzero(model: nn.Module) -> int:
+def count_nonzero(model: nn.Module) -> int:
     """Number of parameters that are not zero."""
     return sum(int(torch.count_nonzero(p)) for p in model.parameters())

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.compat.torch import tensor_version
-from lightning_modules.compression.needs import need
-from lightning_modules.errors import UserError
+from lightning_modules.compression.optional_import import optional_import
+from lightning_modules.config.errors import UserError
 
 
 class OnnxModel(nn.Module):
@@ -44,7 +44,7 @@ class OnnxModel(nn.Module):
         )  # grows where a state dict is copied in
         key = (os.getpid(), self.program.data_ptr(), version, torch.get_num_threads())
         if self._session is None or self._session[0] != key:
-            self._session = (key, session_of(self.bytes()))
+            self._session = (key, inference_session(self.bytes()))
         return self._session[1]
 
     def bytes(self) -> bytes:
@@ -60,16 +60,16 @@ def restore(model: nn.Module, step: dict[str, Any], example: Tensor) -> nn.Modul
     return OnnxModel(bytes(int(step["bytes"])))
 
 
-def session_of(program: bytes) -> Any:
+def inference_session(program: bytes) -> Any:
     """An inference session on the CPU with as many threads as torch uses. Raises UserError with ONNX Runtime's reason."""
-    runtime = need("onnxruntime")
+    runtime = optional_import("onnxruntime")
     options = runtime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = torch.get_num_threads()
     try:
         return runtime.InferenceSession(program, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime has a class for every status, without a common ancestor
-        raise UserError(f"ONNX Runtime cannot run the network: {reason(error)}") from error
+        raise UserError(f"ONNX Runtime cannot run the network: {first_error_line(error)}") from error
 
 
 def to_onnx(model: nn.Module, example: Tensor) -> bytes:
@@ -83,29 +83,29 @@ def to_onnx(model: nn.Module, example: Tensor) -> bytes:
 
     Raises UserError with the exporter's reason.
     """
-    need("onnxscript")
-    copy = frozen_copy(model)
+    optional_import("onnxscript")
+    copy = eval_copy(model)
     sample = example.detach().cpu().float()
     sample = torch.cat([sample, sample])[: max(2, len(sample))]  # a batch of 1 would be taken for a constant
     try:
-        with quietly(), torch.no_grad():
+        with silence_output(), torch.no_grad():
             exported = torch.onnx.export(
                 copy, (sample,), dynamo=True, verbose=False, external_data=False,
                 dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
             )  # fmt: skip
             assert exported is not None
-            return slim(exported.model_proto)
+            return strip_metadata(exported.model_proto)
     except Exception as error:
-        raise UserError(f"the network cannot be exported to ONNX: {reason(error)}") from error
+        raise UserError(f"the network cannot be exported to ONNX: {first_error_line(error)}") from error
 
 
-def frozen_copy(model: nn.Module) -> nn.Module:
+def eval_copy(model: nn.Module) -> nn.Module:
     """The same network on the CPU in evaluation mode; an exported one, which has no such mode, as it is."""
     copy = deepcopy(model).cpu()
     return copy if isinstance(copy, torch.fx.GraphModule) else copy.eval()
 
 
-def slim(model: Any) -> bytes:
+def strip_metadata(model: Any) -> bytes:
     """The file of an ``onnx.ModelProto`` without what only a debugger reads."""
     graph = model.graph
     for part in (model, graph, *model.functions, *graph.node, *graph.initializer, *graph.input, *graph.output):
@@ -116,7 +116,7 @@ def slim(model: Any) -> bytes:
     return model.SerializeToString()
 
 
-def reason(error: BaseException) -> str:
+def first_error_line(error: BaseException) -> str:
     """The first line of what an error, or the first one that led to it, says."""
     while error.__cause__ is not None:
         error = error.__cause__
@@ -125,7 +125,7 @@ def reason(error: BaseException) -> str:
 
 
 @contextmanager
-def quietly() -> Iterator[None]:
+def silence_output() -> Iterator[None]:
     """Without what exporters and quantizers print, warn and log."""
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)

@@ -7,8 +7,8 @@ from typing import Any
 from hydra.utils import instantiate
 from torch import Tensor, nn
 
-from lightning_modules.compression.stage import ONCE, ORDER, Stage
-from lightning_modules.errors import UserError, nearest
+from lightning_modules.compression.stage import AT_MOST_ONCE, ORDER, Stage
+from lightning_modules.config.errors import UserError, suggest
 
 RUNTIMES = ("eager", "onnxruntime")
 _SETTINGS = ("stages", "runtimes", "budget")
@@ -53,19 +53,19 @@ def build_recipe(node: Mapping[str, Any] | None) -> Recipe:
         return Recipe()
     for key in node:
         if str(key) not in _SETTINGS:
-            raise UserError(f"compression.{key}: there is no such setting; {nearest(str(key), _SETTINGS)}")
+            raise UserError(f"compression.{key}: there is no such setting; {suggest(str(key), _SETTINGS)}")
     if node.get("budget"):
         raise UserError("compression=budget is a search of many runs, which touchstone train starts")
     runtimes = tuple(node.get("runtimes") or ())
     for runtime in runtimes:
         if runtime not in RUNTIMES:
-            raise UserError(f"compression.runtimes={runtime}: {nearest(str(runtime), RUNTIMES)}")
-    stages = [_build(str(name), stage) for name, stage in (node.get("stages") or {}).items() if stage]
+            raise UserError(f"compression.runtimes={runtime}: {suggest(str(runtime), RUNTIMES)}")
+    stages = [_build_stage(str(name), stage) for name, stage in (node.get("stages") or {}).items() if stage]
     _check_order(stages)
     return Recipe(stages, runtimes)
 
 
-def _build(name: str, node: Any) -> Stage:
+def _build_stage(name: str, node: Any) -> Stage:
     stage = instantiate(node) if "_target_" in node else None
     if not isinstance(stage, Stage):
         raise UserError(f"compression.stages.{name}: '_target_' must be a stage, as in conf/compression")
@@ -80,19 +80,21 @@ def _check_order(stages: list[Stage]) -> None:
         for earlier in told:
             place, before = ORDER.index(stage.kind), ORDER.index(earlier.kind)
             if place < before and stage.kind != "distil":
-                raise stage.mistake(
-                    f"it cannot stand after {earlier.name}: {_REASON[earlier.kind]} (the order is {', '.join(ORDER)})"
+                raise stage.config_error(
+                    f"it cannot stand after {earlier.name}: {_WHY_NOT_AFTER[earlier.kind]} (the order is {', '.join(ORDER)})"
                 )
-            if place == before and stage.kind in ONCE:
-                raise stage.mistake(f"{earlier.name} has done that already: {_REASON[stage.kind]}")
+            if place == before and stage.kind in AT_MOST_ONCE:
+                raise stage.config_error(f"{earlier.name} has done that already: {_WHY_NOT_AFTER[stage.kind]}")
         if stage.needs_initial and any(earlier.kind == "structure" for earlier in told):
-            raise stage.mistake("it goes back to the network's first weights, whose layers have another shape by then")
+            raise stage.config_error(
+                "it goes back to the network's first weights, whose layers have another shape by then"
+            )
         if stage.when != "after" and stage.kind in ("share", "program", "structure"):
-            raise stage.mistake(f"when={stage.when}: this stage begins after training: when=after")
+            raise stage.config_error(f"when={stage.when}: this stage begins after training: when=after")
         told.append(stage)
 
 
-_REASON = {
+_WHY_NOT_AFTER = {
     "distil": "it only changes the loss",
     "structure": "layers have another shape then",
     "prune": "the zeros that it made belong to weights that would be gone",

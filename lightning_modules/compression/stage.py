@@ -8,18 +8,18 @@ from typing import Any, ClassVar, Literal
 import pytorch_lightning as pl
 from torch import Tensor, nn
 
-from lightning_modules.compression.form import Form
-from lightning_modules.errors import UserError, nearest
+from lightning_modules.compression.compressed_state import CompressedState
+from lightning_modules.config.errors import UserError, suggest
 
 When = Literal["fit", "after", "always"]
 Kind = Literal["distil", "structure", "prune", "share", "program"]
 # A stage may stand behind a kind of its own or of an earlier place, but for what is below it on this list.
 ORDER: tuple[Kind, ...] = ("distil", "structure", "prune", "share", "program")
-ONCE: tuple[Kind, ...] = ("share", "program")
+AT_MOST_ONCE: tuple[Kind, ...] = ("share", "program")
 
 
 @dataclass
-class Work:
+class StageContext:
     """What a stage works on.
 
     Attributes:
@@ -37,7 +37,7 @@ class Work:
     """
 
     task: Any
-    form: Form
+    state: CompressedState
     example: Tensor
     batches: Callable[[], Iterator[dict[str, Tensor]]]
     evaluate: Callable[[nn.Module], float]
@@ -52,7 +52,7 @@ class Work:
         """The network: floats [B, *input_shape] -> [B, num_outputs]."""
         return self.task.model
 
-    def floats(self, x: Tensor) -> Tensor:
+    def preprocess(self, x: Tensor) -> Tensor:
         """Raw samples as the network reads them."""
         return self.task.preprocess(x)
 
@@ -80,7 +80,7 @@ class Stage(pl.Callback):
 
     def __init__(self, when: When = "after", epochs: int = 0, lr: float | None = None) -> None:
         if when not in ("fit", "after", "always"):
-            raise UserError(f"compression: when={when}: {nearest(str(when), ('fit', 'after', 'always'))}")
+            raise UserError(f"compression: when={when}: {suggest(str(when), ('fit', 'after', 'always'))}")
         if epochs < 0 or (epochs and when != "after"):
             raise UserError(f"compression: epochs={epochs} with when={when}: only when=after has epochs of its own")
         self.when, self.epochs, self.lr = when, epochs, lr
@@ -89,7 +89,7 @@ class Stage(pl.Callback):
     def state_key(self) -> str:
         return f"{type(self).__qualname__}:{self.name}"
 
-    def mistake(self, what: str) -> UserError:
+    def config_error(self, what: str) -> UserError:
         """A UserError that names this stage."""
         return UserError(f"compression.stages.{self.name}: {what}")
 
@@ -102,26 +102,26 @@ class Stage(pl.Callback):
     def check_task(self, task: Any) -> None:
         """As `check`, for what depends on the task: its classes, its augmentation."""
 
-    def begin(self, work: Work) -> None:
+    def begin(self, context: StageContext) -> None:
         """Change the network before this stage's fit; not called again where that fit is resumed."""
 
-    def before_step(self, work: Work, step: int, total: int) -> None:
+    def before_step(self, context: StageContext, step: int, total: int) -> None:
         """Gradients are there: step `step` (from 0) of `total` of this stage's fit is about to be taken."""
 
-    def after_step(self, work: Work, step: int, total: int) -> None:
+    def after_step(self, context: StageContext, step: int, total: int) -> None:
         """Step `step` of `total` was taken. `work.form` is applied to the network after this."""
 
     def loss(self, loss: Tensor, outputs: Tensor, batch: dict[str, Tensor]) -> Tensor:
         """The training loss of a batch (augmented, raw ``x``), given the task's own loss and the outputs [B, K]."""
         return loss
 
-    def between(self, work: Work, round: int) -> None:
+    def after_round(self, context: StageContext, round: int) -> None:
         """Change the network after fit `round` (from 0), unless it was the last."""
 
-    def reopen(self, work: Work) -> None:
+    def restore_network(self, context: StageContext) -> None:
         """Put the network that `begin` made in its place again, before its weights are loaded: the fit is resumed."""
 
-    def end(self, work: Work) -> None:
+    def end(self, context: StageContext) -> None:
         """Settle what this stage gives; called after its fit, and right after `begin` where it has none."""
 
     def settings(self) -> dict[str, Any]:
@@ -129,7 +129,7 @@ class Stage(pl.Callback):
         return {}
 
 
-def weights_of(
+def layer_weights(
     model: nn.Module,
     kinds: tuple[type[nn.Module], ...] = (nn.Linear, nn.Conv1d, nn.Conv2d),
     layers: Sequence[str] | None = None,
@@ -150,7 +150,7 @@ def weights_of(
     found = {name: layer for name, layer in model.named_modules() if isinstance(layer, kinds)}
     for pattern in (*(layers or ()), *exclude):
         if not any(fnmatchcase(name, pattern) for name in found):
-            raise UserError(f"no layer is called {pattern}: {nearest(pattern, found)}")
+            raise UserError(f"no layer is called {pattern}: {suggest(pattern, found)}")
     weights: dict[str, Tensor] = {}
     for name, layer in found.items():
         wanted = layers is None or any(fnmatchcase(name, pattern) for pattern in layers)

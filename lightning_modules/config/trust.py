@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from lightning_modules.compat.omegaconf import is_empty, is_none
-from lightning_modules.errors import UserError
-from lightning_modules.signature import locate
+from lightning_modules.config.errors import UserError
+from lightning_modules.config.signature import locate
 
 # Where this package defines components.
 FOLDERS = tuple(

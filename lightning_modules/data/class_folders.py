@@ -10,10 +10,14 @@ from typing import TypeVar
 
 from pytorch_lightning.utilities import rank_zero_warn
 
-from lightning_modules.errors import UserError, nearest
+from lightning_modules.config.errors import UserError, suggest
 
-PARTS = {"train": ("train", "training"), "val": ("val", "valid", "validation", "dev"), "test": ("test", "testing")}
-LIMIT = 5  # names that a message lists
+PART_FOLDERS = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing"),
+}
+MAX_LISTED = 5  # names that a message lists
 T = TypeVar("T")
 
 
@@ -49,7 +53,7 @@ def read_class_folders(root: Path, kind: str, suffixes: Collection[str], key: st
     for part, folder in folders.items():
         present = _class_folders(folder)
         if unknown := [name for name in present if name not in train]:
-            raise UserError(f"{folder / unknown[0]} is not a class of the training part: {nearest(unknown[0], names)}")
+            raise UserError(f"{folder / unknown[0]} is not a class of the training part: {suggest(unknown[0], names)}")
         found = {name: _files(present[name], suffixes, skipped) if name in present else [] for name in names}
         empty = [name for name in names if not found[name]]
         if empty and (part == "train" or len(empty) == len(names)):
@@ -65,7 +69,9 @@ def read_class_folders(root: Path, kind: str, suffixes: Collection[str], key: st
 def _part_folders(root: Path) -> dict[str, Path]:
     """The folder of each part; `root` itself as "train" where its folders are classes."""
     subfolders = _class_folders(root)
-    given = {part: [path for path in subfolders.values() if path.name.lower() in PARTS[part]] for part in PARTS}
+    given = {
+        part: [path for path in subfolders.values() if path.name.lower() in PART_FOLDERS[part]] for part in PART_FOLDERS
+    }
     # a class may be called "train" too: its folder contains files, not folders
     if not any(_class_folders(path) for paths in given.values() for path in paths):
         return {"train": root}
@@ -76,8 +82,10 @@ def _part_folders(root: Path) -> dict[str, Path]:
     if "train" not in parts:
         raise UserError(f"{root} has {', '.join(path.name for path in parts.values())} but no train folder")
     if unknown := [name for name, path in subfolders.items() if path not in parts.values()]:
-        known = "; ".join(", ".join(names) for names in PARTS.values())
-        raise UserError(f"{root}: {_some(unknown)} is not the name of a part, as {parts['train'].name} is: use {known}")
+        known = "; ".join(", ".join(names) for names in PART_FOLDERS.values())
+        raise UserError(
+            f"{root}: {_shorten(unknown)} is not the name of a part, as {parts['train'].name} is: use {known}"
+        )
     return parts
 
 
@@ -86,7 +94,7 @@ def _class_folders(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         return {}
     found = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "__MACOSX")))
-    return {displayed(path.name): path for path in found}
+    return {printable_name(path.name): path for path in found}
 
 
 def _files(folder: Path, suffixes: Collection[str], skipped: Counter[str]) -> list[Path]:
@@ -118,16 +126,16 @@ def warn_of_skipped(root: Path, skipped: Counter[str], read: int) -> None:
         rank_zero_warn(f"{root}: skipped {total} of {total + read} files: {reasons}")
 
 
-def displayed(name: str) -> str:
+def printable_name(name: str) -> str:
     """A file's name as valid text: bytes that are not UTF-8 are escaped."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:LIMIT]) + (" …" if len(names) > LIMIT else "")
+def _shorten(names: Sequence[str]) -> str:
+    return ", ".join(names[:MAX_LISTED]) + (" …" if len(names) > MAX_LISTED else "")
 
 
-def read_each(read: Callable[[Path], T], files: Sequence[Path]) -> Iterator[T]:
+def read_in_threads(read: Callable[[Path], T], files: Sequence[Path]) -> Iterator[T]:
     """Yield what `read` makes of each file, in order; several are read at once.
 
     Raises:
@@ -149,4 +157,4 @@ def read_each(read: Callable[[Path], T], files: Sequence[Path]) -> Iterator[T]:
                 yield result
     if failed:
         more = [f"{len(failed)} of {len(files)} files cannot be read:"] if len(failed) > 1 else []
-        raise UserError("\n".join([*more, *failed[:LIMIT], *(["…"] if len(failed) > LIMIT else [])]))
+        raise UserError("\n".join([*more, *failed[:MAX_LISTED], *(["…"] if len(failed) > MAX_LISTED else [])]))

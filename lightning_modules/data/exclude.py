@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lightning_modules.errors import UserError
+from lightning_modules.config.errors import UserError
 
 
-def without_excluded(
+def drop_excluded(
     splits: dict[str, Tensor], file: str | Path, official_test: bool, exclude_test: bool, content: Callable[[], str]
 ) -> dict[str, Tensor]:
     """Take the listed samples out of training and validation; all others stay in the part that they are in without the list.
@@ -30,14 +30,14 @@ def without_excluded(
     listed = _read(path, content)
     pool = {index for part, index in listed if part == "pool"}
     tested = {index for part, index in listed if part == "test"} if official_test else pool
-    kept = {part: _without(splits[part], pool) for part in ("train", "val")}
-    kept["test"] = _without(splits["test"], tested) if exclude_test else splits["test"]
+    kept = {part: _remove(splits[part], pool) for part in ("train", "val")}
+    kept["test"] = _remove(splits["test"], tested) if exclude_test else splits["test"]
     if not len(kept["train"]):
         raise UserError(f"data.exclude={path} leaves nothing to train on")
     return kept
 
 
-def _without(part: Tensor, excluded: set[int]) -> Tensor:
+def _remove(part: Tensor, excluded: set[int]) -> Tensor:
     return part[~torch.isin(part, torch.tensor(sorted(excluded), dtype=part.dtype))]
 
 

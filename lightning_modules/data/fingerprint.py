@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from lightning_modules.data.place import write_whole
+from lightning_modules.data.paths import write_atomic
 
 
 def tensor_digest(*tensors: Tensor) -> str:
@@ -47,11 +47,11 @@ def cached_digest(cache: Path, kind: str, files: Sequence[Path], compute: Callab
         pass  # no entry yet, or a damaged one: hash again
     digest = compute()
     record = {"digest": digest, "kind": kind, "files": len(files), "first": str(files[0]) if files else None}
-    write_whole(entry, json.dumps(record).encode())
+    write_atomic(entry, json.dumps(record).encode())
     return digest
 
 
-def describe(preprocess: nn.Module) -> list[str]:
+def describe_preprocess(preprocess: nn.Module) -> list[str]:
     """Name a preprocessing: its classes, and those constants that were not fitted on the training part.
 
     Of modules from elsewhere the plain attributes count too: settings of ours are buffers.
@@ -69,11 +69,11 @@ def describe(preprocess: nn.Module) -> list[str]:
     return parts
 
 
-def combine(content: str, splits: Mapping[str, Tensor], preprocess: nn.Module) -> str:
+def combine_fingerprint(content: str, splits: Mapping[str, Tensor], preprocess: nn.Module) -> str:
     """Return the fingerprint of a prepared set (sha256, hex)."""
     parts = {
         "content": content,
         "splits": {name: tensor_digest(splits[name]) for name in sorted(splits)},
-        "preprocess": describe(preprocess),
+        "preprocess": describe_preprocess(preprocess),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -9,14 +9,14 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 
-from lightning_modules.data.class_folders import read_class_folders, read_each
+from lightning_modules.config.errors import UserError
+from lightning_modules.data.class_folders import read_class_folders, read_in_threads
 from lightning_modules.data.fingerprint import cached_digest, files_digest
 from lightning_modules.data.image_file import COLORS, SUFFIXES, Background, background_color, read_image
-from lightning_modules.data.memory import Arrays, InMemoryData
-from lightning_modules.data.place import data_root
-from lightning_modules.data.preprocess import Store, constants_problems, standardize
-from lightning_modules.data.split import check
-from lightning_modules.errors import UserError
+from lightning_modules.data.in_memory import InMemoryData, RawDataset
+from lightning_modules.data.paths import data_root
+from lightning_modules.data.preprocess import SampleSource, constants_problems, standardize
+from lightning_modules.data.split import check_number
 
 MEMORY_LIMIT = 2e9  # bytes up to which in_memory=auto decodes a set once
 
@@ -52,7 +52,7 @@ class ImageFiles:
     def in_memory(self) -> Tensor:
         """Decode everything once. Raises UserError with all files that are not readable images."""
         out = torch.empty(self.shape, dtype=torch.uint8)
-        for i, image in enumerate(read_each(lambda file: decode(file, self.size, self.background), self.files)):
+        for i, image in enumerate(read_in_threads(lambda file: decode(file, self.size, self.background), self.files)):
             out[i] = image
         return out
 
@@ -88,8 +88,8 @@ class ImageFolder(InMemoryData):
     ) -> None:
         self.root = Path(root).expanduser() if root else data_root() / "images"
         self.image_size = image_size
-        self.wants_memory = in_memory  # Lightning has a property of the plain name
-        self.decoding_workers = num_workers
+        self.keep_in_memory = in_memory  # Lightning has a property of the plain name
+        self.num_decode_workers = num_workers
         self.background = background
         self.mean = mean
         self.std = std
@@ -98,17 +98,17 @@ class ImageFolder(InMemoryData):
     def problems(self) -> list[str]:
         """Check the images' settings too."""
         found = super().problems() + constants_problems(self.mean, self.std)
-        found += check("image_size", self.image_size, True, lambda v: v >= 1, "of at least 1")
-        found += check("num_workers", self.decoding_workers, True, lambda v: v >= 0, "of at least 0")
-        if self.wants_memory not in (True, False, "auto"):
-            found.append(f"data.in_memory={self.wants_memory}: it can be: auto, false, true")
+        found += check_number("image_size", self.image_size, True, lambda v: v >= 1, "of at least 1")
+        found += check_number("num_workers", self.num_decode_workers, True, lambda v: v >= 0, "of at least 0")
+        if self.keep_in_memory not in (True, False, "auto"):
+            found.append(f"data.in_memory={self.keep_in_memory}: choose one of: auto, false, true")
         try:
             background_color(self.background)
         except UserError as error:
             found.append(str(error))
         return found
 
-    def load(self) -> Arrays:
+    def load(self) -> RawDataset:
         """List the files, and decode them where they are to be in memory.
 
         Raises:
@@ -119,26 +119,26 @@ class ImageFolder(InMemoryData):
         train_val = found["train"] + found.get("val", [])
         everything = train_val + found.get("test", [])
         count = len(everything) * 3 * self.image_size**2
-        keep = count <= MEMORY_LIMIT if self.wants_memory == "auto" else bool(self.wants_memory)
-        self.num_workers = 0 if keep else self.decoding_workers
+        keep = count <= MEMORY_LIMIT if self.keep_in_memory == "auto" else bool(self.keep_in_memory)
+        self.num_workers = 0 if keep else self.num_decode_workers
         files = tuple(file for file, _ in everything)
         digest = cached_digest(self.cache_dir, "files", files, lambda: files_digest(self.root, files))
-        return Arrays(
+        return RawDataset(
             *self._store(train_val, keep),
             test=self._store(found["test"], keep) if "test" in found else None,
             class_names=folders.class_names,
             val=torch.arange(len(found["train"]), len(train_val)) if "val" in found else None,
-            content=f"{digest} at {self.image_size}" + self._background_mark(),
+            content=f"{digest} at {self.image_size}" + self._background_suffix(),
         )
 
-    def _store(self, files: list[tuple[Path, int]], keep: bool) -> tuple[Store, Tensor]:
+    def _store(self, files: list[tuple[Path, int]], keep: bool) -> tuple[SampleSource, Tensor]:
         images = ImageFiles([file for file, _ in files], self.image_size, self.background)
         return images.in_memory() if keep else images, torch.tensor([label for _, label in files])
 
-    def _background_mark(self) -> str:
+    def _background_suffix(self) -> str:
         color = background_color(self.background)
         return "" if color == COLORS["white"] else f" on {list(color)}"
 
-    def build_preprocess(self, x: Store, train: Tensor) -> nn.Module:
+    def build_preprocess(self, x: SampleSource, train: Tensor) -> nn.Module:
         """Standardise per channel."""
         return standardize(x, train, self.mean, self.std)

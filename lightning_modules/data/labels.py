@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from lightning_modules.errors import UserError
+from lightning_modules.config.errors import UserError
 
-GAPS = {
+MISSING_MARKERS = {
     "",
     "na",
     "n/a",
@@ -22,20 +22,20 @@ GAPS = {
 _WHOLE = re.compile(r"([+-]?\d+)\.0+")
 
 
-def same_spelling(label: str) -> str:
+def canonical_spelling(label: str) -> str:
     """Return what spellings of one label share: " a" and "a", "1" and "1.0" are the same label."""
     label = label.strip()
     return _WHOLE.sub(r"\1", label) if _WHOLE.fullmatch(label) else label
 
 
-def normalise(parts: Sequence[Sequence[str]], what: str) -> list[list[str]]:
+def normalize_labels(parts: Sequence[Sequence[str]], what: str) -> list[list[str]]:
     """Return the labels of each part without white space around them, and with one spelling for each label.
 
     The shortest spelling is kept; a warning lists those that were replaced. `what` names the column or file.
     """
     spellings: dict[str, set[str]] = {}
     for label in {label for part in parts for label in part}:
-        spellings.setdefault(same_spelling(label), set()).add(label)
+        spellings.setdefault(canonical_spelling(label), set()).add(label)
     chosen = {
         label: min((other.strip() for other in same), key=lambda text: (len(text), text))
         for same in spellings.values()
@@ -56,7 +56,7 @@ def are_numbers(labels: Iterable[str], fits: Callable[[float], bool] = lambda va
         return False
 
 
-def are_names(labels: Sequence[str]) -> bool:
+def look_like_identifiers(labels: Sequence[str]) -> bool:
     """Whether labels that look like numbers are names: zero-padded ("007"), or versions ("3.9" and "3.10").
 
     Versions are numbers with a point of which some end in 0, have unequal numbers of decimals, and repeat.
@@ -70,7 +70,7 @@ def are_names(labels: Sequence[str]) -> bool:
     return any(label.endswith("0") and decimals[label] > min(decimals.values()) for label in distinct)
 
 
-def warn_of_names(labels: Sequence[str], what: str) -> None:
+def warn_identifiers(labels: Sequence[str], what: str) -> None:
     """Say that labels that look like numbers are read as names of classes."""
     sample = ", ".join(repr(label) for label in sorted(set(labels))[:3])
     warnings.warn(
@@ -80,15 +80,15 @@ def warn_of_names(labels: Sequence[str], what: str) -> None:
     )
 
 
-def require_no_gaps(labels: Sequence[str], what: str, classes: bool = False) -> None:
+def require_labels(labels: Sequence[str], what: str, classes: bool = False) -> None:
     """Raise UserError with the rows whose label is missing: empty, or "NA" and the like where all others are numbers
     or booleans.
 
     With `classes`, "NA" is a class whatever the others are.
     """
     empty = [row for row, label in enumerate(labels, start=1) if not label.strip()]
-    gaps = [row for row, label in enumerate(labels, start=1) if label.strip().lower() in GAPS]
-    rest = {label for label in set(labels) if label.strip().lower() not in GAPS}
+    gaps = [row for row, label in enumerate(labels, start=1) if label.strip().lower() in MISSING_MARKERS]
+    rest = {label for label in set(labels) if label.strip().lower() not in MISSING_MARKERS}
     if gaps and rest and not classes and (are_numbers(rest) or {label.lower() for label in rest} <= {"true", "false"}):
         empty = gaps
     if empty:
@@ -109,14 +109,14 @@ def check_classes(y: Tensor, y_test: Tensor | None, names: Sequence[str] | None)
         return
     known: dict[str, str] = {}
     for name in names:
-        if (other := known.setdefault(same_spelling(name), name)) != name:
+        if (other := known.setdefault(canonical_spelling(name), name)) != name:
             raise UserError(f"classes {other!r} and {name!r} are spellings of the same label: rename one of them")
     found = torch.cat([y, y_test]).unique() if y_test is not None else y.unique()
     if len(found) == 1:
-        raise UserError(f"every sample is of class {_name(int(found), names)}: at least two classes are required")
+        raise UserError(f"every sample is of class {_class_name(int(found), names)}: at least two classes are required")
 
 
-def check_parts(parts: Mapping[str, Tensor], names: Sequence[str] | None) -> None:
+def check_part_classes(parts: Mapping[str, Tensor], names: Sequence[str] | None) -> None:
     """Compare the classes of each part, given its labels [N], with those of the training part.
 
     One warning lists what validation and test lack. Raises UserError for a class that is not trained on.
@@ -130,17 +130,17 @@ def check_parts(parts: Mapping[str, Tensor], names: Sequence[str] | None) -> Non
         for label, count in zip(own.tolist(), counts.tolist(), strict=True):
             if label not in trained:
                 raise UserError(
-                    f"class {_name(label, names)} has {count} samples in the {part} part, but none in the training part"
+                    f"class {_class_name(label, names)} has {count} samples in the {part} part, but none in the training part"
                 )
         missing = trained[~torch.isin(trained, own)].tolist() if len(labels) else []
         if missing:
             more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
-            lacking.append(f"{part}: {', '.join(_name(label, names) for label in missing[:10])}{more}")
+            lacking.append(f"{part}: {', '.join(_class_name(label, names) for label in missing[:10])}{more}")
     if lacking:
         warnings.warn(
             f"classes without samples in a part, which its metrics cannot cover: {'; '.join(lacking)}", stacklevel=3
         )
 
 
-def _name(label: int, names: Sequence[str] | None) -> str:
+def _class_name(label: int, names: Sequence[str] | None) -> str:
     return f"'{names[label]}'" if names else str(label)

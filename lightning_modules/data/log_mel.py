@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.data.preprocess import Standardize, Store
-from lightning_modules.errors import UserError
+from lightning_modules.config.errors import UserError
+from lightning_modules.data.preprocess import SampleSource, Standardize
 
-FLOOR = 1e-6  # power that counts as silence; the ear of a 16-bit recording ends about there
+POWER_FLOOR = 1e-6  # power that counts as silence; the ear of a 16-bit recording ends about there
 
 
 class MelSpectrum(nn.Module):
@@ -53,15 +53,15 @@ class MelSpectrum(nn.Module):
         """
         with torch.autocast(x.device.type, enabled=False):
             pad = min(self.n_fft // 2, x.shape[1] - 1)  # a reflection cannot be longer than the signal
-            wave = nn.functional.pad(as_floats(x), (pad, pad), mode="reflect")
+            wave = nn.functional.pad(as_float_audio(x), (pad, pad), mode="reflect")
             rest = self.n_fft // 2 - pad
             wave = nn.functional.pad(wave, (rest, rest))
             bins = torch.stft(wave, self.n_fft, self.hop, window=self.window.float(), center=False, return_complex=True)
             power = bins.real.square() + bins.imag.square()
-            return torch.log(self.filters.float().T @ power + FLOOR)[:, None].to(self.filters.dtype)
+            return torch.log(self.filters.float().T @ power + POWER_FLOOR)[:, None].to(self.filters.dtype)
 
 
-def as_floats(x: Tensor) -> Tensor:
+def as_float_audio(x: Tensor) -> Tensor:
     """Samples as float32: int16 scaled to [-1, 1), floats as they are."""
     return x.float() / 32768 if x.dtype == torch.int16 else x.float()
 
@@ -111,9 +111,9 @@ class LogMel(nn.Module):
         self.spectrum = MelSpectrum(sample_rate, n_fft, hop, n_mels)
         self.normalise = Standardize(mean or [0.0] * n_mels, std or [1.0] * n_mels, fitted)
 
-    def fit(self, store: Store, indices: Tensor) -> "LogMel":
+    def fit(self, store: SampleSource, indices: Tensor) -> "LogMel":
         """Measure the moments on ``store[indices]``, waveforms or features."""
-        self.normalise = Standardize.fit(_Bands(store, self.spectrum), indices)
+        self.normalise = Standardize.fit(_MelFeatures(store, self.spectrum), indices)
         return self
 
     def forward(self, x: Tensor) -> Tensor:
@@ -134,12 +134,12 @@ class LogMel(nn.Module):
         }
 
 
-class _Bands:
+class _MelFeatures:
     """A store of the features [N, n_mels, frames] of another one, computed where they are asked for."""
 
     dtype = torch.float32
 
-    def __init__(self, store: Store, spectrum: MelSpectrum) -> None:
+    def __init__(self, store: SampleSource, spectrum: MelSpectrum) -> None:
         self.store, self.spectrum = store, spectrum
         self.shape = torch.Size((len(store), spectrum.filters.shape[1]))
 

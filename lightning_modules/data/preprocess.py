@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.errors import UserError
-from lightning_modules.signature import locate
+from lightning_modules.config.errors import UserError
+from lightning_modules.config.signature import locate
 
-CHUNK = 256  # samples read at once while fitting: bounds memory where images are decoded on the fly
+CHUNK_SAMPLES = 256  # samples read at once while fitting: bounds memory where images are decoded on the fly
 
 
-class Store(Protocol):
+class SampleSource(Protocol):
     """Samples that are read by an int64 index tensor: a tensor in memory, or image files."""
 
     dtype: torch.dtype
@@ -36,13 +36,13 @@ class Moments:
     high: Tensor
 
     @staticmethod
-    def of(store: Store, indices: Tensor) -> "Moments":
+    def of(store: SampleSource, indices: Tensor) -> "Moments":
         """Measure [C] moments of ``store[indices]``, uint8 scaled to [0, 1] (Chan et al. 1979, eq. 2.1)."""
         channels = store.shape[1]
         count = 0
         mean, squares = torch.zeros(2, channels, dtype=torch.float64)
         low, high = torch.full((channels,), torch.inf).double(), torch.full((channels,), -torch.inf).double()
-        for index in indices.split(CHUNK):
+        for index in indices.split(CHUNK_SAMPLES):
             x = _floats(store.index_select(0, index)).double().transpose(0, 1).reshape(channels, -1)
             total = count + x.shape[1]
             delta = x.mean(1) - mean
@@ -89,7 +89,7 @@ class Standardize(Affine):
         super().__init__(mean, std, fitted)
 
     @classmethod
-    def fit(cls, store: Store, indices: Tensor) -> "Standardize":
+    def fit(cls, store: SampleSource, indices: Tensor) -> "Standardize":
         """Measure mean and std on `indices`; a constant column is only centred."""
         found = Moments.of(store, indices)
         std = torch.where(found.low == found.high, 1.0, found.std)
@@ -100,7 +100,7 @@ class MinMax(Affine):
     """The training part's lowest value becomes 0, its highest 1; a constant column becomes 0."""
 
     @classmethod
-    def fit(cls, store: Store, indices: Tensor) -> "MinMax":
+    def fit(cls, store: SampleSource, indices: Tensor) -> "MinMax":
         """Measure the range on `indices`."""
         found = Moments.of(store, indices)
         width = torch.where(found.low == found.high, 1.0, found.high - found.low)
@@ -108,7 +108,7 @@ class MinMax(Affine):
 
 
 def standardize(
-    store: Store, indices: Tensor, mean: Sequence[float] | None, std: Sequence[float] | None
+    store: SampleSource, indices: Tensor, mean: Sequence[float] | None, std: Sequence[float] | None
 ) -> Standardize:
     """Standardise with the config's constants, or with moments of the training part where they are null.
 
@@ -135,7 +135,7 @@ def constants_problems(mean: Sequence[float] | None, std: Sequence[float] | None
     return []
 
 
-def recipe(module: nn.Module) -> dict[str, Any]:
+def preprocess_spec(module: nn.Module) -> dict[str, Any]:
     """Return the plain values from which ``hydra.utils.instantiate`` builds the same preprocessing again.
 
     They come from the module's own ``recipe()``, or from its attributes named like its constructor's arguments. Its buffers
@@ -155,12 +155,12 @@ def recipe(module: nn.Module) -> dict[str, Any]:
     if kind is nn.Identity:
         return {"_target_": "torch.nn.Identity"}
     if kind is nn.Sequential:
-        return {"_target_": "torch.nn.Sequential", "_args_": [recipe(child) for child in module.children()]}
+        return {"_target_": "torch.nn.Sequential", "_args_": [preprocess_spec(child) for child in module.children()]}
     target = f"{kind.__module__}.{kind.__qualname__}"
     try:
         if kind.__module__ == "__main__" or locate(target) is not kind:
             raise ValueError("it is not a class of a module that can be imported")
-        return {"_target_": target, **dict(_arguments(module))}
+        return {"_target_": target, **dict(_constructor_arguments(module))}
     except (UserError, ValueError) as error:
         raise UserError(
             f"The preprocessing {target} cannot be recorded: {error}. Give it a method recipe() that returns its "
@@ -168,7 +168,7 @@ def recipe(module: nn.Module) -> dict[str, Any]:
         ) from error
 
 
-def _arguments(module: nn.Module) -> Iterator[tuple[str, Any]]:
+def _constructor_arguments(module: nn.Module) -> Iterator[tuple[str, Any]]:
     """The arguments of a module's constructor, as its attributes have them. Raises ValueError where one is not known."""
     init = type(module).__init__
     if init is nn.Module.__init__:
@@ -177,18 +177,18 @@ def _arguments(module: nn.Module) -> Iterator[tuple[str, Any]]:
         if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
             raise ValueError(f"its constructor takes {parameter}")
         if hasattr(module, name):
-            yield name, _plain(name, getattr(module, name))
+            yield name, _plain_value(name, getattr(module, name))
         elif not (name in ("device", "dtype") and parameter.default is None):  # of torch's own modules
             raise ValueError(f"it has no attribute '{name}', which its constructor takes")
 
 
-def _plain(name: str, value: Any) -> Any:
+def _plain_value(name: str, value: Any) -> Any:
     if isinstance(value, nn.Module):
-        return recipe(value)
+        return preprocess_spec(value)
     if isinstance(value, Tensor | np.ndarray | np.generic):
         return value.tolist()
     if isinstance(value, list | tuple):
-        return [_plain(name, item) for item in value]
+        return [_plain_value(name, item) for item in value]
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise ValueError(f"its argument '{name}' is a {type(value).__name__}, not a plain value")

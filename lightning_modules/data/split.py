@@ -12,14 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_modules.errors import UserError
+from lightning_modules.config.errors import UserError
 
 TEST, VAL, FOLD, SUBSAMPLE = range(4)  # one independent stream of the split seed for each decision
 
 
 @dataclass(frozen=True)
 class SplitPlan:
-    """What the config says about the split; see :class:`~lightning_modules.data.memory.InMemoryData`."""
+    """What the config says about the split; see :class:`~lightning_modules.data.in_memory.InMemoryData`."""
 
     val_fraction: float = 0.1
     test_fraction: float = 0.2
@@ -32,16 +32,16 @@ class SplitPlan:
     def problems(self) -> list[str]:
         """Return every mistake that can be seen without data, each naming its key."""
         found = [
-            *check("val_fraction", self.val_fraction, False, lambda v: 0 <= v < 1, "in [0, 1)"),
-            *check("test_fraction", self.test_fraction, False, lambda v: 0 <= v < 1, "in [0, 1)"),
-            *check("split_seed", self.split_seed, True, lambda v: 0 <= v < 2**32, "in [0, 2**32)"),
-            *check("fraction", self.fraction, False, lambda v: 0 < v <= 1, "in (0, 1]"),
+            *check_number("val_fraction", self.val_fraction, False, lambda v: 0 <= v < 1, "in [0, 1)"),
+            *check_number("test_fraction", self.test_fraction, False, lambda v: 0 <= v < 1, "in [0, 1)"),
+            *check_number("split_seed", self.split_seed, True, lambda v: 0 <= v < 2**32, "in [0, 2**32)"),
+            *check_number("fraction", self.fraction, False, lambda v: 0 < v <= 1, "in (0, 1]"),
         ]
         if not found and self.val_fraction + self.test_fraction >= 1:
             total = self.val_fraction + self.test_fraction
             found.append(f"data.val_fraction + data.test_fraction = {total:g} leaves nothing to train on")
         if self.per_class is not None:
-            found += check("per_class", self.per_class, True, lambda v: v >= 1, "of at least 1")
+            found += check_number("per_class", self.per_class, True, lambda v: v >= 1, "of at least 1")
             if self.fraction != 1:
                 found.append("data.fraction and data.per_class both cut the training part: give one of them")
         if self.folds is None and self.fold is None:
@@ -49,12 +49,12 @@ class SplitPlan:
         if self.folds is None or self.fold is None:
             return [*found, f"data.folds={self.folds} and data.fold={self.fold}: give both or neither"]
         folds = self.folds
-        wrong = check("folds", folds, True, lambda v: v >= 2, "of at least 2")
-        wrong = wrong or check("fold", self.fold, True, lambda v: 0 <= v < folds, f"in 0..{folds - 1}")
+        wrong = check_number("folds", folds, True, lambda v: v >= 2, "of at least 2")
+        wrong = wrong or check_number("fold", self.fold, True, lambda v: 0 <= v < folds, f"in 0..{folds - 1}")
         return found + wrong
 
 
-def check(key: str, value: Any, whole: bool, fits: Callable[[Any], bool], words: str) -> list[str]:
+def check_number(key: str, value: Any, whole: bool, fits: Callable[[Any], bool], words: str) -> list[str]:
     """Return what is wrong with a number of the config, naming its key; nothing where it is right."""
     number = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
     if number and fits(value):
@@ -81,26 +81,26 @@ def split(
     """
     pool = torch.arange(len(y))
     if val is not None and not plan.folds:
-        pool = _without(pool, val)
+        pool = _remove(pool, val)
     base = len(pool)
     test = torch.arange(test_count or 0)
     if plan.folds and plan.fold is not None:
         part = _fold(y, plan.folds, plan.fold, plan.split_seed, names)
-        pool = _without(pool, part)
+        pool = _remove(pool, part)
         val, test = (None, part) if test_count is None else (part, test)
         base = len(pool)
     elif test_count is None:
         test = _draw(y, pool, "test_fraction", plan.test_fraction, base, [plan.split_seed, TEST])
-        pool = _without(pool, test)
+        pool = _remove(pool, test)
     if val is None:
         val = _draw(y, pool, "val_fraction", plan.val_fraction, base, [plan.split_seed, VAL])
-        pool = _without(pool, val)
+        pool = _remove(pool, val)
     train = _subsample(y, pool, plan, names)
     _check_classes(y, train, names)
     return {"train": train, "val": val.sort().values, "test": test}
 
 
-def _without(pool: Tensor, part: Tensor) -> Tensor:
+def _remove(pool: Tensor, part: Tensor) -> Tensor:
     return pool[~torch.isin(pool, part)]
 
 
@@ -116,7 +116,7 @@ def _fold(y: Tensor, folds: int, fold: int, seed: int, names: Sequence[str] | No
     if not y.is_floating_point():
         for label, count in zip(*(part.tolist() for part in y.unique(return_counts=True)), strict=True):
             if count < folds:
-                text = f"class {_name(label, names)} has {count} samples, fewer than data.folds={folds}"
+                text = f"class {_class_name(label, names)} has {count} samples, fewer than data.folds={folds}"
                 raise UserError(f"{text}: use at most {count} folds")
     return _stratified_order(y, torch.arange(len(y)), [seed, FOLD])[fold::folds].sort().values
 
@@ -141,7 +141,7 @@ def _subsample(y: Tensor, pool: Tensor, plan: SplitPlan, names: Sequence[str] | 
     if plan.per_class is None:
         if plan.fraction == 1:
             return pool
-        return _with_every_class(
+        return _add_missing_classes(
             y, pool, _draw(y, pool, "fraction", plan.fraction, len(pool), [plan.split_seed, SUBSAMPLE]), plan.split_seed
         )
     if y.is_floating_point():
@@ -151,12 +151,12 @@ def _subsample(y: Tensor, pool: Tensor, plan: SplitPlan, names: Sequence[str] | 
     for label, count in zip(labels.tolist(), counts.tolist(), strict=True):
         if count < plan.per_class:
             raise UserError(
-                f"data.per_class={plan.per_class}: class {_name(label, names)} has only {count} to train on"
+                f"data.per_class={plan.per_class}: class {_class_name(label, names)} has only {count} to train on"
             )
     return torch.cat([part[: plan.per_class] for part in ordered.split(counts.tolist())]).sort().values
 
 
-def _with_every_class(y: Tensor, pool: Tensor, drawn: Tensor, seed: int) -> Tensor:
+def _add_missing_classes(y: Tensor, pool: Tensor, drawn: Tensor, seed: int) -> Tensor:
     """Add one sample of each class that a small share has left out."""
     if y.is_floating_point():
         return drawn
@@ -175,10 +175,10 @@ def _check_classes(y: Tensor, train: Tensor, names: Sequence[str] | None) -> Non
     if missing:
         count = int((y == missing[0]).sum())
         raise UserError(
-            f"class {_name(missing[0], names)} has too few samples ({count}) to be in the training part: "
+            f"class {_class_name(missing[0], names)} has too few samples ({count}) to be in the training part: "
             "change data.val_fraction, data.test_fraction or data.fraction, or use data.per_class"
         )
 
 
-def _name(label: int, names: Sequence[str] | None) -> str:
+def _class_name(label: int, names: Sequence[str] | None) -> str:
     return f"'{names[label]}'" if names else str(label)

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lightning_modules.data.declared_size import require_parquet_fits
-from lightning_modules.data.encoding import encodings_of
+from lightning_modules.config.errors import UserError
 from lightning_modules.data.labels import are_numbers
-from lightning_modules.errors import UserError
+from lightning_modules.data.size_checks import require_parquet_fits
+from lightning_modules.data.text_encoding import detect_encodings
 
 SUFFIXES = (".csv", ".tsv", ".parquet")
 DELIMITERS = (",", "\t", ";", "|")
-NAMED = 5  # rows or columns that a message lists
+MAX_LISTED = 5  # rows or columns that a message lists
 csv.field_size_limit(2**31 - 1)
 
 
@@ -60,7 +60,7 @@ def read_columns(path: Path, columns: Sequence[str], encoding: str | None = None
 
     Raises UserError where the file cannot be read, or a row is longer or shorter than the header.
     """
-    with _reading(path):
+    with _wrap_errors(path):
         return _columns(path, _format_of(path, encoding), columns)
 
 
@@ -77,10 +77,10 @@ def _columns(path: Path, form: Format, columns: Sequence[str]) -> dict[str, list
         else:
             wrong.append(f"row {number} (line {line}) has {len(row)}")
     if wrong:
-        more = f" and {len(wrong) - NAMED} more rows" if len(wrong) > NAMED else ""
+        more = f" and {len(wrong) - MAX_LISTED} more rows" if len(wrong) > MAX_LISTED else ""
         raise UserError(
-            f"{path}: the header has {width} columns ({', '.join(header[:NAMED])}{', …' * (width > NAMED)}), "
-            f"but {', '.join(wrong[:NAMED])}{more}. Quote cells that contain the delimiter, and complete short rows"
+            f"{path}: the header has {width} columns ({', '.join(header[:MAX_LISTED])}{', …' * (width > MAX_LISTED)}), "
+            f"but {', '.join(wrong[:MAX_LISTED])}{more}. Quote cells that contain the delimiter, and complete short rows"
         )
     return read
 
@@ -99,7 +99,7 @@ def read_table(
     Raises UserError where the file cannot be read, or a row is longer or shorter than the header.
     """
     cells: dict[str, list[str]] = {}
-    with _reading(path):
+    with _wrap_errors(path):
         if path.suffix.lower() == ".parquet":
             require_parquet_fits(path)
             table = pd.read_parquet(path)
@@ -115,12 +115,12 @@ def read_table(
     if not table.columns.is_unique:
         twice = table.columns[table.columns.duplicated()][0]
         raise UserError(f"{path}: two columns are named '{twice}': rename one of them")
-    return _without_index(table, path) if header else table, cells
+    return _drop_index_column(table, path) if header else table, cells
 
 
 def column_names(path: Path, encoding: str | None = None) -> list[str]:
     """Return the cells of the first row of a .csv or .tsv file."""
-    with _reading(path):
+    with _wrap_errors(path):
         _, row = next(_format_of(path, encoding, warn=False).rows(path), (0, []))
     return [name.strip() for name in row]
 
@@ -138,7 +138,7 @@ def _format_of(path: Path, encoding: str | None, warn: bool = True) -> Format:
     with warnings.catch_warnings():
         if not warn:
             warnings.simplefilter("ignore")
-        [name] = encodings_of([path], encoding)
+        [name] = detect_encodings([path], encoding)
     tabs = path.suffix.lower() == ".tsv"
     usual, quoting = ("\t", csv.QUOTE_NONE) if tabs else (",", csv.QUOTE_MINIMAL)
     _, header = next(Format(name, usual, quoting).rows(path), (0, []))
@@ -148,7 +148,7 @@ def _format_of(path: Path, encoding: str | None, warn: bool = True) -> Format:
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def _wrap_errors(path: Path) -> Iterator[None]:
     """Raise what a reader raises, of many kinds, as a UserError that names the file."""
     if not path.is_file():
         raise UserError(f"{path}: there is no such file (looked for {path.resolve()})")
@@ -162,7 +162,7 @@ def _reading(path: Path) -> Iterator[None]:
         raise UserError(f"{path} cannot be read: {str(error).strip() or type(error).__name__}") from error
 
 
-def _without_index(table: pd.DataFrame, path: Path) -> pd.DataFrame:
+def _drop_index_column(table: pd.DataFrame, path: Path) -> pd.DataFrame:
     """Drop an unnamed column of whole numbers that never repeat: the row numbers, as `DataFrame.to_csv` writes them."""
     unnamed = [
         name
@@ -180,7 +180,7 @@ def _without_index(table: pd.DataFrame, path: Path) -> pd.DataFrame:
     return table.drop(columns=unnamed)
 
 
-def listed(names: Sequence[str]) -> str:
+def list_names(names: Sequence[str]) -> str:
     """Return the names, at most twenty, for a message."""
     return ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
 
@@ -193,14 +193,14 @@ def to_numbers(table: pd.DataFrame, what: str) -> pd.DataFrame:
     columns = {name: _numeric(table.iloc[:, i]) for i, name in enumerate(table.columns)}
     words = [name for name, column in columns.items() if column is None]
     numbers = {name: column for name, column in columns.items() if column is not None}
-    gaps = [_place(name, column.isna()) for name, column in numbers.items() if column.isna().any()]
+    gaps = [_locate(name, column.isna()) for name, column in numbers.items() if column.isna().any()]
     endless = [
-        _place(name, ~np.isfinite(column.astype(float)))
+        _locate(name, ~np.isfinite(column.astype(float)))
         for name, column in numbers.items()
         if not column.isna().any() and not np.isfinite(column.astype(float)).all()
     ]
     problems = [
-        f"{kind}: {listed(found)}"
+        f"{kind}: {list_names(found)}"
         for kind, found in (
             ("columns that are not numbers (encode or drop them)", words),
             ("columns with missing values (fill them or drop the rows)", gaps),
@@ -213,7 +213,7 @@ def to_numbers(table: pd.DataFrame, what: str) -> pd.DataFrame:
     return pd.DataFrame(numbers, index=table.index)
 
 
-def _place(name: str, wrong: pd.Series) -> str:
+def _locate(name: str, wrong: pd.Series) -> str:
     return f"{name} (row {int(np.flatnonzero(wrong)[0]) + 1})"
 
 

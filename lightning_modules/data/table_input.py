@@ -10,8 +10,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from lightning_modules.data.table_file import listed, to_numbers
-from lightning_modules.errors import UserError
+from lightning_modules.config.errors import UserError
+from lightning_modules.data.table_file import list_names, to_numbers
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,9 @@ class TableInput:
             reason = "it has no column names" if self.columns else "the model was recorded without column names"
             warnings.warn(f"{what}: {reason}: its columns are matched by position", stacklevel=3)
             if self.columns and len(table.columns) != len(self.columns):
-                raise UserError(f"{what} has {len(table.columns)} columns; the model expects {listed(self.columns)}")
+                raise UserError(
+                    f"{what} has {len(table.columns)} columns; the model expects {list_names(self.columns)}"
+                )
         else:
             table = match_columns(table, self.columns, what)
         return to_samples(to_numbers(table, what), self.dtype, what)
@@ -63,11 +65,11 @@ def match_columns(table: pd.DataFrame, names: Sequence[str], what: str) -> pd.Da
     """
     table = table.set_axis([str(name).strip() for name in table.columns], axis=1)
     if missing := [name for name in names if name not in table.columns]:
-        raise UserError(f"{what}: missing columns: {listed(missing)}; the model expects {listed(names)}")
+        raise UserError(f"{what}: missing columns: {list_names(missing)}; the model expects {list_names(names)}")
     if twice := [name for name in names if list(table.columns).count(name) > 1]:
-        raise UserError(f"{what}: several columns are named {listed(twice)}")
+        raise UserError(f"{what}: several columns are named {list_names(twice)}")
     if extra := [name for name in table.columns if name not in set(names)]:
-        warnings.warn(f"{what}: ignored columns that the model does not use: {listed(extra)}", stacklevel=4)
+        warnings.warn(f"{what}: ignored columns that the model does not use: {list_names(extra)}", stacklevel=4)
     return table[list(names)]
 
 
@@ -86,7 +88,7 @@ def to_samples(table: pd.DataFrame, dtype: torch.dtype, what: str) -> Tensor:
     return cast
 
 
-def served_samples(given: Any, table: TableInput | None) -> Tensor:
+def parse_model_input(given: Any, table: TableInput | None) -> Tensor:
     """Return raw samples of what MLflow hands to a model: an array, a data frame, or lists and dictionaries of JSON.
 
     Raises MlflowException, which a server answers as a bad request.

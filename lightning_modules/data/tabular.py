@@ -11,13 +11,13 @@ import torch
 from sklearn import datasets
 from torch import Tensor, nn
 
-from lightning_modules.data.encoding import encoding_problems
-from lightning_modules.data.float64 import Float64Affine, first_imprecise, require_precise
-from lightning_modules.data.labels import are_names, normalise, require_no_gaps, warn_of_names
-from lightning_modules.data.memory import Arrays, InMemoryData
-from lightning_modules.data.preprocess import MinMax, Standardize, Store
+from lightning_modules.config.errors import UserError, suggest
+from lightning_modules.data.float64_scaling import Float64Affine, first_imprecise_row, require_precision
+from lightning_modules.data.in_memory import InMemoryData, RawDataset
+from lightning_modules.data.labels import look_like_identifiers, normalize_labels, require_labels, warn_identifiers
+from lightning_modules.data.preprocess import MinMax, SampleSource, Standardize
 from lightning_modules.data.table_file import SUFFIXES, read_table, to_numbers
-from lightning_modules.errors import UserError, nearest
+from lightning_modules.data.text_encoding import encoding_problems
 
 BUNDLED = ("iris", "wine", "breast_cancer", "diabetes", "digits")
 SCALINGS = ("standardise", "normalise", "none")
@@ -63,16 +63,16 @@ class Tabular(InMemoryData):
         if (self.bundled is None) == (self.path is None):
             found.append(f"data.name={self.bundled} and data.path={self.path}: give one of them, the other null")
         elif self.bundled is not None and self.bundled not in BUNDLED:
-            found.append(f"data.name={self.bundled}: {nearest(self.bundled, BUNDLED)}")
+            found.append(f"data.name={self.bundled}: {suggest(self.bundled, BUNDLED)}")
         elif self.path is not None and not self.targets:
             found.append("data.target is missing: name the column of data.path that is to be predicted")
         if self.path is not None and self.path.suffix.lower() not in SUFFIXES:
             found.append(f"data.path={self.path}: the ending must be one of {', '.join(SUFFIXES)}")
         if self.scaling not in SCALINGS:
-            found.append(f"data.scaling={self.scaling}: {nearest(self.scaling, SCALINGS)}")
+            found.append(f"data.scaling={self.scaling}: {suggest(self.scaling, SCALINGS)}")
         return found + encoding_problems(self.encoding)
 
-    def load(self) -> Arrays:
+    def load(self) -> RawDataset:
         """Read the table.
 
         Raises:
@@ -88,9 +88,9 @@ class Tabular(InMemoryData):
         x = self._features(to_numbers(table, what))
         if isinstance(target, pd.DataFrame) or self._is_regression(target):
             values = to_numbers(target if isinstance(target, pd.DataFrame) else target.to_frame(), what)
-            require_precise(values, np.float32, "subtract a constant from the target, or rescale it")
+            require_precision(values, np.float32, "subtract a constant from the target, or rescale it")
             y = np.array(values if len(values.columns) > 1 else values.iloc[:, 0], np.float32)
-            return Arrays(x, torch.from_numpy(y))
+            return RawDataset(x, torch.from_numpy(y))
         if target.isna().any():
             row = int(np.flatnonzero(target.isna())[0]) + 1
             raise UserError(f"{what}: the target {target.name} has missing values, the first is row {row}")
@@ -100,16 +100,16 @@ class Tabular(InMemoryData):
                 f"{what}: the target {target.name} has {len(classes)} different whole numbers in {len(target)} rows, "
                 "too many for classes: data.regression=true reads them as values"
             )
-        return Arrays(x, torch.from_numpy(numbers).long(), class_names=names or [str(value) for value in classes])
+        return RawDataset(x, torch.from_numpy(numbers).long(), class_names=names or [str(value) for value in classes])
 
     def _features(self, table: pd.DataFrame) -> Tensor:
         """float32 [N, F]; float64 where float32 cannot tell the values of a column apart, and they are scaled."""
         self.columns = list(table.columns)
-        require_precise(table, np.float64, "subtract a constant from the column")
-        if all(first_imprecise(table[name].to_numpy()) is None for name in table):
+        require_precision(table, np.float64, "subtract a constant from the column")
+        if all(first_imprecise_row(table[name].to_numpy()) is None for name in table):
             return torch.from_numpy(np.array(table, np.float32))
         if self.scaling == "none":
-            require_precise(table, np.float32, "use data.scaling=standardise, or rescale the column")
+            require_precision(table, np.float32, "use data.scaling=standardise, or rescale the column")
         return torch.from_numpy(np.array(table, np.float64))
 
     def _is_regression(self, target: pd.Series) -> bool:
@@ -132,7 +132,7 @@ class Tabular(InMemoryData):
         table, cells = read_table(self.path, self.encoding, written=self.targets)
         for column in self.targets:
             if column not in table.columns:
-                raise UserError(f"data.target={column} is no column: {nearest(column, table.columns)}")
+                raise UserError(f"data.target={column} is no column: {suggest(column, table.columns)}")
         features = table.drop(columns=self.targets)
         if len(self.targets) > 1:
             return features, table[self.targets]
@@ -143,18 +143,18 @@ class Tabular(InMemoryData):
         assert self.path is not None
         what = f"{self.path}, column {target.name}"
         if labels is None:
-            return _plain(target, what)
-        require_no_gaps(labels, what, classes=self.regression is False)
+            return _plain_target(target, what)
+        require_labels(labels, what, classes=self.regression is False)
         written = [label.strip() for label in labels]
-        names = are_names(written) and not self.regression
+        names = look_like_identifiers(written) and not self.regression
         if not names and pd.api.types.is_numeric_dtype(target) and not target.isna().any():
             return target
         if names:
-            warn_of_names(written, what)
-        [labels] = normalise([labels], what)
+            warn_identifiers(written, what)
+        [labels] = normalize_labels([labels], what)
         return pd.Series(labels, name=target.name, dtype=object)
 
-    def build_preprocess(self, x: Store, train: Tensor) -> nn.Module:
+    def build_preprocess(self, x: SampleSource, train: Tensor) -> nn.Module:
         """Scale as `scaling` says."""
         if self.scaling == "none":
             return nn.Identity()
@@ -164,7 +164,7 @@ class Tabular(InMemoryData):
         return Standardize.fit(x, train) if self.scaling == "standardise" else MinMax.fit(x, train)
 
 
-def _plain(target: pd.Series, what: str) -> pd.Series:
+def _plain_target(target: pd.Series, what: str) -> pd.Series:
     """A column of a Parquet file as numbers, booleans or text."""
     if isinstance(target.dtype, pd.CategoricalDtype):
         target = target.astype(target.cat.categories.dtype)
@@ -174,5 +174,5 @@ def _plain(target: pd.Series, what: str) -> pd.Series:
         return target.astype(float)
     if wrong := next((value for value in target if not isinstance(value, str | bool | int | float)), None):
         raise UserError(f"{what}: its values are neither numbers nor text: {wrong!r}")
-    [labels] = normalise([[str(value) for value in target]], what)
+    [labels] = normalize_labels([[str(value) for value in target]], what)
     return pd.Series(labels, name=target.name, dtype=object)

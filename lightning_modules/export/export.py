@@ -7,26 +7,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_modules.config.errors import UserError, suggest
 from lightning_modules.data.table_input import TableInput
-from lightning_modules.errors import UserError, nearest
-from lightning_modules.export.formats import FILES, write
-from lightning_modules.export.int8 import quantized as make_int8
-from lightning_modules.export.joined import joined
-from lightning_modules.export.latency import Percentiles, percentiles
-from lightning_modules.export.program import Scored, traced
-from lightning_modules.export.runtime import Runner, open_exported
-from lightning_modules.export.source import Source, find_source, recorded_data
-from lightning_modules.export.verify import Agreement, compare
-from lightning_modules.task.cost import one_thread
+from lightning_modules.export.agreement import Agreement, compare_outputs
+from lightning_modules.export.formats import FILE_NAMES, write_format
+from lightning_modules.export.fuse_onnx import fuse_onnx
+from lightning_modules.export.int8_calibration import quantize_for_export as make_int8
+from lightning_modules.export.latency import LatencyPercentiles, latency_percentiles
+from lightning_modules.export.runtime import Predictor, load_exported
+from lightning_modules.export.source import ExportSource, load_recorded_data, load_source
+from lightning_modules.export.traced_task import ScoringModel, trace
+from lightning_modules.task.profiling import single_thread
 from lightning_modules.task.supervised import Supervised
 
 TOLERANCE = 1e-3  # of the largest score: what an export in floats may be off
-LEAST_AGREEMENT = 0.5  # share of samples with the same decision, below which an int8 file is not logged
-BATCH = 64
+MIN_AGREEMENT = 0.5  # share of samples with the same decision, below which an int8 file is not logged
+BATCH_SIZE = 64
 
 
 @dataclass(frozen=True)
-class Exported:
+class ExportResult:
     """What was written and found of it.
 
     Attributes:
@@ -41,10 +41,10 @@ class Exported:
     source: str
     agreement: Agreement
     table: TableInput | None
-    times: dict[str, Percentiles]
+    times: dict[str, LatencyPercentiles]
 
 
-def export(store: Any, run: Any, form: str, quantized: bool, folder: Path) -> tuple[Exported, Tensor]:
+def export_run(store: Any, run: Any, form: str, quantized: bool, folder: Path) -> tuple[ExportResult, Tensor]:
     """Write the run's model into `folder`, read it back, compare it with the checkpoint and time both.
 
     Returns what was found, and an example of raw samples.
@@ -52,59 +52,59 @@ def export(store: Any, run: Any, form: str, quantized: bool, folder: Path) -> tu
     Raises UserError for an unknown format, a run without weights, other data than recorded, a network that the format
     cannot hold, and a file that does not give what the checkpoint gives.
     """
-    if form not in FILES:
-        raise UserError(f"format={form}: {nearest(form, FILES)}")
+    if form not in FILE_NAMES:
+        raise UserError(f"format={form}: {suggest(form, FILE_NAMES)}")
     if quantized and form != "onnx":  # ResNet-20 on torch 2.14.1: int8 in AOTInductor is no faster, or wrong if frozen
         raise UserError(f"format={form} quantized=true: torch gains nothing from int8 there; choose format=onnx")
-    source, data = find_source(store, run), recorded_data(store, run)
-    x = data.example(min(BATCH, len(data.arrays.x)))
-    path = folder / FILES[form]
+    source, data = load_source(store, run), load_recorded_data(store, run)
+    x = data.example(min(BATCH_SIZE, len(data.arrays.x)))
+    path = folder / FILE_NAMES[form]
     said = source.said + _write(form, quantized, source, data, x[:4], path)
-    reference, runner = _eager(source.task), open_exported(path)
-    agreement = compare(reference, runner, data, classes=hasattr(source.task, "kind"))
-    _refuse_wrong(form, quantized, agreement)
-    return Exported(
+    reference, runner = _eager_predictor(source.task), load_exported(path)
+    agreement = compare_outputs(reference, runner, data, classes=hasattr(source.task, "kind"))
+    _check_agreement(form, quantized, agreement)
+    return ExportResult(
         form + "_int8" * quantized,
         path,
         said,
         agreement,
-        TableInput.of(source.task.passport),
-        _times(reference, path, x),
+        TableInput.of(source.task.task_spec),
+        _measure_latency(reference, path, x),
     ), x[:4]
 
 
-def _write(form: str, quantized: bool, source: Source, data: Any, x: Tensor, path: Path) -> str:
+def _write(form: str, quantized: bool, source: ExportSource, data: Any, x: Tensor, path: Path) -> str:
     """Write the file; return what was done to the source for it."""
     if not quantized:
-        write(form, traced(Scored(source.task), x), path)
+        write_format(form, trace(ScoringModel(source.task), x), path)
         return ""
-    path.write_bytes(joined(source.program or make_int8(source.task, data), x))
+    path.write_bytes(fuse_onnx(source.program or make_int8(source.task, data), x))
     return " and the run's int8 program" if source.program else ", int8 calibrated on training samples"
 
 
-def _refuse_wrong(form: str, quantized: bool, found: Agreement) -> None:
+def _check_agreement(form: str, quantized: bool, found: Agreement) -> None:
     """Raise UserError for a file that is not the checkpoint's: in floats by the scores, in int8 by the decisions."""
     if not quantized and not found.max_error <= TOLERANCE * max(1.0, found.largest):
         said = f"a score differs by {found.max_error:.3g}"
-    elif quantized and found.top1 is not None and found.top1 < LEAST_AGREEMENT:
+    elif quantized and found.top1 is not None and found.top1 < MIN_AGREEMENT:
         said = f"they agree on {found.top1:.1%} of {found.samples} samples"
     else:
         return
     raise UserError(f"format={form}: the file does not give what the checkpoint gives ({said}); it was not logged")
 
 
-def _eager(task: Supervised) -> Runner:
-    scored = Scored(task).eval()
+def _eager_predictor(task: Supervised) -> Predictor:
+    scored = ScoringModel(task).eval()
     return lambda x: scored(x)
 
 
-def _times(reference: Runner, path: Path, x: Tensor) -> dict[str, Percentiles]:
+def _measure_latency(reference: Predictor, path: Path, x: Tensor) -> dict[str, LatencyPercentiles]:
     """Latency on one thread of the checkpoint (eager) and of the file in its runtime, for 1 sample and for 64."""
-    with torch.inference_mode(), one_thread():
-        runner = open_exported(path)  # anew: some runtimes choose their threads when they start
-        found: dict[str, Percentiles] = {}
-        for size in (1, BATCH):
+    with torch.inference_mode(), single_thread():
+        runner = load_exported(path)  # anew: some runtimes choose their threads when they start
+        found: dict[str, LatencyPercentiles] = {}
+        for size in (1, BATCH_SIZE):
             batch = x.repeat(-(-size // len(x)), *(1,) * (x.ndim - 1))[:size]
             sides = {"checkpoint": lambda b=batch: reference(b), "exported": lambda b=batch: runner(b)}
-            found |= {f"{side}_{size}": time for side, time in percentiles(sides).items()}
+            found |= {f"{side}_{size}": time for side, time in latency_percentiles(sides).items()}
     return found

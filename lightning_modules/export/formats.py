@@ -6,37 +6,37 @@ from pathlib import Path
 import torch
 
 from lightning_modules.compat.torch import compile_aoti, require_cpp_compiler
-from lightning_modules.compression.needs import need
-from lightning_modules.compression.onnx_model import quietly, reason, slim
-from lightning_modules.errors import UserError
+from lightning_modules.compression.onnx_model import first_error_line, silence_output, strip_metadata
+from lightning_modules.compression.optional_import import optional_import
+from lightning_modules.config.errors import UserError
 
-FILES = {"onnx": "model.onnx", "pt2": "model.pt2", "aoti": "model.aoti.pt2"}
+FILE_NAMES = {"onnx": "model.onnx", "pt2": "model.pt2", "aoti": "model.aoti.pt2"}
 
 
-def write(form: str, program: torch.export.ExportedProgram, path: Path) -> None:
+def write_format(form: str, program: torch.export.ExportedProgram, path: Path) -> None:
     """Write an exported program. Raises UserError where the format's library refuses it, or a compiler is missing."""
     writers: dict[str, Callable[[torch.export.ExportedProgram, Path], None]]
     writers = {"onnx": _write_onnx, "pt2": _write_pt2, "aoti": _write_aoti}
     if form == "aoti":
         _require_compiler()
     try:
-        with quietly(), torch.no_grad():
+        with silence_output(), torch.no_grad():
             writers[form](program, path)
     except UserError:
         raise
     except Exception as error:  # exporters raise classes of many packages
-        raise UserError(f"format={form}: the network cannot be exported: {reason(error)}") from error
+        raise UserError(f"format={form}: the network cannot be exported: {first_error_line(error)}") from error
 
 
 def onnx_bytes(program: torch.export.ExportedProgram) -> bytes:
     """The ONNX file, with the weights in it; its input is called ``x``, its output ``scores``."""
-    need("onnxscript")
-    with quietly(), torch.no_grad():
+    optional_import("onnxscript")
+    with silence_output(), torch.no_grad():
         exported = torch.onnx.export(
             program, dynamo=True, verbose=False, external_data=False, input_names=["x"], output_names=["scores"]
         )
     assert exported is not None
-    return slim(exported.model_proto)
+    return strip_metadata(exported.model_proto)
 
 
 def _write_onnx(program: torch.export.ExportedProgram, path: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class Percentiles:
+class LatencyPercentiles:
     """Milliseconds that half and 95 % of `calls` calls took at most."""
 
     p50_ms: float
@@ -16,9 +16,9 @@ class Percentiles:
     calls: int
 
 
-def percentiles(
+def latency_percentiles(
     candidates: Mapping[str, Callable[[], object]], calls: int = 200, seconds: float = 1.0, warm_up: int = 5
-) -> dict[str, Percentiles]:
+) -> dict[str, LatencyPercentiles]:
     """Time single calls of the candidates in turns, so that a busy machine is busy for all of them.
 
     Args:
@@ -38,4 +38,4 @@ def percentiles(
             call()
             times[name].append((time.perf_counter() - begin) * 1000)
     found = {name: np.percentile(ms, (50, 95)) for name, ms in times.items()}
-    return {name: Percentiles(float(p50), float(p95), len(times[name])) for name, (p50, p95) in found.items()}
+    return {name: LatencyPercentiles(float(p50), float(p95), len(times[name])) for name, (p50, p95) in found.items()}

@@ -12,39 +12,39 @@ import torch
 from torch import Tensor
 
 from lightning_modules.compat.torch import load_aoti
-from lightning_modules.data.table_input import TableInput, served_samples
-from lightning_modules.errors import UserError
-from lightning_modules.export.formats import FILES
+from lightning_modules.config.errors import UserError
+from lightning_modules.data.table_input import TableInput, parse_model_input
+from lightning_modules.export.formats import FILE_NAMES
 from lightning_modules.model.checksum import check_archive
 
-Runner = Callable[[Tensor], Tensor]
+Predictor = Callable[[Tensor], Tensor]
 
 
-def open_exported(path: Path) -> Runner:
+def load_exported(path: Path) -> Predictor:
     """What maps raw samples [B, …] to scores, on the CPU, with as many threads as torch uses now.
 
     A library of AOTInductor is native code and runs as such: open only those that you trust. The others hold no code.
 
     Raises UserError for a file of another kind, damaged, or with pickled objects.
     """
-    forms = {name: form for form, name in FILES.items()}
+    forms = {name: form for form, name in FILE_NAMES.items()}
     if path.name not in forms:
-        raise UserError(f"{path} is no exported model: one is called {', '.join(FILES.values())}")
+        raise UserError(f"{path} is no exported model: one is called {', '.join(FILE_NAMES.values())}")
     try:
-        return {"onnx": _open_onnx, "pt2": _open_pt2, "aoti": _open_aoti}[forms[path.name]](path)
+        return {"onnx": _load_onnx, "pt2": _load_pt2, "aoti": _load_aoti}[forms[path.name]](path)
     except (OSError, RuntimeError, ValueError, KeyError, AssertionError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} is damaged or of another version: {str(error).splitlines()[0]}") from error
 
 
-def _open_onnx(path: Path) -> Runner:
-    from lightning_modules.compression.onnx_model import session_of
+def _load_onnx(path: Path) -> Predictor:
+    from lightning_modules.compression.onnx_model import inference_session
 
-    session = session_of(path.read_bytes())
+    session = inference_session(path.read_bytes())
     name = session.get_inputs()[0].name
     return lambda x: torch.from_numpy(session.run(None, {name: x.numpy()})[0])
 
 
-def _open_pt2(path: Path) -> Runner:
+def _load_pt2(path: Path) -> Predictor:
     with path.open("rb") as file:
         check_archive(file)
     refuse_pickles(path)
@@ -52,7 +52,7 @@ def _open_pt2(path: Path) -> Runner:
     return lambda x: module(x)
 
 
-def _open_aoti(path: Path) -> Runner:
+def _load_aoti(path: Path) -> Predictor:
     with path.open("rb") as file:
         check_archive(file)
     package = load_aoti(str(path))
@@ -70,11 +70,11 @@ def refuse_pickles(path: Path) -> None:
     old = any(name.endswith(".pt") and "/data/sample_inputs/" not in name for name in names)
     kinds = ("weight_", "tensor_")
     pickled = any(e["use_pickle"] or not e["path_name"].startswith(kinds) for e in entries)
-    if form != [b"pt2"] or old or pickled or len(set(names)) < len(names) or not all(map(_is_plain, inputs)):
+    if form != [b"pt2"] or old or pickled or len(set(names)) < len(names) or not all(map(_is_pickle_free, inputs)):
         raise UserError(f"{path} holds pickled objects, which are not loaded")
 
 
-def _is_plain(content: bytes) -> bool:
+def _is_pickle_free(content: bytes) -> bool:
     """Whether torch reads the file without unpickling; where it does not, `torch.export.load` would unpickle."""
     try:
         check_archive(io.BytesIO(content))
@@ -87,12 +87,12 @@ def _is_plain(content: bytes) -> bool:
 class ExportedModel:
     """What MLflow calls: ``predict`` maps raw samples to scores, as an array."""
 
-    def __init__(self, run: Runner, table: TableInput | None = None) -> None:
+    def __init__(self, run: Predictor, table: TableInput | None = None) -> None:
         self.run, self.table = run, table
 
     def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> np.ndarray:
         """Predict an array or a data frame, whose columns are matched by name where the model was trained on a table."""
-        x = served_samples(model_input, self.table)
+        x = parse_model_input(model_input, self.table)
         with torch.inference_mode():
             return self.run(x).numpy()
 
@@ -102,4 +102,4 @@ def _load_pyfunc(path: str) -> ExportedModel:
     from mlflow.models import Model
 
     described: Any = Model.load(str(Path(path).parent / "MLmodel"))
-    return ExportedModel(open_exported(Path(path)), TableInput.of(described.metadata or {}))
+    return ExportedModel(load_exported(Path(path)), TableInput.of(described.metadata or {}))

@@ -5,16 +5,16 @@ from typing import Any
 
 from omegaconf import open_dict
 
-from lightning_modules import build
-from lightning_modules.errors import UserError
-from lightning_modules.serve import load_task, weights_of_model
+from lightning_modules.config.errors import UserError
+from lightning_modules.run import build
+from lightning_modules.run.serve import load_task, model_weights
 from lightning_modules.task.supervised import Supervised
 from lightning_modules.tracking.resume import best_checkpoint, recorded_config
 from lightning_modules.tracking.store import Store
 
 
 @dataclass(frozen=True)
-class Source:
+class ExportSource:
     """What there is of a run.
 
     Attributes:
@@ -28,20 +28,20 @@ class Source:
     program: Supervised | None
 
 
-def find_source(store: Store, run: Any) -> Source:
+def load_source(store: Store, run: Any) -> ExportSource:
     """Read the run's models. Raises UserError where it has saved none, or where one is damaged."""
     from lightning_modules.compression.onnx_model import OnnxModel
 
     compressed = None
     if model_id := run.data.tags.get("touchstone.compressed_model_id"):
-        compressed = load_task(weights_of_model(store, f"models:/{model_id}"))
+        compressed = load_task(model_weights(store, f"models:/{model_id}"))
         if not isinstance(compressed.model, OnnxModel):
-            return Source(compressed, f"compressed model models:/{model_id}", None)
+            return ExportSource(compressed, f"compressed model models:/{model_id}", None)
     path = best_checkpoint(store, run)
-    return Source(load_task(path), path.name, compressed)
+    return ExportSource(load_task(path), path.name, compressed)
 
 
-def recorded_data(store: Store, run: Any) -> Any:
+def load_recorded_data(store: Store, run: Any) -> Any:
     """The run's data as its config says. Raises UserError where they are not there, or are others by now."""
     cfg = recorded_config(store, run)
     with open_dict(cfg):

@@ -15,10 +15,10 @@ import torch
 from pytorch_lightning.utilities import rank_zero_warn
 
 _LABEL = b"touchstone sha256 "
-_COMMENT = len(_LABEL) + 64
-_TRAILER = 2 + _COMMENT  # the comment and its length: the last fields of a zip archive
-_NO_COMMENT = 22  # bytes of the last record of an archive without a comment
-_BLOCK = 2**20
+_COMMENT_BYTES = len(_LABEL) + 64
+_TRAILER_BYTES = 2 + _COMMENT_BYTES  # the comment and its length: the last fields of a zip archive
+_END_RECORD_BYTES = 22  # bytes of the last record of an archive without a comment
+_BLOCK_BYTES = 2**20
 _warned: set[Path] = set()
 
 
@@ -90,20 +90,20 @@ def check_archive(file: IO[bytes], crc: bool = True) -> None:
 def _has_checksum(file: IO[bytes]) -> bool:
     """Whether the file ends with a checksum. Raises DamagedFileError for an archive with a damaged end."""
     size = file.seek(0, os.SEEK_END)
-    file.seek(max(0, size - _TRAILER))
+    file.seek(max(0, size - _TRAILER_BYTES))
     trailer = file.read()
-    length = _COMMENT.to_bytes(2, "little")
+    length = _COMMENT_BYTES.to_bytes(2, "little")
     if trailer.startswith(length + _LABEL):
         return True
     file.seek(0)
     is_archive = file.read(4) == b"PK\x03\x04"
-    if is_archive and not (trailer[-_NO_COMMENT:].startswith(b"PK\x05\x06") and trailer.endswith(b"\0\0")):
+    if is_archive and not (trailer[-_END_RECORD_BYTES:].startswith(b"PK\x05\x06") and trailer.endswith(b"\0\0")):
         raise DamagedFileError("it is truncated, or its checksum is damaged")
     return False
 
 
 def _verify_checksum(file: IO[bytes]) -> None:
-    size = file.seek(-_TRAILER, os.SEEK_END)
+    size = file.seek(-_TRAILER_BYTES, os.SEEK_END)
     if _sha256(file, size) != file.read()[-64:]:
         raise DamagedFileError("its content does not match its checksum")
 
@@ -112,7 +112,7 @@ def _sha256(file: IO[bytes], size: int) -> bytes:
     """The hexadecimal digest of the first `size` bytes; afterwards the file's position is behind them."""
     digest = hashlib.sha256()
     file.seek(0)
-    while size and (block := file.read(min(size, _BLOCK))):
+    while size and (block := file.read(min(size, _BLOCK_BYTES))):
         digest.update(block)
         size -= len(block)
     return digest.hexdigest().encode()

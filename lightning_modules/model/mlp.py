@@ -6,7 +6,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from lightning_modules.errors import UserError, nearest
+from lightning_modules.config.errors import UserError, suggest
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -37,7 +37,7 @@ class MLP(nn.Module):
     ) -> None:
         super().__init__()
         if activation not in ACTIVATIONS:
-            raise UserError(f"model.activation={activation}: {nearest(activation, ACTIVATIONS)}")
+            raise UserError(f"model.activation={activation}: {suggest(activation, ACTIVATIONS)}")
         if residual and len(set(hidden)) > 1:
             raise UserError(f"model.residual=true needs model.hidden of one width, not {list(hidden)}")
         widths = [math.prod(input_shape), *hidden]

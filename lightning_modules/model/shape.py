@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from lightning_modules.errors import UserError
+from lightning_modules.config.errors import UserError
 
 
 def image_shape(model: str, input_shape: Sequence[int], smallest: int = 1) -> tuple[int, int, int]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lightning_modules.errors import UserError
+from lightning_modules.config.errors import UserError
 
 
 def text_shape(model: str, input_shape: Sequence[int], vocab_size: int | None) -> tuple[int, int]:
@@ -19,7 +19,7 @@ def text_shape(model: str, input_shape: Sequence[int], vocab_size: int | None) -
     return int(input_shape[0]), int(vocab_size)
 
 
-def trimmed(tokens: Tensor) -> Tensor:
+def trim_padding(tokens: Tensor) -> Tensor:
     """Token ids [B, L] without trailing columns that are padding in all rows; at least one column is kept."""
     if torch.compiler.is_compiling():  # the length depends on the values
         return tokens

@@ -5,7 +5,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from lightning_modules.errors import UserError, nearest
+from lightning_modules.config.errors import UserError, suggest
 from lightning_modules.model.pretrained import PretrainedNetwork
 from lightning_modules.model.shape import image_shape
 from lightning_modules.model.weights import load_weights, read_state_dict
@@ -67,7 +67,7 @@ def _import_timm() -> ModuleType:
 def _config(timm: ModuleType, name: str) -> Any:
     """timm's pretrained config of the network: classifier, fixed input size, location of the weights."""
     if not timm.is_model(name):
-        hint = nearest(name, timm.list_models())
+        hint = suggest(name, timm.list_models())
         raise UserError(
             f"model.name={name} is not a timm model: {hint if len(hint) < 200 else 'see timm.list_models()'}"
         )

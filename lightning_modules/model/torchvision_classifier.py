@@ -9,7 +9,7 @@ import torch
 import torchvision
 from torch import nn
 
-from lightning_modules.errors import UserError, nearest
+from lightning_modules.config.errors import UserError, suggest
 from lightning_modules.model.pretrained import PretrainedNetwork
 from lightning_modules.model.shape import image_shape
 from lightning_modules.model.weights import load_weights
@@ -38,21 +38,21 @@ class TorchvisionClassifier(PretrainedNetwork):
     ) -> None:
         names = torchvision.models.list_models(module=torchvision.models)
         if name not in names:
-            raise UserError(f"model.name={name} is not a torchvision classifier: {nearest(name, names)}")
+            raise UserError(f"model.name={name} is not a torchvision classifier: {suggest(name, names)}")
         channels, height, width = image_shape("torchvision", input_shape)
         if channels not in (1, 3):
             raise UserError(f"model=torchvision needs 1 or 3 channels, the data gives {channels}")
-        arguments = _special_arguments(name, height, width, bool(weights)) | arguments
+        arguments = _builder_arguments(name, height, width, bool(weights)) | arguments
         try:
             network = torchvision.models.get_model(name, weights=None, num_classes=num_outputs, **arguments)
         except (TypeError, ValueError, RuntimeError, AssertionError) as error:
             raise UserError(
                 f"model.name={name} with {arguments} cannot be built for images of shape {tuple(input_shape)}: {error}"
             ) from error
-        heads = [_head(network, num_outputs)]
+        heads = [_find_head(network, num_outputs)]
         super().__init__(network, heads, repeat_gray=channels == 1, freeze_backbone=freeze_backbone)
         if weights:
-            load_weights(network, weights_file(name, weights), [*heads, *AUXILIARY], _modern_name)
+            load_weights(network, weights_file(name, weights), [*heads, *AUXILIARY], _rename_legacy_key)
         self.check(name, input_shape, num_outputs)
 
 
@@ -71,7 +71,7 @@ def weights_file(name: str, weights: str) -> Path:
     return path
 
 
-def _special_arguments(name: str, height: int, width: int, pretrained: bool) -> dict[str, Any]:
+def _builder_arguments(name: str, height: int, width: int, pretrained: bool) -> dict[str, Any]:
     """Arguments that some builders need: the image size, or no auxiliary heads."""
     if name.startswith("vit_"):
         if height != width:
@@ -85,7 +85,7 @@ def _special_arguments(name: str, height: int, width: int, pretrained: bool) -> 
     return {}
 
 
-def _head(network: nn.Module, num_outputs: int) -> str:
+def _find_head(network: nn.Module, num_outputs: int) -> str:
     """The name of the last linear layer or convolution (SqueezeNet) with `num_outputs` outputs."""
     widths = {
         name: module.out_features if isinstance(module, nn.Linear) else module.out_channels
@@ -95,6 +95,6 @@ def _head(network: nn.Module, num_outputs: int) -> str:
     return [name for name, width in widths.items() if width == num_outputs][-1]
 
 
-def _modern_name(key: str) -> str:
+def _rename_legacy_key(key: str) -> str:
     """torchvision's DenseNet files have `denselayer1.norm.1.weight` instead of `denselayer1.norm1.weight`."""
     return re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)", r"\1\2", key)

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lightning_modules.errors import UserError
+from lightning_modules.config.errors import UserError
 from lightning_modules.model.checksum import load_verified
 
 
@@ -55,30 +55,30 @@ def load_weights(
     Modules named in `optional` (the heads) keep their values if the file lacks them or has other shapes. Raises UserError
     with a few of the differing names if the weights belong to another network.
     """
-    state = _without_prefix(read_state_dict(path), network)
+    state = _strip_prefix(read_state_dict(path), network)
     own = network.state_dict()
     for key in list(state):  # in place, to keep the versions in the dict's metadata
         value = state.pop(key)
         key = rename(key)
-        if not _belongs_to(key, optional) or (key in own and own[key].shape == value.shape):
+        if not _is_part_of(key, optional) or (key in own and own[key].shape == value.shape):
             state[key] = value
     try:
         missing, unexpected = network.load_state_dict(state, strict=False)
     except (RuntimeError, ValueError) as error:
         differences = [line.strip() for line in str(error).splitlines()[1:]] or [str(error)]
     else:
-        differences = [f"missing {key}" for key in missing if not _belongs_to(key, optional)]
+        differences = [f"missing {key}" for key in missing if not _is_part_of(key, optional)]
         differences += [f"unexpected {key}" for key in unexpected]
     if differences:
         more = f" and {len(differences) - 3} more" if len(differences) > 3 else ""
         raise UserError(f"model.weights={path} belongs to another network: {'; '.join(differences[:3])}{more}")
 
 
-def _belongs_to(key: str, modules: Sequence[str]) -> bool:
+def _is_part_of(key: str, modules: Sequence[str]) -> bool:
     return any(key.startswith(f"{module}.") for module in modules)
 
 
-def _without_prefix(state: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+def _strip_prefix(state: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
     first = next(iter(network.state_dict()))
     prefixes = [key.removesuffix(first) for key in state if key.endswith(f".{first}")]
     if first in state or not prefixes:

@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_modules.optimizer.layer_wise import LayerWise, require_not_negative
+from lightning_modules.optimizer.layer_wise import LayerWiseOptimizer, require_not_negative
 
 
-class LAMB(LayerWise):
+class LAMB(LayerWiseOptimizer):
     """Layer-wise Adam (You et al. 2019, algorithm 2, with phi(||w||) = ||w||).
 
     With Adam's bias-corrected moments m and v: u = m / (sqrt(v) + eps) + weight_decay w, and
@@ -34,7 +34,7 @@ class LAMB(LayerWise):
         settings = {"lr": lr, "betas": tuple(betas), "eps": eps, "weight_decay": weight_decay}
         super().__init__(params, {**settings, "adapt_vectors": adapt_vectors})
 
-    def move(self, w: Tensor, g: Tensor, group: dict[str, Any]) -> None:
+    def update_parameter(self, w: Tensor, g: Tensor, group: dict[str, Any]) -> None:
         state = self.state[w]
         if not state:
             state.update(step=0, exp_avg=torch.zeros_like(w), exp_avg_sq=torch.zeros_like(w))

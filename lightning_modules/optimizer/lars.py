@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_modules.optimizer.layer_wise import LayerWise, require_not_negative
+from lightning_modules.optimizer.layer_wise import LayerWiseOptimizer, require_not_negative
 
 
-class LARS(LayerWise):
+class LARS(LayerWiseOptimizer):
     """Layer-wise adaptive rate scaling (You et al. 2017, algorithm 1).
 
     For a layer with weights w and gradient g the local rate is q = trust ||w|| / (||g|| + weight_decay ||w||), and
@@ -38,7 +38,7 @@ class LARS(LayerWise):
         settings = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "trust": trust}
         super().__init__(params, {**settings, "adapt_vectors": adapt_vectors})
 
-    def move(self, w: Tensor, g: Tensor, group: dict[str, Any]) -> None:
+    def update_parameter(self, w: Tensor, g: Tensor, group: dict[str, Any]) -> None:
         decay = group["weight_decay"]
         step = g.add(w, alpha=decay)
         if w.ndim > 1 or group["adapt_vectors"]:

@@ -9,11 +9,11 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 
-class LayerWise(Optimizer):
+class LayerWiseOptimizer(Optimizer):
     """Updates one parameter after another."""
 
     @abstractmethod
-    def move(self, w: Tensor, g: Tensor, group: dict[str, Any]) -> None:
+    def update_parameter(self, w: Tensor, g: Tensor, group: dict[str, Any]) -> None:
         """Update weights `w` with gradient `g` in place, using the settings of their group."""
 
     @torch.no_grad()
@@ -26,7 +26,7 @@ class LayerWise(Optimizer):
         for group in self.param_groups:
             for w in group["params"]:
                 if w.grad is not None:
-                    self.move(w, w.grad, group)
+                    self.update_parameter(w, w.grad, group)
         return loss
 
 

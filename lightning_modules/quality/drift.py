@@ -8,19 +8,21 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
-FEW = 12  # different values up to which a column is compared by chi-squared
-MOST = 4000  # samples of each side for the classifier
-COLUMNS = 200  # that are compared: the first ones (raw columns) or the leading components
+MAX_CATEGORIES = 12  # different values up to which a column is compared by chi-squared
+MAX_SAMPLES = 4000  # samples of each side for the classifier
+MAX_COLUMNS = 200  # that are compared: the first ones (raw columns) or the leading components
 
 
-def drift(x_a: Any, x_b: Any, names: list[str], seed: int = 0) -> dict[str, Any]:
+def compare_distributions(x_a: Any, x_b: Any, names: list[str], seed: int = 0) -> dict[str, Any]:
     """Compare two sets of rows [N, D] and [M, D].
 
     Each column by Kolmogorov-Smirnov (chi-squared where it has few values), corrected by Holm; all together by the area
     under the ROC of a classifier that tells the two apart (Lopez-Paz & Oquab 2017), out of fold, with the p of Mann and
     Whitney: 0.5 where they are alike.
     """
-    columns = [] if sparse.issparse(x_a) else [_column(x_a[:, k], x_b[:, k]) for k in range(min(len(names), COLUMNS))]
+    columns = (
+        [] if sparse.issparse(x_a) else [_column(x_a[:, k], x_b[:, k]) for k in range(min(len(names), MAX_COLUMNS))]
+    )
     adjusted = holm([p for _, _, p in columns])
     rows: list[dict[str, Any]] = [
         {"column": name, "test": test, "statistic": statistic, "p": p, "p_holm": corrected}
@@ -41,7 +43,7 @@ def _column(a: np.ndarray, b: np.ndarray) -> tuple[str, float, float]:
     if not len(a) or not len(b):
         return "ks", float("nan"), 1.0
     values = np.unique(np.concatenate([a, b]))
-    if len(values) <= FEW:
+    if len(values) <= MAX_CATEGORIES:
         return "chi2", *_chi2([[(side == v).sum() for v in values] for side in (a, b)])
     found = stats.ks_2samp(a, b, method="asymp")
     return "ks", float(found.statistic), float(found.pvalue)
@@ -68,7 +70,7 @@ def holm(p: list[float]) -> list[float]:
 def two_sample_auc(x_a: Any, x_b: Any, seed: int = 0, folds: int = 5) -> tuple[float | None, float | None]:
     """Out-of-fold area under the ROC of a logistic regression between the two, and its p; None of too few samples."""
     draws = np.random.RandomState(seed)
-    sides = [x[np.sort(draws.permutation(x.shape[0])[:MOST])] for x in (x_a, x_b)]
+    sides = [x[np.sort(draws.permutation(x.shape[0])[:MAX_SAMPLES])] for x in (x_a, x_b)]
     if min(side.shape[0] for side in sides) < 2 * folds:
         return None, None
     y = np.repeat([0, 1], [side.shape[0] for side in sides])

@@ -10,15 +10,15 @@ from scipy import sparse
 from sklearn.feature_extraction.text import TfidfTransformer, TfidfVectorizer
 from torch import Tensor
 
-from lightning_modules.data.float64 import Float64Affine
-from lightning_modules.data.log_mel import FLOOR, as_floats, mel_filters
-from lightning_modules.errors import UserError
+from lightning_modules.config.errors import UserError
+from lightning_modules.data.float64_scaling import Float64Affine
+from lightning_modules.data.log_mel import POWER_FLOOR, as_float_audio, mel_filters
 from lightning_modules.quality.samples import Samples
 
-LARGEST_SIDE = 32  # pixels to which larger images are averaged
+MAX_SIDE = 32  # pixels to which larger images are averaged
 WINDOW, BANDS, FRAMES = 512, 32, 24  # of a spectrogram
-FITTED_ON = 8000  # samples that PCA is fitted on
-BY_DISTANCE = ("table", "series")  # the length of a row counts; elsewhere only its direction
+MAX_FIT_SAMPLES = 8000  # samples that PCA is fitted on
+DISTANCE_DOMAINS = ("table", "series")  # the length of a row counts; elsewhere only its direction
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def embed(samples: Samples, components: int = 128) -> Embedding | WordEmbedding 
         return None
     if samples.domain == "text":
         return embed_ids(torch.cat([samples.read(index) for index in samples.chunks()]))
-    read = _flattener(samples)
+    read = _build_flatten(samples)
     by_column = samples.domain == "table"
     return embed_rows(
         lambda index: read(samples.read(index)), len(samples), components, by_column, _by_distance(samples)
@@ -85,15 +85,15 @@ def embed(samples: Samples, components: int = 128) -> Embedding | WordEmbedding 
 
 
 def _by_distance(samples: Samples) -> bool:
-    return samples.domain in BY_DISTANCE
+    return samples.domain in DISTANCE_DOMAINS
 
 
-def _flattener(samples: Samples) -> Callable[[Tensor], Tensor]:
+def _build_flatten(samples: Samples) -> Callable[[Tensor], Tensor]:
     if samples.domain == "audio" and len(samples.shape) == 1:
         rate = int(getattr(samples.data, "sample_rate", 16000))
-        return lambda x: log_mel(x, rate).flatten(1)
-    if samples.domain == "image" and max(samples.shape[-2:]) > LARGEST_SIDE:
-        height, width = (min(side, LARGEST_SIDE) for side in samples.shape[-2:])
+        return lambda x: log_mel_features(x, rate).flatten(1)
+    if samples.domain == "image" and max(samples.shape[-2:]) > MAX_SIDE:
+        height, width = (min(side, MAX_SIDE) for side in samples.shape[-2:])
         return lambda x: F.adaptive_avg_pool2d(x.float(), (height, width)).flatten(1)
     scaled = getattr(samples.data, "preprocess", None)
     if isinstance(scaled, Float64Affine) and samples.dtype == torch.float64:
@@ -148,7 +148,7 @@ def _moments(read: Callable[[Tensor], Tensor], count: int) -> tuple[Tensor, Tens
 
 def _basis(rows: Callable[[Tensor], Tensor], count: int, components: int) -> Tensor:
     """Orthonormal [D, components]: the principal directions of up to FITTED_ON samples."""
-    chosen = np.random.RandomState(0).permutation(count)[:FITTED_ON]
+    chosen = np.random.RandomState(0).permutation(count)[:MAX_FIT_SAMPLES]
     x = torch.cat([rows(index) for index in torch.from_numpy(np.sort(chosen)).split(1024)])
     if x.shape[1] <= 4096:
         return torch.linalg.eigh(x.T @ x).eigenvectors[:, -components:].contiguous()
@@ -159,12 +159,12 @@ def _basis(rows: Callable[[Tensor], Tensor], count: int, components: int) -> Ten
     return sketch[:, :components].contiguous()
 
 
-def log_mel(x: Tensor, rate: int) -> Tensor:
+def log_mel_features(x: Tensor, rate: int) -> Tensor:
     """Log power of waveforms [n, T] in BANDS mel bands and at most FRAMES spans of time: float32 [n, BANDS, spans]."""
-    wave = F.pad(as_floats(x), (0, max(0, WINDOW - x.shape[-1])))
+    wave = F.pad(as_float_audio(x), (0, max(0, WINDOW - x.shape[-1])))
     bins = torch.stft(wave, WINDOW, WINDOW // 2, window=torch.hann_window(WINDOW), center=False, return_complex=True)
     bands = mel_filters(rate, WINDOW, BANDS).T @ bins.abs().square()
-    return (F.adaptive_avg_pool1d(bands, min(FRAMES, bands.shape[-1])) + FLOOR).log()
+    return (F.adaptive_avg_pool1d(bands, min(FRAMES, bands.shape[-1])) + POWER_FLOOR).log()
 
 
 def embed_ids(ids: Tensor) -> WordEmbedding:

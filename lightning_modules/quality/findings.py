@@ -6,19 +6,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from lightning_modules.errors import UserError
-from lightning_modules.quality import duplicates as twice
-from lightning_modules.quality.drift import COLUMNS, drift, label_shift
-from lightning_modules.quality.duplicates import Duplicates
+from lightning_modules.config.errors import UserError
+from lightning_modules.quality import duplicate_samples as twice
+from lightning_modules.quality.drift import MAX_COLUMNS, compare_distributions, label_shift
+from lightning_modules.quality.duplicate_samples import Duplicates
 from lightning_modules.quality.embedding import Embedding, WordEmbedding, embed
-from lightning_modules.quality.labels import LabelErrors, balance, label_errors
-from lightning_modules.quality.neighbours import neighbours
-from lightning_modules.quality.samples import Samples, samples_of
-from lightning_modules.quality.settings import Settings
-from lightning_modules.quality.values import describe_values, far_columns, isolated
+from lightning_modules.quality.label_errors import LabelErrors, class_balance, find_label_errors
+from lightning_modules.quality.samples import Samples, collect_samples
+from lightning_modules.quality.settings import QualitySettings
+from lightning_modules.quality.similar_pairs import find_similar_pairs
+from lightning_modules.quality.value_statistics import column_outliers, describe_values, find_outliers
 
-LISTED = 100  # samples or groups that the report names
-POOR = 0.9  # out-of-fold accuracy below which likely label errors are mostly the classifier's
+MAX_LISTED = 100  # samples or groups that the report names
+MIN_CLASSIFIER_ACCURACY = 0.9  # out-of-fold accuracy below which likely label errors are mostly the classifier's
 
 
 @dataclass
@@ -34,7 +34,7 @@ class Findings:
     """
 
     samples: Samples
-    settings: Settings
+    settings: QualitySettings
     embedding: Embedding | WordEmbedding | None
     duplicates: Duplicates
     nearest: np.ndarray
@@ -44,9 +44,9 @@ class Findings:
     notes: list[str] = field(default_factory=list)
 
 
-def find(data: Any, settings: Settings, wants_labels: bool = True) -> Findings:
+def find_issues(data: Any, settings: QualitySettings, wants_labels: bool = True) -> Findings:
     """Look for duplicates, outliers and likely label errors in a set-up datamodule."""
-    samples = samples_of(data)
+    samples = collect_samples(data)
     notes: list[str] = []
     embedding = _embedding(samples, settings, notes)
     exact = twice.exact_groups(samples)
@@ -54,15 +54,15 @@ def find(data: Any, settings: Settings, wants_labels: bool = True) -> Findings:
     pairs, similarity, nearest = np.zeros((0, 2), np.int64), np.zeros(0), np.full(count, np.nan)
     outliers, z = np.zeros(0, np.int64), np.zeros(count)
     if embedding is not None:
-        found = neighbours(embedding, settings.threshold(samples.domain), twice.firsts(exact, count))
+        found = find_similar_pairs(embedding, settings.threshold(samples.domain), twice.without_repeats(exact, count))
         pairs, similarity, nearest = found.pairs, found.similarity, found.nearest
-        z, outliers = isolated(embedding, settings.outlier_z)
+        z, outliers = find_outliers(embedding, settings.outlier_z)
     duplicates = Duplicates(exact, pairs, similarity)
     errors = _errors(samples, embedding, duplicates, settings, notes) if wants_labels else None
     return Findings(samples, settings, embedding, duplicates, nearest, outliers, z, errors, notes)
 
 
-def _embedding(samples: Samples, settings: Settings, notes: list[str]) -> Embedding | WordEmbedding | None:
+def _embedding(samples: Samples, settings: QualitySettings, notes: list[str]) -> Embedding | WordEmbedding | None:
     try:
         found = embed(samples, settings.components)
     except UserError as error:
@@ -74,17 +74,17 @@ def _embedding(samples: Samples, settings: Settings, notes: list[str]) -> Embedd
 
 
 def _errors(
-    samples: Samples, embedding: Any, duplicates: Duplicates, settings: Settings, notes: list[str]
+    samples: Samples, embedding: Any, duplicates: Duplicates, settings: QualitySettings, notes: list[str]
 ) -> LabelErrors | None:
     if embedding is None:
         return None
     groups = duplicates.representatives(len(samples))
     try:
-        found = label_errors(samples, embedding, groups, settings.classifier, settings.folds, settings.seed)
+        found = find_label_errors(samples, embedding, groups, settings.classifier, settings.folds, settings.seed)
     except UserError as error:
         notes.append(str(error))
         return None
-    if found.accuracy < POOR:
+    if found.accuracy < MIN_CLASSIFIER_ACCURACY:
         notes.append(
             f"label errors: {settings.classifier} is right in only {found.accuracy:.0%} out of fold: most of what it doubts is "
             "hard, not wrong; try labels.classifier=knn or boosting"
@@ -95,7 +95,7 @@ def _errors(
     return found
 
 
-def report(findings: Findings, other: Any = None) -> dict[str, Any]:
+def build_report(findings: Findings, other: Any = None) -> dict[str, Any]:
     """Everything as plain values, for report.json; `other` is a datamodule that is compared with this one's pool."""
     samples, settings = findings.samples, findings.settings
     drifted = _drift(findings, other)
@@ -104,11 +104,11 @@ def report(findings: Findings, other: Any = None) -> dict[str, Any]:
         "content": samples.data.content_fingerprint(),
         "domain": samples.domain,
         "samples": len(samples),
-        "balance": balance(samples),
+        "balance": class_balance(samples),
         "values": describe_values(samples),
         "duplicates": {
             "near_threshold": settings.threshold(samples.domain),
-            **twice.summary(findings.duplicates, samples),
+            **twice.summarize_duplicates(findings.duplicates, samples),
         },
         "outliers": _outliers(findings),
         "label_errors": _label_errors(findings),
@@ -120,14 +120,14 @@ def report(findings: Findings, other: Any = None) -> dict[str, Any]:
 
 def _outliers(findings: Findings) -> dict[str, Any]:
     samples, limit = findings.samples, findings.settings.outlier_z
-    columns = far_columns(samples, limit)
+    columns = column_outliers(samples, limit)
     return {
         "limit_z": limit,
         "isolated": len(findings.outliers),
         "far_in_a_column": None if columns is None else int((columns > 0).sum()),
         "farthest": [
-            {"sample": samples.spoken(int(i)), "z": round(float(min(findings.outlier_z[i], 1e9)), 2)}
-            for i in findings.outliers[:LISTED]
+            {"sample": samples.describe(int(i)), "z": round(float(min(findings.outlier_z[i], 1e9)), 2)}
+            for i in findings.outliers[:MAX_LISTED]
         ],
     }
 
@@ -143,31 +143,32 @@ def _label_errors(findings: Findings) -> dict[str, Any] | None:
         "estimated_noise": float(1 - errors.joint.trace() / max(errors.joint.sum(), 1)),
         "likeliest": [
             {
-                "sample": samples.spoken(int(i)),
+                "sample": samples.describe(int(i)),
                 "label": samples.label(int(i)),
                 "suggested": (samples.class_names or [])[int(k)],
                 "margin": round(float(m), 4),
             }
-            for i, k, m in zip(errors.positions[:LISTED], errors.suggested, errors.margin, strict=False)
+            for i, k, m in zip(errors.positions[:MAX_LISTED], errors.suggested, errors.margin, strict=False)
         ],
     }
 
 
 def _listed(findings: Findings) -> dict[str, Any]:
     samples, found = findings.samples, findings.duplicates
-    order = np.argsort(-found.similarity, kind="stable")[:LISTED]
+    order = np.argsort(-found.similarity, kind="stable")[:MAX_LISTED]
     across = twice.leaks(found, samples)
     return {
-        "exact": [[samples.spoken(int(i)) for i in group] for group in found.exact[:LISTED]],
+        "exact": [[samples.describe(int(i)) for i in group] for group in found.exact[:MAX_LISTED]],
         "near": [
             {
-                "samples": [samples.spoken(int(i)) for i in found.near[k]],
+                "samples": [samples.describe(int(i)) for i in found.near[k]],
                 "similarity": round(float(found.similarity[k]), 5),
             }
             for k in order
         ],
         "leaks": {
-            parts: [[samples.spoken(i) for i in group] for group in groups[:LISTED]] for parts, groups in across.items()
+            parts: [[samples.describe(i) for i in group] for group in groups[:MAX_LISTED]]
+            for parts, groups in across.items()
         },
     }
 
@@ -175,7 +176,7 @@ def _listed(findings: Findings) -> dict[str, Any]:
 def _drift(findings: Findings, other: Any) -> dict[str, Any] | None:
     samples, settings = findings.samples, findings.settings
     if other is not None:
-        return _drift_between(samples, samples_of(other), settings)
+        return _drift_between(samples, collect_samples(other), settings)
     a, b = settings.drift
     sides = [samples.members(part) for part in (a, b)]
     if findings.embedding is None or not all(len(side) for side in sides):
@@ -186,11 +187,11 @@ def _drift(findings: Findings, other: Any) -> dict[str, Any] | None:
         return None
     x, names = _columns(samples, findings.embedding)
     y = samples.y.numpy()
-    found = drift(x[sides[0]], x[sides[1]], names, settings.seed)
+    found = compare_distributions(x[sides[0]], x[sides[1]], names, settings.seed)
     return {"between": [a, b], **found, "labels": label_shift(y[sides[0]], y[sides[1]])}
 
 
-def _drift_between(samples: Samples, others: Samples, settings: Settings) -> dict[str, Any]:
+def _drift_between(samples: Samples, others: Samples, settings: QualitySettings) -> dict[str, Any]:
     """Both sets' pools in one embedding: what neither of them was fitted on alone."""
     if samples.shape != others.shape or samples.domain != others.domain or samples.domain in ("text", "interactions"):
         raise UserError(
@@ -210,7 +211,7 @@ def _drift_between(samples: Samples, others: Samples, settings: Settings) -> dic
     shift = label_shift(y_a, y_b) if comparable else {"test": None, "statistic": None, "p": None}
     return {
         "between": [samples.name, others.name],
-        **drift(x[:size], x[size:], names, settings.seed),
+        **compare_distributions(x[:size], x[size:], names, settings.seed),
         "labels": shift,
     }
 
@@ -225,5 +226,5 @@ def _columns(samples: Samples, embedding: Embedding | WordEmbedding) -> tuple[An
         return raw, [f"column {k}" for k in range(x.shape[1])]
     if not embedding.exact:
         x = x[:, ::-1]  # eigenvalues ascend
-        return x, [f"component {k}" for k in range(min(x.shape[1], COLUMNS))]
+        return x, [f"component {k}" for k in range(min(x.shape[1], MAX_COLUMNS))]
     return x, [f"value {k}" for k in range(x.shape[1])]

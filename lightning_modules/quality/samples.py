@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_modules.data.preprocess import Store
+from lightning_modules.data.preprocess import SampleSource
 
 PARTS = ("train", "val", "test", "unused")  # unused: left out by data.fraction, per_class or a fold
 DOMAINS = ("image", "series", "audio", "text", "interactions", "table")
@@ -26,7 +26,7 @@ class Samples:
 
     name: str
     domain: str
-    stores: tuple[Store, ...]
+    stores: tuple[SampleSource, ...]
     y: Tensor
     parts: np.ndarray
     class_names: list[str] | None
@@ -73,7 +73,7 @@ class Samples:
         pool = len(self.stores[0])
         return ("pool", position) if position < pool else ("test", position - pool)
 
-    def spoken(self, position: int) -> str:
+    def describe(self, position: int) -> str:
         """``train 17``, or ``test 3`` of the official test part."""
         return f"{self.parts[position]} {self.place(position)[1]}"
 
@@ -87,14 +87,18 @@ class Samples:
     def text(self, position: int) -> str:
         """A text sample as words."""
         x = self.read(torch.tensor([position]))[0]
-        return str(self.data.text_of(x)) if hasattr(self.data, "text_of") else " ".join(map(str, x[x > 0].tolist()))
+        return (
+            str(self.data.sample_text(x))
+            if hasattr(self.data, "sample_text")
+            else " ".join(map(str, x[x > 0].tolist()))
+        )
 
 
-def samples_of(data: Any) -> Samples:
-    """Look at a set-up datamodule (``lightning_modules.data.memory.InMemoryData``)."""
+def collect_samples(data: Any) -> Samples:
+    """Look at a set-up datamodule (``lightning_modules.data.in_memory.InMemoryData``)."""
     arrays = data.arrays
     y: Tensor = arrays.y
-    stores: tuple[Store, ...] = (arrays.x,)
+    stores: tuple[SampleSource, ...] = (arrays.x,)
     parts = np.full(len(y), "unused", dtype="<U6")
     for part in ("train", "val", *(() if arrays.test else ("test",))):
         parts[data.splits[part].numpy()] = part
@@ -103,10 +107,10 @@ def samples_of(data: Any) -> Samples:
         official = np.full(len(arrays.test[1]), "unused", dtype="<U6")
         official[data.splits["test"].numpy()] = "test"
         parts = np.concatenate([parts, official])
-    return Samples(data.name, domain_of(data), stores, y, parts, data.class_names, data)
+    return Samples(data.name, infer_domain(data), stores, y, parts, data.class_names, data)
 
 
-def domain_of(data: Any) -> str:
+def infer_domain(data: Any) -> str:
     """What kind of samples these are: as the datamodule says, else by type and shape."""
     said = getattr(data, "domain", "table")
     if said in DOMAINS and said != "table":

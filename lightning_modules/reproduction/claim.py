@@ -18,11 +18,11 @@ class Verdict(StrEnum):
     INVALID = "INVALID"  # different data or config
 
 
-class Strict(BaseModel):
+class StrictModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, str_min_length=1)
 
 
-class Paper(Strict):
+class Paper(StrictModel):
     """The publication."""
 
     title: str
@@ -34,21 +34,21 @@ class Paper(Strict):
 SourceKind = Literal["paper_table", "repo_log", "notebook", "readme", "secondary", "internal"]
 
 
-class Source(Strict):
+class Source(StrictModel):
     """Where the number is published: table and cell, or file of a repository."""
 
     place: str
     kind: SourceKind
 
 
-class Tolerance(Strict):
+class Tolerance(StrictModel):
     """The largest accepted difference, in the claim's unit, and its justification."""
 
     value: float = Field(ge=0)
     why: str
 
 
-class Original(Strict):
+class PublishedValue(StrictModel):
     """The published result: single runs, a mean of n runs with or without its spread, or one number.
 
     Attributes:
@@ -62,14 +62,14 @@ class Original(Strict):
     spread: Literal["seeds", "folds"] | None = None
 
 
-class Arm(Original):
+class Arm(PublishedValue):
     """One of the configs compared by a difference, an ordering or an equivalence."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
     overrides: tuple[str, ...] = ()
 
 
-class Budget(Strict):
+class Budget(StrictModel):
     """Resources that all seeds take on a machine of the tier."""
 
     cpu_minutes: float = Field(gt=0)
@@ -79,10 +79,10 @@ class Budget(Strict):
 Kind = Literal["absolute", "difference", "ordering", "curve", "equivalence"]
 Selection = Literal["last", "best_val", "best_test", "lowest_train_loss"]
 Tier = Literal["ci", "cpu", "gpu", "cluster"]
-Listed = BeforeValidator(lambda v: [v] if isinstance(v, str) else v)
+AsList = BeforeValidator(lambda v: [v] if isinstance(v, str) else v)
 
 
-class Claim(Original):
+class Claim(PublishedValue):
     """A published result and how it is judged.
 
     Attributes:
@@ -115,7 +115,7 @@ class Claim(Original):
     deviations: tuple[str, ...] = ()
     unknowns: tuple[str, ...] = ()
     shortened: str | None = None
-    expect: Annotated[tuple[Verdict, ...], Listed] = Field(min_length=1)
+    expect: Annotated[tuple[Verdict, ...], AsList] = Field(min_length=1)
     budget: Budget
     tier: Tier
 
@@ -165,7 +165,7 @@ class Claim(Original):
             yield from (where + problem for problem in _number_problems(part))
 
 
-def _number_problems(part: Original) -> Any:
+def _number_problems(part: PublishedValue) -> Any:
     if part.runs and (part.std is not None or part.n is not None):
         yield "runs: remove std and n, which follow from runs"
     if part.std is not None and part.n is None:

@@ -6,35 +6,39 @@ from typing import Any
 
 import yaml
 
-from lightning_modules.errors import UserError
-from lightning_modules.reproduction.composed import Composed
-from lightning_modules.reproduction.find import EXPERIMENTS, claim_files
-from lightning_modules.reproduction.values import Values
+from lightning_modules.config.errors import UserError
+from lightning_modules.reproduction.compose import ComposedClaim
+from lightning_modules.reproduction.discovery import EXPERIMENTS, claim_files
+from lightning_modules.reproduction.seed_values import Values
 
-FEWEST = 10
-ENDING = "_frozen"
+MIN_SEEDS = 10
+REFERENCE_SUFFIX = "_frozen"
 
 
-def check_freezable(composed: Composed, seeds: int) -> None:
+def require_freezable(composed: ComposedClaim, seeds: int) -> None:
     """Raise UserError if a claim cannot be frozen as a reference."""
     if composed.claim.kind not in ("absolute", "curve"):
         raise UserError(f"{composed.name}: a claim of kind {composed.claim.kind} has no single value to freeze")
-    if seeds < FEWEST:
-        raise UserError(f"{composed.name}: a reference needs at least {FEWEST} seeds, got {seeds}; set seeds={FEWEST}")
-    if composed.name.endswith(ENDING):
-        raise UserError(f"{composed.name} is already a reference; freeze {composed.name.removesuffix(ENDING)} instead")
+    if seeds < MIN_SEEDS:
+        raise UserError(
+            f"{composed.name}: a reference needs at least {MIN_SEEDS} seeds, got {seeds}; set seeds={MIN_SEEDS}"
+        )
+    if composed.name.endswith(REFERENCE_SUFFIX):
+        raise UserError(
+            f"{composed.name} is already a reference; freeze {composed.name.removesuffix(REFERENCE_SUFFIX)} instead"
+        )
 
 
-def freeze(composed: Composed, values: Values, commit: str) -> Path:
+def write_reference(composed: ComposedClaim, values: Values, commit: str) -> Path:
     """Write ``<claim>_frozen.yaml`` beside the claim; return it.
 
     Raises:
         UserError: fewer than ten seeds have values.
     """
     found = dict(sorted(values[""].items()))
-    check_freezable(composed, len(found))
+    require_freezable(composed, len(found))
     own = claim_files()[composed.name]
-    target = own.with_name(f"{own.stem}{ENDING}.yaml")
+    target = own.with_name(f"{own.stem}{REFERENCE_SUFFIX}.yaml")
     claim: dict[str, Any] = {
         "source": {"place": f"{commit or 'no commit'}, {date.today()}", "kind": "internal"},
         "value": None,
@@ -52,7 +56,7 @@ def freeze(composed: Composed, values: Values, commit: str) -> Path:
     return target
 
 
-def same_as_frozen(composed: Composed, values: Values) -> str | None:
+def compare_with_reference(composed: ComposedClaim, values: Values) -> str | None:
     """For an internal reference, how many seeds have exactly the same value; None for other claims."""
     claim = composed.claim
     if claim.source.kind != "internal" or len(claim.runs) != len(claim.seeds) or claim.arms:

@@ -3,22 +3,22 @@
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 
-from lightning_modules.check import check_config
-from lightning_modules.command_line import compose_run, message_of
+from lightning_modules.config.check import check_config
+from lightning_modules.config.command_line import compose_run, format_error
+from lightning_modules.config.errors import UserError, suggest
+from lightning_modules.config.metric_direction import higher_is_better
 from lightning_modules.config.trust import untrusted
-from lightning_modules.errors import UserError, nearest
-from lightning_modules.reproduction.claim import Arm, Claim, Original, Verdict
-from lightning_modules.reproduction.composed import Composed, compose_claim, shown, where
-from lightning_modules.reproduction.find import claim_files, tier_of
-from lightning_modules.reproduction.logged import is_logged, task_metrics
-from lightning_modules.reproduction.verdict import margin
-from lightning_modules.task.direction import higher_is_better
+from lightning_modules.reproduction.claim import Arm, Claim, PublishedValue, Verdict
+from lightning_modules.reproduction.compose import ComposedClaim, compose_claim, locate_key, project_path
+from lightning_modules.reproduction.discovery import claim_files, tier_of
+from lightning_modules.reproduction.logged_metrics import is_logged, task_metric_names
+from lightning_modules.reproduction.verdict import resolve_tolerance
 
-_WIDEST_POINTS, _WIDEST_SHARE = 10.0, 0.2  # a larger tolerance, in points or relative, is meaningless
-_HERE = ("ci", "cpu")  # tiers whose data are available to the authors of claims
+_MAX_TOLERANCE_POINTS, _MAX_TOLERANCE_FRACTION = 10.0, 0.2  # a larger tolerance, in points or relative, is meaningless
+_TIERS_WITH_DATA = ("ci", "cpu")  # tiers whose data are available to the authors of claims
 
 
-def lint(name: str, content: Callable[[Composed], str] | None = None) -> list[str]:
+def lint(name: str, content: Callable[[ComposedClaim], str] | None = None) -> list[str]:
     """All mistakes of a claim as ``file:line: key: message``; empty if it can be judged.
 
     Args:
@@ -26,12 +26,12 @@ def lint(name: str, content: Callable[[Composed], str] | None = None) -> list[st
     """
     try:
         composed = compose_claim(name)
-        return lint_composed(composed) + (_of_data(composed, content) if content else [])
+        return lint_composed(composed) + (_check_data(composed, content) if content else [])
     except UserError as error:
         return str(error).splitlines()
 
 
-def _of_data(composed: Composed, content: Callable[[Composed], str]) -> list[str]:
+def _check_data(composed: ComposedClaim, content: Callable[[ComposedClaim], str]) -> list[str]:
     """Check the data's hash, if the data are on this machine."""
     given = composed.claim.data
     try:
@@ -40,45 +40,45 @@ def _of_data(composed: Composed, content: Callable[[Composed], str]) -> list[str
         return []
     if found == given:
         return []
-    return [f"{where(composed.name, 'data')}: claim.data: the sha256 of the raw data is {found}, not {given}"]
+    return [f"{locate_key(composed.name, 'data')}: claim.data: the sha256 of the raw data is {found}, not {given}"]
 
 
-def lint_composed(composed: Composed) -> list[str]:
+def lint_composed(composed: ComposedClaim) -> list[str]:
     """All mistakes of a composed claim."""
     name = composed.name
-    found = [f"{where(name, place)}: claim.{place}: {said}" for place, said in of_claim(composed.claim)]
-    found += [f"{where(name, place)}: claim.{place}: {said}" for place, said in _of_selection(composed)]
+    found = [f"{locate_key(name, place)}: claim.{place}: {said}" for place, said in check_claim(composed.claim)]
+    found += [f"{locate_key(name, place)}: claim.{place}: {said}" for place, said in _check_selection(composed)]
     if (chosen := tier_of(name)) != composed.claim.tier:
         found.append(
             f"{name}: claim.tier: {composed.claim.tier}, but selection by tier reads {chosen}; set tier in the claim's own file"
         )
-    return found + _of_configs(composed)
+    return found + _check_configs(composed)
 
 
-def of_claim(claim: Claim) -> Iterator[tuple[str, str]]:
+def check_claim(claim: Claim) -> Iterator[tuple[str, str]]:
     """Mistakes visible in the claim alone, as (key below `claim`, message)."""
     if len(claim.arms) == 2 and claim.kind == "difference":
-        yield from _difference(claim)
+        yield from _check_difference(claim)
     if higher_is_better(claim.metric) not in (None, claim.better == "higher"):
         way = "lower" if claim.better == "higher" else "higher"
         yield "better", f"{claim.better}, but {claim.metric} is better the {way} it is"
-    yield from _unit(claim)
-    yield from _tolerance(claim)
-    if claim.data is None and claim.tier in _HERE:
+    yield from _check_unit(claim)
+    yield from _check_tolerance(claim)
+    if claim.data is None and claim.tier in _TIERS_WITH_DATA:
         yield "data", "the sha256 of the raw data is missing; touchstone reproduce CLAIM lint=true prints it"
     if claim.shortened and claim.kind != "curve" and set(claim.expect) - {Verdict.INCONCLUSIVE, Verdict.INVALID}:
         yield "expect", "the verdict of a shortened run is always INCONCLUSIVE"
-    if claim.unit == "%" and any(abs(value) > 100 for value in _numbers(claim)):
+    if claim.unit == "%" and any(abs(value) > 100 for value in _published_numbers(claim)):
         yield "value", "more than 100 %"
 
 
-def _difference(claim: Claim) -> Iterator[tuple[str, str]]:
+def _check_difference(claim: Claim) -> Iterator[tuple[str, str]]:
     """The published difference must equal that of the published arms, up to the rounding of the given numbers."""
-    first, second = (_mean(arm) for arm in claim.arms)
-    said = _mean(claim)
+    first, second = (_published_mean(arm) for arm in claim.arms)
+    said = _published_mean(claim)
     if first is not None and second is not None and said is not None:
         wanted = first - second
-        rounding = min(10.0 ** -_decimals(number) for part in claim.arms for number in _numbers(part))
+        rounding = min(10.0 ** -_decimals(number) for part in claim.arms for number in _published_numbers(part))
         if abs(wanted - said) > rounding * (1 + 1e-6):
             yield "value", f"{said:g} is not {first:g} - {second:g} = {wanted:.6g}, the difference of the arms"
 
@@ -89,26 +89,31 @@ def _decimals(number: float) -> int:
     return max(0, -exponent) if isinstance(exponent, int) else 0
 
 
-def _tolerance(claim: Claim) -> Iterator[tuple[str, str]]:
+def _check_tolerance(claim: Claim) -> Iterator[tuple[str, str]]:
     """A tolerance that almost any result meets is meaningless."""
-    tolerance, why = margin(claim)
-    theirs = _mean(claim)
+    tolerance, why = resolve_tolerance(claim)
+    theirs = _published_mean(claim)
     if tolerance is None or claim.kind == "equivalence":
         return
-    if claim.unit == "%" and tolerance > _WIDEST_POINTS:
-        yield "tolerance", f"±{tolerance:g} points ({why}): must be at most {_WIDEST_POINTS:g} points"
+    if claim.unit == "%" and tolerance > _MAX_TOLERANCE_POINTS:
+        yield "tolerance", f"±{tolerance:g} points ({why}): must be at most {_MAX_TOLERANCE_POINTS:g} points"
     elif claim.kind == "difference" and theirs and tolerance >= abs(theirs):
         yield (
             "tolerance",
             f"±{tolerance:g} ({why}): a difference of 0 would be within it; it must be below {abs(theirs):g}",
         )
-    elif claim.unit != "%" and claim.kind != "difference" and theirs and tolerance > _WIDEST_SHARE * abs(theirs):
-        yield "tolerance", f"±{tolerance:g} ({why}): must be at most {100 * _WIDEST_SHARE:g} % of {theirs:g}"
+    elif (
+        claim.unit != "%"
+        and claim.kind != "difference"
+        and theirs
+        and tolerance > _MAX_TOLERANCE_FRACTION * abs(theirs)
+    ):
+        yield "tolerance", f"±{tolerance:g} ({why}): must be at most {100 * _MAX_TOLERANCE_FRACTION:g} % of {theirs:g}"
 
 
-def _unit(claim: Claim) -> Iterator[tuple[str, str]]:
+def _check_unit(claim: Claim) -> Iterator[tuple[str, str]]:
     fraction = claim.metric.rpartition("/")[2].lower().endswith("accuracy")
-    largest = max((abs(value) for value in _numbers(claim)), default=None)
+    largest = max((abs(value) for value in _published_numbers(claim)), default=None)
     if fraction and largest is not None and claim.kind in ("absolute", "curve"):
         if claim.unit == "%" and largest <= 1:
             yield "unit", f"%, but the value is {largest:g}; use unit '' for a fraction"
@@ -116,15 +121,15 @@ def _unit(claim: Claim) -> Iterator[tuple[str, str]]:
             yield "unit", f"{claim.unit!r}, but {claim.metric} is a fraction and the value is {largest:g}; use unit %"
 
 
-def _numbers(claim: Original) -> list[float]:
+def _published_numbers(claim: PublishedValue) -> list[float]:
     return [*claim.runs, *([claim.value] if claim.value is not None else [])]
 
 
-def _mean(part: Arm | Claim) -> float | None:
+def _published_mean(part: Arm | Claim) -> float | None:
     return sum(part.runs) / len(part.runs) if part.runs else part.value
 
 
-def _of_selection(composed: Composed) -> Iterator[tuple[str, str]]:
+def _check_selection(composed: ComposedClaim) -> Iterator[tuple[str, str]]:
     """Whether the config provides what the selection rule needs."""
     claim, cfg = composed.claim, composed.cfg
     monitors = [
@@ -155,9 +160,9 @@ def _of_selection(composed: Composed) -> Iterator[tuple[str, str]]:
         )
 
 
-def _of_configs(composed: Composed) -> list[str]:
+def _check_configs(composed: ComposedClaim) -> list[str]:
     """Mistakes of each arm's config: the run's own checks, metrics that are not logged, untrusted components."""
-    file, metric = shown(claim_files()[composed.name]), composed.claim.metric
+    file, metric = project_path(claim_files()[composed.name]), composed.claim.metric
     found: dict[str, None] = {}
     arms = {f"{arm.name}: ": arm.overrides for arm in composed.claim.arms} or {"": ()}
     for arm, overrides in arms.items():
@@ -166,15 +171,15 @@ def _of_configs(composed: Composed) -> list[str]:
             cfg = compose_run(words) if overrides else composed.cfg
             check_config(cfg)
         except Exception as error:
-            lines = (message_of(error, words) or f"{type(error).__name__}: {error}").splitlines()
+            lines = (format_error(error, words) or f"{type(error).__name__}: {error}").splitlines()
             lines = [line for line in lines if not line.endswith((" in the config:", " on the command line:"))]
             found |= {f"{file}: {arm}{line.strip()}": None for line in lines}
             continue
-        names = task_metrics(cfg)
+        names = task_metric_names(cfg)
         if names is not None and not is_logged(metric, cfg, names):
-            every = f"{nearest(metric, names)} (the task logs: {', '.join(sorted(names))})"
+            every = f"{suggest(metric, names)} (the task logs: {', '.join(sorted(names))})"
             found[
-                f"{where(composed.name, 'metric')}: claim.metric: {arm}no run of this config logs {metric!r}; {every}"
+                f"{locate_key(composed.name, 'metric')}: claim.metric: {arm}no run of this config logs {metric!r}; {every}"
             ] = None
         found |= {f"{file}: {arm}{mistake}": None for mistake in untrusted(cfg)}
     return list(found)

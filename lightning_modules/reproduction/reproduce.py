@@ -5,36 +5,36 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from lightning_modules.errors import UserError
+from lightning_modules.config.errors import UserError
 from lightning_modules.reproduction.claim import Claim, Verdict
-from lightning_modules.reproduction.composed import Composed, compose_claim, shown
-from lightning_modules.reproduction.find import USUAL_TIERS, find_claims, is_one, tier_of
-from lightning_modules.reproduction.freeze import same_as_frozen
+from lightning_modules.reproduction.claim_plan import claim_runs, select_seeds
+from lightning_modules.reproduction.committed_results import Result, read_results, results_file
+from lightning_modules.reproduction.compose import ComposedClaim, compose_claim, project_path
+from lightning_modules.reproduction.discovery import DEFAULT_TIERS, find_claims, is_claim_name, tier_of
+from lightning_modules.reproduction.freeze import compare_with_reference
 from lightning_modules.reproduction.lint import lint_composed
-from lightning_modules.reproduction.plan import parts_of, seeds_of
-from lightning_modules.reproduction.question import Question
-from lightning_modules.reproduction.recorded import claim_row, write_verdict
-from lightning_modules.reproduction.results import Result, read_results, results_file
-from lightning_modules.reproduction.seeds import newest_parent, run_seeds
-from lightning_modules.reproduction.table import ClaimRow
-from lightning_modules.reproduction.values import Values, missing, values_of, without_metric
+from lightning_modules.reproduction.request import ClaimRequest
+from lightning_modules.reproduction.run_seeds import find_parent_run, run_seeds
+from lightning_modules.reproduction.seed_values import Values, missing_metric_hint, missing_runs, read_values
 from lightning_modules.reproduction.verdict import judge
-from lightning_modules.sweep.children import Child, read_children
-from lightning_modules.sweep.drive import AllFailedError
-from lightning_modules.sweep.found import BusyError
-from lightning_modules.tracking.origin import origin_of
+from lightning_modules.reproduction.verdict_store import log_verdict, make_row
+from lightning_modules.reproduction.verdict_table import ClaimRow
+from lightning_modules.sweep.controller import AllTrialsFailedError
+from lightning_modules.sweep.sweep_lookup import SweepBusyError
+from lightning_modules.sweep.trial_results import TrialResult, read_trial_results
+from lightning_modules.tracking.provenance_line import provenance_of
 from lightning_modules.tracking.store import Store, open_store
 
 
-def chosen(question: Question) -> list[str]:
+def select_claims(question: ClaimRequest) -> list[str]:
     """The requested claims; for ``all`` and folders, those of the requested tiers.
 
     Raises:
         UserError: a name is unknown, or no claim is left.
     """
     names = find_claims(question.words)
-    alone = {name for word in question.words if is_one(word) for name in find_claims([word])}
-    tiers = question.tiers or USUAL_TIERS
+    alone = {name for word in question.words if is_claim_name(word) for name in find_claims([word])}
+    tiers = question.tiers or DEFAULT_TIERS
     found = [n for n in names if (n in alone and not question.tiers) or tier_of(n) in tiers]
     if not found:
         there = sorted({tier_of(name) for name in names})
@@ -42,7 +42,7 @@ def chosen(question: Question) -> list[str]:
     return found
 
 
-def reproduce(question: Question) -> list[ClaimRow]:
+def reproduce(question: ClaimRequest) -> list[ClaimRow]:
     """Run what is missing of each claim, judge it and return its row. A claim that fails does not stop the others.
 
     The mistakes of invalid claims are printed first. A claim that another process is running has no row.
@@ -51,16 +51,16 @@ def reproduce(question: Question) -> list[ClaimRow]:
         UserError: all claims are invalid.
         Killed: stopped by a signal; the same command resumes.
     """
-    composed = _linted(chosen(question))
+    composed = _compose_valid(select_claims(question))
     if question.overrides:
         composed = [compose_claim(one.name, question.overrides) for one in composed]
     store = open_store(composed[0].cfg.tracking.get("uri"))
     minutes = sum(one.claim.budget.cpu_minutes for one in composed)
     print(f"{len(composed)} claims, about {minutes:.0f} CPU minutes if nothing has been run yet", flush=True)
-    return [row for one in composed if (row := _one(one, question, store)) is not None]
+    return [row for one in composed if (row := _reproduce_claim(one, question, store)) is not None]
 
 
-def _linted(names: Sequence[str]) -> list[Composed]:
+def _compose_valid(names: Sequence[str]) -> list[ComposedClaim]:
     """Compose the valid claims and print the mistakes of the others. Raises UserError if none is valid."""
     found, mistakes = [], []
     for name in names:
@@ -79,97 +79,101 @@ def _linted(names: Sequence[str]) -> list[Composed]:
     return found
 
 
-def _one(composed: Composed, question: Question, store: Store) -> ClaimRow | None:
-    seeds = seeds_of(composed.claim, question.settings.seeds)
+def _reproduce_claim(composed: ComposedClaim, question: ClaimRequest, store: Store) -> ClaimRow | None:
+    seeds = select_seeds(composed.claim, question.settings.seeds)
     print(f"\n── {composed.name}: {composed.claim.paper.title}", flush=True)
     committed = read_results([composed.name]).get(composed.name) if question.judge_only else None
-    if committed and len(composed.words) == 2 and newest_parent(store, composed) is None:
-        return _from_committed(composed, committed)
-    invalid = _other_data(composed)
+    if committed and len(composed.words) == 2 and find_parent_run(store, composed) is None:
+        return _judge_committed(composed, committed)
+    invalid = _data_mismatch(composed)
     if invalid:
         print(invalid, file=sys.stderr)
-        return claim_row(composed, judge(composed.claim, _nothing(composed.claim), invalid))
+        return make_row(composed, judge(composed.claim, _no_values(composed.claim), invalid))
     try:
-        parent, failure = _parent(composed, seeds, question, store)
-    except BusyError as error:
+        parent, failure = _run_or_find(composed, seeds, question, store)
+    except SweepBusyError as error:
         print(f"{composed.name}: not judged: {error}; try again when it has finished", file=sys.stderr)
         return None
     if parent is None:
         print(failure, file=sys.stderr)
-        return claim_row(composed, judge(composed.claim, _nothing(composed.claim), failure))
-    children = read_children(store, parent)
-    return _judged(composed, seeds, children, parent, store)
+        return make_row(composed, judge(composed.claim, _no_values(composed.claim), failure))
+    children = read_trial_results(store, parent)
+    return _judge_and_record(composed, seeds, children, parent, store)
 
 
-def _parent(composed: Composed, seeds: tuple[int, ...], question: Question, store: Store) -> tuple[str | None, str]:
+def _run_or_find(
+    composed: ComposedClaim, seeds: tuple[int, ...], question: ClaimRequest, store: Store
+) -> tuple[str | None, str]:
     """The parent run with its finished children, or why there is none."""
     try:
         if not question.judge_only:
             return run_seeds(composed, seeds, question.settings, store), ""
-        found = newest_parent(store, composed)
+        found = find_parent_run(store, composed)
         return (found.info.run_id, "") if found else (None, f"{composed.name} has no runs in this store")
-    except BusyError:
+    except SweepBusyError:
         raise
-    except AllFailedError as error:
+    except AllTrialsFailedError as error:
         print(error, file=sys.stderr)
-        parent = newest_parent(store, composed)
+        parent = find_parent_run(store, composed)
         return (parent.info.run_id, "") if parent else (None, str(error))
     except UserError as error:
         return None, str(error)
 
 
-def _judged(composed: Composed, seeds: tuple[int, ...], children: list[Child], parent: str, store: Store) -> ClaimRow:
+def _judge_and_record(
+    composed: ComposedClaim, seeds: tuple[int, ...], children: list[TrialResult], parent: str, store: Store
+) -> ClaimRow:
     claim = composed.claim
-    seeds = seeds_of(claim, max(len(seeds), _known(claim, children)))
-    parts = parts_of(claim, seeds)
-    values = values_of(store, claim, parts, children)
+    seeds = select_seeds(claim, max(len(seeds), _count_started_seeds(claim, children)))
+    parts = claim_runs(claim, seeds)
+    values = read_values(store, claim, parts, children)
     other = " ".join(composed.words[2:])
     judged = judge(claim, values, f"run with {other}, which changes the claim's config" if other else None)
-    if lacks := without_metric(store, claim.metric, children):
+    if lacks := missing_metric_hint(store, claim.metric, children):
         judged = replace(judged, reason=f"{judged.reason} {lacks}")
     mine = [child for child in children if child.number < len(parts)]
     seconds = sum(child.duration_s or 0.0 for child in mine)
-    row = claim_row(composed, judged, seconds, origin_of(store, _ids(mine)))
-    write_verdict(store, parent, composed, values, judged, row)
-    if lost := missing(values, seeds):
+    row = make_row(composed, judged, seconds, provenance_of(store, _run_ids(mine)))
+    log_verdict(store, parent, composed, values, judged, row)
+    if lost := missing_runs(values, seeds):
         print(f"no value: {', '.join(lost[:10])}{' …' * (len(lost) > 10)}", file=sys.stderr)
-    if same := same_as_frozen(composed, values):
+    if same := compare_with_reference(composed, values):
         print(same)
     print(f"{judged.verdict}{'' if row.expected else ' (NOT EXPECTED)'}: {judged.reason}\nrun    {parent}", flush=True)
     return row
 
 
-def _from_committed(composed: Composed, result: Result) -> ClaimRow:
+def _judge_committed(composed: ComposedClaim, result: Result) -> ClaimRow:
     """Judge the committed values of a claim that has no runs in the store."""
-    judged = judge(composed.claim, result.values_of(composed.claim))
-    row = claim_row(composed, judged, result.seconds, result.origin)
-    file, kept = shown(results_file(composed.name)), "summary" if result.summary else "values"
+    judged = judge(composed.claim, result.values_for(composed.claim))
+    row = make_row(composed, judged, result.seconds, result.origin)
+    file, kept = project_path(results_file(composed.name)), "summary" if result.summary else "values"
     print(f"{judged.verdict}{'' if row.expected else ' (NOT EXPECTED)'}: {judged.reason}\nfrom the {kept} in {file}")
     return row
 
 
-def _known(claim: Claim, children: Sequence[Child]) -> int:
+def _count_started_seeds(claim: Claim, children: Sequence[TrialResult]) -> int:
     """The number of seeds with runs; a request for fewer seeds still uses all of them."""
-    each = len(parts_of(claim, (0,)))
+    each = len(claim_runs(claim, (0,)))
     return -(-max((child.number + 1 for child in children), default=0) // each)
 
 
-def _nothing(claim: Claim) -> Values:
+def _no_values(claim: Claim) -> Values:
     return {arm: {} for arm in claim.arm_names}
 
 
-def _ids(children: Sequence[Child]) -> list[str]:
+def _run_ids(children: Sequence[TrialResult]) -> list[str]:
     return [child.run_id for child in children if child.run_id]
 
 
-def _other_data(composed: Composed) -> str | None:
+def _data_mismatch(composed: ComposedClaim) -> str | None:
     """Why the data are not those of the claim, or how to get missing data; None if they match."""
-    from lightning_modules.command_line import message_of
+    from lightning_modules.config.command_line import format_error
 
     try:
-        found = content_of(composed)
+        found = data_hash(composed)
     except Exception as error:
-        said = message_of(error)
+        said = format_error(error)
         if said is None:
             raise
         return f"no data: {said}"
@@ -179,9 +183,9 @@ def _other_data(composed: Composed) -> str | None:
     return None
 
 
-def content_of(composed: Composed) -> str:
+def data_hash(composed: ComposedClaim) -> str:
     """The sha256 of the claim's raw data."""
-    from lightning_modules.build import build_data
+    from lightning_modules.run.build import build_data
 
     data: Any = build_data(composed.cfg)
     return str(data.content_fingerprint())

@@ -3,11 +3,11 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from lightning_modules.report.t_intervals import mean_interval, published_sample
 from lightning_modules.reproduction.claim import Claim, Verdict
-from lightning_modules.reproduction.evidence import Evidence, Values, evidence, finite, usual_tolerance
-from lightning_modules.reproduction.statistics import mean_interval, published
+from lightning_modules.reproduction.evidence import Evidence, Values, default_tolerance, drop_nonfinite, weigh_evidence
 
-FEWEST = 3  # seeds or pairs
+MIN_SEEDS = 3  # seeds or pairs
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,9 @@ def judge(claim: Claim, values: Values, invalid: str | None = None) -> Judgement
     """
     if unknown := set(values) - set(claim.arm_names):
         raise ValueError(f"arms {sorted(unknown)}: the claim has {list(claim.arm_names)}")
-    tolerance, why = margin(claim)
-    found = evidence(claim, finite(values), tolerance)
-    verdict, reason = _weighed(claim, found, values, invalid)
+    tolerance, why = resolve_tolerance(claim)
+    found = weigh_evidence(claim, drop_nonfinite(values), tolerance)
+    verdict, reason = _decide(claim, found, values, invalid)
     ours, interval = found.ours, mean_interval(found.ours) if found.ours else None
     low, high = found.interval or (None, None)
     return Judgement(
@@ -73,7 +73,7 @@ def judge(claim: Claim, values: Values, invalid: str | None = None) -> Judgement
     )  # fmt: skip
 
 
-def margin(claim: Claim) -> tuple[float | None, str]:
+def resolve_tolerance(claim: Claim) -> tuple[float | None, str]:
     """The tolerance, in the claim's unit, and its justification.
 
     The claim's own; otherwise twice the published standard deviation, one point, or 1 % of the published value. For a
@@ -81,7 +81,7 @@ def margin(claim: Claim) -> tuple[float | None, str]:
     """
     if claim.tolerance:
         return claim.tolerance.value, claim.tolerance.why
-    theirs = published(claim)
+    theirs = published_sample(claim)
     if claim.kind == "ordering" or theirs is None:
         return None, "not used for an ordering"
     if theirs.std:
@@ -91,15 +91,15 @@ def margin(claim: Claim) -> tuple[float | None, str]:
     if claim.unit == "%":
         return 1.0, f"one point, as {spread}"
     what = "the larger published arm" if claim.arms else "the published number"
-    return usual_tolerance(claim), f"1 % of {what}, as {spread}"
+    return default_tolerance(claim), f"1 % of {what}, as {spread}"
 
 
-def _weighed(claim: Claim, found: Evidence, values: Values, invalid: str | None) -> tuple[Verdict, str]:
+def _decide(claim: Claim, found: Evidence, values: Values, invalid: str | None) -> tuple[Verdict, str]:
     """The verdict of the evidence, unless the runs cannot be judged, and its reason."""
     n = found.ours.n if found.ours else 0
     planned = len(set(claim.seeds).union(*values.values()))
     counted = f"{n} of {planned} {'pairs' if claim.arms else 'seeds'}"
-    kept = finite(values)
+    kept = drop_nonfinite(values)
     diverged = {seed for arm, of_arm in values.items() for seed in of_arm if seed not in kept[arm]}
     if invalid is not None:
         return Verdict.INVALID, invalid
@@ -111,6 +111,6 @@ def _weighed(claim: Claim, found: Evidence, values: Values, invalid: str | None)
             Verdict.INCONCLUSIVE,
             f"The value of seed {some} is not finite; the others ({counted}) alone would be biased.",
         )
-    if n < FEWEST:
-        return Verdict.INCONCLUSIVE, f"Only {counted} have a value; at least {FEWEST} are needed."
-    return found.verdict, f"{found.said} ({counted})."
+    if n < MIN_SEEDS:
+        return Verdict.INCONCLUSIVE, f"Only {counted} have a value; at least {MIN_SEEDS} are needed."
+    return found.verdict, f"{found.explanation} ({counted})."

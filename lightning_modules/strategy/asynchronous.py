@@ -5,13 +5,13 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from lightning_modules.errors import UserError, nearest
-from lightning_modules.strategy.flat import pack, unpack_into
+from lightning_modules.config.errors import UserError, suggest
+from lightning_modules.strategy.flatten import flatten_by_dtype, unflatten_into
 from lightning_modules.strategy.local_steps import LocalSteps
 
 
 @dataclass
-class _Average:
+class _PendingAverage:
     """An average under way: of the ranks' weights after `step` steps."""
 
     step: int
@@ -45,10 +45,10 @@ class AsynchronousAveraging(LocalSteps):
     def __init__(self, period: int = 8, apply: Literal["period_end", "done"] = "period_end", **ddp: Any) -> None:
         choices = ("period_end", "done")
         if apply not in choices:
-            raise UserError(f"strategy.apply={apply}: there is no such moment; {nearest(str(apply), choices)}")
+            raise UserError(f"strategy.apply={apply}: there is no such moment; {suggest(str(apply), choices)}")
         super().__init__(period, **ddp)
         self.apply = apply
-        self._pending: _Average | None = None
+        self._pending: _PendingAverage | None = None
 
     def after_local_step(self, step: int) -> None:
         if self.apply == "done" and self._pending is not None and self._pending.is_done:
@@ -58,23 +58,23 @@ class AsynchronousAveraging(LocalSteps):
         self._apply(step)
         if self.world_size == 1:
             return
-        snapshot = pack(self.parameters())
+        snapshot = flatten_by_dtype(self.parameters())
         total = [s.clone() for s in snapshot]
-        self._pending = _Average(step, snapshot, total, [self.send(t, background=True) for t in total])
+        self._pending = _PendingAverage(step, snapshot, total, [self.send(t, background=True) for t in total])
 
     def _apply(self, step: int) -> None:
         if self._pending is None:
             return
         average, self._pending = self._pending, None
         average.wait()
-        here = pack(self.parameters())
+        here = flatten_by_dtype(self.parameters())
         if [w.shape for w in here] != [s.shape for s in average.snapshot]:
             raise UserError(
                 "strategy=async_averaging: other parameters are trained than before; freeze none on the way"
             )
         for w, s, total in zip(here, average.snapshot, average.total, strict=True):
             w.add_(total.div_(self.world_size).sub_(s))
-        unpack_into(self.parameters(), here)
+        unflatten_into(self.parameters(), here)
         self.log({"comm/staleness_steps": float(step - average.step)})
 
     def finish(self) -> None:
@@ -83,13 +83,13 @@ class AsynchronousAveraging(LocalSteps):
             self._pending = None
         super().finish()
 
-    def own_state(self) -> dict[str, Any]:
+    def local_state(self) -> dict[str, Any]:
         if self._pending is None:
             return {}
         self._pending.wait()
         return {"step": self._pending.step, "snapshot": self._pending.snapshot, "total": self._pending.total}
 
-    def load_own_state(self, state: dict[str, Any]) -> None:
+    def load_local_state(self, state: dict[str, Any]) -> None:
         if state:
             snapshot, total = ([t.to(self.root_device) for t in state[key]] for key in ("snapshot", "total"))
-            self._pending = _Average(int(state["step"]), snapshot, total, [])
+            self._pending = _PendingAverage(int(state["step"]), snapshot, total, [])

@@ -11,19 +11,19 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lightning_modules.compat.lightning import ExtensibleDDP, Launcher, has_combined_loader, skip_sigterm_broadcast
 from lightning_modules.compat.torch import ddp_timing, sample_ddp_timing, sends_gradients
-from lightning_modules.errors import UserError
-from lightning_modules.strategy.batch_norm import BatchNormOverRanks
-from lightning_modules.strategy.cores import allowed_cores, num_threads
-from lightning_modules.strategy.handshake import compare_batches, shake_hands
-from lightning_modules.strategy.hooks import GradientHook
-from lightning_modules.strategy.launchers import ForkedRanks, NewProcesses, require_free_port
-from lightning_modules.strategy.traffic import Measured
-from lightning_modules.strategy.words import announce
+from lightning_modules.config.errors import UserError
+from lightning_modules.strategy.comm_hooks import CommHook
+from lightning_modules.strategy.comm_stats import CommStats
+from lightning_modules.strategy.launch.agreement import verify_equal_batch_counts, verify_ranks_agree
+from lightning_modules.strategy.launch.cpu_cores import available_cores, num_threads
+from lightning_modules.strategy.launch.launchers import ForkLauncher, SubprocessLauncher, require_free_port
+from lightning_modules.strategy.launch.rank_status import register_process
+from lightning_modules.strategy.sync_batch_norm import SyncBatchNormLayers
 
-_SAMPLED = 20  # torch times one backward pass in so many
+_TIMING_SAMPLE_RATE = 20  # torch times one backward pass in so many
 
 
-class CheckedDDP(Measured, ExtensibleDDP):
+class CheckedDDP(CommStats, ExtensibleDDP):
     """Lightning's DDP, which refuses to train when the processes are not one job, and which measures what they send.
 
     Args:
@@ -39,8 +39,8 @@ class CheckedDDP(Measured, ExtensibleDDP):
     Raises UserError on all ranks where they are not as many as wanted, or differ in config, data or initial weights.
     """
 
-    takes_many_steps = True  # whether the quick loop's steps (`task/chunk.py`) are those of the ordinary one
-    shares_buffers = True  # whether the first rank's are those of all, where DDP sends them (`broadcast_buffers`)
+    supports_multi_step = True  # whether the quick loop's steps (`task/fast_loop.py`) are those of the ordinary one
+    syncs_buffers = True  # whether the first rank's are those of all, where DDP sends them (`broadcast_buffers`)
     config: Mapping[str, Any] | None = None  # plain values of the run's config, compared over the ranks
 
     def __init__(
@@ -52,7 +52,7 @@ class CheckedDDP(Measured, ExtensibleDDP):
         gradient_as_bucket_view: bool = False,
         broadcast_buffers: bool = True,
         threads: int | None = None,
-        hook: GradientHook | None = None,
+        hook: CommHook | None = None,
         slow_ratio: float = 2.0,
     ) -> None:
         if timeout_s <= 0:
@@ -73,44 +73,44 @@ class CheckedDDP(Measured, ExtensibleDDP):
         self.hook = hook
         self.slow_ratio = slow_ratio
         self._hook_states: list[dict[str, Any]] = []  # of all ranks, from the checkpoint that is gone on from
-        self._steps_before = 0
-        self._syncs = self._backwards = 0
+        self._start_step = 0
+        self._num_syncs = self._num_backwards = 0
         self._gradient_bytes = self._buffer_bytes = self._buffers_due = 0
 
     def choose_launcher(self, start_method: str) -> Launcher:
         require_free_port(self)
-        return NewProcesses(self) if start_method == "popen" else ForkedRanks(self, start_method)  # type: ignore[arg-type]
+        return SubprocessLauncher(self) if start_method == "popen" else ForkLauncher(self, start_method)  # type: ignore[arg-type]
 
     # --- the check -------------------------------------------------------------------------------------------
     def setup(self, trainer: Any) -> None:
         if self.root_device.type == "cpu":
-            torch.set_num_threads(self._threads or num_threads(len(allowed_cores()) // self.num_processes))
+            torch.set_num_threads(self._threads or num_threads(len(available_cores()) // self.num_processes))
             if self.layer_sync is not None:  # trainer.sync_batchnorm
-                self.layer_sync = BatchNormOverRanks()
-        announce(self.global_rank)
+                self.layer_sync = SyncBatchNormLayers()
+        register_process(self.global_rank)
         skip_sigterm_broadcast(trainer)
-        self.check_one_job(self._data_fingerprint(trainer))
-        takes_many = self.takes_many_steps and not (self.hook and self.hook.depends_on_buckets)
+        self.check_ranks_agree(self._data_fingerprint(trainer))
+        takes_many = self.supports_multi_step and not (self.hook and self.hook.depends_on_buckets)
         if not (trainer.lightning_module.automatic_optimization or takes_many) and self.world_size > 1:
             raise UserError(
                 f"steps_per_call: {type(self.hook or self).__name__} acts in each step by itself: steps_per_call=1"
             )
         super().setup(trainer)
 
-    def check_one_job(self, data: str = "") -> None:
+    def check_ranks_agree(self, data: str = "") -> None:
         """Compare number, config, data and weights of all ranks."""
         if not dist.is_initialized():
             if self.world_size > 1:
                 raise UserError(f"trainer.devices: {self.world_size} processes were asked for, but this one is alone")
             return
         assert self.model is not None
-        shake_hands(self.model, self.world_size, self.root_device, self.config, data)
+        verify_ranks_agree(self.model, self.world_size, self.root_device, self.config, data)
 
     def process_dataloader(self, dataloader: Any) -> Any:
         """Where a training begins, all ranks must have as many batches."""
         trainer: Any = self.lightning_module.trainer if self.lightning_module else None
         if trainer is not None and trainer.training and not has_combined_loader(trainer):
-            compare_batches(dataloader, trainer.limit_train_batches)
+            verify_equal_batch_counts(dataloader, trainer.limit_train_batches)
         return super().process_dataloader(dataloader)
 
     def _data_fingerprint(self, trainer: Any) -> str:
@@ -120,20 +120,20 @@ class CheckedDDP(Measured, ExtensibleDDP):
     # --- how gradients are averaged --------------------------------------------------------------------------
     def wrap_model(self, model: nn.Module) -> DistributedDataParallel:
         wrapped = super().wrap_model(model)
-        sample_ddp_timing(wrapped, _SAMPLED)
+        sample_ddp_timing(wrapped, _TIMING_SAMPLE_RATE)
         return wrapped
 
     def register_hooks(self) -> None:
         """Register ours on CPU too, where Lightning leaves them out."""
         model = self._ddp()
         assert model is not None
-        self._syncs = self._backwards = 0
+        self._num_syncs = self._num_backwards = 0
         self._gradient_bytes = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
         self._buffer_bytes = sum(b.numel() * b.element_size() for b in _synced_buffers(model))
         if self.hook is not None:
             self.hook.load_state_dicts(self._hook_states, self.global_rank, self.world_size)
-            self.hook.attach(model, self.traffic, self._steps_before)
-            self._hook_states, self._steps_before = [], 0
+            self.hook.attach(model, self.bytes_counter, self._start_step)
+            self._hook_states, self._start_step = [], 0
 
     def _ddp(self) -> DistributedDataParallel | None:
         return self.model if isinstance(self.model, DistributedDataParallel) else None
@@ -145,27 +145,27 @@ class CheckedDDP(Measured, ExtensibleDDP):
     def post_backward(self, closure_loss: Tensor) -> None:
         super().post_backward(closure_loss)
         model = self._ddp()
-        self._backwards += 1
+        self._num_backwards += 1
         if model is not None and sends_gradients(model):  # false between the steps of accumulated gradients
-            self._syncs += 1
-            self.traffic.add(self._buffers_due + (0 if self.hook else self._gradient_bytes))
+            self._num_syncs += 1
+            self.bytes_counter.add(self._buffers_due + (0 if self.hook else self._gradient_bytes))
             self._buffers_due = 0
 
     def on_validation_start(self) -> None:
         """Measure what is saved: all ranks with the buffers of the first one, as they begin the next training step with."""
         super().on_validation_start()
         model = self._ddp()
-        if model is not None and self.shares_buffers:
+        if model is not None and self.syncs_buffers:
             for buffer in _synced_buffers(model):
                 dist.broadcast(buffer, src=0)
 
     def comm_seconds(self) -> tuple[float, float] | None:
         """From torch's own clock in DDP's reducer, which samples the backward passes."""
         model = self._ddp()
-        if model is None or not self._syncs:
+        if model is None or not self._num_syncs:
             return None
         clock = ddp_timing(model)
-        share = self._syncs / self._backwards * 1e-9
+        share = self._num_syncs / self._num_backwards * 1e-9
         busy = clock.get("avg_backward_comm_time", 0) * share
         return busy, max(0.0, busy - clock.get("avg_backward_compute_comm_overlap_time", 0) * share)
 
@@ -184,7 +184,7 @@ class CheckedDDP(Measured, ExtensibleDDP):
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
         checkpoint = super().load_checkpoint(checkpoint_path, weights_only)
         self._hook_states = checkpoint.pop("gradient_hook", [])
-        self._steps_before = int(checkpoint.get("global_step", 0))
+        self._start_step = int(checkpoint.get("global_step", 0))
         return checkpoint
 
 

@@ -29,10 +29,10 @@ class FSDP2(ModelParallel):
         self.min_params, self.reshard_after_forward = min_params, reshard_after_forward
         self._gathered = self._reduced = 0
 
-    def spread(self, model: nn.Module, mesh: DeviceMesh) -> None:
+    def shard(self, model: nn.Module, mesh: DeviceMesh) -> None:
         from torch.distributed.fsdp import fully_shard
 
-        parts = separate_parts(model, self.min_params)
+        parts = layers_to_wrap(model, self.min_params)
         twice = {id(p): p for part in parts for p in part.parameters()} if self.reshard_after_forward else {}
         self._reduced = sum(p.numel() * p.element_size() for p in model.parameters())
         again = sum(p.numel() * p.element_size() for p in twice.values())
@@ -41,7 +41,7 @@ class FSDP2(ModelParallel):
             fully_shard(part, mesh=mesh, reshard_after_forward=self.reshard_after_forward)
         fully_shard(model, mesh=mesh, reshard_after_forward=False)
 
-    def bytes_of_backward(self, synchronised: bool) -> int:
+    def bytes_per_backward(self, synchronised: bool) -> int:
         """This rank's part of the weights, once for each time that they are gathered, and all gradients."""
         return self._gathered + (self._reduced if synchronised else 0)
 
@@ -58,7 +58,7 @@ class FSDP2(ModelParallel):
             self._synchronised = True
 
 
-def separate_parts(model: nn.Module, min_params: int) -> list[nn.Module]:
+def layers_to_wrap(model: nn.Module, min_params: int) -> list[nn.Module]:
     """The members of lists and sequences of layers that have at least `min_params` parameters, the inner ones first."""
     holders = [module for module in model.modules() if isinstance(module, nn.Sequential | nn.ModuleList)]
     members = [member for holder in reversed(holders) for member in holder.children()]

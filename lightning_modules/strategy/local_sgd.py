@@ -1,6 +1,6 @@
 """Local SGD: every H steps the weights of the ranks are averaged (Stich 2018, algorithm 1)."""
 
-from lightning_modules.strategy.flat import pack, unpack_into
+from lightning_modules.strategy.flatten import flatten_by_dtype, unflatten_into
 from lightning_modules.strategy.local_steps import LocalSteps
 
 
@@ -15,4 +15,4 @@ class LocalSGD(LocalSteps):
     """
 
     def end_period(self, step: int) -> None:
-        unpack_into(self.parameters(), self.mean(pack(self.parameters())))
+        unflatten_into(self.parameters(), self.mean(flatten_by_dtype(self.parameters())))

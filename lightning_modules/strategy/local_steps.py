@@ -13,10 +13,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lightning_modules.compat.lightning import Launcher, insert_callback
 from lightning_modules.compat.torch import set_ddp_sync
-from lightning_modules.errors import UserError
+from lightning_modules.config.errors import UserError
 from lightning_modules.strategy.ddp import CheckedDDP
-from lightning_modules.strategy.flat import pack, unpack_into
-from lightning_modules.strategy.ranks_state import gather_ranks, rank_of, shared_of
+from lightning_modules.strategy.flatten import flatten_by_dtype, unflatten_into
+from lightning_modules.strategy.rank_checkpoint import gather_rank_states, rank_state_of, shared_state_of
 
 
 class LocalSteps(CheckedDDP):
@@ -37,8 +37,8 @@ class LocalSteps(CheckedDDP):
     Raises UserError for settings out of range, and for what needs equal weights on all ranks at every step.
     """
 
-    takes_many_steps = False
-    shares_buffers = False
+    supports_multi_step = False
+    syncs_buffers = False
 
     def __init__(self, period: int = 8, synchronous_steps: int = 0, **ddp: Any) -> None:
         if period < 1:
@@ -47,8 +47,8 @@ class LocalSteps(CheckedDDP):
             raise UserError(f"strategy.synchronous_steps={synchronous_steps}: it must be 0 or more")
         super().__init__(**ddp)
         self.period, self.synchronous_steps = period, synchronous_steps
-        self._apart = False  # whether the ranks train, each with its own weights
-        self._own: list[Tensor] | None = None  # this rank's tensors while the mean stands in their place
+        self._diverged = False  # whether the ranks train, each with its own weights
+        self._local: list[Tensor] | None = None  # this rank's tensors while the mean stands in their place
 
     # --- what an algorithm defines ---------------------------------------------------------------------------
     @abstractmethod
@@ -65,11 +65,11 @@ class LocalSteps(CheckedDDP):
     def load_shared_state(self, state: dict[str, Any]) -> None:
         """Go on from it."""
 
-    def own_state(self) -> dict[str, Any]:
+    def local_state(self) -> dict[str, Any]:
         """Plain state beyond weights and optimizer that each rank has for itself, for the checkpoint."""
         return {}
 
-    def load_own_state(self, state: dict[str, Any]) -> None:
+    def load_local_state(self, state: dict[str, Any]) -> None:
         """Go on from it, on as many processes."""
 
     # --- the steps -------------------------------------------------------------------------------------------
@@ -107,34 +107,34 @@ class LocalSteps(CheckedDDP):
 
     def send(self, vector: Tensor, background: bool = False) -> Any:
         """Sum a vector over all ranks in its place and count its bytes; in the background, return what to wait for."""
-        self.traffic.add(vector.numel() * vector.element_size())
+        self.bytes_counter.add(vector.numel() * vector.element_size())
         return dist.all_reduce(vector, async_op=background)
 
     # --- the mean, looked at ---------------------------------------------------------------------------------
-    def _averaged(self) -> list[Tensor]:
+    def _averaged_tensors(self) -> list[Tensor]:
         assert self.lightning_module is not None
         buffers = [b for b in self.lightning_module.buffers() if b.is_floating_point()]
         return [*self.parameters(), *buffers]
 
-    def show_mean(self) -> None:
+    def swap_in_average(self) -> None:
         """Put the mean of all ranks in the place of this rank's weights and buffers."""
-        if self._apart and self._own is None:
-            tensors = self._averaged()
-            self._own = [t.detach().clone() for t in tensors]
-            unpack_into(tensors, self.mean(pack(tensors)))
+        if self._diverged and self._local is None:
+            tensors = self._averaged_tensors()
+            self._local = [t.detach().clone() for t in tensors]
+            unflatten_into(tensors, self.mean(flatten_by_dtype(tensors)))
 
-    def show_own(self) -> None:
+    def restore_local(self) -> None:
         """Put this rank's own back."""
-        if self._own is not None:
+        if self._local is not None:
             with torch.no_grad():
-                for tensor, own in zip(self._averaged(), self._own, strict=True):
+                for tensor, own in zip(self._averaged_tensors(), self._local, strict=True):
                     tensor.copy_(own)
-            self._own = None
+            self._local = None
 
     def finish(self) -> None:
         """End the training with the mean in place of all ranks' weights."""
-        self.show_mean()
-        self._own, self._apart = None, False
+        self.swap_in_average()
+        self._local, self._diverged = None, False
 
     def log(self, values: dict[str, float]) -> None:
         """Give metrics to the loggers, at the last completed step."""
@@ -145,50 +145,50 @@ class LocalSteps(CheckedDDP):
     # --- where Lightning calls -------------------------------------------------------------------------------
     def setup(self, trainer: pl.Trainer) -> None:
         if trainer.state.fn == "fit":
-            self._refuse(trainer)
-            insert_callback(trainer, _Finish())  # before those that look at the weights
+            self._check_supported(trainer)
+            insert_callback(trainer, _AverageAtEndHook())  # before those that look at the weights
         super().setup(trainer)
 
     def on_train_start(self) -> None:
         super().on_train_start()
-        self._apart = True
+        self._diverged = True
 
     def on_validation_start(self) -> None:
         super().on_validation_start()
-        self.show_mean()
+        self.swap_in_average()
 
     def on_validation_end(self) -> None:
         super().on_validation_end()
-        self.show_own()
+        self.restore_local()
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        shown = self._own is not None
-        self.show_mean()
+        shown = self._local is not None
+        self.swap_in_average()
         state = super().lightning_module_state_dict()
-        if not shown and self._own is not None:
+        if not shown and self._local is not None:
             state = {key: value.clone() if isinstance(value, Tensor) else value for key, value in state.items()}
-            self.show_own()
+            self.restore_local()
         return state
 
     # --- checkpoints -----------------------------------------------------------------------------------------
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
         if "optimizer_states" in checkpoint:  # not where the weights alone are wanted
-            weights = self._own if self._own is not None else self._averaged()
-            mine = {"weights": weights, "optimizers": checkpoint["optimizer_states"], "more": self.own_state()}
-            gather_ranks(checkpoint, type(self).__name__, mine, self.shared_state())
+            weights = self._local if self._local is not None else self._averaged_tensors()
+            mine = {"weights": weights, "optimizers": checkpoint["optimizer_states"], "more": self.local_state()}
+            gather_rank_states(checkpoint, type(self).__name__, mine, self.shared_state())
         super().save_checkpoint(checkpoint, filepath, storage_options)
 
     def load_optimizer_state_dict(self, checkpoint: Any) -> None:
         name = type(self).__name__
-        if (shared := shared_of(checkpoint, name)) is not None:
+        if (shared := shared_state_of(checkpoint, name)) is not None:
             self.load_shared_state(shared)
-        mine = rank_of(checkpoint, name, self.global_rank, self.world_size)
+        mine = rank_state_of(checkpoint, name, self.global_rank, self.world_size)
         super().load_optimizer_state_dict({"optimizer_states": mine["optimizers"]} if mine else checkpoint)
         if mine:
             with torch.no_grad():
-                for tensor, own in zip(self._averaged(), mine["weights"], strict=True):
+                for tensor, own in zip(self._averaged_tensors(), mine["weights"], strict=True):
                     tensor.copy_(own)
-            self.load_own_state(mine["more"])
+            self.load_local_state(mine["more"])
 
     # --- what does not go with it ----------------------------------------------------------------------------
     def choose_launcher(self, start_method: str) -> Launcher:
@@ -198,7 +198,7 @@ class LocalSteps(CheckedDDP):
             raise UserError("trainer.precision=16-mixed: each rank would scale its loss by itself; try bf16-mixed")
         return super().choose_launcher(start_method)
 
-    def _refuse(self, trainer: pl.Trainer) -> None:
+    def _check_supported(self, trainer: pl.Trainer) -> None:
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             pruned = type(callback).__module__.startswith("lightning_modules.compression.")
             if pruned or isinstance(callback, WeightAveraging | StochasticWeightAveraging):
@@ -208,7 +208,7 @@ class LocalSteps(CheckedDDP):
                 )
 
 
-class _Finish(pl.Callback):
+class _AverageAtEndHook(pl.Callback):
     """Calls `LocalSteps.finish` before any other callback sees the end of training: Lightning calls strategies last."""
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -12,12 +12,17 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from lightning_modules.compat.lightning import replace_clip_by_norm, restore_clip_by_norm
 from lightning_modules.compat.torch import is_compiled, replace_forward
-from lightning_modules.errors import UserError, nearest
+from lightning_modules.config.errors import UserError, suggest
+from lightning_modules.strategy.comm_stats import CommStats
 from lightning_modules.strategy.model_parallel import ModelParallel
-from lightning_modules.strategy.pipeline_pass import PipelinePass, assigned
-from lightning_modules.strategy.pipeline_stages import cut, drop_others
-from lightning_modules.strategy.pipeline_state import drop_bare_states, gather_states, gather_tensors, own_states
-from lightning_modules.strategy.traffic import Measured
+from lightning_modules.strategy.pipeline_partition import drop_other_parts, partition
+from lightning_modules.strategy.pipeline_schedule import PipelineExecutor, attach_gradients
+from lightning_modules.strategy.pipeline_state import (
+    drop_meta_states,
+    gather_optimizer_state,
+    gather_tensors,
+    local_optimizer_states,
+)
 from lightning_modules.task.supervised import Supervised
 
 SCHEDULES = ("gpipe", "1f1b")
@@ -52,7 +57,7 @@ class Pipeline(ModelParallel):
         **settings: Any,
     ) -> None:
         if schedule not in SCHEDULES:
-            raise UserError(f"strategy.schedule={schedule}: {nearest(str(schedule), SCHEDULES)}")
+            raise UserError(f"strategy.schedule={schedule}: {suggest(str(schedule), SCHEDULES)}")
         if microbatches < 1:
             raise UserError(f"strategy.microbatches={microbatches}: it must be 1 or more")
         if settings.get("sharded_checkpoint"):
@@ -63,8 +68,8 @@ class Pipeline(ModelParallel):
         self._pending = 0.0
 
     # --- what cannot be followed -----------------------------------------------------------------------------
-    def refuse(self, trainer: Any) -> None:
-        super().refuse(trainer)
+    def check_supported(self, trainer: Any) -> None:
+        super().check_supported(trainer)
         task, size = self._task, self._task.batch_size
         if size % self.microbatches:
             raise UserError(f"strategy.microbatches={self.microbatches} does not divide data.batch_size={size}")
@@ -87,13 +92,13 @@ class Pipeline(ModelParallel):
             )
 
     # --- the parts -------------------------------------------------------------------------------------------
-    def spread(self, model: nn.Module, mesh: DeviceMesh) -> None:
-        parts = cut(model, self._example(), mesh.size(), self.balance)
+    def shard(self, model: nn.Module, mesh: DeviceMesh) -> None:
+        parts = partition(model, self._example(), mesh.size(), self.balance)
         self._owner = {name: rank for rank, part in enumerate(parts) for name in part.state_dict()}
         part = parts[self.global_rank]
-        drop_others(model, part)
+        drop_other_parts(model, part)
         ranks = (self.global_rank, mesh.size(), self.root_device)
-        self._pass = PipelinePass(part, *ranks, self.microbatches, self.schedule)
+        self._pass = PipelineExecutor(part, *ranks, self.microbatches, self.schedule)
         replace_forward(model, self._pass.outputs)
         self._task.outputs_and_loss = self._outputs_and_loss
         replace_clip_by_norm(self.precision_plugin, self._clip_by_norm)
@@ -106,11 +111,11 @@ class Pipeline(ModelParallel):
             example: Tensor = task.preprocess(self.precision_plugin.convert_input(raw))
         return example
 
-    def make_whole(self) -> None:
-        if self._skeleton is not None:
+    def unshard(self) -> None:
+        if self._unsharded is not None:
             del self._task.outputs_and_loss
             restore_clip_by_norm(self.precision_plugin)
-        super().make_whole()
+        super().unshard()
 
     # --- a step ----------------------------------------------------------------------------------------------
     def _outputs_and_loss(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -126,8 +131,8 @@ class Pipeline(ModelParallel):
         self._pending += done.sent
         with torch.no_grad():
             loss = task.loss(done.outputs, target)
-        done.check_mean(float(loss))
-        loss, outputs = assigned(loss, done)
+        done.check_loss_is_mean(float(loss))
+        loss, outputs = attach_gradients(loss, done)
         return outputs, loss
 
     def _clip_by_norm(self, optimizer: Any, clip_val: float) -> None:
@@ -138,13 +143,13 @@ class Pipeline(ModelParallel):
         dist.all_reduce(square)
         torch.nn.utils.clip_grads_with_norm_(mine, clip_val, square.sqrt())
 
-    def bytes_of_backward(self, synchronised: bool) -> int:
+    def bytes_per_backward(self, synchronised: bool) -> int:
         """Activations, their gradients and outputs of the batch: the mean over the ranks, which send unlike amounts."""
         sent, self._pending = round(self._pending), 0.0
         return sent
 
     def on_validation_start(self) -> None:
-        Measured.on_validation_start(self)  # each buffer has one owner: there is nothing to make equal
+        CommStats.on_validation_start(self)  # each buffer has one owner: there is nothing to make equal
 
     @property
     def distributed_sampler_kwargs(self) -> dict[str, Any]:
@@ -157,16 +162,16 @@ class Pipeline(ModelParallel):
     def setup_optimizers(self, trainer: Any) -> None:
         super().setup_optimizers(trainer)  # type: ignore[no-untyped-call, unused-ignore]
         for optimizer in self.optimizers:
-            drop_bare_states(optimizer)
+            drop_meta_states(optimizer)
 
-    def whole_model(self) -> dict[str, Tensor]:
+    def gather_model(self) -> dict[str, Tensor]:
         return gather_tensors(self._task.model.state_dict(), self._owner, self.root_device)
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
         state: dict[str, Any] = self._task.state_dict()
-        if self._skeleton is None:
+        if self._unsharded is None:
             return state
-        return {**state, **{f"model.{name}": tensor for name, tensor in self.whole_model().items()}}
+        return {**state, **{f"model.{name}": tensor for name, tensor in self.gather_model().items()}}
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
         bare = {key for key, value in self._task.state_dict().items() if value.is_meta}
@@ -174,8 +179,8 @@ class Pipeline(ModelParallel):
         self._task.load_state_dict(state, strict=strict)
 
     def optimizer_state(self, optimizer: Any) -> dict[str, Any]:
-        return gather_states(optimizer)
+        return gather_optimizer_state(optimizer)
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         for optimizer, states in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
-            optimizer.load_state_dict({**states, "state": own_states(optimizer, states["state"])})
+            optimizer.load_state_dict({**states, "state": local_optimizer_states(optimizer, states["state"])})

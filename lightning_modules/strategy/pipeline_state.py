@@ -20,27 +20,27 @@ def gather_tensors(state: Mapping[str, Tensor], owner: Mapping[str, int], device
     return gathered
 
 
-def gather_states(optimizer: Any) -> dict[str, Any]:
+def gather_optimizer_state(optimizer: Any) -> dict[str, Any]:
     """The states of all ranks together on the first one, under the numbers of one process; elsewhere the rank's own."""
     plain: dict[str, Any] = optimizer.state_dict()
-    mine = own_states(optimizer, plain["state"])
+    mine = local_optimizer_states(optimizer, plain["state"])
     states: list[Any] | None = [None] * dist.get_world_size() if dist.get_rank() == 0 else None
-    dist.gather_object({n: _on_cpu(state) for n, state in mine.items()}, states)
+    dist.gather_object({n: _to_cpu(state) for n, state in mine.items()}, states)
     together = {n: state for part in states or [mine] for n, state in part.items()}
     return {**plain, "state": dict(sorted(together.items()))}
 
 
-def own_states(optimizer: Any, states: Mapping[int, Any]) -> dict[int, Any]:
+def local_optimizer_states(optimizer: Any, states: Mapping[int, Any]) -> dict[int, Any]:
     """Of states by number those of the parameters that this rank has."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     return {n: states[n] for n, parameter in enumerate(parameters) if n in states and not parameter.is_meta}
 
 
-def drop_bare_states(optimizer: Any) -> None:
+def drop_meta_states(optimizer: Any) -> None:
     """Forget what an optimizer has prepared for parameters of other ranks, as Adagrad does."""
     for parameter in [p for p in optimizer.state if p.is_meta]:
         del optimizer.state[parameter]
 
 
-def _on_cpu(state: Mapping[str, Any]) -> dict[str, Any]:
+def _to_cpu(state: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value.cpu() if isinstance(value, Tensor) else value for key, value in state.items()}

@@ -7,9 +7,9 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
-from lightning_modules.errors import UserError
+from lightning_modules.config.errors import UserError
 from lightning_modules.strategy.model_parallel import ModelParallel
-from lightning_modules.strategy.tensor_plan import is_row, tensor_plan
+from lightning_modules.strategy.tensor_parallel_plan import is_rowwise, parallelize_plan
 
 
 class TensorParallel(ModelParallel):
@@ -20,15 +20,17 @@ class TensorParallel(ModelParallel):
     same mask for different units.
     """
 
-    def spread(self, model: nn.Module, mesh: DeviceMesh) -> None:
+    def shard(self, model: nn.Module, mesh: DeviceMesh) -> None:
         from torch.distributed.tensor.parallel import parallelize_module
 
         torch.backends.mha.set_fastpath_enabled(False)  # torch's fused encoder layer takes no weights that are cut
-        plan = tensor_plan(model, mesh.size())
+        plan = parallelize_plan(model, mesh.size())
         parallelize_module(model, mesh, plan)
         self._pending, self._ranks = 0, mesh.size()
         for name, style in plan.items():
-            model.get_submodule(name).register_forward_hook(self._count_rows if is_row(style) else self._count_columns)
+            model.get_submodule(name).register_forward_hook(
+                self._count_rows if is_rowwise(style) else self._count_columns
+            )
 
     def _count_rows(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         """A sum over the ranks of what comes out."""
@@ -42,13 +44,13 @@ class TensorParallel(ModelParallel):
             self._pending += inputs[0].numel() * inputs[0].element_size() if inputs[0].requires_grad else 0
             self._pending += output.numel() * output.element_size() // self._ranks if gathered else 0
 
-    def bytes_of_backward(self, synchronised: bool) -> int:
+    def bytes_per_backward(self, synchronised: bool) -> int:
         """Outputs and gradients of the cut layers' units, for each sample of the batch."""
         sent, self._pending = self._pending, 0
         return sent
 
-    def refuse(self, trainer: Any) -> None:
-        super().refuse(trainer)
+    def check_supported(self, trainer: Any) -> None:
+        super().check_supported(trainer)
         if trainer.gradient_clip_val:
             raise UserError(
                 "trainer.gradient_clip_val: torch takes no norm over cut and whole tensors together; "

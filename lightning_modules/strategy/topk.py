@@ -9,12 +9,12 @@ from torch import Tensor
 from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 
-from lightning_modules.errors import UserError
-from lightning_modules.strategy.hooks import GradientHook
-from lightning_modules.strategy.traffic import Traffic
+from lightning_modules.config.errors import UserError
+from lightning_modules.strategy.comm_hooks import CommHook
+from lightning_modules.strategy.comm_stats import BytesCounter
 
 
-class TopK(GradientHook):
+class TopK(CommHook):
     """Top-k sparsification with error feedback (Stich et al. 2018, algorithm 1; Karimireddy et al. 2019, algorithm 2).
 
     Per bucket of DDP: the residual is added to the gradient, the k entries of largest magnitude are sent with their places,
@@ -40,25 +40,25 @@ class TopK(GradientHook):
         self.density, self.start_step = density, start_step
         self._residuals: dict[str, Tensor] = {}
 
-    def attach(self, model: DistributedDataParallel, traffic: Traffic, step: int) -> None:
+    def attach(self, model: DistributedDataParallel, bytes_counter: BytesCounter, step: int) -> None:
         self._step = step
         self._names = {id(parameter): name for name, parameter in model.module.named_parameters()}
         device = {name: parameter.device for name, parameter in model.module.named_parameters()}
         self._residuals = {name: residual.to(device[name]) for name, residual in self._residuals.items()}
-        super().attach(model, traffic, step)
+        super().attach(model, bytes_counter, step)
 
     def average(self, bucket: dist.GradBucket) -> Future[Tensor]:
         whole = self._step < self.start_step
         self._step += bucket.is_last()
         gradients = bucket.buffer()
         if whole:
-            self.traffic.add(gradients.numel() * gradients.element_size())
+            self.bytes_counter.add(gradients.numel() * gradients.element_size())
             mean = gradients.div_(dist.get_world_size())
             return dist.all_reduce(mean, async_op=True).get_future().then(lambda done: done.value()[0])
         self._add_residuals(bucket)
         k = max(1, math.ceil(self.density * gradients.numel()))
         places = gradients.abs().topk(k, sorted=False).indices
-        message = pack(gradients[places], places)
+        message = encode_entries(gradients[places], places)
         gradients[places] = 0.0
         self._keep_residuals(bucket)
         return self._exchange(gradients, message)
@@ -67,14 +67,14 @@ class TopK(GradientHook):
         """Send the message, and write the mean of all ranks' into the buffer."""
         world_size = dist.get_world_size()
         received = message.new_empty(world_size * message.numel())
-        self.traffic.add(message.numel() * message.element_size())
+        self.bytes_counter.add(message.numel() * message.element_size())
         sent: Any = dist.all_gather_into_tensor(received, message, async_op=True)
 
         def spread(done: Future[Any]) -> Tensor:
             done.wait()
             gradients.zero_()
             for part in received.chunk(world_size):  # in the order of the ranks: the sums are the same everywhere
-                values, places = unpack(part)
+                values, places = decode_entries(part)
                 gradients.index_add_(0, places, values.to(gradients.dtype), alpha=1 / world_size)
             return gradients
 
@@ -107,14 +107,14 @@ class TopK(GradientHook):
             self._residuals = {name: torch.stack([state[name] for state in states]).mean(0) for name in states[0]}
 
 
-def pack(values: Tensor, places: Tensor) -> Tensor:
+def encode_entries(values: Tensor, places: Tensor) -> Tensor:
     """k values and int64 places -> one tensor of 2k integers, so that one collective carries both."""
     if values.dtype == torch.float64:
         return torch.cat([values.view(torch.int64), places])
     return torch.cat([values.float().view(torch.int32), places.int()])
 
 
-def unpack(message: Tensor) -> tuple[Tensor, Tensor]:
+def decode_entries(message: Tensor) -> tuple[Tensor, Tensor]:
     """The reverse of `pack`: float32 or float64 values [k] and int64 places [k]."""
     values, places = message.chunk(2)
     return values.view(torch.float64 if message.dtype == torch.int64 else torch.float32), places.long()

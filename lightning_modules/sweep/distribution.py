@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep, Sweep
 
 from lightning_modules.compat.hydra import convert_value
-from lightning_modules.errors import UserError, nearest
+from lightning_modules.config.errors import UserError, suggest
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -30,9 +30,9 @@ def range_mistakes(spec: Any) -> list[str]:
     if kind is None:
         return [f"the type is missing: {', '.join(FIELDS)}; as in {_EXAMPLE}"]
     if kind not in FIELDS:
-        return [f"there is no type {kind!r}; {nearest(str(kind), FIELDS)}"]
+        return [f"there is no type {kind!r}; {suggest(str(kind), FIELDS)}"]
     names = ("type", *FIELDS[kind])
-    mistakes = [f"{kind} has no field '{name}'; {nearest(str(name), names)}" for name in spec if name not in names]
+    mistakes = [f"{kind} has no field '{name}'; {suggest(str(name), names)}" for name in spec if name not in names]
     missing = [name for name in ("low", "high", "choices") if name in names and spec.get(name) is None]
     mistakes += [f"{kind} needs a value for '{name}'" for name in missing]
     if mistakes:
@@ -127,7 +127,7 @@ def spec_of(override: Override) -> dict[str, Any]:
     if not isinstance(value, Sweep):
         raise UserError("a pattern is no list of choices: write them out")
     if wrong := sorted(value.tags - {"log"}):
-        raise UserError(f"there is no tag '{wrong[0]}'; {nearest(wrong[0], ['log'])}")
+        raise UserError(f"there is no tag '{wrong[0]}'; {suggest(wrong[0], ['log'])}")
     if isinstance(value, ChoiceSweep):
         if value.tags:
             raise UserError("log is for an interval or a range, not for choices")

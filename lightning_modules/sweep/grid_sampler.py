@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from optuna.samplers import BaseSampler
 
-from lightning_modules.errors import UserError
+from lightning_modules.config.errors import UserError
 from lightning_modules.sweep.distribution import grid_values
 
 if TYPE_CHECKING:
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from optuna.study import Study
     from optuna.trial import FrozenTrial
 
-    from lightning_modules.sweep.space import Space
+    from lightning_modules.sweep.search_space import Space
 
-MOST_POINTS = 1_000_000
+MAX_GRID_POINTS = 1_000_000
 
 
 def grid_size(space: Space) -> int:
@@ -36,7 +36,7 @@ def grid_size(space: Space) -> int:
     return math.prod(len(grid_values(distribution) or ()) for distribution in space.values())
 
 
-class ShuffledGrid(BaseSampler):
+class ShuffledGridSampler(BaseSampler):
     """The point of trial `number`; after the last one it begins anew.
 
     Args:

@@ -3,27 +3,27 @@
 import time
 from typing import Any
 
-from lightning_modules.sweep.ledger import Ledger
-from lightning_modules.sweep.names import run_name
-from lightning_modules.sweep.trial import SETTLED, Outcome, Plan, Trial
+from lightning_modules.sweep.plans import DONE_STATES, Outcome, Plan, Trial
+from lightning_modules.sweep.sweep_store import SweepStore
+from lightning_modules.sweep.trial_names import run_name
 
 REFRESH_S = 60.0  # between two renewals of the table in the store
 
 
-class Progress:
+class SweepProgress:
     """Prints, and keeps the sweep's run up to date.
 
     Args:
         again: the command that goes on with the sweep.
     """
 
-    def __init__(self, ledger: Ledger, plan: Plan, again: str) -> None:
-        self._ledger, self._plan, self._again = ledger, plan, again
+    def __init__(self, ledger: SweepStore, plan: Plan, resume_command: str) -> None:
+        self._ledger, self._plan, self._again = ledger, plan, resume_command
         self._count, self._renewed = 0, time.monotonic()
 
     def begin(self, jobs: int) -> None:
         """Say what there is to do."""
-        done = sum(outcome.state in SETTLED for _, outcome in self._ledger.state(self._plan))
+        done = sum(outcome.state in DONE_STATES for _, outcome in self._ledger.state(self._plan))
         self._count = done
         went = f", {done} of them done already" if done else ""
         at_a_time = f"{min(jobs, self._plan.total)} at a time"
@@ -31,7 +31,7 @@ class Progress:
 
     def ended(self, trial: Trial, outcome: Outcome) -> None:
         """Say how a trial ended."""
-        self._count += outcome.state in SETTLED
+        self._count += outcome.state in DONE_STATES
         values = "  ".join(f"{key} {value:.4g}" for key, value in outcome.values.items())
         said = (outcome.error or "").splitlines()[:1]
         name = trial.name or run_name(trial.params, self._plan.keys)
@@ -46,10 +46,10 @@ class Progress:
             return self._summary(final=True)
         from rich.console import Console
 
-        from lightning_modules.sweep.description import to_terminal
+        from lightning_modules.sweep.summary_text import terminal_summary
 
         children = self._summary(final=True)
-        Console().print(to_terminal(children, self._ledger.objectives, f"sweep {self._ledger.name}"))
+        Console().print(terminal_summary(children, self._ledger.objectives, f"sweep {self._ledger.name}"))
         print(f"sweep  {self._ledger.name}  {self._ledger.run_id}\nsee    make ui, then http://127.0.0.1:5000")
         print(f"       touchstone compare {self._ledger.run_id}", flush=True)
         return children

@@ -7,8 +7,8 @@ from typing import Any
 
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 
-from lightning_modules.errors import nearest
-from lightning_modules.sweep.settings import PRUNERS, option_mistakes, raise_mistakes
+from lightning_modules.config.errors import suggest
+from lightning_modules.sweep.search_settings import PRUNERS, option_mistakes, raise_mistakes
 
 _CONSTRUCTORS: dict[str, Callable[..., BasePruner]] = {
     "none": NopPruner,
@@ -31,7 +31,7 @@ def make_pruner(name: str, options: Mapping[str, Any], max_epochs: int | None = 
         UserError: no such pruner or option.
     """
     if name not in PRUNERS:
-        raise_mistakes("in the search", [f"search.pruner: there is no '{name}'; {nearest(name, PRUNERS)}"])
+        raise_mistakes("in the search", [f"search.pruner: there is no '{name}'; {suggest(name, PRUNERS)}"])
     raise_mistakes("in the search", option_mistakes("search.pruner_options", _CONSTRUCTORS[name], options))
     given = _DEFAULTS.get(name, {}) | dict(options)
     if name == "hyperband" and max_epochs is not None and max_epochs > 0:

@@ -2,26 +2,26 @@
 
 from collections.abc import Iterable, Mapping
 
-from lightning_modules.sweep.children import Child
+from lightning_modules.sweep.trial_results import TrialResult
 
 
-def best(children: Iterable[Child], objectives: Mapping[str, str]) -> Child | None:
+def best_trial(children: Iterable[TrialResult], objectives: Mapping[str, str]) -> TrialResult | None:
     """The FINISHED child with the best value; None without one, or where several objectives leave it open."""
     if len(objectives) != 1:
         return None
-    ranked = ranking(children, objectives)
+    ranked = ranked_trials(children, objectives)
     return ranked[0] if ranked else None
 
 
-def ranking(children: Iterable[Child], objectives: Mapping[str, str]) -> list[Child]:
+def ranked_trials(children: Iterable[TrialResult], objectives: Mapping[str, str]) -> list[TrialResult]:
     """The FINISHED children that have all values, sorted by the first objective, the best first."""
     comparable = [child for child in children if child.status == "FINISHED" and _scores(child, objectives)]
     return sorted(comparable, key=lambda child: (_scores(child, objectives), child.number))
 
 
-def pareto(children: Iterable[Child], objectives: Mapping[str, str]) -> list[Child]:
+def pareto_trials(children: Iterable[TrialResult], objectives: Mapping[str, str]) -> list[TrialResult]:
     """The FINISHED children that no other one beats in one objective without losing in another; sorted by the first."""
-    ranked = ranking(children, objectives)
+    ranked = ranked_trials(children, objectives)
     scores = [_scores(child, objectives) for child in ranked]
     return [
         child
@@ -30,7 +30,7 @@ def pareto(children: Iterable[Child], objectives: Mapping[str, str]) -> list[Chi
     ]
 
 
-def _scores(child: Child, objectives: Mapping[str, str]) -> tuple[float, ...]:
+def _scores(child: TrialResult, objectives: Mapping[str, str]) -> tuple[float, ...]:
     """The values with signs such that less is better; empty where one is missing."""
     values = [(child.values.get(name), direction) for name, direction in objectives.items()]
     scores = [value if direction == "minimize" else -value for value, direction in values if value is not None]

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
-from lightning_modules.errors import UserError
-from lightning_modules.task.metrics import chosen, classification_metrics, samples_per_class
+from lightning_modules.config.errors import UserError
+from lightning_modules.task.metrics import classification_metrics, samples_per_class, select_metrics
 from lightning_modules.task.supervised import Batch, Supervised
 
-VAL = ("accuracy",)
-TEST = ("accuracy", "top_k", "precision", "recall", "f1", "auroc", "class_accuracy")
+VAL_METRICS = ("accuracy",)
+TEST_METRICS = ("accuracy", "top_k", "precision", "recall", "f1", "auroc", "class_accuracy")
 
 
 class Classification(Supervised):
@@ -45,14 +45,14 @@ class Classification(Supervised):
         super().__init__(model, loss, **loop)
         self.kind, self.num_outputs, self.top_k = kind, num_outputs, top_k
         self.class_names = list(class_names) if class_names else None
-        self.metrics = chosen(metrics, {"val": VAL, "test": TEST})
+        self.metrics = select_metrics(metrics, {"val": VAL_METRICS, "test": TEST_METRICS})
         self.label_smoothing = label_smoothing
         if not 0 <= label_smoothing < 1:
             raise UserError(f"task.label_smoothing={label_smoothing}: expected a value in [0, 1)")
-        self._smooth(label_smoothing)
-        self._weigh(class_weights, class_counts)
+        self._set_label_smoothing(label_smoothing)
+        self._set_class_weights(class_weights, class_counts)
 
-    def _smooth(self, label_smoothing: float) -> None:
+    def _set_label_smoothing(self, label_smoothing: float) -> None:
         if label_smoothing and self.kind == "multiclass":
             if not hasattr(self.loss, "label_smoothing"):
                 raise UserError(
@@ -60,7 +60,7 @@ class Classification(Supervised):
                 )
             self.loss.label_smoothing = label_smoothing
 
-    def _weigh(self, class_weights: str | Sequence[float] | None, counts: Tensor | None) -> None:
+    def _set_class_weights(self, class_weights: str | Sequence[float] | None, counts: Tensor | None) -> None:
         if class_weights is None:
             return
         if isinstance(class_weights, str):
@@ -78,9 +78,9 @@ class Classification(Supervised):
             raise UserError(f"task.class_weights: {type(self.loss).__name__} has no argument {name}")
         setattr(self.loss, name, weights)
 
-    train_names = ("accuracy",)
+    train_metric_names = ("accuracy",)
 
-    def target_of(self, batch: Batch) -> Tensor:
+    def loss_target(self, batch: Batch) -> Tensor:
         y = batch["y"]
         if self.kind == "multiclass":
             return y
@@ -93,7 +93,7 @@ class Classification(Supervised):
         scores = self._probabilities(outputs)
         return scores.squeeze(-1) if self.kind == "binary" else scores
 
-    def averaged(self, views: Sequence[Tensor]) -> Tensor:
+    def average_views(self, views: Sequence[Tensor]) -> Tensor:
         mean = torch.stack([self._probabilities(outputs.float()) for outputs in views]).mean(0)
         return mean.log() if self.kind == "multiclass" else mean.logit(eps=1e-7)
 
@@ -103,7 +103,7 @@ class Classification(Supervised):
     def metric_target(self, y: Tensor) -> Tensor:
         return y if self.kind == "multiclass" else y.int()
 
-    def train_sums(self, outputs: Tensor, y: Tensor) -> Tensor:
+    def train_metric_sums(self, outputs: Tensor, y: Tensor) -> Tensor:
         if self.kind == "multiclass":
             hard = y if y.ndim == 1 else y.argmax(-1)
             return (outputs.argmax(-1) == hard).sum(0, keepdim=True).float()
@@ -123,13 +123,13 @@ class Classification(Supervised):
     def build_metrics(self, stage: str) -> MetricCollection:
         return classification_metrics(self.kind, self.num_outputs, self.metrics[stage], self.top_k)
 
-    def members_without_samples(self, y: Tensor) -> list[str]:
+    def classes_without_samples(self, y: Tensor) -> list[str]:
         counts = samples_per_class(self.metric_target(y), self.kind, self.num_outputs)
         if self.kind == "binary":
             counts = torch.cat([len(y) - counts, counts])
         names = self.class_names or [str(i) for i in range(len(counts))]
         return [name for name, count in zip(names, counts.tolist(), strict=False) if not count]
 
-    def member_name(self, i: int) -> str:
+    def output_name(self, i: int) -> str:
         named = i < len(self.class_names or ())  # the model may have more outputs than there are classes
         return self.class_names[i] if self.class_names and named else str(i)

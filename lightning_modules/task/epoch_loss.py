@@ -5,9 +5,9 @@ import torch
 from torch import Tensor
 
 from lightning_modules.compat.lightning import set_metrics
-from lightning_modules.task.chunk import Batch
+from lightning_modules.task.fast_loop import Batch
 
-NAME = "train/epoch_loss"
+METRIC = "train/epoch_loss"
 
 
 class EpochLoss(pl.Callback):
@@ -17,18 +17,18 @@ class EpochLoss(pl.Callback):
     and checkpoints are written at the end of the epoch.
     """
 
-    logs = (NAME,)  # names that can be monitored in addition to the task's
+    logs = (METRIC,)  # names that can be monitored in addition to the task's
 
     def __init__(self) -> None:
         self._sums: list[Tensor] = []
         self._count = 0
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        terms: list[object] = pl_module.terms  # type: ignore[assignment]
-        if self._see not in terms:  # else: another fit of the same task
-            terms.append(self._see)
+        extra_losses: list[object] = pl_module.extra_losses  # type: ignore[assignment]
+        if self._add not in extra_losses:  # else: another fit of the same task
+            extra_losses.append(self._add)
 
-    def _see(self, loss: Tensor, outputs: Tensor, batch: Batch) -> Tensor:
+    def _add(self, loss: Tensor, outputs: Tensor, batch: Batch) -> Tensor:
         size = len(batch["y"])
         self._sums.append(loss.detach() * size)
         self._count += size
@@ -43,6 +43,6 @@ class EpochLoss(pl.Callback):
         total = torch.stack([torch.stack(self._sums).double().sum(), torch.tensor(float(self._count)).double()])
         total = trainer.strategy.reduce(total.to(pl_module.device), reduce_op="sum").cpu()
         value = (total[0] / total[1]).float()
-        set_metrics(trainer, {NAME: value})
+        set_metrics(trainer, {METRIC: value})
         if trainer.logger is not None:
-            trainer.logger.log_metrics({NAME: value}, trainer.global_step)  # type: ignore[dict-item]
+            trainer.logger.log_metrics({METRIC: value}, trainer.global_step)  # type: ignore[dict-item]

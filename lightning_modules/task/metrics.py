@@ -11,17 +11,17 @@ from torchmetrics import Metric, MetricCollection
 from torchmetrics import classification as c
 from torchmetrics import regression as r
 
-from lightning_modules.errors import UserError, nearest
+from lightning_modules.config.errors import UserError, suggest
 
 Kind = str
 Names = Mapping[str, Sequence[str]]
 # every process has all predictions (`PredictionBuffer`), so metrics must not be summed over ranks
-ALONE = {"sync_on_compute": False}
-_LONGEST = 200  # characters of a class name within a metric name; MLflow allows 250 in total
-_CLASSES = {"multiclass": "num_classes", "multilabel": "num_labels"}
+NO_SYNC = {"sync_on_compute": False}
+_MAX_SUFFIX_LENGTH = 200  # characters of a class name within a metric name; MLflow allows 250 in total
+_SIZE_ARGUMENT = {"multiclass": "num_classes", "multilabel": "num_labels"}
 
 
-def chosen(metrics: Mapping[str, Sequence[str] | None] | None, default: Names) -> Names:
+def select_metrics(metrics: Mapping[str, Sequence[str] | None] | None, default: Names) -> Names:
     """The metric names of ``val`` and ``test``, from `metrics` or else `default`. Raises UserError for other stages."""
     given = {stage: names for stage, names in (metrics or {}).items() if names is not None}
     for stage, names in given.items():
@@ -35,7 +35,7 @@ def metric_suffixes(members: Sequence[str]) -> list[str]:
 
     Names that differ only in other characters, such as "C++" and "C##", get their class number appended.
     """
-    plain = [re.sub(r"[^\w. -]", "_", name)[:_LONGEST] for name in members]
+    plain = [re.sub(r"[^\w. -]", "_", name)[:_MAX_SUFFIX_LENGTH] for name in members]
     plain = [name if name.strip(".") else "_" * max(1, len(name)) for name in plain]  # no "." and ".." in a path
     counts = Counter(plain)
     unique = [name if counts[name] == 1 else f"{name}-{i}" for i, name in enumerate(plain)]
@@ -49,7 +49,7 @@ def classification_metrics(kind: Kind, size: int, names: Sequence[str], top_k: i
     Raises UserError for an unknown name.
     """
     prefix = kind.capitalize()
-    of: dict[str, Any] = ALONE if kind == "binary" else {_CLASSES[kind]: size, **ALONE}
+    of: dict[str, Any] = NO_SYNC if kind == "binary" else {_SIZE_ARGUMENT[kind]: size, **NO_SYNC}
     per_class = of if kind == "binary" else {**of, "average": "none"}
     micro = of if kind == "binary" else {**of, "average": "micro"}
     known: dict[str, Callable[[], Metric]] = {
@@ -67,7 +67,7 @@ def classification_metrics(kind: Kind, size: int, names: Sequence[str], top_k: i
         known[f"top{top_k}_accuracy"] = lambda: c.MulticlassAccuracy(top_k=top_k, **micro)
     wanted = [f"top{top_k}_accuracy" if name == "top_k" else name for name in names]
     optional = {f"top{top_k}_accuracy", "class_accuracy"}
-    return _collect({name: known[name] for name in wanted if name in known}, wanted, known.keys() | optional)
+    return _build_collection({name: known[name] for name in wanted if name in known}, wanted, known.keys() | optional)
 
 
 class MacroAverage(Metric):
@@ -84,7 +84,7 @@ class MacroAverage(Metric):
     total: Tensor
 
     def __init__(self, per_class: Metric, kind: Kind, size: int, needs_negatives: bool = False) -> None:
-        super().__init__(**ALONE)
+        super().__init__(**NO_SYNC)
         self.per_class, self.kind, self.size, self.needs_negatives = per_class, kind, size, needs_negatives
         self.add_state("samples", torch.zeros(1 if kind == "binary" else size, dtype=torch.int64), "sum")
         self.add_state("total", torch.tensor(0), "sum")
@@ -135,18 +135,18 @@ class R2(r.R2Score):
 def regression_metrics(size: int, names: Sequence[str]) -> MetricCollection:
     """Metrics of values [N, size] against targets [N, size]: mse, mae, rmse, r2. Raises UserError for an unknown name."""
     known: dict[str, Callable[[], Metric]] = {
-        "mse": lambda: r.MeanSquaredError(**ALONE),
-        "rmse": lambda: r.MeanSquaredError(squared=False, **ALONE),
-        "mae": lambda: r.MeanAbsoluteError(**ALONE),
+        "mse": lambda: r.MeanSquaredError(**NO_SYNC),
+        "rmse": lambda: r.MeanSquaredError(squared=False, **NO_SYNC),
+        "mae": lambda: r.MeanAbsoluteError(**NO_SYNC),
         "r2": lambda: R2(sync_on_compute=False),
     }
-    return _collect({name: known[name] for name in names if name in known}, names, known.keys())
+    return _build_collection({name: known[name] for name in names if name in known}, names, known.keys())
 
 
-def _collect(
+def _build_collection(
     builders: dict[str, Callable[[], Metric]], wanted: Sequence[str], known: Collection[str]
 ) -> MetricCollection:
     for name in wanted:
         if name not in known:
-            raise UserError(f"task.metrics: unknown metric '{name}'; {nearest(name, known)}")
+            raise UserError(f"task.metrics: unknown metric '{name}'; {suggest(name, known)}")
     return MetricCollection({name: build() for name, build in builders.items()}, compute_groups=False)

@@ -6,10 +6,10 @@ from typing import Any
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
-from lightning_modules.task.metrics import chosen, regression_metrics
+from lightning_modules.task.metrics import regression_metrics, select_metrics
 from lightning_modules.task.supervised import Batch, Supervised
 
-NAMES = ("mse", "rmse", "mae", "r2")
+METRICS = ("mse", "rmse", "mae", "r2")
 
 
 class Regression(Supervised):
@@ -26,9 +26,9 @@ class Regression(Supervised):
     ) -> None:
         super().__init__(model, loss, **loop)
         self.num_outputs = num_outputs
-        self.metrics = chosen(metrics, {"val": NAMES, "test": NAMES})
+        self.metrics = select_metrics(metrics, {"val": METRICS, "test": METRICS})
 
-    def target_of(self, batch: Batch) -> Tensor:
+    def loss_target(self, batch: Batch) -> Tensor:
         return batch["y"].float().reshape(-1, self.num_outputs)
 
     def scores(self, outputs: Tensor) -> Tensor:

@@ -3,14 +3,14 @@
 import time
 
 
-class Throughput:
+class ThroughputTimer:
     """Measures one epoch: started before its first batch, read before validation or the end of the epoch."""
 
     def __init__(self) -> None:
         self._since: float | None = None
         self._samples = 0
 
-    def begin(self) -> None:
+    def start(self) -> None:
         self._since, self._samples = time.perf_counter(), 0
 
     def add(self, samples: int) -> None:

@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
 
-from lightning_modules.errors import UserError
+from lightning_modules.config.errors import UserError
+from lightning_modules.tracking.outbox import work_folder
 from lightning_modules.tracking.store import Store
-from lightning_modules.tracking.undelivered import work_folder
 
 
 def local_folder(uri: str) -> Path | None:
@@ -16,7 +16,7 @@ def local_folder(uri: str) -> Path | None:
     return Path(uri) if uri.startswith("/") else None
 
 
-def artifact(store: Store, run: Any, path: str) -> Path:
+def artifact_path(store: Store, run: Any, path: str) -> Path:
     """Return the local file of a run's artifact, fetched if the store is a server. Raises UserError where it is not there."""
     uri = run.info.artifact_uri
     folder = local_folder(uri)
@@ -35,7 +35,7 @@ def artifact(store: Store, run: Any, path: str) -> Path:
         raise UserError(f"run {run.info.run_id} has no artifact {path}: {error}") from error
 
 
-def fetch_model(store: Store, model_id: str, folder: Path) -> None:
+def download_model(store: Store, model_id: str, folder: Path) -> None:
     """Copy the files of a LoggedModel from a server into `folder`; it may have none yet."""
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 

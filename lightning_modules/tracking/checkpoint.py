@@ -8,8 +8,8 @@ from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 
-from lightning_modules.errors import UserError
-from lightning_modules.killed import undisturbed
+from lightning_modules.config.errors import UserError
+from lightning_modules.config.signals import defer_signals
 from lightning_modules.model.checksum import load_verified, save_with_checksum
 
 
@@ -45,7 +45,7 @@ class LastCheckpoint(Checkpoint):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         due = time.monotonic() - self._written_at >= self.every_s or self._is_over(trainer)
         if trainer.strategy.broadcast(due):
-            with undisturbed():
+            with defer_signals():
                 self._write(trainer)
 
     def _is_over(self, trainer: Trainer) -> bool:

@@ -11,16 +11,16 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from lightning_modules.config.errors import UserError
 from lightning_modules.config.project import PROJECT_ROOT
-from lightning_modules.errors import UserError
-from lightning_modules.tracking.alive import is_alive
 from lightning_modules.tracking.checkpoint import read_checkpoint
-from lightning_modules.tracking.resume import Resumed, go_on
+from lightning_modules.tracking.liveness import is_alive
+from lightning_modules.tracking.resume import ResumedRun, continue_run
 from lightning_modules.tracking.store import Store
 
-JOB = "touchstone.torchrun"
-RESTARTS = "touchstone.restarts"
-_LAST_WORD_S = 5.0  # that the first rank has to tell a mistake before torchrun sees another one end
+JOB_TAG = "touchstone.torchrun"
+RESTARTS_TAG = "touchstone.restarts"
+_PEER_WAIT_S = 5.0  # that the first rank has to tell a mistake before torchrun sees another one end
 
 
 def torchrun_job() -> str | None:
@@ -48,9 +48,9 @@ def _max_restarts() -> int:
     return int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0"))
 
 
-def go_on_after_restart(
+def resume_after_restart(
     store: Store, cfg: DictConfig, fingerprint: str, marks: MutableMapping[str, str], lead: bool
-) -> Resumed | None:
+) -> ResumedRun | None:
     """Find the run that an earlier attempt of this torchrun job has left, to go on in it; None where there is none.
 
     The number of the attempt does not decide: a machine that takes the place of a lost one counts from 0. Nor does the
@@ -65,30 +65,30 @@ def go_on_after_restart(
     if job is None:
         return None
     said = [job, list(cfg.get("overrides", [])), fingerprint]
-    marks[JOB] = hashlib.sha256(json.dumps(said).encode()).hexdigest()
-    run = _cut_off_run(store, cfg.tracking.experiment, marks[JOB])
+    marks[JOB_TAG] = hashlib.sha256(json.dumps(said).encode()).hexdigest()
+    run = _interrupted_run(store, cfg.tracking.experiment, marks[JOB_TAG])
     if run is None or (not lead and "touchstone.model_id" not in run.data.tags):  # the first rank is just making it
         return None
     if lead and run.info.status == "RUNNING" and is_alive(run.data.tags):
         raise UserError(f"torchrun: a job of this name is training run {run.info.run_id}: choose another --rdzv-id")
-    resumed = go_on(store, run.info.run_id, cfg, alone=lead)
+    resumed = continue_run(store, run.info.run_id, cfg, alone=lead)
     if lead:
-        marks[RESTARTS] = str(int(run.data.tags.get(RESTARTS, "0")) + 1)
-        print(f"torchrun has started the ranks again: {_whence(run, resumed)}", flush=True)
+        marks[RESTARTS_TAG] = str(int(run.data.tags.get(RESTARTS_TAG, "0")) + 1)
+        print(f"torchrun has started the ranks again: {_checkpoint_text(run, resumed)}", flush=True)
     return resumed
 
 
-def _cut_off_run(store: Store, experiment: str, key: str) -> Any:
+def _interrupted_run(store: Store, experiment: str, key: str) -> Any:
     found = store.client.search_runs(
         [store.experiment(experiment)],
-        f"tags.`{JOB}` = '{key}' AND attributes.status != 'FINISHED'",
+        f"tags.`{JOB_TAG}` = '{key}' AND attributes.status != 'FINISHED'",
         order_by=["attributes.start_time DESC"],
         max_results=1,
     )
     return found[0] if found else None
 
 
-def _whence(run: Any, resumed: Resumed) -> str:
+def _checkpoint_text(run: Any, resumed: ResumedRun) -> str:
     named = f"run {run.info.run_name} ({run.info.run_id})"
     if resumed.checkpoint is None:
         return f"{named} had no checkpoint yet and begins anew"
@@ -96,7 +96,7 @@ def _whence(run: Any, resumed: Resumed) -> str:
 
 
 @contextlib.contextmanager
-def told_once(lead: bool) -> Iterator[None]:
+def report_once(lead: bool) -> Iterator[None]:
     """Tell a mistake made before training by the first rank alone, and in the first of torchrun's attempts alone.
 
     torchrun knows no exit code that would keep it from trying again; the other attempts end at once, without a word.
@@ -120,7 +120,7 @@ def told_once(lead: bool) -> Iterator[None]:
             told.parent.mkdir(parents=True, exist_ok=True)
             told.write_text(str(error), encoding="utf-8")
         if not lead:
-            time.sleep(_LAST_WORD_S)  # torchrun ends this rank meanwhile, where the first one has the same to say
+            time.sleep(_PEER_WAIT_S)  # torchrun ends this rank meanwhile, where the first one has the same to say
             if attempt or (told.exists() and told.read_text(encoding="utf-8") == str(error)):
                 raise SystemExit(1) from None
         raise

@@ -8,7 +8,7 @@ from typing import Any
 from lightning_modules.tracking.provenance import mask_secrets
 
 
-class _Quiet(logging.StreamHandler[Any]):
+class _SilentHandler(logging.StreamHandler[Any]):
     """Prints no traceback where the disk of the log is full."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 # logging's name
@@ -20,7 +20,7 @@ class LogFile:
 
     def __init__(self) -> None:
         self._file = tempfile.NamedTemporaryFile("w+", suffix=".log", encoding="utf-8")  # noqa: SIM115
-        self._handler = _Quiet(self._file)
+        self._handler = _SilentHandler(self._file)
         self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         logging.captureWarnings(True)
         logging.getLogger().addHandler(self._handler)

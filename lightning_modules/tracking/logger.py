@@ -20,17 +20,17 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 
 from lightning_modules.compat.mlflow import latest_metrics
-from lightning_modules.errors import UserError
-from lightning_modules.killed import undisturbed
-from lightning_modules.tracking.bulk import log_points
-from lightning_modules.tracking.sender import FIRST_PAUSE_S, LONGEST_PAUSE_S, TIMEOUT_S, Sender, first_line
-from lightning_modules.tracking.store import answers
-from lightning_modules.tracking.undelivered import MAX_BATCH, Undelivered, keep, metric_batches
+from lightning_modules.config.errors import UserError
+from lightning_modules.config.signals import defer_signals
+from lightning_modules.tracking.metric_sender import FIRST_PAUSE_S, LONGEST_PAUSE_S, TIMEOUT_S, MetricSender, first_line
+from lightning_modules.tracking.outbox import MAX_BATCH, UnsentDataWarning, enqueue, metric_batches
+from lightning_modules.tracking.sqlite_metrics import log_metrics_fast
+from lightning_modules.tracking.store import is_reachable
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-    from lightning_modules.tracking.saved_state import SavedState
+    from lightning_modules.tracking.resume_rollback import RunSnapshot
 
 LAST_TRIES, LAST_PAUSE = 3, 1.0  # of finalize
 PROBE_S = 30.0  # after a server was found not to answer, how long it is not asked again
@@ -66,7 +66,7 @@ class BufferedMLflowLogger(Logger):
         flush_points: int = 500,
         flush_seconds: float = 5.0,
         already: Mapping[str, int] | None = None,
-        held_until: SavedState | None = None,
+        held_until: RunSnapshot | None = None,
     ) -> None:
         super().__init__()
         self.undelivered: Path | None = None  # the file with points that the store has not taken
@@ -93,7 +93,7 @@ class BufferedMLflowLogger(Logger):
         self._pause = 0.0
         self._due = time.monotonic() + self._flush_seconds
         local = self._client.tracking_uri.startswith("sqlite:")
-        self._sender = None if local else Sender(self._client, self._run_id)
+        self._sender = None if local else MetricSender(self._client, self._run_id)
         self._silent_until = 0.0
 
     def attach_model(self, model_id: str, prefix: str = "test/") -> None:
@@ -146,7 +146,7 @@ class BufferedMLflowLogger(Logger):
                 _check_name(key)
                 self._newest[key] = self._already.get(key, -1)
             if at > self._newest[key]:
-                self._points.append(Point(key, _held(key, value), timestamp, at))
+                self._points.append(Point(key, _as_number(key, value), timestamp, at))
 
     def save(self) -> None:
         """Flush if it is time to: Lightning calls this after every `log_metrics`, not only at the end."""
@@ -194,7 +194,7 @@ class BufferedMLflowLogger(Logger):
             self._warn_once(f"{problem}; training continues")
         else:
             self._warned = False
-        with undisturbed(), self._flushing:
+        with defer_signals(), self._flushing:
             batch = [self._points.popleft() for _ in range(len(self._points))]
             self._sender.add(self._rows(batch))
         self._due = time.monotonic() + self._flush_seconds
@@ -208,19 +208,19 @@ class BufferedMLflowLogger(Logger):
             return True
         if time.monotonic() < self._silent_until:
             return False
-        if uri.startswith("http") and not answers(uri):
+        if uri.startswith("http") and not is_reachable(uri):
             self._silent_until = time.monotonic() + PROBE_S
             return False
         sender.retry()
         return sender.drain(TIMEOUT_S)
 
     def _store_all(self) -> bool:
-        with undisturbed(), self._flushing:
+        with defer_signals(), self._flushing:
             try:
                 while self._points:
                     batch = [self._points[i] for i in range(min(MAX_BATCH, len(self._points)))]
                     for metrics in metric_batches(self._rows(batch)):
-                        log_points(self._client, self._run_id, metrics)
+                        log_metrics_fast(self._client, self._run_id, metrics)
                     for _ in batch:
                         self._points.popleft()
             except Exception as error:  # whatever the store raises: training must go on, the points stay
@@ -255,7 +255,7 @@ class BufferedMLflowLogger(Logger):
                 return
             if attempt < LAST_TRIES - 1:
                 time.sleep(LAST_PAUSE)
-        self._name_file(keep(self._client.tracking_uri, self._run_id, self._rows(list(self._points))))
+        self._name_file(enqueue(self._client.tracking_uri, self._run_id, self._rows(list(self._points))))
         self._points.clear()
 
     def _name_file(self, file: Path | None) -> None:
@@ -263,7 +263,7 @@ class BufferedMLflowLogger(Logger):
         before, self.undelivered = self.undelivered, file
         if file is not None and file != before:
             text = f"points that the tracking store did not accept are in {file}; `touchstone store sync` sends them"
-            warnings.warn(f"MLflow run {self._run_id}: {text}", Undelivered, stacklevel=3)
+            warnings.warn(f"MLflow run {self._run_id}: {text}", UnsentDataWarning, stacklevel=3)
 
     def _rows(self, batch: list[Point]) -> Iterator[dict[str, Any]]:
         """Points as rows of an undelivered file."""
@@ -282,7 +282,7 @@ def last_steps(client: MlflowClient, run_id: str) -> dict[str, int]:
     return {metric.key: int(metric.step) for metric in latest_metrics(client.get_run(run_id))}
 
 
-def _held(key: str, value: float | Tensor) -> float | Tensor:
+def _as_number(key: str, value: float | Tensor) -> float | Tensor:
     """The value as it is now, without waiting for an accelerator."""
     if type(value) is float:
         return value

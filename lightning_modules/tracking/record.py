@@ -11,15 +11,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from lightning_modules.config.errors import UserError, disk_is_full
+from lightning_modules.config.flatten import flatten
 from lightning_modules.config.project import PROJECT_ROOT
-from lightning_modules.errors import UserError, disk_is_full
-from lightning_modules.killed import undisturbed
-from lightning_modules.tracking.alive import WORKING_DIRECTORY, process_tags
-from lightning_modules.tracking.artifacts import fetch_model, local_folder
-from lightning_modules.tracking.delivery import deliver_run
-from lightning_modules.tracking.flat import leaves
+from lightning_modules.config.signals import defer_signals
+from lightning_modules.tracking.artifacts import download_model, local_folder
+from lightning_modules.tracking.liveness import WORKING_DIRECTORY, process_tags
 from lightning_modules.tracking.log_file import LogFile
 from lightning_modules.tracking.logger import BufferedMLflowLogger, last_steps
+from lightning_modules.tracking.outbox import ACTIONS, enqueue, work_folder
+from lightning_modules.tracking.outbox_delivery import deliver_run
 from lightning_modules.tracking.provenance import (
     GitState,
     command_line,
@@ -29,9 +30,8 @@ from lightning_modules.tracking.provenance import (
     package_versions,
     repository_of,
 )
-from lightning_modules.tracking.saved_state import SavedState
-from lightning_modules.tracking.store import Store, answers
-from lightning_modules.tracking.undelivered import DEEDS, keep, work_folder
+from lightning_modules.tracking.resume_rollback import RunSnapshot
+from lightning_modules.tracking.store import Store, is_reachable
 from lightning_modules.tracking.user_code import digest, user_modules
 
 PARAM_LIMIT = 6000  # characters that MLflow keeps of a param
@@ -50,7 +50,7 @@ class Record:
     """
 
     def __init__(
-        self, store: Store, run_id: str, model_id: str, settings: Mapping[str, Any], before: SavedState | None = None
+        self, store: Store, run_id: str, model_id: str, settings: Mapping[str, Any], before: RunSnapshot | None = None
     ) -> None:
         resumed = before is not None
         self.store, self.run_id, self.model_id = store, run_id, model_id
@@ -64,7 +64,7 @@ class Record:
         self.folder = self._local(run.info.artifact_uri, "run")
         self.model_folder = self._local(self.client.get_logged_model(model_id).artifact_location, "model")
         if resumed and self._work is not None and not any(self.model_folder.iterdir()):
-            fetch_model(store, model_id, self.model_folder)  # what was best is needed to say what is best now
+            download_model(store, model_id, self.model_folder)  # what was best is needed to say what is best now
         self.logger = BufferedMLflowLogger(
             self.client,
             run_id,
@@ -97,7 +97,7 @@ class Record:
     def _start_monitor(self, seconds: float | None, resumed: bool) -> Any:
         if not seconds:
             return None
-        from lightning_modules.tracking.system import SystemMonitor
+        from lightning_modules.tracking.system_metrics import SystemMonitor
 
         logging.getLogger("mlflow.system_metrics").setLevel(logging.ERROR)
         monitor = SystemMonitor(self.logger, self.store.uri, seconds, resumed)
@@ -114,7 +114,7 @@ class Record:
         config_text = {**config, "choices": choices}
         self.text("config/config.yaml", yaml.safe_dump(config_text, sort_keys=False, allow_unicode=True))
         self.text("config/overrides.yaml", yaml.safe_dump([mask_secrets(o) for o in overrides], allow_unicode=True))
-        self.params({**leaves(config), **choices})
+        self.params({**flatten(config), **choices})
         machine = hardware()
         self.text("environment/hardware.json", json.dumps(machine, indent=2))
         packages = "".join(f"{name}=={version}\n" for name, version in package_versions().items())
@@ -180,7 +180,7 @@ class Record:
                     raise
                 time.sleep(0.1 * 2**attempt)
 
-    @undisturbed()
+    @defer_signals()
     def params(self, values: Mapping[str, Any]) -> None:
         """Log params; one that MLflow could not hold whole is replaced by where its value stands."""
         from mlflow.entities import Param
@@ -197,7 +197,7 @@ class Record:
         for start in range(0, len(new), _PER_CALL):
             self.client.log_batch(self.run_id, params=new[start : start + _PER_CALL])
 
-    @undisturbed()
+    @defer_signals()
     def tags(self, values: Mapping[str, Any]) -> None:
         """Set tags; all in one call."""
         from mlflow.entities import RunTag
@@ -210,7 +210,7 @@ class Record:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text, encoding="utf-8", errors="surrogateescape", newline="")  # a diff keeps its bytes
 
-    @undisturbed()
+    @defer_signals()
     def new_model(self, name: str, line: Sequence[tuple[str, str]], params: Mapping[str, Any]) -> tuple[str, Path]:
         """Create a LoggedModel that was made from others, of which `line` gives (name, id), the last one its parent.
 
@@ -259,14 +259,14 @@ class Record:
         if failures:
             raise failures[0]
 
-    @undisturbed()
+    @defer_signals()
     def send(self, row: Mapping[str, Any]) -> None:
         """Do in the store what the row says (`undelivered.DEEDS`); what it cannot take now is kept for the end."""
         row = {**row, "run_id": self.run_id}
         server = self.store.uri.startswith("http")
-        if not self._unsent and (not server or answers(self.store.uri)):  # MLflow would wait for minutes
+        if not self._unsent and (not server or is_reachable(self.store.uri)):  # MLflow would wait for minutes
             try:
-                return DEEDS[row["do"]](self.client, {**row, "now": True})
+                return ACTIONS[row["do"]](self.client, {**row, "now": True})
             except Exception as error:
                 if not server and not disk_is_full(error):
                     raise
@@ -287,7 +287,7 @@ class Record:
         if self._work is not None:
             self.send({"do": "upload", "model_id": self.model_id})
 
-    def _withdraw(self, before: SavedState) -> bool:
+    def _withdraw(self, before: RunSnapshot) -> bool:
         self._stop_monitor()
         if not before.restore(self.store):
             before.mark()  # its end is recorded as that of any run
@@ -299,7 +299,7 @@ class Record:
     def _end(self, status: str) -> None:
         self.send({"do": "end", "status": status, "end_time": int(time.time() * 1000)})
         if self._unsent:
-            self._kept = keep(self.store.uri, self.run_id, self._unsent, self.logger.undelivered)
+            self._kept = enqueue(self.store.uri, self.run_id, self._unsent, self.logger.undelivered)
             if not self.store.is_local:
                 kept = f"{self._kept} and {self._work} keep" if self._work else f"{self._kept} keeps"
                 # not as a warning: those go to the run's log, which is closed

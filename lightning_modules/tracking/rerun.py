@@ -14,9 +14,9 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from lightning_modules.config.errors import UserError
 from lightning_modules.config.project import PROJECT_ROOT
-from lightning_modules.errors import UserError
-from lightning_modules.tracking.artifacts import artifact
+from lightning_modules.tracking.artifacts import artifact_path
 from lightning_modules.tracking.provenance import git_state, hardware, package_versions
 from lightning_modules.tracking.resume import recorded_config
 from lightning_modules.tracking.store import Store, find_run, open_store
@@ -41,7 +41,7 @@ def rerun(wanted: str, here: bool = False) -> None:
         if here:
             _print_code_changes(run)
         _print_user_code_changes(store, run)
-        new = _run_again(store, run, cfg, code, Path(stack.enter_context(tempfile.TemporaryDirectory())))
+        new = _start_rerun(store, run, cfg, code, Path(stack.enter_context(tempfile.TemporaryDirectory())))
     different = _compare(store, run.info.run_id, new)
     if different:
         _print_environment_changes(store, run)
@@ -61,7 +61,7 @@ def recorded_code(store: Store, run: Any) -> Iterator[Path]:
         _git("worktree", "add", "--detach", str(tree), commit)
         try:
             if run.data.tags.get("git.dirty") == "true":
-                patch = artifact(store, run, "code/diff.patch")
+                patch = artifact_path(store, run, "code/diff.patch")
                 if patch.stat().st_size:
                     _git("apply", "--whitespace=nowarn", str(patch), cwd=tree)
             yield tree
@@ -78,7 +78,7 @@ def _git(*arguments: str, cwd: Path = PROJECT_ROOT) -> None:
         )
 
 
-def _run_again(store: Store, run: Any, cfg: DictConfig, code: Path, folder: Path) -> str:
+def _start_rerun(store: Store, run: Any, cfg: DictConfig, code: Path, folder: Path) -> str:
     """Start the recorded config in a process of its own on `code`; return the id of the new run."""
     with open_dict(cfg):
         cfg.data.expected_fingerprint = run.data.tags.get("data.fingerprint")
@@ -105,7 +105,7 @@ def _run_again(store: Store, run: Any, cfg: DictConfig, code: Path, folder: Path
     return str(found[0].info.run_id)
 
 
-def histories(store: Store, run_id: str) -> dict[str, list[tuple[int, float]]]:
+def metric_histories(store: Store, run_id: str) -> dict[str, list[tuple[int, float]]]:
     """All points (step, value) of each metric of a run, but those of the system and of time."""
     timed = ("system/", "model/latency", "throughput/", "comm/time_s", "comm/exposed_s", "comm/slowest")
     names = [name for name in store.client.get_run(run_id).data.metrics if not name.startswith(timed)]
@@ -128,7 +128,7 @@ def _compare(store: Store, old_id: str, new_id: str) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    old, new = histories(store, old_id), histories(store, new_id)
+    old, new = metric_histories(store, old_id), metric_histories(store, new_id)
     table = Table("metric", "points", "outcome", "recorded", "now", title=f"{old_id} and its rerun {new_id}")
     different = 0
     for name in sorted(old.keys() | new.keys()):
@@ -162,7 +162,7 @@ def _print_code_changes(run: Any) -> None:
 def _print_user_code_changes(store: Store, run: Any) -> None:
     """Name the modules outside this package that are not what the run was recorded with: they are not checked out again."""
     try:
-        recorded = json.loads(artifact(store, run, "code/modules.json").read_text())
+        recorded = json.loads(artifact_path(store, run, "code/modules.json").read_text())
     except UserError:  # none took part
         return
     hashes = {name: module["sha256"] for name, module in recorded["modules"].items()}
@@ -177,13 +177,13 @@ def _print_user_code_changes(store: Store, run: Any) -> None:
 
 def _print_environment_changes(store: Store, run: Any) -> None:
     recorded = dict(
-        line.split("==", 1) for line in artifact(store, run, "environment/requirements.txt").read_text().split()
+        line.split("==", 1) for line in artifact_path(store, run, "environment/requirements.txt").read_text().split()
     )
     now = package_versions()
     for name in sorted(recorded.keys() | now.keys()):
         if recorded.get(name) != now.get(name):
             print(f"  {name}: recorded {recorded.get(name)}, now {now.get(name)}")
-    machine, today = json.loads(artifact(store, run, "environment/hardware.json").read_text()), hardware()
+    machine, today = json.loads(artifact_path(store, run, "environment/hardware.json").read_text()), hardware()
     for key in sorted(machine):
         if machine[key] != today.get(key):
             print(f"  {key}: recorded {machine[key]}, now {today.get(key)}")

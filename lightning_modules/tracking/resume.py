@@ -12,17 +12,17 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import nn
 
-from lightning_modules.check import PLAIN
-from lightning_modules.command_line import GROUPS
+from lightning_modules.config.check import SCALAR_RULES
+from lightning_modules.config.command_line import GROUPS
+from lightning_modules.config.errors import UserError
+from lightning_modules.config.flatten import flatten
 from lightning_modules.config.project import PROJECT_ROOT
 from lightning_modules.config.trust import refuse_untrusted
-from lightning_modules.errors import UserError
-from lightning_modules.tracking.alive import WORKING_DIRECTORY, is_alive
-from lightning_modules.tracking.artifacts import artifact, fetch_model, local_folder
+from lightning_modules.tracking.artifacts import artifact_path, download_model, local_folder
 from lightning_modules.tracking.checkpoint import read_checkpoint
-from lightning_modules.tracking.delivery import deliver_run
-from lightning_modules.tracking.drift import check_allow, config_drift, data_drift, refuse_drift, resume_options
-from lightning_modules.tracking.flat import leaves
+from lightning_modules.tracking.liveness import WORKING_DIRECTORY, is_alive
+from lightning_modules.tracking.outbox_delivery import deliver_run
+from lightning_modules.tracking.resume_drift import check_allow, config_drift, data_drift, refuse_drift, resume_options
 from lightning_modules.tracking.store import Store, find_run
 
 DRIFT = "touchstone.resume_drift"
@@ -30,7 +30,7 @@ _DATA_PATHS = ("path", "root", "folder", "exclude", "augmented", "cache_dir")
 
 
 @dataclass(frozen=True)
-class Resumed:
+class ResumedRun:
     """A recorded run that continues: its config with this command's overrides, and its last checkpoint (None: from the
     start), the tags it had, and the differences to its record that the user has accepted, as `drift.py` finds them.
     """
@@ -44,7 +44,7 @@ class Resumed:
     allow: Sequence[str] = ()
     drift: Mapping[str, str] = field(default_factory=dict)
 
-    def check_data(self, fingerprint: str, samples: Mapping[str, int]) -> "Resumed":
+    def check_data(self, fingerprint: str, samples: Mapping[str, int]) -> "ResumedRun":
         """Compare the data with the record; a run that starts again has none to compare with.
 
         Raises:
@@ -71,10 +71,10 @@ class Resumed:
 
 def recorded_config(store: Store, run: Any) -> DictConfig:
     """Read the config of a recorded run; its targets are checked. Raises UserError where it is not there."""
-    cfg = OmegaConf.load(artifact(store, run, "config/config.yaml"))
+    cfg = OmegaConf.load(artifact_path(store, run, "config/config.yaml"))
     assert isinstance(cfg, DictConfig)
     with open_dict(cfg):
-        cfg.overrides = OmegaConf.load(artifact(store, run, "config/overrides.yaml"))
+        cfg.overrides = OmegaConf.load(artifact_path(store, run, "config/overrides.yaml"))
     refuse_untrusted(cfg, f"config of run {run.info.run_id}")
     _resolve_paths(cfg, [Path(run.data.tags.get(WORKING_DIRECTORY, PROJECT_ROOT)), PROJECT_ROOT])
     return cfg
@@ -94,12 +94,12 @@ def add_new_settings(cfg: DictConfig) -> None:
     """Give a config that an earlier version recorded the settings that were added since, with their defaults."""
     defaults: Any = OmegaConf.load(PROJECT_ROOT / "conf" / "train.yaml")
     with open_dict(cfg):
-        for key in PLAIN:
+        for key in SCALAR_RULES:
             if "." not in key and key not in cfg:
                 cfg[key] = defaults[key]
 
 
-def resume_run(store: Store, cfg: DictConfig, alone: bool = True) -> Resumed:
+def resume_run(store: Store, cfg: DictConfig, alone: bool = True) -> ResumedRun:
     """Find the run of ``resume=…`` with its last checkpoint.
 
     Args:
@@ -126,17 +126,17 @@ def resume_run(store: Store, cfg: DictConfig, alone: bool = True) -> Resumed:
         changed.resume = {"run": run_id, "allow": allow}
     epochs = changed.trainer.max_epochs
     if epochs == 0:  # no training of its own: it only compresses
-        return Resumed(run_id, tags["touchstone.model_id"], changed, None, named, tags, allow, drift)
-    checkpoint = artifact(store, run, "checkpoints/last.ckpt")
+        return ResumedRun(run_id, tags["touchstone.model_id"], changed, None, named, tags, allow, drift)
+    checkpoint = artifact_path(store, run, "checkpoints/last.ckpt")
     trained = int(read_checkpoint(checkpoint)["epoch"]) + 1
     if epochs is not None and 0 <= epochs < trained:
         raise UserError(
             f"trainer.max_epochs={epochs}: the run has {trained} epochs behind it already; give that number or more"
         )
-    return Resumed(run_id, tags["touchstone.model_id"], changed, checkpoint, named, tags, allow, drift)
+    return ResumedRun(run_id, tags["touchstone.model_id"], changed, checkpoint, named, tags, allow, drift)
 
 
-def go_on(store: Store, run_id: str, cfg: DictConfig, alone: bool = True) -> Resumed:
+def continue_run(store: Store, run_id: str, cfg: DictConfig, alone: bool = True) -> ResumedRun:
     """Go on in a run of this very config: from its last checkpoint, or from the start where it has none that is whole.
 
     `alone`, raises: as in `resume_run`.
@@ -147,7 +147,7 @@ def go_on(store: Store, run_id: str, cfg: DictConfig, alone: bool = True) -> Res
     if alone:
         deliver_run(store, run_id)
     try:
-        checkpoint = artifact(store, run, "checkpoints/last.ckpt")
+        checkpoint = artifact_path(store, run, "checkpoints/last.ckpt")
         read_checkpoint(checkpoint)
     except UserError as error:
         if checkpoint is not None:
@@ -157,22 +157,22 @@ def go_on(store: Store, run_id: str, cfg: DictConfig, alone: bool = True) -> Res
         with contextlib.suppress(UserError):  # one that ended before its config was recorded
             recorded = recorded_config(store, run)
             changed = config_drift(recorded, cfg)
-            drift = {key: change for key, change in changed.items() if _is_in_both(key, recorded, cfg)}
+            drift = {key: change for key, change in changed.items() if _has_key_in_both(key, recorded, cfg)}
         refuse_drift(named, drift, allow)
     from lightning_modules.tracking.record import add_model
 
     model_id = run.data.tags.get("touchstone.model_id") or add_model(store, run)  # none: it failed before it began
-    return Resumed(run_id, model_id, cfg, checkpoint, named, run.data.tags, allow, drift)
+    return ResumedRun(run_id, model_id, cfg, checkpoint, named, run.data.tags, allow, drift)
 
 
-def _is_in_both(key: str, recorded: DictConfig, cfg: DictConfig) -> bool:
+def _has_key_in_both(key: str, recorded: DictConfig, cfg: DictConfig) -> bool:
     """Whether both configs set a key: a run takes some values from its data, and keys are added from version to version."""
-    old, new = (leaves(OmegaConf.to_container(c, resolve=True)) for c in (recorded, cfg))
+    old, new = (flatten(OmegaConf.to_container(c, resolve=True)) for c in (recorded, cfg))
     from_data = key.split(".")[0] in ("model", "task") and new.get(key) is None
     return key in old and key in new and not from_data
 
 
-def reopen(store: Store, run_id: str, marks: Mapping[str, str]) -> None:
+def reopen_run(store: Store, run_id: str, marks: Mapping[str, str]) -> None:
     """Set a run RUNNING again, with these tags, and without what its earlier end left on it."""
     store.client.update_run(run_id, status="RUNNING")
     tags = store.client.get_run(run_id).data.tags
@@ -237,7 +237,7 @@ def best_checkpoint(store: Store, run: Any) -> Path:
         folder = local_folder(location)
         if folder is None:
             folder = Path(tempfile.mkdtemp(prefix="touchstone-"))
-            fetch_model(store, model_id, folder)
+            download_model(store, model_id, folder)
         for name in ("best.ckpt", "last_weights.ckpt"):
             if (folder / name).is_file():
                 return folder / name

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote
 
 from lightning_modules.compat.mlflow import database_engines
+from lightning_modules.config.errors import UserError, suggest
 from lightning_modules.config.project import PROJECT_ROOT
-from lightning_modules.errors import UserError, nearest
 from lightning_modules.tracking.provenance import mask_secrets
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ def open_store(uri: str | None = None, root: Path = PROJECT_ROOT) -> Store:
     if uri.startswith("sqlite:"):
         return _open_sqlite(uri)
     if uri.startswith(("http://", "https://")):
-        _require_answer(uri)
+        _require_server(uri)
         return Store(uri)
     if kind := re.match(r"(postgresql|mysql|mssql)\b", uri):  # no server in between: artifacts lie in this folder …
         _require_driver(uri)
@@ -174,17 +174,17 @@ def open_store(uri: str | None = None, root: Path = PROJECT_ROOT) -> Store:
 def _open_sqlite(uri: str) -> Store:
     path = sqlite_path(uri)
     try:
-        if not _is_ready(path):
+        if not _is_writable_store(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             _create_once(path)
     except sqlite3.DatabaseError as error:
-        raise UserError(_explain(path, str(error))) from error
+        raise UserError(_database_error(path, str(error))) from error
     except OSError as error:
         raise UserError(f"the tracking store {path} cannot be written: {error.strerror or error}") from error
     return Store(sqlite_uri(path), (path.parent / "artifacts").as_uri())
 
 
-def _is_ready(path: Path) -> bool:
+def _is_writable_store(path: Path) -> bool:
     """Whether `path` holds MLflow's schema and can be written; False where there is no database yet."""
     if not path.exists() or (path.is_file() and path.stat().st_size == 0):
         return False
@@ -199,7 +199,7 @@ def _is_ready(path: Path) -> bool:
     return True
 
 
-def _explain(path: Path, error: str) -> str:
+def _database_error(path: Path, error: str) -> str:
     if "not a database" in error or "malformed" in error:
         return f"the tracking store {path} is damaged ({error}): move it away, or restore it from a copy"
     if "locked" in error:
@@ -216,7 +216,7 @@ def _create_once(path: Path) -> None:
 
     try:
         with FileLock(f"{path}.lock", timeout=CREATE_SECONDS):
-            if _is_ready(path):
+            if _is_writable_store(path):
                 return
             draft = path.with_name(f"{path.name}.creating")
             _remove_draft(draft)  # of a process that died while it created
@@ -264,14 +264,14 @@ def _require_driver(uri: str) -> None:
         ) from error
 
 
-def answers(uri: str) -> bool:
+def is_reachable(uri: str) -> bool:
     """Whether a server answers at this address."""
     with contextlib.suppress(OSError, UnicodeError):  # requests' errors are OSErrors
-        return _health(uri) > 0
+        return _health_status(uri) > 0
     return False
 
 
-def _health(uri: str) -> int:
+def _health_status(uri: str) -> int:
     """The HTTP status of MLflow's health check. Raises requests.RequestException or UnicodeError without an answer."""
     import requests
 
@@ -279,7 +279,7 @@ def _health(uri: str) -> int:
     return requests.get(f"{uri.rstrip('/')}/health", timeout=HEALTH_SECONDS, verify=verify).status_code
 
 
-def _require_answer(uri: str) -> None:
+def _require_server(uri: str) -> None:
     import requests
 
     shown = mask_secrets(uri)
@@ -288,7 +288,7 @@ def _require_answer(uri: str) -> None:
         "or unset MLFLOW_TRACKING_URI to use the local store"
     )
     try:
-        status = _health(uri)
+        status = _health_status(uri)
     except (requests.RequestException, UnicodeError) as error:
         raise UserError(f"tracking.uri={shown} does not answer ({type(error).__name__}): {advice}") from error
     if status >= 400 and status not in (401, 403):  # a proxy may guard /health and still let the client in
@@ -323,7 +323,7 @@ def find_run(store: Store, wanted: str) -> Run:
             raise UserError(f"{wanted!r} fits several runs: give the id of one: {ids}{', …' * (len(runs) > 5)}")
     newest = client.search_runs(everywhere, max_results=100, order_by=["attributes.start_time DESC"])
     names = [run.info.run_name or "" for run in newest]
-    guess = nearest(wanted, names) if any(names) else ""
+    guess = suggest(wanted, names) if any(names) else ""
     listed = ", ".join(f"{run.info.run_name} ({run.info.run_id[:8]})" for run in newest[:5])
     hint = f"{guess} " if guess.startswith("did you") else ""
     known = f"the newest are: {listed}" if listed else "it has no runs yet"

@@ -9,8 +9,8 @@ from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any
 
+from lightning_modules.config.flatten import flatten
 from lightning_modules.config.project import PROJECT_ROOT
-from lightning_modules.tracking.flat import leaves
 
 _PACKAGE = PROJECT_ROOT / "lightning_modules"
 _STANDARD = tuple(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib"))
@@ -25,7 +25,7 @@ def user_modules(config: Mapping[str, Any]) -> dict[str, Path]:
         config: of the run, as plain values.
     """
     found: dict[str, Path] = {}
-    waiting = [str(value) for key, value in leaves(config).items() if key.split(".")[-1] == "_target_" and value]
+    waiting = [str(value) for key, value in flatten(config).items() if key.split(".")[-1] == "_target_" and value]
     seen = set(waiting)
     while waiting:
         for name, spec in _modules_on_the_way(waiting.pop()):

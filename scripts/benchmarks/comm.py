@@ -120,12 +120,12 @@ def parameter_bytes(words: Sequence[str]) -> int:
 def _parts(words: Sequence[str]) -> tuple[Any, Any, Any]:
     from hydra.utils import instantiate
 
-    from lightning_modules import build
-    from lightning_modules.command_line import compose_run
+    from lightning_modules.config.command_line import compose_run
+    from lightning_modules.run import build
 
     cfg = compose_run(list(words))
     data = build.build_data(cfg)
-    build.fill_from_data(cfg, data)
+    build.infer_shapes(cfg, data)
     model = build.build_model(cfg)
     return data, model, instantiate(cfg.optimizer)(model.parameters())
 

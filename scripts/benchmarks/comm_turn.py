@@ -149,8 +149,8 @@ def harness(words: Sequence[str]) -> Callable[[], None]:
     def work() -> None:
         import contextlib
 
-        from lightning_modules.command_line import compose_run
-        from lightning_modules.run import run
+        from lightning_modules.config.command_line import compose_run
+        from lightning_modules.run.run import run
 
         with Path(os.devnull).open("w") as null, contextlib.redirect_stdout(null), contextlib.redirect_stderr(null):
             run(compose_run([*words, "+callbacks.stopwatch._target_=benchmarks.comm_turn.stopwatch"]))

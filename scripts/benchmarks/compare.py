@@ -19,20 +19,20 @@ BASELINE = "model=m0,optimizer.lr=0.0,optimizer.weight_decay=0.0"
 
 def run(repeats: int) -> None:
     """CPU seconds of the comparison (reading, grouping, statistics; its imports apart), and of the reading alone."""
-    from lightning_modules.comparison.by_search import SearchReader
-    from lightning_modules.comparison.compare import Question, compare
-    from lightning_modules.comparison.reading import open_reader
+    from lightning_modules.comparison.compare import CompareRequest, compare
+    from lightning_modules.comparison.mlflow_reader import MlflowRunReader
+    from lightning_modules.comparison.run_reader import open_run_reader
     from lightning_modules.tracking.store import open_store
 
     store = open_store()
     fill(store.path, store.experiment("many"))
-    plain, tested = Question([PARENT]), Question([PARENT], baseline=BASELINE)
+    plain, tested = CompareRequest([PARENT]), CompareRequest([PARENT], baseline=BASELINE)
     measures: dict[str, Callable[[], Any]] = {
-        "whole": lambda: compare(open_reader(), plain),
-        "whole, against a baseline": lambda: compare(open_reader(), tested),
-        "whole experiment": lambda: compare(open_reader(), Question(["many"])),
-        "ours": lambda: read(open_reader()),
-        "search_runs": lambda: read(SearchReader(store)),
+        "whole": lambda: compare(open_run_reader(), plain),
+        "whole, against a baseline": lambda: compare(open_run_reader(), tested),
+        "whole experiment": lambda: compare(open_run_reader(), CompareRequest(["many"])),
+        "ours": lambda: read(open_run_reader()),
+        "search_runs": lambda: read(MlflowRunReader(store)),
     }
     times = interleaved({name: functools.partial(cpu, measure) for name, measure in measures.items()}, repeats)
     search = times.pop("search_runs")

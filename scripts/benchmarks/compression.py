@@ -23,8 +23,8 @@ def metrics_of(*overrides: str) -> dict[str, float]:
     import contextlib
     import io
 
-    from lightning_modules.command_line import compose_run
-    from lightning_modules.run import run as train
+    from lightning_modules.config.command_line import compose_run
+    from lightning_modules.run.run import run as train
 
     with contextlib.redirect_stdout(io.StringIO()):  # its own tables
         return train(compose_run([*overrides]))

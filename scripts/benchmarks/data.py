@@ -21,8 +21,8 @@ def share(repeats: int) -> None:
     import torch
     from torch.nn import functional as F
 
-    from lightning_modules.build import build_model
-    from lightning_modules.command_line import compose_run
+    from lightning_modules.config.command_line import compose_run
+    from lightning_modules.run.build import build_model
 
     torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(0)
@@ -83,13 +83,13 @@ def in_batches(x: Any, y: Any, batch_size: int = 256) -> Callable[[], Iterator[A
     import torch
 
     from lightning_modules.augmentation.crop_flip import CropFlip
-    from lightning_modules.data.cifar import CIFAR10
-    from lightning_modules.data.memory import Arrays
-    from lightning_modules.task.draws import mix
+    from lightning_modules.data.in_memory import RawDataset
+    from lightning_modules.task.rng import derive_seed
+    from lightning_modules.zoo.data.cifar import CIFAR10
 
     class Images(CIFAR10):
-        def load(self) -> Arrays:
-            return Arrays(x, y)
+        def load(self) -> RawDataset:
+            return RawDataset(x, y)
 
     images = Images(batch_size=batch_size, val_fraction=0.0, test_fraction=0.1)
     images.setup()
@@ -97,7 +97,7 @@ def in_batches(x: Any, y: Any, batch_size: int = 256) -> Callable[[], Iterator[A
 
     def epoch() -> Iterator[Any]:
         for step, batch in enumerate(loader):
-            generator.manual_seed(mix(0, step, 0))
+            generator.manual_seed(derive_seed(0, step, 0))
             yield images.preprocess(crop_flip(batch, generator)["x"])
 
     return epoch

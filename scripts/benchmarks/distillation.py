@@ -18,7 +18,7 @@ TEACHER = (
 
 def run(repeats: int) -> None:
     """Print the accuracy of student and taught student, and the difference with its interval."""
-    from lightning_modules.comparison.statistics import bca_intervals, sign_flip_p
+    from lightning_modules.report.statistics import bca_intervals, sign_flip_p
 
     teacher, accuracy = _teacher()
     pairs = []

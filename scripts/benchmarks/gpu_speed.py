@@ -316,8 +316,8 @@ def _to_accuracy(name: str, choice: list[str], target: float) -> None:
 
 
 def _ours(choice: list[str]) -> tuple[float, float]:
-    from lightning_modules.command_line import compose_run
-    from lightning_modules.run import run
+    from lightning_modules.config.command_line import compose_run
+    from lightning_modules.run.run import run
 
     loop.MEASURED["from_epoch"] = 0
     with Path(os.devnull).open("w") as null, contextlib.redirect_stdout(null):
@@ -327,13 +327,13 @@ def _ours(choice: list[str]) -> tuple[float, float]:
 
 def _by_hand(choice: list[str]) -> tuple[float, float]:
     """A loop as one writes it for speed: data and transforms on the device, autocast, one_cycle, no harness."""
-    from lightning_modules import build
     from lightning_modules.augmentation.crop_flip import CropFlip
-    from lightning_modules.command_line import compose_run
+    from lightning_modules.config.command_line import compose_run
+    from lightning_modules.run import build
 
     cfg = compose_run(choice)
     data = build.build_data(cfg)
-    build.fill_from_data(cfg, data)
+    build.infer_shapes(cfg, data)
     model = nn.Sequential(data.preprocess, build.build_model(cfg)).to(DEVICE)
     model.to(memory_format=torch.channels_last)
     train = data.splits["train"]

@@ -95,8 +95,8 @@ def _geometric(shape: tuple[int, int, int]) -> dict[str, Rivals]:
 def _colours(shape: tuple[int, int, int]) -> dict[str, Rivals]:
     from torchvision.transforms import v2
 
-    from lightning_modules.augmentation.image.jitter import ColorJitter, Grayscale
-    from lightning_modules.augmentation.image.policies import TrivialAugment
+    from lightning_modules.augmentation.image.color_jitter import ColorJitter, Grayscale
+    from lightning_modules.augmentation.image.rand_augment import TrivialAugment
 
     coloured = shape[0] == 3
     parts = {"brightness": 0.4, "contrast": 0.4} | ({"saturation": 0.4, "hue": 0.1} if coloured else {})
@@ -155,8 +155,8 @@ def _covering() -> dict[str, Rivals]:
     from torchvision.transforms import v2
 
     from lightning_modules.augmentation.cutout import Cutout
-    from lightning_modules.augmentation.image.blur import GaussianBlur, GaussianNoise
-    from lightning_modules.augmentation.image.erasing import RandomErasing
+    from lightning_modules.augmentation.image.blur_noise import GaussianBlur, GaussianNoise
+    from lightning_modules.augmentation.image.random_erasing import RandomErasing
 
     def noisy(x: Any) -> Any:
         return v2.functional.gaussian_noise(x, 0.0, 0.1 * float(torch.rand(())))
@@ -194,7 +194,7 @@ def _policies(coloured: bool) -> dict[str, Rivals]:
 
     from lightning_modules.augmentation.image.augmix import AugMix
     from lightning_modules.augmentation.image.auto_augment import AutoAugment
-    from lightning_modules.augmentation.image.policies import RandAugment, TrivialAugment
+    from lightning_modules.augmentation.image.rand_augment import RandAugment, TrivialAugment
 
     cifar = v2.AutoAugmentPolicy.CIFAR10
     return {

@@ -16,14 +16,14 @@ def resnet18(repeats: int) -> None:
     """torchvision's ResNet-18 with random weights at 224x224: int8, and half the operations and int8."""
     import torch
 
-    from lightning_modules.compression.macs import macs
-    from lightning_modules.task.cost import one_thread
+    from lightning_modules.compression.macs import count_macs
+    from lightning_modules.task.profiling import single_thread
 
     x = torch.rand(8, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     dense, int8, half, half_int8 = (
         _resnet18(x, names) for names in ((), ("int8",), ("channels",), ("channels", "int8"))
     )
-    with torch.inference_mode(), one_thread():
+    with torch.inference_mode(), single_thread():
         same = (dense(x).argmax(1) == int8(x).argmax(1)).float().mean()
         error = (dense(x) - int8(x)).norm() / dense(x).norm()
         times = _turns(repeats, x[:1], {"eager": dense, "int8": int8, "half": half, "half, int8": half_int8})
@@ -31,7 +31,7 @@ def resnet18(repeats: int) -> None:
     rows = [Row("best float32 runtime (ONNX Runtime) / eager", _over(times, "onnxruntime", "eager"), None)]
     rows.append(Row("int8 / eager", _over(times, "int8", "eager"), 1 / 5, note=note))
     rows.append(Row("int8 / best float32 runtime", _over(times, "int8", "onnxruntime"), 1 / 2.5))
-    kept = macs(half, x[:1]) / macs(dense, x[:1])
+    kept = count_macs(half, x[:1]) / count_macs(dense, x[:1])
     rows.append(
         Row("half the operations, int8 / eager", _over(times, "half, int8", "eager"), 1 / 10, note=f"macs x {kept:.2f}")
     )
@@ -43,14 +43,14 @@ def masked(repeats: int) -> None:
     import torch
     from torch import nn
 
-    from lightning_modules.task.cost import one_thread
+    from lightning_modules.task.profiling import single_thread
 
     x = torch.rand(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     dense, zeros = _resnet18(x, ()), _resnet18(x, ())
     with torch.no_grad():
         for weight in (w for w in zeros.parameters() if w.ndim > 1):
             weight[weight.abs() < weight.abs().flatten().kthvalue(round(0.9 * weight.numel())).values] = 0
-    with torch.inference_mode(), one_thread():
+    with torch.inference_mode(), single_thread():
         times = _turns(repeats, x, {"eager": dense, "masked": zeros})
         rows = [
             Row(

@@ -13,8 +13,8 @@ MEASURED: dict[str, Any] = {}  # what `clock` saw of the last run
 
 def train(choice: Sequence[str]) -> None:
     """Run what ``train.py`` runs, timed by `clock`, recorded in the store of this benchmark."""
-    from lightning_modules.command_line import compose_run
-    from lightning_modules.run import run
+    from lightning_modules.config.command_line import compose_run
+    from lightning_modules.run.run import run
 
     with Path(os.devnull).open("w") as null, contextlib.redirect_stdout(null):
         run(compose_run([*choice, "+callbacks.clock._target_=benchmarks.loop.clock"]))

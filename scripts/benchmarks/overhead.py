@@ -35,12 +35,12 @@ def plain_epochs(choice: Sequence[str]) -> float:
     import torch
     from hydra.utils import instantiate
 
-    from lightning_modules import build
-    from lightning_modules.command_line import compose_run
+    from lightning_modules.config.command_line import compose_run
+    from lightning_modules.run import build
 
     cfg = compose_run(choice)
     data = build.build_data(cfg)
-    build.fill_from_data(cfg, data)
+    build.infer_shapes(cfg, data)
     model = build.build_model(cfg)
     optimizer = instantiate(cfg.optimizer)(model.parameters())
     loss_of, x, y = torch.nn.CrossEntropyLoss(), data.arrays.x, data.arrays.y

@@ -73,8 +73,8 @@ def alone() -> float:
     import contextlib
     import io
 
-    from lightning_modules.command_line import compose_run
-    from lightning_modules.run import run as train
+    from lightning_modules.config.command_line import compose_run
+    from lightning_modules.run.run import run as train
 
     for _ in range(2):
         start = time.perf_counter()

@@ -17,18 +17,18 @@ def compressed_resnet18(x: Any, stages: Sequence[str]) -> Any:
     import torch
 
     from lightning_modules.compression.artifact import load_compressed, save_compressed
-    from lightning_modules.compression.channels import StructuredPruning
-    from lightning_modules.compression.form import Form
-    from lightning_modules.compression.quantization.static import StaticInt8
-    from lightning_modules.compression.stage import Work
-    from lightning_modules.passport import task_of
+    from lightning_modules.compression.compressed_state import CompressedState
+    from lightning_modules.compression.quantization.static_int8 import StaticInt8
+    from lightning_modules.compression.stage import StageContext
+    from lightning_modules.compression.structured.structured_pruning import StructuredPruning
+    from lightning_modules.task.task_spec import build_task_from_spec
 
     model = {"_target_": "lightning_modules.model.torchvision_classifier.TorchvisionClassifier", "name": "resnet18"}
     task = {
         "_target_": "lightning_modules.task.classification.Classification",
         "loss": {"_target_": "torch.nn.CrossEntropyLoss"},
     }
-    passport = {
+    task_spec = {
         "name": "resnet18",
         "model": {**model, "input_shape": list(x.shape[1:]), "num_outputs": CLASSES},
         "task": {**task, "num_outputs": CLASSES},
@@ -36,19 +36,19 @@ def compressed_resnet18(x: Any, stages: Sequence[str]) -> Any:
     }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # whatever the process has drawn before
-        module = task_of(passport, "the benchmark")
+        module = build_task_from_spec(task_spec, "the benchmark")
     labels = torch.zeros(len(x), dtype=torch.int64)
     with tempfile.TemporaryDirectory() as folder:
-        work = Work(
-            task=module.eval(), form=Form(), example=x, batches=lambda: iter([{"x": x, "y": labels}]),
+        context = StageContext(
+            task=module.eval(), state=CompressedState(), example=x, batches=lambda: iter([{"x": x, "y": labels}]),
             evaluate=lambda network: 0.0, higher_is_better=True, seed=0, folder=Path(folder), log=lambda values: None,
         )  # fmt: skip
         kinds: dict[str, Any] = {"channels": StructuredPruning, "int8": StaticInt8}
         for name in stages:
             stage = kinds[name](**STAGES[name])
             stage.name = name
-            stage.begin(work)
-            stage.end(work)
+            stage.begin(context)
+            stage.end(context)
         path = Path(folder) / "model.compressed.safetensors"
-        save_compressed(path, module.model, work.form, passport)
+        save_compressed(path, module.model, context.state, task_spec)
         return load_compressed(path).model.eval()

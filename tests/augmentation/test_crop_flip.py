@@ -5,7 +5,7 @@ from torchvision.transforms.v2 import functional as reference
 
 from lightning_modules.augmentation.compose import Compose
 from lightning_modules.augmentation.crop_flip import CropFlip, crop_flip
-from lightning_modules.errors import UserError
+from lightning_modules.config.errors import UserError
 
 
 def images(count: int, channels: int = 3, height: int = 9, width: int = 7) -> Tensor:

@@ -3,7 +3,7 @@ import torch
 from torch import Tensor
 
 from lightning_modules.augmentation.cutout import Cutout
-from lightning_modules.errors import UserError
+from lightning_modules.config.errors import UserError
 
 
 def covered(size: int, side: int = 9, count: int = 4000) -> Tensor:

@@ -5,8 +5,8 @@ import pytest
 import torch
 from scipy import stats
 
-from lightning_modules.augmentation.mixing import Mixing, beta, blend, soft_targets
-from lightning_modules.errors import UserError
+from lightning_modules.augmentation.mixing import Mixing, blend, sample_beta, soft_targets
+from lightning_modules.config.errors import UserError
 
 
 class Data:
@@ -52,7 +52,7 @@ def test_soft_targets_leave_soft_ones_and_values_as_they_are() -> None:
 
 def test_the_same_generator_draws_the_same_weights_and_the_global_ones_are_not_used() -> None:
     before = torch.get_rng_state()
-    assert torch.equal(beta(9, 1.0, source(3)), beta(9, 1.0, source(3)))
+    assert torch.equal(sample_beta(9, 1.0, source(3)), sample_beta(9, 1.0, source(3)))
     assert torch.equal(before, torch.get_rng_state())
 
 

@@ -2,12 +2,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_modules.augmentation.per_sample import PerSample, chosen, uniform
-from lightning_modules.errors import UserError
+from lightning_modules.augmentation.per_sample import PerSampleTransform, bernoulli_mask, uniform
+from lightning_modules.config.errors import UserError
 
 
-class Brighter(PerSample):
-    def change(self, x: Tensor, generator: torch.Generator) -> Tensor:
+class Brighter(PerSampleTransform):
+    def transform_samples(self, x: Tensor, generator: torch.Generator) -> Tensor:
         return x + uniform(len(x), 1, 2, generator).view(-1, *[1] * (x.ndim - 1)).to(x.dtype)
 
 
@@ -50,4 +50,4 @@ def test_a_probability_beyond_one_is_refused() -> None:
 def test_numbers_lie_in_their_range_and_certain_choices_are_certain() -> None:
     numbers = uniform(10_000, -2, 3, source())
     assert -2 <= float(numbers.min()) < -1.99 and 2.99 < float(numbers.max()) < 3
-    assert chosen(100, 1.0, source()).all() and not chosen(100, 0.0, source()).any()
+    assert bernoulli_mask(100, 1.0, source()).all() and not bernoulli_mask(100, 0.0, source()).any()

@@ -6,7 +6,7 @@ import pytest
 
 from lightning_modules.cli import compare, export, main, predict, reproduce, rerun, store
 from lightning_modules.cli.arguments import parse
-from lightning_modules.errors import UserError
+from lightning_modules.config.errors import UserError
 
 
 def test_targets_settings_and_overrides_are_told_apart() -> None:

@@ -49,14 +49,14 @@ def add_parent(store: Any) -> Callable[..., str]:
 @pytest.fixture
 def ask(store: Any) -> Callable[..., Any]:
     """Compare by both readers, which must agree in everything; return the comparison."""
-    from lightning_modules.comparison.by_search import SearchReader
-    from lightning_modules.comparison.compare import Question, compare
-    from lightning_modules.comparison.reading import open_reader
+    from lightning_modules.comparison.compare import CompareRequest, compare
+    from lightning_modules.comparison.mlflow_reader import MlflowRunReader
+    from lightning_modules.comparison.run_reader import open_run_reader
 
     def call(*targets: str, **options: Any) -> Any:
-        question = Question(targets, **options)
-        by_sql = compare(open_reader(), question)
-        assert compare(SearchReader(store), question) == by_sql
+        question = CompareRequest(targets, **options)
+        by_sql = compare(open_run_reader(), question)
+        assert compare(MlflowRunReader(store), question) == by_sql
         return by_sql
 
     return call

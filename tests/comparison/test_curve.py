@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from lightning_modules.comparison.curve import curve_along, curve_table, draw_curve
-from lightning_modules.comparison.publish import write_curve, write_into
-from lightning_modules.errors import UserError
+from lightning_modules.comparison.curve import build_curve, curve_markdown, plot_curve
+from lightning_modules.comparison.publish import write_curve_files, write_curve_section
+from lightning_modules.config.errors import UserError
 
 Make = Callable[..., str]
 Ask = Callable[..., Any]
@@ -28,11 +28,11 @@ def low_data(add: Make, parent: str) -> None:
 def curve(add: Make, add_parent: Make, ask: Ask) -> Any:
     parent = add_parent(["data.fraction", "augmentation", "seed"])
     low_data(add, parent)
-    return curve_along(ask(parent), "data.fraction", "none")
+    return build_curve(ask(parent), "data.fraction", "none")
 
 
 def test_the_table_has_a_row_for_each_fraction_and_the_paired_difference(curve: Any) -> None:
-    head, _, one, ten, whole = curve_table(curve).splitlines()
+    head, _, one, ten, whole = curve_markdown(curve).splitlines()
     assert head == "| data.fraction | n | none | image_basic | image_basic − none |"
     assert one.startswith("| 0.01 | 5 | 0.522 [0.5")
     assert "**+0.100 [" in one and "**+0.050 [" in ten
@@ -40,7 +40,7 @@ def test_the_table_has_a_row_for_each_fraction_and_the_paired_difference(curve: 
 
 
 def test_the_picture_has_a_line_for_each_arm_on_a_logarithmic_axis(curve: Any) -> None:
-    (axes,) = draw_curve(curve).axes
+    (axes,) = plot_curve(curve).axes
     lines = {line.get_label(): line.get_xydata() for line in axes.get_lines()}
     assert list(lines) == ["none", "image_basic"]
     assert lines["none"][:, 1].tolist() == pytest.approx([0.522, 0.54, 0.72])
@@ -57,7 +57,7 @@ def test_what_a_table_is_not_by_or_is_no_number_is_refused(add: Make, add_parent
         ("data.fraction", "nothing", "no such line"),
     ):
         with pytest.raises(UserError, match=message):
-            curve_along(ask(parent), key, reference)
+            build_curve(ask(parent), key, reference)
 
 
 def test_a_missing_arm_leaves_a_gap(add: Make, add_parent: Make, ask: Ask) -> None:
@@ -69,19 +69,19 @@ def test_a_missing_arm_leaves_a_gap(add: Make, add_parent: Make, ask: Ask) -> No
         {"test/accuracy": 0.6},
         **{"mlflow.parentRunId": parent, "sweep.trial": "9", "sweep.params": json.dumps(swept)},
     )
-    lonely = curve_table(curve_along(ask(parent), "data.fraction", "none")).splitlines()[4]
+    lonely = curve_markdown(build_curve(ask(parent), "data.fraction", "none")).splitlines()[4]
     assert lonely == "| 0.3 | 1 | 0.600 | – | – |"
 
 
 def test_it_is_written_between_the_marks_of_a_file_with_its_picture_and_origin(curve: Any, tmp_path: Path) -> None:
     file = tmp_path / "README.md"
     file.write_text("# Title\n\n<!-- digits -->\nold\n<!-- /digits -->\n\nthe end\n")
-    write_into(curve, file, "digits")
+    write_curve_section(curve, file, "digits")
     text = file.read_text()
     assert "| 0.01 | 5 |" in text and "old" not in text and text.endswith("the end\n")
     assert "`test/accuracy` (higher is better)" in text and "30 runs, " in text
     assert (tmp_path / "digits.png").stat().st_size > 5000
     with pytest.raises(UserError, match="a line <!-- trec -->"):
-        write_into(curve, file, "trec")
-    names = [path.name for path in write_curve(curve, tmp_path / "out")]
+        write_curve_section(curve, file, "trec")
+    names = [path.name for path in write_curve_files(curve, tmp_path / "out")]
     assert names == ["test_accuracy_along_data.fraction.md", "test_accuracy_along_data.fraction.png"]

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from lightning_modules.compression.container import bitmask_int8, frame, plain, positions, symbols
-from lightning_modules.compression.container.decode import Blob
+from lightning_modules.compression.container import bitmask_int8, plain, positions, symbols, zstd_frame
+from lightning_modules.compression.container.decode import ByteReader
 
 
 def skewed(n: int, alphabet: int, seed: int = 0) -> np.ndarray:
@@ -47,15 +47,15 @@ def test_rare_symbols_survive_range_coding() -> None:
     given = np.zeros(200_000, np.uint8)
     given[[5, 77_000, 199_999]] = [255, 3, 9]
     table = np.bincount(given)
-    assert np.array_equal(symbols.from_ans_words(symbols.ans_words(given, table), table, len(given)), given)
-    assert np.array_equal(symbols._unans(symbols._ans(given), len(given), 256), given)
+    assert np.array_equal(symbols.decode_ans_words(symbols.encode_ans_words(given, table), table, len(given)), given)
+    assert np.array_equal(symbols._decode_ans(symbols._encode_ans(given), len(given), 256), given)
 
 
 def test_of_many_symbols_the_fast_coder_is_taken_unless_it_costs_two_percent() -> None:
     candidates = [("fast", bytes(1019)), ("slow", bytes(1000))]
-    assert symbols.smallest(candidates, symbols.LONG)[0] == "slow"
-    assert symbols.smallest(candidates, symbols.LONG + 1)[0] == "fast"
-    assert symbols.smallest([("fast", bytes(1021)), ("slow", bytes(1000))], symbols.LONG + 1)[0] == "slow"
+    assert symbols.pick_smallest(candidates, symbols.MANY_SYMBOLS)[0] == "slow"
+    assert symbols.pick_smallest(candidates, symbols.MANY_SYMBOLS + 1)[0] == "fast"
+    assert symbols.pick_smallest([("fast", bytes(1021)), ("slow", bytes(1000))], symbols.MANY_SYMBOLS + 1)[0] == "slow"
 
 
 @pytest.mark.parametrize("density", [0.0, 0.001, 0.02, 0.1, 0.5, 0.9, 0.999, 1.0])
@@ -69,7 +69,7 @@ def test_positions_of_any_density_come_back(density: float, n: int) -> None:
 @pytest.mark.parametrize("far", [254, 255, 256, 509, 510, 511, 70_000])
 def test_gaps_longer_than_a_byte_come_back(far: int) -> None:
     given = np.array([0, far, far + 1, 2 * far + 1])
-    assert np.array_equal(positions._positions(positions._gaps(given)), given)
+    assert np.array_equal(positions._from_gaps(positions._to_gaps(given)), given)
 
 
 def test_positions_choose_gaps_when_sparse_and_a_bitmask_when_regular() -> None:
@@ -97,19 +97,19 @@ def test_plain_values_come_back_in_planes_and_whole(size: int) -> None:
     for given in (noise, np.repeat(noise[:7], 111), noise[:0]):
         rows = given.view(np.uint8).reshape(len(given), size)
         streams, data = plain.encode(rows)
-        assert np.array_equal(plain.decode(streams, Blob(data).take, len(given), size), rows)
+        assert np.array_equal(plain.decode(streams, ByteReader(data).take, len(given), size), rows)
 
 
 def test_a_frame_gives_no_more_bytes_than_are_asked_for() -> None:
     import zstandard
 
     bomb = np.zeros(10_000_000, np.uint8).tobytes()
-    for coded in (frame.zstd(bomb), zstandard.ZstdCompressor().compress(bomb)):
+    for coded in (zstd_frame.zstd_compress(bomb), zstandard.ZstdCompressor().compress(bomb)):
         with pytest.raises(ValueError):
-            frame.from_zstd(coded, 1000)
+            zstd_frame.zstd_decompress(coded, 1000)
     with pytest.raises(ValueError):
-        frame.from_zstd(frame.zstd(b"two"), 4)
-    assert frame.from_zstd(frame.zstd(b""), 0) == b""
+        zstd_frame.zstd_decompress(zstd_frame.zstd_compress(b"two"), 4)
+    assert zstd_frame.zstd_decompress(zstd_frame.zstd_compress(b""), 0) == b""
 
 
 @pytest.mark.parametrize(
@@ -122,9 +122,9 @@ def test_a_frame_gives_no_more_bytes_than_are_asked_for() -> None:
         lambda: symbols.decode("ans", b"\x01\x05\x05\x01\x00\x00\x00", 10, 256),
         lambda: positions.decode("gaps packed", 2, 2, bytes([200, 200]), 300),
         lambda: positions.decode("bitmask packed", 3, 0, bytes([255]), 8),
-        lambda: bitmask_int8.decode(frame.zstd(bytes([255, 1, 1])), 8, 2),
-        lambda: Blob(b"123").take(-1),
-        lambda: Blob(b"123").take(4),
+        lambda: bitmask_int8.decode(zstd_frame.zstd_compress(bytes([255, 1, 1])), 8, 2),
+        lambda: ByteReader(b"123").take(-1),
+        lambda: ByteReader(b"123").take(4),
     ],
 )
 def test_data_that_does_not_fit_is_refused(wrong) -> None:

@@ -14,27 +14,29 @@ import torch
 from torch import Tensor
 
 from lightning_modules.compression import container
-from lightning_modules.compression.container.envelope import seal, unseal
-from lightning_modules.compression.container.piece import DTYPES, bits_of
-from lightning_modules.compression.form import Codebook, Form, Grid
-from lightning_modules.errors import UserError
+from lightning_modules.compression.compressed_state import Codebook, CompressedState, QuantGrid
+from lightning_modules.compression.container.envelope import unwrap, wrap
+from lightning_modules.compression.container.tensor_encoding import DTYPES, to_bit_patterns
+from lightning_modules.config.errors import UserError
 
 
 def same(a: Tensor, b: Tensor) -> bool:
-    return a.dtype == b.dtype and a.shape == b.shape and np.array_equal(bits_of(a), bits_of(b))
+    return a.dtype == b.dtype and a.shape == b.shape and np.array_equal(to_bit_patterns(a), to_bit_patterns(b))
 
 
-def round_trip(tmp_path: Path, tensors: dict[str, Tensor], form: Form | None = None) -> tuple[dict[str, Tensor], Form]:
+def round_trip(
+    tmp_path: Path, tensors: dict[str, Tensor], state: CompressedState | None = None
+) -> tuple[dict[str, Tensor], CompressedState]:
     """Write and read; the tensors must be the same but for the sign of masked zeros."""
-    form = form or Form()
-    container.write(tmp_path / "model", tensors, form, {})
+    state = state or CompressedState()
+    container.write(tmp_path / "model", tensors, state, {})
     _, found, found_form = container.read(tmp_path / "model")
     assert list(found) == list(tensors)
     for name, tensor in tensors.items():
-        mask = form.masks.get(name)
+        mask = state.masks.get(name)
         assert same(found[name], tensor if mask is None else torch.where(mask, tensor, torch.zeros_like(tensor))), name
-    assert found_form.masks.keys() == form.masks.keys()
-    assert all(torch.equal(found_form.masks[name], mask) for name, mask in form.masks.items())
+    assert found_form.masks.keys() == state.masks.keys()
+    assert all(torch.equal(found_form.masks[name], mask) for name, mask in state.masks.items())
     return found, found_form
 
 
@@ -54,8 +56,8 @@ def test_nans_infinities_and_negative_zeros_keep_their_bits(tmp_path: Path) -> N
     round_trip(tmp_path, {"few": odd, "many": odd.repeat(400), "sparse": torch.cat([odd, torch.zeros(3000)])})
     mask = torch.tensor([True, True, True, True, True, False, False])
     with pytest.raises(UserError, match="'w' cannot be compressed: 1 of its values"):
-        container.write(tmp_path / "model", {"w": odd.roll(1)}, Form(masks={"w": mask}), {})
-    round_trip(tmp_path, {"w": torch.where(mask, odd, torch.tensor(-0.0))}, Form(masks={"w": mask}))
+        container.write(tmp_path / "model", {"w": odd.roll(1)}, CompressedState(masks={"w": mask}), {})
+    round_trip(tmp_path, {"w": torch.where(mask, odd, torch.tensor(-0.0))}, CompressedState(masks={"w": mask}))
 
 
 def test_tensors_that_are_views_come_back(tmp_path: Path) -> None:
@@ -69,7 +71,7 @@ def test_masks_come_back_with_kept_zeros(tmp_path: Path, density: float, dtype: 
     generator = torch.Generator().manual_seed(1)
     weight = torch.randn(51, 67, generator=generator).mul(3).round().to(dtype)  # about one in seven is 0
     mask = torch.rand(weight.shape, generator=generator) < density
-    round_trip(tmp_path, {"w": weight * mask, "b": weight[0]}, Form(masks={"w": mask}))
+    round_trip(tmp_path, {"w": weight * mask, "b": weight[0]}, CompressedState(masks={"w": mask}))
 
 
 @pytest.mark.parametrize("bits", range(1, 9))
@@ -82,10 +84,10 @@ def test_codebooks_come_back(tmp_path: Path, bits: int, rows: int | None, masked
     centroids = torch.randn((rows, k) if rows else (k,), generator=generator)
     indices = torch.randint(0, k, shape, dtype=torch.uint8, generator=generator)
     mask = torch.rand(shape, generator=generator) < 0.2
-    form = Form(masks={"w": mask} if masked else {}, codebooks={"w": Codebook(indices, centroids)})
+    state = CompressedState(masks={"w": mask} if masked else {}, codebooks={"w": Codebook(indices, centroids)})
     tensors = {"w": torch.empty(shape)}
-    form.apply_to(tensors)
-    _, found = round_trip(tmp_path, tensors, form)
+    state.apply_to(tensors)
+    _, found = round_trip(tmp_path, tensors, state)
     assert same(found.codebooks["w"].centroids, centroids)
     assert torch.equal(found.codebooks["w"].indices, torch.where(mask, indices, 0) if masked else indices)
     assert torch.equal(found.codebooks["w"].values() * (mask if masked else 1), tensors["w"])
@@ -102,10 +104,10 @@ def test_grids_come_back(tmp_path: Path, bits: int, groups: int, zero_point: boo
     scale = torch.rand(groups, 1, generator=generator)
     zero = torch.randint(low, high, (groups, 1), dtype=torch.int8, generator=generator) if zero_point else None
     mask = None if density is None else torch.rand(q.shape, generator=generator) < density
-    form = Form({} if mask is None else {"w": mask}, grids={"w": Grid(q, scale, bits, zero)})
+    state = CompressedState({} if mask is None else {"w": mask}, grids={"w": QuantGrid(q, scale, bits, zero)})
     tensors = {"w": torch.empty(q.shape)}
-    form.apply_to(tensors)
-    _, found = round_trip(tmp_path, tensors, form)
+    state.apply_to(tensors)
+    _, found = round_trip(tmp_path, tensors, state)
     grid = found.grids["w"]
     assert grid.bits == bits and same(grid.scale, scale) and (zero is None or torch.equal(grid.zero_point, zero))
     assert torch.equal(grid.q if mask is None else grid.q[mask], q if mask is None else q[mask])
@@ -113,52 +115,52 @@ def test_grids_come_back(tmp_path: Path, bits: int, groups: int, zero_point: boo
 
 
 def test_a_half_precision_tensor_on_a_float32_codebook_comes_back(tmp_path: Path) -> None:
-    form = Form(codebooks={"w": Codebook(torch.arange(6, dtype=torch.uint8).view(2, 3), torch.randn(6))})
-    round_trip(tmp_path, {"w": form.codebooks["w"].values().bfloat16()}, form)
+    state = CompressedState(codebooks={"w": Codebook(torch.arange(6, dtype=torch.uint8).view(2, 3), torch.randn(6))})
+    round_trip(tmp_path, {"w": state.codebooks["w"].values().bfloat16()}, state)
 
 
-def int8_and_sparse(n: int = 300_000) -> tuple[dict[str, Tensor], Form]:
+def int8_and_sparse(n: int = 300_000) -> tuple[dict[str, Tensor], CompressedState]:
     generator = torch.Generator().manual_seed(0)
     weight, mask = torch.randn(100, n // 100, generator=generator), torch.rand(100, n // 100, generator=generator) < 0.3
     scale = weight.abs().amax(1, keepdim=True) / 127
-    form = Form({"w": mask}, grids={"w": Grid((weight / scale).round().to(torch.int8), scale, 8)})
-    form.apply_to(tensors := {"w": weight})
-    return tensors, form
+    state = CompressedState({"w": mask}, grids={"w": QuantGrid((weight / scale).round().to(torch.int8), scale, 8)})
+    state.apply_to(tensors := {"w": weight})
+    return tensors, state
 
 
 def test_a_large_sparse_int8_tensor_is_read_from_the_simple_codec(tmp_path: Path) -> None:
-    tensors, form = int8_and_sparse()
-    round_trip(tmp_path, tensors, form)
-    written = container.write(tmp_path / "model", tensors, form, {})
+    tensors, state = int8_and_sparse()
+    round_trip(tmp_path, tensors, state)
+    written = container.write(tmp_path / "model", tensors, state, {})
     assert written.tensors[0].codec == "bitmask+int8+zstd"
     assert written.size_bytes < 1.05 * written.bound_bytes
 
 
 def test_the_header_and_the_steps_come_back(tmp_path: Path) -> None:
     header = {"passport": {"name": "größe", "list": [1, 2.5, None, True]}}
-    form = Form(steps=[{"do": "channels", "history": [[0, [1, 2]]]}])
-    container.write(tmp_path / "model", {"w": torch.ones(3)}, form, header)
+    state = CompressedState(steps=[{"do": "channels", "history": [[0, [1, 2]]]}])
+    container.write(tmp_path / "model", {"w": torch.ones(3)}, state, header)
     found, _, found_form = container.read(tmp_path / "model")
-    assert found == container.read_header(tmp_path / "model") == header and found_form.steps == form.steps
+    assert found == container.read_header(tmp_path / "model") == header and found_form.steps == state.steps
 
 
 def test_any_safetensors_reader_opens_the_file_and_the_same_network_gives_the_same_bytes(tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
-    tensors, form = small()
+    tensors, state = small()
     for name in ("a", "b"):
-        container.write(tmp_path / name, tensors, form, {"x": 1})
+        container.write(tmp_path / name, tensors, state, {"x": 1})
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     assert load_file(tmp_path / "a")["compressed"].dtype == torch.uint8
 
 
-def small() -> tuple[dict[str, Tensor], Form]:
+def small() -> tuple[dict[str, Tensor], CompressedState]:
     generator = torch.Generator().manual_seed(3)
     weight, mask = torch.randn(20, 30, generator=generator), torch.rand(20, 30, generator=generator) < 0.2
     few = Codebook(torch.randint(0, 8, (20, 30), dtype=torch.uint8, generator=generator), torch.randn(8))
-    form = Form({"a": mask, "c": mask}, {"c": few})
+    state = CompressedState({"a": mask, "c": mask}, {"c": few})
     tensors = {"a": weight * mask, "b": weight[0].clone(), "c": few.values() * mask, "n": torch.tensor(5)}
-    return tensors, form
+    return tensors, state
 
 
 def test_a_change_of_any_byte_is_refused(tmp_path: Path) -> None:
@@ -236,9 +238,9 @@ def _change(record: dict[str, Any], **values: Any) -> None:
 def test_a_header_that_lies_under_a_right_digest_is_refused(tmp_path: Path, lie: Any, message: str) -> None:
     path = tmp_path / "model"
     container.write(path, *small(), {})
-    header, data = unseal(path)
+    header, data = unwrap(path)
     lie(header)
-    path.write_bytes(seal(header, bytes(data)))
+    path.write_bytes(wrap(header, bytes(data)))
     with pytest.raises(UserError, match=message):
         container.read(path)
 
@@ -256,17 +258,17 @@ def disk_of(free: int) -> Iterator[None]:
 
 def test_a_full_disk_leaves_the_old_file_whole_and_nothing_beside_it(tmp_path: Path) -> None:
     path = tmp_path / "model"
-    container.write(path, {"w": torch.arange(5.0)}, Form(), {})
+    container.write(path, {"w": torch.arange(5.0)}, CompressedState(), {})
     with disk_of(1000), pytest.raises(UserError, match=r"cannot write .*model: .*what was there before is whole"):
-        container.write(path, {"w": torch.randn(5000)}, Form(), {})
+        container.write(path, {"w": torch.randn(5000)}, CompressedState(), {})
     assert torch.equal(container.read(path)[1]["w"], torch.arange(5.0))
     assert list(tmp_path.iterdir()) == [path]
     with pytest.raises(UserError, match="cannot write"):
-        container.write(tmp_path / "no folder" / "model", {"w": torch.ones(2)}, Form(), {})
+        container.write(tmp_path / "no folder" / "model", {"w": torch.ones(2)}, CompressedState(), {})
 
 
 def test_tensors_that_are_not_what_the_form_says_are_refused_and_nothing_is_written(tmp_path: Path) -> None:
-    tensors, form = small()
+    tensors, state = small()
     path = tmp_path / "model"
     for wrong, message in (
         ({**tensors, "a": tensors["a"] + 1}, "'a' cannot be compressed"),
@@ -276,13 +278,13 @@ def test_tensors_that_are_not_what_the_form_says_are_refused_and_nothing_is_writ
         ({**tensors, "z": torch.ones(2, dtype=torch.complex64)}, "holds no .*complex64"),
     ):
         with pytest.raises(UserError, match=message):
-            container.write(path, wrong, form, {})
+            container.write(path, wrong, state, {})
     assert not path.exists()
 
 
-def lenet_300_100() -> tuple[dict[str, Tensor], Form]:
+def lenet_300_100() -> tuple[dict[str, Tensor], CompressedState]:
     """Gaussian weights, the largest 5 % of each layer kept, on 32 shared values: evenly spread, then k-means."""
-    generator, tensors, form = torch.Generator().manual_seed(0), {}, Form()
+    generator, tensors, state = torch.Generator().manual_seed(0), {}, CompressedState()
     for i, (out, into) in enumerate(((300, 784), (100, 300), (10, 100))):
         weight = torch.randn(out, into, generator=generator) / into**0.5
         mask = weight.abs() > weight.abs().flatten().kthvalue(round(0.95 * weight.numel())).values
@@ -293,23 +295,23 @@ def lenet_300_100() -> tuple[dict[str, Tensor], Form]:
             sums = torch.zeros(32).index_add(0, nearest, kept)
             centroids = torch.where((n := nearest.bincount(minlength=32)) > 0, sums / n.clamp(1), centroids)
         indices = torch.bucketize(weight, (centroids[1:] + centroids[:-1]) / 2).to(torch.uint8)
-        form.masks[f"{i}.weight"], form.codebooks[f"{i}.weight"] = mask, Codebook(indices, centroids)
+        state.masks[f"{i}.weight"], state.codebooks[f"{i}.weight"] = mask, Codebook(indices, centroids)
         tensors |= {f"{i}.weight": weight, f"{i}.bias": torch.randn(out, generator=generator) / into**0.5}
-    form.apply_to(tensors)
-    return tensors, form
+    state.apply_to(tensors)
+    return tensors, state
 
 
 def test_lenet_300_100_takes_a_sixtieth_and_at_most_five_percent_more_than_its_entropy(tmp_path: Path) -> None:
-    tensors, form = lenet_300_100()
-    passport = {
+    tensors, state = lenet_300_100()
+    task_spec = {
         "name": "fashion_mnist-mlp",
         "model": {"_target_": "lightning_modules.model.mlp.MLP", "hidden": [300, 100]},
     }
-    round_trip(tmp_path, tensors, form)
-    written = container.write(tmp_path / "model", tensors, form, {"passport": passport})
+    round_trip(tmp_path, tensors, state)
+    written = container.write(tmp_path / "model", tensors, state, {"passport": task_spec})
     dense = sum(tensor.numel() * 4 for tensor in tensors.values())
-    mask_bits = sum(_entropy(mask.flatten().long()) for mask in form.masks.values())
-    index_bits = sum(_entropy(form.codebooks[name].indices[mask].long()) for name, mask in form.masks.items())
+    mask_bits = sum(_entropy(mask.flatten().long()) for mask in state.masks.values())
+    index_bits = sum(_entropy(state.codebooks[name].indices[mask].long()) for name, mask in state.masks.items())
     plain = sum(4 * tensor.numel() for name, tensor in tensors.items() if "bias" in name) + 3 * 32 * 4
     assert written.dense_bytes == dense and written.size_bytes == (tmp_path / "model").stat().st_size
     assert written.bound_bytes < (mask_bits + index_bits) / 8 + plain  # no looser than with the biases as they are
@@ -323,8 +325,8 @@ def _entropy(symbols: Tensor) -> float:
 
 
 def test_the_table_says_where_the_bytes_are(tmp_path: Path) -> None:
-    tensors, form = small()
-    written = container.write(tmp_path / "model", tensors, form, {})
+    tensors, state = small()
+    written = container.write(tmp_path / "model", tensors, state, {})
     rows = {row.name: row for row in written.tensors}
     assert rows["a"].zeros == int((tensors["a"] == 0).sum()) and rows["a"].dense_bytes == 2400
     assert 0 < sum(row.stored_bytes for row in written.tensors) < written.size_bytes

@@ -11,9 +11,9 @@ from handmade import SmallNet, draw
 from torch import nn
 
 from lightning_modules.compression.distillation import losses
-from lightning_modules.compression.distillation.stage import Distillation
-from lightning_modules.compression.distillation.teacher import find_teacher
-from lightning_modules.errors import UserError
+from lightning_modules.compression.distillation.distillation import Distillation
+from lightning_modules.compression.distillation.teacher import load_teacher
+from lightning_modules.config.errors import UserError
 from lightning_modules.task.classification import Classification
 
 
@@ -69,13 +69,13 @@ def test_a_teacher_is_found_by_run_by_model_and_by_registered_name(teacher: Any,
         teacher.info.run_id, f"runs:/{teacher.info.run_id}", str(teacher.info.run_name), f"models:/{model_id}",
         "models:/digits teacher/1", "models:/digits teacher@best",
     )  # fmt: skip
-    found = [find_teacher(name, None, (1, 8, 8), 10).logits(x, nn.Identity()) for name in wanted]
+    found = [load_teacher(name, None, (1, 8, 8), 10).logits(x, nn.Identity()) for name in wanted]
     assert found[0].shape == (1, 4, 10) and all(torch.equal(logits, found[0]) for logits in found)
-    assert find_teacher(wanted[:2], None, (1, 8, 8), 10).logits(x, nn.Identity()).shape == (2, 4, 10)
+    assert load_teacher(wanted[:2], None, (1, 8, 8), 10).logits(x, nn.Identity()).shape == (2, 4, 10)
     with pytest.raises(UserError, match="no model is registered as digits taecher: did you mean 'digits teacher'"):
-        find_teacher("models:/digits taecher/1", None, (1, 8, 8), 10)
+        load_teacher("models:/digits taecher/1", None, (1, 8, 8), 10)
     with pytest.raises(UserError, match="models:/m-none"):
-        find_teacher("models:/m-none", None, (1, 8, 8), 10)
+        load_teacher("models:/m-none", None, (1, 8, 8), 10)
 
 
 def test_a_torchvision_teacher_needs_weights_with_a_head_for_these_classes(tmp_path: Path) -> None:
@@ -85,16 +85,16 @@ def test_a_torchvision_teacher_needs_weights_with_a_head_for_these_classes(tmp_p
     net = torchvision.models.squeezenet1_1(num_classes=10).eval()
     torch.save(net.state_dict(), tmp_path / "ten.pth")
     x = draw(1, 3, 32, 32)
-    found = find_teacher("torchvision:squeezenet1_1", str(tmp_path / "ten.pth"), (3, 32, 32), 10)
+    found = load_teacher("torchvision:squeezenet1_1", str(tmp_path / "ten.pth"), (3, 32, 32), 10)
     assert torch.equal(found.logits(x, nn.Identity())[0], net(x))
     with pytest.raises(UserError, match="give the file of its weights"):
-        find_teacher("torchvision:squeezenet1_1", None, (3, 32, 32), 10)
+        load_teacher("torchvision:squeezenet1_1", None, (3, 32, 32), 10)
     with pytest.raises(UserError, match="not for the student's 7 classes"):
-        find_teacher("torchvision:squeezenet1_1", str(tmp_path / "ten.pth"), (3, 32, 32), 7)
+        load_teacher("torchvision:squeezenet1_1", str(tmp_path / "ten.pth"), (3, 32, 32), 7)
     with pytest.raises(UserError, match=r"did you mean 'squeezenet1_1'"):
-        find_teacher("torchvision:squeezenet11", str(tmp_path / "ten.pth"), (3, 32, 32), 10)
+        load_teacher("torchvision:squeezenet11", str(tmp_path / "ten.pth"), (3, 32, 32), 10)
     with pytest.raises(UserError, match="only a teacher torchvision"):
-        find_teacher("a run", str(tmp_path / "ten.pth"), (3, 32, 32), 10)
+        load_teacher("a run", str(tmp_path / "ten.pth"), (3, 32, 32), 10)
 
 
 def by_hand(stage: Distillation, net: nn.Module, steps: int, lr: float = 0.01) -> list[float]:
@@ -132,7 +132,7 @@ def test_a_student_comes_nearer_to_its_teacher_by_every_term(teacher: Any) -> No
         found = by_hand(checked({"teacher": teacher.info.run_id, **settings}, net), net, 25)
         assert found[-1] < 0.9 * found[0], name
         assert not net.head._forward_hooks
-    assert find_teacher(teacher.info.run_id, None, (1, 8, 8), 10).members[0].network.training is False
+    assert load_teacher(teacher.info.run_id, None, (1, 8, 8), 10).members[0].network.training is False
 
 
 def test_regressors_are_trained_and_a_resumed_stage_goes_on_with_them_bit_for_bit(teacher: Any) -> None:
@@ -167,7 +167,7 @@ def test_attention_moves_a_student_towards_where_its_teacher_looks(train: Any) -
 
 
 def first_conv(run_id: str) -> str:
-    network = find_teacher(run_id, None, (1, 8, 8), 10).members[0].network
+    network = load_teacher(run_id, None, (1, 8, 8), 10).members[0].network
     return next(name for name, module in network.named_modules() if isinstance(module, nn.Conv2d))
 
 
@@ -175,7 +175,7 @@ def first_conv(run_id: str) -> str:
 def test_a_run_learns_from_its_teacher_and_its_checkpoint_is_the_student_alone(
     teacher: Any, train: Any, store: Any
 ) -> None:
-    from lightning_modules.serve import load_task
+    from lightning_modules.run.serve import load_task
     from lightning_modules.tracking.resume import best_checkpoint
 
     distil = ("compression=distillation", f"compression.stages.distil.teacher={teacher.info.run_id}")
@@ -224,21 +224,23 @@ def test_a_mixed_batch_with_soft_labels_is_shown_to_the_teacher_as_it_is(teacher
     )
     outputs = task(x)
     own = task.loss(outputs, y)
-    logits = find_teacher(teacher.info.run_id, None, (1, 8, 8), 10).logits(x, nn.Identity())
-    expected = 0.5 * own + 0.5 * losses.soft_targets(outputs, logits, 4.0, "multiclass")
+    logits = load_teacher(teacher.info.run_id, None, (1, 8, 8), 10).logits(x, nn.Identity())
+    expected = 0.5 * own + 0.5 * losses.soft_target_loss(outputs, logits, 4.0, "multiclass")
     assert torch.equal(stage.loss(own, outputs, {"x": x, "y": y, "index": torch.arange(6)}), expected)
 
 
 @pytest.mark.slow
 def test_a_teacher_stays_on_through_pruning(teacher: Any, train: Any, store: Any) -> None:
     """The masks of the pruning stage stay in force, and its fine-tuning has the teacher's loss."""
-    from lightning_modules.serve import load_task, weights_of_model
+    from lightning_modules.run.serve import load_task, model_weights
 
     teach = f"teacher:{teacher.info.run_id},when:always"
-    stage = "+compression.stages.distil={_target_:lightning_modules.compression.distillation.stage.Distillation,%s}"
+    stage = (
+        "+compression.stages.distil={_target_:lightning_modules.compression.distillation.distillation.Distillation,%s}"
+    )
     pruning = ("compression=magnitude", "compression.stages.prune.epochs=1", "compression.stages.prune.sparsity=0.8")
     run = train(*pruning, stage % teach)
-    task = load_task(weights_of_model(store, f"models:/{run.data.tags['touchstone.compressed_model_id']}"))
+    task = load_task(model_weights(store, f"models:/{run.data.tags['touchstone.compressed_model_id']}"))
     weights = torch.cat([p.detach().flatten() for n, p in task.model.named_parameters() if p.ndim > 1])
     assert float((weights == 0).float().mean()) == pytest.approx(0.8, abs=0.01)
     assert train(*pruning).data.metrics["compressed/test/loss"] != run.data.metrics["compressed/test/loss"]
@@ -255,8 +257,8 @@ def test_a_teacher_stays_on_through_pruning(teacher: Any, train: Any, store: Any
 def test_a_resumed_student_is_bit_equal_to_the_uninterrupted_one(
     term: tuple[str, ...], teacher: Any, train: Any, store: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lightning_modules.killed import Killed
-    from lightning_modules.serve import load_task
+    from lightning_modules.config.signals import SignalReceived
+    from lightning_modules.run.serve import load_task
     from lightning_modules.task.supervised import Supervised
     from lightning_modules.tracking.resume import best_checkpoint
 
@@ -272,7 +274,7 @@ def test_a_resumed_student_is_bit_equal_to_the_uninterrupted_one(
         if self.current_epoch == 2:
             signal.raise_signal(signal.SIGTERM)
 
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    with monkeypatch.context() as patch, pytest.raises(SignalReceived):
         patch.setattr(Supervised, "on_train_epoch_start", kill)
         train(*words)
     resumed = train(f"resume={newest(store)}", quick=False)
@@ -288,7 +290,7 @@ def newest(store: Any) -> str:
 
 @pytest.mark.slow
 def test_two_processes_teach_as_one_with_the_same_global_batch(teacher: Any, train: Any, store: Any) -> None:
-    from lightning_modules.serve import load_task
+    from lightning_modules.run.serve import load_task
     from lightning_modules.tracking.resume import best_checkpoint
 
     words = (

@@ -12,16 +12,16 @@ import torchvision
 from handmade import work_on
 from torch import nn
 
-from lightning_modules.compression.low_rank import LowRank, restore
-from lightning_modules.compression.macs import macs, params
-from lightning_modules.compression.stage import Work
-from lightning_modules.compression.structured.pair import decompose, most_rank
-from lightning_modules.errors import UserError
-from lightning_modules.model.cifar_resnet import CifarResNet
-from lightning_modules.model.lenet import LeNet5
+from lightning_modules.compression.macs import count_macs, count_params
+from lightning_modules.compression.stage import StageContext
+from lightning_modules.compression.structured.low_rank import LowRankFactorization, restore
+from lightning_modules.compression.structured.low_rank_factor import max_useful_rank, svd
+from lightning_modules.config.errors import UserError
 from lightning_modules.model.mlp import MLP
-from lightning_modules.model.mnist1d import MNIST1DCNN, MNIST1DGRU
-from lightning_modules.model.vit import ViT
+from lightning_modules.zoo.model.cifar_resnet import CifarResNet
+from lightning_modules.zoo.model.lenet import LeNet5
+from lightning_modules.zoo.model.mnist1d import MNIST1DCNN, MNIST1DGRU
+from lightning_modules.zoo.model.vit import ViT
 
 DIGIT, SMALL = (1, 8, 8), (3, 32, 32)
 slow = pytest.mark.slow
@@ -39,13 +39,13 @@ NETWORKS: list[Any] = [
 ]
 
 
-def reduced(network: nn.Module, shape: tuple[int, ...], folder: Path, **arguments: Any) -> Work:
-    stage = LowRank(**arguments)
+def reduced(network: nn.Module, shape: tuple[int, ...], folder: Path, **arguments: Any) -> StageContext:
+    stage = LowRankFactorization(**arguments)
     stage.name = "low_rank"
-    work = work_on(network, shape, folder)
-    stage.check(network, work.example[:2], 10)
-    stage.begin(work)
-    return work
+    context = work_on(network, shape, folder)
+    stage.check(network, context.example[:2], 10)
+    stage.begin(context)
+    return context
 
 
 @pytest.mark.parametrize(("make", "shape"), NETWORKS)
@@ -55,14 +55,14 @@ def test_macs_fall_to_the_budget_and_the_record_builds_the_pairs_again(
     torch.manual_seed(0)
     network = make()
     dense = copy.deepcopy(network)
-    work = reduced(network, shape, tmp_path, macs_ratio=0.6)
-    assert 0.5 < macs(work.model, work.example) / macs(dense, work.example) <= 0.6
-    assert params(work.model) < params(dense)
-    (step,) = work.form.steps
-    again = restore(make(), json.loads(json.dumps(step)), work.example[:1])
-    again.load_state_dict(work.model.state_dict(), strict=True)
-    assert torch.equal(again.eval()(work.example), work.model.eval()(work.example))
-    loss = nn.functional.cross_entropy(again.train()(work.example), torch.arange(8))
+    context = reduced(network, shape, tmp_path, macs_ratio=0.6)
+    assert 0.5 < count_macs(context.model, context.example) / count_macs(dense, context.example) <= 0.6
+    assert count_params(context.model) < count_params(dense)
+    (step,) = context.state.steps
+    again = restore(make(), json.loads(json.dumps(step)), context.example[:1])
+    again.load_state_dict(context.model.state_dict(), strict=True)
+    assert torch.equal(again.eval()(context.example), context.model.eval()(context.example))
+    loss = nn.functional.cross_entropy(again.train()(context.example), torch.arange(8))
     loss.backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in again.parameters())
 
@@ -88,16 +88,16 @@ def test_the_convolutions_of_vgg_become_pairs(tmp_path: Path) -> None:
 def test_a_layer_of_low_rank_is_replaced_without_a_difference(layer: Any, tmp_path: Path) -> None:
     torch.manual_seed(0)
     with torch.no_grad():
-        u, values, v = decompose(layer.weight)
+        u, values, v = svd(layer.weight)
         values[3:] = 0
         layer.weight.copy_((u * values @ v).view_as(layer.weight))
     shape = (30,) if isinstance(layer, nn.Linear) else (6, 9, 9)[: layer.weight.ndim - 1]
     network = nn.Sequential(layer, nn.Flatten())
     x = torch.randn(4, *shape)
     before = network(x)
-    work = reduced(network, shape, tmp_path, energy=0.99999)
-    assert work.form.steps == [{"do": "low_rank", "ranks": {"0": 3}}]
-    assert params(network) < before.new_tensor(layer.weight.numel())
+    context = reduced(network, shape, tmp_path, energy=0.99999)
+    assert context.state.steps == [{"do": "low_rank", "ranks": {"0": 3}}]
+    assert count_params(network) < before.new_tensor(layer.weight.numel())
     assert (network(x) - before).abs().max() < 1e-5
 
 
@@ -119,9 +119,9 @@ def test_the_kept_energy_is_the_one_asked_for(tmp_path: Path) -> None:
 def test_a_layer_that_a_pair_would_not_make_smaller_stays(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = LeNet5((1, 16, 16), 10)
-    work = reduced(network, (1, 16, 16), tmp_path, energy=0.9)
-    for name, rank in work.form.steps[0]["ranks"].items():
-        assert rank <= most_rank(LeNet5((1, 16, 16), 10).get_submodule(name))
+    context = reduced(network, (1, 16, 16), tmp_path, energy=0.9)
+    for name, rank in context.state.steps[0]["ranks"].items():
+        assert rank <= max_useful_rank(LeNet5((1, 16, 16), 10).get_submodule(name))
     assert isinstance(network.features[0], nn.Conv2d)  # [20, 25], of rank 20 in all but name
 
 
@@ -137,34 +137,34 @@ def test_frozen_weights_and_layers_that_are_excluded_stay_so(tmp_path: Path) -> 
 def test_the_head_of_a_recurrent_network_may_be_reduced_its_gates_not(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = MNIST1DGRU((40,), 10)
-    work = reduced(network, (40,), tmp_path, energy=0.5)
-    assert list(work.form.steps[0]["ranks"]) == ["head"] and isinstance(network.gru, nn.GRU)
+    context = reduced(network, (40,), tmp_path, energy=0.5)
+    assert list(context.state.steps[0]["ranks"]) == ["head"] and isinstance(network.gru, nn.GRU)
     with pytest.raises(UserError, match="no linear layer or convolution would be smaller"):
-        LowRank(energy=0.5, exclude=["head"]).check(MNIST1DGRU((40,), 10), work.example[:2], 10)
+        LowRankFactorization(energy=0.5, exclude=["head"]).check(MNIST1DGRU((40,), 10), context.example[:2], 10)
 
 
 def test_torchs_own_attention_stays(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = torchvision.models.VisionTransformer(32, 8, 1, 4, 32, 64, num_classes=10)
-    work = reduced(network, SMALL, tmp_path, energy=0.5)
-    assert not any("attention" in name for name in work.form.steps[0]["ranks"])
+    context = reduced(network, SMALL, tmp_path, energy=0.5)
+    assert not any("attention" in name for name in context.state.steps[0]["ranks"])
 
 
 def test_layers_whose_weights_the_network_reads_are_named_and_can_be_left_out() -> None:
     network = torchvision.models.SwinTransformer([4, 4], 8, [1, 1], [1, 2], [2, 2], num_classes=10)
     x = torch.randn(2, *SMALL)
     with pytest.raises(UserError, match=r"reads the weights of layers .*exclude=\[\*\.qkv, \*\.proj\]$"):
-        LowRank(energy=0.5).check(network, x, 10)
-    LowRank(energy=0.5, exclude=["*.qkv", "*.proj"]).check(network, x, 10)
+        LowRankFactorization(energy=0.5).check(network, x, 10)
+    LowRankFactorization(energy=0.5, exclude=["*.qkv", "*.proj"]).check(network, x, 10)
 
 
 def test_what_was_saved_is_logged_and_recorded(tmp_path: Path) -> None:
     torch.manual_seed(0)
     logged: dict[str, float] = {}
-    work = work_on(MLP(DIGIT, 10), DIGIT, tmp_path, logged)
-    stage, other = LowRank(params_ratio=0.5), LowRank(params_ratio=0.5)
+    context = work_on(MLP(DIGIT, 10), DIGIT, tmp_path, logged)
+    stage, other = LowRankFactorization(params_ratio=0.5), LowRankFactorization(params_ratio=0.5)
     stage.name = "thin"
-    stage.begin(work)
+    stage.begin(context)
     assert 0.4 < logged["compression/thin/reached_params_ratio"] <= 0.5
     other.load_state_dict(stage.state_dict())
     assert other.settings() == stage.settings() and stage.settings()["ranks"]
@@ -181,15 +181,15 @@ def test_what_was_saved_is_logged_and_recorded(tmp_path: Path) -> None:
 )
 def test_senseless_arguments_are_refused_at_once(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        LowRank(**arguments)
+        LowRankFactorization(**arguments)
 
 
 def test_what_cannot_work_is_refused_with_the_reason(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network, x = MLP(DIGIT, 10), torch.randn(2, *DIGIT)
     with pytest.raises(UserError, match=r"did you mean 'hidden\.0'"):
-        LowRank(energy=0.5, layers=["hiden.0"]).check(network, x, 10)
+        LowRankFactorization(energy=0.5, layers=["hiden.0"]).check(network, x, 10)
     with pytest.raises(UserError, match=r"macs_ratio=0.01 cannot be met: the least that can be reached is 0.0"):
-        LowRank(macs_ratio=0.01).check(network, x, 10)
+        LowRankFactorization(macs_ratio=0.01).check(network, x, 10)
     with pytest.raises(UserError, match="nothing was saved"):
-        LowRank(energy=0.9999).begin(work_on(network, DIGIT, tmp_path))
+        LowRankFactorization(energy=0.9999).begin(work_on(network, DIGIT, tmp_path))

@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.compression.macs import macs, nonzero, params
-from lightning_modules.model.cifar_resnet import CifarResNet
-from lightning_modules.model.lenet import LeNet5
+from lightning_modules.compression.macs import count_macs, count_nonzero, count_params
 from lightning_modules.model.mlp import MLP
-from lightning_modules.model.mnist1d import MNIST1DGRU
-from lightning_modules.model.vit import ViT
+from lightning_modules.zoo.model.cifar_resnet import CifarResNet
+from lightning_modules.zoo.model.lenet import LeNet5
+from lightning_modules.zoo.model.mnist1d import MNIST1DGRU
+from lightning_modules.zoo.model.vit import ViT
 
 LENET5 = 24 * 24 * 20 * 25 + 8 * 8 * 50 * 20 * 25 + 800 * 500 + 500 * 10
 # stem; three stages of 3 blocks, whose first convolution sees the narrower input; head
@@ -47,7 +47,7 @@ def test_macs_are_those_of_one_sample_counted_by_hand(
     network: nn.Module, shape: tuple[int, ...], expected: int
 ) -> None:
     network.train()
-    assert macs(network, torch.zeros(3, *shape)) == expected
+    assert count_macs(network, torch.zeros(3, *shape)) == expected
     assert network.training
 
 
@@ -65,7 +65,7 @@ def test_a_network_that_looks_at_its_numbers_is_counted_too(layer: nn.Module, ex
         def forward(self, x: Tensor) -> Tensor:
             return self.layer(x) if x.sum() < 1 else x
 
-    assert macs(Looking(), torch.zeros(1, 6, 8)) == expected
+    assert count_macs(Looking(), torch.zeros(1, 6, 8)) == expected
     assert torch.backends.mha.get_fastpath_enabled()
 
 
@@ -75,5 +75,5 @@ def test_parameters_are_counted_once_and_zeros_not_as_nonzero() -> None:
     with torch.no_grad():
         network[0].weight.fill_(1)[0].zero_()
         network[1].bias.fill_(2)
-    assert params(network) == 20
-    assert nonzero(network) == 16
+    assert count_params(network) == 20
+    assert count_nonzero(network) == 16

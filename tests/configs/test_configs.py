@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 from hydra.utils import instantiate
 
-from lightning_modules import build
-from lightning_modules.check import check_config
-from lightning_modules.command_line import compose_run
-from lightning_modules.data.sonar import DEBIAN
-from lightning_modules.errors import UserError
-from lightning_modules.preflight import check_device
-from lightning_modules.reproduction.find import claim_files, is_base
+from lightning_modules.config.check import check_config
+from lightning_modules.config.command_line import compose_run
+from lightning_modules.config.errors import UserError
+from lightning_modules.reproduction.discovery import claim_files, is_base_file
+from lightning_modules.run import build
+from lightning_modules.run.preflight import check_device
+from lightning_modules.zoo.data.sonar import DEBIAN
 
 ROOT = Path(__file__).resolve().parents[2]
 OPTIONS = sorted(
@@ -111,7 +111,7 @@ def test_an_option_is_composed_and_all_its_signatures_fit(option: str) -> None:
 
 def test_every_experiment_is_a_claim_which_the_lint_composes_and_checks_or_a_part_of_others() -> None:
     others = {name for name in set(EXPERIMENTS) - claim_files().keys() if not name.startswith(("low_data/", "fast/"))}
-    assert not [name for name in others if not is_base(ROOT / "experiments" / f"{name}.yaml")]
+    assert not [name for name in others if not is_base_file(ROOT / "experiments" / f"{name}.yaml")]
 
 
 @pytest.mark.parametrize("name", [name for name in EXPERIMENTS if name.startswith("low_data/") and "base" not in name])

@@ -10,11 +10,11 @@ import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from lightning_modules import build
-from lightning_modules.check import check_config
-from lightning_modules.command_line import compose_run
-from lightning_modules.data.mnist import FILES
+from lightning_modules.config.check import check_config
+from lightning_modules.config.command_line import compose_run
 from lightning_modules.reproduction.claim import Claim, parse_claim
+from lightning_modules.run import build
+from lightning_modules.zoo.data.mnist import IDX_FILES
 
 ROOT = Path(__file__).resolve().parents[2] / "experiments"
 CLAIMS = sorted(
@@ -31,7 +31,7 @@ def clothes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with 300 and 150 images of noise in Fashion-MNIST's files."""
     folder = tmp_path_factory.mktemp("clothes")
     generator = torch.Generator().manual_seed(0)
-    for name, count in zip(FILES, (300, 300, 150, 150), strict=True):
+    for name, count in zip(IDX_FILES, (300, 300, 150, 150), strict=True):
         shape = (count, 28, 28) if "images" in name else (count,)
         values = torch.randint(256 if "images" in name else 10, shape, generator=generator, dtype=torch.uint8)
         header = bytes([0, 0, 8, len(shape)]) + b"".join(size.to_bytes(4, "big") for size in shape)
@@ -55,7 +55,7 @@ def built(words: Sequence[str], clothes: Path) -> tuple[Any, Any]:
     if "root" in cfg.data:
         cfg.data.root = str(clothes)
     data = build.build_data(cfg)
-    build.fill_from_data(cfg, data)
+    build.infer_shapes(cfg, data)
     return data, build.build_task(cfg, data, build.build_callbacks(cfg))
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from lightning_modules.data.mnist import DEBIAN
-from lightning_modules.data.mnist1d import MNIST1D
+from lightning_modules.zoo.data.mnist import DEBIAN_FOLDER
+from lightning_modules.zoo.data.mnist1d import MNIST1D
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +28,7 @@ def mnist1d_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def fashion_mnist() -> Path:
     """The folder of Debian's package dataset-fashion-mnist; CI must have it."""
-    if not (DEBIAN / "train-images-idx3-ubyte.gz").is_file():
-        reason = f"needs Fashion-MNIST in {DEBIAN}: apt-get install dataset-fashion-mnist"
+    if not (DEBIAN_FOLDER / "train-images-idx3-ubyte.gz").is_file():
+        reason = f"needs Fashion-MNIST in {DEBIAN_FOLDER}: apt-get install dataset-fashion-mnist"
         (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(reason)
-    return DEBIAN
+    return DEBIAN_FOLDER

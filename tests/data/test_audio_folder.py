@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from made_sounds import int16, sine, write_wav
+from synthetic_audio import int16, sine, write_wav
 
-from lightning_modules.data.speech_folder import AudioFolder
-from lightning_modules.data.speech_wav import read_recordings
-from lightning_modules.errors import UserError
+from lightning_modules.config.errors import UserError
+from lightning_modules.data.audio_file import read_recordings
+from lightning_modules.data.audio_folder import AudioFolder
 
 
 def fill(folder: Path, count: int, names: tuple[str, ...] = ("dog", "cat")) -> None:

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_sounds import write_wav
 from PIL import Image
+from synthetic_audio import write_wav
 
+from lightning_modules.config.errors import UserError
+from lightning_modules.data.audio_folder import AudioFolder
 from lightning_modules.data.class_folders import read_class_folders
 from lightning_modules.data.image_folder import ImageFolder
-from lightning_modules.data.speech_folder import AudioFolder
-from lightning_modules.errors import UserError
 
 
 def fill(folder: Path, count: int = 2, names: tuple[str, ...] = ("a", "b"), suffix: str = ".png") -> None:

@@ -5,8 +5,8 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from lightning_modules.data.memory import InMemoryData
-from lightning_modules.errors import UserError
+from lightning_modules.config.errors import UserError
+from lightning_modules.data.in_memory import InMemoryData
 
 CONF = Path(__file__).parents[2] / "conf"
 

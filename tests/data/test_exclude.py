@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 import torch
 
-from lightning_modules.data.digits import Digits
-from lightning_modules.data.exclude import without_excluded
-from lightning_modules.errors import UserError
+from lightning_modules.config.errors import UserError
+from lightning_modules.data.exclude import drop_excluded
+from lightning_modules.zoo.data.digits import Digits
 
 
 def write(folder: Path, entries: list[dict[str, Any]], content: str | None = None) -> Path:
@@ -45,13 +45,13 @@ def test_the_test_part_loses_them_only_where_that_is_asked_for(tmp_path: Path) -
 def test_an_official_test_part_is_numbered_by_itself(tmp_path: Path) -> None:
     splits = {"train": torch.arange(5), "val": torch.arange(5, 8), "test": torch.arange(4)}
     file = write(tmp_path, of("pool", 1, 6) + of("test", 2), "c")
-    kept = without_excluded(splits, file, True, True, lambda: "c")
+    kept = drop_excluded(splits, file, True, True, lambda: "c")
     assert {part: index.tolist() for part, index in kept.items()} == {
         "train": [0, 2, 3, 4],
         "val": [5, 7],
         "test": [0, 1, 3],
     }
-    assert without_excluded(splits, file, True, False, lambda: "c")["test"].tolist() == [0, 1, 2, 3]
+    assert drop_excluded(splits, file, True, False, lambda: "c")["test"].tolist() == [0, 1, 2, 3]
 
 
 def test_wrong_files_are_explained(tmp_path: Path) -> None:

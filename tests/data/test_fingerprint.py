@@ -5,17 +5,17 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_modules.data.digits import Digits
-from lightning_modules.data.fingerprint import cached_digest, describe, tensor_digest
-from lightning_modules.data.memory import Arrays
-from lightning_modules.data.mnist import FashionMNIST
+from lightning_modules.config.errors import UserError
+from lightning_modules.data.fingerprint import cached_digest, describe_preprocess, tensor_digest
+from lightning_modules.data.in_memory import RawDataset
 from lightning_modules.data.preprocess import Standardize
 from lightning_modules.data.tabular import Tabular
-from lightning_modules.errors import UserError
+from lightning_modules.zoo.data.digits import Digits
+from lightning_modules.zoo.data.mnist import FashionMNIST
 
 
 class LastPixelChanged(Digits):
-    def load(self) -> Arrays:
+    def load(self) -> RawDataset:
         arrays = super().load()
         assert isinstance(arrays.x, torch.Tensor)
         arrays.x[-1, 0, 7, 7] += 1
@@ -23,7 +23,7 @@ class LastPixelChanged(Digits):
 
 
 class LastLabelChanged(Digits):
-    def load(self) -> Arrays:
+    def load(self) -> RawDataset:
         arrays = super().load()
         arrays.y[-1] = (arrays.y[-1] + 1) % 10
         return arrays
@@ -62,9 +62,11 @@ def test_dtype_and_shape_count() -> None:
 
 
 def test_the_constants_of_the_config_count_and_fitted_ones_follow_from_the_data() -> None:
-    assert describe(Standardize([0.5], [0.2])) != describe(Standardize([0.5], [0.3]))
-    assert describe(Standardize([0.5], [0.2], fitted=True)) == describe(Standardize([0.5], [0.3], fitted=True))
-    assert describe(Standardize([0.5], [0.2])) != describe(Standardize([0.5], [0.2], fitted=True))
+    assert describe_preprocess(Standardize([0.5], [0.2])) != describe_preprocess(Standardize([0.5], [0.3]))
+    assert describe_preprocess(Standardize([0.5], [0.2], fitted=True)) == describe_preprocess(
+        Standardize([0.5], [0.3], fitted=True)
+    )
+    assert describe_preprocess(Standardize([0.5], [0.2])) != describe_preprocess(Standardize([0.5], [0.2], fitted=True))
 
 
 def test_an_unexpected_fingerprint_is_refused_with_both() -> None:

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lightning_modules.config.errors import UserError
 from lightning_modules.data.image_file import Background, background_color, read_image
 from lightning_modules.data.image_folder import ImageFolder, decode
-from lightning_modules.errors import UserError
-from lightning_modules.samples import Wanted, read_samples
+from lightning_modules.run.input_files import InputSpec, read_samples
 
 RNG = np.random.RandomState(0)
 COLOR = Image.fromarray(RNG.randint(0, 256, (6, 8, 3), np.uint8))
@@ -123,7 +123,7 @@ def test_training_and_prediction_read_the_same_pixels(tmp_path: Path) -> None:
     x = data.arrays.x
     assert x[0, :, 0, 0].tolist() == [1, 2, 3] and (x[1:] == 35).all()  # type: ignore[index]
     for shape, cut in (((3, 8, 8), True), ((3, 8, 8), False), ((1, 8, 8), False)):
-        wanted = Wanted(shape, x.dtype, cut, background=[1, 2, 3])
+        wanted = InputSpec(shape, x.dtype, cut, background=[1, 2, 3])
         assert (read_samples(tmp_path / "a" / "1.png", wanted) == 35).all()
         found = read_samples(tmp_path / "a" / "0.png", wanted)[0, :, 0, 0].tolist()
         assert found == ([1, 2, 3] if shape[0] == 3 else [2])

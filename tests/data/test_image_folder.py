@@ -5,8 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
+from lightning_modules.config.errors import UserError
 from lightning_modules.data.image_folder import ImageFolder
-from lightning_modules.errors import UserError
 
 
 def write(folder: Path, count: int, seed: int = 0) -> None:

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_modules.data.labels import are_names, normalise
-from lightning_modules.data.memory import Arrays, InMemoryData
+from lightning_modules.config.errors import UserError
+from lightning_modules.data.in_memory import InMemoryData, RawDataset
+from lightning_modules.data.labels import look_like_identifiers, normalize_labels
 from lightning_modules.data.tabular import Tabular
-from lightning_modules.data.text.table import TextFile
-from lightning_modules.data.ucr import UCR
-from lightning_modules.errors import UserError
+from lightning_modules.data.text.text_table import TextTable
+from lightning_modules.zoo.data.ucr import UCR
 
 
 def read(kind: str, folder: Path, labels: list[str], test: list[str] | None = None, **settings: Any) -> InMemoryData:
@@ -30,7 +30,7 @@ def read(kind: str, folder: Path, labels: list[str], test: list[str] | None = No
     if kind == "table":
         return ready(Tabular(name=None, path=folder / "mine.csv", target="y", **settings))
     official = str(folder / "test.csv") if test else None
-    return ready(TextFile(path=str(folder / "mine.csv"), test_path=official, text="a", label="y", **settings))
+    return ready(TextTable(path=str(folder / "mine.csv"), test_path=official, text="a", label="y", **settings))
 
 
 def ready(data: Any) -> Any:
@@ -91,20 +91,20 @@ def test_a_table_that_mixes_spellings_with_words_has_one_class_for_each_number(t
 def test_the_shortest_spelling_is_kept_and_single_ones_stay_as_they_are() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert normalise([["1.0", "2.0", "x "]], "column y") == [["1.0", "2.0", "x"]]
+        assert normalize_labels([["1.0", "2.0", "x "]], "column y") == [["1.0", "2.0", "x"]]
     with pytest.warns(UserWarning, match=r"column y: .*'1.0', '1.00' as '1.0'"):
-        assert normalise([["1.0"], ["1.00", "2.5", "2.50"]], "column y") == [["1.0"], ["1.0", "2.5", "2.50"]]
+        assert normalize_labels([["1.0"], ["1.00", "2.5", "2.50"]], "column y") == [["1.0"], ["1.0", "2.5", "2.50"]]
 
 
 def test_numbers_with_a_point_are_versions_only_where_they_repeat_and_are_written_as_such() -> None:
-    assert are_names(["3.9", "3.10"] * 6)
+    assert look_like_identifiers(["3.9", "3.10"] * 6)
     for values in (
         ["1.0", "2.0", "5.0"] * 20,
         ["0.5", "0.25"] * 9,
         ["1.50", "2.25"] * 9,
         ["1.5", "1.50", "2.25", "3.75"],
     ):
-        assert not are_names(values), values
+        assert not look_like_identifiers(values), values
 
 
 @pytest.mark.parametrize("kind", ["table", "text"])
@@ -155,9 +155,9 @@ class Given(InMemoryData):
         super().__init__(batch_size=2, test_fraction=0.0)
         self.name = "given"
 
-    def load(self) -> Arrays:
+    def load(self) -> RawDataset:
         x: Tensor = torch.arange(len(self.given)).float()[:, None]
-        return Arrays(x, self.given, class_names=self.names, val=self.val)
+        return RawDataset(x, self.given, class_names=self.names, val=self.val)
 
 
 def test_every_datamodule_is_checked() -> None:

@@ -3,11 +3,11 @@
 import pytest
 import torch
 from hydra.utils import instantiate
-from made_sounds import hiss, int16, sine
+from synthetic_audio import hiss, int16, sine
 
-from lightning_modules.data.fingerprint import describe
-from lightning_modules.data.log_mel import FLOOR, LogMel, MelSpectrum
-from lightning_modules.errors import UserError
+from lightning_modules.config.errors import UserError
+from lightning_modules.data.fingerprint import describe_preprocess
+from lightning_modules.data.log_mel import POWER_FLOOR, LogMel, MelSpectrum
 
 
 @pytest.mark.slow  # torchaudio is a reference, not a part
@@ -18,7 +18,7 @@ def test_features_are_those_of_torchaudio(rate: int, n_fft: int, hop: int, n_mel
     x = hiss(2, 5000) + sine(700, 2, 5000)
     ours = MelSpectrum(rate, n_fft, hop, n_mels)(x)
     reference = torchaudio.transforms.MelSpectrogram(rate, n_fft, hop_length=hop, n_mels=n_mels)(x)
-    assert torch.allclose(ours[:, 0], (reference + FLOOR).log(), atol=1e-3)
+    assert torch.allclose(ours[:, 0], (reference + POWER_FLOOR).log(), atol=1e-3)
 
 
 @pytest.mark.slow  # librosa takes a minute to compile itself
@@ -29,7 +29,7 @@ def test_features_are_those_of_librosa() -> None:
     settings = {"sr": 8000, "n_fft": 256, "hop_length": 80, "n_mels": 40, "pad_mode": "reflect"}
     reference = librosa.feature.melspectrogram(y=x.numpy(), **settings, htk=True, norm=None)
     ours = MelSpectrum(8000, 256, 80, 40)(x)[:, 0]
-    assert torch.allclose(ours, (torch.from_numpy(reference) + FLOOR).log(), atol=1e-3)
+    assert torch.allclose(ours, (torch.from_numpy(reference) + POWER_FLOOR).log(), atol=1e-3)
 
 
 def test_integers_are_heard_as_the_floats_that_they_stand_for_and_silence_is_the_floor() -> None:
@@ -37,7 +37,7 @@ def test_integers_are_heard_as_the_floats_that_they_stand_for_and_silence_is_the
     x = sine(count=2) + hiss(2, 8000, 0.01)
     assert torch.allclose(spectrum(int16(x)), spectrum(x), atol=0.02)
     silent = spectrum(torch.zeros(1, 8000, dtype=torch.int16))
-    assert silent.shape == (1, 1, 40, 101) and torch.allclose(silent, torch.tensor(FLOOR).log())
+    assert silent.shape == (1, 1, 40, 101) and torch.allclose(silent, torch.tensor(POWER_FLOOR).log())
 
 
 @pytest.mark.parametrize("length", [1, 2, 100, 129, 8001])
@@ -69,7 +69,7 @@ def test_a_recipe_of_plain_values_builds_the_same_preprocessing() -> None:
 
 def test_a_fingerprint_sees_every_setting_and_no_moments() -> None:
     def seen(x: torch.Tensor, *settings: int) -> list[str]:
-        return describe(LogMel(*settings).fit(x, torch.arange(len(x))))
+        return describe_preprocess(LogMel(*settings).fit(x, torch.arange(len(x))))
 
     x = hiss(5, 1600)
     assert seen(x, 8000, 256, 80, 20) == seen(2 * x, 8000, 256, 80, 20)

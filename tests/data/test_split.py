@@ -2,10 +2,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_modules.data.digits import Digits
+from lightning_modules.config.errors import UserError
 from lightning_modules.data.split import SplitPlan, split
 from lightning_modules.data.tabular import Tabular
-from lightning_modules.errors import UserError
+from lightning_modules.zoo.data.digits import Digits
 
 Y = torch.tensor([0, 0, 0, 0, 0, 1, 1, 1, 2, 2]).repeat(10)
 

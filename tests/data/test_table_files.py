@@ -13,13 +13,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lightning_modules.data.encoding import detect_encoding
+from lightning_modules.config.errors import UserError
 from lightning_modules.data.tabular import Tabular
-from lightning_modules.data.text.folder import TextFolder
-from lightning_modules.data.text.table import TextFile
-from lightning_modules.data.ucr import UCR
-from lightning_modules.errors import UserError
-from lightning_modules.quality.samples import samples_of
+from lightning_modules.data.text.text_folder import TextFolder
+from lightning_modules.data.text.text_table import TextTable
+from lightning_modules.data.text_encoding import detect_encoding
+from lightning_modules.quality.samples import collect_samples
+from lightning_modules.zoo.data.ucr import UCR
 
 TEXTS = ["good film", "bad film"] * 10
 
@@ -30,16 +30,16 @@ def table(path: Path, target: str = "y", **settings: Any) -> Tabular:
     return data
 
 
-def texts(path: Path, **settings: Any) -> TextFile:
-    data = TextFile(path=str(path), tokenizer="spaces", **settings)
+def texts(path: Path, **settings: Any) -> TextTable:
+    data = TextTable(path=str(path), tokenizer="spaces", **settings)
     data.setup()
     return data
 
 
-def shown(data: TextFile) -> list[tuple[str, str]]:
+def shown(data: TextTable) -> list[tuple[str, str]]:
     assert data.class_names is not None
     rows = zip(data.arrays.x, data.arrays.y.tolist(), strict=True)
-    return [(data.text_of(x), data.class_names[y]) for x, y in rows]
+    return [(data.sample_text(x), data.class_names[y]) for x, y in rows]
 
 
 def written(rows: list[tuple[str, str]], head: tuple[str, str] = ("text", "label"), **form: Any) -> str:
@@ -73,7 +73,7 @@ def test_the_encoding_is_detected_alike_in_tables_text_files_folders_and_series(
         warnings.simplefilter("always")
         assert shown(texts(tmp_path / "text.csv", test_fraction=0.3, val_fraction=0.2)) == rows
         folder = TextFolder(root=tmp_path, folder="folder", tokenizer="spaces", test_fraction=0.4, val_fraction=0.4)
-        assert folder.text_of(folder.arrays.x[0]) == "a café"
+        assert folder.sample_text(folder.arrays.x[0]) == "a café"
         assert table(tmp_path / "table.csv", test_fraction=0.3, val_fraction=0.2).class_names == ["café", "thé"]
         data = UCR(name="Made", root=tmp_path, val_fraction=0.2)
         data.setup()
@@ -92,7 +92,7 @@ def test_an_encoding_is_set_and_what_it_cannot_decode_is_named(tmp_path: Path) -
     assert texts(path, encoding="cp1251", test_fraction=0.4, val_fraction=0.4).class_names == ["да", "нет"]
     with pytest.raises(UserError, match=r"text.csv cannot be decoded.*data.encoding"):
         texts(path, encoding="utf-8")
-    for kind in (TextFile, TextFolder, UCR, Tabular):
+    for kind in (TextTable, TextFolder, UCR, Tabular):
         with pytest.raises(UserError, match=r"data.encoding=utf8000 is not an encoding"):
             kind(encoding="utf8000")  # type: ignore[call-arg]
 
@@ -173,7 +173,7 @@ def test_row_numbers_without_a_name_are_dropped(tmp_path: Path, ending: str) -> 
         pd.read_csv(tmp_path / "index.csv").to_parquet(tmp_path / "index.parquet")
     with pytest.warns(UserWarning, match=r"the unnamed column of row numbers \('Unnamed: 0'\) is dropped"):
         data = table(tmp_path / f"index{ending}")
-    assert data.columns == ["a"] and data.input_shape == samples_of(data).shape == (1,)
+    assert data.columns == ["a"] and data.input_shape == collect_samples(data).shape == (1,)
     assert np.array_equal(data.arrays.x[:, 0].numpy(), frame["a"].to_numpy(np.float32))
 
 

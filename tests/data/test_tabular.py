@@ -9,12 +9,12 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
 
-from lightning_modules.data.float64 import first_imprecise
-from lightning_modules.data.preprocess import recipe
+from lightning_modules.config.errors import UserError
+from lightning_modules.data.float64_scaling import first_imprecise_row
+from lightning_modules.data.preprocess import preprocess_spec
 from lightning_modules.data.tabular import BUNDLED, Tabular
-from lightning_modules.errors import UserError
 from lightning_modules.quality.embedding import embed
-from lightning_modules.quality.samples import samples_of
+from lightning_modules.quality.samples import collect_samples
 
 RNG = np.random.RandomState(0)
 TABLE = pd.DataFrame({"a": RNG.randn(60), "b": RNG.randint(0, 3, 60), "kind": ["x", "y", "z"] * 20})
@@ -145,9 +145,9 @@ def test_values_that_float32_cannot_tell_apart_are_scaled_in_float64(tmp_path: P
     scaled = data.preprocess(x)
     assert scaled.dtype == torch.float32 and len(scaled[:, 0].unique()) == 60
     np.testing.assert_allclose(scaled.numpy(), expected, rtol=0, atol=1e-6)
-    again = instantiate(OmegaConf.create(recipe(data.preprocess)))
+    again = instantiate(OmegaConf.create(preprocess_spec(data.preprocess)))
     assert torch.equal(again(x), scaled)
-    embedding = embed(samples_of(data))
+    embedding = embed(collect_samples(data))
     assert embedding is not None and len(np.unique(embedding.matrix()[:, 0])) == 60, "inspect sees what training sees"
     with pytest.raises(UserError, match="needs float64"):
         data.preprocess(x.bfloat16())
@@ -182,5 +182,5 @@ def test_ordinary_values_stay_float32() -> None:
         np.arange(2**24 - 9, 2**24),
         rng.lognormal(0, 3, 500),
     ):
-        assert first_imprecise(values) is None
-    assert first_imprecise(np.array([0.0, 1e-50] * 4)) is not None
+        assert first_imprecise_row(values) is None
+    assert first_imprecise_row(np.array([0.0, 1e-50] * 4)) is not None

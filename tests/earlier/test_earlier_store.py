@@ -19,10 +19,10 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from lightning_modules.command_line import compose_run
-from lightning_modules.predict import find_model, predict
-from lightning_modules.run import run
-from lightning_modules.tracking.relocate import relocate
+from lightning_modules.config.command_line import compose_run
+from lightning_modules.run.predict import find_model, predict
+from lightning_modules.run.run import run
+from lightning_modules.store.relocate import relocate
 from lightning_modules.tracking.resume import best_checkpoint
 from lightning_modules.tracking.store import Store, find_run, open_store, sqlite_uri
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from lightning_modules.tracking.checkpoint import read_checkpoint
-from lightning_modules.tracking.rerun import histories
+from lightning_modules.tracking.rerun import metric_histories
 from lightning_modules.tracking.resume import best_checkpoint
 
 pytestmark = pytest.mark.slow
@@ -62,7 +62,7 @@ def disturbed(
                 harm(slurm, jobs[0])
 
         threading.Thread(target=disturb, daemon=True).start()
-        return ["+callbacks.held._target_=killed_once.HeldOnce", f"+callbacks.held.mark='{mark}'"], jobs
+        return ["+callbacks.held._target_=kill_once_callbacks.BlockOnce", f"+callbacks.held.mark='{mark}'"], jobs
 
     yield begin
     over.set()
@@ -92,7 +92,7 @@ def test_a_job_that_is_requeued_goes_on_in_its_run(
     undisturbed = train(*words, "~callbacks.progress", "tracking.system_metrics_s=null", quick=False)
     ours, theirs = (read_checkpoint(best_checkpoint(store, run))["state_dict"] for run in (child, undisturbed))
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
-    points, wanted = (histories(store, run.info.run_id) for run in (child, undisturbed))
+    points, wanted = (metric_histories(store, run.info.run_id) for run in (child, undisturbed))
     assert points["val/loss"] == wanted["val/loss"]
     for metric, history in points.items():
         assert len({step for step, _ in history}) == len(history), metric

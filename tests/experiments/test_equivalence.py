@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from lightning_modules.check import check_config
-from lightning_modules.command_line import compose_run
-from lightning_modules.reproduction.composed import compose_claim
-from lightning_modules.reproduction.find import claim_files
+from lightning_modules.config.check import check_config
+from lightning_modules.config.command_line import compose_run
+from lightning_modules.reproduction.compose import compose_claim
+from lightning_modules.reproduction.discovery import claim_files
 
 CLAIMS = [name for name in claim_files() if "_equals_" in name and name.startswith("distributed/")]
 SHORT = ("trainer.max_steps=20", "tracking.system_metrics_s=null", "~callbacks.progress", "~callbacks.summary")

@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_sets import write_cifar, write_folders, write_mnist
+from dataset_files import write_cifar, write_folders, write_mnist
 
-from lightning_modules import build
-from lightning_modules.check import check_config
-from lightning_modules.command_line import compose_run
-from lightning_modules.errors import UserError
+from lightning_modules.config.check import check_config
+from lightning_modules.config.command_line import compose_run
+from lightning_modules.config.errors import UserError
 from lightning_modules.reproduction.claim import Verdict
-from lightning_modules.reproduction.composed import compose_claim
-from lightning_modules.reproduction.find import claim_files
-from lightning_modules.run import run
+from lightning_modules.reproduction.compose import compose_claim
+from lightning_modules.reproduction.discovery import claim_files
+from lightning_modules.run import build
+from lightning_modules.run.run import run
 
 FOLDERS = (
     "he2016", "mmpretrain", "cutout2017", "repdistiller", "depgraph", "deep_compression", "torchvision", "mnist_cnn",

@@ -3,15 +3,15 @@
 from pathlib import Path
 
 import pytest
-from made_texts import write_reviews, write_trec
+from text_datasets import write_reviews, write_trec
 
-from lightning_modules import build
-from lightning_modules.check import check_config
-from lightning_modules.command_line import compose_run
-from lightning_modules.model.kim_cnn import KimCNN
-from lightning_modules.preflight import check_parts
-from lightning_modules.reproduction.composed import compose_claim
-from lightning_modules.run import run
+from lightning_modules.config.check import check_config
+from lightning_modules.config.command_line import compose_run
+from lightning_modules.reproduction.compose import compose_claim
+from lightning_modules.run import build
+from lightning_modules.run.preflight import check_parts
+from lightning_modules.run.run import run
+from lightning_modules.zoo.model.kim_cnn import KimCNN
 
 LITTLE = ("trainer.max_epochs=1", "tracking=none", "~callbacks.progress", "~callbacks.summary")
 
@@ -32,7 +32,7 @@ def test_a_claim_is_built_as_the_paper_has_it(name: str, parts: tuple[int, ...],
     cfg = compose_run([f"experiment=kim2014/{name}", f"data.root={made}"])
     check_config(cfg)
     data = build.build_data(cfg)
-    build.fill_from_data(cfg, data)
+    build.infer_shapes(cfg, data)
     callbacks = build.build_callbacks(cfg)
     task = build.build_task(cfg, data, callbacks)
     check_parts(cfg, task, data, callbacks)

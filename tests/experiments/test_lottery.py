@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 
-from lightning_modules import build
-from lightning_modules.check import check_config
-from lightning_modules.command_line import compose_run
-from lightning_modules.compress import Compression
-from lightning_modules.compression.pruning.schedule import in_rounds
-from lightning_modules.reproduction.composed import compose_claim
-from lightning_modules.reproduction.find import claim_files
+from lightning_modules.compression.pruning.sparsity_schedule import iterative_sparsity
+from lightning_modules.config.check import check_config
+from lightning_modules.config.command_line import compose_run
+from lightning_modules.reproduction.compose import compose_claim
+from lightning_modules.reproduction.discovery import claim_files
+from lightning_modules.run import build
+from lightning_modules.run.compression import RunCompression
 
 CLAIMS = [name for name in claim_files() if name.startswith("lottery_mnist1d/")]
 
@@ -34,16 +34,16 @@ def test_the_arms_of_each_network_are_built_and_their_stages_suit_it() -> None:
             seen.add(arm.overrides)
             cfg = compose_run([f"experiment={name}", *arm.overrides])
             data = build.build_data(cfg)
-            build.fill_from_data(cfg, data)
+            build.infer_shapes(cfg, data)
             task = build.build_task(cfg, data, build.build_callbacks(cfg))
-            stage = Compression(cfg, task, data).recipe.after[0]
+            stage = RunCompression(cfg, task, data).recipe.after[0]
             assert sum(p.numel() for p in task.model.parameters()) == 41 * 500 + 501 * 500 + 501 * 10
             assert stage.rounds == (1 if arm.name in ("dense", "random") else 13 if "80" in name else 15)
     assert len(seen) == 4
 
 
 def test_the_run_to_80_percent_takes_the_steps_of_the_run_to_92() -> None:
-    sparsities = [in_rounds(13, 15, 0.9192, "equal"), in_rounds(13, 13, 0.798, "equal")]
+    sparsities = [iterative_sparsity(13, 15, 0.9192, "equal"), iterative_sparsity(13, 13, 0.798, "equal")]
     assert sparsities == pytest.approx([0.798, 0.798], abs=0.002)
 
 

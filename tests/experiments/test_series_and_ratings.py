@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-from lightning_modules import build
-from lightning_modules.check import check_config
-from lightning_modules.command_line import compose_run
-from lightning_modules.preflight import check_parts
+from lightning_modules.config.check import check_config
+from lightning_modules.config.command_line import compose_run
 from lightning_modules.reproduction.claim import parse_claim
-from lightning_modules.run import run
+from lightning_modules.run import build
+from lightning_modules.run.preflight import check_parts
+from lightning_modules.run.run import run
 
 ROOT = Path(__file__).resolve().parents[2] / "experiments"
 PAPERS = ("dl4tsc", "sonar1988", "surprise")
@@ -71,7 +71,7 @@ def test_an_experiment_is_composed_and_its_data_model_and_task_are_built(experim
     cfg = compose_run([f"experiment={experiment}", f"data.root={made}"])
     check_config(cfg)
     data = build.build_data(cfg)
-    build.fill_from_data(cfg, data)
+    build.infer_shapes(cfg, data)
     callbacks = build.build_callbacks(cfg)
     task = build.build_task(cfg, data, callbacks)
     check_parts(cfg, task, data, callbacks)

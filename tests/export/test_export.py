@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_modules.errors import UserError
-from lightning_modules.export import record
-from lightning_modules.export.export import export
-from lightning_modules.export.formats import FILES
-from lightning_modules.export.latency import percentiles
-from lightning_modules.export.runtime import open_exported, refuse_pickles
-from lightning_modules.export.verify import decided
-from lightning_modules.serve import load_task, weights_of_model
+from lightning_modules.config.errors import UserError
+from lightning_modules.export import export_report
+from lightning_modules.export.agreement import predicted_classes
+from lightning_modules.export.export import export_run
+from lightning_modules.export.formats import FILE_NAMES
+from lightning_modules.export.latency import latency_percentiles
+from lightning_modules.export.runtime import load_exported, refuse_pickles
+from lightning_modules.run.serve import load_task, model_weights
 from lightning_modules.tracking.resume import best_checkpoint
 
 SMALL = ("model=convnet", "data.per_class=20", "trainer.max_epochs=2")
@@ -42,7 +42,7 @@ def raw(count: int) -> torch.Tensor:
 def agrees(store: Any, run: Any, path: Path) -> None:
     """The file read back gives the checkpoint's probabilities for any number of samples."""
     task = load_task(best_checkpoint(store, run))
-    exported = open_exported(path)
+    exported = load_exported(path)
     for count in (1, 2, 7):
         with torch.inference_mode():
             torch.testing.assert_close(exported(raw(count)), task.scores(task(raw(count))), rtol=0, atol=1e-5)
@@ -51,13 +51,13 @@ def agrees(store: Any, run: Any, path: Path) -> None:
 def test_an_onnx_file_gives_what_the_checkpoint_gives_and_stands_in_the_record(
     run: Any, store: Any, folder: Path
 ) -> None:
-    found, example = export(store, run, "onnx", False, folder)
+    found, example = export_run(store, run, "onnx", False, folder)
     agrees(store, run, folder / "model.onnx")
     assert found.agreement.max_error < 1e-5 and found.agreement.top1 == 1.0
     assert found.agreement.part == "test" and found.agreement.accuracy is not None
     assert found.agreement.accuracy[0] == pytest.approx(run.data.metrics["test/accuracy"], abs=1e-6)
-    record.show(found)
-    record.log(store, run.info.run_id, found, example)
+    export_report.print_export(found)
+    export_report.log_export(store, run.info.run_id, found, example)
     logged = store.client.get_run(run.info.run_id)
     files = {file.path for file in store.client.list_artifacts(run.info.run_id, "export/onnx")}
     assert {"export/onnx/model.onnx", "export/onnx/MLmodel"} <= files
@@ -77,13 +77,13 @@ def test_a_wrong_format_an_impossible_wish_and_a_run_without_weights_are_one_mes
     run: Any, store: Any, folder: Path
 ) -> None:
     with pytest.raises(UserError, match="format=onx: did you mean 'onnx'"):
-        export(store, run, "onx", False, folder)
+        export_run(store, run, "onx", False, folder)
     for form in ("pt2", "aoti"):
         with pytest.raises(UserError, match=f"format={form} quantized=true: .*choose format=onnx"):
-            export(store, run, form, True, folder)
+            export_run(store, run, form, True, folder)
     bare = store.client.create_run(run.info.experiment_id, run_name="bare")
     with pytest.raises(UserError, match="has saved no weights"):
-        export(store, bare, "onnx", False, folder)
+        export_run(store, bare, "onnx", False, folder)
     assert not any(folder.glob("model*"))
 
 
@@ -99,48 +99,48 @@ def test_a_file_that_is_wrong_is_not_logged(
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return other(x.float())
 
-    from lightning_modules.export.program import traced
+    from lightning_modules.export.traced_task import trace
 
-    monkeypatch.setattr(formats, "onnx_bytes", lambda program: honest(traced(Floats(), raw(2))))
+    monkeypatch.setattr(formats, "onnx_bytes", lambda program: honest(trace(Floats(), raw(2))))
     with pytest.raises(UserError, match="does not give what the checkpoint gives"):
-        export(store, run, "onnx", False, folder)
+        export_run(store, run, "onnx", False, folder)
 
 
 def test_other_data_than_the_runs_are_refused(run: Any, store: Any, folder: Path) -> None:
     store.client.set_tag(run.info.run_id, "data.fingerprint", "0" * 64)
     with pytest.raises(UserError, match="not the expected data"):
-        export(store, store.client.get_run(run.info.run_id), "onnx", False, folder)
+        export_run(store, store.client.get_run(run.info.run_id), "onnx", False, folder)
 
 
 def test_a_regression_is_exported_with_its_values(train: Any, store: Any, folder: Path) -> None:
     run = train("data=tabular", "data.name=diabetes", "task=regression", "~data.per_class", quick=True)
-    found, _ = export(store, run, "onnx", False, folder)
+    found, _ = export_run(store, run, "onnx", False, folder)
     assert found.agreement.top1 is None and found.agreement.accuracy is None
     assert found.agreement.max_error <= 1e-4 * max(1.0, found.agreement.largest)
 
 
 def test_what_is_decided_is_a_class_or_each_label() -> None:
-    assert decided(torch.tensor([[0.2, 0.8], [0.9, 0.1]])).tolist() == [1, 0]
-    assert decided(torch.tensor([[0.9, 0.8], [0.1, 0.7]])).tolist() == [[1, 1], [0, 1]]
-    assert decided(torch.tensor([0.4, 0.6])).tolist() == [0, 1]
+    assert predicted_classes(torch.tensor([[0.2, 0.8], [0.9, 0.1]])).tolist() == [1, 0]
+    assert predicted_classes(torch.tensor([[0.9, 0.8], [0.1, 0.7]])).tolist() == [[1, 1], [0, 1]]
+    assert predicted_classes(torch.tensor([0.4, 0.6])).tolist() == [0, 1]
 
 
 def test_percentiles_count_every_call_in_turns() -> None:
     order: list[str] = []
-    found = percentiles({name: (lambda n=name: order.append(n)) for name in "ab"}, calls=30, warm_up=2)
+    found = latency_percentiles({name: (lambda n=name: order.append(n)) for name in "ab"}, calls=30, warm_up=2)
     assert order == ["a", "a", "b", "b"] + ["a", "b"] * 30
     assert found["a"].calls == 30 and found["a"].p50_ms <= found["a"].p95_ms
 
 
 def test_a_pt2_file_is_read_without_unpickling(tmp_path: Path) -> None:
-    from lightning_modules.export.formats import write
-    from lightning_modules.export.program import traced
+    from lightning_modules.export.formats import write_format
+    from lightning_modules.export.traced_task import trace
 
     path = tmp_path / "model.pt2"
     net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2)).eval()
     x = torch.randn(3, 2, 2)
-    write("pt2", traced(net, x), path)
-    assert torch.equal(open_exported(path)(x), net(x))
+    write_format("pt2", trace(net, x), path)
+    assert torch.equal(load_exported(path)(x), net(x))
     buffer = io.BytesIO()
     torch.save(((Path("evil"),), {}), buffer)  # any object that is no tensor
     for part, content in (("data/sample_inputs/", buffer.getvalue()), ("weights_config.json", None)):
@@ -157,7 +157,7 @@ def test_a_pt2_file_is_read_without_unpickling(tmp_path: Path) -> None:
     (tmp_path / "cut").mkdir()
     (tmp_path / "cut" / "model.pt2").write_bytes(path.read_bytes()[:500])
     with pytest.raises(UserError, match="damaged"):
-        open_exported(tmp_path / "cut" / "model.pt2")
+        load_exported(tmp_path / "cut" / "model.pt2")
 
 
 def _pickled(config: dict[str, Any]) -> dict[str, Any]:
@@ -165,44 +165,44 @@ def _pickled(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_without_a_compiler_aoti_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lightning_modules.export.formats import write
-    from lightning_modules.export.program import traced
+    from lightning_modules.export.formats import write_format
+    from lightning_modules.export.traced_task import trace
 
     monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
-    program = traced(torch.nn.Linear(2, 2), torch.zeros(2, 2))
+    program = trace(torch.nn.Linear(2, 2), torch.zeros(2, 2))
     with pytest.raises(UserError, match="install g\\+\\+ or set CXX"):
-        write("aoti", program, tmp_path / FILES["aoti"])
+        write_format("aoti", program, tmp_path / FILE_NAMES["aoti"])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["pt2", "aoti"])
 def test_the_other_formats_give_what_the_checkpoint_gives(form: str, run: Any, store: Any, folder: Path) -> None:
-    found, example = export(store, run, form, False, folder)
+    found, example = export_run(store, run, form, False, folder)
     agrees(store, run, found.path)
-    record.log(store, run.info.run_id, found, example)
+    export_report.log_export(store, run.info.run_id, found, example)
     assert found.agreement.top1 == 1.0
 
 
 def test_an_int8_file_is_smaller_and_agrees_on_most_samples(run: Any, store: Any, folder: Path) -> None:
-    full, _ = export(store, run, "onnx", False, folder)
+    full, _ = export_run(store, run, "onnx", False, folder)
     size = full.path.stat().st_size
-    found, _ = export(store, run, "onnx", True, folder)
+    found, _ = export_run(store, run, "onnx", True, folder)
     assert found.name == "onnx_int8" and found.agreement.top1 is not None and found.agreement.top1 > 0.9
     assert found.agreement.max_error > 0
     import onnx
 
     ops = {node.op_type for node in onnx.load(found.path).graph.node}
     assert {"QuantizeLinear", "DequantizeLinear"} <= ops and size > 0
-    assert open_exported(found.path)(raw(5)).shape == (5, 10)
+    assert load_exported(found.path)(raw(5)).shape == (5, 10)
 
 
 def test_a_runs_own_int8_program_is_exported_with_its_preprocessing(train: Any, store: Any, folder: Path) -> None:
     run = train(*SMALL, "compression=int8_static")
-    found, _ = export(store, run, "onnx", True, folder)
+    found, _ = export_run(store, run, "onnx", True, folder)
     assert "the run's int8 program" in found.source
-    task = load_task(weights_of_model(store, f"models:/{run.data.tags['touchstone.compressed_model_id']}"))
+    task = load_task(model_weights(store, f"models:/{run.data.tags['touchstone.compressed_model_id']}"))
     with torch.inference_mode():
-        torch.testing.assert_close(open_exported(found.path)(raw(5)), task.scores(task(raw(5))), rtol=0, atol=1e-5)
+        torch.testing.assert_close(load_exported(found.path)(raw(5)), task.scores(task(raw(5))), rtol=0, atol=1e-5)
 
 
 @pytest.mark.slow
@@ -210,7 +210,7 @@ def test_a_runs_own_int8_program_is_exported_with_its_preprocessing(train: Any, 
 def test_networks_of_all_kinds_are_exported(model: str, train: Any, store: Any, folder: Path) -> None:
     data = ("data=mnist1d",) if "1d" in model else ()
     run = train(f"model={model}", "trainer.max_epochs=1", *data)
-    found, _ = export(store, run, "onnx", False, folder)
+    found, _ = export_run(store, run, "onnx", False, folder)
     assert found.agreement.max_error < 1e-4
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_modules.data.digits import Digits
-from lightning_modules.errors import UserError
-from lightning_modules.predict import find_model, predict
+from lightning_modules.config.errors import UserError
+from lightning_modules.run.predict import find_model, predict
+from lightning_modules.zoo.data.digits import Digits
 
 IMAGES = 6
 
@@ -81,7 +81,7 @@ def test_what_the_model_cannot_read_is_answered_with_what_it_wants(train: Any, s
         ("few.csv", f"has 2 columns: {wants}, which is 64 columns"),
         ("words.csv", r"not numbers \(encode or drop them\): b"),
         ("broken.png", "broken.png cannot be read"),
-        ("notes.md", "no file that can be read; it can be: .png"),
+        ("notes.md", "no file that can be read; choose one of: .png"),
         ("texts.txt", f"holds texts: {wants}"),
         ("empty", "no file that can be read"),
         ("nothing.png", "there is no such file"),

@@ -10,11 +10,11 @@ import pandas as pd
 import pytest
 import torch
 
+from lightning_modules.config.errors import UserError
 from lightning_modules.data.table_input import TableInput
-from lightning_modules.errors import UserError
-from lightning_modules.predict import find_model, predict
-from lightning_modules.samples import Wanted, files_of, read_samples
-from lightning_modules.serve import load_task
+from lightning_modules.run.input_files import InputSpec, list_files, read_samples
+from lightning_modules.run.predict import find_model, predict
+from lightning_modules.run.serve import load_task
 from lightning_modules.tracking.resume import best_checkpoint
 
 START = 1_700_000_000
@@ -30,7 +30,7 @@ def model(train: Any, store: Any, tmp_path: Path) -> Any:
     return train("data=tabular", "data.name=null", f"data.path={tmp_path}/table.csv", "data.target=y", "model=linear")
 
 
-def predicted(task: Any, wanted: Wanted, path: Path) -> list[tuple[str, str]]:
+def predicted(task: Any, wanted: InputSpec, path: Path) -> list[tuple[str, str]]:
     out = io.StringIO()
     predict(task, wanted, path, out)
     return [(row["class"], row["probability"]) for row in csv.DictReader(io.StringIO(out.getvalue()))]
@@ -40,12 +40,12 @@ def test_columns_are_matched_by_name_wherever_the_model_is_used(model: Any, stor
     import mlflow
     from mlflow.exceptions import MlflowException
 
-    from lightning_modules.export.export import export
-    from lightning_modules.export.record import write_mlmodel
+    from lightning_modules.export.export import export_run
+    from lightning_modules.export.export_report import write_mlmodel
 
     task, wanted = find_model(store, model.info.run_id)
     recorded = load_task(best_checkpoint(store, model))
-    assert recorded.passport["inputs"] == {"columns": ["time", "a ${x}"], "dtype": "float64"}
+    assert recorded.task_spec["inputs"] == {"columns": ["time", "a ${x}"], "dtype": "float64"}
     assert type(recorded.preprocess).__name__ == "Float64Affine"
     with torch.inference_mode():
         scores = task.scores(task(torch.from_numpy(INPUTS.to_numpy()))).numpy()
@@ -67,7 +67,7 @@ def test_columns_are_matched_by_name_wherever_the_model_is_used(model: Any, stor
         assert [row[0] for row in found] == names, name
         assert [float(row[1]) for row in found] == pytest.approx(scores.max(1).tolist(), abs=1e-6), name
     served = mlflow.pyfunc.load_model(f"models:/{model.data.tags['touchstone.model_id']}")
-    found, _ = export(store, model, "pt2", False, tmp_path)
+    found, _ = export_run(store, model, "pt2", False, tmp_path)
     write_mlmodel(found.path, torch.from_numpy(INPUTS.to_numpy()[:4]), model.info.run_id, found.table)
     for loaded, close in ((served, 0), (mlflow.pyfunc.load_model(str(tmp_path)), 1e-6)):
         for given in (INPUTS, FRAME[["y", "a ${x}", "time"]], INPUTS.to_numpy(), INPUTS.to_numpy().tolist()):
@@ -78,13 +78,13 @@ def test_columns_are_matched_by_name_wherever_the_model_is_used(model: Any, stor
 
 def write(folder: Path, content: str, name: str = "t.csv") -> list[Path]:
     (folder / name).write_text(content)
-    return files_of(folder / name)
+    return list_files(folder / name)
 
 
-WANTED = Wanted((2,), torch.float32, table=TableInput(("a", "b"), torch.float32))
+WANTED = InputSpec((2,), torch.float32, table=TableInput(("a", "b"), torch.float32))
 
 
-def samples(files: list[Path], wanted: Wanted = WANTED) -> list[list[float]]:
+def samples(files: list[Path], wanted: InputSpec = WANTED) -> list[list[float]]:
     [file] = files
     return read_samples(file, wanted).tolist()  # type: ignore[no-any-return]
 
@@ -128,9 +128,9 @@ def test_tables_that_do_not_fit_are_rejected(tmp_path: Path, content: str, said:
 
 def test_a_model_without_column_names_is_given_columns_by_position(train: Any, store: Any, tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="recorded without column names: its columns are matched by position"):
-        wanted = Wanted((2,), torch.float32, table=TableInput((), torch.float32))
+        wanted = InputSpec((2,), torch.float32, table=TableInput((), torch.float32))
         assert samples(write(tmp_path, "b,a\n1,2\n"), wanted) == [[1, 2]]
-    images = Wanted((1, 1, 2), torch.uint8)
+    images = InputSpec((1, 1, 2), torch.uint8)
     assert samples(write(tmp_path, "0,1\n7,9\n"), images) == [[[[7, 9]]]], "numbered columns are a header"
     assert samples(write(tmp_path, "7,9\n"), images) == [[[[7, 9]]]]
     with pytest.raises(UserError, match=r"column 'p', row 1: 300 cannot be represented in uint8"):
@@ -138,14 +138,14 @@ def test_a_model_without_column_names_is_given_columns_by_position(train: Any, s
 
 
 def test_texts_come_from_the_column_that_was_trained_on_in_any_encoding(tmp_path: Path) -> None:
-    wanted = Wanted(
+    wanted = InputSpec(
         (3,), torch.int32, encode=lambda texts: torch.tensor([[len(text)] * 3 for text in texts]), text="words"
     )
     for name, encoding in (("t.csv", "utf-16"), ("u.csv", "utf-8-sig")):
         (tmp_path / name).write_bytes("label,words\nx,café\ny,NA\n".encode(encoding))
-        assert samples(files_of(tmp_path / name), wanted) == [[4] * 3, [2] * 3]
+        assert samples(list_files(tmp_path / name), wanted) == [[4] * 3, [2] * 3]
     with pytest.warns(UserWarning, match="not UTF-8, read as cp1252"):
         (tmp_path / "l.txt").write_bytes("café\n\nthé\n".encode("cp1252"))
-        assert samples(files_of(tmp_path / "l.txt"), wanted) == [[4] * 3, [0] * 3, [3] * 3]
+        assert samples(list_files(tmp_path / "l.txt"), wanted) == [[4] * 3, [0] * 3, [3] * 3]
     with pytest.raises(UserError, match="has no column 'words', whose texts the model reads"):
         samples(write(tmp_path, "text\na\n"), wanted)

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_modules.errors import UserError
-from lightning_modules.export.served import ask, served_latency, serving
-from lightning_modules.serve import load_task, published_model, weights_of_model
+from lightning_modules.config.errors import UserError
+from lightning_modules.export.mlflow_server import query_server, running_server, server_latency
+from lightning_modules.run.serve import find_logged_model, load_task, model_weights
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPRESSED = ("compression=codebook", "model=convnet", "data.per_class=20")
@@ -31,7 +31,7 @@ def test_a_compressed_model_is_loaded_as_any_other(train: Any, store: Any) -> No
     import mlflow
 
     uri = compressed_model(train(*COMPRESSED))
-    path = weights_of_model(store, uri)
+    path = model_weights(store, uri)
     assert path.suffix == ".safetensors"
     task = load_task(path)
     with torch.inference_mode():
@@ -45,23 +45,23 @@ def test_a_model_of_something_else_is_refused(train: Any, store: Any) -> None:
     run = train()
     empty = store.client.create_logged_model(run.info.experiment_id, name="other")
     with pytest.raises(UserError, match="no model of this harness"):
-        weights_of_model(store, f"models:/{empty.model_id}")
+        model_weights(store, f"models:/{empty.model_id}")
 
 
 def test_a_run_names_its_published_model_and_a_run_without_one_says_so(train: Any, store: Any) -> None:
     run = train()
     uri = f"models:/{run.data.tags['touchstone.model_id']}"
-    folder = Path(weights_of_model(store, uri)).parent
-    assert published_model(store, run.info.run_id) == published_model(store, uri) == (uri, folder)
+    folder = Path(model_weights(store, uri)).parent
+    assert find_logged_model(store, run.info.run_id) == find_logged_model(store, uri) == (uri, folder)
     said = store.client.get_run(run.info.run_id).data.tags["mlflow.note.content"]
     command = f"MLFLOW_TRACKING_URI='{store.uri}' mlflow models serve -m {uri} --env-manager local"
     assert f"`python scripts/serve.py {run.info.run_id}` serves it, as `{command}` does." in said
     bare = store.client.create_run(run.info.experiment_id, run_name="bare").info.run_id
     with pytest.raises(UserError, match=rf"run {bare} \(bare, RUNNING\) has no published model"):
-        published_model(store, "bare")
+        find_logged_model(store, "bare")
     store.client.set_tag(bare, "touchstone.model_id", store.client.create_logged_model(run.info.experiment_id).model_id)
     with pytest.raises(UserError, match="has no published model"):
-        published_model(store, "bare")
+        find_logged_model(store, "bare")
 
 
 @pytest.mark.slow
@@ -77,7 +77,7 @@ def test_serve_answers_as_predict_until_sigterm(train: Any, store: Any, command:
     assert process.stdout is not None
     try:
         assert any(f"answers at http://127.0.0.1:{port}/invocations" in line for line in process.stdout)
-        (scores,) = ask(f"http://127.0.0.1:{port}", raw(1))
+        (scores,) = query_server(f"http://127.0.0.1:{port}", raw(1))
     finally:
         process.send_signal(signal.SIGTERM)
         code = process.wait(60)
@@ -91,17 +91,20 @@ def test_serve_answers_as_predict_until_sigterm(train: Any, store: Any, command:
 @pytest.mark.slow
 def test_a_compressed_model_answers_single_samples_and_batches_over_http(train: Any, store: Any) -> None:
     uri = compressed_model(train(*COMPRESSED))
-    task = load_task(weights_of_model(store, uri))
-    with serving(uri, store.uri) as address:
+    task = load_task(model_weights(store, uri))
+    with running_server(uri, store.uri) as address:
         for count in (1, 16):
             with torch.inference_mode():
                 own = task.scores(task(torch.from_numpy(raw(count)))).numpy()
-            np.testing.assert_allclose(ask(address, raw(count)), own, rtol=0, atol=1e-5)
-        times = served_latency(address, raw(16), calls=20)
+            np.testing.assert_allclose(query_server(address, raw(count)), own, rtol=0, atol=1e-5)
+        times = server_latency(address, raw(16), calls=20)
     assert {name: time.calls for name, time in times.items()} == {"single": 20, "batch": 20}
 
 
 @pytest.mark.slow
 def test_a_server_that_cannot_start_says_why(store: Any, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="mlflow models serve failed"), serving(str(tmp_path / "nothing"), store.uri):
+    with (
+        pytest.raises(UserError, match="mlflow models serve failed"),
+        running_server(str(tmp_path / "nothing"), store.uri),
+    ):
         pass

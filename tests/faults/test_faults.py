@@ -14,7 +14,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from lightning_modules.errors import UserError
+from lightning_modules.config.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 Train = Callable[..., Any]
@@ -67,16 +67,16 @@ def test_a_device_that_is_not_there_is_answered_with_those_that_are(train: Train
 def test_a_component_that_refuses_its_values_is_named_without_hydras_words(train: Train, store: Any) -> None:
     from hydra.errors import InstantiationException
 
-    from lightning_modules.command_line import message_of
+    from lightning_modules.config.command_line import format_error
 
     with pytest.raises(InstantiationException) as refused:
         train("model.dropout=7")
-    assert message_of(refused.value) == (
+    assert format_error(refused.value) == (
         "model: lightning_modules.model.mlp.MLP refuses its arguments: dropout probability has to be between 0 and 1, but got 7"
     )
     with pytest.raises(InstantiationException) as ours:
         train("data.folds=5", "data.fold=9")
-    assert message_of(ours.value) == "data.fold=9 must be a whole number in 0..4"
+    assert format_error(ours.value) == "data.fold=9 must be a whole number in 0..4"
     assert statuses(store) == []
 
 
@@ -114,7 +114,7 @@ class Broken(torch.nn.Module):
 def test_a_fault_in_the_middle_keeps_the_traceback_and_the_points(
     train: Train, store: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lightning_modules.tracking.artifacts import artifact
+    from lightning_modules.tracking.artifacts import artifact_path
 
     monkeypatch.setattr("lightning_modules.model.mlp.Broken", Broken, raising=False)
     monkeypatch.setenv("TOUCHSTONE_TRUST", Broken.__module__)
@@ -127,7 +127,7 @@ def test_a_fault_in_the_middle_keeps_the_traceback_and_the_points(
         )
     (run,) = store.client.search_runs([e.experiment_id for e in store.client.search_experiments()])
     assert run.info.status == "FAILED"
-    assert "broken in the middle" in artifact(store, run, "traceback.txt").read_text()
+    assert "broken in the middle" in artifact_path(store, run, "traceback.txt").read_text()
     assert "train/loss" in run.data.metrics
 
 
@@ -160,9 +160,9 @@ class FillsTheDisk(pl.Callback):
 def test_a_disk_that_fills_is_one_message_and_nothing_is_lost(
     store: Any, train: Train, small_disk: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: Any
 ) -> None:
-    from lightning_modules.command_line import compose_run
-    from lightning_modules.run import run
-    from lightning_modules.tracking.sync import sync
+    from lightning_modules.config.command_line import compose_run
+    from lightning_modules.run.run import run
+    from lightning_modules.store.sync import sync
 
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -188,10 +188,10 @@ def test_a_disk_that_fills_is_one_message_and_nothing_is_lost(
 
 @pytest.mark.parametrize("damage", ["half", "empty", "pickle"])
 def test_a_damaged_checkpoint_is_refused_and_its_run_left_as_it_was(train: Train, store: Any, damage: str) -> None:
-    from lightning_modules.tracking.artifacts import artifact
+    from lightning_modules.tracking.artifacts import artifact_path
 
     run = train("trainer.max_epochs=1")
-    path = artifact(store, run, "checkpoints/last.ckpt")
+    path = artifact_path(store, run, "checkpoints/last.ckpt")
     whole = path.read_bytes()
     if damage == "pickle":
         torch.save({"state_dict": ROOT}, path)  # a Path is an object, not a plain value
@@ -212,10 +212,10 @@ def test_the_weights_of_another_network_are_refused(train: Train, store: Any) ->
 
 
 def test_a_recorded_config_that_calls_a_shell_is_not_resumed(train: Train, store: Any, tmp_path: Path) -> None:
-    from lightning_modules.tracking.artifacts import artifact
+    from lightning_modules.tracking.artifacts import artifact_path
 
     run = train("trainer.max_epochs=1")
-    path = artifact(store, run, "config/config.yaml")
+    path = artifact_path(store, run, "config/config.yaml")
     path.write_text(path.read_text().replace("torch.nn.CrossEntropyLoss", "os.system"))
     with pytest.raises(UserError, match=r"task\.loss\._target_=os\.system is not called"):
         train(f"resume={run.info.run_id}", quick=False)

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 
-from lightning_modules.killed import Killed, raise_received, signals_raise, undisturbed
+from lightning_modules.config.signals import SignalReceived, defer_signals, raise_if_received, signals_as_exceptions
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -32,7 +32,7 @@ class Dropped:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_each_signal_that_asks_to_end_is_raised_and_the_former_handler_put_back(number: int) -> None:
     before = signal.getsignal(number)
-    with pytest.raises(Killed, match=f"ended by signal {number}"), signals_raise():
+    with pytest.raises(SignalReceived, match=f"ended by signal {number}"), signals_as_exceptions():
         send(number)
     assert signal.getsignal(number) is before
 
@@ -40,38 +40,38 @@ def test_each_signal_that_asks_to_end_is_raised_and_the_former_handler_put_back(
 def test_a_hangup_is_ignored_under_nohup() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with signals_raise():
+        with signals_as_exceptions():
             send(signal.SIGHUP)
-            raise_received()
+            raise_if_received()
     finally:
         signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_signal_whose_exception_python_drops_is_raised_at_the_next_check() -> None:
-    with signals_raise():
+    with signals_as_exceptions():
         dropped = Dropped()
         del dropped
-        with pytest.raises(Killed, match="ended by signal 15"):
-            raise_received()
-    with signals_raise():
-        raise_received()  # it is over with the block that it ended
+        with pytest.raises(SignalReceived, match="ended by signal 15"):
+            raise_if_received()
+    with signals_as_exceptions():
+        raise_if_received()  # it is over with the block that it ended
 
 
 def test_a_second_signal_waits_for_what_must_not_be_disturbed() -> None:
     done = []
-    with pytest.raises(Killed), signals_raise():
+    with pytest.raises(SignalReceived), signals_as_exceptions():
         try:
             send()
         finally:
-            with undisturbed():
+            with defer_signals():
                 send(signal.SIGINT)
                 done.append(1)
     assert done == [1]
 
 
 def test_a_worker_of_a_data_loader_leaves_the_signal_to_the_process_that_started_it() -> None:
-    with signals_raise():
+    with signals_as_exceptions():
         worker = multiprocessing.get_context("fork").Process(target=send, args=(signal.SIGINT,), daemon=True)
         worker.start()
         worker.join(20)
@@ -96,7 +96,7 @@ def test_a_signal_while_the_run_is_created_leaves_it_killed(
         return run
 
     monkeypatch.setattr(TrackingServiceClient, "create_run", create_and_signal)
-    with pytest.raises(Killed, match=r"ended by signal 1$"):
+    with pytest.raises(SignalReceived, match=r"ended by signal 1$"):
         train()
     assert statuses(store) == ["KILLED"]
 
@@ -111,12 +111,12 @@ class SignalInDel(pl.Callback):
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("steps_per_call", ["auto", "1"], ids=["quick", "ordinary"])
 def test_a_signal_that_python_drops_ends_the_run_at_the_next_step(store: Any, steps_per_call: str) -> None:
-    from lightning_modules.command_line import compose_run
-    from lightning_modules.run import run
+    from lightning_modules.config.command_line import compose_run
+    from lightning_modules.run.run import run
 
     quick = ("data.per_class=10", "model=linear", "trainer.max_epochs=2", "tracking.system_metrics_s=null")
     cfg = compose_run([*quick, "~callbacks.progress", "~callbacks.summary", f"steps_per_call={steps_per_call}"])
-    with pytest.raises(Killed, match="ended by signal 15"):
+    with pytest.raises(SignalReceived, match="ended by signal 15"):
         run(cfg, extra=[SignalInDel()])
     assert statuses(store) == ["KILLED"]
 
@@ -152,15 +152,15 @@ def test_a_terminal_that_closes_ends_the_run_as_killed(store: Any, tmp_path: Pat
 
 @pytest.mark.slow
 def test_a_signal_at_any_moment_leaves_no_run_running(store: Any) -> None:
-    from lightning_modules.command_line import compose_run
-    from lightning_modules.run import run
+    from lightning_modules.config.command_line import compose_run
+    from lightning_modules.run.run import run
 
     moments = random.Random(0)
     cfg = compose_run(list(ENDLESS))
     ends = 0
     for number in [signal.SIGTERM, signal.SIGHUP, signal.SIGINT] * 5:
         threading.Timer(moments.uniform(0.0, 0.8), send, (number,)).start()
-        with pytest.raises(Killed), signals_raise():
+        with pytest.raises(SignalReceived), signals_as_exceptions():
             run(cfg)
         ends += 1
     assert ends == 15 and set(statuses(store)) == {"KILLED"}

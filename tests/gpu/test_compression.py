@@ -25,7 +25,7 @@ def test_a_recipe_runs_and_what_it_saves_is_tested(fit: Callable[..., Any], reci
 def test_an_export_on_the_cpu_gives_the_same_outputs(
     fit: Callable[..., Any], store: Any, tmp_path: Any, form: str
 ) -> None:
-    from lightning_modules.export.export import export
+    from lightning_modules.export.export import export_run
 
-    found, _ = export(store, fit("data.per_class=20"), form, False, tmp_path)
+    found, _ = export_run(store, fit("data.per_class=20"), form, False, tmp_path)
     assert found.agreement.max_error < 1e-3

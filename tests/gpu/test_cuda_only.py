@@ -35,7 +35,7 @@ def pictures(folder: Path, size: int = 64, count: int = 160) -> tuple[str, ...]:
 def test_without_a_deterministic_operator_the_run_warns_once_and_goes_on(
     fit: Callable[..., Any], tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
-    with caplog.at_level(logging.WARNING, logger="lightning_modules.strategy.cuda"):
+    with caplog.at_level(logging.WARNING, logger="lightning_modules.run.cuda"):
         run = fit(*pictures(tmp_path / "pictures"), "model=torchvision", f"model.name={name}", "trainer.max_steps=20")
     assert run.info.status == "FINISHED"
     assert run.data.params["trainer.deterministic"] == "warn"
@@ -58,7 +58,7 @@ def test_cuda_graphs_give_the_numbers_of_the_ordinary_way(fit: Callable[..., Any
 
 
 def test_the_loader_pins_what_it_hands_over(fit: Callable[..., Any]) -> None:
-    from lightning_modules.data.digits import Digits
+    from lightning_modules.zoo.data.digits import Digits
 
     data = Digits()
     data.setup()

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from made_sounds import hiss, int16, write_wav
-from made_texts import write_table
+from synthetic_audio import hiss, int16, write_wav
+from text_datasets import write_table
 
-from lightning_modules.command_line import compose_run
-from lightning_modules.run import run
+from lightning_modules.config.command_line import compose_run
+from lightning_modules.run.run import run
 
 pytestmark = pytest.mark.gpu
 

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from lightning_modules.optimizer.groups import parameter_groups
+from lightning_modules.optimizer.param_groups import parameter_groups
 
 CONF = Path(__file__).parents[2] / "conf"
 OPTIMIZERS = sorted(path.stem for path in (CONF / "optimizer").glob("*.yaml"))

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_modules.data.digits import Digits
-from lightning_modules.data.memory import Arrays, InMemoryData
+from lightning_modules.data.in_memory import InMemoryData, RawDataset
+from lightning_modules.zoo.data.digits import Digits
 
 
 class Made(InMemoryData):
@@ -16,14 +16,14 @@ class Made(InMemoryData):
 
     name = "made"
 
-    def __init__(self, arrays: Arrays, domain: str = "table", **settings: Any) -> None:
+    def __init__(self, arrays: RawDataset, domain: str = "table", **settings: Any) -> None:
         self.made, self.domain = arrays, domain
         super().__init__(**settings)
 
-    def load(self) -> Arrays:
+    def load(self) -> RawDataset:
         return self.made
 
-    def text_of(self, x: Tensor) -> str:
+    def sample_text(self, x: Tensor) -> str:
         return " ".join(f"w{word}" for word in x.tolist() if word)
 
 
@@ -38,7 +38,7 @@ def made() -> Callable[..., InMemoryData]:
     """Build a datamodule of these samples and labels."""
 
     def build(x: Tensor, y: Tensor, domain: str = "table", test: Any = None, **settings: Any) -> InMemoryData:
-        data = Made(Arrays(x, y, test=test), domain, **settings)
+        data = Made(RawDataset(x, y, test=test), domain, **settings)
         data.setup()
         return data
 
@@ -46,7 +46,7 @@ def made() -> Callable[..., InMemoryData]:
 
 
 @pytest.fixture(scope="session")
-def digits() -> Arrays:
+def digits() -> RawDataset:
     return Digits().load()
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from claimed import CLAIM, Project
+from claim_project import CLAIM, Project
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def project(tmp_path: Path, empty_database: Path) -> Project:
 @pytest.fixture(scope="session")
 def digits_hash() -> str:
     """The sha256 of scikit-learn's digits as the datamodule holds them."""
-    from lightning_modules.data.digits import Digits
+    from lightning_modules.zoo.data.digits import Digits
 
     return Digits().content_fingerprint()
 

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from claimed import CLAIM
+from claim_project import CLAIM
 
-from lightning_modules.errors import UserError
+from lightning_modules.config.errors import UserError
 from lightning_modules.reproduction.claim import parse_claim
-from lightning_modules.reproduction.find import find_claims, tier_of
-from lightning_modules.reproduction.plan import parts_of, plan_of_claim, seeds_of
+from lightning_modules.reproduction.claim_plan import build_claim_plan, claim_runs, select_seeds
+from lightning_modules.reproduction.discovery import find_claims, tier_of
 
 ARMS = [{"name": "a", "overrides": ["optimizer.lr=0.1"], "value": 3}, {"name": "b", "value": 1}]
 
@@ -92,21 +92,21 @@ def test_unknown_claims_are_all_told_with_the_nearest_names(folder: Path) -> Non
     with pytest.raises(UserError) as error:
         find_claims(["a/onne", "zzz"], folder)
     assert "a/onne: no such claim; did you mean 'a/one'" in str(error.value)
-    assert "zzz: no such claim; it can be: " in str(error.value)
+    assert "zzz: no such claim; choose one of: " in str(error.value)
 
 
 def test_more_seeds_keep_the_numbers_of_the_runs_that_are_there(new_claim: Callable[..., Any]) -> None:
     claim = new_claim(kind="difference", arms=ARMS, value=2, folds=2)
-    assert seeds_of(claim, 2) == (0, 1)
-    assert seeds_of(claim, 5) == (0, 1, 2, 3, 4)
-    few, more = parts_of(claim, seeds_of(claim, 2)), parts_of(claim, seeds_of(claim, 5))
+    assert select_seeds(claim, 2) == (0, 1)
+    assert select_seeds(claim, 5) == (0, 1, 2, 3, 4)
+    few, more = claim_runs(claim, select_seeds(claim, 2)), claim_runs(claim, select_seeds(claim, 5))
     assert more[: len(few)] == few
     assert len(more) == 5 * 2 * 2
 
 
 def test_a_run_of_a_claim_gets_its_arm_its_seed_and_its_fold(new_claim: Callable[..., Any]) -> None:
-    plan = plan_of_claim(new_claim(kind="difference", arms=ARMS, value=2, folds=2), (7,))
-    assert plan.trials[1].words == ("optimizer.lr=0.1", "seed=7", "data.folds=2", "data.fold=1")
+    plan = build_claim_plan(new_claim(kind="difference", arms=ARMS, value=2, folds=2), (7,))
+    assert plan.trials[1].overrides == ("optimizer.lr=0.1", "seed=7", "data.folds=2", "data.fold=1")
     assert plan.trials[1].params == {"arm": "a", "seed": 7, "data.fold": 1}
     assert plan.objectives == {"test/accuracy": "maximize"}
     assert len(plan.samples()) == 4  # each config once, with the first seed

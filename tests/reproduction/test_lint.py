@@ -4,15 +4,15 @@ import re
 from typing import Any
 
 import pytest
-from claimed import CLAIM, Project
-from handmade_claims import claim_of
+from claim_builder import make_claim
+from claim_project import CLAIM, Project
 
-from lightning_modules.check import check_config
-from lightning_modules.command_line import compose_run
+from lightning_modules.config.check import check_config
+from lightning_modules.config.command_line import compose_run
+from lightning_modules.config.errors import UserError
 from lightning_modules.config.trust import untrusted
-from lightning_modules.errors import UserError
-from lightning_modules.reproduction.lint import of_claim
-from lightning_modules.reproduction.logged import is_logged, task_metrics
+from lightning_modules.reproduction.lint import check_claim
+from lightning_modules.reproduction.logged_metrics import is_logged, task_metric_names
 
 SOURCE = {"place": "x", "kind": "readme"}
 PAPER = CLAIM["paper"]
@@ -125,10 +125,10 @@ def test_a_published_difference_is_that_of_its_arms_up_to_rounding(
 ) -> None:
     arms = [{"name": "a", "value": first}, {"name": "b", "value": second}]
     half = {"value": said / 2, "why": "x"}
-    claim = claim_of(
+    claim = make_claim(
         kind="difference", value=said, unit="stars", metric="test/rmse", better="lower", arms=arms, tolerance=half
     )
-    found = [place for place, _ in of_claim(claim.model_copy(update={"data": "0" * 64}))]
+    found = [place for place, _ in check_claim(claim.model_copy(update={"data": "0" * 64}))]
     assert found == ([] if fits else ["value"])
 
 
@@ -138,8 +138,8 @@ def test_a_published_difference_is_that_of_its_arms_up_to_rounding(
      ("compressed/test/accuracy", "lower", True), ("weights/projection_0", "lower", False)],
 )  # fmt: skip
 def test_the_direction_comes_from_the_table_of_names(metric: str, better: str, wrong: bool) -> None:
-    claim = claim_of(metric=metric, better=better, value=0.4, unit=None, data="0" * 64)
-    assert [place for place, _ in of_claim(claim)] == ["better"] * wrong
+    claim = make_claim(metric=metric, better=better, value=0.4, unit=None, data="0" * 64)
+    assert [place for place, _ in check_claim(claim)] == ["better"] * wrong
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_the_direction_comes_from_the_table_of_names(metric: str, better: str, w
     ],
 )  # fmt: skip
 def test_a_tolerance_that_almost_any_result_meets_is_refused(fields: dict[str, Any], wrong: str | None) -> None:
-    found = [text for place, text in of_claim(claim_of(**fields, data="0" * 64)) if place == "tolerance"]
+    found = [text for place, text in check_claim(make_claim(**fields, data="0" * 64)) if place == "tolerance"]
     assert len(found) == (wrong is not None)
     assert wrong is None or wrong in found[0]
 
@@ -172,7 +172,7 @@ def test_a_tolerance_that_almost_any_result_meets_is_refused(fields: dict[str, A
 )  # fmt: skip
 def test_what_a_run_logs_is_known_from_its_config(words: tuple[str, ...], metric: str, logged: bool) -> None:
     cfg = compose_run(words)
-    names = task_metrics(cfg)
+    names = task_metric_names(cfg)
     assert names is not None
     assert is_logged(metric, cfg, names) == logged
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from claimed import Project
+from claim_project import Project
 
 HALF = {"value": 0.5, "why": "half of the difference"}
 pytestmark = pytest.mark.timeout(900)  # several commands in each, every one with its own imports
@@ -28,9 +28,9 @@ def children(project: Project, parent: Any) -> list[Any]:
 
 
 def verdict(project: Project, parent: Any) -> dict[str, Any]:
-    from lightning_modules.tracking.artifacts import artifact
+    from lightning_modules.tracking.artifacts import artifact_path
 
-    return dict(json.loads(artifact(project.store(), parent, "claim/verdict.json").read_text()))
+    return dict(json.loads(artifact_path(project.store(), parent, "claim/verdict.json").read_text()))
 
 
 @pytest.mark.slow

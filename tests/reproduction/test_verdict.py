@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from handmade_claims import claim_of, seeded
+from claim_builder import make_claim, values_by_seed
 from scipy import stats
 
 from lightning_modules.reproduction.claim import Verdict
-from lightning_modules.reproduction.verdict import Judgement, judge, margin
+from lightning_modules.reproduction.verdict import Judgement, judge, resolve_tolerance
 
 ARMS = [{"name": "a"}, {"name": "b"}]
 VALUED = [{"name": "a", "value": 0.9}, {"name": "b", "value": 0.89}]
@@ -19,17 +19,17 @@ T2 = 2.919986  # 95 % quantile of Student's t with 2 degrees of freedom
 
 
 def verdict(*ours: float, **claim: Any) -> Verdict:
-    return judge(claim_of(**claim), {"": seeded(*ours)}).verdict
+    return judge(make_claim(**claim), {"": values_by_seed(*ours)}).verdict
 
 
 def order(*arms: tuple[float, ...], **claim: Any) -> Judgement:
     names = [arm["name"] for arm in THREE][: len(arms)]
-    made = claim_of(kind="ordering", arms=THREE[: len(arms)], **claim)
-    return judge(made, {name: seeded(*values) for name, values in zip(names, arms, strict=True)})
+    made = make_claim(kind="ordering", arms=THREE[: len(arms)], **claim)
+    return judge(made, {name: values_by_seed(*values) for name, values in zip(names, arms, strict=True)})
 
 
 def test_an_example_by_hand_against_one_number() -> None:
-    found = judge(claim_of(value=92.5, seeds=[42, 43, 44]), {"": seeded(91, 92, 93)})
+    found = judge(make_claim(value=92.5, seeds=[42, 43, 44]), {"": values_by_seed(91, 92, 93)})
     half = T2 * 1.0 * math.sqrt(1 + 1 / 3)  # mean 92, s 1, n 3: one more draw
     assert (found.ours_mean, found.ours_std, found.n, found.theirs, found.difference) == (92, 1, 3, 92.5, -0.5)
     assert (found.low, found.high) == pytest.approx((-0.5 - half, -0.5 + half), rel=1e-6)
@@ -42,7 +42,7 @@ def test_an_example_by_hand_against_one_number() -> None:
 
 
 def test_an_example_by_hand_against_runs() -> None:
-    found = judge(claim_of(runs=[94.0, 95.0, 96.0]), {"": seeded(91, 92, 93)})
+    found = judge(make_claim(runs=[94.0, 95.0, 96.0]), {"": values_by_seed(91, 92, 93)})
     half = 2.131847 * math.sqrt(2 / 3)  # both variances 1, both n 3: 4 degrees of freedom
     assert (found.low, found.high) == pytest.approx((-3 - half, -3 + half), rel=1e-6)
     assert (found.verdict, found.tolerance) == ("NOT_REPRODUCED", 2.0)
@@ -98,7 +98,7 @@ def test_a_difference_that_is_significant_but_inside_the_tolerance_is_reproduced
 def test_the_tolerance_is_the_claims_or_twice_the_spread_or_a_point_or_a_percent(
     claim: dict[str, Any], tolerance: float | None, why: str
 ) -> None:
-    found = margin(claim_of(**claim))
+    found = resolve_tolerance(make_claim(**claim))
     assert found[0] == pytest.approx(tolerance)
     assert why in found[1]
 
@@ -107,13 +107,13 @@ def test_the_tolerance_is_the_claims_or_twice_the_spread_or_a_point_or_a_percent
 def test_an_interval_without_width_gets_no_firm_verdict() -> None:
     none = {"value": 0, "why": "deterministic"}
     for value, tolerance in ((31.5, None), (32.6, None), (31.5, none)):
-        found = judge(claim_of(value=value, tolerance=tolerance), {"": seeded(31.5, 31.5, 31.5)})
+        found = judge(make_claim(value=value, tolerance=tolerance), {"": values_by_seed(31.5, 31.5, 31.5)})
         assert (found.verdict, found.low) == ("INCONCLUSIVE", found.high)
         assert "All seeds have the same value" in found.reason
     assert verdict(31.5, 31.5, 31.5, value=31.5, std=0.0, n=10) == "INCONCLUSIVE"
     assert verdict(31.5, 31.5, 31.5, value=31.6, std=0.2, n=10, tolerance={"value": 1, "why": "w"}) == "REPRODUCED"
-    same = claim_of(kind="difference", value=1, arms=ARMS)  # the same difference of each seed: its arms still vary
-    found = judge(same, {"a": seeded(61, 62, 63), "b": seeded(60, 61, 62)})
+    same = make_claim(kind="difference", value=1, arms=ARMS)  # the same difference of each seed: its arms still vary
+    found = judge(same, {"a": values_by_seed(61, 62, 63), "b": values_by_seed(60, 61, 62)})
     assert found.low < 0 < found.high
     assert order((70, 71, 72), (60, 61, 62)).verdict == "INCONCLUSIVE"
 
@@ -126,11 +126,11 @@ def test_a_tolerance_of_zero_is_met_by_no_interval() -> None:
 
 
 def test_consistent_means_that_no_difference_beyond_four_tolerances_is_left() -> None:
-    ours = seeded(91.0, 93.0, 92.0)  # half of the 90 % interval is 3.37
-    near = judge(claim_of(value=92.0, tolerance={"value": 0.9, "why": "w"}), {"": ours})
+    ours = values_by_seed(91.0, 93.0, 92.0)  # half of the 90 % interval is 3.37
+    near = judge(make_claim(value=92.0, tolerance={"value": 0.9, "why": "w"}), {"": ours})
     assert near.verdict == "CONSISTENT"
     assert "excludes differences above 3.37" in near.reason
-    wide = judge(claim_of(value=92.0, tolerance={"value": 0.8, "why": "w"}), {"": ours})
+    wide = judge(make_claim(value=92.0, tolerance={"value": 0.8, "why": "w"}), {"": ours})
     assert wide.verdict == "INCONCLUSIVE"
     assert "does not exclude a difference of 3.37, more than 4 tolerances of ±0.80" in wide.reason
     assert "about 4 seeds with this spread are needed" in wide.reason
@@ -139,7 +139,7 @@ def test_consistent_means_that_no_difference_beyond_four_tolerances_is_left() ->
 
 
 def test_where_no_number_of_seeds_would_do_that_is_said() -> None:
-    found = judge(claim_of(value=92.0, tolerance={"value": 0.3, "why": "w"}), {"": seeded(91.0, 93.0, 92.0)})
+    found = judge(make_claim(value=92.0, tolerance={"value": 0.3, "why": "w"}), {"": values_by_seed(91.0, 93.0, 92.0)})
     assert found.verdict == "INCONCLUSIVE"  # 1.64 standard deviations of the one published run remain, more than 1.2
     assert "even 1000 seeds with this spread would not suffice" in found.reason
 
@@ -160,20 +160,20 @@ def test_with_a_tolerance_beyond_all_numbers_everything_is_reproduced() -> None:
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("ours", [(), (92.5,), (92.5, 92.5)])
 def test_fewer_than_three_seeds_are_inconclusive(ours: tuple[float, ...]) -> None:
-    found = judge(claim_of(value=92.5), {"": seeded(*ours)})
+    found = judge(make_claim(value=92.5), {"": values_by_seed(*ours)})
     assert (found.verdict, found.n) == ("INCONCLUSIVE", len(ours))
     assert f"{len(ours)} of 5 seeds" in found.reason
     assert (found.low is None) == (len(ours) < 2)
 
 
 def test_failed_seeds_lower_n_and_the_reason_tells() -> None:
-    assert "3 of 5 seeds" in judge(claim_of(value=92.5), {"": {42: 92.5, 44: 92.4, 46: 92.6}}).reason
+    assert "3 of 5 seeds" in judge(make_claim(value=92.5), {"": {42: 92.5, 44: 92.4, 46: 92.6}}).reason
 
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e300])
 def test_a_diverged_seed_is_no_failed_seed(value: float) -> None:
-    found = judge(claim_of(value=92.5), {"": seeded(92.5, 92.4, value, 92.6)})
+    found = judge(make_claim(value=92.5), {"": values_by_seed(92.5, 92.4, value, 92.6)})
     assert (found.verdict, found.n) == ("INCONCLUSIVE", 3)
     assert "seed 44" in found.reason
     json.dumps(found.as_dict(), allow_nan=False)
@@ -182,18 +182,21 @@ def test_a_diverged_seed_is_no_failed_seed(value: float) -> None:
 def test_a_shortened_run_is_inconclusive_but_for_a_curve_at_its_epoch() -> None:
     same = (92.5, 92.4, 92.6)
     assert verdict(*same, value=92.5, shortened="10 of 100 epochs") == "INCONCLUSIVE"
-    assert "10 of 100 epochs" in judge(claim_of(value=92.5, shortened="10 of 100 epochs"), {"": seeded(*same)}).reason
+    assert (
+        "10 of 100 epochs"
+        in judge(make_claim(value=92.5, shortened="10 of 100 epochs"), {"": values_by_seed(*same)}).reason
+    )
     assert verdict(*same, value=92.5, kind="curve", epoch=1, shortened="1 of 100 epochs") == "REPRODUCED"
 
 
 def test_what_is_invalid_is_invalid_whatever_the_numbers() -> None:
-    found = judge(claim_of(value=92.5, shortened="x"), {"": seeded(92.5, 92.4, 92.6)}, invalid="other data")
+    found = judge(make_claim(value=92.5, shortened="x"), {"": values_by_seed(92.5, 92.4, 92.6)}, invalid="other data")
     assert (found.verdict, found.reason, found.n) == ("INVALID", "other data", 3)
-    assert judge(claim_of(kind="ordering", arms=THREE), {}, invalid="other data").verdict == "INVALID"
+    assert judge(make_claim(kind="ordering", arms=THREE), {}, invalid="other data").verdict == "INVALID"
 
 
 def test_a_difference_is_paired_by_seed() -> None:
-    claim = claim_of(kind="difference", value=2, arms=ARMS)
+    claim = make_claim(kind="difference", value=2, arms=ARMS)
     first = {42: 60.0, 43: 80.1, 44: 70.0, 45: 99.0}
     second = {44: 68.1, 42: 58.0, 43: 78.0, 46: 1.0}  # the seeds differ by far more than the arms
     found = judge(claim, {"a": first, "b": second})
@@ -203,8 +206,11 @@ def test_a_difference_is_paired_by_seed() -> None:
 
 
 def test_a_published_difference_has_the_noise_of_two_unpaired_arms() -> None:
-    claim = claim_of(kind="difference", value=2, arms=ARMS)
-    values = {"a": seeded(60.0, 64.0, 62.0), "b": seeded(58.1, 62.0, 59.9)}  # our pairs are of 2.0, with 0.1
+    claim = make_claim(kind="difference", value=2, arms=ARMS)
+    values = {
+        "a": values_by_seed(60.0, 64.0, 62.0),
+        "b": values_by_seed(58.1, 62.0, 59.9),
+    }  # our pairs are of 2.0, with 0.1
     found = judge(claim, values)
     covariance = np.cov(values["a"] and list(values["a"].values()), list(values["b"].values()))
     form = (np.array([[1, -1], [-1, 1]]) / 3 + np.eye(2)) @ covariance
@@ -214,11 +220,11 @@ def test_a_published_difference_has_the_noise_of_two_unpaired_arms() -> None:
     assert half > 7  # paired, it would be 0.34
     assert (found.verdict, found.method) == ("INCONCLUSIVE", found.method)
     assert "unpaired arms" in found.method
-    five = judge(claim_of(kind="difference", value=2, n=5, arms=ARMS), values)
+    five = judge(make_claim(kind="difference", value=2, n=5, arms=ARMS), values)
     assert five.high < 0.5 * half
     assert "mean of 5 runs" in five.method
     arms = [{"name": "a", "value": 62, "std": 0.5, "n": 5}, {"name": "b", "value": 60, "std": 0.4, "n": 5}]
-    known = judge(claim_of(kind="difference", value=2, arms=arms), values)  # the paper's own noise, where it gives it
+    known = judge(make_claim(kind="difference", value=2, arms=arms), values)  # the paper's own noise, where it gives it
     a, b, c = 0.1**2 / 3, 0.5**2 / 5, 0.4**2 / 5
     freedom = (a + b + c) ** 2 / (a**2 / 2 + b**2 / 4 + c**2 / 4)
     assert known.high == pytest.approx(stats.t.ppf(0.95, freedom) * math.sqrt(a + b + c), rel=1e-6)
@@ -226,29 +232,29 @@ def test_a_published_difference_has_the_noise_of_two_unpaired_arms() -> None:
 
 
 def test_published_differences_of_single_runs_are_compared_by_welch() -> None:
-    values = {"a": seeded(75, 74, 76), "b": seeded(65, 66, 66.5)}
-    found = judge(claim_of(kind="difference", runs=[9.2, 9.6, 9.3], arms=ARMS), values)
+    values = {"a": values_by_seed(75, 74, 76), "b": values_by_seed(65, 66, 66.5)}
+    found = judge(make_claim(kind="difference", runs=[9.2, 9.6, 9.3], arms=ARMS), values)
     scipys = stats.ttest_ind([10, 8, 9.5], [9.2, 9.6, 9.3], equal_var=False).confidence_interval(0.90)
     assert (found.low, found.high) == pytest.approx((scipys.low, scipys.high))
-    two = judge(claim_of(kind="difference", runs=[9.2, 9.6], arms=ARMS), values)  # two have no spread of their own
+    two = judge(make_claim(kind="difference", runs=[9.2, 9.6], arms=ARMS), values)  # two have no spread of their own
     pooled = stats.ttest_ind([10, 8, 9.5], [9.2, 9.6]).confidence_interval(0.90)
     assert (two.low, two.high) == pytest.approx((pooled.low, pooled.high))
 
 
 def test_the_spread_over_folds_is_not_taken_for_one_over_seeds() -> None:
-    claim = claim_of(value=77.1, std=8.3, n=13, folds=13, spread="folds", tolerance={"value": 3, "why": "w"})
-    found = judge(claim, {"": seeded(77.0, 77.4, 77.2)})
+    claim = make_claim(value=77.1, std=8.3, n=13, folds=13, spread="folds", tolerance={"value": 3, "why": "w"})
+    found = judge(claim, {"": values_by_seed(77.0, 77.4, 77.2)})
     half = T2 * 0.2 * math.sqrt(1 + 1 / 3)
     assert (found.low, found.high) == pytest.approx((0.1 - half, 0.1 + half), rel=1e-5)
-    assert margin(claim_of(value=77.1, std=8.3, n=13, folds=13, spread="folds"))[0] == 1.0
+    assert resolve_tolerance(make_claim(value=77.1, std=8.3, n=13, folds=13, spread="folds"))[0] == 1.0
 
 
 def test_the_sign_of_a_difference_is_first_minus_second() -> None:
     claim = {"kind": "difference", "value": 5, "arms": ARMS}
-    large = {"a": seeded(70, 70.1, 70.2), "b": seeded(60, 60, 60)}
-    assert judge(claim_of(**claim), large).verdict == "BETTER"
-    assert judge(claim_of(**claim, better="lower"), large).verdict == "NOT_REPRODUCED"
-    assert judge(claim_of(**claim), {"a": large["b"], "b": large["a"]}).verdict == "NOT_REPRODUCED"
+    large = {"a": values_by_seed(70, 70.1, 70.2), "b": values_by_seed(60, 60, 60)}
+    assert judge(make_claim(**claim), large).verdict == "BETTER"
+    assert judge(make_claim(**claim, better="lower"), large).verdict == "NOT_REPRODUCED"
+    assert judge(make_claim(**claim), {"a": large["b"], "b": large["a"]}).verdict == "NOT_REPRODUCED"
 
 
 def test_an_ordering_needs_every_neighbour_in_order() -> None:
@@ -283,14 +289,14 @@ def test_an_ordering_needs_three_seeds_of_all_arms() -> None:
 
 
 def test_an_equivalence_is_broken_by_a_single_seed() -> None:
-    claim = claim_of(kind="equivalence", unit=None, tolerance={"value": 1e-6, "why": "rounding"}, arms=THREE)
-    one = seeded(0.5, 0.6, 0.7)
+    claim = make_claim(kind="equivalence", unit=None, tolerance={"value": 1e-6, "why": "rounding"}, arms=THREE)
+    one = values_by_seed(0.5, 0.6, 0.7)
     near = {seed: value + 1e-7 for seed, value in one.items()}
     found = judge(claim, {"a": one, "b": one, "c": near})
     assert (found.verdict, found.low, found.high) == ("REPRODUCED", pytest.approx(1e-7), pytest.approx(1e-7))
     found = judge(claim, {"a": one, "b": near, "c": {**near, 44: 0.7 - 2e-6}})
     assert (found.verdict, found.low) == ("NOT_REPRODUCED", pytest.approx(-2e-6))
-    assert judge(claim, {"a": one, "b": near, "c": seeded(0.5, 0.6)}).verdict == "INCONCLUSIVE"
+    assert judge(claim, {"a": one, "b": near, "c": values_by_seed(0.5, 0.6)}).verdict == "INCONCLUSIVE"
     assert judge(claim, {"a": one, "b": near}).verdict == "INCONCLUSIVE"
     far = {42: 0.5 + 9e-7, 43: 0.6 + 9e-7, 44: 0.7 + 2e-7}  # each inside, but their mean need not be
     found = judge(claim, {"a": one, "b": one, "c": far})
@@ -299,11 +305,11 @@ def test_an_equivalence_is_broken_by_a_single_seed() -> None:
 
 def test_an_arm_that_the_claim_has_not_is_refused() -> None:
     with pytest.raises(ValueError, match="other"):
-        judge(claim_of(value=1), {"other": seeded(1, 2, 3)})
+        judge(make_claim(value=1), {"other": values_by_seed(1, 2, 3)})
 
 
 def test_a_judgement_is_json() -> None:
-    for found in (judge(claim_of(value=92.5), {"": seeded(92, 93, 94)}), judge(claim_of(value=92.5), {})):
+    for found in (judge(make_claim(value=92.5), {"": values_by_seed(92, 93, 94)}), judge(make_claim(value=92.5), {})):
         plain = found.as_dict()
         assert json.loads(json.dumps(plain, allow_nan=False)) == plain
         assert set(plain) == set(Judgement.__annotations__)

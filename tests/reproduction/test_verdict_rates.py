@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from handmade_claims import claim_of, seeded
+from claim_builder import make_claim, values_by_seed
 from scipy import stats
 
 from lightning_modules.reproduction.claim import Verdict
@@ -18,11 +18,11 @@ def judged(shift: float, n: int, theirs: int, tolerance: float | None) -> Iterat
     """Verdicts of DRAWS pairs of an original and ours, whose true means differ by `shift`."""
     random = np.random.default_rng(round(1000 * shift) + 10 * n + theirs)
     given = {} if tolerance is None else {"tolerance": {"value": tolerance, "why": "fixed"}}
-    base = claim_of(value=0, std=1, n=theirs, **given) if theirs > 1 else claim_of(value=0, **given)
+    base = make_claim(value=0, std=1, n=theirs, **given) if theirs > 1 else make_claim(value=0, **given)
     for _ in range(DRAWS):
         original = random.normal(size=theirs)
         drawn = {"value": float(original.mean())} | ({"std": float(original.std(ddof=1))} if theirs > 1 else {})
-        ours = seeded(*(shift + random.normal(size=n)))
+        ours = values_by_seed(*(shift + random.normal(size=n)))
         yield judge(base.model_copy(update=drawn), {"": ours}).verdict
 
 

@@ -6,7 +6,7 @@ from collections import defaultdict
 from types import ModuleType
 
 import pytest
-from claimed import ROOT
+from claim_project import ROOT
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits
 
 from lightning_modules.tracking.artifacts import local_folder
 from lightning_modules.tracking.checkpoint import read_checkpoint
-from lightning_modules.tracking.rerun import histories
+from lightning_modules.tracking.rerun import metric_histories
 from lightning_modules.tracking.resume import best_checkpoint
 
 Train = Callable[..., Any]
@@ -59,7 +59,7 @@ def test_a_debug_option_runs(train: Train, option: str) -> None:
 
 def test_a_batch_can_be_overfitted(store: Any, train: Train) -> None:
     run = train("debug=overfit", "trainer.max_epochs=100", "optimizer.lr=0.01")
-    loss = [value for _, value in histories(store, run.info.run_id)["train/loss"]]
+    loss = [value for _, value in metric_histories(store, run.info.run_id)["train/loss"]]
     assert len(loss) == 100
     assert loss[-1] < 0.05 * loss[0]
 
@@ -68,7 +68,7 @@ def test_early_stopping_ends_a_run_that_gains_nothing(store: Any, train: Train) 
     run = train(
         "callbacks=early_stopping", "callbacks.early_stopping.patience=2", "optimizer.lr=0", "trainer.max_epochs=30"
     )
-    assert len(histories(store, run.info.run_id)["val/loss"]) == 3
+    assert len(metric_histories(store, run.info.run_id)["val/loss"]) == 3
 
 
 def test_the_saved_weights_are_the_averaged_ones(store: Any, train: Train) -> None:

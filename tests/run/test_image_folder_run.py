@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lightning_modules.predict import find_model, predict
+from lightning_modules.run.predict import find_model, predict
 
 
 def test_classes_metrics_and_predictions_of_unusual_files(train: Any, store: Any, tmp_path: Path) -> None:

@@ -6,26 +6,26 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from made_preprocessing import Centre, LogAffine, OwnDigits, Sharpen, Warming, fitted
+from custom_preprocessing import Centre, LogAffine, OwnDigits, Sharpen, Warming, fitted
 from torch import nn
 
-from lightning_modules.data.preprocess import Standardize, recipe
-from lightning_modules.errors import UserError
-from lightning_modules.export.export import export
-from lightning_modules.passport import rebuild
-from lightning_modules.serve import load_task, weights_of_model
+from lightning_modules.config.errors import UserError
+from lightning_modules.data.preprocess import Standardize, preprocess_spec
+from lightning_modules.export.export import export_run
+from lightning_modules.run.serve import load_task, model_weights
+from lightning_modules.task.task_spec import load_task_from_spec
 from lightning_modules.tracking.resume import best_checkpoint
 
 Train = Callable[..., Any]
 
 
 def own(preprocessing: str) -> tuple[str, str]:
-    return "data._target_=made_preprocessing.OwnDigits", f"+data.preprocessing={preprocessing}"
+    return "data._target_=custom_preprocessing.OwnDigits", f"+data.preprocessing={preprocessing}"
 
 
 @pytest.fixture(autouse=True)
 def trusted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TOUCHSTONE_TRUST", "made_preprocessing")
+    monkeypatch.setenv("TOUCHSTONE_TRUST", "custom_preprocessing")
 
 
 def accuracy(predict: Callable[[np.ndarray], np.ndarray], preprocessing: str) -> float:
@@ -55,20 +55,20 @@ def test_compressed_and_exported_models_preprocess_as_they_were_trained(
     train: Train, store: Any, tmp_path: Any
 ) -> None:
     run = train(*own("chain"), "compression=codebook", "compression.runtimes=[eager]")
-    task = load_task(weights_of_model(store, f"models:/{run.data.tags['touchstone.compressed_model_id']}"))
+    task = load_task(model_weights(store, f"models:/{run.data.tags['touchstone.compressed_model_id']}"))
 
     def predict(x: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
             return task(torch.from_numpy(x)).numpy()
 
     assert accuracy(predict, "chain") == pytest.approx(run.data.metrics["compressed/test/accuracy"])
-    exported, _ = export(store, run, "onnx", quantized=False, folder=tmp_path)
+    exported, _ = export_run(store, run, "onnx", quantized=False, folder=tmp_path)
     assert exported.agreement.accuracy is not None
     assert exported.agreement.accuracy[1] == pytest.approx(run.data.metrics["compressed/test/accuracy"])
 
 
 REFUSED = {
-    "hidden": r"^The preprocessing made_preprocessing\.Hidden cannot be recorded: it has no attribute 'power', which its "
+    "hidden": r"^The preprocessing custom_preprocessing\.Hidden cannot be recorded: it has no attribute 'power', which its "
     r"constructor takes\. Give it a method recipe\(\)",
     "local": r"OwnDigits\.build_preprocess\.<locals>\.Local cannot be recorded: .*has no '<locals>'",
     "forgetful": r"^The model that would be recorded is not the trained model: .* scores that differ by up to \d",
@@ -94,13 +94,13 @@ def test_a_package_that_is_not_trusted_is_refused_before_training(
     train: Train, store: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("TOUCHSTONE_TRUST")
-    with pytest.raises(UserError, match=r"preprocess._target_=made_preprocessing\.Sharpen .*TOUCHSTONE_TRUST"):
+    with pytest.raises(UserError, match=r"preprocess._target_=custom_preprocessing\.Sharpen .*TOUCHSTONE_TRUST"):
         train(*own("sharpen"))
     assert statuses(store) == []
 
 
 def test_a_model_that_is_not_the_trained_one_when_loaded_back_fails_the_run(train: Train, store: Any) -> None:
-    words = ("model=linear", "~model.hidden", "model._target_=made_preprocessing.Warming")
+    words = ("model=linear", "~model.hidden", "model._target_=custom_preprocessing.Warming")
     with pytest.raises(UserError, match=r"best\.ckpt is not the trained model: .* differ by up to \d.* for 64 samples"):
         train(*words)
     assert statuses(store) == ["FAILED"]
@@ -117,33 +117,33 @@ def test_weights_of_another_shape_are_refused_in_one_message(train: Train, store
     task = load_task(best_checkpoint(store, train("trainer.max_epochs=1")))
     state = {key: value[:1] if key == "model.output.weight" else value for key, value in task.state_dict().items()}
     with pytest.raises(UserError, match=r"^FILE does not fit its own config: .*(mismatch|missing)"):
-        rebuild(task.passport, {key: value[:1] for key, value in state.items()}, "FILE")
+        load_task_from_spec(task.task_spec, {key: value[:1] for key, value in state.items()}, "FILE")
 
 
 def test_a_recipe_has_the_arguments_of_every_module_of_a_chain() -> None:
     chain = nn.Sequential(
         Sharpen(0.5), nn.Sequential(LogAffine([1.0], [2.0])), Standardize([0.5], [0.25]), nn.Flatten(2)
     )
-    assert recipe(chain) == {
+    assert preprocess_spec(chain) == {
         "_target_": "torch.nn.Sequential",
         "_args_": [
-            {"_target_": "made_preprocessing.Sharpen", "power": 0.5},
+            {"_target_": "custom_preprocessing.Sharpen", "power": 0.5},
             {
                 "_target_": "torch.nn.Sequential",
                 "_args_": [
-                    {"_target_": "made_preprocessing.LogAffine"} | {"shift": [1.0], "scale": [2.0], "fitted": False}
+                    {"_target_": "custom_preprocessing.LogAffine"} | {"shift": [1.0], "scale": [2.0], "fitted": False}
                 ],
             },
             {"_target_": "lightning_modules.data.preprocess.Affine", "shift": [0.5], "scale": [0.25], "fitted": False},
             {"_target_": "torch.nn.modules.flatten.Flatten", "start_dim": 2, "end_dim": -1},
         ],
     }
-    assert recipe(fitted([1, 8, 8])) == {"_target_": "made_preprocessing.Centre", "shape": [1, 8, 8]}
+    assert preprocess_spec(fitted([1, 8, 8])) == {"_target_": "custom_preprocessing.Centre", "shape": [1, 8, 8]}
     assert isinstance(Warming([1, 8, 8], 10), nn.Module) and Centre([2]).mean.shape == (2,)
 
 
 def test_the_settings_of_a_users_preprocessing_are_part_of_the_fingerprint(tmp_path: Any) -> None:
-    from lightning_modules.data.fingerprint import describe
+    from lightning_modules.data.fingerprint import describe_preprocess
 
-    assert describe(Sharpen(0.5)) != describe(Sharpen(0.6))
-    assert describe(nn.Sequential(Sharpen(0.5))) == describe(nn.Sequential(Sharpen(0.5)))
+    assert describe_preprocess(Sharpen(0.5)) != describe_preprocess(Sharpen(0.6))
+    assert describe_preprocess(nn.Sequential(Sharpen(0.5))) == describe_preprocess(nn.Sequential(Sharpen(0.5)))

@@ -11,12 +11,12 @@ import pytest
 import torch
 import yaml
 
-from lightning_modules.command_line import compose_run
-from lightning_modules.run import run
-from lightning_modules.serve import load_task
+from lightning_modules.config.command_line import compose_run
+from lightning_modules.config.flatten import flatten
+from lightning_modules.run.run import run
+from lightning_modules.run.serve import load_task
 from lightning_modules.tracking.checkpoint import read_checkpoint
-from lightning_modules.tracking.flat import leaves
-from lightning_modules.tracking.rerun import histories
+from lightning_modules.tracking.rerun import metric_histories
 from lightning_modules.tracking.resume import best_checkpoint
 from lightning_modules.tracking.store import open_store
 
@@ -62,7 +62,7 @@ def test_every_leaf_of_the_config_is_a_param_and_none_is_cut(recorded: Any) -> N
     params = recorded[1].data.params
     config = yaml.safe_load((folder_of(recorded[1]) / "config/config.yaml").read_text())
     config.pop("choices")
-    missing = leaves(config).keys() - params.keys()
+    missing = flatten(config).keys() - params.keys()
     assert not missing
     assert params["debug.note"] == LONG
     assert params["optimizer.lr"] == str(config["optimizer"]["lr"])
@@ -82,7 +82,7 @@ def test_a_secret_in_the_config_reaches_no_param_and_no_artifact(recorded: Any) 
 
 
 def test_points_have_their_names_and_steps(recorded: Any) -> None:
-    found = histories(*((recorded[0], recorded[1].info.run_id)))
+    found = metric_histories(*((recorded[0], recorded[1].info.run_id)))
     assert [step for step, _ in found["train/loss"]] == list(range(60))
     assert [step for step, _ in found["val/accuracy"]] == [20, 40, 60]
     assert {"test/accuracy", "test/f1", "test/auroc", "test/top5_accuracy", "test/class_accuracy/7"} <= found.keys()
@@ -134,7 +134,7 @@ def test_the_best_weights_are_a_ready_model_with_its_metrics(recorded: Any) -> N
 def test_the_served_model_gives_the_recorded_accuracy_on_raw_samples(recorded: Any) -> None:
     import mlflow
 
-    from lightning_modules.data.digits import Digits
+    from lightning_modules.zoo.data.digits import Digits
 
     store, run = recorded
     mlflow.set_tracking_uri(store.uri)

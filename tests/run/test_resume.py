@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import torch
 
-from lightning_modules.command_line import compose_run
-from lightning_modules.errors import UserError
-from lightning_modules.killed import Killed
-from lightning_modules.run import run
+from lightning_modules.config.command_line import compose_run
+from lightning_modules.config.errors import UserError
+from lightning_modules.config.signals import SignalReceived
+from lightning_modules.run.run import run
 from lightning_modules.task.supervised import Supervised
 from lightning_modules.tracking.checkpoint import read_checkpoint
-from lightning_modules.tracking.rerun import histories
+from lightning_modules.tracking.rerun import metric_histories
 from lightning_modules.tracking.resume import best_checkpoint
 
 SMALL = (
@@ -56,7 +56,7 @@ def train_until(
         if self.current_epoch == epoch:
             signal.raise_signal(number)
 
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    with monkeypatch.context() as patch, pytest.raises(SignalReceived):
         patch.setattr(Supervised, "on_train_epoch_start", begin)
         run(compose_run([*SMALL, *overrides]))
 
@@ -73,7 +73,7 @@ def test_a_resumed_run_is_bit_equal_to_the_uninterrupted_one(
     run(compose_run([f"resume={killed.info.run_id}"]))
     resumed = store.client.get_run(killed.info.run_id)
     assert resumed.info.status == "FINISHED"
-    assert histories(store, killed.info.run_id) == histories(store, whole.info.run_id)
+    assert metric_histories(store, killed.info.run_id) == metric_histories(store, whole.info.run_id)
     ours, theirs = (read_checkpoint(best_checkpoint(store, r))["state_dict"] for r in (resumed, whole))
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
@@ -89,13 +89,13 @@ def test_no_point_is_stored_twice_where_steps_are_replayed(store: Any, monkeypat
         if self.current_epoch == 3:
             signal.raise_signal(signal.SIGINT)
 
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    with monkeypatch.context() as patch, pytest.raises(SignalReceived):
         patch.setattr(Supervised, "on_validation_epoch_end", die)  # epoch 3 is logged, but not in the checkpoint
         run(compose_run(SMALL))
     killed = newest_run(store)
     assert killed.info.status == "KILLED"
     run(compose_run([f"resume={killed.info.run_id}"]))
-    steps = [step for step, _ in histories(store, killed.info.run_id)["val/loss"]]
+    steps = [step for step, _ in metric_histories(store, killed.info.run_id)["val/loss"]]
     assert steps == [20, 40, 60, 80, 100]
 
 
@@ -141,7 +141,7 @@ def test_a_rerun_here_names_the_first_step_that_differs(
     from lightning_modules.tracking import rerun as room
 
     first, second = train(), train("optimizer.lr=0.1")
-    monkeypatch.setattr(room, "_run_again", lambda *_: second.info.run_id)
+    monkeypatch.setattr(room, "_start_rerun", lambda *_: second.info.run_id)
     with pytest.raises(SystemExit) as exit_:
         room.rerun(first.info.run_id, here=True)
     assert exit_.value.code == 1

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from lightning_modules.errors import UserError
-from lightning_modules.quality import verbs
-from lightning_modules.quality.verbs import compose_quality
+from lightning_modules.config.errors import UserError
+from lightning_modules.quality import commands
+from lightning_modules.quality.commands import compose_quality
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -29,7 +29,7 @@ def newest(store: Any) -> Any:
 
 
 def test_inspect_prints_writes_and_logs_a_run_of_its_own(store: Any, tmp_path: Path, capsys: Any) -> None:
-    verbs.inspect(compose_quality(["data=digits", f"out={tmp_path}/found"]))
+    commands.inspect_data(compose_quality(["data=digits", f"out={tmp_path}/found"]))
     said = capsys.readouterr().out
     assert "near pairs" in said and "train 1585, test 1648" in said and "logged to run" in said
     report = json.loads((tmp_path / "found" / "report.json").read_text())
@@ -45,21 +45,25 @@ def test_inspect_prints_writes_and_logs_a_run_of_its_own(store: Any, tmp_path: P
 
 
 def test_clean_writes_a_list_that_a_run_takes(store: Any, tmp_path: Path, capsys: Any) -> None:
-    verbs.clean(compose_quality(["data=digits", f"out={tmp_path}/list.json"]))
+    commands.write_exclusions(compose_quality(["data=digits", f"out={tmp_path}/list.json"]))
     assert "data.exclude=" in capsys.readouterr().out
     record = json.loads((tmp_path / "list.json").read_text())
     assert [(entry["index"], entry["part"]) for entry in record["excluded"]] == [(1585, "pool")]
     assert newest(store).data.metrics == {"excluded": 1, "excluded/leak": 1}
     with pytest.raises(UserError, match="made of other data"):
-        verbs.split(compose_quality(["data=tabular", f"data.exclude={tmp_path}/list.json", f"out={tmp_path}/s.json"]))
-    verbs.split(compose_quality(["data=digits", f"data.exclude={tmp_path}/list.json", f"out={tmp_path}/s.json"]))
+        commands.write_split(
+            compose_quality(["data=tabular", f"data.exclude={tmp_path}/list.json", f"out={tmp_path}/s.json"])
+        )
+    commands.write_split(
+        compose_quality(["data=digits", f"data.exclude={tmp_path}/list.json", f"out={tmp_path}/s.json"])
+    )
     split = json.loads((tmp_path / "s.json").read_text())
     assert 1585 not in split["parts"]["train"]["indices"] and split["unused"] == 1
 
 
 def test_a_split_with_a_leak_ends_with_one_and_without_a_store_nothing_is_logged(tmp_path: Path, capsys: Any) -> None:
     with pytest.raises(SystemExit) as ended:
-        verbs.split(compose_quality(["data=digits", "tracking=none", f"out={tmp_path}/s.json"]))
+        commands.write_split(compose_quality(["data=digits", "tracking=none", f"out={tmp_path}/s.json"]))
     assert ended.value.code == 1
     said = capsys.readouterr().out
     assert "1 groups in train+test" in said and "logged" not in said
@@ -90,25 +94,25 @@ def test_a_misspelt_override_names_the_nearest(overrides: list[str], said: str) 
         ("clean.label_errors=-1", "at least 0 or all"),
         ("drift=[train]", "two parts are compared"),
         ("drift=[train,tset]", "did you mean 'test'"),
-        ("clean.conflicts=maybe", "it can be: false, true"),
+        ("clean.conflicts=maybe", "expected true or false"),
         ("data=null", "data has no such option"),
         ("~data", "a data set is needed"),
     ],
 )
 def test_a_senseless_value_is_one_message(override: str, said: str) -> None:
     with pytest.raises(UserError, match=said):
-        verbs.clean(compose_quality([override, "tracking=none"]))
+        commands.write_exclusions(compose_quality([override, "tracking=none"]))
 
 
 def test_a_set_that_is_not_there_says_where_it_was_looked_for(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not there"):
-        verbs.inspect(compose_quality(["data=cifar10", f"data.root={tmp_path}/not there", "tracking=none"]))
+        commands.inspect_data(compose_quality(["data=cifar10", f"data.root={tmp_path}/not there", "tracking=none"]))
 
 
 def test_a_place_that_cannot_be_written_is_one_message(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
-        verbs.clean(compose_quality(["data=tabular", "tracking=none", f"out={tmp_path}/file/list.json"]))
+        commands.write_exclusions(compose_quality(["data=tabular", "tracking=none", f"out={tmp_path}/file/list.json"]))
 
 
 def test_the_command_answers_with_a_message_and_an_exit_code(command: Callable[..., Any]) -> None:

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from claimed import ROOT, Project
+from claim_project import ROOT, Project
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from lightning_modules.check import check_config
 from lightning_modules.cli.main import VERBS
-from lightning_modules.command_line import compose_run
+from lightning_modules.config.check import check_config
+from lightning_modules.config.command_line import compose_run
 
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)

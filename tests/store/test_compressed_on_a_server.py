@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from lightning_modules.command_line import compose_run
 from lightning_modules.compression.artifact import load_compressed
-from lightning_modules.run import run
-from lightning_modules.serve import weights_of_model
+from lightning_modules.config.command_line import compose_run
+from lightning_modules.run.run import run
+from lightning_modules.run.serve import model_weights
+from lightning_modules.tracking.outbox import work_folder
 from lightning_modules.tracking.store import open_store
-from lightning_modules.tracking.undelivered import work_folder
 
 pytestmark = pytest.mark.slow
 WORDS = (
@@ -30,8 +30,8 @@ def test_the_models_of_all_stages_arrive(
     models = store.client.search_logged_models([found.info.experiment_id], f"source_run_id = '{found.info.run_id}'")
     assert {model.name for model in models} == {"model", "1-prune", "2-share"}
     last = found.data.tags["touchstone.compressed_model_id"]
-    path = weights_of_model(store, f"models:/{last}")
-    assert load_compressed(path).passport["name"] == "digits-mlp"
+    path = model_weights(store, f"models:/{last}")
+    assert load_compressed(path).task_spec["name"] == "digits-mlp"
     assert path.stat().st_size == found.data.metrics["compressed/size_bytes"]
     assert "compression/table.md" in {f.path for f in store.client.list_artifacts(found.info.run_id, "compression")}
     assert not work_folder(found.info.run_id).exists()

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from lightning_modules.tracking.checkpoint import read_checkpoint
+from lightning_modules.tracking.outbox import work_folder
 from lightning_modules.tracking.resume import best_checkpoint
 from lightning_modules.tracking.store import Store, open_store
-from lightning_modules.tracking.undelivered import work_folder
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 QUICK = ("data.per_class=10", "model=mlp", "~callbacks.progress", "~callbacks.summary")
@@ -27,8 +27,8 @@ def server(store: Store, new_server: Callable[..., Any], postgres: str, monkeypa
 
 
 def train(*overrides: str) -> Any:
-    from lightning_modules.command_line import compose_run
-    from lightning_modules.run import run
+    from lightning_modules.config.command_line import compose_run
+    from lightning_modules.run.run import run
 
     run(compose_run(list(overrides)))
     store = open_store()
@@ -127,7 +127,7 @@ def test_eight_processes_write_through_the_server_and_no_point_is_lost(server: A
 def test_prune_looks_after_the_work_folders_of_a_server_and_deletes_rows_in_the_database(
     server: Any, postgres: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from lightning_modules.tracking import prune as prune_module
+    from lightning_modules.store import gc as prune_module
 
     store = open_store()
     kept, gone = (store.client.create_run(store.experiment("pruned")).info.run_id for _ in range(2))
@@ -137,9 +137,9 @@ def test_prune_looks_after_the_work_folders_of_a_server_and_deletes_rows_in_the_
     for name in (kept, gone, "f" * 32):
         work_folder(name).mkdir(parents=True)
         (work_folder(name) / "file").write_text(json.dumps(name))
-    prune_module.prune(store)
+    prune_module.gc(store)
     assert {path.name for path in work_folder(kept).parent.iterdir()} == {kept, "f" * 32}
     assert "the server knows no such run" in capsys.readouterr().out
     direct = open_store(postgres)
-    prune_module.prune(direct)
+    prune_module.gc(direct)
     assert {r.info.run_id for r in direct.client.search_runs([store.experiment("pruned")], run_view_type=3)} == {kept}

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from lightning_modules.errors import UserError
-from lightning_modules.tracking.relocate import relocate
+from lightning_modules.config.errors import UserError
+from lightning_modules.store.relocate import relocate
 from lightning_modules.tracking.store import Store, open_store
 
 
@@ -133,8 +133,8 @@ def test_a_trained_run_is_resumed_rerun_and_read_at_the_new_place(
     command: Callable[..., CompletedProcess[str]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from lightning_modules.command_line import compose_run
-    from lightning_modules.run import run as run_config
+    from lightning_modules.config.command_line import compose_run
+    from lightning_modules.run.run import run as run_config
     from lightning_modules.tracking.checkpoint import read_checkpoint
     from lightning_modules.tracking.resume import best_checkpoint
 

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 from pytorch_lightning import Callback, Trainer
 
+from lightning_modules.store.sync import sync
 from lightning_modules.tracking.checkpoint import read_checkpoint
-from lightning_modules.tracking.delivery import pending
 from lightning_modules.tracking.logger import BufferedMLflowLogger
+from lightning_modules.tracking.outbox import work_folder
+from lightning_modules.tracking.outbox_delivery import pending_files
 from lightning_modules.tracking.resume import best_checkpoint
 from lightning_modules.tracking.store import Store, open_store
-from lightning_modules.tracking.sync import sync
-from lightning_modules.tracking.undelivered import work_folder
 
 pytestmark = pytest.mark.slow
 ROOT, EPOCHS = Path(__file__).resolve().parents[2], 5
@@ -47,8 +47,8 @@ class Outage(Callback):
 
 
 def train(*overrides: str, extra: tuple[Callback, ...] = ()) -> None:
-    from lightning_modules.command_line import compose_run
-    from lightning_modules.run import run
+    from lightning_modules.config.command_line import compose_run
+    from lightning_modules.run.run import run
 
     run(compose_run(list(overrides)), extra=extra)
 
@@ -75,7 +75,7 @@ def require_whole(store: Store, epochs: int = EPOCHS) -> None:
     assert str(model.status) == "READY" and {"test/loss"} <= {m.key for m in model.metrics or []}
     assert len(run.outputs.model_outputs) == 1
     assert best_checkpoint(store, run).stat().st_size > 0
-    assert not work_folder(run.info.run_id).exists() and pending(store.uri) == []
+    assert not work_folder(run.info.run_id).exists() and pending_files(store.uri) == []
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ def test_a_run_whose_server_stays_gone_ends_well_and_sync_makes_it_whole(
 ) -> None:
     train(*QUICK, f"trainer.max_epochs={EPOCHS}", "tracking.system_metrics_s=null", extra=(Outage(server, 2),))
     assert "the server is gone" in capsys.readouterr().err
-    kept = pending(server.uri)
+    kept = pending_files(server.uri)
     assert len(kept) >= 1 and all(path.is_relative_to(tmp_path / "project") for path in kept)
     server.start()
     store = open_store()

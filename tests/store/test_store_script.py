@@ -9,8 +9,8 @@ from subprocess import CompletedProcess
 
 import pytest
 
-from lightning_modules.errors import UserError
-from lightning_modules.tracking.relocate import relocate
+from lightning_modules.config.errors import UserError
+from lightning_modules.store.relocate import relocate
 from lightning_modules.tracking.store import Store
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from lightning_modules.errors import UserError
-from lightning_modules.tracking import mirror
+from lightning_modules.config.errors import UserError
+from lightning_modules.store import run_copier
+from lightning_modules.store.sync import sync
 from lightning_modules.tracking.resume import best_checkpoint
 from lightning_modules.tracking.store import Store, open_store
-from lightning_modules.tracking.sync import sync
 
 
 @pytest.fixture
@@ -26,9 +26,9 @@ def other(tmp_path: Path, empty_database: Path) -> Store:
 
 
 def twins(store: Store) -> dict[str, Any]:
-    runs = mirror.all_runs(store.client, [e.experiment_id for e in store.client.search_experiments()])
-    assert len({run.data.tags[mirror.ORIGIN] for run in runs}) == len(runs), "a run was made twice"
-    return {run.data.tags[mirror.ORIGIN]: run for run in runs}
+    runs = run_copier.all_runs(store.client, [e.experiment_id for e in store.client.search_experiments()])
+    assert len({run.data.tags[run_copier.SOURCE_TAG] for run in runs}) == len(runs), "a run was made twice"
+    return {run.data.tags[run_copier.SOURCE_TAG]: run for run in runs}
 
 
 def points(store: Store, run_id: str) -> set[tuple[str, float, int, int]]:
@@ -100,8 +100,8 @@ def test_a_trained_run_is_the_same_in_the_other_store_and_is_there_once(
     assert content(other, twin.info.run_id, hide(twin.info.run_id, twin_model)) == there
     assert twin_model in (best_checkpoint(other, twin).parent / "MLmodel").read_text()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", other.uri)
-    from lightning_modules.command_line import compose_run
-    from lightning_modules.run import run as run_config
+    from lightning_modules.config.command_line import compose_run
+    from lightning_modules.run.run import run as run_config
 
     run_config(compose_run([f"resume={twin.info.run_id}", "trainer.max_epochs=3"]))  # the twin is a run as any other
     assert {p.step for p in other.client.get_metric_history(twin.info.run_id, "val/loss")} > {
@@ -157,7 +157,7 @@ def test_a_sync_that_was_cut_off_anywhere_goes_on(store: Store, other: Store, st
     parent, runs = sweep(store)
     store.client.create_logged_model(store.client.get_run(runs[1]).info.experiment_id, source_run_id=runs[1])
     calls = iter(range(1000))
-    cut = mirror.Mirror(store, other)
+    cut = run_copier.RunCopier(store, other)
 
     class Client:
         """The client of the other store, until it breaks."""
@@ -202,7 +202,7 @@ def test_a_run_that_has_changed_is_brought_up_to_date_and_one_deleted_there_is_l
 def test_a_twin_that_a_lost_answer_doubled_is_one_again(store: Store, other: Store) -> None:
     run_id = store.client.create_run(store.experiment("a")).info.run_id
     for _ in range(2):
-        other.client.create_run(other.experiment("a"), tags={mirror.ORIGIN: run_id})
+        other.client.create_run(other.experiment("a"), tags={run_copier.SOURCE_TAG: run_id})
     sync(to_uri=other.uri)
     assert set(twins(other)) == {run_id}
 

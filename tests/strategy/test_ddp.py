@@ -13,9 +13,9 @@ import psutil
 import pytest
 import torch
 
-from lightning_modules.errors import UserError
+from lightning_modules.config.errors import UserError
 from lightning_modules.tracking.checkpoint import read_checkpoint
-from lightning_modules.tracking.rerun import histories
+from lightning_modules.tracking.rerun import metric_histories
 from lightning_modules.tracking.resume import best_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,7 +39,7 @@ def test_two_processes_give_the_weights_of_one_with_the_same_global_batch(
     assert max(float((ours[key].double() - theirs[key].double()).abs().max()) for key in theirs) < 1e-6
     assert two.data.metrics["test/accuracy"] == one.data.metrics["test/accuracy"]
     assert two.data.metrics["val/loss"] == pytest.approx(one.data.metrics["val/loss"], abs=1e-6)
-    assert [step for step, _ in histories(store, two.info.run_id)["val/loss"]] == [19, 38]
+    assert [step for step, _ in metric_histories(store, two.info.run_id)["val/loss"]] == [19, 38]
 
 
 def test_a_mistake_in_a_rank_is_told_as_one_message(train: Callable[..., Any]) -> None:
@@ -88,7 +88,7 @@ def _start_from_rank(rank: int, port: int) -> None:
     strategy._local_rank = rank
     strategy.model = torch.nn.Linear(1, 1)
     torch.nn.init.constant_(strategy.model.weight, rank)
-    strategy.check_one_job()
+    strategy.check_ranks_agree()
 
 
 @pytest.mark.slow
@@ -131,7 +131,7 @@ def test_a_signal_ends_all_ranks_and_the_run_can_be_resumed(
 @pytest.mark.slow
 def test_a_signal_in_the_middle_of_a_collective_ends_all_ranks_too(store: Any, tmp_path: Path) -> None:
     words = ["trainer=ddp", "strategy.start_method=popen", "data.per_class=10", "model=mlp", "~callbacks.progress"]
-    ends = "+callbacks.ends._target_=signalled.SignalAmongRanks"
+    ends = "+callbacks.ends._target_=signal_in_collective.SignalDuringCollective"
     program = [sys.executable, str(ROOT / "scripts" / "train.py"), *words, ends, "trainer.max_epochs=5"]
     paths = os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
     with (tmp_path / "log").open("w") as log:

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_modules.errors import UserError
-from lightning_modules.strategy.fsdp2 import separate_parts
+from lightning_modules.config.errors import UserError
+from lightning_modules.strategy.fsdp2 import layers_to_wrap
 from lightning_modules.tracking.checkpoint import read_checkpoint
-from lightning_modules.tracking.rerun import histories
+from lightning_modules.tracking.rerun import metric_histories
 from lightning_modules.tracking.resume import best_checkpoint
 
 SMALL = ("data=mnist1d", "model=mlp", "data.per_class=13", "data.drop_last=true", "callbacks=last", "trainer.max_epochs=2",
@@ -22,7 +22,7 @@ def weights(store: Any, run: Any) -> dict[str, torch.Tensor]:
     return {key: value.double() for key, value in read_checkpoint(best_checkpoint(store, run))["state_dict"].items()}
 
 
-def furthest(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> float:
+def max_difference(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> float:
     assert ours.keys() == theirs.keys()
     return max(float((ours[key] - theirs[key]).abs().max()) for key in theirs)
 
@@ -32,7 +32,7 @@ def test_fsdp2_gives_the_weights_of_ddp_in_float64(store: Any, train: Callable[.
     words = (*SMALL, f"optimizer={optimizer}", "decay_norms_and_biases=false")  # two groups of parameters
     ddp = train(*words, quick=False)
     fsdp2 = train(*words, "strategy=fsdp2", "strategy.min_params=1000", quick=False)
-    assert furthest(weights(store, fsdp2), weights(store, ddp)) < 1e-12
+    assert max_difference(weights(store, fsdp2), weights(store, ddp)) < 1e-12
     for name in ("val/loss", "test/loss", "test/accuracy"):
         assert fsdp2.data.metrics[name] == pytest.approx(ddp.data.metrics[name], abs=1e-6)
 
@@ -41,9 +41,9 @@ def test_accumulated_gradients_are_exchanged_once_a_step(store: Any, train: Call
     words = (*SMALL, "trainer.accumulate_grad_batches=2", "optimizer=sgd")
     ddp = train(*words, quick=False)
     fsdp2 = train(*words, "strategy=fsdp2", quick=False)
-    assert furthest(weights(store, fsdp2), weights(store, ddp)) < 1e-12
+    assert max_difference(weights(store, fsdp2), weights(store, ddp)) < 1e-12
     size = 8 * ddp.data.metrics["model/params"]
-    sent = [value for _, value in histories(store, fsdp2.info.run_id)["comm/bytes"]]
+    sent = [value for _, value in metric_histories(store, fsdp2.info.run_id)["comm/bytes"]]
     assert sent[0] == pytest.approx(size / 2 + size / 2)  # half of the weights each time, all gradients every other
 
 
@@ -56,4 +56,4 @@ def test_large_members_of_lists_and_sequences_are_gathered_on_their_own() -> Non
     model = nn.Sequential(
         nn.Linear(2, 3), nn.Sequential(nn.Linear(30, 30), nn.ReLU()), nn.ModuleList([nn.Linear(40, 40)])
     )
-    assert [part.in_features for part in separate_parts(model, 900)] == [40, 30]
+    assert [part.in_features for part in layers_to_wrap(model, 900)] == [40, 30]

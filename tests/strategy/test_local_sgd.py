@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from local_ranks import ALGORITHMS, OPTIMIZERS, Batches, ddp, furthest, loss_of, network, train, weights
+from local_sgd_training import ALGORITHMS, OPTIMIZERS, Batches, ddp, loss_of, max_difference, network, train, weights
 from torch import Tensor, nn
 
-from lightning_modules.errors import UserError
+from lightning_modules.config.errors import UserError
 from lightning_modules.strategy.asynchronous import AsynchronousAveraging
+from lightning_modules.strategy.diloco import DiLoCo
 from lightning_modules.strategy.local_sgd import LocalSGD
 from lightning_modules.strategy.local_steps import LocalSteps
-from lightning_modules.strategy.outer import DiLoCo
 
 HUNDRED_STEPS = {"max_epochs": 10}
 
@@ -86,37 +86,37 @@ def apply_late(models: list[nn.Sequential], began: list[list[Tensor]]) -> None:
 )
 def test_two_ranks_end_where_two_models_end_that_are_averaged_by_hand(algorithm: str, optimizer: str) -> None:
     ours, theirs = train(ALGORITHMS[algorithm](), optimizer), by_hand(algorithm, optimizer)
-    assert furthest(weights(ours), weights(theirs)) < 1e-12
+    assert max_difference(weights(ours), weights(theirs)) < 1e-12
     if algorithm != "post_local_sgd":  # whose statistics are at first those of rank 0
-        assert furthest(ours, theirs) < 1e-12
+        assert max_difference(ours, theirs) < 1e-12
 
 
 # --- equal to DDP ----------------------------------------------------------------------------------------------
 def test_with_a_period_of_one_and_momentum_a_hundred_steps_are_those_of_ddp() -> None:
     ours, theirs = (train(strategy, "momentum", **HUNDRED_STEPS) for strategy in (LocalSGD(1, threads=1), ddp()))
-    assert furthest(weights(ours), weights(theirs)) < 1e-12
+    assert max_difference(weights(ours), weights(theirs)) < 1e-12
 
 
 def test_with_a_period_of_one_and_an_outer_step_of_one_a_hundred_steps_of_sgd_are_those_of_ddp() -> None:
     outer = DiLoCo(1, outer_lr=1.0, outer_momentum=0.0, threads=1)
     ours, theirs = (train(strategy, "sgd", **HUNDRED_STEPS) for strategy in (outer, ddp()))
-    assert furthest(weights(ours), weights(theirs)) < 1e-12
+    assert max_difference(weights(ours), weights(theirs)) < 1e-12
 
 
 def test_with_a_period_of_one_and_adam_they_are_not() -> None:
     ours, theirs = (train(strategy, "adam") for strategy in (LocalSGD(1, threads=1), ddp()))
-    assert furthest(weights(ours), weights(theirs)) > 1e-4
+    assert max_difference(weights(ours), weights(theirs)) > 1e-4
 
 
 def test_steps_are_counted_and_not_the_batches_whose_gradients_are_accumulated() -> None:
     settings = {"accumulate_grad_batches": 5, "max_epochs": 4}
     ours, theirs = (train(strategy, "momentum", **settings) for strategy in (LocalSGD(1, threads=1), ddp()))
-    assert furthest(weights(ours), weights(theirs)) < 1e-12
+    assert max_difference(weights(ours), weights(theirs)) < 1e-12
 
 
 @pytest.mark.parametrize("algorithm", ["local_sgd", "async_averaging"])
 def test_one_process_trains_as_if_there_were_no_strategy(algorithm: str) -> None:
-    assert furthest(train(ALGORITHMS[algorithm](), devices=1), train(ddp(), devices=1)) == 0.0
+    assert max_difference(train(ALGORITHMS[algorithm](), devices=1), train(ddp(), devices=1)) == 0.0
 
 
 # --- what is sent ----------------------------------------------------------------------------------------------

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from lightning_modules.errors import UserError
-from lightning_modules.reproduction.find import claim_files
+from lightning_modules.config.errors import UserError
+from lightning_modules.reproduction.discovery import claim_files
 from lightning_modules.reproduction.lint import lint
 from lightning_modules.tracking.checkpoint import read_checkpoint
-from lightning_modules.tracking.rerun import histories
+from lightning_modules.tracking.rerun import metric_histories
 from lightning_modules.tracking.resume import best_checkpoint
 
 LOOP = ("trainer=ddp", "model=mlp", "data.batch_size=16", "callbacks.last.every_s=0", "tracking.pictures=false")
@@ -22,7 +22,7 @@ def test_the_mean_of_the_ranks_is_validated_saved_and_tested(
     run = train(*LOOP, f"strategy={strategy}", "strategy.period=2")
     assert run.data.params["strategy.period"] == "2"
     assert run.data.metrics["test/accuracy"] > 0.2
-    sent = [value for _, value in histories(store, run.info.run_id)["comm/bytes"]]
+    sent = [value for _, value in metric_histories(store, run.info.run_id)["comm/bytes"]]
     state = read_checkpoint(best_checkpoint(store, run))["state_dict"]
     whole = 4 * sum(value.numel() for key, value in state.items() if key.startswith("model."))
     assert 0.2 * whole < sent[0] < 0.6 * whole  # an epoch has few steps: 0.5, or a share of it

@@ -6,18 +6,23 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from gloo_ranks import on_ranks
+from gloo_process_group import run_on_ranks
 from torch import Tensor, nn
 
-from lightning_modules.errors import UserError
-from lightning_modules.model.basic_resnet import BasicResNet
+from lightning_modules.config.errors import UserError
 from lightning_modules.model.convnet import ConvNet
 from lightning_modules.model.mlp import MLP
-from lightning_modules.model.vit import ViT
-from lightning_modules.strategy.pipeline_pass import Done, PipelinePass, assigned, pieces_of
-from lightning_modules.strategy.pipeline_stages import cut, drop_others
-from lightning_modules.tracking.artifacts import artifact
+from lightning_modules.strategy.pipeline_partition import drop_other_parts, partition
+from lightning_modules.strategy.pipeline_schedule import (
+    PipelineExecutor,
+    StepResult,
+    attach_gradients,
+    num_microbatches,
+)
+from lightning_modules.tracking.artifacts import artifact_path
 from lightning_modules.tracking.checkpoint import read_checkpoint
+from lightning_modules.zoo.model.basic_resnet import BasicResNet
+from lightning_modules.zoo.model.vit import ViT
 
 SMALL = ("data=mnist1d", "model=mlp", "data.per_class=13", "callbacks=last", "trainer.max_epochs=2", "data.batch_size=32",
          "trainer.precision=64-true", "tracking.system_metrics_s=null", "tracking.pictures=false", "~callbacks.progress",
@@ -47,7 +52,7 @@ def built(name: str) -> nn.Module:
 
 # --- a training ----------------------------------------------------------------------------------------------
 def state(store: Any, run: Any) -> Any:
-    return read_checkpoint(artifact(store, run, "checkpoints/last.ckpt"))
+    return read_checkpoint(artifact_path(store, run, "checkpoints/last.ckpt"))
 
 
 def far_apart(store: Any, a: Any, b: Any) -> float:
@@ -107,7 +112,7 @@ def test_what_a_pipeline_cannot_follow_is_refused(train: Callable[..., Any], wor
 # --- a batch -------------------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def passes() -> list[Any]:
-    return on_ranks(_passes)
+    return run_on_ranks(_passes)
 
 
 def _passes(rank: int) -> dict[str, Any]:
@@ -116,12 +121,12 @@ def _passes(rank: int) -> dict[str, Any]:
     for name in MODELS:
         for schedule, microbatches in (("gpipe", 1), ("gpipe", 4), ("1f1b", 4)):
             model, target = built(name), torch.arange(12) % 10
-            part = cut(model, IMAGES[:2], 2)[rank]
-            drop_others(model, part)
-            passing = PipelinePass(part, rank, 2, torch.device("cpu"), microbatches, schedule)
+            part = partition(model, IMAGES[:2], 2)[rank]
+            drop_other_parts(model, part)
+            passing = PipelineExecutor(part, rank, 2, torch.device("cpu"), microbatches, schedule)
             kept = _count_kept(part, passing)
             done = passing.step(IMAGES, target, F.cross_entropy)
-            loss, outputs = assigned(F.cross_entropy(done.outputs, target), done)
+            loss, outputs = attach_gradients(F.cross_entropy(done.outputs, target), done)
             (2 * loss).backward()
             gradients = {key: p.grad for key, p in model.named_parameters() if not p.is_meta}
             buffers = dict(part.named_buffers())
@@ -130,7 +135,7 @@ def _passes(rank: int) -> dict[str, Any]:
     return found
 
 
-def _count_kept(part: nn.Module, passing: PipelinePass) -> list[int]:
+def _count_kept(part: nn.Module, passing: PipelineExecutor) -> list[int]:
     kept, stages = [0], []
     make = passing._new
 
@@ -175,12 +180,15 @@ def test_1f1b_keeps_the_activations_of_as_many_microbatches_as_there_are_ranks(p
 def test_the_parts_have_equal_operations_or_equal_parameters() -> None:
     network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(1152, 10))
     images = IMAGES.float()
-    assert [list(part.state_dict()) for part in cut(network, images, 2, "operations")] == [
+    assert [list(part.state_dict()) for part in partition(network, images, 2, "operations")] == [
         ["0.weight", "0.bias"],
         ["2.weight", "2.bias", "4.weight", "4.bias"],
     ]
-    assert [next(iter(part.state_dict())) for part in cut(network, images, 2, "parameters")] == ["0.weight", "4.weight"]
-    assert len(cut(network, images, 3)) == 3
+    assert [next(iter(part.state_dict())) for part in partition(network, images, 2, "parameters")] == [
+        "0.weight",
+        "4.weight",
+    ]
+    assert len(partition(network, images, 3)) == 3
 
 
 class _Tied(nn.Module):
@@ -206,15 +214,15 @@ def test_a_network_that_is_no_chain_is_refused_with_what_else_there_is(model: nn
     with pytest.raises(
         UserError, match=rf"strategy=pipeline: {type(model).__name__} .*; use strategy=fsdp2 or strategy=ddp"
     ):
-        cut(model, torch.rand(2, 4), 2)
+        partition(model, torch.rand(2, 4), 2)
 
 
 def test_a_batch_is_cut_into_as_many_equal_pieces_as_are_allowed() -> None:
-    assert [pieces_of(samples, 4) for samples in (32, 30, 9, 7, 2, 1)] == [4, 3, 3, 1, 2, 1]
+    assert [num_microbatches(samples, 4) for samples in (32, 30, 9, 7, 2, 1)] == [4, 3, 3, 1, 2, 1]
 
 
 def test_what_adds_to_the_loss_from_the_outputs_is_refused_instead_of_forgotten() -> None:
     weight = nn.Parameter(torch.ones(()))
-    loss, outputs = assigned(torch.ones(()), Done(torch.ones(3), 1.0, [weight], [torch.ones(())], 0.0))
+    loss, outputs = attach_gradients(torch.ones(()), StepResult(torch.ones(3), 1.0, [weight], [torch.ones(())], 0.0))
     with pytest.raises(UserError, match="something adds to the loss"):
         (loss + outputs.sum()).backward()

@@ -11,13 +11,13 @@ import torch.multiprocessing as mp
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from lightning_modules.errors import UserError
+from lightning_modules.config.errors import UserError
 from lightning_modules.model.mlp import MLP
-from lightning_modules.model.text_transformer import TextTransformer
-from lightning_modules.model.vit import ViT
-from lightning_modules.strategy.tensor_plan import is_row, pairs, tensor_plan
-from lightning_modules.tracking.artifacts import artifact
+from lightning_modules.strategy.tensor_parallel_plan import is_rowwise, linear_pairs, parallelize_plan
+from lightning_modules.tracking.artifacts import artifact_path
 from lightning_modules.tracking.checkpoint import read_checkpoint
+from lightning_modules.zoo.model.text_transformer import TextTransformer
+from lightning_modules.zoo.model.vit import ViT
 
 SMALL = ("data=mnist1d", "model=mlp", "data.per_class=13", "data.drop_last=true", "callbacks=last", "trainer.max_epochs=2",
          "trainer.precision=64-true", "tracking.system_metrics_s=null", "tracking.pictures=false", "data.batch_size=32",
@@ -34,7 +34,9 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
 def test_tensor_parallel_gives_the_weights_of_one_process_in_float64(store: Any, train: Callable[..., Any]) -> None:
     two = train(*SMALL, "trainer=ddp", "strategy=tensor_parallel", quick=False)
     one = train(*SMALL, quick=False)
-    ours, theirs = (read_checkpoint(artifact(store, run, "checkpoints/last.ckpt"))["state_dict"] for run in (two, one))
+    ours, theirs = (
+        read_checkpoint(artifact_path(store, run, "checkpoints/last.ckpt"))["state_dict"] for run in (two, one)
+    )
     assert ours.keys() == theirs.keys()
     assert max(float((ours[key].double() - theirs[key].double()).abs().max()) for key in theirs) < 1e-12
     for name in ("val/loss", "test/loss", "test/accuracy"):
@@ -62,18 +64,18 @@ def _compare(rank: int, port: int) -> None:
         model = build().double()
         torch.manual_seed(0)
         cut = build().double()
-        TensorParallel().spread(cut, init_device_mesh("cpu", (2,)))
+        TensorParallel().shard(cut, init_device_mesh("cpu", (2,)))
         x = _samples(name)
         outputs, expected = cut(x), model(x)
         assert torch.allclose(outputs, expected, atol=1e-12), name
         outputs.square().sum().backward()
         expected.square().sum().backward()
-        spread = 0
+        shard = 0
         for (key, mine), whole in zip(cut.named_parameters(), model.parameters(), strict=True):
-            spread += isinstance(mine, DTensor)
+            shard += isinstance(mine, DTensor)
             gradient = mine.grad.full_tensor() if isinstance(mine.grad, DTensor) else mine.grad
             assert torch.allclose(gradient, whole.grad, atol=1e-10), f"{name}: {key}"
-        assert spread >= 4, name
+        assert shard >= 4, name
         with torch.no_grad():
             assert torch.allclose(cut.eval()(x), model.eval()(x), atol=1e-12), name
 
@@ -86,17 +88,17 @@ def _samples(name: str) -> torch.Tensor:
 
 
 def test_layers_are_paired_only_where_units_stay_apart_between_them() -> None:
-    assert pairs(MLP([4], 2, hidden=[8, 8, 8])) == [("hidden.0", "hidden.1"), ("hidden.2", "head")]
-    assert pairs(MLP([4], 2, hidden=[8, 8], residual=True)) == []
-    assert pairs(nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Dropout(), nn.Linear(8, 4))) == [("0", "3")]
-    assert pairs(nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.Linear(8, 4))) == []
-    plan = tensor_plan(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 4)), 2)
-    assert {name: is_row(style) for name, style in plan.items()} == {"0": False, "2": True, "4": False}
+    assert linear_pairs(MLP([4], 2, hidden=[8, 8, 8])) == [("hidden.0", "hidden.1"), ("hidden.2", "head")]
+    assert linear_pairs(MLP([4], 2, hidden=[8, 8], residual=True)) == []
+    assert linear_pairs(nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Dropout(), nn.Linear(8, 4))) == [("0", "3")]
+    assert linear_pairs(nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.Linear(8, 4))) == []
+    plan = parallelize_plan(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 4)), 2)
+    assert {name: is_rowwise(style) for name, style in plan.items()} == {"0": False, "2": True, "4": False}
 
 
 def test_a_model_without_a_layer_to_cut_is_refused_with_what_else_there_is() -> None:
     with pytest.raises(UserError, match=r"strategy=tensor_parallel: Conv2d has no linear layer .* use strategy=fsdp2"):
-        tensor_plan(nn.Conv2d(1, 2, 3), 2)
+        parallelize_plan(nn.Conv2d(1, 2, 3), 2)
 
 
 def test_clipping_by_a_norm_over_cut_and_whole_layers_is_refused(train: Callable[..., Any]) -> None:

@@ -13,11 +13,11 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from lightning_modules.errors import UserError
-from lightning_modules.strategy.meeting import meet_anew
+from lightning_modules.config.errors import UserError
+from lightning_modules.strategy.launch.rendezvous import renegotiate_port
 from lightning_modules.tracking import elastic
 from lightning_modules.tracking.checkpoint import read_checkpoint
-from lightning_modules.tracking.rerun import histories
+from lightning_modules.tracking.rerun import metric_histories
 from lightning_modules.tracking.resume import best_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -68,9 +68,9 @@ def test_ranks_with_another_config_end_with_one_message_and_one_failed_run(store
 # --- elastic: torchrun starts the ranks again ---------------------------------------------------------------------
 
 
-def killed(mark: Path, kind: str = "KilledOnce", **settings: int) -> list[str]:
-    """The overrides that add a callback of `killed_once`."""
-    words = {"_target_": f"killed_once.{kind}", "mark": f"'{mark}'", **settings}
+def killed(mark: Path, kind: str = "KillOnce", **settings: int) -> list[str]:
+    """The overrides that add a callback of `kill_once_callbacks`."""
+    words = {"_target_": f"kill_once_callbacks.{kind}", "mark": f"'{mark}'", **settings}
     return [f"+callbacks.killed.{key}={value}" for key, value in words.items()]
 
 
@@ -90,14 +90,14 @@ def test_a_run_goes_on_by_itself_when_torchrun_starts_its_ranks_again(
     assert done.returncode == 0, done.stderr[-3000:]
     assert (tmp_path / "mark").exists()
     (again,) = runs_of(store)
-    assert (again.info.status, again.data.tags[elastic.RESTARTS]) == ("FINISHED", "1")
+    assert (again.info.status, again.data.tags[elastic.RESTARTS_TAG]) == ("FINISHED", "1")
     assert "touchstone.error" not in again.data.tags
     assert done.stdout.count("torchrun has started the ranks again") == 1
     assert said in done.stdout
     undisturbed = train(*words, quick=False)
     ours, theirs = (read_checkpoint(best_checkpoint(store, run))["state_dict"] for run in (again, undisturbed))
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
-    points, wanted = (histories(store, run.info.run_id) for run in (again, undisturbed))
+    points, wanted = (metric_histories(store, run.info.run_id) for run in (again, undisturbed))
     assert {key: points[key] for key in ("train/loss", "test/loss")} == {
         key: wanted[key] for key in ("train/loss", "test/loss")
     }
@@ -108,11 +108,11 @@ def test_a_run_goes_on_by_itself_when_torchrun_starts_its_ranks_again(
 @pytest.mark.slow
 @pytest.mark.long
 def test_a_rank_that_died_before_there_was_a_run_costs_nothing_but_the_attempt(store: Any, tmp_path: Path) -> None:
-    done = torchrun(tmp_path, *WORDS, *killed(tmp_path / "mark", "KilledAtBirth"), restarts=2)
+    done = torchrun(tmp_path, *WORDS, *killed(tmp_path / "mark", "KillDuringBuild"), restarts=2)
     assert done.returncode == 0, done.stderr[-3000:]
     (run,) = runs_of(store)
     assert run.info.status == "FINISHED"
-    assert elastic.RESTARTS not in run.data.tags
+    assert elastic.RESTARTS_TAG not in run.data.tags
 
 
 @pytest.mark.slow
@@ -150,7 +150,7 @@ def test_the_next_attempt_of_a_job_goes_on_in_the_run_of_the_one_before(
     with pytest.raises(UserError, match="The loss is"):
         train(*fails)
     (failed,) = runs_of(store)
-    assert failed.data.tags[elastic.RESTARTS] == "1"
+    assert failed.data.tags[elastic.RESTARTS_TAG] == "1"
     assert capsys.readouterr().out.count("torchrun has started the ranks again") == 1
     train("data.per_class=11")  # another config under the same name is another run
     attempt(0, "another job")
@@ -186,7 +186,7 @@ def test_ranks_that_are_started_again_do_not_take_the_dead_for_their_peers() -> 
     ports = []
     for _ in range(3):
         told = context.SimpleQueue()
-        ranks = [context.Process(target=_meet, args=(rank, agent.port, told)) for rank in range(2)]
+        ranks = [context.Process(target=_join_group, args=(rank, agent.port, told)) for rank in range(2)]
         for rank in reversed(ranks):
             rank.start()
         for rank in ranks:
@@ -198,10 +198,10 @@ def test_ranks_that_are_started_again_do_not_take_the_dead_for_their_peers() -> 
     assert agent.port not in ports
 
 
-def _meet(rank: int, port: int, told: Any) -> None:
+def _join_group(rank: int, port: int, told: Any) -> None:
     elastic_job = {"TORCHELASTIC_MAX_RESTARTS": "3", "TORCHELASTIC_USE_AGENT_STORE": "True"}
     os.environ.update(elastic_job, RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    meet_anew(timeout_s=20)
+    renegotiate_port(timeout_s=20)
     dist.init_process_group("gloo", rank=rank, world_size=2, timeout=timedelta(seconds=20))
     ones = torch.ones(1)
     dist.all_reduce(ones)

@@ -29,7 +29,7 @@ def multirun(words: list[str]) -> list[Any]:
     from hydra.types import HydraContext, RunMode
 
     from lightning_modules.config.project import PROJECT_ROOT
-    from lightning_modules.sweep.plugin import register
+    from lightning_modules.sweep.hydra_plugin import register
 
     register()
     GlobalHydra.instance().clear()
@@ -47,7 +47,7 @@ def sweep(store: Any, capfd: pytest.CaptureFixture[str]) -> Callable[..., Any]:
     """Run a sweep; gives `children` (of its run in the store), `parent`, `code` and what it `said`."""
 
     def launch(*words: str, quick: bool = True) -> Any:
-        from lightning_modules.sweep.children import read_children
+        from lightning_modules.sweep.trial_results import read_trial_results
 
         code = 0
         try:
@@ -56,7 +56,7 @@ def sweep(store: Any, capfd: pytest.CaptureFixture[str]) -> Callable[..., Any]:
             code = int(left.code or 0)
         said = capfd.readouterr()
         parent = newest_sweep(store)
-        children = read_children(store, parent.info.run_id) if parent else []
+        children = read_trial_results(store, parent.info.run_id) if parent else []
         return SimpleNamespace(children=children, parent=parent, code=code, said=said.out + said.err)
 
     return launch

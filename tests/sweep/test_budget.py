@@ -7,16 +7,23 @@ from typing import Any
 
 import pytest
 
-from lightning_modules.command_line import compose_run
-from lightning_modules.errors import UserError
-from lightning_modules.sweep.budget.back_off import Attempt, best_of, propose
+from lightning_modules.config.command_line import compose_run
+from lightning_modules.config.errors import UserError
 from lightning_modules.sweep.budget.goal import Goal
+from lightning_modules.sweep.budget.gp_suggest import suggest
 from lightning_modules.sweep.budget.plan import BudgetPlan
-from lightning_modules.sweep.budget.size import size_ratio, spare_bits, sparsity_for
-from lightning_modules.sweep.budget.stages import BITS, KEPT, SPARSITY, Asked, attempt_words, values_for
-from lightning_modules.sweep.budget.suggest import suggest
-from lightning_modules.sweep.children import best_values
-from lightning_modules.sweep.trial import Outcome, Trial
+from lightning_modules.sweep.budget.search import Attempt, best_attempt, propose
+from lightning_modules.sweep.budget.size_estimate import max_bits_without_zeros, size_ratio, sparsity_for
+from lightning_modules.sweep.budget.stage_settings import (
+    BITS_KEY,
+    KEPT_RATIO_KEYS,
+    SPARSITY_KEY,
+    Request,
+    attempt_overrides,
+    values_for,
+)
+from lightning_modules.sweep.plans import Outcome, Trial
+from lightning_modules.sweep.trial_results import best_values
 from lightning_modules.tracking.artifacts import local_folder
 
 Sweep = Callable[..., Any]
@@ -36,7 +43,7 @@ def test_the_sparsity_for_a_ratio_gives_that_ratio(ratio: float, bits: int) -> N
 
 def test_no_weight_is_pruned_where_few_bits_are_enough() -> None:
     assert sparsity_for(6.0, 5) == 0.0
-    assert [spare_bits(ratio) for ratio in (1.5, 4.0, 5.0, 10.0)] == [8, 8, 6, 3]
+    assert [max_bits_without_zeros(ratio) for ratio in (1.5, 4.0, 5.0, 10.0)] == [8, 8, 6, 3]
 
 
 def test_what_attempts_gained_corrects_what_the_next_one_is_asked_for() -> None:
@@ -44,26 +51,26 @@ def test_what_attempts_gained_corrects_what_the_next_one_is_asked_for() -> None:
     for _ in range(4):
         values, asked = values_for(SIZE, (1.0, 5), earlier)
         gains = 0.8 * asked["size_ratio"] ** 0.8  # what names and scales leave of it
-        earlier.append(Asked((1.0, 5), asked, {"size_ratio": gains}))
-    assert gains == pytest.approx(10.1, rel=0.005) and values[SPARSITY] > 0.6
+        earlier.append(Request((1.0, 5), asked, {"size_ratio": gains}))
+    assert gains == pytest.approx(10.1, rel=0.005) and values[SPARSITY_KEY] > 0.6
 
 
 def test_removed_channels_leave_less_to_prune() -> None:
     values, asked = values_for(BOTH, (1.0, 5), [])
     alone, _ = values_for(Goal({"size_ratio": 20.0}, 0.01, "val/accuracy", True), (1.0, 5), [])
-    assert values[KEPT["macs_ratio"]] == pytest.approx(1 / 2.02, abs=1e-3)
-    assert 0 < values[SPARSITY] < alone[SPARSITY]
+    assert values[KEPT_RATIO_KEYS["macs_ratio"]] == pytest.approx(1 / 2.02, abs=1e-3)
+    assert 0 < values[SPARSITY_KEY] < alone[SPARSITY_KEY]
     assert asked["size_ratio"] == pytest.approx(20.2, rel=0.01)
 
 
 def test_an_attempt_is_a_run_from_the_dense_one_with_only_the_stages_that_it_needs() -> None:
-    told = ["compression.stages.prune.epochs=3"]
-    words = attempt_words(values_for(SIZE, (1.0, 5), [])[0], "a" * 32, told)
+    stage_overrides = ["compression.stages.prune.epochs=3"]
+    words = attempt_overrides(values_for(SIZE, (1.0, 5), [])[0], "a" * 32, stage_overrides)
     config = compose_run(words)
     assert config.init_from == "a" * 32 and config.trainer.max_epochs == 0
     assert config.compression.stages.structure is None and config.compression.stages.prune.epochs == 3
     assert config.compression.stages.share.bits == 5 and "budget" not in config.compression
-    faster = compose_run(attempt_words({KEPT["latency_ratio"]: 0.5}, "a" * 32, []))
+    faster = compose_run(attempt_overrides({KEPT_RATIO_KEYS["latency_ratio"]: 0.5}, "a" * 32, []))
     assert faster.compression.stages.structure.latency_ratio == 0.5
     assert [faster.compression.stages[name] for name in ("prune", "share")] == [None, None]
     assert faster.compression.stages.structure.macs_ratio is None
@@ -84,30 +91,30 @@ def test_the_goal_itself_is_tried_first() -> None:
 
 def test_the_quality_falls_and_other_bits_are_tried_before_less_is_compressed() -> None:
     attempts = tried(lambda effort, bits: 0.02 * effort)
-    assert [(a.aim, a.bits) for a in attempts[:3]] == [(1.0, 5), (1.0, 4), (1.0, 6)]
-    assert attempts[3].aim == 0.5
+    assert [(a.target, a.bits) for a in attempts[:3]] == [(1.0, 5), (1.0, 4), (1.0, 6)]
+    assert attempts[3].target == 0.5
 
 
 def test_less_is_compressed_until_the_quality_holds() -> None:
     attempts = tried(lambda effort, bits: 0.02 * effort)  # holds up to half of the way
-    best = best_of(attempts, 0.01)
-    assert best is not None and 0.4 <= best.place <= 0.5 and all(a.aim <= 1 for a in attempts)
+    best = best_attempt(attempts, 0.01)
+    assert best is not None and 0.4 <= best.position <= 0.5 and all(a.target <= 1 for a in attempts)
     attempts = tried(lambda effort, bits: 0.01 * effort / 0.8)
-    best = best_of(attempts, 0.01)
-    assert best is not None and 0.7 <= best.place <= 0.8 and len(attempts) <= 8
+    best = best_attempt(attempts, 0.01)
+    assert best is not None and 0.7 <= best.position <= 0.8 and len(attempts) <= 8
 
 
 def test_more_is_compressed_where_there_is_room() -> None:
     attempts = tried(lambda effort, bits: 0.01 * (effort / 1.7) ** 4)
-    best = best_of(attempts, 0.01)
-    assert best is not None and 1.6 <= best.place <= 1.7
+    best = best_attempt(attempts, 0.01)
+    assert best is not None and 1.6 <= best.position <= 1.7
 
 
 def test_other_bits_that_hold_are_gone_on_with() -> None:
     attempts = tried(lambda effort, bits: 0.005 * effort if bits == 4 else 0.02)
     assert [a.bits for a in attempts[1:]] == [4] * (len(attempts) - 1)
-    best = best_of(attempts, 0.01)
-    assert best is not None and 1.8 <= best.place <= 2.0
+    best = best_attempt(attempts, 0.01)
+    assert best is not None and 1.8 <= best.position <= 2.0
 
 
 def test_a_size_that_was_missed_is_aimed_at_again() -> None:
@@ -131,7 +138,7 @@ def test_beside_an_attempt_that_runs_other_bits_are_tried() -> None:
 # --- the plan ------------------------------------------------------------------------------------------------
 def measured(trial: Trial, loses: Callable[[float], float]) -> dict[str, float]:
     """Metrics of a network that is as small as it was estimated and loses `loses` at that ratio."""
-    ratio = 0.9 * size_ratio(trial.params[SPARSITY], trial.params[BITS])
+    ratio = 0.9 * size_ratio(trial.params[SPARSITY_KEY], trial.params[BITS_KEY])
     return {"compression/ratio": ratio, "dense/val/accuracy": 0.9, "compressed/val/accuracy": 0.9 - loses(ratio)}
 
 
@@ -149,8 +156,8 @@ def searched(plan: BudgetPlan, loses: Callable[[float], float], count: int = 20)
 
 def test_the_dense_network_is_trained_first_and_nothing_is_tried_before(tmp_path: Path) -> None:
     plan = BudgetPlan(SIZE, None, [], tmp_path, "one")
-    (dense,) = plan.begun()
-    assert (dense.name, dense.words, plan.total) == ("dense", (), 21)
+    (dense,) = plan.started()
+    assert (dense.name, dense.overrides, plan.total) == ("dense", (), 21)
     assert plan.ask() is None
     finish(plan, dense, {})
     first = plan.ask()
@@ -159,15 +166,15 @@ def test_the_dense_network_is_trained_first_and_nothing_is_tried_before(tmp_path
 
 def test_a_dense_network_that_fails_ends_the_search(tmp_path: Path) -> None:
     plan = BudgetPlan(SIZE, None, [], tmp_path, "one")
-    plan.tell(plan.begun()[0], Outcome("FAILED", "0" * 32, {}, "broken"))
+    plan.tell(plan.started()[0], Outcome("FAILED", "0" * 32, {}, "broken"))
     assert plan.ask() is None
 
 
 def test_a_search_ends_when_so_many_attempts_were_no_better(tmp_path: Path) -> None:
     plan = BudgetPlan(SIZE, "a" * 32, [], tmp_path, "one")
     asked = searched(plan, lambda ratio: 0.0 if ratio < 14 else 0.1)
-    best = best_of(plan.attempts(), 0.01)
-    assert best is not None and 11.5 < 10**best.place < 14
+    best = best_attempt(plan.attempts(), 0.01)
+    assert best is not None and 11.5 < 10**best.position < 14
     settled = plan.attempts()
     assert len(asked) == settled.index(best) + 1 + SIZE.patience < SIZE.trials
 
@@ -182,15 +189,15 @@ def test_a_search_that_went_on_asks_for_what_it_would_have_asked_for(tmp_path: P
         parts += searched(BudgetPlan(SIZE, "a" * 32, [], tmp_path / "parts", "one"), loses, 2)
     assert [t.params for t in parts] == whole
     again = BudgetPlan(SIZE, "a" * 32, [], tmp_path / "parts", "one")
-    assert [t.params for t in again.begun()] == whole
+    assert [t.params for t in again.started()] == whole
 
 
 def test_the_run_that_a_killed_search_has_under_way_is_begun_again_and_not_asked_for_twice(tmp_path: Path) -> None:
     first = BudgetPlan(SIZE, "a" * 32, [], tmp_path, "one").ask()
     again = BudgetPlan(SIZE, "a" * 32, [], tmp_path, "one")
-    assert again.begun() == [first]
+    assert again.started() == [first]
     beside = again.ask()
-    assert first is not None and beside is not None and beside.params[BITS] != first.params[BITS]
+    assert first is not None and beside is not None and beside.params[BITS_KEY] != first.params[BITS_KEY]
 
 
 def test_where_halving_ends_optuna_comes_closer_to_the_limit(tmp_path: Path) -> None:
@@ -202,9 +209,9 @@ def test_where_halving_ends_optuna_comes_closer_to_the_limit(tmp_path: Path) -> 
     asked = searched(plan, loses)
     attempts = plan.attempts()
     halved = next(i for i in range(1, 6) if propose(attempts[:i], 5, 0.01) is None)
-    best, before = best_of(attempts, 0.01), best_of(attempts[:halved], 0.01)
+    best, before = best_attempt(attempts, 0.01), best_attempt(attempts[:halved], 0.01)
     assert len(asked) == 6 and best is not None and before is not None
-    assert 10**before.place < 13 < 10**best.place <= 14
+    assert 10**before.position < 13 < 10**best.position <= 14
 
 
 def test_optuna_looks_beside_the_best_attempt_for_no_less() -> None:
@@ -288,7 +295,7 @@ def test_a_budget_is_met_and_goes_on_where_it_was_cut_off(sweep: Sweep, store: A
     words = (*QUICK, "size_ratio=8", "max_drop=1.0", "sweep.name=met", "trainer.max_epochs=3")
     done = sweep(*words, "compression.budget.trials=1")
     (dense, attempt) = done.children
-    assert dense.name == "dense" and attempt.params.keys() == {SPARSITY, BITS}
+    assert dense.name == "dense" and attempt.params.keys() == {SPARSITY_KEY, BITS_KEY}
     done = sweep(*words, "compression.budget.trials=3")
     assert done.code == 0 and "budget met (size_ratio=8 max_drop=1)" in done.said, done.said
     assert [child.run_id for child in done.children[:2]] == [dense.run_id, attempt.run_id] and len(done.children) == 4

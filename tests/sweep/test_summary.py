@@ -14,15 +14,15 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from swept import BOTH, LOSS, RESUME, Sweep, made_up
+from sweep_fixture import BOTH, LOSS, RESUME, Sweep, made_up
 
-from lightning_modules.sweep import children as children_module
-from lightning_modules.sweep.children import Child
-from lightning_modules.sweep.description import NOTE_LIMIT, to_note, to_terminal
-from lightning_modules.sweep.names import NAME_LIMIT, run_name
-from lightning_modules.sweep.ranking import best, pareto
+from lightning_modules.sweep import trial_results as children_module
+from lightning_modules.sweep.ranking import best_trial, pareto_trials
 from lightning_modules.sweep.summary import write_summary
-from lightning_modules.sweep.table import duration, to_csv, to_html
+from lightning_modules.sweep.summary_text import DESCRIPTION_LIMIT, mlflow_description, terminal_summary
+from lightning_modules.sweep.trial_names import NAME_LIMIT, run_name
+from lightning_modules.sweep.trial_results import TrialResult
+from lightning_modules.sweep.trial_table import duration, to_csv, to_html
 from lightning_modules.tracking.store import open_store
 
 
@@ -110,8 +110,8 @@ def test_an_objective_to_maximise_takes_the_highest_value(store: Any) -> None:
 
 
 def test_children_come_from_several_pages(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(children_module, "_PAGE", 2)
-    monkeypatch.setattr(children_module, "_AT_ONCE", 2)
+    monkeypatch.setattr(children_module, "_RUNS_PER_PAGE", 2)
+    monkeypatch.setattr(children_module, "_IDS_PER_QUERY", 2)
     for number in range(5):
         sweep.child(number, {"seed": number}, {"val/loss": float(number)})
     assert [child.values["val/loss"] for child in sweep.children()] == [0, 1, 2, 3, 4]
@@ -151,15 +151,15 @@ def test_the_best_child_has_finished_and_has_a_value() -> None:
         made_up(0, {}, "PRUNED", val__loss=0.1), made_up(1, {}, val__loss=None), made_up(2, {}, val__loss=0.5),
         made_up(3, {}, val__loss=0.5), made_up(4, {}, "FAILED", val__loss=0.2), made_up(5, {}, val__loss=0.9),
     ]  # fmt: skip
-    assert [best(tried, {"val/loss": way}).number for way in ("minimize", "maximize")] == [2, 5]  # type: ignore[union-attr]
-    assert best(tried[:2], LOSS) is None
-    assert best(tried, BOTH) is None
+    assert [best_trial(tried, {"val/loss": way}).number for way in ("minimize", "maximize")] == [2, 5]  # type: ignore[union-attr]
+    assert best_trial(tried[:2], LOSS) is None
+    assert best_trial(tried, BOTH) is None
 
 
 def test_the_pareto_front_holds_what_nothing_dominates() -> None:
     points = [(0.9, 10), (0.8, 5), (0.85, 10), (0.8, 5), (0.5, 1), (0.5, 2), (0.95, None)]
     tried = [made_up(i, {}, val__accuracy=a, model__size_bytes=s) for i, (a, s) in enumerate(points)]
-    assert [child.number for child in pareto(tried, BOTH)] == [0, 1, 3, 4]
+    assert [child.number for child in pareto_trials(tried, BOTH)] == [0, 1, 3, 4]
 
 
 # --- tables ----------------------------------------------------------------------------------------------------
@@ -198,8 +198,8 @@ def test_the_description_names_the_best_run_links_it_and_says_how_to_go_on(sweep
 
 def test_a_description_of_long_names_fits_into_a_tag() -> None:
     tried = [made_up(i, {"a.path": f"{i}|{'*' * 600}"}, val__loss=float(i)) for i in range(300)]
-    note = to_note(tried, LOSS, "1", "f" * 32, RESUME)
-    assert len(note) <= NOTE_LIMIT
+    note = mlflow_description(tried, LOSS, "1", "f" * 32, RESUME)
+    assert len(note) <= DESCRIPTION_LIMIT
     assert RESUME in note
     assert "of 300 runs; all are in `sweep/children.html`" in note
 
@@ -207,10 +207,12 @@ def test_a_description_of_long_names_fits_into_a_tag() -> None:
 def test_the_terminal_shows_the_top_ten_the_counts_and_what_failed() -> None:
     tried = [made_up(i, {"seed": i}, val__loss=float(i)) for i in range(12)]
     tried.append(
-        Child(12, "c" * 32, "seed=[/x]", {}, "FAILED", {"val/loss": None}, {}, 1.0, error="ValueError: no [red]\nat")
+        TrialResult(
+            12, "c" * 32, "seed=[/x]", {}, "FAILED", {"val/loss": None}, {}, 1.0, error="ValueError: no [red]\nat"
+        )
     )
     console = Console(file=io.StringIO(), width=160)
-    console.print(to_terminal(tried, LOSS, "sweep tuning"))
+    console.print(terminal_summary(tried, LOSS, "sweep tuning"))
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     assert "sweep tuning: 13 runs: 12 finished, 1 failed" in shown
     assert "seed=9" in shown
@@ -264,7 +266,7 @@ def test_a_picture_that_fails_and_a_full_disk_are_warned_of_and_end_nothing(
     sweep: Sweep, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     sweep.child(0, {"seed": 0}, {"val/loss": 1.0})
-    monkeypatch.setattr("lightning_modules.sweep.parallel._draw_axes", lambda *_: 1 / 0)
+    monkeypatch.setattr("lightning_modules.sweep.parallel_coordinates._draw_axes", lambda *_: 1 / 0)
     sweep.summarise()
     assert "parallel_coordinates.png could not be drawn: ZeroDivisionError" in caplog.text
     assert sweep.tags()["sweep.finished"] == "1"

@@ -81,11 +81,11 @@ def test_a_grid_is_one_parent_with_a_child_for_each_combination(sweep: Sweep, st
 
 
 def test_a_child_is_the_run_that_the_same_overrides_give_alone(sweep: Sweep, train: Any, store: Any) -> None:
-    from lightning_modules.tracking.rerun import histories
+    from lightning_modules.tracking.rerun import metric_histories
 
     done = sweep("optimizer.lr=1e-2,1e-3", "trainer.log_every_n_steps=1", "cpu_threads=1")
     alone = train("optimizer.lr=1e-2", "trainer.log_every_n_steps=1", "model=linear", "cpu_threads=1")
-    assert histories(store, done.children[0].run_id) == histories(store, alone.info.run_id)
+    assert metric_histories(store, done.children[0].run_id) == metric_histories(store, alone.info.run_id)
 
 
 def test_the_same_command_again_trains_nothing(sweep: Sweep) -> None:
@@ -184,9 +184,9 @@ def test_a_mistake_is_told_before_anything_is_recorded(sweep: Sweep, words: tupl
 
 
 def test_two_processes_cannot_have_the_same_sweep(sweep: Sweep, store: Any) -> None:
-    from lightning_modules.sweep.found import hold, sweep_folder
+    from lightning_modules.sweep.sweep_lookup import lock_sweep, sweep_folder
 
-    with hold(sweep_folder(store, "busy"), "busy"):
+    with lock_sweep(sweep_folder(store, "busy"), "busy"):
         done = sweep("seed=0,1", "sweep.name=busy")
     assert done.code == 1
     assert "another process is running this sweep" in done.said

@@ -9,7 +9,7 @@ from typing import Any
 import psutil
 import pytest
 
-from lightning_modules.tracking.rerun import histories
+from lightning_modules.tracking.rerun import metric_histories
 
 DDP = (
     "trainer=ddp", "trainer.devices=2", "model=linear", "data.per_class=20", "trainer.max_epochs=2", "cpu_threads=1",
@@ -107,7 +107,7 @@ def test_two_jobs_of_two_processes_at_a_time_have_their_own_parameters_on_every_
     done = sweep(*DDP, *GRID, *witness(folder), "sweep.name=grid", quick=False)
     check_jobs(folder, store, done, 4)
     for child in done.children:
-        assert len(histories(store, child.run_id)["val/loss"]) == 2
+        assert len(metric_histories(store, child.run_id)["val/loss"]) == 2
 
 
 @pytest.mark.slow
@@ -150,7 +150,7 @@ def test_a_rank_that_is_killed_costs_its_job_one_attempt(
     for file in folder.glob("*.jsonl"):
         assert not is_there(int(file.stem))
     for child in done.children:
-        steps = [step for step, _ in histories(store, child.run_id)["val/loss"]]
+        steps = [step for step, _ in metric_histories(store, child.run_id)["val/loss"]]
         assert len(steps) == len(set(steps)) == 2
 
 

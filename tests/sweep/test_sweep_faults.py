@@ -10,8 +10,8 @@ import psutil
 import pytest
 from interrupted import QUICK, check_whole, finished, gate, is_there, newest_parent, once, until
 
-from lightning_modules.sweep.children import read_children
-from lightning_modules.tracking.rerun import histories
+from lightning_modules.sweep.trial_results import read_trial_results
+from lightning_modules.tracking.rerun import metric_histories
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -78,18 +78,18 @@ def test_a_fork_server_that_dies_as_it_starts_is_reported(tmp_path: Path, monkey
     """With a fork server of its own, beside that of the other tests."""
     from multiprocessing import forkserver
 
-    from lightning_modules.errors import UserError
-    from lightning_modules.sweep import pool
+    from lightning_modules.config.errors import UserError
+    from lightning_modules.sweep import process_pool
 
     (tmp_path / "dies_at_import.py").write_text("import os\nos._exit(7)\n")
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
-    monkeypatch.setattr(pool, "PRELOADED", ["dies_at_import"])
+    monkeypatch.setattr(process_pool, "PRELOAD_MODULES", ["dies_at_import"])
     own = forkserver.ForkServer()
     for name in ("ensure_running", "set_forkserver_preload", "connect_to_new_process"):
         monkeypatch.setattr(forkserver, name, getattr(own, name))
     monkeypatch.setattr(forkserver, "_forkserver", own)
     with pytest.raises(UserError, match="trials are forked from ended twice while it started"):
-        pool.Pool([], tmp_path).call(len, "abc")
+        process_pool.ProcessPool([], tmp_path).call(len, "abc")
 
 
 @pytest.mark.long
@@ -135,33 +135,33 @@ def test_a_search_that_prunes_killed_twice_is_the_undisturbed_one(
     assert "PRUNED" in {child.status for child in whole.children}
     for ours, theirs in zip(gone_on.children, whole.children, strict=True):
         assert (ours.params, ours.status) == (theirs.params, theirs.status)
-        assert histories(store, ours.run_id) == histories(store, theirs.run_id)
+        assert metric_histories(store, ours.run_id) == metric_histories(store, theirs.run_id)
 
 
 def test_a_trial_has_one_process_at_a_time_and_goes_on_in_its_run(store: Any, tmp_path: Path) -> None:
     from filelock import FileLock, Timeout
 
-    from lightning_modules.sweep.attempt import attempt
-    from lightning_modules.sweep.job import Job
-    from lightning_modules.sweep.ledger import Ledger
-    from lightning_modules.sweep.trial import Trial
+    from lightning_modules.sweep.plans import Trial
+    from lightning_modules.sweep.sweep_store import SweepStore
+    from lightning_modules.sweep.trial_job import TrialJob
+    from lightning_modules.sweep.trial_lock import trial_lock
 
     tags = {"touchstone.kind": "sweep", "sweep.name": "cut", "sweep.objectives": "{}"}
-    ledger = Ledger(store, store.client.create_run(store.experiment("mine"), tags=tags), tmp_path)
-    job = Job(ledger.run_id, "cut", 0, {"seed": 0}, "seed=0", os.getpid(), "here")
-    with attempt(ledger, job) as first:
+    ledger = SweepStore(store, store.client.create_run(store.experiment("mine"), tags=tags), tmp_path)
+    job = TrialJob(ledger.run_id, "cut", 0, {"seed": 0}, "seed=0", os.getpid(), "here")
+    with trial_lock(ledger, job) as first:
         assert first == job
         with pytest.raises(Timeout), FileLock(tmp_path / "trials" / "0.lock", timeout=0):
             pass
-        run_id = ledger.failed_run(Trial(0, {"seed": 0}, ()), "it was cut off before it had its model")
-    with attempt(ledger, job) as second:
+        run_id = ledger.create_failed_run(Trial(0, {"seed": 0}, ()), "it was cut off before it had its model")
+    with trial_lock(ledger, job) as second:
         assert second is not None
         assert second.run_id == run_id
     found = store.client.get_run(run_id).data.tags
     assert store.client.get_logged_model(found["touchstone.model_id"]).source_run_id == run_id
     assert found["touchstone.pid"] == str(os.getpid())
     store.client.set_terminated(run_id, "FINISHED")
-    with attempt(ledger, job) as third:
+    with trial_lock(ledger, job) as third:
         assert third is None
 
 
@@ -184,10 +184,10 @@ def test_a_signal_lets_runs_finish_their_epoch_and_the_sweep_can_go_on(
     assert "Traceback" not in command.said()
     parent = newest_parent(store)
     assert parent.info.status == "KILLED"
-    children = read_children(store, parent.info.run_id)
+    children = read_trial_results(store, parent.info.run_id)
     assert [child.status for child in children] == ["KILLED"] * 2  # the third one was never begun
     for child in children:
-        losses = histories(store, child.run_id)["val/loss"]
+        losses = metric_histories(store, child.run_id)["val/loss"]
         assert len(losses) == 2  # epochs 0 and 1
     gone_on = sweep("sweep.resume=cut", quick=False)
     check_whole(store, gone_on, 3, sweep(*words, "sweep.name=whole", quick=False))
@@ -210,7 +210,7 @@ def test_a_second_signal_ends_all_at_once_and_the_sweep_can_go_on(
     assert "Traceback" not in command.said()
     parent = newest_parent(store)
     assert parent.info.status == "KILLED"
-    assert {child.status for child in read_children(store, parent.info.run_id)} == {"KILLED"}
+    assert {child.status for child in read_trial_results(store, parent.info.run_id)} == {"KILLED"}
     (place / "open").touch()
     gone_on = sweep(*words, "sweep.name=cut", quick=False)
     check_whole(store, gone_on, 3, sweep(*words, "sweep.name=whole", quick=False))
@@ -222,10 +222,10 @@ def test_a_sweep_whose_recorded_command_was_changed_to_call_a_shell_is_not_resum
 ) -> None:
     import json
 
-    from lightning_modules.tracking.artifacts import artifact
+    from lightning_modules.tracking.artifacts import artifact_path
 
     parent = sweep("seed=0", "trainer.max_epochs=1", "sweep.name=changed").parent
-    path = artifact(store, parent, "sweep/plan.json")
+    path = artifact_path(store, parent, "sweep/plan.json")
     plan = json.loads(path.read_text())
     words, target = plan["words"], "lightning_modules.tracking.rerun._git"
     call = f"{{_target_:{target},_args_:['-c','alias.x=!touch {tmp_path}/ran','x']}}"

@@ -9,8 +9,8 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers.logger import Logger
 
-from lightning_modules import build
-from lightning_modules.command_line import compose_run
+from lightning_modules.config.command_line import compose_run
+from lightning_modules.run import build
 from lightning_modules.task.supervised import Supervised
 
 SMALL = (
@@ -68,7 +68,7 @@ def build_run(tmp_path: Path) -> Callable[..., Fitted]:
     def make(*overrides: str, small: bool = True, callbacks: tuple[Any, ...] = ()) -> Fitted:
         cfg = compose_run([*(SMALL if small else SMALL[1:]), *QUIET, *overrides])
         data = build.build_data(cfg)
-        build.fill_from_data(cfg, data)
+        build.infer_shapes(cfg, data)
         used = [*build.build_callbacks(cfg), *callbacks]
         task, logger = build.build_task(cfg, data, used), Points()
         return Fitted(build.build_trainer(cfg, used, logger, tmp_path), task, data, logger.points)

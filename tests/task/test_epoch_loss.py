@@ -8,7 +8,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from lightning_modules.errors import UserError
+from lightning_modules.config.errors import UserError
 
 WATCHED = (
     "data=mnist1d", "model=mlp", "model.dropout=0.5", "data.batch_size=32", "data.val_fraction=0",
@@ -25,7 +25,7 @@ class Losses(pl.Callback):
         self.rates: list[float] = []
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        pl_module.terms.append(self.see)
+        pl_module.extra_losses.append(self.see)
 
     def see(self, loss: Any, outputs: Any, batch: Any) -> Any:
         self.steps.append((float(loss.detach()), len(batch["y"])))

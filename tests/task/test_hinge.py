@@ -8,8 +8,8 @@ import torch
 from hydra.errors import InstantiationException
 from torch import nn
 
-from lightning_modules.errors import UserError
-from lightning_modules.task.hinge import Hinge, SquaredHinge
+from lightning_modules.config.errors import UserError
+from lightning_modules.zoo.task.hinge import Hinge, SquaredHinge
 
 SCORES = torch.tensor([[2.0, -3.0, 0.5], [0.5, 0.25, -0.5]])
 CLASSES = torch.tensor([0, 1])
@@ -40,7 +40,7 @@ def test_by_sign_the_first_class_with_a_positive_score_is_the_answer() -> None:
     task = Hinge(nn.Linear(2, 3), SquaredHinge(), num_outputs=3, by_sign=True)
     outputs = torch.tensor([[0.1, 5.0, -1.0], [-1.0, -2.0, -0.5], [-1.0, 0.2, 9.0]])
     assert task.scores(outputs).argmax(-1).tolist() == [0, 0, 1]
-    assert task.train_sums(outputs, torch.tensor([0, 0, 1])).tolist() == [3]
+    assert task.train_metric_sums(outputs, torch.tensor([0, 0, 1])).tolist() == [3]
     metrics = task.build_metrics("val")
     metrics.update(task.scores(outputs), torch.tensor([0, 0, 1]))
     assert float(metrics.compute()["accuracy"]) == 1

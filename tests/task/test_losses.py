@@ -9,7 +9,7 @@ from hydra.errors import InstantiationException
 from torch import nn
 from torch.nn import functional as F
 
-from lightning_modules.errors import UserError
+from lightning_modules.config.errors import UserError
 from lightning_modules.task.classification import Classification
 
 IRIS = ("data=tabular", "model=linear", "data.per_class=null")
@@ -114,7 +114,7 @@ def test_a_misuse_is_answered_with_the_key(build_run: Callable[..., Any], overri
 
 
 def test_a_dropout_layer_draws_by_seed_and_epoch_alone(build_run: Callable[..., Any]) -> None:
-    from lightning_modules.task.draws import mix, seed_epoch
+    from lightning_modules.task.rng import derive_seed, seed_epoch
 
     drawn = []
     for seed, epoch in ((0, 1), (1, 1), (0, 1)):
@@ -122,4 +122,7 @@ def test_a_dropout_layer_draws_by_seed_and_epoch_alone(build_run: Callable[..., 
         drawn.append(torch.rand(4))
     assert torch.equal(drawn[0], drawn[2])
     assert not torch.equal(drawn[0], drawn[1])
-    assert len({mix(seed, step, rank) for seed in range(20) for step in range(50) for rank in range(4)}) == 20 * 50 * 4
+    assert (
+        len({derive_seed(seed, step, rank) for seed in range(20) for step in range(50) for rank in range(4)})
+        == 20 * 50 * 4
+    )

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_modules.command_line import compose_run
-from lightning_modules.data.quadratic import Quadratic
-from lightning_modules.errors import UserError
-from lightning_modules.task.quadratic import QuadraticLoss, random_rotation, rotated_hessian
+from lightning_modules.config.command_line import compose_run
+from lightning_modules.config.errors import UserError
+from lightning_modules.zoo.data.noisy_quadratic import NoisyQuadratic
+from lightning_modules.zoo.task.noisy_quadratic import QuadraticLoss, random_rotation, rotated_hessian
 
 
 def test_the_points_are_those_of_the_two_seeds() -> None:
-    data = Quadratic(val_fraction=0)
+    data = NoisyQuadratic(val_fraction=0)
     x, y = data.arrays.x, data.arrays.y
     assert isinstance(x, torch.Tensor)
     assert torch.equal(x, y)
@@ -98,7 +98,7 @@ def test_the_test_loss_is_of_the_first_896_test_points(fit: Callable[..., Any]) 
 
 def test_settings_that_make_no_points_are_told() -> None:
     with pytest.raises(UserError, match=r"data\.dim=1 must be a whole number of at least 2") as caught:
-        Quadratic(dim=1, noise=0)
+        NoisyQuadratic(dim=1, noise=0)
     assert "data.noise=0 must be a number above 0" in str(caught.value)
 
 

@@ -10,16 +10,16 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import retrieval
 
-from lightning_modules.build import build_data, fill_from_data
-from lightning_modules.check import check_config
-from lightning_modules.command_line import compose_run
-from lightning_modules.errors import UserError
-from lightning_modules.model.bpr import BPRFactorization
-from lightning_modules.preflight import check_parts
-from lightning_modules.task.full_ranking import Asked, ranks_of
-from lightning_modules.task.next_item import NextItem
-from lightning_modules.task.ranking import BPRLoss, Ranking
-from lightning_modules.task.ranking_metrics import ranking_metrics
+from lightning_modules.config.check import check_config
+from lightning_modules.config.command_line import compose_run
+from lightning_modules.config.errors import UserError
+from lightning_modules.run.build import build_data, infer_shapes
+from lightning_modules.run.preflight import check_parts
+from lightning_modules.zoo.model.bpr import BPRMatrixFactorization
+from lightning_modules.zoo.task.full_ranking import RankingQuery, item_ranks
+from lightning_modules.zoo.task.next_item import NextItem
+from lightning_modules.zoo.task.ranking import BPRLoss, Ranking
+from lightning_modules.zoo.task.ranking_metrics import ranking_metrics
 
 NAMES = ("ndcg", "hit_rate", "mrr", "recall", "precision")
 USERS, FILMS = 24, 40
@@ -46,21 +46,21 @@ def settings(root: Path, model: str, *more: str) -> tuple[str, ...]:
             "data.min_rating=2", *more)  # fmt: skip
 
 
-def scored(seed: int = 0, users: int = 7, items: int = 30) -> tuple[Asked, Tensor, Tensor]:
+def scored(seed: int = 0, users: int = 7, items: int = 30) -> tuple[RankingQuery, Tensor, Tensor]:
     """Random scores, what is known, and what is relevant of the rest; each user has some of it."""
     draws = torch.Generator().manual_seed(seed)
     scores, known = torch.randn(users, items, generator=draws), torch.rand(users, items, generator=draws) < 0.3
     relevant = (torch.rand(users, items, generator=draws) < 0.2) & ~known
     relevant[:, 0], known[:, 0] = True, False
     rows, found = relevant.nonzero().unbind(1)
-    return Asked(scores, torch.arange(users) + 5, rows, found), known, relevant
+    return RankingQuery(scores, torch.arange(users) + 5, rows, found), known, relevant
 
 
 def test_an_item_that_is_known_too_has_a_rank_from_one() -> None:
     """A data set of the user's own may hold out an item that the user has met before."""
-    asked = Asked(torch.tensor([[0.9, 0.5, 0.1]]), torch.zeros(1).long(), torch.zeros(3).long(), torch.arange(3))
+    query = RankingQuery(torch.tensor([[0.9, 0.5, 0.1]]), torch.zeros(1).long(), torch.zeros(3).long(), torch.arange(3))
     candidates = torch.tensor([[False, True, False]])
-    ranks = ranks_of(asked, asked.scores[0], candidates)
+    ranks = item_ranks(query, query.scores[0], candidates)
     assert ranks.tolist() == [1, 1, 2], "against item 1 alone, and the item itself"
     metrics = ranking_metrics(NAMES, 1, sampled=False)
     metrics.update(ranks[:, None].float(), torch.tensor([[0, 0], [1, 1], [2, 2]]))
@@ -69,10 +69,10 @@ def test_an_item_that_is_known_too_has_a_rank_from_one() -> None:
 
 @pytest.mark.parametrize("top_k", [1, 5, 10])
 def test_the_metrics_are_those_of_torchmetrics_over_all_candidates(top_k: int) -> None:
-    asked, known, relevant = scored()
-    ranks = ranks_of(asked, asked.scores[asked.rows, asked.items], ~known)
+    query, known, relevant = scored()
+    ranks = item_ranks(query, query.scores[query.rows, query.items], ~known)
     ours = ranking_metrics(NAMES, top_k, sampled=False)
-    ours.update(ranks[:, None].float(), torch.stack([asked.users[asked.rows], asked.items], 1))
+    ours.update(ranks[:, None].float(), torch.stack([query.users[query.rows], query.items], 1))
     user, item = (~known).nonzero().unbind(1)
     theirs = {
         f"ndcg_at_{top_k}": retrieval.RetrievalNormalizedDCG(top_k=top_k),
@@ -83,7 +83,7 @@ def test_the_metrics_are_those_of_torchmetrics_over_all_candidates(top_k: int) -
     }
     found = ours.compute()
     assert found.keys() == theirs.keys()
-    chance = asked.scores.sigmoid()  # theirs take scores below 0 for no answer at all
+    chance = query.scores.sigmoid()  # theirs take scores below 0 for no answer at all
     for name, metric in theirs.items():
         wanted = float(metric(chance[user, item], relevant[user, item], user))
         assert float(found[name]) == pytest.approx(wanted, abs=1e-5), name
@@ -91,10 +91,10 @@ def test_the_metrics_are_those_of_torchmetrics_over_all_candidates(top_k: int) -
 
 def test_equal_scores_and_scores_that_are_no_numbers_gain_nothing() -> None:
     known = torch.tensor([[True, False, False, False]])
-    asked = Asked(torch.zeros(1, 4), torch.zeros(1).long(), torch.zeros(2).long(), torch.tensor([1, 3]))
-    assert ranks_of(asked, torch.zeros(2), ~known).tolist() == [3, 3]
+    query = RankingQuery(torch.zeros(1, 4), torch.zeros(1).long(), torch.zeros(2).long(), torch.tensor([1, 3]))
+    assert item_ranks(query, torch.zeros(2), ~known).tolist() == [3, 3]
     nan = torch.full((1, 4), torch.nan)
-    assert ranks_of(asked._replace(scores=nan), nan[0, :2], ~known).tolist() == [3, 3]
+    assert item_ranks(query._replace(scores=nan), nan[0, :2], ~known).tolist() == [3, 3]
 
 
 def test_the_order_of_samples_is_of_no_meaning_and_each_user_counts_once() -> None:
@@ -116,7 +116,7 @@ def test_the_loss_is_minus_the_log_of_how_probably_the_positive_stands_before() 
 
 def test_a_step_on_one_triple_is_that_of_the_published_rule() -> None:
     torch.manual_seed(0)
-    model = BPRFactorization([2], num_users=2, num_items=3, factors=4, bound=1.0)
+    model = BPRMatrixFactorization([2], num_users=2, num_items=3, factors=4, bound=1.0)
     task = Ranking(model, BPRLoss(), decay=0.01)
     u, i, j = (
         model.user_factors.weight[1].clone(),
@@ -179,12 +179,12 @@ def test_sampled_metrics_are_there_only_if_asked_for_and_under_names_of_their_ow
     fit: Callable[..., Any], root: Path
 ) -> None:
     plain = fit(*settings(root, "bpr"), small=False)
-    asked = fit(*settings(root, "bpr", "task.sampled_negatives=5"), small=False)
+    query = fit(*settings(root, "bpr", "task.sampled_negatives=5"), small=False)
     assert not [name for name in plain.metrics if "sampled" in name]
-    assert asked.metrics["test/sampled_hit_rate_at_10"] == 1.0, "one of six is always among ten"
-    assert asked.metrics["test/sampled_mrr"] > asked.metrics["test/mrr"]
-    both = plain.metrics.keys() & asked.metrics.keys()
-    assert {name: asked.metrics[name] for name in both} == {name: plain.metrics[name] for name in both}
+    assert query.metrics["test/sampled_hit_rate_at_10"] == 1.0, "one of six is always among ten"
+    assert query.metrics["test/sampled_mrr"] > query.metrics["test/mrr"]
+    both = plain.metrics.keys() & query.metrics.keys()
+    assert {name: query.metrics[name] for name in both} == {name: plain.metrics[name] for name in both}
 
 
 def test_the_size_of_a_batch_changes_no_measurement(fit: Callable[..., Any], root: Path) -> None:
@@ -203,7 +203,7 @@ def test_a_run_is_checked_and_its_metrics_are_known_before_training(
     cfg = compose_run(words)
     check_config(cfg)
     run = build_run(*words, small=False)
-    fill_from_data(cfg, run.data)
+    infer_shapes(cfg, run.data)
     check_parts(cfg, run.task, run.data, [])
     assert cfg.task.monitor.metric == "val/ndcg_at_5" and cfg.task.monitor.metric in run.task.metric_names()
 
@@ -217,7 +217,7 @@ def test_cross_entropy_as_neumf_is_trained(fit: Callable[..., Any], root: Path) 
 
 
 def test_mistakes_name_their_key_before_anything_is_trained(fit: Callable[..., Any], root: Path) -> None:
-    model = BPRFactorization([2], num_users=2, num_items=3)
+    model = BPRMatrixFactorization([2], num_users=2, num_items=3)
     for settings_, said in (
         ({"top_k": 0}, r"task\.top_k=0"),
         ({"sampled_negatives": -1}, r"task\.sampled_negatives=-1"),
@@ -237,6 +237,6 @@ def test_mistakes_name_their_key_before_anything_is_trained(fit: Callable[..., A
 def test_the_data_fill_in_what_a_model_leaves_open(root: Path) -> None:
     cfg = compose_run(settings(root, "lightgcn"))
     data = build_data(cfg)
-    fill_from_data(cfg, data)
+    infer_shapes(cfg, data)
     assert (cfg.model.num_users, cfg.model.num_items) == (USERS, len(data.item_ids))
     assert cfg.model.num_interactions == len(data.splits["train"])

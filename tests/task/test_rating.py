@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.errors import UserError
-from lightning_modules.model.matrix_factorization import MatrixFactorization
-from lightning_modules.task.rating import Rating
+from lightning_modules.config.errors import UserError
+from lightning_modules.zoo.model.matrix_factorization import MatrixFactorization
+from lightning_modules.zoo.task.rating import Rating
 
 PAIRS, STARS = torch.tensor([[1, 2], [0, 0]]), torch.tensor([5.0, 1.0])
 
@@ -74,5 +74,5 @@ def test_mistakes_name_their_key() -> None:
         network(num_users=None)
     with pytest.raises(UserError, match=r"task.scale"):
         rating(network(), scale=[5, 1])  # type: ignore[arg-type]
-    with pytest.raises(UserError, match="Linear has no squares"):
+    with pytest.raises(UserError, match="Linear has no squared_norms"):
         rating(nn.Linear(2, 1), pair_decay=0.1)

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_modules.data.order import BatchOrder
-from lightning_modules.errors import UserError
+from lightning_modules.config.errors import UserError
+from lightning_modules.data.batch_sampler import BatchSampler
 
 
 class Net(nn.Sequential):
@@ -62,11 +62,11 @@ def test_every_rank_leaves_it_out(
     ("size", "world_size", "kept", "dropped"), [(7, 1, 6, 1), (14, 2, 6, 2), (13, 2, 6, 1), (8, 1, 8, 0)]
 )
 def test_the_samples_that_are_left_out_are_counted(size: int, world_size: int, kept: int, dropped: int) -> None:
-    order = BatchOrder(torch.arange(size), 3, world_size=world_size, drop_single=True)
+    order = BatchSampler(torch.arange(size), 3, world_size=world_size, drop_single=True)
     assert (order.num_samples, order.num_dropped) == (kept, dropped)
     assert [len(batch) for batch in order] == [3, 3, 2][: len(order)]
 
 
 def test_the_samples_of_a_window_of_batches_are_counted() -> None:
-    order = BatchOrder(torch.arange(20), 8)
+    order = BatchSampler(torch.arange(20), 8)
     assert [order.samples_in(first, end) for first, end in ((0, 2), (2, 3), (0, 3))] == [16, 4, 20]

@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from torchmetrics import classification
 
-from lightning_modules.errors import UserError
+from lightning_modules.config.errors import UserError
 from lightning_modules.task.classification import Classification
 from lightning_modules.task.metrics import classification_metrics, regression_metrics
 from lightning_modules.task.regression import Regression

@@ -15,21 +15,21 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
-from lightning_modules.compression.distillation.teacher import find_teacher
-from lightning_modules.compression.form import Form
-from lightning_modules.compression.phases import Phases
+from lightning_modules.compression.compressed_state import CompressedState
+from lightning_modules.compression.distillation.teacher import load_teacher
 from lightning_modules.compression.pruning.one_shot import OneShot
-from lightning_modules.compression.stage import Work
-from lightning_modules.errors import UserError
-from lightning_modules.export.source import find_source
+from lightning_modules.compression.stage import StageContext
+from lightning_modules.compression.stage_runner import StageRunner
+from lightning_modules.config.errors import UserError
+from lightning_modules.export.source import load_source
 from lightning_modules.model import checksum
 from lightning_modules.model.checksum import DamagedFileError, load_verified, save_with_checksum
 from lightning_modules.model.weights import read_state_dict
-from lightning_modules.predict import find_model
-from lightning_modules.strategy.sharded import read_shards, write_shards
-from lightning_modules.tracking.artifacts import artifact
+from lightning_modules.run.predict import find_model
+from lightning_modules.strategy.sharded_checkpoint import read_shards, write_shards
+from lightning_modules.tracking.artifacts import artifact_path
 from lightning_modules.tracking.checkpoint import VerifiedCheckpointIO, read_checkpoint
-from lightning_modules.tracking.resume import best_checkpoint, go_on, recorded_config
+from lightning_modules.tracking.resume import best_checkpoint, continue_run, recorded_config
 
 CHECKSUM = 2 + len("touchstone sha256 ") + 64  # bytes: length of the comment, label, digest
 
@@ -61,7 +61,7 @@ def content_of(value: Any) -> bytes:
 
 
 def files_of(store: Any, run: Any) -> list[Path]:
-    return [best_checkpoint(store, run), artifact(store, run, "checkpoints/last.ckpt")]
+    return [best_checkpoint(store, run), artifact_path(store, run, "checkpoints/last.ckpt")]
 
 
 def silent_flips(path: Path, copy: Path, count: int) -> list[int]:
@@ -99,8 +99,10 @@ def test_every_writer_adds_a_checksum(train: Any, store: Any, tmp_path: Path) ->
     write_shards(tmp_path / "last.shards", {"epoch": 1}, rank=0, world_size=1, barrier=lambda: None)
     files += (tmp_path / "last.shards").iterdir()
     task: Any = SimpleNamespace(model=nn.Linear(2, 2))
-    work = Work(task, Form(), torch.zeros(1, 2), lambda: iter([]), lambda _: 0.0, True, 0, tmp_path, print)
-    phases = Phases(SimpleNamespace(after=[]), work, lambda *_: 0, tmp_path, writes=True)  # type: ignore[arg-type]
+    context = StageContext(
+        task, CompressedState(), torch.zeros(1, 2), lambda: iter([]), lambda _: 0.0, True, 0, tmp_path, print
+    )
+    phases = StageRunner(SimpleNamespace(after=[]), context, lambda *_: 0, tmp_path, writes=True)  # type: ignore[arg-type]
     phases._write(tmp_path / "1-prune" / "done.ckpt", OneShot(0.5), 0)
     files.append(tmp_path / "1-prune" / "done.ckpt")
     assert [path.name for path in files] == [
@@ -126,10 +128,10 @@ def test_every_reader_refuses_a_damaged_file(train: Any, store: Any, tmp_path: P
         "init_from": lambda: train(f"init_from={run_id}"),
         "predict": lambda: find_model(store, run_id),
         "predict of a model": lambda: find_model(store, model),
-        "export": lambda: find_source(store, run),
+        "export": lambda: load_source(store, run),
         "pyfunc": lambda: mlflow.pyfunc.load_model(model),
-        "teacher of a run": lambda: find_teacher(run_id, None, (1, 8, 8), 10),
-        "teacher of a model": lambda: find_teacher(model, None, (1, 8, 8), 10),
+        "teacher of a run": lambda: load_teacher(run_id, None, (1, 8, 8), 10),
+        "teacher of a model": lambda: load_teacher(model, None, (1, 8, 8), 10),
         "shards": lambda: read_shards(tmp_path / "last.shards"),
         "trainer": lambda: VerifiedCheckpointIO().load_checkpoint(last, weights_only=False),
         "model.weights": lambda: read_state_dict(best),
@@ -142,14 +144,14 @@ def test_every_reader_refuses_a_damaged_file(train: Any, store: Any, tmp_path: P
 
 def test_a_run_that_starts_again_because_its_checkpoint_is_damaged_says_so(train: Any, store: Any) -> None:
     run = train("trainer.max_epochs=1")
-    last = artifact(store, run, "checkpoints/last.ckpt")
+    last = artifact_path(store, run, "checkpoints/last.ckpt")
     flip(last, 8 * 500)
     with pytest.warns(UserWarning, match=r"last\.ckpt is damaged.* The run starts again from its first step\.$"):
-        assert go_on(store, run.info.run_id, recorded_config(store, run)).checkpoint is None
+        assert continue_run(store, run.info.run_id, recorded_config(store, run)).checkpoint is None
     last.unlink()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert go_on(store, run.info.run_id, recorded_config(store, run)).checkpoint is None
+        assert continue_run(store, run.info.run_id, recorded_config(store, run)).checkpoint is None
 
 
 def test_a_file_without_a_checksum_is_loaded_with_one_warning(tmp_path: Path) -> None:

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from lightning_modules.errors import UserError
+from lightning_modules.config.errors import UserError
 from lightning_modules.tracking import logger as logger_module
-from lightning_modules.tracking import undelivered as undelivered_module
+from lightning_modules.tracking import outbox as undelivered_module
 from lightning_modules.tracking.logger import BufferedMLflowLogger, last_steps
+from lightning_modules.tracking.outbox import UnsentDataWarning, deliver
 from lightning_modules.tracking.store import Store, open_store
-from lightning_modules.tracking.undelivered import Undelivered, deliver
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +162,7 @@ def test_points_that_no_server_takes_go_to_a_file_that_can_be_delivered_later(
     with pytest.warns(UserWarning) as warned:
         logger.finalize("failed")
     path = tmp_path / "mlruns" / "undelivered" / f"{run_id}.jsonl"
-    assert [w.category for w in warned] == [Undelivered]
+    assert [w.category for w in warned] == [UnsentDataWarning]
     assert str(path) in str(warned[0].message) and logger.undelivered == path
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert [(row["step"], row["value"]) for row in rows if row["key"] == "loss"] == [(s, s / 4) for s in range(30)]

@@ -15,8 +15,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from lightning_modules.config.errors import UserError
 from lightning_modules.config.project import PROJECT_ROOT
-from lightning_modules.errors import UserError
 from lightning_modules.tracking.store import (
     Store,
     find_run,
@@ -201,11 +201,11 @@ def test_a_store_that_others_own_is_refused_before_the_run(blank: Path, folder_m
 def test_the_store_of_a_folder_with_special_characters_lies_in_that_folder(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lightning_modules.comparison.reading import open_reader
-    from lightning_modules.sweep.children import best_values
-    from lightning_modules.sweep.found import sweep_folder
-    from lightning_modules.tracking.artifacts import artifact
-    from lightning_modules.tracking.undelivered import folders
+    from lightning_modules.comparison.run_reader import open_run_reader
+    from lightning_modules.sweep.sweep_lookup import sweep_folder
+    from lightning_modules.sweep.trial_results import best_values
+    from lightning_modules.tracking.artifacts import artifact_path
+    from lightning_modules.tracking.outbox import outbox_folders
 
     run = store.client.create_run(store.experiment("x"), run_name="mine")
     run_id = run.info.run_id
@@ -216,11 +216,11 @@ def test_the_store_of_a_folder_with_special_characters_lies_in_that_folder(
     assert list(root.parent.iterdir()) == [root], "something was written beside the project"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)
     assert open_store() == store and find_run(open_store(), "mine").info.run_id == run_id
-    assert open_reader().find("mine").run_id == run_id
-    assert artifact(store, run, "note.txt") == store.folder / "artifacts" / "x" / run_id / "artifacts" / "note.txt"
-    assert artifact(store, run, "note.txt").read_text() == "hello"
+    assert open_run_reader().find("mine").run_id == run_id
+    assert artifact_path(store, run, "note.txt") == store.folder / "artifacts" / "x" / run_id / "artifacts" / "note.txt"
+    assert artifact_path(store, run, "note.txt").read_text() == "hello"
     assert best_values(store, [run_id], {"val/loss": "minimize"}) == {run_id: {"val/loss": 0.5}}
-    assert sweep_folder(store, "s").parents[1] == folders(store.uri)[0].parent == store.folder == root / "mlruns"
+    assert sweep_folder(store, "s").parents[1] == outbox_folders(store.uri)[0].parent == store.folder == root / "mlruns"
 
 
 @pytest.mark.parametrize("folder", ["plain", "a b", "100% sure", "#1", "why?", "c%41", "é", "a+b", "a;b=1&c"])

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from conftest import QUICK
 
-from lightning_modules.command_line import compose_run
-from lightning_modules.run import run
-from lightning_modules.tracking.artifacts import artifact
-from lightning_modules.tracking.known import Known, run_signature
+from lightning_modules.config.command_line import compose_run
+from lightning_modules.run.run import run
+from lightning_modules.tracking.artifacts import artifact_path
 from lightning_modules.tracking.rerun import _print_user_code_changes
+from lightning_modules.tracking.run_cache import CachedRun, run_signature
 from lightning_modules.tracking.user_code import user_modules
 
 SOURCES = {
@@ -24,7 +24,7 @@ SOURCES = {
     "        from ..rules import bound\n        import ownlab_other.numbers as n\n",
     "ownlab/rules.py": "import os\nfrom torch import nn\nbound = 1\n",
     "ownlab_other/numbers.py": "import ownlab_single\n",  # a namespace package
-    "ownlab_single.py": "from lightning_modules.errors import UserError\n",
+    "ownlab_single.py": "from lightning_modules.config.errors import UserError\n",
 }
 TARGET = {"callbacks": {"mine": {"_target_": "ownlab.parts.Late"}, "list": [{"_target_": "torch.nn.ReLU"}]}}
 
@@ -83,11 +83,11 @@ def test_a_run_of_other_user_code_is_not_reused_and_the_code_is_recorded(
     first = train(*words)
     warning = capsys.readouterr().err
     assert "code/1-lab.patch of this run has lines that look like secrets: ownlab/rules.py:2" in warning
-    with pytest.raises(Known, match=first.info.run_id):
-        run(compose_run([*QUICK, *words]), skip_known=True)
+    with pytest.raises(CachedRun, match=first.info.run_id):
+        run(compose_run([*QUICK, *words]), skip_cached=True)
     (lab / "ownlab" / "rules.py").write_text("bound = 3\n")
-    run(compose_run([*QUICK, *words]), skip_known=True)
-    recorded = json.loads(artifact(store, first, "code/modules.json").read_text())
+    run(compose_run([*QUICK, *words]), skip_cached=True)
+    recorded = json.loads(artifact_path(store, first, "code/modules.json").read_text())
     assert set(recorded["modules"]) == set(user_modules(TARGET))
     (repository,) = recorded["repositories"].items()
     assert repository[0] == str(lab)
@@ -97,5 +97,5 @@ def test_a_run_of_other_user_code_is_not_reused_and_the_code_is_recorded(
         "your own code differs from the recorded one, and is used as it is now: ownlab.rules;"
         in capsys.readouterr().out
     )
-    patch = artifact(store, first, repository[1]["diff"]).read_text()
+    patch = artifact_path(store, first, repository[1]["diff"]).read_text()
     assert "+bound = 2" in patch and "hunter2" not in patch

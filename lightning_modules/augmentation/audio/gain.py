@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from lightning_modules.augmentation.audio.wave import WaveTransform, decibels, require_range
+from lightning_modules.augmentation.audio.wave_transform import WaveTransform, db_to_amplitude, require_range
 from lightning_modules.augmentation.per_sample import uniform
 
 
@@ -19,8 +19,8 @@ class Gain(WaveTransform):
         require_range(self, "[min_db, max_db]", min_db, max_db)
         self.min_db, self.max_db = min_db, max_db
 
-    def change_wave(self, wave: Tensor, generator: torch.Generator) -> Tensor:
-        gain = decibels(uniform(len(wave), self.min_db, self.max_db, generator))
+    def transform_wave(self, wave: Tensor, generator: torch.Generator) -> Tensor:
+        gain = db_to_amplitude(uniform(len(wave), self.min_db, self.max_db, generator))
         return wave * gain[:, None].to(wave.device)
 
 
@@ -30,5 +30,5 @@ class Polarity(WaveTransform):
     def __init__(self, probability: float = 0.5) -> None:
         super().__init__(probability)
 
-    def change_wave(self, wave: Tensor, generator: torch.Generator) -> Tensor:
+    def transform_wave(self, wave: Tensor, generator: torch.Generator) -> Tensor:
         return -wave

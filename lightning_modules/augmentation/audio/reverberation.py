@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_modules.augmentation.audio.wave import (
+from lightning_modules.augmentation.audio.wave_transform import (
     WaveTransform,
-    decibels,
-    read_folder,
+    db_to_amplitude,
+    read_audio_folder,
     require_range,
     rms,
     sample_rate_of,
@@ -53,11 +53,11 @@ class Reverberation(WaveTransform):
         """Learn the sample rate, and read the folder."""
         self.sample_rate = sample_rate_of(self, data)
         if self.folder is not None:
-            self.responses = [_from_its_peak(one) for one in read_folder(self, self.folder, self.sample_rate)]
+            self.responses = [_trim_before_peak(one) for one in read_audio_folder(self, self.folder, self.sample_rate)]
 
-    def change_wave(self, wave: Tensor, generator: torch.Generator) -> Tensor:
+    def transform_wave(self, wave: Tensor, generator: torch.Generator) -> Tensor:
         rooms = to_device_of(wave, self._rooms(len(wave), wave.shape[1], generator))
-        wet = convolve(wave, rooms)
+        wet = fft_convolve(wave, rooms)
         level = rms(wet)
         return wet * torch.where(level > 0, rms(wave) / level, 1.0)
 
@@ -73,7 +73,7 @@ class Reverberation(WaveTransform):
             return rooms
         size = max(2, min(length, math.ceil(self.max_seconds * self.sample_rate)))
         seconds = uniform(count, self.min_seconds, self.max_seconds, generator)[:, None]
-        direct = decibels(uniform(count, self.min_direct_db, self.max_direct_db, generator))[:, None]
+        direct = db_to_amplitude(uniform(count, self.min_direct_db, self.max_direct_db, generator))[:, None]
         time = torch.arange(size) / self.sample_rate
         rooms = torch.randn(count, size, generator=generator) * torch.exp(-math.log(1000) * time / seconds)
         rooms[:, 0] = 0
@@ -82,12 +82,12 @@ class Reverberation(WaveTransform):
         return rooms
 
 
-def convolve(wave: Tensor, response: Tensor) -> Tensor:
+def fft_convolve(wave: Tensor, response: Tensor) -> Tensor:
     """The first T samples of the convolution of [n, T] with [n, R], by Fourier transforms."""
     length = wave.shape[1]
     size = 2 ** math.ceil(math.log2(max(2, length + response.shape[1] - 1)))
     return torch.fft.irfft(torch.fft.rfft(wave, size) * torch.fft.rfft(response, size), size)[:, :length]
 
 
-def _from_its_peak(response: Tensor) -> Tensor:
+def _trim_before_peak(response: Tensor) -> Tensor:
     return response[int(response.abs().argmax()) :]

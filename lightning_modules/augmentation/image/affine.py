@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lightning_modules.augmentation.image.images import ImageTransform, check_range
-from lightning_modules.augmentation.image.warp import affine_matrix, check_interpolation, inverse, warp
+from lightning_modules.augmentation.image.image_transform import ImageTransform, check_range
+from lightning_modules.augmentation.image.warp import affine_matrix, check_interpolation, invert_affine, warp
 from lightning_modules.augmentation.per_sample import uniform
 
 
@@ -48,7 +48,7 @@ class Affine(ImageTransform):
         self.degrees, self.translate, self.scale, self.shear = degrees, translate, scale, shear
         self.interpolation, self.fill = interpolation, fill
 
-    def altered(self, x: Tensor, generator: torch.Generator) -> Tensor:
+    def transform_images(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """Return the warped images."""
         n, (height, width) = len(x), x.shape[2:]
 
@@ -58,4 +58,4 @@ class Affine(ImageTransform):
         angle, scale = within(self.degrees), uniform(n, self.scale[0], self.scale[1], generator)
         matrix = affine_matrix(angle, scale, within(self.shear[0]), within(self.shear[1]))
         shift = torch.stack((within(self.translate[0] * width), within(self.translate[1] * height)), dim=1)
-        return warp(x, inverse(matrix, shift), self.interpolation, self.fill)
+        return warp(x, invert_affine(matrix, shift), self.interpolation, self.fill)

@@ -4,15 +4,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_modules.augmentation.image.images import as_float, per_image, rounded
-from lightning_modules.augmentation.image.operations import MIX
-from lightning_modules.augmentation.image.policies import Policy
-from lightning_modules.augmentation.mixing import beta
+from lightning_modules.augmentation.image.image_transform import as_float, per_image_factor, round_to_dtype
+from lightning_modules.augmentation.image.policy_operations import MIX
+from lightning_modules.augmentation.image.rand_augment import RandomPolicy
+from lightning_modules.augmentation.mixing import sample_beta
 from lightning_modules.augmentation.per_sample import uniform
-from lightning_modules.errors import UserError
+from lightning_modules.config.errors import UserError
 
 
-class AugMix(Policy):
+class AugMix(RandomPolicy):
     """Mixes `width` chains by Dirichlet(alpha) weights, then the mixture with the image by a Beta(alpha, alpha) one.
 
     Hendrycks et al. 2020, "AugMix: A Simple Data Processing Method to Improve Robustness and Uncertainty", algorithm
@@ -43,15 +43,15 @@ class AugMix(Policy):
             raise UserError(f"augmentation: AugMix.alpha={alpha} must be above 0")
         self.severity, self.width, self.depth, self.alpha = severity, width, depth, alpha
 
-    def altered(self, x: Tensor, generator: torch.Generator) -> Tensor:
+    def transform_images(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """Return the mixtures."""
         n = len(x)
-        weights, kept = dirichlet(n, self.width, self.alpha, generator), beta(n, self.alpha, generator)
-        mixture = per_image(kept, as_float(x[:0])) * as_float(x)
+        weights, kept = sample_dirichlet(n, self.width, self.alpha, generator), sample_beta(n, self.alpha, generator)
+        mixture = per_image_factor(kept, as_float(x[:0])) * as_float(x)
         for chain in range(self.width):
-            share = per_image((1 - kept) * weights[:, chain], mixture)
+            share = per_image_factor((1 - kept) * weights[:, chain], mixture)
             mixture.addcmul_(as_float(self._chain(x, generator)), share)
-        return rounded(mixture, x)
+        return round_to_dtype(mixture, x)
 
     def _chain(self, x: Tensor, generator: torch.Generator) -> Tensor:
         longest = 3 if self.depth == -1 else self.depth
@@ -63,7 +63,7 @@ class AugMix(Policy):
         return x
 
 
-def dirichlet(n: int, size: int, alpha: float, generator: torch.Generator) -> Tensor:
+def sample_dirichlet(n: int, size: int, alpha: float, generator: torch.Generator) -> Tensor:
     """float32 [n, size] of Dirichlet(alpha, …, alpha), on the CPU."""
     seed = int(torch.randint(2**32, (), generator=generator))  # torch's takes no generator
     drawn = np.random.RandomState(seed).dirichlet([alpha] * size, n)

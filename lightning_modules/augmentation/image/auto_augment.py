@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lightning_modules.augmentation.image.images import ImageTransform
-from lightning_modules.augmentation.image.operations import AUTO, draw_signs, operate
+from lightning_modules.augmentation.image.image_transform import ImageTransform
+from lightning_modules.augmentation.image.policy_operations import AUTO, apply_operations, draw_signs
 from lightning_modules.augmentation.image.warp import check_interpolation
-from lightning_modules.errors import UserError, nearest
+from lightning_modules.config.errors import UserError, suggest
 
 # Cubuk et al. 2019, tables 7 to 9: 25 pairs of operation, probability in tenths, level 0..9 (none: 0)
 POLICIES = {
@@ -116,19 +116,19 @@ class AutoAugment(ImageTransform):
     ) -> None:
         super().__init__(probability)
         if policy not in POLICIES:
-            raise UserError(f"augmentation: AutoAugment.policy={policy}: {nearest(policy, POLICIES)}")
+            raise UserError(f"augmentation: AutoAugment.policy={policy}: {suggest(policy, POLICIES)}")
         check_interpolation("AutoAugment", interpolation)
         self.interpolation, self.fill = interpolation, fill
         self.operation, self.chance, self.level = read_policy(POLICIES[policy])
 
-    def altered(self, x: Tensor, generator: torch.Generator) -> Tensor:
+    def transform_images(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """Return the changed images."""
         pair = torch.randint(len(self.operation), (len(x),), generator=generator)
         for half in range(2):
             operation, chance, level = (of[pair, half] for of in (self.operation, self.chance, self.level))
             sign = draw_signs(AUTO, operation, generator)
             operation = torch.where(torch.rand(len(x), generator=generator) < chance, operation, -1)
-            x = operate(x, AUTO, operation, level, sign, self.interpolation, self.fill)
+            x = apply_operations(x, AUTO, operation, level, sign, self.interpolation, self.fill)
         return x
 
 

@@ -6,7 +6,13 @@ C is 1 or 3. Values are truncated to levels as in Pillow and torchvision.
 import torch
 from torch import Tensor
 
-from lightning_modules.augmentation.image.images import as_float, floats, per_image, top, truncated
+from lightning_modules.augmentation.image.image_transform import (
+    as_float,
+    float_copy,
+    per_image_factor,
+    truncate_to_dtype,
+    white_level,
+)
 
 LUMA = (0.2989, 0.587, 0.114)  # ITU-R BT.601
 
@@ -20,27 +26,27 @@ def luminance(x: Tensor) -> Tensor:
     return grey.floor_() if x.dtype == torch.uint8 else grey
 
 
-def _towards(x: Tensor, other: Tensor, factor: Tensor) -> Tensor:
+def _blend(x: Tensor, other: Tensor, factor: Tensor) -> Tensor:
     """``factor * x + (1 - factor) * other``: beyond `x` where the factor is above 1."""
-    values = floats(x)
-    share = per_image(factor, values)
-    return truncated(values.mul_(share).add_(other * (1 - share)), x)
+    values = float_copy(x)
+    share = per_image_factor(factor, values)
+    return truncate_to_dtype(values.mul_(share).add_(other * (1 - share)), x)
 
 
 def brightness(x: Tensor, factor: Tensor) -> Tensor:
     """0 is black, 1 the image."""
-    values = floats(x)
-    return truncated(values.mul_(per_image(factor, values)), x)
+    values = float_copy(x)
+    return truncate_to_dtype(values.mul_(per_image_factor(factor, values)), x)
 
 
 def contrast(x: Tensor, factor: Tensor) -> Tensor:
     """0 is the mean grey level, 1 the image."""
-    return _towards(x, luminance(x).mean((1, 2, 3), keepdim=True), factor)
+    return _blend(x, luminance(x).mean((1, 2, 3), keepdim=True), factor)
 
 
 def saturation(x: Tensor, factor: Tensor) -> Tensor:
     """0 is without colour, 1 the image; nothing happens to one channel."""
-    return x if x.shape[1] == 1 else _towards(x, luminance(x), factor)
+    return x if x.shape[1] == 1 else _blend(x, luminance(x), factor)
 
 
 def grayscale(x: Tensor) -> Tensor:
@@ -66,13 +72,13 @@ def hue(x: Tensor, shift: Tensor) -> Tensor:
         (green - blue) * over,
         torch.where(high == green, (blue - red) * over + 2, (red - green) * over + 4),
     )
-    angle += 6 * per_image(shift, values).squeeze(1)
+    angle += 6 * per_image_factor(shift, values).squeeze(1)
     offsets = values.new_tensor([5.0, 3.0, 1.0]).view(1, 3, 1, 1)
     turned = (angle.unsqueeze(1) + offsets).remainder_(6)
     turned = torch.minimum(turned, 4 - turned).clamp_(0, 1).mul_(spread.unsqueeze(1)).neg_().add_(high.unsqueeze(1))
     if x.dtype == torch.uint8:
         turned *= 255.999 / 255  # torchvision's way from 0..1 to levels
-    return truncated(turned, x)
+    return truncate_to_dtype(turned, x)
 
 
 def sharpness(x: Tensor, factor: Tensor) -> Tensor:
@@ -85,10 +91,10 @@ def sharpness(x: Tensor, factor: Tensor) -> Tensor:
     smooth = (rows[..., :-2] + rows[..., 1:-1]).add_(rows[..., 2:]).add_(middle, alpha=4).mul_(1 / 13)
     if x.dtype == torch.uint8:
         smooth.round_()
-    share = per_image(factor, values)
-    out = floats(x)
+    share = per_image_factor(factor, values)
+    out = float_copy(x)
     out[:, :, 1:-1, 1:-1] = smooth.mul_(1 - share).addcmul_(middle, share)
-    return truncated(out, x)
+    return truncate_to_dtype(out, x)
 
 
 def invert(x: Tensor) -> Tensor:
@@ -98,7 +104,7 @@ def invert(x: Tensor) -> Tensor:
 
 def solarize(x: Tensor, threshold: Tensor) -> Tensor:
     """Invert the values from ``threshold * white`` on."""
-    level = threshold.double() * top(x)
+    level = threshold.double() * white_level(x)
     limit = (level.ceil() if x.dtype == torch.uint8 else level).to(x.device, x.dtype).view(-1, 1, 1, 1)
     if x.dtype == torch.uint8:  # inverting is xor with 255: several times faster than torch.where
         return x ^ (x >= limit).view(torch.uint8).neg_()
@@ -111,7 +117,7 @@ def posterize(x: Tensor, bits: Tensor) -> Tensor:
         mask = 255 - (2 ** (8 - bits.long()) - 1)
         return x & mask.to(x.device, torch.uint8).view(-1, 1, 1, 1)
     values = as_float(x)
-    levels = per_image(2.0 ** bits.double(), values)
+    levels = per_image_factor(2.0 ** bits.double(), values)
     return ((values * levels).floor_().clamp_(min=0).minimum(levels - 1) / levels).to(x.dtype)
 
 
@@ -120,8 +126,8 @@ def autocontrast(x: Tensor) -> Tensor:
     values = as_float(x)
     low, high = values.amin((2, 3), keepdim=True), values.amax((2, 3), keepdim=True)
     flat = high == low
-    unit = torch.where(flat, 1.0, (high - low) * (1 / top(x)))
-    return truncated((values - torch.where(flat, 0.0, low)).div_(unit), x)
+    unit = torch.where(flat, 1.0, (high - low) * (1 / white_level(x)))
+    return truncate_to_dtype((values - torch.where(flat, 0.0, low)).div_(unit), x)
 
 
 def equalize(x: Tensor) -> Tensor:

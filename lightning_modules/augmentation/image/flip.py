@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from lightning_modules.augmentation.image.images import ImageTransform
+from lightning_modules.augmentation.image.image_transform import ImageTransform
 
 
 class HorizontalFlip(ImageTransform):
@@ -16,7 +16,7 @@ class HorizontalFlip(ImageTransform):
     def __init__(self, probability: float = 0.5) -> None:
         super().__init__(probability)
 
-    def altered(self, x: Tensor, generator: torch.Generator) -> Tensor:
+    def transform_images(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """Return the mirrored images."""
         return x.flip(3)
 
@@ -31,6 +31,6 @@ class VerticalFlip(ImageTransform):
     def __init__(self, probability: float = 0.5) -> None:
         super().__init__(probability)
 
-    def altered(self, x: Tensor, generator: torch.Generator) -> Tensor:
+    def transform_images(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """Return the mirrored images."""
         return x.flip(2)

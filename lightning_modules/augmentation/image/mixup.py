@@ -3,10 +3,15 @@
 import torch
 from torch import Tensor
 
-from lightning_modules.augmentation.image.images import as_float, in_format_of, require_images, rounded
-from lightning_modules.augmentation.image.rectangle import inside
+from lightning_modules.augmentation.image.image_transform import (
+    as_float,
+    match_memory_format,
+    require_images,
+    round_to_dtype,
+)
+from lightning_modules.augmentation.image.random_rectangle import interval_mask
 from lightning_modules.augmentation.mixing import Mixing, blend
-from lightning_modules.errors import UserError
+from lightning_modules.config.errors import UserError
 
 
 class Mixup(Mixing):
@@ -24,9 +29,9 @@ class Mixup(Mixing):
             raise UserError(f"augmentation: Mixup needs samples of uint8 or float values, but they are {x.dtype}")
         partner, weight = self.draw(len(x), generator)
         other = x.index_select(0, partner.to(x.device))
-        mixed = rounded(blend(as_float(x), as_float(other), weight), x)
+        mixed = round_to_dtype(blend(as_float(x), as_float(other), weight), x)
         y = self.mix_targets(batch, partner, weight)
-        return {**batch, "x": in_format_of(x, mixed) if x.ndim == 4 else mixed, "y": y}
+        return {**batch, "x": match_memory_format(x, mixed) if x.ndim == 4 else mixed, "y": y}
 
 
 class CutMix(Mixing):
@@ -46,16 +51,16 @@ class CutMix(Mixing):
         x = batch["x"]
         require_images(self, x)
         partner, weight = self.draw(len(x), generator)
-        rows = _side(1 - weight, x.shape[2], generator)
-        columns = _side(1 - weight, x.shape[3], generator)
+        rows = _cut_interval(1 - weight, x.shape[2], generator)
+        columns = _cut_interval(1 - weight, x.shape[3], generator)
         area = rows.sum(1) * columns.sum(1) / (x.shape[2] * x.shape[3])
         cut = (rows[:, None, :, None] & columns[:, None, None, :]).to(x.device)
         mixed = torch.where(cut, x.index_select(0, partner.to(x.device)), x)
-        return {**batch, "x": in_format_of(x, mixed), "y": self.mix_targets(batch, partner, 1 - area)}
+        return {**batch, "x": match_memory_format(x, mixed), "y": self.mix_targets(batch, partner, 1 - area)}
 
 
-def _side(area: Tensor, length: int, generator: torch.Generator) -> Tensor:
+def _cut_interval(area: Tensor, length: int, generator: torch.Generator) -> Tensor:
     """bool [n, length]: a random centre with ``sqrt(area) * length`` pixels about it."""
     size = (area.sqrt() * length).long()
     centre = torch.randint(length, (len(area),), generator=generator)
-    return inside(centre - size // 2, size, length)
+    return interval_mask(centre - size // 2, size, length)

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lightning_modules.augmentation.image.images import ImageTransform
-from lightning_modules.augmentation.image.rectangle import check_rectangle, draw_places, draw_rectangles
-from lightning_modules.augmentation.image.warp import check_interpolation, sample
+from lightning_modules.augmentation.image.image_transform import ImageTransform
+from lightning_modules.augmentation.image.random_rectangle import check_rectangle, draw_places, draw_rectangles
+from lightning_modules.augmentation.image.warp import check_interpolation, sample_grid
 
 
 class RandomResizedCrop(ImageTransform):
@@ -35,7 +35,7 @@ class RandomResizedCrop(ImageTransform):
         check_interpolation("RandomResizedCrop", interpolation)
         self.scale, self.ratio, self.interpolation = scale, ratio, interpolation
 
-    def altered(self, x: Tensor, generator: torch.Generator) -> Tensor:
+    def transform_images(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """Return the resized parts."""
         height, width = x.shape[2:]
         tall, wide, found = draw_rectangles(len(x), height, width, self.scale, self.ratio, generator)
@@ -56,7 +56,7 @@ def resized_crop(
     grid = torch.empty(len(x), height, width, 2, device=x.device)
     grid[..., 0] = _sources(left, wide, width, interpolation).to(x.device, torch.float32)[:, None, :]
     grid[..., 1] = _sources(top, tall, height, interpolation).to(x.device, torch.float32)[:, :, None]
-    return sample(x, grid, interpolation, fill=None)
+    return sample_grid(x, grid, interpolation, fill=None)
 
 
 def _sources(start: Tensor, size: Tensor, length: int, interpolation: str) -> Tensor:

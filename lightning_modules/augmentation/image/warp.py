@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lightning_modules.augmentation.image.images import as_float, fill_values, rounded
-from lightning_modules.errors import UserError, nearest
+from lightning_modules.augmentation.image.image_transform import as_float, fill_values, round_to_dtype
+from lightning_modules.config.errors import UserError, suggest
 
 INTERPOLATIONS = ("bilinear", "nearest")
 
@@ -15,7 +15,7 @@ INTERPOLATIONS = ("bilinear", "nearest")
 def check_interpolation(name: str, interpolation: str) -> None:
     """Raise UserError where it is none that `sample` knows."""
     if interpolation not in INTERPOLATIONS:
-        raise UserError(f"augmentation: {name}.interpolation={interpolation}: {nearest(interpolation, INTERPOLATIONS)}")
+        raise UserError(f"augmentation: {name}.interpolation={interpolation}: {suggest(interpolation, INTERPOLATIONS)}")
 
 
 def affine_matrix(angle: Tensor, scale: Tensor, shear_x: Tensor, shear_y: Tensor) -> Tensor:
@@ -38,7 +38,7 @@ def _matrix(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
     return torch.stack((a, b, c, d), dim=1).view(-1, 2, 2)
 
 
-def inverse(matrix: Tensor, shift: Tensor) -> Tensor:
+def invert_affine(matrix: Tensor, shift: Tensor) -> Tensor:
     """float64 [n, 2, 3] that undoes ``matrix @ point + shift``: where a pixel of the result comes from."""
     (a, b), (c, d) = matrix[:, 0].unbind(1), matrix[:, 1].unbind(1)
     back = _matrix(d, -b, -c, a) / (a * d - b * c)[:, None, None]
@@ -62,17 +62,17 @@ def warp(x: Tensor, back: Tensor, interpolation: str = "bilinear", fill: float |
     for i in range(2):  # F.affine_grid is slower, and would be done in half precision below autocast
         in_x, in_y, shift = units[:, i].unbind(1)
         torch.addcmul(in_y * down[:, None] + shift, in_x, across, out=grid[..., i])
-    return sample(x, grid, interpolation, fill)
+    return sample_grid(x, grid, interpolation, fill)
 
 
-def sample(x: Tensor, grid: Tensor, interpolation: str, fill: float | Sequence[float] | None) -> Tensor:
+def sample_grid(x: Tensor, grid: Tensor, interpolation: str, fill: float | Sequence[float] | None) -> Tensor:
     """`grid` [n, H, W, 2] in the units of `F.grid_sample`; a `fill` of None repeats the border."""
     values = as_float(x)
     grid = grid.to(values.dtype)
     if fill is None:
-        return rounded(F.grid_sample(values, grid, interpolation, "border", align_corners=False), x)
+        return round_to_dtype(F.grid_sample(values, grid, interpolation, "border", align_corners=False), x)
     levels = values.new_tensor(fill_values(fill, x.shape[1])).view(1, -1, 1, 1)  # type: ignore[arg-type]
     filled = bool(levels.any())
     # outside is 0: with the fill as zero point that is the fill, and blends at the border with it
     out = F.grid_sample(values - levels if filled else values, grid, interpolation, "zeros", align_corners=False)
-    return rounded(out.add_(levels) if filled else out, x)
+    return round_to_dtype(out.add_(levels) if filled else out, x)

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.augmentation.text.rows import TextTransform
-from lightning_modules.errors import UserError
+from lightning_modules.augmentation.text.text_transform import TextTransform
+from lightning_modules.config.errors import UserError
 
 
 class OneOf(TextTransform):
@@ -20,7 +20,11 @@ class OneOf(TextTransform):
     def __init__(self, transforms: Mapping[str, nn.Module | None], probability: float = 1.0) -> None:
         super().__init__(probability)
         given = [transform for transform in transforms.values() if transform is not None]
-        words = [t for t in given if isinstance(t, TextTransform) and type(t).change is not TextTransform.change]
+        words = [
+            t
+            for t in given
+            if isinstance(t, TextTransform) and type(t).transform_samples is not TextTransform.transform_samples
+        ]
         if not given or len(words) < len(given):
             raise UserError(
                 f"augmentation: OneOf.transforms={list(transforms)}: needed are transforms of words, such as SwapWords"
@@ -33,7 +37,7 @@ class OneOf(TextTransform):
             assert isinstance(transform, TextTransform)
             transform.prepare(data)
 
-    def change(self, x: Tensor, generator: torch.Generator) -> Tensor:
+    def transform_samples(self, x: Tensor, generator: torch.Generator) -> Tensor:
         which = torch.randint(len(self.transforms), (len(x),), generator=generator)
         changed = x.clone()
         for i, transform in enumerate(self.transforms):

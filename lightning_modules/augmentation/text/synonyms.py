@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_modules.errors import UserError
+from lightning_modules.config.errors import UserError
 
 Synonyms = dict[str, list[str]]
-_FILES = ("data.noun", "data.verb", "data.adj", "data.adv")
+_WORDNET_FILES = ("data.noun", "data.verb", "data.adj", "data.adv")
 
 
 def read_table(path: Path) -> Synonyms:
@@ -37,18 +37,18 @@ def read_wordnet(folder: Path) -> Synonyms:
     Raises:
         UserError: the folder is none of WordNet's, or a file of it is damaged.
     """
-    if not all((folder / name).is_file() for name in _FILES):
+    if not all((folder / name).is_file() for name in _WORDNET_FILES):
         raise UserError(
-            f"augmentation: source={folder}: there is none of WordNet's {', '.join(_FILES)}; `apt-get install wordnet-base` "
+            f"augmentation: source={folder}: there is none of WordNet's {', '.join(_WORDNET_FILES)}; `apt-get install wordnet-base` "
             "puts them into /usr/share/wordnet. A table of synonyms (.tsv), or source=neighbours, needs no WordNet"
         )
     found: dict[str, dict[str, None]] = {}
-    for name in _FILES:
+    for name in _WORDNET_FILES:
         for number, line in enumerate((folder / name).read_text(encoding="latin-1").splitlines(), start=1):
             if line.startswith(" ") or not line:  # the licence
                 continue
             try:
-                members = _members(line)
+                members = _synset_words(line)
             except (IndexError, ValueError) as error:
                 raise UserError(f"{folder / name}, line {number}: no synset of WordNet") from error
             for word in members:
@@ -56,7 +56,7 @@ def read_wordnet(folder: Path) -> Synonyms:
     return {word: list(others) for word, others in found.items() if others}
 
 
-def _members(line: str) -> list[str]:
+def _synset_words(line: str) -> list[str]:
     """The single words of a synset: offset, file, type, their number in hexadecimal, then pairs (word, number)."""
     fields = line.split(" ")
     words = [fields[4 + 2 * i] for i in range(int(fields[3], 16))]
@@ -64,7 +64,9 @@ def _members(line: str) -> list[str]:
     return list(dict.fromkeys(word for word in plain if "_" not in word))
 
 
-def neighbours(x: Tensor, corpus: int, most: int = 5, dim: int = 50, window: int = 2, min_count: int = 3) -> Tensor:
+def distributional_neighbors(
+    x: Tensor, corpus: int, most: int = 5, dim: int = 50, window: int = 2, min_count: int = 3
+) -> Tensor:
     """int64 [corpus + 2, most]: for each word id the nearest by cosine, 0 where there are fewer.
 
     Vectors are the truncated SVD of positive pointwise mutual information (Levy, Goldberg and Dagan 2015, equations 3 and 4
@@ -81,13 +83,13 @@ def neighbours(x: Tensor, corpus: int, most: int = 5, dim: int = 50, window: int
     table = torch.zeros(corpus + 2, most, dtype=torch.int64)
     number = torch.full((corpus + 2,), -1)
     number[known] = torch.arange(len(known))
-    information = _information(number[x.long()], len(known), window)
+    information = _pmi_matrix(number[x.long()], len(known), window)
     if len(known) <= 3 or information is None:
         return table
-    return _nearest(table, known, _leading(information, min(dim, len(known) - 1)), most)
+    return _nearest(table, known, _leading_eigenvectors(information, min(dim, len(known) - 1)), most)
 
 
-def _information(places: Tensor, size: int, window: int) -> Any:
+def _pmi_matrix(places: Tensor, size: int, window: int) -> Any:
     """The positive pointwise mutual information of words that stand within a window, sparse [size, size]; None where it is 0.
 
     Args:
@@ -108,7 +110,7 @@ def _information(places: Tensor, size: int, window: int) -> Any:
     return found if found.nnz else None
 
 
-def _leading(matrix: Any, rank: int, rounds: int = 10) -> Tensor:
+def _leading_eigenvectors(matrix: Any, rank: int, rounds: int = 10) -> Tensor:
     """float32 [n, rank]: the leading eigenvectors of a symmetric sparse matrix, times the root of their absolute values.
 
     Subspace iteration (Halko, Martinsson and Tropp 2011, algorithm 4.4) from numbers that are always the same: the
@@ -134,7 +136,7 @@ def _nearest(table: Tensor, known: Tensor, vectors: Tensor, most: int) -> Tensor
     return table
 
 
-def as_ids(synonyms: Mapping[str, Iterable[str]], words: list[str], allowed: Tensor) -> Tensor:
+def synonym_ids(synonyms: Mapping[str, Iterable[str]], words: list[str], allowed: Tensor) -> Tensor:
     """int64 [len(words) + 2, most]: the synonyms of each word id that are `allowed` (bool by id), 0 where there are fewer."""
     ids = {word: i for i, word in enumerate(words, start=1)}
     rows = [[ids[other] for other in synonyms.get(word, ()) if other in ids and allowed[ids[other]]] for word in words]

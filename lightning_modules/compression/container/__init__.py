@@ -5,6 +5,6 @@ The format is described in ``lightning_modules/compression/README.md``.
 
 from lightning_modules.compression.container.read import read, read_header
 from lightning_modules.compression.container.write import write
-from lightning_modules.compression.container.written import StoredTensor, Written
+from lightning_modules.compression.container.written import StoredTensor, WriteReport
 
-__all__ = ["StoredTensor", "Written", "read", "read_header", "write"]
+__all__ = ["StoredTensor", "WriteReport", "read", "read_header", "write"]

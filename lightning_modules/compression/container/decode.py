@@ -9,15 +9,18 @@ import psutil
 import torch
 from torch import Tensor
 
+from lightning_modules.compression.compressed_state import Codebook, CompressedState, QuantGrid
 from lightning_modules.compression.container import bitmask_int8, entries, plain, positions, symbols
-from lightning_modules.compression.container.frame import Buffer
-from lightning_modules.compression.container.piece import DTYPES, alphabet_of, tensor_of
-from lightning_modules.compression.form import Codebook, Form, Grid
+from lightning_modules.compression.container.tensor_encoding import DTYPES, from_byte_rows, num_symbols
+from lightning_modules.compression.container.zstd_frame import Buffer
 
-_FREE_BYTES, _MOST_RATIO = 2**28, 10_000  # tensors of so many bytes for nothing, and so many for each byte of data
+_ALWAYS_ALLOWED_BYTES, _MAX_RATIO = (
+    2**28,
+    10_000,
+)  # tensors of so many bytes for nothing, and so many for each byte of data
 
 
-class Blob:
+class ByteReader:
     """Data that is taken from the front."""
 
     def __init__(self, data: Buffer) -> None:
@@ -35,67 +38,69 @@ class Blob:
         return len(self._data) - self._at
 
 
-def decode(records: list[dict[str, Any]], pools: dict[str, list[Any]], data: Buffer) -> tuple[dict[str, Tensor], Form]:
+def decode_tensors(
+    records: list[dict[str, Any]], pools: dict[str, list[Any]], data: Buffer
+) -> tuple[dict[str, Tensor], CompressedState]:
     """All tensors, and the form but for its steps.
 
     Raises ValueError, KeyError, IndexError or TypeError where records and data do not agree, and MemoryError where the
     tensors do not fit into free memory.
     """
     _check_sizes(records, pools, len(data))
-    blob = Blob(data)
+    blob = ByteReader(data)
     pool = {
-        name: Blob(plain.decode(streams, blob.take, n, DTYPES[name].itemsize).tobytes())
+        name: ByteReader(plain.decode(streams, blob.take, n, DTYPES[name].itemsize).tobytes())
         for name, (n, streams) in pools.items()
     }
-    tensors, form = {}, Form()
+    tensors, state = {}, CompressedState()
     for record in records:
-        tensors[record["name"]] = _Entry(record, blob, pool).decode(form)
+        tensors[record["name"]] = _RecordDecoder(record, blob, pool).decode(state)
     if blob.left or any(rest.left for rest in pool.values()):
         raise ValueError("there is more data than tensors")
-    return tensors, form
+    return tensors, state
 
 
 def _check_sizes(records: list[dict[str, Any]], pools: dict[str, list[Any]], data: int) -> None:
     sizes = [n for n, _ in pools.values()]
     total = sum(n * DTYPES[name].itemsize for name, (n, _) in pools.items())
     for record in records:
-        few = record.get("few", {})
-        sizes += [*record["shape"], *few.get("centroids", []), few.get("groups", 0)]
+        quantized = record.get("few", {})
+        sizes += [*record["shape"], *quantized.get("centroids", []), quantized.get("groups", 0)]
         # A mask, indices, and positions of eight bytes may stand beside the entries.
         total += math.prod(record["shape"]) * (DTYPES[record["dtype"]].itemsize + 10)
     if any(size < 0 for size in sizes):
         raise ValueError("a negative size")
-    if total > _FREE_BYTES + _MOST_RATIO * data:
+    if total > _ALWAYS_ALLOWED_BYTES + _MAX_RATIO * data:
         raise ValueError(f"{data} bytes of data cannot be {total} bytes of tensors")
     if total > (free := psutil.virtual_memory().available):
         raise MemoryError(f"its tensors take up to {total:,} bytes, but {free:,} bytes are free")
 
 
 @dataclass
-class _Entry:
+class _RecordDecoder:
     """One record on its way to a tensor."""
 
     record: dict[str, Any]
-    blob: Blob
-    pool: dict[str, Blob]
+    blob: ByteReader
+    pool: dict[str, ByteReader]
 
-    def decode(self, form: Form) -> Tensor:
+    def decode(self, state: CompressedState) -> Tensor:
         """The tensor; its mask, codebook or grid go into the form."""
         name, shape = self.record["name"], tuple(self.record["shape"])
         n: int = math.prod(shape)
-        few = self._sides(shape, n)
-        where, values = self._read(n, few)
-        if isinstance(few, Codebook):
-            few.indices = torch.from_numpy(entries.spread(values, where, n)).view(shape)
-            form.codebooks[name] = few
-        elif isinstance(few, Grid):
-            few.q = torch.from_numpy(entries.on_grid(values, where, few, n)).view(shape)
-            form.grids[name] = few
+        quantized = self._sides(shape, n)
+        where, values = self._read(n, quantized)
+        if isinstance(quantized, Codebook):
+            quantized.indices = torch.from_numpy(entries.scatter(values, where, n)).view(shape)
+            state.codebooks[name] = quantized
+        elif isinstance(quantized, QuantGrid):
+            quantized.q = torch.from_numpy(entries.grid_integers(values, where, quantized, n)).view(shape)
+            state.grids[name] = quantized
         if where is not None and self.record["masked"]:
-            form.masks[name] = torch.from_numpy(entries.spread(np.ones(len(where), bool), where, n)).view(shape)
-        return entries.tensor(self.record["dtype"], few, where, values, n).view(shape)
+            state.masks[name] = torch.from_numpy(entries.scatter(np.ones(len(where), bool), where, n)).view(shape)
+        return entries.decode_values(self.record["dtype"], quantized, where, values, n).view(shape)
 
-    def _read(self, n: int, few: Codebook | Grid | None) -> tuple[np.ndarray | None, np.ndarray]:
+    def _read(self, n: int, quantized: Codebook | QuantGrid | None) -> tuple[np.ndarray | None, np.ndarray]:
         """Positions of the kept entries (None: all), and their values: symbols [count] or bytes [count, size]."""
         record = self.record
         where, count = None, n
@@ -113,28 +118,28 @@ class _Entry:
             return where, np.frombuffer(taken, np.uint8).reshape(count, size)
         if record["codec"] == "plain":
             return where, plain.decode(record["values"], self.blob.take, count, size)
-        if few is None or record["codec"] not in ("codebook", "grid"):
+        if quantized is None or record["codec"] not in ("codebook", "grid"):
             raise KeyError(record["codec"])
         [[coder, length]] = record["values"]
-        return where, symbols.decode(coder, self.blob.take(length), count, alphabet_of(few))
+        return where, symbols.decode(coder, self.blob.take(length), count, num_symbols(quantized))
 
-    def _sides(self, shape: tuple[int, ...], n: int) -> Codebook | Grid | None:
-        few, codec = self.record.get("few"), self.record["codec"]
+    def _sides(self, shape: tuple[int, ...], n: int) -> Codebook | QuantGrid | None:
+        quantized, codec = self.record.get("few"), self.record["codec"]
         empty = torch.empty(0)
-        if few is None:
+        if quantized is None:
             return None
         if codec == "codebook":
-            centroids = self._pooled(few["dtype"], few["centroids"])
+            centroids = self._pooled(quantized["dtype"], quantized["centroids"])
             if not (centroids.ndim == 1 or (centroids.ndim == 2 and len(centroids) == shape[0])):
-                raise ValueError(f"centroids {few['centroids']} for a tensor {shape}")
+                raise ValueError(f"centroids {quantized['centroids']} for a tensor {shape}")
             return Codebook(empty, centroids)
-        groups, bits = few["groups"], few["bits"]
+        groups, bits = quantized["groups"], quantized["bits"]
         if not 1 <= bits <= 8 or (n % groups if groups else n):
             raise ValueError(f"{groups} groups of {bits} bits for a tensor {shape}")
         scale = self._pooled("float32", [groups, 1])
-        return Grid(empty, scale, bits, self._pooled("int8", [groups, 1]) if few["zero_point"] else None)
+        return QuantGrid(empty, scale, bits, self._pooled("int8", [groups, 1]) if quantized["zero_point"] else None)
 
     def _pooled(self, dtype: str, shape: list[int]) -> Tensor:
         size = DTYPES[dtype].itemsize
         rows = np.frombuffer(self.pool[dtype].take(math.prod(shape) * size), np.uint8).reshape(-1, size)
-        return tensor_of(rows, dtype).view(shape)
+        return from_byte_rows(rows, dtype).view(shape)

@@ -3,12 +3,12 @@
 import json
 from typing import Any
 
-from lightning_modules.compression.container.frame import from_zstd, zstd
+from lightning_modules.compression.container.zstd_frame import zstd_compress, zstd_decompress
 
-_MOST_BYTES = 2**28  # of a header: a million tensors
-_LENGTHS = 8  # bytes before the frame: of the frame and of the JSON, uint32 each, little-endian
+_MAX_HEADER_BYTES = 2**28  # of a header: a million tensors
+_LENGTH_BYTES = 8  # bytes before the frame: of the frame and of the JSON, uint32 each, little-endian
 # A raw-content dictionary of zstd (RFC 8878, section 5). It belongs to the format's version: never change it.
-_KNOWN = (
+_DICTIONARY = (
     b'{"name":"mnist-lenet5","model":{"_target_":"lightning_modules.model.resnet.ResNet","_target_":"torchvision.models.'
     b'"lightning_modules.model.lenet.LeNet5","lightning_modules.model.mlp.MLP","hidden":[300,100],"activation":"relu",'
     b'"dropout":0.0,"residual":false,"input_shape":[1,28,28],"num_outputs":10},'
@@ -29,19 +29,19 @@ _KNOWN = (
 )
 
 
-def encode(header: dict[str, Any]) -> bytes:
+def encode_header(header: dict[str, Any]) -> bytes:
     """Lengths and frame."""
     plain = json.dumps(header, separators=(",", ":")).encode()
-    frame = zstd(plain, _KNOWN)
+    frame = zstd_compress(plain, _DICTIONARY)
     return len(frame).to_bytes(4, "little") + len(plain).to_bytes(4, "little") + frame
 
 
-def decode(data: memoryview) -> tuple[dict[str, Any], memoryview]:
+def decode_header(data: memoryview) -> tuple[dict[str, Any], memoryview]:
     """Back to the header, and the data behind it. Raises ValueError where it is none."""
-    end, size = _LENGTHS + int.from_bytes(data[:4], "little"), int.from_bytes(data[4:_LENGTHS], "little")
-    if end > len(data) or size > min(1000 * len(data), _MOST_BYTES):
+    end, size = _LENGTH_BYTES + int.from_bytes(data[:4], "little"), int.from_bytes(data[4:_LENGTH_BYTES], "little")
+    if end > len(data) or size > min(1000 * len(data), _MAX_HEADER_BYTES):
         raise ValueError(f"a header of {size} bytes in {len(data)}")
-    header = json.loads(from_zstd(data[_LENGTHS:end], size, _KNOWN))
+    header = json.loads(zstd_decompress(data[_LENGTH_BYTES:end], size, _DICTIONARY))
     if not isinstance(header, dict):
         raise ValueError("the header is no mapping")
     return header, data[end:]

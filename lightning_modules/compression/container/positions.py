@@ -3,7 +3,7 @@
 import numpy as np
 
 from lightning_modules.compression.container import symbols
-from lightning_modules.compression.container.frame import Buffer
+from lightning_modules.compression.container.zstd_frame import Buffer
 
 _SKIP = 255  # a symbol of the gaps: that many entries are zero, and none is kept behind them
 
@@ -13,12 +13,12 @@ def encode(kept: np.ndarray) -> tuple[list[str | int], bytes]:
     n, count = len(kept), int(np.count_nonzero(kept))
     if count in (0, n):
         return ["all" if count else "none", count, 0], b""
-    gaps, bits = _gaps(np.flatnonzero(kept)), np.packbits(kept)
+    gaps, bits = _to_gaps(np.flatnonzero(kept)), np.packbits(kept)
     coders = {"gaps": symbols.encode(gaps, 256), "bitmask": symbols.encode(bits, 256)}
     candidates = [(f"{form} {coder}", data) for form, (coder, data) in coders.items()]
-    if len(gaps) <= symbols.TOO_LONG:
-        candidates.append(("gaps geometric", symbols.ans_words(gaps, _geometric(count / n))))
-    how, data = symbols.smallest(candidates, len(gaps))
+    if len(gaps) <= symbols.MAX_ANS_SYMBOLS:
+        candidates.append(("gaps geometric", symbols.encode_ans_words(gaps, _geometric_frequencies(count / n))))
+    how, data = symbols.pick_smallest(candidates, len(gaps))
     return [how, count, len(gaps)], data
 
 
@@ -34,7 +34,7 @@ def decode(how: str, count: int, n_symbols: int, data: Buffer, n: int) -> np.nda
         bits = symbols.decode(coder, data, -(-n // 8), 256)
         positions = np.flatnonzero(np.unpackbits(bits, count=n).view(bool))
     elif form == "gaps" and count <= n_symbols <= count + n // _SKIP:
-        positions = _positions(_decode_gaps(coder, data, n_symbols, count / n))
+        positions = _from_gaps(_decode_gaps(coder, data, n_symbols, count / n))
     else:
         raise KeyError(how)
     if len(positions) != count or (count and positions[-1] >= n):
@@ -42,7 +42,7 @@ def decode(how: str, count: int, n_symbols: int, data: Buffer, n: int) -> np.nda
     return positions
 
 
-def _gaps(positions: np.ndarray) -> np.ndarray:
+def _to_gaps(positions: np.ndarray) -> np.ndarray:
     """Zeros in front of each kept entry, uint8; 255 of them that are followed by more are a symbol of their own."""
     zeros = np.diff(positions, prepend=-1) - 1
     skips = zeros // _SKIP
@@ -53,18 +53,18 @@ def _gaps(positions: np.ndarray) -> np.ndarray:
 
 def _decode_gaps(coder: str, data: Buffer, n_symbols: int, density: float) -> np.ndarray:
     if coder == "geometric":
-        return symbols.from_ans_words(data, _geometric(density), n_symbols)
+        return symbols.decode_ans_words(data, _geometric_frequencies(density), n_symbols)
     return symbols.decode(coder, data, n_symbols, 256)
 
 
-def _positions(gaps: np.ndarray) -> np.ndarray:
+def _from_gaps(gaps: np.ndarray) -> np.ndarray:
     ends = gaps != _SKIP
     steps = gaps.astype(np.int64)
     steps += ends
     return np.cumsum(steps)[ends] - 1
 
 
-def _geometric(density: float) -> np.ndarray:
+def _geometric_frequencies(density: float) -> np.ndarray:
     """How often each gap occurs where each entry is kept with this chance; [256], the last one is the skip."""
     left = np.cumprod(np.full(_SKIP, 1 - density))  # by multiplication alone: the same floats on every machine
     chances = np.concatenate([[1.0], left]) * np.concatenate([np.full(_SKIP, density), [1.0]])

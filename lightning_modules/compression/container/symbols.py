@@ -4,58 +4,58 @@ from typing import Any
 
 import numpy as np
 
-from lightning_modules.compression.container.frame import Buffer, from_zstd, zstd
-from lightning_modules.compression.needs import need
+from lightning_modules.compression.container.zstd_frame import Buffer, zstd_compress, zstd_decompress
+from lightning_modules.compression.optional_import import optional_import
 
-LONG = 2**15  # symbols: from here on the time to decode counts more than the last two percent of size
-TOO_LONG = 2**18  # range coding takes 25 ns for each symbol, torch.load 2 ns for each weight
-_SMALL_GAIN = 1.02
+MANY_SYMBOLS = 2**15  # symbols: from here on the time to decode counts more than the last two percent of size
+MAX_ANS_SYMBOLS = 2**18  # range coding takes 25 ns for each symbol, torch.load 2 ns for each weight
+_NEGLIGIBLE_GAIN = 1.02
 
 
 def encode(symbols: np.ndarray, alphabet: int) -> tuple[str, bytes]:
     """The coder that makes `symbols` [n] smallest, and what it makes of them."""
     if len(symbols) and (symbols == symbols[0]).all():
         return "constant", symbols[:1].tobytes()
-    candidates = [("packed", _packed(symbols, alphabet))]
+    candidates = [("packed", _pack(symbols, alphabet))]
     if len(symbols):
-        candidates.append(("zstd", zstd(symbols.tobytes())))
-    if 0 < len(symbols) <= TOO_LONG:
-        candidates.append(("ans", _ans(symbols)))
-    return smallest(candidates, len(symbols))
+        candidates.append(("zstd", zstd_compress(symbols.tobytes())))
+    if 0 < len(symbols) <= MAX_ANS_SYMBOLS:
+        candidates.append(("ans", _encode_ans(symbols)))
+    return pick_smallest(candidates, len(symbols))
 
 
 def decode(coder: str, data: Buffer, n: int, alphabet: int) -> np.ndarray:
     """Back to uint8 [n]. Raises ValueError where the data does not hold that, KeyError for a coder not known."""
-    decoders = {"constant": _constant, "packed": _unpacked, "zstd": _from_zstd, "ans": _unans}
+    decoders = {"constant": _decode_constant, "packed": _unpack, "zstd": _decode_zstd, "ans": _decode_ans}
     symbols = decoders[coder](data, n, alphabet)
     if len(symbols) != n or (n and int(symbols.max()) >= alphabet):
         raise ValueError(f"{len(symbols)} symbols, not {n} below {alphabet}")
     return symbols
 
 
-def smallest(candidates: list[tuple[str, bytes]], n: int) -> tuple[str, bytes]:
+def pick_smallest(candidates: list[tuple[str, bytes]], n: int) -> tuple[str, bytes]:
     """The smallest of the candidates; of many symbols the first, thus fastest, that is within two percent of it."""
     least = min(len(data) for _, data in candidates)
-    allowed = least * _SMALL_GAIN if n > LONG else least
+    allowed = least * _NEGLIGIBLE_GAIN if n > MANY_SYMBOLS else least
     return next((name, data) for name, data in candidates if len(data) <= allowed)
 
 
-def _constant(data: Buffer, n: int, alphabet: int) -> np.ndarray:
+def _decode_constant(data: Buffer, n: int, alphabet: int) -> np.ndarray:
     return np.full(n, np.frombuffer(data, np.uint8, 1)[0])
 
 
-def _width(alphabet: int) -> int:
+def _symbol_bits(alphabet: int) -> int:
     """Bits of a symbol: 1 to 8."""
     return max(1, (alphabet - 1).bit_length())
 
 
-def _packed(symbols: np.ndarray, alphabet: int) -> bytes:
-    bits = np.unpackbits(symbols[:, None], axis=1)[:, 8 - _width(alphabet) :]
+def _pack(symbols: np.ndarray, alphabet: int) -> bytes:
+    bits = np.unpackbits(symbols[:, None], axis=1)[:, 8 - _symbol_bits(alphabet) :]
     return np.packbits(bits).tobytes()
 
 
-def _unpacked(data: Buffer, n: int, alphabet: int) -> np.ndarray:
-    width = _width(alphabet)
+def _unpack(data: Buffer, n: int, alphabet: int) -> np.ndarray:
+    width = _symbol_bits(alphabet)
     if len(data) != -(-n * width // 8):
         raise ValueError(f"{len(data)} bytes for {n} symbols of {width} bits")
     if width == 8:
@@ -64,11 +64,11 @@ def _unpacked(data: Buffer, n: int, alphabet: int) -> np.ndarray:
     return np.packbits(np.pad(bits, ((0, 0), (8 - width, 0))), axis=1)[:, 0]
 
 
-def _from_zstd(data: Buffer, n: int, alphabet: int) -> np.ndarray:
-    return np.frombuffer(from_zstd(data, n), np.uint8)
+def _decode_zstd(data: Buffer, n: int, alphabet: int) -> np.ndarray:
+    return np.frombuffer(zstd_decompress(data, n), np.uint8)
 
 
-def _ans(symbols: np.ndarray) -> bytes:
+def _encode_ans(symbols: np.ndarray) -> bytes:
     """Bytes: width of a frequency (1, 2), first symbol, last symbol; the frequencies; the coder's words."""
     first, last = int(symbols.min()), int(symbols.max())
     counts = np.bincount(symbols - first).astype(np.float64)
@@ -77,36 +77,36 @@ def _ans(symbols: np.ndarray) -> bytes:
         # Rounded so that the table is short; a rare symbol rounded to 0 would take 24 bits.
         scaled = np.where(counts > 0, np.maximum(1, np.round(counts / counts.max() * (256**width - 1))), 0)
         table = scaled.astype(f"<u{width}")
-        made.append(bytes((width, first, last)) + table.tobytes() + ans_words(symbols - first, table))
+        made.append(bytes((width, first, last)) + table.tobytes() + encode_ans_words(symbols - first, table))
     return min(made, key=len)
 
 
-def _unans(data: Buffer, n: int, alphabet: int) -> np.ndarray:
+def _decode_ans(data: Buffer, n: int, alphabet: int) -> np.ndarray:
     width, first, last = data[0], data[1], data[2]
     if width not in (1, 2) or last <= first:
         raise ValueError("the table of frequencies is not one")
     table = np.frombuffer(data, f"<u{width}", last - first + 1, 3)
-    return from_ans_words(data[3 + table.nbytes :], table, n) + np.uint8(first)
+    return decode_ans_words(data[3 + table.nbytes :], table, n) + np.uint8(first)
 
 
-def ans_words(symbols: np.ndarray, frequencies: np.ndarray) -> bytes:
+def encode_ans_words(symbols: np.ndarray, frequencies: np.ndarray) -> bytes:
     """The range coder's words for symbols of these relative frequencies, whole numbers [K]."""
-    constriction = need("constriction")
+    constriction = optional_import("constriction")
     coder = constriction.stream.stack.AnsCoder()
-    coder.encode_reverse(symbols.astype(np.int32), _model(frequencies))
+    coder.encode_reverse(symbols.astype(np.int32), _categorical_model(frequencies))
     return bytes(coder.get_compressed().astype("<u4").tobytes())
 
 
-def from_ans_words(data: Buffer, frequencies: np.ndarray, n: int) -> np.ndarray:
+def decode_ans_words(data: Buffer, frequencies: np.ndarray, n: int) -> np.ndarray:
     """Back to uint8 [n]. Raises ValueError where the words hold another number of symbols."""
-    constriction = need("constriction")
+    constriction = optional_import("constriction")
     coder = constriction.stream.stack.AnsCoder(np.frombuffer(data, "<u4").astype(np.uint32))
-    symbols = np.asarray(coder.decode(_model(frequencies), n)).astype(np.uint8)
+    symbols = np.asarray(coder.decode(_categorical_model(frequencies), n)).astype(np.uint8)
     if not coder.is_empty():
         raise ValueError(f"there are more than {n} symbols")
     return symbols
 
 
-def _model(frequencies: np.ndarray) -> Any:
+def _categorical_model(frequencies: np.ndarray) -> Any:
     weights = frequencies.astype(np.float64)
-    return need("constriction").stream.model.Categorical(weights / weights.sum(), perfect=False)
+    return optional_import("constriction").stream.model.Categorical(weights / weights.sum(), perfect=False)

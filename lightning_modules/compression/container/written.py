@@ -19,7 +19,7 @@ class StoredTensor:
 
 
 @dataclass(frozen=True)
-class Written:
+class WriteReport:
     """A compressed file on disk.
 
     Attributes:
@@ -47,8 +47,8 @@ class Written:
         rows.append(("header", "", "", "", "", header, ""))
         rows.append(("file", "", "", zeros, self.dense_bytes, self.size_bytes, self.bound_bytes))
         lines = ["| tensor | codec | shape | zeros | dense | stored | bound |", "|---|---|---|--:|--:|--:|--:|"]
-        return "\n".join([*lines, *("| " + " | ".join(map(_cell, row)) + " |" for row in rows)])
+        return "\n".join([*lines, *("| " + " | ".join(map(_format_cell, row)) + " |" for row in rows)])
 
 
-def _cell(value: str | float) -> str:
+def _format_cell(value: str | float) -> str:
     return value if isinstance(value, str) else f"{value:,.0f}"

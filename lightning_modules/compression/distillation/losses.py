@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def soft_targets(student: Tensor, teachers: Tensor, temperature: float, kind: str) -> Tensor:
+def soft_target_loss(student: Tensor, teachers: Tensor, temperature: float, kind: str) -> Tensor:
     """``T^2 KL(teacher || student)`` of the distributions softened by T (Hinton et al. 2015, section 2).
 
     Args:
@@ -23,12 +23,12 @@ def soft_targets(student: Tensor, teachers: Tensor, temperature: float, kind: st
     return found * temperature**2
 
 
-def hint(regressed: Tensor, teacher: Tensor) -> Tensor:
+def hint_loss(regressed: Tensor, teacher: Tensor) -> Tensor:
     """Half the mean squared difference of features of one shape (Romero et al. 2015, equation 3)."""
     return 0.5 * F.mse_loss(regressed.float(), teacher.float())
 
 
-def attention_transfer(student: Tensor, teacher: Tensor) -> Tensor:
+def attention_transfer_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """Mean squared difference of normalised attention maps (Zagoruyko and Komodakis 2017, section 3.1, F_sum^2).
 
     Feature maps [B, C, H, W]; the channels may differ, H and W not. As in the authors' program, the difference is
@@ -38,7 +38,7 @@ def attention_transfer(student: Tensor, teacher: Tensor) -> Tensor:
     return (maps[0] - maps[1]).square().mean()
 
 
-def relational(student: Tensor, teacher: Tensor) -> Tensor:
+def relational_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """Distances of pairs, and twice the angles of triplets: lambda_A = 2 lambda_D (Park et al. 2019, equations 4 to 8).
 
     Embeddings [B, …], flattened; their widths may differ. A batch of one has no relations: 0.
@@ -57,9 +57,9 @@ def _distance_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 def _angle_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """Huber loss between the cosines of all angles (j, i, k), [B, B, B]."""
-    return F.smooth_l1_loss(_cosines(student), _cosines(teacher))
+    return F.smooth_l1_loss(_angle_cosines(student), _angle_cosines(teacher))
 
 
-def _cosines(x: Tensor) -> Tensor:
+def _angle_cosines(x: Tensor) -> Tensor:
     towards = F.normalize(x.unsqueeze(0) - x.unsqueeze(1), dim=2)
     return torch.bmm(towards, towards.transpose(1, 2))

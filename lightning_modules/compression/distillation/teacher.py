@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.errors import UserError
+from lightning_modules.config.errors import UserError
 
 
 @dataclass
-class Member:
+class TeacherMember:
     """One teacher.
 
     Attributes:
@@ -21,7 +21,7 @@ class Member:
         input_shape, num_outputs, kind, class_names: what it was trained for; None where it is not known.
     """
 
-    wanted: str
+    teacher_uri: str
     network: nn.Module
     preprocess: nn.Module | None
     input_shape: tuple[int, ...]
@@ -33,7 +33,7 @@ class Member:
 class Teacher:
     """The members of an ensemble; most have one. No part of the student: it stands in no state dict and no optimizer."""
 
-    def __init__(self, members: Sequence[Member]) -> None:
+    def __init__(self, members: Sequence[TeacherMember]) -> None:
         self.members = list(members)
         for member in self.members:
             for module in (member.network, member.preprocess):
@@ -52,28 +52,28 @@ class Teacher:
                 if module is not None:
                     module.to(device)
 
-    def refuse_other(self, input_shape: Sequence[int], num_outputs: int) -> None:
+    def check_shapes(self, input_shape: Sequence[int], num_outputs: int) -> None:
         """Raise UserError where a member reads other samples than the student, or has another number of outputs."""
         for m in self.members:
             if m.num_outputs != num_outputs:
-                raise UserError(f"teacher={m.wanted}: it has {m.num_outputs} outputs, the student {num_outputs}")
+                raise UserError(f"teacher={m.teacher_uri}: it has {m.num_outputs} outputs, the student {num_outputs}")
             if m.input_shape != tuple(input_shape):
                 raise UserError(
-                    f"teacher={m.wanted}: it reads samples of shape {list(m.input_shape)}, the student {list(input_shape)}"
+                    f"teacher={m.teacher_uri}: it reads samples of shape {list(m.input_shape)}, the student {list(input_shape)}"
                 )
 
-    def refuse_other_classes(self, kind: str | None, class_names: Sequence[str] | None) -> None:
+    def check_classes(self, kind: str | None, class_names: Sequence[str] | None) -> None:
         """Raise UserError where a member was trained for another kind of task, or for classes of other names or order."""
         for m in self.members:
             if m.kind and m.kind != kind:
-                raise UserError(f"teacher={m.wanted}: it was trained for {m.kind}, the student is for {kind}")
+                raise UserError(f"teacher={m.teacher_uri}: it was trained for {m.kind}, the student is for {kind}")
             if m.class_names and class_names and m.class_names != list(class_names):
                 theirs, own = ", ".join(m.class_names[:6]), ", ".join(list(class_names)[:6])
-                raise UserError(f"teacher={m.wanted}: its classes are {theirs} …, those of the student {own} …")
+                raise UserError(f"teacher={m.teacher_uri}: its classes are {theirs} …, those of the student {own} …")
 
 
-def find_teacher(
-    wanted: str | Sequence[str], weights: str | None, input_shape: Sequence[int], num_outputs: int
+def load_teacher(
+    teacher_uri: str | Sequence[str], weights: str | None, input_shape: Sequence[int], num_outputs: int
 ) -> Teacher:
     """Read the teacher, or the teachers of an ensemble.
 
@@ -85,48 +85,52 @@ def find_teacher(
 
     Raises UserError where one is not there, is damaged, or holds code.
     """
-    names = [wanted] if isinstance(wanted, str) else [str(name) for name in wanted]
+    names = [teacher_uri] if isinstance(teacher_uri, str) else [str(name) for name in teacher_uri]
     if weights and not any(name.startswith("torchvision:") for name in names):
         raise UserError(f"weights={weights}: only a teacher torchvision:NAME takes a file of weights")
     return Teacher(
         [
-            _of_torchvision(name, weights, input_shape, num_outputs)
+            _load_torchvision(name, weights, input_shape, num_outputs)
             if name.startswith("torchvision:")
-            else _of_store(name)
+            else _load_from_store(name)
             for name in names
         ]
     )
 
 
-def _of_store(wanted: str) -> Member:
-    from lightning_modules.serve import load_task, weights_of_model
+def _load_from_store(teacher_uri: str) -> TeacherMember:
+    from lightning_modules.run.serve import load_task, model_weights
     from lightning_modules.tracking.resume import best_checkpoint
     from lightning_modules.tracking.store import find_run, open_store
 
     store = open_store()
-    if wanted.startswith("models:/"):
-        path = weights_of_model(store, wanted)
+    if teacher_uri.startswith("models:/"):
+        path = model_weights(store, teacher_uri)
     else:
-        path = best_checkpoint(store, find_run(store, wanted.removeprefix("runs:/").strip("/")))
+        path = best_checkpoint(store, find_run(store, teacher_uri.removeprefix("runs:/").strip("/")))
     task: Any = load_task(path)
-    model = task.passport["model"]
-    return Member(
-        wanted, task.model, task.preprocess, tuple(model["input_shape"]), int(model["num_outputs"]),
+    model = task.task_spec["model"]
+    return TeacherMember(
+        teacher_uri, task.model, task.preprocess, tuple(model["input_shape"]), int(model["num_outputs"]),
         getattr(task, "kind", "regression"), getattr(task, "class_names", None),
     )  # fmt: skip
 
 
-def _of_torchvision(wanted: str, weights: str | None, input_shape: Sequence[int], num_outputs: int) -> Member:
+def _load_torchvision(
+    teacher_uri: str, weights: str | None, input_shape: Sequence[int], num_outputs: int
+) -> TeacherMember:
     """It reads what the student's network reads. Its head must be in the file: one that starts anew teaches nothing."""
     from lightning_modules.model.torchvision_classifier import TorchvisionClassifier, weights_file
     from lightning_modules.model.weights import read_state_dict
 
-    name = wanted.removeprefix("torchvision:")
+    name = teacher_uri.removeprefix("torchvision:")
     if not weights:
-        raise UserError(f"teacher={wanted}: give the file of its weights as weights=…: random ones teach nothing")
+        raise UserError(f"teacher={teacher_uri}: give the file of its weights as weights=…: random ones teach nothing")
     network = TorchvisionClassifier(input_shape, num_outputs, name, weights=weights)
     read = read_state_dict(weights_file(name, weights))
     head = network.network.get_submodule(network.heads[-1]).weight
     if not any(key.endswith(f"{network.heads[-1]}.weight") and t.shape == head.shape for key, t in read.items()):
-        raise UserError(f"teacher={wanted}: the weights in {weights} are not for the student's {num_outputs} classes")
-    return Member(wanted, network, None, tuple(input_shape), num_outputs)
+        raise UserError(
+            f"teacher={teacher_uri}: the weights in {weights} are not for the student's {num_outputs} classes"
+        )
+    return TeacherMember(teacher_uri, network, None, tuple(input_shape), num_outputs)

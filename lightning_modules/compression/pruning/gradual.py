@@ -6,14 +6,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.compression.pruning.masks import Masks, pruned_stay
-from lightning_modules.compression.pruning.prune import Prune
-from lightning_modules.compression.pruning.schedule import cubic
-from lightning_modules.compression.stage import Work
-from lightning_modules.errors import UserError
+from lightning_modules.compression.pruning.masks import Masks, exclude_pruned
+from lightning_modules.compression.pruning.pruning_stage import PruningStage
+from lightning_modules.compression.pruning.sparsity_schedule import cubic_sparsity
+from lightning_modules.compression.stage import StageContext
+from lightning_modules.config.errors import UserError
 
 
-class Gradual(Prune):
+class Gradual(PruningStage):
     """Sparsity follows the cubic of Zhu and Gupta 2017 (`schedule.cubic`), then the rest of the fit is fine-tuning.
 
     A weight that was pruned stays so. With ``control=reinit`` a second fit of `epochs` trains the masks found, on weights
@@ -52,39 +52,39 @@ class Gradual(Prune):
         self.initial_sparsity, self.every = initial_sparsity, every
         self.start_fraction, self.end_fraction = start_fraction, end_fraction
         self.rounds = 2 if self.control == "reinit" else 1
-        self.settled = False  # the schedule is over
+        self.schedule_done = False  # the schedule is over
 
-    def due(self, taken: int, total: int) -> float | None:
+    def due_sparsity(self, taken: int, total: int) -> float | None:
         """The sparsity that is due after so many of `total` steps were taken; None: the masks stay."""
         end = max(1, round(self.end_fraction * total))
         start = min(round(self.start_fraction * total), end - 1)
         if not start <= taken <= end or ((taken - start) % self.every and taken != end):
             return None
-        return cubic((taken - start) / (end - start), self.initial_sparsity, self.sparsity)
+        return cubic_sparsity((taken - start) / (end - start), self.initial_sparsity, self.sparsity)
 
-    def begin(self, work: Work) -> None:
-        super().begin(work)
-        self.settled = False
+    def begin(self, context: StageContext) -> None:
+        super().begin(context)
+        self.schedule_done = False
         if self.start_fraction == 0 and self.initial_sparsity:
-            self.prune(work, self.initial_sparsity)
+            self.prune(context, self.initial_sparsity)
 
-    def after_step(self, work: Work, step: int, total: int) -> None:
-        if self.settled:
+    def after_step(self, context: StageContext, step: int, total: int) -> None:
+        if self.schedule_done:
             return
-        sparsity = self.due(step + 1, total)
+        sparsity = self.due_sparsity(step + 1, total)
         if sparsity is not None:
-            self.prune(work, sparsity)
+            self.prune(context, sparsity)
 
-    def between(self, work: Work, round: int) -> None:
-        self.settled = True
-        self.reinitialise(work)
+    def after_round(self, context: StageContext, round: int) -> None:
+        self.schedule_done = True
+        self.reinitialize(context)
 
     def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "settled": self.settled}
+        return {**super().state_dict(), "settled": self.schedule_done}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
-        self.settled = bool(state_dict["settled"])
+        self.schedule_done = bool(state_dict["settled"])
 
 
 class Movement(Gradual):
@@ -100,52 +100,56 @@ class Movement(Gradual):
             raise UserError(f"compression: criterion={gradual['criterion']}: movement is a criterion of its own")
         super().__init__(sparsity, **gradual)
         self.criterion = "movement"
-        self.moved: dict[str, Tensor] = {}  # the scores
-        self.asleep: dict[str, Tensor] = {}  # values of pruned weights, 0 elsewhere
-        self._chosen: tuple[nn.Module, dict[str, Tensor]] | None = None
+        self.movement_scores: dict[str, Tensor] = {}  # the scores
+        self.pruned_values: dict[str, Tensor] = {}  # values of pruned weights, 0 elsewhere
+        self._weights_cache: tuple[nn.Module, dict[str, Tensor]] | None = None
 
     def check(self, model: nn.Module, example: Tensor, num_outputs: int) -> None:
         super().check(model, example, num_outputs)
         frozen = [name for name, weight in self.weights(model).items() if not weight.requires_grad]
         if frozen:
-            raise self.mistake(f"{frozen[0]} is frozen: movement needs its gradient; leave its layer out with exclude")
+            raise self.config_error(
+                f"{frozen[0]} is frozen: movement needs its gradient; leave its layer out with exclude"
+            )
 
-    def begin(self, work: Work) -> None:
-        self.moved, self.asleep = {}, {}
-        super().begin(work)
+    def begin(self, context: StageContext) -> None:
+        self.movement_scores, self.pruned_values = {}, {}
+        super().begin(context)
 
     @torch.no_grad()
-    def before_step(self, work: Work, step: int, total: int) -> None:
-        if self.settled or self.control == "dense":
+    def before_step(self, context: StageContext, step: int, total: int) -> None:
+        if self.schedule_done or self.control == "dense":
             return
-        if self._chosen is None or self._chosen[0] is not work.model:
-            self._chosen = work.model, self.weights(work.model)
-        for name, weight in self._chosen[1].items():
+        if self._weights_cache is None or self._weights_cache[0] is not context.model:
+            self._weights_cache = context.model, self.weights(context.model)
+        for name, weight in self._weights_cache[1].items():
             if weight.grad is None:
                 continue
-            pushed = self._values(name, weight) * weight.grad
-            self.moved[name] = self.moved[name].to(weight.device) - pushed if name in self.moved else -pushed
+            pushed = self._unpruned_values(name, weight) * weight.grad
+            self.movement_scores[name] = (
+                self.movement_scores[name].to(weight.device) - pushed if name in self.movement_scores else -pushed
+            )
 
-    def _values(self, name: str, weight: Tensor) -> Tensor:
+    def _unpruned_values(self, name: str, weight: Tensor) -> Tensor:
         """The weight with the values of what is pruned: where one is not zero the other is."""
-        return weight + self.asleep[name].to(weight.device) if name in self.asleep else weight.detach()
+        return weight + self.pruned_values[name].to(weight.device) if name in self.pruned_values else weight.detach()
 
-    def find(self, work: Work, weights: Mapping[str, Tensor], sparsity: float) -> Masks:
-        scores = {name: self.moved.get(name, torch.zeros_like(w)).to(w.device) for name, w in weights.items()}
-        return self.highest(weights, pruned_stay(scores, self.before), sparsity, self.before)
+    def find_masks(self, context: StageContext, weights: Mapping[str, Tensor], sparsity: float) -> Masks:
+        scores = {name: self.movement_scores.get(name, torch.zeros_like(w)).to(w.device) for name, w in weights.items()}
+        return self.masks_of_highest(weights, exclude_pruned(scores, self.before), sparsity, self.before)
 
     @torch.no_grad()
-    def put(self, work: Work, masks: Masks) -> None:
-        for name, weight in self.weights(work.model).items():
-            old = work.form.masks.get(name)
-            values = self._values(name, weight if old is None else weight * old.to(weight.device))
-            self.asleep[name] = values.masked_fill(masks[name], 0.0)
+    def set_masks(self, context: StageContext, masks: Masks) -> None:
+        for name, weight in self.weights(context.model).items():
+            old = context.state.masks.get(name)
+            values = self._unpruned_values(name, weight if old is None else weight * old.to(weight.device))
+            self.pruned_values[name] = values.masked_fill(masks[name], 0.0)
             weight.copy_(values)
-        super().put(work, masks)
+        super().set_masks(context, masks)
 
     def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "moved": self.moved, "asleep": self.asleep}
+        return {**super().state_dict(), "moved": self.movement_scores, "asleep": self.pruned_values}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
-        self.moved, self.asleep = dict(state_dict["moved"]), dict(state_dict["asleep"])
+        self.movement_scores, self.pruned_values = dict(state_dict["moved"]), dict(state_dict["asleep"])

@@ -6,16 +6,16 @@ import torch
 from torch import Tensor
 
 from lightning_modules.compression.pruning.masks import count_zeros
-from lightning_modules.compression.pruning.prune import Prune
-from lightning_modules.compression.pruning.rounds import RoundMeasures
-from lightning_modules.compression.pruning.schedule import in_rounds
-from lightning_modules.compression.stage import Work
-from lightning_modules.errors import UserError, nearest
+from lightning_modules.compression.pruning.pruning_stage import PruningStage
+from lightning_modules.compression.pruning.round_metrics import RoundMetrics
+from lightning_modules.compression.pruning.sparsity_schedule import iterative_sparsity
+from lightning_modules.compression.stage import StageContext
+from lightning_modules.config.errors import UserError, suggest
 
-STEPS = ("factor", "equal")
+STEP_RULES = ("factor", "equal")
 
 
-class LotteryTicket(Prune):
+class LotteryTicket(PruningStage):
     """Iterative pruning with rewinding (Frankle and Carbin 2019, section 2; Frankle et al. 2020, "Linear mode connectivity
     and the lottery ticket hypothesis", algorithm 2).
 
@@ -50,86 +50,88 @@ class LotteryTicket(Prune):
             raise UserError("compression: a lottery ticket is trained after the dense network: when=after, and epochs")
         if rounds < 1:
             raise UserError(f"compression: rounds={rounds}: at least one")
-        if steps not in STEPS:
-            raise UserError(f"compression: steps={steps}: {nearest(steps, STEPS)}")
+        if steps not in STEP_RULES:
+            raise UserError(f"compression: steps={steps}: {suggest(steps, STEP_RULES)}")
         if not 0 <= rewind_epochs < self.epochs:
             raise UserError(f"compression: rewind_epochs={rewind_epochs}: it must lie in [0, epochs={self.epochs})")
         self.prunings, self.steps, self.rewind_epochs = rounds, steps, rewind_epochs
         self.rounds = 1 if self.control == "dense" else rounds + (rewind_epochs > 0)
-        self.early: dict[str, Tensor] = {}  # the network's state at epoch `rewind_epochs`
-        self.measures = RoundMeasures()
+        self.rewind_state: dict[str, Tensor] = {}  # the network's state at epoch `rewind_epochs`
+        self.round_metrics = RoundMetrics()
 
-    def begin(self, work: Work) -> None:
-        super().begin(work)
-        self.early = {}
-        self.measures.clear()
-        initial = self._initial(work)
+    def begin(self, context: StageContext) -> None:
+        super().begin(context)
+        self.rewind_state = {}
+        self.round_metrics.reset()
+        initial = self._initial(context)
         if self.rewind_epochs or self.control == "dense":
-            work.model.load_state_dict(initial)
-            work.form.apply(work.model)
+            context.model.load_state_dict(initial)
+            context.state.apply(context.model)
         else:
-            self._next_ticket(work, 1)
+            self._next_ticket(context, 1)
 
-    def _initial(self, work: Work) -> dict[str, Tensor]:
+    def _initial(self, context: StageContext) -> dict[str, Tensor]:
         """Raises UserError where rewinding makes no sense: another structure, or nothing was learnt yet."""
-        initial, now = work.initial, work.model.state_dict()
+        initial, now = context.initial, context.model.state_dict()
         if initial is None or {k: v.shape for k, v in initial.items()} != {k: v.shape for k, v in now.items()}:
-            raise self.mistake("an earlier stage changed the network's structure: its initial weights no longer fit")
+            raise self.config_error(
+                "an earlier stage changed the network's structure: its initial weights no longer fit"
+            )
         if all(
-            torch.equal(initial[name].to(weight.device), weight) for name, weight in self.weights(work.model).items()
+            torch.equal(initial[name].to(weight.device), weight) for name, weight in self.weights(context.model).items()
         ):
-            raise self.mistake(
+            raise self.config_error(
                 "the network was not trained: a ticket is found by the run's own training, trainer.max_epochs"
             )
         return initial
 
-    def after_step(self, work: Work, step: int, total: int) -> None:
-        if not self.rewind_epochs or self.early:
+    def after_step(self, context: StageContext, step: int, total: int) -> None:
+        if not self.rewind_epochs or self.rewind_state:
             return
         if step + 1 == max(1, round(self.rewind_epochs / self.epochs * total)):
-            self.early = {name: tensor.clone() for name, tensor in work.model.state_dict().items()}
+            self.rewind_state = {name: tensor.clone() for name, tensor in context.model.state_dict().items()}
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
-        self.measures.see(trainer.callback_metrics)
+        self.round_metrics.update(trainer.callback_metrics)
 
-    def between(self, work: Work, round: int) -> None:
-        self._log_round(work)
-        self._next_ticket(work, round + (1 if self.rewind_epochs else 2))
+    def after_round(self, context: StageContext, round: int) -> None:
+        self._log_round(context)
+        self._next_ticket(context, round + (1 if self.rewind_epochs else 2))
 
-    def end(self, work: Work) -> None:
-        super().end(work)
-        work.log({f"ticket/{name}": value for name, value in self.measures.named().items()})
-        self._log_round(work)
+    def end(self, context: StageContext) -> None:
+        super().end(context)
+        context.log({f"ticket/{name}": value for name, value in self.round_metrics.named().items()})
+        self._log_round(context)
 
-    def _log_round(self, work: Work) -> None:
-        weights = self.weights(work.model)
-        sparsity = count_zeros(work.form.masks, weights) / sum(weight.numel() for weight in weights.values())
-        named = {"sparsity": sparsity, **self.measures.named()}
-        work.log({f"lottery/{name}": value for name, value in named.items()})
-        self.measures.clear()
+    def _log_round(self, context: StageContext) -> None:
+        weights = self.weights(context.model)
+        sparsity = count_zeros(context.state.masks, weights) / sum(weight.numel() for weight in weights.values())
+        named = {"sparsity": sparsity, **self.round_metrics.named()}
+        context.log({f"lottery/{name}": value for name, value in named.items()})
+        self.round_metrics.reset()
 
-    def _next_ticket(self, work: Work, number: int) -> None:
+    def _next_ticket(self, context: StageContext, number: int) -> None:
         """Prune for the time `number` (from 1), and rewind; the last ticket may become a control."""
         last = number == self.prunings
-        weights = self.weights(work.model)
-        masks = self.find(work, weights, in_rounds(number, self.prunings, self.sparsity, self.steps))
-        self.put(work, self.at_random(work, masks) if last and self.control == "random" else masks)
-        early = self.early if self.rewind_epochs else work.initial
-        if not early:
-            raise self.mistake(f"training ended before rewind_epochs={self.rewind_epochs}")
-        work.model.load_state_dict(early)
-        work.form.apply(work.model)
+        weights = self.weights(context.model)
+        masks = self.find_masks(context, weights, iterative_sparsity(number, self.prunings, self.sparsity, self.steps))
+        self.set_masks(context, self.random_masks(context, masks) if last and self.control == "random" else masks)
+        rewind_state = self.rewind_state if self.rewind_epochs else context.initial
+        if not rewind_state:
+            raise self.config_error(f"training ended before rewind_epochs={self.rewind_epochs}")
+        context.model.load_state_dict(rewind_state)
+        context.state.apply(context.model)
         if last and self.control == "reinit":
-            self.reinitialise(work)
+            self.reinitialize(context)
 
     def settings(self) -> dict[str, Any]:
         own = {"rounds": self.prunings, "steps": self.steps, "rewind_epochs": self.rewind_epochs}
         return {**super().settings(), **own}
 
     def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "early": self.early, "measures": self.measures.state_dict()}
+        return {**super().state_dict(), "early": self.rewind_state, "measures": self.round_metrics.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
-        self.early = dict(state_dict["early"])
-        self.measures.load_state_dict(state_dict["measures"])
+        self.rewind_state = dict(state_dict["early"])
+        self.round_metrics.load_state_dict(state_dict["measures"])

@@ -6,20 +6,20 @@ import torch
 from torch import Tensor
 
 Masks = dict[str, Tensor]
-Groups = Sequence[Sequence[str]]
+CompetingGroups = Sequence[Sequence[str]]
 
 
-def keep_highest(scores: Mapping[str, Tensor], groups: Groups, zeros: Sequence[int]) -> Masks:
+def keep_highest(scores: Mapping[str, Tensor], groups: CompetingGroups, zeros: Sequence[int]) -> Masks:
     """Prune, in each group of tensors that compete with each other, exactly so many weights as `zeros` says."""
     masks: Masks = {}
     for group, count in zip(groups, zeros, strict=True):
         flat = torch.cat([scores[name].flatten().float() for name in group])
-        parts = _highest(flat, count).split([scores[name].numel() for name in group])
+        parts = _mask_of_highest(flat, count).split([scores[name].numel() for name in group])
         masks |= {name: part.view(scores[name].shape) for name, part in zip(group, parts, strict=True)}
     return masks
 
 
-def _highest(scores: Tensor, zeros: int) -> Tensor:
+def _mask_of_highest(scores: Tensor, zeros: int) -> Tensor:
     """bool [n]: all but the `zeros` lowest of `scores` [n]; of equal ones the first go."""
     if zeros == 0:
         return torch.ones_like(scores, dtype=torch.bool)
@@ -44,7 +44,7 @@ def keep_n_of_m(scores: Mapping[str, Tensor], n: int, m: int) -> Masks:
     return masks
 
 
-def pruned_stay(scores: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def exclude_pruned(scores: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The scores with the lowest one, -inf, where a mask has pruned already."""
     return {
         name: score.masked_fill(~masks[name].to(score.device), -torch.inf) if name in masks else score
@@ -52,7 +52,7 @@ def pruned_stay(scores: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> di
     }
 
 
-def by_layer(names: Iterable[str]) -> list[list[str]]:
+def group_by_layer(names: Iterable[str]) -> list[list[str]]:
     """Group parameters by their layer: weight and bias of one compete with each other."""
     layers: dict[str, list[str]] = {}
     for name in names:

@@ -6,15 +6,20 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.compression.pruning.masks import Masks, by_layer, keep_n_of_m, pruned_stay
-from lightning_modules.compression.pruning.prune import Prune
-from lightning_modules.compression.pruning.scores import noise
-from lightning_modules.compression.pruning.sensitivity import LEVELS, analyse, shares, write
-from lightning_modules.compression.stage import When, Work
-from lightning_modules.errors import UserError
+from lightning_modules.compression.pruning.layer_sensitivity import (
+    LEVELS,
+    measure_sensitivity,
+    sparsity_per_layer,
+    write_sensitivity,
+)
+from lightning_modules.compression.pruning.masks import Masks, exclude_pruned, group_by_layer, keep_n_of_m
+from lightning_modules.compression.pruning.pruning_stage import PruningStage
+from lightning_modules.compression.pruning.saliency import uniform_scores
+from lightning_modules.compression.stage import StageContext, When
+from lightning_modules.config.errors import UserError
 
 
-class OneShot(Prune):
+class OneShot(PruningStage):
     """Prunes when it begins: a trained network with ``when=after``, an untrained one with ``when=fit`` (SNIP).
 
     Args:
@@ -40,29 +45,29 @@ class OneShot(Prune):
         self.levels = sorted(levels)
         self.shares: dict[str, float] = {}  # sparsity by layer, where sensitivity chose it
 
-    def zeros(self, weights: Mapping[str, Tensor], sparsity: float) -> tuple[list[list[str]], list[int]]:
-        groups, counts = super().zeros(weights, sparsity)
+    def num_zeros(self, weights: Mapping[str, Tensor], sparsity: float) -> tuple[list[list[str]], list[int]]:
+        groups, counts = super().num_zeros(weights, sparsity)
         if self.shares and self.scope == "sensitivity":
             sizes = [sum(weights[name].numel() for name in group) for group in groups]
             counts = [round(self.shares[g[0].rpartition(".")[0]] * n) for g, n in zip(groups, sizes, strict=True)]
         return groups, counts
 
-    def begin(self, work: Work) -> None:
-        super().begin(work)
+    def begin(self, context: StageContext) -> None:
+        super().begin(context)
         if self.sensitivity:
-            self._analyse(work)
-        self.prune(work, self.sparsity)
+            self._measure_sensitivity(context)
+        self.prune(context, self.sparsity)
         if self.control == "reinit":
-            self.reinitialise(work)
+            self.reinitialize(context)
 
-    def _analyse(self, work: Work) -> None:
-        weights = self.weights(work.model)
-        scores = pruned_stay(self.scores(work, weights), work.form.masks)
-        curves = analyse(work, weights, scores, self.levels)
-        write(curves, work)
+    def _measure_sensitivity(self, context: StageContext) -> None:
+        weights = self.weights(context.model)
+        scores = exclude_pruned(self.scores(context, weights), context.state.masks)
+        curves = measure_sensitivity(context, weights, scores, self.levels)
+        write_sensitivity(curves, context)
         if self.scope == "sensitivity":
-            sizes = {g[0].rpartition(".")[0]: sum(weights[name].numel() for name in g) for g in by_layer(weights)}
-            self.shares = shares(curves, sizes, self.sparsity)
+            sizes = {g[0].rpartition(".")[0]: sum(weights[name].numel() for name in g) for g in group_by_layer(weights)}
+            self.shares = sparsity_per_layer(curves, sizes, self.sparsity)
 
     def settings(self) -> dict[str, Any]:
         return {**super().settings(), "shares": self.shares}
@@ -116,26 +121,26 @@ class NOfM(OneShot):
         if wrong:
             listed = ", ".join(f"{name} {list(shape)}" for name, shape in wrong.items())
             layers = ",".join(dict.fromkeys(name.rpartition(".")[0] for name in wrong))
-            raise self.mistake(
+            raise self.config_error(
                 f"{self.n}:{self.m} needs a number of inputs (dimension 1) that is a multiple of {self.m}, unlike"
                 f" {listed}: leave them out with compression.stages.{self.name}.exclude=[{layers}]"
             )
 
-    def refuse_nothing(self, weights: Mapping[str, Tensor]) -> None:
+    def check_prunes_something(self, weights: Mapping[str, Tensor]) -> None:
         """A sparser network may still break the pattern."""
 
-    def find(self, work: Work, weights: Mapping[str, Tensor], sparsity: float) -> Masks:
-        scores = pruned_stay(self.scores(work, weights), work.form.masks)
-        masks = self._combined(keep_n_of_m(scores, self.n, self.m), work.form.masks)
+    def find_masks(self, context: StageContext, weights: Mapping[str, Tensor], sparsity: float) -> Masks:
+        scores = exclude_pruned(self.scores(context, weights), context.state.masks)
+        masks = self._combine(keep_n_of_m(scores, self.n, self.m), context.state.masks)
         if all(name in self.before and torch.equal(mask, self.before[name]) for name, mask in masks.items()):
-            raise self.mistake(f"the network is {self.n}:{self.m} sparse already")
+            raise self.config_error(f"the network is {self.n}:{self.m} sparse already")
         return masks
 
-    def at_random(self, work: Work, masks: Masks) -> Masks:
-        scores = pruned_stay(noise(self.weights(work.model), work.seed), self.before)
-        return self._combined(keep_n_of_m(scores, self.n, self.m), self.before)
+    def random_masks(self, context: StageContext, masks: Masks) -> Masks:
+        scores = exclude_pruned(uniform_scores(self.weights(context.model), context.seed), self.before)
+        return self._combine(keep_n_of_m(scores, self.n, self.m), self.before)
 
-    def _combined(self, masks: Masks, before: Masks) -> Masks:
+    def _combine(self, masks: Masks, before: Masks) -> Masks:
         """A group in which more than m - n weights were pruned before stays so."""
         return {name: mask & before[name].to(mask.device) if name in before else mask for name, mask in masks.items()}
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from lightning_modules.compression.form import Form
+from lightning_modules.compression.compressed_state import CompressedState
 
 
 @dataclass(frozen=True)
@@ -40,20 +40,24 @@ def mean_budget(bits: float, kept: Mapping[str, int], choices: list[int]) -> Bit
 
 
 def ratio_budget(
-    ratio: float, model: nn.Module, form: Form, kept: Mapping[str, int], tables: Mapping[str, Mapping[int, int]]
+    ratio: float,
+    model: nn.Module,
+    state: CompressedState,
+    kept: Mapping[str, int],
+    tables: Mapping[str, Mapping[int, int]],
 ) -> BitBudget:
     """The network `ratio` times smaller than as float32; what is not chosen keeps 32 bits, a mask takes one bit an entry."""
     tensors: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     dense = 32 * sum(tensor.numel() for tensor in tensors.values())
     others = sum(
-        int(form.masks[name].sum()) if name in form.masks else tensor.numel()
+        int(state.masks[name].sum()) if name in state.masks else tensor.numel()
         for name, tensor in tensors.items()
         if name not in kept
     )
-    fixed = 32 * others + sum(mask.numel() for mask in form.masks.values())
+    fixed = 32 * others + sum(mask.numel() for mask in state.masks.values())
     return BitBudget(kept, tables, dense / ratio - fixed, fixed, dense)
 
 
-def kept_entries(weights: Mapping[str, Tensor], form: Form) -> dict[str, int]:
+def count_unmasked(weights: Mapping[str, Tensor], state: CompressedState) -> dict[str, int]:
     """How many entries of each weight are not masked."""
-    return {n: int(form.masks[n].sum()) if n in form.masks else weight.numel() for n, weight in weights.items()}
+    return {n: int(state.masks[n].sum()) if n in state.masks else weight.numel() for n, weight in weights.items()}

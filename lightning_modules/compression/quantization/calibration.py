@@ -7,25 +7,25 @@ from typing import Any, Literal, get_args
 import numpy as np
 from torch import Tensor
 
-from lightning_modules.compression.needs import need
-from lightning_modules.errors import UserError, nearest
+from lightning_modules.compression.optional_import import optional_import
+from lightning_modules.config.errors import UserError, suggest
 
 Method = Literal["minmax", "percentile", "entropy", "mse"]
 SHRINKS = np.linspace(1.0, 0.2, 81)  # of the range, that the search for the least error tries
 LEVELS = 255  # steps of uint8
 
 
-def check_method(method: str, samples: int, percentile: float) -> None:
+def check_calibration(method: str, samples: int, percentile: float) -> None:
     """Raise UserError for settings of calibration that nobody knows."""
     if method not in get_args(Method):
-        raise UserError(f"compression: calibration={method}: {nearest(str(method), get_args(Method))}")
+        raise UserError(f"compression: calibration={method}: {suggest(str(method), get_args(Method))}")
     if samples < 1:
         raise UserError(f"compression: samples={samples}: the calibration set is empty; it needs at least 1")
     if not 50 < percentile <= 100:
         raise UserError(f"compression: percentile={percentile}: it must lie in (50, 100]")
 
 
-def tensor_ranges(path: Path, batches: Iterable[Tensor], method: Method, percentile: float) -> Any:
+def activation_ranges(path: Path, batches: Iterable[Tensor], method: Method, percentile: float) -> Any:
     """ONNX Runtime's ``TensorsData`` for the activations of an ONNX file; one batch after the other, so memory stays small.
 
     Args:
@@ -33,7 +33,7 @@ def tensor_ranges(path: Path, batches: Iterable[Tensor], method: Method, percent
             divergence (Migacz 2017, "8-bit inference with TensorRT"); ``mse``: the least squared error, see
             `least_error_range`. The first three are ONNX Runtime's.
     """
-    calibrate = need("onnxruntime.quantization.calibrate")
+    calibrate = optional_import("onnxruntime.quantization.calibrate")
     known = calibrate.CalibrationMethod
     calibrator = calibrate.create_calibrator(
         str(path),
@@ -43,17 +43,17 @@ def tensor_ranges(path: Path, batches: Iterable[Tensor], method: Method, percent
     )
     name = calibrator.infer_session.get_inputs()[0].name
     for batch in batches:
-        calibrator.collect_data(_Reader({name: batch.numpy()}))
+        calibrator.collect_data(_SingleBatchReader({name: batch.numpy()}))
     if method == "mse":
         histograms = calibrator.collector.histogram_dict
-        found = {key: least_error_range(*histogram[:4]) for key, histogram in histograms.items()}
+        found = {key: min_mse_range(*histogram[:4]) for key, histogram in histograms.items()}
     else:
         found = {key: data.range_value for key, data in calibrator.compute_data().items()}
     ranges = {key: tuple(np.array(end, np.float32) for end in ends) for key, ends in found.items()}
     return calibrate.TensorsData(known.MinMax, ranges)
 
 
-def least_error_range(counts: Any, edges: Any, low: float, high: float) -> tuple[float, float]:
+def min_mse_range(counts: Any, edges: Any, low: float, high: float) -> tuple[float, float]:
     """The part of [low, high], shrunk evenly towards 0, whose rounding to 256 levels has the least squared error.
 
     Args:
@@ -71,7 +71,7 @@ def least_error_range(counts: Any, edges: Any, low: float, high: float) -> tuple
     return low * best, high * best
 
 
-class _Reader:
+class _SingleBatchReader:
     """Gives one batch, as ONNX Runtime's calibrators want it: ``get_next`` until None."""
 
     def __init__(self, inputs: dict[str, Any]) -> None:

@@ -6,13 +6,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Start = Literal["linear", "density", "random"]
-STARTS = ("linear", "density", "random")
-MOST_ITERATIONS = 300
+Init = Literal["linear", "density", "random"]
+INITS = ("linear", "density", "random")
+MAX_ITERATIONS = 300
 
 
 @dataclass
-class Rows:
+class SortedRows:
     """Rows of sorted numbers, each with its own count; what is beyond the count is infinity.
 
     Attributes:
@@ -26,7 +26,7 @@ class Rows:
     counts: Tensor
 
     @classmethod
-    def of(cls, values: Tensor, kept: Tensor) -> "Rows":
+    def of(cls, values: Tensor, kept: Tensor) -> "SortedRows":
         """Of `values` [C, n], the entries where `kept` is True."""
         ordered = values.double().masked_fill(~kept, torch.inf).sort(1).values
         finite = ordered.masked_fill(ordered.isinf(), 0.0)
@@ -39,7 +39,7 @@ class Rows:
         return self.sorted.gather(1, index).nan_to_num(posinf=0.0)
 
 
-def k_means(values: Tensor, kept: Tensor, clusters: int, start: Start, generator: torch.Generator) -> Tensor:
+def k_means(values: Tensor, kept: Tensor, clusters: int, start: Init, generator: torch.Generator) -> Tensor:
     """Centroids float32 [C, K], ascending, of each row of `values` [C, n], of which only the `kept` ones count.
 
     Args:
@@ -49,17 +49,17 @@ def k_means(values: Tensor, kept: Tensor, clusters: int, start: Start, generator
 
     The squared error falls in every iteration (Lloyd 1982). A cluster that becomes empty keeps its centroid.
     """
-    rows = Rows.of(values, kept)
-    centroids = first_centroids(rows, clusters, start, generator)
-    for _ in range(MOST_ITERATIONS):
-        moved = _means(rows, centroids)
+    rows = SortedRows.of(values, kept)
+    centroids = initial_centroids(rows, clusters, start, generator)
+    for _ in range(MAX_ITERATIONS):
+        moved = _cluster_means(rows, centroids)
         if torch.equal(moved, centroids):
             break
         centroids = moved
     return centroids.float()
 
 
-def first_centroids(rows: Rows, clusters: int, start: Start, generator: torch.Generator) -> Tensor:
+def initial_centroids(rows: SortedRows, clusters: int, start: Init, generator: torch.Generator) -> Tensor:
     """Float64 [C, K], ascending."""
     count = len(rows.sorted)
     if start == "random":
@@ -72,7 +72,7 @@ def first_centroids(rows: Rows, clusters: int, start: Start, generator: torch.Ge
     return low + (high - low) * even
 
 
-def _means(rows: Rows, centroids: Tensor) -> Tensor:
+def _cluster_means(rows: SortedRows, centroids: Tensor) -> Tensor:
     """The mean of each cluster: the entries that are nearest to its centroid."""
     between = (centroids[:, 1:] + centroids[:, :-1]) / 2
     inner = torch.searchsorted(rows.sorted, between.contiguous(), right=True).minimum(rows.counts)

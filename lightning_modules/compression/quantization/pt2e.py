@@ -8,35 +8,35 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from lightning_modules.compression.needs import need
-from lightning_modules.compression.onnx_model import frozen_copy, quietly, reason, to_onnx
-from lightning_modules.compression.quantization.program import taken_from, workshop
-from lightning_modules.errors import UserError
+from lightning_modules.compression.onnx_model import eval_copy, first_error_line, silence_output, to_onnx
+from lightning_modules.compression.optional_import import optional_import
+from lightning_modules.compression.quantization.onnx_stage import onnx_tempdir, read_model
+from lightning_modules.config.errors import UserError
 
-ROOM = "torchao.quantization.pt2e"
+PT2E = "torchao.quantization.pt2e"
 
 
-def captured(model: nn.Module, example: Tensor, training: bool) -> GraphModule:
+def capture_graph(model: nn.Module, example: Tensor, training: bool) -> GraphModule:
     """The network as a graph of ATen operators with a free batch; parameters and buffers keep their names.
 
     Raises UserError with the reason where ``torch.export`` cannot capture it.
     """
     model.train(training)
-    _number_paddings(model)
+    _replace_same_padding(model)
     sample = torch.cat([example, example])[: max(2, len(example))]
     try:
-        with quietly():
+        with silence_output():
             exported = torch.export.export(
                 model, (sample,), strict=True, dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)
             )
     except Exception as error:
-        raise UserError(f"the network cannot be captured by torch.export: {reason(error)}") from error
+        raise UserError(f"the network cannot be captured by torch.export: {first_error_line(error)}") from error
     graph = exported.module(check_guards=False)
     assert isinstance(graph, GraphModule)
     return graph
 
 
-def _number_paddings(model: nn.Module) -> None:
+def _replace_same_padding(model: nn.Module) -> None:
     """Say a convolution's ``same`` padding in numbers: torchao does not know the word."""
     for layer in model.modules():
         if isinstance(layer, nn.Conv1d | nn.Conv2d) and layer.padding == "same":
@@ -45,31 +45,31 @@ def _number_paddings(model: nn.Module) -> None:
                 layer.padding = tuple(span // 2 for span in spans)
 
 
-def quantizer(training: bool, minmax: bool = False, reduce_range: bool = False) -> Any:
+def x86_quantizer(training: bool, minmax: bool = False, reduce_range: bool = False) -> Any:
     """torchao's quantizer for x86: uint8 activations, int8 weights per channel."""
-    x86 = need(f"{ROOM}.quantizer.x86_inductor_quantizer")
+    x86 = optional_import(f"{PT2E}.quantizer.x86_inductor_quantizer")
     config = x86.get_default_x86_inductor_quantization_config(is_qat=training, reduce_range=reduce_range)
     if minmax:
-        observer = need(f"{ROOM}.observer").MinMaxObserver.with_args(eps=2**-12)
+        observer = optional_import(f"{PT2E}.observer").MinMaxObserver.with_args(eps=2**-12)
         activation = replace(config.input_activation, observer_or_fake_quant_ctr=observer)
         config = replace(config, input_activation=activation, output_activation=activation)
     return x86.X86InductorQuantizer().set_global(config)
 
 
-def static_graph(
+def quantize_graph(
     model: nn.Module, example: Tensor, batches: Sequence[Tensor], calibration: str, reduce_range: bool
 ) -> GraphModule:
     """The network in int8, its activations' ranges observed on `batches`: least and greatest, or by squared error."""
-    graph = captured(frozen_copy(model), example, training=False)
-    with quietly(), torch.no_grad():
-        prepare = need(f"{ROOM}.quantize_pt2e").prepare_pt2e
-        prepared = prepare(graph, quantizer(False, calibration == "minmax", reduce_range))
+    graph = capture_graph(eval_copy(model), example, training=False)
+    with silence_output(), torch.no_grad():
+        prepare = optional_import(f"{PT2E}.quantize_pt2e").prepare_pt2e
+        prepared = prepare(graph, x86_quantizer(False, calibration == "minmax", reduce_range))
         for batch in batches:
             prepared(batch)
-        return need(f"{ROOM}.quantize_pt2e").convert_pt2e(prepared)
+        return optional_import(f"{PT2E}.quantize_pt2e").convert_pt2e(prepared)
 
 
-def to_program(graph: GraphModule, example: Tensor) -> bytes:
+def graph_to_onnx(graph: GraphModule, example: Tensor) -> bytes:
     """A converted graph as an ONNX file."""
-    with workshop(to_onnx(graph, example)) as folder:
-        return taken_from(folder / "plain.onnx")
+    with onnx_tempdir(to_onnx(graph, example)) as folder:
+        return read_model(folder / "plain.onnx")

@@ -7,18 +7,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.compression.onnx_model import reason, to_onnx
-from lightning_modules.compression.quantization.prepared import Prepared, converted, prepared
-from lightning_modules.compression.quantization.program import ProgramStage, calibration_batches
-from lightning_modules.compression.quantization.pt2e import to_program
-from lightning_modules.compression.quantization.static import Backend, check_backend, static_program
-from lightning_modules.compression.stage import Work
-from lightning_modules.errors import UserError
+from lightning_modules.compression.onnx_model import first_error_line, to_onnx
+from lightning_modules.compression.quantization.onnx_stage import OnnxStage, calibration_samples
+from lightning_modules.compression.quantization.pt2e import graph_to_onnx
+from lightning_modules.compression.quantization.qat_graph import QATGraph, convert_to_int8, prepare_qat
+from lightning_modules.compression.quantization.static_int8 import Backend, check_backend, quantize_static
+from lightning_modules.compression.stage import StageContext
+from lightning_modules.config.errors import UserError
 
-FIRST_SAMPLES = 128  # that set the ranges before the first step
+INITIAL_RANGE_SAMPLES = 128  # that set the ranges before the first step
 
 
-class QAT(ProgramStage):
+class QAT(OnnxStage):
     """Fine-tunes the network with fake quantization (torchao), then makes it an int8 program.
 
     Masks of an earlier stage stay in force: the parameters keep their names. Under DDP the observers' ranges are those of
@@ -57,51 +57,51 @@ class QAT(ProgramStage):
     def check(self, model: nn.Module, example: Tensor, num_outputs: int) -> None:
         self._prepared(model, example.cpu())
 
-    def _prepared(self, model: nn.Module, example: Tensor) -> Prepared:
+    def _prepared(self, model: nn.Module, example: Tensor) -> QATGraph:
         for name, module in model.named_modules():
             if isinstance(module, nn.RNNBase):
                 kind = type(module).__name__
-                raise self.mistake(
+                raise self.config_error(
                     f"{name} is a {kind}, which torchao cannot train in int8: use compression=int8_dynamic"
                 )
         try:
-            return prepared(model, example, self.reduce_range)
+            return prepare_qat(model, example, self.reduce_range)
         except UserError as error:
-            raise self.mistake(str(error)) from error
+            raise self.config_error(str(error)) from error
         except Exception as error:  # of torchao, which has no errors of its own
-            raise self.mistake(f"torchao cannot prepare the network: {reason(error)}") from error
+            raise self.config_error(f"torchao cannot prepare the network: {first_error_line(error)}") from error
 
-    def reopen(self, work: Work) -> None:
+    def restore_network(self, context: StageContext) -> None:
         """Put the trainable network in the place of the one it is made from."""
-        self.original = deepcopy(work.model).cpu()
-        example = work.floats(work.example).cpu()
+        self.original = deepcopy(context.model).cpu()
+        example = context.preprocess(context.example).cpu()
         network = self._prepared(self.original, example)
         network.observe(example)  # gives every observer its shape
-        work.task.model = network
+        context.task.model = network
 
-    def begin(self, work: Work) -> None:
-        samples = torch.cat(calibration_batches(self, work, FIRST_SAMPLES))
-        self.original = deepcopy(work.model).cpu()
-        work.task.model = self._prepared(self.original, work.floats(work.example).cpu())
-        work.task.model.observe(samples)
+    def begin(self, context: StageContext) -> None:
+        samples = torch.cat(calibration_samples(self, context, INITIAL_RANGE_SAMPLES))
+        self.original = deepcopy(context.model).cpu()
+        context.task.model = self._prepared(self.original, context.preprocess(context.example).cpu())
+        context.task.model.observe(samples)
 
-    def after_step(self, work: Work, step: int, total: int) -> None:
+    def after_step(self, context: StageContext, step: int, total: int) -> None:
         if step + 1 >= self.freeze * total:
-            work.task.model.freeze()
+            context.task.model.freeze()
 
-    def end(self, work: Work) -> None:
-        batches = calibration_batches(self, work, self.samples)
-        self.install(work, self.runnable(work.model, work.floats(work.example), batches))
+    def end(self, context: StageContext) -> None:
+        batches = calibration_samples(self, context, self.samples)
+        self.install(context, self.build_network(context.model, context.preprocess(context.example), batches))
         self.original = None
 
     def program(self, model: nn.Module, example: Tensor, batches: Sequence[Tensor]) -> bytes:
-        assert isinstance(model, Prepared) and self.original is not None
+        assert isinstance(model, QATGraph) and self.original is not None
         if self.backend == "pt2e":
-            return to_program(converted(model), example)
+            return graph_to_onnx(convert_to_int8(model), example)
         own = self.original.state_dict()
         trained = model.state_dict()
         self.original.load_state_dict({name: trained[name] for name in own})
-        return static_program(to_onnx(self.original, example), batches, "minmax", reduce_range=self.reduce_range)
+        return quantize_static(to_onnx(self.original, example), batches, "minmax", reduce_range=self.reduce_range)
 
     def settings(self) -> dict[str, Any]:
         return {"backend": self.backend, "epochs": self.epochs, "freeze": self.freeze}

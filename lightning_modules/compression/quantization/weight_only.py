@@ -7,13 +7,13 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.compression.quantization.codebook import chosen_weights
-from lightning_modules.compression.quantization.grid import Scale, grid_of
-from lightning_modules.compression.stage import Stage, Work
-from lightning_modules.errors import UserError, nearest
+from lightning_modules.compression.quantization.uniform_grid import ScaleRule, fit_grid
+from lightning_modules.compression.quantization.weight_sharing import select_weights
+from lightning_modules.compression.stage import Stage, StageContext
+from lightning_modules.config.errors import UserError, suggest
 
 
-class WeightOnly(Stage):
+class WeightOnlyQuantization(Stage):
     """Puts the weights of all linear, convolutional and recurrent layers on a grid of 2^bits values.
 
     The file is smaller; nothing is faster: the network computes with the same values as floats.
@@ -33,7 +33,7 @@ class WeightOnly(Stage):
         bits: int = 8,
         group: int | None = None,
         zero_point: bool = False,
-        scale: Scale = "range",
+        scale: ScaleRule = "range",
         layers: Sequence[str] | None = None,
         exclude: Sequence[str] = (),
     ) -> None:
@@ -42,30 +42,30 @@ class WeightOnly(Stage):
             raise UserError(f"compression: bits={bits}: a grid has 2 to 8")
         if group is not None and group < 2:
             raise UserError(f"compression: group={group}: a group has at least 2 entries; null: an output channel")
-        if scale not in get_args(Scale):
-            raise UserError(f"compression: scale={scale}: {nearest(str(scale), get_args(Scale))}")
+        if scale not in get_args(ScaleRule):
+            raise UserError(f"compression: scale={scale}: {suggest(str(scale), get_args(ScaleRule))}")
         self.bits, self.group, self.zero_point, self.scale = bits, group, zero_point, scale
         self.layers, self.exclude = layers, exclude
 
     def check(self, model: nn.Module, example: Tensor, num_outputs: int) -> None:
-        chosen = chosen_weights(self, model)
+        chosen = select_weights(self, model)
         for name, weight in chosen.items():
             if self.group and weight.numel() % self.group:
                 common = gcd(*(w.numel() for w in chosen.values()))
-                raise self.mistake(
+                raise self.config_error(
                     f"group={self.group} does not divide the {weight.numel()} entries of {name}: the divisors of {common} "
                     "divide all of these layers; others can be left out with exclude=[…]"
                 )
 
-    def begin(self, work: Work) -> None:
+    def begin(self, context: StageContext) -> None:
         changed = False
-        for name, weight in chosen_weights(self, work.model).items():
-            grid = grid_of(weight, self.bits, self.group, self.zero_point, self.scale)
-            work.form.grids[name] = grid
+        for name, weight in select_weights(self, context.model).items():
+            grid = fit_grid(weight, self.bits, self.group, self.zero_point, self.scale)
+            context.state.grids[name] = grid
             changed = changed or not torch.equal(grid.values(), weight)
         if not changed:
-            raise self.mistake(f"bits={self.bits}: no weight changed: all lie on such a grid already")
-        work.form.apply(work.model)
+            raise self.config_error(f"bits={self.bits}: no weight changed: all lie on such a grid already")
+        context.state.apply(context.model)
 
     def settings(self) -> dict[str, Any]:
         return {"bits": self.bits, "group": self.group, "zero_point": self.zero_point, "scale": self.scale}

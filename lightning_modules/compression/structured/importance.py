@@ -6,16 +6,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.compression.needs import need
-from lightning_modules.compression.stage import Work
-from lightning_modules.compression.structured.heads import Attention
-from lightning_modules.errors import UserError
+from lightning_modules.compression.optional_import import optional_import
+from lightning_modules.compression.stage import StageContext
+from lightning_modules.compression.structured.attention_heads import AttentionParts
+from lightning_modules.config.errors import UserError
 
-Kind = Literal["magnitude", "taylor", "random"]
+ImportanceKind = Literal["magnitude", "taylor", "random"]
 KINDS = ("magnitude", "taylor", "random")
 
 
-class Importance:
+class ChannelImportance:
     """The worth of the channels of a group of torch-pruning, and of heads.
 
     ``magnitude``: squared L2 norm of all weights that go with a channel, averaged over the layers of its group.
@@ -23,27 +23,27 @@ class Importance:
     eq. 8, weight by weight); the parameters hold their gradients. ``random``: uniform, the control.
     """
 
-    def __init__(self, kind: Kind, seed: int = 0) -> None:
+    def __init__(self, kind: ImportanceKind, seed: int = 0) -> None:
         self.kind = kind
         self.generator = torch.Generator().manual_seed(seed)
-        library = need("torch_pruning").importance
+        library = optional_import("torch_pruning").importance
         self.of_group = {
             "magnitude": library.GroupMagnitudeImportance(p=2),
             "taylor": library.GroupTaylorImportance(),
             "random": lambda group: self._random(len(group[0].idxs)),
         }[kind]
 
-    def of_channels(self, group: Any) -> Tensor | None:
+    def score_channels(self, group: Any) -> Tensor | None:
         """[channels] of a group's first layer; None where nothing in the group has weights."""
         return self.of_group(group)
 
-    def of_heads(self, model: nn.Module, attention: Attention) -> Tensor:
+    def score_heads(self, model: nn.Module, attention: AttentionParts) -> Tensor:
         """[heads], over the rows of queries, keys and values, and the columns of the projection."""
         rows = torch.tensor(attention.rows(model))
         if self.kind == "random":
             return self._random(len(rows))
-        weights = _worth(model, attention.qkv, self.kind).sum(1)
-        columns = _worth(model, attention.projection, self.kind).sum(0)
+        weights = _elementwise_importance(model, attention.qkv, self.kind).sum(1)
+        columns = _elementwise_importance(model, attention.projection, self.kind).sum(0)
         per_part = len(rows[0]) // 3
         return weights[rows].sum(1) + columns[rows[:, :per_part]].sum(1)
 
@@ -51,25 +51,25 @@ class Importance:
         return torch.rand(count, generator=self.generator)
 
 
-def _worth(model: nn.Module, layer: str, kind: str) -> Tensor:
+def _elementwise_importance(model: nn.Module, layer: str, kind: str) -> Tensor:
     weight: Any = model.get_submodule(layer).weight
     return (weight.detach() * (weight.detach() if kind == "magnitude" else weight.grad)).abs()
 
 
-def gradients(work: Work, batches: int) -> None:
+def accumulate_gradients(context: StageContext, batches: int) -> None:
     """Leave the gradient of the loss, summed over the first training batches, in the network's parameters.
 
     Raises UserError where there is no batch.
     """
-    model, seen = work.model, 0
+    model, seen = context.model, 0
     device = next(model.parameters()).device
     training, learns = model.training, [p.requires_grad for p in model.parameters()]
     model.eval().requires_grad_(True)
     model.zero_grad()
     with torch.enable_grad():
-        for batch in _first(work.batches(), batches):
+        for batch in _take(context.batches(), batches):
             batch = {key: value.to(device) for key, value in batch.items()}
-            work.task.loss(model(work.floats(batch["x"])), work.task.target_of(batch)).backward()
+            context.task.loss(model(context.preprocess(batch["x"])), context.task.loss_target(batch)).backward()
             seen += 1
     model.train(training)
     for parameter, flag in zip(model.parameters(), learns, strict=True):
@@ -78,6 +78,6 @@ def gradients(work: Work, batches: int) -> None:
         raise UserError("importance=taylor: there is no training batch to take gradients from")
 
 
-def _first(batches: Iterable[dict[str, Tensor]], count: int) -> Iterable[dict[str, Tensor]]:
+def _take(batches: Iterable[dict[str, Tensor]], count: int) -> Iterable[dict[str, Tensor]]:
     for _, batch in zip(range(count), batches, strict=False):
         yield batch

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.data.text.encode import encode
-from lightning_modules.data.text.tokens import is_pretrained, pretrained_tokenizer, tokenizer_of
+from lightning_modules.data.text.tokenizers import is_pretrained, load_tokenizer, pretrained_tokenizer
+from lightning_modules.data.text.word_ids import encode
 
 PADDING, UNKNOWN = 0, 1
 
@@ -47,7 +47,7 @@ class Vocabulary(nn.Module):
 
     def encode(self, texts: Sequence[str]) -> Tensor:
         """Raw samples int32 [N, L] of texts of a user's own; words that the corpus lacks get the last id."""
-        cut = tokenizer_of(self.tokenizer)
+        cut = load_tokenizer(self.tokenizer)
         ids = {word: i for i, word in enumerate(self.words, start=1)}
         return encode([cut(text) for text in texts], ids, self.length)
 
@@ -65,7 +65,7 @@ class Vocabulary(nn.Module):
         }
 
 
-def fit_ids(x: Tensor, corpus: int, min_count: int = 1, max_words: int | None = None) -> list[int]:
+def fit_vocabulary_ids(x: Tensor, corpus: int, min_count: int = 1, max_words: int | None = None) -> list[int]:
     """The model id of each of the `corpus` words: from 2 by falling count in the texts `x` (ties: first seen), else 1.
 
     Args:

@@ -7,10 +7,10 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from lightning_modules.errors import UserError, nearest
+from lightning_modules.config.errors import UserError, suggest
 
-RATIOS = {"size_ratio": "smaller", "macs_ratio": "fewer macs", "latency_ratio": "faster"}
-KEYS = (*RATIOS, "max_drop")  # at the top of the config, of compression=budget only
+RATIO_NAMES = {"size_ratio": "smaller", "macs_ratio": "fewer macs", "latency_ratio": "faster"}
+GOAL_KEYS = (*RATIO_NAMES, "max_drop")  # at the top of the config, of compression=budget only
 _SETTINGS = ("trials", "patience")
 _MEASURED = {"size_ratio": "compression/ratio", "latency_ratio": "compression/speedup_best_runtime"}
 
@@ -36,7 +36,7 @@ class Goal:
         mistakes = goal_mistakes(cfg)
         if mistakes:
             raise UserError("\n".join(mistakes))
-        ratios = {key: float(cfg[key]) for key in RATIOS if cfg.get(key) is not None}
+        ratios = {key: float(cfg[key]) for key in RATIO_NAMES if cfg.get(key) is not None}
         monitor, settings = cfg.task.monitor, cfg.compression.budget
         return cls(
             ratios, float(cfg.max_drop), monitor.metric, monitor.mode == "max", settings.trials, settings.patience
@@ -72,7 +72,7 @@ class Goal:
             return 0.0
         return min(math.log(max(gains[key], 1e-9)) / math.log(wanted) for key, wanted in self.ratios.items())
 
-    def aims(self, effort: float) -> dict[str, float]:
+    def targets(self, effort: float) -> dict[str, float]:
         """The ratios at an effort."""
         return {key: wanted**effort for key, wanted in self.ratios.items()}
 
@@ -87,13 +87,15 @@ class Goal:
 
 def goal_mistakes(cfg: DictConfig) -> list[str]:
     """What is wrong with the budget of a config."""
-    given = {key: cfg.get(key) for key in RATIOS if cfg.get(key) is not None}
-    mistakes = [f"compression=budget: nothing is wanted of it: give {_one_of(RATIOS)}, as in size_ratio=10"] * (
+    given = {key: cfg.get(key) for key in RATIO_NAMES if cfg.get(key) is not None}
+    mistakes = [f"compression=budget: nothing is wanted of it: give {_one_of(RATIO_NAMES)}, as in size_ratio=10"] * (
         not given
     )
     for key, value in given.items():
         if not _is_number(value) or not 1 < value < math.inf:
-            mistakes.append(f"{key}={value}: how many times {RATIOS[key]}: a number above 1, as in {key}=2 for half")
+            mistakes.append(
+                f"{key}={value}: how many times {RATIO_NAMES[key]}: a number above 1, as in {key}=2 for half"
+            )
     if {"macs_ratio", "latency_ratio"} <= given.keys():
         mistakes.append("macs_ratio and latency_ratio: channels are removed until one of them is met; give one")
     drop = cfg.get("max_drop")
@@ -116,7 +118,7 @@ def _monitor_mistakes(cfg: DictConfig) -> list[str]:
 
 def _settings_mistakes(node: Any) -> list[str]:
     unknown = [key for key in map(str, node) if key not in _SETTINGS]
-    mistakes = [f"compression.budget.{key}: there is no such setting; {nearest(key, _SETTINGS)}" for key in unknown]
+    mistakes = [f"compression.budget.{key}: there is no such setting; {suggest(key, _SETTINGS)}" for key in unknown]
     for key in _SETTINGS:
         value = node.get(key)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:

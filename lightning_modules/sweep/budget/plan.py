@@ -10,18 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lightning_modules.compat.optuna import set_user_attr
-from lightning_modules.sweep.budget.back_off import (
-    Attempt,
-    Point,
-    best_of,
-    propose,
-)
 from lightning_modules.sweep.budget.goal import Goal
-from lightning_modules.sweep.budget.size import first_bits
-from lightning_modules.sweep.budget.stages import Asked, attempt_words, chosen_keys, values_for
-from lightning_modules.sweep.budget.suggest import suggest
-from lightning_modules.sweep.study import journal, mend
-from lightning_modules.sweep.trial import Outcome, Trial
+from lightning_modules.sweep.budget.gp_suggest import suggest
+from lightning_modules.sweep.budget.search import Attempt, Point, best_attempt, propose
+from lightning_modules.sweep.budget.size_estimate import first_bits
+from lightning_modules.sweep.budget.stage_settings import Request, attempt_overrides, chosen_keys, values_for
+from lightning_modules.sweep.optuna_plan import open_journal, truncate_partial_line
+from lightning_modules.sweep.plans import Outcome, Trial
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -40,22 +35,22 @@ class BudgetPlan:
         seed: of what Optuna proposes.
     """
 
-    waits = True
+    is_sequential = True
 
     def __init__(
-        self, goal: Goal, dense: str | None, told: Sequence[str], folder: Path, name: str, seed: int = 0
+        self, goal: Goal, dense: str | None, stage_overrides: Sequence[str], folder: Path, name: str, seed: int = 0
     ) -> None:
         import optuna
 
-        self.goal, self.told, self.seed = goal, told, seed
+        self.goal, self.stage_overrides, self.seed = goal, stage_overrides, seed
         self.objectives, self.keys = goal.objectives, chosen_keys(goal)
         self._bits = first_bits(goal.ratios["size_ratio"]) if "size_ratio" in goal.ratios else 0
         self._first = 0 if dense else 1  # the number of the first attempt
         self.total = goal.trials + self._first
         self._dense_failed = self._exhausted = False
         folder.mkdir(parents=True, exist_ok=True)
-        mend(folder / "study.journal")
-        storage = journal(folder / "study.journal")
+        truncate_partial_line(folder / "study.journal")
+        storage = open_journal(folder / "study.journal")
         self._study = optuna.create_study(study_name=name, storage=storage, direction="maximize", load_if_exists=True)
         self.dense: str | None = dense or self._study.user_attrs.get("dense")
 
@@ -65,7 +60,7 @@ class BudgetPlan:
         return [(), first] if self._first else [first]
 
     # --- which trials there are ------------------------------------------------------------------------------
-    def begun(self) -> list[Trial]:
+    def started(self) -> list[Trial]:
         """The dense network's training always: there is nothing to ask for before it has ended."""
         dense = [Trial(0, {}, (), "dense")] if self._first else []
         return dense + [self._trial(trial) for trial in self._study.trials if "values" in trial.user_attrs]
@@ -105,7 +100,7 @@ class BudgetPlan:
         return Trial(self._first + trial.number, params, self._words(values))
 
     def _words(self, values: dict[str, Any]) -> tuple[str, ...]:
-        return tuple(attempt_words(values, self.dense or "0" * 32, self.told))
+        return tuple(attempt_overrides(values, self.dense or "0" * 32, self.stage_overrides))
 
     # --- what came of them -----------------------------------------------------------------------------------
     def tell(self, trial: Trial, outcome: Outcome) -> None:
@@ -136,14 +131,14 @@ class BudgetPlan:
         for trial in self._study.trials:
             if "values" not in trial.user_attrs:
                 continue
-            aim, bits = trial.user_attrs["point"]
+            target, bits = trial.user_attrs["point"]
             drop = trial.user_attrs.get("drop", math.inf)
-            found.append(Attempt(aim, bits, trial.value, drop, runs=not trial.state.is_finished()))
+            found.append(Attempt(target, bits, trial.value, drop, runs=not trial.state.is_finished()))
         return found
 
-    def _asked(self) -> list[Asked]:
+    def _asked(self) -> list[Request]:
         return [
-            Asked(tuple(t.user_attrs["point"]), t.user_attrs["asked"], t.user_attrs["gains"])
+            Request(tuple(t.user_attrs["point"]), t.user_attrs["asked"], t.user_attrs["gains"])
             for t in self._study.trials
             if "gains" in t.user_attrs
         ]
@@ -153,11 +148,11 @@ class BudgetPlan:
         if self._exhausted:
             return True
         settled = [attempt for attempt in self.attempts() if not attempt.runs]
-        best = best_of(settled, self._allowed)
+        best = best_attempt(settled, self._allowed)
         since = len(settled) - 1 - settled.index(best) if best else len(settled)
         if since < self.goal.patience:
             return False
-        met = best is not None and best.place >= 1
+        met = best is not None and best.position >= 1
         return met or propose(self.attempts(), self._bits, self._allowed) is None
 
     @property

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 from lightning_modules.sweep.budget.goal import Goal
 
 if TYPE_CHECKING:
-    from lightning_modules.sweep.budget.conclude import Judged
+    from lightning_modules.sweep.budget.report import Evaluated
 
 
-def to_markdown(goal: Goal, attempts: "Sequence[Judged]", best: "Judged | None") -> str:
+def to_markdown(goal: Goal, attempts: "Sequence[Evaluated]", best: "Evaluated | None") -> str:
     """A row for each attempt, in their order, and one for the dense network; the chosen one is bold."""
     test = goal.metric.replace("val/", "test/")
     titles = ["#", "attempt", "bytes", "macs", "ms", goal.metric, "drop", "goal", test]

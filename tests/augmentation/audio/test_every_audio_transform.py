@@ -5,25 +5,25 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from made_sounds import generator, hiss, int16, sine, write_wav
+from synthetic_audio import generator, hiss, int16, sine, write_wav
 from torch import Tensor, nn
 
-from lightning_modules.augmentation.audio.features import SpecAugment, ToLogMel
+from lightning_modules.augmentation.audio.background_noise import BackgroundNoise
 from lightning_modules.augmentation.audio.gain import Gain, Polarity
-from lightning_modules.augmentation.audio.noise import Noise
 from lightning_modules.augmentation.audio.reverberation import Reverberation
-from lightning_modules.augmentation.audio.time import Shift, Speed
+from lightning_modules.augmentation.audio.spec_augment import SpecAugment, ToLogMel
+from lightning_modules.augmentation.audio.time_shift_speed import SpeedPerturbation, TimeShift
 from lightning_modules.augmentation.compose import Compose
+from lightning_modules.config.errors import UserError
 from lightning_modules.data.log_mel import LogMel
-from lightning_modules.errors import UserError
 
 WAVES = {
     "gain": Gain(),
     "polarity": Polarity(1.0),
-    "shift": Shift(),
-    "speed": Speed(),
-    "white": Noise(probability=1.0),
-    "pink": Noise(source="pink", probability=1.0),
+    "shift": TimeShift(),
+    "speed": SpeedPerturbation(),
+    "white": BackgroundNoise(probability=1.0),
+    "pink": BackgroundNoise(source="pink", probability=1.0),
     "reverberation": Reverberation(probability=1.0),
 }
 EVERY = [*WAVES, "features"]
@@ -111,12 +111,12 @@ def test_what_is_no_waveform_is_refused(name: str) -> None:
     ("build", "said"),
     [
         (lambda: Gain(3, -3), r"Gain.\[min_db, max_db\]=\[3, -3\] must be ascending"),
-        (lambda: Speed(0, 1), "first at least 0.1"),
-        (lambda: Shift(-0.1), "Shift"),
-        (lambda: Noise(30, 5), "min_snr_db"),
-        (lambda: Noise(source="whit"), "did you mean 'white'"),
-        (lambda: Noise(folder="here"), "give source=folder and a folder"),
-        (lambda: Noise(probability=1.5), r"Noise.probability=1.5 must lie in \[0, 1\]"),
+        (lambda: SpeedPerturbation(0, 1), "first at least 0.1"),
+        (lambda: TimeShift(-0.1), "TimeShift"),
+        (lambda: BackgroundNoise(30, 5), "min_snr_db"),
+        (lambda: BackgroundNoise(source="whit"), "did you mean 'white'"),
+        (lambda: BackgroundNoise(folder="here"), "give source=folder and a folder"),
+        (lambda: BackgroundNoise(probability=1.5), r"Noise.probability=1.5 must lie in \[0, 1\]"),
         (lambda: Reverberation(0, 1), "first at least 0.001"),
         (lambda: SpecAugment(frames=2), "SpecAugment.frames=2"),
         (lambda: SpecAugment(bands=-1), "SpecAugment.bands=-1"),
@@ -152,10 +152,10 @@ def test_waveforms_features_and_masks_make_one_list_and_preprocessing_passes_fea
 def test_what_needs_recordings_says_so(tmp_path: Path) -> None:
     images = recordings(sample_rate=None, preprocess=nn.Identity())
     write_wav(tmp_path / "hum.wav", int16(sine())[0].numpy())
-    for transform in (ToLogMel(), Reverberation(), Noise(source="folder", folder=tmp_path)):
+    for transform in (ToLogMel(), Reverberation(), BackgroundNoise(source="folder", folder=tmp_path)):
         with pytest.raises(UserError, match="needs recordings"):
             transform.prepare(images)
-    for unprepared in (ToLogMel(), Noise(source="training", probability=1.0)):
+    for unprepared in (ToLogMel(), BackgroundNoise(source="training", probability=1.0)):
         with pytest.raises(UserError, match="call prepare"):
             unprepared({"x": hiss(2)}, generator())
     with pytest.raises(UserError, match="put ToLogMel before it"):

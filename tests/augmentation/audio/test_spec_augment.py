@@ -4,14 +4,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from made_sounds import generator
+from synthetic_audio import generator
 
-from lightning_modules.augmentation.audio.features import SpecAugment, covered
+from lightning_modules.augmentation.audio.spec_augment import SpecAugment, random_mask
 from lightning_modules.data.log_mel import LogMel
 
 
 def test_a_mask_is_one_run_of_uniform_width_at_a_uniform_place() -> None:
-    mask = covered(20_000, 1, 10, 4, generator())
+    mask = random_mask(20_000, 1, 10, 4, generator())
     width = mask.sum(1)
     assert width.bincount().sub(4000).abs().max() < 250
     edges = (mask[:, 1:] != mask[:, :-1]).sum(1) + mask[:, 0].int() + mask[:, -1].int()

@@ -3,9 +3,9 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as reference
 
-from lightning_modules.augmentation.image.blur import GaussianBlur, GaussianNoise, gaussian_blur
-from lightning_modules.augmentation.image.erasing import RandomErasing
-from lightning_modules.errors import UserError
+from lightning_modules.augmentation.image.blur_noise import GaussianBlur, GaussianNoise, gaussian_blur
+from lightning_modules.augmentation.image.random_erasing import RandomErasing
+from lightning_modules.config.errors import UserError
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -100,7 +100,7 @@ def test_what_cannot_fit_covers_nothing() -> None:
 
 
 def test_senseless_settings_of_erasing_are_refused() -> None:
-    with pytest.raises(UserError, match="fill=nosie: it can be: noise"):
+    with pytest.raises(UserError, match="fill=nosie: choose one of: noise"):
         RandomErasing(fill="nosie")
     with pytest.raises(UserError, match=r"RandomErasing\.scale"):
         RandomErasing(scale=(0.5, 0.2))

@@ -8,8 +8,8 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as reference
 
 from lightning_modules.augmentation.image import color
-from lightning_modules.augmentation.image.jitter import ColorJitter, Grayscale
-from lightning_modules.errors import UserError
+from lightning_modules.augmentation.image.color_jitter import ColorJitter, Grayscale
+from lightning_modules.config.errors import UserError
 
 N = 24
 RANGED: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor], float, float]] = {

@@ -11,15 +11,15 @@ from lightning_modules.augmentation.cutout import Cutout
 from lightning_modules.augmentation.image.affine import Affine
 from lightning_modules.augmentation.image.augmix import AugMix
 from lightning_modules.augmentation.image.auto_augment import AutoAugment
-from lightning_modules.augmentation.image.blur import GaussianBlur, GaussianNoise
-from lightning_modules.augmentation.image.erasing import RandomErasing
+from lightning_modules.augmentation.image.blur_noise import GaussianBlur, GaussianNoise
+from lightning_modules.augmentation.image.color_jitter import ColorJitter, Grayscale
 from lightning_modules.augmentation.image.flip import HorizontalFlip, VerticalFlip
-from lightning_modules.augmentation.image.images import ImageTransform
-from lightning_modules.augmentation.image.jitter import ColorJitter, Grayscale
+from lightning_modules.augmentation.image.image_transform import ImageTransform
 from lightning_modules.augmentation.image.mixup import CutMix, Mixup
-from lightning_modules.augmentation.image.policies import RandAugment, TrivialAugment
+from lightning_modules.augmentation.image.rand_augment import RandAugment, TrivialAugment
+from lightning_modules.augmentation.image.random_erasing import RandomErasing
 from lightning_modules.augmentation.image.resized_crop import RandomResizedCrop
-from lightning_modules.errors import UserError
+from lightning_modules.config.errors import UserError
 
 
 def mixing(kind: Callable[[], CutMix | Mixup]) -> nn.Module:

@@ -1,7 +1,7 @@
 """A corpus that all transforms of texts are shown, and batches of word ids."""
 
 import pytest
-from made_texts import Handwritten
+from text_datasets import Handwritten
 
 THEMES = ("good great fine film story", "bad awful poor plot scene", "ball goal match team player")
 

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from made_texts import Handwritten
+from text_datasets import Handwritten
 
-from lightning_modules.augmentation.text.replace import InsertWords, ReplaceWords
-from lightning_modules.augmentation.text.synonyms import as_ids, neighbours, read_table, read_wordnet
-from lightning_modules.errors import UserError
+from lightning_modules.augmentation.text.synonym_replacement import InsertWords, ReplaceWords
+from lightning_modules.augmentation.text.synonyms import distributional_neighbors, read_table, read_wordnet, synonym_ids
+from lightning_modules.config.errors import UserError
 
 LICENCE = "  1 This software and database is being provided to you\n"
 
@@ -62,7 +62,7 @@ def test_a_table_holds_a_word_and_its_synonyms_in_each_line(tmp_path: Path) -> N
 
 def test_only_words_that_are_allowed_become_synonyms() -> None:
     allowed = torch.tensor([False, True, True, False, False])
-    table = as_ids({"a": ["b", "c", "elsewhere"], "c": ["a"]}, ["a", "b", "c"], allowed)
+    table = synonym_ids({"a": ["b", "c", "elsewhere"], "c": ["a"]}, ["a", "b", "c"], allowed)
     assert table.tolist() == [[0], [2], [0], [1], [0]]
 
 
@@ -71,12 +71,15 @@ def test_words_that_stand_in_the_same_places_are_neighbours() -> None:
     for i in range(40):  # 1 and 2 stand between 5 and 6, 3 and 4 between 7 and 8
         rows += [[5, 1 + i % 2, 6], [7, 3 + i % 2, 8]]
     x = torch.tensor(rows, dtype=torch.int32)
-    table = neighbours(x, 9, most=2)
+    table = distributional_neighbors(x, 9, most=2)
     assert table.shape == (11, 2)
     assert [int(table[i, 0]) for i in (1, 2, 3, 4)] == [2, 1, 4, 3]
     assert not table[0].any() and not table[9:].any(), "padding and words that are not there have none"
-    assert torch.equal(table, neighbours(x, 9, most=2))
-    assert not neighbours(x[:1], 9).any() and not neighbours(torch.zeros(3, 1, dtype=torch.int32), 9).any()
+    assert torch.equal(table, distributional_neighbors(x, 9, most=2))
+    assert (
+        not distributional_neighbors(x[:1], 9).any()
+        and not distributional_neighbors(torch.zeros(3, 1, dtype=torch.int32), 9).any()
+    )
 
 
 @pytest.fixture
@@ -91,7 +94,7 @@ def test_words_are_replaced_by_their_synonyms_and_by_nothing_else(own: str, corp
     transform.prepare(corpus)
     x = corpus.preprocess.encode(["the good film . is bad", "the plot", ""]).repeat(2000, 1)  # type: ignore[operator]
     out = transform({"x": x}, generator())["x"].view(2000, 3, -1)
-    words = [[corpus.text_of(word) for word in column.unique()] for column in out[:, 0, :6].T]
+    words = [[corpus.sample_text(word) for word in column.unique()] for column in out[:, 0, :6].T]
     assert [sorted(column) for column in words] == [
         ["the"], ["fine", "great"], ["story"], ["."], ["is"], ["awful"],
     ]  # fmt: skip
@@ -119,7 +122,7 @@ def test_synonyms_are_inserted_between_any_two_words_as_far_as_there_is_room(own
     fresh = torch.isin(out[:, 0], new)
     assert (fresh.sum(1) == 2).all() and (fresh.sum(0)[:6] > 200).all(), "at every place"
     for row, keep in zip(out[:, 0], ~fresh, strict=True):
-        assert corpus.text_of(row[keep]) == "the film is bad", "the words stay in their order"
+        assert corpus.sample_text(row[keep]) == "the film is bad", "the words stay in their order"
 
 
 def test_neighbours_come_from_the_training_part_alone(corpus: Handwritten) -> None:

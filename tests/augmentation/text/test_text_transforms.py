@@ -4,15 +4,15 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from made_texts import Handwritten
+from text_datasets import Handwritten
 from torch import Tensor, nn
 
-from lightning_modules.augmentation.text.context import AddContext
-from lightning_modules.augmentation.text.drop import DeleteWords, MaskSpan, WordDropout
+from lightning_modules.augmentation.text.context_mixup import AddContext
 from lightning_modules.augmentation.text.one_of import OneOf
-from lightning_modules.augmentation.text.order import ShuffleSentences, SwapWords
-from lightning_modules.augmentation.text.replace import InsertWords, ReplaceWords
-from lightning_modules.errors import UserError
+from lightning_modules.augmentation.text.reorder import ShuffleSentences, SwapWords
+from lightning_modules.augmentation.text.synonym_replacement import InsertWords, ReplaceWords
+from lightning_modules.augmentation.text.word_dropout import DeleteWords, MaskSpan, WordDropout
+from lightning_modules.config.errors import UserError
 
 TRANSFORMS: dict[str, Callable[[float], nn.Module]] = {
     "swap": lambda p: SwapWords(0.3, p),

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.compression.form import Form
-from lightning_modules.compression.stage import Stage, Work
+from lightning_modules.compression.compressed_state import CompressedState
+from lightning_modules.compression.stage import Stage, StageContext
 from lightning_modules.task.classification import Classification
 
 CLASSES, SAMPLES, BATCH = 3, 48, 12
-WorkOn = Callable[..., Work]
+WorkOn = Callable[..., StageContext]
 Drive = Callable[..., None]
 
 
@@ -20,7 +20,7 @@ Drive = Callable[..., None]
 def work_on(tmp_path: Path) -> WorkOn:
     """Three classes that differ in their mean, samples of `shape`; the metric is the accuracy on the same samples."""
 
-    def make(model: nn.Module, shape: tuple[int, ...], seed: int = 0) -> Work:
+    def make(model: nn.Module, shape: tuple[int, ...], seed: int = 0) -> StageContext:
         generator = torch.Generator().manual_seed(5)
         y = torch.arange(SAMPLES) % CLASSES
         means = torch.randn(CLASSES, *shape, generator=generator)
@@ -37,46 +37,53 @@ def work_on(tmp_path: Path) -> WorkOn:
 
         task = Classification(model, nn.CrossEntropyLoss(), num_outputs=CLASSES)
         initial = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-        return Work(task, Form(), x[:2], batches, evaluate, True, seed, tmp_path / "pictures", print, initial)
+        return StageContext(
+            task, CompressedState(), x[:2], batches, evaluate, True, seed, tmp_path / "pictures", print, initial
+        )
 
     return make
 
 
 def take_steps(
-    stage: Stage | None, work: Work, total: int, first: int = 0, last: int | None = None, momentum: float = 0.9
+    stage: Stage | None,
+    context: StageContext,
+    total: int,
+    first: int = 0,
+    last: int | None = None,
+    momentum: float = 0.9,
 ) -> None:
     """Train `work.model` from step `first` to `last` of `total`, with the stage's hooks where the keeper calls them."""
-    optimizer = torch.optim.SGD(work.model.parameters(), lr=0.05, momentum=momentum)
-    data = list(work.batches())
-    work.model.train()
+    optimizer = torch.optim.SGD(context.model.parameters(), lr=0.05, momentum=momentum)
+    data = list(context.batches())
+    context.model.train()
     for step in range(first, total if last is None else last):
         batch = data[step % len(data)]
         optimizer.zero_grad()
-        work.task.evaluation_loss(work.model(batch["x"]), batch["y"]).backward()
+        context.task.evaluation_loss(context.model(batch["x"]), batch["y"]).backward()
         if stage is not None:
-            stage.before_step(work, step, total)
+            stage.before_step(context, step, total)
         optimizer.step()
         if stage is not None:
-            stage.after_step(work, step, total)
-        work.form.apply(work.model)
+            stage.after_step(context, step, total)
+        context.state.apply(context.model)
 
 
 @pytest.fixture
 def drive() -> Drive:
     """Do a stage as `Phases` does; `steps` a round, `dense` steps of the run's own training before."""
 
-    def run(stage: Stage, work: Work, steps: int = 12, dense: int = 0) -> None:
+    def run(stage: Stage, context: StageContext, steps: int = 12, dense: int = 0) -> None:
         stage.name = "prune"
-        stage.check(work.model, work.floats(work.example), CLASSES)
-        take_steps(None, work, dense)
-        stage.begin(work)
-        work.form.apply(work.model)
+        stage.check(context.model, context.preprocess(context.example), CLASSES)
+        take_steps(None, context, dense)
+        stage.begin(context)
+        context.state.apply(context.model)
         for number in range(stage.rounds if stage.epochs or stage.when == "fit" else 0):
-            take_steps(stage, work, steps)
+            take_steps(stage, context, steps)
             if number + 1 < stage.rounds:
-                stage.between(work, number)
-                work.form.apply(work.model)
-        stage.end(work)
+                stage.after_round(context, number)
+                context.state.apply(context.model)
+        stage.end(context)
 
     return run
 

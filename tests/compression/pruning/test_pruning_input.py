@@ -9,9 +9,9 @@ from torch import nn
 from lightning_modules.compression.pruning.gradual import Gradual, Movement
 from lightning_modules.compression.pruning.lottery import LotteryTicket
 from lightning_modules.compression.pruning.one_shot import NOfM, OneShot
-from lightning_modules.errors import UserError
-from lightning_modules.model.lenet import LeNet5
+from lightning_modules.config.errors import UserError
 from lightning_modules.model.mlp import MLP
+from lightning_modules.zoo.model.lenet import LeNet5
 
 
 @pytest.mark.parametrize("sparsity", [1.0, 1.2, -0.1, 0.0, float("nan")])
@@ -25,7 +25,7 @@ def test_sparsity_outside_zero_and_one_is_refused(make: Any, sparsity: float) ->
     ("make", "message"),
     [
         (lambda: OneShot(0.5, criterion="magnitud"), "criterion=magnitud: did you mean 'magnitude'"),
-        (lambda: OneShot(0.5, scope="world"), "scope=world: it can be: global, layer, sensitivity"),
+        (lambda: OneShot(0.5, scope="world"), "scope=world: choose one of: global, layer, sensitivity"),
         (lambda: OneShot(0.5, control="rand"), "control=rand: did you mean 'random'"),
         (lambda: OneShot(0.5, control="reinit"), "control=reinit is a training: it needs epochs"),
         (lambda: OneShot(0.0, control="dense"), "control=dense is a training: it needs epochs"),
@@ -40,7 +40,7 @@ def test_sparsity_outside_zero_and_one_is_refused(make: Any, sparsity: float) ->
         (lambda: Movement(0.5, epochs=1, criterion="snip"), "criterion=snip"),
         (lambda: LotteryTicket(0.5), "when=after, and epochs"),
         (lambda: LotteryTicket(0.5, epochs=1, rounds=0), "rounds=0"),
-        (lambda: LotteryTicket(0.5, epochs=1, steps="linear"), "steps=linear: it can be: equal, factor"),
+        (lambda: LotteryTicket(0.5, epochs=1, steps="linear"), "steps=linear: choose one of: equal, factor"),
         (lambda: LotteryTicket(0.5, epochs=1, rewind_epochs=1), "rewind_epochs=1"),
         (lambda: NOfM(4, 4), "0 < n < m"),
     ],
@@ -94,10 +94,10 @@ def test_movement_refuses_frozen_layers() -> None:
 
 
 def test_a_stage_that_would_prune_nothing_more_is_refused(work_on: Any, drive: Any) -> None:
-    work = work_on(MLP((8,), 3, (16, 12)), (8,))
-    drive(OneShot(0.5), work)
+    context = work_on(MLP((8,), 3, (16, 12)), (8,))
+    drive(OneShot(0.5), context)
     with pytest.raises(UserError, match="means 178 zeros, but 178 weights are pruned already"):
-        drive(OneShot(0.5, scope="global"), work)
+        drive(OneShot(0.5, scope="global"), context)
     other = work_on(MLP((8,), 3, (16, 12)), (8,))
     drive(NOfM(), other)
     with pytest.raises(UserError, match="the network is 2:4 sparse already"):
@@ -105,22 +105,22 @@ def test_a_stage_that_would_prune_nothing_more_is_refused(work_on: Any, drive: A
 
 
 def test_a_schedule_that_was_not_reached_is_told(work_on: Any, go_on: Any) -> None:
-    work, stage = work_on(MLP((8,), 3), (8,)), Gradual(0.9, epochs=1, every=2)
+    context, stage = work_on(MLP((8,), 3), (8,)), Gradual(0.9, epochs=1, every=2)
     stage.name = "prune"
-    stage.begin(work)
-    go_on(stage, work, 20, last=6)
+    stage.begin(context)
+    go_on(stage, context, 20, last=6)
     with pytest.raises(UserError, match="training ended before its schedule"):
-        stage.end(work)
+        stage.end(context)
 
 
 def test_a_ticket_of_a_network_that_was_not_trained_or_has_another_structure_is_refused(work_on: Any) -> None:
-    work, stage = work_on(MLP((8,), 3), (8,)), LotteryTicket(0.5, epochs=1)
+    context, stage = work_on(MLP((8,), 3), (8,)), LotteryTicket(0.5, epochs=1)
     stage.name = "prune"
     with pytest.raises(UserError, match=r"was not trained.*trainer\.max_epochs"):
-        stage.begin(work)
-    work.task.model = MLP((8,), 3, (7,))
+        stage.begin(context)
+    context.task.model = MLP((8,), 3, (7,))
     with pytest.raises(UserError, match="changed the network's structure"):
-        stage.begin(work)
+        stage.begin(context)
 
 
 @pytest.mark.parametrize(("name", "layers"), [("resnet18", 21), ("vgg11_bn", 11), ("mobilenet_v2", 53)])

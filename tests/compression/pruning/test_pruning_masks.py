@@ -3,8 +3,14 @@
 import pytest
 import torch
 
-from lightning_modules.compression.pruning.masks import by_layer, count_zeros, keep_highest, keep_n_of_m, pruned_stay
-from lightning_modules.compression.pruning.schedule import cubic, in_rounds
+from lightning_modules.compression.pruning.masks import (
+    count_zeros,
+    exclude_pruned,
+    group_by_layer,
+    keep_highest,
+    keep_n_of_m,
+)
+from lightning_modules.compression.pruning.sparsity_schedule import cubic_sparsity, iterative_sparsity
 
 
 @pytest.mark.parametrize("sparsity", [0.001, 0.1, 0.5, 0.95, 0.999])
@@ -37,13 +43,13 @@ def test_groups_do_not_compete_with_each_other() -> None:
 
 
 def test_what_is_pruned_goes_before_the_lowest_score() -> None:
-    scores = pruned_stay({"a": torch.tensor([-5.0, 7.0, 1.0])}, {"a": torch.tensor([True, False, True])})
+    scores = exclude_pruned({"a": torch.tensor([-5.0, 7.0, 1.0])}, {"a": torch.tensor([True, False, True])})
     assert keep_highest(scores, [["a"]], [2])["a"].tolist() == [False, False, True]
 
 
 def test_weight_and_bias_of_a_layer_are_one_group() -> None:
     names = ["fc.weight", "fc.bias", "gru.weight_ih_l0", "gru.weight_hh_l0", "weight"]
-    assert by_layer(names) == [["fc.weight", "fc.bias"], ["gru.weight_ih_l0", "gru.weight_hh_l0"], ["weight"]]
+    assert group_by_layer(names) == [["fc.weight", "fc.bias"], ["gru.weight_ih_l0", "gru.weight_hh_l0"], ["weight"]]
 
 
 def test_two_of_four_consecutive_inputs_are_kept() -> None:
@@ -62,13 +68,13 @@ def test_in_a_convolution_the_pattern_runs_over_input_channels() -> None:
 
 
 def test_the_cubic_is_that_of_zhu_and_gupta() -> None:
-    assert [cubic(p, 0.0, 0.8) for p in (0, 0.5, 1)] == pytest.approx([0, 0.8 - 0.8 / 8, 0.8])
-    assert cubic(0.25, 0.5, 0.9) == pytest.approx(0.9 + (0.5 - 0.9) * 0.75**3)
-    assert cubic(2.0, 0.0, 0.8) == 0.8
+    assert [cubic_sparsity(p, 0.0, 0.8) for p in (0, 0.5, 1)] == pytest.approx([0, 0.8 - 0.8 / 8, 0.8])
+    assert cubic_sparsity(0.25, 0.5, 0.9) == pytest.approx(0.9 + (0.5 - 0.9) * 0.75**3)
+    assert cubic_sparsity(2.0, 0.0, 0.8) == 0.8
 
 
 def test_sparsity_grows_by_equal_steps_or_by_a_factor() -> None:
-    assert [in_rounds(n, 4, 0.8, "equal") for n in (1, 2, 3, 4)] == pytest.approx([0.2, 0.4, 0.6, 0.8])
-    left = [1 - in_rounds(n, 3, 0.875, "factor") for n in (1, 2, 3)]
+    assert [iterative_sparsity(n, 4, 0.8, "equal") for n in (1, 2, 3, 4)] == pytest.approx([0.2, 0.4, 0.6, 0.8])
+    left = [1 - iterative_sparsity(n, 3, 0.875, "factor") for n in (1, 2, 3)]
     assert left == pytest.approx([0.5, 0.25, 0.125])
-    assert in_rounds(3, 3, 0.95, "factor") == 0.95
+    assert iterative_sparsity(3, 3, 0.95, "factor") == 0.95

@@ -7,31 +7,31 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import OmegaConf
 
-from lightning_modules.command_line import compose_run
 from lightning_modules.compression import container
 from lightning_modules.compression.artifact import FILE
-from lightning_modules.compression.form import Form
-from lightning_modules.killed import Killed
-from lightning_modules.run import run
+from lightning_modules.compression.compressed_state import CompressedState
+from lightning_modules.config.command_line import compose_run
+from lightning_modules.config.signals import SignalReceived
+from lightning_modules.run.run import run
 from lightning_modules.tracking.artifacts import local_folder
 
 SHORT = ("compression.runtimes=[]", "model.hidden=[32,16]")
 
 
-def saved(store: Any, found: Any) -> tuple[dict[str, torch.Tensor], Form]:
+def saved(store: Any, found: Any) -> tuple[dict[str, torch.Tensor], CompressedState]:
     model = store.client.get_logged_model(found.data.tags["touchstone.compressed_model_id"])
     folder = local_folder(model.artifact_location)
     assert folder is not None
-    _, tensors, form = container.read(folder / FILE)
-    return tensors, form
+    _, tensors, state = container.read(folder / FILE)
+    return tensors, state
 
 
 def check_zeros(store: Any, found: Any, sparsity: float) -> None:
     """Exactly so many, in the file itself: 64 x 32 + 32 x 16 + 16 x 10 weights."""
-    tensors, form = saved(store, found)
-    assert sorted(form.masks) == ["head.weight", "hidden.0.weight", "hidden.1.weight"]
-    assert all(torch.equal(tensors[name] != 0, mask) for name, mask in form.masks.items())
-    zeros = sum(int((tensors[name] == 0).sum()) for name in form.masks)
+    tensors, state = saved(store, found)
+    assert sorted(state.masks) == ["head.weight", "hidden.0.weight", "hidden.1.weight"]
+    assert all(torch.equal(tensors[name] != 0, mask) for name, mask in state.masks.items())
+    zeros = sum(int((tensors[name] == 0).sum()) for name in state.masks)
     assert zeros == sum(round(sparsity * n) for n in (2048, 512, 160))
 
 
@@ -68,8 +68,8 @@ class Stop(pl.Callback):
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         stages = [c for c in trainer.callbacks if type(c).__name__ in ("LotteryTicket", "Movement")]  # type: ignore[attr-defined]
-        if stages and trainer.current_epoch == 1 and (stages[0].rounds == 1 or stages[0].early):
-            raise Killed(2)
+        if stages and trainer.current_epoch == 1 and (stages[0].rounds == 1 or stages[0].rewind_state):
+            raise SignalReceived(2)
 
 
 @pytest.mark.slow
@@ -83,13 +83,13 @@ class Stop(pl.Callback):
 def test_a_schedule_that_is_cut_off_ends_as_if_it_had_not_been(
     store: Any, train: Any, recipe: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lightning_modules import build
+    from lightning_modules.run import build
 
     each = (*recipe, *SHORT, "callbacks.last.every_s=0")
     whole = train(*each)
     real = build.build_callbacks
     monkeypatch.setattr(build, "build_callbacks", lambda cfg: [*real(cfg), Stop()])
-    with pytest.raises(Killed):
+    with pytest.raises(SignalReceived):
         train(*each)
     monkeypatch.setattr(build, "build_callbacks", real)
     runs = store.client.search_runs([whole.info.experiment_id])

@@ -12,15 +12,15 @@ import torch.nn.functional as F
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from lightning_modules.compression.form import Form
-from lightning_modules.compression.stage import Stage, Work
-from lightning_modules.model.cifar_resnet import CifarResNet
+from lightning_modules.compression.compressed_state import CompressedState
+from lightning_modules.compression.stage import Stage, StageContext
 from lightning_modules.model.convnet import ConvNet
-from lightning_modules.model.lenet import LeNet5
 from lightning_modules.model.mlp import MLP
-from lightning_modules.model.mnist1d import MNIST1DGRU
-from lightning_modules.model.vit import ViT
 from lightning_modules.task.classification import Classification
+from lightning_modules.zoo.model.cifar_resnet import CifarResNet
+from lightning_modules.zoo.model.lenet import LeNet5
+from lightning_modules.zoo.model.mnist1d import MNIST1DGRU
+from lightning_modules.zoo.model.vit import ViT
 
 SHAPES = {
     "mlp": (1, 8, 8),
@@ -96,23 +96,23 @@ class Bench:
     """A stage's work on a learnt network, and what it logged."""
 
     data: Learnt
-    work: Work
+    context: StageContext
     logged: dict[str, float] = field(default_factory=dict)
 
     @property
     def model(self) -> nn.Module:
-        return self.work.model
+        return self.context.model
 
     def run(self, stage: Stage, check: bool = True) -> None:
         """Check, begin and end a stage without a fit."""
         stage.name = stage.name or "tested"
         if check:
-            stage.check(self.work.model, self.work.floats(self.work.example), 10)
-        stage.begin(self.work)
-        stage.end(self.work)
+            stage.check(self.context.model, self.context.preprocess(self.context.example), 10)
+        stage.begin(self.context)
+        stage.end(self.context)
 
     def accuracy(self) -> float:
-        return self.data.accuracy(self.work.model)
+        return self.data.accuracy(self.context.model)
 
 
 @pytest.fixture
@@ -127,10 +127,10 @@ def bench(learnt: Callable[[str], Learnt], tmp_path: Path) -> Callable[[str], Be
 
         task = Classification(data.model, nn.CrossEntropyLoss(), num_outputs=10)
         logged: dict[str, float] = {}
-        work = Work(
-            task=task, form=Form(), example=x[:4], batches=batches, evaluate=data.accuracy, higher_is_better=True,
+        context = StageContext(
+            task=task, state=CompressedState(), example=x[:4], batches=batches, evaluate=data.accuracy, higher_is_better=True,
             seed=0, folder=tmp_path / "pictures", log=logged.update,
         )  # fmt: skip
-        return Bench(data, work, logged)
+        return Bench(data, context, logged)
 
     return make

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.compression.onnx_model import OnnxModel, restore, to_onnx
-from lightning_modules.errors import UserError
-from lightning_modules.model.cifar_resnet import CifarResNet
-from lightning_modules.model.lenet import LeNet5
+from lightning_modules.config.errors import UserError
 from lightning_modules.model.mlp import MLP
-from lightning_modules.model.vit import ViT
+from lightning_modules.zoo.model.cifar_resnet import CifarResNet
+from lightning_modules.zoo.model.lenet import LeNet5
+from lightning_modules.zoo.model.vit import ViT
 
 NETWORKS = {
     "mlp": (MLP, (1, 8, 8), {"dropout": 0.5}),

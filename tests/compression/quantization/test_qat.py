@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_modules.compression.onnx_model import OnnxModel
-from lightning_modules.compression.quantization.prepared import Prepared, prepared
 from lightning_modules.compression.quantization.qat import QAT
-from lightning_modules.errors import UserError
+from lightning_modules.compression.quantization.qat_graph import QATGraph, prepare_qat
+from lightning_modules.config.errors import UserError
 from lightning_modules.model.mlp import MLP
 
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("lenet5", "resnet")]
@@ -21,16 +21,16 @@ SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("lenet5", "resne
 def fine_tune(made: Any, stage: QAT, steps: int = 40) -> None:
     """What the keeper does around every step."""
     optimizer = torch.optim.Adam(made.model.parameters(), lr=1e-3)
-    batches = made.work.batches()
+    batches = made.context.batches()
     for step in range(steps):
-        batch = next(batches, None) or next(batches := made.work.batches())
+        batch = next(batches, None) or next(batches := made.context.batches())
         made.model.train()
         optimizer.zero_grad()
         F.cross_entropy(made.model(batch["x"]), batch["y"]).backward()
-        stage.before_step(made.work, step, steps)
+        stage.before_step(made.context, step, steps)
         optimizer.step()
-        stage.after_step(made.work, step, steps)
-        made.work.form.apply(made.model)
+        stage.after_step(made.context, step, steps)
+        made.context.state.apply(made.model)
 
 
 def small() -> tuple[MLP, Tensor]:
@@ -44,26 +44,26 @@ def test_every_architecture_is_trained_and_ends_as_a_program(bench: Callable[[st
     dense, names = made.accuracy(), dict(made.model.named_parameters()).keys()
     stage = QAT(samples=100)
     stage.name = "qat"
-    stage.begin(made.work)
-    assert isinstance(made.model, Prepared)
+    stage.begin(made.context)
+    assert isinstance(made.model, QATGraph)
     assert dict(made.model.named_parameters()).keys() == names
     fine_tune(made, stage)
-    stage.end(made.work)
+    stage.end(made.context)
     assert isinstance(made.model, OnnxModel)
     assert made.accuracy() > dense - 0.04
     assert made.logged["compression/quantized_ops"] > 2
-    assert made.work.form.steps == [{"do": "onnx", "bytes": made.model.program.numel()}]
+    assert made.context.state.steps == [{"do": "onnx", "bytes": made.model.program.numel()}]
 
 
 def test_the_program_holds_the_trained_weights(bench: Callable[[str], Any]) -> None:
     made = bench("mlp")
     stage = QAT(samples=50)
     stage.name = "qat"
-    stage.begin(made.work)
+    stage.begin(made.context)
     parameters = dict(made.model.named_parameters())
     nn.init.zeros_(parameters["head.weight"])
     nn.init.constant_(parameters["head.bias"], 3.0)
-    stage.end(made.work)
+    stage.end(made.context)
     assert torch.allclose(made.model(made.data.val[0]), torch.tensor(3.0), atol=0.05)
 
 
@@ -72,13 +72,13 @@ def test_the_pt2e_program_is_the_network_that_was_trained(bench: Callable[[str],
     made = bench(name)
     stage = QAT(backend="pt2e", samples=50)
     stage.name = "qat"
-    stage.begin(made.work)
+    stage.begin(made.context)
     fine_tune(made, stage, 30)
     made.model.eval()
     x = made.data.val[0]
     with torch.no_grad():
         trained = made.model(x)
-    stage.end(made.work)
+    stage.end(made.context)
     assert (made.model(x).argmax(1) == trained.argmax(1)).float().mean() > 0.97
     assert (made.model(x) - trained).norm() < 0.05 * trained.norm()
 
@@ -87,22 +87,22 @@ def test_masks_of_an_earlier_pruning_stay_in_force(bench: Callable[[str], Any]) 
     made = bench("lenet5")
     weights = {name: p.detach() for name, p in made.model.named_parameters() if p.ndim > 1}
     for name, weight in weights.items():
-        made.work.form.masks[name] = weight.abs() > weight.abs().median()
-    made.work.form.apply(made.model)
+        made.context.state.masks[name] = weight.abs() > weight.abs().median()
+    made.context.state.apply(made.model)
     stage = QAT(samples=50)
     stage.name = "qat"
-    stage.begin(made.work)
+    stage.begin(made.context)
     fine_tune(made, stage, 10)
     for name, parameter in made.model.named_parameters():
         if name in weights:
-            kept = made.work.form.masks[name]
+            kept = made.context.state.masks[name]
             assert not parameter[~kept].any()
             assert not torch.equal(parameter[kept], weights[name][kept])  # the others were trained
 
 
 def test_the_mode_follows_the_flag_however_it_was_set() -> None:
     model, x = small()
-    network = prepared(model, x)
+    network = prepare_qat(model, x)
     assert not torch.equal(network(x), network(x))  # dropout
     network.eval()
     assert torch.equal(network(x), network(x))
@@ -113,7 +113,7 @@ def test_the_mode_follows_the_flag_however_it_was_set() -> None:
 
 def test_ranges_are_observed_in_training_only_and_not_once_frozen() -> None:
     model, x = small()
-    network = prepared(model, x)
+    network = prepare_qat(model, x)
     network.observe(x)
 
     def scales() -> Tensor:
@@ -134,23 +134,23 @@ def test_observers_freeze_after_their_part_of_the_steps(bench: Callable[[str], A
     made = bench("mlp")
     stage = QAT(freeze=0.5)
     stage.name = "qat"
-    stage.begin(made.work)
-    stage.after_step(made.work, 3, 10)
+    stage.begin(made.context)
+    stage.after_step(made.context, 3, 10)
     assert not made.model.observers_frozen
-    stage.after_step(made.work, 4, 10)
+    stage.after_step(made.context, 4, 10)
     assert made.model.observers_frozen
 
 
 def test_batch_norm_learns_in_training_and_rests_in_evaluation(bench: Callable[[str], Any]) -> None:
     made = bench("convnet")
-    network = prepared(made.model, made.work.example)
-    network.observe(made.work.example)
+    network = prepare_qat(made.model, made.context.example)
+    network.observe(made.context.example)
     [name] = [name for name, _ in network.named_buffers() if name.endswith("running_mean")]
     mean = network.get_buffer(name)
     before = mean.clone()
-    network.eval()(made.work.example)
+    network.eval()(made.context.example)
     assert torch.equal(mean, before)
-    network.train()(made.work.example)
+    network.train()(made.context.example)
     assert not torch.equal(network.get_buffer(name), before)
 
 
@@ -158,7 +158,7 @@ def test_an_epsilon_and_a_momentum_of_its_own_survive_the_change_of_mode() -> No
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4, eps=0.5, momentum=0.01), nn.ReLU(), nn.Flatten())
     x = torch.randn(8, 1, 5, 5)
-    network = prepared(model, x)
+    network = prepare_qat(model, x)
     network.eval()(x)
     network.train()(x)
     model.train()(x)
@@ -168,7 +168,7 @@ def test_an_epsilon_and_a_momentum_of_its_own_survive_the_change_of_mode() -> No
 
 def test_a_copy_is_a_network_of_its_own() -> None:
     model, x = small()
-    network = prepared(model, x).eval()
+    network = prepare_qat(model, x).eval()
     network.observe(x)
     network.freeze()
     other = copy.deepcopy(network)
@@ -184,11 +184,11 @@ def test_a_resumed_stage_goes_on_bit_for_bit(bench: Callable[[str], Any], learnt
         return made, stage
 
     made, stage = begun()
-    stage.begin(made.work)
+    stage.begin(made.context)
     fine_tune(made, stage, 3)
     state = copy.deepcopy(made.model.state_dict())
     other, again = begun()
-    again.reopen(other.work)
+    again.restore_network(other.context)
     other.model.load_state_dict(state)
     for each, its in ((made, stage), (other, again)):
         fine_tune(each, its, 3)
@@ -204,7 +204,7 @@ def test_the_network_it_checks_is_left_alone(bench: Callable[[str], Any]) -> Non
     made.model.train()
     stage = QAT()
     stage.name = "qat"
-    stage.check(made.model, made.work.example, 10)
+    stage.check(made.model, made.context.example, 10)
     assert isinstance(made.model, MLP) and made.model.training
     assert all(torch.equal(value, before[key]) for key, value in made.model.state_dict().items())
 
@@ -215,7 +215,7 @@ def test_what_cannot_be_trained_in_int8_is_refused_with_the_reason(bench: Callab
     stage.name = "qat"
     made = bench("gru")
     with pytest.raises(UserError, match=r"compression.stages.qat: gru is a GRU, which torchao cannot train in int8"):
-        stage.check(made.model, made.work.example, 10)
+        stage.check(made.model, made.context.example, 10)
     even = nn.Sequential(nn.Conv2d(1, 2, 4, padding="same"), nn.Flatten())
     with pytest.raises(UserError, match=r"compression.stages.qat: torchao cannot prepare the network: .*conv2d"):
         stage.check(even, torch.randn(2, 1, 4, 4), 32)
@@ -225,7 +225,7 @@ def test_what_cannot_be_trained_in_int8_is_refused_with_the_reason(bench: Callab
         ({"epochs": 0}, "epochs=0: this stage trains"),
         ({"freeze": 0}, "freeze=0"),
         ({"samples": 0}, "samples=0"),
-        ({"backend": "torch"}, "backend=torch: it can be: onnxruntime, pt2e"),
+        ({"backend": "torch"}, "backend=torch: choose one of: onnxruntime, pt2e"),
     ):
         with pytest.raises(UserError, match=message):
             QAT(**settings)

@@ -1,0 +1,105 @@
+"""Background noise at a ratio of signal to noise."""
+
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from lightning_modules.augmentation.audio.wave_transform import (
+    WaveTransform,
+    db_to_amplitude,
+    read_audio_folder,
+    require_range,
+    rms,
+    sample_rate_of,
+)
+from lightning_modules.augmentation.per_sample import to_device_of, uniform
+from lightning_modules.config.errors import UserError, suggest
+from lightning_modules.data.log_mel import as_float_audio
+
+NoiseSource = Literal["white", "pink", "training", "folder"]
+
+
+class BackgroundNoise(WaveTransform):
+    """Adds noise whose power is that of the recording, lowered by a ratio that is uniform in decibels.
+
+    Both powers are means over the whole sample, its silence too. Silence has none, and stays silent.
+
+    Args:
+        min_snr_db, max_snr_db: ratio of signal to noise.
+        source: "white", "pink" (as loud in every octave), "training" (another recording of the training part: somebody
+            talks beside) or "folder".
+        folder: of .wav files, of which random pieces are taken, repeated where they are too short.
+    """
+
+    def __init__(
+        self,
+        min_snr_db: float = 5.0,
+        max_snr_db: float = 30.0,
+        source: NoiseSource = "white",
+        folder: str | Path | None = None,
+        probability: float = 0.5,
+    ) -> None:
+        super().__init__(probability)
+        require_range(self, "[min_snr_db, max_snr_db]", min_snr_db, max_snr_db)
+        if source not in get_args(NoiseSource):
+            raise UserError(
+                f"augmentation: BackgroundNoise.source={source}: {suggest(str(source), get_args(NoiseSource))}"
+            )
+        if (source == "folder") != (folder is not None):
+            raise UserError(
+                f"augmentation: BackgroundNoise.source={source} and BackgroundNoise.folder={folder}: give source=folder and a folder"
+            )
+        self.min_snr_db, self.max_snr_db = min_snr_db, max_snr_db
+        self.source, self.folder = source, folder
+        self.recordings: list[Tensor] = []
+        self.others: tuple[Tensor, Tensor] | None = None
+
+    def prepare(self, data: Any) -> None:
+        """Read the folder, or see which recordings train."""
+        if self.folder is not None:
+            self.recordings = read_audio_folder(self, self.folder, sample_rate_of(self, data))
+        elif self.source == "training":
+            self.others = data.arrays.x, data.splits["train"]
+
+    def transform_wave(self, wave: Tensor, generator: torch.Generator) -> Tensor:
+        count, length = wave.shape
+        noise = to_device_of(wave, self._noise(count, length, generator))
+        snr = uniform(len(wave), self.min_snr_db, self.max_snr_db, generator)[:, None].to(wave.device)
+        level = rms(noise)
+        wanted = rms(wave) / db_to_amplitude(snr)
+        return wave + noise * torch.where(level > 0, wanted / level, 0.0)
+
+    def _noise(self, count: int, length: int, generator: torch.Generator) -> Tensor:
+        """float32 [count, length] of any loudness, on the CPU."""
+        if self.source in ("white", "pink"):
+            noise = torch.randn(count, length, generator=generator)
+            return pink_noise(noise) if self.source == "pink" else noise
+        if self.others is not None:
+            x, train = self.others
+            drawn = train[torch.randint(len(train), (count,), generator=generator)]
+            return as_float_audio(x.index_select(0, drawn))
+        if not self.recordings:
+            raise UserError(
+                f"augmentation: BackgroundNoise.source={self.source} must be shown the data: call prepare(data) first"
+            )
+        which = torch.randint(len(self.recordings), (count,), generator=generator).tolist()
+        return torch.stack([random_segment(self.recordings[k], length, generator) for k in which])
+
+
+def pink_noise(noise: Tensor) -> Tensor:
+    """White noise [n, T] with its amplitudes divided by the root of the frequency: 3 dB less in every octave."""
+    spectrum = torch.fft.rfft(noise)
+    frequency = torch.arange(spectrum.shape[1]).clamp(min=1)
+    spectrum = spectrum / frequency.sqrt()
+    spectrum[:, 0] = 0  # no constant part
+    return torch.fft.irfft(spectrum, noise.shape[1])
+
+
+def random_segment(recording: Tensor, length: int, generator: torch.Generator) -> Tensor:
+    """A random piece [length] of a recording [T], which is repeated where it is too short."""
+    if len(recording) < length:
+        recording = recording.repeat(-(-length // len(recording)) + 1)
+    start = int(torch.randint(len(recording) - length + 1, (), generator=generator))
+    return recording[start : start + length]

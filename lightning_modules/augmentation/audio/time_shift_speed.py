@@ -1,0 +1,88 @@
+"""Later or earlier, and faster or slower."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.augmentation.audio.wave_transform import WaveTransform, require_range
+from lightning_modules.augmentation.per_sample import uniform
+
+DENSITY = 3  # values for each sample, between which polynomials are laid
+MARGIN = 64  # samples of silence behind the end, so that nothing wraps around
+EDGE = 0.05  # width of the low-pass's slope, of half the sample rate
+
+
+class TimeShift(WaveTransform):
+    """Moves each recording by a whole number of samples; what comes in is silence.
+
+    Args:
+        max_fraction: of the length, in both directions.
+    """
+
+    def __init__(self, max_fraction: float = 0.1, probability: float = 1.0) -> None:
+        super().__init__(probability)
+        require_range(self, "[0, max_fraction]", 0.0, max_fraction)
+        self.max_fraction = max_fraction
+
+    def transform_wave(self, wave: Tensor, generator: torch.Generator) -> Tensor:
+        count, length = wave.shape
+        furthest = min(length, int(self.max_fraction * length))
+        later = torch.randint(-furthest, furthest + 1, (count, 1), generator=generator).to(wave.device)
+        place = torch.arange(length, device=wave.device) - later
+        inside = (place >= 0) & (place < length)
+        return wave.gather(1, place.clamp(0, length - 1)) * inside
+
+
+class SpeedPerturbation(WaveTransform):
+    """Plays each recording faster or slower around its middle, as a tape: pitch and timbre change too, as if another spoke.
+
+    Ko et al. 2015, "Audio Augmentation for Speech Recognition" (speed perturbation by resampling), with a rate of its own
+    for each sample, log-uniform.
+
+    Args:
+        min_rate, max_rate: 2 is twice as fast and an octave higher.
+    """
+
+    def __init__(self, min_rate: float = 0.85, max_rate: float = 1.15, probability: float = 1.0) -> None:
+        super().__init__(probability)
+        require_range(self, "[min_rate, max_rate]", min_rate, max_rate, least=0.1)
+        self.min_rate, self.max_rate = min_rate, max_rate
+
+    def transform_wave(self, wave: Tensor, generator: torch.Generator) -> Tensor:
+        low, high = math.log(self.min_rate), math.log(self.max_rate)
+        return change_speed(wave, uniform(len(wave), low, high, generator).exp())
+
+
+def change_speed(wave: Tensor, rate: Tensor) -> Tensor:
+    """Return [n, T] of which sample t is `wave` at ``middle + (t - middle) * rate``; silence beyond its ends.
+
+    `wave` is float32 [n, T], `rate` [n]. A Fourier transform gives three values for each sample, cubic polynomials those
+    in between (below 1 % of error up to 3/4 of half the sample rate). What a faster play would fold back, all above
+    1 / rate of half the sample rate, is cut off with it.
+    """
+    length = wave.shape[1]
+    rate = rate.to(wave.device)[:, None]
+    dense = nn.functional.pad(_upsample(wave, rate), (2, 2))
+    middle = (length - 1) / 2
+    place = (torch.arange(length, device=wave.device) - middle) * rate.double() + middle
+    inside = (place > -1) & (place < length)
+    place = (place * DENSITY).clamp_(-1, length * DENSITY - 1)
+    first = place.floor()
+    t = (place - first).float()
+    index = first.long() + 1  # of the value before the one at or before the place: two zeros stand in front
+    before, at, after, last = (dense.gather(1, index + k) for k in range(4))
+    # Lagrange's cubic through the four
+    b, c = (before + after) / 2 - at, (last - before) / 6 + (at - after) / 2
+    return torch.where(inside, at + t * ((after - before / 3 - at / 2 - last / 6) + t * (b + t * c)), 0.0)
+
+
+def _upsample(wave: Tensor, rate: Tensor) -> Tensor:
+    """[n, T] -> [n, DENSITY * T], without what lies above 1 / rate of half the sample rate."""
+    length = wave.shape[1]
+    size = 2 ** math.ceil(math.log2(length + MARGIN))
+    spectrum = torch.fft.rfft(wave, size)
+    frequency = torch.linspace(0, 1, spectrum.shape[1], device=wave.device)
+    passed = ((1 / rate - frequency) / EDGE).clamp(0, 1)
+    kept = torch.where(rate > 1, passed, 1.0)
+    return torch.fft.irfft(spectrum * kept, DENSITY * size)[:, : DENSITY * length] * DENSITY

@@ -1,0 +1,84 @@
+"""Blurred and noisy images."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lightning_modules.augmentation.image.image_transform import (
+    ImageTransform,
+    as_float,
+    check_range,
+    per_image_factor,
+    round_to_dtype,
+    white_level,
+)
+from lightning_modules.augmentation.per_sample import to_device_of, uniform
+from lightning_modules.config.errors import UserError
+
+
+class GaussianBlur(ImageTransform):
+    """Blurs with a Gaussian whose width is uniform in `sigma`; borders are mirrored.
+
+    Args:
+        kernel_size: pixels of the kernel's side, odd.
+        sigma: (lowest, highest) standard deviation in pixels.
+        probability: of changing an image.
+    """
+
+    def __init__(self, kernel_size: int = 3, sigma: Sequence[float] = (0.1, 2.0), probability: float = 0.5) -> None:
+        super().__init__(probability)
+        if kernel_size < 1 or kernel_size % 2 == 0:
+            raise UserError(f"augmentation: GaussianBlur.kernel_size={kernel_size} must be an odd number of at least 1")
+        check_range("GaussianBlur.sigma", sigma[0], sigma[1], 1e-3)
+        self.kernel_size, self.sigma = kernel_size, sigma
+
+    def check(self, x: Tensor) -> None:
+        """Raise UserError where the images are smaller than half the kernel, too."""
+        super().check(x)
+        if self.kernel_size // 2 >= min(x.shape[2:]):
+            raise UserError(
+                f"augmentation: GaussianBlur.kernel_size={self.kernel_size} is too much for images of "
+                f"{x.shape[2]}x{x.shape[3]} pixels: at most {2 * min(x.shape[2:]) - 1}"
+            )
+
+    def transform_images(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """Return the blurred images."""
+        return gaussian_blur(x, uniform(len(x), self.sigma[0], self.sigma[1], generator), self.kernel_size)
+
+
+def gaussian_blur(x: Tensor, sigma: Tensor, kernel_size: int) -> Tensor:
+    """Blur x [n, C, H, W] with `sigma` [n] pixels, first down, then across."""
+    values, half = as_float(x), kernel_size // 2
+    distance = torch.arange(-half, half + 1, dtype=torch.float64)
+    kernel = (-0.5 * (distance / sigma.double()[:, None]) ** 2).exp()
+    weights = (kernel / kernel.sum(1, keepdim=True)).to(x.device, values.dtype)[:, :, None, None, None]
+    for dim in (2, 3):
+        length = x.shape[dim]
+        padded = F.pad(values, (0, 0, half, half) if dim == 2 else (half, half, 0, 0), mode="reflect")
+        values = padded.narrow(dim, 0, length) * weights[:, 0]
+        for shift in range(1, kernel_size):  # a few passes over all images are faster than a convolution of each
+            values.addcmul_(padded.narrow(dim, shift, length), weights[:, shift])
+    return round_to_dtype(values, x)
+
+
+class GaussianNoise(ImageTransform):
+    """Adds normal noise to each value, its standard deviation uniform in `std`.
+
+    Args:
+        std: (lowest, highest) standard deviation as a share of white; one number is both.
+        probability: of changing an image.
+    """
+
+    def __init__(self, std: float | Sequence[float] = (0.0, 0.1), probability: float = 0.5) -> None:
+        super().__init__(probability)
+        std = (std, std) if isinstance(std, int | float) else std
+        check_range("GaussianNoise.std", std[0], std[1], 0)
+        self.std = std
+
+    def transform_images(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """Return the noisy images."""
+        std = uniform(len(x), self.std[0], self.std[1], generator) * white_level(x)
+        noise = to_device_of(x, torch.randn(x.shape, generator=generator)).to(as_float(x[:0]).dtype)
+        return round_to_dtype(noise.mul_(per_image_factor(std, noise)).add_(x).clamp_(0, white_level(x)), x)

@@ -1,0 +1,153 @@
+"""Histories of items, int64 [B, L], the latest last, padded on the left with 0: other histories of the same users.
+
+Crop, mask and reorder are those of Xie et al. 2022, "Contrastive Learning for Sequential Recommendation" (CL4SRec), section 3.3.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_modules.augmentation.per_sample import PerSampleTransform, to_device_of
+from lightning_modules.config.errors import UserError
+
+
+def check_histories(name: str, x: Tensor) -> None:
+    """Raise UserError where the samples are no histories."""
+    if x.ndim != 2 or x.is_floating_point():
+        raise UserError(
+            f"augmentation: {name} needs histories of items, int64 [length], not "
+            f"{str(x.dtype).removeprefix('torch.')} samples of shape {tuple(x.shape[1:])}; try data=movielens_sequence"
+        )
+
+
+class HistoryTransform(PerSampleTransform):
+    """What transforms of histories share: ``share`` of a history's items is kept, masked, moved or dropped.
+
+    Args:
+        share: of the items, in [0, 1].
+        probability: of changing a history.
+    """
+
+    def __init__(self, share: float, probability: float = 1.0) -> None:
+        super().__init__(probability)
+        if not 0 <= share <= 1:
+            raise UserError(f"augmentation: {type(self).__name__}.share={share} must lie in [0, 1]")
+        self.share = share
+
+    def check(self, x: Tensor) -> None:
+        check_histories(type(self).__name__, x)
+
+    def window(self, x: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """First place and length, both int64 [n, 1], of a run of ``share`` of each history's items, at a random place.
+
+        At least one item; none of an empty history.
+        """
+        counts = (x != 0).sum(1, keepdim=True)
+        length = (counts * self.share).long().clamp(min=1).minimum(counts)
+        moves = torch.rand(len(x), 1, generator=generator, dtype=torch.float64).to(x.device) * (counts - length + 1)
+        return x.shape[1] - counts + moves.long(), length
+
+
+class HistoryCrop(HistoryTransform):
+    """Keeps a run of `share` of the items, at a random place."""
+
+    def __init__(self, share: float = 0.6, probability: float = 1.0) -> None:
+        super().__init__(share, probability)
+
+    def transform_samples(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        start, length = self.window(x, generator)
+        size = x.shape[1]
+        places = torch.arange(size, device=x.device) - (size - length)  # in the run; below 0 is padding
+        return torch.where(places >= 0, x.gather(1, (start + places).clamp(0, size - 1)), 0)
+
+
+class HistoryReorder(HistoryTransform):
+    """Shuffles a run of `share` of the items, at a random place; the others keep theirs."""
+
+    def __init__(self, share: float = 0.6, probability: float = 1.0) -> None:
+        super().__init__(share, probability)
+
+    def transform_samples(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        start, length = self.window(x, generator)
+        places = torch.arange(x.shape[1], device=x.device)
+        moved = (places >= start) & (places < start + length)
+        draws = to_device_of(x, torch.rand(x.shape, generator=generator))
+        keys = torch.where(moved, start + draws * length, places)  # those of a run stay among themselves
+        return x.gather(1, keys.argsort(dim=1, stable=True))
+
+
+class HistoryMask(HistoryTransform):
+    """Replaces each item with the probability `share` by a number of its own, one above that of the last item."""
+
+    def __init__(self, share: float = 0.3, probability: float = 1.0) -> None:
+        super().__init__(share, probability)
+        self.mask: int | None = None
+
+    def prepare(self, data: Any) -> None:
+        """Learn the mask's number. Raises UserError where the data are no histories."""
+        if getattr(data, "num_items", None) is None:
+            raise UserError(
+                f"augmentation: HistoryMask needs histories of items, not {data.name}; try data=movielens_sequence"
+            )
+        self.mask = int(data.num_items) + 1
+
+    def transform_samples(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        if self.mask is None:
+            raise UserError("augmentation: HistoryMask has not been shown the data")
+        masked = to_device_of(x, torch.rand(x.shape, generator=generator) < self.share)
+        return torch.where(masked & (x != 0), self.mask, x)
+
+
+class HistoryDropout(HistoryTransform):
+    """Leaves out each item with the probability `share`; the others close up. The latest is kept where none would be left."""
+
+    def __init__(self, share: float = 0.2, probability: float = 1.0) -> None:
+        super().__init__(share, probability)
+
+    def transform_samples(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        kept = to_device_of(x, torch.rand(x.shape, generator=generator) >= self.share) & (x != 0)
+        kept[:, -1] |= ~kept.any(1)
+        order = kept.byte().argsort(dim=1, stable=True)  # what is left out comes first, as padding
+        return torch.where(kept, x, 0).gather(1, order)
+
+
+class VirtualUsers(PerSampleTransform):
+    """A virtual user: the newer part of a history behind the older part of another's, of those in the batch that are mixed.
+
+    The newer part is a share of the items drawn uniformly from [`share`, 1), at least one; what comes next remains what
+    came next. The older part is what the partner had met before as many items. A history does not become longer, and no
+    item stands in it twice.
+
+    Args:
+        share: the least share of a history that is kept.
+        probability: of mixing a history.
+    """
+
+    def __init__(self, share: float = 0.5, probability: float = 0.5) -> None:
+        super().__init__(probability)
+        if not 0 <= share <= 1:
+            raise UserError(f"augmentation: VirtualUsers.share={share} must lie in [0, 1]")
+        self.share = share
+
+    def check(self, x: Tensor) -> None:
+        check_histories(type(self).__name__, x)
+
+    def transform_samples(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        partner = torch.randperm(len(x), generator=generator).to(x.device)
+        kept = torch.rand(len(x), 1, generator=generator) * (1 - self.share) + self.share
+        return _splice(x, x[partner], kept.to(x.device))
+
+
+def _splice(own: Tensor, other: Tensor, share: Tensor) -> Tensor:
+    """The newest `share` [B, 1] of each of the histories `own` behind the older items of `other`; both int64 [B, L]."""
+    size = own.shape[1]
+    counts = (own != 0).sum(1, keepdim=True)
+    length = (counts * share).long().clamp(min=1)
+    places = torch.arange(size, device=own.device)
+    newer = places >= size - length
+    first = size - counts  # the virtual history is no longer than its own
+    mixed = torch.where(newer, own, torch.where(places >= first, other, 0))
+    twice = (mixed[:, :, None] == torch.where(newer, own, -1)[:, None, :]).any(2) & ~newer
+    mixed = torch.where(twice, 0, mixed)
+    return mixed.gather(1, (mixed != 0).byte().argsort(dim=1, stable=True))

@@ -1,0 +1,98 @@
+"""Negative sampling: beside each positive, items that its user has not met in the training part."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.config.errors import UserError
+
+_MAX_REDRAWS = 20  # of drawing again what the user has met, before the rest is drawn one by one
+
+
+class NegativeSampling(nn.Module):
+    """Draws items for each pair of a user and an item, into ``batch["negatives"]``, int64 [B, count].
+
+    An item is drawn with a probability proportional to its training interactions to the power of `popularity`; one that
+    the user has met in training is drawn anew, by a look into a table of bits. Held-out items may be drawn.
+
+    Args:
+        count: negatives of each positive.
+        popularity: 0 is uniform over all items; 0.75 as in word2vec (Mikolov et al. 2013); above 0 an item that nobody has
+            met in training is never drawn.
+    """
+
+    def __init__(self, count: int = 1, popularity: float = 0.0) -> None:
+        super().__init__()
+        name = "augmentation: NegativeSampling"
+        if count < 1:
+            raise UserError(f"{name}.count={count} must be at least 1")
+        if not popularity >= 0:
+            raise UserError(f"{name}.popularity={popularity} must be at least 0 (uniform)")
+        self.count, self.popularity = count, popularity
+        self._met: Tensor | None = None  # bool [users * items]
+        self._share: Tensor | None = None  # float64 [items], the cumulated probability
+
+    def prepare(self, data: Any) -> None:
+        """Learn who has met what in the training part.
+
+        Raises:
+            UserError: the data are no pairs of users and items, or a user has met every item that can be drawn.
+        """
+        if not hasattr(data, "known") or tuple(data.input_shape) != (2,):
+            raise UserError(
+                f"augmentation: negative sampling needs pairs of users and items, not {data.name}; try data=movielens_implicit"
+            )
+        self.set_interactions(data.known("train"))
+
+    def set_interactions(self, met: Tensor) -> None:
+        """Take the table bool [users, items] of what each user has met. Raises UserError where nothing is left to draw."""
+        counts = met.sum(0).double()
+        weights = counts**self.popularity if self.popularity else torch.ones_like(counts)
+        if not weights.sum() > 0:
+            weights = torch.ones_like(counts)  # nobody has met anything
+        left = ~met & (weights > 0)
+        if not bool(left.any(1).all()):
+            user = int((~left.any(1)).nonzero()[0])
+            raise UserError(f"augmentation: negative sampling: user {user} has met every item, none is left to draw")
+        self._met, self._items = met.flatten(), met.shape[1]
+        self._share = (weights / weights.sum()).cumsum(0)
+        self._weights = weights
+
+    @torch.no_grad()
+    def forward(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        """Return a new batch with negatives for ``batch["x"]``, int64 [B, 2] (user, item).
+
+        Raises:
+            UserError: the samples are no pairs.
+        """
+        x = batch["x"]
+        if x.ndim != 2 or x.shape[1] != 2 or x.is_floating_point():
+            raise UserError(
+                f"augmentation: negative sampling needs pairs (user, item), not samples of shape {tuple(x.shape[1:])}"
+            )
+        users = x[:, 0].cpu().repeat_interleave(self.count)
+        drawn = self._draw(users, generator)
+        return {**batch, "negatives": drawn.view(-1, self.count).to(x.device)}
+
+    def _draw(self, users: Tensor, generator: torch.Generator) -> Tensor:
+        if self._met is None:
+            raise UserError("augmentation: negative sampling has not been shown the data")
+        drawn = self._draw_items(len(users), generator)
+        again = torch.arange(len(users))
+        for _ in range(_MAX_REDRAWS):
+            again = again[self._met[users[again] * self._items + drawn[again]]]
+            if not len(again):
+                return drawn
+            drawn[again] = self._draw_items(len(again), generator)
+        for row in again.tolist():  # of users who have met nearly everything
+            left = self._weights * ~self._met.view(-1, self._items)[users[row]]
+            drawn[row] = torch.multinomial(left, 1, generator=generator)
+        return drawn
+
+    def _draw_items(self, count: int, generator: torch.Generator) -> Tensor:
+        if not self.popularity:
+            return torch.randint(self._items, (count,), generator=generator)
+        assert self._share is not None
+        wanted = torch.rand(count, generator=generator, dtype=torch.float64) * self._share[-1]
+        return torch.searchsorted(self._share, wanted, right=True).clamp(max=self._items - 1)

@@ -1,0 +1,95 @@
+"""Text that is added to a text, and texts that are mixed."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_modules.augmentation.mixing import Mixing
+from lightning_modules.augmentation.per_sample import bernoulli_mask, uniform
+from lightning_modules.augmentation.text.text_transform import TextTransform, row_lengths
+from lightning_modules.config.errors import UserError
+
+
+class AddContext(TextTransform):
+    """Another training text of the same class is put behind a text, as far as there is room.
+
+    Must stand before transforms that mix labels.
+
+    Args:
+        max_words: of the other text at most; null is as many as fit.
+    """
+
+    def __init__(self, max_words: int | None = None, probability: float = 0.5) -> None:
+        super().__init__(probability)
+        if max_words is not None and max_words < 1:
+            raise UserError(f"augmentation: AddContext.max_words={max_words} must be at least 1, or null")
+        self.max_words = max_words
+        for name in ("texts", "places", "first", "count", "rank"):
+            self.register_buffer(name, torch.zeros(0, dtype=torch.int64), persistent=False)
+        self.texts: Tensor
+        self.first: Tensor
+        self.count: Tensor
+        self.places: Tensor
+        self.rank: Tensor
+
+    def prepare(self, data: Any) -> None:
+        """Sort the training texts by class.
+
+        Raises:
+            UserError: the targets are no classes.
+        """
+        if data.num_classes is None:
+            raise UserError(f"augmentation: AddContext adds texts of the same class, but {data.name} has no classes")
+        train = data.splits["train"]
+        y = data.arrays.y[train]
+        self.places = train[y.argsort(stable=True)]  # of each text in the corpus, class after class
+        self.texts = data.arrays.x.index_select(0, self.places)
+        self.count = y.bincount(minlength=data.num_classes)
+        self.first = self.count.cumsum(0) - self.count
+        self.rank = torch.full((len(data.arrays.y),), -1)
+        self.rank[self.places] = torch.arange(len(self.places))
+
+    @torch.no_grad()
+    def forward(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        """Return a new batch; the labels stay, as what is added has the same.
+
+        Raises:
+            UserError: the labels are mixed already.
+        """
+        x, y = batch["x"], batch["y"]
+        self.check(x)
+        if y.is_floating_point():
+            raise UserError("augmentation: AddContext needs classes: put it before the transforms that mix labels")
+        drawn, other = bernoulli_mask(len(x), self.probability, generator), uniform(len(x), 0, 1, generator)
+        label = y.cpu()
+        # one of the others of the class: a text's own rank is jumped over
+        own = self.rank[batch["index"].cpu()] if "index" in batch else torch.full_like(label, -1)
+        first, among = self.first[label], self.count[label] - (own >= 0).long()
+        pick = first + (other * among).long().minimum((among - 1).clamp(min=0))
+        pick = pick + ((own >= 0) & (pick >= own)).long()
+        added = self.texts[pick.clamp(max=len(self.texts) - 1)].to(x.device)
+        words = torch.where(drawn & (among > 0), 1, 0).to(x.device) * row_lengths(added)
+        return {**batch, "x": self.append_words(x, added, words)}
+
+    def append_words(self, x: Tensor, added: Tensor, words: Tensor) -> Tensor:
+        """The first `words` (int64 [n]) words of the rows `added` behind those of `x`."""
+        words = words if self.max_words is None else words.clamp(max=self.max_words)
+        place = torch.arange(x.shape[1], device=x.device) - row_lengths(x)[:, None]
+        new = added.gather(1, place.clamp(0, added.shape[1] - 1)).to(x.dtype)
+        return torch.where((place >= 0) & (place < words[:, None]), new, x)
+
+
+class TextMixup(Mixing):
+    """Mixes texts where the network has made a vector of each, its `mixing_point`; labels become soft.
+
+    Guo, Mao and Zhang 2019, "Augmenting Data with Mixup for Sentence Classification". Words themselves cannot be mixed: the
+    batch says who is mixed with whom, and the task blends the vectors.
+    """
+
+    def forward(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        """Return the batch with soft "y" (float [B, K], or values), "mix_partner" int64 [B] and "mix_weight" float [B]."""
+        x = batch["x"]
+        partner, weight = self.draw(len(x), generator)
+        y = self.mix_targets(batch, partner, weight)
+        return {**batch, "y": y, "mix_partner": partner.to(x.device), "mix_weight": weight.to(x.device)}

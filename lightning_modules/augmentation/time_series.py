@@ -1,0 +1,47 @@
+"""Series of values over time: moved, scaled and blurred by noise."""
+
+import torch
+from torch import Tensor
+
+from lightning_modules.augmentation.per_sample import PerSampleTransform, to_device_of, uniform
+from lightning_modules.config.errors import UserError
+
+
+class TimeSeriesJitter(PerSampleTransform):
+    """Moves a series in time, scales it, and adds noise (Um et al. 2017, "Data Augmentation of Wearable Sensor Data").
+
+    What is moved out at one end comes in at the other. Noise is in units of each series' own standard deviation.
+
+    Args:
+        shift: longest move, a share of the length.
+        scale: the factor is drawn from [1 - scale, 1 + scale].
+        noise: standard deviation of what is added to each value.
+    """
+
+    def __init__(self, shift: float = 0.1, scale: float = 0.2, noise: float = 0.05, probability: float = 1.0) -> None:
+        super().__init__(probability)
+        for name, value, top in (("shift", shift, 1.0), ("scale", scale, 1.0), ("noise", noise, float("inf"))):
+            if not 0 <= value <= top:
+                raise UserError(f"augmentation: TimeSeriesJitter.{name}={value} must lie in [0, {top:g}]")
+        self.shift, self.scale, self.noise = shift, scale, noise
+
+    def check(self, x: Tensor) -> None:
+        """Raise UserError where the samples are no series of floats."""
+        if x.ndim not in (2, 3) or not x.is_floating_point():
+            raise UserError(
+                f"augmentation: TimeSeriesJitter needs series of floats [length] or [channels, length], but a sample has shape "
+                f"{tuple(x.shape[1:])} and type {str(x.dtype).removeprefix('torch.')}"
+            )
+
+    def transform_samples(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """Series [n, L] or [n, C, L]; all channels of one move and scale together."""
+        count, length = len(x), x.shape[-1]
+        most = round(self.shift * length)
+        moves = torch.randint(-most, most + 1, (count,), generator=generator)
+        places = (torch.arange(length) - moves[:, None]) % length
+        factor = uniform(count, 1 - self.scale, 1 + self.scale, generator)
+        noise = to_device_of(x, torch.randn(x.shape, generator=generator)).to(x.dtype)
+        per_sample = (count, *[1] * (x.ndim - 1))
+        spread = x.flatten(1).std(1, correction=0).view(per_sample)
+        index = places.view(count, *[1] * (x.ndim - 2), length).expand(x.shape).to(x.device)
+        return x.gather(-1, index) * factor.view(per_sample).to(x.device, x.dtype) + self.noise * spread * noise

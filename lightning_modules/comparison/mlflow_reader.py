@@ -1,0 +1,67 @@
+"""Run reader for tracking servers and other databases: MLflow's ``search_runs``, page by page."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from lightning_modules.comparison.run_reader import PARENT_TAG, TAGS, Run, decode_metric
+from lightning_modules.tracking.store import Store, find_run
+
+PAGE_SIZE = 1000  # runs
+IDS_PER_QUERY = 100  # per query: the length of a URL is limited
+
+
+class MlflowRunReader:
+    """A `Reader` on MLflow's client. ``search_runs`` returns whole runs, so their data are cached."""
+
+    def __init__(self, store: Store) -> None:
+        self._store, self._client = store, store.client
+        self._read: dict[str, Any] = {}
+
+    def experiment(self, name: str) -> str | None:
+        found = self._client.get_experiment_by_name(name)
+        return found.experiment_id if found is not None and found.lifecycle_stage == "active" else None
+
+    def find(self, wanted: str) -> Run:
+        return self._head(find_run(self._store, wanted))
+
+    def runs(self, *, experiment: str = "", parent: str = "", ids: Sequence[str] = ()) -> list[Run]:
+        everywhere = [experiment] if experiment else [e.experiment_id for e in self._client.search_experiments()]
+        if experiment or parent:
+            conditions = [f"tags.`{PARENT_TAG}` = '{parent}'" if parent else ""]
+        else:
+            parts = [ids[start : start + IDS_PER_QUERY] for start in range(0, len(ids), IDS_PER_QUERY)]
+            conditions = ["attributes.run_id IN ({})".format(", ".join(f"'{i}'" for i in part)) for part in parts]
+        return [self._head(run) for condition in conditions for run in self._pages(everywhere, condition)]
+
+    def _pages(self, experiments: list[str], condition: str) -> Iterator[Any]:
+        token: str | None = None
+        while True:
+            page = self._client.search_runs(
+                experiments, condition, max_results=PAGE_SIZE, order_by=["attributes.start_time ASC"], page_token=token
+            )
+            yield from page
+            token = page.token
+            if not token:
+                return
+
+    def _head(self, run: Any) -> Run:
+        self._read[run.info.run_id] = run.data
+        tags = {key: value for key, value in run.data.tags.items() if key in TAGS}
+        return Run(run.info.run_id, run.info.run_name or "", run.info.status, run.info.experiment_id, tags)
+
+    def param_names(self, ids: Sequence[str], varying: bool = False) -> set[str]:
+        names = {name for run_id in ids for name in self._read[run_id].params}
+        if not varying:
+            return names
+        return {name for name in names if len({self._read[run_id].params.get(name) for run_id in ids}) > 1}
+
+    def params(self, ids: Sequence[str], names: Iterable[str]) -> dict[str, dict[str, str]]:
+        wanted = set(names)
+        return {run_id: {k: v for k, v in self._read[run_id].params.items() if k in wanted} for run_id in ids}
+
+    def metric_names(self, ids: Sequence[str]) -> set[str]:
+        return {name for run_id in ids for name in self._read[run_id].metrics}
+
+    def metric(self, ids: Sequence[str], name: str) -> dict[str, float]:
+        values = ((run_id, self._read[run_id].metrics.get(name)) for run_id in ids)
+        return {run_id: decode_metric(value) for run_id, value in values if value is not None}

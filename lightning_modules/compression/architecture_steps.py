@@ -1,0 +1,34 @@
+"""What was done to a network's structure, as plain values from which the same structure is built again.
+
+A step is ``{"do": name, …}``; `RESTORE` says which function does it: ``(model, step, example) -> model``, with
+`example` floats [1, *input_shape]. Weights are loaded afterwards, so a step restores shapes and layers only.
+"""
+
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Any
+
+from torch import Tensor, nn
+
+from lightning_modules.config.errors import UserError
+
+RestoreFunction = Callable[[nn.Module, dict[str, Any], Tensor], nn.Module]
+# The function that restores each kind of step; named, not imported: a room without its library is not in the way.
+RESTORE_FUNCTIONS = {
+    "channels": "lightning_modules.compression.structured.structured_pruning:restore",
+    "low_rank": "lightning_modules.compression.structured.low_rank:restore",
+    "fold": "lightning_modules.compression.structured.batch_norm_folding:restore",
+    "half": "lightning_modules.compression.quantization.half_precision:restore",
+    "onnx": "lightning_modules.compression.onnx_model:restore",
+}
+
+
+def apply_steps(model: nn.Module, steps: Sequence[dict[str, Any]], example: Tensor) -> nn.Module:
+    """Do all the steps to a network built from its config. Raises UserError for a step that this version does not know."""
+    for step in steps:
+        if step.get("do") not in RESTORE_FUNCTIONS:
+            raise UserError(f"a compressed model was changed by '{step.get('do')}', which this version does not know")
+        module, _, function = RESTORE_FUNCTIONS[step["do"]].partition(":")
+        restore: RestoreFunction = getattr(import_module(module), function)
+        model = restore(model, step, example)
+    return model

@@ -1,0 +1,107 @@
+"""What the tensors of a compressed network are made of, beside their values: masks, codebooks, grids, structure."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass
+class Codebook:
+    """A weight whose entries are few shared values (Han et al. 2016, section 3).
+
+    Attributes:
+        indices: which centroid each entry is, uint8, of the weight's shape.
+        centroids: [K] for the whole layer, or [C, K] for its C output channels (dimension 0 of the weight).
+    """
+
+    indices: Tensor
+    centroids: Tensor
+
+    def values(self) -> Tensor:
+        """The weight itself, in the centroids' type."""
+        index = self.indices.long()
+        if self.centroids.ndim == 1:
+            return self.centroids[index]
+        return self.centroids.gather(1, index.flatten(1)).view(index.shape)
+
+
+@dataclass
+class QuantGrid:
+    """A weight whose entries are whole numbers times a scale: ``scale * (q - zero_point)``.
+
+    Attributes:
+        q: int8, of the weight's shape.
+        scale: float32 [G, 1] where each of G equal groups of consecutive entries has one (a group may be a channel).
+        zero_point: int8 [G, 1], or None for 0.
+        bits: of a number, 1 to 8: ``-2**(bits-1) <= q < 2**(bits-1)``.
+    """
+
+    q: Tensor
+    scale: Tensor
+    bits: int
+    zero_point: Tensor | None = None
+
+    def values(self) -> Tensor:
+        """The weight itself, float32."""
+        q = self.q.reshape(len(self.scale), -1).float()
+        if self.zero_point is not None:
+            q = q - self.zero_point.float()
+        return (q * self.scale).view(self.q.shape)
+
+
+@dataclass
+class CompressedState:
+    """All of it, by the parameter's name in the network (``task.model``, without that prefix).
+
+    Attributes:
+        masks: bool, True where the entry is kept; an entry that is not is zero.
+        codebooks, grids: weights that take few values. A masked entry of a codebook may be any centroid: the mask
+            is applied last.
+        steps: what was done to the network's structure, in order, as plain values: see `structure.py`.
+    """
+
+    masks: dict[str, Tensor] = field(default_factory=dict)
+    codebooks: dict[str, Codebook] = field(default_factory=dict)
+    grids: dict[str, QuantGrid] = field(default_factory=dict)
+    steps: list[dict[str, Any]] = field(default_factory=list)
+
+    @torch.no_grad()
+    def apply(self, model: nn.Module) -> None:
+        """Give the network's parameters the values that their codebook, grid and mask say."""
+        if not (self.masks or self.codebooks or self.grids):
+            return
+        self.apply_to(dict(model.named_parameters()))
+
+    @torch.no_grad()
+    def apply_to(self, tensors: dict[str, Any]) -> None:
+        """As `apply`, in place, for tensors by name."""
+        made_of: dict[str, Codebook | QuantGrid] = {**self.codebooks, **self.grids}
+        for name, quantized in made_of.items():
+            tensors[name].copy_(quantized.values())
+        for name, mask in self.masks.items():
+            tensors[name].mul_(mask.to(tensors[name].device))
+
+    def plain_dict(self) -> dict[str, Any]:
+        """Tensors and plain values only, as a checkpoint may hold them."""
+        return {
+            "masks": self.masks,
+            "codebooks": {k: {"indices": c.indices, "centroids": c.centroids} for k, c in self.codebooks.items()},
+            "grids": {k: vars(g) for k, g in self.grids.items()},
+            "steps": self.steps,
+        }
+
+    @classmethod
+    def of(cls, plain_dict: dict[str, Any]) -> "CompressedState":
+        """What `plain` gave."""
+        return cls(
+            dict(plain_dict["masks"]),
+            {k: Codebook(**c) for k, c in plain_dict["codebooks"].items()},
+            {k: QuantGrid(**g) for k, g in plain_dict["grids"].items()},
+            list(plain_dict["steps"]),
+        )
+
+    def replace(self, other: "CompressedState") -> None:
+        """Become equal to `other`, as the same object."""
+        self.masks, self.codebooks, self.grids, self.steps = other.masks, other.codebooks, other.grids, other.steps

@@ -1,0 +1,154 @@
+"""Keeps what a network is made of - zeros, shared values - in force at every step of a fit, and lets stages act there."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from lightning_modules.compression.compressed_state import Codebook, CompressedState
+from lightning_modules.compression.stage import Stage, StageContext
+
+_SYNC_EVERY = 100  # steps after which shared values, which move together, are made equal to the last bit again
+
+
+class CompressionCallback(pl.Callback):
+    """Calls the `stages` of a fit around every step of the optimizer, and applies ``work.form`` after each.
+
+    It hangs on the optimizer where the quick loop takes many steps in one call of Lightning's, and on Lightning's hooks
+    for gradients where it does not. Its state holds the form and the count of steps: a resumed fit is the same fit.
+    """
+
+    def __init__(self, context: StageContext, stages: Sequence[Stage]) -> None:
+        self.context, self.stages = context, list(stages)
+        self.step, self.total = 0, 0
+        self._handles: list[Any] = []
+        self._factors: dict[str, tuple[Tensor, Tensor]] = {}  # by parameter: the mask, and it as numbers
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"step": self.step, "form": self.context.state.plain_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.step = int(state_dict["step"])
+        self.context.state.replace(CompressedState.of(state_dict["form"]))
+
+    # --- the fit ---------------------------------------------------------------------------------------------
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.total = self.context.task.planned_steps()[0]
+        self.context.task.extra_losses = [stage.loss for stage in self.stages if type(stage).loss is not Stage.loss]
+        self._move_to(pl_module.device)
+        optimizer: Any = trainer.optimizers[0]
+        optimizer = getattr(optimizer, "optimizer", optimizer)  # Lightning's wrapper has no hooks
+        self._handles = [optimizer.register_step_post_hook(lambda *_: self.after_step())]
+        if not pl_module.automatic_optimization:  # else there are no gradients yet when the optimizer is called
+            self._handles.append(optimizer.register_step_pre_hook(lambda *_: self.before_step()))
+
+    def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any) -> None:
+        if pl_module.automatic_optimization:
+            self.before_step()
+
+    def before_step(self) -> None:
+        """Let the stages see the gradients; then those of shared values become the sum over all that share them."""
+        for stage in self.stages:
+            stage.before_step(self.context, self.step, self.total)
+        state = self.context.state
+        if state.codebooks:
+            parameters = dict(self.context.model.named_parameters())
+            for name, codebook in state.codebooks.items():
+                sum_shared_gradients(parameters[name], codebook, state.masks.get(name))
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """Let the stages act on the new weights, and put back what may not have moved."""
+        state, parameters = self.context.state, dict(self.context.model.named_parameters())
+        for stage in self.stages:
+            stage.after_step(self.context, self.step, self.total)
+        self.step += 1
+        if state.codebooks and self.step % _SYNC_EVERY == 0:
+            sync_shared_weights(parameters, state)
+        for name, grid in state.grids.items():
+            parameters[name].copy_(grid.values())
+        for name, mask in state.masks.items():
+            parameters[name].mul_(self._factor(name, mask, parameters[name]))
+
+    def _factor(self, name: str, mask: Tensor, weight: Tensor) -> Tensor:
+        """The mask as numbers of the weight's type, which multiply ten times as fast; made anew where the mask is another."""
+        known = self._factors.get(name)
+        if known is None or known[0] is not mask:
+            known = self._factors[name] = (mask, mask.to(weight.device, weight.dtype))
+        return known[1]
+
+    def _move_to(self, device: torch.device) -> None:
+        state = self.context.state
+        state.masks = {name: mask.to(device) for name, mask in state.masks.items()}
+        for codebook in state.codebooks.values():
+            codebook.indices, codebook.centroids = codebook.indices.to(device), codebook.centroids.to(device)
+
+    # --- wherever the weights are looked at ------------------------------------------------------------------
+    def settle(self) -> None:
+        """Read the shared values back from the weights, and make the weights what the form says."""
+        sync_shared_weights(dict(self.context.model.named_parameters()), self.context.state)
+        self.context.state.apply(self.context.model)
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.state.fn == "fit":
+            self.settle()  # of averaged weights too, which another callback has just put in place
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """What is saved may be an average of weights over steps with other masks: it gets today's zeros."""
+        for name, mask in self.context.state.masks.items():
+            tensor = checkpoint["state_dict"].get(f"model.{name}")
+            if tensor is not None:
+                checkpoint["state_dict"][f"model.{name}"] = tensor * mask.to(tensor.device)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.settle()
+        self._move_to(torch.device("cpu"))
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        self.context.task.extra_losses = []
+
+
+@torch.no_grad()
+def sum_shared_gradients(parameter: Tensor, codebook: Codebook, mask: Tensor | None) -> None:
+    """Give every entry the sum of the gradients of all entries with its centroid (Han et al. 2016, equation 3).
+
+    With equal gradients, and equal state from an optimizer that began with this, all of them move alike: the shared
+    value is trained by whatever optimizer there is.
+    """
+    if parameter.grad is None:
+        return
+    grad = parameter.grad if mask is None else parameter.grad * mask
+    index, table = codebook.indices.long(), torch.zeros_like(codebook.centroids, dtype=grad.dtype)
+    if table.ndim == 1:
+        table.index_add_(0, index.flatten(), grad.flatten())
+        shared = table[index]
+    else:
+        table.scatter_add_(1, index.flatten(1), grad.flatten(1))
+        shared = table.gather(1, index.flatten(1)).view(index.shape)
+    parameter.grad.copy_(shared if mask is None else shared * mask)
+
+
+@torch.no_grad()
+def sync_shared_weights(parameters: dict[str, Any], state: CompressedState) -> None:
+    """Set each centroid to the value that its entries have, and each entry to its centroid: they may differ by a rounding."""
+    for name, codebook in state.codebooks.items():
+        weight, index = parameters[name].detach(), codebook.indices.long()
+        mask = state.masks.get(name)
+        kept = torch.ones_like(index, dtype=torch.bool) if mask is None else mask
+        if codebook.centroids.ndim == 2:
+            offset = torch.arange(len(index), device=index.device).mul_(codebook.centroids.shape[1])
+            index = index + offset.view(-1, *(1,) * (index.ndim - 1))
+        flat, values = codebook.centroids.flatten(), weight[kept].to(codebook.centroids.dtype)
+        flat = flat.scatter_reduce(
+            0, index[kept], values, "amax", include_self=False
+        )  # one that is the same on all ranks
+        codebook.centroids = flat.view_as(codebook.centroids)
+        shared = codebook.values().to(weight.dtype)
+        parameters[name].copy_(shared if mask is None else shared * mask)

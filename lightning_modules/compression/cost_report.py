@@ -1,0 +1,185 @@
+"""What each stage of a recipe cost and gained: rows of a table, metrics, a picture, and a LoggedModel for each."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from lightning_modules.compression.profiling import Timing, is_onnx_model, measure_costs, measure_latencies
+from lightning_modules.task.profiling import model_size
+
+TEST_METRICS = ("test/accuracy", "test/rmse", "test/loss")  # the first that there is stands in the table
+MIN_SPEEDUP = 1.05  # a speed-up below this is told as none
+
+
+@dataclass(frozen=True)
+class NetworkCosts:
+    """One network: the dense one or what a stage made of it.
+
+    Attributes:
+        name: ``dense`` or the stage's.
+        metrics: ``size_bytes``, ``params``, ``nonzero``, ``macs``, ``peak_memory_bytes``, ``test/…``.
+        latency: of one sample by runtime.
+        bound_bytes: the sum of entropies of what the file holds.
+    """
+
+    name: str
+    metrics: dict[str, float]
+    latency: dict[str, Timing] = field(default_factory=dict)
+    bound_bytes: float | None = None
+
+    @property
+    def fastest(self) -> float | None:
+        """The median latency in the best of its runtimes, in milliseconds."""
+        return min((timing.median_ms for timing in self.latency.values()), default=None)
+
+
+@dataclass
+class CostReport:
+    """Compares networks with the dense one, in one process.
+
+    Args:
+        dense: the dense network, on the CPU.
+        x: floats [1, *input_shape].
+        tested: its test metrics; empty where no dense network was trained.
+    """
+
+    dense: nn.Module
+    x: Tensor
+    runtimes: tuple[str, ...]
+    tested: dict[str, float]
+    rows: list[NetworkCosts] = field(default_factory=list)
+    missing: dict[str, str] = field(
+        default_factory=dict
+    )  # why the last network or the dense one does not run somewhere
+
+    def __post_init__(self) -> None:
+        size = model_size(self.dense)["model/size_bytes"]
+        self.rows = [NetworkCosts("dense", {"size_bytes": size, **measure_costs(self.dense, self.x), **self.tested})]
+
+    def add(self, name: str, network: nn.Module, written: Any, tested: dict[str, float]) -> NetworkCosts:
+        """Measure a network that was loaded back from its file; the dense one is timed again beside it."""
+        before = self.rows[-1].metrics
+        kept = ("params", "nonzero", "macs") if is_onnx_model(network) else ()
+        inherited = {key: before[key] for key in kept if key in before}
+        metrics = {"size_bytes": float(written.size_bytes), **inherited, **measure_costs(network, self.x), **tested}
+        sides = measure_latencies(self.dense, network, self.x, self.runtimes) if self.runtimes else {}
+        own, theirs = (_timings_of(side, sides) for side in ("compressed", "dense"))
+        self.missing = {name: why for name, why in sides.items() if isinstance(why, str)}
+        self.rows[0] = NetworkCosts("dense", self.rows[0].metrics, theirs)
+        self.rows.append(NetworkCosts(name, metrics, own, written.bound_bytes))
+        return self.rows[-1]
+
+    # --- what is logged --------------------------------------------------------------------------------------
+    def named(self) -> dict[str, float]:
+        """The metrics of the dense and of the last network, and what was gained, by their names in the run."""
+        dense, last = self.rows[0], self.rows[-1]
+        found = {**_metrics_of("dense", dense), **_metrics_of("compressed", last)}
+        found["compression/ratio"] = dense.metrics["size_bytes"] / last.metrics["size_bytes"]
+        if last.bound_bytes:
+            found["compressed/bound_bytes"] = last.bound_bytes
+            found["compression/over_bound"] = last.metrics["size_bytes"] / last.bound_bytes - 1
+        if dense.fastest and last.fastest:
+            eager = dense.latency.get("eager")
+            found["compression/speedup"] = (eager.median_ms if eager else dense.fastest) / last.fastest
+            found["compression/speedup_best_runtime"] = dense.fastest / last.fastest
+        return found
+
+    def verdict(self) -> str:
+        """What was gained, in a sentence; that nothing was, where nothing was."""
+        gained = self.named()
+        text = f"{gained['compression/ratio']:.1f}x smaller than the dense network in float32"
+        text += "".join(f"; not timed: {name}: {why}" for name, why in self.missing.items())
+        speed = gained.get("compression/speedup_best_runtime")
+        if speed is None:
+            return text
+        best = min(self.rows[0].latency, key=lambda name: self.rows[0].latency[name].median_ms)
+        if speed < MIN_SPEEDUP:
+            return f"{text}; no faster than it runs in {best} ({speed:.2f}x)"
+        return f"{text}; {speed:.2f}x faster than it runs in {best}"
+
+    def cells(self, spread: bool) -> tuple[list[str], list[list[str]]]:
+        """Head and rows of the table, as texts; with the quartiles of latencies, or with numbers that a terminal has room for."""
+        runtimes = list(dict.fromkeys(name for row in self.rows for name in row.latency))
+        tests = [key for key in TEST_METRICS if key in self.rows[-1].metrics][:1]
+        short = {"onnxruntime": "ort", "eager": "eager"}
+        head = ["network", "size", "ratio", "not zero", "macs", *(f"ms, {short[name]}" for name in runtimes)]
+        head += [name if spread else name.removeprefix("test/") for name in tests]
+        size = self.rows[0].metrics["size_bytes"]
+        count: Callable[[float], str] = (lambda value: f"{value:,.0f}") if spread else format_count
+        body = []
+        for row in self.rows:
+            m = row.metrics
+            body.append(
+                [row.name, count(m["size_bytes"]), f"{size / m['size_bytes']:.1f}x"]
+                + [count(m[key]) if key in m else "" for key in ("nonzero", "macs")]
+                + [_format_timing(row.latency.get(name), spread) for name in runtimes]
+                + [f"{m[key]:.4f}" if key in m else "" for key in tests]
+            )
+        return head, body
+
+
+def format_count(value: float) -> str:
+    """A count in thousands or millions: 431.1k."""
+    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= limit:
+            return f"{value / limit:.1f}{unit}"
+    return f"{value:.0f}"
+
+
+def _timings_of(side: str, sides: dict[str, Timing | str]) -> dict[str, Timing]:
+    """The timings of one side, by runtime."""
+    named = {name.partition("/")[2]: t for name, t in sides.items() if name.startswith(f"{side}/")}
+    return {runtime: timing for runtime, timing in named.items() if isinstance(timing, Timing)}
+
+
+def _metrics_of(side: str, row: NetworkCosts) -> dict[str, float]:
+    found = {f"{side}/{key}": value for key, value in row.metrics.items()}
+    for runtime, timing in row.latency.items():
+        found[f"{side}/{runtime}_latency_ms"] = timing.median_ms
+    if row.latency:  # the dense network as it is trained, the compressed one as it runs best
+        own = row.latency.get("eager") if side == "dense" else None
+        found[f"{side}/latency_ms"] = own.median_ms if own else min(t.median_ms for t in row.latency.values())
+    return found
+
+
+def _format_timing(timing: Timing | None, spread: bool) -> str:
+    if timing is None:
+        return ""
+    return f"{timing.median_ms:.3f}" + (f" ({timing.low_ms:.3f}–{timing.high_ms:.3f})" if spread else "")
+
+
+def to_markdown(head: Sequence[str], rows: Sequence[Sequence[str]], below: str) -> str:
+    """The table in Markdown, and a line below it."""
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|", *(f"| {' | '.join(row)} |" for row in rows)]
+    return "\n".join(lines) + f"\n\n{below}\n"
+
+
+def plot_costs(rows: Sequence[NetworkCosts], metric: str | None, path: Path) -> None:
+    """Draw size, latency and test metric of every network, one panel each."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib.figure import Figure
+
+    panels: list[tuple[str, list[float | None]]] = [("bytes", [row.metrics["size_bytes"] for row in rows])]
+    if any(row.fastest for row in rows):
+        panels.append(("latency of one sample, ms (fastest runtime)", [row.fastest for row in rows]))
+    if metric and any(metric in row.metrics for row in rows):
+        panels.append((metric, [row.metrics.get(metric) for row in rows]))
+    figure = Figure(figsize=(4.2 * len(panels), 0.6 * len(rows) + 1.6), layout="constrained")
+    names = [row.name for row in rows]
+    for axes, (title, values) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        shown = [value if value is not None else 0.0 for value in values]
+        colors = ["#9aa5b1", *["#2f6f9f"] * (len(rows) - 1)]
+        bars = axes.barh(names, shown, color=colors)
+        texts = ["" if v is None else (f"{v:,.0f}" if v >= 1000 else f"{v:.4g}") for v in values]
+        axes.bar_label(bars, labels=texts, padding=3, fontsize=9)
+        axes.set(title=title, xlim=(0, max(shown) * 1.3 or 1), xticks=[])
+        axes.invert_yaxis()
+        axes.spines[["top", "right", "bottom"]].set_visible(False)
+        axes.tick_params(axis="y", length=0)
+        axes.title.set_fontsize(10)
+    figure.savefig(path, dpi=120)

@@ -1,0 +1,200 @@
+"""The stage that teaches: it changes the loss of the fits in which it acts, and nothing else."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.compression.distillation.feature_hooks import FeatureHooks, check_layers, match_spatial_size
+from lightning_modules.compression.distillation.hint_regressors import HintRegressors
+from lightning_modules.compression.distillation.logit_cache import LogitCache
+from lightning_modules.compression.distillation.losses import attention_transfer_loss, relational_loss, soft_target_loss
+from lightning_modules.compression.distillation.teacher import Teacher, load_teacher
+from lightning_modules.compression.stage import Kind, Stage, StageContext, When
+from lightning_modules.config.errors import UserError, suggest
+
+TERMS = ("hints", "attention", "relational")
+
+
+class Distillation(Stage):
+    """``(1 - alpha) * loss + alpha * soft targets + weight * term``; see `losses.py` for each and its paper.
+
+    Args:
+        teacher: as in `find_teacher`; a list is an ensemble (the mean of its probabilities).
+        weights: the file of a torchvision teacher.
+        temperature: T of the soft targets.
+        alpha: share of the soft targets in [0, 1].
+        term: ``hints`` (FitNet), ``attention`` or ``relational``: a loss between features; several are several stages.
+        layers: the student's layer: the teacher's; ``relational`` compares the outputs where none are given.
+        weight: of `term`; null: 1 for hints, 1000 for attention, 25 for relational, as in the papers.
+        hint_lr: learning rate of the regressors' Adam.
+        cache: keep the teacher's logits of each training sample (needs augmentation=none).
+
+    The teacher sees the very samples of the student, augmented and mixed as they are.
+    """
+
+    kind: ClassVar[Kind] = "distil"
+    changes_weights: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        teacher: str | Sequence[str],
+        weights: str | None = None,
+        temperature: float = 4.0,
+        alpha: float = 0.9,
+        term: Literal["hints", "attention", "relational"] | None = None,
+        layers: Mapping[str, str] | None = None,
+        weight: float | None = None,
+        hint_lr: float = 1e-3,
+        cache: bool = False,
+        when: When = "fit",
+        epochs: int = 0,
+        lr: float | None = None,
+    ) -> None:
+        super().__init__(when, epochs, lr)
+        self.teacher_uris = [teacher] if isinstance(teacher, str) else [str(name) for name in teacher]
+        self.weights, self.temperature, self.alpha = weights, temperature, alpha
+        self.term, self.layers, self.caches = term, dict(layers or {}), cache
+        self.weight = weight if weight is not None else {"attention": 1000.0, "relational": 25.0}.get(str(term), 1.0)
+        self.hints, self.cache = HintRegressors(hint_lr), LogitCache()
+        self._teacher: Teacher | None = None
+        self._features: list[FeatureHooks] = []
+        self._preprocess: Any = None
+        self._kind = "multiclass"
+        self._device: torch.device | None = None
+        if problems := self._find_problems(hint_lr):
+            raise UserError("compression: " + "; ".join(problems))
+
+    def _find_problems(self, hint_lr: float) -> list[str]:
+        found = []
+        if not self.teacher_uris:
+            found.append("teacher=[]: at least one is needed")
+        if not self.temperature > 0:
+            found.append(f"temperature={self.temperature}: it must be above 0")
+        if not 0 <= self.alpha <= 1:
+            found.append(f"alpha={self.alpha}: it must lie in [0, 1]")
+        if self.term not in (None, *TERMS):
+            found.append(f"term={self.term}: {suggest(str(self.term), TERMS)}")
+        elif not self.alpha and not (self.term and self.weight):
+            found.append("alpha=0 without a term of weight above 0: nothing would be learned from the teacher")
+        if self.weight < 0 or hint_lr <= 0:
+            found.append(f"weight={self.weight}, hint_lr={hint_lr}: they must not be below 0")
+        if self.term in ("hints", "attention") and not self.layers:
+            found.append(f"term={self.term}: say which layers are compared: layers={{STUDENT: TEACHER}}")
+        if self.layers and not self.term:
+            found.append(f"layers without a term: choose one of: {', '.join(TERMS)}")
+        if self.layers and len(self.teacher_uris) > 1:
+            found.append("layers: the features of an ensemble cannot be compared, but its outputs can")
+        if self.caches and self.layers:
+            found.append("cache=true keeps the teacher's logits, not features: take the layers away")
+        return found
+
+    # --- before training -------------------------------------------------------------------------------------
+    @torch.no_grad()
+    def check(self, model: nn.Module, example: Tensor, num_outputs: int) -> None:
+        """Read the teacher; raise UserError where it, its layers or its features do not suit the student."""
+        try:
+            teacher = load_teacher(self.teacher_uris, self.weights, example.shape[1:], num_outputs)
+            teacher.check_shapes(example.shape[1:], num_outputs)
+            if self.layers:
+                check_layers(model, teacher.members[0].network, self.layers, self.term or "", example)
+        except UserError as error:
+            raise self.config_error(str(error)) from error
+        self._teacher = teacher
+
+    def check_task(self, task: Any) -> None:
+        """Raise UserError where the teacher was trained for other classes, or where a cache cannot hold what it says."""
+        self._kind = getattr(task, "kind", "regression")
+        if self.alpha and self._kind == "regression":
+            raise self.config_error(f"alpha={self.alpha}: values have no soft targets: give alpha=0 and a term")
+        try:
+            if self._teacher is None:
+                model = task.task_spec["model"]
+                self._teacher = load_teacher(
+                    self.teacher_uris, self.weights, model["input_shape"], model["num_outputs"]
+                )
+            self._teacher.check_classes(self._kind, getattr(task, "class_names", None))
+        except UserError as error:
+            raise self.config_error(str(error)) from error
+        if self.caches and task.augmentation is not None:
+            raise self.config_error("cache=true: the teacher's outputs change with the augmentation: augmentation=none")
+
+    def begin(self, context: StageContext) -> None:
+        self.check_task(context.task)
+
+    # --- in a fit; these two are Lightning's, as a resumed fit does not begin again, and the first loss needs the hooks ---
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Set hooks on the network as it is now: an earlier stage may have put another one in its place."""
+        self.attach(pl_module)
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        self.detach()
+
+    def attach(self, task: Any) -> None:
+        """Get ready to teach the network of `task`, wherever it is."""
+        self.detach()
+        self.check_task(task)
+        assert self._teacher is not None
+        self._preprocess, self.hints.seed = task.preprocess, task.seed
+        if self.layers:
+            try:
+                student = FeatureHooks(task.model, list(self.layers), "the student's network of this fit")
+            except UserError as error:
+                raise self.config_error(str(error)) from error
+            self._features = [student]
+            self._features.append(
+                FeatureHooks(self._teacher.members[0].network, list(self.layers.values()), "the teacher")
+            )
+
+    def detach(self) -> None:
+        """Take the hooks away."""
+        for side in self._features:
+            side.remove()
+        self._features = []
+
+    def loss(self, loss: Tensor, outputs: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        self._move_to(outputs.device)
+        own = self._features[0].take() if self._features else [outputs]
+        logits = self.cache.look_up(batch, self._ask) if self.caches else self._ask(batch["x"])
+        total = loss
+        if self.alpha:
+            soft = soft_target_loss(outputs, logits, self.temperature, self._kind)
+            total = (1 - self.alpha) * loss + self.alpha * soft
+        if self.term:
+            theirs = self._features[1].take() if self._features else [logits.float().mean(0)]
+            total = total + self.weight * self._compare(own, theirs)
+        return total
+
+    def _move_to(self, device: torch.device) -> None:
+        assert self._teacher is not None, "attach comes first"
+        if device != self._device:
+            self._teacher.to(device)
+            self._device = device
+
+    def _ask(self, x: Tensor) -> Tensor:
+        assert self._teacher is not None
+        return self._teacher.logits(x, self._preprocess)
+
+    def _compare(self, student: list[Tensor], teacher: list[Tensor]) -> Tensor:
+        if self.term == "hints":
+            return self.hints.loss(student, teacher)
+        if self.term == "attention":
+            found = [attention_transfer_loss(*match_spatial_size(s, t)) for s, t in zip(student, teacher, strict=True)]
+        else:
+            found = [relational_loss(s, t) for s, t in zip(student, teacher, strict=True)]
+        return torch.stack(found).mean()
+
+    def before_step(self, context: StageContext, step: int, total: int) -> None:
+        self.hints.step()
+
+    # --- what is kept ----------------------------------------------------------------------------------------
+    def state_dict(self) -> dict[str, Any]:
+        return {"hints": self.hints.state_dict(), "cache": self.cache.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.hints.load_state_dict(state_dict["hints"])
+        self.cache.load_state_dict(state_dict["cache"])
+
+    def settings(self) -> dict[str, Any]:
+        return {"teacher": self.teacher_uris, "temperature": self.temperature, "alpha": self.alpha, "term": self.term}

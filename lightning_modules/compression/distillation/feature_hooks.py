@@ -1,0 +1,90 @@
+"""What layers give in a forward pass, and how the features of two networks are brought to one shape."""
+
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lightning_modules.config.errors import UserError, suggest
+
+
+class FeatureHooks:
+    """The latest outputs of some layers of a network, kept by forward hooks until they are taken.
+
+    Raises UserError for a layer that the network does not have, with the nearest names.
+    """
+
+    def __init__(self, model: nn.Module, layers: Sequence[str], whose: str) -> None:
+        known = dict(model.named_modules())
+        for name in layers:
+            if name not in known or not name:
+                raise UserError(f"{whose} has no layer '{name}': {suggest(name, [n for n in known if n])}")
+        self.model, self.layers = model, list(layers)
+        self._seen: dict[str, Tensor] = {}
+        self._handles = [known[name].register_forward_hook(self._keep(name)) for name in self.layers]
+
+    def _keep(self, name: str) -> Callable[..., None]:
+        seen = self._seen  # not self: a copy of the network then copies no more than this function
+
+        def keep(module: nn.Module, inputs: Any, output: Any) -> None:
+            seen[name] = output[0] if isinstance(output, tuple) else output
+
+        return keep
+
+    def take(self) -> list[Tensor]:
+        """What the last forward pass gave, in the order of `layers`; it is forgotten here."""
+        found = [self._seen[name] for name in self.layers]
+        self._seen.clear()
+        return found
+
+    def remove(self) -> None:
+        """Take the hooks away."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        self._seen.clear()
+
+
+def match_spatial_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """Feature maps [B, C, H, W] averaged down to the smaller of the two sizes."""
+    size = (min(student.shape[2], teacher.shape[2]), min(student.shape[3], teacher.shape[3]))
+    student, teacher = (a if a.shape[2:] == size else F.adaptive_avg_pool2d(a, size) for a in (student, teacher))
+    return student, teacher
+
+
+def make_regressor(student: Tensor, teacher: Tensor) -> nn.Module:
+    """A linear map of a student's features to the width of a teacher's (Romero et al. 2015, section 2.2, 1x1 instead of kxk).
+
+    Maps [B, C, H, W] take a 1x1 convolution, signals [B, C, L] of one length likewise, tokens [B, T, D] and vectors
+    [B, D] a linear layer. Raises UserError where the two are not alike in these.
+    """
+    s, t = student.shape, teacher.shape
+    if len(s) == len(t) == 4:
+        return nn.Conv2d(s[1], t[1], 1)
+    if len(s) == len(t) == 2 or (len(s) == len(t) == 3 and s[1] == t[1]):
+        return nn.Linear(s[-1], t[-1])
+    if len(s) == len(t) == 3 and s[2] == t[2]:
+        return nn.Conv1d(s[1], t[1], 1)
+    raise UserError(f"features of shape {list(s[1:])} cannot be mapped to {list(t[1:])}: choose layers that are alike")
+
+
+@torch.no_grad()
+def check_layers(student: nn.Module, teacher: nn.Module, layers: Mapping[str, str], term: str, example: Tensor) -> None:
+    """Raise UserError where layers are not there, or where `term` cannot compare what they give for floats [B, …]."""
+    copy = deepcopy(student).cpu().eval()
+    own = FeatureHooks(copy, list(layers), "the student")
+    theirs = FeatureHooks(teacher, list(layers.values()), "the teacher")
+    try:
+        copy(example.cpu()), teacher(example.cpu())
+        for (a, b), s, t in zip(layers.items(), own.take(), theirs.take(), strict=True):
+            maps = s.ndim == t.ndim == 4
+            if term == "attention" and not maps:
+                raise UserError(f"layers {a}: {b}: attention transfer compares feature maps [B, C, H, W]")
+            if term == "hints":
+                with torch.random.fork_rng(devices=[]):
+                    make_regressor(*(match_spatial_size(s, t) if maps else (s, t)))
+    finally:
+        theirs.remove()

@@ -1,0 +1,123 @@
+"""What it costs to prune each layer alone: a picture, a table, and the sparsities that follow from it."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_modules.compression.pruning.masks import group_by_layer, keep_highest
+from lightning_modules.compression.stage import StageContext
+
+LEVELS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
+_TIE_BREAK = 1e-6  # of the metric: layers that cost nothing are equally sparse
+
+
+@dataclass
+class SensitivityCurves:
+    """Attributes:
+    levels: sparsities [K].
+    values: the metric on the validation part with one layer pruned, [K] by layer.
+    dense: the metric of the network as it is.
+    higher_is_better: of the metric.
+    """
+
+    levels: Sequence[float]
+    values: dict[str, list[float]]
+    dense: float
+    higher_is_better: bool
+
+    def costs(self, layer: str) -> np.ndarray:
+        """How much worse the metric is than the dense network's, [K]; below 0 where it is better."""
+        worse = self.dense - np.array(self.values[layer])
+        return worse if self.higher_is_better else -worse
+
+
+@torch.no_grad()
+def measure_sensitivity(
+    context: StageContext, weights: Mapping[str, Tensor], scores: Mapping[str, Tensor], levels: Sequence[float]
+) -> SensitivityCurves:
+    """Prune one layer at a time by its scores to each of `levels`, evaluate, and put its weights back (Han et al. 2015,
+    section 4.1; Li et al. 2017, section 3.2).
+    """
+    values: dict[str, list[float]] = {}
+    dense = context.evaluate(context.model)
+    for group in group_by_layer(weights):
+        layer = group[0].rpartition(".")[0]
+        before = {name: weights[name].clone() for name in group}
+        size = sum(weight.numel() for weight in before.values())
+        values[layer] = []
+        for level in levels:
+            masks = keep_highest(scores, [group], [round(level * size)])
+            for name, mask in masks.items():
+                weights[name].copy_(before[name] * mask)
+            values[layer].append(context.evaluate(context.model))
+        for name, weight in before.items():
+            weights[name].copy_(weight)
+    return SensitivityCurves(levels, values, dense, context.higher_is_better)
+
+
+def sparsity_per_layer(curves: SensitivityCurves, sizes: Mapping[str, int], sparsity: float) -> dict[str, float]:
+    """The sparsity of each layer at which all cost the same and that give `sparsity` over all weights together.
+
+    Between the measured levels costs are interpolated, and never go down; above the last one they rise steeply.
+    """
+    top = max(float(curves.costs(layer).max()) for layer in sizes)
+    ceiling = 2 * max(top, 0.0) + 1.0
+    points = {layer: _cost_and_level(curves, layer, sizes[layer], ceiling) for layer in sizes}
+    total = sparsity * sum(sizes.values())
+    low, high = 0.0, ceiling
+    for _ in range(60):
+        middle = (low + high) / 2
+        zeros = sum(float(np.interp(middle, *points[layer])) * size for layer, size in sizes.items())
+        low, high = (middle, high) if zeros < total else (low, middle)
+    return {layer: float(np.interp(high, *points[layer])) for layer in sizes}
+
+
+def _cost_and_level(curves: SensitivityCurves, layer: str, size: int, ceiling: float) -> tuple[np.ndarray, np.ndarray]:
+    """The curve of a layer as increasing costs and their sparsities, from (0, 0) to (`ceiling`, all but one weight)."""
+    levels = np.array([0.0, *curves.levels, 1.0])
+    costs = np.maximum.accumulate([0.0, *curves.costs(layer), ceiling]) + _TIE_BREAK * levels
+    return costs, np.minimum(levels, 1 - 1 / size)
+
+
+def write_sensitivity(curves: SensitivityCurves, context: StageContext) -> None:
+    """sensitivity.csv and sensitivity.png into the run's folder, by the process that records."""
+    if context.task.global_rank:
+        return
+    context.folder.mkdir(parents=True, exist_ok=True)
+    with (context.folder / "sensitivity.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["layer", "sparsity", "metric", "cost"])
+        for layer, values in curves.values.items():
+            costs = curves.costs(layer).tolist()
+            rows.writerows([layer, *row] for row in zip(curves.levels, values, costs, strict=True))
+    plot_sensitivity(curves).savefig(context.folder / "sensitivity.png")
+
+
+def plot_sensitivity(curves: SensitivityCurves) -> Any:
+    """A table of colours as matplotlib figure: a row for each layer, a column for each sparsity, in it the metric."""
+    from lightning_modules.report.figures import INK, blank_figure, style_axes
+
+    layers = list(curves.values)
+    costs = np.array([curves.costs(layer) for layer in layers])
+    longest = max(len(layer) for layer in layers)
+    figure = blank_figure(2.4 + 0.08 * longest + 0.62 * len(curves.levels), 1.6 + 0.28 * len(layers))
+    axes = figure.add_subplot()
+    top = max(float(costs.max()), 1e-12)
+    image = axes.imshow(costs, cmap="Oranges", vmin=0, vmax=top, aspect="auto")
+    style_axes(axes, f"Each layer pruned alone (dense: {curves.dense:.4g})", "sparsity of the layer", "", grid=False)
+    axes.set_xticks(range(len(curves.levels)), [f"{level:g}" for level in curves.levels])
+    axes.set_yticks(range(len(layers)), layers)
+    for row, layer in enumerate(layers):
+        for column, value in enumerate(curves.values[layer]):
+            colour = "white" if costs[row, column] > 0.6 * top else INK
+            axes.text(column, row, f"{value:.3g}", ha="center", va="center", fontsize=7, color=colour)
+    bar = figure.colorbar(image)
+    bar.set_label("loss of the metric", color=INK, fontsize=9)
+    bar.ax.tick_params(labelsize=8, length=0, colors=INK)
+    bar.outline.set_visible(False)
+    return figure

@@ -1,0 +1,178 @@
+"""What the pruning stages share: the choice of weights, their scores, the masks, and the controls of an experiment."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.compression.pruning.masks import Masks, count_zeros, exclude_pruned, group_by_layer, keep_highest
+from lightning_modules.compression.pruning.saliency import CRITERIA, Scores, uniform_scores
+from lightning_modules.compression.stage import Stage, StageContext, When, layer_weights
+from lightning_modules.config.errors import UserError, suggest
+
+CONTROLS = ("random", "reinit", "dense")
+
+
+class PruningStage(Stage):
+    """Sets weights to zero and keeps them there, by masks in ``work.form``.
+
+    Args:
+        sparsity: in [0, 1): the fraction of the chosen weights that are zero in the end, exactly ``round(sparsity * n)``.
+        criterion: of which weights matter: magnitude, random, snip, taylor.
+        scope: ``global``: all weights compete; ``layer``: those of each layer, so that all layers are equally sparse.
+        batches: training batches from which snip and taylor take gradients.
+        layers, exclude: names or patterns of layers, as ``blocks.*``; null: all linear, convolutional and recurrent ones.
+        biases: prune the biases of these layers too; they compete with the layer's weights.
+        control: an experiment's control instead of pruning as such. ``random``: as many zeros in each parameter, at random
+            places. ``reinit``: the masks found, on weights drawn anew from the layers' default distribution. ``dense``: no
+            mask at all, the same training.
+    """
+
+    kind = "prune"
+    scopes: ClassVar[tuple[str, ...]] = ("global", "layer")
+
+    def __init__(
+        self,
+        sparsity: float,
+        criterion: str = "magnitude",
+        scope: str = "layer",
+        batches: int = 8,
+        layers: Sequence[str] | None = None,
+        exclude: Sequence[str] = (),
+        biases: bool = False,
+        control: str | None = None,
+        when: When = "after",
+        **fit: Any,
+    ) -> None:
+        super().__init__(when=when, **fit)
+        self.sparsity, self.criterion, self.scope, self.batches = sparsity, criterion, scope, batches
+        self.layers, self.exclude, self.biases, self.control = layers, exclude, biases, control
+        self.before: Masks = {}  # the masks of earlier stages
+        self.reached: dict[str, float] = {}  # sparsity by parameter
+        self._check_arguments()
+
+    def _check_arguments(self) -> None:
+        """Raise UserError for values that no network could make right."""
+        if not 0 <= self.sparsity < 1 or (self.sparsity == 0 and self.control != "dense"):
+            raise UserError(f"compression: sparsity={self.sparsity}: it must lie in [0, 1), and 0 needs control=dense")
+        for key, known in (("criterion", tuple(CRITERIA)), ("scope", self.scopes), ("control", (None, *CONTROLS))):
+            value = getattr(self, key)
+            if value not in known:
+                raise UserError(f"compression: {key}={value}: {suggest(str(value), (k for k in known if k))}")
+        if self.when == "always":
+            raise UserError("compression: when=always: masks stay in force anyway; pruning takes when=fit or after")
+        if self.batches < 1:
+            raise UserError(f"compression: batches={self.batches}: at least one is needed")
+        if self.control in ("reinit", "dense") and self.when == "after" and not self.epochs:
+            raise UserError(f"compression: control={self.control} is a training: it needs epochs")
+
+    # --- the choice of weights -------------------------------------------------------------------------------
+    def weights(self, model: nn.Module) -> dict[str, Tensor]:
+        """The parameters that are pruned, by name; one that two layers share appears once."""
+        weights = layer_weights(model, layers=self.layers, exclude=self.exclude)
+        layers = dict.fromkeys(name.rpartition(".")[0] for name in weights)
+        names = {
+            f"{layer}.{own}".lstrip("."): parameter
+            for layer in layers
+            for own, parameter in model.get_submodule(layer).named_parameters(recurse=False)
+            if own.startswith(("weight", "bias") if self.biases else "weight")
+        }
+        first = {id(parameter): name for name, parameter in reversed(names.items())}
+        return {name: parameter for name, parameter in names.items() if first[id(parameter)] == name}
+
+    def check(self, model: nn.Module, example: Tensor, num_outputs: int) -> None:
+        try:
+            weights = self.weights(model)
+        except UserError as error:
+            raise self.config_error(str(error)) from error
+        if not weights:
+            raise self.config_error(
+                "the network has no linear, convolutional or recurrent layer whose weights it could prune"
+            )
+        num_zeros, size = sum(self.num_zeros(weights, self.sparsity)[1]), sum(w.numel() for w in weights.values())
+        if self.control != "dense" and not 0 < num_zeros < size:
+            raise self.config_error(f"sparsity={self.sparsity} of {size} weights is {num_zeros} zeros: choose another")
+
+    def num_zeros(self, weights: Mapping[str, Tensor], sparsity: float) -> tuple[list[list[str]], list[int]]:
+        """The groups of parameters that compete, and how many weights of each are pruned."""
+        groups = [list(weights)] if self.scope == "global" else group_by_layer(weights)
+        return groups, [round(sparsity * sum(weights[name].numel() for name in group)) for group in groups]
+
+    # --- masks -----------------------------------------------------------------------------------------------
+    def begin(self, context: StageContext) -> None:
+        self.check(context.model, context.example, 0)  # an earlier stage may have changed the network
+        self.before = dict(context.state.masks)
+        if self.control != "dense":
+            self.check_prunes_something(self.weights(context.model))
+
+    def check_prunes_something(self, weights: Mapping[str, Tensor]) -> None:
+        """Raise UserError where no weight would be pruned that is not pruned already."""
+        already, wanted = count_zeros(self.before, weights), sum(self.num_zeros(weights, self.sparsity)[1])
+        if wanted <= already:
+            raise self.config_error(
+                f"sparsity={self.sparsity} means {wanted} zeros, but {already} weights are pruned already"
+            )
+
+    def prune(self, context: StageContext, sparsity: float) -> None:
+        """Bring the network to a sparsity: masks into ``work.form``, zeros into the weights."""
+        if self.control == "dense":
+            return
+        masks = self.find_masks(context, self.weights(context.model), sparsity)
+        self.set_masks(context, self.random_masks(context, masks) if self.control == "random" else masks)
+
+    def find_masks(self, context: StageContext, weights: Mapping[str, Tensor], sparsity: float) -> Masks:
+        """The masks of a sparsity; what is pruned already stays so."""
+        scores = exclude_pruned(self.scores(context, weights), context.state.masks)
+        return self.masks_of_highest(weights, scores, sparsity, context.state.masks)
+
+    def scores(self, context: StageContext, weights: Mapping[str, Tensor]) -> Scores:
+        return CRITERIA[self.criterion](context, weights, self.batches)
+
+    def masks_of_highest(self, weights: Mapping[str, Tensor], scores: Scores, sparsity: float, pruned: Masks) -> Masks:
+        """The masks that keep the highest scores; a group that is sparser already in `pruned` stays as it is."""
+        groups, num_zeros = self.num_zeros(weights, sparsity)
+        at_least = [max(count, count_zeros(pruned, group)) for group, count in zip(groups, num_zeros, strict=True)]
+        return keep_highest(scores, groups, at_least)
+
+    def random_masks(self, context: StageContext, masks: Masks) -> Masks:
+        """As many zeros in each parameter, elsewhere; masks of earlier stages stay in force, and growing ones are nested."""
+        scores = exclude_pruned(uniform_scores(self.weights(context.model), context.seed), self.before)
+        return keep_highest(scores, [[name] for name in masks], [count_zeros(masks, [name]) for name in masks])
+
+    def set_masks(self, context: StageContext, masks: Masks) -> None:
+        for name, mask in masks.items():
+            if name in context.state.masks or not mask.all():
+                context.state.masks[name] = mask
+        context.state.apply(context.model)
+
+    # --- controls and the record -----------------------------------------------------------------------------
+    def reinitialize(self, context: StageContext) -> None:
+        """Draw the parameters of all layers anew, as their classes do it, and clear the statistics of batch norm."""
+        device = next(iter(self.weights(context.model).values())).device
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(context.seed)
+            for module in context.model.modules():
+                if callable(reset := getattr(module, "reset_parameters", None)):
+                    reset()
+        context.state.apply(context.model)
+
+    def end(self, context: StageContext) -> None:
+        weights = self.weights(context.model)
+        self.reached = {
+            name: count_zeros(context.state.masks, [name]) / weight.numel() for name, weight in weights.items()
+        }
+        wanted, got = sum(self.num_zeros(weights, self.sparsity)[1]), count_zeros(context.state.masks, weights)
+        if self.control != "dense" and got < wanted:
+            raise self.config_error(f"training ended before its schedule: {got} weights are pruned instead of {wanted}")
+
+    def settings(self) -> dict[str, Any]:
+        """What was asked for, and the sparsity of each parameter."""
+        names = ("criterion", "scope", "sparsity", "control")
+        return {**{name: getattr(self, name) for name in names}, "reached": self.reached}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"before": self.before, "reached": self.reached}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.before, self.reached = dict(state_dict["before"]), dict(state_dict["reached"])

@@ -1,0 +1,83 @@
+"""Half precision: a network in bfloat16 or float16 that takes and gives float32."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.compression.onnx_model import eval_copy, first_error_line
+from lightning_modules.compression.stage import Stage, StageContext
+from lightning_modules.config.errors import UserError, suggest
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class HalfPrecision(Stage):
+    """Rounds all weights to half precision, in which the network then computes: half the size.
+
+    Args:
+        dtype: ``bf16`` (8 bits of precision, float32's range) or ``fp16`` (11 bits, up to 65504). Whether it is faster is
+            the processor's business, and measured.
+    """
+
+    kind = "share"
+
+    def __init__(self, dtype: str = "bf16") -> None:
+        super().__init__("after")
+        if dtype not in DTYPES:
+            raise UserError(f"compression: dtype={dtype}: {suggest(str(dtype), DTYPES)}")
+        self.dtype = dtype
+
+    def check(self, model: nn.Module, example: Tensor, num_outputs: int) -> None:
+        if not any(parameter.dtype == torch.float32 for parameter in model.parameters()):
+            raise self.config_error(f"dtype={self.dtype}: the network has no float32 weight")
+        network = to_half_precision(eval_copy(model), DTYPES[self.dtype])
+        for name, parameter in network.named_parameters():
+            if not parameter.isfinite().all():
+                most = torch.finfo(parameter.dtype).max
+                raise self.config_error(f"dtype={self.dtype}: {name} holds values beyond {most:g}: use bf16")
+        try:
+            with torch.no_grad():
+                logits = network(example.cpu())
+        except RuntimeError as error:
+            raise self.config_error(
+                f"dtype={self.dtype}: the network cannot compute in it: {first_error_line(error)}"
+            ) from error
+        if not logits.isfinite().all():
+            raise self.config_error(f"dtype={self.dtype}: the network's outputs are not finite: use bf16")
+
+    def begin(self, context: StageContext) -> None:
+        self.check(context.model, context.preprocess(context.example), 0)
+        to_half_precision(context.model, DTYPES[self.dtype])
+        context.state.steps.append({"do": "half", "dtype": self.dtype})
+
+    def settings(self) -> dict[str, Any]:
+        return {"dtype": self.dtype}
+
+
+def restore(model: nn.Module, step: dict[str, Any], example: Tensor) -> nn.Module:
+    """The network in the step's precision."""
+    return to_half_precision(model, DTYPES[step["dtype"]])
+
+
+@dataclass(frozen=True)
+class _CastHooks:
+    """A hook on a network's inputs or, as `outputs`, on what it gives."""
+
+    dtype: torch.dtype
+
+    def inputs(self, module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(x.to(self.dtype) if isinstance(x, Tensor) else x for x in inputs)
+
+    def outputs(self, module: nn.Module, inputs: tuple[Any, ...], outputs: Tensor) -> Tensor:
+        return outputs.float()
+
+
+def to_half_precision(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """The model itself in `dtype`, with hooks that cast what it takes and gives: names of parameters stay as they were."""
+    model.to(dtype)
+    cast = _CastHooks(dtype)
+    model.register_forward_pre_hook(cast.inputs)
+    model.register_forward_hook(cast.outputs)
+    return model

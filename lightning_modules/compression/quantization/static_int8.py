@@ -1,0 +1,89 @@
+"""Static int8: weights and activations in 8 bits, their ranges from calibration samples."""
+
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
+
+from torch import Tensor, nn
+
+from lightning_modules.compression.onnx_model import to_onnx
+from lightning_modules.compression.optional_import import optional_import
+from lightning_modules.compression.quantization.calibration import Method, activation_ranges, check_calibration
+from lightning_modules.compression.quantization.onnx_stage import (
+    OnnxStage,
+    calibration_samples,
+    onnx_tempdir,
+    read_model,
+)
+from lightning_modules.compression.quantization.pt2e import graph_to_onnx, quantize_graph
+from lightning_modules.compression.stage import StageContext
+from lightning_modules.config.errors import UserError, suggest
+
+Backend = Literal["onnxruntime", "pt2e"]
+PT2E_METHODS = ("minmax", "mse")
+
+
+class StaticInt8(OnnxStage):
+    """Post-training quantization to a program that ONNX Runtime runs in int8: uint8 activations, int8 weights per channel.
+
+    Args:
+        backend: ``onnxruntime`` quantizes every operator that it has in int8; ``pt2e`` (torchao, X86 quantizer) leaves
+            results that are added to others as floats, which is closer to the network and slower.
+        calibration: minmax, percentile, entropy or mse: see `calibration.tensor_ranges`; pt2e has minmax and mse.
+        samples: of the training part, for calibration.
+        percentile: for calibration=percentile.
+        reduce_range: 7 bits, for processors without VNNI, where sums of 8-bit products may saturate.
+    """
+
+    def __init__(
+        self,
+        backend: Backend = "onnxruntime",
+        calibration: Method = "minmax",
+        samples: int = 512,
+        percentile: float = 99.99,
+        reduce_range: bool = False,
+    ) -> None:
+        super().__init__("after")
+        check_backend(backend)
+        check_calibration(calibration, samples, percentile)
+        if backend == "pt2e" and calibration not in PT2E_METHODS:
+            raise UserError(f"compression: calibration={calibration}: backend=pt2e has {' and '.join(PT2E_METHODS)}")
+        self.backend, self.calibration, self.samples = backend, calibration, samples
+        self.percentile, self.reduce_range = percentile, reduce_range
+
+    def program(self, model: nn.Module, example: Tensor, batches: Sequence[Tensor]) -> bytes:
+        if self.backend == "pt2e":
+            return graph_to_onnx(quantize_graph(model, example, batches, self.calibration, self.reduce_range), example)
+        return quantize_static(
+            to_onnx(model, example), batches, self.calibration, self.percentile, reduce_range=self.reduce_range
+        )
+
+    def begin(self, context: StageContext) -> None:
+        batches = calibration_samples(self, context, self.samples)
+        self.install(context, self.build_network(context.model, context.preprocess(context.example), batches))
+
+    def settings(self) -> dict[str, Any]:
+        return {"backend": self.backend, "calibration": self.calibration, "samples": self.samples}
+
+
+def check_backend(backend: str) -> None:
+    """Raise UserError for a library that nobody knows."""
+    if backend not in get_args(Backend):
+        raise UserError(f"compression: backend={backend}: {suggest(str(backend), get_args(Backend))}")
+
+
+def quantize_static(
+    program: bytes, batches: Sequence[Tensor], method: Method, percentile: float = 99.99, reduce_range: bool = False
+) -> bytes:
+    """An ONNX file with pairs of QuantizeLinear and DequantizeLinear around what ONNX Runtime then computes in int8."""
+    quantization = optional_import("onnxruntime.quantization")
+    calibrate = optional_import("onnxruntime.quantization.calibrate")
+    with onnx_tempdir(program) as folder:
+        ranges = activation_ranges(folder / "plain.onnx", batches, method, percentile)
+        calibrate.save_tensors_data(ranges, folder / "ranges.json")  # the way in for ranges of our own
+        quantization.quantize_static(
+            str(folder / "plain.onnx"), str(folder / "int8.onnx"), None,
+            quant_format=quantization.QuantFormat.QDQ, activation_type=quantization.QuantType.QUInt8,
+            weight_type=quantization.QuantType.QInt8, per_channel=True, reduce_range=reduce_range,
+            calibrate_method=calibrate.CalibrationMethod.MinMax, calibration_cache_path=folder / "ranges.json",
+        )  # fmt: skip
+        return read_model(folder / "int8.onnx")

@@ -1,0 +1,132 @@
+"""The stages of a recipe one after the other, each with its fits, from wherever an earlier process was cut off."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from lightning_modules.compression.architecture_steps import apply_steps
+from lightning_modules.compression.compressed_state import CompressedState
+from lightning_modules.compression.compression_callback import CompressionCallback
+from lightning_modules.compression.recipe import Recipe
+from lightning_modules.compression.stage import Stage, StageContext
+from lightning_modules.model.checksum import save_with_checksum
+from lightning_modules.tracking.checkpoint import read_checkpoint
+
+# (stage, keeper, stages that act, folder of its last checkpoint, checkpoint to go on from) -> optimizer steps taken
+FitFunction = Callable[[Stage, CompressionCallback, list[Stage], Path, Path | None], int]
+
+
+@dataclass
+class StageRunner:
+    """Runs the stages with ``when=after``.
+
+    Attributes:
+        recipe, work: what is done, to what.
+        fit: trains the network for a stage, as `Fit` says.
+        folder: of the points from which a run goes on: ``<number>-<stage>/{begun,last,done}.ckpt``. None on processes
+            that do not record.
+        writes: whether this process writes them.
+        first_step: optimizer steps of the run before these: the steps of all fits of a run make one axis.
+        flush: sends the metrics logged so far to the store; called before a point is written.
+    """
+
+    recipe: Recipe
+    context: StageContext
+    fit: FitFunction
+    folder: Path
+    writes: bool
+    first_step: int = 0
+    flush: Callable[[], Any] | None = None
+
+    def __post_init__(self) -> None:
+        self.steps = self.first_step
+        self.forked = False  # set by `fit`
+
+    def run(self) -> Iterator[tuple[int, Stage, bool]]:
+        """Yield (number, stage, whether it was done already by a process before) after each stage."""
+        for number, stage in enumerate(self.recipe.after, 1):
+            place = self.folder / f"{number}-{stage.name}"
+            done = self._restored(place / "done.ckpt", stage)
+            if done is None:
+                self._train(stage, place)
+                stage.end(self.context)
+            yield number, stage, done is not None
+            if done is None:  # only now: a process that is killed while the stage is recorded must record it again
+                self._write(place / "done.ckpt", stage, 0)
+                for name in ("begun.ckpt", "last.ckpt"):
+                    (place / name).unlink(missing_ok=True)
+
+    def clean(self) -> None:
+        """Delete the points: the run is over."""
+        for number, stage in enumerate(self.recipe.after, 1):
+            shutil.rmtree(self.folder / f"{number}-{stage.name}", ignore_errors=True)
+
+    def _train(self, stage: Stage, place: Path) -> None:
+        """All rounds of a stage; the first of them may have begun before."""
+        start_point = self._restored(place / "begun.ckpt", stage, restore_network=True)
+        if start_point is None:
+            stage.begin(self.context)
+            self.context.state.apply(self.context.model)
+            first = 0
+        else:
+            first = int(start_point["round"])
+        for number in range(first, stage.rounds if stage.epochs else 0):
+            last = place / "last.ckpt"
+            if start_point is None:
+                last.unlink(missing_ok=True)
+                self._write(place / "begun.ckpt", stage, number)
+            keeper = CompressionCallback(self.context, [*self.recipe.always, stage])
+            self.steps += self.fit(stage, keeper, [*self.recipe.always, stage], place, last if last.exists() else None)
+            self._take_over(stage, keeper, last)
+            start_point = None
+            if number + 1 < stage.rounds:
+                stage.after_round(self.context, number)
+                self.context.state.apply(self.context.model)
+
+    def _take_over(self, stage: Stage, keeper: CompressionCallback, last: Path) -> None:
+        """Where the fit was in processes that are gone, what it made of stage and form stands in its checkpoint only."""
+        if self.forked and last.exists():
+            states = read_checkpoint(last)["callbacks"]
+            keeper.load_state_dict(states[keeper.state_key])
+            if stage.state_key in states:
+                stage.load_state_dict(states[stage.state_key])
+
+    # --- points to go on from --------------------------------------------------------------------------------
+    def _write(self, path: Path, stage: Stage, number: int) -> None:
+        if not self.writes:
+            return
+        if self.flush is not None:
+            self.flush()
+        point = {
+            "round": number,
+            "steps": self.steps,
+            "form": self.context.state.plain_dict(),
+            "stage": stage.state_dict(),
+            "model": self.context.model.state_dict(),
+        }
+        save_with_checksum(point, path)
+
+    def _restored(self, path: Path, stage: Stage, restore_network: bool = False) -> dict[str, Any] | None:
+        """Make network, form and stage what they were at a point; None where there is no such point."""
+        if not path.is_file():
+            return None
+        point = read_checkpoint(path)
+        state = CompressedState.of(point["form"])
+        self.context.task.model = apply_missing_steps(self.context, state)
+        self.context.state.replace(state)
+        stage.load_state_dict(point["stage"])
+        if restore_network:
+            stage.restore_network(self.context)
+        self.context.model.load_state_dict(point["model"])
+        self.steps = max(self.steps, int(point["steps"]))  # runs recorded earlier counted from their best weights
+        return point
+
+
+def apply_missing_steps(context: StageContext, state: CompressedState) -> nn.Module:
+    """The network with those steps of `form` done to it that were not yet done."""
+    done = len(context.state.steps)
+    return apply_steps(context.model, state.steps[done:], context.preprocess(context.example[:1]))

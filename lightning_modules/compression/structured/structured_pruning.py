@@ -1,0 +1,223 @@
+"""Structured pruning: channels and attention heads are really removed, until a budget is met."""
+
+import copy
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.compression.meta_copy import meta_copy
+from lightning_modules.compression.stage import Kind, Stage, StageContext, When
+from lightning_modules.compression.structured import importance as worth
+from lightning_modules.compression.structured.budget_search import relative_cost, search_budget
+from lightning_modules.compression.structured.layer_widths import diff_widths, resize_layers
+from lightning_modules.compression.structured.output_layers import LINEAR_LAYERS, find_output_layers
+from lightning_modules.compression.structured.prunable_units import (
+    PrunableUnits,
+    dependency_graph,
+    find_units,
+    remove_units,
+    select_units,
+    unsupported_reason,
+)
+from lightning_modules.compression.structured.width_plot import plot_widths
+from lightning_modules.config.errors import UserError, suggest
+
+_LATENCY_STEPS = 64  # that the search for a latency tells apart
+
+
+class StructuredPruning(Stage):
+    """Removes the channels and heads that are worth least, as few as bring the network down to its budget.
+
+    Exactly one budget, as the share that is kept: ``macs_ratio``, ``params_ratio`` or ``latency_ratio`` (one sample on
+    the CPU with one thread, measured). Channels that depend on each other go together (DepGraph, Fang et al. 2023).
+    Outputs of the last layers stay, as does what the graph cannot follow: a residual stream that is padded (our
+    CIFAR ResNets: channels inside the blocks go), the width of torch's own attention (hidden widths of the MLPs go).
+    Heads go where queries, keys and values come from one linear layer (our ViT, timm's). Recurrent layers are refused.
+
+    The optimizer of this stage's fit is new: no state of an earlier one is left to be cut. All ranks remove the same:
+    scores come from the weights, from `Work.batches` or from `Work.seed`, and the first rank's search counts.
+
+    Args:
+        importance: ``magnitude``, ``taylor`` or ``random``, see `structured/importance.py`.
+        global_pruning: compare scores, each over its layer's mean, across layers; else all layers lose alike.
+        max_ratio: the share of a layer's channels that goes at most, in (0, 1).
+        round_to: what stays of a layer is a multiple of so many channels; 8 suits the kernels.
+        exclude: names or patterns of layers that keep their outputs.
+        batches: of training data for ``taylor``.
+    """
+
+    kind: ClassVar[Kind] = "structure"
+
+    def __init__(
+        self,
+        macs_ratio: float | None = None,
+        params_ratio: float | None = None,
+        latency_ratio: float | None = None,
+        importance: worth.ImportanceKind = "magnitude",
+        global_pruning: bool = True,
+        max_ratio: float = 0.9,
+        round_to: int = 1,
+        exclude: Sequence[str] = (),
+        batches: int = 8,
+        when: When = "after",
+        epochs: int = 0,
+        lr: float | None = None,
+    ) -> None:
+        super().__init__(when, epochs, lr)
+        given = {"macs": macs_ratio, "params": params_ratio, "latency": latency_ratio}
+        budgets = [(what, ratio) for what, ratio in given.items() if ratio is not None]
+        if len(budgets) != 1:
+            raise UserError("compression: structured pruning takes one of macs_ratio, params_ratio, latency_ratio")
+        ((self.what, self.target),) = budgets
+        self.importance, self.global_pruning, self.max_ratio = importance, global_pruning, max_ratio
+        self.round_to, self.exclude, self.batches = round_to, list(exclude), batches
+        self.reached: dict[str, float] = {}
+        self._check_arguments()
+
+    def _check_arguments(self) -> None:
+        if self.when != "after":
+            raise UserError(f"compression: when={self.when}: channels are removed between fits: when=after")
+        for name, value in ((f"{self.what}_ratio", self.target), ("max_ratio", self.max_ratio)):
+            if not 0 < value < 1:
+                raise UserError(f"compression: {name}={value}: it must lie in (0, 1)")
+        for name, count in (("round_to", self.round_to), ("batches", self.batches)):
+            if count < 1:
+                raise UserError(f"compression: {name}={count}: it must be at least 1")
+        if self.importance not in worth.KINDS:
+            raise UserError(f"compression: importance={self.importance}: {suggest(self.importance, worth.KINDS)}")
+
+    def check(self, model: nn.Module, example: Tensor, num_outputs: int) -> None:
+        """Refuse a network of which nothing can be removed, and a budget that is not met by removing all that may go."""
+        units, meta_model = self._units(model, example[:1], worth.ChannelImportance("magnitude"))
+        cost = relative_cost(self.what, model, meta_model, example[:1])
+        self._within_budget(cost(self._step(meta_model, units, example[:1], float("inf"))))
+
+    def begin(self, context: StageContext) -> None:
+        model = context.model
+        example = context.preprocess(context.example[:1]).to(next(model.parameters()).device)
+        if self.importance == "taylor":
+            self._gradients(context)
+        units, meta_model = self._units(model, example, worth.ChannelImportance(self.importance, context.seed))
+        model.zero_grad()
+        threshold = self._threshold(model, meta_model, units, example)
+        step = self._prune(model, units, example, threshold)
+        if not step["layers"]:
+            raise self.config_error("nothing was removed: loosen round_to or the budget")
+        context.state.steps.append({"do": "channels", **step})
+        self._report(context, meta_model, example)
+
+    def _gradients(self, context: StageContext) -> None:
+        try:
+            worth.accumulate_gradients(context, self.batches)
+        except UserError as error:
+            raise self.config_error(str(error)) from error
+
+    def settings(self) -> dict[str, Any]:
+        return {f"{self.what}_ratio": self.target, **self.reached}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"reached": self.reached}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.reached = dict(state_dict["reached"])
+
+    # --- what can go -----------------------------------------------------------------------------------------
+    def _units(
+        self, model: nn.Module, example: Tensor, importance: worth.ChannelImportance
+    ) -> tuple[list[PrunableUnits], nn.Module]:
+        """What may go of `model`, with a copy of it on ``meta``; all of it can really go together."""
+        if reason := unsupported_reason(model):
+            raise self.config_error(reason)
+        meta_model = meta_copy(model)
+        fixed = self._fixed(meta_model, example.to("meta"))
+        try:
+            found = find_units(model, dependency_graph(model, example), fixed, importance)
+        except UserError:
+            raise
+        except Exception as error:  # torch-pruning raises whatever the network makes it stumble over
+            raise self.config_error(f"torch-pruning cannot follow this network: {_first_line(error)}") from error
+        return self._removable(meta_model, found, example), meta_model
+
+    def _fixed(self, meta_model: nn.Module, example: Tensor) -> set[str]:
+        layers = [name for name, module in meta_model.named_modules() if isinstance(module, LINEAR_LAYERS)]
+        for pattern in self.exclude:
+            if not any(fnmatchcase(name, pattern) for name in layers):
+                raise self.config_error(f"exclude={pattern} matches no layer: {suggest(pattern, layers)}")
+        excluded = {name for name in layers if any(fnmatchcase(name, pattern) for pattern in self.exclude)}
+        return excluded | find_output_layers(meta_model, example)
+
+    def _removable(self, meta_model: nn.Module, found: list[PrunableUnits], example: Tensor) -> list[PrunableUnits]:
+        """All units; or without residual streams, or without heads too, where the network cannot do with less of those."""
+        inner = [units for units in found if not units.coupled]
+        reason = "no layer is left beside the last one and those that are excluded"
+        for units in (found, inner, [u for u in inner if u.attention is None]):
+            if not units:
+                continue
+            try:
+                self._step(meta_model, units, example, float("inf"))
+                return units
+            except Exception as error:
+                reason = _first_line(error)
+        raise self.config_error(f"no channel of this network can be removed: {reason}")
+
+    # --- how much goes ---------------------------------------------------------------------------------------
+    def _threshold(self, model: nn.Module, meta_model: nn.Module, units: list[PrunableUnits], example: Tensor) -> float:
+        if not self.global_pruning:
+            for each in units:
+                each.scores = (each.scores.argsort(stable=True).argsort() + 1) / len(each.scores)
+        scores = torch.cat([each.scores for each in units]).unique().tolist()
+        if self.what == "latency":  # finer steps are not told apart by a measurement
+            scores = scores[:: max(1, len(scores) // _LATENCY_STEPS)] + scores[-1:]
+        cost = relative_cost(self.what, model, meta_model, example)
+        index, reached = search_budget(
+            lambda i: cost(self._step(meta_model, units, example, scores[i - 1])), len(scores), self.target
+        )
+        self._within_budget(reached)
+        return scores[index - 1]
+
+    def _step(
+        self, meta_model: nn.Module, units: list[PrunableUnits], example: Tensor, threshold: float
+    ) -> dict[str, Any]:
+        """What goes below a threshold, tried without numbers; raises where the network does not run after it."""
+        trial = copy.deepcopy(meta_model)
+        step = self._prune(trial, units, example.to("meta"), threshold)
+        with torch.no_grad():
+            if trial(example.to("meta")).shape != meta_model(example.to("meta")).shape:
+                raise ValueError("the outputs would change their shape")
+        return step
+
+    def _prune(self, model: nn.Module, units: list[PrunableUnits], example: Tensor, threshold: float) -> dict[str, Any]:
+        before, graph = meta_copy(model), dependency_graph(model, example)
+        learns = {name: p.requires_grad for name, p in model.named_parameters()}
+        for each in units:
+            remove_units(model, graph, each, select_units(each, threshold, self.max_ratio, self.round_to))
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(learns[name])
+        return diff_widths(before, model)
+
+    def _within_budget(self, reached: float) -> None:
+        if reached > self.target:
+            raise self.config_error(
+                f"{self.what}_ratio={self.target} cannot be met: the least that can be reached is {reached:.3f} "
+                f"(max_ratio={self.max_ratio}, round_to={self.round_to}, exclude={self.exclude})"
+            )
+
+    def _report(self, context: StageContext, meta_model: nn.Module, example: Tensor) -> None:
+        step = context.state.steps[-1]
+        for what in ("macs", "params"):
+            self.reached[f"reached_{what}_ratio"] = relative_cost(what, context.model, meta_model, example)(step)
+        context.log({f"compression/{self.name}/{what}": ratio for what, ratio in self.reached.items()})
+        title = f"{self.name}: {self.reached['reached_macs_ratio']:.1%} of the macs are left"
+        plot_widths(meta_model, context.model, title, context.folder / f"{self.name}_channels.png")
+
+
+def restore(model: nn.Module, step: dict[str, Any], example: Tensor) -> nn.Module:
+    """Give a network fresh from its config the widths that were left."""
+    return resize_layers(model, step)
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {''.join(str(error).strip().splitlines()[:1])}"

@@ -1,0 +1,349 @@
+"""What all verbs share: Hydra's errors with the nearest right names, one message for a mistake, the exit code."""
+
+import contextlib
+import io
+import os
+import re
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
+
+from lightning_modules.compat import hydra
+from lightning_modules.compat.omegaconf import child_node
+from lightning_modules.config.errors import UserError, suggest
+from lightning_modules.config.metric_direction import monitor_mode
+from lightning_modules.config.project import PROJECT_ROOT
+from lightning_modules.config.signals import SignalReceived, signals_as_exceptions
+
+GROUPS = (
+    "data", "augmentation", "model", "task", "optimizer", "scheduler", "trainer", "strategy", "callbacks", "tracking",
+    "compression", "search", "experiment", "debug", "tta",
+)  # fmt: skip
+RUN_ID_OVERRIDE = re.compile(r"\+{0,2}(resume(\.run)?|init_from|[\w.]+\.teacher)=")
+REQUIRED_GROUPS = {"data", "model", "task", "optimizer", "trainer", "tracking", "callbacks", "strategy"}
+
+OmegaConf.register_new_resolver("touchstone_root", lambda: str(PROJECT_ROOT), replace=True)
+OmegaConf.register_new_resolver("monitor_mode", monitor_mode, replace=True)
+
+
+@contextlib.contextmanager
+def report_errors() -> Iterator[None]:
+    """Print a mistake as one message and exit with 1; a signal with 128 + its number.
+
+    A traceback is shown where HYDRA_FULL_ERROR=1 or ``debug=…`` is given, and where the error is not the user's.
+    """
+    debugs = any(word.startswith("debug=") and word != "debug=none" for word in sys.argv[1:])
+    try:
+        yield
+    except SignalReceived as killed:
+        ignore_sigint()
+        print(f"\n{killed}", file=sys.stderr)
+        sys.exit(128 + killed.signal_number)
+    except KeyboardInterrupt:
+        ignore_sigint()
+        print("\ninterrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:  # whoever read it has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except Exception as error:
+        message = format_error(error)
+        if (
+            message is None
+            or os.environ.get("TOUCHSTONE_TRACEBACK") == "1"
+            or (debugs and not _is_composition_error(error))
+        ):
+            traceback.print_exc()
+        print(message or f"{type(error).__name__}: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def ignore_sigint() -> None:
+    """Let no further Ctrl-C disturb a process that is on its way out: its exit code would be lost."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def run_cli(main: Callable[[], Any]) -> None:
+    """Call a verb's `main` and tell its errors as `told` does."""
+    if hydra.wants_traceback():
+        os.environ["TOUCHSTONE_TRACEBACK"] = "1"
+    hydra.raise_errors()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name must not end a run where a terminal cannot show it
+            stream.reconfigure(errors="backslashreplace")
+    with report_errors(), signals_as_exceptions():
+        _reject_empty_arguments(sys.argv[1:])
+        main()
+
+
+def _reject_empty_arguments(words: Sequence[str]) -> None:
+    """Raise UserError for a word that should name a run, a file or an option and is empty, as an unset variable leaves it."""
+    for before, word in zip(["", *words], words, strict=False):
+        if not word.strip() or re.fullmatch(r"--[\w-]+=\s*", word):
+            where = f"{before} " if before.startswith("--") else ""
+            raise UserError(f"an argument is empty: {where}{word or repr(word)}; was a variable of the shell not set?")
+
+
+def format_error(error: Exception, overrides: Sequence[str] | None = None) -> str | None:
+    """The message for a user's mistake, or None where the error is a fault of the program.
+
+    Args:
+        overrides: of the config that was composed; those of this process's command where they are not given.
+    """
+    from hydra.errors import HydraException, InstantiationException
+    from omegaconf.errors import OmegaConfBaseException
+
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, yaml.MarkedYAMLError):
+        return _yaml_message(error)
+    if isinstance(error, InstantiationException):
+        return _constructor_message(error)
+    if isinstance(error, HydraException) or _is_composition_error(error):
+        return _composing_message(error, overrides)
+    if isinstance(error, OmegaConfBaseException):
+        return f"config: {error}"
+    if type(error).__name__ == "MlflowException":  # known by its name: MLflow is not imported for a message
+        return f"the tracking store failed: {str(error).splitlines()[0]}"
+    if type(error).__name__ == "MisconfigurationException":
+        return f"Lightning: {error}"
+    if isinstance(error, OSError):
+        where = f" ({error.filename})" if error.filename else ""
+        return f"{error.strerror or error}{where}"
+    return None
+
+
+def _yaml_message(error: yaml.MarkedYAMLError) -> str:
+    """``FILE:LINE: not valid YAML: what``."""
+    mark = error.problem_mark or error.context_mark
+    file = Path(mark.name) if mark else Path("config")
+    inside = file.is_relative_to(PROJECT_ROOT) or file.is_relative_to(PROJECT_ROOT / "conf")
+    place = f"{file.relative_to(PROJECT_ROOT) if inside else file}:{mark.line + 1 if mark else 0}"
+    said = " ".join(part for part in (error.context, error.problem) if part)
+    return f"{place}: not valid YAML: {said}"
+
+
+def _is_composition_error(error: Exception) -> bool:
+    """Whether Hydra raised this on the way to the config, with no code of ours called yet."""
+    if type(error).__module__ == "hydra.errors" and type(error).__name__ != "InstantiationException":
+        return True
+    frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return any(name.startswith(hydra.DEFAULTS_LIST_MODULE) for name in frames)
+
+
+def _constructor_message(error: Exception) -> str | None:
+    """What a component's constructor said, and which component; None where it is not about the config's values."""
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        if isinstance(cause, UserError):
+            break
+        cause = cause.__cause__
+    if isinstance(cause, UserError):
+        return str(cause)
+    key = re.search(r"full_key: (\S+)", str(error))
+    target = re.search(r"target '([^']+)'", str(error))
+    if isinstance(cause, ImportError | AttributeError | NameError) or not target:
+        return None
+    said = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
+    return f"{key[1] if key else 'config'}: {target[1]} refuses its arguments: {said}"
+
+
+def _composing_message(error: Exception, overrides: Sequence[str] | None) -> str:
+    from omegaconf.errors import OmegaConfBaseException
+
+    if "hydra/launcher/submitit" in str(error):
+        return "hydra/launcher=slurm: its plugin is not installed: pip install -e '.[slurm]'"
+    if overrides is None:
+        overrides = hydra.args_parser().parse_known_args()[0].overrides
+    mistakes = override_mistakes(list(overrides or ()), PROJECT_ROOT / "conf", "train")
+    if mistakes:
+        count = f"{len(mistakes)} mistakes" if len(mistakes) > 1 else "A mistake"
+        return f"{count} on the command line:\n" + "\n".join(f"  {mistake}" for mistake in mistakes)
+    cause = error.__cause__
+    return str(error) + (f"\n{cause}" if isinstance(cause, OmegaConfBaseException) else "")
+
+
+def override_mistakes(overrides: list[str], conf: Path, config_name: str) -> list[str]:
+    """All overrides that the config does not know, each with its nearest right names."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException, MissingConfigException
+
+    mistakes: list[str] = []
+    groups, values = [], []
+    parser = OverridesParser.create()
+    for word in overrides:
+        try:
+            override = parser.parse_override(word)
+        except HydraException as error:
+            mistakes.append(f"{word}: {_syntax_message(word, str(error))}")
+            continue
+        key = override.key_or_group
+        if not key:
+            mistakes.append(f"{word}: a key is missing before the '='")
+            continue
+        if key.startswith("hydra"):
+            continue  # Hydra's own, and what its plugins bring: it says itself what is wrong
+        if (conf / key).is_dir():
+            wrong = _unknown_options(override, conf / key) or _misused_prefix(override, word, key)
+            mistakes += wrong
+            groups += [] if wrong or override.is_sweep_override() else [word]
+        elif not override.is_force_add() and not override.is_add():
+            values.append((word, key))
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(conf), version_base="1.3"):
+        try:
+            cfg = compose(config_name, groups)
+        except MissingConfigException as error:
+            return mistakes or [_missing_option(error)]
+        except (HydraException, ValueError) as error:
+            return mistakes or [" ".join(str(error).split())]
+    for word, key in values:
+        if problem := _unknown_key(cfg, key):
+            mistakes.append(f"{word}: {problem}")
+    return mistakes
+
+
+def _missing_option(error: Any) -> str:
+    """What a defaults list names that is not there, with the nearest name."""
+    group, _, name = str(error.missing_cfg_file).rpartition("/")
+    options = {str(option) for option in error.options or ()}
+    if not options:
+        return f"a defaults list names '{error.missing_cfg_file}', which is not there"
+    return f"a defaults list names {group}={name}: {group} has no such option; {suggest(name, options)}{_all_options(name, options)}"
+
+
+def _syntax_message(word: str, error: str) -> str:
+    if "=" not in word:
+        return f"write KEY=VALUE, as in {word}=…"
+    reason = error.splitlines()[0]
+    return (
+        f"this value cannot be read ({reason}); quote one that holds = , : [ or {{, as in '{word.split('=')[0]}=\"…\"'"
+    )
+
+
+def _misused_prefix(override: Any, word: str, group: str) -> list[str]:
+    """A group stands in the defaults list already: `+` cannot add it, and a run cannot be without most of them."""
+    if override.is_add() or override.is_force_add():
+        return [f"{word}: {group} has an option already; without the plus sign, {word.lstrip('+')} exchanges it"]
+    if override.is_delete() and group in REQUIRED_GROUPS:
+        return [f"{word}: a run cannot be without its {group}; {group}=… chooses another one"]
+    return []
+
+
+def _unknown_options(override: Any, folder: Path) -> list[str]:
+    if override.is_delete() and override.value() in (None, ""):
+        return []
+    options = options_of(folder)
+    if override.is_sweep_override():
+        chosen = [str(value) for value in override.sweep_string_iterator()]
+    else:
+        value = override.value()
+        chosen = [str(v) for v in value] if isinstance(value, list) else [str(value)]
+    return [
+        f"{folder.name}={name}: {folder.name} has no such option; {suggest(name, options)}{_all_options(name, options)}"
+        for name in chosen
+        if name not in options
+    ]
+
+
+def options_of(folder: Path) -> set[str]:
+    """The options of a group; what lies in `base` is a part of options, not an option."""
+    options = {str(path.relative_to(folder).with_suffix("")) for path in _yaml_files(folder)}
+    return {option for option in options if not option.startswith("base/")}
+
+
+def _all_options(name: str, options: set[str]) -> str:
+    """All options, where `nearest` has named only some."""
+    return (
+        f" (all: {', '.join(sorted(options))})"
+        if suggest(name, options).startswith("did") and len(options) < 30
+        else ""
+    )
+
+
+def _yaml_files(folder: Path) -> Iterator[Path]:
+    """YAML files below a folder that may itself be a link."""
+    return folder.resolve().rglob("*.yaml") if not folder.is_symlink() else _yaml_files_below_link(folder)
+
+
+def _yaml_files_below_link(folder: Path) -> Iterator[Path]:
+    real = folder.resolve()
+    return (folder / path.relative_to(real) for path in real.rglob("*.yaml"))
+
+
+def _unknown_key(cfg: Any, key: str) -> str | None:
+    node: Any = cfg
+    walked = ""
+    for part in key.replace("[", ".").replace("]", "").split("."):
+        if isinstance(node, DictConfig):
+            if part not in node:
+                names = [str(name) for name in node]
+                where = f"'{walked}'" if walked else "the config"
+                return f"{where} has no '{part}'; {suggest(part, names)} (to add a new key: +{key}=…)"
+            node = child_node(node, part)
+        elif isinstance(node, ListConfig) and part.isdigit() and int(part) < len(node):
+            node = node[int(part)]
+        else:
+            return f"'{walked}' is a value, it has no '{part}'"
+        walked = f"{walked}.{part}" if walked else part
+    return None
+
+
+def quote_run_ids(words: Sequence[str]) -> list[str]:
+    """The overrides as Hydra reads them: ``resume=RUN`` sets ``resume.run``, and run ids that look like numbers are quoted.
+
+    3e782338 is no infinity.
+    """
+    number = r"(?<=[=,])\d+(?:e\d+)?(?=,|$)"
+    words = [re.sub(r"^(\+{0,2})resume=(?!\{)", r"\1resume.run=", word) for word in words]
+    return [re.sub(number, r"'\g<0>'", word) if RUN_ID_OVERRIDE.match(word) else word for word in words]
+
+
+def move_flags_last(words: Sequence[str]) -> list[str]:
+    """The command line with all overrides before its flags: argparse takes overrides from one place only."""
+    overrides = list(hydra.args_parser().parse_intermixed_args(list(words)).overrides or ())
+    flags, rest = [], overrides.copy()
+    for word in words:
+        if word in rest:
+            rest.remove(word)
+        else:
+            flags.append(word)
+    return [*overrides, *flags]
+
+
+def compose_run(overrides: Sequence[str]) -> DictConfig:
+    """Compose the config of a run as ``touchstone train`` with these overrides would."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.hydra_config import HydraConfig
+
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base="1.3"):
+        cfg = compose("train", quote_run_ids(overrides), return_hydra_config=True)
+    HydraConfig.instance().set_config(cfg)
+    with open_dict(cfg):
+        del cfg["hydra"]
+    return complete_choices(cfg)
+
+
+def complete_choices(cfg: DictConfig) -> DictConfig:
+    """Add what only Hydra knows: the option chosen in each group (`choices`) and a name for the run."""
+    from hydra.core.hydra_config import HydraConfig
+
+    hydra_cfg = HydraConfig.get()
+    chosen = {group: hydra_cfg.runtime.choices.get(group) for group in GROUPS}
+    with open_dict(cfg):
+        cfg.choices = {group: str(option) for group, option in chosen.items() if option not in (None, "none")}
+        cfg.overrides = OmegaConf.to_container(hydra_cfg.overrides.task, resolve=False)
+        cfg.name = cfg.name or f"{chosen['data']}-{chosen['model']}"
+    return cfg

@@ -1,0 +1,30 @@
+"""The one exception that a user's mistake raises: it is printed as its message alone, and the exit code is 1."""
+
+import errno
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class UserError(Exception):
+    """A wrong config, missing data, a dead tracker …: the message names the key or file and the alternatives."""
+
+
+def suggest(word: str, options: Iterable[str], limit: int = 3) -> str:
+    """Return ``did you mean 'a' or 'b'?``, or the list of all `options` where none is near."""
+    names = sorted({str(option) for option in options})
+    close = get_close_matches(word, names, n=limit, cutoff=0.6)
+    if close:
+        return "did you mean " + " or ".join(f"'{name}'" for name in close) + "?"
+    return "choose one of: " + ", ".join(names) if names else "none available"
+
+
+def disk_is_full(error: BaseException) -> bool:
+    """Whether an error, or one that it came from, says that there is no space left."""
+    seen: set[int] = set()
+    one: BaseException | None = error
+    while one is not None and id(one) not in seen:
+        seen.add(id(one))
+        if getattr(one, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "database or disk is full" in str(one):
+            return True
+        one = one.__cause__ or one.__context__
+    return False

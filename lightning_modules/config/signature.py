@@ -1,0 +1,144 @@
+"""What a callable takes: found by its dotted path, its parameters, and whether a config value can be meant for one."""
+
+import ast
+import collections.abc
+import inspect
+import textwrap
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig
+
+from lightning_modules.config.errors import UserError, suggest
+
+
+def locate(target: str) -> Any:
+    """Import the object of a dotted path. Raises UserError that names the part that is not there."""
+    import importlib
+
+    parts = target.split(".")
+    found: Any = None
+    for i in range(len(parts), 0, -1):
+        name = ".".join(parts[:i])
+        try:
+            found = importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name and not name.startswith(error.name):
+                raise UserError(f"importing it needs the package '{error.name}': pip install {error.name}") from error
+            continue
+        for depth, part in enumerate(parts[i:], start=i):
+            if not hasattr(found, part):
+                names = [n for n in dir(found) if not n.startswith("_")]
+                raise UserError(f"'{'.'.join(parts[:depth])}' has no '{part}'; {_short_suggestion(part, names)}")
+            found = getattr(found, part)
+        return found
+    raise UserError(f"there is no module '{parts[0]}'")
+
+
+def parameters_of(function: Any) -> tuple[dict[str, inspect.Parameter], bool]:
+    """Keyword parameters of a callable, with those that its ``**kwargs`` hand to the parent; and whether it takes any."""
+    found: dict[str, inspect.Parameter] = {}
+    for owner in function.__mro__ if inspect.isclass(function) else [function]:
+        init = owner.__dict__.get("__init__") if inspect.isclass(owner) else owner
+        if init is None:
+            continue
+        try:
+            parameters = list(inspect.signature(init).parameters.values())
+        except (TypeError, ValueError):
+            return found, True
+        if inspect.isclass(owner):
+            parameters = parameters[1:]
+        for p in parameters:
+            if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD):
+                found.setdefault(p.name, p)
+        rest = next((p.name for p in parameters if p.kind is p.VAR_KEYWORD), None)
+        if rest is None:
+            return found, False
+        if not _passes_kwargs_to_parent(init, rest):
+            break
+    return found, True
+
+
+def _passes_kwargs_to_parent(init: Any, keywords: str) -> bool:
+    """Whether a constructor calls ``super().__init__(…, **keywords)``, so that the parent says which are known."""
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(init)))
+    except (OSError, TypeError, SyntaxError):
+        return False
+    return any(
+        isinstance(call, ast.Call)
+        and ast.unparse(call.func) == "super().__init__"
+        and any(k.arg is None and ast.unparse(k.value) == keywords for k in call.keywords)
+        for call in ast.walk(tree)
+    )
+
+
+def hints_of(function: Any) -> dict[str, Any]:
+    """The annotations of a callable's parameters, a class's parents included."""
+    hints: dict[str, Any] = {}
+    for owner in reversed(function.__mro__) if inspect.isclass(function) else [function]:
+        init = owner.__dict__.get("__init__") if inspect.isclass(owner) else owner
+        try:
+            hints |= typing.get_type_hints(init) if init is not None else {}
+        except Exception:  # an annotation that cannot be evaluated says nothing about the value
+            continue
+    return hints
+
+
+def matches_type(value: Any, hint: Any) -> bool:
+    """Whether a config value can be meant for an annotation; what cannot be judged fits."""
+    if isinstance(value, DictConfig | Mapping) or hint is Any:
+        return True
+    origin = typing.get_origin(hint)
+    if origin is typing.Annotated:
+        return matches_type(value, typing.get_args(hint)[0])
+    if origin in (typing.Union, types.UnionType):
+        return any(matches_type(value, option) for option in typing.get_args(hint))
+    if origin is typing.Literal:
+        return value in typing.get_args(hint)
+    kind = origin or hint
+    if value is None:
+        return not inspect.isclass(kind) or kind in (type(None), object)
+    if isinstance(value, ListConfig | list | tuple):
+        return kind not in (int, float, bool, str, type(None))
+    if kind is bool:
+        return isinstance(value, bool)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if kind in (str, type(None)):
+        return isinstance(value, kind)
+    if kind in (list, tuple, dict):
+        return False
+    from pathlib import PurePath
+
+    if inspect.isclass(kind) and issubclass(kind, PurePath):
+        return isinstance(value, str)
+    name = getattr(kind, "__name__", "")
+    return not (name in ("Tensor", "Sequence", "Mapping", "Iterable") and isinstance(value, str | int | float | bool))
+
+
+def _short_suggestion(word: str, names: list[str]) -> str:
+    said = suggest(word, names)
+    return said if len(said) < 300 else "look for the right name in its documentation"
+
+
+def describe_type(hint: Any) -> str:
+    """An annotation in words: ``int or null``, ``'min' or 'max'``."""
+    origin = typing.get_origin(hint)
+    if origin is typing.Literal:
+        names = [f"'{option}'" if isinstance(option, str) else str(option) for option in typing.get_args(hint)]
+    elif origin in (typing.Union, types.UnionType):
+        names = [describe_type(option) for option in typing.get_args(hint)]
+    else:
+        names = [_TYPE_NAMES.get(origin or hint) or str(getattr(hint, "__name__", hint))]
+    return " or ".join(dict.fromkeys(names))
+
+
+_TYPE_NAMES: dict[Any, str] = {
+    type(None): "null", int: "a whole number", float: "a number", bool: "true or false", str: "text", dict: "a mapping",
+    list: "a list", tuple: "a list", collections.abc.Sequence: "a list",
+}  # fmt: skip

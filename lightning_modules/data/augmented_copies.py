@@ -1,0 +1,81 @@
+"""Augmented copies on disk: training samples beside those of the set, written by ``touchstone augment``."""
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from lightning_modules.config.errors import UserError
+from lightning_modules.data.preprocess import SampleSource
+
+MANIFEST_FILE, SAMPLES_FILE = "manifest.json", "samples.safetensors"
+HINT = "`touchstone augment` writes one"
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """What the copies were made of. Raises UserError where there is none, or a damaged one."""
+    try:
+        manifest = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"data.augmented={folder}: {MANIFEST_FILE}: {error.strerror}; {HINT}") from error
+    except ValueError as error:
+        raise UserError(f"data.augmented={folder}: {MANIFEST_FILE} is damaged ({error}); {HINT}") from error
+    if not isinstance(manifest, dict) or not {"content", "sha256"} <= set(manifest):
+        raise UserError(f"data.augmented={folder}: {MANIFEST_FILE} says nothing of content and sha256; {HINT}")
+    return manifest
+
+
+def read_augmented(folder: Path, content: str, x: SampleSource, y: Tensor, train: Tensor) -> tuple[Tensor, Tensor, str]:
+    """Return x [M, …] and y [M] of those copies whose source is in `train`, and the sha256 of the file.
+
+    Args:
+        content: fingerprint of the raw values that the copies must have been made of.
+        x, y: the raw set, whose types and shapes the copies must have.
+
+    Raises:
+        UserError: the folder holds no copies, damaged ones, or those of another set.
+    """
+    manifest = read_manifest(folder)
+    if manifest["content"] != content:
+        raise UserError(
+            f"data.augmented={folder} was made of {manifest.get('data', 'other data')} with the content {manifest['content']}, "
+            f"here it is {content}"
+        )
+    path = folder / SAMPLES_FILE
+    try:
+        with path.open("rb") as opened:
+            digest = hashlib.file_digest(opened, "sha256").hexdigest()
+        if digest != manifest["sha256"]:
+            raise UserError(f"data.augmented={folder}: {SAMPLES_FILE} is not the file that its manifest names; {HINT}")
+        tensors = load_file(path)
+        copied_x, copied_y, source = tensors["x"], tensors["y"], tensors["source"]
+    except (OSError, SafetensorError, KeyError) as error:
+        raise UserError(f"data.augmented={folder}: {SAMPLES_FILE} cannot be read: {error}; {HINT}") from error
+    if copied_x.dtype != x.dtype or copied_x.shape[1:] != x.shape[1:] or copied_y.dtype != y.dtype:
+        raise UserError(f"data.augmented={folder}: samples of another shape or type than those of the set")
+    mine = torch.isin(source, train)
+    return copied_x[mine], copied_y[mine], digest
+
+
+def add_augmented(arrays: Any, splits: dict[str, Tensor], folder: Path, content: str) -> tuple[Any, dict[str, Tensor]]:
+    """Append the copies to the set `arrays` and to its training part; the test part and validation stay as they are."""
+    if not isinstance(arrays.x, Tensor):
+        raise UserError("data.augmented: copies can be added to sets in memory only")
+    x, y, digest = read_augmented(folder, content, arrays.x, arrays.y, splits["train"])
+    return append_training_samples(arrays, splits, x, y, f"{content} {digest}")
+
+
+def append_training_samples(
+    arrays: Any, splits: dict[str, Tensor], x: Tensor, y: Tensor, content: str
+) -> tuple[Any, dict[str, Tensor]]:
+    """Append samples x [M, …] and y [M] to the set and to its training part; `content` tells them from any others."""
+    added = torch.arange(len(arrays.y), len(arrays.y) + len(y))
+    digest = hashlib.sha256(content.encode()).hexdigest()
+    whole = replace(arrays, x=torch.cat([arrays.x, x]), y=torch.cat([arrays.y, y]), content=digest)
+    return whole, {**splits, "train": torch.cat([splits["train"], added])}

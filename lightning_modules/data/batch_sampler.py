@@ -1,0 +1,94 @@
+"""The order of samples: which indices form which batch on which rank, as a function of (seed, epoch)."""
+
+from collections.abc import Iterator
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Sampler
+
+Order = Literal["shuffled", "fixed", "sequential"]
+ORDERS: tuple[str, ...] = get_args(Order)
+
+
+class BatchSampler(Sampler[Tensor]):
+    """Yields the indices of one item (`chunk` batches) after the other as int64 tensors.
+
+    `order` is "shuffled" (a new permutation each epoch), "fixed" (one for all epochs) or "sequential" (as
+    `indices` stand). Of the ordered indices, rank r takes ``[r::world_size]``, so that the ranks' batches of
+    step t are together the batch of step t that one process with ``world_size * batch_size`` would see. Ranks
+    get equally many samples: the first indices are repeated at the end, or, with `drop_last`, the samples
+    that fill no whole batch on every rank are left out. `drop_last` counts batches, not chunks. With
+    `drop_single` a last batch of a single sample is left out on every rank.
+
+    The permutation comes from NumPy's RandomState, whose stream NumPy keeps unchanged over versions, and not
+    from a global generator: a resumed epoch has the same order.
+    """
+
+    def __init__(
+        self,
+        indices: Tensor,
+        batch_size: int,
+        order: Order = "shuffled",
+        seed: int = 0,
+        drop_last: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
+        chunk: int = 1,
+        drop_single: bool = False,
+    ) -> None:
+        self.indices = indices
+        self.batch_size = batch_size
+        self.order = order
+        self.seed = seed
+        self.drop_last = drop_last
+        self.rank = rank
+        self.world_size = world_size
+        self.chunk = chunk
+        self.drop_single = drop_single
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the permutation of the next iteration; Lightning calls this before each epoch."""
+        self.epoch = epoch
+
+    @property
+    def num_samples(self) -> int:
+        """Samples that each rank sees in an epoch."""
+        if self.drop_last:
+            return len(self.indices) // (self.batch_size * self.world_size) * self.batch_size
+        size = -(-len(self.indices) // self.world_size)
+        return size - self.drop_single if size % self.batch_size == 1 else size
+
+    @property
+    def num_dropped(self) -> int:
+        """Samples that all ranks leave out of an epoch because of `drop_single`."""
+        kept = self.num_samples * self.world_size
+        return max(0, len(self.indices) - kept) if self.drop_single and not self.drop_last else 0
+
+    def samples_in(self, first: int, end: int) -> int:
+        """Samples that each rank has in its batches `first` to `end` - 1."""
+        return min(end * self.batch_size, self.num_samples) - first * self.batch_size
+
+    def __len__(self) -> int:
+        return -(-self.num_samples // (self.batch_size * self.chunk))
+
+    def __iter__(self) -> Iterator[Tensor]:
+        # A generator, so that the epoch is read at the first batch: a resumed Lightning loop makes the iterator
+        # before it calls `set_epoch`.
+        if len(self) == 0:
+            return
+        ordered = self._ordered()
+        total = self.num_samples * self.world_size
+        if total > len(ordered):
+            ordered = ordered.repeat(-(-total // len(ordered)))
+        mine = ordered[:total][self.rank :: self.world_size].contiguous()
+        yield from mine.split(self.batch_size * self.chunk)
+
+    def _ordered(self) -> Tensor:
+        if self.order == "sequential":
+            return self.indices
+        stream = [self.seed, self.epoch] if self.order == "shuffled" else [self.seed]
+        permutation = np.random.RandomState(stream).permutation(len(self.indices))
+        return self.indices[torch.from_numpy(permutation)]

@@ -1,0 +1,84 @@
+"""Columns whose values float32 cannot tell apart, or cannot hold: they are scaled in float64."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.config.errors import UserError
+
+
+def first_imprecise_row(values: np.ndarray, dtype: Any = np.float32) -> int | None:
+    """Return the first row of a column that `dtype` cannot represent, or cannot tell from its neighbours; else None.
+
+    The rounding error is compared with the range of the middle half of the column (its whole range where that is 0).
+    """
+    wide: Any = values.astype(np.longdouble if values.dtype.kind in "iu" else np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):
+        error = np.abs(wide - values.astype(dtype))
+    if not np.isfinite(error).all():
+        return int(np.flatnonzero(~np.isfinite(error))[0])
+    low, high = np.percentile(wide, [25, 75], method="nearest")
+    if low == high:
+        low, high = wide.min(), wide.max()
+    off = np.flatnonzero((wide >= low) & (wide <= high) & (error > 1e-4 * (high - low)))
+    return int(off[0]) if len(off) and high > low else None
+
+
+def require_precision(table: pd.DataFrame, dtype: Any, hint: str) -> None:
+    """Raise UserError with the first column and row that `dtype` cannot represent, or tell apart."""
+    for i, name in enumerate(table.columns):
+        values = table.iloc[:, i].to_numpy()
+        if (row := first_imprecise_row(values, dtype)) is not None:
+            with np.errstate(over="ignore"):
+                rounded = dtype(values[row])
+            raise UserError(
+                f"column '{name}', row {row + 1}: {values[row]} is {rounded} in {dtype.__name__}, which cannot represent "
+                f"the column's values or cannot tell them apart: {hint}"
+            )
+
+
+class Float64Affine(nn.Module):
+    """``(x - shift) / scale`` per feature of float64 [B, F], computed in float64, then rounded to the type of the training.
+
+    Shift and scale are no buffers, as these are converted to that type (``trainer.precision``).
+    """
+
+    def __init__(self, shift: Sequence[float], scale: Sequence[float], fitted: bool = False) -> None:
+        super().__init__()
+        self.fitted = fitted
+        self.shift, self.scale = list(shift), list(scale)
+        self.register_buffer("unit", torch.ones(()), persistent=False)
+        self.unit: Tensor
+
+    @classmethod
+    def fit(cls, x: Tensor, train: Tensor, names: Sequence[str], scaling: str) -> "Float64Affine":
+        """Measure mean and population std, or lowest value and range, of the training part; a constant column is only shifted.
+
+        Raises UserError for a column whose moments float64 cannot represent.
+        """
+        part = x[train]
+        low, high = part.amin(0), part.amax(0)
+        standardise = scaling == "standardise"
+        shift = part.mean(0) if standardise else low
+        scale = part.std(0, correction=0) if standardise else high - low
+        scale = torch.where(low == high, 1.0, scale)
+        wrong = ~(shift.isfinite() & scale.isfinite() & (scale > 0))
+        if wrong.any():
+            name = names[int(wrong.nonzero()[0])]
+            raise UserError(f"column '{name}': its values are too large or too small to be scaled; rescale the column")
+        return cls(shift.tolist(), scale.tolist(), fitted=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dtype in (torch.float16, torch.bfloat16):
+            raise UserError("a column of this table needs float64: use trainer.precision=32-true or a mixed precision")
+        shift, scale = (torch.tensor(v, dtype=torch.float64, device=x.device) for v in (self.shift, self.scale))
+        return ((x.double() - shift) / scale).to(self.unit.dtype)
+
+    def recipe(self) -> dict[str, Any]:
+        """Return the plain values from which ``hydra.utils.instantiate`` builds this again."""
+        target = f"{type(self).__module__}.{type(self).__qualname__}"
+        return {"_target_": target, "shift": self.shift, "scale": self.scale, "fitted": self.fitted}

@@ -1,0 +1,153 @@
+"""The datamodule of all texts: subclasses say which texts there are, and what is to be predicted of them."""
+
+import hashlib
+import warnings
+from abc import abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.config.errors import UserError, suggest
+from lightning_modules.data.fingerprint import tensor_digest
+from lightning_modules.data.in_memory import InMemoryData, RawDataset
+from lightning_modules.data.paths import data_root
+from lightning_modules.data.preprocess import SampleSource
+from lightning_modules.data.split import check_number
+from lightning_modules.data.text.tokenizers import TOKENIZERS, is_pretrained, load_tokenizer
+from lightning_modules.data.text.vocabulary import Vocabulary, fit_vocabulary_ids, pretrained_ids
+from lightning_modules.data.text.word_ids import build_word_ids, decode, encode
+
+
+@dataclass
+class Texts:
+    """Texts with their targets, int64 [N] or float32 [N]; `test` is an official test part, `val` indices of a validation part."""
+
+    texts: list[str]
+    y: Tensor
+    test: "Texts | None" = None
+    class_names: list[str] | None = None
+    val: Tensor | None = None
+
+
+class TextData(InMemoryData):
+    """int32 [L], ids of words in the order in which the corpus shows them, then zeros; L is the longest text, or `max_length`.
+
+    Nothing of a text is lost in them, but what a model knows is fitted on the training part: `min_count`, `max_words`.
+
+    Args:
+        root: data folder; default the environment's TOUCHSTONE_DATA, else ``data/`` of the project.
+        tokenizer: "words", "kim", "spaces", or the folder or name of a Hugging Face tokenizer.
+        max_length: words of a text; longer ones are cut, and `num_truncated_texts` says how many were.
+        min_count: words that are less often in the training part are not known to the model.
+        max_words: so many of the most frequent are known; null is all.
+        download: a tokenizer may be fetched from Hugging Face.
+    """
+
+    domain = "text"
+
+    def __init__(
+        self,
+        *,
+        root: str | Path | None = None,
+        tokenizer: str = "words",
+        max_length: int | None = None,
+        min_count: int = 1,
+        max_words: int | None = None,
+        download: bool = False,
+        **settings: Any,
+    ) -> None:
+        self.root = data_root(root)
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        self.min_count, self.max_words = min_count, max_words
+        self.download = download
+        self.words: list[str] = []
+        self.num_truncated_texts = 0
+        super().__init__(**settings)
+
+    @abstractmethod
+    def read(self) -> Texts:
+        """Find and read the texts; raises UserError where they are not there, or damaged."""
+
+    def problems(self) -> list[str]:
+        """Check the settings of texts too."""
+        found = super().problems()
+        if self.tokenizer not in TOKENIZERS and not is_pretrained(self.tokenizer):
+            found.append(
+                f"data.tokenizer={self.tokenizer}: {suggest(self.tokenizer, TOKENIZERS)} (or a Hugging Face tokenizer's folder)"
+            )
+        for key in ("max_length", "max_words"):
+            if (value := getattr(self, key)) is not None:
+                found += check_number(key, value, True, lambda v: v >= 1, "of at least 1")
+        return found + check_number("min_count", self.min_count, True, lambda v: v >= 1, "of at least 1")
+
+    def load(self) -> RawDataset:
+        """Read the texts and encode them."""
+        given = self.read()
+        cut = load_tokenizer(self.tokenizer, self.download)
+        parts = [[cut(text) for text in part.texts] for part in (given, given.test) if part is not None]
+        ids = build_word_ids(text for part in parts for text in part)
+        self.words = list(ids)
+        longest = max((len(text) for part in parts for text in part), default=0)
+        length = max(1, min(longest, self.max_length or longest))
+        self.num_truncated_texts = sum(len(text) > length for part in parts for text in part)
+        if self.num_truncated_texts:
+            total = sum(len(part) for part in parts)
+            warnings.warn(
+                f"data.max_length={length} cuts {self.num_truncated_texts} of {total} texts; the longest has {longest} words",
+                stacklevel=2,
+            )
+        x, *rest = (encode(part, ids, length) for part in parts)
+        test = (rest[0], given.test.y) if given.test is not None else None
+        return RawDataset(
+            x, given.y, test=test, class_names=given.class_names, val=given.val, content=self._digest(x, given.y, test)
+        )
+
+    def _digest(self, x: Tensor, y: Tensor, test: tuple[Tensor, Tensor] | None) -> str:
+        """The sha256 over words and ids: equal ids of other words are other data."""
+        digest = hashlib.sha256("\0".join(self.words).encode())
+        digest.update(tensor_digest(x, y, *(test or ())).encode())
+        return digest.hexdigest()
+
+    def build_preprocess(self, x: SampleSource, train: Tensor) -> nn.Module:
+        """The words that the training part shows, or the ids of a pretrained tokenizer."""
+        count, length = len(self.words), x.shape[1]
+        if is_pretrained(self.tokenizer):
+            ids = pretrained_ids(self.words, self.tokenizer, self.download)
+        else:
+            ids = fit_vocabulary_ids(x.index_select(0, train), count, self.min_count, self.max_words)
+        return Vocabulary(self.words, ids, self.tokenizer, length)
+
+    def model_settings(self) -> dict[str, Any]:
+        """What a model of texts must know: how many ids it is shown, and whose they are."""
+        self.setup()
+        assert isinstance(self.preprocess, Vocabulary)
+        named = {"name": self.tokenizer} if is_pretrained(self.tokenizer) else {}
+        return {"vocab_size": self.preprocess.size, **named}
+
+    @property
+    def unknown_id(self) -> int:
+        """The raw id of a word that is not in the corpus: transforms put it in the place of words."""
+        return len(self.words) + 1
+
+    def sample_text(self, x: Tensor) -> str:
+        """The words of one raw sample."""
+        return decode(x, self.words)
+
+
+def encode_classes(labels: list[str]) -> tuple[Tensor, list[str]]:
+    """int64 [N] and the names of the classes, in sorted order."""
+    names = sorted(set(labels))
+    number = {name: i for i, name in enumerate(names)}
+    return torch.tensor([number[label] for label in labels]), names
+
+
+def missing_files_error(what: str, looked: list[Path], get: str) -> UserError:
+    """The message for a set that is not there: where it was looked for, and how it is got."""
+    places = "\n".join(f"  {place}" for place in looked)
+    return UserError(
+        f"{what}: the texts are not there; looked for\n{places}\n{get}\ndata.root or TOUCHSTONE_DATA names another place"
+    )

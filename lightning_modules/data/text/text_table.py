@@ -1,0 +1,125 @@
+"""A table of your own with a column of texts and one of labels or values."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from lightning_modules.config.errors import UserError, suggest
+from lightning_modules.data.float64_scaling import require_precision
+from lightning_modules.data.labels import (
+    are_numbers,
+    look_like_identifiers,
+    normalize_labels,
+    require_labels,
+    warn_identifiers,
+)
+from lightning_modules.data.table_file import column_names, read_columns
+from lightning_modules.data.text.text_data import TextData, Texts, encode_classes, missing_files_error
+from lightning_modules.data.text_encoding import encoding_problems
+
+SUFFIXES = (".csv", ".tsv")
+
+
+class TextTable(TextData):
+    """A .csv or .tsv file with a header; an empty text is a text.
+
+    Args:
+        path: below the data root, or absolute.
+        test_path: the official test part, if there is one.
+        text, label: the columns.
+        regression: null decides by the labels: numbers with a point are values, all else are classes in sorted order.
+        encoding: of the files; null detects it.
+    """
+
+    def __init__(
+        self,
+        *,
+        path: str = "texts.csv",
+        test_path: str | None = None,
+        text: str = "text",
+        label: str = "label",
+        regression: bool | None = None,
+        encoding: str | None = None,
+        **settings: Any,
+    ) -> None:
+        self.paths = [Path(given).expanduser() for given in (path, test_path) if given]
+        self.text, self.label = text, label
+        self.regression = regression
+        self.encoding = encoding
+        super().__init__(**settings)
+        self.name = self.paths[0].stem
+
+    def problems(self) -> list[str]:
+        """Check the endings too."""
+        return [*super().problems(), *encoding_problems(self.encoding)] + [
+            f"data.path={path}: the ending must be one of {', '.join(SUFFIXES)}"
+            for path in self.paths
+            if path.suffix.lower() not in SUFFIXES
+        ]
+
+    def read(self) -> Texts:
+        """Read the tables.
+
+        Raises:
+            UserError: a file or a column is not there, a row is not as wide as the header, or a label is missing.
+        """
+        paths = [self.root / path for path in self.paths]
+        tables = [self._read(path) for path in paths]
+        what = f"{paths[0]}, column {self.label}"
+        labels = [[label.strip() for label in table[self.label]] for table in tables]
+        texts = [table[self.text] for table in tables]
+        if values := self._values(labels, what):
+            parts = [Texts(text, y) for text, y in zip(texts, values, strict=True)]
+        else:
+            labels = normalize_labels([table[self.label] for table in tables], what)
+            y, names = encode_classes([label for part in labels for label in part])
+            sizes = [len(part) for part in labels]
+            parts = [Texts(text, part) for text, part in zip(texts, y.split(sizes), strict=True)]
+            parts[0].class_names = names
+        parts[0].test = parts[1] if len(parts) > 1 else None
+        return parts[0]
+
+    def _read(self, path: Path) -> dict[str, list[str]]:
+        if not path.is_file():
+            hint = (
+                f"a table with the columns {self.text} and {self.label} is expected (data.path, data.text, data.label)"
+            )
+            raise missing_files_error("data=text_file", [path], hint)
+        header = column_names(path, self.encoding)
+        for key, column in (("text", self.text), ("label", self.label)):
+            if column not in header:
+                raise UserError(f"data.{key}={column} is no column of {path}: {suggest(column, header)}")
+        table = read_columns(path, [self.text, self.label], self.encoding)
+        require_labels(table[self.label], f"{path}, column {self.label}", classes=self.regression is False)
+        return table
+
+    def _values(self, labels: list[list[str]], what: str) -> list[Tensor] | None:
+        """float32 [N] of each part; None where the labels are classes."""
+        everything = [label for part in labels for label in part]
+        if self.regression is None and _are_values(everything) and look_like_identifiers(everything):
+            warn_identifiers(everything, what)
+            return None
+        if not (self.regression or (self.regression is None and _are_values(everything))):
+            return None
+        try:
+            values = [np.array(part, np.float64) for part in labels]
+        except ValueError as error:
+            raise UserError(f"data.regression=true, but column {self.label} holds no numbers: {error}") from error
+        for path, part in zip(self.paths, values, strict=True):
+            if not np.isfinite(part).all():
+                row = int(np.flatnonzero(~np.isfinite(part))[0]) + 1
+                raise UserError(f"{path}, column {self.label}: an infinite or missing value in row {row}")
+            require_precision(
+                pd.DataFrame({self.label: part}), np.float32, "subtract a constant from it, or rescale it"
+            )
+        return [torch.from_numpy(part.astype(np.float32)) for part in values]
+
+
+def _are_values(labels: list[str]) -> bool:
+    """Whether all are finite numbers and some have a point."""
+    return any("." in label for label in labels) and are_numbers(labels, math.isfinite)

@@ -1,0 +1,122 @@
+"""Where it is kept: a JSON file, pictures, and a run of its own in the store."""
+
+import json
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning_modules.config.errors import UserError
+from lightning_modules.config.flatten import flatten
+from lightning_modules.config.project import PROJECT_ROOT
+from lightning_modules.config.signals import defer_signals
+from lightning_modules.quality.findings import Findings
+from lightning_modules.tracking.provenance import command_line, git_state, mask_secrets
+from lightning_modules.tracking.store import Store
+
+
+def write_json(path: Path, record: Mapping[str, Any]) -> None:
+    """Write a record whole or not at all. Raises UserError where it cannot be written."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True) if part.parent.is_dir() else None
+        raise UserError(f"out={path} cannot be written: {error.strerror}") from error
+
+
+def default_path(verb: str, record: Mapping[str, Any]) -> Path:
+    """``mlruns/quality/NAME-CONTENT.VERB.json`` of the project."""
+    return PROJECT_ROOT / "mlruns" / "quality" / f"{record['data']}-{record['content'][:8]}.{verb}.json"
+
+
+def write_report(folder: Path, findings: Findings, report: Mapping[str, Any]) -> list[Path]:
+    """Write report.json and the pictures into `folder`."""
+    from lightning_modules.quality.plots import draw_plots
+
+    write_json(folder / "report.json", replace_non_finite(report))
+    files = [folder / "report.json"]
+    for name, figure in draw_plots(findings, dict(report)):
+        files.append(folder / f"{name}.png")
+        figure.savefig(files[-1], dpi=120)
+    return files
+
+
+def replace_non_finite(value: Any) -> Any:
+    """The same plain values with None for NaN and infinities, which JSON does not have."""
+    if isinstance(value, Mapping):
+        return {str(key): replace_non_finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [replace_non_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not abs(value) < float("inf") else value
+
+
+def report_metrics(report: Mapping[str, Any]) -> dict[str, float]:
+    """The counts of a report as metrics, all from 0 and lower is better but for samples and accuracy."""
+    keep = {"samples": report["samples"], "missing_values": report["values"]["missing_values"]}
+    keep |= {key: report["values"][key] for key in ("constant_columns", "constant_samples")}
+    keep |= {key: value for key, value in report["duplicates"].items() if isinstance(value, int)}
+    keep |= {f"leaks/{parts}": count for parts, count in report["duplicates"]["leaks"].items()}
+    keep["leaks"] = sum(report["duplicates"]["leaks"].values())
+    keep["outliers"] = report["outliers"]["isolated"]
+    if errors := report["label_errors"]:
+        keep |= {"label_errors": errors["found"], "label_noise": errors["estimated_noise"]}
+    if drift := report["drift"]:
+        keep |= {"drift/columns": drift["drifted_columns"], "drift/auc": drift["auc"]}
+    return {key.replace("+", "_"): float(value) for key, value in keep.items() if value is not None}
+
+
+def _create_run(
+    store: Store, experiment: str, verb: str, config: Mapping[str, Any], content: str, name: str,
+    metrics: Mapping[str, float], folder: Path,
+) -> str:  # fmt: skip
+    """Log a run with the files of `folder`; return its id."""
+    from mlflow.entities import Metric, Param, RunTag
+
+    git = git_state(PROJECT_ROOT)
+    tags = {
+        "kind": "data", "touchstone.kind": "data", "data.verb": verb, "data.name": name, "data.content": content,
+        "touchstone.command": command_line(), "mlflow.source.git.commit": git.commit or "", "git.dirty": str(git.dirty).lower(),
+    }  # fmt: skip
+    client = store.client
+    run_id: str = client.create_run(store.experiment(experiment), run_name=f"{verb} {name}", tags=tags).info.run_id
+    status = "FAILED"
+    try:
+        params = {**flatten(mask_secrets(dict(config))), "content": content}
+        client.log_batch(
+            run_id,
+            metrics=[Metric(key, value, 0, 0) for key, value in metrics.items()],
+            params=[Param(key, str(value)[:6000]) for key, value in params.items()][:100],
+            tags=[RunTag("data.fingerprint", content)],
+        )
+        client.log_artifacts(run_id, str(folder))
+        status = "FINISHED"
+    finally:
+        client.set_terminated(run_id, status)
+    return run_id
+
+
+def log_results(
+    store: Store | None, experiment: str, verb: str, config: Mapping[str, Any], record: Mapping[str, Any],
+    metrics: Mapping[str, float], files: list[Path],
+) -> None:  # fmt: skip
+    """Log these files as a run, or nothing without a store; a store that refuses gets one warning: all is printed."""
+    from mlflow.exceptions import MlflowException
+
+    if store is None:
+        return
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            for file in files:
+                (Path(folder) / file.name).write_bytes(file.read_bytes())
+            with defer_signals():  # a signal must not leave the run RUNNING
+                run_id = _create_run(
+                    store, experiment, verb, config, record["content"], record["data"], metrics, Path(folder)
+                )
+    except (MlflowException, OSError) as error:
+        print(f"warning: this was not logged: {' '.join(str(error).split())[:300]}", file=sys.stderr)
+        return
+    print(f"logged to run {run_id}")

@@ -1,0 +1,152 @@
+"""What was found, on the terminal."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+MAX_EXAMPLES = 5  # examples of each kind
+
+
+def _table(*columns: str, title: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for number, column in enumerate(columns):
+        table.add_column(
+            column, justify="right" if number and column not in ("what", "found", "samples listed") else "left"
+        )
+    return table
+
+
+def build_console() -> Console:
+    """A terminal, or a file without an edge."""
+    found = Console(highlight=False)
+    if not found.is_terminal:
+        found.width = max(found.width, 160)
+    return found
+
+
+def show_report(report: dict[str, Any]) -> None:
+    """Print balance, findings, examples and notes."""
+    out = build_console()
+    out.print(_balance(report["balance"], report["data"]))
+    out.print(_findings(report))
+    for line in _examples(report):
+        out.print(line, markup=False, soft_wrap=True)
+    for note in report["notes"]:
+        out.print(f"- {note}", markup=False, soft_wrap=True)
+
+
+def _balance(balance: dict[str, Any], name: str) -> Table:
+    classes = any("counts" in part for part in balance.values())
+    columns = (
+        ("smallest class", "largest class", "largest / smallest", "entropy")
+        if classes
+        else ("mean", "std", "min", "max")
+    )
+    table = _table("part", "samples", *columns, title=escape(name))
+    for part, found in balance.items():
+        if classes:
+            smallest, largest = (pick(found["counts"].items(), key=lambda item: item[1]) for pick in (min, max))
+            ratio = "a class is missing" if found["imbalance"] is None else f"{found['imbalance']:.2f}"
+            named = [escape(f"{label}: {count:,}") for label, count in (smallest, largest)]
+            table.add_row(part, f"{found['samples']:,}", *named, ratio, f"{found['entropy']:.3f}")
+        else:
+            table.add_row(
+                part, f"{found['samples']:,}", *(f"{found[key]:.4g}" if key in found else "–" for key in columns)
+            )
+    return table
+
+
+def _findings(report: dict[str, Any]) -> Table:
+    table = _table("looked for", "count", "found", title="")
+    values, twice, out = report["values"], report["duplicates"], report["outliers"]
+    span = (
+        ""
+        if values["min"] is None
+        else f"{values['dtype']} {values['shape']} from {values['min']:g} to {values['max']:g}"
+    )
+    table.add_row(
+        "missing values",
+        f"{values['missing_values']:,}",
+        escape(f"in {values['samples_with_missing']:,} samples; {span}"),
+    )
+    table.add_row(
+        "constant columns", f"{values['constant_columns']:,}", f"{values['constant_samples']:,} constant samples"
+    )
+    groups = f"{twice['exact_groups']:,} groups; {twice['conflicting_exact_groups']:,} of them with different labels"
+    table.add_row("exact copies", f"{twice['exact_copies']:,}", groups)
+    near = f"similarity ≥ {twice['near_threshold']:g}; {twice['conflicting_near_pairs']:,} with different labels"
+    table.add_row("near pairs", f"{twice['near_pairs']:,}", near)
+    across = ", ".join(f"{count:,} in {parts}" for parts, count in twice["leaks"].items()) or "none"
+    table.add_row("leaks", f"{sum(twice['leaks'].values()):,}", f"groups: {across}")
+    far = out["far_in_a_column"]
+    columns = "" if far is None else f"; {far:,} samples with a value that far out in its column"
+    table.add_row("outliers", f"{out['isolated']:,}", f"z ≥ {out['limit_z']:g}{columns}")
+    if errors := report["label_errors"]:
+        said = f"{errors['classifier']}, out of fold {errors['out_of_fold_accuracy']:.1%} right"
+        table.add_row(
+            "likely label errors", f"{errors['found']:,}", f"{said}; noise about {errors['estimated_noise']:.1%}"
+        )
+    if drift := report["drift"]:
+        table.add_row("drifted columns", f"{drift['drifted_columns']:,}", escape(_drift(drift)))
+    return table
+
+
+def _drift(drift: dict[str, Any]) -> str:
+    said = [f"of {len(drift['columns'])} (Holm, 5 %), {drift['between'][0]} against {drift['between'][1]}"]
+    if drift["auc"] is not None:
+        said.append(f"two-sample AUC {drift['auc']:.3f} (p {drift['auc_p']:.2g})")
+    if drift["labels"]["p"] is not None:
+        said.append(f"labels p {drift['labels']['p']:.2g}")
+    return "; ".join(said)
+
+
+def _examples(report: dict[str, Any]) -> list[str]:
+    listed, lines = report["listed"], []
+    for group in listed["exact"][:MAX_EXAMPLES]:
+        lines.append(f"- equal: {', '.join(group[:6])}{', …' * (len(group) > 6)}")
+    for pair in listed["near"][:MAX_EXAMPLES]:
+        lines.append(f"- alike ({pair['similarity']:.4f}): {', '.join(pair['samples'])}")
+    for found in (report["label_errors"] or {"likeliest": []})["likeliest"][:MAX_EXAMPLES]:
+        lines.append(
+            f"- {found['sample']}: labelled {found['label']}, likely {found['suggested']} ({found['margin']:+.2f})"
+        )
+    for found in report["outliers"]["farthest"][:MAX_EXAMPLES]:
+        lines.append(f"- {found['sample']}: far from all others (z {found['z']:.1f})")
+    return lines
+
+
+def show_exclusions(record: dict[str, Any]) -> None:
+    """Print how many are left out, and why."""
+    table = _table("why", "samples", title=escape(f"{record['data']}: {len(record['excluded'])} samples to leave out"))
+    counts: dict[str, int] = {}
+    for entry in record["excluded"]:
+        kind = exclusion_kind(entry["why"])
+        counts[kind] = counts.get(kind, 0) + 1
+    for kind, count in sorted(counts.items(), key=lambda item: -item[1]):
+        table.add_row(kind, f"{count:,}")
+    build_console().print(table)
+
+
+def exclusion_kind(why: str) -> str:
+    """``exact duplicate of 17 (leak)`` -> ``leak``."""
+    if why.endswith("(leak)"):
+        return "leak"
+    kinds = {
+        "exact": "exact duplicate",
+        "near": "near duplicate",
+        "equal": "conflicting labels",
+        "label": "label error",
+    }
+    return kinds.get(why.split(" ")[0], "outlier")
+
+
+def show_split(found: dict[str, Any]) -> None:
+    """Print the parts and what holds of them."""
+    out = build_console()
+    out.print(_balance({name: part for name, part in found["parts"].items() if part["samples"]}, found["data"]))
+    table = _table("check", "holds", "found", title="")
+    for name, check in found["checks"].items():
+        table.add_row(name.replace("_", " "), "yes" if check["holds"] else "no", escape(check["found"]))
+    out.print(table)

@@ -1,0 +1,108 @@
+"""Markdown report of a claim and its verdict, with everything that is needed to check it."""
+
+from collections.abc import Sequence
+
+from lightning_modules.report.numbers import EMPTY, NumberFormatter, number_formatter
+from lightning_modules.report.statistics import Interval
+from lightning_modules.report.t_intervals import mean_interval, published_sample, summarize
+from lightning_modules.reproduction.claim import Claim
+from lightning_modules.reproduction.evidence import Values, drop_nonfinite, largest_not_excluded
+from lightning_modules.reproduction.verdict import Judgement
+
+
+def format_published(claim: Claim) -> str:
+    """``92.3 %``, ``87.398 ± 0.167 (n 10)``, ``lottery 75.00 % > dense``, ``equal``."""
+    unit = f" {claim.unit}" if claim.unit else ""
+    if claim.kind == "equivalence":
+        return "equal"
+    if claim.kind == "ordering":
+        sign = " > " if claim.better == "higher" else " < "
+        known = [(arm.name, published_sample(arm)) for arm in claim.arms]
+        write = number_formatter(claim.unit, *(theirs.mean for _, theirs in known if theirs))
+        return sign.join(f"{name} {write(theirs.mean)}{unit}" if theirs else name for name, theirs in known)
+    theirs = published_sample(claim)
+    if theirs is None:
+        return EMPTY
+    write = (
+        number_formatter(claim.unit, theirs.mean) if claim.runs else "{:.7g}".format
+    )  # a single number is shown as given
+    spread = f" ± {write(theirs.std)}" if theirs.has_spread else ""
+    return f"{write(theirs.mean)}{spread}{unit}" + f" (n {theirs.n})" * (theirs.n > 1)
+
+
+def claim_report(claim_id: str, claim: Claim, values: Values, judgement: Judgement) -> str:
+    """Verdict and reason, source, method, the value of each seed, and deviations from the source."""
+    j, write = judgement, number_formatter(claim.unit, judgement.ours_mean, judgement.theirs, judgement.difference)
+    surprise = "" if j.verdict in claim.expect else f" (expected: {', '.join(claim.expect)})"
+    paper = f"{claim.paper.title} ({claim.paper.authors}, {claim.paper.year}), <{claim.paper.link}>"
+    unit = f" in {claim.unit}" if claim.unit else ""
+    at = f" at epoch {claim.epoch}" if claim.epoch else ""
+    folds = f", each the mean of {claim.folds} folds" if claim.folds else ""
+    ends = "from smallest to largest" if claim.kind == "equivalence" else "90 % interval"
+    facts = {
+        "Paper": paper,
+        "Source": f"{claim.source.place} ({claim.source.kind.replace('_', ' ')})",
+        "Result": f"{claim.kind} of `{claim.metric}`{unit}{at}, {claim.better} is better; selection: {claim.selection}{folds}",
+        "Published": format_published(claim),
+        "Ours": f"{_format_ours(j, write)} (n {j.n})",
+        "Difference": f"{write(j.difference, sign=True)}{_format_interval((j.low, j.high), write, ends)}",
+        "Largest difference not excluded": _largest_difference(j, write),
+        "Tolerance": f"{EMPTY if j.tolerance is None else '±' + write(j.tolerance)} ({j.tolerance_why})",
+        "Method": j.method,
+        "Shortened": claim.shortened or "",
+    }
+    parts = [
+        f"# {claim_id}: {j.verdict}{surprise}\n\n{j.reason}",
+        "\n".join(f"- **{name}:** {text}" for name, text in facts.items() if text),
+        f"## Values{unit}\n\n{_values_table(claim, values)}",
+        f"## Deviations\n\n{_bullet_list(claim.deviations)}",
+        f"## What the source does not say\n\n{_bullet_list(claim.unknowns)}",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _largest_difference(j: Judgement, write: NumberFormatter) -> str:
+    if j.theirs is None or j.low is None or j.high is None:
+        return ""
+    return write(largest_not_excluded(Interval(j.low, j.high)))
+
+
+def _format_ours(j: Judgement, write: NumberFormatter) -> str:
+    spread = f", standard deviation {write(j.ours_std)}" if j.ours_std is not None else ""
+    return f"{write(j.ours_mean)}{_format_interval(j.ours_interval or (None, None), write, sign=False)}{spread}"
+
+
+def _format_interval(
+    ends: tuple[float | None, float | None], write: NumberFormatter, name: str = "95 % interval", sign: bool = True
+) -> str:
+    low, high = ends
+    return "" if low is None or high is None else f", {name} [{write(low, sign=sign)}, {write(high, sign=sign)}]"
+
+
+def _values_table(claim: Claim, values: Values) -> str:
+    """A row per seed and one for the mean of the finite values with its 95 % interval; a column per arm."""
+    arms = claim.arm_names
+    whole = drop_nonfinite(values)
+    known = [value for of_arm in whole.values() for value in of_arm.values()]
+    # arms that should be equal differ only in their last digits
+    write = "{:.9g}".format if claim.kind == "equivalence" else number_formatter(claim.unit, *known)
+    seeds = list(dict.fromkeys([*claim.seeds, *(seed for arm in arms for seed in values.get(arm, {}))]))
+    rows = [
+        [str(seed), *(write(values[arm][seed]) if seed in values.get(arm, {}) else EMPTY for arm in arms)]
+        for seed in seeds
+    ]
+    means = ["mean", *(_format_mean(list(whole.get(arm, {}).values()), write) for arm in arms)]
+    header = ["seed", *(arm or claim.metric for arm in arms)]
+    lines = [header, ["---"] + ["--:"] * len(arms), *rows, means]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _format_mean(values: Sequence[float], write: NumberFormatter) -> str:
+    sample = summarize(values)
+    if sample is None:
+        return EMPTY
+    return write(sample.mean) + _format_interval(mean_interval(sample) or (None, None), write, sign=False)
+
+
+def _bullet_list(texts: Sequence[str]) -> str:
+    return "\n".join(f"- {' '.join(text.split())}" for text in texts) or "None known."

@@ -1,0 +1,70 @@
+"""Read the value of each seed from the store, by the claim's selection rule."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+
+from lightning_modules.config.errors import suggest
+from lightning_modules.reproduction.claim import Claim
+from lightning_modules.reproduction.claim_plan import ClaimRun
+from lightning_modules.sweep.trial_results import TrialResult
+from lightning_modules.tracking.store import Store
+
+Values = dict[str, dict[int, float]]  # arm -> seed -> value in the claim's unit
+
+
+def read_values(store: Store, claim: Claim, parts: Sequence[ClaimRun], children: Sequence[TrialResult]) -> Values:
+    """Arm -> seed -> value in the claim's unit, without seeds that lack a run or a fold."""
+    found: dict[tuple[str, int], list[float]] = defaultdict(list)
+    by_number = {child.number: child for child in children}
+    for number, part in enumerate(parts):
+        child = by_number.get(number)
+        if child is None or child.status != "FINISHED" or child.run_id is None:
+            continue
+        value = _run_value(store, claim, child.run_id)
+        if value is not None:
+            found[part.arm, part.seed].append(value * claim.scale)
+    values: Values = {arm: {} for arm in claim.arm_names}
+    for (arm, seed), folds in found.items():
+        if len(folds) == (claim.folds or 1):
+            values[arm][seed] = fmean(folds)
+    return values
+
+
+def _run_value(store: Store, claim: Claim, run_id: str) -> float | None:
+    if claim.selection == "best_test":
+        points = [point.value for point in store.client.get_metric_history(run_id, claim.metric)]
+        return (max if claim.better == "higher" else min)(points, default=None)
+    if claim.epoch is not None:
+        return _value_at_epoch(store, claim.metric, run_id, claim.epoch)
+    run = store.client.get_run(run_id)
+    value: float | None = run.data.metrics.get(claim.metric)
+    return value
+
+
+def _value_at_epoch(store: Store, metric: str, run_id: str, epoch: int) -> float | None:
+    """The value after `epoch` epochs; the run logs the epoch number, from 0, at the same steps."""
+    history = store.client.get_metric_history
+    points = {point.step: point.value for point in history(run_id, metric)}
+    epochs = {point.step: int(point.value) for point in history(run_id, "epoch")}
+    ends = [step for step, number in epochs.items() if number == epoch - 1 and step in points]
+    if ends:
+        return points[max(ends)]
+    return points[max(points)] if len(points) == 1 and max(epochs.values(), default=epoch - 1) == epoch - 1 else None
+
+
+def missing_metric_hint(store: Store, metric: str, children: Sequence[TrialResult]) -> str | None:
+    """A hint with similar metrics of the first finished run that lacks the metric; None if all have it."""
+    for child in children:
+        if child.status == "FINISHED" and child.run_id is not None:
+            names = set(store.client.get_run(child.run_id).data.metrics)
+            if metric not in names:
+                near = suggest(metric, names)
+                every = "" if near.startswith("choose one of") else f" (all: {', '.join(sorted(names))})"
+                return f"Run {child.run_id} has no metric {metric!r}; {near}{every}"
+    return None
+
+
+def missing_runs(values: Mapping[str, Mapping[int, float]], seeds: Sequence[int]) -> list[str]:
+    """Names of the runs without a value."""
+    return [f"{arm} seed {seed}".strip() for arm, by_seed in values.items() for seed in seeds if seed not in by_seed]

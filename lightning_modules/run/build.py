@@ -1,0 +1,250 @@
+"""From the config to objects: the datamodule, the task and the trainer of one run."""
+
+import contextlib
+import os
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from hydra.utils import get_class, instantiate
+from omegaconf import DictConfig, OmegaConf, open_dict
+from pytorch_lightning.callbacks import (
+    Checkpoint,
+    LearningRateMonitor,
+    ModelCheckpoint,
+    ModelSummary,
+    ProgressBar,
+)
+from torch import Tensor, nn
+
+from lightning_modules.compat.lightning import notify_ranks_by_signal
+from lightning_modules.compat.torch import BatchNorm
+from lightning_modules.config.errors import UserError
+from lightning_modules.run.cuda import CudaGraphs, PeakMemory, uses_cuda
+from lightning_modules.task.supervised import Supervised
+from lightning_modules.tracking.checkpoint import VerifiedCheckpointIO
+from lightning_modules.tracking.record_run import StopOnSignal
+
+_STEP_HOOKS = (
+    "on_train_batch_start", "on_train_batch_end", "on_before_backward", "on_after_backward",
+    "on_before_optimizer_step", "on_before_zero_grad",
+)  # fmt: skip
+_CHUNK_BYTES, _CHUNK_STEPS = 64 * 2**20, 50
+_TINY_MODEL, _SMALL_MODEL = 30_000, 2_000_000  # parameters
+
+
+def build_data(cfg: DictConfig) -> Any:
+    """Instantiate the datamodule and read the data; raises UserError where it is not there."""
+    data = instantiate(cfg.data)
+    data.setup()
+    return data
+
+
+def infer_shapes(cfg: DictConfig, data: Any) -> None:
+    """Write the input shape and the number of outputs into the config where it leaves them open; check them if not."""
+    needed = _outputs_needed(cfg, data)
+    with open_dict(cfg):
+        for room in ("model", "task"):
+            if cfg[room].get("num_outputs") is None:
+                cfg[room].num_outputs = cfg.model.get("num_outputs") or needed
+        if cfg.model.get("input_shape") is None:
+            cfg.model.input_shape = list(data.input_shape)
+        for key, value in getattr(data, "model_settings", dict)().items():
+            if key in cfg.model and cfg.model[key] is None:
+                cfg.model[key] = value
+    if cfg.model.num_outputs < needed:
+        raise UserError(
+            f"model.num_outputs={cfg.model.num_outputs}: the data ({data.name}) needs {needed}"
+            + (f" (classes: {', '.join(data.class_names[:12])})" if data.class_names else "")
+        )
+
+
+def _outputs_needed(cfg: DictConfig, data: Any) -> int:
+    kind = cfg.task.get("kind", "regression")
+    if kind in ("multiclass", "binary") and data.num_classes is None:
+        raise UserError(
+            f"task={cfg.choices.get('task', kind)}: the targets of {data.name} are not classes; try task=regression"
+        )
+    if kind == "regression" and data.num_classes is not None and "kind" not in cfg.task:
+        raise UserError(f"task=regression: the targets of {data.name} are classes; try task=classification")
+    if kind == "multilabel" and data.num_classes is not None:
+        raise UserError(f"task=multilabel: a sample of {data.name} has one class; try task=classification")
+    if kind == "binary" and data.num_classes != 2:
+        raise UserError(f"task=binary: {data.name} has {data.num_classes} classes; try task=classification")
+    return {"multiclass": data.num_classes, "binary": 1}.get(kind, data.num_targets)
+
+
+def build_model(cfg: DictConfig) -> nn.Module:
+    """Instantiate the network; its weights are a function of `cfg.seed`."""
+    pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    model: nn.Module = instantiate(cfg.model)
+    if cfg.get("channels_last"):
+        model.to(memory_format=torch.channels_last)
+    if cfg.compile:
+        model.compile()
+    return model
+
+
+def build_task(cfg: DictConfig, data: Any, callbacks: list[pl.Callback], **loop: Any) -> Supervised:
+    """Instantiate the LightningModule around the model, with the data's preprocessing in it."""
+    model = build_model(cfg)
+    scheduler = instantiate(cfg.scheduler) if cfg.scheduler and cfg.scheduler.get("_target_") else None
+    known = {"class_counts": data.class_counts, "class_names": data.class_names} if data.num_classes else {}
+    steps = _steps_per_call(cfg, data, model, callbacks)
+    data.chunk = steps
+    settings = {key: value for key, value in cfg.task.items() if key != "monitor"}
+    task: Supervised = instantiate(
+        OmegaConf.create(settings),
+        model=model,
+        preprocess=data.preprocess,
+        augmentation=_build_augmentation(cfg.augmentation, data) if cfg.choices.get("augmentation") else None,
+        tta=_build_augmentation(cfg.tta, data) if (cfg.get("tta") or {}).get("_target_") else None,
+        optimizer=instantiate(cfg.optimizer),
+        scheduler=scheduler,
+        decay_norms_and_biases=cfg.decay_norms_and_biases,
+        seed=cfg.seed,
+        batch_size=data.batch_size,
+        steps_per_call=steps,
+        log_every_n_steps=cfg.trainer.log_every_n_steps or 50,
+        **known,
+        **loop,
+    )
+    over_ranks = cfg.trainer.get("sync_batchnorm") and (cfg.trainer.devices, cfg.trainer.num_nodes) != (1, 1)
+    data.drop_single = not over_ranks and _with_synced_batch_norm(task, data)
+    return task
+
+
+def _with_synced_batch_norm(task: Supervised, data: Any) -> bool:
+    """Whether the network has a batch norm whose statistics of one sample are those of one value, which torch refuses.
+
+    Raises UserError where each batch has one sample.
+    """
+    norms = [layer for layer in task.model.modules() if isinstance(layer, BatchNorm) and layer.training]
+    single: list[bool] = []
+
+    def look(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        single.append(inputs[0].numel() == inputs[0].shape[1])
+
+    handles = [layer.register_forward_pre_hook(look) for layer in norms]
+    training = [layer for layer in task.modules() if layer.training]
+    try:
+        if norms:
+            with torch.no_grad(), torch.random.fork_rng(devices=[]), contextlib.suppress(Exception):
+                task.eval().model.forward(task.preprocess(data.example(1)))  # what fails is reported by `check_forward`
+    finally:
+        for handle in handles:
+            handle.remove()
+        for layer in training:
+            layer.training = True
+    if any(single) and (data.batch_size == 1 or len(data.splits["train"]) == 1):
+        raise UserError(
+            f"data.batch_size={data.batch_size}: the network has a batch norm, which cannot be trained on batches of one "
+            f"sample (the training part has {len(data.splits['train'])}); use at least 2"
+        )
+    return any(single)
+
+
+def _build_augmentation(node: DictConfig, data: Any) -> nn.Module:
+    """Instantiate transforms, and show them the data."""
+    transforms: Any = instantiate(node)
+    if hasattr(transforms, "prepare"):
+        transforms.prepare(data)
+    return transforms
+
+
+def _steps_per_call(cfg: DictConfig, data: Any, model: nn.Module, callbacks: list[pl.Callback]) -> int:
+    """How many mini-batches one call of Lightning's loop takes: more than one only where nothing needs each step."""
+    if cfg.steps_per_call != "auto":
+        return int(cfg.steps_per_call)
+    t = cfg.trainer
+    plain = (
+        t.accumulate_grad_batches == 1
+        and not t.gradient_clip_val
+        and t.precision in ("32-true", 32, "32")
+        and t.limit_train_batches == 1.0
+        and _ema_keeps_up(cfg)
+        and not (t.profiler or t.detect_anomaly)
+        and not cfg.compile
+        and not any(_has_step_hooks(callback) for callback in callbacks)
+    )
+    size = sum(p.numel() for p in model.parameters())
+    if not (plain and size < _SMALL_MODEL and data.in_memory):
+        return 1
+    room = _CHUNK_BYTES // max(1, data.bytes_per_sample * data.batch_size)
+    steps = _CHUNK_STEPS if size < _TINY_MODEL else _CHUNK_STEPS // 10  # slow steps: the progress bar shall move
+    return max(1, min(steps, data.steps_per_epoch(), room))
+
+
+def _ema_keeps_up(cfg: DictConfig) -> bool:
+    """Whether there is one process, or a strategy whose gradients are averaged in the backward pass and nowhere else."""
+    if cfg.strategy.get("_target_") is None:
+        return bool((cfg.trainer.devices, cfg.trainer.num_nodes) == (1, 1))
+    if cfg.strategy.get("static_graph") or not getattr(
+        get_class(cfg.strategy["_target_"]), "supports_multi_step", False
+    ):
+        return False
+    hook = cfg.strategy.get("hook")
+    return hook is None or not getattr(get_class(hook["_target_"]), "depends_on_buckets", True)
+
+
+def _has_step_hooks(callback: pl.Callback) -> bool:
+    """Whether a callback that is not Lightning's own display or checkpoint acts on single steps."""
+    if isinstance(callback, Checkpoint | ProgressBar | ModelSummary | LearningRateMonitor):
+        return False
+    return any(getattr(type(callback), hook, None) is not getattr(pl.Callback, hook) for hook in _STEP_HOOKS)
+
+
+def build_callbacks(cfg: DictConfig) -> list[pl.Callback]:
+    """Instantiate the callbacks of the config, by name; an entry that is null was switched off."""
+    callbacks = [instantiate(node) for node in (cfg.callbacks or {}).values() if node]
+    for key, callback in zip((k for k, node in (cfg.callbacks or {}).items() if node), callbacks, strict=True):
+        if not isinstance(callback, pl.Callback):
+            raise UserError(f"callbacks.{key}: a {type(callback).__name__} is no callback of Lightning")
+    if uses_cuda(cfg):
+        callbacks += [PeakMemory(), *([CudaGraphs()] if cfg.get("cuda_graphs") else [])]
+    return callbacks
+
+
+def build_trainer(cfg: DictConfig, callbacks: list[pl.Callback], logger: Any, folder: Path) -> pl.Trainer:
+    """Instantiate the Trainer. Raises UserError where the device is not there."""
+    # a partial: instantiate would make config nodes of the objects, which not all of them survive
+    trainer: pl.Trainer = instantiate(cfg.trainer, _partial_=True)(
+        callbacks=[StopOnSignal(), *callbacks],
+        logger=logger or False,
+        strategy=instantiate(cfg.strategy) if cfg.strategy.get("_target_") else "auto",
+        default_root_dir=str(folder),
+        use_distributed_sampler=False,  # the datamodule shares out the samples itself
+        enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
+        enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
+        enable_model_summary=any(isinstance(callback, ModelSummary) for callback in callbacks),
+        plugins=[*_cluster_plugins(), VerifiedCheckpointIO()],
+    )
+    strategy: Any = trainer.strategy
+    if hasattr(strategy, "config"):  # all ranks compare theirs
+        strategy.config = OmegaConf.to_container(cfg, resolve=True)
+    profiler: Any = trainer.profiler  # type: ignore[attr-defined] # set by Lightning's connector
+    if profiler.dirpath is None:
+        profiler.dirpath = folder / "profile"
+    notify_ranks_by_signal(trainer)
+    return trainer
+
+
+def _cluster_plugins() -> list[Any]:
+    """Where ranks come from. Lightning takes every Slurm job for one whose tasks are the ranks; one task starts its own."""
+    from pytorch_lightning.plugins.environments import LightningEnvironment
+
+    return [LightningEnvironment()] if os.environ.get("SLURM_NTASKS") == "1" else []
+
+
+def needs_run_folder(callback: pl.Callback) -> bool:
+    """Whether a callback is of no use without a record: it writes checkpoints or logs."""
+    return isinstance(callback, Checkpoint | LearningRateMonitor)
+
+
+def set_checkpoint_folders(callbacks: list[pl.Callback], run_folder: Path, model_folder: Path) -> None:
+    """Give each checkpoint its folder in the record: the best weights to the logged model, all others to the run."""
+    for callback in callbacks:
+        if isinstance(callback, Checkpoint) and getattr(callback, "dirpath", "") is None:
+            best = isinstance(callback, ModelCheckpoint) and callback.monitor is not None
+            callback.dirpath = str(model_folder if best else run_folder)  # type: ignore[attr-defined]

@@ -1,0 +1,103 @@
+"""Predictions of a recorded model for files: one row a sample."""
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TextIO
+from warnings import warn
+
+import numpy as np
+import torch
+import yaml
+from torch import Tensor
+
+from lightning_modules.config.errors import UserError
+from lightning_modules.data.class_folders import printable_name
+from lightning_modules.data.table_input import TableInput
+from lightning_modules.run.input_files import InputSpec, list_files, read_samples
+from lightning_modules.run.serve import load_task, model_weights
+from lightning_modules.task.supervised import Supervised
+from lightning_modules.tracking.resume import best_checkpoint, recorded_config
+from lightning_modules.tracking.store import Store, find_run
+
+_BATCH_SIZE = 256
+_MAX_LISTED = 5  # files that a message names
+
+
+def find_model(store: Store, wanted: str) -> tuple[Supervised, InputSpec]:
+    """The best weights of a run, or the model ``models:/…`` (compressed ones too), and the samples that it reads.
+
+    Raises UserError where it is not there, or damaged.
+    """
+    from mlflow.models import Model
+
+    models = wanted.startswith("models:/")
+    path = model_weights(store, wanted) if models else best_checkpoint(store, find_run(store, wanted))
+    described: Any = Model.from_dict(yaml.safe_load((path.parent / "MLmodel").read_text()))
+    data = recorded_config(store, store.client.get_run(described.run_id)).data
+    task, target = load_task(path), str(data.get("_target_"))
+    table = TableInput.of(task.task_spec)
+    if table is not None:
+        shape, dtype = (len(table.columns),), table.dtype
+    else:
+        [spec] = described.signature.inputs.inputs
+        shape, dtype = tuple(spec.shape[1:]), torch.from_numpy(np.zeros(1, spec.type)).dtype
+        table = TableInput((), dtype) if target.endswith(".Tabular") else None
+    text = str(data.get("text", "text"))
+    encode, images = getattr(task.preprocess, "encode", None), target.endswith(".ImageFolder")
+    settings = {"encoding": data.get("encoding"), "background": data.get("background", "white")}
+    return task, InputSpec(shape, dtype, images, encode, table=table, text=text, **settings)
+
+
+def predict(task: Supervised, wanted: InputSpec, source: Path, out: TextIO) -> int:
+    """Write a CSV with a row for each sample of a file, or of all files of a folder; return how many.
+
+    Columns: ``file``, ``sample`` (its number in the file), then ``class`` and its ``probability``; for several labels
+    the probability of each, for regression each value.
+
+    Files that cannot be read, and those with samples of another shape or type than the model reads, are counted in a
+    warning. Raises UserError where no file is left.
+    """
+    table = csv.writer(out, lineterminator="\n")
+    table.writerow(["file", "sample", *_columns(task)])
+    files, failed, count = list_files(source), [], 0
+    for file in files:
+        try:
+            samples = read_samples(file, wanted)
+        except UserError as error:
+            failed.append(str(error))
+            continue
+        scores = (_scores(task, x) for x in samples.split(_BATCH_SIZE))
+        for number, row in enumerate(row for part in scores for row in _rows(task, part)):
+            table.writerow([printable_name(str(file)), number, *row])
+        count += len(samples)
+    if failed and len(failed) == len(files):
+        raise UserError("\n".join(failed[:_MAX_LISTED]))
+    if failed:
+        listed = [*failed[:_MAX_LISTED], *(["…"] if len(failed) > _MAX_LISTED else [])]
+        warn("\n".join([f"{len(failed)} of {len(files)} files were not predicted:", *listed]), stacklevel=2)
+    return count
+
+
+def _scores(task: Supervised, x: Tensor) -> Tensor:
+    with torch.inference_mode():
+        return task.scores(task(x))
+
+
+def _columns(task: Supervised) -> list[str]:
+    kind, outputs = getattr(task, "kind", None), int(getattr(task, "num_outputs", 1))
+    if kind in ("multiclass", "binary"):
+        return ["class", "probability"]
+    word = "value" if kind is None else "probability"
+    return [f"{word} {task.output_name(i)}" if outputs > 1 or kind else word for i in range(outputs)]
+
+
+def _rows(task: Supervised, scores: Tensor) -> Iterator[list[str]]:
+    kind = getattr(task, "kind", None)
+    if kind == "binary":  # the score is that of class 1
+        scores = torch.stack([1 - scores, scores], 1)
+    if kind in ("multiclass", "binary"):
+        for probability, index in zip(*scores.max(1), strict=True):
+            yield [task.output_name(int(index)), f"{probability:.6f}"]
+    else:
+        yield from ([f"{value:.6g}" for value in row] for row in scores.reshape(len(scores), -1).tolist())

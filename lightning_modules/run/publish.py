@@ -1,0 +1,121 @@
+"""What a finished run shows: its logged model, its curves, and a short table in the terminal."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lightning_modules.report.figures import learning_curves
+from lightning_modules.report.sample_figures import SampleGrid, draw_samples
+from lightning_modules.run.serve import write_pyfunc
+from lightning_modules.tracking.provenance import mask_secrets
+from lightning_modules.tracking.record import Record
+
+_CURVE_POINTS = 5000
+_NUM_SAMPLES, _NUM_DRAWS = 8, 4  # columns and rows of the picture of augmented samples
+
+
+def publish(record: Record, weights: Path, data: Any, task: Any, metrics: Mapping[str, float]) -> None:
+    """Make the best weights a READY LoggedModel that MLflow can serve, and describe the run.
+
+    Raises UserError where they, loaded back, are not what was tested.
+    """
+    write_pyfunc(weights, data.example(4), task, held_out_samples(data), record.model_id, record.run_id)
+    record.send({"do": "model", "model_id": record.model_id, "step": task.tested_step})
+    record.send({"do": "tags", "tags": {"mlflow.note.content": run_description(record, metrics)}})
+
+
+def held_out_samples(data: Any, count: int = 64) -> torch.Tensor:
+    """Raw samples of the test part; where there is none, of the validation or the training part."""
+    part = next(part for part in ("test", "val", "train") if len(data.splits[part]))
+    x, _ = (data.arrays.test if part == "test" else None) or (data.arrays.x, data.arrays.y)
+    samples: torch.Tensor = x.index_select(0, data.splits[part][:count])
+    return samples
+
+
+def draw_augmented(record: Record, data: Any, task: Any) -> None:
+    """Draw training samples beside what the run's augmentation makes of them."""
+    if task.augmentation is None or not len(getattr(task.augmentation, "transforms", [task.augmentation])):
+        return
+    train = data.splits["train"]
+    index = train[
+        torch.linspace(0, len(train) - 1, min(_NUM_SAMPLES, len(train))).long()
+    ]  # sets are often sorted by class
+    batch = {"x": data.arrays.x.index_select(0, index), "y": data.arrays.y[index], "index": index}
+    drawn = [batch, *(task.augmentation(batch, torch.Generator().manual_seed(draw)) for draw in range(_NUM_DRAWS))]
+    titles = [[_label_text(y, data.class_names) for y in one["y"]] for one in drawn]
+    rate = getattr(data, "sample_rate", None)
+    shown = SampleGrid(data.domain, [one["x"] for one in drawn], titles, data.sample_text, rate)
+    folder = record.folder / "pictures"
+    folder.mkdir(parents=True, exist_ok=True)
+    draw_samples(shown).savefig(folder / "augmented.png", dpi=120)
+
+
+def _label_text(y: torch.Tensor, names: Sequence[str] | None) -> str:
+    """A target in words: a class, the shares of a mixed one, or a value."""
+    if y.ndim == 0:
+        return names[int(y)] if names and not y.is_floating_point() else f"{float(y):.3g}"
+    if names is None:
+        return ", ".join(f"{value:.3g}" for value in y.tolist()[:4])
+    best = y.topk(min(2, len(y)))
+    pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    return ", ".join(f"{names[i]} {share:.0%}" for i, share in pairs if share > 0)
+
+
+def draw_curves(record: Record) -> None:
+    """Draw how the train and val metrics went, as the store has them."""
+    if record.is_cut_off:
+        return
+    names = sorted(record.client.get_run(record.run_id).data.metrics)
+    history = {name: _history(record, name) for name in names if name.startswith(("train/", "val/"))}
+    if history:
+        figure = learning_curves(history)
+        folder = record.folder / "pictures"
+        folder.mkdir(exist_ok=True)
+        figure.savefig(folder / "curves.png", dpi=120)
+
+
+def run_description(record: Record, metrics: Mapping[str, float], below: str = "") -> str:
+    """The test metrics and the commands for this run, in Markdown, for the top of its page."""
+    serve = f"mlflow models serve -m models:/{record.model_id} --env-manager local"
+    store = shlex.quote(mask_secrets(record.store.uri))
+    rows = "".join(f"| {name} | {value:.4f} |\n" for name, value in _test_metrics(metrics))
+    return (
+        f"| metric | value |\n|---|---|\n{rows}\n"
+        f"`touchstone rerun {record.run_id}` runs it again and compares;\n"
+        f"`touchstone serve {record.run_id}` serves it, as `MLFLOW_TRACKING_URI={store} {serve}` does.\n\n"
+        f"{below}"
+    )
+
+
+def _test_metrics(metrics: Mapping[str, float]) -> list[tuple[str, float]]:
+    own = [name for name in sorted(metrics) if name.removeprefix("tta/").startswith("test/")]
+    return [(name, metrics[name]) for name in own if name.removeprefix("tta/").count("/") == 1]
+
+
+def _history(record: Record, name: str) -> list[tuple[int, float]]:
+    points = record.client.get_metric_history(record.run_id, name)
+    thin = max(1, len(points) // _CURVE_POINTS)
+    return [(point.step, point.value) for point in points[::thin]]
+
+
+def print_report(record: Record | None, task_spec: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
+    """Print the test metrics, the run's name and id, and how to look at it."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    table = Table(title=f"{task_spec['name']}", title_justify="left")
+    table.add_column("metric")
+    table.add_column("value", justify="right")
+    for name, value in _test_metrics(metrics):
+        table.add_row(name, f"{value:.4f}")
+    console.print(table)
+    if record is not None:
+        console.print(f"run    {record.run_name}  {record.run_id}", highlight=False)
+        console.print(f"model  models:/{record.model_id}", highlight=False)
+        server = record.store.uri.startswith("http")
+        where = mask_secrets(record.store.uri) if server else "make ui, then http://127.0.0.1:5000"
+        console.print(f"see    {where}", highlight=False, soft_wrap=True)

@@ -1,0 +1,186 @@
+"""A recorded checkpoint, or a compressed file, as MLflow's pyfunc model: raw samples in, probabilities or values out."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from lightning_modules.compat.mlflow import save_example
+from lightning_modules.config.errors import UserError, suggest
+from lightning_modules.data.table_input import TableInput, parse_model_input
+from lightning_modules.task.supervised import Supervised
+from lightning_modules.task.task_spec import load_task_from_spec, require_same_outputs
+from lightning_modules.tracking.artifacts import download_model, local_folder
+from lightning_modules.tracking.checkpoint import read_checkpoint
+from lightning_modules.tracking.store import Store, find_run
+
+# What a logged model's folder may hold, in the order in which they are asked for.
+WEIGHTS = ("best.ckpt", "last_weights.ckpt", "model.compressed.safetensors")
+
+
+def load_task(path: Path) -> Supervised:
+    """Rebuild the task of a checkpoint or of a compressed file, in evaluation mode, without its data.
+
+    Raises UserError where the file is damaged, or where its config names a target that is no part of a model.
+    """
+    if path.suffix == ".safetensors":
+        from lightning_modules.compression.artifact import load_compressed
+
+        return load_compressed(path)
+    checkpoint = read_checkpoint(path)
+    if "passport" not in checkpoint:
+        raise UserError(f"The checkpoint {path} says nothing of its config: it was not written by this harness")
+    return load_task_from_spec(checkpoint["passport"], checkpoint["state_dict"], f"The checkpoint {path}")
+
+
+def model_weights(store: Store, uri: str) -> Path:
+    """The file of weights of ``models:/m-…``, ``models:/NAME/VERSION`` or ``models:/NAME@ALIAS``, fetched if need be.
+
+    Raises UserError where there is no such model, or where it is none of this harness.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        model_id = _model_id(store, uri.removeprefix("models:/").strip("/"))
+        location = store.client.get_logged_model(model_id).artifact_location
+    except MlflowException as error:
+        raise UserError(f"{uri}: {str(error).splitlines()[0]}") from error
+    folder = local_folder(location)
+    if folder is None:
+        folder = Path(tempfile.mkdtemp(prefix="touchstone-"))
+        download_model(store, model_id, folder)
+    for name in WEIGHTS:
+        if (folder / name).is_file():
+            return folder / name
+    raise UserError(f"{uri} holds none of {', '.join(WEIGHTS)}: it is no model of this harness")
+
+
+def find_logged_model(store: Store, wanted: str) -> tuple[str, Path]:
+    """The model that a run has published, or that ``models:/…`` names: its URI, and its folder, fetched if need be.
+
+    Raises UserError where there is no such run or model, or where the run has not published one.
+    """
+    if not wanted.startswith("models:/"):
+        run = find_run(store, wanted)
+        model_id = run.data.tags.get("touchstone.model_id")
+        if not model_id or store.client.get_logged_model(model_id).status != "READY":
+            raise UserError(
+                f"run {run.info.run_id} ({run.info.run_name}, {run.info.status}) has no published model: "
+                "a run publishes its model when it has finished"
+            )
+        wanted = f"models:/{model_id}"
+    return wanted, model_weights(store, wanted).parent
+
+
+def _model_id(store: Store, name: str) -> str:
+    registered, at, alias = name.partition("@")
+    registered, slash, version = (registered, "", "") if at else name.partition("/")
+    if not (at or slash):
+        return name
+    client = store.client
+    known = [found.name for found in client.search_registered_models(max_results=1000)]
+    if registered not in known:
+        raise UserError(f"models:/{name}: no model is registered as {registered}: {suggest(registered, known)}")
+    found = (
+        client.get_model_version_by_alias(registered, alias) if at else client.get_model_version(registered, version)
+    )
+    return str(found.model_id or str(found.source).rpartition("/")[2])
+
+
+class ServedModel:
+    """What MLflow calls: ``predict`` maps raw samples [B, *input_shape] to probabilities [B, C] or values [B, D]."""
+
+    def __init__(self, task: Supervised) -> None:
+        self.task = task
+        self.table = TableInput.of(task.task_spec)
+
+    def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> np.ndarray:
+        """Predict an array or a data frame, whose columns are matched by name where the model was trained on a table."""
+        x = parse_model_input(model_input, self.table)
+        with torch.inference_mode():
+            return self.task.scores(self.task(x)).numpy()
+
+
+def _load_pyfunc(path: str) -> ServedModel:
+    """MLflow's entry point: `path` is the file in the model's folder."""
+    return ServedModel(load_task(Path(path)))
+
+
+def write_pyfunc(
+    path: Path, example: torch.Tensor, trained: Supervised, samples: torch.Tensor, model_id: str, run_id: str
+) -> None:
+    """Write MLmodel, signature and input example beside the weights, so that MLflow can serve the folder.
+
+    Args:
+        path: a checkpoint or a compressed file in the logged model's folder.
+        example, samples: raw [N, *input_shape]: the input example, and those on which the file, loaded back, is compared.
+        trained: the task that it was written from.
+
+    Raises UserError where the file gives other scores than `trained`.
+    """
+    task, x = load_task(path), example.numpy()
+    require_same_outputs(trained, task, samples, str(path))
+    served = ServedModel(task)
+    write_model_card(
+        path, "lightning_modules.run.serve", x, served.predict(x), served.table, run_id=run_id, model_id=model_id
+    )  # fmt: skip
+
+
+def write_model_card(
+    path: Path, loader: str, inputs: np.ndarray, outputs: np.ndarray, table: TableInput | None = None, **ids: Any
+) -> None:
+    """Write MLmodel, requirements and input example beside a file that the module `loader` reads.
+
+    Args:
+        inputs, outputs: raw samples [N, …] and what is predicted for them: the signature, for any N.
+        table: the columns, where the model was trained on a table. The signature then has no inputs, as MLflow would
+            drop the names of a data frame's columns, or reject arrays: the model itself matches and checks them.
+        ids: ``run_id`` and ``model_id`` where there is one.
+    """
+    import mlflow
+    from mlflow.models import Model, ModelSignature
+
+    folder = path.parent
+    signature, example = signature_of(inputs, outputs), inputs
+    if table is not None:
+        signature, example = ModelSignature(outputs=signature.outputs), table.frame(inputs)
+        ids["metadata"] = {"inputs": table.plain()}
+    model = Model(signature=signature, **ids)
+    mlflow.pyfunc.add_to_model(model, loader_module=loader, data=path.name, python_env="python_env.yaml")
+    (folder / "python_env.yaml").write_text(
+        f"python: {mlflow.utils.PYTHON_VERSION}\ndependencies: [-r requirements.txt]\n"
+    )
+    (folder / "requirements.txt").write_text(_requirements(path.suffix != ".ckpt"))
+    save_example(model, example, str(folder))
+    model.save(str(folder / "MLmodel"))
+
+
+def signature_of(inputs: np.ndarray, outputs: np.ndarray) -> Any:
+    """MLflow's signature of a model that maps the one array to the other, for any number of samples."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    own, given = (Schema([TensorSpec(array.dtype, (-1, *array.shape[1:]))]) for array in (inputs, outputs))
+    return ModelSignature(own, given)
+
+
+_PACKAGES = (
+    "torch", "torchvision", "pytorch-lightning", "torchmetrics", "hydra-core", "mlflow", "mlflow-skinny", "numpy",
+    "touchstone-harness",
+)  # fmt: skip
+_COMPRESSED_PACKAGES = ("torch-pruning", "torchao", "onnx", "onnxruntime", "onnxscript", "zstandard", "constriction")
+
+
+def _requirements(compressed: bool) -> str:
+    """The packages with their versions, as far as they are installed here: mlflow-skinny may stand in for mlflow."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    lines = []
+    for name in (*_PACKAGES, *(_COMPRESSED_PACKAGES if compressed else ())):
+        try:
+            lines.append(f"{name}=={version(name)}")
+        except PackageNotFoundError:
+            continue
+    return "".join(f"{line}\n" for line in lines)

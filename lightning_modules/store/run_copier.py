@@ -1,0 +1,205 @@
+"""A run and its models, made again in another store under other ids."""
+
+import hashlib
+import json
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lightning_modules.compat.mlflow import latest_metrics
+from lightning_modules.config.errors import UserError
+from lightning_modules.tracking.artifacts import local_folder
+from lightning_modules.tracking.outbox import MAX_BATCH
+from lightning_modules.tracking.provenance import mask_secrets
+from lightning_modules.tracking.sqlite_metrics import log_metrics_fast
+from lightning_modules.tracking.store import Store
+
+SOURCE_TAG = "touchstone.synced_from"  # on a twin: the id of the run or model that it mirrors
+STATE_TAG = "touchstone.synced_state"  # on a twin: what the run was like when all of it was there
+_ID = re.compile(r"\b(?:m-)?[0-9a-f]{32}\b")
+_PER_CALL = 100  # params or tags in one call
+_VIEW_ALL = 3  # MLflow's ViewType.ALL
+
+
+class RunCopier:
+    """Makes twins of the runs of `source` in `target`; `made` counts the new ones.
+
+    Every step may be cut off and done again: a twin carries its origin from its first moment, points and params are
+    stored once however often they are sent, and the state is written last.
+    """
+
+    def __init__(self, source: Store, target: Store) -> None:
+        self._from, self._to, self._target = source.client, target.client, target
+        self._spaces: dict[str, str] = {}  # experiments there, by those here
+        self._ids: dict[str, str] = {}  # of runs and models there, by those here
+        self._twins: dict[str, Any] = {}
+        self.made = 0
+        for twin in self._known():
+            origin = twin.data.tags[SOURCE_TAG]
+            if origin not in self._twins:
+                self._twins[origin], self._ids[origin] = twin, twin.info.run_id
+            elif twin.info.lifecycle_stage == "active":  # the server's answer was lost, and MLflow has asked again
+                self._to.delete_run(twin.info.run_id)
+
+    def _known(self) -> list[Any]:
+        """The twins that are there, active and whole ones first."""
+        spaces = [space.experiment_id for space in self._to.search_experiments()]
+        found = all_runs(self._to, spaces, f"tags.`{SOURCE_TAG}` != ''", _VIEW_ALL)
+        return sorted(found, key=lambda twin: (twin.info.lifecycle_stage != "active", STATE_TAG not in twin.data.tags))
+
+    def open(self, run: Any) -> Any:
+        """Return the run's twin, made if need be; None where somebody has deleted it there."""
+        origin, tags = run.info.run_id, run.data.tags
+        if origin not in self._twins:
+            if not self.made:
+                self._refuse_itself(origin)
+            first = {key: self._translated(tags[key]) for key in ("mlflow.parentRunId", "mlflow.user") if key in tags}
+            twin = self._to.create_run(
+                self._space(run), run.info.start_time, {**first, SOURCE_TAG: origin}, run.info.run_name
+            )
+            self._twins[origin], self._ids[origin] = twin, twin.info.run_id
+            self.made += 1
+        twin = self._twins[origin]
+        if twin.info.lifecycle_stage != "active":
+            return None
+        for model in self._models(run):
+            self._ids[model.model_id] = self._twin_of_model(model, twin)
+        return twin
+
+    def _refuse_itself(self, run_id: str) -> None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._to.get_run(run_id)
+        except MlflowException:
+            return
+        raise UserError(f"{mask_secrets(self._target.uri)} serves this very store: there is nothing to sync")
+
+    def _space(self, run: Any) -> str:
+        here = run.info.experiment_id
+        if here not in self._spaces:
+            self._spaces[here] = self._target.experiment(self._from.get_experiment(here).name)
+        return self._spaces[here]
+
+    def _models(self, run: Any) -> Any:
+        return self._from.search_logged_models([run.info.experiment_id], f"source_run_id = '{run.info.run_id}'")
+
+    def _twin_of_model(self, model: Any, twin: Any) -> str:
+        space, run_id = twin.info.experiment_id, twin.info.run_id
+        for known in self._to.search_logged_models([space], f"source_run_id = '{run_id}'"):
+            if known.tags.get(SOURCE_TAG) == model.model_id:
+                return str(known.model_id)
+        tags = {**model.tags, SOURCE_TAG: model.model_id}
+        made = self._to.create_logged_model(space, model.name, run_id, tags, model.params, model.model_type)
+        return str(made.model_id)
+
+    def _translated(self, text: str) -> str:
+        """The text with the ids of runs and models as they are there."""
+        return _ID.sub(lambda found: self._ids.get(found[0], found[0]), text)
+
+    # --- what a run holds --------------------------------------------------------------------------------------
+    def fill(self, run: Any, twin: Any) -> str:
+        """Store all of the run in its twin, unless it is there; return what was done, in words."""
+        run, models, run_id = self._from.get_run(run.info.run_id), self._models(run), twin.info.run_id
+        folders = [local_folder(uri) for uri in (run.info.artifact_uri, *(m.artifact_location for m in models))]
+        state = _state(run, folders)
+        if twin.data.tags.get(STATE_TAG) == state:
+            return "is there already"
+        count = self._send_numbers(run, models, run_id)
+        self._send_inputs(run, run_id)
+        if folders[0] is not None and folders[0].is_dir():
+            self._to.log_artifacts(run_id, str(folders[0]))
+        for model, folder in zip(models, folders[1:], strict=True):
+            self._send_model(model, folder)
+        self._send_outputs(run, run_id)
+        if run.info.status in ("FINISHED", "FAILED", "KILLED"):
+            self._to.set_terminated(run_id, run.info.status, run.info.end_time)
+        else:
+            self._to.update_run(run_id, run.info.status)
+        self._to.set_tag(run_id, STATE_TAG, state)
+        return f"{count} points, {len(run.data.params)} params, {len(models)} models, {run.info.status}"
+
+    def _send_numbers(self, run: Any, models: Any, run_id: str) -> int:
+        from mlflow.entities import Param, RunTag
+
+        own = (SOURCE_TAG, STATE_TAG, "mlflow.runName")
+        tags = [RunTag(k, self._translated(v)) for k, v in run.data.tags.items() if k not in own]
+        params = [Param(key, value) for key, value in run.data.params.items()]
+        for start in range(0, max(len(tags), len(params)), _PER_CALL):
+            part = slice(start, start + _PER_CALL)
+            self._to.log_batch(run_id, tags=tags[part], params=params[part])
+        points = list(self._points(run, models))
+        for start in range(0, len(points), MAX_BATCH):
+            log_metrics_fast(self._to, run_id, points[start : start + MAX_BATCH])
+        return len(points)
+
+    def _points(self, run: Any, models: Any) -> Iterator[Any]:
+        """Every point of the run, with the model that it was measured on."""
+        from mlflow.entities import Metric
+
+        linked = {
+            (m.key, m.timestamp, m.step): self._ids[model.model_id] for model in models for m in model.metrics or []
+        }
+        for key in run.data.metrics:
+            for p in self._from.get_metric_history(run.info.run_id, key):
+                yield Metric(key, p.value, p.timestamp, p.step, model_id=linked.get((key, p.timestamp, p.step)))
+
+    def _send_inputs(self, run: Any, run_id: str) -> None:
+        from mlflow.entities import LoggedModelInput
+
+        if run.inputs and (run.inputs.dataset_inputs or run.inputs.model_inputs):
+            known = [self._ids[m.model_id] for m in run.inputs.model_inputs or [] if m.model_id in self._ids]
+            inputs = [LoggedModelInput(model_id) for model_id in known]
+            self._to.log_inputs(run_id, run.inputs.dataset_inputs, inputs or None)
+
+    def _send_outputs(self, run: Any, run_id: str) -> None:
+        from mlflow.entities import LoggedModelOutput
+
+        there = self._to.get_run(run_id).outputs
+        known = {output.model_id for output in (there.model_outputs if there else [])}
+        outputs = [
+            LoggedModelOutput(self._ids[output.model_id], output.step)
+            for output in (run.outputs.model_outputs if run.outputs else [])
+            if output.model_id in self._ids and self._ids[output.model_id] not in known
+        ]
+        if outputs:
+            self._to.log_outputs(run_id, outputs)
+
+    def _send_model(self, model: Any, folder: Path | None) -> None:
+        """Send the files, with the ids in ``MLmodel`` as they are there, and then the status."""
+        model_id = self._ids[model.model_id]
+        if folder is not None and folder.is_dir() and any(folder.iterdir()):
+            self._to.log_model_artifacts(model_id, str(folder))
+            if (folder / "MLmodel").is_file():
+                with tempfile.TemporaryDirectory() as place:
+                    file = Path(place) / "MLmodel"
+                    file.write_text(
+                        self._translated((folder / "MLmodel").read_text(encoding="utf-8")), encoding="utf-8"
+                    )
+                    self._to.log_model_artifact(model_id, str(file))
+        if str(model.status) != "PENDING":
+            self._to.finalize_logged_model(model_id, model.status)
+
+
+def _state(run: Any, folders: list[Path | None]) -> str:
+    """A digest of all that may change in a run and in its files."""
+    files = [file.stat() for folder in folders if folder for file in folder.rglob("*") if file.is_file()]
+    latest = sorted((m.key, m.step, m.timestamp, str(m.value)) for m in latest_metrics(run))
+    what = [run.info.status, run.info.end_time, run.info.run_name, sorted(run.data.tags.items()), latest]
+    what += [sorted(run.data.params.items()), sorted((file.st_size, file.st_mtime_ns) for file in files)]
+    return hashlib.sha256(json.dumps(what).encode()).hexdigest()
+
+
+def all_runs(client: Any, experiments: list[str], condition: str = "", view: int = 1) -> list[Any]:
+    """All runs of a search, page by page; `view` as in MLflow's ViewType."""
+    runs: list[Any] = []
+    token: str | None = None
+    while experiments:
+        page = client.search_runs(experiments, condition, view, 1000, page_token=token)
+        runs += page
+        token = page.token
+        if not token:
+            break
+    return runs

@@ -1,0 +1,96 @@
+"""Pushing local runs to a server, as often as one likes: what is there already is not made twice."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from lightning_modules.config.errors import UserError, suggest
+from lightning_modules.config.project import PROJECT_ROOT
+from lightning_modules.store.run_copier import RunCopier, all_runs
+from lightning_modules.tracking.outbox_delivery import deliver_all
+from lightning_modules.tracking.provenance import mask_secrets
+from lightning_modules.tracking.store import LOCK_SECONDS, Store, find_run, open_store, sqlite_uri
+
+
+def sync(
+    source_uri: str | None = None, to_uri: str | None = None, runs: Sequence[str] = (), experiment: str | None = None
+) -> None:
+    """Deliver what was kept while a store was gone, and push local runs to a server if that is asked for; print each.
+
+    Args:
+        source_uri: the local store; None means MLFLOW_TRACKING_URI where it is one, else the project's.
+        to_uri: the other store, which gets all runs; None means MLFLOW_TRACKING_URI, for the runs that are named.
+        runs: ids, beginnings of ids or names; empty: all. A sweep brings its runs along.
+        experiment: only the runs of this experiment.
+
+    Raises:
+        UserError: a store is not to be had, both are the same, or a run, experiment or file is not as it should be.
+    """
+    environment = os.environ.get("MLFLOW_TRACKING_URI", "")
+    server = environment if environment.startswith("http") else None
+    source = open_store(source_uri or (sqlite_uri(PROJECT_ROOT / "mlruns" / "mlflow.db") if server else None))
+    if not source.is_local:
+        raise UserError(
+            f"tracking.uri={mask_secrets(source.uri)}: sync pushes from a SQLite file to a server, not the other way"
+        )
+    is_push = bool(to_uri or runs or experiment)
+    target = open_store(to_uri or server) if to_uri or (server and is_push) else None
+    if target and target.uri == source.uri:
+        raise UserError(f"{mask_secrets(source.uri)} would be synced to itself: --to names another store")
+    if is_push and not target:
+        raise UserError("say where the runs go: --to http://…, or MLFLOW_TRACKING_URI")
+    with _sync_lock(source):
+        delivered = deliver_all(source, target)
+        if target:
+            _push(source, target, _select_runs(source, runs, experiment))
+        elif not delivered:
+            print("there is nothing to deliver; --to http://… pushes the local runs to a server")
+
+
+def _sync_lock(source: Store) -> Any:
+    """A lock on the local store: two at once would make the same runs twice."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(f"{source.path}.sync.lock")
+    try:
+        return lock.acquire(timeout=LOCK_SECONDS)
+    except Timeout as error:
+        raise UserError(f"another sync of this store is under way (it holds {lock.lock_file})") from error
+
+
+def _select_runs(source: Store, wanted: Sequence[str], experiment: str | None) -> list[Any]:
+    """The runs to push, parents before children, else oldest first."""
+    client = source.client
+    spaces = {space.name: space.experiment_id for space in client.search_experiments()}
+    if experiment is not None and experiment not in spaces:
+        raise UserError(f"experiment={experiment}: there is none of this name; {suggest(experiment, spaces)}")
+    within = [spaces[experiment]] if experiment is not None else list(spaces.values())
+    runs = {run.info.run_id: run for run in all_runs(client, within)}
+    if wanted:
+        ids = {find_run(source, name).info.run_id for name in wanted}
+        runs = {i: run for i, run in runs.items() if i in ids or _ancestors(run, runs) & ids}
+    return sorted(runs.values(), key=lambda run: (len(_ancestors(run, runs)), run.info.start_time))
+
+
+def _ancestors(run: Any, runs: dict[str, Any]) -> set[str]:
+    found: set[str] = set()
+    parent = run.data.tags.get("mlflow.parentRunId")
+    while parent and parent not in found:
+        found.add(parent)
+        parent = runs[parent].data.tags.get("mlflow.parentRunId") if parent in runs else None
+    return found
+
+
+def _push(source: Store, target: Store, runs: list[Any]) -> None:
+    mirror = RunCopier(source, target)
+    outcomes = [(run, mirror.open(run)) for run in runs]  # all ids first: tags name other runs
+    for run, twin in outcomes:
+        if twin is None:
+            print(f"left {run.info.run_id} ({run.info.run_name}): it was deleted on the server")
+            continue
+        told = mirror.fill(run, twin)
+        print(f"{run.info.run_id} ({run.info.run_name}) -> {twin.info.run_id}: {told}")
+    where = mask_secrets(target.uri)
+    print(
+        f"{len(runs)} runs at {where}, {mirror.made} of them new" if runs else f"there are no runs to push to {where}"
+    )

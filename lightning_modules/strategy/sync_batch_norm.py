@@ -1,0 +1,80 @@
+"""Batch norm over the samples of all ranks, on any device: torch's own stops at CPUs."""
+
+import types
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from pytorch_lightning.plugins import LayerSync
+from torch import Tensor, nn
+
+from lightning_modules.compat.torch import BatchNorm, check_input_dim, replace_forward, restore_forward
+
+
+class SyncBatchNormLayers(LayerSync):
+    """Has a model's batch norms take mean and variance over the batches of all ranks, and gives them back as they were.
+
+    The layers stay what they are, so that names, checkpoints and references hold; ranks may have batches of different
+    sizes. Each step sends 2 C + 1 numbers forward and 2 C backward for a layer of C channels.
+    """
+
+    def apply(self, model: nn.Module) -> nn.Module:
+        for layer in _batch_norms(model):
+            replace_forward(layer, types.MethodType(_forward, layer))
+        return model
+
+    def revert(self, model: nn.Module) -> nn.Module:
+        for layer in _batch_norms(model):
+            restore_forward(layer)
+        return model
+
+
+class _AllReduceSum(torch.autograd.Function):
+    """The sum over the ranks; its gradient is the sum of theirs, as each of them has used it."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        total = values.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].clone()
+        dist.all_reduce(total)
+        return total
+
+
+def _batch_norms(model: nn.Module) -> list[Any]:
+    return [module for module in model.modules() if isinstance(module, BatchNorm)]
+
+
+def _forward(self: Any, x: Tensor) -> Tensor:
+    """Normalise x [B, C, …] as in Ioffe and Szegedy 2015, algorithm 1, with the B of all ranks together."""
+    if not self.training or not dist.is_initialized() or dist.get_world_size() == 1:
+        return type(self).forward(self, x)
+    check_input_dim(self, x)
+    axes = [0, *range(2, x.dim())]
+    shape = [1, -1] + [1] * (x.dim() - 2)
+    count = x.new_full((1,), x.numel() / x.shape[1])
+    sums = _all_reduce_sum(torch.cat([x.sum(axes), count]))
+    mean, count = sums[:-1] / sums[-1], sums[-1].detach()
+    centred = x - mean.view(shape)
+    variance = _all_reduce_sum(centred.square().sum(axes)) / count
+    if self.track_running_stats:
+        _update_running_stats(self, mean.detach(), variance.detach() * count / (count - 1))
+    normal = centred * torch.rsqrt(variance + self.eps).view(shape)
+    return normal * self.weight.view(shape) + self.bias.view(shape) if self.affine else normal
+
+
+def _all_reduce_sum(values: Tensor) -> Tensor:
+    return _AllReduceSum.apply(values)
+
+
+@torch.no_grad()
+def _update_running_stats(layer: Any, mean: Tensor, variance: Tensor) -> None:
+    """Move the running statistics towards those of this batch; a momentum of None takes the mean over all batches."""
+    layer.num_batches_tracked.add_(1)
+    share = 1 / float(layer.num_batches_tracked) if layer.momentum is None else layer.momentum
+    layer.running_mean.lerp_(mean.to(layer.running_mean.dtype), share)
+    layer.running_var.lerp_(variance.to(layer.running_var.dtype), share)

@@ -1,0 +1,152 @@
+"""The search: Optuna says what to try next; its journal beside the sweep's other files remembers what was tried."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lightning_modules.compat.optuna import journal_lock
+from lightning_modules.config.errors import UserError, suggest
+from lightning_modules.sweep.plans import Outcome, Trial
+from lightning_modules.sweep.pruner import make_pruner
+from lightning_modules.sweep.samplers import ask_trial, grid_size, make_sampler
+from lightning_modules.sweep.search_settings import SearchSettings
+from lightning_modules.sweep.search_space import describe_difference, space_signature, to_overrides
+
+if TYPE_CHECKING:
+    from lightning_modules.sweep.search_space import Space
+
+
+def open_journal(path: Path) -> Any:
+    """Optuna's storage in a file of JSON lines, which several processes may use at once."""
+    import optuna
+    from optuna.storages.journal import JournalFileBackend
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna.storages.JournalStorage(JournalFileBackend(str(path)))
+
+
+def truncate_partial_line(path: Path) -> None:
+    """Take away a last line that a kill cut off: Optuna would write the next one behind it. Raises UserError."""
+    if not path.exists():
+        return
+    with journal_lock(path):  # runs of an earlier process may still report
+        lines = path.read_bytes().splitlines(keepends=True)
+        if lines and not lines[-1].endswith(b"\n"):
+            with path.open("r+b") as file:
+                file.truncate(sum(map(len, lines[:-1])))
+            lines.pop()
+    for number, line in enumerate(lines, 1):
+        try:
+            json.loads(line)
+        except ValueError:
+            raise UserError(
+                f"{path}, line {number}: this is not a search's journal; put a whole copy back, or choose another sweep name"
+            ) from None
+
+
+class OptunaPlan:
+    """A search over `space`; as `Plan`.
+
+    Args:
+        folder: of the sweep; the journal lies in it.
+        name: of the study.
+        max_epochs: of a run, which some pruners want to know.
+
+    Raises UserError where the journal there belongs to another space or to other objectives.
+    """
+
+    is_sequential = True
+
+    def __init__(
+        self,
+        settings: SearchSettings,
+        space: Space,
+        objectives: dict[str, str],
+        folder: Path,
+        name: str,
+        max_epochs: int | None = None,
+    ) -> None:
+        import optuna
+
+        make_sampler(settings, space, objectives, 0)  # one that does not fit is told now
+        make_pruner(settings.pruner, settings.pruner_options)
+        self.settings, self.space, self.objectives, self._max_epochs = settings, space, objectives, max_epochs
+        self.keys = list(space)
+        self.total = min(settings.trials, grid_size(space)) if settings.sampler == "grid" else settings.trials
+        self.journal = folder / "study.journal"
+        folder.mkdir(parents=True, exist_ok=True)
+        truncate_partial_line(self.journal)
+        storage = open_journal(self.journal)
+        self._check_journal(storage, name)
+        directions: Any = [*objectives.values()]
+        self._study = optuna.create_study(study_name=name, storage=storage, directions=directions, load_if_exists=True)
+        self._study.set_user_attr("space", space_signature(space))
+        self._study.set_user_attr("objectives", objectives)
+
+    def _check_journal(self, storage: Any, name: str) -> None:
+        import optuna
+
+        if name not in [study.study_name for study in storage.get_all_studies()]:
+            return
+        stored = optuna.load_study(study_name=name, storage=storage).user_attrs
+        where = f"{self.journal} holds a search with"
+        space = space_signature(self.space)
+        if stored.get("space", space) != space:
+            differs = describe_difference(stored["space"], space)
+            raise UserError(f"{where} another space; choose another sweep name.\n{differs}")
+        if stored.get("objectives", self.objectives) != self.objectives:
+            told = f"{stored['objectives']} then, {self.objectives} now"
+            raise UserError(f"{where} other objectives; choose another sweep name.\n{told}")
+
+    def started(self) -> list[Trial]:
+        return [self._trial(trial.number, trial.params) for trial in self._study.trials if self._is_whole(trial)]
+
+    def _is_whole(self, trial: Any) -> bool:
+        """Whether the trial has all its values: a kill may have come while it got them."""
+        return self.space.keys() <= trial.params.keys()
+
+    def _trial(self, number: int, params: dict[str, Any]) -> Trial:
+        in_order = {key: params[key] for key in self.keys}
+        return Trial(number, in_order, tuple(to_overrides(in_order)))
+
+    def ask(self) -> Trial | None:
+        trials = self._study.trials
+        number = next((trial.number for trial in trials if not self._is_whole(trial)), len(trials))
+        if number >= self.total:
+            return None
+        trial = ask_trial(self._study, self.settings, self.space, self.objectives, number)
+        return self._trial(trial.number, trial.params)
+
+    def tell(self, trial: Trial, outcome: Outcome) -> None:
+        """Raises UserError where a finished run has no value of an objective at all."""
+        from optuna.trial import TrialState
+
+        if outcome.state == "PRUNED":
+            self._study.tell(trial.number, state=TrialState.PRUNED, skip_if_finished=True)
+        elif outcome.state == "FINISHED" and all(key in outcome.values for key in self.objectives):
+            values = [outcome.values[key] for key in self.objectives]
+            self._study.tell(trial.number, values, skip_if_finished=True)
+        else:
+            self._study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+            self._check_logged(outcome)
+
+    def _check_logged(self, outcome: Outcome) -> None:
+        for key in self.objectives:
+            if outcome.logged and key not in outcome.logged:
+                names = [name for name in outcome.logged if name.startswith(("val/", "test/", "train/", "model/"))]
+                raise UserError(f"search.objectives: no run logs '{key}'; {suggest(key, names)}")
+
+    def judge(self) -> dict[str, Any] | None:
+        """What a run needs to ask whether it is worth going on with; None where nothing prunes."""
+        if self.settings.pruner == "none":
+            return None
+        return {
+            "journal": str(self.journal),
+            "study": self._study.study_name,
+            "metric": next(iter(self.objectives)),
+            "pruner": self.settings.pruner,
+            "options": dict(self.settings.pruner_options),
+            "max_epochs": self._max_epochs,
+        }

@@ -1,0 +1,33 @@
+"""Imported once, by the process that runs are forked from: nothing here may start a thread or touch CUDA."""
+
+import importlib
+import io
+import os
+
+from matplotlib.figure import Figure
+
+from lightning_modules.config.command_line import compose_run
+from lightning_modules.tracking.provenance import package_versions
+
+MODULES = (
+    "lightning_modules.run.run", "lightning_modules.sweep.trial_job", "lightning_modules.data.in_memory", "mlflow.pyfunc",
+    "lightning_modules.task.classification", "mlflow.store.tracking.sqlalchemy_store", "mlflow.types.responses", "optuna",
+    "pandas", "scipy.io", "sklearn.datasets", "sklearn.metrics", "torchvision", "torch.utils.serialization",
+    "detect_secrets.core.scan",
+)  # fmt: skip
+
+
+def preload() -> None:
+    """Do once what every run would do first: imports, the parser's tables, fonts, the list of packages."""
+    for name in MODULES:
+        importlib.import_module(name)
+    compose_run([])
+    package_versions()
+    figure = Figure(layout="constrained")
+    figure.subplots().plot([0, 1], label="1")
+    figure.savefig(io.BytesIO(), format="png")
+
+
+if os.environ.get("PYTHONSAFEPATH") == "touchstone":  # meant for this process alone (pool.py)
+    del os.environ["PYTHONSAFEPATH"]
+preload()

@@ -1,0 +1,194 @@
+"""Runs as processes of this machine, each forked from a process that has torch, Lightning and MLflow imported already."""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing import forkserver
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from lightning_modules.config.errors import UserError
+from lightning_modules.config.signals import SignalReceived, signals_as_exceptions
+from lightning_modules.strategy.launch.rank_environment import RANK_VARIABLES as OF_RANKS
+from lightning_modules.sweep.resources import Slot
+
+_SERVER_DIED = 255  # what multiprocessing gives for the exit code of a process whose forkserver is gone
+SAFE_PATH, PRELOAD_MARK = "PYTHONSAFEPATH", "touchstone"  # warm.py takes it away again
+PRELOAD_MODULES = ["lightning_modules.sweep.preload"]  # by the process that runs are forked from
+TERMINATE_TIMEOUT_S = 10.0  # for a run that was told to end now
+
+
+@dataclass
+class _TrialProcess:
+    process: Any
+    slot: Slot
+    answer: Connection
+
+    def has_ended(self) -> bool:
+        """Whether the process is gone. The forkserver tells that; where it died itself, the system does."""
+        if self.process.exitcode != _SERVER_DIED:
+            return self.process.exitcode is not None
+        try:
+            return bool(psutil.Process(self.process.pid).status() == psutil.STATUS_ZOMBIE)
+        except psutil.NoSuchProcess:
+            return True
+
+
+def start_forkserver() -> Any:
+    """Start the process that runs are forked from, unless it is there; its imports take seconds and go on beside the caller."""
+    context: Any = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD_MODULES)
+    with _safe_import_path():
+        forkserver.ensure_running()
+    return context
+
+
+@contextlib.contextmanager
+def _safe_import_path() -> Iterator[None]:
+    """Keep the folder that the user stands in off the server's path: Python 3.11 imports from there, be it another clone."""
+    if SAFE_PATH in os.environ:
+        yield
+        return
+    os.environ[SAFE_PATH] = PRELOAD_MARK
+    try:
+        yield
+    finally:
+        del os.environ[SAFE_PATH]
+
+
+class ProcessPool:
+    """At most ``len(places)`` processes at a time. One that dies takes nothing with it but its own run.
+
+    Args:
+        places: the share of each slot.
+        logs: the folder for what the runs print, a file each.
+    """
+
+    def __init__(self, places: Sequence[Slot], logs: Path) -> None:
+        self._free = list(places)
+        self._logs = logs
+        self._jobs: dict[int, _TrialProcess] = {}
+        self._context = start_forkserver()
+
+    def free_slots(self) -> int:
+        """How many more runs can be started now."""
+        return len(self._free)
+
+    def busy(self) -> int:
+        """How many runs there are."""
+        return len(self._jobs)
+
+    def submit(self, number: int, overrides: Sequence[str]) -> None:
+        """Start the run that these overrides say; `number` is its name towards `wait`."""
+        from lightning_modules.sweep.trial_job import trial_process_main
+
+        log = self._logs / f"{number}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        slot = self._free.pop(0)
+        ours, theirs = self._context.Pipe(duplex=False)
+        process = self._start(trial_process_main, (list(overrides), slot, str(log)), theirs)
+        self._jobs[number] = _TrialProcess(process, slot, ours)
+
+    def _start(self, function: Callable[..., Any], arguments: tuple[Any, ...], answer: Connection) -> Any:
+        for attempt in range(2):
+            environment = {name: value for name, value in os.environ.items() if name not in OF_RANKS}
+            process = self._context.Process(target=_child_main, args=(environment, answer, function, arguments))
+            try:
+                process.start()
+                break
+            except (EOFError, ConnectionError) as error:  # the forkserver has died: the next start makes another
+                if attempt:
+                    raise UserError(
+                        "the process that trials are forked from ended twice while it started: its error is printed above; "
+                        "if there is none, the system killed it, as it does when memory runs out"
+                    ) from error
+        answer.close()
+        return process
+
+    def wait(self, seconds: float) -> list[tuple[int, str | None]]:
+        """Return the runs that have ended, as (number, what went wrong with the process or None); wait that long for one."""
+        watched = [job.process.sentinel for job in self._jobs.values() if job.process.exitcode is None]
+        if watched:
+            wait(watched, seconds)
+        else:  # nothing that would wake us
+            time.sleep(seconds)
+        ended = []
+        for number, job in list(self._jobs.items()):
+            if job.has_ended():
+                _kill_group(job, signal.SIGKILL)  # ranks that it has left behind
+                self._free.append(job.slot)
+                del self._jobs[number]
+                ended.append((number, _received_error(job) or describe_exit(job.process.exitcode)))
+        return ended
+
+    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Return `function(*arguments)` (a plain value) of a warm process. Raises RuntimeError where that dies."""
+        ours, theirs = self._context.Pipe(duplex=False)
+        process = self._start(function, arguments, theirs)
+        try:
+            return ours.recv()
+        except EOFError:
+            process.join()
+            raise RuntimeError(describe_exit(process.exitcode) or "the process gave no answer") from None
+        finally:
+            process.join()
+
+    def end(self) -> None:
+        """End all runs now: each is asked to close its record, and killed when that takes too long."""
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            for job in self._jobs.values():
+                _kill_group(job, number)
+            until = time.monotonic() + TERMINATE_TIMEOUT_S
+            while time.monotonic() < until and not all(job.has_ended() for job in self._jobs.values()):
+                time.sleep(0.05)
+
+
+def _kill_group(job: _TrialProcess, number: int) -> None:
+    """Send a signal to a run and to all ranks that it has started."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(job.process.pid, number)
+
+
+def _received_error(job: _TrialProcess) -> str | None:
+    """What the run answered at its end: its error, or None."""
+    with contextlib.suppress(EOFError, OSError):
+        if job.answer.poll():
+            return job.answer.recv()
+    return None
+
+
+def _child_main(
+    environment: dict[str, str], answer: Connection, function: Callable[..., Any], arguments: Sequence[Any]
+) -> None:
+    """In the new process: out of the terminal's reach, with the sweep's environment of today."""
+    os.setsid()
+    os.environ.clear()
+    os.environ.update(environment)
+    try:
+        with signals_as_exceptions():
+            said = function(*arguments)
+    except SignalReceived as killed:
+        sys.exit(128 + killed.signal_number)
+    with contextlib.suppress(OSError):  # the sweep was killed: nobody waits for the answer
+        answer.send(said)
+    answer.close()
+    sys.stdout.flush()
+
+
+def describe_exit(code: int | None) -> str | None:
+    """A process's exit code in words; None where it ended well."""
+    if not code:
+        return None
+    number = -code if code < 0 else code - 128
+    if number in list(signal.Signals):
+        hint = " (the system does that when memory runs out)" if number == signal.SIGKILL else ""
+        return f"its process was ended by {signal.Signals(number).name}{hint}"
+    return f"its process ended with exit code {code}"

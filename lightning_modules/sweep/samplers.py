@@ -1,0 +1,136 @@
+"""Which values a trial gets: the samplers of Optuna, each made anew for one trial.
+
+A sampler is seeded with (`search.seed`, number of the trial) and holds nothing from earlier trials but what stands in the
+storage. So what it proposes is a function of seed, number and history, and a search that was cut off asks for what it
+would have asked for anyway.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from optuna import Study, Trial
+from optuna.distributions import CategoricalDistribution
+from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
+
+from lightning_modules.compat.optuna import reopen_trial, suggest
+from lightning_modules.config.errors import UserError
+from lightning_modules.sweep.cmaes_sampler import CmaEsSampler
+from lightning_modules.sweep.grid_sampler import MAX_GRID_POINTS, ShuffledGridSampler, grid_size
+from lightning_modules.sweep.search_settings import SearchSettings, option_mistakes, raise_mistakes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from optuna.distributions import BaseDistribution
+    from optuna.trial import FrozenTrial, TrialState
+
+    from lightning_modules.sweep.search_space import Space
+
+_CONSTRUCTORS: dict[str, Callable[..., BaseSampler]] = {
+    "tpe": TPESampler,
+    "cmaes": CmaEsSampler,
+    "random": RandomSampler,
+    "grid": ShuffledGridSampler,
+    "nsga2": NSGAIISampler,
+}
+# Optuna's 50 would make a search of 50 trials a random one
+_DEFAULTS: dict[str, dict[str, Any]] = {"nsga2": {"population_size": 12}}
+_INJECTED_ARGS = ("seed", "space", "number")
+
+
+def ask_trial(
+    study: Study, settings: SearchSettings, space: Space, objectives: Mapping[str, str], number: int
+) -> Trial:
+    """Return trial `number` with all its values: the next new one, or one that a kill left without some of them."""
+    study.sampler = make_sampler(settings, space, objectives, number)
+    trials = study.get_trials(deepcopy=False)
+    if number == len(trials):
+        return study.ask(fixed_distributions=space)
+    trial = reopen_trial(study, trials[number])
+    for key, distribution in space.items():
+        suggest(trial, key, distribution)
+    return trial
+
+
+def make_sampler(settings: SearchSettings, space: Space, objectives: Mapping[str, str], number: int) -> BaseSampler:
+    """Return the sampler of trial `number`.
+
+    Raises UserError where the sampler does not fit the space or the objectives, or has no such option.
+    """
+    raise_mistakes("in the search", sampler_mistakes(settings, space, objectives))
+    options: dict[str, Any] = _DEFAULTS.get(settings.sampler, {}) | dict(settings.sampler_options)
+    options["seed"] = _seed(settings.seed, number)
+    if settings.sampler == "cmaes":
+        options["space"] = space
+    if settings.sampler == "grid":  # all trials share one order
+        options |= {"space": space, "number": number, "seed": settings.seed}
+    try:
+        return AtomicSampler(_CONSTRUCTORS[settings.sampler](**options), space)
+    except ValueError as error:
+        raise_mistakes("in the search", [f"search.sampler_options: {error}"])
+        raise
+
+
+def _seed(seed: int, number: int) -> int:
+    return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+
+
+def sampler_mistakes(settings: SearchSettings, space: Space, objectives: Mapping[str, str]) -> list[str]:
+    """Why the sampler cannot search this space for these objectives."""
+    name = settings.sampler
+    mistakes = option_mistakes("search.sampler_options", _CONSTRUCTORS[name], settings.sampler_options, _INJECTED_ARGS)
+    if name == "cmaes":
+        choices = [key for key, dist in space.items() if isinstance(dist, CategoricalDistribution)]
+        if choices:
+            have = "have choices" if len(choices) > 1 else "has choices"
+            mistakes.append(
+                f"search.sampler: cmaes is for numbers, and {', '.join(choices)} {have}; take tpe, random or nsga2"
+            )
+        if len(objectives) > 1:
+            mistakes.append(f"search.sampler: cmaes has one objective, not {len(objectives)}; take nsga2 or tpe")
+    if name == "grid":
+        try:
+            if grid_size(space) > MAX_GRID_POINTS:
+                mistakes.append(
+                    f"search.sampler: this grid has {grid_size(space):,} points; take larger steps, tpe or random"
+                )
+        except UserError as error:
+            mistakes.append(str(error))
+    return mistakes
+
+
+class AtomicSampler(BaseSampler):
+    """Draws all values of a trial before the first is written down.
+
+    A process may be killed between two of them. Asked again with the same seed, it then finds the same missing ones.
+    """
+
+    def __init__(self, inner: BaseSampler, space: Space) -> None:
+        self._inner, self._space = inner, space
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        self._inner.before_trial(study, trial)
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return {key: distribution for key, distribution in self._space.items() if not distribution.single()}
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        together = self._inner.infer_relative_search_space(study, trial)
+        values = self._inner.sample_relative(study, trial, together)
+        for key, distribution in search_space.items():
+            if key not in values:
+                values[key] = self._inner.sample_independent(study, trial, key, distribution)
+        return values
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        return self._inner.sample_independent(study, trial, param_name, param_distribution)
+
+    def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
+        """Nothing: what an inner sampler knows is thrown away with it."""

@@ -1,0 +1,205 @@
+"""The runs of a sweep as they stand in the store: which trial each is, and what came of it."""
+
+from __future__ import annotations
+
+import ast
+import json
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+from lightning_modules.sweep.trial_names import run_name
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+    from lightning_modules.tracking.store import Store
+
+COMPRESSED = ("compressed/", "compression/", "dense/")  # measured after each stage: what the last one left counts
+SHOWN_METRICS = ("val/", "test/", "model/", *COMPRESSED)
+_INFINITE = 1e308  # MLflow keeps an infinity as the largest float
+_RUNS_PER_PAGE = 1000  # runs in one answer of the store
+_IDS_PER_QUERY = 200  # run ids in one question
+
+
+_Values = dict[str, dict[str, float | None]]
+_Extremes = tuple[str, str, float, float]  # run id, metric, lowest, highest
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """One trial of a sweep.
+
+    Attributes:
+        name: by what was swept (`run_name`).
+        params: swept key -> value.
+        status: FINISHED, FAILED, KILLED, PRUNED, RUNNING, or MISSING where the run is not in the store.
+        values: objective -> the best value of the run, in the objective's direction; None without a finite one.
+        metrics: the latest val/…, test/… and model/… values, and those of a compressed network.
+        duration_s: None until the run has ended.
+        linked: whether it is an older run, that stands for one of this sweep.
+        error: what a FAILED or KILLED run died of.
+        attempts: how often the trial was begun.
+    """
+
+    number: int
+    run_id: str | None
+    name: str
+    params: dict[str, Any]
+    status: str
+    values: dict[str, float | None]
+    metrics: dict[str, float]
+    duration_s: float | None
+    linked: bool = False
+    error: str | None = None
+    attempts: int = 1
+    experiment_id: str | None = None
+
+
+def read_trial_results(store: Store, parent_run: str) -> list[TrialResult]:
+    """Return the trials that the parent run (its id) has in the store, linked ones too, by number."""
+    tags = store.client.get_run(parent_run).data.tags
+    keys = json.loads(tags.get("sweep.keys", "[]"))
+    objectives = json.loads(tags.get("sweep.objectives", "{}"))
+    trials = _own_trials(store, parent_run)
+    linked = {number: run_id for number, run_id in linked_runs(tags).items() if number not in trials}
+    older = {run.info.run_id: run for run in _runs_with_ids(store, list(linked.values()))}
+    run_ids = [runs[-1].info.run_id for runs in trials.values()] + list(older)
+    values = best_values(store, run_ids, objectives)
+    children = [_result_of(number, runs, keys, values) for number, runs in trials.items()]
+    for number, run_id in linked.items():
+        found = older.get(run_id)
+        children.append(
+            _linked_result(number, found, keys, values) if found else _missing_result(number, run_id, objectives)
+        )
+    return sorted(children, key=lambda child: child.number)
+
+
+def linked_runs(tags: Mapping[str, str]) -> dict[int, str]:
+    """Trial number -> id of the older run that stands for it, of the parent's tags (a tag each: one would overflow)."""
+    listed = {int(number): run_id for number, run_id in json.loads(tags.get("sweep.linked", "{}")).items()}
+    single = {int(key.rpartition(".")[2]): run_id for key, run_id in tags.items() if key.startswith("sweep.link.")}
+    return listed | single
+
+
+def _own_trials(store: Store, parent_run: str) -> dict[int, list[Run]]:
+    """Trial number -> its runs, the newest last: a trial that was begun anew has several."""
+    runs = [
+        (int(run.data.tags["sweep.trial"]), run)
+        for run in _search(store, f"tags.`mlflow.parentRunId` = '{parent_run}'")
+        if run.data.tags.get("sweep.trial", "").isdigit()
+    ]
+    runs.sort(key=lambda pair: (pair[0], pair[1].info.start_time or 0))
+    return {number: [run for _, run in group] for number, group in groupby(runs, key=lambda pair: pair[0])}
+
+
+def _runs_with_ids(store: Store, run_ids: Sequence[str]) -> Iterator[Run]:
+    for start in range(0, len(run_ids), _IDS_PER_QUERY):
+        listed = ", ".join(f"'{run_id}'" for run_id in run_ids[start : start + _IDS_PER_QUERY])
+        yield from _search(store, f"attributes.run_id IN ({listed})")
+
+
+def _search(store: Store, condition: str) -> Iterator[Run]:
+    """The runs of all experiments, page by page: the trials of a sweep need not be in one experiment."""
+    client, token = store.client, None
+    everywhere = [experiment.experiment_id for experiment in client.search_experiments()]
+    while True:
+        page = client.search_runs(everywhere, condition, max_results=_RUNS_PER_PAGE, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def _result_of(number: int, runs: Sequence[Run], keys: Sequence[str], values: _Values) -> TrialResult:
+    run = runs[-1]
+    tags = run.data.tags
+    status = _status(run)
+    params = json.loads(tags.get("sweep.params", "{}"))
+    ended = run.info.end_time and run.info.start_time and status != "RUNNING"
+    return TrialResult(
+        number=number,
+        run_id=run.info.run_id,
+        name=run.info.run_name or run_name(params, keys),
+        params=params,
+        status=status,
+        values=values[run.info.run_id],
+        metrics={k: v for k, v in sorted(run.data.metrics.items()) if k.startswith(SHOWN_METRICS)},
+        duration_s=(run.info.end_time - run.info.start_time) / 1000 if ended else None,
+        error=tags.get("touchstone.error") if status in ("FAILED", "KILLED") else None,
+        experiment_id=run.info.experiment_id,
+        attempts=max(len(runs), int(tags.get("sweep.failures", 0)) + (status != "FAILED")),
+    )
+
+
+def _status(run: Run) -> str:
+    if run.info.status == "KILLED" and run.data.tags.get("touchstone.ended") == "PRUNED":
+        return "PRUNED"
+    return "RUNNING" if run.info.status == "SCHEDULED" else str(run.info.status)
+
+
+def _linked_result(number: int, run: Run, keys: Sequence[str], values: _Values) -> TrialResult:
+    """An older run has the values of the swept keys among its params; its own name says nothing of this sweep."""
+    params = {key: _parse_value(run.data.params[key]) for key in keys if key in run.data.params}
+    child = _result_of(number, [run], keys, values)
+    return replace(child, name=run_name(params, keys), params=params, linked=True)
+
+
+def _missing_result(number: int, run_id: str, objectives: Mapping[str, str]) -> TrialResult:
+    nothing: dict[str, float | None] = dict.fromkeys(objectives)
+    return TrialResult(number, run_id, f"trial {number}", {}, "MISSING", nothing, {}, None, linked=True, attempts=0)
+
+
+def _parse_value(text: str) -> Any:
+    """The value that MLflow keeps as text; a word is itself."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def best_values(store: Store, run_ids: Sequence[str], objectives: Mapping[str, str]) -> _Values:
+    """Run id -> objective -> the best finite value that the run ever had, in the objective's direction; or None.
+
+    Of a compressed network (``compressed/…``) it is the last one.
+    """
+    found: _Values = {run_id: dict.fromkeys(objectives) for run_id in run_ids}
+    extremes = _extremes_by_sql if store.is_local else _extremes_by_client
+    for run_id, objective, low, high in extremes(store, run_ids, list(objectives)):
+        found[run_id][objective] = low if objectives[objective] == "minimize" else high
+    return found
+
+
+def _extremes_by_sql(store: Store, run_ids: Sequence[str], names: Sequence[str]) -> Iterator[_Extremes]:
+    last = [name for name in names if name.startswith(COMPRESSED)]
+    ever = [name for name in names if name not in last]
+    with closing(sqlite3.connect(f"{store.path.as_uri()}?mode=ro", uri=True, timeout=20)) as database:
+        for start in range(0, len(run_ids), _IDS_PER_QUERY):
+            some = run_ids[start : start + _IDS_PER_QUERY]
+            for table, keys in (("metrics", ever), ("latest_metrics", last)):
+                yield from database.execute(
+                    f"SELECT run_uuid, key, MIN(value), MAX(value) FROM {table} "
+                    f"WHERE run_uuid IN ({_placeholders(some)}) AND key IN ({_placeholders(keys)}) "
+                    "AND NOT is_nan AND ABS(value) < ? GROUP BY run_uuid, key",
+                    [*some, *keys, _INFINITE],
+                )
+
+
+def _placeholders(values: Sequence[str]) -> str:
+    return ", ".join("?" * len(values))
+
+
+def _extremes_by_client(store: Store, run_ids: Sequence[str], names: Sequence[str]) -> Iterator[_Extremes]:
+    client = store.client
+    for run_id in run_ids:
+        for name in names:
+            if name.startswith(COMPRESSED):
+                points = [value for key, value in client.get_run(run_id).data.metrics.items() if key == name]
+            else:
+                points = [point.value for point in client.get_metric_history(run_id, name)]
+            finite = [value for value in points if abs(value) < _INFINITE]  # which NaN is not
+            if finite:
+                yield run_id, name, min(finite), max(finite)

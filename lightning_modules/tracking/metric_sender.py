@@ -1,0 +1,123 @@
+"""Points on their way to a tracking server: a thread sends them, and a file keeps them until they have arrived."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lightning_modules.tracking.outbox import MAX_BATCH, enqueue, metric_batches
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+TIMEOUT_S = 15.0  # without an answer, after which nobody waits for a request
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 5.0, 60.0  # between a failed request and the next one; doubled each time
+
+
+class MetricSender:
+    """Sends points in their order. Training hands them over and goes on, whatever the server does.
+
+    A request that fails is repeated: MLflow stores equal points of a run once.
+    """
+
+    def __init__(self, client: MlflowClient, run_id: str) -> None:
+        self.file: Path | None = None  # holds points that may not have arrived
+        self._client, self._run_id = client, run_id
+        self._pending: deque[dict[str, Any]] = deque()
+        self._in_file = 0  # how many of the pending points, from the left, the file holds
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._error = ""
+        self._request_began: float | None = None
+        self._retry = False
+        logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # it logs each of its own retries
+
+    @property
+    def problem(self) -> str:
+        """Why the server takes no points at present; empty while it does."""
+        began = self._request_began
+        if not self._error and began is not None and time.monotonic() - began >= TIMEOUT_S:
+            return f"no answer within {TIMEOUT_S:.0f} seconds"
+        return self._error
+
+    @property
+    def pending(self) -> int:
+        """How many points have not arrived."""
+        return len(self._pending)
+
+    def add(self, points: Iterable[dict[str, Any]]) -> None:
+        """Send the points after those that are pending."""
+        with self._changed:
+            self._pending.extend(points)
+            if self._pending and self._thread is None:
+                self._thread = threading.Thread(target=self._send, name="metrics to MLflow", daemon=True)
+                self._thread.start()
+
+    def save(self) -> None:
+        """Write the pending points to a file, so that they survive this process. Raises OSError if none can be written."""
+        with self._changed:
+            new = list(islice(self._pending, self._in_file, None))
+            if new:
+                self.file = enqueue(self._client.tracking_uri, self._run_id, new, self.file)
+                self._in_file = len(self._pending)
+
+    def drain(self, seconds: float) -> bool:
+        """Wait until all points have arrived, but not for a server that takes none; whether they have."""
+        until = time.monotonic() + seconds
+        with self._changed:
+            while self._pending and not self.problem and (left := until - time.monotonic()) > 0:
+                self._changed.wait(min(left, 0.5))
+            return not self._pending
+
+    def retry(self) -> None:
+        """Repeat a failed request now rather than after its pause."""
+        with self._changed:
+            self._error, self._retry = "", True
+            self._changed.notify_all()
+
+    def _send(self) -> None:
+        pause = FIRST_PAUSE_S
+        while batch := self._next_batch():
+            try:
+                for metrics in metric_batches(batch):
+                    self._client.log_batch(self._run_id, metrics=metrics)
+            except Exception as error:  # whatever the client raises: the points stay
+                with self._changed:
+                    self._error, self._request_began = first_line(error), None
+                    self._changed.notify_all()
+                    self._changed.wait_for(lambda: self._retry, pause)
+                    self._retry = False
+                pause = min(2 * pause, LONGEST_PAUSE_S)
+            else:
+                self._arrived(len(batch))
+                pause = FIRST_PAUSE_S
+
+    def _next_batch(self) -> list[dict[str, Any]]:
+        with self._changed:
+            if self._pending:
+                self._request_began = time.monotonic()
+            else:
+                self._thread = None
+            return list(islice(self._pending, MAX_BATCH))
+
+    def _arrived(self, count: int) -> None:
+        with self._changed:
+            for _ in range(count):
+                self._pending.popleft()
+            self._in_file = max(0, self._in_file - count)
+            self._error, self._request_began = "", None
+            if self.file is not None and not self._in_file:
+                self.file.unlink(missing_ok=True)
+                self.file = None
+            self._changed.notify_all()
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -1,0 +1,176 @@
+"""What a store did not take, kept in files beside it until it does: points, tags, files and how the run ended."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import math
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lightning_modules.config.errors import UserError
+from lightning_modules.config.project import PROJECT_ROOT
+from lightning_modules.tracking.provenance import mask_secrets
+from lightning_modules.tracking.store import sqlite_path
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+MAX_BATCH = 1000  # metrics that MLflow takes in one call
+
+
+class UnsentDataWarning(UserWarning):
+    """The store was not there; the message says which file holds what it is to get."""
+
+
+def outbox_folders(uri: str) -> list[Path]:
+    """Where files for a store may lie, the best place first: beside it, then where one can write."""
+    beside = sqlite_path(uri).parent if uri.startswith("sqlite:") else PROJECT_ROOT / "mlruns"
+    return [folder / "undelivered" for folder in (beside, Path.cwd(), Path(tempfile.gettempdir()))]
+
+
+def enqueue(uri: str, run_id: str, rows: Iterable[Mapping[str, Any]], onto: Path | None = None) -> Path:
+    """Write the rows for the run of the store `uri` to a new file: ``undelivered/<run id>.jsonl``, or ``…-1.jsonl``.
+
+    A row is a point (key, value, timestamp, step, perhaps model_id) or what else `do` says (see `DEEDS`).
+
+    Args:
+        onto: a file that an earlier call returned; the rows are appended to it where that is possible.
+    """
+    owner = {"store": mask_secrets(uri), "run_id": run_id}
+    lines = [json.dumps({**owner, **row}) + "\n" for row in rows]
+    if onto is not None and onto.exists():
+        with contextlib.suppress(OSError):
+            return _append(onto, "".join(lines).encode())
+    for folder in outbox_folders(uri):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            names = (f"{run_id}.jsonl" if not i else f"{run_id}-{i}.jsonl" for i in count())
+            path = next(folder / name for name in names if not (folder / name).exists())
+            draft = path.with_suffix(".draft")
+            draft.write_text("".join(lines), encoding="utf-8")
+            draft.replace(path)  # whoever delivers reads whole files only
+            return path
+        except OSError as error:
+            for draft in folder.glob(f"{run_id}*.draft"):
+                draft.unlink()
+            reason = error
+    raise OSError(f"run {run_id}: {len(lines)} lines fit nowhere: {reason}")
+
+
+def _append(path: Path, data: bytes) -> Path:
+    """Append all of `data` or, on a full disk, nothing."""
+    with path.open("ab", buffering=0) as file:
+        size = file.tell()
+        try:
+            if file.write(data) < len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:
+            file.truncate(size)
+            raise
+    return path
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a file that `keep` wrote. Raises UserError where it is damaged."""
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+        try:
+            row = json.loads(line)
+            known = {"key", "value", "timestamp", "step"} <= row.keys() or row["do"] in ACTIONS
+            if not (known and re.fullmatch(r"[0-9a-f]{32}", row["run_id"])):  # it names a folder, too
+                raise ValueError
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise UserError(
+                f"{path}, line {number}, is damaged: mend or delete that line, then deliver the rest"
+            ) from error
+        rows.append(row)
+    return rows
+
+
+def deliver(client: MlflowClient, path: Path, but: Collection[str] = ()) -> int:
+    """Store what a file of `keep` holds, `but` some deeds; return the number of rows. Nothing is ever stored twice."""
+    rows = read_rows(path)
+    for run_id in dict.fromkeys(row["run_id"] for row in rows):
+        own = [row for row in rows if row["run_id"] == run_id]
+        for batch in metric_batches([row for row in own if "key" in row]):
+            client.log_batch(run_id, metrics=batch)
+        for row in own:
+            if "do" in row and row["do"] not in but:
+                ACTIONS[row["do"]](client, row)
+    return len(rows)
+
+
+def metric_batches(points: Iterable[dict[str, Any]]) -> Iterator[list[Any]]:
+    """MLflow's metrics of points, in lists as long as one call takes."""
+    from mlflow.entities import Metric
+
+    # A model's metrics must not hold two equal points in one call, and NaN is not equal to itself.
+    unique = {(p["key"], p["step"], p["timestamp"], None if math.isnan(p["value"]) else p["value"]): p for p in points}
+    metrics = [
+        Metric(p["key"], p["value"], p["timestamp"], p["step"], model_id=p.get("model_id")) for p in unique.values()
+    ]
+    for start in range(0, len(metrics), MAX_BATCH):
+        yield metrics[start : start + MAX_BATCH]
+
+
+def work_folder(run_id: str) -> Path:
+    """Where the files of a run lie until its server has them: ``run/``, ``model/`` and perhaps ``models/<id>/`` in it."""
+    return PROJECT_ROOT / "mlruns" / "work" / run_id
+
+
+def _set_tags(client: MlflowClient, row: Mapping[str, Any]) -> None:
+    from mlflow.entities import RunTag
+
+    client.log_batch(row["run_id"], tags=[RunTag(key, str(value)[:8000]) for key, value in row["tags"].items()])
+
+
+def _finalize_model(client: MlflowClient, row: Mapping[str, Any]) -> None:
+    from mlflow.entities import LoggedModelOutput
+
+    client.finalize_logged_model(row["model_id"], "READY")
+    outputs = client.get_run(row["run_id"]).outputs
+    linked = {output.model_id for output in outputs.model_outputs} if outputs else set()
+    if row["model_id"] not in linked:  # a resumed run has its link already, and MLflow would make a second
+        client.log_outputs(row["run_id"], [LoggedModelOutput(row["model_id"], row["step"])])
+
+
+def _upload(client: MlflowClient, row: Mapping[str, Any]) -> None:
+    """Send the work folders to the server, and delete them once they are there."""
+    work = work_folder(row["run_id"])
+    with _default_timeout():
+        if (work / "run").is_dir():
+            client.log_artifacts(row["run_id"], str(work / "run"))
+        if (work / "model").is_dir() and any((work / "model").iterdir()):
+            client.log_model_artifacts(row["model_id"], str(work / "model"))
+        for folder in sorted((work / "models").glob("*")):
+            client.log_model_artifacts(folder.name, str(folder))
+    shutil.rmtree(work, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _default_timeout() -> Iterator[None]:
+    """Let a request take as long as MLflow lets it: the server may pass a large file on before it answers."""
+    short = os.environ.pop("MLFLOW_HTTP_REQUEST_TIMEOUT", None)
+    try:
+        yield
+    finally:
+        if short is not None:
+            os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = short
+
+
+def _terminate_run(client: MlflowClient, row: Mapping[str, Any]) -> None:
+    if (
+        row.get("now") or client.get_run(row["run_id"]).info.status == "RUNNING"
+    ):  # else it was resumed and has ended since
+        client.set_terminated(row["run_id"], row["status"], row["end_time"])
+
+
+ACTIONS = {"tags": _set_tags, "model": _finalize_model, "upload": _upload, "end": _terminate_run}

@@ -1,0 +1,92 @@
+"""Delivering what was kept in files (`undelivered`) to the store that it belongs to."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from lightning_modules.config.errors import UserError
+from lightning_modules.tracking.outbox import deliver, outbox_folders, read_rows
+from lightning_modules.tracking.provenance import mask_secrets
+from lightning_modules.tracking.store import Store, open_store, sqlite_path, sqlite_uri
+
+
+def pending_files(uri: str, run_id: str = "") -> list[Path]:
+    """The undelivered files that lie where a store `uri` has them, oldest first; `run_id`: those of one run."""
+    found = [path for folder in dict.fromkeys(outbox_folders(uri)) for path in folder.glob(f"{run_id}*.jsonl")]
+    mine = [
+        path for path in found if path.stat().st_uid == os.getuid()
+    ]  # the folder for temporary files is everybody's
+    return sorted(mine, key=lambda path: path.stat().st_mtime_ns)
+
+
+def deliver_run(store: Store, run_id: str) -> None:
+    """Store what was kept for one run before that run goes on or ends, so that no step is stored twice.
+
+    Its files stay where they lie, and its status as it is: the run itself goes on with them.
+    """
+    for path in pending_files(store.uri, run_id):
+        deliver(store.client, path, but=("upload", "end"))
+        path.unlink()
+
+
+def deliver_all(source: Store, to: Store | None) -> int:
+    """Store what all files beside `source` and in the project hold, each in its store; delete those that are done.
+
+    Args:
+        source: the local store.
+        to: the server that was named; it also takes what belongs to a server that has moved there.
+
+    Returns:
+        The number of files delivered.
+
+    Raises:
+        UserError: some files could not be delivered; the others were. They stay.
+    """
+    failures, done = [], 0
+    for path in pending_files(source.uri) + [
+        path for path in pending_files("http") if path not in pending_files(source.uri)
+    ]:
+        try:
+            rows = read_rows(path)
+            store = _target_store(path, rows, source, to) if rows else source
+            count = deliver(store.client, path)
+        except Exception as error:  # one that fails must not keep the others
+            failures.append(f"{path}: {(str(error).strip().splitlines() or [type(error).__name__])[0][:300]}")
+            continue
+        path.unlink()
+        done += 1
+        print(f"delivered {count} lines of {path.name} to {mask_secrets(store.uri)}")
+    if failures:
+        raise UserError("not delivered, the files stay:\n" + "\n".join(f"  {failure}" for failure in failures))
+    return done
+
+
+def _target_store(path: Path, rows: list[dict[str, object]], source: Store, to: Store | None) -> Store:
+    """The store that a file's rows belong to. Raises UserError where it is not to be had."""
+    recorded, run_id = str(rows[0].get("store") or ""), str(rows[0]["run_id"])
+    if not recorded or recorded.startswith("sqlite:"):  # the file moved together with its store
+        known = [*([sqlite_path(recorded)] if recorded else []), source.path]
+        beside = path.parents[1] / known[0].name
+        database = next((place for place in (beside, *known) if place.is_file()), None)
+        if database is None:
+            raise UserError(f"its store {recorded} is not there")
+        return open_store(sqlite_uri(database))
+    if to is not None and (mask_secrets(to.uri) == recorded or _has_run(to, run_id)):
+        return to
+    environment = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if "***" in recorded and mask_secrets(environment) != recorded:
+        raise UserError(f"give its server's address with the password: --to {recorded}")
+    try:
+        return open_store(environment if mask_secrets(environment) == recorded else recorded)
+    except UserError as error:
+        raise UserError(f"its server {recorded} does not answer: start it, or give --to if it has moved") from error
+
+
+def _has_run(store: Store, run_id: str) -> bool:
+    from mlflow.exceptions import MlflowException
+
+    with contextlib.suppress(MlflowException):
+        return bool(store.client.get_run(run_id))
+    return False

@@ -1,0 +1,95 @@
+"""What differs between a recorded run and the run that resumes it, and which differences are accepted."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from lightning_modules.config.errors import UserError
+from lightning_modules.config.flatten import flatten
+from lightning_modules.tracking.provenance import HIDDEN
+from lightning_modules.tracking.run_cache import affects_results
+
+# A resumed run may change these: how long and where it trains, and how it is shown.
+_CHANGEABLE = {
+    "claim", "trainer.max_epochs", "trainer.min_epochs", "trainer.max_steps", "trainer.min_steps",
+    "trainer.max_time", "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.benchmark",
+    "trainer.deterministic", "trainer.detect_anomaly", "trainer.num_sanity_val_steps", "strategy.start_method",
+    "data.device", "data.cache_dir", "data.download", "data.pin_memory", "data.expected_fingerprint",
+}  # fmt: skip
+_STEP_SIZE_KEYS = ("data.batch_size", "trainer.accumulate_grad_batches")
+
+
+def resume_options(cfg: DictConfig) -> tuple[str | None, list[str]]:
+    """The run to resume (None: a new run) and the differences to allow: ``resume=RUN 'resume.allow=[data]'``.
+
+    Configs recorded earlier, and callers from Python, may hold the run alone.
+    """
+    node = cfg.get("resume")
+    if not isinstance(node, DictConfig):
+        return (None if node is None else str(node)), []
+    allow = node.get("allow") or ()
+    names = [allow] if isinstance(allow, str) else [str(name) for name in allow]
+    return (None if node.get("run") is None else str(node.run)), names
+
+
+def config_drift(recorded: DictConfig, cfg: DictConfig) -> dict[str, str]:
+    """Key -> ``recorded -> now`` of every setting that changes results and is not what the run was recorded with.
+
+    Batches of another size on another number of processes are none where as many samples make a step.
+    """
+    old, new = (flatten(OmegaConf.to_container(c, resolve=True)) for c in (recorded, cfg))
+    free = {*_CHANGEABLE, *(_STEP_SIZE_KEYS if _same_step(old, new) else ())}
+    changed = {}
+    for key in sorted(old.keys() | new.keys()):
+        before, after = old.get(key), new.get(key)
+        same = str(before) == str(after) or before == HIDDEN  # a secret is not recorded
+        if not same and affects_results(key) and key not in free:
+            changed[key] = f"{before} -> {after}"
+    return changed
+
+
+def _same_step(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Whether as many samples make an optimizer step."""
+    keys = (*_STEP_SIZE_KEYS, "trainer.devices", "trainer.num_nodes")
+    before, after = ([flat.get(key, 1) for key in keys] for flat in (old, new))
+    return all(type(factor) is int for factor in [*before, *after]) and math.prod(before) == math.prod(after)
+
+
+def data_drift(recorded: Mapping[str, str], fingerprint: str, samples: Mapping[str, int]) -> dict[str, str]:
+    """The difference between the data a run was recorded with, by its tags, and the data that are there now."""
+    before = recorded.get("data.fingerprint")
+    if before in (None, fingerprint):
+        return {}
+    counts = {part: recorded.get(f"data.{part}") for part in samples}
+    sizes = [f"{part} {counts[part]} -> {n}" for part, n in samples.items() if counts[part] not in (None, str(n))]
+    return {"data": ", ".join([f"fingerprint {str(before)[:12]} -> {fingerprint[:12]}", *sizes])}
+
+
+def refuse_drift(wanted: str, drift: Mapping[str, str], allow: Sequence[str]) -> None:
+    """Raise UserError unless `allow` names every key of `drift`, or a part of the config above it."""
+    refused = {key: change for key, change in drift.items() if not _is_allowed(key, allow)}
+    if not refused:
+        return
+    roots = ",".join([*allow, *dict.fromkeys(key.split(".")[0] for key in refused)])
+    listed = "\n".join(f"  {key}: {change}" for key, change in refused.items())
+    raise UserError(
+        f"{wanted}: the run cannot be resumed with other settings or data than it was recorded with, because they change "
+        f"its results (recorded -> now):\n{listed}\n"
+        f"Restore them, start a new run, or accept and record the difference with 'resume.allow=[{roots}]'"
+    )
+
+
+def check_allow(allow: Sequence[str], cfg: DictConfig) -> None:
+    """Raise UserError for a name in ``resume.allow`` that is no key of the config."""
+    from lightning_modules.config.errors import suggest
+
+    for name in allow:
+        if name not in cfg and OmegaConf.select(cfg, name) is None:
+            names = [str(key) for key in cfg if affects_results(str(key))]
+            raise UserError(f"resume.allow=[{name}]: the config has no '{name}'; {suggest(name, names)}")
+
+
+def _is_allowed(key: str, allow: Sequence[str]) -> bool:
+    return any(key == name or key.startswith(f"{name}.") for name in allow)

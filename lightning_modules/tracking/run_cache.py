@@ -1,0 +1,85 @@
+"""Whether a run was made before: its signature is what its outcome is a function of."""
+
+import functools
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning_modules.config.flatten import flatten
+from lightning_modules.config.project import PROJECT_ROOT
+from lightning_modules.tracking.store import Store
+from lightning_modules.tracking.user_code import digest, user_modules
+
+# What changes how a run is recorded, shown or spread over cores, but not what comes out of it.
+_IGNORED_GROUPS = (
+    "tracking",
+    "name",
+    "resume",
+    "sweep",
+    "search",
+    "overrides",
+    "choices",
+    "cpu_threads",
+    "steps_per_call",
+)
+_DISPLAY_KEYS = ("callbacks.progress.", "callbacks.summary.", "callbacks.learning_rate.", "callbacks.last.")
+_LOCATION_KEYS = {
+    "root",
+    "path",
+    "folder",
+    "dirpath",
+    "num_workers",
+    "log_every_n_steps",
+    "profiler",
+    "threads",
+    "timeout_s",
+    "device",
+}
+
+
+class CachedRun(Exception):  # noqa: N818 # nothing went wrong
+    """A finished run of the same signature exists; the one argument is its id."""
+
+
+def run_signature(config: Mapping[str, Any], fingerprint: str) -> str:
+    """A sha256 over config, code and data fingerprint; paths, logging and worker counts stay out.
+
+    Code is this package and, where a run has them, the user's modules (`user_code.py`): signatures of runs with our own
+    code alone are formed as they always were.
+
+    Args:
+        config: resolved, as plain values.
+    """
+    flat = flatten(config)
+    told = {key: value for key, value in flat.items() if affects_results(key)}
+    own = digest(user_modules(config))
+    text = json.dumps([told, _code_digest(), fingerprint, *([own] if own else [])], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def affects_results(key: str) -> bool:
+    """Whether a dotted key of the config is more than a path, logging, or how work is spread over processes."""
+    is_place = key.rpartition(".")[2] in _LOCATION_KEYS
+    return key.split(".")[0] not in _IGNORED_GROUPS and not f"{key}.".startswith(_DISPLAY_KEYS) and not is_place
+
+
+@functools.cache
+def _code_digest() -> str:
+    """A sha256 over the package's sources."""
+    total = hashlib.sha256()
+    for path in sorted((PROJECT_ROOT / "lightning_modules").rglob("*.py")):
+        total.update(str(path.relative_to(PROJECT_ROOT)).encode() + b"\0" + Path(path).read_bytes() + b"\0")
+    return total.hexdigest()
+
+
+def find_cached_run(store: Store, experiment: str, signature: str) -> str | None:
+    """The id of the newest FINISHED run of this experiment with this signature, or None."""
+    found = store.client.search_runs(
+        [store.experiment(experiment)],
+        f"tags.`touchstone.signature` = '{signature}' AND attributes.status = 'FINISHED'",
+        order_by=["attributes.start_time DESC"],
+        max_results=1,
+    )
+    return str(found[0].info.run_id) if found else None

@@ -1,0 +1,140 @@
+"""MNIST (LeCun et al. 1998) and Fashion-MNIST (Xiao et al. 2017), read from their idx files."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from torch import Tensor, nn
+
+from lightning_modules.config.errors import UserError
+from lightning_modules.data.in_memory import InMemoryData, RawDataset
+from lightning_modules.data.paths import data_root
+from lightning_modules.data.preprocess import SampleSource, constants_problems, standardize
+from lightning_modules.zoo.data.idx_file import read_idx
+
+IDX_FILES = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
+DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
+FASHION_CLASSES = (
+    "T-shirt/top",
+    "trouser",
+    "pullover",
+    "dress",
+    "coat",
+    "sandal",
+    "shirt",
+    "sneaker",
+    "bag",
+    "ankle boot",
+)
+
+
+class MNIST(InMemoryData):
+    """uint8 [1, 28, 28], 60,000 for training and validation, 10,000 official test samples.
+
+    Args:
+        root: data folder; default the environment's TOUCHSTONE_DATA, else ``data/`` of the project.
+        download: fetch the files into `root` where they are missing.
+        mean, std: one number each, of pixels in [0, 1]; null measures them on the training part.
+    """
+
+    name = "mnist"
+    domain = "image"
+    folder = "MNIST"
+    class_labels: tuple[str, ...] = tuple(str(digit) for digit in range(10))
+    elsewhere: tuple[Path, ...] = ()
+    hint = ""
+
+    def __init__(
+        self,
+        *,
+        root: str | Path | None = None,
+        download: bool = False,
+        mean: Sequence[float] | None = (0.1307,),
+        std: Sequence[float] | None = (0.3081,),
+        **settings: Any,
+    ) -> None:
+        self.root = data_root(root)
+        self.download = download
+        self.mean = mean
+        self.std = std
+        super().__init__(**settings)
+
+    def problems(self) -> list[str]:
+        """Check the constants too."""
+        return super().problems() + constants_problems(self.mean, self.std)
+
+    def load(self) -> RawDataset:
+        """Find and read the four files.
+
+        Raises:
+            UserError: they are not there, damaged, or do not belong together.
+        """
+        files = self.files()
+        images, labels, test_images, test_labels = (read_idx(file) for file in files)
+        for (x, x_file), (y, y_file) in (
+            ((images, files[0]), (labels, files[1])),
+            ((test_images, files[2]), (test_labels, files[3])),
+        ):
+            if x.ndim != 3 or y.shape != x.shape[:1] or int(y.max()) >= len(self.class_labels):
+                shapes = f"{tuple(x.shape)} and {tuple(y.shape)}"
+                raise UserError(f"{x_file} and {y_file} do not belong together: {shapes}, labels to {int(y.max())}")
+        test = (test_images.unsqueeze(1), test_labels.long())
+        return RawDataset(images.unsqueeze(1), labels.long(), test, list(self.class_labels), files=files)
+
+    def files(self) -> tuple[Path, ...]:
+        """The four files, fetched where `download` allows it. Raises UserError where they are not there."""
+        raw = self.root / self.folder / "raw"
+        folders = (raw, self.root, *self.elsewhere)
+        if found := _first_complete(folders):
+            return found
+        if self.download:
+            from torchvision import datasets
+
+            self.root.mkdir(parents=True, exist_ok=True)
+            with FileLock(self.root / f".{self.folder}.lock"):  # ranks and parallel jobs fetch it once
+                if not _first_complete((raw,)):
+                    getattr(datasets, self.folder)(str(self.root), download=True)
+            if found := _first_complete((raw,)):
+                return found
+        raise UserError(
+            f"{self.name} was not found. Looked for {', '.join(IDX_FILES)} (or .gz) in:\n"
+            + "\n".join(f"  {folder}" for folder in folders)
+            + f"\nGet it: data.download=true{self.hint}, or name its place: data.root or TOUCHSTONE_DATA"
+        )
+
+    def build_preprocess(self, x: SampleSource, train: Tensor) -> nn.Module:
+        """Standardise."""
+        return standardize(x, train, self.mean, self.std)
+
+
+class FashionMNIST(MNIST):
+    """As MNIST; also found where Debian's package dataset-fashion-mnist puts it."""
+
+    name = "fashion_mnist"
+    folder = "FashionMNIST"
+    class_labels = FASHION_CLASSES
+    elsewhere = (DEBIAN_FOLDER,)
+    hint = ", with apt-get install dataset-fashion-mnist"
+
+    def __init__(
+        self,
+        *,
+        mean: Sequence[float] | None = (0.2860,),
+        std: Sequence[float] | None = (0.3530,),
+        **settings: Any,
+    ) -> None:
+        super().__init__(mean=mean, std=std, **settings)
+
+
+def _first_complete(folders: Sequence[Path]) -> tuple[Path, ...] | None:
+    for folder in folders:
+        found = [next((p for p in (folder / f, folder / f"{f}.gz") if p.is_file()), None) for f in IDX_FILES]
+        if all(found):
+            return tuple(path for path in found if path)
+    return None

@@ -1,0 +1,70 @@
+"""MovieLens 100K as sequences: what a user has rated, in order of time, and what comes next."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_modules.data.in_memory import RawDataset
+from lightning_modules.data.split import check_number
+from lightning_modules.zoo.data.interaction_splits import TEST, VAL, interaction_matrix
+from lightning_modules.zoo.data.movielens_implicit import MovieLensImplicit
+
+PADDING = 0
+
+
+class MovieLensSequence(MovieLensImplicit):
+    """int64 [length], the user's items before, each its number + 1, the latest last; 0 pads on the left.
+
+    y is float32 [2], (item, user): the item that comes next and whose history it is, both numbered from 0. Every
+    interaction but a user's first is a sample. Ratings of one second stand in the order of their items. Histories reach
+    over the border of parts: of the tested item all earlier ones are known.
+
+    Args:
+        length: of a history; older items are left out.
+        others: as in `MovieLensImplicit`, where they say which items are to be found.
+    """
+
+    def __init__(self, *, length: int = 50, **settings: Any) -> None:
+        self.length = length
+        super().__init__(**settings)
+
+    def problems(self) -> list[str]:
+        return super().problems() + check_number("length", self.length, True, lambda v: v >= 1, "of at least 1")
+
+    def setup(self, stage: str | None = None) -> None:
+        """As for every set; a model has one output for each item."""
+        super().setup(stage)
+        self.num_targets = self.num_items
+
+    def build_dataset(self, pairs: Tensor, ratings: Tensor, content: str) -> RawDataset:
+        self.pairs = pairs
+        x, targets = build_histories(pairs, self.length)
+        y, parts = pairs[targets].flip(1).float(), self.parts[targets]
+        pool = parts != TEST
+        val = (parts[pool] == VAL).nonzero().squeeze(1)
+        return RawDataset(x[pool], y[pool], test=(x[~pool], y[~pool]), val=val, content=content)
+
+    def known(self, part: str) -> Tensor:
+        later = {"train": (VAL, TEST), "val": (VAL, TEST), "test": (TEST,)}[part]
+        before = ~torch.isin(self.parts, torch.tensor(later))
+        return interaction_matrix(self.pairs[before], self.num_users, self.num_items)
+
+    def relevant(self, part: str) -> Tensor:
+        _, y = self.arrays.test if part == "test" and self.arrays.test else (None, self.arrays.y)
+        return interaction_matrix(y[self.splits[part]].flip(1).long(), self.num_users, self.num_items)
+
+    def sample_text(self, x: Tensor) -> str:
+        """The history's films, by the ids of the file; a masked one is ``[mask]``."""
+        items = [i - 1 for i in x.tolist() if i != PADDING]
+        return " ".join(str(self.item_ids[i]) if i < self.num_items else "[mask]" for i in items)
+
+
+def build_histories(pairs: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    """Histories int64 [M, length] before each interaction but a user's first, and the rows of those interactions [M]."""
+    user = pairs[:, 0]
+    rows = torch.arange(1, len(pairs))[user[1:] == user[:-1]]
+    places = rows[:, None] - length + torch.arange(length)
+    inside = places.clamp(min=0)
+    same = (user[inside] == user[rows][:, None]) & (places >= 0)
+    return torch.where(same, pairs[inside, 1] + 1, PADDING), rows

@@ -1,0 +1,103 @@
+"""Ten digits spoken by six people: the Free Spoken Digit Dataset (Jackson et al. 2018, zenodo.1342401)."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lightning_modules.config.errors import UserError, suggest
+from lightning_modules.data.audio_data import AudioData
+from lightning_modules.data.audio_file import read_recordings
+from lightning_modules.data.in_memory import RawDataset
+from lightning_modules.data.paths import data_root
+from lightning_modules.data.split import check_number
+from lightning_modules.zoo.data.synthetic_voices import synthesize_voices
+
+FILE_NAME = re.compile(r"(\d)_([^_]+)_(\d+)\.wav")
+TEST_RECORDINGS = 5  # of each speaker and digit the recordings 0 to 4
+WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+
+
+class SpokenDigits(AudioData):
+    """int16 [8000] at 8 kHz, 50 recordings of each digit by each of six speakers; the classes are the digits.
+
+    The official test part are recordings 0 to 4 of each (300 of 3000), by people that the training part knows too.
+    `held_out` is the harder question: is a stranger understood? `speaker` and `test_speaker` (int64) give each
+    sample's place in `speaker_names`.
+
+    Args:
+        root: holds ``fsdd/recordings/{digit}_{speaker}_{index}.wav``; default the environment's TOUCHSTONE_DATA, else
+            ``data/`` of the project.
+        held_out: a speaker whose recordings, all of them, are the test part.
+        synthetic_voices: so many voices of espeak-ng say each digit once, in the training part only; they are no
+            part of the split, so `fraction` and `per_class` count recordings of people. Their speaker is -1.
+    """
+
+    name = "spoken_digits"
+
+    def __init__(
+        self,
+        *,
+        root: str | Path | None = None,
+        held_out: str | None = None,
+        synthetic_voices: int = 0,
+        **settings: Any,
+    ) -> None:
+        self.root = data_root(root)
+        self.held_out = held_out
+        self.synthetic_voices = synthetic_voices
+        super().__init__(**settings)
+
+    def problems(self) -> list[str]:
+        """Check the number of voices too."""
+        words = "of at least 0"
+        return super().problems() + check_number(
+            "synthetic_voices", self.synthetic_voices, True, lambda v: v >= 0, words
+        )
+
+    def load(self) -> RawDataset:
+        """Find and read the files.
+
+        Raises:
+            UserError: they are not there or damaged, or nobody is called as `held_out` says.
+        """
+        files, digits, speakers, indices = self._list()
+        self.cut = 0
+        x = self.samples(read_recordings(files, self.sample_rate))
+        self.speaker_names = sorted(set(speakers))
+        speaker = torch.tensor([self.speaker_names.index(name) for name in speakers])
+        if self.held_out is None:
+            tested = torch.tensor(indices) < TEST_RECORDINGS
+        elif self.held_out in self.speaker_names:
+            tested = speaker == self.speaker_names.index(self.held_out)
+        else:
+            raise UserError(f"data.held_out={self.held_out}: {suggest(str(self.held_out), self.speaker_names)}")
+        if tested.all() or not tested.any():
+            raise UserError(f"{files[0].parent}: recordings 0 to 4, which are tested, and further ones are needed")
+        y = torch.tensor(digits)
+        self.speaker, self.test_speaker = speaker[~tested], speaker[tested]
+        return RawDataset(x[~tested], y[~tested], test=(x[tested], y[tested]), class_names=list(WORDS))
+
+    def extra_training_samples(self) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """The digits of the synthetic voices; `speaker` is -1 for them."""
+        if not self.synthetic_voices:
+            return None
+        spoken = synthesize_voices(self.synthetic_voices, WORDS, self.sample_rate, self.cache_dir)
+        y = torch.arange(len(WORDS)).repeat(len(spoken))
+        self.speaker = torch.cat([self.speaker, torch.full_like(y, -1)])
+        return self.samples([wave for voice in spoken for wave in voice]), y
+
+    def _list(self) -> tuple[list[Path], list[int], list[str], list[int]]:
+        """Return files in order of their names, with digit, speaker and index of each."""
+        folder = self.root / "fsdd" / "recordings"
+        found = [(path, match) for path in sorted(folder.glob("*.wav")) if (match := FILE_NAME.fullmatch(path.name))]
+        if not found:
+            raise UserError(
+                f"data=spoken_digits: no {{digit}}_{{speaker}}_{{index}}.wav in {folder}. Get the Free Spoken Digit Dataset "
+                f"(CC BY-SA 4.0, 30 MB):\n"
+                f"  git clone --depth 1 https://github.com/Jakobovski/free-spoken-digit-dataset {folder.parent}\n"
+                "data.root or TOUCHSTONE_DATA names another place"
+            )
+        files, parts = [path for path, _ in found], [match.groups() for _, match in found]
+        return files, [int(d) for d, _, _ in parts], [s for _, s, _ in parts], [int(i) for _, _, i in parts]

@@ -1,0 +1,113 @@
+"""Time series of the UCR/UEA archives (Dau et al. 2019; Bagnall et al. 2018), with their official train and test part."""
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from lightning_modules.config.errors import UserError, suggest
+from lightning_modules.data.in_memory import InMemoryData, RawDataset
+from lightning_modules.data.labels import normalize_labels
+from lightning_modules.data.paths import data_root
+from lightning_modules.data.text_encoding import encoding_problems
+from lightning_modules.zoo.data.ts_file import Interpolation, interpolate_to_length, read_ts
+
+INTERPOLATIONS = ("linear", "cubic")
+
+
+class UCR(InMemoryData):
+    """float32 [L] (one dimension) or [C, L]; `<root>/<name>/<name>_{TRAIN,TEST}.ts`, else the files that `aeon` carries.
+
+    Series of unequal length are interpolated to the longest of both parts. What a model gets, and what the
+    fingerprint covers, are the interpolated, normalised values.
+
+    Args:
+        name: as in the archive, ItalyPowerDemand.
+        root: data folder; default the environment's TOUCHSTONE_DATA, else ``data/`` of the project.
+        z_normalise: each dimension of each series to mean 0 and (population) std 1; a constant one to 0.
+        interpolation: "linear" or "cubic" (a spline through all positions).
+        encoding: of the files; null detects it.
+    """
+
+    domain = "series"
+
+    def __init__(
+        self,
+        *,
+        name: str = "ItalyPowerDemand",
+        root: str | Path | None = None,
+        z_normalise: bool = True,
+        interpolation: Interpolation = "linear",
+        encoding: str | None = None,
+        **settings: Any,
+    ) -> None:
+        self.series = name
+        self.root = data_root(root)
+        self.z_normalise = z_normalise
+        self.interpolation = interpolation
+        self.encoding = encoding
+        super().__init__(**settings)
+        self.name = name
+
+    def problems(self) -> list[str]:
+        """Check the way of interpolating too."""
+        found = super().problems()
+        if self.interpolation not in INTERPOLATIONS:
+            found.append(f"data.interpolation={self.interpolation}: {suggest(str(self.interpolation), INTERPOLATIONS)}")
+        return found + encoding_problems(self.encoding)
+
+    def load(self) -> RawDataset:
+        """Find and read both files.
+
+        Raises:
+            UserError: they are not there, are damaged, or do not belong together.
+        """
+        files = self._find()
+        parts = [read_ts(file, self.encoding) for file in files]
+        if len({len(series[0]) for series, _ in parts}) > 1:
+            raise UserError(f"{files[0]} and {files[1]} do not belong together: other numbers of dimensions")
+        length = max(one.shape[1] for series, _ in parts for one in series)
+        written = normalize_labels([labels for _, labels in parts], f"data.name={self.series}")
+        names = sorted({label for labels in written for label in labels}, key=_numeric_sort_key)
+        x, x_test = (self._samples(interpolate_to_length(series, length, self.interpolation)) for series, _ in parts)
+        y, y_test = (torch.tensor([names.index(label) for label in labels]) for labels in written)
+        return RawDataset(x, y, test=(x_test, y_test), class_names=names)
+
+    def _samples(self, values: np.ndarray) -> torch.Tensor:
+        if self.z_normalise:
+            std = values.std(-1, keepdims=True)
+            constant = values.max(-1, keepdims=True) == values.min(-1, keepdims=True)
+            values = np.where(constant, 0.0, (values - values.mean(-1, keepdims=True)) / np.where(constant, 1.0, std))
+        values = values[:, 0] if values.shape[1] == 1 else values
+        return torch.from_numpy(np.ascontiguousarray(values, np.float32))
+
+    def _find(self) -> tuple[Path, Path]:
+        folders = [self.root, *_bundled_folders()]
+        for folder in folders:
+            train, test = (folder / self.series / f"{self.series}_{part}.ts" for part in ("TRAIN", "TEST"))
+            if train.is_file() and test.is_file():
+                return train, test
+        known = sorted({path.parent.name for folder in folders for path in folder.glob("*/*_TRAIN.ts")})
+        hint = suggest(self.series, known) if known else "no series are there"
+        raise UserError(
+            f"data.name={self.series}: there is no {self.series}_TRAIN.ts and {self.series}_TEST.ts in "
+            f"{self.root / self.series}, nor in the package aeon; {hint}. Put them there, name "
+            "their place by data.root or TOUCHSTONE_DATA, or get some with "
+            "`pip install --no-deps aeon` (only its files are read)"
+        )
+
+
+def _bundled_folders() -> list[Path]:
+    """The folder of the series in the package aeon, which is found but not imported: that would take seconds."""
+    spec = find_spec("aeon")
+    return [Path(place) / "datasets" / "data" for place in (spec.submodule_search_locations or ())] if spec else []
+
+
+def _numeric_sort_key(label: str) -> tuple[float, str]:
+    """Order labels that are numbers as numbers."""
+    try:
+        return float(label), label
+    except ValueError:
+        return float("inf"), label

@@ -1,0 +1,26 @@
+"""The squared error with a margin, used in early back-propagation papers."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lightning_modules.config.errors import UserError
+
+
+class MarginSquaredError(nn.Module):
+    """Half the squared error of sigmoid units against one-hot targets; errors below `margin` count as zero.
+
+    Logits [B, C] and classes int64 [B] -> sum over units, mean over samples. Rumelhart, Hinton and Williams 1986,
+    equation 3; the margin is from Gorman and Sejnowski 1988 (0.2).
+    """
+
+    def __init__(self, margin: float = 0.2) -> None:
+        super().__init__()
+        if not 0 <= margin < 1:
+            raise UserError(f"task.loss.margin={margin}: expected a value in [0, 1)")
+        self.margin = margin
+
+    def forward(self, logits: Tensor, y: Tensor) -> Tensor:
+        target = torch.zeros_like(logits).scatter_(1, y.unsqueeze(1), 1.0)
+        error = F.hardshrink(logits.sigmoid() - target, self.margin).flatten()
+        return error.dot(error) * (0.5 / len(y))  # few operations: with one sample per step all cost is overhead
