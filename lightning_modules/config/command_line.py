@@ -219,7 +219,8 @@ def _missing_option(error: Any) -> str:
     options = {str(option) for option in error.options or ()}
     if not options:
         return f"a defaults list names '{error.missing_cfg_file}', which is not there"
-    return f"a defaults list names {group}={name}: {group} has no such option; {suggest(name, options)}{_all_options(name, options)}"
+    hint = f"{suggest(name, options)}{_all_options(name, options)}"
+    return f"a defaults list names {group}={name}: {group} has no such option; {hint}"
 
 
 def _syntax_message(word: str, error: str) -> str:

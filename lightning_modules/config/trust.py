@@ -10,12 +10,24 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from lightning_modules.compat.omegaconf import is_empty, is_none
 from lightning_modules.config.errors import UserError
+from lightning_modules.config.moved_names import current_name
 from lightning_modules.config.signature import locate
 
 # Where this package defines components.
 FOLDERS = tuple(
     f"lightning_modules.{name}"
-    for name in ("augmentation", "compression", "data", "model", "optimizer", "strategy", "task", "tracking.checkpoint")
+    for name in (
+        "augmentation",
+        "compression",
+        "data",
+        "model",
+        "optimizer",
+        "strategy",
+        "task",
+        "tracking.checkpoint",
+        "run.cuda",
+        "zoo",
+    )
 )
 # Where libraries define components: their other modules start processes, run code that they are given as text, or
 # download files.
@@ -122,9 +134,13 @@ def refuse_untrusted(cfg: Any, where: str) -> None:
 
 
 def refuse_untrusted_targets(cfg: Any, where: str) -> None:
-    """Raise UserError where a `_target_` is no component; the interpolations of `cfg` are trusted."""
+    """Raise UserError where a `_target_` is no component; the interpolations of `cfg` are trusted.
+
+    Former names of components are replaced by their current ones.
+    """
     for path, node in components(cfg, ""):
-        target = str(node["_target_"])
+        target = current_name(str(node["_target_"]))
+        node["_target_"] = target
         if not _may_be_called(target, f"{where}: {path}._target_={target}"):
             raise UserError(
                 f"{where}: {path}._target_={target} is not called: it is not a component of this package, torch, "

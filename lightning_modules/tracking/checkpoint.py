@@ -9,6 +9,7 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 
 from lightning_modules.config.errors import UserError
+from lightning_modules.config.moved_names import update_callback_states
 from lightning_modules.config.signals import defer_signals
 from lightning_modules.model.checksum import load_verified, save_with_checksum
 
@@ -104,4 +105,5 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         reason = (str(error).splitlines() or ["it is empty or cut off"])[0][:200]
         size = f"{path.stat().st_size:,} bytes"
         raise UserError(f"The checkpoint {path} is damaged, or no run wrote it ({size}): {reason}") from error
+    update_callback_states(loaded)
     return loaded

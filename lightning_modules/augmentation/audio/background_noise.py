@@ -49,7 +49,8 @@ class BackgroundNoise(WaveTransform):
             )
         if (source == "folder") != (folder is not None):
             raise UserError(
-                f"augmentation: BackgroundNoise.source={source} and BackgroundNoise.folder={folder}: give source=folder and a folder"
+                f"augmentation: BackgroundNoise.source={source} and BackgroundNoise.folder={folder}: source=folder "
+                "needs a folder"
             )
         self.min_snr_db, self.max_snr_db = min_snr_db, max_snr_db
         self.source, self.folder = source, folder

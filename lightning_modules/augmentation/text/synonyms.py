@@ -39,8 +39,8 @@ def read_wordnet(folder: Path) -> Synonyms:
     """
     if not all((folder / name).is_file() for name in _WORDNET_FILES):
         raise UserError(
-            f"augmentation: source={folder}: there is none of WordNet's {', '.join(_WORDNET_FILES)}; `apt-get install wordnet-base` "
-            "puts them into /usr/share/wordnet. A table of synonyms (.tsv), or source=neighbours, needs no WordNet"
+            f"augmentation: source={folder}: there is none of WordNet's {', '.join(_WORDNET_FILES)}; `apt-get install "
+            "wordnet-base` puts them into /usr/share/wordnet. A table of synonyms (.tsv), or source=neighbours, needs no WordNet"
         )
     found: dict[str, dict[str, None]] = {}
     for name in _WORDNET_FILES:

@@ -1,0 +1,39 @@
+"""Components that were recorded under former names are found under their current ones."""
+
+import pytest
+from hydra.utils import get_object
+from omegaconf import OmegaConf
+
+from lightning_modules.config import moved_names
+from lightning_modules.config.moved_names import current_name, update_callback_states
+from lightning_modules.config.trust import is_component, refuse_untrusted_targets
+
+
+@pytest.mark.parametrize("path", sorted(moved_names._NAMES))
+def test_every_renamed_component_is_found(path: str) -> None:
+    assert is_component(get_object(current_name(f"lightning_modules.{path}")))
+
+
+@pytest.mark.parametrize("module", sorted(set(moved_names._MODULES.values())))
+def test_every_module_of_the_table_exists(module: str) -> None:
+    assert get_object(f"lightning_modules.{module}")
+
+
+def test_targets_of_a_recorded_config_are_updated_and_others_stay() -> None:
+    cfg = OmegaConf.create(
+        {
+            "model": {"_target_": "lightning_modules.model.lenet.LeNet5"},
+            "loss": {"_target_": "torch.nn.CrossEntropyLoss"},
+        }
+    )
+    refuse_untrusted_targets(cfg, "a recorded config")
+    assert cfg.model._target_ == "lightning_modules.zoo.model.lenet.LeNet5"
+    assert cfg.loss._target_ == "torch.nn.CrossEntropyLoss"
+
+
+def test_states_of_renamed_callbacks_and_stages_are_found() -> None:
+    checkpoint = {"callbacks": {"Keeper": 1, "SharedWeights:share": 2, "EMA{'decay': 0.9}": 3, "ModelCheckpoint": 4}}
+    update_callback_states(checkpoint)
+    assert checkpoint["callbacks"] == {
+        "CompressionCallback": 1, "WeightSharing:share": 2, "EMA{'decay': 0.9}": 3, "ModelCheckpoint": 4,
+    }  # fmt: skip
