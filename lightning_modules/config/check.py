@@ -1,4 +1,4 @@
-"""Every component's signature is bound before anything is built, and all mistakes are told at once."""
+"""Check a composed config against the signatures of its components, and report all mistakes together."""
 
 from typing import Any, Literal
 
@@ -11,7 +11,7 @@ from lightning_modules.config.metric_direction import check_direction, higher_is
 from lightning_modules.config.signature import describe_type, hints_of, locate, matches_type, parameters_of
 from lightning_modules.config.trust import components
 
-# What the run itself passes to a component, beside what its config says.
+# Arguments that the run passes to a component itself, in addition to those of its config.
 INJECTED_ARGS: dict[str, set[str]] = {
     "optimizer": {"params"},
     "scheduler": {"optimizer", "total_steps", "steps_per_epoch"},
@@ -22,11 +22,11 @@ INJECTED_ARGS: dict[str, set[str]] = {
     },
     "trainer": {"strategy", "callbacks", "logger"},
 }  # fmt: skip
-# What the run itself reads from a component's node.
+# Keys of a component's node that the run reads and does not pass on.
 RUN_KEYS = {"task": {"monitor"}}
-RUNTIME_ARGS = {"model": ("input_shape", "num_outputs")}  # what is passed in any case, so that it must be taken
+RUNTIME_ARGS = {"model": ("input_shape", "num_outputs")}  # always passed, so the callable must accept them
 REQUIRED = ("data", "model", "task", "task.loss", "optimizer", "trainer")  # each with a `_target_`
-# Plain values: the kind, and the smallest that makes sense.
+# Values outside components: the type, and the smallest value that makes sense.
 SCALAR_RULES: dict[str, tuple[Any, float | None]] = {
     "seed": (int, 0),
     "name": (str | int | float | None, None),
@@ -69,12 +69,12 @@ _HYDRA_KEYS = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
 def check_config(cfg: DictConfig) -> None:
     """Raise one UserError that lists all unknown keys, missing or mistyped arguments and unimportable targets."""
     mistakes = [
-        f"{key!s}: unknown key of the config; {suggest(str(key), TOP_LEVEL_KEYS - {'choices', 'overrides'})}"
+        f"{key!s}: unknown config key; {suggest(str(key), TOP_LEVEL_KEYS - {'choices', 'overrides'})}"
         for key in cfg
         if str(key) not in TOP_LEVEL_KEYS
     ]
     mistakes += _interpolation_errors(cfg, "")
-    if not mistakes:  # what follows reads every value
+    if not mistakes:  # the following checks read every value
         mistakes += _scalar_mistakes(cfg) + _missing_groups(cfg)
         if isinstance(monitor := OmegaConf.select(cfg, "task.monitor"), DictConfig) and {"metric", "mode"} <= set(
             monitor
@@ -82,24 +82,22 @@ def check_config(cfg: DictConfig) -> None:
             mistakes += _check_monitor_mode("task.monitor", monitor.metric, monitor.mode)
         for path, node in components(cfg, ""):
             mistakes += _node_mistakes(path, node)
-    mistakes = [
-        mistake for mistake in mistakes if "${monitor_mode:}" not in mistake
-    ]  # the direction has its own message
+    mistakes = [mistake for mistake in mistakes if "${monitor_mode:}" not in mistake]  # reported by _wrong_direction
     if mistakes:
         count = f"{len(mistakes)} mistakes" if len(mistakes) > 1 else "A mistake"
         raise UserError(f"{count} in the config:\n" + "\n".join(f"  {mistake}" for mistake in mistakes))
 
 
 def _interpolation_errors(node: DictConfig | ListConfig, path: str) -> list[str]:
-    """Values that are still to be given (`???`), interpolations that lead nowhere, and integers that nothing can hold."""
+    """Missing values (`???`), interpolations that cannot be resolved, and integers of more than 64 bits."""
     mistakes: list[str] = []
     keys: Any = list(node) if isinstance(node, DictConfig) else range(len(node))
     for key in keys:
         if key == "overrides" and not path:
-            continue  # the words of the command line; what they set is looked at where it stands
+            continue  # the command line; the values it sets are checked at their own keys
         where = f"{path}[{key}]" if isinstance(node, ListConfig) else f"{path}.{key}".lstrip(".")
         if OmegaConf.is_missing(node, key):
-            mistakes.append(f"{where}: a value is needed, as in {where}=…")
+            mistakes.append(f"{where}: missing value; set it with {where}=…")
             continue
         try:
             value = node[key]
@@ -107,7 +105,7 @@ def _interpolation_errors(node: DictConfig | ListConfig, path: str) -> list[str]
             mistakes.append(f"{where}={_raw_node(node, key)}: {str(error).splitlines()[0]}")
             continue
         if isinstance(value, int) and not -(2**63) <= value < 2**63:
-            mistakes.append(f"{where}={value}: expected an integer of 64 bits, between -2**63 and 2**63 - 1")
+            mistakes.append(f"{where}={value}: expected a 64-bit integer, between -2**63 and 2**63 - 1")
         if isinstance(value, DictConfig | ListConfig) and not OmegaConf.is_interpolation(node, key):
             mistakes += _interpolation_errors(value, where)
     return mistakes
@@ -119,7 +117,7 @@ def _scalar_mistakes(cfg: DictConfig) -> list[str]:
         names = {key.removeprefix(known) for key in SCALAR_RULES if key.startswith(known)}
         given = OmegaConf.select(cfg, place)
         mistakes += [
-            f"{place}.{key!s}: there is no such setting; {suggest(str(key), names)}"
+            f"{place}.{key!s}: unknown key; {suggest(str(key), names)}"
             for key in (given if isinstance(given, DictConfig) else ())
             if str(key) not in names
         ]
@@ -130,40 +128,38 @@ def _scalar_mistakes(cfg: DictConfig) -> list[str]:
             continue
         value = node[leaf]
         if not matches_type(value, kind):
-            mistakes.append(f"{path}={_raw_node(node, leaf)}: {describe_type(kind)} is wanted")
+            mistakes.append(f"{path}={_raw_node(node, leaf)}: expected {describe_type(kind)}")
         elif isinstance(value, str) and not value.strip():
             mistakes.append(empty_value(path))
         elif least is not None and isinstance(value, int | float) and value < least:
-            mistakes.append(f"{path}={_raw_node(node, leaf)}: it must be {least} or more")
+            mistakes.append(f"{path}={_raw_node(node, leaf)}: must be at least {least}")
     return mistakes
 
 
 def empty_value(key: str) -> str:
-    """The message for a key that names something and was given nothing."""
-    return f"{key.removesuffix('.run')}=: the value is empty; give a name or an id, or leave the key out"
+    """The message for a name or an id that is empty."""
+    return f"{key.removesuffix('.run')}=: empty value; give a name or an id, or omit the key"
 
 
 def _missing_groups(cfg: DictConfig) -> list[str]:
-    """Groups that a run cannot be without, and that were deleted or set to null."""
+    """Required keys and groups that were deleted or set to null."""
     mistakes = []
     for path in REQUIRED:
         node = OmegaConf.select(cfg, path)
         if not isinstance(node, DictConfig):
             given = "null" if node is None else str(node)
-            mistakes.append(f"{path}={given}: a run cannot be without it: a node with a '_target_' is wanted here")
+            mistakes.append(f"{path}={given}: required: expected a config node with '_target_'")
         elif not node.get("_target_"):
-            mistakes.append(
-                f"{path}: '_target_' is missing: write the class or function to call, as in torch.optim.SGD"
-            )
+            mistakes.append(f"{path}: '_target_' is missing: give the class or function to call, e.g. torch.optim.SGD")
     for path in ("callbacks", "scheduler", "strategy", "tracking", *(k for k in SCALAR_RULES if "." not in k)):
         if path not in cfg:
-            mistakes.append(f"{path}: this key of the config was taken out, but it is needed")
+            mistakes.append(f"{path}: required key is missing (it was deleted)")
     if isinstance(cfg.get("tracking"), DictConfig) and "enabled" not in cfg.tracking:
-        mistakes.append("tracking.enabled: this key of the config was taken out, but it is needed")
+        mistakes.append("tracking.enabled: required key is missing (it was deleted)")
     for key, node in (cfg.get("callbacks") or {}).items():
         name = str(key)
         if node and not (isinstance(node, DictConfig) and node.get("_target_")):
-            mistakes.append(f"callbacks.{name}: '_target_' is missing: write the callback's class")
+            mistakes.append(f"callbacks.{name}: '_target_' is missing: give the callback's class")
     return mistakes
 
 
@@ -174,21 +170,21 @@ def _node_mistakes(path: str, node: DictConfig) -> list[str]:
     except UserError as error:
         return [f"{path}._target_={target}: {error}"]
     if not callable(function):
-        return [f"{path}._target_={target}: this is a {type(function).__name__}, not a class or function"]
+        return [f"{path}._target_={target}: expected a class or function, got a {type(function).__name__}"]
     accepts, anything = parameters_of(function)
     given = {str(key) for key in node} - _HYDRA_KEYS
     supplied = INJECTED_ARGS.get(path, set())
     options = accepts.keys() - (supplied - given)
     mistakes = [
-        f"{path}.{key!s}={_raw_node(node, key)}: {target} takes no '{key}'; {suggest(key, options)}"
+        f"{path}.{key!s}={_raw_node(node, key)}: {target} has no argument '{key}'; {suggest(key, options)}"
         for key in sorted(given - accepts.keys())
         if not anything and key not in RUN_KEYS.get(path, ())
     ]
     needed = [name for name, p in accepts.items() if p.default is p.empty and name not in given | supplied]
     if needed and "_args_" not in node and not (node.get("_partial_") and path not in INJECTED_ARGS):
-        mistakes += [f"{path}.{name}: {target} needs a value for '{name}'" for name in needed]
+        mistakes += [f"{path}.{name}: missing argument of {target}" for name in needed]
     mistakes += [
-        f"{path}._target_={target}: it takes no '{name}', which a run passes to every {path}; wrap it in a class that does"
+        f"{path}._target_={target}: it has no argument '{name}', which every {path} receives; wrap it in a class that accepts it"
         for name in RUNTIME_ARGS.get(path, ())
         if name not in given | accepts.keys() and not anything
     ]
@@ -197,8 +193,9 @@ def _node_mistakes(path: str, node: DictConfig) -> list[str]:
         value = node[key]
         may_be_null = key in supplied or accepts[key].default is None
         if not (value is None and may_be_null) and not matches_type(value, hints[key]):
-            said = f"{describe_type(hints[key])} is wanted, not {_type_name(value)}"
-            mistakes.append(f"{path}.{key}={_raw_node(node, key)}: {said}")
+            mistakes.append(
+                f"{path}.{key}={_raw_node(node, key)}: expected {describe_type(hints[key])}, got {_type_name(value)}"
+            )
     if {"monitor", "mode"} <= accepts.keys():
         metric = node.get("monitor", accepts["monitor"].default)
         unset = accepts["mode"].default if higher_is_better(str(metric)) is not None else None
@@ -207,19 +204,19 @@ def _node_mistakes(path: str, node: DictConfig) -> list[str]:
 
 
 def _check_monitor_mode(path: str, metric: Any, mode: Any) -> list[str]:
-    """What is wrong with the mode in which a part of the config monitors a metric."""
+    """Whether `mode` is the wrong direction for the metric that a component monitors."""
     if not isinstance(metric, str) or mode not in ("min", "max", None):
-        return []  # another check names these
+        return []  # the type check reports these
     wrong = check_direction(f"{path}.mode", metric, mode)
     return [wrong] if wrong else []
 
 
 def _type_name(value: Any) -> str:
-    kinds = {str: "text", int: "a whole number", float: "a number", bool: "true or false", type(None): "null"}
+    kinds = {str: "a string", int: "an integer", float: "a number", bool: "true or false", type(None): "null"}
     return kinds.get(type(value), "a list" if isinstance(value, ListConfig) else type(value).__name__)
 
 
 def _raw_node(node: DictConfig | ListConfig, key: Any) -> str:
-    """The value as it was written, with its interpolation."""
+    """The value as written, interpolations unresolved."""
     plain: Any = OmegaConf.to_container(node, resolve=False)
     return "null" if plain[key] is None else str(plain[key])

@@ -1,4 +1,4 @@
-"""What all verbs share: Hydra's errors with the nearest right names, one message for a mistake, the exit code."""
+"""Entry point shared by all verbs: composing configs, one message per mistake (with suggestions), exit codes."""
 
 import contextlib
 import io
@@ -35,9 +35,9 @@ OmegaConf.register_new_resolver("monitor_mode", monitor_mode, replace=True)
 
 @contextlib.contextmanager
 def report_errors() -> Iterator[None]:
-    """Print a mistake as one message and exit with 1; a signal with 128 + its number.
+    """Print a user's mistake as one message and exit with 1; after a signal exit with 128 + its number.
 
-    A traceback is shown where HYDRA_FULL_ERROR=1 or ``debug=…`` is given, and where the error is not the user's.
+    HYDRA_FULL_ERROR=1 or ``debug=…`` adds the traceback; an error that is not the user's always has one.
     """
     debugs = any(word.startswith("debug=") and word != "debug=none" for word in sys.argv[1:])
     try:
@@ -50,7 +50,7 @@ def report_errors() -> Iterator[None]:
         ignore_sigint()
         print("\ninterrupted", file=sys.stderr)
         sys.exit(130)
-    except BrokenPipeError:  # whoever read it has had enough
+    except BrokenPipeError:  # the reader of a pipe has exited
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except Exception as error:
@@ -66,18 +66,18 @@ def report_errors() -> Iterator[None]:
 
 
 def ignore_sigint() -> None:
-    """Let no further Ctrl-C disturb a process that is on its way out: its exit code would be lost."""
+    """Ignore further Ctrl-C while the process exits; another one would change its exit code."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def run_cli(main: Callable[[], Any]) -> None:
-    """Call a verb's `main` and tell its errors as `told` does."""
+    """Run a verb's `main`; errors and signals become messages and exit codes (see `told`)."""
     if hydra.wants_traceback():
         os.environ["TOUCHSTONE_TRACEBACK"] = "1"
     hydra.raise_errors()
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a name must not end a run where a terminal cannot show it
+        if isinstance(stream, io.TextIOWrapper):  # a terminal without UTF-8 must not end a run
             stream.reconfigure(errors="backslashreplace")
     with report_errors(), signals_as_exceptions():
         _reject_empty_arguments(sys.argv[1:])
@@ -85,18 +85,18 @@ def run_cli(main: Callable[[], Any]) -> None:
 
 
 def _reject_empty_arguments(words: Sequence[str]) -> None:
-    """Raise UserError for a word that should name a run, a file or an option and is empty, as an unset variable leaves it."""
+    """Raise UserError for an empty argument, as an unset shell variable leaves it."""
     for before, word in zip(["", *words], words, strict=False):
         if not word.strip() or re.fullmatch(r"--[\w-]+=\s*", word):
             where = f"{before} " if before.startswith("--") else ""
-            raise UserError(f"an argument is empty: {where}{word or repr(word)}; was a variable of the shell not set?")
+            raise UserError(f"empty argument: {where}{word or repr(word)}; is a shell variable unset?")
 
 
 def format_error(error: Exception, overrides: Sequence[str] | None = None) -> str | None:
-    """The message for a user's mistake, or None where the error is a fault of the program.
+    """The message for a user's mistake, or None if the error is a bug.
 
     Args:
-        overrides: of the config that was composed; those of this process's command where they are not given.
+        overrides: those of the composed config; default: those of this process's command line.
     """
     from hydra.errors import HydraException, InstantiationException
     from omegaconf.errors import OmegaConfBaseException
@@ -111,7 +111,7 @@ def format_error(error: Exception, overrides: Sequence[str] | None = None) -> st
         return _composing_message(error, overrides)
     if isinstance(error, OmegaConfBaseException):
         return f"config: {error}"
-    if type(error).__name__ == "MlflowException":  # known by its name: MLflow is not imported for a message
+    if type(error).__name__ == "MlflowException":  # by name, so that MLflow is not imported here
         return f"the tracking store failed: {str(error).splitlines()[0]}"
     if type(error).__name__ == "MisconfigurationException":
         return f"Lightning: {error}"
@@ -132,7 +132,7 @@ def _yaml_message(error: yaml.MarkedYAMLError) -> str:
 
 
 def _is_composition_error(error: Exception) -> bool:
-    """Whether Hydra raised this on the way to the config, with no code of ours called yet."""
+    """Whether Hydra raised this while composing the config, before any of our code ran."""
     if type(error).__module__ == "hydra.errors" and type(error).__name__ != "InstantiationException":
         return True
     frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
@@ -140,7 +140,7 @@ def _is_composition_error(error: Exception) -> bool:
 
 
 def _constructor_message(error: Exception) -> str | None:
-    """What a component's constructor said, and which component; None where it is not about the config's values."""
+    """A component's key and target with its constructor's error; None if the config's values are not the cause."""
     cause: BaseException = error
     while cause.__cause__ is not None:
         if isinstance(cause, UserError):
@@ -153,14 +153,14 @@ def _constructor_message(error: Exception) -> str | None:
     if isinstance(cause, ImportError | AttributeError | NameError) or not target:
         return None
     said = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
-    return f"{key[1] if key else 'config'}: {target[1]} refuses its arguments: {said}"
+    return f"{key[1] if key else 'config'}: {target[1]} rejected its arguments: {said}"
 
 
 def _composing_message(error: Exception, overrides: Sequence[str] | None) -> str:
     from omegaconf.errors import OmegaConfBaseException
 
     if "hydra/launcher/submitit" in str(error):
-        return "hydra/launcher=slurm: its plugin is not installed: pip install -e '.[slurm]'"
+        return "hydra/launcher=slurm: the plugin is not installed: pip install -e '.[slurm]'"
     if overrides is None:
         overrides = hydra.args_parser().parse_known_args()[0].overrides
     mistakes = override_mistakes(list(overrides or ()), PROJECT_ROOT / "conf", "train")
@@ -172,7 +172,7 @@ def _composing_message(error: Exception, overrides: Sequence[str] | None) -> str
 
 
 def override_mistakes(overrides: list[str], conf: Path, config_name: str) -> list[str]:
-    """All overrides that the config does not know, each with its nearest right names."""
+    """All invalid overrides, each with suggestions."""
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -189,10 +189,10 @@ def override_mistakes(overrides: list[str], conf: Path, config_name: str) -> lis
             continue
         key = override.key_or_group
         if not key:
-            mistakes.append(f"{word}: a key is missing before the '='")
+            mistakes.append(f"{word}: the key before '=' is missing")
             continue
         if key.startswith("hydra"):
-            continue  # Hydra's own, and what its plugins bring: it says itself what is wrong
+            continue  # Hydra and its plugins check their own keys
         if (conf / key).is_dir():
             wrong = _unknown_options(override, conf / key) or _misused_prefix(override, word, key)
             mistakes += wrong
@@ -214,30 +214,30 @@ def override_mistakes(overrides: list[str], conf: Path, config_name: str) -> lis
 
 
 def _missing_option(error: Any) -> str:
-    """What a defaults list names that is not there, with the nearest name."""
+    """An option in a defaults list that does not exist, with suggestions."""
     group, _, name = str(error.missing_cfg_file).rpartition("/")
     options = {str(option) for option in error.options or ()}
     if not options:
-        return f"a defaults list names '{error.missing_cfg_file}', which is not there"
+        return f"a defaults list names '{error.missing_cfg_file}', which does not exist"
     hint = f"{suggest(name, options)}{_all_options(name, options)}"
-    return f"a defaults list names {group}={name}: {group} has no such option; {hint}"
+    return f"a defaults list names {group}={name}: unknown option of {group}; {hint}"
 
 
 def _syntax_message(word: str, error: str) -> str:
     if "=" not in word:
-        return f"write KEY=VALUE, as in {word}=…"
+        return f"expected KEY=VALUE, e.g. {word}=…"
     reason = error.splitlines()[0]
     return (
-        f"this value cannot be read ({reason}); quote one that holds = , : [ or {{, as in '{word.split('=')[0]}=\"…\"'"
+        f"cannot parse the value ({reason}); quote values that contain = , : [ or {{, e.g. '{word.split('=')[0]}=\"…\"'"
     )
 
 
 def _misused_prefix(override: Any, word: str, group: str) -> list[str]:
-    """A group stands in the defaults list already: `+` cannot add it, and a run cannot be without most of them."""
+    """`+` cannot add a group that the defaults list already has, and `~` cannot remove a required one."""
     if override.is_add() or override.is_force_add():
-        return [f"{word}: {group} has an option already; without the plus sign, {word.lstrip('+')} exchanges it"]
+        return [f"{word}: {group} already has an option; replace it with {word.lstrip('+')} (without '+')"]
     if override.is_delete() and group in REQUIRED_GROUPS:
-        return [f"{word}: a run cannot be without its {group}; {group}=… chooses another one"]
+        return [f"{word}: {group} cannot be removed; choose another option with {group}=…"]
     return []
 
 
@@ -251,20 +251,20 @@ def _unknown_options(override: Any, folder: Path) -> list[str]:
         value = override.value()
         chosen = [str(v) for v in value] if isinstance(value, list) else [str(value)]
     return [
-        f"{folder.name}={name}: {folder.name} has no such option; {suggest(name, options)}{_all_options(name, options)}"
+        f"{folder.name}={name}: unknown option of {folder.name}; {suggest(name, options)}{_all_options(name, options)}"
         for name in chosen
         if name not in options
     ]
 
 
 def options_of(folder: Path) -> set[str]:
-    """The options of a group; what lies in `base` is a part of options, not an option."""
+    """The options of a group, without the parts in its `base` folder."""
     options = {str(path.relative_to(folder).with_suffix("")) for path in _yaml_files(folder)}
     return {option for option in options if not option.startswith("base/")}
 
 
 def _all_options(name: str, options: set[str]) -> str:
-    """All options, where `nearest` has named only some."""
+    """The list of all options, if `nearest` has named only some of them."""
     return (
         f" (all: {', '.join(sorted(options))})"
         if suggest(name, options).startswith("did") and len(options) < 30
@@ -273,7 +273,7 @@ def _all_options(name: str, options: set[str]) -> str:
 
 
 def _yaml_files(folder: Path) -> Iterator[Path]:
-    """YAML files below a folder that may itself be a link."""
+    """YAML files below a folder, which may be a symbolic link."""
     return folder.resolve().rglob("*.yaml") if not folder.is_symlink() else _yaml_files_below_link(folder)
 
 
@@ -295,23 +295,20 @@ def _unknown_key(cfg: Any, key: str) -> str | None:
         elif isinstance(node, ListConfig) and part.isdigit() and int(part) < len(node):
             node = node[int(part)]
         else:
-            return f"'{walked}' is a value, it has no '{part}'"
+            return f"'{walked}' is a value and has no '{part}'"
         walked = f"{walked}.{part}" if walked else part
     return None
 
 
 def quote_run_ids(words: Sequence[str]) -> list[str]:
-    """The overrides as Hydra reads them: ``resume=RUN`` sets ``resume.run``, and run ids that look like numbers are quoted.
-
-    3e782338 is no infinity.
-    """
+    """Rewrite ``resume=RUN`` to ``resume.run=RUN`` and quote run ids that look like numbers (3e782338)."""
     number = r"(?<=[=,])\d+(?:e\d+)?(?=,|$)"
     words = [re.sub(r"^(\+{0,2})resume=(?!\{)", r"\1resume.run=", word) for word in words]
     return [re.sub(number, r"'\g<0>'", word) if RUN_ID_OVERRIDE.match(word) else word for word in words]
 
 
 def move_flags_last(words: Sequence[str]) -> list[str]:
-    """The command line with all overrides before its flags: argparse takes overrides from one place only."""
+    """Move all overrides before the flags: argparse accepts them in one place only."""
     overrides = list(hydra.args_parser().parse_intermixed_args(list(words)).overrides or ())
     flags, rest = [], overrides.copy()
     for word in words:

@@ -1,4 +1,4 @@
-"""The one exception that a user's mistake raises: it is printed as its message alone, and the exit code is 1."""
+"""UserError, the exception for a user's mistake: only its message is printed, and the exit code is 1."""
 
 import errno
 from collections.abc import Iterable
@@ -6,11 +6,11 @@ from difflib import get_close_matches
 
 
 class UserError(Exception):
-    """A wrong config, missing data, a dead tracker …: the message names the key or file and the alternatives."""
+    """A wrong config, missing data, an unreachable server …: the message names the key or file and the alternatives."""
 
 
 def suggest(word: str, options: Iterable[str], limit: int = 3) -> str:
-    """Return ``did you mean 'a' or 'b'?``, or the list of all `options` where none is near."""
+    """Return ``did you mean 'a' or 'b'?``, or the list of all `options` if none is similar."""
     names = sorted({str(option) for option in options})
     close = get_close_matches(word, names, n=limit, cutoff=0.6)
     if close:
@@ -19,7 +19,7 @@ def suggest(word: str, options: Iterable[str], limit: int = 3) -> str:
 
 
 def disk_is_full(error: BaseException) -> bool:
-    """Whether an error, or one that it came from, says that there is no space left."""
+    """Whether an error, or one in its chain of causes, says that the disk is full."""
     seen: set[int] = set()
     one: BaseException | None = error
     while one is not None and id(one) not in seen:

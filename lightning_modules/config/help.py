@@ -1,4 +1,4 @@
-"""The answer to ``--help``."""
+"""``--help``: the config groups with their options, and examples."""
 
 from lightning_modules.config.command_line import GROUPS, options_of
 from lightning_modules.config.project import PROJECT_ROOT

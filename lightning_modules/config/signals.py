@@ -1,4 +1,4 @@
-"""The exceptions that end a run early on purpose, and the places in which a signal has to wait."""
+"""Signals: exceptions that end a run early, and blocks in which a signal is deferred."""
 
 import contextlib
 import multiprocessing
@@ -12,30 +12,30 @@ TERMINATION_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTER
 
 
 class SignalReceived(BaseException):
-    """A signal ended the run; not an Exception, so that nothing on the way out takes it for a fault."""
+    """A signal ended the run. Not an Exception, so that no handler of errors catches it."""
 
     def __init__(self, signal_number: int) -> None:
         super().__init__(f"ended by signal {signal_number}")
         self.signal_number = signal_number
 
 
-class RunStopped(Exception):  # noqa: N818 # nothing went wrong
-    """The run ended at the end of an epoch because it was told to: its checkpoint is written, nothing was tested.
+class RunStopped(Exception):  # noqa: N818 # not an error
+    """The run was stopped after an epoch: its checkpoint is written, nothing was tested.
 
-    The one argument says why: ``PRUNED`` by a search, or ``STOPPED`` with its sweep.
+    The argument is the reason: ``PRUNED`` by a search, or ``STOPPED`` with its sweep.
     """
 
 
-# since `signals_raise`: Python swallows what a handler raises in `__del__` or an at-fork hook
+# within `signals_raise`; kept because Python ignores what a handler raises in `__del__` or an at-fork hook
 _received: list[int] = []
-_deferred: list[int] = []  # signals that came within `undisturbed`
+_deferred: list[int] = []  # signals received within `undisturbed`
 _depth = 0
-_active = 0  # blocks of `signals_raise` that this process is in
+_active = 0  # nesting depth of `signals_raise`
 
 
 @contextlib.contextmanager
 def defer_signals() -> Iterator[None]:
-    """Hold a signal back until the block is done: a half-closed transaction would lock the store against its own end."""
+    """Defer signals to the end of the block: an interrupted transaction would lock the store."""
     global _depth
     _depth += 1
     try:
@@ -47,7 +47,7 @@ def defer_signals() -> Iterator[None]:
 
 
 def raise_or_defer(signal_number: int) -> None:
-    """Raise `Killed`, now or at the end of the block that must not be disturbed."""
+    """Raise `Killed`, now or at the end of the deferring block."""
     _received.append(signal_number)
     if _depth:
         _deferred.append(signal_number)
@@ -56,21 +56,21 @@ def raise_or_defer(signal_number: int) -> None:
 
 
 def raise_if_received() -> None:
-    """Raise `Killed` where a signal came and nothing has ended the run since: the exception was swallowed."""
+    """Raise `Killed` if a signal was received but its exception got lost."""
     if _received and _active:
         raise SignalReceived(_received[0])
 
 
 def received_signal() -> int | None:
-    """The first signal that asked this process to end, whether or not its exception is still on its way."""
+    """The first termination signal of this process, even if its exception is not raised yet."""
     return _received[0] if _received else None
 
 
 @contextlib.contextmanager
 def handle_signals(handler: Callable[[int, Any], None]) -> Iterator[None]:
-    """Handle SIGINT, SIGTERM and SIGHUP by `handler`; SIGHUP stays ignored where it is (nohup). Main thread only.
+    """Handle SIGINT, SIGTERM and SIGHUP with `handler`; an ignored SIGHUP stays ignored (nohup). Main thread only.
 
-    Workers of a data loader, which inherit the handler, leave the signal to the process that started them.
+    DataLoader workers, which inherit the handler, leave the signal to their parent process.
     """
     terminals = [descriptor for descriptor in (1, 2) if os.isatty(descriptor)]
 
@@ -95,7 +95,7 @@ def handle_signals(handler: Callable[[int, Any], None]) -> Iterator[None]:
 
 
 def _discard_output(terminals: list[int]) -> None:
-    """Send further output nowhere: writing to a terminal that has hung up would raise an error."""
+    """Discard further output: writing to a closed terminal would raise an error."""
     with contextlib.suppress(OSError):
         for descriptor in terminals:
             os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
@@ -103,7 +103,7 @@ def _discard_output(terminals: list[int]) -> None:
 
 @contextlib.contextmanager
 def signals_as_exceptions() -> Iterator[None]:
-    """Turn SIGINT, SIGTERM and SIGHUP into `Killed`, so that every ``finally`` on the way out is run."""
+    """Turn SIGINT, SIGTERM and SIGHUP into the exception `Killed`, so that every ``finally`` block runs."""
     global _active
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -111,7 +111,7 @@ def signals_as_exceptions() -> Iterator[None]:
 
     def handler(number: int, frame: Any) -> None:
         if _received:
-            signal.signal(signal.SIGINT, signal.default_int_handler)  # a third Ctrl-C waits for nothing
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # a third Ctrl-C is not deferred
         raise_or_defer(number)
 
     if not _active:
@@ -124,4 +124,4 @@ def signals_as_exceptions() -> Iterator[None]:
     finally:
         _active -= 1
         if not _active:
-            _received.clear()  # whoever called has been told
+            _received.clear()  # the caller got the exception

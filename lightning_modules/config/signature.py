@@ -1,4 +1,4 @@
-"""What a callable takes: found by its dotted path, its parameters, and whether a config value can be meant for one."""
+"""Import a callable by its dotted path, list its parameters, and match config values with their type hints."""
 
 import ast
 import collections.abc
@@ -15,7 +15,7 @@ from lightning_modules.config.errors import UserError, suggest
 
 
 def locate(target: str) -> Any:
-    """Import the object of a dotted path. Raises UserError that names the part that is not there."""
+    """Import the object at a dotted path. Raises UserError naming the part that does not exist."""
     import importlib
 
     parts = target.split(".")
@@ -26,7 +26,9 @@ def locate(target: str) -> Any:
             found = importlib.import_module(name)
         except ModuleNotFoundError as error:
             if error.name and not name.startswith(error.name):
-                raise UserError(f"importing it needs the package '{error.name}': pip install {error.name}") from error
+                raise UserError(
+                    f"it needs the package '{error.name}', which is not installed: pip install {error.name}"
+                ) from error
             continue
         for depth, part in enumerate(parts[i:], start=i):
             if not hasattr(found, part):
@@ -34,11 +36,11 @@ def locate(target: str) -> Any:
                 raise UserError(f"'{'.'.join(parts[:depth])}' has no '{part}'; {_short_suggestion(part, names)}")
             found = getattr(found, part)
         return found
-    raise UserError(f"there is no module '{parts[0]}'")
+    raise UserError(f"no module named '{parts[0]}'")
 
 
 def parameters_of(function: Any) -> tuple[dict[str, inspect.Parameter], bool]:
-    """Keyword parameters of a callable, with those that its ``**kwargs`` hand to the parent; and whether it takes any."""
+    """Keyword parameters of a callable, including those its ``**kwargs`` pass to the parent; and whether it accepts any other."""
     found: dict[str, inspect.Parameter] = {}
     for owner in function.__mro__ if inspect.isclass(function) else [function]:
         init = owner.__dict__.get("__init__") if inspect.isclass(owner) else owner
@@ -62,7 +64,7 @@ def parameters_of(function: Any) -> tuple[dict[str, inspect.Parameter], bool]:
 
 
 def _passes_kwargs_to_parent(init: Any, keywords: str) -> bool:
-    """Whether a constructor calls ``super().__init__(…, **keywords)``, so that the parent says which are known."""
+    """Whether a constructor calls ``super().__init__(…, **keywords)``, so that the parent defines the valid keywords."""
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(init)))
     except (OSError, TypeError, SyntaxError):
@@ -76,19 +78,19 @@ def _passes_kwargs_to_parent(init: Any, keywords: str) -> bool:
 
 
 def hints_of(function: Any) -> dict[str, Any]:
-    """The annotations of a callable's parameters, a class's parents included."""
+    """Type hints of a callable's parameters, including those of parent classes."""
     hints: dict[str, Any] = {}
     for owner in reversed(function.__mro__) if inspect.isclass(function) else [function]:
         init = owner.__dict__.get("__init__") if inspect.isclass(owner) else owner
         try:
             hints |= typing.get_type_hints(init) if init is not None else {}
-        except Exception:  # an annotation that cannot be evaluated says nothing about the value
+        except Exception:  # an annotation that cannot be evaluated is not checked
             continue
     return hints
 
 
 def matches_type(value: Any, hint: Any) -> bool:
-    """Whether a config value can be meant for an annotation; what cannot be judged fits."""
+    """Whether a config value matches a type hint; hints that cannot be checked match everything."""
     if isinstance(value, DictConfig | Mapping) or hint is Any:
         return True
     origin = typing.get_origin(hint)
@@ -123,11 +125,11 @@ def matches_type(value: Any, hint: Any) -> bool:
 
 def _short_suggestion(word: str, names: list[str]) -> str:
     said = suggest(word, names)
-    return said if len(said) < 300 else "look for the right name in its documentation"
+    return said if len(said) < 300 else "see its documentation for the valid names"
 
 
 def describe_type(hint: Any) -> str:
-    """An annotation in words: ``int or null``, ``'min' or 'max'``."""
+    """A type hint in words: ``an integer or null``, ``'min' or 'max'``."""
     origin = typing.get_origin(hint)
     if origin is typing.Literal:
         names = [f"'{option}'" if isinstance(option, str) else str(option) for option in typing.get_args(hint)]
@@ -139,6 +141,6 @@ def describe_type(hint: Any) -> str:
 
 
 _TYPE_NAMES: dict[Any, str] = {
-    type(None): "null", int: "a whole number", float: "a number", bool: "true or false", str: "text", dict: "a mapping",
+    type(None): "null", int: "an integer", float: "a number", bool: "true or false", str: "a string", dict: "a mapping",
     list: "a list", tuple: "a list", collections.abc.Sequence: "a list",
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Samples as they are and as augmentation makes them, side by side: images, series, sound and words."""
+"""Figures of original and augmented samples side by side: images, series, sound and text."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from lightning_modules.report.figures import COLOURS, INK, blank_figure
 if TYPE_CHECKING:
     from torch import Tensor
 
-_INCHES, _POINTS = 11.0, 7.2  # width of a picture of words, and size of its letters
+_INCHES, _POINTS = 11.0, 7.2  # width of a figure of text, and its font size
 _MAX_COLUMNS = (
     _INCHES * 72 / (_POINTS * 0.65)
-)  # letters across it: monospaced ones are 0.6 of their size wide, and a pixel
-_FONT_SIZE = 24  # where the words begin, behind the title
-_LINE = int(_MAX_COLUMNS) - _FONT_SIZE - 4  # letters of a line of words
+)  # characters per line: monospaced ones are 0.6 of their size wide, plus a pixel
+_FONT_SIZE = 24  # column in which the text begins, after the title
+_LINE = int(_MAX_COLUMNS) - _FONT_SIZE - 4  # characters of a line of text
 _MOST_LINES = 3  # lines of one text
 _MUTED_COLOUR = "#888888"
 
 
 @dataclass(frozen=True)
 class SampleGrid:
-    """What is drawn: `rows` of raw samples [S, …], the first as they are, and a title for each of them.
+    """What to draw: `rows` of raw samples [S, …], the first not augmented, and a title for each sample.
 
     `sample_text` puts a raw sample into words; `sample_rate` (Hz) is that of sound.
     """
@@ -41,7 +41,7 @@ class SampleGrid:
 
 
 def draw_samples(shown: SampleGrid) -> Figure:
-    """Draw one column a sample, one row a draw of the augmentation; words and tables one line a draw."""
+    """Draw one column per sample and one row per draw of the augmentation; text and tables one line per draw."""
     if shown.domain in ("text", "interactions", "table"):
         return _words(shown)
     draw = {"image": _image, "series": _series, "audio": _sound}[shown.domain]
@@ -71,7 +71,7 @@ def _image(axes: Axes, shown: SampleGrid, row: int, column: int) -> None:
 
 
 def _unit(x: Tensor) -> Tensor:
-    """Floats of any range as [0, 1]; those that lie there already as they are."""
+    """Scale floats of any range to [0, 1]; values already in it stay."""
     low, high = float(x.min()), float(x.max())
     return x.float() if low >= 0 and high <= 1 else (x.float() - low) / max(high - low, 1e-12)
 
@@ -99,14 +99,14 @@ def _spectrogram(x: Tensor) -> np.ndarray:
 
 
 def _words(shown: SampleGrid) -> Figure:
-    """A block of lines for each sample; words that the sample does not have as it is are coloured."""
+    """A block of lines for each sample; words that are not in the original are coloured."""
     blocks = [
         [(shown.titles[row][column], shown.sample_text(shown.rows[row][column])) for row in range(len(shown.rows))]
         for column in range(len(shown.rows[0]))
     ]
     lines = [line for block in blocks for line in [*_wrap_words(block), []]]
     figure = blank_figure(_INCHES, 0.19 * (len(lines) + 3))
-    figure.set_layout_engine("none")  # the letters' places are counted over the whole width
+    figure.set_layout_engine("none")  # positions are counted in characters over the whole width
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
     axes.set_xlim(-2, _MAX_COLUMNS - 2)
@@ -121,7 +121,7 @@ def _words(shown: SampleGrid) -> Figure:
 
 
 def _wrap_words(block: Sequence[tuple[str, str]]) -> list[list[tuple[int, str, str]]]:
-    """Lines of (column, text, colour): a title, then the words; what is new in a draw has another colour."""
+    """Lines of (column, text, colour): a title, then the words; new words of a draw have another colour."""
     known = set(block[0][1].split())
     laid: list[list[tuple[int, str, str]]] = []
     for row, (title, text) in enumerate(block):
@@ -133,7 +133,7 @@ def _wrap_words(block: Sequence[tuple[str, str]]) -> list[list[tuple[int, str, s
 
 
 def _colour_words(words: str, known: set[str], plain: str) -> list[tuple[int, str, str]]:
-    """Each word at its own place: letters are rounded to pixels, which would add up over a line."""
+    """Place each word separately: characters are rounded to pixels, which would add up over a line."""
     found, place = [], _FONT_SIZE
     for word in words.split(" "):
         found.append((place, word, plain if word in known or word == "…" else COLOURS[1]))

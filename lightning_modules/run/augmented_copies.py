@@ -1,4 +1,4 @@
-"""Augmented copies of a training part, written to disk once and read by every run that names their folder."""
+"""Write augmented copies of a training set to disk, for runs with ``data.augmented=FOLDER``."""
 
 import hashlib
 import json
@@ -46,14 +46,18 @@ def write_copies(wish: AugmentRequest) -> dict[str, Any]:
     if wish.copies < 1:
         raise UserError(f"copies={wish.copies} must be at least 1")
     if wish.out.exists() and not (wish.overwrite and (wish.out / MANIFEST_FILE).exists()):
-        holds = "overwrite=true writes it anew" if (wish.out / MANIFEST_FILE).exists() else "and it holds no copies"
+        holds = (
+            "use overwrite=true to replace it"
+            if (wish.out / MANIFEST_FILE).exists()
+            else "and contains no augmented copies"
+        )
         raise UserError(f"out={wish.out} exists already; {holds}")
     cfg = compose_run(wish.words)
     if not (cfg.get("augmentation") or {}).get("transforms"):
-        raise UserError("augmentation=none: name the one to apply, as in augmentation=image_basic")
+        raise UserError("augmentation=none: choose one, e.g. augmentation=image_basic")
     data = build_data(cfg)
     if not data.in_memory:
-        raise UserError(f"data={data.name}: its samples are decoded on the fly; copies are made of sets in memory only")
+        raise UserError(f"data={data.name}: its samples are decoded on the fly; only in-memory data sets can be copied")
     wish.out.parent.mkdir(parents=True, exist_ok=True)
     require_free_space(wish.out.parent, wish.copies * len(data.splits["train"]) * data.bytes_per_sample)
     tensors = _augment(cfg, data, wish.copies)

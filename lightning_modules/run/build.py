@@ -1,4 +1,4 @@
-"""From the config to objects: the datamodule, the task and the trainer of one run."""
+"""Build the datamodule, the task and the trainer of one run from its config."""
 
 import contextlib
 import os
@@ -35,14 +35,14 @@ _TINY_MODEL, _SMALL_MODEL = 30_000, 2_000_000  # parameters
 
 
 def build_data(cfg: DictConfig) -> Any:
-    """Instantiate the datamodule and read the data; raises UserError where it is not there."""
+    """Instantiate the datamodule and read the data; raises UserError if it is missing."""
     data = instantiate(cfg.data)
     data.setup()
     return data
 
 
 def infer_shapes(cfg: DictConfig, data: Any) -> None:
-    """Write the input shape and the number of outputs into the config where it leaves them open; check them if not."""
+    """Infer the input shape and the number of outputs from the data where the config leaves them open; else check them."""
     needed = _outputs_needed(cfg, data)
     with open_dict(cfg):
         for room in ("model", "task"):
@@ -76,7 +76,7 @@ def _outputs_needed(cfg: DictConfig, data: Any) -> int:
 
 
 def build_model(cfg: DictConfig) -> nn.Module:
-    """Instantiate the network; its weights are a function of `cfg.seed`."""
+    """Instantiate the network; its weights depend only on `cfg.seed`."""
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     model: nn.Module = instantiate(cfg.model)
     if cfg.get("channels_last"):
@@ -116,9 +116,9 @@ def build_task(cfg: DictConfig, data: Any, callbacks: list[pl.Callback], **loop:
 
 
 def _with_synced_batch_norm(task: Supervised, data: Any) -> bool:
-    """Whether the network has a batch norm whose statistics of one sample are those of one value, which torch refuses.
+    """Whether the network has a batch norm that would normalize over a single value for a batch of one sample (torch raises).
 
-    Raises UserError where each batch has one sample.
+    Raises UserError if every batch has one sample.
     """
     norms = [layer for layer in task.model.modules() if isinstance(layer, BatchNorm) and layer.training]
     single: list[bool] = []
@@ -146,7 +146,7 @@ def _with_synced_batch_norm(task: Supervised, data: Any) -> bool:
 
 
 def _build_augmentation(node: DictConfig, data: Any) -> nn.Module:
-    """Instantiate transforms, and show them the data."""
+    """Instantiate transforms and prepare them for the data."""
     transforms: Any = instantiate(node)
     if hasattr(transforms, "prepare"):
         transforms.prepare(data)
@@ -154,7 +154,7 @@ def _build_augmentation(node: DictConfig, data: Any) -> nn.Module:
 
 
 def _steps_per_call(cfg: DictConfig, data: Any, model: nn.Module, callbacks: list[pl.Callback]) -> int:
-    """How many mini-batches one call of Lightning's loop takes: more than one only where nothing needs each step."""
+    """Mini-batches per call of Lightning's loop: more than one only if nothing needs single steps."""
     if cfg.steps_per_call != "auto":
         return int(cfg.steps_per_call)
     t = cfg.trainer
@@ -172,12 +172,12 @@ def _steps_per_call(cfg: DictConfig, data: Any, model: nn.Module, callbacks: lis
     if not (plain and size < _SMALL_MODEL and data.in_memory):
         return 1
     room = _CHUNK_BYTES // max(1, data.bytes_per_sample * data.batch_size)
-    steps = _CHUNK_STEPS if size < _TINY_MODEL else _CHUNK_STEPS // 10  # slow steps: the progress bar shall move
+    steps = _CHUNK_STEPS if size < _TINY_MODEL else _CHUNK_STEPS // 10  # slow steps: keep the progress bar moving
     return max(1, min(steps, data.steps_per_epoch(), room))
 
 
 def _ema_keeps_up(cfg: DictConfig) -> bool:
-    """Whether there is one process, or a strategy whose gradients are averaged in the backward pass and nowhere else."""
+    """Whether there is one process, or a strategy that averages gradients in the backward pass only."""
     if cfg.strategy.get("_target_") is None:
         return bool((cfg.trainer.devices, cfg.trainer.num_nodes) == (1, 1))
     if cfg.strategy.get("static_graph") or not getattr(
@@ -189,39 +189,39 @@ def _ema_keeps_up(cfg: DictConfig) -> bool:
 
 
 def _has_step_hooks(callback: pl.Callback) -> bool:
-    """Whether a callback that is not Lightning's own display or checkpoint acts on single steps."""
+    """Whether a callback other than Lightning's displays and checkpoints acts on single steps."""
     if isinstance(callback, Checkpoint | ProgressBar | ModelSummary | LearningRateMonitor):
         return False
     return any(getattr(type(callback), hook, None) is not getattr(pl.Callback, hook) for hook in _STEP_HOOKS)
 
 
 def build_callbacks(cfg: DictConfig) -> list[pl.Callback]:
-    """Instantiate the callbacks of the config, by name; an entry that is null was switched off."""
+    """Instantiate the callbacks of the config; null entries are switched off."""
     callbacks = [instantiate(node) for node in (cfg.callbacks or {}).values() if node]
     for key, callback in zip((k for k, node in (cfg.callbacks or {}).items() if node), callbacks, strict=True):
         if not isinstance(callback, pl.Callback):
-            raise UserError(f"callbacks.{key}: a {type(callback).__name__} is no callback of Lightning")
+            raise UserError(f"callbacks.{key}: {type(callback).__name__} is not a Lightning Callback")
     if uses_cuda(cfg):
         callbacks += [PeakMemory(), *([CudaGraphs()] if cfg.get("cuda_graphs") else [])]
     return callbacks
 
 
 def build_trainer(cfg: DictConfig, callbacks: list[pl.Callback], logger: Any, folder: Path) -> pl.Trainer:
-    """Instantiate the Trainer. Raises UserError where the device is not there."""
-    # a partial: instantiate would make config nodes of the objects, which not all of them survive
+    """Instantiate the Trainer. Raises UserError if the device does not exist."""
+    # partial: instantiate would convert the objects to config nodes
     trainer: pl.Trainer = instantiate(cfg.trainer, _partial_=True)(
         callbacks=[StopOnSignal(), *callbacks],
         logger=logger or False,
         strategy=instantiate(cfg.strategy) if cfg.strategy.get("_target_") else "auto",
         default_root_dir=str(folder),
-        use_distributed_sampler=False,  # the datamodule shares out the samples itself
+        use_distributed_sampler=False,  # the datamodule shards the samples itself
         enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
         enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
         enable_model_summary=any(isinstance(callback, ModelSummary) for callback in callbacks),
         plugins=[*_cluster_plugins(), VerifiedCheckpointIO()],
     )
     strategy: Any = trainer.strategy
-    if hasattr(strategy, "config"):  # all ranks compare theirs
+    if hasattr(strategy, "config"):  # the ranks compare their configs
         strategy.config = OmegaConf.to_container(cfg, resolve=True)
     profiler: Any = trainer.profiler  # type: ignore[attr-defined] # set by Lightning's connector
     if profiler.dirpath is None:
@@ -231,19 +231,19 @@ def build_trainer(cfg: DictConfig, callbacks: list[pl.Callback], logger: Any, fo
 
 
 def _cluster_plugins() -> list[Any]:
-    """Where ranks come from. Lightning takes every Slurm job for one whose tasks are the ranks; one task starts its own."""
+    """Cluster environment: Lightning takes the tasks of every Slurm job for the ranks, but a single task starts its own ranks."""
     from pytorch_lightning.plugins.environments import LightningEnvironment
 
     return [LightningEnvironment()] if os.environ.get("SLURM_NTASKS") == "1" else []
 
 
 def needs_run_folder(callback: pl.Callback) -> bool:
-    """Whether a callback is of no use without a record: it writes checkpoints or logs."""
+    """Whether a callback only writes checkpoints or logs, so that it is useless without a run folder."""
     return isinstance(callback, Checkpoint | LearningRateMonitor)
 
 
 def set_checkpoint_folders(callbacks: list[pl.Callback], run_folder: Path, model_folder: Path) -> None:
-    """Give each checkpoint its folder in the record: the best weights to the logged model, all others to the run."""
+    """Set the folder of each checkpoint callback: the logged model's for the best weights, the run's for all others."""
     for callback in callbacks:
         if isinstance(callback, Checkpoint) and getattr(callback, "dirpath", "") is None:
             best = isinstance(callback, ModelCheckpoint) and callback.monitor is not None

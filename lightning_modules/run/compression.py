@@ -1,4 +1,4 @@
-"""Joins a run with its compression recipe: what the stages work on, their fits, and what is recorded of each."""
+"""The compression of a run: the context of its stages, their fits, and their evaluation."""
 
 import copy
 import functools
@@ -32,9 +32,9 @@ FitCall = Callable[[pl.Trainer, Supervised, Any, Path | None], dict[str, float]]
 
 
 class RunCompression:
-    """The recipe of a run, from before its training to after it. Without stages it does nothing.
+    """The compression recipe of a run, before, during and after its training. Does nothing without stages.
 
-    Raises UserError where a stage cannot work on this network.
+    Raises UserError if a stage does not support the network.
     """
 
     def __init__(self, cfg: DictConfig, task: Supervised, data: Any) -> None:

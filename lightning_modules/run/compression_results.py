@@ -1,4 +1,4 @@
-"""After a run's training: every stage's network is saved, loaded back, tested, measured and recorded."""
+"""After training: save, reload, test, measure and record the network of every compression stage."""
 
 import copy
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Raw samples from files of a user's own: images, arrays, tables and texts, as a recorded model reads them."""
+"""Read raw samples for a recorded model from images, arrays, tables and texts."""
 
 import math
 from collections import Counter
@@ -24,11 +24,14 @@ SUFFIXES = (*IMAGES, ".npy", ".csv", ".tsv", ".parquet", ".txt")
 
 @dataclass(frozen=True)
 class InputSpec:
-    """The samples that a model reads: their shape, their type, and whether images are cut to size as in its training.
+    """The samples a model accepts.
 
-    `encode` makes samples of texts, in tables of the column `text`; `table` has the columns of a model of tables;
-    `encoding` is that of text files, null where it is detected; `background` is
-    behind transparent pixels of images.
+    Attributes:
+        cuts_images: whether images are cropped to size as in training.
+        encode: turns texts into samples; in tables, the texts of the column `text`.
+        table: the columns of a model of tables.
+        encoding: of text files; None detects it.
+        background: behind transparent pixels.
     """
 
     shape: tuple[int, ...]
@@ -41,25 +44,25 @@ class InputSpec:
     background: Background = "white"
 
     def __str__(self) -> str:
-        return f"the model reads {str(self.dtype).removeprefix('torch.')} samples of shape {list(self.shape)}"
+        return f"the model expects {str(self.dtype).removeprefix('torch.')} samples of shape {list(self.shape)}"
 
 
 def list_files(source: Path) -> list[Path]:
-    """The file itself, or all readable files of a folder in order; warns of others. Raises UserError for an empty list."""
+    """The file itself, or all supported files of a folder in order; warns about others. Raises UserError if there are none."""
     if not source.exists():
-        raise UserError(f"input={source}: there is no such file or folder")
+        raise UserError(f"input={source}: no such file or folder")
     found = [source]
     if source.is_dir():
         files = [(path, reason_to_skip(path, SUFFIXES)) for path in sorted(source.rglob("*")) if not path.is_dir()]
         found = [path for path, reason in files if reason is None]
         warn_of_skipped(source, Counter(reason for _, reason in files if reason), len(found))
     if not found or found[0].suffix.lower() not in SUFFIXES:
-        raise UserError(f"input={source}: no file that can be read; it can be: {', '.join(SUFFIXES)}")
+        raise UserError(f"input={source}: no supported file; supported are {', '.join(SUFFIXES)}")
     return found
 
 
 def read_samples(file: Path, wanted: InputSpec) -> Tensor:
-    """Return the raw samples [N, *shape] of a file. Raises UserError where they are none of those that are wanted."""
+    """Return the raw samples [N, *shape] of a file. Raises UserError if the model does not accept them."""
     suffix = file.suffix.lower()
     read = _read_image if suffix in IMAGES else {".npy": _read_array, ".txt": _read_lines}.get(suffix, _read_table)
     try:
@@ -70,7 +73,7 @@ def read_samples(file: Path, wanted: InputSpec) -> Tensor:
 
 def _read_image(file: Path, wanted: InputSpec) -> Tensor:
     if len(wanted.shape) != 3 or wanted.shape[0] not in (1, 3) or wanted.dtype != torch.uint8:
-        raise UserError(f"{file}: {wanted}, which is no image")
+        raise UserError(f"{file} is an image, but {wanted}")
     if wanted.cuts_images:
         from lightning_modules.data.image_folder import decode
 
@@ -78,7 +81,7 @@ def _read_image(file: Path, wanted: InputSpec) -> Tensor:
     pixels = np.array(read_image(file, wanted.background).convert("L" if wanted.shape[0] == 1 else "RGB"))
     x = torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).permute(2, 0, 1)
     if x.shape != wanted.shape:
-        raise UserError(f"{file} is an image of shape {list(x.shape)}: {wanted}")
+        raise UserError(f"{file} is an image of shape {list(x.shape)}, but {wanted}")
     return x[None]
 
 
@@ -87,15 +90,15 @@ def _read_array(file: Path, wanted: InputSpec) -> Tensor:
     if array.shape == wanted.shape:
         array = array[None]
     if array.shape[1:] != wanted.shape or array.dtype.kind not in "iufb":
-        raise UserError(f"{file} is an array of shape {list(array.shape)} and type {array.dtype}: {wanted}")
+        raise UserError(f"{file} is an array of shape {list(array.shape)} and type {array.dtype}, but {wanted}")
     if wanted.dtype == torch.uint8 and array.dtype != np.uint8:  # floats in [0, 1] would all become 0 or 1
-        raise UserError(f"{file} holds {array.dtype}: {wanted}")
+        raise UserError(f"{file} contains {array.dtype}, but {wanted}")
     return torch.from_numpy(array).to(wanted.dtype)
 
 
 def _read_lines(file: Path, wanted: InputSpec) -> Tensor:
     if wanted.encode is None:
-        raise UserError(f"{file} holds texts: {wanted}")
+        raise UserError(f"{file} contains texts, but {wanted}")
     [content] = read_texts([file], wanted.encoding)
     lines = content.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     return wanted.encode(lines[:-1] if not lines[-1] else lines)  # an empty line is a text, but not after the last end
@@ -111,7 +114,7 @@ def _read_table(file: Path, wanted: InputSpec) -> Tensor:
     size = math.prod(wanted.shape)
     numbers = to_numbers(table, str(file))
     if table.shape[1] != size:
-        raise UserError(f"{file} has {table.shape[1]} columns: {wanted}, which is {size} columns below a header")
+        raise UserError(f"{file} has {table.shape[1]} columns, but {wanted} ({size} columns below a header)")
     x = wanted.table.samples(numbers, str(file)) if wanted.table else to_samples(numbers, wanted.dtype, str(file))
     return x.reshape(-1, *wanted.shape)
 
@@ -123,5 +126,5 @@ def _texts_of(file: Path, wanted: InputSpec) -> list[str]:
     else:
         cells = read_columns(file, [wanted.text], wanted.encoding)
     if wanted.text not in cells:
-        raise UserError(f"{file} has no column '{wanted.text}', whose texts the model reads")
+        raise UserError(f"{file} has no column '{wanted.text}', which the model expects to contain the texts")
     return cells[wanted.text]

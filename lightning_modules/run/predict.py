@@ -1,4 +1,4 @@
-"""Predictions of a recorded model for files: one row a sample."""
+"""Predict files with a recorded model: one CSV row per sample."""
 
 import csv
 from collections.abc import Iterator
@@ -25,9 +25,9 @@ _MAX_LISTED = 5  # files that a message names
 
 
 def find_model(store: Store, wanted: str) -> tuple[Supervised, InputSpec]:
-    """The best weights of a run, or the model ``models:/…`` (compressed ones too), and the samples that it reads.
+    """The task with the best weights of a run or of ``models:/…`` (also compressed), and the samples it accepts.
 
-    Raises UserError where it is not there, or damaged.
+    Raises UserError if it does not exist or is damaged.
     """
     from mlflow.models import Model
 
@@ -50,13 +50,13 @@ def find_model(store: Store, wanted: str) -> tuple[Supervised, InputSpec]:
 
 
 def predict(task: Supervised, wanted: InputSpec, source: Path, out: TextIO) -> int:
-    """Write a CSV with a row for each sample of a file, or of all files of a folder; return how many.
+    """Write a CSV row for each sample of a file, or of all files in a folder; return the number of rows.
 
-    Columns: ``file``, ``sample`` (its number in the file), then ``class`` and its ``probability``; for several labels
-    the probability of each, for regression each value.
+    Columns: ``file``, ``sample`` (its number in the file), then ``class`` and ``probability``; one probability per label
+    for multilabel tasks, one value per output for regression.
 
-    Files that cannot be read, and those with samples of another shape or type than the model reads, are counted in a
-    warning. Raises UserError where no file is left.
+    A warning lists files that cannot be read or whose samples have another shape or type than the model's. Raises
+    UserError if no file is left.
     """
     table = csv.writer(out, lineterminator="\n")
     table.writerow(["file", "sample", *_columns(task)])

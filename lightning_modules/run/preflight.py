@@ -1,4 +1,4 @@
-"""What can be seen of a mistake once the parts are built, and before anything is trained or recorded."""
+"""Checks of the built components before anything is trained or recorded."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -22,13 +22,13 @@ from lightning_modules.task.task_spec import build_task_from_spec, load_task_fro
 
 
 def check_parts(cfg: DictConfig, task: Supervised, data: Any, callbacks: list[pl.Callback]) -> None:
-    """Raise UserError for a metric that nobody logs, a device that is not there, or parts that do not fit together."""
+    """Raise UserError for a metric that is never logged, a device that does not exist, or components that do not fit together."""
     check_monitors(callbacks, task, cfg.scheduler, has_val=len(data.splits["val"]) > 0)
     warn_about_duplicate_names(getattr(task, "class_names", None) or [])
     device = check_device(cfg)
     check_gpu_memory(cfg, task, data, device)
     check_forward(cfg, task, data)
-    if cfg.tracking.enabled and task.task_spec:  # what a checkpoint would carry
+    if cfg.tracking.enabled and task.task_spec:  # the spec in its checkpoints
         check_rebuild(task, data, compressed=bool((cfg.get("compression") or {}).get("stages")))
     if device.type == "cuda" and not cfg.compile:
         allow_nondeterministic(cfg, lambda: _trial_step(task, data, device))
@@ -37,18 +37,18 @@ def check_parts(cfg: DictConfig, task: Supervised, data: Any, callbacks: list[pl
 
 
 def warn_about_duplicate_names(class_names: Sequence[str]) -> None:
-    """Say which classes are told apart by their number in the names of metrics."""
+    """Warn about classes whose metric names differ by their number only."""
     suffixes = enumerate(zip(class_names, metric_suffixes(class_names), strict=True))
     if shared := [f"'{name}': {to}" for i, (name, to) in suffixes if to.endswith(f"-{i}") and to != name]:
         rank_zero_warn(
-            f"Classes that share a name in MLflow's characters are logged with their number: {'; '.join(shared)}"
+            f"classes whose names are equal in MLflow's character set are logged with their number: {'; '.join(shared)}"
         )
 
 
 def check_monitors(
     callbacks: list[pl.Callback], task: Supervised, scheduler: Mapping[str, Any] | None, has_val: bool
 ) -> None:
-    """Raise UserError where a callback or schedule watches a metric that this task never logs."""
+    """Raise UserError if a callback or scheduler monitors a metric that the task never logs."""
     logged = task.metric_names() | {name for callback in callbacks for name in getattr(callback, "logs", ())}
     if not has_val:
         logged = {name for name in logged if not name.startswith("val/")}
@@ -57,7 +57,7 @@ def check_monitors(
     for owner, name in watched:
         if name not in logged:
             lacking = not has_val and str(name).startswith("val/")
-            hint = " There is no validation set: callbacks=last trains without." if lacking else ""
+            hint = " There is no validation set: use callbacks=last." if lacking else ""
             every = ", ".join(sorted(logged))
             raise UserError(
                 f"{owner} monitors '{name}', which is never logged; {suggest(str(name), logged)} (all: {every}).{hint}"
@@ -65,18 +65,15 @@ def check_monitors(
 
 
 def check_device(cfg: DictConfig) -> torch.device:
-    """Return this process's device.
-
-    Raises UserError, before anything is recorded, where this machine lacks what the trainer asks for.
-    """
+    """Return this process's device. Raises UserError if this machine lacks what the trainer requires."""
     try:
         trainer = build_trainer(cfg, [], None, Path())
         if trainer.world_size > 1 and not cfg.strategy.get("_target_"):
             raise UserError(
-                f"trainer.devices={cfg.trainer.devices}: {trainer.world_size} processes need a strategy: add strategy=ddp"
+                f"trainer.devices={cfg.trainer.devices}: {trainer.world_size} processes need a strategy, e.g. strategy=ddp"
             )
         return trainer.strategy.root_device
-    except Exception as error:  # Lightning raises many kinds for a wrong device, precision or strategy
+    except Exception as error:  # Lightning raises many types for a wrong device, precision or strategy
         cause = error.__cause__ or error
         if isinstance(cause, UserError):
             raise cause from None
@@ -84,7 +81,7 @@ def check_device(cfg: DictConfig) -> torch.device:
 
 
 def check_gpu_memory(cfg: DictConfig, task: Supervised, data: Any, device: torch.device) -> None:
-    """Raise UserError where the GPU's free memory cannot take the model and its optimizer."""
+    """Raise UserError if the model and its optimizer exceed the GPU's free memory."""
     if device.type != "cuda":
         return
     weights = sum(p.numel() * p.element_size() for p in task.parameters())
@@ -94,7 +91,7 @@ def check_gpu_memory(cfg: DictConfig, task: Supervised, data: Any, device: torch
 
 
 def _trial_step(task: Supervised, data: Any, device: torch.device) -> None:
-    """A forward and backward pass of two samples on `device`, without a trace in weights, gradients or buffers."""
+    """A forward and backward pass of two samples on `device`, with a copy: weights, gradients and buffers stay unchanged."""
     twin = copy.deepcopy(task).to(device).train()
     twin.outputs_and_loss({"x": data.example(2).to(device), "y": data.arrays.y[:2].to(device)})[1].backward()
 
@@ -104,50 +101,52 @@ def _device_message(cfg: DictConfig, cause: BaseException) -> str:
     there += ["trainer=gpu"] if torch.cuda.is_available() else []
     there += ["trainer=mps"] if torch.backends.mps.is_available() else []
     wanted = f"trainer.accelerator={cfg.trainer.accelerator} trainer.devices={cfg.trainer.devices}"
-    return f"trainer: {str(cause).splitlines()[0]}\n  asked for: {wanted}; this machine can run: {', '.join(there)}"
+    return (
+        f"trainer: {str(cause).splitlines()[0]}\n  requested: {wanted}; available on this machine: {', '.join(there)}"
+    )
 
 
 def check_forward(cfg: DictConfig, task: Supervised, data: Any) -> None:
-    """Raise UserError where two samples do not go through the model, or do not give `num_outputs` numbers each."""
+    """Raise UserError if the model does not accept two samples, or does not return `num_outputs` values for each."""
     if cfg.compile:
-        return  # the first call compiles, for minutes
+        return  # the first call would compile, for minutes
     samples = data.example(2)
     training = task.training
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             outputs = task.eval()(samples)
-    except Exception as error:  # whatever a network raises on a shape it is not made for
+    except Exception as error:  # a network may raise anything for an unsupported shape
         raise UserError(
-            f"model: {cfg.model._target_} does not take samples of shape {tuple(samples.shape[1:])}: {_first_line(error)}"
+            f"model: {cfg.model._target_} does not accept samples of shape {tuple(samples.shape[1:])}: {_first_line(error)}"
         ) from error
     finally:
         task.train(training)
     if tuple(outputs.shape) != (len(samples), cfg.model.num_outputs):
         raise UserError(
-            f"model: {cfg.model._target_} gives {tuple(outputs.shape[1:])} numbers per sample, "
-            f"the task needs model.num_outputs={cfg.model.num_outputs}"
+            f"model: {cfg.model._target_} returns {tuple(outputs.shape[1:])} values per sample, "
+            f"but the task needs model.num_outputs={cfg.model.num_outputs}"
         )
     try:
         loss = task.loss(outputs, task.loss_target({"y": data.arrays.y[: len(samples)]}))
         if loss.ndim:
-            raise ValueError(f"it gives a tensor of shape {tuple(loss.shape)}, not one number")
+            raise ValueError(f"expected a scalar, got shape {tuple(loss.shape)}")
     except Exception as error:
         raise UserError(
-            f"task.loss: {cfg.task.loss._target_} does not suit this task and data: {_first_line(error)}"
+            f"task.loss: {cfg.task.loss._target_} does not work with this task and data: {_first_line(error)}"
         ) from error
 
 
 def check_rebuild(task: Supervised, data: Any, compressed: bool) -> None:
-    """Raise UserError where what is recorded of the task does not build the same one again."""
-    where = "The model that would be recorded"
+    """Raise UserError if the recorded spec does not rebuild the same task."""
+    where = "the recorded model"
     recorded = load_task_from_spec(task.task_spec, task.state_dict(), where)
-    if compressed:  # a compressed file holds the network's weights only
+    if compressed:  # a compressed file holds only the network's weights
         recorded.preprocess = build_task_from_spec(task.task_spec, where).preprocess
     require_same_outputs(task, recorded, held_out_samples(data, 8), where)
 
 
 def check_augmentation(cfg: DictConfig, task: Supervised, data: Any) -> None:
-    """Raise UserError where four training samples do not go through augmentation, test-time augmentation and the loss."""
+    """Raise UserError if augmentation, test-time augmentation or the loss reject four training samples."""
     if cfg.compile:
         return
     index = data.splits["train"][:4]
@@ -163,10 +162,10 @@ def check_augmentation(cfg: DictConfig, task: Supervised, data: Any) -> None:
                 task.average_views([task.eval()(view) for view in task.tta(batch, generator)])
     except UserError:
         raise
-    except Exception as error:  # whatever a transform raises on samples that it is not made for
+    except Exception as error:  # a transform may raise anything for unsupported samples
         chosen = cfg.choices.get("augmentation")
         raise UserError(
-            f"augmentation={chosen}: it does not suit samples of shape {tuple(data.input_shape)} with this model and task: "
+            f"augmentation={chosen}: it does not work for samples of shape {tuple(data.input_shape)} with this model and task: "
             f"{_first_line(error)}"
         ) from error
     finally:
@@ -174,7 +173,7 @@ def check_augmentation(cfg: DictConfig, task: Supervised, data: Any) -> None:
 
 
 def check_optimizer(cfg: DictConfig, task: Supervised, data: Any) -> None:
-    """Raise UserError where optimizer or scheduler refuse their settings: both are built once for nothing."""
+    """Raise UserError if optimizer or scheduler reject their settings; both are built only for this check."""
     epochs, limit, steps = cfg.trainer.max_epochs, cfg.trainer.max_steps, data.steps_per_epoch()
     total = steps * max(epochs if epochs is not None else 1000, 1)
     room = "optimizer"

@@ -1,4 +1,4 @@
-"""What a finished run shows: its logged model, its curves, and a short table in the terminal."""
+"""Publish a finished run: its logged model, its plots, its description, and a table in the terminal."""
 
 import shlex
 from collections.abc import Mapping, Sequence
@@ -14,13 +14,13 @@ from lightning_modules.tracking.provenance import mask_secrets
 from lightning_modules.tracking.record import Record
 
 _CURVE_POINTS = 5000
-_NUM_SAMPLES, _NUM_DRAWS = 8, 4  # columns and rows of the picture of augmented samples
+_NUM_SAMPLES, _NUM_DRAWS = 8, 4  # columns and rows of the figure of augmented samples
 
 
 def publish(record: Record, weights: Path, data: Any, task: Any, metrics: Mapping[str, float]) -> None:
-    """Make the best weights a READY LoggedModel that MLflow can serve, and describe the run.
+    """Turn the best weights into a READY LoggedModel that MLflow can serve, and describe the run.
 
-    Raises UserError where they, loaded back, are not what was tested.
+    Raises UserError if the weights, loaded back, are not those that were tested.
     """
     write_pyfunc(weights, data.example(4), task, held_out_samples(data), record.model_id, record.run_id)
     record.send({"do": "model", "model_id": record.model_id, "step": task.tested_step})
@@ -28,7 +28,7 @@ def publish(record: Record, weights: Path, data: Any, task: Any, metrics: Mappin
 
 
 def held_out_samples(data: Any, count: int = 64) -> torch.Tensor:
-    """Raw samples of the test part; where there is none, of the validation or the training part."""
+    """Raw samples of the test part, else of the validation or training part."""
     part = next(part for part in ("test", "val", "train") if len(data.splits[part]))
     x, _ = (data.arrays.test if part == "test" else None) or (data.arrays.x, data.arrays.y)
     samples: torch.Tensor = x.index_select(0, data.splits[part][:count])
@@ -36,13 +36,13 @@ def held_out_samples(data: Any, count: int = 64) -> torch.Tensor:
 
 
 def draw_augmented(record: Record, data: Any, task: Any) -> None:
-    """Draw training samples beside what the run's augmentation makes of them."""
+    """Plot training samples beside their augmented versions."""
     if task.augmentation is None or not len(getattr(task.augmentation, "transforms", [task.augmentation])):
         return
     train = data.splits["train"]
     index = train[
         torch.linspace(0, len(train) - 1, min(_NUM_SAMPLES, len(train))).long()
-    ]  # sets are often sorted by class
+    ]  # data sets are often sorted by class
     batch = {"x": data.arrays.x.index_select(0, index), "y": data.arrays.y[index], "index": index}
     drawn = [batch, *(task.augmentation(batch, torch.Generator().manual_seed(draw)) for draw in range(_NUM_DRAWS))]
     titles = [[_label_text(y, data.class_names) for y in one["y"]] for one in drawn]
@@ -54,7 +54,7 @@ def draw_augmented(record: Record, data: Any, task: Any) -> None:
 
 
 def _label_text(y: torch.Tensor, names: Sequence[str] | None) -> str:
-    """A target in words: a class, the shares of a mixed one, or a value."""
+    """A target as text: a class, the shares of a mixed target, or a value."""
     if y.ndim == 0:
         return names[int(y)] if names and not y.is_floating_point() else f"{float(y):.3g}"
     if names is None:
@@ -65,7 +65,7 @@ def _label_text(y: torch.Tensor, names: Sequence[str] | None) -> str:
 
 
 def draw_curves(record: Record) -> None:
-    """Draw how the train and val metrics went, as the store has them."""
+    """Plot the recorded history of the train and val metrics."""
     if record.is_cut_off:
         return
     names = sorted(record.client.get_run(record.run_id).data.metrics)
@@ -78,13 +78,13 @@ def draw_curves(record: Record) -> None:
 
 
 def run_description(record: Record, metrics: Mapping[str, float], below: str = "") -> str:
-    """The test metrics and the commands for this run, in Markdown, for the top of its page."""
+    """The run's description in Markdown: its test metrics and the commands to rerun and serve it."""
     serve = f"mlflow models serve -m models:/{record.model_id} --env-manager local"
     store = shlex.quote(mask_secrets(record.store.uri))
     rows = "".join(f"| {name} | {value:.4f} |\n" for name, value in _test_metrics(metrics))
     return (
         f"| metric | value |\n|---|---|\n{rows}\n"
-        f"`touchstone rerun {record.run_id}` runs it again and compares;\n"
+        f"`touchstone rerun {record.run_id}` reruns it and compares the metrics;\n"
         f"`touchstone serve {record.run_id}` serves it, as `MLFLOW_TRACKING_URI={store} {serve}` does.\n\n"
         f"{below}"
     )
@@ -102,7 +102,7 @@ def _history(record: Record, name: str) -> list[tuple[int, float]]:
 
 
 def print_report(record: Record | None, task_spec: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
-    """Print the test metrics, the run's name and id, and how to look at it."""
+    """Print the test metrics, the run's name and id, and where to view it."""
     from rich.console import Console
     from rich.table import Table
 

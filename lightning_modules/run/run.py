@@ -1,4 +1,4 @@
-"""One run, top to bottom: check -> build -> fit -> test -> record."""
+"""One run from top to bottom: check -> build -> fit -> test -> compress -> record."""
 
 import contextlib
 import logging
@@ -57,16 +57,16 @@ def run(
     continue_in: str | None = None,
     skip_cached: bool = False,
 ) -> dict[str, float]:
-    """Train, test and record what the config says; return the last value of each val and test metric.
+    """Train, test and record the run of a config; return the last value of each val and test metric.
 
     Args:
-        tags: are set on the run beside its own.
-        extra: callbacks beside those of the config; they stay out of the record.
-        go_on_in: id of a run of this same config that was cut off: its checkpoint, if it has one, is gone on from.
-        skip_known: raise `Known` where a finished run of the same signature exists.
+        tags: additional tags of the run.
+        extra: additional callbacks, which are not recorded.
+        go_on_in: id of an interrupted run of this same config, which is continued from its checkpoint, if any.
+        skip_known: raise `Known` if a finished run with the same signature exists.
 
     Raises:
-        UserError: for every mistake that can be seen before the first step, and for a loss that is not finite.
+        UserError: every mistake that can be found before the first step, and a non-finite loss.
     """
     with restore_environment(), signals_as_exceptions():
         return _run(cfg, tags or {}, extra, continue_in, skip_cached)
@@ -85,7 +85,7 @@ def _run(
             print(f"warning: {mistake}", file=sys.stderr)
         resumed = None
         if store is None and cfg.resume.run is not None:
-            raise UserError(f"resume={cfg.resume.run}: tracking=none records nothing, so there is no run to resume")
+            raise UserError(f"resume={cfg.resume.run}: tracking=none has no record of the run; choose another tracking")
         if store and cfg.resume.run is not None:
             resumed = resume_run(store, cfg, alone=_is_rank_zero())
             cfg = resumed.cfg
@@ -126,7 +126,7 @@ def _run(
 
 
 def _require_disk_space(cfg: DictConfig, store: Store, task: Supervised) -> None:
-    """Raise UserError where the store's disk cannot take the checkpoints and `tracking.min_free_mb` beside them."""
+    """Raise UserError unless the store's disk has space for the checkpoints and `tracking.min_free_mb` more."""
     checkpoints = 8 * sum(p.numel() * p.element_size() for p in task.parameters())
     require_free_space(store.folder, int(cfg.tracking.min_free_mb * 1e6) + checkpoints)
 
@@ -152,7 +152,7 @@ def _with_record(
         draw_augmented(record, data, task)
     metrics = _train(trainer, task, data, resumed, compression, record.checkpoints)
     if record.before:
-        record.before.mark()  # what fails from here on is no longer the resume
+        record.before.mark()  # failures from here on are not failures of the resume
     weights = _best_weights(trainer, task, record.model_folder, record.checkpoints)
     record.logger.attach_model(record.model_id)
     metrics |= _test(trainer, task, data, weights)
@@ -176,10 +176,10 @@ def _without_record(
     resumed: ResumedRun | None,
     compression: RunCompression,
 ) -> dict[str, float]:
-    """Train and test with ``tracking=none``, or on a rank that is not the one that records."""
+    """Train and test with ``tracking=none``, or on a rank other than 0."""
     folder = PROJECT_ROOT / "mlruns" / "work" / str(os.getpid())
     callbacks = compression.callbacks(callbacks)
-    build.set_checkpoint_folders(callbacks, folder, folder)  # rank 0 tells the others its own
+    build.set_checkpoint_folders(callbacks, folder, folder)  # rank 0 broadcasts its own
     logger: DummyLogger | None = DummyLogger()
     if not cfg.tracking.enabled:
         callbacks, logger = [c for c in callbacks if compression.needs(c) or not build.needs_run_folder(c)], None
@@ -202,7 +202,7 @@ def _train(
     compression: RunCompression,
     folder: Path,
 ) -> dict[str, float]:
-    """The run's own training, with the stages that act in it."""
+    """Train, with the compression stages that act during training."""
     checkpoint = resumed.checkpoint if resumed else None
     if checkpoint is None:
         compression.begin()
@@ -219,7 +219,7 @@ def _fit(trainer: pl.Trainer, task: Supervised, data: Any, checkpoint: Path | No
 
 
 def _best_weights(trainer: pl.Trainer, task: Supervised, folder: Path, checkpoints: Path) -> Path:
-    """The file of the best weights; where nothing says what is best, the last ones are written."""
+    """The file of the best weights; without a monitored metric, write the last ones."""
     best = folder / "best.ckpt"
     if best.exists():
         return best
@@ -236,7 +236,7 @@ def _best_weights(trainer: pl.Trainer, task: Supervised, folder: Path, checkpoin
 
 
 def _test(trainer: pl.Trainer, task: Supervised, data: Any, weights: Path | None) -> dict[str, float]:
-    """Measure the saved weights, loaded back from disk, on the test set."""
+    """Test the saved weights, loaded back from disk."""
     path = trainer.strategy.broadcast(str(weights) if weights else None)
     if path is not None:
         checkpoint = read_checkpoint(Path(path))
@@ -265,12 +265,12 @@ def _open_record(
     try:
         record = Record(store, run_id, model_id, settings, before)
         if resumed and resumed.drift:
-            print(f"{resumed.wanted}: continues with accepted differences: {resumed.accepted}", flush=True)
+            print(f"{resumed.wanted}: resuming with accepted differences: {resumed.accepted}", flush=True)
             logging.getLogger("touchstone").warning("resumed with accepted differences: %s", resumed.accepted)
         plain = _plain_config(cfg)
         overrides = plain.pop("overrides", [])
         record.describe(plain, overrides, {"name": data.name, "fingerprint": data.fingerprint(), **_split_sizes(data)})
-    except BaseException as error:  # the run is there: it must not stay RUNNING
+    except BaseException as error:  # the run exists and must not stay RUNNING
         status = "FAILED" if isinstance(error, Exception) else "KILLED"
         if record is not None:
             record.finish(status, error)
@@ -285,13 +285,13 @@ def _split_sizes(data: Any) -> dict[str, int]:
 
 
 def _plain_config(cfg: DictConfig) -> dict[str, Any]:
-    """The resolved config of the run itself: which sweep it belongs to, or what it is to show, says nothing of it."""
+    """The resolved config of the run itself, without its sweep and claim."""
     plain: Any = OmegaConf.to_container(cfg, resolve=True)
     return {key: value for key, value in plain.items() if key not in ("sweep", "search", "claim")}
 
 
 def _task_spec(cfg: DictConfig, data: Any) -> dict[str, Any]:
-    """The plain values that a checkpoint carries: enough to build model, task and preprocessing without the data."""
+    """Plain values in each checkpoint from which model, task and preprocessing are rebuilt without the data."""
     plain: Any = OmegaConf.to_container(cfg, resolve=True)
     task = {key: value for key, value in plain["task"].items() if key != "monitor"}
     names = {"class_names": data.class_names} if data.num_classes else {}
@@ -307,12 +307,12 @@ def _task_spec(cfg: DictConfig, data: Any) -> dict[str, Any]:
 
 
 def _is_rank_zero() -> bool:
-    """Whether this process is the one that records: the first of the first node."""
+    """Whether this is the process that records: rank 0."""
     return all(os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "NODE_RANK", "RANK", "SLURM_PROCID"))
 
 
 def _set_threads(cfg: DictConfig) -> None:
-    """Use the threads that the config asks for; one until the processes of a strategy have theirs (`strategy/ddp.py`)."""
+    """Set the number of threads; one if a strategy sets those of its processes itself (`strategy/ddp.py`)."""
     if cfg.strategy.get("_target_") and cfg.trainer.accelerator != "gpu":
         torch.set_num_threads(1)
     elif cfg.cpu_threads:
@@ -320,11 +320,9 @@ def _set_threads(cfg: DictConfig) -> None:
 
 
 def _silence_lightning() -> None:
-    """Silence Lightning's advice that does not hold here: batches come from memory, checkpoints overwrite on purpose."""
+    """Silence Lightning's advice that does not apply: batches come from memory, checkpoints are overwritten on purpose."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    logging.getLogger("torch.multiprocessing.spawn").setLevel(
-        logging.ERROR
-    )  # that it ends ranks is told in other words
+    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # we report ended ranks ourselves
     expected = (
         ".*does not have many workers.*",
         ".*Checkpoint directory .* exists and is not empty.*",
@@ -334,7 +332,7 @@ def _silence_lightning() -> None:
         ".*No (positive|negative) samples in targets.*",  # `task/supervised.py` names the classes
         ".*module.s. in eval mode at the start.*",
         ".*The `srun` command is available on your system but is not used.*",
-        ".*keys will be ignored. You need to call.*",  # a schedule on a plateau that `task/fast_loop.py` steps itself
+        ".*keys will be ignored. You need to call.*",  # `task/fast_loop.py` steps a plateau schedule itself
     )
     for text in expected:
         warnings.filterwarnings("ignore", text)
@@ -342,14 +340,16 @@ def _silence_lightning() -> None:
 
 @contextlib.contextmanager
 def _launch_errors(trainer: pl.Trainer) -> Iterator[None]:
-    """Leave no rank running behind an error or a signal, and turn what a forked rank raised back into what it was."""
+    """Terminate all ranks after an error or a signal, and re-raise errors of forked ranks as their original type."""
     try:
         yield
     except ProcessRaisedException as error:
         _terminate_ranks(trainer)
         if stopped := re.search(r"lightning_modules\.killed\.Stopped: (\w+)", str(error)):
             raise RunStopped(stopped.group(1)) from error
-        found = re.search(r".*lightning_modules\.errors\.UserError: (.*)", str(error), re.DOTALL)  # the last of a chain
+        found = re.search(
+            r".*lightning_modules\.errors\.UserError: (.*)", str(error), re.DOTALL
+        )  # the last one of a chain
         if found:
             raise UserError(describe_fork_failure(trainer, found.group(1).strip())) from error
         raise
@@ -358,7 +358,7 @@ def _launch_errors(trainer: pl.Trainer) -> Iterator[None]:
         number = -error.exit_code if error.exit_code < 0 else error.exit_code - 128
         raise UserError(rank_killed_message(trainer, error.error_index, error.error_pid, number)) from error
     except UserError:
-        _terminate_ranks(trainer, patience_s=2.0)  # they wait for this one, and a signal does not reach them there
+        _terminate_ranks(trainer, patience_s=2.0)  # they wait for this rank and do not handle signals
         raise
     except BaseException:
         _terminate_ranks(trainer)
@@ -366,7 +366,7 @@ def _launch_errors(trainer: pl.Trainer) -> Iterator[None]:
 
 
 def _terminate_ranks(trainer: pl.Trainer, patience_s: float = 10.0) -> None:
-    """Ask the processes that this one started to end; kill those that do not, as one that waits for another may."""
+    """Terminate the processes started by this one, and kill those that do not exit."""
     launcher: Any = trainer.strategy.launcher
     started = list(getattr(launcher, "procs", []))
     for number in (signal.SIGTERM, signal.SIGKILL):

@@ -1,4 +1,4 @@
-"""A recorded checkpoint, or a compressed file, as MLflow's pyfunc model: raw samples in, probabilities or values out."""
+"""Serve a checkpoint or a compressed file as an MLflow pyfunc model: raw samples in, probabilities or values out."""
 
 import tempfile
 from pathlib import Path
@@ -16,14 +16,14 @@ from lightning_modules.tracking.artifacts import download_model, local_folder
 from lightning_modules.tracking.checkpoint import read_checkpoint
 from lightning_modules.tracking.store import Store, find_run
 
-# What a logged model's folder may hold, in the order in which they are asked for.
+# Weight files of a logged model, in order of preference.
 WEIGHTS = ("best.ckpt", "last_weights.ckpt", "model.compressed.safetensors")
 
 
 def load_task(path: Path) -> Supervised:
     """Rebuild the task of a checkpoint or of a compressed file, in evaluation mode, without its data.
 
-    Raises UserError where the file is damaged, or where its config names a target that is no part of a model.
+    Raises UserError if the file is damaged, or if its config names a target that is not allowed.
     """
     if path.suffix == ".safetensors":
         from lightning_modules.compression.artifact import load_compressed
@@ -31,14 +31,14 @@ def load_task(path: Path) -> Supervised:
         return load_compressed(path)
     checkpoint = read_checkpoint(path)
     if "passport" not in checkpoint:
-        raise UserError(f"The checkpoint {path} says nothing of its config: it was not written by this harness")
-    return load_task_from_spec(checkpoint["passport"], checkpoint["state_dict"], f"The checkpoint {path}")
+        raise UserError(f"checkpoint {path} has no embedded config; it was not written by Touchstone")
+    return load_task_from_spec(checkpoint["passport"], checkpoint["state_dict"], f"checkpoint {path}")
 
 
 def model_weights(store: Store, uri: str) -> Path:
-    """The file of weights of ``models:/m-…``, ``models:/NAME/VERSION`` or ``models:/NAME@ALIAS``, fetched if need be.
+    """The weight file of ``models:/m-…``, ``models:/NAME/VERSION`` or ``models:/NAME@ALIAS``, downloaded if necessary.
 
-    Raises UserError where there is no such model, or where it is none of this harness.
+    Raises UserError if the model does not exist, or is not a Touchstone model.
     """
     from mlflow.exceptions import MlflowException
 
@@ -54,21 +54,21 @@ def model_weights(store: Store, uri: str) -> Path:
     for name in WEIGHTS:
         if (folder / name).is_file():
             return folder / name
-    raise UserError(f"{uri} holds none of {', '.join(WEIGHTS)}: it is no model of this harness")
+    raise UserError(f"{uri} has none of the files {', '.join(WEIGHTS)}: it is not a Touchstone model")
 
 
 def find_logged_model(store: Store, wanted: str) -> tuple[str, Path]:
-    """The model that a run has published, or that ``models:/…`` names: its URI, and its folder, fetched if need be.
+    """URI and folder (downloaded if necessary) of a run's logged model, or of ``models:/…``.
 
-    Raises UserError where there is no such run or model, or where the run has not published one.
+    Raises UserError if the run or model does not exist, or if the run has no READY model.
     """
     if not wanted.startswith("models:/"):
         run = find_run(store, wanted)
         model_id = run.data.tags.get("touchstone.model_id")
         if not model_id or store.client.get_logged_model(model_id).status != "READY":
             raise UserError(
-                f"run {run.info.run_id} ({run.info.run_name}, {run.info.status}) has no published model: "
-                "a run publishes its model when it has finished"
+                f"run {run.info.run_id} ({run.info.run_name}, {run.info.status}) has no logged model: "
+                "it is logged when the run finishes"
             )
         wanted = f"models:/{model_id}"
     return wanted, model_weights(store, wanted).parent
@@ -90,14 +90,14 @@ def _model_id(store: Store, name: str) -> str:
 
 
 class ServedModel:
-    """What MLflow calls: ``predict`` maps raw samples [B, *input_shape] to probabilities [B, C] or values [B, D]."""
+    """The pyfunc model: ``predict`` maps raw samples [B, *input_shape] to probabilities [B, C] or values [B, D]."""
 
     def __init__(self, task: Supervised) -> None:
         self.task = task
         self.table = TableInput.of(task.task_spec)
 
     def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> np.ndarray:
-        """Predict an array or a data frame, whose columns are matched by name where the model was trained on a table."""
+        """Predict an array or a data frame; columns are matched by name if the model was trained on a table."""
         x = parse_model_input(model_input, self.table)
         with torch.inference_mode():
             return self.task.scores(self.task(x)).numpy()
@@ -115,10 +115,11 @@ def write_pyfunc(
 
     Args:
         path: a checkpoint or a compressed file in the logged model's folder.
-        example, samples: raw [N, *input_shape]: the input example, and those on which the file, loaded back, is compared.
-        trained: the task that it was written from.
+        example: raw samples [N, *input_shape] for the input example.
+        samples: raw samples on which the reloaded file must give the scores of `trained`.
+        trained: the task that was saved.
 
-    Raises UserError where the file gives other scores than `trained`.
+    Raises UserError if the scores differ.
     """
     task, x = load_task(path), example.numpy()
     require_same_outputs(trained, task, samples, str(path))

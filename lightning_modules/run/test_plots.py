@@ -1,4 +1,4 @@
-"""Pictures of what a model gets right and wrong, drawn after the test."""
+"""Plots of the test predictions: confusion matrix, ROC curves, predicted vs. true values."""
 
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,10 @@ from lightning_modules.report import figures
 
 
 class TestPlots(Callback):
-    """Draws from the module's ``test_buffer``, (scores [N, K] or [N], targets): a confusion matrix (as CSV too) and ROC curves
-    where targets are classes, predicted against true values where they are not."""
+    """Plots the module's ``test_buffer`` (scores [N, K] or [N], targets) after the test.
+
+    Class targets give a confusion matrix (also as CSV) and ROC curves, others predicted against true values.
+    """
 
     def __init__(self, folder: Path, class_names: list[str] | None) -> None:
         self.folder = folder

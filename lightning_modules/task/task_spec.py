@@ -1,4 +1,4 @@
-"""From the plain values that a checkpoint carries to the task they describe, and whether it is the trained one."""
+"""Rebuild a task from the plain spec in its checkpoint, and verify that it is the trained one."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,19 +15,19 @@ from lightning_modules.config.trust import refuse_untrusted
 from lightning_modules.task.supervised import Supervised
 
 _TRAINING_ONLY = ("loss.", "augmentation.", "tta.")
-# how far outputs may be off, as a share of the largest: other kernels (channels_last), and float32 instead of half precision
+# tolerance relative to the largest output: other kernels (channels_last), and float32 instead of half precision
 _TOLERANCE = {torch.float16: 0.02, torch.bfloat16: 0.1}
 
 
 def build_task_from_spec(task_spec: Mapping[str, Any], where: str) -> Supervised:
-    """Build model, preprocessing and task, without their weights and without the data.
+    """Build model, preprocessing and task without weights or data.
 
-    Raises UserError where a target is no part of a model; `where` names the file in it.
+    Raises UserError if a target is not allowed; `where` names the file in the message.
     """
     config = OmegaConf.create({key: value for key, value in task_spec.items() if key != "inputs"})
     refuse_untrusted(config, where)
     if "weights" in config.model:
-        config.model.weights = None  # they come from the file
+        config.model.weights = None  # loaded from the file
     if "pretrained" in config.model:
         config.model.pretrained = False
     settings = {key: value for key, value in config.task.items() if key not in ("monitor", "class_weights")}
@@ -40,27 +40,27 @@ def build_task_from_spec(task_spec: Mapping[str, Any], where: str) -> Supervised
 
 
 def load_task_from_spec(task_spec: Mapping[str, Any], state: Mapping[str, Tensor], where: str) -> Supervised:
-    """Build the task with its weights, in evaluation mode; what is needed in training only is left out.
+    """Build the task with its weights in evaluation mode, without the parts needed in training only.
 
-    Raises UserError as `task_of` does, and where the weights do not fit; `where` names the file.
+    Raises UserError like `task_of`, and if the weights do not match; `where` names the file in the message.
     """
     task = build_task_from_spec(task_spec, where)
     kept = {key: value for key, value in state.items() if not key.startswith(_TRAINING_ONLY)}
     try:
         missing, unexpected = task.load_state_dict(kept, strict=False)
-    except RuntimeError as error:  # shapes that differ
+    except RuntimeError as error:  # different shapes
         raise UserError(
-            f"{where} does not fit its own config: {str(error).strip().splitlines()[-1].strip()}"
+            f"{where} does not match its own config: {str(error).strip().splitlines()[-1].strip()}"
         ) from error
     missing = [key for key in missing if not key.startswith(_TRAINING_ONLY)]
     if missing or unexpected:
-        raise UserError(f"{where} does not fit its own config: missing {missing[:3]}, unexpected {unexpected[:3]}")
+        raise UserError(f"{where} does not match its own config: missing {missing[:3]}, unexpected {unexpected[:3]}")
     task.task_spec = dict(task_spec)
     return task.eval()
 
 
 def eval_outputs(task: Supervised, x: Tensor) -> Tensor:
-    """The scores of raw samples, in evaluation mode, as floats on the CPU; compiled networks run as they are written."""
+    """Scores of raw samples in evaluation mode, as float32 on the CPU; compiled networks run eagerly."""
     training = task.training
     plugin = task.trainer.precision_plugin if has_trainer(task) else None
     x = plugin.convert_input(x) if plugin else x  # as half and double precision take it
@@ -73,7 +73,7 @@ def eval_outputs(task: Supervised, x: Tensor) -> Tensor:
 
 
 def require_same_outputs(trained: Supervised, rebuilt: Supervised, x: Tensor, where: str) -> None:
-    """Raise UserError where the `rebuilt` task gives other scores than the trained one for the raw samples `x`."""
+    """Raise UserError if the scores of the `rebuilt` and the `trained` task differ for the raw samples `x`."""
     dtypes = {parameter.dtype for parameter in trained.parameters()}
     share = max((_TOLERANCE.get(dtype, 1e-4) for dtype in dtypes), default=1e-4)
     expected, found = eval_outputs(trained, x), eval_outputs(rebuilt, x)
@@ -82,7 +82,7 @@ def require_same_outputs(trained: Supervised, rebuilt: Supervised, x: Tensor, wh
     if not (same_shape and torch.allclose(found, expected, rtol=0, atol=share * largest, equal_nan=True)):
         off = f"by up to {float((found - expected).abs().max()):.3g}" if same_shape else "in shape"
         raise UserError(
-            f"{where} is not the trained model: rebuilt from its config and weights, it gives scores that differ {off} "
+            f"{where} is not the trained model: rebuilt from its config and weights, its scores differ {off} "
             f"for {len(x)} samples. Everything that the outputs depend on must be an argument of model, task or "
             "preprocessing, or a parameter or persistent buffer"
         )

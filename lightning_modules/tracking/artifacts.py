@@ -1,4 +1,4 @@
-"""Where the files of a recorded run are."""
+"""Files of recorded runs and models: local paths, downloaded from a server if necessary."""
 
 from pathlib import Path
 from typing import Any
@@ -10,14 +10,14 @@ from lightning_modules.tracking.store import Store
 
 
 def local_folder(uri: str) -> Path | None:
-    """The folder of an artifact URI on this disk, or None where it lies elsewhere."""
+    """The local folder of an artifact URI, or None if it is remote."""
     if uri.startswith("file:"):
         return Path(unquote(urlparse(uri).path))
     return Path(uri) if uri.startswith("/") else None
 
 
 def artifact_path(store: Store, run: Any, path: str) -> Path:
-    """Return the local file of a run's artifact, fetched if the store is a server. Raises UserError where it is not there."""
+    """The local file of a run's artifact, downloaded if the store is a server. Raises UserError if it does not exist."""
     uri = run.info.artifact_uri
     folder = local_folder(uri)
     if folder is not None:
@@ -25,7 +25,7 @@ def artifact_path(store: Store, run: Any, path: str) -> Path:
             raise UserError(f"run {run.info.run_id} has no artifact {path} (looked for {folder / path})")
         return folder / path
     kept = work_folder(run.info.run_id) / "run" / path
-    if kept.exists():  # the run was killed, or its server gone, before its files could be sent
+    if kept.exists():  # the run or its server ended before the files were sent
         return kept
     from mlflow.exceptions import MlflowException
 
@@ -36,7 +36,7 @@ def artifact_path(store: Store, run: Any, path: str) -> Path:
 
 
 def download_model(store: Store, model_id: str, folder: Path) -> None:
-    """Copy the files of a LoggedModel from a server into `folder`; it may have none yet."""
+    """Copy the files of a LoggedModel, if any, from a server into `folder`."""
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
     if store.client.list_logged_model_artifacts(model_id):

@@ -1,4 +1,4 @@
-"""The last checkpoint, from which a run goes on, and how checkpoints are written and read: verified, without unpickling."""
+"""Checkpoints: the last one for resuming, and verified reading and writing without unpickling."""
 
 import time
 from pathlib import Path
@@ -15,11 +15,11 @@ from lightning_modules.model.checksum import load_verified, save_with_checksum
 
 
 class LastCheckpoint(Checkpoint):
-    """Keeps one checkpoint with the whole state, ``last.ckpt``; it does not depend on any monitored metric.
+    """Writes ``last.ckpt`` with the full training state, independent of any monitored metric.
 
     Args:
-        every_s: written at the end of an epoch when the one on disk is older than this, and at the end of training.
-        dirpath: the folder; the run fills it in.
+        every_s: written at the end of an epoch if the file is older than this, and at the end of training.
+        dirpath: the folder; set by the run.
     """
 
     def __init__(self, every_s: float = 30.0, dirpath: str | None = None) -> None:
@@ -33,9 +33,9 @@ class LastCheckpoint(Checkpoint):
         return Path(str(self.dirpath)) / "last.ckpt"
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Tell the callbacks that keep the best weights where their folder is now.
+        """Update the folder in the state of the callbacks that save the best weights.
 
-        Where it has moved, Lightning forgets the best score, and the next epoch would pass for the best one.
+        If the folder has moved, Lightning resets the best score, and the next epoch would count as the best.
         """
         for callback in trainer.checkpoint_callbacks:
             state = checkpoint.get("callbacks", {}).get(callback.state_key, {})
@@ -58,16 +58,16 @@ class LastCheckpoint(Checkpoint):
         return last or trainer.should_stop or 0 <= trainer.max_steps <= trainer.global_step
 
     def _write(self, trainer: Trainer) -> None:
-        for logger in trainer.loggers:  # the checkpoint continues after these points: they must not be lost
+        for logger in trainer.loggers:  # training resumes after these metrics, so they must be stored
             getattr(logger, "persist", logger.save)()
         trainer.save_checkpoint(self.path)
         self._written_at = time.monotonic()
 
 
 class VerifiedCheckpointIO(TorchCheckpointIO):
-    """Writes every checkpoint of a trainer atomically and with a checksum, and verifies it before it is loaded.
+    """Writes checkpoints atomically with a checksum, and verifies them before loading.
 
-    Remote paths (``s3://…``) are left to Lightning.
+    Remote paths (``s3://…``) are handled by Lightning.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
@@ -83,7 +83,7 @@ class VerifiedCheckpointIO(TorchCheckpointIO):
 
 
 def _moved(value: Any, old: str, new: str) -> Any:
-    """Plain values with `new` in place of `old` at the beginning of every path, keys too."""
+    """Replace `old` by `new` at the beginning of every path in plain values, including keys."""
     if isinstance(value, dict):
         return {_moved(key, old, new): _moved(item, old, new) for key, item in value.items()}
     is_path = isinstance(value, str) and (value == old or value.startswith(f"{old}/"))
@@ -93,17 +93,17 @@ def _moved(value: Any, old: str, new: str) -> Any:
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """Verify a checkpoint and load its plain values and tensors.
 
-    Raises UserError where the file is missing, damaged, claims more than it holds, or holds code.
+    Raises UserError if the file is missing, damaged, truncated, or contains code.
     """
     if not path.is_file():
-        raise UserError(f"There is no checkpoint at {path}")
+        raise UserError(f"no checkpoint at {path}")
     try:
         loaded: dict[str, Any] = load_verified(path)
     except MemoryError as error:
-        raise UserError(f"The checkpoint {path} does not fit into memory: {error}") from error
-    except Exception as error:  # torch has its own for everything that may be wrong
-        reason = (str(error).splitlines() or ["it is empty or cut off"])[0][:200]
+        raise UserError(f"checkpoint {path} does not fit into memory: {error}") from error
+    except Exception as error:  # torch raises many types
+        reason = (str(error).splitlines() or ["it is empty or truncated"])[0][:200]
         size = f"{path.stat().st_size:,} bytes"
-        raise UserError(f"The checkpoint {path} is damaged, or no run wrote it ({size}): {reason}") from error
+        raise UserError(f"checkpoint {path} is damaged, or not a checkpoint of a run ({size}): {reason}") from error
     update_callback_states(loaded)
     return loaded

@@ -1,4 +1,4 @@
-"""Runs that torchrun starts again by itself: they go on from their last checkpoint, and a mistake is told once."""
+"""Restarts by torchrun: the run resumes from its last checkpoint, and a user's mistake is reported once."""
 
 import contextlib
 import hashlib
@@ -20,13 +20,13 @@ from lightning_modules.tracking.store import Store
 
 JOB_TAG = "touchstone.torchrun"
 RESTARTS_TAG = "touchstone.restarts"
-_PEER_WAIT_S = 5.0  # that the first rank has to tell a mistake before torchrun sees another one end
+_PEER_WAIT_S = 5.0  # in which rank 0 reports a mistake before torchrun sees another rank exit
 
 
 def torchrun_job() -> str | None:
-    """A key of the torchrun job of this process, the same in all its attempts; None where torchrun will not start it again.
+    """A key of this process's torchrun job, the same in all its attempts; None if torchrun does not restart.
 
-    Raises UserError where the job has no name that all its machines know.
+    Raises UserError if the job has no name that all its nodes share.
     """
     name = os.environ.get("TORCHELASTIC_RUN_ID")
     if name is None or _max_restarts() == 0:
@@ -34,8 +34,8 @@ def torchrun_job() -> str | None:
     if name == "none":  # no --rdzv-id and no --standalone
         if int(os.environ.get("GROUP_WORLD_SIZE", "1")) > 1:
             raise UserError(
-                f"torchrun --max-restarts={_max_restarts()}: on several machines the job needs a name by which its run is "
-                "found again: add --rdzv-id=NAME, the same on all of them (or take --max-restarts=0)"
+                f"torchrun --max-restarts={_max_restarts()}: a job on several nodes needs a name to find its run after a "
+                "restart: add --rdzv-id=NAME, the same on all nodes (or use --max-restarts=0)"
             )
         import psutil
 
@@ -51,15 +51,15 @@ def _max_restarts() -> int:
 def resume_after_restart(
     store: Store, cfg: DictConfig, fingerprint: str, marks: MutableMapping[str, str], lead: bool
 ) -> ResumedRun | None:
-    """Find the run that an earlier attempt of this torchrun job has left, to go on in it; None where there is none.
+    """Find the run of an earlier attempt of this torchrun job in order to resume it; None if there is none.
 
-    The number of the attempt does not decide: a machine that takes the place of a lost one counts from 0. Nor does the
-    name of the job alone, which may have been used before: the run has the same overrides and data as well.
+    It is identified by the job's name (which may be reused), overrides and data, not by the number of the attempt: a node
+    that replaces a lost one counts from 0.
 
     Args:
         fingerprint: of the data.
-        marks: tags of the run; those by which the next attempt finds it are added.
-        lead: whether this process records.
+        marks: tags of the run; the tag by which the next attempt finds it is added.
+        lead: whether this is rank 0.
     """
     job = torchrun_job()
     if job is None:
@@ -67,14 +67,16 @@ def resume_after_restart(
     said = [job, list(cfg.get("overrides", [])), fingerprint]
     marks[JOB_TAG] = hashlib.sha256(json.dumps(said).encode()).hexdigest()
     run = _interrupted_run(store, cfg.tracking.experiment, marks[JOB_TAG])
-    if run is None or (not lead and "touchstone.model_id" not in run.data.tags):  # the first rank is just making it
+    if run is None or (not lead and "touchstone.model_id" not in run.data.tags):  # rank 0 is creating it
         return None
     if lead and run.info.status == "RUNNING" and is_alive(run.data.tags):
-        raise UserError(f"torchrun: a job of this name is training run {run.info.run_id}: choose another --rdzv-id")
+        raise UserError(
+            f"torchrun: another job with this name is training run {run.info.run_id}; choose another --rdzv-id"
+        )
     resumed = continue_run(store, run.info.run_id, cfg, alone=lead)
     if lead:
         marks[RESTARTS_TAG] = str(int(run.data.tags.get(RESTARTS_TAG, "0")) + 1)
-        print(f"torchrun has started the ranks again: {_checkpoint_text(run, resumed)}", flush=True)
+        print(f"torchrun restarted the ranks: {_checkpoint_text(run, resumed)}", flush=True)
     return resumed
 
 
@@ -91,15 +93,15 @@ def _interrupted_run(store: Store, experiment: str, key: str) -> Any:
 def _checkpoint_text(run: Any, resumed: ResumedRun) -> str:
     named = f"run {run.info.run_name} ({run.info.run_id})"
     if resumed.checkpoint is None:
-        return f"{named} had no checkpoint yet and begins anew"
-    return f"{named} goes on after epoch {int(read_checkpoint(resumed.checkpoint)['epoch']) + 1}"
+        return f"{named} has no checkpoint yet; restarting from scratch"
+    return f"{named} resumes after epoch {int(read_checkpoint(resumed.checkpoint)['epoch']) + 1}"
 
 
 @contextlib.contextmanager
 def report_once(lead: bool) -> Iterator[None]:
-    """Tell a mistake made before training by the first rank alone, and in the first of torchrun's attempts alone.
+    """Report a mistake found before training only on rank 0 and only in torchrun's first attempt.
 
-    torchrun knows no exit code that would keep it from trying again; the other attempts end at once, without a word.
+    No exit code keeps torchrun from restarting; the other attempts exit silently.
     """
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         yield
@@ -112,7 +114,7 @@ def report_once(lead: bool) -> Iterator[None]:
             told.unlink()
         raise SystemExit(1)
     if job and lead:
-        told.unlink(missing_ok=True)  # of an earlier job of this name
+        told.unlink(missing_ok=True)  # of an earlier job with this name
     try:
         yield
     except UserError as error:
@@ -120,7 +122,7 @@ def report_once(lead: bool) -> Iterator[None]:
             told.parent.mkdir(parents=True, exist_ok=True)
             told.write_text(str(error), encoding="utf-8")
         if not lead:
-            time.sleep(_PEER_WAIT_S)  # torchrun ends this rank meanwhile, where the first one has the same to say
+            time.sleep(_PEER_WAIT_S)  # meanwhile torchrun stops this rank if rank 0 reported the same mistake
             if attempt or (told.exists() and told.read_text(encoding="utf-8") == str(error)):
                 raise SystemExit(1) from None
         raise

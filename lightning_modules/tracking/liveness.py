@@ -1,16 +1,16 @@
-"""Whether the process of a run that says RUNNING is still there."""
+"""Liveness of runs: whether the process of a RUNNING run still exists."""
 
 import os
 import platform
 import time
 from collections.abc import Mapping
 
-WORKING_DIRECTORY = "touchstone.working_directory"  # the tag: relative paths of the run's config are relative to it
-HEARTBEAT_SECONDS = 30.0  # between two signs of life of a run that another machine watches
+WORKING_DIRECTORY = "touchstone.working_directory"  # tag: relative paths in the run's config are relative to it
+HEARTBEAT_SECONDS = 30.0  # between two heartbeats of a run that another machine watches
 
 
 def process_tags() -> dict[str, str]:
-    """The tags by which `is_alive` finds this process."""
+    """The tags by which `is_alive` identifies this process."""
     import psutil
 
     return {
@@ -21,7 +21,7 @@ def process_tags() -> dict[str, str]:
 
 
 def is_alive(tags: Mapping[str, str]) -> bool:
-    """Whether the process of a RUNNING run lives: by its number on this machine, elsewhere by its last sign of life."""
+    """Whether the process of a RUNNING run is alive: by its pid on this machine, elsewhere by its last heartbeat."""
     pid = int(tags.get("touchstone.pid", 0))
     if tags.get("touchstone.host") != platform.node():
         return time.time() - float(tags.get("touchstone.heartbeat", 0)) < 6 * HEARTBEAT_SECONDS
@@ -35,5 +35,5 @@ def is_alive(tags: Mapping[str, str]) -> bool:
         return False
     except psutil.AccessDenied:
         return True
-    # another process may have got the number since
+    # another process may have the pid by now
     return abs(started - float(tags.get("touchstone.process_started", started))) < 1.0

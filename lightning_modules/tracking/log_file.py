@@ -1,4 +1,4 @@
-"""What Python's log and warnings say during a run, kept for its record."""
+"""The log file of a run: Python's logging and warnings."""
 
 import logging
 import tempfile
@@ -9,14 +9,14 @@ from lightning_modules.tracking.provenance import mask_secrets
 
 
 class _SilentHandler(logging.StreamHandler[Any]):
-    """Prints no traceback where the disk of the log is full."""
+    """Prints no traceback if the disk is full."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 # logging's name
         pass
 
 
 class LogFile:
-    """Python's log and warnings of this process, kept for the record."""
+    """Collects Python's logging and warnings of this process for the record."""
 
     def __init__(self) -> None:
         self._file = tempfile.NamedTemporaryFile("w+", suffix=".log", encoding="utf-8")  # noqa: SIM115

@@ -1,4 +1,4 @@
-"""Metrics on their way to MLflow: kept in memory, stored in batches, and never lost."""
+"""Lightning logger for MLflow that buffers metrics in memory, stores them in batches, and never loses any."""
 
 from __future__ import annotations
 
@@ -33,30 +33,27 @@ if TYPE_CHECKING:
     from lightning_modules.tracking.resume_rollback import RunSnapshot
 
 LAST_TRIES, LAST_PAUSE = 3, 1.0  # of finalize
-PROBE_S = 30.0  # after a server was found not to answer, how long it is not asked again
+PROBE_S = 30.0  # after a server did not respond, until it is asked again
 METRIC_NAME = re.compile(r"[\w./:\- ]{1,250}")
 
 
 class Point(NamedTuple):
     key: str
-    value: float | Tensor  # a tensor stays on its device until the flush: no synchronisation while training
+    value: float | Tensor  # a tensor stays on its device until the flush, to avoid synchronization
     timestamp: int  # milliseconds since 1970
     step: int
 
 
 class BufferedMLflowLogger(Logger):
-    """Lightning's logger for a run that exists: a log call costs microseconds, a flush stores a batch.
+    """Logger of an existing run: a log call takes microseconds, a flush stores a batch.
 
-    A SQLite store gets its points at once. A server gets them from a thread: training never waits for it.
+    A flush writes to a SQLite store directly; a thread sends metrics to a server, so that training never waits.
 
     Args:
-        client: MLflow's client of the store.
-        run_id: the run that gets the points.
-        flush_points: store when so many points wait …
-        flush_seconds: … or so much time has passed since the last flush.
-        already: for a resumed run the highest step stored of each metric (`last_steps`): points up to it are
-            dropped, so that replayed steps are not stored twice.
-        held_until: for a resumed run: nothing is stored before its first step, as the resume may fail.
+        flush_points, flush_seconds: flush after so many points, or this time after the last flush.
+        already: of a resumed run, the last stored step of each metric (`last_steps`); points up to it are dropped, since
+            those steps are repeated.
+        held_until: of a resumed run; nothing is stored before its first step, as the resume may fail.
     """
 
     def __init__(
@@ -69,21 +66,19 @@ class BufferedMLflowLogger(Logger):
         held_until: RunSnapshot | None = None,
     ) -> None:
         super().__init__()
-        self.undelivered: Path | None = None  # the file with points that the store has not taken
+        self.undelivered: Path | None = None  # the file of unsent points
         self._client = client
         self._run_id = run_id
         self._flush_points = flush_points
         self._flush_seconds = flush_seconds
         self._already = dict(already or {})
         self._held_until = held_until
-        self._newest: dict[str, int] = {}  # the step up to which a metric's points are dropped; -1: none are
+        self._newest: dict[str, int] = {}  # the step up to which a metric's points are dropped; -1: none
         self._name: str | None = None
         self._warned = False
-        self._models: dict[str, str] = {}  # the LoggedModel of metrics that begin so
-        self.first_step = (
-            0  # added to the steps that are logged: a run may have several fits, each of which counts from 0
-        )
-        self.stage = ""  # of compression whose fit this is: ``test/…`` of it is not the run's own, and bears its name
+        self._models: dict[str, str] = {}  # prefix of metrics -> their LoggedModel
+        self.first_step = 0  # added to all steps: each fit of a run counts from 0
+        self.stage = ""  # of compression; prefix of the ``test/…`` metrics of its fit
         self._start_empty()
 
     def _start_empty(self) -> None:
@@ -97,7 +92,7 @@ class BufferedMLflowLogger(Logger):
         self._silent_until = 0.0
 
     def attach_model(self, model_id: str, prefix: str = "test/") -> None:
-        """Link metrics of this prefix to a LoggedModel, from those that wait on: they were measured on its weights."""
+        """Link metrics with this prefix, including those in the buffer, to the LoggedModel they were measured on."""
         if prefix in self._models:
             self._hand_over() if self._sender and not self._is_held() else self.flush()
         self._models[prefix] = model_id
@@ -118,26 +113,26 @@ class BufferedMLflowLogger(Logger):
     @property
     @rank_zero_experiment
     def experiment(self) -> MlflowClient:
-        """MLflow's client; on other ranks than zero an object that does nothing."""
+        """MLflow's client; a dummy on ranks other than 0."""
         return self._client
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Do nothing: the run's record holds the whole config."""
+        """Do nothing: the record contains the whole config."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float | Tensor], step: int | None = None) -> None:
-        """Keep the points for the next flush.
+        """Buffer the metrics until the next flush.
 
         Raises:
-            UserError: a name that MLflow refuses, or a value that is no single number.
+            UserError: MLflow does not allow the name, or the value is not a scalar.
         """
         self.collect(metrics, step)
         self._flush_if_due()
 
     @rank_zero_only
     def collect(self, metrics: Mapping[str, float | Tensor], step: int | None = None) -> None:
-        """As `log_metrics`, but without a flush: for threads beside the one that trains, which alone hears signals."""
-        if self._pid != os.getpid():  # forked: what waits is the parent's to store
+        """Like `log_metrics`, but without a flush: for threads other than the main one, which alone handles signals."""
+        if self._pid != os.getpid():  # forked: the parent stores its own points
             self._start_empty()
         timestamp, at = int(time.time() * 1000), int(step or 0) + self.first_step
         for name, value in metrics.items():
@@ -149,11 +144,11 @@ class BufferedMLflowLogger(Logger):
                 self._points.append(Point(key, _as_number(key, value), timestamp, at))
 
     def save(self) -> None:
-        """Flush if it is time to: Lightning calls this after every `log_metrics`, not only at the end."""
+        """Flush if due: Lightning calls this after every `log_metrics`."""
         self._flush_if_due()
 
     def discard(self) -> None:
-        """Drop the points that wait."""
+        """Drop the buffered points."""
         self._points.clear()
 
     def _flush_if_due(self) -> None:
@@ -166,7 +161,7 @@ class BufferedMLflowLogger(Logger):
 
     @rank_zero_only
     def persist(self) -> None:
-        """Have the points survive this process, without waiting for a server: in the store, or in a file until they are."""
+        """Make the points survive this process without waiting for a server: in the store, or in a file."""
         if self._pid != os.getpid():
             self._start_empty()
         if self._sender is None or self._is_held():
@@ -180,7 +175,7 @@ class BufferedMLflowLogger(Logger):
 
     @rank_zero_only
     def flush(self) -> bool:
-        """Store all that waits. Where the store fails, keep it, warn once and return False."""
+        """Store all buffered points. If the store fails, keep them, warn once and return False."""
         if self._pid != os.getpid():
             self._start_empty()
         if self._is_held():
@@ -188,7 +183,7 @@ class BufferedMLflowLogger(Logger):
         return self._send_all() if self._sender else self._store_all()
 
     def _hand_over(self) -> None:
-        """Give what waits to the thread that sends it, and warn once if the server takes nothing."""
+        """Hand the buffered points to the sending thread, and warn once if the server accepts none."""
         assert self._sender is not None
         if problem := self._sender.problem:
             self._warn_once(f"{problem}; training continues")
@@ -200,7 +195,7 @@ class BufferedMLflowLogger(Logger):
         self._due = time.monotonic() + self._flush_seconds
 
     def _send_all(self) -> bool:
-        """Send what waits; wait for the server while it answers."""
+        """Send the buffered points; wait for the server while it responds."""
         self._hand_over()
         sender, uri = self._sender, self._client.tracking_uri
         assert sender is not None
@@ -223,7 +218,7 @@ class BufferedMLflowLogger(Logger):
                         log_metrics_fast(self._client, self._run_id, metrics)
                     for _ in batch:
                         self._points.popleft()
-            except Exception as error:  # whatever the store raises: training must go on, the points stay
+            except Exception as error:  # any error: training continues, the points stay buffered
                 self._pause = min(2 * self._pause, LONGEST_PAUSE_S) or FIRST_PAUSE_S
                 self._due = time.monotonic() + self._pause
                 self._warn_once(first_line(error))
@@ -238,13 +233,13 @@ class BufferedMLflowLogger(Logger):
     def _warn_once(self, reason: str) -> None:
         if not self._warned:
             count = len(self._points) + (self._sender.pending if self._sender else 0)
-            text = f"{count} points are waiting because the tracking store does not accept them: {reason}"
+            text = f"{count} points are buffered because the tracking store does not accept them: {reason}"
             warnings.warn(f"MLflow run {self._run_id}: {text}", stacklevel=2)
         self._warned = True
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Flush, trying again for a few seconds; what is left goes to a file, and a warning names it."""
+        """Flush, with retries for a few seconds; write the rest to a file and warn."""
         if self._sender is not None:
             if not self.flush():
                 self._sender.save()
@@ -259,45 +254,47 @@ class BufferedMLflowLogger(Logger):
         self._points.clear()
 
     def _name_file(self, file: Path | None) -> None:
-        """Say once where the points are that the store has not taken."""
+        """Warn once which file contains the unsent points."""
         before, self.undelivered = self.undelivered, file
         if file is not None and file != before:
-            text = f"points that the tracking store did not accept are in {file}; `touchstone store sync` sends them"
+            text = (
+                f"points that the tracking store did not accept are in {file}; send them with `touchstone store sync`"
+            )
             warnings.warn(f"MLflow run {self._run_id}: {text}", UnsentDataWarning, stacklevel=3)
 
     def _rows(self, batch: list[Point]) -> Iterator[dict[str, Any]]:
-        """Points as rows of an undelivered file."""
+        """Points as rows of the outbox."""
         for point, value in zip(batch, _numbers(batch), strict=True):
             model_id = self._model_of(point.key)
             yield {**point._asdict(), "value": value, **({"model_id": model_id} if model_id else {})}
 
     def __getstate__(self) -> dict[str, Any]:
-        """Spawned ranks get no lock, and no points: those are this process's to store."""
+        """Spawned ranks get neither lock nor points: this process stores its own."""
         return {**self.__dict__, "_flushing": None, "_points": None, "_sender": None, "_pid": -1}
 
 
 def last_steps(client: MlflowClient, run_id: str) -> dict[str, int]:
-    """Return the highest step stored of each metric of the run (for a resumed run's `already`)."""
+    """The last stored step of each metric of the run."""
     # MLflow's latest value is that of the highest step.
     return {metric.key: int(metric.step) for metric in latest_metrics(client.get_run(run_id))}
 
 
 def _as_number(key: str, value: float | Tensor) -> float | Tensor:
-    """The value as it is now, without waiting for an accelerator."""
+    """The value, without waiting for an accelerator."""
     if type(value) is float:
         return value
     if isinstance(value, Tensor):
         if value.numel() != 1:
-            raise UserError(f"metric {key!r} has shape {tuple(value.shape)}: log a single number")
+            raise UserError(f"metric {key!r} has shape {tuple(value.shape)}; log a scalar")
         return float(value.item()) if value.device.type == "cpu" else value.detach().clone().reshape(())
     try:
         return float(value)
     except (TypeError, ValueError) as error:
-        raise UserError(f"metric {key!r} is a {type(value).__name__}: log a single number") from error
+        raise UserError(f"metric {key!r} is a {type(value).__name__}; log a scalar") from error
 
 
 def _numbers(batch: Iterable[Point]) -> list[float]:
-    """All values as floats, with one transfer for each kind of tensor instead of one for each point."""
+    """All values as floats, with one transfer per device and dtype instead of one per point."""
     points = list(batch)
     numbers = [math.nan if isinstance(point.value, Tensor) else point.value for point in points]
     kinds: dict[tuple[Any, Any], list[int]] = {}

@@ -1,4 +1,4 @@
-"""Points on their way to a tracking server: a thread sends them, and a file keeps them until they have arrived."""
+"""Send metrics to a tracking server in a thread; a file keeps them until they have arrived."""
 
 from __future__ import annotations
 
@@ -16,43 +16,43 @@ from lightning_modules.tracking.outbox import MAX_BATCH, enqueue, metric_batches
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-TIMEOUT_S = 15.0  # without an answer, after which nobody waits for a request
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 5.0, 60.0  # between a failed request and the next one; doubled each time
+TIMEOUT_S = 15.0  # without a response, after which nothing waits for a request
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 5.0, 60.0  # after a failed request; doubled each time
 
 
 class MetricSender:
-    """Sends points in their order. Training hands them over and goes on, whatever the server does.
+    """Sends metrics in order, whatever the server does, without blocking training.
 
-    A request that fails is repeated: MLflow stores equal points of a run once.
+    A failed request is repeated: MLflow stores equal metrics of a run once.
     """
 
     def __init__(self, client: MlflowClient, run_id: str) -> None:
-        self.file: Path | None = None  # holds points that may not have arrived
+        self.file: Path | None = None  # contains points that may not have arrived
         self._client, self._run_id = client, run_id
         self._pending: deque[dict[str, Any]] = deque()
-        self._in_file = 0  # how many of the pending points, from the left, the file holds
+        self._in_file = 0  # number of pending points, from the left, in the file
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._error = ""
         self._request_began: float | None = None
         self._retry = False
-        logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # it logs each of its own retries
+        logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # it logs each retry
 
     @property
     def problem(self) -> str:
-        """Why the server takes no points at present; empty while it does."""
+        """Why the server currently accepts no points; empty while it does."""
         began = self._request_began
         if not self._error and began is not None and time.monotonic() - began >= TIMEOUT_S:
-            return f"no answer within {TIMEOUT_S:.0f} seconds"
+            return f"no response within {TIMEOUT_S:.0f} seconds"
         return self._error
 
     @property
     def pending(self) -> int:
-        """How many points have not arrived."""
+        """The number of points that have not arrived."""
         return len(self._pending)
 
     def add(self, points: Iterable[dict[str, Any]]) -> None:
-        """Send the points after those that are pending."""
+        """Queue points."""
         with self._changed:
             self._pending.extend(points)
             if self._pending and self._thread is None:
@@ -60,7 +60,7 @@ class MetricSender:
                 self._thread.start()
 
     def save(self) -> None:
-        """Write the pending points to a file, so that they survive this process. Raises OSError if none can be written."""
+        """Write the pending points to a file, so that they survive this process. Raises OSError if that fails."""
         with self._changed:
             new = list(islice(self._pending, self._in_file, None))
             if new:
@@ -68,7 +68,7 @@ class MetricSender:
                 self._in_file = len(self._pending)
 
     def drain(self, seconds: float) -> bool:
-        """Wait until all points have arrived, but not for a server that takes none; whether they have."""
+        """Wait until all points have arrived, unless the server accepts none; return whether they have."""
         until = time.monotonic() + seconds
         with self._changed:
             while self._pending and not self.problem and (left := until - time.monotonic()) > 0:
@@ -76,7 +76,7 @@ class MetricSender:
             return not self._pending
 
     def retry(self) -> None:
-        """Repeat a failed request now rather than after its pause."""
+        """Repeat a failed request now instead of after its pause."""
         with self._changed:
             self._error, self._retry = "", True
             self._changed.notify_all()
@@ -87,7 +87,7 @@ class MetricSender:
             try:
                 for metrics in metric_batches(batch):
                     self._client.log_batch(self._run_id, metrics=metrics)
-            except Exception as error:  # whatever the client raises: the points stay
+            except Exception as error:  # any error: the points stay pending
                 with self._changed:
                     self._error, self._request_began = first_line(error), None
                     self._changed.notify_all()

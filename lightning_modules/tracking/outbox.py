@@ -1,4 +1,4 @@
-"""What a store did not take, kept in files beside it until it does: points, tags, files and how the run ended."""
+"""Outbox: metrics, tags, files and final statuses that a store did not accept, buffered in files until it does."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ from lightning_modules.tracking.store import sqlite_path
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-MAX_BATCH = 1000  # metrics that MLflow takes in one call
+MAX_BATCH = 1000  # metrics per MLflow call
 
 
 class UnsentDataWarning(UserWarning):
-    """The store was not there; the message says which file holds what it is to get."""
+    """The store was unavailable; the message names the file with the unsent data."""
 
 
 def outbox_folders(uri: str) -> list[Path]:
-    """Where files for a store may lie, the best place first: beside it, then where one can write."""
+    """Folders for a store's unsent data, in order of preference: beside the store, then any writable place."""
     beside = sqlite_path(uri).parent if uri.startswith("sqlite:") else PROJECT_ROOT / "mlruns"
     return [folder / "undelivered" for folder in (beside, Path.cwd(), Path(tempfile.gettempdir()))]
 
 
 def enqueue(uri: str, run_id: str, rows: Iterable[Mapping[str, Any]], onto: Path | None = None) -> Path:
-    """Write the rows for the run of the store `uri` to a new file: ``undelivered/<run id>.jsonl``, or ``…-1.jsonl``.
+    """Write rows of a run of the store `uri` to a new file: ``undelivered/<run id>.jsonl`` or ``…-1.jsonl``.
 
-    A row is a point (key, value, timestamp, step, perhaps model_id) or what else `do` says (see `DEEDS`).
+    A row is a metric (key, value, timestamp, step, optionally model_id) or an action (`do`: see `DEEDS`).
 
     Args:
-        onto: a file that an earlier call returned; the rows are appended to it where that is possible.
+        onto: the file of an earlier call; the rows are appended to it if possible.
     """
     owner = {"store": mask_secrets(uri), "run_id": run_id}
     lines = [json.dumps({**owner, **row}) + "\n" for row in rows]
@@ -56,17 +56,17 @@ def enqueue(uri: str, run_id: str, rows: Iterable[Mapping[str, Any]], onto: Path
             path = next(folder / name for name in names if not (folder / name).exists())
             draft = path.with_suffix(".draft")
             draft.write_text("".join(lines), encoding="utf-8")
-            draft.replace(path)  # whoever delivers reads whole files only
+            draft.replace(path)  # a reader sees complete files only
             return path
         except OSError as error:
             for draft in folder.glob(f"{run_id}*.draft"):
                 draft.unlink()
             reason = error
-    raise OSError(f"run {run_id}: {len(lines)} lines fit nowhere: {reason}")
+    raise OSError(f"run {run_id}: {len(lines)} unsent rows cannot be written anywhere: {reason}")
 
 
 def _append(path: Path, data: bytes) -> Path:
-    """Append all of `data` or, on a full disk, nothing."""
+    """Append all of `data`, or nothing if the disk is full."""
     with path.open("ab", buffering=0) as file:
         size = file.tell()
         try:
@@ -79,24 +79,24 @@ def _append(path: Path, data: bytes) -> Path:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a file that `keep` wrote. Raises UserError where it is damaged."""
+    """The rows of a file written by `keep`. Raises UserError if it is damaged."""
     rows = []
     for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
         try:
             row = json.loads(line)
             known = {"key", "value", "timestamp", "step"} <= row.keys() or row["do"] in ACTIONS
-            if not (known and re.fullmatch(r"[0-9a-f]{32}", row["run_id"])):  # it names a folder, too
+            if not (known and re.fullmatch(r"[0-9a-f]{32}", row["run_id"])):  # it is also the name of a folder
                 raise ValueError
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise UserError(
-                f"{path}, line {number}, is damaged: mend or delete that line, then deliver the rest"
+                f"{path}, line {number}, is damaged: repair or delete that line, then sync again"
             ) from error
         rows.append(row)
     return rows
 
 
 def deliver(client: MlflowClient, path: Path, but: Collection[str] = ()) -> int:
-    """Store what a file of `keep` holds, `but` some deeds; return the number of rows. Nothing is ever stored twice."""
+    """Store the rows of a file, except the actions in `but`; return their number. Repeating it stores nothing twice."""
     rows = read_rows(path)
     for run_id in dict.fromkeys(row["run_id"] for row in rows):
         own = [row for row in rows if row["run_id"] == run_id]
@@ -109,10 +109,10 @@ def deliver(client: MlflowClient, path: Path, but: Collection[str] = ()) -> int:
 
 
 def metric_batches(points: Iterable[dict[str, Any]]) -> Iterator[list[Any]]:
-    """MLflow's metrics of points, in lists as long as one call takes."""
+    """MLflow metrics of the rows, in batches of one call."""
     from mlflow.entities import Metric
 
-    # A model's metrics must not hold two equal points in one call, and NaN is not equal to itself.
+    # MLflow rejects equal metrics of a model in one call; NaN is not equal to itself.
     unique = {(p["key"], p["step"], p["timestamp"], None if math.isnan(p["value"]) else p["value"]): p for p in points}
     metrics = [
         Metric(p["key"], p["value"], p["timestamp"], p["step"], model_id=p.get("model_id")) for p in unique.values()
@@ -122,7 +122,7 @@ def metric_batches(points: Iterable[dict[str, Any]]) -> Iterator[list[Any]]:
 
 
 def work_folder(run_id: str) -> Path:
-    """Where the files of a run lie until its server has them: ``run/``, ``model/`` and perhaps ``models/<id>/`` in it."""
+    """Local folder of a run's files until its server has them, with ``run/``, ``model/`` and optionally ``models/<id>/``."""
     return PROJECT_ROOT / "mlruns" / "work" / run_id
 
 
@@ -138,12 +138,12 @@ def _finalize_model(client: MlflowClient, row: Mapping[str, Any]) -> None:
     client.finalize_logged_model(row["model_id"], "READY")
     outputs = client.get_run(row["run_id"]).outputs
     linked = {output.model_id for output in outputs.model_outputs} if outputs else set()
-    if row["model_id"] not in linked:  # a resumed run has its link already, and MLflow would make a second
+    if row["model_id"] not in linked:  # a resumed run already has its link, and MLflow would add a second one
         client.log_outputs(row["run_id"], [LoggedModelOutput(row["model_id"], row["step"])])
 
 
 def _upload(client: MlflowClient, row: Mapping[str, Any]) -> None:
-    """Send the work folders to the server, and delete them once they are there."""
+    """Upload the work folders to the server, then delete them."""
     work = work_folder(row["run_id"])
     with _default_timeout():
         if (work / "run").is_dir():
@@ -157,7 +157,7 @@ def _upload(client: MlflowClient, row: Mapping[str, Any]) -> None:
 
 @contextlib.contextmanager
 def _default_timeout() -> Iterator[None]:
-    """Let a request take as long as MLflow lets it: the server may pass a large file on before it answers."""
+    """Use MLflow's default timeout: the server may forward a large file before it responds."""
     short = os.environ.pop("MLFLOW_HTTP_REQUEST_TIMEOUT", None)
     try:
         yield
@@ -169,7 +169,7 @@ def _default_timeout() -> Iterator[None]:
 def _terminate_run(client: MlflowClient, row: Mapping[str, Any]) -> None:
     if (
         row.get("now") or client.get_run(row["run_id"]).info.status == "RUNNING"
-    ):  # else it was resumed and has ended since
+    ):  # else it was resumed and has ended meanwhile
         client.set_terminated(row["run_id"], row["status"], row["end_time"])
 
 

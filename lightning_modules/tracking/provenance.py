@@ -1,4 +1,4 @@
-"""What a run needs to be understood and run again: code, packages, hardware, command line. Reads only."""
+"""Provenance of a run: git state, packages, hardware and command line, with secrets masked. Read-only."""
 
 from __future__ import annotations
 
@@ -19,22 +19,21 @@ from typing import Any, overload
 from lightning_modules.tracking.secret_scan import secret_lines, secret_name, secrets_in_diff
 
 HIDDEN = "***"
-# `token` but not `tokenizer` or `max_tokens`: those are hyper-parameters.
+# `token`, but not the hyperparameters `tokenizer` and `max_tokens`.
 SECRET_KEY = re.compile(r"(?i)password|passwd|secret|credential|(?:api|access|private)[_-]?key|token(?![a-z])")
 _USERINFO = re.compile(r"(\w://)[^/\s'\"]*@")
-# A word, from its first character to its last, and what separates it from a value. Each text is read once: no word is
-# tried again from its second character on.
+# A whole word and what separates it from a value, matched without backtracking into the word.
 _ASSIGNED = re.compile(r"(?<![\w.+~/-])([\w.+~/-]++)=")
 _IN_DICT = re.compile(r"(?<![\w.+~/-])([\w.+~/-]++)[\"']?\s*+:\s*+")
 _ASSIGNED_VALUE = re.compile(r"\"[^\"]*+\"|'[^']*+'|\S++")
 _DICT_VALUE = re.compile(r"\"[^\"]*+\"|'[^']*+'|[^\s,}\]]++")
 
-# What a run's code and config are made of. Other untracked files may hold data or secrets, and a rerun does not need them.
+# Files of code and config. Other untracked files may contain data or secrets, and a rerun does not need them.
 CODE_SUFFIXES = (
     ".py", ".pyi", ".yaml", ".yml", ".toml", ".cfg", ".ini", ".sh", ".md", ".c", ".cc", ".cpp", ".cu", ".cuh", ".h", ".hpp",
 )  # fmt: skip
 MAX_UNTRACKED_BYTES = 256_000
-# A caller's own git variables (inside a hook, say) would point at another repository or index.
+# Git variables of the caller (e.g. in a hook) would point to another repository or index.
 _GIT_VARIABLES = (
     "GIT_DIR",
     "GIT_WORK_TREE",
@@ -64,7 +63,7 @@ class GitState:
 
 
 def repository_of(folder: Path) -> Path | None:
-    """The top folder of the git repository that holds `folder`; None where there is none."""
+    """The root of the git repository that contains `folder`; None if there is none."""
     try:
         return Path(_git(folder, "rev-parse", "--show-toplevel").decode().strip())
     except (OSError, subprocess.CalledProcessError):
@@ -72,7 +71,7 @@ def repository_of(folder: Path) -> Path | None:
 
 
 def git_state(root: Path) -> GitState:
-    """Return the state of the repository that holds `root`; changes nothing there and raises nothing.
+    """The state of the repository that contains `root`. Changes nothing there and raises nothing.
 
     The diff covers all that differs from HEAD, with the untracked code and config files that git does not ignore.
     Untracked files of other kinds, larger than 256 kB, binary, or that look like secrets by name or content stay out and
@@ -89,7 +88,7 @@ def git_state(root: Path) -> GitState:
     except (OSError, subprocess.CalledProcessError) as error:
         said = (getattr(error, "stderr", b"") or str(error).encode()).decode(errors="replace").strip()
         reason = said.splitlines()[0] if said else "git failed"
-        return GitState(None, None, False, "", None, f"the code's version is not recorded: {reason}")
+        return GitState(None, None, False, "", None, f"the code version is not recorded: {reason}")
     notes = [] if commit else ["the repository has no commit yet: the diff holds every file"]
     if left_out:
         more = f" and {len(left_out) - 20} more" if len(left_out) > 20 else ""
@@ -101,7 +100,7 @@ def git_state(root: Path) -> GitState:
 
 
 def _difference(top: Path, commit: str | None) -> tuple[str, list[str], list[str]]:
-    """Compare the working tree with `commit` in an index and an object store of our own.
+    """Diff the working tree against `commit` with a temporary index and object store.
 
     Returns the diff, what stays out of it, and where tracked changes look like secrets.
     """
@@ -114,7 +113,7 @@ def _difference(top: Path, commit: str | None) -> tuple[str, list[str], list[str
             "GIT_ALTERNATE_OBJECT_DIRECTORIES": str(git_folder / "objects"),
             "GIT_LITERAL_PATHSPECS": "1",
         }
-        if index.exists():  # its file times spare git from reading every file again
+        if index.exists():  # with its file times, git need not read every file
             shutil.copy(index, own["GIT_INDEX_FILE"])
         base = commit or _git(top, "hash-object", "-t", "tree", "-w", "--stdin", extra=own).decode().strip()
         staged = _git(top, "diff", "--cached", "--name-only", "--diff-filter=A", "-z", base, extra=own)
@@ -154,7 +153,7 @@ def _unfit(top: Path, name: str) -> str | None:
         content = path.read_bytes()
     except OSError as error:
         return str(error.strerror)
-    if b"\0" in content[:8000]:  # git's own test
+    if b"\0" in content[:8000]:  # git's own criterion
         return "binary"
     lines = secret_lines(content.decode("utf-8", "replace"), path.suffix.lower())
     return f"line {lines[0]} looks like a secret" if lines else None
@@ -176,16 +175,16 @@ def _git_or_none(folder: Path, *arguments: str) -> str | None:
 
 @functools.cache
 def package_versions() -> dict[str, str]:
-    """Return name -> version of every installed distribution, sorted by name; read once, so leave it as it is."""
+    """Name -> version of every installed distribution, sorted by name (cached; do not modify)."""
     from importlib.metadata import distributions
 
-    # A half-removed distribution has no name.
+    # an incompletely removed distribution has no name
     found = {d.metadata["Name"]: d.version for d in distributions() if d.metadata and d.metadata["Name"]}
     return dict(sorted(found.items(), key=lambda item: item[0].lower()))
 
 
 def hardware() -> dict[str, Any]:
-    """Return what the run ran on. Does not initialise CUDA, so that the process can still fork afterwards."""
+    """The hardware of this machine. Does not initialize CUDA, so that the process can still fork."""
     import psutil
     import torch
 
@@ -229,7 +228,7 @@ def _gpus() -> list[dict[str, Any]]:
 
 
 def command_line() -> str:
-    """Return this process's command as one can paste it into a shell, with secrets as ``***``.
+    """This process's command line for a shell, with secrets as ``***``.
 
     Which trial of a sweep it is stands in the run's tags: without it, the command makes the same run alone.
     """
@@ -245,13 +244,13 @@ def _masked_argument(argument: str, before: str) -> str:
     if before.startswith("-") and not argument.startswith("-") and _names_a_secret(before):
         return HIDDEN
     key, equals, _ = argument.partition("=")
-    if equals and _names_a_secret(key):  # the whole value, spaces and commas too
+    if equals and _names_a_secret(key):  # the whole value, with spaces and commas
         return f"{key}={HIDDEN}"
     return mask_secrets(argument)
 
 
 def _names_a_secret(key: str) -> bool:
-    """Whether the last part of a key such as ``+tracking/db.password`` reads like a secret."""
+    """Whether the last part of a key such as ``+tracking/db.password`` looks like a secret."""
     return bool(re.fullmatch(r"[\w.+~/-]+", key) and SECRET_KEY.search(re.split(r"[+~/]", key)[-1]))
 
 
@@ -294,5 +293,5 @@ def _mask_values(text: str, key: re.Pattern[str], value: re.Pattern[str]) -> str
 
 
 def _masked_item(key: str, item: Any) -> Any:
-    harmless = item is None or isinstance(item, (bool, float, Mapping))  # `token_dropout: 0.1` is no secret
+    harmless = item is None or isinstance(item, (bool, float, Mapping))  # `token_dropout: 0.1` is not a secret
     return HIDDEN if SECRET_KEY.search(key) and not harmless else _masked(item)

@@ -1,4 +1,4 @@
-"""The record of one run: everything it came from when it starts, everything it gave when it ends."""
+"""The record of one run in MLflow: config, code, environment and data at its start, results and status at its end."""
 
 import contextlib
 import json
@@ -34,19 +34,19 @@ from lightning_modules.tracking.resume_rollback import RunSnapshot
 from lightning_modules.tracking.store import Store, is_reachable
 from lightning_modules.tracking.user_code import digest, user_modules
 
-PARAM_LIMIT = 6000  # characters that MLflow keeps of a param
+PARAM_LIMIT = 6000  # length limit of an MLflow param
 _PER_CALL = 100  # params in one call of log_batch
 
 
 class Record:
-    """One run in the store. Its folders are the artifact folders themselves where the store is on this disk.
+    """One run in the store. With a local store, its folders are the artifact folders themselves.
 
     Attributes:
         run_id, run_name: as in MLflow.
-        model_id: the LoggedModel that gets the best weights.
-        folder: the run's artifacts; model_folder: the model's artifacts. Work folders where the store is a server.
+        model_id: the LoggedModel of the best weights.
+        folder: the run's artifacts; model_folder: the model's artifacts; local work folders if the store is a server.
         logger: Lightning's logger of this run.
-        before: the run as it was before it was resumed; None for a new run.
+        before: snapshot of a resumed run; None for a new run.
     """
 
     def __init__(
@@ -60,11 +60,13 @@ class Record:
         self.experiment_id = run.info.experiment_id
         self._work: Path | None = None
         self._unsent: list[Mapping[str, Any]] = []
-        self._kept: Path | None = None  # the file with what is unsent
+        self._kept: Path | None = None  # the file of unsent actions
         self.folder = self._local(run.info.artifact_uri, "run")
         self.model_folder = self._local(self.client.get_logged_model(model_id).artifact_location, "model")
         if resumed and self._work is not None and not any(self.model_folder.iterdir()):
-            download_model(store, model_id, self.model_folder)  # what was best is needed to say what is best now
+            download_model(
+                store, model_id, self.model_folder
+            )  # the best weights so far must be there to find the best ones now
         self.logger = BufferedMLflowLogger(
             self.client,
             run_id,
@@ -83,7 +85,7 @@ class Record:
 
     @property
     def is_cut_off(self) -> bool:
-        """Whether the server is gone, and what the run has to say is kept for later."""
+        """Whether the server is unreachable, so that data is buffered."""
         return bool(self._unsent)
 
     def _local(self, uri: str, name: str) -> Path:
@@ -104,9 +106,9 @@ class Record:
         monitor.start()
         return monitor
 
-    # --- what the run came from ------------------------------------------------------------------------------
+    # --- at the start of the run ------------------------------------------------------------------------------
     def describe(self, config: Mapping[str, Any], overrides: list[str], data: Mapping[str, Any]) -> None:
-        """Store config, code, environment and data, each as an artifact and as params or tags to search by."""
+        """Record config, code, environment and data as artifacts and as searchable params and tags."""
         import yaml
 
         config = mask_secrets(config)
@@ -140,7 +142,7 @@ class Record:
         return {key: value for key, value in found.items() if value is not None}
 
     def _user_code(self, config: Mapping[str, Any]) -> None:
-        """Store which modules of the user's took part, with their hashes and the state of their repositories."""
+        """Record the user's own modules with their hashes and the state of their git repositories."""
         modules = user_modules(config)
         if not modules:
             return
@@ -171,7 +173,7 @@ class Record:
             profile=json.dumps({key: value for key, value in data.items() if key not in ("fingerprint", "name")}),
         )
         used = [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])]
-        for attempt in range(5):  # MLflow does not expect two runs to name a new data set at the same time
+        for attempt in range(5):  # MLflow fails if two runs add the same new dataset concurrently
             try:
                 self.client.log_inputs(self.run_id, used)
                 return
@@ -182,7 +184,7 @@ class Record:
 
     @defer_signals()
     def params(self, values: Mapping[str, Any]) -> None:
-        """Log params; one that MLflow could not hold whole is replaced by where its value stands."""
+        """Log params; a value that is too long for MLflow is replaced by a reference to the config file."""
         from mlflow.entities import Param
 
         known = self.client.get_run(self.run_id).data.params
@@ -191,7 +193,7 @@ class Record:
             k: v if len(v) <= PARAM_LIMIT else f"{len(v)} characters: see config/config.yaml" for k, v in texts.items()
         }
         changed = {k: f"{known[k]} -> {v}" for k, v in texts.items() if k in known and known[k] != v}
-        if changed:  # MLflow's params are final: a resumed run says in a tag what it does otherwise
+        if changed:  # MLflow's params are immutable: changes of a resumed run go to a tag
             self.tags({"touchstone.resumed_with": "; ".join(f"{key}: {value}" for key, value in changed.items())})
         new = [Param(k, v) for k, v in texts.items() if k not in known]
         for start in range(0, len(new), _PER_CALL):
@@ -199,7 +201,7 @@ class Record:
 
     @defer_signals()
     def tags(self, values: Mapping[str, Any]) -> None:
-        """Set tags; all in one call."""
+        """Set tags in one call."""
         from mlflow.entities import RunTag
 
         self.client.log_batch(self.run_id, tags=[RunTag(k, str(v)[:8000]) for k, v in values.items()])
@@ -212,9 +214,10 @@ class Record:
 
     @defer_signals()
     def new_model(self, name: str, line: Sequence[tuple[str, str]], params: Mapping[str, Any]) -> tuple[str, Path]:
-        """Create a LoggedModel that was made from others, of which `line` gives (name, id), the last one its parent.
+        """Create a LoggedModel derived from others; return its id and the folder for its files.
 
-        Returns its id and the folder for its files.
+        Args:
+            line: (name, id) of its ancestors, the parent last.
         """
         said = {key: str(value)[:PARAM_LIMIT] for key, value in params.items()}
         links = [f"[{known}](#/experiments/{self.experiment_id}/models/{model_id})" for known, model_id in line]
@@ -227,15 +230,15 @@ class Record:
         )
         return model.model_id, self._local(model.artifact_location, f"models/{model.model_id}")
 
-    # --- how it ends -----------------------------------------------------------------------------------------
+    # --- at the end of the run -----------------------------------------------------------------------------------------
     def finish(self, status: str, error: BaseException | None = None) -> None:
-        """Flush all points, store the log and the traceback, and set the status: FINISHED, FAILED or KILLED.
+        """Flush all metrics, store the log and the traceback, and set the status: FINISHED, FAILED or KILLED.
 
-        A resume that fails before its first step leaves the run as it was. What the store does not take is kept in files,
-        for `touchstone store sync` to deliver.
+        A resume that fails before its first step leaves the run unchanged. Data that the store does not accept is
+        buffered in files, which `touchstone store sync` sends later.
 
         Raises:
-            UserError: the disk is full; the message says where the run's status and points are.
+            UserError: the disk is full; the message names the files with the run's status and metrics.
         """
         if status != "FINISHED" and self.before is not None and not self.before.stepped and self._withdraw(self.before):
             return
@@ -251,7 +254,7 @@ class Record:
         for step in steps:
             try:
                 step()
-            except Exception as failure:  # one that fails must not keep the others, least of all the status
+            except Exception as failure:  # the others must still run, above all the one that sets the status
                 failures.append(failure)
         full = next((one for one in (error, *failures) if one is not None and disk_is_full(one)), None)
         if full is not None:
@@ -261,10 +264,10 @@ class Record:
 
     @defer_signals()
     def send(self, row: Mapping[str, Any]) -> None:
-        """Do in the store what the row says (`undelivered.DEEDS`); what it cannot take now is kept for the end."""
+        """Perform an action (`undelivered.DEEDS`) in the store; buffer it until the end if the store is unavailable."""
         row = {**row, "run_id": self.run_id}
         server = self.store.uri.startswith("http")
-        if not self._unsent and (not server or is_reachable(self.store.uri)):  # MLflow would wait for minutes
+        if not self._unsent and (not server or is_reachable(self.store.uri)):  # MLflow would retry for minutes
             try:
                 return ACTIONS[row["do"]](self.client, {**row, "now": True})
             except Exception as error:
@@ -290,7 +293,7 @@ class Record:
     def _withdraw(self, before: RunSnapshot) -> bool:
         self._stop_monitor()
         if not before.restore(self.store):
-            before.mark()  # its end is recorded as that of any run
+            before.mark()  # it ends like any other run
             return False
         self.logger.discard()
         self._log.close()
@@ -301,16 +304,16 @@ class Record:
         if self._unsent:
             self._kept = enqueue(self.store.uri, self.run_id, self._unsent, self.logger.undelivered)
             if not self.store.is_local:
-                kept = f"{self._kept} and {self._work} keep" if self._work else f"{self._kept} keeps"
-                # not as a warning: those go to the run's log, which is closed
-                text = f"the server is gone: {kept} the rest of the run; `touchstone store sync` delivers it"
+                kept = f"{self._kept} and {self._work} contain" if self._work else f"{self._kept} contains"
+                # printed, not warned: the run's log of warnings is closed
+                text = f"the server is unreachable; {kept} unsent data; send it with `touchstone store sync`"
                 print(f"run {self.run_id}: {text}", file=sys.stderr)
-        elif self.logger.undelivered:  # the store did not take points for a while, and does now
+        elif self.logger.undelivered:  # the store rejected metrics for a while, and accepts them now
             with contextlib.suppress(Exception):  # the file stays
                 deliver_run(self.store, self.run_id)
 
     def _full_disk(self, status: str) -> str:
-        """The message for a disk that is full: the run's status, where its points are, and how to go on."""
+        """The message for a full disk: the run's status, the files with its metrics, and how to continue."""
         kept = self._kept or self.logger.undelivered
         lines = [f"the disk of {self.folder} is full: run {self.run_name} ({self.run_id}) is {status}"]
         if kept is not None and kept.exists():

@@ -1,4 +1,4 @@
-"""The recorded config on the recorded code, and what is different in the outcome."""
+"""Rerun a recorded config on the recorded code and compare all metrics."""
 
 import contextlib
 import json
@@ -24,18 +24,18 @@ from lightning_modules.tracking.user_code import digest, user_modules
 
 
 def rerun(wanted: str, here: bool = False) -> None:
-    """Run `wanted` again as a new run, print each metric as equal or different; exit 1 where one differs.
+    """Rerun `wanted` as a new run, print each metric as equal or different, and exit with 1 if one differs.
 
     Args:
-        wanted: id, its beginning, or name of a run.
+        wanted: id, id prefix or name of a run.
         here: use the code of this working tree instead of the recorded commit and diff.
 
     Raises:
-        UserError: the run, its code or its data are not to be had, or the run fails.
+        UserError: the run, its code or its data are not available, or the rerun fails.
     """
     store = open_store()
     run = find_run(store, wanted)
-    cfg = recorded_config(store, run)  # before any of its code is fetched
+    cfg = recorded_config(store, run)  # before any of its code is checked out
     with contextlib.ExitStack() as stack:
         code = PROJECT_ROOT if here else stack.enter_context(recorded_code(store, run))
         if here:
@@ -50,11 +50,11 @@ def rerun(wanted: str, here: bool = False) -> None:
 
 @contextlib.contextmanager
 def recorded_code(store: Store, run: Any) -> Iterator[Path]:
-    """A temporary worktree with the recorded commit and the recorded diff applied."""
+    """A temporary git worktree of the recorded commit, with the recorded diff applied."""
     commit = run.data.tags.get("mlflow.source.git.commit")
     if not re.fullmatch("[0-9a-f]{40,64}", commit or ""):
         raise UserError(
-            f"run {run.info.run_id} has no recorded commit (git was not available): here=true uses the current code"
+            f"run {run.info.run_id} has no recorded commit (git was not available); use here=true to run with the current code"
         )
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder) / "code"
@@ -73,13 +73,13 @@ def _git(*arguments: str, cwd: Path = PROJECT_ROOT) -> None:
     done = subprocess.run(["git", *arguments], cwd=cwd, capture_output=True, text=True, check=False)
     if done.returncode:
         raise UserError(
-            f"git {arguments[0]} failed, so the recorded code cannot be checked out "
-            f"(here=true runs the current code):\n{done.stderr.strip()}"
+            "cannot check out the recorded code; use here=true to run with the current code: "
+            f"git {arguments[0]} failed:\n{done.stderr.strip()}"
         )
 
 
 def _start_rerun(store: Store, run: Any, cfg: DictConfig, code: Path, folder: Path) -> str:
-    """Start the recorded config in a process of its own on `code`; return the id of the new run."""
+    """Run the recorded config in a subprocess with the code of `code`; return the id of the new run."""
     with open_dict(cfg):
         cfg.data.expected_fingerprint = run.data.tags.get("data.fingerprint")
         cfg.resume = None
@@ -101,19 +101,19 @@ def _start_rerun(store: Store, run: Any, cfg: DictConfig, code: Path, folder: Pa
         max_results=1,
     )
     if status or not found:
-        raise UserError(f"the rerun of {run.info.run_id} ended with exit code {status}")
+        raise UserError(f"the rerun of {run.info.run_id} failed with exit code {status}")
     return str(found[0].info.run_id)
 
 
 def metric_histories(store: Store, run_id: str) -> dict[str, list[tuple[int, float]]]:
-    """All points (step, value) of each metric of a run, but those of the system and of time."""
+    """All points (step, value) of each metric of a run, except system metrics and timings."""
     timed = ("system/", "model/latency", "throughput/", "comm/time_s", "comm/exposed_s", "comm/slowest")
     names = [name for name in store.client.get_run(run_id).data.metrics if not name.startswith(timed)]
     return {n: [(p.step, p.value) for p in store.client.get_metric_history(run_id, n)] for n in sorted(names)}
 
 
 def first_difference(old: list[tuple[int, float]], new: list[tuple[int, float]]) -> int | None:
-    """The first step whose value differs or stands on one side alone; None where all is equal, NaN to NaN too."""
+    """The first step whose value differs or is missing on one side; None if all are equal (NaN equals NaN)."""
     for a, b in zip(sorted(old), sorted(new), strict=False):
         same = a[0] == b[0] and (a[1] == b[1] or (math.isnan(a[1]) and math.isnan(b[1])))
         if not same:
@@ -149,29 +149,31 @@ def _compare(store: Store, old_id: str, new_id: str) -> int:
 def _print_code_changes(run: Any) -> None:
     then, now = run.data.tags.get("mlflow.source.git.commit"), git_state(PROJECT_ROOT)
     if not then or not now.commit:
-        print("code: no commit is recorded or there is none here, so what changed cannot be said")
+        print("code: cannot compare, because the commit is unknown in the record or here")
         return
     shown = subprocess.run(
         ["git", "diff", "--stat", then], cwd=PROJECT_ROOT, capture_output=True, text=True, check=False
     )
-    dirty = " with changes on top" if run.data.tags.get("git.dirty") == "true" else ""
-    print(f"code: recorded on {then[:10]}{dirty}; here {now.commit[:10]}{' with changes on top' if now.dirty else ''}")
-    print(shown.stdout.strip() or "  no tracked file is different from that commit")
+    dirty = " with uncommitted changes" if run.data.tags.get("git.dirty") == "true" else ""
+    print(
+        f"code: recorded on {then[:10]}{dirty}; here {now.commit[:10]}{' with uncommitted changes' if now.dirty else ''}"
+    )
+    print(shown.stdout.strip() or "  no tracked file differs from that commit")
 
 
 def _print_user_code_changes(store: Store, run: Any) -> None:
-    """Name the modules outside this package that are not what the run was recorded with: they are not checked out again."""
+    """Warn about the user's own modules that differ from the record: they are not checked out."""
     try:
         recorded = json.loads(artifact_path(store, run, "code/modules.json").read_text())
-    except UserError:  # none took part
+    except UserError:  # the run used none
         return
     hashes = {name: module["sha256"] for name, module in recorded["modules"].items()}
     config: Any = OmegaConf.to_container(recorded_config(store, run))
     now = digest(user_modules(config))
     if changed := sorted(name for name in hashes.keys() | now.keys() if hashes.get(name) != now.get(name)):
         print(
-            f"warning: your own code differs from the recorded one, and is used as it is now: {', '.join(changed)}; "
-            f"artifact code/modules.json names the recorded commits: {', '.join(recorded['repositories']) or 'none'}"
+            f"warning: your own code differs from the record; the current code is used: {', '.join(changed)}; "
+            f"the recorded commits are in the artifact code/modules.json: {', '.join(recorded['repositories']) or 'none'}"
         )
 
 

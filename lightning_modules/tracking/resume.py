@@ -1,4 +1,4 @@
-"""Going on in a recorded run, and starting from one: the config, the checkpoint and the weights it left."""
+"""Resume a recorded run, or start from its weights (init_from): its config, checkpoint and differences to the record."""
 
 import contextlib
 import copy
@@ -31,8 +31,14 @@ _DATA_PATHS = ("path", "root", "folder", "exclude", "augmented", "cache_dir")
 
 @dataclass(frozen=True)
 class ResumedRun:
-    """A recorded run that continues: its config with this command's overrides, and its last checkpoint (None: from the
-    start), the tags it had, and the differences to its record that the user has accepted, as `drift.py` finds them.
+    """A recorded run that continues.
+
+    Attributes:
+        cfg: the recorded config with the overrides of this command.
+        checkpoint: the last checkpoint; None starts from the beginning.
+        wanted: how the user named the run, for messages.
+        tags: those of the record.
+        drift: differences to the record that `allow` accepts (`drift.py`).
     """
 
     run_id: str
@@ -45,10 +51,9 @@ class ResumedRun:
     drift: Mapping[str, str] = field(default_factory=dict)
 
     def check_data(self, fingerprint: str, samples: Mapping[str, int]) -> "ResumedRun":
-        """Compare the data with the record; a run that starts again has none to compare with.
+        """Compare the data with the record, unless the run starts from the beginning.
 
-        Raises:
-            UserError: the data differ, and ``resume.allow`` does not name them.
+        Raises UserError if the data differ and ``resume.allow`` does not accept it.
         """
         if self.checkpoint is None and self.cfg.trainer.max_epochs != 0:
             return self
@@ -57,7 +62,7 @@ class ResumedRun:
         return replace(self, drift={**self.drift, **found})
 
     def marks(self, signature: str) -> dict[str, str]:
-        """Tags of the resumed run: its signature, unless a part of it was trained by another one, and what has drifted."""
+        """Tags of the resumed run: its signature (empty if another config trained a part of it), and the accepted drift."""
         whole = self.checkpoint is None and self.cfg.trainer.max_epochs != 0
         known = signature if whole or self.tags.get("touchstone.signature") == signature else ""
         drift = {DRIFT: "; ".join(filter(None, [self.tags.get(DRIFT), self.accepted]))} if self.drift else {}
@@ -65,12 +70,12 @@ class ResumedRun:
 
     @property
     def accepted(self) -> str:
-        """The accepted differences in one line; empty where there are none."""
+        """The accepted differences in one line."""
         return "; ".join(f"{key}: {change}" for key, change in self.drift.items())
 
 
 def recorded_config(store: Store, run: Any) -> DictConfig:
-    """Read the config of a recorded run; its targets are checked. Raises UserError where it is not there."""
+    """Read the config of a recorded run and check its targets. Raises UserError if it does not exist."""
     cfg = OmegaConf.load(artifact_path(store, run, "config/config.yaml"))
     assert isinstance(cfg, DictConfig)
     with open_dict(cfg):
@@ -81,7 +86,7 @@ def recorded_config(store: Store, run: Any) -> DictConfig:
 
 
 def _resolve_paths(cfg: DictConfig, folders: Sequence[Path]) -> None:
-    """Make the data's relative paths absolute: they are relative to where the run was started, not to where it is read."""
+    """Make the data's relative paths absolute: they are relative to the folder in which the run was started."""
     for key in _DATA_PATHS:
         value = OmegaConf.select(cfg, f"data.{key}")
         if isinstance(value, str) and value and not Path(value).expanduser().is_absolute():
@@ -91,7 +96,7 @@ def _resolve_paths(cfg: DictConfig, folders: Sequence[Path]) -> None:
 
 
 def add_new_settings(cfg: DictConfig) -> None:
-    """Give a config that an earlier version recorded the settings that were added since, with their defaults."""
+    """Add settings that are newer than a recorded config, with their defaults."""
     defaults: Any = OmegaConf.load(PROJECT_ROOT / "conf" / "train.yaml")
     with open_dict(cfg):
         for key in SCALAR_RULES:
@@ -103,17 +108,17 @@ def resume_run(store: Store, cfg: DictConfig, alone: bool = True) -> ResumedRun:
     """Find the run of ``resume=…`` with its last checkpoint.
 
     Args:
-        alone: nobody else may be training it now; false for the ranks beside the first one.
+        alone: whether to check that no other process trains it; false on ranks other than 0.
 
     Raises:
-        UserError: the run cannot continue, or the overrides change its results and ``resume.allow`` does not name them.
+        UserError: the run cannot continue, or overrides change its results and ``resume.allow`` does not accept it.
     """
     wanted, allow = resume_options(cfg)
     run = find_run(store, str(wanted))
     tags, run_id = run.data.tags, run.info.run_id
     named = f"resume={wanted}"
     if alone and run.info.status == "RUNNING" and is_alive(tags):
-        raise UserError(f"{named}: the run is still training, as process {tags['touchstone.pid']} of this machine")
+        raise UserError(f"{named}: the run is still training in process {tags['touchstone.pid']}")
     if alone:
         deliver_run(store, run_id)
     recorded = recorded_config(store, run)
@@ -125,21 +130,21 @@ def resume_run(store: Store, cfg: DictConfig, alone: bool = True) -> ResumedRun:
     with open_dict(changed):
         changed.resume = {"run": run_id, "allow": allow}
     epochs = changed.trainer.max_epochs
-    if epochs == 0:  # no training of its own: it only compresses
+    if epochs == 0:  # no training, only compression
         return ResumedRun(run_id, tags["touchstone.model_id"], changed, None, named, tags, allow, drift)
     checkpoint = artifact_path(store, run, "checkpoints/last.ckpt")
     trained = int(read_checkpoint(checkpoint)["epoch"]) + 1
     if epochs is not None and 0 <= epochs < trained:
         raise UserError(
-            f"trainer.max_epochs={epochs}: the run has {trained} epochs behind it already; give that number or more"
+            f"trainer.max_epochs={epochs}: the run has already trained {trained} epochs; give at least that number"
         )
     return ResumedRun(run_id, tags["touchstone.model_id"], changed, checkpoint, named, tags, allow, drift)
 
 
 def continue_run(store: Store, run_id: str, cfg: DictConfig, alone: bool = True) -> ResumedRun:
-    """Go on in a run of this very config: from its last checkpoint, or from the start where it has none that is whole.
+    """Continue a run of this same config from its last checkpoint, or from the beginning if it has no valid one.
 
-    `alone`, raises: as in `resume_run`.
+    `alone` and errors: as in `resume_run`.
     """
     run = store.client.get_run(run_id)
     checkpoint: Path | None = None
@@ -151,29 +156,29 @@ def continue_run(store: Store, run_id: str, cfg: DictConfig, alone: bool = True)
         read_checkpoint(checkpoint)
     except UserError as error:
         if checkpoint is not None:
-            warnings.warn(f"{error}. The run starts again from its first step.", stacklevel=2)
+            warnings.warn(f"{error}. The run restarts from its first step.", stacklevel=2)
         checkpoint = None
     if checkpoint is not None:
-        with contextlib.suppress(UserError):  # one that ended before its config was recorded
+        with contextlib.suppress(UserError):  # the run ended before its config was recorded
             recorded = recorded_config(store, run)
             changed = config_drift(recorded, cfg)
             drift = {key: change for key, change in changed.items() if _has_key_in_both(key, recorded, cfg)}
         refuse_drift(named, drift, allow)
     from lightning_modules.tracking.record import add_model
 
-    model_id = run.data.tags.get("touchstone.model_id") or add_model(store, run)  # none: it failed before it began
+    model_id = run.data.tags.get("touchstone.model_id") or add_model(store, run)  # none: the run failed at its start
     return ResumedRun(run_id, model_id, cfg, checkpoint, named, run.data.tags, allow, drift)
 
 
 def _has_key_in_both(key: str, recorded: DictConfig, cfg: DictConfig) -> bool:
-    """Whether both configs set a key: a run takes some values from its data, and keys are added from version to version."""
+    """Whether both configs set a key: some values are inferred from the data, and new versions add keys."""
     old, new = (flatten(OmegaConf.to_container(c, resolve=True)) for c in (recorded, cfg))
     from_data = key.split(".")[0] in ("model", "task") and new.get(key) is None
     return key in old and key in new and not from_data
 
 
 def reopen_run(store: Store, run_id: str, marks: Mapping[str, str]) -> None:
-    """Set a run RUNNING again, with these tags, and without what its earlier end left on it."""
+    """Set a run to RUNNING again, with these tags and without those of its earlier end."""
     store.client.update_run(run_id, status="RUNNING")
     tags = store.client.get_run(run_id).data.tags
     for key in ("touchstone.error", "touchstone.ended"):
@@ -184,7 +189,7 @@ def reopen_run(store: Store, run_id: str, marks: Mapping[str, str]) -> None:
 
 
 def _with_overrides(recorded: DictConfig, overrides: list[str]) -> DictConfig:
-    """Apply the overrides of this command to a recorded config; whole groups cannot be exchanged."""
+    """Apply the overrides of this command to a recorded config; groups cannot be replaced."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     parser = OverridesParser.create()
@@ -195,7 +200,7 @@ def _with_overrides(recorded: DictConfig, overrides: list[str]) -> DictConfig:
         node = OmegaConf.select(recorded, parent) if parent else recorded
         if key in GROUPS:
             raise UserError(
-                f"{word}: a resumed run keeps its {key}; change single values, or start a new run with init_from=…"
+                f"{word}: a resumed run cannot replace its {key}; override single values, or start a new run with init_from=…"
             )
         if key.split(".")[0] == "resume":
             continue
@@ -207,9 +212,9 @@ def _with_overrides(recorded: DictConfig, overrides: list[str]) -> DictConfig:
 
 
 def load_weights(store: Store, wanted: str, module: nn.Module) -> None:
-    """Load the model's weights of another run's best checkpoint into `module.model`.
+    """Load the model weights of another run's best checkpoint into `module.model`.
 
-    Raises UserError where the run has none, or where they belong to another network.
+    Raises UserError if the run has none, or if they belong to another network.
     """
     run = find_run(store, wanted)
     path = best_checkpoint(store, run)
@@ -223,14 +228,14 @@ def load_weights(store: Store, wanted: str, module: nn.Module) -> None:
     )
     if wrong:
         raise UserError(
-            f"init_from={wanted}: {len(wrong)} of {len(own)} tensors of that run's model do not fit this one "
-            f"({', '.join(wrong[:4])} …): choose the same model group and the same number of outputs"
+            f"init_from={wanted}: {len(wrong)} of {len(own)} tensors of that run's model do not match this model "
+            f"({', '.join(wrong[:4])} …): use the same model and the same number of outputs"
         )
     network.load_state_dict(state)
 
 
 def best_checkpoint(store: Store, run: Any) -> Path:
-    """The file of the best weights of a run (the last ones where it watched no metric), fetched if need be."""
+    """The file of a run's best weights (the last ones if it monitors no metric), downloaded if necessary."""
     model_id = run.data.tags.get("touchstone.model_id")
     if model_id:
         location = store.client.get_logged_model(model_id).artifact_location
@@ -241,4 +246,4 @@ def best_checkpoint(store: Store, run: Any) -> Path:
         for name in ("best.ckpt", "last_weights.ckpt"):
             if (folder / name).is_file():
                 return folder / name
-    raise UserError(f"run {run.info.run_id} ({run.info.run_name}, {run.info.status}) has saved no weights")
+    raise UserError(f"run {run.info.run_id} ({run.info.run_name}, {run.info.status}) has no saved weights")

@@ -1,4 +1,4 @@
-"""What differs between a recorded run and the run that resumes it, and which differences are accepted."""
+"""Differences between a recorded run and the run that resumes it, and which of them are accepted."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from lightning_modules.config.flatten import flatten
 from lightning_modules.tracking.provenance import HIDDEN
 from lightning_modules.tracking.run_cache import affects_results
 
-# A resumed run may change these: how long and where it trains, and how it is shown.
+# Keys that a resumed run may change: how long and where it trains, and how it is displayed.
 _CHANGEABLE = {
     "claim", "trainer.max_epochs", "trainer.min_epochs", "trainer.max_steps", "trainer.min_steps",
     "trainer.max_time", "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.benchmark",
@@ -22,9 +22,9 @@ _STEP_SIZE_KEYS = ("data.batch_size", "trainer.accumulate_grad_batches")
 
 
 def resume_options(cfg: DictConfig) -> tuple[str | None, list[str]]:
-    """The run to resume (None: a new run) and the differences to allow: ``resume=RUN 'resume.allow=[data]'``.
+    """The run to resume (None: a new run) and the accepted differences: ``resume=RUN 'resume.allow=[data]'``.
 
-    Configs recorded earlier, and callers from Python, may hold the run alone.
+    In configs of earlier versions, and of callers from Python, `resume` may be the run itself.
     """
     node = cfg.get("resume")
     if not isinstance(node, DictConfig):
@@ -35,30 +35,30 @@ def resume_options(cfg: DictConfig) -> tuple[str | None, list[str]]:
 
 
 def config_drift(recorded: DictConfig, cfg: DictConfig) -> dict[str, str]:
-    """Key -> ``recorded -> now`` of every setting that changes results and is not what the run was recorded with.
+    """Key -> ``recorded -> now`` of every changed setting that affects results.
 
-    Batches of another size on another number of processes are none where as many samples make a step.
+    Another batch size on another number of processes is no difference if a step has as many samples.
     """
     old, new = (flatten(OmegaConf.to_container(c, resolve=True)) for c in (recorded, cfg))
     free = {*_CHANGEABLE, *(_STEP_SIZE_KEYS if _same_step(old, new) else ())}
     changed = {}
     for key in sorted(old.keys() | new.keys()):
         before, after = old.get(key), new.get(key)
-        same = str(before) == str(after) or before == HIDDEN  # a secret is not recorded
+        same = str(before) == str(after) or before == HIDDEN  # secrets are not recorded
         if not same and affects_results(key) and key not in free:
             changed[key] = f"{before} -> {after}"
     return changed
 
 
 def _same_step(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    """Whether as many samples make an optimizer step."""
+    """Whether an optimizer step has the same number of samples."""
     keys = (*_STEP_SIZE_KEYS, "trainer.devices", "trainer.num_nodes")
     before, after = ([flat.get(key, 1) for key in keys] for flat in (old, new))
     return all(type(factor) is int for factor in [*before, *after]) and math.prod(before) == math.prod(after)
 
 
 def data_drift(recorded: Mapping[str, str], fingerprint: str, samples: Mapping[str, int]) -> dict[str, str]:
-    """The difference between the data a run was recorded with, by its tags, and the data that are there now."""
+    """The difference between the data of a recorded run (its tags) and the current data."""
     before = recorded.get("data.fingerprint")
     if before in (None, fingerprint):
         return {}
@@ -68,21 +68,21 @@ def data_drift(recorded: Mapping[str, str], fingerprint: str, samples: Mapping[s
 
 
 def refuse_drift(wanted: str, drift: Mapping[str, str], allow: Sequence[str]) -> None:
-    """Raise UserError unless `allow` names every key of `drift`, or a part of the config above it."""
+    """Raise UserError unless `allow` names every key of `drift`, or a parent of it."""
     refused = {key: change for key, change in drift.items() if not _is_allowed(key, allow)}
     if not refused:
         return
     roots = ",".join([*allow, *dict.fromkeys(key.split(".")[0] for key in refused)])
     listed = "\n".join(f"  {key}: {change}" for key, change in refused.items())
     raise UserError(
-        f"{wanted}: the run cannot be resumed with other settings or data than it was recorded with, because they change "
-        f"its results (recorded -> now):\n{listed}\n"
-        f"Restore them, start a new run, or accept and record the difference with 'resume.allow=[{roots}]'"
+        f"{wanted}: cannot resume with settings or data that differ from the record and affect the "
+        f"results (recorded -> now):\n{listed}\n"
+        f"Restore them, start a new run, or accept the difference (it is recorded) with 'resume.allow=[{roots}]'"
     )
 
 
 def check_allow(allow: Sequence[str], cfg: DictConfig) -> None:
-    """Raise UserError for a name in ``resume.allow`` that is no key of the config."""
+    """Raise UserError for a name in ``resume.allow`` that is not a key of the config."""
     from lightning_modules.config.errors import suggest
 
     for name in allow:

@@ -1,4 +1,4 @@
-"""A run as it was before it was resumed: what a resume puts back if it fails before its first step."""
+"""Snapshot of a run before it is resumed; restored if the resume fails before its first step."""
 
 import contextlib
 import shutil
@@ -19,13 +19,13 @@ _CHANGING_FILES = (
     "code/*",
     "log.txt",
     "traceback.txt",
-)  # artifacts that every start writes
+)  # artifacts that every start overwrites
 
 
 class RunSnapshot(pl.Callback):
-    """Status, end time, tags and descriptive artifacts of a run; as a callback it notices the first optimizer step.
+    """Status, end time, tags and descriptive artifacts of a run; as a callback it detects the first optimizer step.
 
-    Ranks may be forked: the flag lies in shared memory.
+    Ranks may be forked, so the flag is in shared memory.
     """
 
     def __init__(self, store: Store, run_id: str) -> None:
@@ -34,7 +34,7 @@ class RunSnapshot(pl.Callback):
         self.tags = dict(run.data.tags)
         local, work = local_folder(run.info.artifact_uri), work_folder(run_id)
         self.folder = local or work / "run"
-        self.scratch = None if local or work.exists() else work  # a folder that only the resume makes
+        self.scratch = None if local or work.exists() else work  # a folder that only the resume creates
         self.files = {path: path.read_bytes() for path in self._files()}
         self._stepped = torch.zeros(1, dtype=torch.bool).share_memory_()
         self._handles: list[Any] = []
@@ -48,7 +48,7 @@ class RunSnapshot(pl.Callback):
         return bool(self._stepped)
 
     def mark(self, *_: Any) -> None:
-        """Note that the resumed run has trained: from now on its end is recorded as its own."""
+        """Note that the resumed run has trained: from now on its end is recorded."""
         self._stepped[0] = True
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -61,12 +61,10 @@ class RunSnapshot(pl.Callback):
         self._handles = []
 
     def restore(self, store: Store) -> bool:
-        """Put the run back as it was, if it was not trained since; return whether it was put back."""
-        if (
-            self.stepped or self.status == "RUNNING"
-        ):  # RUNNING: its process was killed, so there is no end to go back to
+        """Restore the run, if it was not trained since; return whether it was restored."""
+        if self.stepped or self.status == "RUNNING":  # RUNNING: its process was killed, so there is no end to restore
             return False
-        with contextlib.suppress(Exception):  # the caller records the failure where the store does not answer
+        with contextlib.suppress(Exception):  # the caller records the failure if the store is unreachable
             for path in self._files() - self.files.keys():
                 path.unlink()
             for path, content in self.files.items():

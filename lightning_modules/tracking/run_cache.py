@@ -1,4 +1,4 @@
-"""Whether a run was made before: its signature is what its outcome is a function of."""
+"""Run cache: a run's signature hashes its config, code and data."""
 
 import functools
 import hashlib
@@ -12,7 +12,7 @@ from lightning_modules.config.project import PROJECT_ROOT
 from lightning_modules.tracking.store import Store
 from lightning_modules.tracking.user_code import digest, user_modules
 
-# What changes how a run is recorded, shown or spread over cores, but not what comes out of it.
+# Keys that affect how a run is recorded, displayed or distributed over cores, but not its results.
 _IGNORED_GROUPS = (
     "tracking",
     "name",
@@ -39,15 +39,14 @@ _LOCATION_KEYS = {
 }
 
 
-class CachedRun(Exception):  # noqa: N818 # nothing went wrong
-    """A finished run of the same signature exists; the one argument is its id."""
+class CachedRun(Exception):  # noqa: N818 # not an error
+    """A finished run with the same signature exists; the argument is its id."""
 
 
 def run_signature(config: Mapping[str, Any], fingerprint: str) -> str:
-    """A sha256 over config, code and data fingerprint; paths, logging and worker counts stay out.
+    """A sha256 over config, code and data fingerprint, without paths, logging and worker counts.
 
-    Code is this package and, where a run has them, the user's modules (`user_code.py`): signatures of runs with our own
-    code alone are formed as they always were.
+    Code means this package and the user's modules, if any (`user_code.py`).
 
     Args:
         config: resolved, as plain values.
@@ -60,14 +59,14 @@ def run_signature(config: Mapping[str, Any], fingerprint: str) -> str:
 
 
 def affects_results(key: str) -> bool:
-    """Whether a dotted key of the config is more than a path, logging, or how work is spread over processes."""
+    """Whether a dotted config key affects results: it is not a path, logging, or about how work is distributed."""
     is_place = key.rpartition(".")[2] in _LOCATION_KEYS
     return key.split(".")[0] not in _IGNORED_GROUPS and not f"{key}.".startswith(_DISPLAY_KEYS) and not is_place
 
 
 @functools.cache
 def _code_digest() -> str:
-    """A sha256 over the package's sources."""
+    """A sha256 of the package's sources."""
     total = hashlib.sha256()
     for path in sorted((PROJECT_ROOT / "lightning_modules").rglob("*.py")):
         total.update(str(path.relative_to(PROJECT_ROOT)).encode() + b"\0" + Path(path).read_bytes() + b"\0")

@@ -1,4 +1,4 @@
-"""Which files and which lines of a diff look as if they held a secret, by their names and by detect-secrets."""
+"""Find files and lines of a diff that look like secrets, by name and with detect-secrets."""
 
 import re
 import tempfile
@@ -12,18 +12,18 @@ SECRET_NAME = re.compile(
     r"|service[-_]?account|credential|secret|passw|(?:api|access|private|auth)[-_]?keys?\b|token(?![a-z])"
     r"|^\.(?:netrc|npmrc|pypirc|pgpass|htpasswd|dockercfg)$"
 )
-MAX_LINES = 5000  # of a diff: a second
+MAX_LINES = 5000  # of a diff; takes about a second
 
 
 def secret_name(path: str) -> bool:
-    """Whether the file or one of its folders is named like a secret; `secrets.py` is code, and its content decides."""
+    """Whether the name of the file or of one of its folders suggests a secret; `secrets.py` is code, so its content decides."""
     *folders, name = PurePosixPath(path).parts
     stem, is_code = PurePosixPath(name).stem, name.endswith((".py", ".pyi"))
     return any(SECRET_NAME.search(part) for part in (*folders, *(() if is_code else (name, stem))))
 
 
 def secret_lines(text: str, suffix: str) -> list[int]:
-    """The numbers of the lines, from 1, in which detect-secrets finds one; `suffix` says which language it is."""
+    """Line numbers (from 1) in which detect-secrets finds a secret; `suffix` selects the language."""
     from detect_secrets.core.scan import scan_file
 
     with tempfile.TemporaryDirectory() as folder, _detectors():
@@ -34,7 +34,7 @@ def secret_lines(text: str, suffix: str) -> list[int]:
 
 @contextmanager
 def _detectors() -> Iterator[None]:
-    """All detectors but two: IP addresses are no secrets, and hashes of data and commits look like random hex digits."""
+    """All detectors except those for IP addresses (no secrets) and random hex (matches hashes of data and commits)."""
     from detect_secrets.core.plugins.util import get_mapping_from_secret_type_to_class
     from detect_secrets.settings import transient_settings
 
@@ -46,7 +46,7 @@ def _detectors() -> Iterator[None]:
 
 
 def secrets_in_diff(diff: str) -> list[str]:
-    """FILE:LINE of each line in which a git diff shows a secret, removed and context lines included.
+    """FILE:LINE of each line of a git diff with a secret, including removed and context lines.
 
     A last entry names what was not searched, where the diff has more than `MAX_LINES` lines.
     """
@@ -62,7 +62,7 @@ def secrets_in_diff(diff: str) -> list[str]:
 
 
 def _files(diff: str) -> Iterator[tuple[str, list[tuple[int, str]]]]:
-    """Each file of a git diff, with the lines that it shows and their numbers (of removed lines: the old ones)."""
+    """Each file of a git diff with its lines and their numbers (the old ones for removed lines)."""
     name, lines, old, new, old_left, new_left = "", list[tuple[int, str]](), 0, 0, 0, 0
     for line in diff.split("\n"):
         if old_left > 0 or new_left > 0:

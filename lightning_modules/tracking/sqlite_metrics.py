@@ -1,4 +1,4 @@
-"""Many points into a SQLite store in two statements, where MLflow makes an object and several queries of each."""
+"""Insert many metrics into a SQLite store with two statements; MLflow needs several queries for each of them."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +10,9 @@ if TYPE_CHECKING:
 
 
 def log_metrics_fast(client: "MlflowClient", run_id: str, metrics: "list[Metric]") -> None:
-    """Store the metrics as ``client.log_batch`` would, with the same outcome, at a tenth of the cost where that is possible.
+    """Store metrics like ``client.log_batch``, with the same result at a tenth of the cost.
 
-    It is where the store is a SQLite file, the run is active, and no metric belongs to a model; all else goes to MLflow.
+    The fast path needs a SQLite store, an active run and no metric of a model; everything else goes through MLflow.
     """
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 

@@ -1,4 +1,4 @@
-"""Where runs are recorded: one SQLite file in this folder, or the server that MLFLOW_TRACKING_URI names."""
+"""The tracking store: a local SQLite file, or the server named by MLFLOW_TRACKING_URI."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ if TYPE_CHECKING:
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_DISABLE_AGENT_HINT", "true")
-os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # our own report says where to look
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # our own report prints the address
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it prints the traceback of what it raises, too
-os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")  # a machine without git is no reason to warn
-# MLflow's own seven retries of 120 s hold a run for a quarter of an hour; what fails is kept and sent again later.
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it also logs the traceback of what it raises
+os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")  # no warning on a machine without git
+# MLflow's default of seven retries of 120 s would block a run for 15 minutes; failed requests are buffered and repeated.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
 
-HEALTH_SECONDS = 5.0  # that a server has to answer a health check
-LOCK_SECONDS = 20.0  # how long another process may hold the database before we call it locked
-CREATE_SECONDS = 300.0  # how long another process may take to create it
-# module of a database's driver -> what pip installs it from, where that is not its name
+HEALTH_SECONDS = 5.0  # timeout of a health check
+LOCK_SECONDS = 20.0  # timeout for a database that another process has locked
+CREATE_SECONDS = 300.0  # timeout for another process that creates the database
+# driver module -> pip requirement, if it has another name
 DRIVERS = {"psycopg": "-e '.[postgres]'", "psycopg2": "-e '.[postgres]'", "MySQLdb": "mysqlclient"}
 NETWORK_FILESYSTEMS = ("nfs", "cifs", "smb", "fuse.sshfs", "lustre", "beegfs", "ceph")
 
 
 @dataclass(frozen=True)
 class Store:
-    """A checked tracking store; `artifacts` is its folder of artifacts as a URI, None on a server."""
+    """A tracking store that was checked; `artifacts`: URI of its artifact folder, None for a server."""
 
     uri: str
     artifacts: str | None = None
@@ -61,15 +61,15 @@ class Store:
 
     @property
     def folder(self) -> Path:
-        """Where files beside the store belong: the folder of its database, this project's mlruns for a server."""
+        """The folder for files beside the store: that of its database, or this project's mlruns for a server."""
         return self.path.parent if self.is_local else PROJECT_ROOT / "mlruns"
 
     @property
     def client(self) -> MlflowClient:
-        """MLflow's client of this store (cheap from the second time on: MLflow keeps the connections).
+        """MLflow's client of this store (cheap after the first time: MLflow caches the connections).
 
         Raises:
-            UserError: the schema is that of another MLflow version, or the database does not open.
+            UserError: another MLflow version wrote the schema, or the database cannot be opened.
         """
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
@@ -86,10 +86,10 @@ class Store:
             raise UserError(f"tracking.uri={uri} cannot be opened: {mask_secrets(str(error))}") from error
 
     def experiment(self, name: str) -> str:
-        """Return the id of the experiment `name`, made if need be (others may make it at the same time).
+        """Return the id of the experiment `name`; create it if necessary (other processes may do so at the same time).
 
         Raises:
-            UserError: an experiment of this name was deleted, or MLflow refuses the name.
+            UserError: the experiment was deleted, or MLflow rejects the name.
         """
         from mlflow.exceptions import MlflowException
 
@@ -99,22 +99,22 @@ class Store:
             folder = re.sub(r"[^\w .-]+", "_", name).strip(". ")[:100] or "experiment"
             location = f"{self.artifacts}/{quote(folder)}" if self.artifacts else None
             try:
-                # the kind makes MLflow's pages open as those of training, not of language models
+                # MLflow's UI then opens the experiment as model training, not as GenAI
                 return client.create_experiment(name, location, {"mlflow.experimentKind": "custom_model_development"})
             except MlflowException as error:
                 found = client.get_experiment_by_name(name)
                 if found is None:
-                    raise UserError(f"MLflow refuses the experiment name {name!r}: {error}") from error
+                    raise UserError(f"MLflow rejects the experiment name {name!r}: {error}") from error
         if found.lifecycle_stage != "active":
             raise UserError(
-                f"the experiment {name!r} was deleted: choose another name, or bring it back with "
+                f"the experiment {name!r} was deleted: choose another name, or restore it with "
                 f"`mlflow experiments restore --experiment-id {found.experiment_id}`"
             )
         return found.experiment_id
 
 
 def sqlite_uri(path: Path) -> str:
-    """The URI of a SQLite file as MLflow reads it; percent-encoded where the path holds a ``?`` or reads as encoded.
+    """The URI of a SQLite file for MLflow, percent-encoded if the path contains ``?`` or looks encoded.
 
     >>> sqlite_uri(Path("/home/ann/100% sure/mlflow.db"))
     'sqlite:////home/ann/100% sure/mlflow.db'
@@ -123,34 +123,34 @@ def sqlite_uri(path: Path) -> str:
     """
     text = str(path.absolute())
     if "?" in text or unquote(text) != text:
-        # Slashes too: MLflow creates the parent folder of the text as it stands, which would be an empty "why%3F".
+        # Slashes too: MLflow creates the parent folder of the undecoded text, which would be an empty "why%3F".
         text = f"/{quote(text[1:], safe='')}"
     return f"sqlite:///{text}"
 
 
 def sqlite_path(uri: str) -> Path:
-    """The absolute path of the file that a ``sqlite:///`` URI names.
+    """The absolute path of a ``sqlite:///`` URI.
 
-    Raises UserError where it names none, or where a ``?`` of the path stands in the URI as it is.
+    Raises UserError if it names no file, or if the path contains an unescaped ``?``.
     """
     text, _, query = uri.removeprefix("sqlite:///").partition("?")
     if not uri.startswith("sqlite:///") or text in ("", ":memory:") or text.startswith("file:"):
         raise UserError(f"tracking.uri={uri} names no file; expected sqlite:////absolute/path/mlflow.db")
-    if not re.fullmatch(r"(\w+=[^/?]*(&|$))*", query):  # no parameters, but the rest of the path
+    if not re.fullmatch(r"(\w+=[^/?]*(&|$))*", query):  # not query parameters, but the rest of the path
         whole = sqlite_uri(Path(uri.removeprefix("sqlite:///")))
         raise UserError(f"tracking.uri={uri} has a '?' in its path; write it as {whole}")
     return Path(unquote(text)).absolute()
 
 
 def open_store(uri: str | None = None, root: Path = PROJECT_ROOT) -> Store:
-    """Check that the store can be written to, creating it if it is a local one, and return it.
+    """Open the store and check that it is writable; create it if it is local.
 
     Args:
-        uri: None reads MLFLOW_TRACKING_URI, and without it means ``<root>/mlruns/mlflow.db``.
+        uri: default MLFLOW_TRACKING_URI, else ``<root>/mlruns/mlflow.db``.
         root: the project's folder.
 
     Raises:
-        UserError: the store is damaged, read-only, locked, silent or of a kind that MLflow 3 has dropped.
+        UserError: the store is damaged, read-only, locked, unreachable, or a file store (which MLflow 3 does not support).
     """
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or sqlite_uri(root / "mlruns" / "mlflow.db")
     if uri.startswith("sqlite:"):
@@ -158,15 +158,15 @@ def open_store(uri: str | None = None, root: Path = PROJECT_ROOT) -> Store:
     if uri.startswith(("http://", "https://")):
         _require_server(uri)
         return Store(uri)
-    if kind := re.match(r"(postgresql|mysql|mssql)\b", uri):  # no server in between: artifacts lie in this folder …
+    if kind := re.match(r"(postgresql|mysql|mssql)\b", uri):  # no server in between: artifacts are in this folder …
         _require_driver(uri)
-        # … but not among those of mlflow.db, for which they would be files of no run
+        # … but apart from those of mlflow.db, which would treat them as orphans
         return Store(uri, (root.absolute() / "mlruns" / f"artifacts-{kind[1]}").as_uri())
     if uri.startswith("databricks"):
         return Store(uri)
     raise UserError(
         f"tracking.uri={mask_secrets(uri)} is a folder or an unknown kind of store (MLflow 3 has no file "
-        "store any more): it can be sqlite:////absolute/path/mlflow.db, http(s)://server:5000, "
+        "store any more): expected sqlite:////absolute/path/mlflow.db, http(s)://server:5000, "
         "postgresql://… or databricks"
     )
 
@@ -180,20 +180,20 @@ def _open_sqlite(uri: str) -> Store:
     except sqlite3.DatabaseError as error:
         raise UserError(_database_error(path, str(error))) from error
     except OSError as error:
-        raise UserError(f"the tracking store {path} cannot be written: {error.strerror or error}") from error
+        raise UserError(f"the tracking store {path} is not writable: {error.strerror or error}") from error
     return Store(sqlite_uri(path), (path.parent / "artifacts").as_uri())
 
 
 def _is_writable_store(path: Path) -> bool:
-    """Whether `path` holds MLflow's schema and can be written; False where there is no database yet."""
+    """Whether `path` contains MLflow's schema and is writable; False if there is no database yet."""
     if not path.exists() or (path.is_file() and path.stat().st_size == 0):
         return False
-    # MLflow checks the schema's version itself when its client opens the store: not twice.
+    # MLflow's client checks the schema's version itself.
     with closing(sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True, timeout=LOCK_SECONDS)) as database:
         tables = {row[0] for row in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if not {"alembic_version", "runs"} <= tables:
-            raise UserError(f"the tracking store {path} is a database of something else than MLflow")
-        # Only trying tells (BEGIN IMMEDIATE alone succeeds on a read-only database).
+            raise UserError(f"the tracking store {path} is not an MLflow database")
+        # A write is the only reliable test (BEGIN IMMEDIATE succeeds on a read-only database).
         database.execute("UPDATE alembic_version SET version_num = version_num")
         database.rollback()
     return True
@@ -201,14 +201,14 @@ def _is_writable_store(path: Path) -> bool:
 
 def _database_error(path: Path, error: str) -> str:
     if "not a database" in error or "malformed" in error:
-        return f"the tracking store {path} is damaged ({error}): move it away, or restore it from a copy"
+        return f"the tracking store {path} is damaged ({error}): move it away, or restore it from a backup"
     if "locked" in error:
-        return f"the tracking store {path} is locked by another process for more than {LOCK_SECONDS:.0f} s"
-    return f"the tracking store {path} cannot be written: {error}"
+        return f"the tracking store {path} has been locked by another process for more than {LOCK_SECONDS:.0f} s"
+    return f"the tracking store {path} is not writable: {error}"
 
 
 def _create_once(path: Path) -> None:
-    """Create the database beside `path` and move it into place: nobody ever sees half a schema."""
+    """Create the database under another name and move it into place, so that no process sees an incomplete schema."""
     from filelock import FileLock, Timeout
     from mlflow.exceptions import MlflowException
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
@@ -219,16 +219,18 @@ def _create_once(path: Path) -> None:
             if _is_writable_store(path):
                 return
             draft = path.with_name(f"{path.name}.creating")
-            _remove_draft(draft)  # of a process that died while it created
+            _remove_draft(draft)  # of a process that died while creating it
             SqlAlchemyStore(sqlite_uri(draft), (path.parent / "artifacts").as_uri()).engine.dispose()
             with closing(sqlite3.connect(draft)) as database:
-                if not _on_network(path.parent):  # readers and writers wait less, but need shared memory
+                if not _on_network(path.parent):  # faster for concurrent readers and writers, but needs shared memory
                     database.execute("PRAGMA journal_mode=WAL")
             draft.replace(path)
-    except (SQLAlchemyError, MlflowException) as error:  # a full disk, mostly
+    except (SQLAlchemyError, MlflowException) as error:  # usually a full disk
         raise UserError(f"the tracking store {path} cannot be created: {error}") from error
     except Timeout as error:
-        raise UserError(f"another process holds {path}.lock: end it, or delete the lock if there is none") from error
+        raise UserError(
+            f"another process holds {path}.lock: stop it, or delete the lock if there is no such process"
+        ) from error
 
 
 def _remove_draft(draft: Path) -> None:
@@ -245,7 +247,7 @@ def _on_network(folder: Path) -> bool:
 
 
 def _require_driver(uri: str) -> None:
-    """Raise UserError unless SQLAlchemy can read this URI and the Python package of its database is installed."""
+    """Raise UserError if SQLAlchemy cannot parse this URI or the database's driver is not installed."""
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -259,20 +261,20 @@ def _require_driver(uri: str) -> None:
         ) from error
     except (SQLAlchemyError, ValueError) as error:
         raise UserError(
-            f"tracking.uri={shown} cannot be read ({mask_secrets(str(error))}); "
+            f"tracking.uri={shown} cannot be parsed ({mask_secrets(str(error))}); "
             "expected postgresql://user:password@host:5432/database"
         ) from error
 
 
 def is_reachable(uri: str) -> bool:
-    """Whether a server answers at this address."""
-    with contextlib.suppress(OSError, UnicodeError):  # requests' errors are OSErrors
+    """Whether an MLflow server responds at this address."""
+    with contextlib.suppress(OSError, UnicodeError):  # errors of requests are OSErrors
         return _health_status(uri) > 0
     return False
 
 
 def _health_status(uri: str) -> int:
-    """The HTTP status of MLflow's health check. Raises requests.RequestException or UnicodeError without an answer."""
+    """The HTTP status of MLflow's health check. Raises requests.RequestException or UnicodeError without a response."""
     import requests
 
     verify = os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() not in ("true", "1")
@@ -290,26 +292,26 @@ def _require_server(uri: str) -> None:
     try:
         status = _health_status(uri)
     except (requests.RequestException, UnicodeError) as error:
-        raise UserError(f"tracking.uri={shown} does not answer ({type(error).__name__}): {advice}") from error
-    if status >= 400 and status not in (401, 403):  # a proxy may guard /health and still let the client in
-        raise UserError(f"tracking.uri={shown} does not answer as MLflow does (status {status}): {advice}")
+        raise UserError(f"tracking.uri={shown} is not responding ({type(error).__name__}): {advice}") from error
+    if status >= 400 and status not in (401, 403):  # a proxy may protect /health and still admit the client
+        raise UserError(f"tracking.uri={shown} is not responding like an MLflow server (HTTP {status}): {advice}")
 
 
 def require_free_space(path: Path, needed_bytes: int) -> None:
-    """Raise UserError unless the disk of `path` (which need not exist yet) has `needed_bytes` left."""
+    """Raise UserError unless the disk of `path` (which need not exist yet) has `needed_bytes` free."""
     folder = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
     free = shutil.disk_usage(folder).free
     if free < needed_bytes:
         raise UserError(
-            f"no room: {path} has {free / 1e6:,.0f} MB free, the run needs about {needed_bytes / 1e6:,.0f} MB"
+            f"not enough disk space: {path} has {free / 1e6:,.0f} MB free, the run needs about {needed_bytes / 1e6:,.0f} MB"
         )
 
 
 def find_run(store: Store, wanted: str) -> Run:
-    """Return the one run whose id, id's beginning (6 characters or more), name or sweep's name is `wanted`.
+    """Return the run whose id, id prefix (at least 6 characters), name or sweep name is `wanted`.
 
     Raises:
-        UserError: none or several fit; the message names the candidates, or the nearest and newest runs.
+        UserError: none or several match; the message names the candidates, or similar and the newest runs.
     """
     client = store.client
     everywhere = [experiment.experiment_id for experiment in client.search_experiments()]
@@ -320,7 +322,7 @@ def find_run(store: Store, wanted: str) -> Run:
             return runs[0]
         if runs:
             ids = ", ".join(run.info.run_id for run in runs[:5])
-            raise UserError(f"{wanted!r} fits several runs: give the id of one: {ids}{', …' * (len(runs) > 5)}")
+            raise UserError(f"{wanted!r} matches several runs: give the id of one: {ids}{', …' * (len(runs) > 5)}")
     newest = client.search_runs(everywhere, max_results=100, order_by=["attributes.start_time DESC"])
     names = [run.info.run_name or "" for run in newest]
     guess = suggest(wanted, names) if any(names) else ""
@@ -331,12 +333,12 @@ def find_run(store: Store, wanted: str) -> Run:
 
 
 def _conditions(wanted: str) -> Iterator[list[str]]:
-    """Filters of MLflow's search (alternatives), the surest first; it cannot quote a name that holds both quotes."""
+    """Search filters (alternatives), the most specific first; MLflow cannot quote a name with both kinds of quotes."""
     if re.fullmatch(r"[0-9a-f]{32}", wanted):
         yield [f"attributes.run_id = '{wanted}'"]
     if not ("'" in wanted and '"' in wanted) and wanted:
         quoted = f'"{wanted}"' if "'" in wanted else f"'{wanted}'"
-        # `name=…` gives the run of a sweep another name than the sweep has
+        # `name=…` sets the name of a sweep's run to another one than that of the sweep
         sweep = f"tags.`touchstone.kind` = 'sweep' AND tags.`sweep.name` = {quoted}"
         yield [f"attributes.run_name = {quoted}", sweep]
     if re.fullmatch(r"[0-9a-f]{6,31}", wanted):
@@ -348,7 +350,7 @@ def _close_connections(close: bool = True) -> None:
         engine.dispose(close=close)
 
 
-# A connection must not be carried into a forked process: SQLite keeps its locks per process. The idle ones
-# are closed before the fork (they open again when needed), those in use are forgotten by the child.
+# A connection must not be inherited by a forked process: SQLite's locks are per process. Idle connections are closed
+# before the fork (they reopen when needed); the child drops those in use.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_close_connections, after_in_child=lambda: _close_connections(close=False))

@@ -1,11 +1,11 @@
-"""What the machine did during a run, as points like all others."""
+"""System metrics of a run."""
 
 from lightning_modules.compat.mlflow_system_metrics import SystemMetrics
 from lightning_modules.tracking.logger import BufferedMLflowLogger
 
 
 class SystemMonitor(SystemMetrics):
-    """MLflow's samples of processor, memory, disk and GPU, which go the way of the run's points.
+    """MLflow's samples of CPU, memory, disk and GPU, logged through the run's logger.
 
     MLflow's own monitor asks the server before each sample, and ends for good the first time it does not answer.
 

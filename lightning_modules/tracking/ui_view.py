@@ -1,4 +1,4 @@
-"""How MLflow's page of an experiment opens: with the columns by which runs are compared, newest run first."""
+"""The MLflow UI view of an experiment: the columns that compare runs, newest run first."""
 
 import json
 from collections import Counter
@@ -7,14 +7,14 @@ from typing import Any
 from lightning_modules.compat.mlflow import VIEW_TAG
 from lightning_modules.tracking.store import Store
 
-VIEW_NAME = "touchstone"  # MLflow keeps a shared view of a page as a tag of the experiment
-_RUNS_READ = 200  # newest runs
+VIEW_NAME = "touchstone"  # MLflow stores a shared view as a tag of the experiment
+_RUNS_READ = 200  # newest runs that are read
 _DEFAULT_COLUMNS = ("data", "model", "optimizer.lr", "seed")
-_METRICS, _PARAMS = 4, 8  # columns of each kind at most
+_METRICS, _PARAMS = 4, 8  # maximum number of columns
 
 
 def configure_columns(store: Store) -> str | None:
-    """Set the view of the experiment that has the newest run; return the page's path, None without any run."""
+    """Set the view of the experiment with the newest run; return the page's path, or None without runs."""
     experiments = [experiment.experiment_id for experiment in store.client.search_experiments()]
     runs = store.client.search_runs(experiments, max_results=_RUNS_READ, order_by=["attributes.start_time DESC"])
     if not runs:
@@ -30,7 +30,7 @@ def configure_columns(store: Store) -> str | None:
 
 
 def columns(runs: list[Any]) -> list[str]:
-    """What tells the runs apart and how they did: chosen groups, swept keys, and the commonest test and val metrics."""
+    """The chosen groups and swept keys that distinguish runs, and the most common test and val metrics."""
     swept = [key for run in runs for key in json.loads(run.data.tags.get("sweep.keys", "[]"))]
     params = dict.fromkeys([*_DEFAULT_COLUMNS[:2], *dict.fromkeys(swept), *_DEFAULT_COLUMNS[2:]])
     known = {key for run in runs for key in run.data.params}

@@ -1,4 +1,4 @@
-"""The user's own modules that take part in a run: those of its `_target_`s, and all that these import."""
+"""The user's own modules used by a run: those of its `_target_`s and everything they import."""
 
 import ast
 import hashlib
@@ -17,7 +17,7 @@ _STANDARD = tuple(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib"
 
 
 def user_modules(config: Mapping[str, Any]) -> dict[str, Path]:
-    """Module name -> source file of the code outside of this package, site-packages and the standard library.
+    """Module name -> source file of code outside this package, site-packages and the standard library.
 
     Sources are read, not run: imports inside of functions count, those made by ``importlib`` at run time do not.
 
@@ -46,7 +46,7 @@ def digest(modules: Mapping[str, Path]) -> dict[str, str]:
 
 
 def _modules_on_the_way(dotted: str) -> Iterator[tuple[str, ModuleSpec]]:
-    """The modules that importing ``a.b.c`` imports: ``a``, ``a.b`` …, as far as they are modules."""
+    """The modules that ``import a.b.c`` imports: ``a``, ``a.b``, …"""
     parts = dotted.split(".")
     spec = _top_level(parts[0])
     for i in range(1, len(parts) + 1):
@@ -83,7 +83,7 @@ def _imports(path: Path, module: str, is_package: bool) -> Iterable[str]:
         return
     try:
         tree = ast.parse(path.read_bytes())
-    except SyntaxError:  # importing it will say so
+    except SyntaxError:  # importing it raises this error
         return
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):

@@ -128,7 +128,7 @@ def test_a_store_that_cannot_be_written_is_read_with_one_warning(
     os.waitpid(child, 0)
     assert "convnet" in text
     assert text.count("warning: the comparison was not logged: the tracking store") == 1
-    assert "cannot be written" in text
+    assert "is not writable" in text
 
 
 def test_a_missing_or_damaged_store_is_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,7 +142,7 @@ def test_a_missing_or_damaged_store_is_one_message(tmp_path: Path, monkeypatch: 
     sqlite3.connect(tmp_path / "other.db").execute("CREATE TABLE t (x)").connection.close()
     with pytest.raises(UserError, match=r"other\.db cannot be read: no such table: runs"):
         open_run_reader(f"sqlite:///{tmp_path}/other.db")
-    with pytest.raises(UserError, match="does not answer"):
+    with pytest.raises(UserError, match="is not responding"):
         open_run_reader("http://127.0.0.1:9")
 
 

@@ -73,9 +73,9 @@ def test_damaged_and_foreign_copies_are_refused(written: Path, tmp_path: Path) -
 
 
 def test_what_cannot_be_written_is_said_before_anything_is(written: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="exists already; overwrite=true writes it anew"):
+    with pytest.raises(UserError, match="exists already; use overwrite=true"):
         write_copies(AugmentRequest(WORDS, written))
-    with pytest.raises(UserError, match="it holds no copies"):
+    with pytest.raises(UserError, match="contains no augmented copies"):
         write_copies(AugmentRequest(WORDS, tmp_path, overwrite=True))
     with pytest.raises(UserError, match="augmentation=none: name the one"):
         write_copies(AugmentRequest(["data=digits"], tmp_path / "a"))

@@ -72,19 +72,19 @@ def test_what_the_model_cannot_read_is_answered_with_what_it_wants(train: Any, s
     (tmp_path / "notes.md").write_text("")
     (tmp_path / "texts.txt").write_text("")
     (tmp_path / "empty").mkdir()
-    wants = r"the model reads uint8 samples of shape \[1, 8, 8\]"
+    wants = r"the model expects uint8 samples of shape \[1, 8, 8\]"
     for name, said in (
-        ("large.npy", rf"shape \[2, 1, 9, 9\] and type uint8: {wants}"),
-        ("floats.npy", f"holds float64: {wants}"),
+        ("large.npy", rf"shape \[2, 1, 9, 9\] and type uint8, but {wants}"),
+        ("floats.npy", f"contains float64, but {wants}"),
         ("objects.npy", "objects.npy cannot be read"),
-        ("large.png", rf"shape \[1, 28, 28\]: {wants}"),
-        ("few.csv", f"has 2 columns: {wants}, which is 64 columns"),
+        ("large.png", rf"shape \[1, 28, 28\], but {wants}"),
+        ("few.csv", rf"has 2 columns, but {wants} \(64 columns"),
         ("words.csv", r"not numbers \(encode or drop them\): b"),
         ("broken.png", "broken.png cannot be read"),
-        ("notes.md", "no file that can be read; choose one of: .png"),
-        ("texts.txt", f"holds texts: {wants}"),
-        ("empty", "no file that can be read"),
-        ("nothing.png", "there is no such file"),
+        ("notes.md", "no supported file; supported are .png"),
+        ("texts.txt", f"contains texts, but {wants}"),
+        ("empty", "no supported file"),
+        ("nothing.png", "no such file"),
     ):
         with pytest.raises(UserError, match=said):
             predict(task, wanted, tmp_path / name, out)

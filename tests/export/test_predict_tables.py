@@ -147,5 +147,5 @@ def test_texts_come_from_the_column_that_was_trained_on_in_any_encoding(tmp_path
     with pytest.warns(UserWarning, match="not UTF-8, read as cp1252"):
         (tmp_path / "l.txt").write_bytes("café\n\nthé\n".encode("cp1252"))
         assert samples(list_files(tmp_path / "l.txt"), wanted) == [[4] * 3, [0] * 3, [3] * 3]
-    with pytest.raises(UserError, match="has no column 'words', whose texts the model reads"):
+    with pytest.raises(UserError, match="has no column 'words', which the model expects to contain the texts"):
         samples(write(tmp_path, "text\na\n"), wanted)

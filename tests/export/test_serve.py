@@ -44,7 +44,7 @@ def test_a_compressed_model_is_loaded_as_any_other(train: Any, store: Any) -> No
 def test_a_model_of_something_else_is_refused(train: Any, store: Any) -> None:
     run = train()
     empty = store.client.create_logged_model(run.info.experiment_id, name="other")
-    with pytest.raises(UserError, match="no model of this harness"):
+    with pytest.raises(UserError, match="not a Touchstone model"):
         model_weights(store, f"models:/{empty.model_id}")
 
 
@@ -57,10 +57,10 @@ def test_a_run_names_its_published_model_and_a_run_without_one_says_so(train: An
     command = f"MLFLOW_TRACKING_URI='{store.uri}' mlflow models serve -m {uri} --env-manager local"
     assert f"`python scripts/serve.py {run.info.run_id}` serves it, as `{command}` does." in said
     bare = store.client.create_run(run.info.experiment_id, run_name="bare").info.run_id
-    with pytest.raises(UserError, match=rf"run {bare} \(bare, RUNNING\) has no published model"):
+    with pytest.raises(UserError, match=rf"run {bare} \(bare, RUNNING\) has no logged model"):
         find_logged_model(store, "bare")
     store.client.set_tag(bare, "touchstone.model_id", store.client.create_logged_model(run.info.experiment_id).model_id)
-    with pytest.raises(UserError, match="has no published model"):
+    with pytest.raises(UserError, match="has no logged model"):
         find_logged_model(store, "bare")
 
 

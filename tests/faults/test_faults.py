@@ -29,24 +29,24 @@ BEFORE_THE_FIRST_STEP = {
     "optimizer.lr=-1": r"optimizer \(torch.optim.AdamW\): Invalid learning rate",
     "scheduler=one_cycle scheduler.pct_start=5": r"scheduler: .*pct_start",
     "callbacks=early_stopping callbacks.early_stopping.monitor=val/acuracy": "'val/acuracy' is not known .did you mean 'acc",
-    "data.val_fraction=0": "callbacks=last trains without",
+    "data.val_fraction=0": "use callbacks=last",
     "data=image_folder data.per_class=null data.root=/nonexistent": "/nonexistent",
     "model.num_outputs=3": "model.num_outputs=3: the data .* needs 10",
-    "model.input_shape=[3,3]": "does not take samples of shape",
-    "task.loss._target_=torch.nn.MSELoss": "task.loss: torch.nn.MSELoss does not suit",
+    "model.input_shape=[3,3]": "does not accept samples of shape",
+    "task.loss._target_=torch.nn.MSELoss": "task.loss: torch.nn.MSELoss does not work",
     "task=binary": "task=binary: digits has 10 classes; try task=classification",
     "task=multilabel": "try task=classification",
     "task=regression": "try task=classification",
-    "+callbacks.mine._target_=torch.nn.ReLU": "callbacks.mine: a ReLU is no callback",
-    "trainer.devices=3": "add strategy=ddp",
+    "+callbacks.mine._target_=torch.nn.ReLU": "callbacks.mine: ReLU is not a Lightning Callback",
+    "trainer.devices=3": "need a strategy",
     "trainer.max_epochs=-2": "max_epochs",
-    "tracking.min_free_mb=1e12": "no room",
+    "tracking.min_free_mb=1e12": "not enough disk space",
     "resume=nonsense": "no run 'nonsense'",
-    "resume=": "resume=: the value is empty",
-    "init_from=": "init_from=: the value is empty",
+    "resume=": "resume=: empty value",
+    "init_from=": "init_from=: empty value",
     "init_from=nonsense": "no run 'nonsense'",
     "tracking.uri=./mlruns": "no file store",
-    "tracking.uri=http://127.0.0.1:1": "does not answer",
+    "tracking.uri=http://127.0.0.1:1": "is not responding",
 }
 
 
@@ -59,7 +59,7 @@ def test_a_mistake_is_told_before_the_first_step_and_leaves_no_run(train: Train,
 
 def test_a_device_that_is_not_there_is_answered_with_those_that_are(train: Train, store: Any) -> None:
     absent = "mps" if not torch.backends.mps.is_available() else "gpu"
-    with pytest.raises(UserError, match=f"trainer.accelerator={absent}.* can run: trainer=cpu"):
+    with pytest.raises(UserError, match=f"trainer.accelerator={absent}.* available on this machine: trainer=cpu"):
         train(f"trainer={absent}")
     assert statuses(store) == []
 
@@ -72,7 +72,7 @@ def test_a_component_that_refuses_its_values_is_named_without_hydras_words(train
     with pytest.raises(InstantiationException) as refused:
         train("model.dropout=7")
     assert format_error(refused.value) == (
-        "model: lightning_modules.model.mlp.MLP refuses its arguments: dropout probability has to be between 0 and 1, but got 7"
+        "model: lightning_modules.model.mlp.MLP rejected its arguments: dropout probability has to be between 0 and 1, but got 7"
     )
     with pytest.raises(InstantiationException) as ours:
         train("data.folds=5", "data.fold=9")
@@ -197,16 +197,16 @@ def test_a_damaged_checkpoint_is_refused_and_its_run_left_as_it_was(train: Train
         torch.save({"state_dict": ROOT}, path)  # a Path is an object, not a plain value
     else:
         path.write_bytes(whole[: len(whole) // 2] if damage == "half" else b"")
-    with pytest.raises(UserError, match=r"last\.ckpt is damaged, or no run wrote it"):
+    with pytest.raises(UserError, match=r"last\.ckpt is damaged, or not a checkpoint of a run"):
         train(f"resume={run.info.run_id}", quick=False)
     assert statuses(store) == ["FINISHED"]
 
 
 def test_the_weights_of_another_network_are_refused(train: Train, store: Any) -> None:
     run = train("trainer.max_epochs=1")
-    with pytest.raises(UserError, match=r"do not fit this one .* choose the same model group"):
+    with pytest.raises(UserError, match=r"do not match this model .* use the same model"):
         train("model=linear", f"init_from={run.info.run_id[:8]}")
-    with pytest.raises(UserError, match="a resumed run keeps its model"):
+    with pytest.raises(UserError, match="a resumed run cannot replace its model"):
         train(f"resume={run.info.run_id}", "model=linear", quick=False)
     assert statuses(store) == ["FINISHED"]
 

@@ -80,13 +80,13 @@ def test_every_way_to_be_unjudgeable_is_told_with_its_file_and_line(project: Pro
         "bad/metric": ["claim.metric: no run of this config logs 'test/acuracy'; did you mean 'test/accuracy'"],
         "bad/tolerance": ["claim.tolerance: ±60 points (x): must be at most 10 points"],
         "bad/sequential": [
-            "model.hidden=[]: torch.nn.Sequential takes no 'hidden'",
-            "model.input_shape=null: torch.nn.Sequential takes no 'input_shape'",
-            "model.num_outputs=null: torch.nn.Sequential takes no 'num_outputs'",
+            "model.hidden=[]: torch.nn.Sequential has no argument 'hidden'",
+            "model.input_shape=null: torch.nn.Sequential has no argument 'input_shape'",
+            "model.num_outputs=null: torch.nn.Sequential has no argument 'num_outputs'",
         ],
         "bad/untrusted": ["callbacks.mine._target_=collections.OrderedDict: a run with it cannot be resumed"],
         "bad/option": [
-            "experiments/bad/option.yaml:4: a defaults list names model=lineer: model has no such option; did you mean 'linear'"
+            "experiments/bad/option.yaml:4: a defaults list names model=lineer: unknown option of model; did you mean 'linear'"
         ],
         "bad/broken": ["experiments/bad/broken.yaml:4: not valid YAML: "],
         "bad/empty": [
@@ -183,7 +183,7 @@ def test_a_model_that_does_not_take_what_it_is_handed_is_refused_before_it_is_bu
     with pytest.raises(UserError) as refused:
         check_config(cfg)
     for name in ("input_shape", "num_outputs"):
-        wanted = f"model._target_=torch.nn.Sequential: it takes no '{name}', which a run passes to every model"
+        wanted = f"model._target_=torch.nn.Sequential: it has no argument '{name}', which every model receives"
         assert wanted in str(refused.value)
 
 

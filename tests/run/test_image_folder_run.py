@@ -39,7 +39,7 @@ def test_classes_metrics_and_predictions_of_unusual_files(train: Any, store: Any
         assert predict(task, wanted, new, out) == 3
     heard = "\n".join(str(one.message) for one in caught)
     assert "skipped 1 of 6 files: 1 with suffix .md" in heard and "2 of 5 files were not predicted:" in heard
-    assert "3.png cannot be read as an image" in heard and "list.txt holds texts" in heard
+    assert "3.png cannot be read as an image" in heard and "list.txt contains texts" in heard
     rows = [line.split(",") for line in out.getvalue().encode().decode().splitlines()[1:]]
     assert [Path(row[0]).name for row in rows] == ["0.png", "1.png", r"2\xe9.png"]
     assert len({(row[2], row[3]) for row in rows}) == 1, "the same pixels, as they were read in training"

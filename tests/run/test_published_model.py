@@ -71,7 +71,7 @@ REFUSED = {
     "hidden": r"^The preprocessing custom_preprocessing\.Hidden cannot be recorded: it has no attribute 'power', which its "
     r"constructor takes\. Give it a method recipe\(\)",
     "local": r"OwnDigits\.build_preprocess\.<locals>\.Local cannot be recorded: .*has no '<locals>'",
-    "forgetful": r"^The model that would be recorded is not the trained model: .* scores that differ by up to \d",
+    "forgetful": r"^the recorded model is not the trained model: .* its scores differ by up to \d",
 }
 
 
@@ -85,7 +85,7 @@ def test_preprocessing_that_cannot_be_recorded_is_refused_before_training(
 
 
 def test_what_a_compressed_file_cannot_hold_is_refused_before_training(train: Train, store: Any) -> None:
-    with pytest.raises(UserError, match=r"^The model that would be recorded is not the trained model"):
+    with pytest.raises(UserError, match=r"^the recorded model is not the trained model"):
         train(*own("fitted"), "compression=codebook")
     assert statuses(store) == []
 
@@ -116,7 +116,7 @@ def test_every_precision_is_published(train: Train, precision: str) -> None:
 def test_weights_of_another_shape_are_refused_in_one_message(train: Train, store: Any) -> None:
     task = load_task(best_checkpoint(store, train("trainer.max_epochs=1")))
     state = {key: value[:1] if key == "model.output.weight" else value for key, value in task.state_dict().items()}
-    with pytest.raises(UserError, match=r"^FILE does not fit its own config: .*(mismatch|missing)"):
+    with pytest.raises(UserError, match=r"^FILE does not match its own config: .*(mismatch|missing)"):
         load_task_from_spec(task.task_spec, {key: value[:1] for key, value in state.items()}, "FILE")
 
 

@@ -95,7 +95,7 @@ def test_a_misspelt_override_names_the_nearest(overrides: list[str], said: str) 
         ("drift=[train]", "two parts are compared"),
         ("drift=[train,tset]", "did you mean 'test'"),
         ("clean.conflicts=maybe", "expected true or false"),
-        ("data=null", "data has no such option"),
+        ("data=null", "unknown option of data"),
         ("~data", "a data set is needed"),
     ],
 )

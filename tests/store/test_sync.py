@@ -219,7 +219,7 @@ def test_mistakes_are_told(
         sync(to_uri=other.uri, experiment="swep")
     with pytest.raises(UserError, match="no run 'nobody'"):
         sync(to_uri=other.uri, runs=["nobody"])
-    with pytest.raises(UserError, match=r"127\.0\.0\.1:9 does not answer"):
+    with pytest.raises(UserError, match=r"127\.0\.0\.1:9 is not responding"):
         sync(to_uri="http://127.0.0.1:9")
     with pytest.raises(UserError, match="pushes from a SQLite file"):
         sync(source_uri="databricks", to_uri=other.uri)

@@ -78,8 +78,8 @@ def killed(mark: Path, kind: str = "KillOnce", **settings: int) -> list[str]:
 @pytest.mark.parametrize(
     ("rank", "at", "said"),
     [
-        (1, 2, "goes on after epoch 2"),
-        pytest.param(0, 0, "had no checkpoint yet and begins anew", marks=pytest.mark.long),
+        (1, 2, "resumes after epoch 2"),
+        pytest.param(0, 0, "has no checkpoint yet; restarting from scratch", marks=pytest.mark.long),
     ],
 )
 def test_a_run_goes_on_by_itself_when_torchrun_starts_its_ranks_again(

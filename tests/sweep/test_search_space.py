@@ -134,7 +134,7 @@ def cfg() -> DictConfig:
     ("word", "said"),
     [
         ("optimizer.lrr=1,2", "optimizer.lrr: 'optimizer' has no 'lrr'; did you mean 'lr'"),
-        ("model=mlp,convnett", "model=convnett: model has no such option; did you mean 'convnet'"),
+        ("model=mlp,convnett", "model=convnett: unknown option of model; did you mean 'convnet'"),
         ("optimiser=adam,sgd", "optimiser: the config has no 'optimiser'; did you mean 'optimizer'"),
         ("search.trials=1,2", "search.trials: a search cannot vary this"),
         ("model=range(3)", "model=(a range of numbers): "),

@@ -163,7 +163,7 @@ BAD = {
     ("optimizer.lr=interval(0,1)",): "hydra/sweeper=optuna",
     ("seed=0,1", "tracking=none"): "a sweep is recorded",
     ("seed=0,1", "sweep.jobs=0"): "sweep.jobs=0: it must be 1 or more",
-    ("seed=0,1", "sweep.retries=many"): "sweep.retries=many: a whole number",
+    ("seed=0,1", "sweep.retries=many"): "sweep.retries=many: an integer",
     ("seed=0,1", "sweep.name='a/b'"): "a name has letters",
     ("seed=0,1", "sweep.name="): "sweep.name=: the value is empty",
     ("sweep.resume=",): "sweep.resume=: the value is empty",

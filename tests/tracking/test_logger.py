@@ -125,7 +125,7 @@ def test_a_name_that_mlflow_refuses_is_an_error_when_it_is_logged(store: Store, 
 
 @pytest.mark.parametrize("value", [torch.zeros(3), "much", None])
 def test_what_is_no_number_is_an_error_when_it_is_logged(store: Store, run_id: str, value: object) -> None:
-    with pytest.raises(UserError, match="log a single number"):
+    with pytest.raises(UserError, match="log a scalar"):
         BufferedMLflowLogger(store.client, run_id).log_metrics({"a": value}, 0)  # type: ignore[dict-item]
 
 
@@ -137,7 +137,7 @@ def test_a_store_that_fails_for_a_while_gets_every_point_once_it_is_back(store: 
     path.rename(away)
     path.mkdir()  # nothing can open it now
     with pytest.warns(
-        UserWarning, match="points are waiting because the tracking store does not accept them"
+        UserWarning, match="points are buffered because the tracking store does not accept them"
     ) as warned:
         for step in range(20):
             logger.log_metrics({"loss": step}, step)

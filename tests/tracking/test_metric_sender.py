@@ -72,7 +72,7 @@ def test_log_calls_and_checkpoints_return_while_the_server_is_silent(
     monkeypatch.setattr(store_module, "HEALTH_SECONDS", 0.2)
     logger = BufferedMLflowLogger(MlflowClient(tracking_uri=silent), run_id, flush_points=10, flush_seconds=0.0)
     started = time.monotonic()
-    with pytest.warns(UserWarning, match="no answer within 0 seconds; training continues") as warned:
+    with pytest.warns(UserWarning, match="no response within 0 seconds; training continues") as warned:
         for step in range(100):
             logger.log_metrics({"loss": float(step)}, step)
             if step in (40, 80):
@@ -149,7 +149,7 @@ def test_half_a_line_is_taken_back_where_the_disk_is_full(store: Store, run_id: 
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size + 10, before[1]))
     try:
-        with pytest.raises(OSError, match="lines fit nowhere"):
+        with pytest.raises(OSError, match="cannot be written anywhere"):
             enqueue(store.uri, run_id, [{**row, "step": 2}] * 3, path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -41,7 +41,7 @@ def test_points_tags_and_the_end_are_stored_once_and_the_file_goes(
         path.write_text(again)
         said = command("store.py", "sync")
         assert said.returncode == 0, said.stderr
-        assert f"delivered {len(rows) + 1} lines of {run_id}.jsonl" in said.stdout and not path.exists()
+        assert f"sent {len(rows) + 1} rows of {run_id}.jsonl" in said.stdout and not path.exists()
     run = store.client.get_run(run_id)
     assert steps(store, run_id) == list(range(1501))
     assert (run.info.status, run.info.end_time, run.data.tags["touchstone.error"]) == ("FAILED", 123456, "x")
@@ -92,7 +92,7 @@ def test_one_bad_file_is_named_and_stays_and_keeps_no_other(store: Store, run_id
         sync()
     message = str(told.value)
     assert f"{damaged}, line 2, is damaged" in message
-    assert f"{foreign}: its server http://127.0.0.1:9 does not answer" in message
+    assert f"{foreign}: its server http://127.0.0.1:9 is not responding" in message
     assert f"{of_deleted}: The run {deleted} must be in the 'active' state" in message
     assert all(path.exists() for path in (damaged, foreign, of_deleted)) and not good.exists()
     assert steps(store, run_id) == [1]

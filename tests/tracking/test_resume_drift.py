@@ -141,7 +141,7 @@ def test_the_run_may_be_given_as_earlier_versions_and_python_give_it(store: Any,
 
 
 def test_resume_without_a_record_is_refused(store: Any) -> None:
-    with pytest.raises(UserError, match="resume=abc: tracking=none records nothing"):
+    with pytest.raises(UserError, match="resume=abc: tracking=none has no record"):
         run(compose_run(["resume=abc", "tracking=none"]))
 
 

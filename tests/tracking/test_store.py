@@ -192,7 +192,7 @@ def test_a_store_that_others_own_is_refused_before_the_run(blank: Path, folder_m
             os._exit(0)
     os.close(answer)
     with os.fdopen(says) as message:
-        assert message.read().startswith(f"the tracking store {path} cannot be written")
+        assert message.read().startswith(f"the tracking store {path} is not writable")
     os.waitpid(child, 0)
     folder.chmod(0o755)
     shutil.rmtree(folder)
@@ -310,14 +310,14 @@ def test_a_server_that_is_not_mlflow_is_refused(server: str) -> None:
 
 
 def test_a_silent_server_is_an_error_that_names_the_way_out_and_no_password() -> None:
-    with pytest.raises(UserError, match=r"does not answer.*mlflow server.*unset MLFLOW_TRACKING_URI") as caught:
+    with pytest.raises(UserError, match=r"is not responding.*mlflow server.*unset MLFLOW_TRACKING_URI") as caught:
         open_store("http://anna:s3cret@127.0.0.1:9")
     assert "s3cret" not in str(caught.value) and "anna" not in str(caught.value)
 
 
 def test_too_little_room_is_told_in_megabytes(tmp_path: Path) -> None:
     require_free_space(tmp_path / "not" / "there", 1)
-    with pytest.raises(UserError, match=r"no room: .* MB free, the run needs about 1,000,000,000,000 MB"):
+    with pytest.raises(UserError, match=r"not enough disk space: .* MB free, the run needs about 1,000,000,000,000 MB"):
         require_free_space(tmp_path / "not" / "there", 10**18)
 
 
@@ -335,7 +335,7 @@ def test_a_sweep_is_found_by_its_name_where_its_run_has_another(store: Store) ->
     store.client.create_run(experiment, run_name="trial", tags={"sweep.name": "rates"})
     assert find_run(store, "rates").info.run_id == find_run(store, "it's mine").info.run_id == sweep
     other = store.client.create_run(experiment, run_name="rates").info.run_id
-    with pytest.raises(UserError, match="fits several runs") as caught:
+    with pytest.raises(UserError, match="matches several runs") as caught:
         find_run(store, "rates")
     assert sweep in str(caught.value) and other in str(caught.value)
 
@@ -346,7 +346,7 @@ def test_a_run_that_is_not_there_is_answered_with_the_nearest_and_the_newest(sto
     two = store.client.create_run(experiment, run_name="lenet twice").info.run_id
     with pytest.raises(UserError, match="did you mean 'lenet twice'"):
         find_run(store, "lenet twise")
-    with pytest.raises(UserError, match="fits several runs") as caught:
+    with pytest.raises(UserError, match="matches several runs") as caught:
         find_run(store, "lenet twice")
     assert one in str(caught.value) and two in str(caught.value)
     with pytest.raises(UserError, match="no run"):
