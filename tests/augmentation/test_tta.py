@@ -31,6 +31,7 @@ def test_no_view_is_no_test_time_augmentation() -> None:
         TestTimeAugmentation([], views=0)
 
 
+@pytest.mark.slow
 def test_a_run_measures_both_and_mirrored_views_of_symmetric_scores_agree(train: Callable[..., Any]) -> None:
     """Of views that are the sample itself the mean is the plain result; of a mirrored one it is another."""
     same = train("tta=flip", "tta.transforms.flip.flip_probability=0.0").data.metrics

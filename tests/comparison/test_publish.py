@@ -29,6 +29,7 @@ def artifacts(store: Any, run_id: str) -> list[str]:
     return sorted(path.name for path in (folder / "comparison").glob("*"))
 
 
+@pytest.mark.slow
 def test_the_script_prints_the_table_logs_it_to_the_sweep_and_writes_it(
     sweep: Make, store: Any, command: Callable[..., Any], tmp_path: Path
 ) -> None:

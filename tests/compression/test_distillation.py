@@ -156,6 +156,7 @@ def test_regressors_are_trained_and_a_resumed_stage_goes_on_with_them_bit_for_bi
     assert stage.hints.state_dict()["regressors"].keys() == {"0.weight", "0.bias"}
 
 
+@pytest.mark.slow
 def test_attention_moves_a_student_towards_where_its_teacher_looks(train: Any) -> None:
     run = train("model=convnet")
     layers = {"conv": first_conv(run.info.run_id)}
@@ -172,6 +173,7 @@ def first_conv(run_id: str) -> str:
 
 
 # --- whole runs --------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_a_run_learns_from_its_teacher_and_its_checkpoint_is_the_student_alone(
     teacher: Any, train: Any, store: Any
 ) -> None:

@@ -78,6 +78,7 @@ def _cases() -> list[Any]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("recipe", "network"), _cases())
 def test_a_recipe_changes_a_network_or_says_why_not(recipe: str, network: str, tmp_path: Path) -> None:
     context, task_spec = _work(NETWORKS[network], tmp_path)

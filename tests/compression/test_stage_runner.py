@@ -65,6 +65,7 @@ def test_every_stage_leaves_a_model_made_from_the_one_before_it(store: Any, trai
     assert found.data.metrics["dense/size_bytes"] > sizes[0] > sizes[1] == file_of(models["2-share"]).stat().st_size
 
 
+@pytest.mark.slow
 def test_what_is_reported_is_what_the_saved_file_gives(store: Any, train: Any) -> None:
     found = train(*DEEP)
     metrics = found.data.metrics
@@ -84,6 +85,7 @@ def test_what_is_reported_is_what_the_saved_file_gives(store: Any, train: Any) -
     assert "| share |" in (folder / "compression" / "table.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_compressed_without_training(store: Any, train: Any) -> None:
     dense = train("data.per_class=40")
     start = (f"init_from={dense.info.run_id}", "trainer.max_epochs=0", "data.per_class=40")
@@ -117,6 +119,7 @@ def untimed_histories(store: Any, run_id: str) -> dict[str, list[tuple[int, floa
     return {k: v for k, v in metric_histories(store, run_id).items() if not any(word in k for word in timed)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["Gradual", "SharedWeights"])
 def test_a_recipe_that_is_cut_off_ends_as_if_it_had_not_been(
     store: Any, train: Any, kind: str, monkeypatch: pytest.MonkeyPatch
@@ -151,6 +154,7 @@ def test_a_recipe_that_is_cut_off_ends_as_if_it_had_not_been(
     assert [step for step, _ in points["val/loss"]] == [per_epoch * epoch for epoch in range(1, 9)]
 
 
+@pytest.mark.slow
 def test_both_ranks_hold_one_mask_and_one_codebook_and_give_what_one_process_gives(store: Any, train: Any) -> None:
     each = (*DEEP, "optimizer=sgd", "data.per_class=16", "data.drop_last=true")
     two = train(*each, "trainer=ddp", "trainer.devices=2", "trainer.max_epochs=2", "data.batch_size=8")
@@ -161,6 +165,7 @@ def test_both_ranks_hold_one_mask_and_one_codebook_and_give_what_one_process_giv
         assert torch.allclose(tensor, theirs[name], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_averaged_weights_keep_the_zeros(store: Any, train: Any) -> None:
     found = train(
         "callbacks=ema", "callbacks.ema.decay=0.9", "compression=gradual", "compression.stages.prune.when=fit",

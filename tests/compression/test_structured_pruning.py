@@ -155,6 +155,7 @@ def test_what_is_worth_nothing_goes_first_and_the_outputs_stay(
     assert difference < 1e-5
 
 
+@pytest.mark.slow
 def test_a_residual_stream_that_is_padded_keeps_its_width(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network: Any = CifarResNet(DIGIT, 10, depth=8)
@@ -169,6 +170,7 @@ def test_a_residual_stream_goes_in_all_its_layers_at_once(tmp_path: Path) -> Non
     assert network.hidden[0].out_features == network.hidden[1].out_features == network.head.in_features < 50
 
 
+@pytest.mark.slow
 def test_heads_go_whole_and_the_block_knows_how_many_are_left(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = _half_dead_vit()
@@ -218,6 +220,7 @@ def test_random_is_a_function_of_the_seed(tmp_path: Path) -> None:
     assert rows(1).shape != rows(2).shape or not torch.equal(rows(1), rows(2))
 
 
+@pytest.mark.slow
 def test_widths_are_rounded_and_no_layer_loses_more_than_it_may(tmp_path: Path) -> None:
     torch.manual_seed(0)
     context = pruned(LeNet5((1, 16, 16), 10), (1, 16, 16), tmp_path, params_ratio=0.4, round_to=8, max_ratio=0.6)
@@ -270,6 +273,7 @@ def test_frozen_parameters_stay_frozen(tmp_path: Path) -> None:
     assert not network.hidden[0].weight.requires_grad and network.head.weight.requires_grad
 
 
+@pytest.mark.slow
 def test_a_measured_latency_is_a_budget_too(tmp_path: Path) -> None:
     shape = (3, 32, 32)  # work enough that ten times less of it is quicker on a busy machine too
     dense = ConvNet(shape, 10, channels=[96, 96], depth=1)
@@ -343,6 +347,7 @@ def test_a_network_that_shuffles_its_channels_is_refused_with_the_reason() -> No
         StructuredPruning(macs_ratio=0.5).check(network, torch.randn(2, *SMALL), 10)
 
 
+@pytest.mark.slow
 def test_torchs_own_attention_keeps_its_width_and_the_mlps_lose_theirs(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = torchvision.models.VisionTransformer(32, 8, 2, 4, 32, 64, num_classes=10)
@@ -371,9 +376,9 @@ def test_all_ranks_remove_what_the_first_found(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("recipe", "overrides"),
     [
-        ("channels", ["compression.stages.channels.epochs=1"]),
+        pytest.param("channels", ["compression.stages.channels.epochs=1"], marks=pytest.mark.slow),
         ("low_rank", ["compression.stages.low_rank.energy=0.5", "compression.stages.low_rank.epochs=1"]),
-        ("fold", []),
+        pytest.param("fold", [], marks=pytest.mark.slow),
     ],
 )
 def test_a_run_ends_with_a_file_of_the_smaller_structure(

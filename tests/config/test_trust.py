@@ -48,6 +48,7 @@ def callables_of_the_package() -> list[Any]:
     return [value for value in found.values() if callable(value)]
 
 
+@pytest.mark.slow
 def test_every_callable_that_is_admitted_has_been_reviewed() -> None:
     """To add a name to the list: building it from a hostile config must not run code, and read no file unchecked."""
     found = callables_of_the_package()

@@ -45,6 +45,7 @@ def test_a_copy_of_a_sample_that_does_not_train_is_left_out(written: Path) -> No
         assert len(data.splits["train"]) == len(plain.splits["train"]) + 2 * trained
 
 
+@pytest.mark.slow
 def test_copies_change_the_fingerprint_and_the_same_command_writes_the_same(written: Path, tmp_path: Path) -> None:
     assert Digits(augmented=written).fingerprint() != Digits().fingerprint()
     assert Digits(augmented=written).content_fingerprint() != Digits().content_fingerprint()

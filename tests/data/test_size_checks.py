@@ -96,6 +96,7 @@ def test_an_archive_of_arrays_that_declares_too_much_is_refused(tmp_path: Path) 
         read_npz(lying_npz(tmp_path / "bad.npz"), ("x",))
 
 
+@pytest.mark.slow
 def test_a_cache_that_declares_too_much_is_made_again(tmp_path: Path) -> None:
     data = MNIST1D()
     data.cache_dir = tmp_path

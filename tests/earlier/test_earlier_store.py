@@ -61,6 +61,7 @@ def digits_file(folder: Path) -> Path:
     return folder / "digits.npy"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["plain", "ddp", "lr=0.01 seed=1"])
 def test_a_finished_run_is_resumed_for_another_epoch(
     store: Store, name: str, capsys: pytest.CaptureFixture[str]

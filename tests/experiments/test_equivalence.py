@@ -12,6 +12,11 @@ from lightning_modules.reproduction.discovery import claim_files
 
 CLAIMS = [name for name in claim_files() if "_equals_" in name and name.startswith("distributed/")]
 SHORT = ("trainer.max_steps=20", "tracking.system_metrics_s=null", "~callbacks.progress", "~callbacks.summary")
+QUICK = (
+    "distributed/ddp_equals_one_process_sgd",
+    "distributed/fsdp2_equals_ddp",
+    "distributed/pipeline_equals_one_process",
+)
 WHOLE = ("tensor_parallel", "pipeline")  # strategies whose ranks see the same samples
 
 
@@ -27,7 +32,7 @@ def test_both_arms_are_checked_and_see_as_many_samples_in_each_of_100_steps(name
     assert len(samples) == 1
 
 
-@pytest.mark.parametrize("name", CLAIMS)
+@pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in CLAIMS])
 def test_both_arms_end_at_the_same_weights_and_at_no_others(name: str, train: Callable[..., Any]) -> None:
     claim = compose_claim(name).claim
     assert claim.tolerance is not None

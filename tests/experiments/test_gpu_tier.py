@@ -34,7 +34,7 @@ MORE = {
     "torchvision/resnet50": ("trainer.max_steps=1", "data.batch_size=2", "data.num_workers=0"),
 }
 TEACHERS = {"repdistiller/distilled": "repdistiller", "hinton2015/distilled": "hinton2015"}
-SLOW = {"torchvision/resnet50", "depgraph/resnet56_pruned"}
+QUICK = {"deep_compression/lenet300", "cutout2017/resnet18"}
 
 
 @functools.cache
@@ -66,13 +66,14 @@ def test_the_claim_and_all_its_arms_are_checked_as_they_are_written(name: str) -
 TRAINED = [name for name in CLAIMS if name not in TEACHERS and compose_claim(name).claim.kind == "absolute"]
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in TRAINED])
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in TRAINED])
 def test_its_parts_are_built_and_it_trains_on_made_data(name: str, tmp_path: Path) -> None:
     more = MORE.get(name, ("trainer.max_steps=1",))
     metrics = run(compose_run([f"experiment={name}", *STEP, "tracking=none", *more, *data_of(name, tmp_path)]))
     assert compose_claim(name).claim.metric in metrics
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TEACHERS)
 def test_a_student_is_taught_by_the_teacher_of_its_folder(name: str, tmp_path: Path, store: Any) -> None:
     words = [*STEP, *QUIET, "trainer.max_steps=1", *data_of(name, tmp_path)]

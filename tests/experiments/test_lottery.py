@@ -25,6 +25,7 @@ def test_every_arm_is_checked_and_takes_1520_steps_a_round_from_all_samples(name
         assert cfg.data.watch_test and cfg.data.order == "sequential" and cfg.data.batch_size == 100
 
 
+@pytest.mark.slow
 def test_the_arms_of_each_network_are_built_and_their_stages_suit_it() -> None:
     seen = set()
     for name in CLAIMS:
@@ -61,12 +62,14 @@ SHORT = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_dense_arm_is_the_first_training_again(train: Callable[..., Any]) -> None:
     metrics = train(*SHORT, *compose_claim(CLAIMS[0]).claim.arms[1].overrides, quick=False).data.metrics
     assert metrics["lottery/sparsity"] == 0
     assert metrics["ticket/test/accuracy"] == metrics["dense/test/accuracy"]
 
 
+@pytest.mark.slow
 def test_the_random_arm_trains_once_with_as_many_zeros(train: Callable[..., Any]) -> None:
     arm = next(arm for arm in compose_claim("lottery_mnist1d/order_92").claim.arms if arm.name == "random")
     metrics = train(*SHORT, *arm.overrides, quick=False).data.metrics

@@ -87,6 +87,7 @@ def test_a_wrong_format_an_impossible_wish_and_a_run_without_weights_are_one_mes
     assert not any(folder.glob("model*"))
 
 
+@pytest.mark.slow
 def test_a_file_that_is_wrong_is_not_logged(
     run: Any, store: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -112,6 +113,7 @@ def test_other_data_than_the_runs_are_refused(run: Any, store: Any, folder: Path
         export_run(store, store.client.get_run(run.info.run_id), "onnx", False, folder)
 
 
+@pytest.mark.slow
 def test_a_regression_is_exported_with_its_values(train: Any, store: Any, folder: Path) -> None:
     run = train("data=tabular", "data.name=diabetes", "task=regression", "~data.per_class", quick=True)
     found, _ = export_run(store, run, "onnx", False, folder)
@@ -183,6 +185,7 @@ def test_the_other_formats_give_what_the_checkpoint_gives(form: str, run: Any, s
     assert found.agreement.top1 == 1.0
 
 
+@pytest.mark.slow
 def test_an_int8_file_is_smaller_and_agrees_on_most_samples(run: Any, store: Any, folder: Path) -> None:
     full, _ = export_run(store, run, "onnx", False, folder)
     size = full.path.stat().st_size
@@ -196,6 +199,7 @@ def test_an_int8_file_is_smaller_and_agrees_on_most_samples(run: Any, store: Any
     assert load_exported(found.path)(raw(5)).shape == (5, 10)
 
 
+@pytest.mark.slow
 def test_a_runs_own_int8_program_is_exported_with_its_preprocessing(train: Any, store: Any, folder: Path) -> None:
     run = train(*SMALL, "compression=int8_static")
     found, _ = export_run(store, run, "onnx", True, folder)

@@ -57,6 +57,7 @@ def test_arrays_images_and_tables_of_the_same_samples_get_the_same_classes(
     assert rows(task, wanted, tmp_path / "six.npy") == found[0]
 
 
+@pytest.mark.slow
 def test_what_the_model_cannot_read_is_answered_with_what_it_wants(train: Any, store: Any, tmp_path: Path) -> None:
     from PIL import Image
 
@@ -97,6 +98,7 @@ def test_what_the_model_cannot_read_is_answered_with_what_it_wants(train: Any, s
     assert any("skipped 1 of 10 files: 1 with suffix .md" in str(one.message) for one in caught)
 
 
+@pytest.mark.slow
 def test_values_are_predicted_by_a_regression(train: Any, store: Any, tmp_path: Path) -> None:
     run = train("data=tabular", "data.name=diabetes", "task=regression", "~data.per_class")
     task, wanted = find_model(store, run.info.run_id)

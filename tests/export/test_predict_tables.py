@@ -36,6 +36,7 @@ def predicted(task: Any, wanted: InputSpec, path: Path) -> list[tuple[str, str]]
     return [(row["class"], row["probability"]) for row in csv.DictReader(io.StringIO(out.getvalue()))]
 
 
+@pytest.mark.slow
 def test_columns_are_matched_by_name_wherever_the_model_is_used(model: Any, store: Any, tmp_path: Path) -> None:
     import mlflow
     from mlflow.exceptions import MlflowException

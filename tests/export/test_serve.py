@@ -27,6 +27,7 @@ def compressed_model(run: Any) -> str:
     return f"models:/{run.data.tags['touchstone.compressed_model_id']}"
 
 
+@pytest.mark.slow
 def test_a_compressed_model_is_loaded_as_any_other(train: Any, store: Any) -> None:
     import mlflow
 
@@ -48,6 +49,7 @@ def test_a_model_of_something_else_is_refused(train: Any, store: Any) -> None:
         model_weights(store, f"models:/{empty.model_id}")
 
 
+@pytest.mark.slow
 def test_a_run_names_its_published_model_and_a_run_without_one_says_so(train: Any, store: Any) -> None:
     run = train()
     uri = f"models:/{run.data.tags['touchstone.model_id']}"

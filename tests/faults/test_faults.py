@@ -92,6 +92,7 @@ def test_no_epoch_at_all_tests_the_weights_as_they_are(train: Train) -> None:
     assert "test/accuracy" in run.data.metrics
 
 
+@pytest.mark.slow
 def test_more_outputs_than_classes_can_be_trained(train: Train) -> None:
     assert train("model.num_outputs=20").info.status == "FINISHED"
 
@@ -202,6 +203,7 @@ def test_a_damaged_checkpoint_is_refused_and_its_run_left_as_it_was(train: Train
     assert statuses(store) == ["FINISHED"]
 
 
+@pytest.mark.slow
 def test_the_weights_of_another_network_are_refused(train: Train, store: Any) -> None:
     run = train("trainer.max_epochs=1")
     with pytest.raises(UserError, match=r"do not match this model .* use the same model"):

@@ -82,6 +82,7 @@ def statuses(store: Any) -> list[str]:
     return [run.info.status for run in store.client.search_runs(["0", "1"])]
 
 
+@pytest.mark.slow
 def test_a_signal_while_the_run_is_created_leaves_it_killed(
     train: Callable[..., Any], store: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,6 +1,7 @@
 """The default network on the default data, in a plain loop."""
 
 import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_digits
@@ -9,6 +10,7 @@ from sklearn.model_selection import train_test_split
 from lightning_modules.model.convnet import ConvNet
 
 
+@pytest.mark.slow
 def test_the_default_network_learns_the_digits() -> None:
     digits = load_digits()
     images = torch.tensor(digits.images[:, None] / 16, dtype=torch.float32)

@@ -25,6 +25,7 @@ DIFFERENCE = {
 }
 
 
+@pytest.mark.slow
 def test_every_way_to_be_unjudgeable_is_told_with_its_file_and_line(project: Project, digits_hash: str) -> None:
     good = {"data": digits_hash}
     best = {"defaults": [{"override /data": "digits"}, {"override /model": "linear"}], "data": {"val_fraction": 0.1}}

@@ -43,6 +43,7 @@ def test_every_paper_has_half_a_page_with_a_place_for_its_table(folder: str) -> 
     assert f"touchstone reproduce {folder}" in text
 
 
+@pytest.mark.slow
 def test_the_claim_of_the_readme_lacks_nothing_but_the_hash_of_its_data(project: Project) -> None:
     readme = (ROOT / "README.md").read_text()
     found = re.search(r"`experiments/(lecun\S+)`:\n\n```yaml\n(.*?)```", readme, re.DOTALL)

@@ -19,6 +19,7 @@ def simulation() -> ModuleType:
     return module
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "n"), [("difference, one number", 5), ("ordering, 3 arms", 3)])
 def test_arms_that_correlate_by_seed_are_judged_wrongly_once_in_twenty(
     simulation: ModuleType, name: str, n: int

@@ -26,7 +26,7 @@ Train = Callable[..., Any]
         ("task.class_weights=balanced", "task.label_smoothing=0.1", "decay_norms_and_biases=false", "task.l2=1e-4"),
         ("data=tabular", "data.name=diabetes", "task=regression", "data.per_class=null"),
         ("data=tabular", "data.name=breast_cancer", "task=binary"),
-        ("model=vit_tiny", "optimizer=sgd"),
+        pytest.param(("model=vit_tiny", "optimizer=sgd"), marks=pytest.mark.slow),
     ],
     ids=" ".join,
 )
@@ -37,6 +37,7 @@ def test_a_run_of_this_kind_finishes_with_a_model(store: Any, train: Train, over
     assert best_checkpoint(store, run).is_file()
 
 
+@pytest.mark.slow
 def test_several_labels_of_a_sample_are_learned(train: Train, tmp_path: Path) -> None:
     digits = load_digits()
     table = pd.DataFrame(digits.data, columns=[f"pixel{i}" for i in range(64)])
@@ -48,7 +49,10 @@ def test_several_labels_of_a_sample_are_learned(train: Train, tmp_path: Path) ->
     assert run.data.metrics["test/auroc"] > 0.9
 
 
-@pytest.mark.parametrize("option", ["fast", "overfit", "profile", "limit", "anomaly"])
+@pytest.mark.parametrize(
+    "option",
+    ["fast", "limit", *(pytest.param(name, marks=pytest.mark.slow) for name in ("overfit", "profile", "anomaly"))],
+)
 def test_a_debug_option_runs(train: Train, option: str) -> None:
     run = train(f"debug={option}", *(["trainer.max_epochs=10"] if option == "overfit" else []))
     assert run.info.status == "FINISHED"
@@ -57,6 +61,7 @@ def test_a_debug_option_runs(train: Train, option: str) -> None:
     assert (folder / "profile" / "fit-profile.txt").exists() == (option == "profile")
 
 
+@pytest.mark.slow
 def test_a_batch_can_be_overfitted(store: Any, train: Train) -> None:
     run = train("debug=overfit", "trainer.max_epochs=100", "optimizer.lr=0.01")
     loss = [value for _, value in metric_histories(store, run.info.run_id)["train/loss"]]
@@ -64,6 +69,7 @@ def test_a_batch_can_be_overfitted(store: Any, train: Train) -> None:
     assert loss[-1] < 0.05 * loss[0]
 
 
+@pytest.mark.slow
 def test_early_stopping_ends_a_run_that_gains_nothing(store: Any, train: Train) -> None:
     run = train(
         "callbacks=early_stopping", "callbacks.early_stopping.patience=2", "optimizer.lr=0", "trainer.max_epochs=30"
@@ -71,6 +77,7 @@ def test_early_stopping_ends_a_run_that_gains_nothing(store: Any, train: Train) 
     assert len(metric_histories(store, run.info.run_id)["val/loss"]) == 3
 
 
+@pytest.mark.slow
 def test_the_saved_weights_are_the_averaged_ones(store: Any, train: Train) -> None:
     still = train("callbacks=ema", "callbacks.ema.decay=1.0")  # the average never leaves its first value
     moved = train()
@@ -79,6 +86,7 @@ def test_the_saved_weights_are_the_averaged_ones(store: Any, train: Train) -> No
     assert not all(torch.equal(first[key], other[key]) for key in first)
 
 
+@pytest.mark.slow
 def test_the_last_checkpoint_does_not_depend_on_a_metric(store: Any, train: Train) -> None:
     run = train("callbacks=last", "data.val_fraction=0.0")
     assert "val/loss" not in run.data.metrics
@@ -86,6 +94,7 @@ def test_the_last_checkpoint_does_not_depend_on_a_metric(store: Any, train: Trai
     assert run.data.metrics["test/accuracy"] > 0.2
 
 
+@pytest.mark.slow
 def test_weights_of_another_network_in_a_file_are_taken_for_transfer(store: Any, train: Train) -> None:
     pretrained = train("model=torchvision", "model.name=resnet18", "data.per_class=4", "trainer.max_epochs=1")
     path = best_checkpoint(store, pretrained)

@@ -91,6 +91,7 @@ def test_a_run_out_of_memory_fails_with_what_to_lower(store: Any) -> None:
     assert newest_run(store).info.status == "FAILED"
 
 
+@pytest.mark.slow
 def test_data_on_the_trainers_device_give_the_same_numbers(train: Callable[..., Any]) -> None:
     one, other = (
         train("augmentation=image_basic", f"data.device={place}").data.metrics for place in ("cpu", "trainer")

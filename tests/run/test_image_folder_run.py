@@ -12,6 +12,7 @@ from PIL import Image
 from lightning_modules.run.predict import find_model, predict
 
 
+@pytest.mark.slow
 def test_classes_metrics_and_predictions_of_unusual_files(train: Any, store: Any, tmp_path: Path) -> None:
     for k, name in enumerate((b"C##", b"C++", b"'", b"`", b"caf\xe9")):
         folder = os.fsdecode(os.path.join(os.fsencode(tmp_path), b"set", name))  # noqa: PTH118

@@ -113,6 +113,7 @@ def test_every_precision_is_published(train: Train, precision: str) -> None:
     assert train("trainer.max_epochs=1", f"trainer.precision={precision}").info.status == "FINISHED"
 
 
+@pytest.mark.slow
 def test_weights_of_another_shape_are_refused_in_one_message(train: Train, store: Any) -> None:
     task = load_task(best_checkpoint(store, train("trainer.max_epochs=1")))
     state = {key: value[:1] if key == "model.output.weight" else value for key, value in task.state_dict().items()}

@@ -61,7 +61,9 @@ def train_until(
         run(compose_run([*SMALL, *overrides]))
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [pytest.param(c, marks=() if c == "cosine, augmented" else pytest.mark.slow) for c in CASES]
+)
 def test_a_resumed_run_is_bit_equal_to_the_uninterrupted_one(
     store: Any, monkeypatch: pytest.MonkeyPatch, case: str
 ) -> None:
@@ -78,6 +80,7 @@ def test_a_resumed_run_is_bit_equal_to_the_uninterrupted_one(
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
 
+@pytest.mark.slow
 def test_no_point_is_stored_twice_where_steps_are_replayed(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     train_until(3, ["callbacks.last.every_s=1000"], monkeypatch)  # no checkpoint was written: nothing to go on from
     with pytest.raises(UserError, match=r"last\.ckpt"):
@@ -99,6 +102,7 @@ def test_no_point_is_stored_twice_where_steps_are_replayed(store: Any, monkeypat
     assert steps == [20, 40, 60, 80, 100]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_says_what_it_does_otherwise(store: Any, train: Callable[..., Any]) -> None:
     first = train(quick=True)
     run(compose_run([f"resume={first.info.run_id}", "trainer.max_epochs=4"]))
@@ -108,6 +112,7 @@ def test_a_resumed_run_says_what_it_does_otherwise(store: Any, train: Callable[.
     assert after.info.status == "FINISHED"
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_its_groups(store: Any, train: Callable[..., Any]) -> None:
     first = train()
     with pytest.raises(UserError, match="keeps its model"):
@@ -135,6 +140,7 @@ def test_a_rerun_on_the_recorded_code_is_bit_equal(
     assert newest_run(store).data.tags["touchstone.rerun_of"] == first.info.run_id
 
 
+@pytest.mark.slow
 def test_a_rerun_here_names_the_first_step_that_differs(
     store: Any, train: Callable[..., Any], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -149,6 +155,7 @@ def test_a_rerun_here_names_the_first_step_that_differs(
     assert "different from step" in printed and "code: " in printed
 
 
+@pytest.mark.slow
 def test_a_rerun_with_other_data_is_refused(store: Any, train: Callable[..., Any]) -> None:
     first = train()
     with pytest.raises(UserError, match="expected_fingerprint"):

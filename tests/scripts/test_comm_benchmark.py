@@ -16,6 +16,7 @@ def comm(monkeypatch: pytest.MonkeyPatch) -> Any:
     return importlib.import_module("benchmarks.comm")
 
 
+@pytest.mark.slow
 def test_a_turn_of_plain_ddp_sends_what_the_ring_needs_and_little_more(
     comm: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

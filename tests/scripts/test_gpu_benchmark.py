@@ -18,6 +18,7 @@ def statuses(folder: Path) -> list[str]:
     return [json.loads(line)["status"] for line in (folder / "results.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_results_arrive_line_by_line_and_what_is_cut_is_told(tmp_path: Path) -> None:
     report = gpu.Report(tmp_path, "a machine")
     write = "import json, os, time; f = open(os.environ['TOUCHSTONE_RESULTS'], 'a', 1); "

@@ -126,6 +126,7 @@ def test_artifacts_that_were_left_behind_are_an_error_and_nothing_is_written(fil
     assert addresses(there) == before
 
 
+@pytest.mark.slow
 def test_a_trained_run_is_resumed_rerun_and_read_at_the_new_place(
     train: Callable[..., Any],
     store: Store,

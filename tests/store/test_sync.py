@@ -149,7 +149,9 @@ def test_a_sweep_brings_its_runs_along_and_all_links_lead_to_runs_of_the_other_s
     assert set(twins(other)) == {parent, older, first, second, alone}
 
 
-@pytest.mark.parametrize("step", range(12))
+@pytest.mark.parametrize(
+    "step", [pytest.param(n, marks=() if n in (0, 5, 10) else pytest.mark.slow) for n in range(12)]
+)
 def test_a_sync_that_was_cut_off_anywhere_goes_on(store: Store, other: Store, step: int) -> None:
     class Cut(Exception):  # noqa: N818
         pass

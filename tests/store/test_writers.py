@@ -3,6 +3,8 @@
 import multiprocessing
 from pathlib import Path
 
+import pytest
+
 from lightning_modules.tracking.logger import BufferedMLflowLogger
 from lightning_modules.tracking.store import Store, open_store
 
@@ -27,6 +29,7 @@ def write(uri: str, number: int, go: str) -> None:
     store.client.set_terminated(run.info.run_id)
 
 
+@pytest.mark.slow
 def test_eight_processes_lose_and_double_no_point(store: Store, tmp_path: Path) -> None:
     context, go = multiprocessing.get_context("fork"), tmp_path / "go"
     writers = [context.Process(target=write, args=(store.uri, number, str(go))) for number in range(WRITERS)]

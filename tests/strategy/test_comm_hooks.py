@@ -76,6 +76,7 @@ def wide_steps(rank: int, count: int) -> Any:
     return gradients(model).numpy()
 
 
+@pytest.mark.slow
 def test_power_sgd_of_several_buckets_sums_alike_on_all_ranks() -> None:
     first, second = run_on_ranks(wide_steps, 60)
     assert (first == second).all()

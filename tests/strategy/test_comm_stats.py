@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from lightning_modules.tracking.rerun import metric_histories
 
 SMALL = (
@@ -14,6 +16,7 @@ SMALL = (
 )
 
 
+@pytest.mark.slow
 def test_ddp_sends_four_bytes_for_each_parameter_and_a_quarter_where_it_gathers_four_batches(
     store: Any, train: Callable[..., Any]
 ) -> None:
@@ -29,6 +32,7 @@ def test_ddp_sends_four_bytes_for_each_parameter_and_a_quarter_where_it_gathers_
     assert [step for step, _ in metric_histories(store, every.info.run_id)["comm/bytes"]] == [4, 8]
 
 
+@pytest.mark.slow
 def test_half_the_bytes_are_logged_of_a_run_with_sixteen_bits(train: Callable[..., Any]) -> None:
     metrics = train(*SMALL, "strategy=ddp_fp16", "trainer.max_epochs=1").data.metrics
     assert metrics["comm/bytes"] == 2 * metrics["model/params"]

@@ -28,6 +28,7 @@ def count_runs(store: Any) -> int:
     return len(store.client.search_runs(experiments))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["momentum", "adam"])
 def test_two_processes_give_the_weights_of_one_with_the_same_global_batch(
     store: Any, train: Callable[..., Any], optimizer: str

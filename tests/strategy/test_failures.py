@@ -142,6 +142,7 @@ MISTAKES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("importable_callbacks")
 @pytest.mark.parametrize("kind", MISTAKES)
 def test_a_mistake_of_one_forked_rank_is_told_with_its_number(
@@ -204,6 +205,7 @@ def test_a_port_that_is_taken_is_told_before_a_run_is_made(
     assert not store.client.search_runs(["0", "1"])
 
 
+@pytest.mark.slow
 def test_a_node_that_does_not_come_is_told_after_the_time_given(
     store: Any, train: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -268,6 +270,7 @@ def test_a_run_goes_on_from_the_plain_file_where_a_part_is_damaged(
     assert all(torch.equal(found[key], expected[key]) for key in expected)
 
 
+@pytest.mark.slow
 def test_a_run_whose_plain_file_is_damaged_too_is_refused(store: Any, train: Callable[..., Any]) -> None:
     run = train(*WORDS, *SHARDED, "trainer.max_epochs=1", quick=False)
     file = artifact_path(store, run, "checkpoints/last.ckpt")

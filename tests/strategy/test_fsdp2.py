@@ -27,6 +27,7 @@ def max_difference(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor
     return max(float((ours[key] - theirs[key]).abs().max()) for key in theirs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["momentum", "adamw"])
 def test_fsdp2_gives_the_weights_of_ddp_in_float64(store: Any, train: Callable[..., Any], optimizer: str) -> None:
     words = (*SMALL, f"optimizer={optimizer}", "decay_norms_and_biases=false")  # two groups of parameters
@@ -37,6 +38,7 @@ def test_fsdp2_gives_the_weights_of_ddp_in_float64(store: Any, train: Callable[.
         assert fsdp2.data.metrics[name] == pytest.approx(ddp.data.metrics[name], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_accumulated_gradients_are_exchanged_once_a_step(store: Any, train: Callable[..., Any]) -> None:
     words = (*SMALL, "trainer.accumulate_grad_batches=2", "optimizer=sgd")
     ddp = train(*words, quick=False)

@@ -92,11 +92,13 @@ def test_two_ranks_end_where_two_models_end_that_are_averaged_by_hand(algorithm:
 
 
 # --- equal to DDP ----------------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_with_a_period_of_one_and_momentum_a_hundred_steps_are_those_of_ddp() -> None:
     ours, theirs = (train(strategy, "momentum", **HUNDRED_STEPS) for strategy in (LocalSGD(1, threads=1), ddp()))
     assert max_difference(weights(ours), weights(theirs)) < 1e-12
 
 
+@pytest.mark.slow
 def test_with_a_period_of_one_and_an_outer_step_of_one_a_hundred_steps_of_sgd_are_those_of_ddp() -> None:
     outer = DiLoCo(1, outer_lr=1.0, outer_momentum=0.0, threads=1)
     ours, theirs = (train(strategy, "sgd", **HUNDRED_STEPS) for strategy in (outer, ddp()))

@@ -11,6 +11,7 @@ from lightning_modules.strategy.local_sgd import LocalSGD
 from lightning_modules.strategy.rank_checkpoint import CHECKPOINT_KEY
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("algorithm", "optimizer"),
     [("local_sgd", "momentum"), ("post_local_sgd", "adam"), ("diloco", "adam"), ("async_averaging", "momentum")],
@@ -31,6 +32,7 @@ def test_a_checkpoint_holds_the_mean_does_not_change_the_training_and_is_gone_on
     assert max_difference(again, whole) == 0.0
 
 
+@pytest.mark.slow
 def test_two_ranks_go_on_as_one_and_under_another_strategy(tmp_path: Path) -> None:
     train(DiLoCo(4, threads=1), max_epochs=1, callbacks=[SaveEveryEpoch(tmp_path)])
     mean = torch.load(tmp_path / "0.ckpt", weights_only=True)["state_dict"]["model.0.weight"]

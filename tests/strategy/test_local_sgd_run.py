@@ -15,6 +15,7 @@ from lightning_modules.tracking.resume import best_checkpoint
 LOOP = ("trainer=ddp", "model=mlp", "data.batch_size=16", "callbacks.last.every_s=0", "tracking.pictures=false")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["diloco", "async_averaging"])
 def test_the_mean_of_the_ranks_is_validated_saved_and_tested(
     store: Any, train: Callable[..., Any], strategy: str
@@ -35,6 +36,7 @@ def test_a_mistake_is_told_before_anything_is_recorded(train: Callable[..., Any]
         train(*LOOP, "strategy=local_sgd", "trainer.sync_batchnorm=true")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("claim", [name for name in claim_files() if name.startswith("distributed/local_sgd")])
 def test_a_claim_of_this_room_can_be_judged(claim: str) -> None:
     assert lint(claim) == []

@@ -17,6 +17,7 @@ RANKS = ("trainer=ddp", "model=convnet", "model.channels=[8]", "callbacks=last",
          "data.batch_size=8", "trainer.log_every_n_steps=1", "scheduler=cosine")  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "ddp_fp16"])
 def test_many_steps_a_call_give_the_weights_and_the_record_of_one(
     strategy: str, store: Any, train: Callable[..., Any]

@@ -61,6 +61,7 @@ def far_apart(store: Any, a: Any, b: Any) -> float:
     return max(float((ours[key].double() - theirs[key].double()).abs().max()) for key in theirs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [
@@ -78,6 +79,7 @@ def test_a_pipeline_gives_the_weights_of_one_process_in_float64(
         assert two.data.metrics[name] == pytest.approx(one.data.metrics[name], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_two_ranks_on_one_and_back(store: Any, train: Callable[..., Any]) -> None:
     words = (*SMALL, *ADAM, "data.drop_last=true")
     whole = train(*words, "trainer.max_epochs=3", quick=False)

@@ -29,6 +29,7 @@ def far_apart(store: Any, a: Any, b: Any) -> float:
     return max(float((ours[key].double() - theirs[key].double()).abs().max()) for key in theirs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sharded", ["true", "false"])
 def test_a_run_goes_on_from_two_ranks_on_one_and_back(store: Any, train: Callable[..., Any], sharded: str) -> None:
     words = (*SMALL, f"strategy.sharded_checkpoint={sharded}")
@@ -39,6 +40,7 @@ def test_a_run_goes_on_from_two_ranks_on_one_and_back(store: Any, train: Callabl
     assert far_apart(store, parted, whole) < 1e-12
 
 
+@pytest.mark.slow
 def test_the_weights_of_fsdp2_start_a_run_with_tensor_parallelism(store: Any, train: Callable[..., Any]) -> None:
     first = train(*SMALL, *TWO, "trainer.max_epochs=1", quick=False)
     words = (*SMALL, *TWO, "strategy=tensor_parallel", "trainer.max_epochs=0", f"init_from={first.info.run_id}")
@@ -47,6 +49,7 @@ def test_the_weights_of_fsdp2_start_a_run_with_tensor_parallelism(store: Any, tr
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
+@pytest.mark.slow
 def test_the_parts_of_all_ranks_and_the_plain_file_hold_the_same(store: Any, train: Callable[..., Any]) -> None:
     run = train(*SMALL, *TWO, "trainer.max_epochs=1", "strategy.sharded_checkpoint=true", quick=False)
     folder = folder_of(store, run)

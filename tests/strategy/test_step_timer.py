@@ -24,6 +24,7 @@ def callbacks_of_tests(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[1]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("strategy", "rank"), [("ddp", 0), ("ddp", 1), ("local_sgd", 1), ("fsdp2", 0)])
 def test_the_slow_rank_is_logged_each_epoch_and_told_once(
     store: Any, train: Callable[..., Any], strategy: str, rank: int
@@ -40,6 +41,7 @@ def test_the_slow_rank_is_logged_each_epoch_and_told_once(
     assert float(told[1]) > 2 * float(told[3])
 
 
+@pytest.mark.slow
 def test_how_slow_is_too_slow_can_be_said(store: Any, train: Callable[..., Any]) -> None:
     run = train(*SMALL, *SLOW, "+strategy.slow_ratio=1e6", "trainer.max_epochs=1")
     folder = artifact_path(store, run, "config/config.yaml").parents[1]

@@ -31,6 +31,7 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+@pytest.mark.slow
 def test_tensor_parallel_gives_the_weights_of_one_process_in_float64(store: Any, train: Callable[..., Any]) -> None:
     two = train(*SMALL, "trainer=ddp", "strategy=tensor_parallel", quick=False)
     one = train(*SMALL, quick=False)
@@ -45,6 +46,7 @@ def test_tensor_parallel_gives_the_weights_of_one_process_in_float64(store: Any,
     assert two.data.metrics["comm/bytes"] == 32 * 8 * (hidden + head + inputs)
 
 
+@pytest.mark.slow
 def test_every_plan_leaves_outputs_and_gradients_as_they_are() -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -101,6 +103,7 @@ def test_a_model_without_a_layer_to_cut_is_refused_with_what_else_there_is() -> 
         parallelize_plan(nn.Conv2d(1, 2, 3), 2)
 
 
+@pytest.mark.slow
 def test_clipping_by_a_norm_over_cut_and_whole_layers_is_refused(train: Callable[..., Any]) -> None:
     with pytest.raises(UserError, match=r"trainer\.gradient_clip_val: torch takes no norm over cut and whole"):
         train(*SMALL, "trainer=ddp", "strategy=tensor_parallel", "trainer.gradient_clip_val=1.0", quick=False)

@@ -138,6 +138,7 @@ def attempt(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return begin
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a job", "none"])
 def test_the_next_attempt_of_a_job_goes_on_in_the_run_of_the_one_before(
     store: Any, train: Callable[..., Any], attempt: Callable[..., None], capsys: pytest.CaptureFixture[str], name: str
@@ -158,6 +159,7 @@ def test_the_next_attempt_of_a_job_goes_on_in_the_run_of_the_one_before(
     assert sorted(run.info.status for run in runs_of(store)) == ["FAILED", "FINISHED", "FINISHED"]
 
 
+@pytest.mark.slow
 def test_a_mistake_ends_the_other_attempts_without_a_word(
     store: Any, train: Callable[..., Any], attempt: Callable[..., None]
 ) -> None:
@@ -180,6 +182,7 @@ def test_a_job_of_several_machines_that_may_start_again_needs_a_name(attempt: Ca
     assert elastic.torchrun_job() is None
 
 
+@pytest.mark.slow
 def test_ranks_that_are_started_again_do_not_take_the_dead_for_their_peers() -> None:
     agent = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     context = mp.get_context("fork")

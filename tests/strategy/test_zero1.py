@@ -25,6 +25,7 @@ WORDS = (
 )
 
 
+@pytest.mark.slow
 def test_weights_and_checkpoint_are_those_of_ddp_and_one_process_goes_on_from_it(
     store: Any, train: Callable[..., Any]
 ) -> None:

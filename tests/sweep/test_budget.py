@@ -275,6 +275,7 @@ def test_a_command_that_cannot_be_a_search_is_refused_before_anything_runs(
     assert done.code == 1 and said in done.said and not done.children
 
 
+@pytest.mark.slow
 def test_stages_that_cannot_work_on_the_network_are_refused_before_it_is_trained(sweep: Sweep) -> None:
     done = sweep(*QUICK, "size_ratio=10", "+compression.stages.prune.exclude=[nothing]")
     assert done.code == 1 and "no layer is called nothing" in done.said and not done.children

@@ -32,6 +32,7 @@ def test_a_search_asks_optuna_and_records_each_trial_below_one_parent(sweep: Swe
     ]
 
 
+@pytest.mark.slow
 def test_a_search_that_was_cut_off_asks_what_the_whole_one_asks(sweep: Sweep) -> None:
     whole = sweep(*OPTUNA, "search.trials=5", "+search.sampler_options.n_startup_trials=2", "sweep.name=whole")
     cut = sweep(*OPTUNA, "search.trials=3", "+search.sampler_options.n_startup_trials=2", "sweep.name=cut")
@@ -42,6 +43,7 @@ def test_a_search_that_was_cut_off_asks_what_the_whole_one_asks(sweep: Sweep) ->
     assert [c.run_id for c in gone_on.children[:3]] == [c.run_id for c in cut.children]
 
 
+@pytest.mark.slow
 def test_a_pruned_trial_is_marked_so_in_store_and_study(sweep: Sweep, store: Any) -> None:
     words = ("hydra/sweeper=optuna", "search.sampler=grid", "optimizer=sgd", "optimizer.lr=0.5,0.2,0.1,1e-9,1e-8,1e-7")
     done = sweep(
@@ -75,6 +77,7 @@ def test_several_objectives_give_a_front(sweep: Sweep) -> None:
     assert (folder / "sweep" / "pareto.png").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_a_trial_without_a_value_fails_in_the_study_and_the_search_goes_on(sweep: Sweep) -> None:
     done = sweep(
         "hydra/sweeper=optuna", "optimizer=sgd", "optimizer.lr=1e38,1e-2", "search.sampler=grid", "sweep.retries=0"
@@ -83,6 +86,7 @@ def test_a_trial_without_a_value_fails_in_the_study_and_the_search_goes_on(sweep
     assert sorted(child.status for child in done.children) == ["FAILED", "FINISHED"]
 
 
+@pytest.mark.slow
 def test_a_trial_whose_objective_is_not_defined_fails_with_the_reason_and_is_never_the_best(
     sweep: Sweep, tmp_path: Path
 ) -> None:
@@ -123,6 +127,7 @@ def test_a_mistake_in_the_search_is_told_before_anything_is_recorded(sweep: Swee
     assert done.parent is None
 
 
+@pytest.mark.slow
 def test_a_journal_of_another_space_is_refused_with_the_difference(sweep: Sweep, store: Any) -> None:
     done = sweep("hydra/sweeper=optuna", "optimizer.lr=interval(0.01,0.1)", "search.trials=1", "sweep.name=space")
     assert done.code == 0, done.said
@@ -133,6 +138,7 @@ def test_a_journal_of_another_space_is_refused_with_the_difference(sweep: Sweep,
     assert "optimizer.lr" in other.said
 
 
+@pytest.mark.slow
 def test_an_objective_that_no_run_logs_is_told_after_the_first_trial(sweep: Sweep) -> None:
     done = sweep(
         "hydra/sweeper=optuna",

@@ -101,6 +101,7 @@ t.ask(study, settings, space, objectives, 11)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("search", "written"), [("tpe", 0), *((search, 2) for search in SEARCHES)])
 def test_a_trial_that_a_kill_left_half_written_is_completed(search: str, written: int, tmp_path: Path) -> None:
     whole = go_on(tmp_path / "whole", search, 14)
@@ -242,6 +243,7 @@ def test_a_sampler_that_does_not_fit_is_refused(
     assert said in str(error.value)
 
 
+@pytest.mark.slow
 def test_no_sampler_writes_a_pickle_into_the_storage(tmp_path: Path) -> None:
     for index, search in enumerate(SEARCHES):
         go_on(tmp_path / str(index), search, TRIALS)

@@ -146,6 +146,7 @@ def test_an_unknown_key_or_option_is_answered_with_the_nearest(cfg: DictConfig, 
     assert said in str(error.value)
 
 
+@pytest.mark.slow
 def test_a_key_below_a_searched_group_must_exist_in_every_option(cfg: DictConfig) -> None:
     check_keys(parse_space({}, ["model=mlp,convnet", "model.dropout=interval(0,1)", "+trainer.x=1,2"]), cfg, CONF)
     with pytest.raises(UserError) as error:

@@ -80,6 +80,7 @@ def test_a_grid_is_one_parent_with_a_child_for_each_combination(sweep: Sweep, st
     assert best.run_id in done.parent.data.tags["mlflow.note.content"]
 
 
+@pytest.mark.slow
 def test_a_child_is_the_run_that_the_same_overrides_give_alone(sweep: Sweep, train: Any, store: Any) -> None:
     from lightning_modules.tracking.rerun import metric_histories
 
@@ -100,6 +101,7 @@ def test_the_same_command_again_trains_nothing(sweep: Sweep) -> None:
     assert [child.run_id for child in by_id.children] == [child.run_id for child in first.children]
 
 
+@pytest.mark.slow
 def test_the_same_name_with_other_parameters_is_refused_with_the_difference(sweep: Sweep) -> None:
     sweep("seed=0,1", "sweep.name=mine")
     other = sweep("seed=0,2", "optimizer.lr=0.5", "sweep.name=mine")
@@ -110,6 +112,7 @@ def test_the_same_name_with_other_parameters_is_refused_with_the_difference(swee
     assert len(other.children) == 2
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_ends_neither_the_sweep_nor_the_other_trials(sweep: Sweep) -> None:
     done = sweep("optimizer=sgd", "optimizer.lr=1e38,1e-2", "sweep.retries=1")
     assert done.code == 1
@@ -131,6 +134,7 @@ def test_a_failed_trial_is_tried_again_in_the_same_run_from_its_checkpoint(sweep
     assert len(steps) == len(set(steps))
 
 
+@pytest.mark.slow
 def test_a_trial_is_not_tried_more_often_than_told(sweep: Sweep, dies: Any) -> None:
     done = sweep("seed=0,1", *dies(0, 3), "sweep.retries=1")
     assert sorted(child.status for child in done.children) == ["FAILED", "FINISHED"]
@@ -146,6 +150,7 @@ def test_a_job_that_dies_costs_only_itself(sweep: Sweep, dies: Any, number: int)
     assert {11: "SIGSEGV", 9: "SIGKILL"}[number] in error
 
 
+@pytest.mark.slow
 def test_a_finished_run_of_the_same_signature_is_linked_and_not_trained_again(sweep: Sweep, store: Any) -> None:
     first = sweep("seed=0,1", "sweep.name=first")
     second = sweep("seed=1,2", "sweep.name=second", "sweep.skip_finished=true", "cpu_threads=1")
@@ -192,6 +197,7 @@ def test_two_processes_cannot_have_the_same_sweep(sweep: Sweep, store: Any) -> N
     assert "another process is running this sweep" in done.said
 
 
+@pytest.mark.slow
 def test_a_misspelt_option_in_a_list_is_told_with_the_nearest(command: Any) -> None:
     done = command("train.py", "-m", "model=mlp,convnt", "sede=0,1")
     assert done.returncode == 1

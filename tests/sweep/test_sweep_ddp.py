@@ -154,6 +154,7 @@ def test_a_rank_that_is_killed_costs_its_job_one_attempt(
         assert len(steps) == len(set(steps)) == 2
 
 
+@pytest.mark.slow
 def test_ranks_obey_the_pruner_that_rank_0_asks(sweep: Callable[..., Any], folder: Path, store: Any) -> None:
     done = sweep(
         *DDP, "hydra/sweeper=optuna", "search.sampler=grid", "optimizer=sgd", "optimizer.lr=0.5,1e-9", "search.pruner=median",
@@ -172,7 +173,7 @@ def test_ranks_obey_the_pruner_that_rank_0_asks(sweep: Callable[..., Any], folde
     ("chosen", "told"),
     [
         (("hydra/sweeper=basic", "hydra/launcher=basic"), "its ranks would train with different hyper-parameters"),
-        (("hydra/launcher=basic",), "leave hydra/launcher out (pool)"),
+        pytest.param(("hydra/launcher=basic",), "leave hydra/launcher out (pool)", marks=pytest.mark.slow),
     ],
     ids=["sweeper and launcher", "launcher"],
 )

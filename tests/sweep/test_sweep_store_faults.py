@@ -83,6 +83,7 @@ def test_a_store_that_is_deleted_under_way_ends_the_sweep_with_a_word(launch: An
     assert "Traceback" not in command.said()
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_lets_its_trial_begin_anew(sweep: Any, place: Path, store: Any) -> None:
     words = (*QUICK, "seed=range(2)", *once(place, "damage"))
     done = sweep(*words, "sweep.name=cut", quick=False)
@@ -94,6 +95,7 @@ def test_a_damaged_checkpoint_lets_its_trial_begin_anew(sweep: Any, place: Path,
 SEARCH = (*QUICK, "hydra/sweeper=optuna", "optimizer.lr=tag(log,interval(1e-3,1e-1))", "trainer.max_epochs=1")
 
 
+@pytest.mark.slow
 def test_half_a_line_in_the_journal_is_mended_and_nonsense_is_told(sweep: Any, store: Any) -> None:
     first = sweep(*SEARCH, "search.trials=1", "sweep.name=cut", quick=False)
     journal = Path(store.uri.removeprefix("sqlite:///")).parent / "sweeps" / "cut" / "study.journal"

@@ -49,6 +49,7 @@ def test_it_is_the_mean_over_the_samples_of_the_epoch_with_a_smaller_last_batch(
         assert value == pytest.approx(sum(loss * size for loss, size in steps) / sum(size for _, size in steps), 1e-5)
 
 
+@pytest.mark.slow
 def test_a_plateau_of_it_lowers_the_rate_alike_in_both_ways(fit: Callable[..., Any]) -> None:
     quick, ordinary = Losses(), Losses()
     runs = [
@@ -62,6 +63,7 @@ def test_a_plateau_of_it_lowers_the_rate_alike_in_both_ways(fit: Callable[..., A
     assert all(torch.equal(value, weights[name]) for name, value in runs[0].task.state_dict().items())
 
 
+@pytest.mark.slow
 def test_a_plateau_of_a_metric_that_is_not_measured_in_time_is_told(fit: Callable[..., Any]) -> None:
     late = ("scheduler=plateau", "data.val_fraction=0.1", "trainer.check_val_every_n_epoch=2")
     with pytest.raises(UserError, match=r"scheduler.monitor=val/loss: not measured in the first epoch"):

@@ -33,6 +33,7 @@ def test_it_is_left_out_in_both_ways_around_the_batches(
     assert next(layer for layer in run.task.modules() if isinstance(layer, nn.BatchNorm1d)).num_batches_tracked == 14
 
 
+@pytest.mark.slow
 def test_it_is_trained_on_where_each_sample_has_several_values_or_there_is_no_batch_norm(
     fit: Callable[..., Any], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -47,6 +47,7 @@ def test_watching_changes_neither_the_training_nor_the_final_test(fit: Callable[
     assert final[-len(known) :] == known
 
 
+@pytest.mark.slow
 def test_the_last_value_in_the_store_is_that_of_the_tested_weights(train: Callable[..., Any]) -> None:
     """Best weights of an earlier step are tested: a watched value of a later step must not pass for theirs."""
     run = train("data.watch_test=true", "trainer.max_epochs=3", *RISING, "+callbacks.best.save_top_k=1")  # fmt: skip

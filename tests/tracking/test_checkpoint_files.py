@@ -90,6 +90,7 @@ def test_no_flipped_bit_of_a_checkpoint_is_loaded_silently(train: Any, store: An
         assert silent_flips(without_checksum(path), tmp_path / "flipped.ckpt", count) == []
 
 
+@pytest.mark.slow
 def test_every_writer_adds_a_checksum(train: Any, store: Any, tmp_path: Path) -> None:
     files = files_of(store, train("trainer.max_epochs=1"))
     own = "{_target_:pytorch_lightning.callbacks.ModelCheckpoint,dirpath:%s,filename:mine}" % (tmp_path / "own")
@@ -142,6 +143,7 @@ def test_every_reader_refuses_a_damaged_file(train: Any, store: Any, tmp_path: P
         assert len(str(refused.value).splitlines()) == 1, name
 
 
+@pytest.mark.slow
 def test_a_run_that_starts_again_because_its_checkpoint_is_damaged_says_so(train: Any, store: Any) -> None:
     run = train("trainer.max_epochs=1")
     last = artifact_path(store, run, "checkpoints/last.ckpt")

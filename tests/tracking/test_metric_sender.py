@@ -120,6 +120,7 @@ class Down:
         self._client.log_batch(run_id, metrics=metrics)
 
 
+@pytest.mark.slow
 def test_points_arrive_in_order_and_once_when_a_server_returns(
     store: Store, run_id: str, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

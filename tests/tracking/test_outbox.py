@@ -28,6 +28,7 @@ def steps(store: Store, run_id: str) -> list[int]:
     return sorted(p.step for p in store.client.get_metric_history(run_id, "test/loss"))
 
 
+@pytest.mark.slow
 def test_points_tags_and_the_end_are_stored_once_and_the_file_goes(
     store: Store, run_id: str, command: Callable[..., CompletedProcess[str]]
 ) -> None:

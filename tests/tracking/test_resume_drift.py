@@ -69,6 +69,7 @@ def test_settings_that_change_results_are_refused_and_the_run_is_unchanged(store
     assert everything(store, recorded.info.run_id) == before
 
 
+@pytest.mark.slow
 def test_a_file_that_has_grown_is_refused_or_accepted_and_recorded(store: Any, recorded: Any, tmp_path: Path) -> None:
     run_id, was = recorded.info.run_id, recorded.data.tags["data.fingerprint"][:12]
     write_table(tmp_path / "grow.csv", 95)
@@ -131,6 +132,7 @@ def test_a_relative_path_is_that_of_the_recorded_folder(
     assert int(read_checkpoint(artifact_path(store, after, "checkpoints/last.ckpt"))["epoch"]) == 2
 
 
+@pytest.mark.slow
 def test_the_run_may_be_given_as_earlier_versions_and_python_give_it(store: Any, recorded: Any) -> None:
     cfg = compose_run(["trainer.max_epochs=3"])
     cfg.resume, cfg.overrides = recorded.info.run_id, ["trainer.max_epochs=3"]
@@ -213,6 +215,7 @@ EXTENDED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("scheduler", "message"), EXTENDED)
 def test_what_a_longer_training_means_for_each_schedule(
     store: Any,

@@ -57,6 +57,7 @@ def open_together(root: Path, go: str, answers: "multiprocessing.Queue[str]") ->
         answers.put(repr(error))
 
 
+@pytest.mark.slow
 def test_six_processes_create_an_empty_store_at_once(tmp_path: Path) -> None:
     import mlflow.store.tracking.sqlalchemy_store  # noqa: F401  # the children inherit the import and meet sooner
 
@@ -353,6 +354,7 @@ def test_a_run_that_is_not_there_is_answered_with_the_nearest_and_the_newest(sto
         find_run(store, "%' OR 1=1 \"")
 
 
+@pytest.mark.slow
 def test_a_forked_process_uses_connections_of_its_own(tmp_path: Path) -> None:
     store = open_store(f"sqlite:///{tmp_path}/mlflow.db")  # a fresh one: no other test's connection is still in use
 

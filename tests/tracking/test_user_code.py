@@ -73,6 +73,7 @@ def test_a_signature_changes_with_the_code_that_takes_part_and_with_no_other(lab
     assert user_modules(without) == {}
 
 
+@pytest.mark.slow
 def test_a_run_of_other_user_code_is_not_reused_and_the_code_is_recorded(
     store: Any, train: Callable[..., Any], lab: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -47,6 +47,7 @@ def test_shuffled_positions_are_the_papers_permutation(made: dict, mnist1d_cache
     assert torch.equal(torch.as_tensor(made["x"][:, order], dtype=torch.float32), arrays.x)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_a_damaged_cache_is_generated_again_and_leaves_the_global_generators_alone(
     made: dict, mnist1d_cache: Path, tmp_path: Path
 ) -> None:

@@ -123,6 +123,7 @@ def test_a_ticket_of_a_network_that_was_not_trained_or_has_another_structure_is_
         stage.begin(context)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "layers"), [("resnet18", 21), ("vgg11_bn", 11), ("mobilenet_v2", 53)])
 def test_the_layers_of_torchvision_are_found(name: str, layers: int) -> None:
     import torchvision

@@ -112,6 +112,7 @@ def test_two_processes_find_the_masks_of_one(store: Any, train: Any, recipe: str
     assert all(torch.equal(mask, theirs[name]) for name, mask in ours.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["magnitude", "gradual", "lottery_ticket", "snip", "movement", "taylor", "random_mask", "two_four"]
 )

@@ -44,6 +44,7 @@ TICKET = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_each_round_logs_what_it_measured_and_the_runs_own_test_metrics_stay(
     store: Any, train: Callable[..., Any]
 ) -> None:

@@ -13,7 +13,16 @@ from lightning_modules.compression.quantization.dynamic_int8 import DynamicInt8
 from lightning_modules.config.errors import UserError
 
 
-@pytest.mark.parametrize("name", ["mlp", "lenet5", "resnet", "vit", "gru"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mlp",
+        pytest.param("lenet5", marks=pytest.mark.slow),
+        pytest.param("resnet", marks=pytest.mark.slow),
+        "vit",
+        pytest.param("gru", marks=pytest.mark.slow),
+    ],
+)
 def test_every_architecture_is_quantized_and_keeps_its_accuracy(bench: Callable[[str], Any], name: str) -> None:
     made = bench(name)
     dense = made.accuracy()

@@ -74,6 +74,7 @@ def test_a_state_dict_is_all_that_a_program_needs() -> None:
     assert torch.equal(empty(x), program(x))
 
 
+@pytest.mark.slow
 def test_a_program_that_is_loaded_over_another_takes_its_place() -> None:
     model, program, x = small()
     first = program(x)
@@ -88,6 +89,7 @@ def _answer(program: OnnxModel, x: Tensor, there: Connection) -> None:
     there.send(program(x).tolist())
 
 
+@pytest.mark.slow
 def test_a_forked_process_answers_after_its_parent_did() -> None:
     _, program, x = small()
     expected = program(x)
@@ -105,6 +107,7 @@ class Branches(nn.Module):
         return x + 1 if x.sum().item() > 0 else x - 1
 
 
+@pytest.mark.slow
 def test_a_network_that_cannot_be_exported_is_refused_with_the_reason() -> None:
     with pytest.raises(UserError, match="cannot be exported to ONNX: ") as caught:
         to_onnx(Branches(), torch.randn(2, 4))

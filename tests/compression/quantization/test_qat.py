@@ -38,6 +38,7 @@ def small() -> tuple[MLP, Tensor]:
     return MLP((1, 4, 4), 3, hidden=[8], dropout=0.5), torch.randn(6, 1, 4, 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mlp", "convnet", "vit", *SLOW])
 def test_every_architecture_is_trained_and_ends_as_a_program(bench: Callable[[str], Any], name: str) -> None:
     made = bench(name)
@@ -55,6 +56,7 @@ def test_every_architecture_is_trained_and_ends_as_a_program(bench: Callable[[st
     assert made.context.state.steps == [{"do": "onnx", "bytes": made.model.program.numel()}]
 
 
+@pytest.mark.slow
 def test_the_program_holds_the_trained_weights(bench: Callable[[str], Any]) -> None:
     made = bench("mlp")
     stage = QAT(samples=50)
@@ -141,6 +143,7 @@ def test_observers_freeze_after_their_part_of_the_steps(bench: Callable[[str], A
     assert made.model.observers_frozen
 
 
+@pytest.mark.slow
 def test_batch_norm_learns_in_training_and_rests_in_evaluation(bench: Callable[[str], Any]) -> None:
     made = bench("convnet")
     network = prepare_qat(made.model, made.context.example)
@@ -154,6 +157,7 @@ def test_batch_norm_learns_in_training_and_rests_in_evaluation(bench: Callable[[
     assert not torch.equal(network.get_buffer(name), before)
 
 
+@pytest.mark.slow
 def test_an_epsilon_and_a_momentum_of_its_own_survive_the_change_of_mode() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4, eps=0.5, momentum=0.01), nn.ReLU(), nn.Flatten())
@@ -177,6 +181,7 @@ def test_a_copy_is_a_network_of_its_own() -> None:
     assert not torch.equal(other(x), network(x))
 
 
+@pytest.mark.slow
 def test_a_resumed_stage_goes_on_bit_for_bit(bench: Callable[[str], Any], learnt: Callable[[str], Any]) -> None:
     def begun() -> tuple[Any, QAT]:
         made, stage = bench("convnet"), QAT(samples=50)

@@ -27,7 +27,16 @@ def operators(model: OnnxModel) -> dict[str, int]:
     return found
 
 
-@pytest.mark.parametrize("name", ["mlp", "lenet5", "resnet", "vit", "gru"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mlp",
+        pytest.param("lenet5", marks=pytest.mark.slow),
+        "resnet",
+        pytest.param("vit", marks=pytest.mark.slow),
+        pytest.param("gru", marks=pytest.mark.slow),
+    ],
+)
 def test_every_architecture_is_quantized_and_keeps_its_accuracy(bench: Callable[[str], Any], name: str) -> None:
     made = bench(name)
     dense, parameters = made.accuracy(), sum(p.numel() for p in made.model.parameters())
@@ -43,6 +52,7 @@ def test_every_architecture_is_quantized_and_keeps_its_accuracy(bench: Callable[
     assert str(ROOT).encode() not in program.bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("calibration", ["percentile", "entropy", "mse"])
 def test_every_calibration_keeps_the_accuracy_and_is_another(bench: Callable[[str], Any], calibration: Any) -> None:
     made, plain = bench("mlp"), bench("mlp")
@@ -53,6 +63,7 @@ def test_every_calibration_keeps_the_accuracy_and_is_another(bench: Callable[[st
     assert made.model.bytes() != plain.model.bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("calibration", ["minmax", "mse"])
 def test_pt2e_gives_a_program_too(bench: Callable[[str], Any], calibration: Any) -> None:
     made = bench("convnet")
@@ -102,6 +113,7 @@ def test_an_empty_calibration_set_is_refused(bench: Callable[[str], Any]) -> Non
         made.run(StaticInt8())
 
 
+@pytest.mark.slow
 def test_the_calibration_takes_as_many_samples_as_it_is_told(
     bench: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
