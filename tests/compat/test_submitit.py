@@ -1,0 +1,34 @@
+import signal
+
+import pytest
+
+from lightning_modules.compat.submitit import preemption_handler
+
+
+@pytest.fixture
+def handler():
+    def requeue(number, frame):
+        """As of submitit."""
+
+    before = signal.signal(signal.SIGUSR1, requeue)
+    yield requeue
+    signal.signal(signal.SIGUSR1, before)
+
+
+def test_the_handler_of_a_slurm_job_is_found(monkeypatch, handler):
+    monkeypatch.setenv("SUBMITIT_PREEMPT_SIGNAL", "USR1")
+    monkeypatch.delenv("SUBMITIT_EXECUTOR", raising=False)
+    assert preemption_handler() is None
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
+    assert preemption_handler() is handler
+
+
+def test_submitit_still_uses_these_variables():
+    pytest.importorskip("submitit")
+    from inspect import getsource
+
+    from submitit.core import utils
+    from submitit.slurm import slurm
+
+    text = getsource(slurm) + getsource(utils)
+    assert "SUBMITIT_EXECUTOR" in text and "SUBMITIT_PREEMPT_SIGNAL" in text
