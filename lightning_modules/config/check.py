@@ -5,6 +5,7 @@ from typing import Any, Literal
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from lightning_modules.config.bounds import out_of_bounds
 from lightning_modules.config.command_line import GROUPS
 from lightning_modules.config.errors import UserError, suggest
 from lightning_modules.config.metric_direction import check_direction, higher_is_better
@@ -196,6 +197,8 @@ def _node_mistakes(path: str, node: DictConfig) -> list[str]:
             mistakes.append(
                 f"{path}.{key}={_raw_node(node, key)}: expected {describe_type(hints[key])}, got {_type_name(value)}"
             )
+        elif mistake := out_of_bounds(value, hints[key]):
+            mistakes.append(f"{path}.{key}={_raw_node(node, key)}: {mistake}")
     if {"monitor", "mode"} <= accepts.keys():
         metric = node.get("monitor", accepts["monitor"].default)
         unset = accepts["mode"].default if higher_is_better(str(metric)) is not None else None

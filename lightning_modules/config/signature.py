@@ -83,7 +83,7 @@ def hints_of(function: Any) -> dict[str, Any]:
     for owner in reversed(function.__mro__) if inspect.isclass(function) else [function]:
         init = owner.__dict__.get("__init__") if inspect.isclass(owner) else owner
         try:
-            hints |= typing.get_type_hints(init) if init is not None else {}
+            hints |= typing.get_type_hints(init, include_extras=True) if init is not None else {}
         except Exception:  # an annotation that cannot be evaluated is not checked
             continue
     return hints
@@ -131,6 +131,8 @@ def _short_suggestion(word: str, names: list[str]) -> str:
 def describe_type(hint: Any) -> str:
     """A type hint in words: ``an integer or null``, ``'min' or 'max'``."""
     origin = typing.get_origin(hint)
+    if origin is typing.Annotated:
+        return describe_type(typing.get_args(hint)[0])
     if origin is typing.Literal:
         names = [f"'{option}'" if isinstance(option, str) else str(option) for option in typing.get_args(hint)]
     elif origin in (typing.Union, types.UnionType):

@@ -6,9 +6,8 @@ from types import ModuleType
 from typing import Any
 
 from lightning_modules.config.errors import UserError, suggest
-from lightning_modules.model.pretrained import PretrainedNetwork
+from lightning_modules.model.pretrained import PretrainedNetwork, load_weights, read_state_dict
 from lightning_modules.model.shape import image_shape
-from lightning_modules.model.weights import load_weights, read_state_dict
 
 
 class TimmClassifier(PretrainedNetwork):

@@ -10,9 +10,8 @@ import torchvision
 from torch import nn
 
 from lightning_modules.config.errors import UserError, suggest
-from lightning_modules.model.pretrained import PretrainedNetwork
+from lightning_modules.model.pretrained import PretrainedNetwork, load_weights
 from lightning_modules.model.shape import image_shape
-from lightning_modules.model.weights import load_weights
 
 # the auxiliary heads of googlenet and inception_v3, which are built without them
 AUXILIARY = ("aux1", "aux2", "AuxLogits")

@@ -12,25 +12,28 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from annotated_types import Ge
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, MultiStepLR, OneCycleLR, ReduceLROnPlateau, StepLR
 
 from lightning_modules.compat.torch import one_cycle_plan, set_last_lr
+from lightning_modules.config.bounds import Count, NonNegative, bounded
 from lightning_modules.config.errors import UserError
 from lightning_modules.config.trust import component
 
 
 @component
+@bounded
 def cosine(
     optimizer: Optimizer,
     total_steps: int,
     steps_per_epoch: int,
-    warmup_epochs: float = 0.0,
-    warmup_steps: int | None = None,
-    min_lr: float = 0.0,
+    warmup_epochs: NonNegative = 0.0,
+    warmup_steps: Annotated[int, Ge(0)] | None = None,
+    min_lr: NonNegative = 0.0,
 ) -> dict[str, Any]:
     """Linear warm-up, then half a cosine down to `min_lr` at the last step (Loshchilov and Hutter 2017, equation 5).
 
@@ -40,7 +43,7 @@ def cosine(
     if warmup_steps is not None and warmup_epochs:
         raise UserError("scheduler.warmup_steps and scheduler.warmup_epochs exclude each other: set one of them")
     warmup = round(warmup_epochs * steps_per_epoch) if warmup_steps is None else warmup_steps
-    if not 0 <= warmup < total_steps:
+    if warmup >= total_steps:
         raise UserError(
             f"scheduler.warmup_epochs or warmup_steps: a warm-up of {warmup} steps does not fit into a "
             f"training of {total_steps} steps"
@@ -70,19 +73,18 @@ def _cosine_factor(total_steps: int, warmup: int, floor: float) -> Callable[[int
 
 
 @component
+@bounded
 def step(
     optimizer: Optimizer,
     total_steps: int,
     steps_per_epoch: int,
-    every: int = 30,
+    every: Count = 30,
     milestones: Sequence[int] | None = None,
     gamma: float = 0.1,
 ) -> dict[str, Any]:
     """Multiply the learning rate by `gamma` every `every` epochs or, if given, at the epochs in `milestones`."""
     if milestones:
         return _every_epoch(MultiStepLR(optimizer, list(milestones), gamma))
-    if every < 1:
-        raise UserError(f"scheduler.every={every}: expected 1 or more epochs")
     return _every_epoch(StepLR(optimizer, every, gamma))
 
 

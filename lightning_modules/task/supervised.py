@@ -24,8 +24,8 @@ from lightning_modules.task.manifold_mixup import manifold_mixup
 from lightning_modules.task.metrics import metric_suffixes
 from lightning_modules.task.nan_guard import NanGuard
 from lightning_modules.task.prediction_buffer import PredictionBuffer
+from lightning_modules.task.profiling import ThroughputTimer
 from lightning_modules.task.rng import derive_seed, seed_epoch
-from lightning_modules.task.throughput import ThroughputTimer
 
 _MAX_BUFFERED_BATCHES = 64  # batches of outputs that wait until they are summed up
 

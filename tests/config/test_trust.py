@@ -96,7 +96,7 @@ NO_COMPONENTS = (
     "lightning_modules.zoo.data.mnist.Path", "lightning_modules.run.build.os.system", "lightning_modules.run.run.run",
     "lightning_modules.optimizer.lr_schedules._every_step", "lightning_modules.config.trust.component",
     "lightning_modules.data.preprocess.Standardize.fit", "lightning_modules.sweep.sweep_callback.SweepCallback",
-    "lightning_modules.model.weights.read_state_dict",
+    "lightning_modules.model.pretrained.read_state_dict",
 )  # fmt: skip
 
 

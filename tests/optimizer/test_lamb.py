@@ -8,7 +8,8 @@ import torch
 from timm.optim.lamb import Lamb
 from torch import nn
 
-from lightning_modules.optimizer.lamb import LAMB
+from lightning_modules.config.errors import UserError
+from lightning_modules.optimizer.large_batch import LAMB
 
 
 def parameter(values: list[list[float]] | list[float], gradient: list[list[float]] | list[float]) -> nn.Parameter:
@@ -83,5 +84,5 @@ def test_twenty_steps_are_those_of_timm_without_its_clipping() -> None:
 @pytest.mark.parametrize("wrong", [{"lr": -1.0}, {"betas": (0.9, 1.0)}, {"weight_decay": -0.1}, {"eps": -1e-6}])
 def test_settings_out_of_range_are_named(wrong: dict[str, Any]) -> None:
     [name] = wrong
-    with pytest.raises(ValueError, match=f"^{name}="):
+    with pytest.raises(UserError, match=rf"^LAMB\.{name}=.*: expected "):
         LAMB([nn.Parameter(torch.ones(1))], **wrong)

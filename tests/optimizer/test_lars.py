@@ -5,7 +5,8 @@ import torch
 from timm.optim.lars import Lars
 from torch import Tensor, nn
 
-from lightning_modules.optimizer.lars import LARS
+from lightning_modules.config.errors import UserError
+from lightning_modules.optimizer.large_batch import LARS
 
 
 def parameter(values: list[list[float]] | list[float], gradient: list[list[float]] | list[float]) -> nn.Parameter:
@@ -80,5 +81,5 @@ def bowl(w: Tensor) -> Tensor:
 @pytest.mark.parametrize("wrong", [{"lr": -1.0}, {"momentum": 1.0}, {"weight_decay": -0.1}, {"trust": -0.001}])
 def test_settings_out_of_range_are_named(wrong: dict[str, float]) -> None:
     [name] = wrong
-    with pytest.raises(ValueError, match=f"^{name}="):
+    with pytest.raises(UserError, match=rf"^LARS\.{name}=.*: expected "):
         LARS([nn.Parameter(torch.ones(1))], **wrong)

@@ -167,7 +167,7 @@ def test_arguments_that_no_schedule_can_have_are_named() -> None:
         cosine(sgd(), 10, 5, warmup_epochs=1, warmup_steps=3)
     with pytest.raises(UserError, match="a warm-up of 10 steps does not fit into a training of 10 steps"):
         cosine(sgd(), 10, 5, warmup_epochs=2)
-    with pytest.raises(UserError, match=r"scheduler.every=0"):
+    with pytest.raises(UserError, match=r"step.every=0"):
         step(sgd(), 10, 5, every=0)
     with pytest.raises(UserError, match=r"scheduler: .*pct_start"):
         one_cycle(sgd(), 10, 5, pct_start=2.0)

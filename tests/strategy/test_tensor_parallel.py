@@ -16,7 +16,7 @@ from lightning_modules.model.mlp import MLP
 from lightning_modules.strategy.tensor_parallel_plan import is_rowwise, linear_pairs, parallelize_plan
 from lightning_modules.tracking.artifacts import artifact_path
 from lightning_modules.tracking.checkpoint import read_checkpoint
-from lightning_modules.zoo.model.text_transformer import TextTransformer
+from lightning_modules.zoo.model.text import TextTransformer
 from lightning_modules.zoo.model.vit import ViT
 
 SMALL = ("data=mnist1d", "model=mlp", "data.per_class=13", "data.drop_last=true", "callbacks=last", "trainer.max_epochs=2",

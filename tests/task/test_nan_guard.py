@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from lightning_modules.config.errors import UserError
-from lightning_modules.task.nan_detector import NanDetector
-from lightning_modules.task.nan_guard import NanGuard
+from lightning_modules.task.nan_guard import NanDetector, NanGuard
 
 WILD = ("data=digits", "model=mlp", "optimizer=sgd", "optimizer.lr=1e30", "data.batch_size=16")
 

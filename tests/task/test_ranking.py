@@ -15,10 +15,9 @@ from lightning_modules.config.command_line import compose_run
 from lightning_modules.config.errors import UserError
 from lightning_modules.run.build import build_data, infer_shapes
 from lightning_modules.run.preflight import check_parts
-from lightning_modules.zoo.model.bpr import BPRMatrixFactorization
+from lightning_modules.zoo.model.matrix_factorization import BPRMatrixFactorization
 from lightning_modules.zoo.task.full_ranking import RankingQuery, item_ranks
-from lightning_modules.zoo.task.next_item import NextItem
-from lightning_modules.zoo.task.ranking import BPRLoss, Ranking
+from lightning_modules.zoo.task.ranking import BPRLoss, NextItem, Ranking
 from lightning_modules.zoo.task.ranking_metrics import ranking_metrics
 
 NAMES = ("ndcg", "hit_rate", "mrr", "recall", "precision")

@@ -24,7 +24,7 @@ from lightning_modules.config.errors import UserError
 from lightning_modules.export.source import load_source
 from lightning_modules.model import checksum
 from lightning_modules.model.checksum import DamagedFileError, load_verified, save_with_checksum
-from lightning_modules.model.weights import read_state_dict
+from lightning_modules.model.pretrained import read_state_dict
 from lightning_modules.run.predict import find_model
 from lightning_modules.strategy.sharded_checkpoint import read_shards, write_shards
 from lightning_modules.tracking.artifacts import artifact_path

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from lightning_modules.config.errors import UserError
-from lightning_modules.zoo.model.basic_resnet import BasicResNet, ProjectionBlock
+from lightning_modules.zoo.model.resnet import BasicResNet, ProjectionBlock
 
 
 def test_every_stage_but_the_first_halves_the_image_and_has_a_projection() -> None:

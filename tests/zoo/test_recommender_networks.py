@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from lightning_modules.config.errors import UserError
-from lightning_modules.zoo.model.bpr import BPRMatrixFactorization
 from lightning_modules.zoo.model.lightgcn import LightGCN
+from lightning_modules.zoo.model.matrix_factorization import BPRMatrixFactorization
 from lightning_modules.zoo.model.neumf import NeuMF
 from lightning_modules.zoo.model.sequential_recommender import SequentialRecommender
 
@@ -46,7 +46,7 @@ def test_squares_are_those_of_the_embeddings_that_a_user_and_its_items_have(plac
     tables = {name: table.weight for name, table in model.named_modules() if isinstance(table, nn.Embedding)}
     wanted: Any = sum(w[1].square().sum() for name, w in tables.items() if name.startswith("user"))
     wanted = wanted + sum(w[[0, 3]].square().sum() for name, w in tables.items() if name.startswith("item"))
-    assert torch.allclose(model.squares(torch.tensor([1]), torch.tensor([[0, 3]])), wanted.reshape(1))
+    assert torch.allclose(model.squared_norms(torch.tensor([1]), torch.tensor([[0, 3]])), wanted.reshape(1))
 
 
 def test_light_graph_convolution_is_the_mean_of_normalised_neighbours() -> None:

@@ -6,9 +6,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from lightning_modules.config.errors import UserError
-from lightning_modules.zoo.model.time_series import TimeSeriesFCN, TimeSeriesResNet
-from lightning_modules.zoo.model.time_series_mlp import TimeSeriesMLP
-from lightning_modules.zoo.model.uniform_mlp import UniformMLP
+from lightning_modules.zoo.model.time_series import TimeSeriesFCN, TimeSeriesMLP, TimeSeriesResNet
+from lightning_modules.zoo.task.sonar1988 import UniformMLP
 
 
 @pytest.mark.parametrize(

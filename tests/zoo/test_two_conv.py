@@ -6,8 +6,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from lightning_modules.config.errors import UserError
-from lightning_modules.zoo.model.learned_constant import LearnedConstant
-from lightning_modules.zoo.model.two_conv import TwoConv
+from lightning_modules.zoo.model.small_cnn import TwoConv
+from lightning_modules.zoo.task.noisy_quadratic import LearnedConstant
 
 
 def test_it_has_as_many_parameters_as_the_original() -> None:

@@ -120,8 +120,8 @@ def _load_torchvision(
     teacher_uri: str, weights: str | None, input_shape: Sequence[int], num_outputs: int
 ) -> TeacherMember:
     """It reads what the student's network reads. Its head must be in the file: one that starts anew teaches nothing."""
+    from lightning_modules.model.pretrained import read_state_dict
     from lightning_modules.model.torchvision_classifier import TorchvisionClassifier, weights_file
-    from lightning_modules.model.weights import read_state_dict
 
     name = teacher_uri.removeprefix("torchvision:")
     if not weights:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_modules.config.errors import UserError
-from lightning_modules.model.text_shape import text_shape
+from lightning_modules.model.shape import text_shape
 
 
 class MaxNormLinear(nn.Linear):

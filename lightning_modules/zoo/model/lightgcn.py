@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lightning_modules.compat.torch import tensor_version
 from lightning_modules.config.errors import UserError
-from lightning_modules.zoo.model.pair_scorer import PairScorer
+from lightning_modules.zoo.model.matrix_factorization import PairScorer
 
 
 class LightGCN(PairScorer):

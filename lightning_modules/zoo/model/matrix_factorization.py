@@ -1,5 +1,6 @@
-"""Matrix factorisation of ratings (Koren, Bell and Volinsky 2009, equation 4)."""
+"""Networks that score (user, item) pairs by a product of factors: for ratings and for rankings."""
 
+from abc import abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -64,3 +65,84 @@ class MatrixFactorization(nn.Module):
         if self.factors:
             parts += [self.user_factors(user), self.item_factors(item)]
         return torch.cat(parts, dim=1).square().sum(1)
+
+
+_PAIRS_PER_BATCH = 2**18  # scored in one forward pass
+
+
+class PairScorer(nn.Module):
+    """Scores pairs int64 [B, 2] (user, item) -> [B, 1]; items with higher scores are ranked first.
+
+    Args:
+        num_users, num_items: taken from the data.
+
+    Raises:
+        UserError: the samples are not pairs, or the numbers of users and items are unknown.
+    """
+
+    def __init__(self, input_shape: Sequence[int], num_users: int | None, num_items: int | None) -> None:
+        super().__init__()
+        name = type(self).__name__
+        if tuple(input_shape) != (2,):
+            raise UserError(
+                f"model ({name}) needs pairs (user, item), got samples of shape {tuple(input_shape)}; "
+                "try data=movielens_implicit"
+            )
+        if num_users is None or num_items is None:
+            raise UserError(
+                f"model ({name}): model.num_users and model.num_items are unknown for this data; set both, or try "
+                "data=movielens_implicit"
+            )
+        self.num_users, self.num_items = num_users, num_items
+
+    @abstractmethod
+    def squared_norms(self, users: Tensor, items: Tensor) -> Tensor:
+        """Squared norm of the parameters of each user [B] and its items [B, M] -> [B]."""
+
+    def item_scores(self, users: Tensor) -> Tensor:
+        """Scores of all items for the users int64 [U] -> [U, num_items]; subclasses may have a faster way."""
+        items = torch.arange(self.num_items, device=users.device)
+        rows = [
+            self(torch.cartesian_prod(part, items)).view(len(part), -1)
+            for part in users.split(max(1, _PAIRS_PER_BATCH // self.num_items))
+        ]
+        return torch.cat(rows)
+
+
+class BPRMatrixFactorization(PairScorer):
+    """``item_bias + user_factors . item_factors``: a user bias would not change a ranking.
+
+    Args:
+        factors: embedding size.
+        bound: initial factors are uniform in [-bound, bound]; null: 0.5 / factors, as in Cornac. Biases are zero.
+    """
+
+    def __init__(
+        self,
+        input_shape: Sequence[int],
+        num_outputs: int = 1,
+        num_users: int | None = None,
+        num_items: int | None = None,
+        factors: int = 64,
+        bound: float | None = None,
+    ) -> None:
+        super().__init__(input_shape, num_users, num_items)
+        self.user_factors = nn.Embedding(self.num_users, factors)
+        self.item_factors = nn.Embedding(self.num_items, factors)
+        self.item_bias = nn.Embedding(self.num_items, 1)
+        bound = 0.5 / factors if bound is None else bound
+        nn.init.uniform_(self.user_factors.weight, -bound, bound)
+        nn.init.uniform_(self.item_factors.weight, -bound, bound)
+        nn.init.zeros_(self.item_bias.weight)
+
+    def forward(self, pairs: Tensor) -> Tensor:
+        user, item = pairs.unbind(1)
+        product = (self.user_factors(user) * self.item_factors(item)).sum(1, keepdim=True)
+        return product + self.item_bias(item)
+
+    def squared_norms(self, users: Tensor, items: Tensor) -> Tensor:
+        of_items = self.item_factors(items).square().sum((1, 2)) + self.item_bias(items).square().sum((1, 2))
+        return self.user_factors(users).square().sum(1) + of_items
+
+    def item_scores(self, users: Tensor) -> Tensor:
+        return self.user_factors(users) @ self.item_factors.weight.T + self.item_bias.weight.T

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.config.errors import UserError
-from lightning_modules.zoo.model.pair_scorer import PairScorer
+from lightning_modules.zoo.model.matrix_factorization import PairScorer
 
 
 class NeuMF(PairScorer):

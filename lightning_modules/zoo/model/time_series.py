@@ -1,17 +1,37 @@
-"""The convolutional baselines of time series classification (Wang, Yan and Oates 2017, sections II-B and II-C).
+"""The baselines of time series classification (Wang, Yan and Oates 2017, section II).
 
-As in Fawaz et al. 2019 (hfawaz/dl-4-tsc, classifiers/{fcn,resnet}.py), with Keras' defaults: Glorot-uniform weights,
+As in Fawaz et al. 2019 (hfawaz/dl-4-tsc, classifiers/{fcn,resnet,mlp}.py), with Keras' defaults: Glorot-uniform weights,
 batch norm with momentum 0.99 (0.01 in torch) and eps 1e-3, and 'same' padding, which for an even kernel pads one more
 position on the right.
 """
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
 from torch import Tensor, nn
 
+from lightning_modules.config.errors import UserError
 from lightning_modules.model.shape import series_shape
-from lightning_modules.zoo.model.initialization import init_glorot_uniform
+
+
+def init_glorot_uniform(network: nn.Module) -> None:
+    """Weights of every linear and convolution layer from U(-a, a), a^2 = 6 / (fan_in + fan_out), biases zero.
+
+    Glorot and Bengio 2010, equation 16; Keras' default.
+    """
+    for layer in network.modules():
+        if isinstance(layer, nn.Linear | nn.Conv1d):
+            nn.init.xavier_uniform_(layer.weight)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
+def init_uniform(network: nn.Module, bound: float) -> None:
+    """All parameters, including biases, from U(-bound, bound)."""
+    for parameter in network.parameters():
+        nn.init.uniform_(parameter, -bound, bound)
+
 
 KERNELS = (8, 5, 3)
 
@@ -78,3 +98,31 @@ def _convolutions(widths: Sequence[int], last_relu: bool) -> nn.Sequential:
 
 def _norm(channels: int) -> nn.BatchNorm1d:
     return nn.BatchNorm1d(channels, eps=1e-3, momentum=0.01)
+
+
+class TimeSeriesMLP(nn.Module):
+    """ReLU layers of the widths in `hidden` on the flattened series, with dropout before each layer and the head."""
+
+    def __init__(
+        self,
+        input_shape: Sequence[int],
+        num_outputs: int,
+        hidden: Sequence[int] = (500, 500, 500),
+        dropouts: Sequence[float] = (0.1, 0.2, 0.2, 0.3),
+    ) -> None:
+        super().__init__()
+        if len(dropouts) != len(hidden) + 1:
+            raise UserError(
+                f"model.dropouts={list(dropouts)}: expected {len(hidden) + 1} values, one before each "
+                f"of the {len(hidden)} hidden layers and one before the head"
+            )
+        widths = [math.prod(input_shape), *hidden]
+        layers: list[nn.Module] = [nn.Flatten()]
+        for a, b, dropout in zip(widths, hidden, dropouts, strict=False):
+            layers += [nn.Dropout(dropout), nn.Linear(a, b), nn.ReLU()]
+        self.features = nn.Sequential(*layers, nn.Dropout(dropouts[-1]))
+        self.head = nn.Linear(widths[-1], num_outputs)
+        init_glorot_uniform(self)
+
+    def forward(self, series: Tensor) -> Tensor:
+        return self.head(self.features(series))

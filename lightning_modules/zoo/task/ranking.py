@@ -1,4 +1,4 @@
-"""Ranking learned from (user, item) pairs against sampled negatives."""
+"""Ranking learned from (user, item) pairs against sampled negatives, and next-item prediction."""
 
 from typing import Any
 
@@ -126,3 +126,20 @@ class _AppendNegatives(nn.Module):
         items = torch.cat([items[:, None], batch["negatives"]], 1)
         self.pairs = torch.stack([users[:, None].expand_as(items), items], 2)
         return {**batch, "x": self.pairs}
+
+
+class NextItem(FullRanking):
+    """Scores [B, num_items] of histories int64 [B, L] against y float [B, 2], (item, user); `loss` takes scores and classes.
+
+    ``val/loss`` is always the cross entropy over all items.
+    """
+
+    def loss_target(self, batch: Batch) -> Tensor:
+        return batch["y"][:, 0].long()
+
+    def query(self, batch: Batch) -> RankingQuery:
+        items, users = batch["y"].long().unbind(1)
+        return RankingQuery(self.forward(batch["x"]), users, torch.arange(len(items), device=items.device), items)
+
+    def sample_losses(self, query: RankingQuery, scores: Tensor, negatives: Tensor) -> Tensor:
+        return F.cross_entropy(query.scores, query.items, reduction="none")[:, None]

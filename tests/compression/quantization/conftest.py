@@ -17,9 +17,9 @@ from lightning_modules.compression.stage import Stage, StageContext
 from lightning_modules.model.convnet import ConvNet
 from lightning_modules.model.mlp import MLP
 from lightning_modules.task.classification import Classification
-from lightning_modules.zoo.model.cifar_resnet import CifarResNet
-from lightning_modules.zoo.model.lenet import LeNet5
 from lightning_modules.zoo.model.mnist1d import MNIST1DGRU
+from lightning_modules.zoo.model.resnet import CifarResNet
+from lightning_modules.zoo.model.small_cnn import LeNet5
 from lightning_modules.zoo.model.vit import ViT
 
 SHAPES = {

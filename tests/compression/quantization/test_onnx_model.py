@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from lightning_modules.compression.onnx_model import OnnxModel, restore, to_onnx
 from lightning_modules.config.errors import UserError
 from lightning_modules.model.mlp import MLP
-from lightning_modules.zoo.model.cifar_resnet import CifarResNet
-from lightning_modules.zoo.model.lenet import LeNet5
+from lightning_modules.zoo.model.resnet import CifarResNet
+from lightning_modules.zoo.model.small_cnn import LeNet5
 from lightning_modules.zoo.model.vit import ViT
 
 NETWORKS = {

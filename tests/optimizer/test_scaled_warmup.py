@@ -5,7 +5,7 @@ from torch import nn
 from torch.optim import SGD
 
 from lightning_modules.config.errors import UserError
-from lightning_modules.optimizer.lr_scaling import scaled_warmup
+from lightning_modules.optimizer.large_batch import scaled_warmup
 
 
 def rates(steps: int = 11, **settings: object) -> list[float]:
@@ -47,9 +47,9 @@ def test_a_reference_batch_has_the_optimizers_own_rate() -> None:
 
 
 def test_settings_that_cannot_be_are_named() -> None:
-    with pytest.raises(UserError, match=r"scheduler.rule=liner: did you mean 'linear'"):
+    with pytest.raises(UserError, match=r"scaled_warmup.rule=liner: did you mean 'linear'"):
         rates(rule="liner")
     with pytest.raises(UserError, match=r"scheduler.warmup_epochs=5.0: a warm-up of 20 steps does not fit"):
         rates()
-    with pytest.raises(UserError, match=r"scheduler.reference_batch=0"):
+    with pytest.raises(UserError, match=r"scaled_warmup.reference_batch=0"):
         rates(reference_batch=0, warmup_epochs=0)

@@ -1,10 +1,25 @@
-"""The squared error with a margin, used in early back-propagation papers."""
+"""Network and loss of Gorman and Sejnowski 1988: uniform initialisation, squared error with a margin."""
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_modules.config.errors import UserError
+from lightning_modules.model.mlp import MLP
+from lightning_modules.zoo.model.time_series import init_uniform
+
+
+class UniformMLP(MLP):
+    """An `MLP` whose weights and biases are initialised in U(-bound, bound), independent of the layer width.
+
+    Gorman and Sejnowski 1988: sigmoid units, bound 0.3, and 0 to 24 hidden units.
+    """
+
+    def __init__(self, bound: float = 0.3, **settings: Any) -> None:
+        super().__init__(**settings)
+        init_uniform(self, bound)
 
 
 class MarginSquaredError(nn.Module):

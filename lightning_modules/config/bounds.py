@@ -1,0 +1,81 @@
+"""Bounds of arguments, declared where the argument is: ``momentum: Annotated[float, Ge(0), Lt(1)]``.
+
+`check_config` validates every component of a config against them before anything is built; `bounded` validates calls from
+Python. Bounds are those of the package `annotated_types`; a ``Literal`` counts as a bound too.
+"""
+
+import functools
+import inspect
+import operator
+import types
+import typing
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal, ParamSpec, TypeVar, get_args, get_origin
+
+from annotated_types import BaseMetadata, Ge, Gt, Le, Lt
+from omegaconf import ListConfig
+
+from lightning_modules.config.errors import UserError, suggest
+from lightning_modules.config.signature import hints_of, matches_type
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_HOLDS: dict[type, Callable[[Any, Any], bool]] = {Ge: operator.ge, Gt: operator.gt, Le: operator.le, Lt: operator.lt}
+_LIMIT = {Ge: "ge", Gt: "gt", Le: "le", Lt: "lt"}
+_ONE_SIDED = {Ge: "{} or more", Gt: "more than {}", Le: "at most {}", Lt: "less than {}"}
+
+Fraction = Annotated[float, Ge(0), Le(1)]
+NonNegative = Annotated[float, Ge(0)]
+Positive = Annotated[float, Gt(0)]
+Count = Annotated[int, Ge(1)]
+
+
+def out_of_bounds(value: Any, hint: Any) -> str | None:
+    """Return what is expected if `value` has the type of the annotation `hint` but violates its bounds, else None."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return _violated(value, [bound for bound in arguments[1:] if isinstance(bound, BaseMetadata)])
+    if origin is Literal:
+        return None if value in arguments else suggest(str(value), [str(option) for option in arguments])
+    if origin in (typing.Union, types.UnionType):
+        mistakes = [out_of_bounds(value, option) for option in arguments if matches_type(value, option)]
+        return None if None in mistakes or not mistakes else mistakes[0]
+    if origin in (list, tuple, Sequence) and isinstance(value, list | tuple | ListConfig):
+        return next((mistake for item in value if (mistake := out_of_bounds(item, arguments[0]))), None)
+    return None
+
+
+def _violated(value: Any, bounds: Sequence[BaseMetadata]) -> str | None:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None  # another type: `matches_type` reports it
+    limits = {type(bound): getattr(bound, _LIMIT[type(bound)]) for bound in bounds if type(bound) in _HOLDS}
+    if all(_HOLDS[kind](value, limit) for kind, limit in limits.items()):
+        return None
+    if len(limits) == 1:
+        ((kind, limit),) = limits.items()
+        return "expected " + _ONE_SIDED[kind].format(limit)
+    low = f"[{limits[Ge]}" if Ge in limits else f"({limits[Gt]}"
+    high = f"{limits[Le]}]" if Le in limits else f"{limits[Lt]})"
+    return f"expected a value in {low}, {high}"
+
+
+def bounded(function: Callable[P, R]) -> Callable[P, R]:
+    """Decorate a function or constructor: a call raises one UserError for all arguments that are out of bounds."""
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        given = signature.bind_partial(*args, **kwargs).arguments
+        hints = hints_of(function)
+        owner = type(args[0]).__name__ if function.__name__ == "__init__" else function.__name__
+        mistakes = [
+            f"{owner}.{name}={value}: {mistake}"
+            for name, value in given.items()
+            if name in hints and (mistake := out_of_bounds(value, hints[name]))
+        ]
+        if mistakes:
+            raise UserError("\n".join(mistakes))
+        return function(*args, **kwargs)
+
+    return checked
