@@ -31,12 +31,13 @@ def _compare(arguments: Arguments) -> None:
     if arguments.into and not arguments.into.rpartition(":")[0]:
         raise UserError(f"into={arguments.into}: expected FILE:MARK, as in README.md:digits")
     from lightning_modules.comparison import publish
-    from lightning_modules.comparison.compare import CompareRequest, compare
+    from lightning_modules.comparison.compare import compare
     from lightning_modules.comparison.curve import build_curve
+    from lightning_modules.comparison.result import CompareRequest
     from lightning_modules.comparison.run_reader import open_run_reader
 
-    question = CompareRequest(arguments.targets, arguments.by, arguments.metric, arguments.baseline, arguments.better)
-    comparison = compare(open_run_reader(), question)
+    request = CompareRequest(arguments.targets, arguments.by, arguments.metric, arguments.baseline, arguments.better)
+    comparison = compare(open_run_reader(), request)
     curve = build_curve(comparison, arguments.along, arguments.reference) if arguments.along else None
     publish.print_comparison(comparison)
     if arguments.out:

@@ -1,20 +1,20 @@
 """A comparison as a curve over a numeric setting (for example the amount of data), with a line for each arm."""
 
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lightning_modules.comparison.compare import Comparison, Row
-from lightning_modules.comparison.table import EMPTY, decimals_from_std
+from lightning_modules.comparison.result import Comparison, Row
+from lightning_modules.comparison.table import formatter
 from lightning_modules.config.errors import UserError, suggest
 from lightning_modules.report.figures import COLOURS, blank_figure, style_axes
+from lightning_modules.report.numbers import EMPTY, NumberFormatter, format_interval
 from lightning_modules.report.statistics import Interval, bca_intervals
-
-NumberFormat = Callable[[float | None], str]
+from lightning_modules.report.tables import markdown_table
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,8 @@ def plot_curve(curve: Curve) -> Figure:
     """Plot the mean and 95 % interval of each arm, and the seeds as pale points. x is logarithmic if it spans a decade."""
     figure = blank_figure(6.4, 4.2)
     axes = figure.add_subplot()
-    better = "lower" if curve.comparison.lower_is_better else "higher"
-    style_axes(axes, "Mean, 95 % interval and seeds", curve.x, f"{curve.comparison.metric} ({better} is better)")
+    comparison = curve.comparison
+    style_axes(axes, "Mean, 95 % interval and seeds", curve.x, f"{comparison.metric} ({comparison.direction})")
     for number, arm in enumerate(curve.arms):
         _draw_arm(axes, curve, arm, COLOURS[number % len(COLOURS)])
     if len(curve.xs) > 1 and curve.xs[0] > 0 and curve.xs[-1] / curve.xs[0] >= 10:
@@ -86,33 +86,30 @@ def curve_markdown(curve: Curve) -> str:
 
     A difference whose 95 % interval excludes 0 is bold.
     """
-    number = decimals_from_std(curve.comparison)
+    write = formatter(curve.comparison)
     first, *others = curve.arms
-    names = [curve.x, "n", *curve.arms, *(f"{arm} − {first}" for arm in others)]
     lines = []
     for x in curve.xs:
-        own = [curve.rows.get((x, arm)) for arm in curve.arms]
-        counts = sorted({row.n for row in own if row is not None})
+        rows = [curve.rows.get((x, arm)) for arm in curve.arms]
+        counts = sorted({row.n for row in rows if row is not None})
         cells = [f"{x:g}", "–".join(str(count) for count in counts)]
-        cells += [_format_mean(row.mean, row.interval, number) if row else EMPTY for row in own]
-        cells += [_format_difference(curve.rows.get((x, first)), row, number) for row in own[1:]]
+        cells += [_format_mean(row.mean, row.interval, write) if row else EMPTY for row in rows]
+        cells += [_format_difference(rows[0], row, write) for row in rows[1:]]
         lines.append(cells)
-    rule = ["--:"] * len(names)
-    return "\n".join(f"| {' | '.join(line)} |" for line in [names, rule, *lines])
+    return markdown_table([curve.x, "n", *curve.arms, *(f"{arm} − {first}" for arm in others)], lines, left=())
 
 
-def _format_mean(mean: float | None, interval: Interval | None, number: NumberFormat) -> str:
-    spread = f" [{number(interval[0])}, {number(interval[1])}]" if interval else ""
-    return f"{number(mean)}{spread}"
+def _format_mean(mean: float | None, interval: Interval | None, write: NumberFormatter, sign: bool = False) -> str:
+    return f"{write(mean, sign=sign)} {format_interval(interval, write)}".strip()
 
 
-def _format_difference(base: Row | None, row: Row | None, number: NumberFormat) -> str:
+def _format_difference(base: Row | None, row: Row | None, write: NumberFormatter) -> str:
     if base is None or row is None:
         return EMPTY
     before = dict(zip(base.seeds, base.points, strict=True))
     paired = [value - before[seed] for seed, value in zip(row.seeds, row.points, strict=True) if seed in before]
     if not paired:
         return EMPTY
-    mean, interval = statistics.fmean(paired), bca_intervals([paired])[0]
-    said = f"{'+' if mean > 0 else ''}{_format_mean(mean, interval, number)}"
-    return f"**{said}**" if interval and (interval[0] > 0 or interval[1] < 0) else said
+    interval = bca_intervals([paired])[0]
+    text = _format_mean(statistics.fmean(paired), interval, write, sign=True)
+    return f"**{text}**" if interval and (interval.low > 0 or interval.high < 0) else text

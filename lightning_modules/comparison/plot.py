@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lightning_modules.comparison.compare import Comparison, Row
+from lightning_modules.comparison.result import Comparison, Row
 from lightning_modules.report.figures import COLOURS, blank_figure, style_axes
 
 MAX_GROUPS = 60  # groups per plot
@@ -25,8 +25,7 @@ def plot_comparison(comparison: Comparison) -> Figure:
     figure = blank_figure(5.6 + 0.075 * widest, 1.5 + 0.27 * max(len(rows), 2))
     axes = figure.add_subplot()
     left_out = f" ({MAX_GROUPS} best of {len(finite)})" if len(rows) < len(finite) else ""
-    better = "lower" if comparison.lower_is_better else "higher"
-    style_axes(axes, f"Seeds, mean and 95 % interval{left_out}", f"{comparison.metric} ({better} is better)", "")
+    style_axes(axes, f"Seeds, mean and 95 % interval{left_out}", f"{comparison.metric} ({comparison.direction})", "")
     axes.grid(visible=False, axis="y")
     for place, row in enumerate(rows):
         _draw_row(axes, place, row)

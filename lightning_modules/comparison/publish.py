@@ -6,11 +6,12 @@ import tempfile
 from pathlib import Path
 
 from lightning_modules.comparison import table
-from lightning_modules.comparison.compare import Comparison
 from lightning_modules.comparison.curve import Curve, curve_markdown, plot_curve
+from lightning_modules.comparison.result import Comparison
 from lightning_modules.config.errors import UserError
 from lightning_modules.config.signals import defer_signals
 from lightning_modules.report.markdown_section import replace_section
+from lightning_modules.report.tables import open_console
 from lightning_modules.tracking.provenance_line import provenance_of
 from lightning_modules.tracking.store import Store, open_store
 
@@ -19,11 +20,7 @@ ARTIFACT_FOLDER = "comparison"
 
 def print_comparison(comparison: Comparison) -> None:
     """Print the table and the notes."""
-    from rich.console import Console
-
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = max(console.width, 160)  # a file or a pipe has no width
+    console = open_console()
     console.print(table.to_rich(comparison))
     hidden = len(comparison.rows) - table.MAX_TERMINAL_ROWS
     more = [f"{hidden} more rows are in the files"] if hidden > 0 else []
@@ -57,10 +54,10 @@ def write_curve_section(curve: Curve, file: Path, mark: str) -> None:
     """Write the curve between the markers of a Markdown file, and its plot beside it as ``MARK.png``."""
     ids = [run_id for row in curve.comparison.rows for run_id in row.runs]
     origin = provenance_of(open_store(), ids)
-    metric = f"`{curve.comparison.metric}` ({'lower' if curve.comparison.lower_is_better else 'higher'} is better)"
-    said = [f"{metric}; mean and 95 % interval over n seeds; differences are paired by seed."]
-    said.append(f"{len(ids)} runs, {origin.date} at {origin.commit}; {origin.machine}.")
-    replace_section(file, f"{curve_markdown(curve)}\n\n{' '.join(said)}\n\n![{mark}]({mark}.png)", mark)
+    metric = f"`{curve.comparison.metric}` ({curve.comparison.direction})"
+    notes = [f"{metric}; mean and 95 % interval over n seeds; differences are paired by seed."]
+    notes.append(f"{len(ids)} runs, {origin.date} at {origin.commit}; {origin.machine}.")
+    replace_section(file, f"{curve_markdown(curve)}\n\n{' '.join(notes)}\n\n![{mark}]({mark}.png)", mark)
     plot_curve(curve).savefig(file.with_name(f"{mark}.png"), dpi=80)
 
 
@@ -75,9 +72,9 @@ def log_comparison(comparison: Comparison, curve: Curve | None = None) -> None:
             if curve is not None:
                 write_curve_files(curve, Path(folder))
             with defer_signals():  # a signal must not leave the new run RUNNING
-                run_id = comparison.home or _create_run(store, comparison)
+                run_id = comparison.parent_id or _create_run(store, comparison)
                 store.client.log_artifacts(run_id, folder, ARTIFACT_FOLDER)
-                if comparison.home is None:
+                if comparison.parent_id is None:
                     store.client.set_terminated(run_id, "FINISHED")
     except (UserError, MlflowException, OSError) as error:
         reason = " ".join(str(error).split())[:300]

@@ -1,69 +1,20 @@
-"""Reading runs for a comparison: SQL for SQLite files, MLflow's search for every other store."""
+"""Opens a store for reading: SQL for SQLite files, MLflow's ``search_runs`` for servers and other databases."""
 
-import json
-import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
+from lightning_modules.comparison.reader_protocol import PARENT_TAG, TAGS, Run, RunReader, decode_metric
+from lightning_modules.comparison.sqlite_reader import SqliteRunReader
 from lightning_modules.config.project import PROJECT_ROOT
-from lightning_modules.tracking.store import open_store, sqlite_path, sqlite_uri
+from lightning_modules.tracking.store import Store, find_run, open_store, sqlite_path, sqlite_uri
 
-PARENT_TAG = "mlflow.parentRunId"
-TAGS = (
-    PARENT_TAG, "touchstone.kind", "touchstone.ended", "sweep.keys", "sweep.objectives", "sweep.linked", "sweep.params",
-)  # fmt: skip
-INFINITY_THRESHOLD = 1.797e308  # MLflow stores infinities as the largest finite numbers of SQL
+if TYPE_CHECKING:
+    from mlflow.entities import Run as MlflowRun
+    from mlflow.entities import RunData
 
-
-@dataclass(frozen=True)
-class Run:
-    """A run's id, name, status and experiment, and those of its tags that are in `TAGS`."""
-
-    run_id: str
-    name: str
-    status: str
-    experiment_id: str
-    tags: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def ended(self) -> str:
-        """FINISHED, FAILED, KILLED, RUNNING …, or PRUNED."""
-        return self.tags.get("touchstone.ended") or self.status
-
-    def json(self, tag: str, otherwise: Any) -> Any:
-        """The value of a JSON tag; `otherwise` if it is missing, invalid or of another type."""
-        try:
-            value = json.loads(self.tags.get(tag, ""))
-        except ValueError:
-            return otherwise
-        return value if isinstance(value, type(otherwise)) else otherwise
-
-
-class RunReader(Protocol):
-    """Queries of a comparison. Deleted runs and experiments are excluded; metrics are the latest values."""
-
-    def experiment(self, name: str) -> str | None:
-        """The id of the experiment of that name."""
-
-    def find(self, wanted: str) -> Run:
-        """The run whose id, id prefix, name or sweep name is `wanted`. Raises UserError if none or several match."""
-
-    def runs(self, *, experiment: str = "", parent: str = "", ids: Sequence[str] = ()) -> list[Run]:
-        """The runs of an experiment, the children of a parent, or those of `ids` that exist."""
-
-    def param_names(self, ids: Sequence[str], varying: bool = False) -> set[str]:
-        """Names of the params that any of the runs has; with `varying`, only those that differ between runs."""
-
-    def params(self, ids: Sequence[str], names: Iterable[str]) -> dict[str, dict[str, str]]:
-        """run id -> param -> value, for the params that exist."""
-
-    def metric_names(self, ids: Sequence[str]) -> set[str]:
-        """Names of the metrics that any of the runs has."""
-
-    def metric(self, ids: Sequence[str], name: str) -> dict[str, float]:
-        """run id -> latest value (possibly NaN or infinite), for the runs that have the metric."""
+PAGE_SIZE = 1000  # runs
+IDS_PER_QUERY = 100  # per query: the length of a URL is limited
 
 
 def open_run_reader(uri: str | None = None) -> RunReader:
@@ -74,16 +25,62 @@ def open_run_reader(uri: str | None = None) -> RunReader:
     """
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or sqlite_uri(PROJECT_ROOT / "mlruns" / "mlflow.db")
     if uri.startswith("sqlite:"):
-        from lightning_modules.comparison.sqlite_reader import SqliteRunReader
-
         return SqliteRunReader(sqlite_path(uri))
-    from lightning_modules.comparison.mlflow_reader import MlflowRunReader
-
     return MlflowRunReader(open_store(uri))
 
 
-def decode_metric(value: float, is_nan: bool = False) -> float:
-    """Convert MLflow's stored form of NaN and infinities back."""
-    if is_nan:
-        return math.nan
-    return math.copysign(math.inf, value) if abs(value) >= INFINITY_THRESHOLD else float(value)
+class MlflowRunReader:
+    """A `RunReader` on MLflow's client. ``search_runs`` returns whole runs, so their data are cached."""
+
+    def __init__(self, store: Store) -> None:
+        self._store, self._client = store, store.client
+        self._read: dict[str, RunData] = {}
+
+    def experiment(self, name: str) -> str | None:
+        found = self._client.get_experiment_by_name(name)
+        return found.experiment_id if found is not None and found.lifecycle_stage == "active" else None
+
+    def find(self, wanted: str) -> Run:
+        return self._head(find_run(self._store, wanted))
+
+    def runs(self, *, experiment: str = "", parent: str = "", ids: Sequence[str] = ()) -> list[Run]:
+        everywhere = [experiment] if experiment else [e.experiment_id for e in self._client.search_experiments()]
+        if experiment or parent:
+            conditions = [f"tags.`{PARENT_TAG}` = '{parent}'" if parent else ""]
+        else:
+            parts = [ids[start : start + IDS_PER_QUERY] for start in range(0, len(ids), IDS_PER_QUERY)]
+            conditions = ["attributes.run_id IN ({})".format(", ".join(f"'{i}'" for i in part)) for part in parts]
+        return [self._head(run) for condition in conditions for run in self._pages(everywhere, condition)]
+
+    def _pages(self, experiments: list[str], condition: str) -> "Iterator[MlflowRun]":
+        token: str | None = None
+        while True:
+            page = self._client.search_runs(
+                experiments, condition, max_results=PAGE_SIZE, order_by=["attributes.start_time ASC"], page_token=token
+            )
+            yield from page
+            token = page.token
+            if not token:
+                return
+
+    def _head(self, run: "MlflowRun") -> Run:
+        self._read[run.info.run_id] = run.data
+        tags = {key: value for key, value in run.data.tags.items() if key in TAGS}
+        return Run(run.info.run_id, run.info.run_name or "", run.info.status, run.info.experiment_id, tags)
+
+    def param_names(self, ids: Sequence[str], varying: bool = False) -> set[str]:
+        names = {name for run_id in ids for name in self._read[run_id].params}
+        if not varying:
+            return names
+        return {name for name in names if len({self._read[run_id].params.get(name) for run_id in ids}) > 1}
+
+    def params(self, ids: Sequence[str], names: Iterable[str]) -> dict[str, dict[str, str]]:
+        wanted = set(names)
+        return {run_id: {k: v for k, v in self._read[run_id].params.items() if k in wanted} for run_id in ids}
+
+    def metric_names(self, ids: Sequence[str]) -> set[str]:
+        return {name for run_id in ids for name in self._read[run_id].metrics}
+
+    def metric(self, ids: Sequence[str], name: str) -> dict[str, float]:
+        values = ((run_id, self._read[run_id].metrics.get(name)) for run_id in ids)
+        return {run_id: decode_metric(value) for run_id, value in values if value is not None}

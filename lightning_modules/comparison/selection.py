@@ -1,13 +1,15 @@
-"""Which runs are compared: resolves the targets on the command line."""
+"""What is compared: the runs that the targets on the command line name, and their metric."""
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from lightning_modules.comparison.run_reader import PARENT_TAG, Run, RunReader
-from lightning_modules.config.errors import UserError
+from lightning_modules.comparison.reader_protocol import PARENT_TAG, Run, RunReader
+from lightning_modules.config.errors import UserError, suggest
+from lightning_modules.config.metric_direction import check_direction, higher_is_better
 
+PREFERRED_METRICS = ("accuracy", "auroc", "f1", "r2", "rmse", "mae", "mse", "loss")
 UNTRAINED_KINDS = ("sweep", "comparison")  # parent runs that hold the results of others
 
 
@@ -17,15 +19,15 @@ class Selection:
 
     Attributes:
         runs: sorted by id, without duplicates.
-        left_out: status of the other runs -> count.
-        home: the parent of all runs, to which the comparison is logged; None if there is no common one.
+        unfinished: status of the other runs -> count.
+        parent_id: the parent of all runs, to which the comparison is logged; None if there is no common one.
         swept: the swept keys, if a single sweep is compared.
         objectives: metric -> minimize or maximize, from the sweeps.
     """
 
     runs: tuple[Run, ...]
-    left_out: Counter[str]
-    home: str | None
+    unfinished: Counter[str]
+    parent_id: str | None
     swept: tuple[str, ...] | None = None
     objectives: dict[str, str] = field(default_factory=dict)
 
@@ -47,11 +49,11 @@ def select_runs(reader: RunReader, targets: Sequence[str]) -> Selection:
         found |= {run.run_id: run for run in (children if is_sweep or head is None else [head])}
     trained = [run for run in found.values() if run.tags.get("touchstone.kind") not in UNTRAINED_KINDS]
     finished = tuple(sorted((run for run in trained if run.ended == "FINISHED"), key=lambda run: run.run_id))
-    left_out = Counter(run.ended for run in trained if run.ended != "FINISHED")
+    unfinished = Counter(run.ended for run in trained if run.ended != "FINISHED")
     if not finished:
-        what = ", ".join(f"{count} {ended}" for ended, count in left_out.items())
+        what = ", ".join(f"{count} {ended}" for ended, count in unfinished.items())
         raise UserError(f"{' '.join(targets)}: no finished run to compare{f' ({what})' if what else ''}")
-    return _build_selection(finished, left_out, sweeps, alone=len(targets) == 1)
+    return _build_selection(finished, unfinished, sweeps, alone=len(targets) == 1)
 
 
 def _is_sweep(run: Run) -> bool:
@@ -65,10 +67,52 @@ def _sweep_runs(reader: RunReader, parent: Run) -> list[Run]:
     return reader.runs(parent=parent.run_id) + older
 
 
-def _build_selection(runs: tuple[Run, ...], left_out: Counter[str], sweeps: list[Run], alone: bool) -> Selection:
+def _build_selection(runs: tuple[Run, ...], unfinished: Counter[str], sweeps: list[Run], alone: bool) -> Selection:
     objectives = {str(k): str(v) for sweep in sweeps for k, v in sweep.json("sweep.objectives", {}).items()}
     if alone and sweeps:
         keys = tuple(str(key).lstrip("+~") for key in sweeps[0].json("sweep.keys", []))
-        return Selection(runs, left_out, sweeps[0].run_id, keys or None, objectives)
+        return Selection(runs, unfinished, sweeps[0].run_id, keys or None, objectives)
     parents = {run.tags.get(PARENT_TAG) for run in runs}
-    return Selection(runs, left_out, parents.pop() if len(parents) == 1 else None, None, objectives)
+    return Selection(runs, unfinished, parents.pop() if len(parents) == 1 else None, None, objectives)
+
+
+def lower_is_better(metric: str, better: str | None, objectives: Mapping[str, str]) -> bool:
+    """From the metric's name; for an unknown name from `better` (higher or lower) or the sweep's objective.
+
+    Raises:
+        UserError: `better` contradicts the name, or the direction is unknown.
+    """
+    sweeps = {"minimize": "lower", "maximize": "higher"}.get(objectives.get(metric, ""))
+    known = {True: "higher", False: "lower", None: sweeps}[higher_is_better(metric)]
+    if wrong := check_direction("better", metric, better or known, ("lower", "higher")):
+        raise UserError(wrong)
+    return (better or known) == "lower"
+
+
+def read_metric(reader: RunReader, ids: Sequence[str], metric: str | None) -> tuple[str, dict[str, float]]:
+    """The metric's name and run id -> value. The default (None) is test/accuracy if any run has it, else a similar metric.
+
+    Raises:
+        UserError: no run has the metric.
+    """
+    wanted = metric or "test/accuracy"
+    values = reader.metric(ids, wanted)
+    if values:
+        return wanted, values
+    names = {name for name in reader.metric_names(ids) if not name.startswith("system/")}
+    if metric is not None:
+        raise UserError(f"metric=: no finished run has the metric '{metric}'; {suggest(metric, names)}")
+    found = _default_metric(names)
+    if found is None:
+        raise UserError(f"no run has a test/… or val/… metric; choose another with metric=; {suggest('test/', names)}")
+    return found, reader.metric(ids, found)
+
+
+def _default_metric(names: set[str]) -> str | None:
+    for split in ("test", "val"):
+        preferred = [f"{split}/{name}" for name in PREFERRED_METRICS]
+        others = sorted(name for name in names if name.startswith(f"{split}/") and name.count("/") == 1)
+        for name in [*preferred, *others]:
+            if name in names:
+                return name
+    return None

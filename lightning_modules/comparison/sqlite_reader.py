@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning_modules.comparison.run_reader import PARENT_TAG, TAGS, Run, decode_metric
+from lightning_modules.comparison.reader_protocol import PARENT_TAG, TAGS, Run, decode_metric
 from lightning_modules.config.errors import UserError, suggest
 
 ACTIVE_EXPERIMENTS = "experiments WHERE lifecycle_stage = 'active'"
@@ -20,7 +20,7 @@ JSON_LIST = "(SELECT value FROM json_each(?))"  # a list of any length as one SQ
 
 
 class SqliteRunReader:
-    """A `Reader` of MLflow's schema in a SQLite file, opened read-only."""
+    """A `RunReader` of MLflow's schema in a SQLite file, opened read-only."""
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()

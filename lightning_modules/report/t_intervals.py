@@ -7,12 +7,10 @@ difference is smaller than δ" is wrong in at most 5 % of cases.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
 
 import numpy as np
 
 from lightning_modules.report.statistics import Interval
-from lightning_modules.reproduction.claim import PublishedValue
 
 MIN_RUNS_FOR_WELCH = 3  # published runs
 DIFFERENCE_CONFIDENCE, MEAN_CONFIDENCE = 0.90, 0.95  # confidence of the judged difference, and of our own mean
@@ -41,22 +39,6 @@ def summarize(values: Sequence[float]) -> Sample | None:
     if np.ptp(array) <= 1e-12 * np.abs(array).max():
         return Sample(float(array[0]), 0.0 if len(array) > 1 else None, len(array))
     return Sample(float(array.mean()), float(array.std(ddof=1)), len(array))
-
-
-def published_sample(original: PublishedValue) -> Sample | None:
-    """The published runs, mean with or without spread, or single number; None if nothing is published.
-
-    A spread over folds shows how the folds differ, not how seeds would: the number then counts as one run.
-    """
-    if original.spread == "folds":
-        value = original.value if original.value is not None else fmean(original.runs)
-        return Sample(value, None, 1)
-    if original.runs:
-        return summarize(original.runs)
-    if original.value is None:
-        return None
-    n = original.n or 1
-    return Sample(original.value, original.std if n > 1 else None, n)
 
 
 def paired_differences(first: Mapping[int, float], second: Mapping[int, float]) -> dict[int, float]:

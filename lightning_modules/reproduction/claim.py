@@ -1,10 +1,13 @@
 """The schema of a claim, the node `claim` of an experiment. All mistakes are reported together."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
-from typing import Annotated, Any, Literal, Self
+from statistics import fmean
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+from lightning_modules.report.t_intervals import Sample, summarize
 
 
 class Verdict(StrEnum):
@@ -16,6 +19,9 @@ class Verdict(StrEnum):
     NOT_REPRODUCED = "NOT_REPRODUCED"
     INCONCLUSIVE = "INCONCLUSIVE"  # too few seeds, a wide interval, or a shortened run
     INVALID = "INVALID"  # different data or config
+
+
+SeedValues = Mapping[str, Mapping[int, float]]  # arm ("" without arms) -> seed -> value in the claim's unit
 
 
 class StrictModel(BaseModel):
@@ -60,6 +66,20 @@ class PublishedValue(StrictModel):
     n: int | None = Field(default=None, ge=1)
     runs: tuple[float, ...] = ()
     spread: Literal["seeds", "folds"] | None = None
+
+    def sample(self) -> Sample | None:
+        """The published runs, mean with or without spread, or single number; None if nothing is published.
+
+        A spread over folds shows how the folds differ, not how seeds would: the number then counts as one run.
+        """
+        if self.spread == "folds":
+            return Sample(self.value if self.value is not None else fmean(self.runs), None, 1)
+        if self.runs:
+            return summarize(self.runs)
+        if self.value is None:
+            return None
+        n = self.n or 1
+        return Sample(self.value, self.std if n > 1 else None, n)
 
 
 class Arm(PublishedValue):
@@ -136,7 +156,7 @@ class Claim(PublishedValue):
             raise ValueError("\n".join(problems))
         return self
 
-    def _problems(self) -> Any:
+    def _problems(self) -> Iterator[str]:
         """Contradictions between the fields."""
         names = [arm.name for arm in self.arms]
         several = self.kind in ("difference", "ordering", "equivalence")
@@ -165,7 +185,7 @@ class Claim(PublishedValue):
             yield from (where + problem for problem in _number_problems(part))
 
 
-def _number_problems(part: PublishedValue) -> Any:
+def _number_problems(part: PublishedValue) -> Iterator[str]:
     if part.runs and (part.std is not None or part.n is not None):
         yield "runs: remove std and n, which follow from runs"
     if part.std is not None and part.n is None:
@@ -176,17 +196,16 @@ def _number_problems(part: PublishedValue) -> Any:
             yield f"value: {part.value:g} is not the mean of runs, {mean:g}"
 
 
-def parse_claim(node: Mapping[str, Any]) -> tuple[Claim | None, list[tuple[str, str]]]:
+def parse_claim(node: Mapping[str, object]) -> tuple[Claim | None, list[tuple[str, str]]]:
     """The parsed claim, or all its mistakes as (key below `claim`, message)."""
     try:
         return Claim.model_validate(dict(node)), []
     except ValidationError as error:
-        found = []
+        found: list[tuple[str, str]] = []
         for mistake in error.errors():
-            place = ".".join(str(part) for part in mistake["loc"])
-            said = mistake["msg"].removeprefix("Value error, ")
-            for line in said.splitlines():
-                key, colon, rest = line.partition(": ")
-                within = mistake["type"] == "value_error" and colon
-                found.append((key, rest) if within else (place, line))
+            key = ".".join(str(part) for part in mistake["loc"])
+            for line in mistake["msg"].removeprefix("Value error, ").splitlines():
+                own_key, colon, message = line.partition(": ")
+                has_key = mistake["type"] == "value_error" and colon
+                found.append((own_key, message) if has_key else (key, line))
         return None, found

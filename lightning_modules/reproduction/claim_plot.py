@@ -11,11 +11,10 @@ from matplotlib.figure import Figure
 
 from lightning_modules.report.figures import COLOURS, INK, blank_figure, style_axes
 from lightning_modules.report.statistics import Interval
-from lightning_modules.report.t_intervals import mean_interval, published_sample, summarize
-from lightning_modules.reproduction.claim import Claim, PublishedValue
+from lightning_modules.report.t_intervals import mean_interval, summarize
+from lightning_modules.reproduction.claim import Claim, PublishedValue, SeedValues
 from lightning_modules.reproduction.evidence import (
     ArmPair,
-    Values,
     common_seed_values,
     consecutive_pairs,
     drop_nonfinite,
@@ -45,12 +44,12 @@ class _Row:
     is_judged: bool = False
 
 
-def save_claim_plot(path: Path | str, claim_id: str, claim: Claim, values: Values, judgement: Judgement) -> None:
+def save_claim_plot(path: Path | str, claim_id: str, claim: Claim, values: SeedValues, judgement: Judgement) -> None:
     """Save `claim_figure` to `path`."""
     plot_claim(claim_id, claim, values, judgement).savefig(Path(path))
 
 
-def plot_claim(claim_id: str, claim: Claim, values: Values, judgement: Judgement) -> Figure:
+def plot_claim(claim_id: str, claim: Claim, values: SeedValues, judgement: Judgement) -> Figure:
     """Plot all finite values, 900 pixels wide.
 
     The upper panel shows arms, if any, with a pale line for each seed. The lower one shows what is judged: published runs,
@@ -88,16 +87,16 @@ def _axis_label(claim: Claim, of_arms: bool) -> str:
     return f"{metric} ({claim.better} is better)"
 
 
-def _arm_rows(claim: Claim, values: Values) -> list[_Row]:
+def _arm_rows(claim: Claim, values: SeedValues) -> list[_Row]:
     """For each arm the published row, if any, and ours."""
     rows = []
     for arm in claim.arms:
-        rows += [_published_row(arm, f"{_shorten(arm.name)}, {_source_label(claim)}")] if published_sample(arm) else []
+        rows += [_published_row(arm, f"{_shorten(arm.name)}, {_source_label(claim)}")] if arm.sample() else []
         rows.append(_our_row(values.get(arm.name, {}), f"{_shorten(arm.name)}, ours"))
     return rows
 
 
-def _judged_rows(claim: Claim, values: Values, judgement: Judgement) -> list[_Row]:
+def _judged_rows(claim: Claim, values: SeedValues, judgement: Judgement) -> list[_Row]:
     if claim.kind == "equivalence":
         return [_pair_row(pair, extremes=True) for pair in pairs_with_first(claim, values)]
     if claim.kind == "ordering":
@@ -125,7 +124,7 @@ def _difference_label(first: str, second: str) -> str:
 
 
 def _published_row(original: PublishedValue, label: str) -> _Row:
-    sample = published_sample(original)
+    sample = original.sample()
     assert sample is not None
     bar = Interval(sample.mean - sample.std, sample.mean + sample.std) if sample.std is not None else None
     spread = f"mean ± std, n {sample.n}" if bar else "one run" if sample.n == 1 else f"n {sample.n}"
@@ -170,7 +169,7 @@ def _jitter(number: int) -> float:
     return (1 if number % 2 else -1) * (0.19 + 0.1 * abs(float(np.sin(2.4 * number))))
 
 
-def _connect_seeds(axes: Axes, rows: Sequence[_Row], whole: Values) -> None:
+def _connect_seeds(axes: Axes, rows: Sequence[_Row], whole: SeedValues) -> None:
     """Connect the points of each seed that all arms have."""
     ours = [(place, row.points) for place, row in enumerate(rows) if row.colour == OURS]
     for seed in next(iter(whole.values()), {}):

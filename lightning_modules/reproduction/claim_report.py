@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 
-from lightning_modules.report.numbers import EMPTY, NumberFormatter, number_formatter
+from lightning_modules.report.numbers import EMPTY, NumberFormatter, format_interval, number_formatter
 from lightning_modules.report.statistics import Interval
-from lightning_modules.report.t_intervals import mean_interval, published_sample, summarize
-from lightning_modules.reproduction.claim import Claim
-from lightning_modules.reproduction.evidence import Values, drop_nonfinite, largest_not_excluded
+from lightning_modules.report.t_intervals import mean_interval, summarize
+from lightning_modules.report.tables import markdown_table
+from lightning_modules.reproduction.claim import Claim, SeedValues
+from lightning_modules.reproduction.evidence import drop_nonfinite, largest_not_excluded
 from lightning_modules.reproduction.verdict import Judgement
+
+Ends = tuple[float | None, float | None] | None
 
 
 def format_published(claim: Claim) -> str:
@@ -17,20 +20,19 @@ def format_published(claim: Claim) -> str:
         return "equal"
     if claim.kind == "ordering":
         sign = " > " if claim.better == "higher" else " < "
-        known = [(arm.name, published_sample(arm)) for arm in claim.arms]
+        known = [(arm.name, arm.sample()) for arm in claim.arms]
         write = number_formatter(claim.unit, *(theirs.mean for _, theirs in known if theirs))
         return sign.join(f"{name} {write(theirs.mean)}{unit}" if theirs else name for name, theirs in known)
-    theirs = published_sample(claim)
+    theirs = claim.sample()
     if theirs is None:
         return EMPTY
-    write = (
-        number_formatter(claim.unit, theirs.mean) if claim.runs else "{:.7g}".format
-    )  # a single number is shown as given
+    # numbers that are not computed here are shown as given
+    write = number_formatter(claim.unit, theirs.mean) if claim.runs else "{:.7g}".format
     spread = f" ± {write(theirs.std)}" if theirs.has_spread else ""
     return f"{write(theirs.mean)}{spread}{unit}" + f" (n {theirs.n})" * (theirs.n > 1)
 
 
-def claim_report(claim_id: str, claim: Claim, values: Values, judgement: Judgement) -> str:
+def claim_report(claim_id: str, claim: Claim, values: SeedValues, judgement: Judgement) -> str:
     """Verdict and reason, source, method, the value of each seed, and deviations from the source."""
     j, write = judgement, number_formatter(claim.unit, judgement.ours_mean, judgement.theirs, judgement.difference)
     surprise = "" if j.verdict in claim.expect else f" (expected: {', '.join(claim.expect)})"
@@ -39,13 +41,14 @@ def claim_report(claim_id: str, claim: Claim, values: Values, judgement: Judgeme
     at = f" at epoch {claim.epoch}" if claim.epoch else ""
     folds = f", each the mean of {claim.folds} folds" if claim.folds else ""
     ends = "from smallest to largest" if claim.kind == "equivalence" else "90 % interval"
+    spread = f", standard deviation {write(j.ours_std)}" if j.ours_std is not None else ""
     facts = {
         "Paper": paper,
         "Source": f"{claim.source.place} ({claim.source.kind.replace('_', ' ')})",
         "Result": f"{claim.kind} of `{claim.metric}`{unit}{at}, {claim.better} is better; selection: {claim.selection}{folds}",
         "Published": format_published(claim),
-        "Ours": f"{_format_ours(j, write)} (n {j.n})",
-        "Difference": f"{write(j.difference, sign=True)}{_format_interval((j.low, j.high), write, ends)}",
+        "Ours": f"{write(j.ours_mean)}{_named_interval(j.ours_interval, write)}{spread} (n {j.n})",
+        "Difference": f"{write(j.difference, sign=True)}{_named_interval((j.low, j.high), write, ends, sign=True)}",
         "Largest difference not excluded": _largest_difference(j, write),
         "Tolerance": f"{EMPTY if j.tolerance is None else '±' + write(j.tolerance)} ({j.tolerance_why})",
         "Method": j.method,
@@ -67,19 +70,12 @@ def _largest_difference(j: Judgement, write: NumberFormatter) -> str:
     return write(largest_not_excluded(Interval(j.low, j.high)))
 
 
-def _format_ours(j: Judgement, write: NumberFormatter) -> str:
-    spread = f", standard deviation {write(j.ours_std)}" if j.ours_std is not None else ""
-    return f"{write(j.ours_mean)}{_format_interval(j.ours_interval or (None, None), write, sign=False)}{spread}"
+def _named_interval(ends: Ends, write: NumberFormatter, name: str = "95 % interval", sign: bool = False) -> str:
+    text = format_interval(ends, write, sign)
+    return f", {name} {text}" if text else ""
 
 
-def _format_interval(
-    ends: tuple[float | None, float | None], write: NumberFormatter, name: str = "95 % interval", sign: bool = True
-) -> str:
-    low, high = ends
-    return "" if low is None or high is None else f", {name} [{write(low, sign=sign)}, {write(high, sign=sign)}]"
-
-
-def _values_table(claim: Claim, values: Values) -> str:
+def _values_table(claim: Claim, values: SeedValues) -> str:
     """A row per seed and one for the mean of the finite values with its 95 % interval; a column per arm."""
     arms = claim.arm_names
     whole = drop_nonfinite(values)
@@ -93,15 +89,14 @@ def _values_table(claim: Claim, values: Values) -> str:
     ]
     means = ["mean", *(_format_mean(list(whole.get(arm, {}).values()), write) for arm in arms)]
     header = ["seed", *(arm or claim.metric for arm in arms)]
-    lines = [header, ["---"] + ["--:"] * len(arms), *rows, means]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown_table(header, [*rows, means])
 
 
 def _format_mean(values: Sequence[float], write: NumberFormatter) -> str:
     sample = summarize(values)
     if sample is None:
         return EMPTY
-    return write(sample.mean) + _format_interval(mean_interval(sample) or (None, None), write, sign=False)
+    return write(sample.mean) + _named_interval(mean_interval(sample), write)
 
 
 def _bullet_list(texts: Sequence[str]) -> str:

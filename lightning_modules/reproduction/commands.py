@@ -9,7 +9,7 @@ from rich.console import Console
 from lightning_modules.config.command_line import format_error
 from lightning_modules.config.errors import UserError
 from lightning_modules.report.markdown_section import find_section, replace_section
-from lightning_modules.reproduction.claim_plan import claim_runs, select_seeds
+from lightning_modules.reproduction.claim_runs import claim_runs, read_values, select_seeds
 from lightning_modules.reproduction.committed_results import Result, merge_newest, read_results, write_results
 from lightning_modules.reproduction.compose import ComposedClaim, compose_claim
 from lightning_modules.reproduction.discovery import DEFAULT_TIERS, find_claims, tier_of
@@ -18,7 +18,6 @@ from lightning_modules.reproduction.lint import lint as lint_claim
 from lightning_modules.reproduction.reproduce import all_expected, data_hash, reproduce, select_claims
 from lightning_modules.reproduction.request import ClaimRequest
 from lightning_modules.reproduction.run_seeds import find_parent_run
-from lightning_modules.reproduction.seed_values import read_values
 from lightning_modules.reproduction.verdict import judge
 from lightning_modules.reproduction.verdict_store import load_results, make_row, table_files
 from lightning_modules.reproduction.verdict_table import ClaimRow, rows_to_markdown, rows_to_terminal

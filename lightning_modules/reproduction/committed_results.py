@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 
 from lightning_modules.config.errors import UserError
-from lightning_modules.reproduction.claim import Claim
+from lightning_modules.reproduction.claim import Claim, SeedValues
 from lightning_modules.reproduction.compose import project_path
 from lightning_modules.reproduction.discovery import EXPERIMENTS
-from lightning_modules.reproduction.seed_values import Values
 from lightning_modules.tracking.provenance_line import RunProvenance
 
 FILE_NAME = "results.json"
@@ -33,7 +32,7 @@ class Result:
 
     metric: str
     unit: str
-    values: Values
+    values: SeedValues
     origin: RunProvenance
     seconds: float | None = None
     summary: tuple[float, float, int] | None = None
@@ -46,7 +45,7 @@ class Result:
             return self.summary[2]
         return len(set.intersection(*map(set, self.values.values()))) if self.values else 0
 
-    def values_for(self, claim: Claim) -> Values:
+    def values_for(self, claim: Claim) -> SeedValues:
         """The values to judge, or synthetic values with the mean, standard deviation and number of the summary.
 
         Student's t interval depends only on these three. For an ordering, the summary of the decisive pair is used for

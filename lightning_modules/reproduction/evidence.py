@@ -16,17 +16,15 @@ from lightning_modules.report.t_intervals import (
     difference_interval,
     mean_interval,
     paired_differences,
-    published_sample,
     summarize,
     unpaired_prediction_interval,
     welch_satterthwaite_interval,
 )
-from lightning_modules.reproduction.claim import Claim, Verdict
+from lightning_modules.reproduction.claim import Claim, SeedValues, Verdict
 
 DIVERGED_ABOVE = 1e100  # a larger loss is as good as infinite; its square overflows
 MAX_WIDTH = 4  # in tolerances: a wider interval is too wide for CONSISTENT
 MAX_SEEDS = 1000
-Values = Mapping[str, Mapping[int, float]]  # arm ("" where there are none) -> seed -> value in the claim's unit
 IntervalFunction = Callable[[Sample], Interval | None]  # interval of the difference to the paper, given our sample
 
 
@@ -58,7 +56,7 @@ class ArmPair:
     interval: Interval | None
 
 
-def weigh_evidence(claim: Claim, values: Values, tolerance: float | None) -> Evidence:
+def weigh_evidence(claim: Claim, values: SeedValues, tolerance: float | None) -> Evidence:
     """Weigh `values`; for claims with arms, only seeds that all arms have are used."""
     if claim.kind == "ordering":
         return _ordering_evidence(claim, consecutive_pairs(claim, values))
@@ -70,30 +68,30 @@ def weigh_evidence(claim: Claim, values: Values, tolerance: float | None) -> Evi
     return _absolute_evidence(claim, summarize(list(values.get("", {}).values())), tolerance)
 
 
-def drop_nonfinite(values: Values) -> dict[str, dict[int, float]]:
+def drop_nonfinite(values: SeedValues) -> dict[str, dict[int, float]]:
     """Drop NaN, infinite and diverged values."""
     return {arm: {seed: v for seed, v in of_arm.items() if abs(v) < DIVERGED_ABOVE} for arm, of_arm in values.items()}
 
 
-def consecutive_pairs(claim: Claim, values: Values) -> list[ArmPair]:
+def consecutive_pairs(claim: Claim, values: SeedValues) -> list[ArmPair]:
     """Each arm minus the next."""
     whole = common_seed_values(claim, values)
     return [_make_pair(whole, first, second) for first, second in pairwise(claim.arm_names)]
 
 
-def pairs_with_first(claim: Claim, values: Values) -> list[ArmPair]:
+def pairs_with_first(claim: Claim, values: SeedValues) -> list[ArmPair]:
     """Each other arm minus the first."""
     whole = common_seed_values(claim, values)
     return [_make_pair(whole, other, claim.arm_names[0]) for other in claim.arm_names[1:]]
 
 
-def common_seed_values(claim: Claim, values: Values) -> dict[str, dict[int, float]]:
+def common_seed_values(claim: Claim, values: SeedValues) -> dict[str, dict[int, float]]:
     """The values of those seeds that all arms have."""
     seeds = set.intersection(*(set(values.get(arm, {})) for arm in claim.arm_names))
     return {arm: {seed: values[arm][seed] for seed in sorted(seeds)} for arm in claim.arm_names if seeds}
 
 
-def _make_pair(values: Values, first: str, second: str) -> ArmPair:
+def _make_pair(values: SeedValues, first: str, second: str) -> ArmPair:
     differences = paired_differences(values.get(first, {}), values.get(second, {}))
     sample = summarize(list(differences.values()))
     return ArmPair(first, second, differences, sample, mean_interval(sample, DIFFERENCE_CONFIDENCE) if sample else None)
@@ -110,7 +108,7 @@ def _absolute_evidence(claim: Claim, ours: Sample | None, tolerance: float) -> E
     )
 
 
-def _difference_evidence(claim: Claim, values: Values, tolerance: float) -> Evidence:
+def _difference_evidence(claim: Claim, values: SeedValues, tolerance: float) -> Evidence:
     """Our arms are paired by seed. Without a published spread, assume the noise of two unpaired arms for the paper."""
     (pair,) = consecutive_pairs(claim, values)
     theirs, ours = _require_published(claim), pair.sample
@@ -120,7 +118,7 @@ def _difference_evidence(claim: Claim, values: Values, tolerance: float) -> Evid
         return _compare_with_published(
             claim, ours, theirs, tolerance, method, lambda sample: difference_interval(sample, theirs)
         )
-    arms = [arm for arm in map(published_sample, claim.arms) if arm is not None]
+    arms = [arm for arm in (arm.sample() for arm in claim.arms) if arm is not None]
     if len(arms) == 2 and all(arm.has_spread for arm in arms):
         method += "90 % interval of the difference to that of the published arms' means, which are not paired (Welch)"
 
@@ -145,7 +143,7 @@ def _difference_evidence(claim: Claim, values: Values, tolerance: float) -> Evid
 
 
 def _require_published(claim: Claim) -> Sample:
-    theirs = published_sample(claim)
+    theirs = claim.sample()
     assert theirs is not None  # required by the schema
     return theirs
 
@@ -271,7 +269,7 @@ def default_tolerance(claim: Claim) -> float | None:
         return claim.tolerance.value
     if claim.unit == "%":
         return 1.0
-    values = [abs(theirs.mean) for theirs in map(published_sample, claim.arms or (claim,)) if theirs is not None]
+    values = [abs(theirs.mean) for part in claim.arms or (claim,) if (theirs := part.sample()) is not None]
     return 0.01 * max(values) if values else None
 
 

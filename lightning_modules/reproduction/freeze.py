@@ -7,9 +7,9 @@ from typing import Any
 import yaml
 
 from lightning_modules.config.errors import UserError
+from lightning_modules.reproduction.claim import SeedValues
 from lightning_modules.reproduction.compose import ComposedClaim
 from lightning_modules.reproduction.discovery import EXPERIMENTS, claim_files
-from lightning_modules.reproduction.seed_values import Values
 
 MIN_SEEDS = 10
 REFERENCE_SUFFIX = "_frozen"
@@ -29,7 +29,7 @@ def require_freezable(composed: ComposedClaim, seeds: int) -> None:
         )
 
 
-def write_reference(composed: ComposedClaim, values: Values, commit: str) -> Path:
+def write_reference(composed: ComposedClaim, values: SeedValues, commit: str) -> Path:
     """Write ``<claim>_frozen.yaml`` beside the claim; return it.
 
     Raises:
@@ -56,7 +56,7 @@ def write_reference(composed: ComposedClaim, values: Values, commit: str) -> Pat
     return target
 
 
-def compare_with_reference(composed: ComposedClaim, values: Values) -> str | None:
+def compare_with_reference(composed: ComposedClaim, values: SeedValues) -> str | None:
     """For an internal reference, how many seeds have exactly the same value; None for other claims."""
     claim = composed.claim
     if claim.source.kind != "internal" or len(claim.runs) != len(claim.seeds) or claim.arms:

@@ -6,8 +6,14 @@ from dataclasses import replace
 from typing import Any
 
 from lightning_modules.config.errors import UserError
-from lightning_modules.reproduction.claim import Claim, Verdict
-from lightning_modules.reproduction.claim_plan import claim_runs, select_seeds
+from lightning_modules.reproduction.claim import Claim, SeedValues, Verdict
+from lightning_modules.reproduction.claim_runs import (
+    claim_runs,
+    missing_metric_hint,
+    missing_runs,
+    read_values,
+    select_seeds,
+)
 from lightning_modules.reproduction.committed_results import Result, read_results, results_file
 from lightning_modules.reproduction.compose import ComposedClaim, compose_claim, project_path
 from lightning_modules.reproduction.discovery import DEFAULT_TIERS, find_claims, is_claim_name, tier_of
@@ -15,7 +21,6 @@ from lightning_modules.reproduction.freeze import compare_with_reference
 from lightning_modules.reproduction.lint import lint_composed
 from lightning_modules.reproduction.request import ClaimRequest
 from lightning_modules.reproduction.run_seeds import find_parent_run, run_seeds
-from lightning_modules.reproduction.seed_values import Values, missing_metric_hint, missing_runs, read_values
 from lightning_modules.reproduction.verdict import judge
 from lightning_modules.reproduction.verdict_store import log_verdict, make_row
 from lightning_modules.reproduction.verdict_table import ClaimRow
@@ -158,7 +163,7 @@ def _count_started_seeds(claim: Claim, children: Sequence[TrialResult]) -> int:
     return -(-max((child.number + 1 for child in children), default=0) // each)
 
 
-def _no_values(claim: Claim) -> Values:
+def _no_values(claim: Claim) -> SeedValues:
     return {arm: {} for arm in claim.arm_names}
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from lightning_modules.compat.hydra import no_callbacks
 from lightning_modules.config.errors import UserError
 from lightning_modules.config.project import PROJECT_ROOT
-from lightning_modules.reproduction.claim_plan import build_claim_plan
+from lightning_modules.reproduction.claim_runs import build_claim_plan
 from lightning_modules.reproduction.compose import ComposedClaim
 from lightning_modules.reproduction.request import RunSettings
 from lightning_modules.sweep.fixed_plan import FixedPlan

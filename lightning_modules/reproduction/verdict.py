@@ -3,9 +3,9 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from lightning_modules.report.t_intervals import mean_interval, published_sample
-from lightning_modules.reproduction.claim import Claim, Verdict
-from lightning_modules.reproduction.evidence import Evidence, Values, default_tolerance, drop_nonfinite, weigh_evidence
+from lightning_modules.report.t_intervals import mean_interval
+from lightning_modules.reproduction.claim import Claim, SeedValues, Verdict
+from lightning_modules.reproduction.evidence import Evidence, default_tolerance, drop_nonfinite, weigh_evidence
 
 MIN_SEEDS = 3  # seeds or pairs
 
@@ -46,7 +46,7 @@ class Judgement:
         return asdict(self) | {"verdict": self.verdict.value, "ours_interval": interval}
 
 
-def judge(claim: Claim, values: Values, invalid: str | None = None) -> Judgement:
+def judge(claim: Claim, values: SeedValues, invalid: str | None = None) -> Judgement:
     """Judge the measured values.
 
     A non-finite value is a result, not a failed seed: dropping it would bias the others, so the verdict is INCONCLUSIVE.
@@ -81,7 +81,7 @@ def resolve_tolerance(claim: Claim) -> tuple[float | None, str]:
     """
     if claim.tolerance:
         return claim.tolerance.value, claim.tolerance.why
-    theirs = published_sample(claim)
+    theirs = claim.sample()
     if claim.kind == "ordering" or theirs is None:
         return None, "not used for an ordering"
     if theirs.std:
@@ -94,7 +94,7 @@ def resolve_tolerance(claim: Claim) -> tuple[float | None, str]:
     return default_tolerance(claim), f"1 % of {what}, as {spread}"
 
 
-def _decide(claim: Claim, found: Evidence, values: Values, invalid: str | None) -> tuple[Verdict, str]:
+def _decide(claim: Claim, found: Evidence, values: SeedValues, invalid: str | None) -> tuple[Verdict, str]:
     """The verdict of the evidence, unless the runs cannot be judged, and its reason."""
     n = found.ours.n if found.ours else 0
     planned = len(set(claim.seeds).union(*values.values()))

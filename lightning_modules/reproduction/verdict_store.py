@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from lightning_modules.config.errors import UserError
-from lightning_modules.reproduction.claim import Claim
+from lightning_modules.reproduction.claim import Claim, SeedValues
 from lightning_modules.reproduction.claim_plot import save_claim_plot
 from lightning_modules.reproduction.claim_report import claim_report, format_published
 from lightning_modules.reproduction.committed_results import Result
 from lightning_modules.reproduction.compose import ComposedClaim
 from lightning_modules.reproduction.discovery import EXPERIMENTS
-from lightning_modules.reproduction.seed_values import Values
 from lightning_modules.reproduction.verdict import Judgement
 from lightning_modules.reproduction.verdict_table import ClaimRow
 from lightning_modules.tracking.provenance_line import NO_PROVENANCE, RunProvenance
@@ -28,7 +27,7 @@ ARTIFACT_FOLDER = "claim"
 
 
 def log_verdict(
-    store: Store, parent: str, composed: ComposedClaim, values: Values, judged: Judgement, row: ClaimRow
+    store: Store, parent: str, composed: ComposedClaim, values: SeedValues, judged: Judgement, row: ClaimRow
 ) -> None:
     """Log a verdict to the run `parent` as tags, metrics, report and plot."""
     from mlflow.entities import Metric, RunTag

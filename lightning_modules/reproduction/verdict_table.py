@@ -3,12 +3,17 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
-from lightning_modules.report.numbers import EMPTY, NumberFormatter, format_duration, number_formatter
+from lightning_modules.report.numbers import EMPTY, NumberFormatter, format_duration, format_interval, number_formatter
+from lightning_modules.report.tables import escape_markdown, markdown_table, terminal_table
 from lightning_modules.reproduction.claim import Verdict
 
+if TYPE_CHECKING:
+    from rich.table import Table
+
 COLUMNS = ("claim", "paper", "ours, 95 % interval (n)", "difference, 90 % interval", "tolerance", "verdict", "time")
+_TEXT_COLUMNS = (0, 1, 2, 3, 5)
 _SOURCE_KINDS = {
     "paper_table": "table",
     "repo_log": "repository's log",
@@ -58,11 +63,11 @@ class ClaimRow:
 
 def rows_to_markdown(rows: Sequence[ClaimRow], command: str = "") -> str:
     """The table, and a line with dates, commits, machines and versions of its runs, and the `command`."""
-    lines = [[_escape(cell) for cell in _row_cells(row)] for row in rows]
-    marked = [[*line[:5], _bold_if_unexpected(line[5], row), line[6]] for line, row in zip(lines, rows, strict=True)]
-    rule = ["---", "---", "---", "---", "--:", "---", "--:"]
-    table = "\n".join(f"| {' | '.join(line)} |" for line in [[*COLUMNS], rule, *marked])
-    return f"{table}\n\n{_footer(rows, command)}\n"
+    lines = []
+    for row in rows:
+        *front, verdict, time = (escape_markdown(cell) for cell in _row_cells(row))
+        lines.append([*front, verdict if row.expected else f"**{verdict}**", time])
+    return f"{markdown_table(COLUMNS, lines, left=_TEXT_COLUMNS)}\n\n{_footer(rows, command)}\n"
 
 
 def _footer(rows: Sequence[ClaimRow], command: str) -> str:
@@ -73,23 +78,20 @@ def _footer(rows: Sequence[ClaimRow], command: str) -> str:
     folders = {row.claim_id.rpartition("/")[0] for row in rows}
     again = command or f"touchstone reproduce {folders.pop() if len(folders) == 1 and rows else 'all'}"
     machines = "; ".join(dict.fromkeys(row.machine for row in rows if row.machine))
-    said = [f"Run {run} {at}".strip() if run or at else "", _escape(machines), f"again: `{again}`"]
-    return ". ".join(" ".join(part.split()) for part in said if part)
+    parts = [f"Run {run} {at}".strip() if run or at else "", escape_markdown(machines), f"again: `{again}`"]
+    return ". ".join(" ".join(part.split()) for part in parts if part)
 
 
-def rows_to_terminal(rows: Sequence[ClaimRow]) -> Any:
+def rows_to_terminal(rows: Sequence[ClaimRow]) -> "Table":
     """A rich table, with unexpected verdicts in red."""
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(title_justify="left")
-    for place, name in enumerate(COLUMNS):
-        table.add_column(Text(name), justify="right" if place in (4, 6) else "left", overflow="fold")
+    lines: list[list[str | Text]] = []
     for row in rows:
         style = "bold red" if not row.expected else "green" if row.verdict == Verdict.REPRODUCED else ""
-        *front, verdict, time = (Text(cell) for cell in _row_cells(row))
-        table.add_row(*front, Text(str(verdict), style=style), time)
-    return table
+        *front, verdict, time = _row_cells(row)
+        lines.append([*front, Text(verdict, style=style), time])
+    return terminal_table(COLUMNS, lines, left=_TEXT_COLUMNS)
 
 
 def _row_cells(row: ClaimRow) -> list[str]:
@@ -98,14 +100,14 @@ def _row_cells(row: ClaimRow) -> list[str]:
     where = ", ".join(part for part in (row.paper, _SOURCE_KINDS.get(row.source_kind, row.source_kind)) if part)
     ours = f"{write(row.ours_mean)}{unit}" if row.ours_mean is not None else EMPTY
     ours = f"closest two: {ours}" if row.kind == "ordering" and row.n else ours
-    difference = f"{write(row.difference, sign=True)}{_format_interval(row.low, row.high, write, sign=True)}"
+    difference = f"{write(row.difference, sign=True)} {format_interval((row.low, row.high), write, sign=True)}".strip()
     if row.kind == "equivalence" and row.low is not None and row.high is not None:
         difference = f"at most {write(max(abs(row.low), abs(row.high)))}"
     expected = "" if row.verdict == Verdict.REPRODUCED else " (expected)"
     return [
         row.claim_id,
         f"{row.theirs} ({where})",
-        f"{ours}{_format_interval(row.ours_low, row.ours_high, write)} ({row.n})",
+        " ".join(filter(None, (ours, format_interval((row.ours_low, row.ours_high), write), f"({row.n})"))),
         difference,
         EMPTY if row.tolerance is None else f"±{write(row.tolerance)}",
         f"{row.verdict}{_largest_difference(row, write)}{expected if row.expected else ' (NOT EXPECTED)'}",
@@ -123,15 +125,3 @@ def _largest_difference(row: ClaimRow, write: NumberFormatter) -> str:
 def _first_number(text: str) -> list[float]:
     """The first number of a text, which determines how many digits the others need."""
     return [float(found) for found in re.findall(r"(?<![\w.])\d+(?:\.\d+)?(?:e-?\d+)?", text)[:1]]
-
-
-def _format_interval(low: float | None, high: float | None, write: NumberFormatter, sign: bool = False) -> str:
-    return "" if low is None or high is None else f" [{write(low, sign=sign)}, {write(high, sign=sign)}]"
-
-
-def _bold_if_unexpected(verdict: str, row: ClaimRow) -> str:
-    return verdict if row.expected else f"**{verdict}**"
-
-
-def _escape(text: str) -> str:
-    return re.sub(r"([\\|*_`<>\[\]])", r"\\\1", text).replace("\n", " ")

@@ -49,14 +49,14 @@ def add_parent(store: Any) -> Callable[..., str]:
 @pytest.fixture
 def ask(store: Any) -> Callable[..., Any]:
     """Compare by both readers, which must agree in everything; return the comparison."""
-    from lightning_modules.comparison.compare import CompareRequest, compare
-    from lightning_modules.comparison.mlflow_reader import MlflowRunReader
-    from lightning_modules.comparison.run_reader import open_run_reader
+    from lightning_modules.comparison.compare import compare
+    from lightning_modules.comparison.result import CompareRequest
+    from lightning_modules.comparison.run_reader import MlflowRunReader, open_run_reader
 
     def call(*targets: str, **options: Any) -> Any:
-        question = CompareRequest(targets, **options)
-        by_sql = compare(open_run_reader(), question)
-        assert compare(MlflowRunReader(store), question) == by_sql
+        request = CompareRequest(targets, **options)
+        by_sql = compare(open_run_reader(), request)
+        assert compare(MlflowRunReader(store), request) == by_sql
         return by_sql
 
     return call

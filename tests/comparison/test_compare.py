@@ -40,7 +40,7 @@ def test_a_sweep_is_grouped_by_what_was_swept_but_seeds_best_first(sweep: Make, 
     assert (best.n, best.mean) == (4, pytest.approx(statistics.fmean(recorded)))
     assert best.std == pytest.approx(statistics.stdev(recorded))
     assert best.interval.low < best.mean < best.interval.high
-    assert table.home == parent
+    assert table.parent_id == parent
 
 
 def test_a_loss_is_sorted_the_other_way(sweep: Make, ask: Ask) -> None:
@@ -160,7 +160,7 @@ def test_single_runs_are_compared_by_what_differs_and_runs_without_a_seed_stand_
     runs = [add({"model": f"m{i}"}, {"test/accuracy": 0.1 * i}, name=f"run {i}") for i in range(2)]
     table = ask(runs[0][:10], "run 1", runs[1])
     assert [row.runs for row in table.rows] == [(runs[1],), (runs[0],)]
-    assert table.home is None
+    assert table.parent_id is None
     assert "2 runs without a recorded seed" in said(table)
     assert "with fewer than 3 seeds: no interval" in said(table)
 
@@ -168,10 +168,10 @@ def test_single_runs_are_compared_by_what_differs_and_runs_without_a_seed_stand_
 def test_runs_of_one_parent_are_logged_to_it(add: Make, add_parent: Make, ask: Ask) -> None:
     two_models(add, parent := add_parent(["model", "seed"]), seeds=1)
     lonely = add({"model": "x", "seed": 0}, {"test/accuracy": 0.3}, name="lonely")
-    assert ask("touchstone").home is None
+    assert ask("touchstone").parent_id is None
     ids = [run_id for row in ask(parent).rows for run_id in row.runs]
-    assert ask(*ids).home == parent
-    assert ask(*ids, lonely).home is None
+    assert ask(*ids).parent_id == parent
+    assert ask(*ids, lonely).parent_id is None
 
 
 def test_equal_values_are_said_to_show_no_spread(add: Make, add_parent: Make, ask: Ask) -> None:

@@ -34,8 +34,9 @@ BAD: dict[str, tuple[tuple[str, ...], dict[str, Any], str]] = {
 def test_a_mistake_is_answered_with_the_alternatives(
     mistake: str, sweep: Make, add: Make, ask: Ask, store: Any
 ) -> None:
-    from lightning_modules.comparison.compare import CompareRequest, compare
-    from lightning_modules.comparison.mlflow_reader import MlflowRunReader
+    from lightning_modules.comparison.compare import compare
+    from lightning_modules.comparison.result import CompareRequest
+    from lightning_modules.comparison.run_reader import MlflowRunReader
 
     sweep(seeds=1)
     for name, status in (("twin", "FINISHED"), ("twin", "FINISHED"), ("twin 3", "FAILED")):

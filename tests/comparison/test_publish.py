@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from lightning_modules.comparison import publish
-from lightning_modules.comparison.compare import CompareRequest, compare
+from lightning_modules.comparison.compare import compare
+from lightning_modules.comparison.result import CompareRequest
 from lightning_modules.comparison.run_reader import open_run_reader
 from lightning_modules.tracking.record import local_folder
 from lightning_modules.tracking.store import open_store
@@ -56,7 +57,7 @@ def test_runs_without_a_common_parent_get_a_run_which_is_no_part_of_the_next_com
     sweep: Make, store: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sweep(seeds=1)
-    store.client.delete_run(compare(open_run_reader(), CompareRequest(["the sweep"])).home)
+    store.client.delete_run(compare(open_run_reader(), CompareRequest(["the sweep"])).parent_id)
     for run in store.client.search_runs(["1"]):
         store.client.delete_tag(run.info.run_id, "mlflow.parentRunId")
     first = compare(open_run_reader(), CompareRequest(["touchstone"]))

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from lightning_modules.comparison import publish, table
-from lightning_modules.comparison.compare import Comparison, Difference, Row
 from lightning_modules.comparison.plot import MAX_GROUPS, plot_comparison
+from lightning_modules.comparison.result import Comparison, Difference, Row
 from lightning_modules.report.statistics import Interval
 
 
@@ -72,7 +72,7 @@ def test_csv_holds_every_number_in_full() -> None:
 
 def test_decimals_follow_the_spread_of_the_seeds() -> None:
     def shown(*points: float) -> str:
-        return table.decimals_from_std(comparison(row("x", points)))(points[0])
+        return table.formatter(comparison(row("x", points)))(points[0])
 
     assert shown(0.91234, 0.91834) == "0.9123"
     assert shown(3.2e-5, 3.9e-5) == "0.0000320"

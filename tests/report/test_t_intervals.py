@@ -4,7 +4,6 @@ import math
 
 import numpy as np
 import pytest
-from claim_builder import make_claim
 from scipy import stats
 
 from lightning_modules.report.t_intervals import (
@@ -13,7 +12,6 @@ from lightning_modules.report.t_intervals import (
     mean_interval,
     paired_differences,
     prediction_interval,
-    published_sample,
     summarize,
     welch_interval,
 )
@@ -47,15 +45,6 @@ def test_equal_values_have_no_spread_even_where_their_mean_is_rounded() -> None:
     value = 0.1 + 0.2
     assert of(*[value] * 7) == Sample(value, 0.0, 7)
     assert of(0.0, 0.0) == Sample(0.0, 0.0, 2)
-
-
-def test_what_is_published_is_runs_or_a_mean_with_spread_or_one_draw() -> None:
-    assert published_sample(make_claim(runs=[1.0, 2.0, 3.0])) == Sample(2.0, 1.0, 3)
-    assert published_sample(make_claim(value=5, std=0.5, n=10)) == Sample(5.0, 0.5, 10)
-    assert published_sample(make_claim(value=5)) == Sample(5.0, None, 1)
-    assert published_sample(make_claim(value=5, std=0.5, n=1)) == Sample(5.0, None, 1)
-    assert published_sample(make_claim(runs=[5.0])) == Sample(5.0, None, 1)
-    assert published_sample(make_claim(kind="ordering", arms=[{"name": "a"}, {"name": "b"}])) is None
 
 
 def test_pairs_are_the_seeds_that_both_have() -> None:

@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from claim_builder import make_claim
 from claim_project import CLAIM
 
 from lightning_modules.config.errors import UserError
+from lightning_modules.report.t_intervals import Sample
 from lightning_modules.reproduction.claim import parse_claim
-from lightning_modules.reproduction.claim_plan import build_claim_plan, claim_runs, select_seeds
+from lightning_modules.reproduction.claim_runs import build_claim_plan, claim_runs, select_seeds
 from lightning_modules.reproduction.discovery import find_claims, tier_of
 
 ARMS = [{"name": "a", "overrides": ["optimizer.lr=0.1"], "value": 3}, {"name": "b", "value": 1}]
@@ -110,3 +112,12 @@ def test_a_run_of_a_claim_gets_its_arm_its_seed_and_its_fold(new_claim: Callable
     assert plan.trials[1].params == {"arm": "a", "seed": 7, "data.fold": 1}
     assert plan.objectives == {"test/accuracy": "maximize"}
     assert len(plan.samples()) == 4  # each config once, with the first seed
+
+
+def test_what_is_published_is_runs_or_a_mean_with_spread_or_one_draw() -> None:
+    assert make_claim(runs=[1.0, 2.0, 3.0]).sample() == Sample(2.0, 1.0, 3)
+    assert make_claim(value=5, std=0.5, n=10).sample() == Sample(5.0, 0.5, 10)
+    assert make_claim(value=5).sample() == Sample(5.0, None, 1)
+    assert make_claim(value=5, std=0.5, n=1).sample() == Sample(5.0, None, 1)
+    assert make_claim(runs=[5.0]).sample() == Sample(5.0, None, 1)
+    assert make_claim(kind="ordering", arms=[{"name": "a"}, {"name": "b"}]).sample() is None

@@ -13,9 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
-from lightning_modules.reproduction.claim import Claim
+from lightning_modules.reproduction.claim import Claim, SeedValues
 from lightning_modules.reproduction.claim_plot import plot_claim, save_claim_plot
-from lightning_modules.reproduction.evidence import Values
 from lightning_modules.reproduction.verdict import judge
 
 ACCURACIES = values_by_seed(93.1, 94.2, 92.0, 93.9, 93.5)
@@ -29,7 +28,7 @@ SHORT = (
     "an evening"
 )
 
-CASES: dict[str, tuple[Claim, Values]] = {
+CASES: dict[str, tuple[Claim, SeedValues]] = {
     "runs": (make_claim(runs=[92.0, 93.0, 94.5, 93.3], unit=None), {"": ACCURACIES}),
     "mean and std": (make_claim(value=92.3, std=0.6, n=10), {"": ACCURACIES}),
     "one number": (make_claim(value=92.3), {"": ACCURACIES}),

@@ -5,8 +5,7 @@ from typing import Any
 
 import pytest
 
-from lightning_modules.reproduction.claim_plan import ClaimRun
-from lightning_modules.reproduction.seed_values import missing_metric_hint, missing_runs, read_values
+from lightning_modules.reproduction.claim_runs import ClaimRun, missing_metric_hint, missing_runs, read_values
 from lightning_modules.sweep.trial_results import TrialResult
 
 HISTORY = {40: 0.5, 80: 0.9, 120: 0.7}  # step -> test/accuracy, at the ends of epochs 0, 1, 2

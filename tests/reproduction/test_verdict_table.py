@@ -1,21 +1,15 @@
-"""The table of verdicts, its place in a Markdown file, and the report of one claim."""
+"""The table of verdicts and the report of one claim."""
 
 import io
 import re
-from collections.abc import Callable
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import pytest
 from claim_builder import make_claim, values_by_seed
 from rich.console import Console
 
-from lightning_modules.config.errors import UserError
-from lightning_modules.report.markdown_section import replace_section
-from lightning_modules.report.numbers import format_duration, number_formatter
-from lightning_modules.reproduction.claim import Claim
+from lightning_modules.reproduction.claim import Claim, SeedValues
 from lightning_modules.reproduction.claim_report import claim_report, format_published
-from lightning_modules.reproduction.evidence import Values
 from lightning_modules.reproduction.verdict import judge
 from lightning_modules.reproduction.verdict_table import COLUMNS, ClaimRow, rows_to_markdown, rows_to_terminal
 
@@ -24,7 +18,6 @@ ROW = ClaimRow(
     2.4567, 1.0, "CONSISTENT", True, 754.0, "2026-01-02", "abc1234",
 )  # fmt: skip
 ORDERED = [{"name": "lottery", "runs": [75.6, 74.4]}, {"name": "dense", "value": 65.6}, {"name": "random"}]
-BEFORE = "# Title\n\n<!-- claims -->\nold\n<!-- /claims -->\nafter\n"
 
 
 def cells(*rows: ClaimRow) -> list[list[str]]:
@@ -101,47 +94,6 @@ def test_the_terminal_has_the_same_cells_and_red_where_nobody_expected_it() -> N
 
 
 @pytest.mark.parametrize(
-    ("unit", "value", "shown"),
-    [
-        ("%", 93.4312, "93.43"),
-        ("", 87.30216, "87.302"),
-        ("", 0.93667, "0.9367"),
-        ("", 4.0, "4.0000"),
-        ("", 1234.56, "1234.6"),
-        ("", 123456.7, "123457"),
-        ("", 1.234e12, "1.234e+12"),
-        ("", 2.34e-7, "2.3e-07"),
-        ("", 0.0, "0"),
-        ("%", 0.0, "0.00"),
-        ("%", 0.0012, "0.0012"),
-        ("%", -5e-17, "0.00"),
-        ("%", 1e300, "1e+300"),
-    ],
-)
-def test_numbers_have_the_digits_that_mean_something(unit: str, value: float, shown: str) -> None:
-    seen = 93.0 if unit == "%" else value
-    assert number_formatter(unit, seen)(value) == shown
-
-
-def test_all_numbers_of_a_claim_have_the_digits_of_its_largest() -> None:
-    write = number_formatter("", 87.302, 87.4, None, float("nan"))
-    assert [write(value, sign=True) for value in (87.302, 0.0712, -0.25, 0.0)] == [
-        "+87.302",
-        "+0.071",
-        "-0.250",
-        "0.000",
-    ]
-
-
-@pytest.mark.parametrize(
-    ("seconds", "shown"),
-    [(None, "–"), (0.42, "0.42 s"), (48.4, "48 s"), (754.0, "13 min"), (12240.0, "3.4 h")],
-)
-def test_times_are_rounded(seconds: float | None, shown: str) -> None:
-    assert format_duration(seconds) == shown
-
-
-@pytest.mark.parametrize(
     ("claim", "text"),
     [
         (make_claim(value=92.3), "92.3 %"),
@@ -157,82 +109,7 @@ def test_what_was_published_is_written_as_it_was(claim: Claim, text: str) -> Non
     assert format_published(claim) == text
 
 
-@pytest.fixture
-def readme(tmp_path: Path) -> Callable[[str], Path]:
-    def make(text: str) -> Path:
-        (tmp_path / "README.md").write_bytes(text.encode())
-        return tmp_path / "README.md"
-
-    return make
-
-
-def test_only_what_stands_between_the_marks_is_replaced(readme: Callable[[str], Path]) -> None:
-    file = readme(BEFORE)
-    assert replace_section(file, "new\ntable\n")
-    wanted = "# Title\n\n<!-- claims -->\n\nnew\ntable\n\n<!-- /claims -->\nafter\n"
-    assert file.read_text() == wanted
-    assert not replace_section(file, "new\ntable\n")
-    assert file.read_text() == wanted
-    assert [path.name for path in file.parent.iterdir()] == ["README.md"]
-
-
-def test_marks_inside_a_line_and_other_marks_are_left_alone(readme: Callable[[str], Path]) -> None:
-    file = readme(f"between `<!-- claims -->` and `<!-- /claims -->`\n<!-- other -->\nx\n<!-- /other -->\n{BEFORE}")
-    replace_section(file, "new")
-    assert "between `<!-- claims -->` and" in file.read_text()
-    assert "<!-- other -->\nx\n<!-- /other -->" in file.read_text()
-    assert replace_section(file, "y", mark="other")
-    assert "<!-- other -->\n\ny\n\n<!-- /other -->" in file.read_text()
-
-
-def test_line_ends_rights_and_links_stay(readme: Callable[[str], Path]) -> None:
-    file = readme(BEFORE.replace("\n", "\r\n") + "ende: ü")
-    file.chmod(0o640)
-    link = file.with_name("link.md")
-    link.symlink_to(file)
-    replace_section(link, "a\nb")
-    assert b"<!-- claims -->\r\n\r\na\r\nb\r\n\r\n<!-- /claims -->\r\nafter\r\nende: \xc3\xbc" in file.read_bytes()
-    assert link.is_symlink()
-    assert file.stat().st_mode & 0o777 == 0o640
-
-
-@pytest.mark.parametrize(
-    ("text", "lines"),
-    [
-        ("nothing\n", "none and none"),
-        ("<!-- claims -->\n", "1 and none"),
-        ("<!-- /claims -->\n<!-- claims -->\n", "2 and 1"),
-        (BEFORE + BEFORE, "3, 9 and 5, 11"),
-    ],
-)
-def test_missing_reversed_and_doubled_marks_are_told_and_nothing_is_written(
-    readme: Callable[[str], Path], text: str, lines: str
-) -> None:
-    file = readme(text)
-    with pytest.raises(UserError, match=f"README.md.*<!-- claims -->.*<!-- /claims -->.*{lines}"):
-        replace_section(file, "new")
-    assert file.read_text() == text
-
-
-def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="absent"):
-        replace_section(tmp_path / "absent.md", "x")
-
-
-def test_a_write_that_fails_leaves_the_old_file(readme: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    file = readme(BEFORE)
-
-    def full(*_: object) -> None:
-        raise OSError("no space left")
-
-    monkeypatch.setattr(Path, "replace", full)
-    with pytest.raises(OSError, match="no space"):
-        replace_section(file, "new")
-    assert file.read_text() == BEFORE
-    assert [path.name for path in file.parent.iterdir()] == ["README.md"]
-
-
-def report(claim: Claim, values: Values) -> str:
+def report(claim: Claim, values: SeedValues) -> str:
     return claim_report("paper/result", claim, values, judge(claim, values))
 
 

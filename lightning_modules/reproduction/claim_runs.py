@@ -1,19 +1,67 @@
-"""Read the value of each seed from the store, by the claim's selection rule."""
+"""The runs of a claim: planning one per seed, arm and fold, and reading the value of each seed back."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from statistics import fmean
 
 from lightning_modules.config.errors import suggest
-from lightning_modules.reproduction.claim import Claim
-from lightning_modules.reproduction.claim_plan import ClaimRun
+from lightning_modules.reproduction.claim import Claim, SeedValues
+from lightning_modules.sweep.fixed_plan import FixedPlan
+from lightning_modules.sweep.plans import Trial
+from lightning_modules.sweep.trial_names import run_name
 from lightning_modules.sweep.trial_results import TrialResult
 from lightning_modules.tracking.store import Store
 
-Values = dict[str, dict[int, float]]  # arm -> seed -> value in the claim's unit
+
+@dataclass(frozen=True)
+class ClaimRun:
+    """Identifies a run of a claim; the arm is ``""`` if the claim has none."""
+
+    arm: str
+    seed: int
+    fold: int | None
 
 
-def read_values(store: Store, claim: Claim, parts: Sequence[ClaimRun], children: Sequence[TrialResult]) -> Values:
+def select_seeds(claim: Claim, count: int | None) -> tuple[int, ...]:
+    """The first `count` seeds of the claim; if it has fewer, continued after its largest."""
+    if count is None or count <= len(claim.seeds):
+        return claim.seeds[:count]
+    start = max(claim.seeds) + 1
+    return (*claim.seeds, *range(start, start + count - len(claim.seeds)))
+
+
+def claim_runs(claim: Claim, seeds: Sequence[int]) -> list[ClaimRun]:
+    """All runs; the seed varies slowest, so that a run's number does not depend on the number of seeds."""
+    folds: Sequence[int | None] = range(claim.folds) if claim.folds else [None]
+    return [ClaimRun(arm, seed, fold) for seed in seeds for arm in claim.arm_names for fold in folds]
+
+
+def build_claim_plan(claim: Claim, seeds: Sequence[int]) -> FixedPlan:
+    """The sweep plan of a claim."""
+    overrides = {arm.name: arm.overrides for arm in claim.arms}
+    keys = [*(["arm"] if claim.arms else []), "seed", *(["data.fold"] if claim.folds else [])]
+    trials = [_make_trial(number, part, claim, keys, overrides) for number, part in enumerate(claim_runs(claim, seeds))]
+    each: int = len(claim.arm_names) * (claim.folds or 1)
+    direction = "maximize" if claim.better == "higher" else "minimize"
+    identity: dict[str, object] = {f"arms.{name}": list(words) for name, words in overrides.items()}
+    identity |= {"folds": claim.folds} if claim.folds else {}
+    return FixedPlan(trials, keys, {claim.metric: direction}, [trial.overrides for trial in trials[:each]], identity)
+
+
+def _make_trial(
+    number: int, part: ClaimRun, claim: Claim, keys: Sequence[str], overrides: dict[str, tuple[str, ...]]
+) -> Trial:
+    params: dict[str, str | int | None] = {"arm": part.arm, "seed": part.seed, "data.fold": part.fold}
+    fold = (f"data.folds={claim.folds}", f"data.fold={part.fold}") if claim.folds else ()
+    words = (*overrides.get(part.arm, ()), f"seed={part.seed}", *fold)
+    params = {key: params[key] for key in keys}
+    return Trial(number, params, words, run_name(params, keys))
+
+
+def read_values(
+    store: Store, claim: Claim, parts: Sequence[ClaimRun], children: Sequence[TrialResult]
+) -> dict[str, dict[int, float]]:
     """Arm -> seed -> value in the claim's unit, without seeds that lack a run or a fold."""
     found: dict[tuple[str, int], list[float]] = defaultdict(list)
     by_number = {child.number: child for child in children}
@@ -24,7 +72,7 @@ def read_values(store: Store, claim: Claim, parts: Sequence[ClaimRun], children:
         value = _run_value(store, claim, child.run_id)
         if value is not None:
             found[part.arm, part.seed].append(value * claim.scale)
-    values: Values = {arm: {} for arm in claim.arm_names}
+    values: dict[str, dict[int, float]] = {arm: {} for arm in claim.arm_names}
     for (arm, seed), folds in found.items():
         if len(folds) == (claim.folds or 1):
             values[arm][seed] = fmean(folds)
@@ -65,6 +113,6 @@ def missing_metric_hint(store: Store, metric: str, children: Sequence[TrialResul
     return None
 
 
-def missing_runs(values: Mapping[str, Mapping[int, float]], seeds: Sequence[int]) -> list[str]:
+def missing_runs(values: SeedValues, seeds: Sequence[int]) -> list[str]:
     """Names of the runs without a value."""
     return [f"{arm} seed {seed}".strip() for arm, by_seed in values.items() for seed in seeds if seed not in by_seed]

@@ -1,0 +1,79 @@
+"""Tables for the terminal (rich), Markdown and LaTeX, with their escaping."""
+
+import re
+from collections.abc import Collection, Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from lightning_modules.report.numbers import EMPTY
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+FIRST = (0,)  # the usual text columns; all others are right-aligned numbers
+_LATEX_ESCAPES = {
+    "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "<": r"\textless{}", ">": r"\textgreater{}", EMPTY: "--",
+    "[": "{[}", "]": "{]}", "|": r"\textbar{}",
+}  # fmt: skip  # a [ after \\ would be read as its argument
+
+
+def open_console(min_width: int = 160) -> "Console":
+    """A rich console. Output to a file or a pipe, which has no width of its own, is at least `min_width` wide."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = max(console.width, min_width)
+    return console
+
+
+def terminal_table(
+    columns: Sequence[str],
+    rows: "Iterable[Sequence[str | Text]]",
+    left: Collection[int] = FIRST,
+    title: str | None = None,
+    styles: Sequence[str] = (),
+) -> "Table":
+    """A rich table whose texts are shown as they are, without markup.
+
+    Args:
+        left: the positions of left-aligned columns.
+        styles: a style for each row, none by default.
+    """
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=Text(title, style="bold") if title else None, title_justify="left")
+    for position, name in enumerate(columns):
+        table.add_column(Text(name), justify="left" if position in left else "right", overflow="fold")
+    for number, row in enumerate(rows):
+        cells = (cell if isinstance(cell, Text) else Text(cell) for cell in row)
+        table.add_row(*cells, style=styles[number] if styles else "")
+    return table
+
+
+def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]], left: Collection[int] = FIRST) -> str:
+    """A Markdown table. The cells are Markdown: `escape_markdown` makes them of other text."""
+    rule = ["---" if position in left else "--:" for position in range(len(columns))]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [columns, rule, *rows])
+
+
+def latex_table(columns: Sequence[str], rows: Iterable[Sequence[str]], left: Collection[int] = FIRST) -> str:
+    r"""A ``tabular`` for ``\usepackage{booktabs}``, with escaped cells."""
+    alignment = "".join("l" if position in left else "r" for position in range(len(columns)))
+    head, *lines = (" & ".join(map(escape_latex, line)) + r" \\" for line in [columns, *rows])
+    body = "\n".join([r"\toprule", head, r"\midrule", *lines, r"\bottomrule"])
+    return f"\\begin{{tabular}}{{{alignment}}}\n{body}\n\\end{{tabular}}\n"
+
+
+def escape_markdown(text: str) -> str:
+    """Escape text for a cell or a line of Markdown."""
+    return re.sub(r"([\\|*_`<>\[\]#~])", r"\\\1", text).replace("\n", " ")
+
+
+def escape_latex(text: str) -> str:
+    """Escape text for a cell of LaTeX; a minus becomes one of mathematics."""
+    text = "".join(_LATEX_ESCAPES.get(letter, letter) for letter in " ".join(text.split()))
+    return re.sub(r"(?<![\w-])-(?=\d)", "$-$", text).replace("…", r"\ldots{}")

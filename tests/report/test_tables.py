@@ -1,0 +1,50 @@
+"""Tables show their texts as they are, whatever the format's special characters."""
+
+import io
+import re
+
+import pytest
+from rich.console import Console
+
+from lightning_modules.report.tables import (
+    escape_latex,
+    escape_markdown,
+    latex_table,
+    markdown_table,
+    open_console,
+    terminal_table,
+)
+
+
+def test_a_markdown_table_aligns_numbers_right() -> None:
+    assert markdown_table(["a", "b", "c"], [["x", "1", "2"]], left=(0, 2)) == "\n".join(
+        ["| a | b | c |", "| --- | --: | --- |", "| x | 1 | 2 |"]
+    )
+
+
+@pytest.mark.parametrize("text", ["a|b", "*a*", "a_b", "`a`", "<a>", "[a](b)", r"a\b", "~a~", "# a"])
+def test_markdown_has_no_special_character_left(text: str) -> None:
+    escaped = escape_markdown(text)
+    assert re.sub(r"\\(.)", r"\1", escaped) == text
+    assert not re.search(r"(?<!\\)[|*_`<>\[\]~#]", escaped.replace("\\\\", ""))
+
+
+def test_a_line_break_would_end_the_cell() -> None:
+    assert escape_markdown("a\nb") == escape_latex("a\nb") == "a b"
+
+
+def test_a_latex_table_escapes_its_cells_and_writes_a_true_minus() -> None:
+    text = latex_table(["key", "value"], [["50 %_x", "-0.5"]])
+    assert text.startswith("\\begin{tabular}{lr}\n\\toprule\nkey & value \\\\\n\\midrule\n")
+    assert "50 \\%\\_x & $-$0.5 \\\\\n\\bottomrule" in text
+
+
+def test_the_terminal_shows_brackets_as_they_are_and_styles_rows() -> None:
+    console = Console(file=io.StringIO(), width=80, record=True, force_terminal=True)
+    console.print(terminal_table(["name", "n"], [["[red]x", "1"], ["y", "2"]], styles=["bold", ""]))
+    assert "[red]x" in console.export_text(clear=False)
+    assert "\x1b[1m" in console.export_text(styles=True)
+
+
+def test_output_to_a_file_is_wide() -> None:
+    assert open_console(200).width >= 200
