@@ -1,1 +1,1 @@
-"""Makes trained models smaller and faster: recipes of stages, the compressed checkpoint, and its measurement."""
+"""Makes trained models smaller and faster: recipes of stages, the compressed checkpoint, and the cost report."""

@@ -1,7 +1,7 @@
-"""What was done to a network's structure, as plain values from which the same structure is built again.
+"""Architecture steps: plain values that describe how stages changed a network, from which it can be rebuilt.
 
-A step is ``{"do": name, …}``; `RESTORE` says which function does it: ``(model, step, example) -> model``, with
-`example` floats [1, *input_shape]. Weights are loaded afterwards, so a step restores shapes and layers only.
+A step is ``{"do": name, …}``; `RESTORE_FUNCTIONS` names the function that repeats it, ``(model, step, example) -> model``
+with `example` floats [1, *input_shape]. Weights are loaded afterwards, so a step restores shapes and layers only.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lightning_modules.config.errors import UserError
 
 RestoreFunction = Callable[[nn.Module, dict[str, Any], Tensor], nn.Module]
-# The function that restores each kind of step; named, not imported: a room without its library is not in the way.
+# Named, not imported, so that optional libraries are imported only when they are needed.
 RESTORE_FUNCTIONS = {
     "channels": "lightning_modules.compression.structured.structured_pruning:restore",
     "low_rank": "lightning_modules.compression.structured.low_rank:restore",
@@ -24,10 +24,10 @@ RESTORE_FUNCTIONS = {
 
 
 def apply_steps(model: nn.Module, steps: Sequence[dict[str, Any]], example: Tensor) -> nn.Module:
-    """Do all the steps to a network built from its config. Raises UserError for a step that this version does not know."""
+    """Apply all steps to a network built from its config. Raises UserError for an unknown step."""
     for step in steps:
         if step.get("do") not in RESTORE_FUNCTIONS:
-            raise UserError(f"a compressed model was changed by '{step.get('do')}', which this version does not know")
+            raise UserError(f"the compressed model contains the unknown step '{step.get('do')}'; update Touchstone")
         module, _, function = RESTORE_FUNCTIONS[step["do"]].partition(":")
         restore: RestoreFunction = getattr(import_module(module), function)
         model = restore(model, step, example)

@@ -1,4 +1,4 @@
-"""The compressed network as a file: written, and read back into the task that its passport describes."""
+"""The compressed network as a file: written, and loaded back into the task that its task spec describes."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +17,7 @@ FILE = "model.compressed.safetensors"
 
 
 def save_compressed(path: Path, model: nn.Module, state: CompressedState, task_spec: Mapping[str, Any]) -> Any:
-    """Encode the network; `passport` says how to build task and network again. Returns what `container.write` does."""
+    """Encode the network and write it; the task spec says how to rebuild task and network."""
     tensors = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
     return container.write(path, tensors, state, {"passport": dict(task_spec)})
 
@@ -25,11 +25,11 @@ def save_compressed(path: Path, model: nn.Module, state: CompressedState, task_s
 def load_compressed(path: Path) -> Supervised:
     """Rebuild the task of a compressed file, in evaluation mode.
 
-    Raises UserError where the file is damaged, is of another network, or names targets that are no part of a model.
+    Raises UserError if the file is damaged, belongs to another network, or names targets that are not allowed in a model.
     """
     header, _, _ = read = container.read(path)
     if "passport" not in header:
-        raise UserError(f"{path} says nothing of its config: it was not written by this harness")
+        raise UserError(f"{path} has no embedded config; it was not written by Touchstone")
     from lightning_modules.task.task_spec import build_task_from_spec
 
     task = build_task_from_spec(header["passport"], str(path))
@@ -41,22 +41,17 @@ def load_compressed(path: Path) -> Supervised:
 def load_into(
     task: Supervised, path: Path, read: tuple[dict[str, Any], dict[str, Any], CompressedState] | None = None
 ) -> CompressedState:
-    """Give a task, whose network is as its config says, the network of a compressed file; return what it is made of.
+    """Replace a task's freshly built network with that of a compressed file; return the compressed state.
 
-    Raises UserError where the file belongs to another network.
+    Raises UserError if the file belongs to another network.
     """
     header, tensors, state = read or container.read(path)
     shape = header["passport"]["model"]["input_shape"]
     try:
         task.model = apply_steps(task.model, state.steps, torch.zeros(1, *shape))
         missing, unexpected = task.model.load_state_dict(tensors, strict=False)
-    except (
-        RuntimeError,
-        AttributeError,
-        KeyError,
-        IndexError,
-    ) as error:  # shapes that differ, layers that are not there
-        raise UserError(f"{path} is not of this network: {str(error).strip().splitlines()[-1].strip()}") from error
+    except (RuntimeError, AttributeError, KeyError, IndexError) as error:  # shapes that differ, missing layers
+        raise UserError(f"{path} does not fit this network: {str(error).strip().splitlines()[-1].strip()}") from error
     if missing or unexpected:
-        raise UserError(f"{path} is not of this network: missing {missing[:3]}, unexpected {unexpected[:3]}")
+        raise UserError(f"{path} does not fit this network: missing {missing[:3]}, unexpected {unexpected[:3]}")
     return state

@@ -1,4 +1,4 @@
-"""What the tensors of a compressed network are made of, beside their values: masks, codebooks, grids, structure."""
+"""How the tensors of a compressed network are represented: masks, codebooks, quantization grids, architecture steps."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 @dataclass
 class Codebook:
-    """A weight whose entries are few shared values (Han et al. 2016, section 3).
+    """A weight whose entries take a few shared values (Han et al. 2016, section 3).
 
     Attributes:
-        indices: which centroid each entry is, uint8, of the weight's shape.
+        indices: the centroid of each entry, uint8, of the weight's shape.
         centroids: [K] for the whole layer, or [C, K] for its C output channels (dimension 0 of the weight).
     """
 
@@ -20,7 +20,7 @@ class Codebook:
     centroids: Tensor
 
     def values(self) -> Tensor:
-        """The weight itself, in the centroids' type."""
+        """The weight itself, in the centroids' dtype."""
         index = self.indices.long()
         if self.centroids.ndim == 1:
             return self.centroids[index]
@@ -29,13 +29,13 @@ class Codebook:
 
 @dataclass
 class QuantGrid:
-    """A weight whose entries are whole numbers times a scale: ``scale * (q - zero_point)``.
+    """A weight whose entries are integers times a scale: ``scale * (q - zero_point)``.
 
     Attributes:
         q: int8, of the weight's shape.
-        scale: float32 [G, 1] where each of G equal groups of consecutive entries has one (a group may be a channel).
+        scale: float32 [G, 1], one for each of G equal groups of consecutive entries (a group may be a channel).
         zero_point: int8 [G, 1], or None for 0.
-        bits: of a number, 1 to 8: ``-2**(bits-1) <= q < 2**(bits-1)``.
+        bits: of an integer, 1 to 8: ``-2**(bits-1) <= q < 2**(bits-1)``.
     """
 
     q: Tensor
@@ -53,13 +53,12 @@ class QuantGrid:
 
 @dataclass
 class CompressedState:
-    """All of it, by the parameter's name in the network (``task.model``, without that prefix).
+    """The representation of all compressed tensors, by parameter name in the network (without the prefix ``model.``).
 
     Attributes:
-        masks: bool, True where the entry is kept; an entry that is not is zero.
-        codebooks, grids: weights that take few values. A masked entry of a codebook may be any centroid: the mask
-            is applied last.
-        steps: what was done to the network's structure, in order, as plain values: see `structure.py`.
+        masks: bool, True where the entry is kept; all other entries are zero.
+        codebooks, grids: quantized weights. A masked entry may have any index: the mask is applied last.
+        steps: the changes of the network's architecture, in order, as plain values.
     """
 
     masks: dict[str, Tensor] = field(default_factory=dict)
@@ -69,7 +68,7 @@ class CompressedState:
 
     @torch.no_grad()
     def apply(self, model: nn.Module) -> None:
-        """Give the network's parameters the values that their codebook, grid and mask say."""
+        """Set the network's parameters to the values of their codebook, grid and mask."""
         if not (self.masks or self.codebooks or self.grids):
             return
         self.apply_to(dict(model.named_parameters()))
@@ -84,7 +83,7 @@ class CompressedState:
             tensors[name].mul_(mask.to(tensors[name].device))
 
     def plain_dict(self) -> dict[str, Any]:
-        """Tensors and plain values only, as a checkpoint may hold them."""
+        """Tensors and plain values only, for a checkpoint."""
         return {
             "masks": self.masks,
             "codebooks": {k: {"indices": c.indices, "centroids": c.centroids} for k, c in self.codebooks.items()},
@@ -94,7 +93,7 @@ class CompressedState:
 
     @classmethod
     def of(cls, plain_dict: dict[str, Any]) -> "CompressedState":
-        """What `plain` gave."""
+        """The inverse of `plain_dict`."""
         return cls(
             dict(plain_dict["masks"]),
             {k: Codebook(**c) for k, c in plain_dict["codebooks"].items()},

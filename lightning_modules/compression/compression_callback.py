@@ -1,4 +1,4 @@
-"""Keeps what a network is made of - zeros, shared values - in force at every step of a fit, and lets stages act there."""
+"""Callback that re-applies masks, codebooks and grids after every optimizer step, and calls the stages of a fit."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,15 +10,18 @@ from torch import Tensor
 from lightning_modules.compression.compressed_state import Codebook, CompressedState
 from lightning_modules.compression.stage import Stage, StageContext
 
-_SYNC_EVERY = 100  # steps after which shared values, which move together, are made equal to the last bit again
+_SYNC_EVERY = 100  # steps between two synchronizations of shared values, which differ by rounding only
 
 
 class CompressionCallback(pl.Callback):
-    """Calls the `stages` of a fit around every step of the optimizer, and applies ``work.form`` after each.
+    """Calls the `stages` of a fit around every optimizer step, and enforces the compressed state after each.
 
-    It hangs on the optimizer where the quick loop takes many steps in one call of Lightning's, and on Lightning's hooks
-    for gradients where it does not. Its state holds the form and the count of steps: a resumed fit is the same fit.
+    It uses hooks of the optimizer, since the fast loop takes many steps within one call from Lightning; with automatic
+    optimization, gradients exist only in Lightning's own hook. Its state holds the compressed state and the step count,
+    so a resumed fit continues exactly.
     """
+
+    state_key = "CompressionCallback"  # the key in checkpoints of earlier versions
 
     def __init__(self, context: StageContext, stages: Sequence[Stage]) -> None:
         self.context, self.stages = context, list(stages)
@@ -49,7 +52,7 @@ class CompressionCallback(pl.Callback):
             self.before_step()
 
     def before_step(self) -> None:
-        """Let the stages see the gradients; then those of shared values become the sum over all that share them."""
+        """Call the stages while gradients exist; then sum the gradients of entries that share a value."""
         for stage in self.stages:
             stage.before_step(self.context, self.step, self.total)
         state = self.context.state
@@ -60,7 +63,7 @@ class CompressionCallback(pl.Callback):
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """Let the stages act on the new weights, and put back what may not have moved."""
+        """Call the stages with the new weights, then restore shared values, grids and zeros."""
         state, parameters = self.context.state, dict(self.context.model.named_parameters())
         for stage in self.stages:
             stage.after_step(self.context, self.step, self.total)
@@ -73,7 +76,7 @@ class CompressionCallback(pl.Callback):
             parameters[name].mul_(self._factor(name, mask, parameters[name]))
 
     def _factor(self, name: str, mask: Tensor, weight: Tensor) -> Tensor:
-        """The mask as numbers of the weight's type, which multiply ten times as fast; made anew where the mask is another."""
+        """The mask in the weight's dtype, which multiplies ten times as fast; cached until the mask is replaced."""
         known = self._factors.get(name)
         if known is None or known[0] is not mask:
             known = self._factors[name] = (mask, mask.to(weight.device, weight.dtype))
@@ -85,20 +88,20 @@ class CompressionCallback(pl.Callback):
         for codebook in state.codebooks.values():
             codebook.indices, codebook.centroids = codebook.indices.to(device), codebook.centroids.to(device)
 
-    # --- wherever the weights are looked at ------------------------------------------------------------------
+    # --- before the weights are evaluated or saved -----------------------------------------------------------
     def settle(self) -> None:
-        """Read the shared values back from the weights, and make the weights what the form says."""
+        """Update the shared values from the weights, then apply the compressed state to the weights."""
         sync_shared_weights(dict(self.context.model.named_parameters()), self.context.state)
         self.context.state.apply(self.context.model)
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.state.fn == "fit":
-            self.settle()  # of averaged weights too, which another callback has just put in place
+            self.settle()  # also for averaged weights, which another callback has just swapped in
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """What is saved may be an average of weights over steps with other masks: it gets today's zeros."""
+        """Mask the saved weights: they may be an average over steps with other masks."""
         for name, mask in self.context.state.masks.items():
             tensor = checkpoint["state_dict"].get(f"model.{name}")
             if tensor is not None:
@@ -117,10 +120,9 @@ class CompressionCallback(pl.Callback):
 
 @torch.no_grad()
 def sum_shared_gradients(parameter: Tensor, codebook: Codebook, mask: Tensor | None) -> None:
-    """Give every entry the sum of the gradients of all entries with its centroid (Han et al. 2016, equation 3).
+    """Set every entry's gradient to the sum over all entries with its centroid (Han et al. 2016, equation 3).
 
-    With equal gradients, and equal state from an optimizer that began with this, all of them move alike: the shared
-    value is trained by whatever optimizer there is.
+    With equal gradients and equal optimizer state all of them move alike, so any optimizer trains the shared value.
     """
     if parameter.grad is None:
         return
@@ -137,7 +139,7 @@ def sum_shared_gradients(parameter: Tensor, codebook: Codebook, mask: Tensor | N
 
 @torch.no_grad()
 def sync_shared_weights(parameters: dict[str, Any], state: CompressedState) -> None:
-    """Set each centroid to the value that its entries have, and each entry to its centroid: they may differ by a rounding."""
+    """Set each centroid to the value of its entries and each entry to its centroid, which may differ by rounding."""
     for name, codebook in state.codebooks.items():
         weight, index = parameters[name].detach(), codebook.indices.long()
         mask = state.masks.get(name)
@@ -146,9 +148,8 @@ def sync_shared_weights(parameters: dict[str, Any], state: CompressedState) -> N
             offset = torch.arange(len(index), device=index.device).mul_(codebook.centroids.shape[1])
             index = index + offset.view(-1, *(1,) * (index.ndim - 1))
         flat, values = codebook.centroids.flatten(), weight[kept].to(codebook.centroids.dtype)
-        flat = flat.scatter_reduce(
-            0, index[kept], values, "amax", include_self=False
-        )  # one that is the same on all ranks
+        # The maximum, since it is the same on all ranks.
+        flat = flat.scatter_reduce(0, index[kept], values, "amax", include_self=False)
         codebook.centroids = flat.view_as(codebook.centroids)
         shared = codebook.values().to(weight.dtype)
         parameters[name].copy_(shared if mask is None else shared * mask)

@@ -1,4 +1,4 @@
-"""What each stage of a recipe cost and gained: rows of a table, metrics, a picture, and a LoggedModel for each."""
+"""Compares the network after each stage of a recipe with the dense network: metrics, a table and a plot."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -10,19 +10,19 @@ from torch import Tensor, nn
 from lightning_modules.compression.profiling import Timing, is_onnx_model, measure_costs, measure_latencies
 from lightning_modules.task.profiling import model_size
 
-TEST_METRICS = ("test/accuracy", "test/rmse", "test/loss")  # the first that there is stands in the table
-MIN_SPEEDUP = 1.05  # a speed-up below this is told as none
+TEST_METRICS = ("test/accuracy", "test/rmse", "test/loss")  # the table shows the first that exists
+MIN_SPEEDUP = 1.05  # a speed-up below this is reported as none
 
 
 @dataclass(frozen=True)
 class NetworkCosts:
-    """One network: the dense one or what a stage made of it.
+    """The costs of one network: the dense one, or the network after a stage.
 
     Attributes:
-        name: ``dense`` or the stage's.
+        name: ``dense`` or the stage's name.
         metrics: ``size_bytes``, ``params``, ``nonzero``, ``macs``, ``peak_memory_bytes``, ``test/…``.
-        latency: of one sample by runtime.
-        bound_bytes: the sum of entropies of what the file holds.
+        latency: of one sample, by runtime.
+        bound_bytes: the entropy bound of the file.
     """
 
     name: str
@@ -32,7 +32,7 @@ class NetworkCosts:
 
     @property
     def fastest(self) -> float | None:
-        """The median latency in the best of its runtimes, in milliseconds."""
+        """The lowest median latency over the runtimes, in milliseconds."""
         return min((timing.median_ms for timing in self.latency.values()), default=None)
 
 
@@ -43,7 +43,8 @@ class CostReport:
     Args:
         dense: the dense network, on the CPU.
         x: floats [1, *input_shape].
-        tested: its test metrics; empty where no dense network was trained.
+        tested: the dense network's test metrics; empty if no dense network was trained.
+        missing: why the last network or the dense one does not run in a runtime, by ``<side>/<runtime>``.
     """
 
     dense: nn.Module
@@ -51,16 +52,14 @@ class CostReport:
     runtimes: tuple[str, ...]
     tested: dict[str, float]
     rows: list[NetworkCosts] = field(default_factory=list)
-    missing: dict[str, str] = field(
-        default_factory=dict
-    )  # why the last network or the dense one does not run somewhere
+    missing: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         size = model_size(self.dense)["model/size_bytes"]
         self.rows = [NetworkCosts("dense", {"size_bytes": size, **measure_costs(self.dense, self.x), **self.tested})]
 
     def add(self, name: str, network: nn.Module, written: Any, tested: dict[str, float]) -> NetworkCosts:
-        """Measure a network that was loaded back from its file; the dense one is timed again beside it."""
+        """Measure a network that was loaded back from its file; the dense one is timed again beside it, for a fair ratio."""
         before = self.rows[-1].metrics
         kept = ("params", "nonzero", "macs") if is_onnx_model(network) else ()
         inherited = {key: before[key] for key in kept if key in before}
@@ -74,7 +73,7 @@ class CostReport:
 
     # --- what is logged --------------------------------------------------------------------------------------
     def named(self) -> dict[str, float]:
-        """The metrics of the dense and of the last network, and what was gained, by their names in the run."""
+        """The metrics of the dense and of the last network and the gains, by the names under which they are logged."""
         dense, last = self.rows[0], self.rows[-1]
         found = {**_metrics_of("dense", dense), **_metrics_of("compressed", last)}
         found["compression/ratio"] = dense.metrics["size_bytes"] / last.metrics["size_bytes"]
@@ -88,24 +87,24 @@ class CostReport:
         return found
 
     def verdict(self) -> str:
-        """What was gained, in a sentence; that nothing was, where nothing was."""
+        """One sentence on what compression gained in size and speed."""
         gained = self.named()
-        text = f"{gained['compression/ratio']:.1f}x smaller than the dense network in float32"
+        text = f"{gained['compression/ratio']:.1f}x smaller than the dense float32 network"
         text += "".join(f"; not timed: {name}: {why}" for name, why in self.missing.items())
         speed = gained.get("compression/speedup_best_runtime")
         if speed is None:
             return text
         best = min(self.rows[0].latency, key=lambda name: self.rows[0].latency[name].median_ms)
         if speed < MIN_SPEEDUP:
-            return f"{text}; no faster than it runs in {best} ({speed:.2f}x)"
-        return f"{text}; {speed:.2f}x faster than it runs in {best}"
+            return f"{text}; not faster than the dense network in {best} ({speed:.2f}x)"
+        return f"{text}; {speed:.2f}x faster than the dense network in {best}"
 
     def cells(self, spread: bool) -> tuple[list[str], list[list[str]]]:
-        """Head and rows of the table, as texts; with the quartiles of latencies, or with numbers that a terminal has room for."""
+        """Header and rows of the table; `spread` adds the quartiles of latencies and writes all digits."""
         runtimes = list(dict.fromkeys(name for row in self.rows for name in row.latency))
         tests = [key for key in TEST_METRICS if key in self.rows[-1].metrics][:1]
         short = {"onnxruntime": "ort", "eager": "eager"}
-        head = ["network", "size", "ratio", "not zero", "macs", *(f"ms, {short[name]}" for name in runtimes)]
+        head = ["network", "size", "ratio", "nonzero", "macs", *(f"ms, {short[name]}" for name in runtimes)]
         head += [name if spread else name.removeprefix("test/") for name in tests]
         size = self.rows[0].metrics["size_bytes"]
         count: Callable[[float], str] = (lambda value: f"{value:,.0f}") if spread else format_count
@@ -122,7 +121,7 @@ class CostReport:
 
 
 def format_count(value: float) -> str:
-    """A count in thousands or millions: 431.1k."""
+    """A count with a unit prefix: 431.1k."""
     for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= limit:
             return f"{value / limit:.1f}{unit}"
@@ -130,7 +129,7 @@ def format_count(value: float) -> str:
 
 
 def _timings_of(side: str, sides: dict[str, Timing | str]) -> dict[str, Timing]:
-    """The timings of one side, by runtime."""
+    """The timings of ``dense`` or ``compressed``, by runtime."""
     named = {name.partition("/")[2]: t for name, t in sides.items() if name.startswith(f"{side}/")}
     return {runtime: timing for runtime, timing in named.items() if isinstance(timing, Timing)}
 
@@ -139,7 +138,7 @@ def _metrics_of(side: str, row: NetworkCosts) -> dict[str, float]:
     found = {f"{side}/{key}": value for key, value in row.metrics.items()}
     for runtime, timing in row.latency.items():
         found[f"{side}/{runtime}_latency_ms"] = timing.median_ms
-    if row.latency:  # the dense network as it is trained, the compressed one as it runs best
+    if row.latency:  # the dense network in eager mode, the compressed one in its fastest runtime
         own = row.latency.get("eager") if side == "dense" else None
         found[f"{side}/latency_ms"] = own.median_ms if own else min(t.median_ms for t in row.latency.values())
     return found
@@ -152,13 +151,13 @@ def _format_timing(timing: Timing | None, spread: bool) -> str:
 
 
 def to_markdown(head: Sequence[str], rows: Sequence[Sequence[str]], below: str) -> str:
-    """The table in Markdown, and a line below it."""
+    """The table in Markdown, and the text `below` it."""
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|", *(f"| {' | '.join(row)} |" for row in rows)]
     return "\n".join(lines) + f"\n\n{below}\n"
 
 
 def plot_costs(rows: Sequence[NetworkCosts], metric: str | None, path: Path) -> None:
-    """Draw size, latency and test metric of every network, one panel each."""
+    """Plot size, latency and test metric of every network, one panel each."""
     import matplotlib
 
     matplotlib.use("Agg")

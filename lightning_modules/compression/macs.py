@@ -1,4 +1,4 @@
-"""What a network does to one sample, counted: multiply-accumulates, parameters, and those that are not zero."""
+"""Counts a network's multiply-accumulates (MACs), parameters and nonzero parameters."""
 
 import torch
 from torch import Tensor, nn
@@ -9,11 +9,11 @@ from lightning_modules.compression.meta_copy import meta_copy
 
 
 def count_macs(model: nn.Module, example: Tensor) -> int:
-    """Multiply-accumulates of one sample: half of what torch's flop counter counts.
+    """Multiply-accumulates of one sample: half of the FLOPs that torch's counter reports.
 
-    Counted are matrix products, convolutions and attention, in recurrent layers too; not biases, norms, pooling and
-    activations. Where it can, the network runs on the device ``meta``: nothing is computed, and no layer fused. A
-    program of another runtime counts as 0.
+    Matrix products, convolutions, attention and recurrent layers count; biases, norms, pooling and activations do not.
+    If possible the network runs on the ``meta`` device: nothing is computed and no layer is fused. An ONNX model
+    counts as 0.
 
     Args:
         example: floats [N, *input_shape] as the network reads them; the first is used.
@@ -21,7 +21,7 @@ def count_macs(model: nn.Module, example: Tensor) -> int:
     one = example[:1]
     try:
         return _count(meta_copy(model), one.to("meta"))
-    except (RuntimeError, NotImplementedError, TypeError):  # a network that looks at its numbers, or is no torch code
+    except (RuntimeError, NotImplementedError, TypeError):  # it depends on values, or is not torch code
         return _count(model, one)
 
 
@@ -45,5 +45,5 @@ def count_params(model: nn.Module) -> int:
 
 
 def count_nonzero(model: nn.Module) -> int:
-    """Number of parameters that are not zero."""
+    """Number of nonzero parameters."""
     return sum(int(torch.count_nonzero(p)) for p in model.parameters())

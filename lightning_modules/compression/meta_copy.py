@@ -1,4 +1,4 @@
-"""A network without its numbers: shapes can be tried on it at once, whatever its size."""
+"""Copies a network to the meta device, where shapes can be tried without computing anything."""
 
 import copy
 from typing import Any
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 def meta_copy(model: nn.Module) -> nn.Module:
-    """A copy in evaluation mode whose parameters and buffers are on the device ``meta``; all parameters learn."""
+    """A copy in evaluation mode with parameters and buffers on the ``meta`` device; all parameters require gradients."""
     memo: dict[int, Any] = {}
     for tensor in (*model.parameters(), *model.buffers()):
         memo[id(tensor)] = _to_meta(tensor)

@@ -1,4 +1,4 @@
-"""A network that is an ONNX program, run by ONNX Runtime on the CPU; and how a network becomes one."""
+"""Networks as ONNX models: export, and a module that runs one in ONNX Runtime on the CPU."""
 
 import io
 import logging
@@ -21,8 +21,8 @@ class OnnxModel(nn.Module):
     """Floats [B, *input_shape] -> float32 [B, num_outputs], by ONNX Runtime: forward only, on the CPU, no gradients.
 
     Its only state is the buffer ``program``, the bytes of the ONNX file, so a state dict holds all of it. The session
-    is made at the first call, once for each process, program and number of threads (``torch.get_num_threads()``): it
-    is neither copied nor pickled, and a forked process makes its own.
+    is created at the first call, once for each process, program and number of threads (``torch.get_num_threads()``); it
+    is neither copied nor pickled.
     """
 
     program: Tensor
@@ -56,27 +56,26 @@ class OnnxModel(nn.Module):
 
 
 def restore(model: nn.Module, step: dict[str, Any], example: Tensor) -> nn.Module:
-    """An `OnnxModel` of as many bytes as the step says; the program itself comes with the weights."""
+    """An empty `OnnxModel` of the recorded size; the ONNX file itself is loaded with the weights."""
     return OnnxModel(bytes(int(step["bytes"])))
 
 
 def inference_session(program: bytes) -> Any:
-    """An inference session on the CPU with as many threads as torch uses. Raises UserError with ONNX Runtime's reason."""
+    """A CPU inference session with as many threads as torch uses. Raises UserError with ONNX Runtime's reason."""
     runtime = optional_import("onnxruntime")
     options = runtime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = torch.get_num_threads()
     try:
         return runtime.InferenceSession(program, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime has a class for every status, without a common ancestor
+    except Exception as error:  # ONNX Runtime's exception classes have no common base
         raise UserError(f"ONNX Runtime cannot run the network: {first_error_line(error)}") from error
 
 
 def to_onnx(model: nn.Module, example: Tensor) -> bytes:
-    """The network in evaluation mode as an ONNX file with weights inside, its first dimension free.
+    """Export a copy of the network, in evaluation mode, to an ONNX file with its weights and a dynamic batch size.
 
-    A copy on the CPU is exported: the model stays as it was. Stack traces, which hold paths of this machine, are left
-    out of the file.
+    Stack traces, which contain local paths, are removed.
 
     Args:
         example: floats [N, *input_shape].
@@ -86,7 +85,7 @@ def to_onnx(model: nn.Module, example: Tensor) -> bytes:
     optional_import("onnxscript")
     copy = eval_copy(model)
     sample = example.detach().cpu().float()
-    sample = torch.cat([sample, sample])[: max(2, len(sample))]  # a batch of 1 would be taken for a constant
+    sample = torch.cat([sample, sample])[: max(2, len(sample))]  # a batch size of 1 would be exported as a constant
     try:
         with silence_output(), torch.no_grad():
             exported = torch.onnx.export(
@@ -100,13 +99,13 @@ def to_onnx(model: nn.Module, example: Tensor) -> bytes:
 
 
 def eval_copy(model: nn.Module) -> nn.Module:
-    """The same network on the CPU in evaluation mode; an exported one, which has no such mode, as it is."""
+    """A copy on the CPU in evaluation mode; an exported graph has no modes."""
     copy = deepcopy(model).cpu()
     return copy if isinstance(copy, torch.fx.GraphModule) else copy.eval()
 
 
 def strip_metadata(model: Any) -> bytes:
-    """The file of an ``onnx.ModelProto`` without what only a debugger reads."""
+    """Serialize an ``onnx.ModelProto`` without doc strings and debug metadata."""
     graph = model.graph
     for part in (model, graph, *model.functions, *graph.node, *graph.initializer, *graph.input, *graph.output):
         part.doc_string = ""
@@ -117,7 +116,7 @@ def strip_metadata(model: Any) -> bytes:
 
 
 def first_error_line(error: BaseException) -> str:
-    """The first line of what an error, or the first one that led to it, says."""
+    """Class and first message line of an error's root cause."""
     while error.__cause__ is not None:
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
@@ -126,7 +125,7 @@ def first_error_line(error: BaseException) -> str:
 
 @contextmanager
 def silence_output() -> Iterator[None]:
-    """Without what exporters and quantizers print, warn and log."""
+    """Suppress what exporters and quantizers print, warn and log."""
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:

@@ -1,4 +1,4 @@
-"""The libraries of the optional group `compression`."""
+"""Imports the libraries of the optional dependency group `compression` when they are needed."""
 
 from importlib import import_module
 from typing import Any
@@ -7,11 +7,11 @@ from lightning_modules.config.errors import UserError
 
 
 def optional_import(module: str) -> Any:
-    """Import and return a library of the group. Raises UserError with the command that installs it."""
+    """Import and return a module. Raises UserError with the install command if it is missing."""
     try:
         return import_module(module)
     except ImportError as error:
         name = getattr(error, "name", None) or module
         raise UserError(
-            f"{name.partition('.')[0]} is not installed, which compression needs here: pip install -e '.[compression]'"
+            f"{name.partition('.')[0]} is required here but not installed: pip install -e '.[compression]'"
         ) from error

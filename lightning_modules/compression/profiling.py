@@ -1,4 +1,4 @@
-"""What a network costs to run: size, operations, memory and latency, beside another in one process."""
+"""Profiles networks: parameters, MACs, peak memory, and latency beside another network in the same process."""
 
 import os
 import statistics
@@ -13,8 +13,8 @@ from lightning_modules.compression.macs import count_macs, count_nonzero, count_
 from lightning_modules.config.errors import UserError
 from lightning_modules.task.profiling import model_size, single_thread
 
-_MIN_ROUNDS, _SECONDS_EACH = 30, 2.0  # rounds of all candidates at least, and seconds after which there are no more
-_MIN_TIMING_SECONDS = 0.002  # one timing lasts so long at least: short calls are repeated
+_MIN_ROUNDS, _SECONDS_EACH = 30, 2.0  # least number of rounds, and seconds for each candidate after which timing stops
+_MIN_TIMING_SECONDS = 0.002  # shortest duration of one timing: shorter calls are repeated
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Timing:
 def time_interleaved(
     candidates: Mapping[str, Callable[[], object]], seconds: float = _SECONDS_EACH
 ) -> dict[str, Timing]:
-    """Time the candidates in turns, on one thread, so that a busy machine is busy for all of them."""
+    """Time the candidates in turns, on one thread, so that other load on the machine affects all of them."""
     with single_thread():
         repeats = {name: _repeats(call) for name, call in candidates.items()}
         times: dict[str, list[float]] = {name: [] for name in candidates}
@@ -62,7 +62,7 @@ def _quartiles(values: list[float]) -> Timing:
 
 
 def is_onnx_model(model: nn.Module) -> bool:
-    """Whether the network is a finished program for another runtime, and no longer made of torch's layers."""
+    """Whether the network runs in ONNX Runtime and no longer consists of torch layers."""
     from lightning_modules.compression.onnx_model import OnnxModel
 
     return isinstance(model, OnnxModel)
@@ -71,9 +71,9 @@ def is_onnx_model(model: nn.Module) -> bool:
 def runtime_calls(
     side: str, model: nn.Module, x: Tensor, runtimes: tuple[str, ...]
 ) -> dict[str, Callable[[], object] | str]:
-    """The network in each runtime, as ``<side>/<runtime>``; a program runs in its own only. Text: why it does not run there.
+    """A call of the network for each runtime, by ``<side>/<runtime>``, or the reason why it does not run there.
 
-    `x`: floats [B, *input_shape].
+    An ONNX model runs in ONNX Runtime only. `x`: floats [B, *input_shape].
     """
     from lightning_modules.compression.onnx_model import OnnxModel, to_onnx
 
@@ -88,7 +88,7 @@ def runtime_calls(
             exported = OnnxModel(to_onnx(model, x))
             exported(x)
             found[f"{side}/onnxruntime"] = lambda: exported(x)
-        except UserError as error:  # it has no kernel for these types, or the exporter no operator
+        except UserError as error:  # no kernel for these types, or the exporter does not support an operator
             found[f"{side}/onnxruntime"] = str(error).splitlines()[0]
     return found
 
@@ -96,9 +96,8 @@ def runtime_calls(
 def measure_latencies(
     dense: nn.Module, compressed: nn.Module, x: Tensor, runtimes: tuple[str, ...]
 ) -> dict[str, Timing | str]:
-    """Latency of both networks in each runtime, one thread, in turns, by ``dense/<runtime>`` and ``compressed/<runtime>``.
-
-    Text where a network does not run in a runtime: the reason.
+    """Latency of both networks in each runtime, by ``dense/<runtime>`` and ``compressed/<runtime>``, or the reason why a
+    network does not run there.
     """
     with torch.inference_mode(), single_thread():
         both = {**runtime_calls("dense", dense, x, runtimes), **runtime_calls("compressed", compressed, x, runtimes)}
@@ -107,9 +106,9 @@ def measure_latencies(
 
 
 def measure_costs(model: nn.Module, x: Tensor) -> dict[str, float]:
-    """Parameters, entries that are not zero, multiply-accumulates and peak memory of one call with `x`.
+    """Parameters, nonzero parameters, MACs and peak memory of one call with `x`.
 
-    A program has bytes only: its operations are those of the network that it was made from.
+    Empty for an ONNX model, which has the operations of the network it was made from.
     """
     if is_onnx_model(model):
         return {}
@@ -122,10 +121,10 @@ def measure_costs(model: nn.Module, x: Tensor) -> dict[str, float]:
 
 
 def peak_memory_bytes(model: nn.Module, x: Tensor) -> int:
-    """Bytes of the weights, and the most that is alive beside them during one call, as torch's allocator tells."""
+    """Bytes of the weights plus the largest amount that torch's allocator holds during one call."""
     from torch.profiler import ProfilerActivity, profile
 
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it says on stderr that there is no GPU
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else it warns on stderr that there is no GPU
     with torch.inference_mode(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         model.eval()(x)
     alive = peak = 0

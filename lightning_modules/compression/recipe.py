@@ -1,4 +1,4 @@
-"""A recipe: the stages of a config in their order, refused before anything is trained where the order makes no sense."""
+"""A recipe: the ordered stages of a config, validated before anything is trained."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,37 +23,37 @@ class Recipe:
 
     @property
     def in_fit(self) -> list[Stage]:
-        """Those that act in the run's own training."""
+        """The stages that act in the run's own training."""
         return [stage for stage in self.stages if stage.when in ("fit", "always")]
 
     @property
     def always(self) -> list[Stage]:
-        """Those that act in every fit."""
+        """The stages that act in every fit."""
         return [stage for stage in self.stages if stage.when == "always"]
 
     @property
     def after(self) -> list[Stage]:
-        """Those that begin once the run's own training is over."""
+        """The stages that begin after the run's own training."""
         return [stage for stage in self.stages if stage.when == "after"]
 
     @property
     def compresses(self) -> bool:
-        """Whether there is a compressed network at the end."""
+        """Whether the recipe produces a compressed network."""
         return any(stage.changes_weights for stage in self.stages)
 
     @property
     def keeps_last(self) -> bool:
-        """Whether the last weights of the run's own training count, and not the best: a schedule is over only then."""
+        """Whether to use the last weights of the run's own training, not the best: schedules end only there."""
         return any(stage.changes_weights for stage in self.in_fit)
 
 
 def build_recipe(node: Mapping[str, Any] | None) -> Recipe:
-    """Instantiate the stages of ``compression``. Raises UserError for a setting it does not know, or a senseless order."""
+    """Instantiate the stages of ``compression``. Raises UserError for an unknown setting or an invalid order."""
     if not node:
         return Recipe()
     for key in node:
         if str(key) not in _SETTINGS:
-            raise UserError(f"compression.{key}: there is no such setting; {suggest(str(key), _SETTINGS)}")
+            raise UserError(f"compression.{key}: unknown setting; {suggest(str(key), _SETTINGS)}")
     if node.get("budget"):
         raise UserError("compression=budget is a search of many runs, which touchstone train starts")
     runtimes = tuple(node.get("runtimes") or ())
@@ -68,46 +68,46 @@ def build_recipe(node: Mapping[str, Any] | None) -> Recipe:
 def _build_stage(name: str, node: Any) -> Stage:
     stage = instantiate(node) if "_target_" in node else None
     if not isinstance(stage, Stage):
-        raise UserError(f"compression.stages.{name}: '_target_' must be a stage, as in conf/compression")
+        raise UserError(f"compression.stages.{name}: expected a stage's '_target_', as in conf/compression")
     stage.name = name
     return stage
 
 
 def _check_order(stages: list[Stage]) -> None:
-    """Raise UserError where a stage would undo an earlier one, or find no weights to work on."""
+    """Raise UserError if a stage would undo an earlier one, or would have no weights to work on."""
     told: list[Stage] = []
     for stage in stages:
         for earlier in told:
             place, before = ORDER.index(stage.kind), ORDER.index(earlier.kind)
             if place < before and stage.kind != "distil":
                 raise stage.config_error(
-                    f"it cannot stand after {earlier.name}: {_WHY_NOT_AFTER[earlier.kind]} (the order is {', '.join(ORDER)})"
+                    f"cannot follow {earlier.name}: {_WHY_NOT_AFTER[earlier.kind]} (order: {', '.join(ORDER)})"
                 )
             if place == before and stage.kind in AT_MOST_ONCE:
-                raise stage.config_error(f"{earlier.name} has done that already: {_WHY_NOT_AFTER[stage.kind]}")
+                raise stage.config_error(f"{earlier.name} already did this: {_WHY_NOT_AFTER[stage.kind]}")
         if stage.needs_initial and any(earlier.kind == "structure" for earlier in told):
             raise stage.config_error(
-                "it goes back to the network's first weights, whose layers have another shape by then"
+                "rewinds to the initial weights, but an earlier stage has changed the layers' shapes"
             )
         if stage.when != "after" and stage.kind in ("share", "program", "structure"):
-            raise stage.config_error(f"when={stage.when}: this stage begins after training: when=after")
+            raise stage.config_error(f"when={stage.when}: this stage runs after training; use when=after")
         told.append(stage)
 
 
 _WHY_NOT_AFTER = {
     "distil": "it only changes the loss",
-    "structure": "layers have another shape then",
-    "prune": "the zeros that it made belong to weights that would be gone",
+    "structure": "it changes the layers' shapes",
+    "prune": "its zeros would be lost with the weights they belong to",
     "share": "its shared values would be lost",
-    "program": "the network is a finished program then, whose weights cannot be changed",
+    "program": "it turns the network into an ONNX model, whose weights cannot be changed",
 }
 
 
 def check_recipe(recipe: Recipe, model: nn.Module, example: Tensor, num_outputs: int) -> None:
-    """Let every stage look at the network it will work on: raises UserError before anything is trained.
+    """Let every stage validate the network before anything is trained. Raises UserError.
 
-    `example`: floats [2, *input_shape] as the network reads them. What an earlier stage will do to the network is not
-    known yet; the stage looks again when it begins.
+    `example`: preprocessed floats [2, *input_shape]. The effect of earlier stages on the network is not known yet, so
+    each stage validates again when it begins.
     """
     for stage in recipe.stages:
         stage.check(model, example, num_outputs)

@@ -1,4 +1,4 @@
-"""A stage: one step of a compression recipe, and what it works on."""
+"""Base class of the stages of a compression recipe, and the context that a stage works in."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from lightning_modules.config.errors import UserError, suggest
 
 When = Literal["fit", "after", "always"]
 Kind = Literal["distil", "structure", "prune", "share", "program"]
-# A stage may stand behind a kind of its own or of an earlier place, but for what is below it on this list.
+# A stage may follow stages of the same or of an earlier kind.
 ORDER: tuple[Kind, ...] = ("distil", "structure", "prune", "share", "program")
 AT_MOST_ONCE: tuple[Kind, ...] = ("share", "program")
 
@@ -23,17 +23,17 @@ class StageContext:
     """What a stage works on.
 
     Attributes:
-        task: the LightningModule; a stage changes ``task.model``, or puts another network in its place.
-        form: masks, codebooks, grids and structure so far; a stage adds its own.
+        task: the LightningModule; a stage changes ``task.model`` or replaces it.
+        form: masks, codebooks, grids and architecture steps so far; a stage adds its own.
         example: raw samples [N, *input_shape], on the CPU.
-        batches: a fresh iterator over the training batches (dicts with ``x`` raw [B, …] and ``y``), in a fixed
-            order, never augmented: for calibration, scores and caches.
-        evaluate: the monitored metric of a network in place of ``task.model``, on the validation part.
+        batches: a new iterator over the training batches (dicts with raw ``x`` [B, …] and ``y``), in a fixed order and
+            never augmented: for calibration, scores and caches.
+        evaluate: returns the monitored metric of a network on the validation set.
         higher_is_better: of `evaluate`.
-        initial: the state dict of ``task.model`` before its first step, where a stage asked for it (`needs_initial`).
-        seed: for a stage's random draws.
-        folder: pictures and tables written here are shown with the run.
-        log: metrics for the run, by name.
+        initial: the state dict of ``task.model`` before training, if a stage has `needs_initial`.
+        seed: for a stage's random numbers.
+        folder: plots and tables written here become artifacts of the run.
+        log: logs metrics to the run.
     """
 
     task: Any
@@ -53,36 +53,36 @@ class StageContext:
         return self.task.model
 
     def preprocess(self, x: Tensor) -> Tensor:
-        """Raw samples as the network reads them."""
+        """Raw samples -> the network's inputs."""
         return self.task.preprocess(x)
 
 
 class Stage(pl.Callback):
-    """One step of a recipe. It begins, is trained for `epochs`, and ends.
+    """One step of a recipe: it begins, is trained for `epochs`, and ends.
 
     Args:
-        when: ``fit`` acts in the run's own training; ``after`` begins once that is over; ``always`` acts in every fit.
-        epochs: of fine-tuning between `begin` and `end`, in a fit of its own (``after`` only).
+        when: ``fit`` acts in the run's own training; ``after`` begins after it; ``always`` acts in every fit.
+        epochs: of fine-tuning between `begin` and `end`, in a separate fit (``after`` only).
         lr: the learning rate of that fit; None: the optimizer's own.
 
-    A stage with `rounds` has so many fits of `epochs`, and `between` is called from one to the next.
+    A stage with several `rounds` has that many fits of `epochs`, with `after_round` called in between.
 
-    A stage that acts in a fit counts on `before_step` and `after_step`: they are called around every step of the
-    optimizer, in the ordinary and in the quick loop, on all ranks alike; do nothing random in them that is no function
-    of `work.seed` and the step. State between begin and end belongs into `state_dict`, as tensors and plain values.
+    `before_step` and `after_step` are called around every optimizer step, in the ordinary and in the fast loop, on all
+    ranks alike; randomness in them must depend on the seed and the step only. State that must survive a resume belongs
+    into `state_dict`, as tensors and plain values.
     """
 
     kind: ClassVar[Kind]
     needs_initial: ClassVar[bool] = False
-    changes_weights: ClassVar[bool] = True  # false: the weights of a fit may be chosen by validation (distillation)
-    name = ""  # its key in the recipe
+    changes_weights: ClassVar[bool] = True  # False: the best weights of a fit may be used (distillation)
+    name = ""  # the stage's key in the recipe
     rounds = 1
 
     def __init__(self, when: When = "after", epochs: int = 0, lr: float | None = None) -> None:
         if when not in ("fit", "after", "always"):
             raise UserError(f"compression: when={when}: {suggest(str(when), ('fit', 'after', 'always'))}")
         if epochs < 0 or (epochs and when != "after"):
-            raise UserError(f"compression: epochs={epochs} with when={when}: only when=after has epochs of its own")
+            raise UserError(f"compression: epochs={epochs} with when={when}: only a stage with when=after has epochs")
         self.when, self.epochs, self.lr = when, epochs, lr
 
     @property
@@ -94,38 +94,38 @@ class Stage(pl.Callback):
         return UserError(f"compression.stages.{self.name}: {what}")
 
     def check(self, model: nn.Module, example: Tensor, num_outputs: int) -> None:
-        """Raise UserError, before anything is trained, where this stage cannot work on the network.
+        """Raise UserError, before anything is trained, if this stage cannot work on the network.
 
-        `example`: floats [2, *input_shape] as the network reads them. `model` must not be changed.
+        `example`: preprocessed floats [2, *input_shape]. `model` must not be changed.
         """
 
     def check_task(self, task: Any) -> None:
-        """As `check`, for what depends on the task: its classes, its augmentation."""
+        """Like `check`, for what depends on the task: its classes, its augmentation."""
 
     def begin(self, context: StageContext) -> None:
-        """Change the network before this stage's fit; not called again where that fit is resumed."""
+        """Change the network before this stage's fit; not called again when that fit is resumed."""
 
     def before_step(self, context: StageContext, step: int, total: int) -> None:
-        """Gradients are there: step `step` (from 0) of `total` of this stage's fit is about to be taken."""
+        """Called with gradients, before step `step` (from 0) of the `total` steps of this fit."""
 
     def after_step(self, context: StageContext, step: int, total: int) -> None:
-        """Step `step` of `total` was taken. `work.form` is applied to the network after this."""
+        """Called after step `step` of `total`, before the compressed state is applied to the network."""
 
     def loss(self, loss: Tensor, outputs: Tensor, batch: dict[str, Tensor]) -> Tensor:
         """The training loss of a batch (augmented, raw ``x``), given the task's own loss and the outputs [B, K]."""
         return loss
 
     def after_round(self, context: StageContext, round: int) -> None:
-        """Change the network after fit `round` (from 0), unless it was the last."""
+        """Change the network after round `round` (from 0), except after the last."""
 
     def restore_network(self, context: StageContext) -> None:
-        """Put the network that `begin` made in its place again, before its weights are loaded: the fit is resumed."""
+        """When a fit is resumed, rebuild the network that `begin` built; its weights are loaded afterwards."""
 
     def end(self, context: StageContext) -> None:
-        """Settle what this stage gives; called after its fit, and right after `begin` where it has none."""
+        """Finish this stage; called after its fit, or right after `begin` if it has none."""
 
     def settings(self) -> dict[str, Any]:
-        """Plain values that say what was done, for the record of the logged model."""
+        """Settings and results as plain values, recorded as params of the logged model."""
         return {}
 
 
@@ -135,14 +135,14 @@ def layer_weights(
     layers: Sequence[str] | None = None,
     exclude: Sequence[str] = (),
 ) -> dict[str, Tensor]:
-    """The weights of the layers that a stage works on, by parameter name (``features.0.weight``), in the model's order.
+    """The weights of selected layers by parameter name (``features.0.weight``), in the model's order.
 
     Args:
-        kinds: layers of these classes; recurrent ones give all their matrices.
+        kinds: layers of these classes, and recurrent layers with all their matrices.
         layers: names or patterns (``blocks.*``) of layers; None: all of `kinds`.
-        exclude: likewise, taken out.
+        exclude: names or patterns of layers to leave out.
 
-    Raises UserError for a name that matches no such layer, with the nearest ones.
+    Raises UserError for a name that matches no such layer, with suggestions.
     """
     from fnmatch import fnmatchcase
 
@@ -150,7 +150,7 @@ def layer_weights(
     found = {name: layer for name, layer in model.named_modules() if isinstance(layer, kinds)}
     for pattern in (*(layers or ()), *exclude):
         if not any(fnmatchcase(name, pattern) for name in found):
-            raise UserError(f"no layer is called {pattern}: {suggest(pattern, found)}")
+            raise UserError(f"no layer matches {pattern}; {suggest(pattern, found)}")
     weights: dict[str, Tensor] = {}
     for name, layer in found.items():
         wanted = layers is None or any(fnmatchcase(name, pattern) for pattern in layers)

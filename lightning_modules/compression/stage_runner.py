@@ -1,4 +1,4 @@
-"""The stages of a recipe one after the other, each with its fits, from wherever an earlier process was cut off."""
+"""Runs the stages of a recipe after training, each with its fits, and resumes where an earlier process stopped."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ from lightning_modules.compression.stage import Stage, StageContext
 from lightning_modules.model.checksum import save_with_checksum
 from lightning_modules.tracking.checkpoint import read_checkpoint
 
-# (stage, keeper, stages that act, folder of its last checkpoint, checkpoint to go on from) -> optimizer steps taken
+# (stage, callback, active stages, folder of its last checkpoint, checkpoint to resume from) -> optimizer steps taken
 FitFunction = Callable[[Stage, CompressionCallback, list[Stage], Path, Path | None], int]
 
 
@@ -25,13 +25,11 @@ class StageRunner:
     """Runs the stages with ``when=after``.
 
     Attributes:
-        recipe, work: what is done, to what.
-        fit: trains the network for a stage, as `Fit` says.
-        folder: of the points from which a run goes on: ``<number>-<stage>/{begun,last,done}.ckpt``. None on processes
-            that do not record.
+        fit: trains the network for a stage, see `FitFunction`.
+        folder: where resume points are written: ``<number>-<stage>/{begun,last,done}.ckpt``.
         writes: whether this process writes them.
-        first_step: optimizer steps of the run before these: the steps of all fits of a run make one axis.
-        flush: sends the metrics logged so far to the store; called before a point is written.
+        first_step: optimizer steps taken before; the fits of a run share one step axis.
+        flush: sends the metrics logged so far to the store; called before a resume point is written.
     """
 
     recipe: Recipe
@@ -47,7 +45,7 @@ class StageRunner:
         self.forked = False  # set by `fit`
 
     def run(self) -> Iterator[tuple[int, Stage, bool]]:
-        """Yield (number, stage, whether it was done already by a process before) after each stage."""
+        """Yield (number, stage, whether an earlier process had completed it) after each stage."""
         for number, stage in enumerate(self.recipe.after, 1):
             place = self.folder / f"{number}-{stage.name}"
             done = self._restored(place / "done.ckpt", stage)
@@ -55,18 +53,18 @@ class StageRunner:
                 self._train(stage, place)
                 stage.end(self.context)
             yield number, stage, done is not None
-            if done is None:  # only now: a process that is killed while the stage is recorded must record it again
+            if done is None:  # only now: if the process is killed while recording the stage, it must record it again
                 self._write(place / "done.ckpt", stage, 0)
                 for name in ("begun.ckpt", "last.ckpt"):
                     (place / name).unlink(missing_ok=True)
 
     def clean(self) -> None:
-        """Delete the points: the run is over."""
+        """Delete the resume points when the run is complete."""
         for number, stage in enumerate(self.recipe.after, 1):
             shutil.rmtree(self.folder / f"{number}-{stage.name}", ignore_errors=True)
 
     def _train(self, stage: Stage, place: Path) -> None:
-        """All rounds of a stage; the first of them may have begun before."""
+        """Run all rounds of a stage, or the remaining ones."""
         start_point = self._restored(place / "begun.ckpt", stage, restore_network=True)
         if start_point is None:
             stage.begin(self.context)
@@ -88,14 +86,14 @@ class StageRunner:
                 self.context.state.apply(self.context.model)
 
     def _take_over(self, stage: Stage, keeper: CompressionCallback, last: Path) -> None:
-        """Where the fit was in processes that are gone, what it made of stage and form stands in its checkpoint only."""
+        """After a fit in forked processes, read the stage and the compressed state from their checkpoint."""
         if self.forked and last.exists():
             states = read_checkpoint(last)["callbacks"]
             keeper.load_state_dict(states[keeper.state_key])
             if stage.state_key in states:
                 stage.load_state_dict(states[stage.state_key])
 
-    # --- points to go on from --------------------------------------------------------------------------------
+    # --- resume points ---------------------------------------------------------------------------------------
     def _write(self, path: Path, stage: Stage, number: int) -> None:
         if not self.writes:
             return
@@ -111,7 +109,7 @@ class StageRunner:
         save_with_checksum(point, path)
 
     def _restored(self, path: Path, stage: Stage, restore_network: bool = False) -> dict[str, Any] | None:
-        """Make network, form and stage what they were at a point; None where there is no such point."""
+        """Restore network, compressed state and stage from a resume point; None if it does not exist."""
         if not path.is_file():
             return None
         point = read_checkpoint(path)
@@ -122,11 +120,11 @@ class StageRunner:
         if restore_network:
             stage.restore_network(self.context)
         self.context.model.load_state_dict(point["model"])
-        self.steps = max(self.steps, int(point["steps"]))  # runs recorded earlier counted from their best weights
+        self.steps = max(self.steps, int(point["steps"]))  # older runs counted from their best weights
         return point
 
 
 def apply_missing_steps(context: StageContext, state: CompressedState) -> nn.Module:
-    """The network with those steps of `form` done to it that were not yet done."""
+    """The network after those architecture steps of the state that it has not had yet."""
     done = len(context.state.steps)
     return apply_steps(context.model, state.steps[done:], context.preprocess(context.example[:1]))

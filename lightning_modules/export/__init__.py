@@ -1,1 +1,1 @@
-"""A recorded model as a file for another runtime: written, read back, verified against the checkpoint, measured, logged."""
+"""Exports a recorded model to another runtime: written, loaded back, compared with the checkpoint, timed, logged."""

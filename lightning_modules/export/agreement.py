@@ -1,4 +1,4 @@
-"""An exported model against the checkpoint it was made from, on the test set."""
+"""Compares an exported model with its checkpoint on the test set."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ from lightning_modules.export.runtime import Predictor
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far the scores of an exported model are from the checkpoint's.
+    """The agreement of the scores of an exported model with the checkpoint's.
 
     Attributes:
-        samples: that were compared; `part` says of which part of the data.
-        max_error: the largest absolute difference of a score; `largest` is the largest absolute score itself.
-        top1: share of samples with the same highest score (classes: the same side of 0.5); None for values.
-        accuracy: (checkpoint, exported), share of samples that are right; None where targets are no classes.
+        samples, part: number of compared samples, and the split they are from.
+        max_error, largest: the largest absolute difference of a score, and the largest absolute score.
+        top1: fraction of samples with the same predicted class; None for a regression.
+        accuracy: (checkpoint, exported); None for a regression.
     """
 
     samples: int
@@ -30,7 +30,7 @@ class Agreement:
 
 
 def compare_outputs(reference: Predictor, exported: Predictor, data: Any, classes: bool) -> Agreement:
-    """Run both on the test set; where there is none, on the validation or the training part.
+    """Run both on the test set; if it is empty, on the validation or the training set.
 
     `classes`: the scores are probabilities.
     """
@@ -53,8 +53,8 @@ def compare_outputs(reference: Predictor, exported: Predictor, data: Any, classe
 
 
 def predicted_classes(scores: Tensor) -> Tensor:
-    """The class of the highest score [B, C] -> [B], or for each output whether it is above one half (one or several labels)."""
-    # probabilities of a softmax sum to one; those of labels are independent
+    """Scores [B, C] -> class of the highest score [B]; for independent labels, whether each score is above one half."""
+    # softmax probabilities sum to one; those of labels are independent
     exclusive = (
         scores.ndim == 2 and scores.shape[1] > 1 and torch.allclose(scores.sum(1), scores.new_ones(1), atol=1e-3)
     )

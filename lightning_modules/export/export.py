@@ -1,4 +1,4 @@
-"""From a run's id to a verified file in its record: read -> write -> read back -> compare -> time -> log."""
+"""Exports a run's model to a file, loads it back, compares it with the checkpoint, and times both."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,19 +20,20 @@ from lightning_modules.export.traced_task import ScoringModel, trace
 from lightning_modules.task.profiling import single_thread
 from lightning_modules.task.supervised import Supervised
 
-TOLERANCE = 1e-3  # of the largest score: what an export in floats may be off
-MIN_AGREEMENT = 0.5  # share of samples with the same decision, below which an int8 file is not logged
+TOLERANCE = 1e-3  # largest allowed difference of a float export, relative to the largest score
+MIN_AGREEMENT = 0.5  # an int8 file is not logged if fewer samples get the same class
 BATCH_SIZE = 64
 
 
 @dataclass(frozen=True)
 class ExportResult:
-    """What was written and found of it.
+    """An exported file and its measurements.
 
     Attributes:
-        name: ``onnx``, ``onnx_int8``, ``pt2``, ``aoti``: the folder of the artifacts and of the metrics.
-        path: the file; `source` says which model it was made from.
-        table: the columns of a model of tables.
+        name: ``onnx``, ``onnx_int8``, ``pt2`` or ``aoti``: names the folder of the artifacts and the metrics.
+        path: the file.
+        source: describes the model it was exported from.
+        table: the columns, if the model was trained on a table.
         times: of ``checkpoint`` and ``exported``, each for 1 sample and for 64.
     """
 
@@ -45,17 +46,17 @@ class ExportResult:
 
 
 def export_run(store: Any, run: Any, form: str, quantized: bool, folder: Path) -> tuple[ExportResult, Tensor]:
-    """Write the run's model into `folder`, read it back, compare it with the checkpoint and time both.
+    """Write the run's model into `folder`, load it back, compare it with the checkpoint and time both.
 
-    Returns what was found, and an example of raw samples.
+    Returns the result, and an example of raw samples.
 
     Raises UserError for an unknown format, a run without weights, other data than recorded, a network that the format
-    cannot hold, and a file that does not give what the checkpoint gives.
+    does not support, and a file whose outputs differ from the checkpoint's.
     """
     if form not in FILE_NAMES:
         raise UserError(f"format={form}: {suggest(form, FILE_NAMES)}")
     if quantized and form != "onnx":  # ResNet-20 on torch 2.14.1: int8 in AOTInductor is no faster, or wrong if frozen
-        raise UserError(f"format={form} quantized=true: torch gains nothing from int8 there; choose format=onnx")
+        raise UserError(f"format={form} quantized=true: int8 is not faster in this format; choose format=onnx")
     source, data = load_source(store, run), load_recorded_data(store, run)
     x = data.example(min(BATCH_SIZE, len(data.arrays.x)))
     path = folder / FILE_NAMES[form]
@@ -74,7 +75,7 @@ def export_run(store: Any, run: Any, form: str, quantized: bool, folder: Path) -
 
 
 def _write(form: str, quantized: bool, source: ExportSource, data: Any, x: Tensor, path: Path) -> str:
-    """Write the file; return what was done to the source for it."""
+    """Write the file; return what to add to the description of the source."""
     if not quantized:
         write_format(form, trace(ScoringModel(source.task), x), path)
         return ""
@@ -83,14 +84,14 @@ def _write(form: str, quantized: bool, source: ExportSource, data: Any, x: Tenso
 
 
 def _check_agreement(form: str, quantized: bool, found: Agreement) -> None:
-    """Raise UserError for a file that is not the checkpoint's: in floats by the scores, in int8 by the decisions."""
+    """Raise UserError if the outputs differ too much: of a float file the scores, of an int8 file the classes."""
     if not quantized and not found.max_error <= TOLERANCE * max(1.0, found.largest):
         said = f"a score differs by {found.max_error:.3g}"
     elif quantized and found.top1 is not None and found.top1 < MIN_AGREEMENT:
         said = f"they agree on {found.top1:.1%} of {found.samples} samples"
     else:
         return
-    raise UserError(f"format={form}: the file does not give what the checkpoint gives ({said}); it was not logged")
+    raise UserError(f"format={form}: the exported model differs from the checkpoint ({said}); it was not logged")
 
 
 def _eager_predictor(task: Supervised) -> Predictor:
@@ -99,9 +100,9 @@ def _eager_predictor(task: Supervised) -> Predictor:
 
 
 def _measure_latency(reference: Predictor, path: Path, x: Tensor) -> dict[str, LatencyPercentiles]:
-    """Latency on one thread of the checkpoint (eager) and of the file in its runtime, for 1 sample and for 64."""
+    """Latency, on one thread, of the checkpoint (eager) and of the file in its runtime, for 1 sample and for 64."""
     with torch.inference_mode(), single_thread():
-        runner = load_exported(path)  # anew: some runtimes choose their threads when they start
+        runner = load_exported(path)  # again, since some runtimes set their threads when they start
         found: dict[str, LatencyPercentiles] = {}
         for size in (1, BATCH_SIZE):
             batch = x.repeat(-(-size // len(x)), *(1,) * (x.ndim - 1))[:size]

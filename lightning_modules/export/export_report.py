@@ -1,4 +1,4 @@
-"""What an export leaves: a table in the terminal, and the file with signature and numbers in the run's record."""
+"""Reports an export: a table in the terminal, and file, signature and metrics in the run."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from lightning_modules.export.runtime import load_exported
 
 
 def export_metrics(found: ExportResult) -> dict[str, float]:
-    """The numbers by the names under which they are logged, ``export/<name>/…``."""
+    """The metrics by the names under which they are logged, ``export/<name>/…``."""
     agreement, named = found.agreement, {}
     named["size_bytes"] = float(found.path.stat().st_size)
     named["max_error"] = agreement.max_error
@@ -27,7 +27,7 @@ def export_metrics(found: ExportResult) -> dict[str, float]:
 
 
 def print_export(found: ExportResult) -> None:
-    """Print the checkpoint and the file side by side."""
+    """Print checkpoint and exported file side by side."""
     from rich.console import Console
     from rich.table import Table
 
@@ -49,7 +49,7 @@ def print_export(found: ExportResult) -> None:
 
 
 def log_export(store: Any, run_id: str, found: ExportResult, example: Tensor) -> None:
-    """Store file, MLmodel with signature, and metrics in the run, as ``export/<name>``."""
+    """Log file, MLmodel with signature, and metrics to the run, under ``export/<name>``."""
     write_mlmodel(found.path, example, run_id, found.table)
     store.client.log_artifacts(run_id, str(found.path.parent), f"export/{found.name}")
     for name, value in export_metrics(found).items():
@@ -57,7 +57,7 @@ def log_export(store: Any, run_id: str, found: ExportResult, example: Tensor) ->
 
 
 def write_mlmodel(path: Path, example: Tensor, run_id: str, table: TableInput | None = None) -> None:
-    """Describe the file for MLflow, so that ``mlflow models serve -m runs:/RUN_ID/export/<name>`` serves it."""
+    """Write the MLmodel file, so that ``mlflow models serve -m runs:/RUN_ID/export/<name>`` serves the export."""
     from lightning_modules.export.runtime import ExportedModel
     from lightning_modules.run.serve import write_model_card
 

@@ -1,4 +1,4 @@
-"""Writing the formats: ONNX, torch's own archive (pt2), and the shared library of AOTInductor."""
+"""Writes the export formats: ONNX, torch's archive (pt2), and the shared library of AOTInductor."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +14,7 @@ FILE_NAMES = {"onnx": "model.onnx", "pt2": "model.pt2", "aoti": "model.aoti.pt2"
 
 
 def write_format(form: str, program: torch.export.ExportedProgram, path: Path) -> None:
-    """Write an exported program. Raises UserError where the format's library refuses it, or a compiler is missing."""
+    """Write an exported program. Raises UserError if the format's library rejects it, or if a compiler is missing."""
     writers: dict[str, Callable[[torch.export.ExportedProgram, Path], None]]
     writers = {"onnx": _write_onnx, "pt2": _write_pt2, "aoti": _write_aoti}
     if form == "aoti":
@@ -29,7 +29,7 @@ def write_format(form: str, program: torch.export.ExportedProgram, path: Path) -
 
 
 def onnx_bytes(program: torch.export.ExportedProgram) -> bytes:
-    """The ONNX file, with the weights in it; its input is called ``x``, its output ``scores``."""
+    """The ONNX file with its weights; the input is called ``x``, the output ``scores``."""
     optional_import("onnxscript")
     with silence_output(), torch.no_grad():
         exported = torch.onnx.export(

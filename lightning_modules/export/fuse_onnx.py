@@ -1,4 +1,4 @@
-"""A network that is an ONNX program already, with its preprocessing before it and its scores behind it: one file."""
+"""Joins preprocessing, a network that is already an ONNX model, and the score function into one ONNX file."""
 
 from typing import Any
 
@@ -12,12 +12,12 @@ from lightning_modules.task.supervised import Supervised
 
 
 def fuse_onnx(task: Supervised, x: Tensor) -> bytes:
-    """The ONNX file from raw samples to scores of a task whose network is an `OnnxModel`; ``x`` -> ``scores``.
+    """The ONNX file, from raw samples ``x`` to ``scores``, of a task whose network is an `OnnxModel`.
 
     Args:
-        x: raw samples [N, *input_shape], N of 2 or more.
+        x: raw samples [N, *input_shape] with N >= 2.
 
-    Raises UserError where a part of it cannot be exported.
+    Raises UserError if a part cannot be exported.
     """
     assert isinstance(task.model, OnnxModel)
     optional_import("onnx")
@@ -33,7 +33,7 @@ def fuse_onnx(task: Supervised, x: Tensor) -> bytes:
 
 
 def _to_onnx_like(module: nn.Module, x: Tensor, like: Any) -> Any:
-    """The module as an ONNX model of the same operator set and file version as `like`."""
+    """Export the module with the operator set and file version of `like`."""
     part = optional_import("onnx").load_from_string(onnx_bytes(trace(module, x)))
     versions = [next(o.version for o in m.opset_import if o.domain in ("", "ai.onnx")) for m in (part, like)]
     if versions[0] != versions[1]:
@@ -49,7 +49,7 @@ def _connect(compose: Any, first: Any, second: Any, prefix: str) -> Any:
 
 
 def _rename_input_output(model: Any) -> None:
-    """Call the file's input ``x`` and its output ``scores``, and their free dimension ``batch``."""
+    """Rename the input to ``x``, the output to ``scores``, and their dynamic dimension to ``batch``."""
     for value, name in ((model.graph.input[0], "x"), (model.graph.output[0], "scores")):
         for node in model.graph.node:
             node.input[:] = [name if i == value.name else i for i in node.input]

@@ -1,4 +1,4 @@
-"""Static int8, made for an export from a recorded network: calibrated on training samples, which are not augmented."""
+"""Static int8 quantization of a recorded network for an export, calibrated on training samples without augmentation."""
 
 import copy
 import functools
@@ -14,9 +14,9 @@ from lightning_modules.task.supervised import Supervised
 
 
 def quantize_for_export(task: Supervised, data: Any) -> Supervised:
-    """A copy of the task whose network is an int8 program for ONNX Runtime.
+    """A copy of the task whose network is an int8 ONNX model.
 
-    Raises UserError where the network has an operation without an int8 kernel, or there is nothing to calibrate with.
+    Raises UserError if the network has an operation without an int8 kernel, or if there are no calibration samples.
     """
     from lightning_modules.compression.quantization.static_int8 import StaticInt8
     from lightning_modules.run.compression import calibration_batches

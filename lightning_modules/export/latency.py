@@ -1,4 +1,4 @@
-"""How long a call takes: the middle and the slow end, for one sample and for a batch."""
+"""Latency percentiles of single calls."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -9,7 +9,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class LatencyPercentiles:
-    """Milliseconds that half and 95 % of `calls` calls took at most."""
+    """The median and the 95th percentile over `calls` calls, in milliseconds."""
 
     p50_ms: float
     p95_ms: float
@@ -19,11 +19,11 @@ class LatencyPercentiles:
 def latency_percentiles(
     candidates: Mapping[str, Callable[[], object]], calls: int = 200, seconds: float = 1.0, warm_up: int = 5
 ) -> dict[str, LatencyPercentiles]:
-    """Time single calls of the candidates in turns, so that a busy machine is busy for all of them.
+    """Time single calls of the candidates in turns, so that other load on the machine affects all of them.
 
     Args:
-        calls: of each at most; at least 20 are made.
-        seconds: for all of them together, after which there are no more.
+        calls: largest number of calls of each candidate; at least 20 are made.
+        seconds: time limit for all candidates together.
     """
     for call in candidates.values():
         for _ in range(warm_up):

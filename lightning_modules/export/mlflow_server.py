@@ -1,4 +1,4 @@
-"""MLflow's scoring server for a recorded model on this machine, and how long it takes to answer."""
+"""Runs MLflow's scoring server for a recorded model on this machine, and measures its latency."""
 
 import json
 import os
@@ -26,7 +26,7 @@ from lightning_modules.export.latency import LatencyPercentiles, latency_percent
 def running_server(model_uri: str, tracking_uri: str, patience_s: float = 120.0) -> Iterator[str]:
     """Run ``mlflow models serve`` on a free port of 127.0.0.1 with one worker; yield its address.
 
-    Raises UserError with what the server said where it ends, or does not answer in time.
+    Raises UserError with the server's output if it exits or does not respond in time.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -39,25 +39,25 @@ def running_server(model_uri: str, tracking_uri: str, patience_s: float = 120.0)
 
 
 def serve(name: str, folder: Path, tracking_uri: str, port: int) -> int:
-    """Run ``mlflow models serve`` in the foreground until it ends, or a signal ends it; return its exit code.
+    """Run ``mlflow models serve`` in the foreground until it exits or a signal stops it; return its exit code.
 
     Args:
-        name, folder: what the model is called in messages, and the folder with its files.
+        name, folder: the model's name in messages, and the folder with its files.
     """
     with signals_as_exceptions(), tempfile.TemporaryDirectory() as place:
-        link = Path(place) / "models"  # MLflow takes a path for a URI: it would not find one with '?', '#' or '%41'
+        link = Path(place) / "models"  # MLflow reads a path as a URI, which fails for '?', '#' or '%41'
         link.symlink_to(folder.absolute().parent)
         process = _start(str(link / folder.name), tracking_uri, port, None)
         try:
             address = _wait_until_ready(process, port)
-            print(f"\n{name} answers at {address}/invocations (Ctrl-C ends it)\n", flush=True)
+            print(f"\n{name} is served at {address}/invocations (Ctrl-C stops it)\n", flush=True)
             return int(process.wait())
         finally:
             _stop(process)
 
 
 def _start(model_uri: str, tracking_uri: str, port: int, output: int | None) -> Any:
-    """Start MLflow's server in a process group of its own; it finds this package and the tracking store."""
+    """Start MLflow's server in its own process group, with this package and the tracking store."""
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", model_uri, "-h", "127.0.0.1", "-p", str(port)]
     root = str(PROJECT_ROOT)
     modules = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
@@ -70,7 +70,7 @@ def _start(model_uri: str, tracking_uri: str, port: int, output: int | None) -> 
 
 
 def _wait_until_ready(process: Any, port: int, patience_s: float = 120.0) -> str:
-    """The address of the server, once it answers. Raises UserError where it ends before, or does not answer in time."""
+    """Wait for the server and return its address. Raises UserError if it exits or does not respond in time."""
     address = f"http://127.0.0.1:{port}"
     end = time.monotonic() + patience_s
     while time.monotonic() < end and process.poll() is None:
@@ -80,7 +80,7 @@ def _wait_until_ready(process: Any, port: int, patience_s: float = 120.0) -> str
                     return address
         except (URLError, OSError):
             time.sleep(0.3)
-    said = f"it does not answer within {patience_s:.0f} s"
+    said = f"no response within {patience_s:.0f} s"
     if process.poll() is not None:
         said = f"exit code {process.returncode}; its output is above"
     if process.poll() is not None and process.stdout:
@@ -89,7 +89,7 @@ def _wait_until_ready(process: Any, port: int, patience_s: float = 120.0) -> str
 
 
 def _stop(process: Any) -> None:
-    """End the server with its workers, which are of its own process group."""
+    """Stop the server and its workers, which share its process group."""
     import signal
 
     try:
@@ -111,7 +111,7 @@ def query_server(address: str, x: np.ndarray) -> np.ndarray:
 
 
 def server_latency(address: str, x: np.ndarray, calls: int = 100) -> dict[str, LatencyPercentiles]:
-    """Latency of a request with one sample (``single``) and with all of `x` (``batch``), with JSON and HTTP on loopback."""
+    """Latency of HTTP requests on loopback with one sample (``single``) and with all of `x` (``batch``)."""
     return latency_percentiles(
         {"single": lambda: query_server(address, x[:1]), "batch": lambda: query_server(address, x)}, calls, seconds=10.0
     )

@@ -1,4 +1,4 @@
-"""Running an exported file in the runtime it is for; the same way MLflow serves it."""
+"""Loads an exported file in its runtime; MLflow serves it the same way."""
 
 import io
 import json
@@ -21,19 +21,19 @@ Predictor = Callable[[Tensor], Tensor]
 
 
 def load_exported(path: Path) -> Predictor:
-    """What maps raw samples [B, …] to scores, on the CPU, with as many threads as torch uses now.
+    """The function that maps raw samples [B, …] to scores, on the CPU, with as many threads as torch uses now.
 
-    A library of AOTInductor is native code and runs as such: open only those that you trust. The others hold no code.
+    A library of AOTInductor is native code: load only files that you trust. The other formats contain no code.
 
-    Raises UserError for a file of another kind, damaged, or with pickled objects.
+    Raises UserError for another kind of file, a damaged one, or one with pickled objects.
     """
     forms = {name: form for form, name in FILE_NAMES.items()}
     if path.name not in forms:
-        raise UserError(f"{path} is no exported model: one is called {', '.join(FILE_NAMES.values())}")
+        raise UserError(f"{path} is not an exported model; expected a file named {', '.join(FILE_NAMES.values())}")
     try:
         return {"onnx": _load_onnx, "pt2": _load_pt2, "aoti": _load_aoti}[forms[path.name]](path)
     except (OSError, RuntimeError, ValueError, KeyError, AssertionError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is damaged or of another version: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{path} is damaged or was written by another version: {str(error).splitlines()[0]}") from error
 
 
 def _load_onnx(path: Path) -> Predictor:
@@ -60,7 +60,7 @@ def _load_aoti(path: Path) -> Predictor:
 
 
 def refuse_pickles(path: Path) -> None:
-    """Raise UserError where reading a pt2 archive would unpickle more than tensors."""
+    """Raise UserError if loading a pt2 archive would unpickle more than tensors."""
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
         configs = [json.loads(archive.read(name)) for name in names if name.endswith("_config.json")]
@@ -71,34 +71,34 @@ def refuse_pickles(path: Path) -> None:
     kinds = ("weight_", "tensor_")
     pickled = any(e["use_pickle"] or not e["path_name"].startswith(kinds) for e in entries)
     if form != [b"pt2"] or old or pickled or len(set(names)) < len(names) or not all(map(_is_pickle_free, inputs)):
-        raise UserError(f"{path} holds pickled objects, which are not loaded")
+        raise UserError(f"{path} contains pickled objects, which Touchstone does not load")
 
 
 def _is_pickle_free(content: bytes) -> bool:
-    """Whether torch reads the file without unpickling; where it does not, `torch.export.load` would unpickle."""
+    """Whether torch loads the file without unpickling; otherwise `torch.export.load` would unpickle it."""
     try:
         check_archive(io.BytesIO(content))
         torch.load(io.BytesIO(content), weights_only=True)
-    except Exception:  # the reader has its own for everything that may be wrong
+    except Exception:  # the reader raises many kinds
         return not content
     return True
 
 
 class ExportedModel:
-    """What MLflow calls: ``predict`` maps raw samples to scores, as an array."""
+    """The object that MLflow calls: ``predict`` maps raw samples to an array of scores."""
 
     def __init__(self, run: Predictor, table: TableInput | None = None) -> None:
         self.run, self.table = run, table
 
     def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> np.ndarray:
-        """Predict an array or a data frame, whose columns are matched by name where the model was trained on a table."""
+        """Predict an array or a data frame; for a model trained on a table, columns are matched by name."""
         x = parse_model_input(model_input, self.table)
         with torch.inference_mode():
             return self.run(x).numpy()
 
 
 def _load_pyfunc(path: str) -> ExportedModel:
-    """MLflow's entry point: `path` is the exported file in the model's folder."""
+    """Entry point for MLflow: `path` is the exported file in the model's folder."""
     from mlflow.models import Model
 
     described: Any = Model.load(str(Path(path).parent / "MLmodel"))

@@ -1,4 +1,4 @@
-"""Which of a run's models is exported, and the data that it is verified on."""
+"""Loads the model of a run to export, and the data to verify the export on."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -15,12 +15,12 @@ from lightning_modules.tracking.store import Store
 
 @dataclass(frozen=True)
 class ExportSource:
-    """What there is of a run.
+    """The models of a run.
 
     Attributes:
-        task: the network in floats: the run's compressed one, or its best checkpoint where there is none in floats.
-        said: which of the two.
-        program: the run's compressed network where that is a finished int8 program.
+        task: the float network: the compressed one if it is in floats, else the best checkpoint.
+        said: describes which of the two.
+        program: the compressed network if it is an int8 ONNX model.
     """
 
     task: Supervised
@@ -29,7 +29,7 @@ class ExportSource:
 
 
 def load_source(store: Store, run: Any) -> ExportSource:
-    """Read the run's models. Raises UserError where it has saved none, or where one is damaged."""
+    """Load the run's models. Raises UserError if it has saved none, or if one is damaged."""
     from lightning_modules.compression.onnx_model import OnnxModel
 
     compressed = None
@@ -42,11 +42,11 @@ def load_source(store: Store, run: Any) -> ExportSource:
 
 
 def load_recorded_data(store: Store, run: Any) -> Any:
-    """The run's data as its config says. Raises UserError where they are not there, or are others by now."""
+    """The data of the run's config. Raises UserError if it is missing or has changed."""
     cfg = recorded_config(store, run)
     with open_dict(cfg):
         cfg.data.expected_fingerprint = run.data.tags.get("data.fingerprint")
     data = build.build_data(cfg)
     if not any(len(data.splits[part]) for part in ("test", "val", "train")):
-        raise UserError(f"run {run.info.run_id}: its data have no samples to verify an export on")
+        raise UserError(f"run {run.info.run_id} has no samples to verify an export on")
     return data

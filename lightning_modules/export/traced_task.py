@@ -1,4 +1,4 @@
-"""A task as one program, from raw samples to scores, as torch's exporter gives it."""
+"""Traces a task from raw samples to scores with torch.export."""
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +9,7 @@ from lightning_modules.task.supervised import Supervised
 
 
 class ScoringModel(nn.Module):
-    """Raw samples [B, *input_shape] -> probabilities or values, as the served model gives them."""
+    """Raw samples [B, *input_shape] -> probabilities or values, like the served model."""
 
     def __init__(self, task: Supervised) -> None:
         super().__init__()
@@ -27,14 +27,14 @@ class ScoreHead(nn.Module):
         self.scores = task.scores
 
     def forward(self, outputs: Tensor) -> Tensor:
-        return self.scores(outputs).clone()  # a program that gives back its input would have no step
+        return self.scores(outputs).clone()  # a graph that returns its input would have no nodes
 
 
 def trace(module: nn.Module, x: Tensor) -> torch.export.ExportedProgram:
-    """The module in evaluation mode on the CPU as an exported program, its first dimension free.
+    """The module in evaluation mode on the CPU as an exported program with a dynamic batch size.
 
     Args:
-        x: [N, …] with N of 2 or more: one sample would be taken for a constant.
+        x: [N, …] with N >= 2: a batch size of 1 would be exported as a constant.
 
     Raises UserError with the exporter's reason.
     """
@@ -42,5 +42,5 @@ def trace(module: nn.Module, x: Tensor) -> torch.export.ExportedProgram:
         with silence_output(), torch.no_grad():
             copy = eval_copy(module)
             return torch.export.export(copy, (x.cpu(),), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
-    except Exception as error:  # it raises classes of many packages
+    except Exception as error:  # exporters raise exceptions of many packages
         raise UserError(f"the network cannot be exported: {first_error_line(error)}") from error

@@ -153,7 +153,7 @@ def test_torchs_own_attention_stays(tmp_path: Path) -> None:
 def test_layers_whose_weights_the_network_reads_are_named_and_can_be_left_out() -> None:
     network = torchvision.models.SwinTransformer([4, 4], 8, [1, 1], [1, 2], [2, 2], num_classes=10)
     x = torch.randn(2, *SMALL)
-    with pytest.raises(UserError, match=r"reads the weights of layers .*exclude=\[\*\.qkv, \*\.proj\]$"):
+    with pytest.raises(UserError, match=r"accesses the weights of layers .*exclude=\[\*\.qkv, \*\.proj\]$"):
         LowRankFactorization(energy=0.5).check(network, x, 10)
     LowRankFactorization(energy=0.5, exclude=["*.qkv", "*.proj"]).check(network, x, 10)
 
@@ -173,7 +173,7 @@ def test_what_was_saved_is_logged_and_recorded(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"energy": 1.0}, r"energy=1.0: it must lie in \(0, 1\)"),
+        ({"energy": 1.0}, r"energy=1.0: expected a number in \(0, 1\)"),
         ({}, "one of energy, macs_ratio, params_ratio"),
         ({"energy": 0.9, "macs_ratio": 0.5}, "one of energy, macs_ratio, params_ratio"),
         ({"energy": 0.9, "when": "always"}, "when=after"),
@@ -189,7 +189,7 @@ def test_what_cannot_work_is_refused_with_the_reason(tmp_path: Path) -> None:
     network, x = MLP(DIGIT, 10), torch.randn(2, *DIGIT)
     with pytest.raises(UserError, match=r"did you mean 'hidden\.0'"):
         LowRankFactorization(energy=0.5, layers=["hiden.0"]).check(network, x, 10)
-    with pytest.raises(UserError, match=r"macs_ratio=0.01 cannot be met: the least that can be reached is 0.0"):
+    with pytest.raises(UserError, match=r"macs_ratio=0.01 cannot be met: the smallest reachable ratio is 0.0"):
         LowRankFactorization(macs_ratio=0.01).check(network, x, 10)
     with pytest.raises(UserError, match="nothing was saved"):
         LowRankFactorization(energy=0.9999).begin(work_on(network, DIGIT, tmp_path))

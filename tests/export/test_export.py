@@ -103,7 +103,7 @@ def test_a_file_that_is_wrong_is_not_logged(
     from lightning_modules.export.traced_task import trace
 
     monkeypatch.setattr(formats, "onnx_bytes", lambda program: honest(trace(Floats(), raw(2))))
-    with pytest.raises(UserError, match="does not give what the checkpoint gives"):
+    with pytest.raises(UserError, match="differs from the checkpoint"):
         export_run(store, run, "onnx", False, folder)
 
 

@@ -78,7 +78,7 @@ def test_serve_answers_as_predict_until_sigterm(train: Any, store: Any, command:
     process = subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     assert process.stdout is not None
     try:
-        assert any(f"answers at http://127.0.0.1:{port}/invocations" in line for line in process.stdout)
+        assert any(f"is served at http://127.0.0.1:{port}/invocations" in line for line in process.stdout)
         (scores,) = query_server(f"http://127.0.0.1:{port}", raw(1))
     finally:
         process.send_signal(signal.SIGTERM)

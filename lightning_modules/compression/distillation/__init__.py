@@ -1,1 +1,1 @@
-"""Distillation: a small network learns from what a trained one says, shows inside, or finds alike."""
+"""Distillation: a student learns from a teacher's outputs, features, or relations between samples."""

@@ -1,4 +1,4 @@
-"""The stage that teaches: it changes the loss of the fits in which it acts, and nothing else."""
+"""The distillation stage, which changes only the loss of the fits in which it acts."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
@@ -21,17 +21,17 @@ class Distillation(Stage):
     """``(1 - alpha) * loss + alpha * soft targets + weight * term``; see `losses.py` for each and its paper.
 
     Args:
-        teacher: as in `find_teacher`; a list is an ensemble (the mean of its probabilities).
-        weights: the file of a torchvision teacher.
+        teacher: see `load_teacher`; a list is an ensemble, whose probabilities are averaged.
+        weights: file with the weights of a torchvision teacher.
         temperature: T of the soft targets.
-        alpha: share of the soft targets in [0, 1].
-        term: ``hints`` (FitNet), ``attention`` or ``relational``: a loss between features; several are several stages.
-        layers: the student's layer: the teacher's; ``relational`` compares the outputs where none are given.
+        alpha: weight of the soft targets, in [0, 1].
+        term: a loss between features: ``hints`` (FitNet), ``attention`` or ``relational``; for several, use several stages.
+        layers: student layer: teacher layer; without layers ``relational`` compares the outputs.
         weight: of `term`; null: 1 for hints, 1000 for attention, 25 for relational, as in the papers.
         hint_lr: learning rate of the regressors' Adam.
-        cache: keep the teacher's logits of each training sample (needs augmentation=none).
+        cache: cache the teacher's logits of each training sample (needs augmentation=none).
 
-    The teacher sees the very samples of the student, augmented and mixed as they are.
+    The teacher gets exactly the student's samples, including augmentation and mixing.
     """
 
     kind: ClassVar[Kind] = "distil"
@@ -69,31 +69,31 @@ class Distillation(Stage):
     def _find_problems(self, hint_lr: float) -> list[str]:
         found = []
         if not self.teacher_uris:
-            found.append("teacher=[]: at least one is needed")
+            found.append("teacher=[]: expected at least one teacher")
         if not self.temperature > 0:
-            found.append(f"temperature={self.temperature}: it must be above 0")
+            found.append(f"temperature={self.temperature}: expected a number above 0")
         if not 0 <= self.alpha <= 1:
-            found.append(f"alpha={self.alpha}: it must lie in [0, 1]")
+            found.append(f"alpha={self.alpha}: expected a number in [0, 1]")
         if self.term not in (None, *TERMS):
             found.append(f"term={self.term}: {suggest(str(self.term), TERMS)}")
         elif not self.alpha and not (self.term and self.weight):
-            found.append("alpha=0 without a term of weight above 0: nothing would be learned from the teacher")
+            found.append("alpha=0 needs a term with a weight above 0, else nothing is learned from the teacher")
         if self.weight < 0 or hint_lr <= 0:
-            found.append(f"weight={self.weight}, hint_lr={hint_lr}: they must not be below 0")
+            found.append(f"weight={self.weight}, hint_lr={hint_lr}: expected weight >= 0 and hint_lr > 0")
         if self.term in ("hints", "attention") and not self.layers:
-            found.append(f"term={self.term}: say which layers are compared: layers={{STUDENT: TEACHER}}")
+            found.append(f"term={self.term} needs the layers to compare: layers={{STUDENT: TEACHER}}")
         if self.layers and not self.term:
-            found.append(f"layers without a term: choose one of: {', '.join(TERMS)}")
+            found.append(f"layers need a term; choose one of: {', '.join(TERMS)}")
         if self.layers and len(self.teacher_uris) > 1:
-            found.append("layers: the features of an ensemble cannot be compared, but its outputs can")
+            found.append("layers: only the outputs of an ensemble can be compared, not its features")
         if self.caches and self.layers:
-            found.append("cache=true keeps the teacher's logits, not features: take the layers away")
+            found.append("cache=true caches the teacher's logits, not features; remove layers")
         return found
 
     # --- before training -------------------------------------------------------------------------------------
     @torch.no_grad()
     def check(self, model: nn.Module, example: Tensor, num_outputs: int) -> None:
-        """Read the teacher; raise UserError where it, its layers or its features do not suit the student."""
+        """Load the teacher; raise UserError if it, its layers or its features do not match the student."""
         try:
             teacher = load_teacher(self.teacher_uris, self.weights, example.shape[1:], num_outputs)
             teacher.check_shapes(example.shape[1:], num_outputs)
@@ -104,10 +104,10 @@ class Distillation(Stage):
         self._teacher = teacher
 
     def check_task(self, task: Any) -> None:
-        """Raise UserError where the teacher was trained for other classes, or where a cache cannot hold what it says."""
+        """Raise UserError if the teacher was trained for other classes, or if its logits cannot be cached."""
         self._kind = getattr(task, "kind", "regression")
         if self.alpha and self._kind == "regression":
-            raise self.config_error(f"alpha={self.alpha}: values have no soft targets: give alpha=0 and a term")
+            raise self.config_error(f"alpha={self.alpha}: a regression has no soft targets; use alpha=0 and a term")
         try:
             if self._teacher is None:
                 model = task.task_spec["model"]
@@ -118,21 +118,23 @@ class Distillation(Stage):
         except UserError as error:
             raise self.config_error(str(error)) from error
         if self.caches and task.augmentation is not None:
-            raise self.config_error("cache=true: the teacher's outputs change with the augmentation: augmentation=none")
+            raise self.config_error(
+                "cache=true needs augmentation=none, as the teacher's outputs change with augmentation"
+            )
 
     def begin(self, context: StageContext) -> None:
         self.check_task(context.task)
 
-    # --- in a fit; these two are Lightning's, as a resumed fit does not begin again, and the first loss needs the hooks ---
+    # --- in a fit: Lightning's hooks, since `begin` is not called when a fit is resumed ---------------------------
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """Set hooks on the network as it is now: an earlier stage may have put another one in its place."""
+        """Set hooks on the current network: an earlier stage may have replaced it."""
         self.attach(pl_module)
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         self.detach()
 
     def attach(self, task: Any) -> None:
-        """Get ready to teach the network of `task`, wherever it is."""
+        """Prepare to teach the network of `task`."""
         self.detach()
         self.check_task(task)
         assert self._teacher is not None
@@ -148,7 +150,7 @@ class Distillation(Stage):
             )
 
     def detach(self) -> None:
-        """Take the hooks away."""
+        """Remove the hooks."""
         for side in self._features:
             side.remove()
         self._features = []
@@ -188,7 +190,7 @@ class Distillation(Stage):
     def before_step(self, context: StageContext, step: int, total: int) -> None:
         self.hints.step()
 
-    # --- what is kept ----------------------------------------------------------------------------------------
+    # --- state -----------------------------------------------------------------------------------------------
     def state_dict(self) -> dict[str, Any]:
         return {"hints": self.hints.state_dict(), "cache": self.cache.state_dict()}
 

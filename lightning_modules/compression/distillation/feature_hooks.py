@@ -1,4 +1,4 @@
-"""What layers give in a forward pass, and how the features of two networks are brought to one shape."""
+"""Forward hooks that capture a network's features, and how features of student and teacher are made comparable."""
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
@@ -12,9 +12,9 @@ from lightning_modules.config.errors import UserError, suggest
 
 
 class FeatureHooks:
-    """The latest outputs of some layers of a network, kept by forward hooks until they are taken.
+    """Captures the latest outputs of some layers of a network by forward hooks.
 
-    Raises UserError for a layer that the network does not have, with the nearest names.
+    Raises UserError for an unknown layer, with suggestions.
     """
 
     def __init__(self, model: nn.Module, layers: Sequence[str], whose: str) -> None:
@@ -35,13 +35,13 @@ class FeatureHooks:
         return keep
 
     def take(self) -> list[Tensor]:
-        """What the last forward pass gave, in the order of `layers`; it is forgotten here."""
+        """The features of the last forward pass, in the order of `layers`; they are then dropped."""
         found = [self._seen[name] for name in self.layers]
         self._seen.clear()
         return found
 
     def remove(self) -> None:
-        """Take the hooks away."""
+        """Remove the hooks."""
         for handle in self._handles:
             handle.remove()
         self._handles = []
@@ -56,10 +56,10 @@ def match_spatial_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor
 
 
 def make_regressor(student: Tensor, teacher: Tensor) -> nn.Module:
-    """A linear map of a student's features to the width of a teacher's (Romero et al. 2015, section 2.2, 1x1 instead of kxk).
+    """A linear map from a student's features to a teacher's width (Romero et al. 2015, section 2.2, 1x1 instead of kxk).
 
-    Maps [B, C, H, W] take a 1x1 convolution, signals [B, C, L] of one length likewise, tokens [B, T, D] and vectors
-    [B, D] a linear layer. Raises UserError where the two are not alike in these.
+    Feature maps [B, C, H, W] and signals [B, C, L] of equal length get a 1x1 convolution, tokens [B, T, D] and vectors
+    [B, D] a linear layer. Raises UserError for other pairs of shapes.
     """
     s, t = student.shape, teacher.shape
     if len(s) == len(t) == 4:
@@ -68,12 +68,12 @@ def make_regressor(student: Tensor, teacher: Tensor) -> nn.Module:
         return nn.Linear(s[-1], t[-1])
     if len(s) == len(t) == 3 and s[2] == t[2]:
         return nn.Conv1d(s[1], t[1], 1)
-    raise UserError(f"features of shape {list(s[1:])} cannot be mapped to {list(t[1:])}: choose layers that are alike")
+    raise UserError(f"cannot map features of shape {list(s[1:])} to {list(t[1:])}; choose layers of similar shapes")
 
 
 @torch.no_grad()
 def check_layers(student: nn.Module, teacher: nn.Module, layers: Mapping[str, str], term: str, example: Tensor) -> None:
-    """Raise UserError where layers are not there, or where `term` cannot compare what they give for floats [B, …]."""
+    """Raise UserError if a layer does not exist, or if `term` cannot compare the layers' features."""
     copy = deepcopy(student).cpu().eval()
     own = FeatureHooks(copy, list(layers), "the student")
     theirs = FeatureHooks(teacher, list(layers.values()), "the teacher")

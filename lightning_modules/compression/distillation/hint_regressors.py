@@ -1,4 +1,4 @@
-"""The regressors of feature hints: trained beside the student by an optimizer of their own, and no part of it."""
+"""The regressors of feature hints: trained beside the student with a separate optimizer, not part of the student."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,10 +12,10 @@ from lightning_modules.compression.distillation.losses import hint_loss
 
 
 class HintRegressors:
-    """One regressor for each pair of layers, made when the first features come, since only they tell the widths.
+    """One regressor for each pair of layers, created from the shapes of the first features.
 
-    Made anew where the widths change, as after structured pruning. Under DDP all ranks start from the same seed and
-    average their gradients.
+    They are created again when the widths change, as after structured pruning. Under DDP all ranks use the same seed
+    and average their gradients.
     """
 
     def __init__(self, lr: float) -> None:
@@ -26,7 +26,7 @@ class HintRegressors:
         self._waiting: dict[str, Any] | None = None
 
     def loss(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
-        """Mean over the pairs of half the mean squared difference behind the regressor."""
+        """Half the mean squared difference after the regressor, averaged over the pairs of layers."""
         pairs = [
             match_spatial_size(s, t) if s.ndim == t.ndim == 4 else (s, t) for s, t in zip(student, teacher, strict=True)
         ]
@@ -48,7 +48,7 @@ class HintRegressors:
         self._waiting = None
 
     def step(self) -> None:
-        """Move the regressors along the gradients that the loss has left in them."""
+        """Take an optimizer step with the regressors' gradients."""
         if self._optimizer is None:
             return
         if dist.is_available() and dist.is_initialized():
@@ -60,12 +60,12 @@ class HintRegressors:
         self._optimizer.zero_grad()
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and plain values; empty where nothing was learned yet."""
+        """Tensors and plain values; empty before the first step."""
         if self._optimizer is None:
             return self._waiting or {}
         own = {"regressors": dict(self.regressors.state_dict()), "optimizer": self._optimizer.state_dict()}
         return {"shapes": self.shapes, **own}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Keep a state until the features come that it is for."""
+        """Keep the state until the regressors are created."""
         self._waiting, self._optimizer, self.shapes = state or None, None, []

@@ -1,4 +1,4 @@
-"""The teachers' logits of training samples that are never augmented: computed when a sample is first seen, then looked up."""
+"""Cache of the teachers' logits of training samples, for training without augmentation."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,18 +8,18 @@ from torch import Tensor
 
 
 class LogitCache:
-    """Logits [M, N, K] of M teachers by the sample's index in its set, N the highest index so far + 1; NaN: not known yet.
+    """Logits [M, N, K] of M teachers by sample index; N is the highest index so far + 1, NaN: not computed yet.
 
-    They are part of the stage's state, so that a resumed run learns from the very same numbers: a teacher's last bits
-    depend on which samples share a batch.
+    They are part of the stage's state, so that a resumed run uses identical numbers: the last bits of a teacher's logits
+    depend on the other samples of a batch.
     """
 
     def __init__(self) -> None:
         self.logits: Tensor | None = None
-        self.computed = 0  # samples for which a teacher was asked
+        self.computed = 0  # number of samples whose logits were computed
 
     def look_up(self, batch: dict[str, Tensor], compute: Callable[[Tensor], Tensor]) -> Tensor:
-        """The logits [M, B, K] of a batch; `compute` maps raw samples to the logits of those that are not known."""
+        """The logits [M, B, K] of a batch; `compute` maps raw samples that are not cached to their logits."""
         index = batch["index"]
         new = self._is_new(index)
         if new.any():

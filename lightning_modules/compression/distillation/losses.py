@@ -1,4 +1,4 @@
-"""What a student is compared with its teacher by. All are means over the batch, computed in float32."""
+"""Distillation losses between student and teacher: means over the batch, computed in float32."""
 
 import torch
 import torch.nn.functional as F
@@ -10,8 +10,8 @@ def soft_target_loss(student: Tensor, teachers: Tensor, temperature: float, kind
 
     Args:
         student: logits [B, K].
-        teachers: logits [M, B, K]; M teachers are taken for the mean of their softened probabilities.
-        kind: ``multiclass`` (softmax over K), or one Bernoulli variable an output, over which the mean is taken.
+        teachers: logits [M, B, K] of M teachers, whose softened probabilities are averaged.
+        kind: ``multiclass`` (softmax over K); else each output is a Bernoulli variable, and their mean is returned.
     """
     own, theirs = student.float() / temperature, teachers.float() / temperature
     if kind == "multiclass":
@@ -24,24 +24,24 @@ def soft_target_loss(student: Tensor, teachers: Tensor, temperature: float, kind
 
 
 def hint_loss(regressed: Tensor, teacher: Tensor) -> Tensor:
-    """Half the mean squared difference of features of one shape (Romero et al. 2015, equation 3)."""
+    """Half the mean squared difference of features of equal shape (Romero et al. 2015, equation 3)."""
     return 0.5 * F.mse_loss(regressed.float(), teacher.float())
 
 
 def attention_transfer_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """Mean squared difference of normalised attention maps (Zagoruyko and Komodakis 2017, section 3.1, F_sum^2).
 
-    Feature maps [B, C, H, W]; the channels may differ, H and W not. As in the authors' program, the difference is
-    squared and averaged over the map, with which their factor of 1000 belongs.
+    Feature maps [B, C, H, W]; only the channels may differ. As in the authors' code the difference is squared and
+    averaged over the map, to which their factor of 1000 belongs.
     """
     maps = [F.normalize(a.float().square().mean(1).flatten(1), dim=1) for a in (student, teacher)]
     return (maps[0] - maps[1]).square().mean()
 
 
 def relational_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Distances of pairs, and twice the angles of triplets: lambda_A = 2 lambda_D (Park et al. 2019, equations 4 to 8).
+    """Distance loss of pairs plus twice the angle loss of triplets (Park et al. 2019, equations 4 to 8).
 
-    Embeddings [B, …], flattened; their widths may differ. A batch of one has no relations: 0.
+    Embeddings [B, …] are flattened; their widths may differ. A batch of one sample gives 0.
     """
     if len(student) < 2:
         return student.float().sum() * 0
@@ -50,7 +50,7 @@ def relational_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def _distance_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Huber loss between Euclidean distances, each in units of the batch's mean distance."""
+    """Huber loss between Euclidean distances, each divided by the batch's mean distance."""
     own, theirs = (d / d.mean().clamp(min=1e-12) for d in (F.pdist(student), F.pdist(teacher)))
     return F.smooth_l1_loss(own, theirs)
 

@@ -1,4 +1,4 @@
-"""Teachers: one trained network or several, read from the store or from a file, in eval mode and without gradients."""
+"""Teachers: one or several trained networks, loaded from the store or a file, in eval mode and without gradients."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ from lightning_modules.config.errors import UserError
 
 @dataclass
 class TeacherMember:
-    """One teacher.
+    """One teacher of an ensemble.
 
     Attributes:
-        wanted: as the config names it.
+        wanted: its name in the config.
         network: floats [B, *input_shape] -> logits [B, K].
-        preprocess: raw samples to floats; None: as the student's.
-        input_shape, num_outputs, kind, class_names: what it was trained for; None where it is not known.
+        preprocess: raw samples to floats; None: the student's.
+        input_shape, num_outputs, kind, class_names: what it was trained for; None if unknown.
     """
 
     teacher_uri: str
@@ -31,7 +31,7 @@ class TeacherMember:
 
 
 class Teacher:
-    """The members of an ensemble; most have one. No part of the student: it stands in no state dict and no optimizer."""
+    """An ensemble of one or more teachers. It is not part of the student's state dict or optimizer."""
 
     def __init__(self, members: Sequence[TeacherMember]) -> None:
         self.members = list(members)
@@ -42,7 +42,7 @@ class Teacher:
 
     @torch.no_grad()
     def logits(self, x: Tensor, preprocess: Callable[[Tensor], Tensor]) -> Tensor:
-        """Logits [M, B, K] for raw samples; `preprocess` is the student's."""
+        """Logits [M, B, K] of raw samples; `preprocess` is the student's."""
         return torch.stack([member.network((member.preprocess or preprocess)(x)) for member in self.members])
 
     def to(self, device: torch.device) -> None:
@@ -53,41 +53,44 @@ class Teacher:
                     module.to(device)
 
     def check_shapes(self, input_shape: Sequence[int], num_outputs: int) -> None:
-        """Raise UserError where a member reads other samples than the student, or has another number of outputs."""
+        """Raise UserError if a member's input shape or number of outputs differs from the student's."""
         for m in self.members:
             if m.num_outputs != num_outputs:
-                raise UserError(f"teacher={m.teacher_uri}: it has {m.num_outputs} outputs, the student {num_outputs}")
+                raise UserError(
+                    f"teacher={m.teacher_uri} has {m.num_outputs} outputs, but the student has {num_outputs}"
+                )
             if m.input_shape != tuple(input_shape):
                 raise UserError(
-                    f"teacher={m.teacher_uri}: it reads samples of shape {list(m.input_shape)}, the student {list(input_shape)}"
+                    f"teacher={m.teacher_uri} takes samples of shape {list(m.input_shape)}, but the student takes "
+                    f"{list(input_shape)}"
                 )
 
     def check_classes(self, kind: str | None, class_names: Sequence[str] | None) -> None:
-        """Raise UserError where a member was trained for another kind of task, or for classes of other names or order."""
+        """Raise UserError if a member was trained for another kind of task or for other classes."""
         for m in self.members:
             if m.kind and m.kind != kind:
-                raise UserError(f"teacher={m.teacher_uri}: it was trained for {m.kind}, the student is for {kind}")
+                raise UserError(f"teacher={m.teacher_uri} was trained for {m.kind}, but the student's task is {kind}")
             if m.class_names and class_names and m.class_names != list(class_names):
                 theirs, own = ", ".join(m.class_names[:6]), ", ".join(list(class_names)[:6])
-                raise UserError(f"teacher={m.teacher_uri}: its classes are {theirs} …, those of the student {own} …")
+                raise UserError(f"teacher={m.teacher_uri} has the classes {theirs} …, but the student has {own} …")
 
 
 def load_teacher(
     teacher_uri: str | Sequence[str], weights: str | None, input_shape: Sequence[int], num_outputs: int
 ) -> Teacher:
-    """Read the teacher, or the teachers of an ensemble.
+    """Load a teacher or an ensemble.
 
     Args:
         wanted: ``runs:/RUN``, or a run's id or name (its best weights); ``models:/NAME/VERSION``, ``models:/NAME@ALIAS``
             or ``models:/m-…``; ``torchvision:NAME``.
-        weights: the file of a torchvision network, or the name of torchvision's own weights in torch.hub's cache.
-        input_shape, num_outputs: the student's, for a torchvision network.
+        weights: the file of a torchvision network, or the name of torchvision's weights in torch.hub's cache.
+        input_shape, num_outputs: of the student, for a torchvision network.
 
-    Raises UserError where one is not there, is damaged, or holds code.
+    Raises UserError if one is missing, damaged, or contains code.
     """
     names = [teacher_uri] if isinstance(teacher_uri, str) else [str(name) for name in teacher_uri]
     if weights and not any(name.startswith("torchvision:") for name in names):
-        raise UserError(f"weights={weights}: only a teacher torchvision:NAME takes a file of weights")
+        raise UserError(f"weights={weights}: only teacher=torchvision:NAME takes a file of weights")
     return Teacher(
         [
             _load_torchvision(name, weights, input_shape, num_outputs)
@@ -119,18 +122,16 @@ def _load_from_store(teacher_uri: str) -> TeacherMember:
 def _load_torchvision(
     teacher_uri: str, weights: str | None, input_shape: Sequence[int], num_outputs: int
 ) -> TeacherMember:
-    """It reads what the student's network reads. Its head must be in the file: one that starts anew teaches nothing."""
+    """A torchvision network with the student's inputs; its file must contain the head for the student's classes."""
     from lightning_modules.model.pretrained import read_state_dict
     from lightning_modules.model.torchvision_classifier import TorchvisionClassifier, weights_file
 
     name = teacher_uri.removeprefix("torchvision:")
     if not weights:
-        raise UserError(f"teacher={teacher_uri}: give the file of its weights as weights=…: random ones teach nothing")
+        raise UserError(f"teacher={teacher_uri} needs trained weights: weights=FILE")
     network = TorchvisionClassifier(input_shape, num_outputs, name, weights=weights)
     read = read_state_dict(weights_file(name, weights))
     head = network.network.get_submodule(network.heads[-1]).weight
     if not any(key.endswith(f"{network.heads[-1]}.weight") and t.shape == head.shape for key, t in read.items()):
-        raise UserError(
-            f"teacher={teacher_uri}: the weights in {weights} are not for the student's {num_outputs} classes"
-        )
+        raise UserError(f"teacher={teacher_uri}: {weights} has no head for the student's {num_outputs} classes")
     return TeacherMember(teacher_uri, network, None, tuple(input_shape), num_outputs)

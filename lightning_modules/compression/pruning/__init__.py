@@ -1,1 +1,1 @@
-"""Unstructured and N:M pruning: which weights matter (`scores`), which are kept (`masks`), and when (the stages)."""
+"""Unstructured and N:M pruning: scores of weights, masks from scores, and the stages that apply them."""

@@ -1,4 +1,4 @@
-"""Little by little while training: the cubic schedule, by magnitude or by movement."""
+"""Gradual pruning during training on a cubic sparsity schedule, by magnitude or by movement."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,17 +14,17 @@ from lightning_modules.config.errors import UserError
 
 
 class Gradual(PruningStage):
-    """Sparsity follows the cubic of Zhu and Gupta 2017 (`schedule.cubic`), then the rest of the fit is fine-tuning.
+    """Raises sparsity by the cubic schedule of Zhu and Gupta 2017 (`cubic_sparsity`); the rest of the fit fine-tunes.
 
-    A weight that was pruned stays so. With ``control=reinit`` a second fit of `epochs` trains the masks found, on weights
-    drawn anew.
+    A pruned weight stays pruned. With ``control=reinit`` a second fit of `epochs` trains reinitialized weights under the
+    masks found.
 
     Args:
-        sparsity: the final one, as `Prune`, with the other arguments; the fit is the run's own (``when=fit``) or has
-            `epochs`.
+        sparsity: the final sparsity; see `PruningStage` for the other arguments. The fit is the run's own (``when=fit``)
+            or has `epochs`.
         initial_sparsity: in [0, sparsity].
-        every: steps from one renewal of the masks to the next.
-        start_fraction, end_fraction: of the fit's steps, between which the schedule runs.
+        every: number of steps between two updates of the masks.
+        start_fraction, end_fraction: where the schedule starts and ends, as fractions of the fit's steps.
     """
 
     def __init__(
@@ -38,24 +38,25 @@ class Gradual(PruningStage):
     ) -> None:
         super().__init__(sparsity, **prune)
         if self.when == "after" and not self.epochs:
-            raise UserError("compression: a gradual schedule prunes while training: it needs epochs, or when=fit")
+            raise UserError("compression: a gradual schedule prunes during training; set epochs, or when=fit")
         if not 0 <= initial_sparsity <= sparsity:
-            raise UserError(f"compression: initial_sparsity={initial_sparsity}: it must lie in [0, sparsity]")
+            raise UserError(f"compression: initial_sparsity={initial_sparsity}: expected a number in [0, sparsity]")
         if every < 1:
-            raise UserError(f"compression: every={every}: at least one step")
+            raise UserError(f"compression: every={every}: expected at least 1")
         if not 0 <= start_fraction < end_fraction <= 1:
             raise UserError(
-                f"compression: start_fraction={start_fraction}, end_fraction={end_fraction}: 0 <= start < end <= 1"
+                f"compression: start_fraction={start_fraction}, end_fraction={end_fraction}: "
+                "expected 0 <= start_fraction < end_fraction <= 1"
             )
         if self.control == "reinit" and self.when != "after":
-            raise UserError("compression: control=reinit takes a fit of its own after the schedule: when=after")
+            raise UserError("compression: control=reinit needs a second fit after the schedule; use when=after")
         self.initial_sparsity, self.every = initial_sparsity, every
         self.start_fraction, self.end_fraction = start_fraction, end_fraction
         self.rounds = 2 if self.control == "reinit" else 1
-        self.schedule_done = False  # the schedule is over
+        self.schedule_done = False
 
     def due_sparsity(self, taken: int, total: int) -> float | None:
-        """The sparsity that is due after so many of `total` steps were taken; None: the masks stay."""
+        """The new sparsity after `taken` of `total` steps; None: the masks do not change."""
         end = max(1, round(self.end_fraction * total))
         start = min(round(self.start_fraction * total), end - 1)
         if not start <= taken <= end or ((taken - start) % self.every and taken != end):
@@ -88,29 +89,27 @@ class Gradual(PruningStage):
 
 
 class Movement(Gradual):
-    """Keeps the weights that training moves away from zero, whatever their size: scores are -sum of w g over the fit's steps
-    (Sanh et al. 2020, equation 5, "hard" movement pruning), on the schedule of `Gradual`.
+    """Keeps the weights that training moves away from zero, on the schedule of `Gradual`: "hard" movement pruning.
 
-    As in the paper a pruned weight may come back: it keeps the value that it had when it was pruned, its score goes on with
-    that value and the gradient at its place, and it returns with it. Masks of earlier stages stay.
+    Scores are -sum of w g over the fit's steps (Sanh et al. 2020, equation 5). As in the paper a pruned weight may come
+    back: its value is remembered, its score keeps accumulating with that value, and it returns with it. Masks of
+    earlier stages stay.
     """
 
     def __init__(self, sparsity: float, **gradual: Any) -> None:
         if gradual.get("criterion", "magnitude") != "magnitude":
-            raise UserError(f"compression: criterion={gradual['criterion']}: movement is a criterion of its own")
+            raise UserError(f"compression: criterion={gradual['criterion']}: movement pruning has its own criterion")
         super().__init__(sparsity, **gradual)
         self.criterion = "movement"
-        self.movement_scores: dict[str, Tensor] = {}  # the scores
-        self.pruned_values: dict[str, Tensor] = {}  # values of pruned weights, 0 elsewhere
+        self.movement_scores: dict[str, Tensor] = {}
+        self.pruned_values: dict[str, Tensor] = {}  # 0 where a weight is not pruned
         self._weights_cache: tuple[nn.Module, dict[str, Tensor]] | None = None
 
     def check(self, model: nn.Module, example: Tensor, num_outputs: int) -> None:
         super().check(model, example, num_outputs)
         frozen = [name for name, weight in self.weights(model).items() if not weight.requires_grad]
         if frozen:
-            raise self.config_error(
-                f"{frozen[0]} is frozen: movement needs its gradient; leave its layer out with exclude"
-            )
+            raise self.config_error(f"{frozen[0]} is frozen, but movement needs its gradient; add its layer to exclude")
 
     def begin(self, context: StageContext) -> None:
         self.movement_scores, self.pruned_values = {}, {}
@@ -131,7 +130,7 @@ class Movement(Gradual):
             )
 
     def _unpruned_values(self, name: str, weight: Tensor) -> Tensor:
-        """The weight with the values of what is pruned: where one is not zero the other is."""
+        """The weight with the remembered values of its pruned entries."""
         return weight + self.pruned_values[name].to(weight.device) if name in self.pruned_values else weight.detach()
 
     def find_masks(self, context: StageContext, weights: Mapping[str, Tensor], sparsity: float) -> Masks:

@@ -1,4 +1,4 @@
-"""What it costs to prune each layer alone: a picture, a table, and the sparsities that follow from it."""
+"""Sensitivity analysis: the cost of pruning each layer alone, and the sparsities per layer that follow from it."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -13,16 +13,18 @@ from lightning_modules.compression.pruning.masks import group_by_layer, keep_hig
 from lightning_modules.compression.stage import StageContext
 
 LEVELS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
-_TIE_BREAK = 1e-6  # of the metric: layers that cost nothing are equally sparse
+_TIE_BREAK = 1e-6  # small slope, so that layers without any cost become equally sparse
 
 
 @dataclass
 class SensitivityCurves:
-    """Attributes:
-    levels: sparsities [K].
-    values: the metric on the validation part with one layer pruned, [K] by layer.
-    dense: the metric of the network as it is.
-    higher_is_better: of the metric.
+    """The validation metric with one layer pruned, for each layer and sparsity.
+
+    Attributes:
+        levels: sparsities [K].
+        values: the metric with one layer pruned, [K] by layer.
+        dense: the metric of the unpruned network.
+        higher_is_better: of the metric.
     """
 
     levels: Sequence[float]
@@ -31,7 +33,7 @@ class SensitivityCurves:
     higher_is_better: bool
 
     def costs(self, layer: str) -> np.ndarray:
-        """How much worse the metric is than the dense network's, [K]; below 0 where it is better."""
+        """How much worse the metric is than the dense network's, [K]; negative if it is better."""
         worse = self.dense - np.array(self.values[layer])
         return worse if self.higher_is_better else -worse
 
@@ -40,8 +42,8 @@ class SensitivityCurves:
 def measure_sensitivity(
     context: StageContext, weights: Mapping[str, Tensor], scores: Mapping[str, Tensor], levels: Sequence[float]
 ) -> SensitivityCurves:
-    """Prune one layer at a time by its scores to each of `levels`, evaluate, and put its weights back (Han et al. 2015,
-    section 4.1; Li et al. 2017, section 3.2).
+    """Prune one layer at a time to each of `levels`, evaluate, and restore its weights (Han et al. 2015, section 4.1; Li
+    et al. 2017, section 3.2).
     """
     values: dict[str, list[float]] = {}
     dense = context.evaluate(context.model)
@@ -61,9 +63,9 @@ def measure_sensitivity(
 
 
 def sparsity_per_layer(curves: SensitivityCurves, sizes: Mapping[str, int], sparsity: float) -> dict[str, float]:
-    """The sparsity of each layer at which all cost the same and that give `sparsity` over all weights together.
+    """The sparsity of each layer such that all layers cost the same and the overall sparsity is `sparsity`.
 
-    Between the measured levels costs are interpolated, and never go down; above the last one they rise steeply.
+    Costs are interpolated between the measured levels, never decrease, and rise steeply above the last level.
     """
     top = max(float(curves.costs(layer).max()) for layer in sizes)
     ceiling = 2 * max(top, 0.0) + 1.0
@@ -78,14 +80,14 @@ def sparsity_per_layer(curves: SensitivityCurves, sizes: Mapping[str, int], spar
 
 
 def _cost_and_level(curves: SensitivityCurves, layer: str, size: int, ceiling: float) -> tuple[np.ndarray, np.ndarray]:
-    """The curve of a layer as increasing costs and their sparsities, from (0, 0) to (`ceiling`, all but one weight)."""
+    """A layer's curve as increasing costs and sparsities, from (0, 0) to (`ceiling`, all but one weight)."""
     levels = np.array([0.0, *curves.levels, 1.0])
     costs = np.maximum.accumulate([0.0, *curves.costs(layer), ceiling]) + _TIE_BREAK * levels
     return costs, np.minimum(levels, 1 - 1 / size)
 
 
 def write_sensitivity(curves: SensitivityCurves, context: StageContext) -> None:
-    """sensitivity.csv and sensitivity.png into the run's folder, by the process that records."""
+    """Write sensitivity.csv and sensitivity.png into the run's folder, on rank 0."""
     if context.task.global_rank:
         return
     context.folder.mkdir(parents=True, exist_ok=True)
@@ -99,7 +101,7 @@ def write_sensitivity(curves: SensitivityCurves, context: StageContext) -> None:
 
 
 def plot_sensitivity(curves: SensitivityCurves) -> Any:
-    """A table of colours as matplotlib figure: a row for each layer, a column for each sparsity, in it the metric."""
+    """A heat map with a row for each layer and a column for each sparsity, annotated with the metric."""
     from lightning_modules.report.figures import INK, blank_figure, style_axes
 
     layers = list(curves.values)
@@ -117,7 +119,7 @@ def plot_sensitivity(curves: SensitivityCurves) -> Any:
             colour = "white" if costs[row, column] > 0.6 * top else INK
             axes.text(column, row, f"{value:.3g}", ha="center", va="center", fontsize=7, color=colour)
     bar = figure.colorbar(image)
-    bar.set_label("loss of the metric", color=INK, fontsize=9)
+    bar.set_label("cost (decrease of the metric)", color=INK, fontsize=9)
     bar.ax.tick_params(labelsize=8, length=0, colors=INK)
     bar.outline.set_visible(False)
     return figure

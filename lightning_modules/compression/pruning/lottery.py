@@ -1,4 +1,4 @@
-"""Lottery tickets: train, prune, rewind, again; the masks found are trained from early weights."""
+"""Lottery tickets: repeatedly train, prune and rewind; the final masks are trained from early weights."""
 
 from typing import Any
 
@@ -19,20 +19,21 @@ class LotteryTicket(PruningStage):
     """Iterative pruning with rewinding (Frankle and Carbin 2019, section 2; Frankle et al. 2020, "Linear mode connectivity
     and the lottery ticket hypothesis", algorithm 2).
 
-    The run's own training gives the first trained network. Each round prunes, puts the weights (buffers too) back to what
-    they were before the first step or at epoch k, and trains `epochs` again from there, with optimizer and schedule built
-    anew; the last one trains the final masks. Controls act on the finished ticket, before that last training;
-    ``control=dense`` is one training of `epochs` from the initial weights.
+    The run's own training is the first training. Each round prunes, rewinds weights and buffers to those before the
+    first step or at epoch k, and trains `epochs` again with a new optimizer and schedule; the last round trains the final
+    masks. Controls are applied to the final ticket, before its training; ``control=dense`` is one training of `epochs`
+    from the initial weights.
 
-    Each round logs ``lottery/sparsity`` and, with ``data.watch_test=true``, ``lottery/test/<metric>``, the best of the round
-    on test and by validation beside it (see `RoundMeasures`); the last round's stand alone as ``ticket/test/<metric>``.
+    Each round logs ``lottery/sparsity`` and, with ``data.watch_test=true``, ``lottery/test/<metric>`` with the best of the
+    round on test and by validation (see `RoundMetrics`). The last round also logs them as ``ticket/test/<metric>``.
 
     Args:
-        sparsity: of the ticket, as `Prune`, with the other arguments.
-        rounds: how many times it prunes.
-        steps: ``factor``: each round prunes the same fraction of what is left; ``equal``: sparsity grows by equal steps.
+        sparsity: of the ticket; see `PruningStage` for the other arguments.
+        rounds: number of prunings.
+        steps: ``factor``: each round prunes the same fraction of the remaining weights; ``equal``: sparsity grows by
+            equal steps.
         rewind_epochs: k, less than `epochs`, may be a fraction; 0: the initial weights. With k > 0 the dense network is
-            trained once more, from its initial weights, to have those of epoch k.
+            trained once more from its initial weights, to obtain those of epoch k.
     """
 
     needs_initial = True
@@ -47,13 +48,17 @@ class LotteryTicket(PruningStage):
     ) -> None:
         super().__init__(sparsity, **prune)
         if self.when != "after" or not self.epochs:
-            raise UserError("compression: a lottery ticket is trained after the dense network: when=after, and epochs")
+            raise UserError(
+                "compression: a lottery ticket is trained after the dense network; set epochs and when=after"
+            )
         if rounds < 1:
-            raise UserError(f"compression: rounds={rounds}: at least one")
+            raise UserError(f"compression: rounds={rounds}: expected at least 1")
         if steps not in STEP_RULES:
             raise UserError(f"compression: steps={steps}: {suggest(steps, STEP_RULES)}")
         if not 0 <= rewind_epochs < self.epochs:
-            raise UserError(f"compression: rewind_epochs={rewind_epochs}: it must lie in [0, epochs={self.epochs})")
+            raise UserError(
+                f"compression: rewind_epochs={rewind_epochs}: expected a number in [0, epochs={self.epochs})"
+            )
         self.prunings, self.steps, self.rewind_epochs = rounds, steps, rewind_epochs
         self.rounds = 1 if self.control == "dense" else rounds + (rewind_epochs > 0)
         self.rewind_state: dict[str, Tensor] = {}  # the network's state at epoch `rewind_epochs`
@@ -71,17 +76,17 @@ class LotteryTicket(PruningStage):
             self._next_ticket(context, 1)
 
     def _initial(self, context: StageContext) -> dict[str, Tensor]:
-        """Raises UserError where rewinding makes no sense: another structure, or nothing was learnt yet."""
+        """The initial weights. Raises UserError if they no longer fit the network, or if it was not trained."""
         initial, now = context.initial, context.model.state_dict()
         if initial is None or {k: v.shape for k, v in initial.items()} != {k: v.shape for k, v in now.items()}:
             raise self.config_error(
-                "an earlier stage changed the network's structure: its initial weights no longer fit"
+                "an earlier stage changed the network's architecture, so its initial weights do not fit"
             )
         if all(
             torch.equal(initial[name].to(weight.device), weight) for name, weight in self.weights(context.model).items()
         ):
             raise self.config_error(
-                "the network was not trained: a ticket is found by the run's own training, trainer.max_epochs"
+                "the network was not trained; the run's own training finds the ticket, so set trainer.max_epochs"
             )
         return initial
 
@@ -111,7 +116,7 @@ class LotteryTicket(PruningStage):
         self.round_metrics.reset()
 
     def _next_ticket(self, context: StageContext, number: int) -> None:
-        """Prune for the time `number` (from 1), and rewind; the last ticket may become a control."""
+        """Pruning `number` (from 1), then rewind; the last ticket may become a control."""
         last = number == self.prunings
         weights = self.weights(context.model)
         masks = self.find_masks(context, weights, iterative_sparsity(number, self.prunings, self.sparsity, self.steps))

@@ -1,4 +1,4 @@
-"""Which weights are kept, given their scores: True in a mask. Counts are exact, ties go by position."""
+"""Masks from scores: True where a weight is kept. Counts are exact; ties are broken by position."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -10,7 +10,7 @@ CompetingGroups = Sequence[Sequence[str]]
 
 
 def keep_highest(scores: Mapping[str, Tensor], groups: CompetingGroups, zeros: Sequence[int]) -> Masks:
-    """Prune, in each group of tensors that compete with each other, exactly so many weights as `zeros` says."""
+    """Masks that prune exactly `zeros` weights of each group of tensors that compete with each other."""
     masks: Masks = {}
     for group, count in zip(groups, zeros, strict=True):
         flat = torch.cat([scores[name].flatten().float() for name in group])
@@ -20,10 +20,10 @@ def keep_highest(scores: Mapping[str, Tensor], groups: CompetingGroups, zeros: S
 
 
 def _mask_of_highest(scores: Tensor, zeros: int) -> Tensor:
-    """bool [n]: all but the `zeros` lowest of `scores` [n]; of equal ones the first go."""
+    """bool [n]: False for the `zeros` lowest of `scores` [n]; of equal scores the first are pruned."""
     if zeros == 0:
         return torch.ones_like(scores, dtype=torch.bool)
-    # kthvalue is ten times as fast as sorting, but on CUDA it is not allowed in torch's deterministic mode
+    # kthvalue is ten times as fast as sorting, but torch's deterministic mode does not allow it on CUDA
     threshold = scores.sort().values[zeros - 1] if scores.is_cuda else scores.kthvalue(zeros).values
     lower, equal = scores < threshold, scores == threshold
     return ~(lower | (equal & (equal.cumsum(0) <= zeros - lower.sum())))
@@ -32,8 +32,8 @@ def _mask_of_highest(scores: Tensor, zeros: int) -> Tensor:
 def keep_n_of_m(scores: Mapping[str, Tensor], n: int, m: int) -> Masks:
     """Keep the `n` highest of every `m` consecutive weights along the input dimension (1: [out, in, *kernel]).
 
-    That is the layout which sparse tensor cores multiply: Mishra et al. 2021, "Accelerating sparse deep neural networks",
-    section 2. For a convolution the groups run over input channels, at one place of the kernel.
+    This is the layout of sparse tensor cores (Mishra et al. 2021, "Accelerating sparse deep neural networks", section 2).
+    In a convolution the groups run over input channels, at one position of the kernel.
     """
     masks: Masks = {}
     for name, score in scores.items():
@@ -45,7 +45,7 @@ def keep_n_of_m(scores: Mapping[str, Tensor], n: int, m: int) -> Masks:
 
 
 def exclude_pruned(scores: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The scores with the lowest one, -inf, where a mask has pruned already."""
+    """The scores, with -inf where a mask has already pruned."""
     return {
         name: score.masked_fill(~masks[name].to(score.device), -torch.inf) if name in masks else score
         for name, score in scores.items()
@@ -53,7 +53,7 @@ def exclude_pruned(scores: Mapping[str, Tensor], masks: Mapping[str, Tensor]) ->
 
 
 def group_by_layer(names: Iterable[str]) -> list[list[str]]:
-    """Group parameters by their layer: weight and bias of one compete with each other."""
+    """Group parameters by layer: a layer's weight and bias compete with each other."""
     layers: dict[str, list[str]] = {}
     for name in names:
         layers.setdefault(name.rpartition(".")[0], []).append(name)

@@ -1,4 +1,4 @@
-"""All at once: score, prune, then fine-tune."""
+"""One-shot pruning, unstructured or N:M: score, prune once, then fine-tune."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -23,10 +23,10 @@ class OneShot(PruningStage):
     """Prunes when it begins: a trained network with ``when=after``, an untrained one with ``when=fit`` (SNIP).
 
     Args:
-        sparsity: as `Prune`, with the other arguments.
-        scope: beside those of `Prune`, ``sensitivity``: each layer gets the sparsity that costs as much on the validation
-            part as that of the others does, pruned alone.
-        sensitivity: prune each layer alone to the `levels`, and show what that costs (sensitivity.png, .csv).
+        sparsity: see `PruningStage`, also for the other arguments.
+        scope: as in `PruningStage`, or ``sensitivity``: each layer gets the sparsity that, with this layer pruned alone,
+            costs as much on the validation set as that of the other layers.
+        sensitivity: prune each layer alone to the `levels` and record the costs (sensitivity.png, sensitivity.csv).
     """
 
     scopes: ClassVar[tuple[str, ...]] = ("global", "layer", "sensitivity")
@@ -40,10 +40,10 @@ class OneShot(PruningStage):
     ) -> None:
         super().__init__(sparsity, **prune)
         if not levels or any(not 0 < level < 1 for level in levels):
-            raise UserError(f"compression: levels={list(levels)}: each must lie in (0, 1)")
+            raise UserError(f"compression: levels={list(levels)}: expected numbers in (0, 1)")
         self.sensitivity = sensitivity or self.scope == "sensitivity"
         self.levels = sorted(levels)
-        self.shares: dict[str, float] = {}  # sparsity by layer, where sensitivity chose it
+        self.shares: dict[str, float] = {}  # sparsity by layer, if chosen by sensitivity
 
     def num_zeros(self, weights: Mapping[str, Tensor], sparsity: float) -> tuple[list[list[str]], list[int]]:
         groups, counts = super().num_zeros(weights, sparsity)
@@ -81,11 +81,11 @@ class OneShot(PruningStage):
 
 
 class NOfM(OneShot):
-    """Keeps the `n` best of every `m` consecutive inputs of each output: 2:4 runs on the sparse cores of GPUs.
+    """Keeps the `n` highest-scoring of every `m` consecutive inputs of each output; sparse tensor cores support 2:4.
 
     Args:
         n, m: 0 < n < m.
-        criterion, batches, layers, exclude, control: as `Prune`; biases have no inputs and are left alone.
+        criterion, batches, layers, exclude, control: see `PruningStage`; biases are not pruned.
     """
 
     scopes: ClassVar[tuple[str, ...]] = ("layer",)
@@ -104,7 +104,7 @@ class NOfM(OneShot):
         lr: float | None = None,
     ) -> None:
         if not 0 < n < m:
-            raise UserError(f"compression: n={n}, m={m}: of every m weights n are kept: 0 < n < m")
+            raise UserError(f"compression: n={n}, m={m}: expected 0 < n < m, as n of every m weights are kept")
         self.n, self.m = n, m
         which: dict[str, Any] = {
             "criterion": criterion,
@@ -122,18 +122,18 @@ class NOfM(OneShot):
             listed = ", ".join(f"{name} {list(shape)}" for name, shape in wrong.items())
             layers = ",".join(dict.fromkeys(name.rpartition(".")[0] for name in wrong))
             raise self.config_error(
-                f"{self.n}:{self.m} needs a number of inputs (dimension 1) that is a multiple of {self.m}, unlike"
-                f" {listed}: leave them out with compression.stages.{self.name}.exclude=[{layers}]"
+                f"{self.n}:{self.m} sparsity needs a number of inputs (dimension 1) that is a multiple of {self.m}, unlike"
+                f" {listed}; exclude them with compression.stages.{self.name}.exclude=[{layers}]"
             )
 
     def check_prunes_something(self, weights: Mapping[str, Tensor]) -> None:
-        """A sparser network may still break the pattern."""
+        """A network that is sparser already may still violate the pattern."""
 
     def find_masks(self, context: StageContext, weights: Mapping[str, Tensor], sparsity: float) -> Masks:
         scores = exclude_pruned(self.scores(context, weights), context.state.masks)
         masks = self._combine(keep_n_of_m(scores, self.n, self.m), context.state.masks)
         if all(name in self.before and torch.equal(mask, self.before[name]) for name, mask in masks.items()):
-            raise self.config_error(f"the network is {self.n}:{self.m} sparse already")
+            raise self.config_error(f"the network is already {self.n}:{self.m} sparse")
         return masks
 
     def random_masks(self, context: StageContext, masks: Masks) -> Masks:
@@ -141,7 +141,7 @@ class NOfM(OneShot):
         return self._combine(keep_n_of_m(scores, self.n, self.m), self.before)
 
     def _combine(self, masks: Masks, before: Masks) -> Masks:
-        """A group in which more than m - n weights were pruned before stays so."""
+        """Both masks: weights that were pruned before stay pruned."""
         return {name: mask & before[name].to(mask.device) if name in before else mask for name, mask in masks.items()}
 
     def settings(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What the pruning stages share: the choice of weights, their scores, the masks, and the controls of an experiment."""
+"""Base class of the pruning stages: selection of weights, scores, masks, and the controls of an experiment."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -15,18 +15,17 @@ CONTROLS = ("random", "reinit", "dense")
 
 
 class PruningStage(Stage):
-    """Sets weights to zero and keeps them there, by masks in ``work.form``.
+    """Sets weights to zero and keeps them zero, by masks in the compressed state.
 
     Args:
-        sparsity: in [0, 1): the fraction of the chosen weights that are zero in the end, exactly ``round(sparsity * n)``.
-        criterion: of which weights matter: magnitude, random, snip, taylor.
-        scope: ``global``: all weights compete; ``layer``: those of each layer, so that all layers are equally sparse.
-        batches: training batches from which snip and taylor take gradients.
-        layers, exclude: names or patterns of layers, as ``blocks.*``; null: all linear, convolutional and recurrent ones.
-        biases: prune the biases of these layers too; they compete with the layer's weights.
-        control: an experiment's control instead of pruning as such. ``random``: as many zeros in each parameter, at random
-            places. ``reinit``: the masks found, on weights drawn anew from the layers' default distribution. ``dense``: no
-            mask at all, the same training.
+        sparsity: in [0, 1): the final fraction of zeros among the selected weights, exactly ``round(sparsity * n)``.
+        criterion: score of a weight's importance: magnitude, random, snip or taylor.
+        scope: ``global``: all weights compete; ``layer``: the weights of each layer, so all layers are equally sparse.
+        batches: number of training batches for the gradients of snip and taylor.
+        layers, exclude: names or patterns of layers, such as ``blocks.*``; null: all linear, convolutional and recurrent.
+        biases: also prune the biases of these layers, which compete with the layer's weights.
+        control: the control of an experiment. ``random``: as many zeros in each parameter, at random positions.
+            ``reinit``: the masks found, with reinitialized weights. ``dense``: the same training without masks.
     """
 
     kind = "prune"
@@ -48,28 +47,30 @@ class PruningStage(Stage):
         super().__init__(when=when, **fit)
         self.sparsity, self.criterion, self.scope, self.batches = sparsity, criterion, scope, batches
         self.layers, self.exclude, self.biases, self.control = layers, exclude, biases, control
-        self.before: Masks = {}  # the masks of earlier stages
+        self.before: Masks = {}  # masks of earlier stages
         self.reached: dict[str, float] = {}  # sparsity by parameter
         self._check_arguments()
 
     def _check_arguments(self) -> None:
-        """Raise UserError for values that no network could make right."""
+        """Raise UserError for values that are invalid for any network."""
         if not 0 <= self.sparsity < 1 or (self.sparsity == 0 and self.control != "dense"):
-            raise UserError(f"compression: sparsity={self.sparsity}: it must lie in [0, 1), and 0 needs control=dense")
+            raise UserError(
+                f"compression: sparsity={self.sparsity}: expected a number in [0, 1); 0 needs control=dense"
+            )
         for key, known in (("criterion", tuple(CRITERIA)), ("scope", self.scopes), ("control", (None, *CONTROLS))):
             value = getattr(self, key)
             if value not in known:
                 raise UserError(f"compression: {key}={value}: {suggest(str(value), (k for k in known if k))}")
         if self.when == "always":
-            raise UserError("compression: when=always: masks stay in force anyway; pruning takes when=fit or after")
+            raise UserError("compression: when=always: pruning takes when=fit or when=after; masks are always enforced")
         if self.batches < 1:
-            raise UserError(f"compression: batches={self.batches}: at least one is needed")
+            raise UserError(f"compression: batches={self.batches}: expected at least 1")
         if self.control in ("reinit", "dense") and self.when == "after" and not self.epochs:
-            raise UserError(f"compression: control={self.control} is a training: it needs epochs")
+            raise UserError(f"compression: control={self.control} trains, so it needs epochs")
 
-    # --- the choice of weights -------------------------------------------------------------------------------
+    # --- selection of weights --------------------------------------------------------------------------------
     def weights(self, model: nn.Module) -> dict[str, Tensor]:
-        """The parameters that are pruned, by name; one that two layers share appears once."""
+        """The parameters to prune, by name; a parameter shared by two layers appears once."""
         weights = layer_weights(model, layers=self.layers, exclude=self.exclude)
         layers = dict.fromkeys(name.rpartition(".")[0] for name in weights)
         names = {
@@ -87,15 +88,15 @@ class PruningStage(Stage):
         except UserError as error:
             raise self.config_error(str(error)) from error
         if not weights:
-            raise self.config_error(
-                "the network has no linear, convolutional or recurrent layer whose weights it could prune"
-            )
+            raise self.config_error("the network has no linear, convolutional or recurrent layer to prune")
         num_zeros, size = sum(self.num_zeros(weights, self.sparsity)[1]), sum(w.numel() for w in weights.values())
         if self.control != "dense" and not 0 < num_zeros < size:
-            raise self.config_error(f"sparsity={self.sparsity} of {size} weights is {num_zeros} zeros: choose another")
+            raise self.config_error(
+                f"sparsity={self.sparsity} of {size} weights means {num_zeros} zeros; choose another value"
+            )
 
     def num_zeros(self, weights: Mapping[str, Tensor], sparsity: float) -> tuple[list[list[str]], list[int]]:
-        """The groups of parameters that compete, and how many weights of each are pruned."""
+        """The groups of parameters that compete, and the number of weights to prune in each."""
         groups = [list(weights)] if self.scope == "global" else group_by_layer(weights)
         return groups, [round(sparsity * sum(weights[name].numel() for name in group)) for group in groups]
 
@@ -107,22 +108,22 @@ class PruningStage(Stage):
             self.check_prunes_something(self.weights(context.model))
 
     def check_prunes_something(self, weights: Mapping[str, Tensor]) -> None:
-        """Raise UserError where no weight would be pruned that is not pruned already."""
+        """Raise UserError if no further weight would be pruned."""
         already, wanted = count_zeros(self.before, weights), sum(self.num_zeros(weights, self.sparsity)[1])
         if wanted <= already:
             raise self.config_error(
-                f"sparsity={self.sparsity} means {wanted} zeros, but {already} weights are pruned already"
+                f"sparsity={self.sparsity} means {wanted} zeros, but {already} weights are already pruned"
             )
 
     def prune(self, context: StageContext, sparsity: float) -> None:
-        """Bring the network to a sparsity: masks into ``work.form``, zeros into the weights."""
+        """Bring the network to a sparsity: set the masks and apply them."""
         if self.control == "dense":
             return
         masks = self.find_masks(context, self.weights(context.model), sparsity)
         self.set_masks(context, self.random_masks(context, masks) if self.control == "random" else masks)
 
     def find_masks(self, context: StageContext, weights: Mapping[str, Tensor], sparsity: float) -> Masks:
-        """The masks of a sparsity; what is pruned already stays so."""
+        """The masks for a sparsity; pruned weights stay pruned."""
         scores = exclude_pruned(self.scores(context, weights), context.state.masks)
         return self.masks_of_highest(weights, scores, sparsity, context.state.masks)
 
@@ -130,13 +131,13 @@ class PruningStage(Stage):
         return CRITERIA[self.criterion](context, weights, self.batches)
 
     def masks_of_highest(self, weights: Mapping[str, Tensor], scores: Scores, sparsity: float, pruned: Masks) -> Masks:
-        """The masks that keep the highest scores; a group that is sparser already in `pruned` stays as it is."""
+        """Masks that keep the highest scores; a group that is sparser already in `pruned` does not change."""
         groups, num_zeros = self.num_zeros(weights, sparsity)
         at_least = [max(count, count_zeros(pruned, group)) for group, count in zip(groups, num_zeros, strict=True)]
         return keep_highest(scores, groups, at_least)
 
     def random_masks(self, context: StageContext, masks: Masks) -> Masks:
-        """As many zeros in each parameter, elsewhere; masks of earlier stages stay in force, and growing ones are nested."""
+        """As many zeros in each parameter, at random positions; earlier masks stay, and growing masks are nested."""
         scores = exclude_pruned(uniform_scores(self.weights(context.model), context.seed), self.before)
         return keep_highest(scores, [[name] for name in masks], [count_zeros(masks, [name]) for name in masks])
 
@@ -148,7 +149,7 @@ class PruningStage(Stage):
 
     # --- controls and the record -----------------------------------------------------------------------------
     def reinitialize(self, context: StageContext) -> None:
-        """Draw the parameters of all layers anew, as their classes do it, and clear the statistics of batch norm."""
+        """Reset the parameters and running statistics of all layers, then apply the masks."""
         device = next(iter(self.weights(context.model).values())).device
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(context.seed)
@@ -164,10 +165,10 @@ class PruningStage(Stage):
         }
         wanted, got = sum(self.num_zeros(weights, self.sparsity)[1]), count_zeros(context.state.masks, weights)
         if self.control != "dense" and got < wanted:
-            raise self.config_error(f"training ended before its schedule: {got} weights are pruned instead of {wanted}")
+            raise self.config_error(f"training ended before the schedule: {got} of {wanted} weights are pruned")
 
     def settings(self) -> dict[str, Any]:
-        """What was asked for, and the sparsity of each parameter."""
+        """The settings, and the sparsity of each parameter."""
         names = ("criterion", "scope", "sparsity", "control")
         return {**{name: getattr(self, name) for name in names}, "reached": self.reached}
 

@@ -1,4 +1,4 @@
-"""How much each weight matters, as a score of its shape: those with the lowest are pruned first."""
+"""Saliency criteria: a score for each weight; the lowest are pruned first."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,21 +21,21 @@ def magnitude(context: StageContext, weights: Weights, batches: int) -> Scores:
 
 
 def random(context: StageContext, weights: Weights, batches: int) -> Scores:
-    """Uniform numbers: the same in every call with the same seed, so that masks of growing sparsity are nested."""
+    """Uniform random scores, equal in every call with the same seed, so that masks of growing sparsity are nested."""
     return uniform_scores(weights, context.seed)
 
 
 def snip(context: StageContext, weights: Weights, batches: int) -> Scores:
     """|w g|, g the mean gradient over the batches (Lee et al. 2019, equations 4 and 5, without their constant).
 
-    The network is in training mode: before the first step, where SNIP belongs, batch norm has no statistics of its own.
+    The network is in training mode: before the first step, where SNIP is applied, batch norm has no running statistics.
     """
     mean = mean_over_batches(context, weights, batches, True, lambda w, g: g)
     return {name: (weight.detach() * mean[name]).abs() for name, weight in weights.items()}
 
 
 def taylor(context: StageContext, weights: Weights, batches: int) -> Scores:
-    """(w g)^2, its mean over the batches (Molchanov et al. 2019, equation 8, for single weights); in evaluation mode."""
+    """Mean of (w g)^2 over the batches (Molchanov et al. 2019, equation 8, for single weights), in evaluation mode."""
     return mean_over_batches(context, weights, batches, False, lambda w, g: (w * g).square())
 
 
@@ -48,7 +48,7 @@ CRITERIA: dict[str, Callable[[StageContext, Weights, int], Scores]] = {
 
 
 def uniform_scores(weights: Weights, seed: int) -> Scores:
-    """Uniform numbers in [0, 1), drawn on the CPU: the same on every device and rank."""
+    """Uniform numbers in [0, 1), drawn on the CPU, so they are equal on every device and rank."""
     drawn: Scores = {}
     for number, (name, weight) in enumerate(weights.items()):
         generator = torch.Generator().manual_seed(derive_seed(seed, number, 0))
@@ -59,9 +59,9 @@ def uniform_scores(weights: Weights, seed: int) -> Scores:
 def mean_over_batches(
     context: StageContext, weights: Weights, batches: int, training: bool, of: Callable[[Tensor, Tensor], Tensor]
 ) -> Scores:
-    """The mean, over the first `batches` training batches, of ``of(w, g)``; g: of the task's loss without penalties.
+    """The mean of ``of(w, g)`` over the first `batches` training batches; g: gradient of the loss without penalties.
 
-    Network, gradients and random numbers are left as they were. Raises UserError where there is no batch.
+    Network, gradients and random state do not change. Raises UserError if there is no batch.
     """
     total: Scores = {name: torch.zeros_like(weight) for name, weight in weights.items()}
     tensors, seen = list(weights.values()), 0
@@ -74,13 +74,13 @@ def mean_over_batches(
                 total[name] += of(weight.detach(), g)
             seen += 1
     if not seen:
-        raise UserError("compression: scores from gradients need training batches, and there is none")
+        raise UserError("compression: scores from gradients need training batches, but there are none")
     return {name: score / seen for name, score in total.items()}
 
 
 @contextmanager
 def _temporary_gradients(model: nn.Module, tensors: Sequence[Tensor], training: bool, seed: int) -> Iterator[None]:
-    """Let gradients be taken, of frozen weights too, without a trace in the network or in the random numbers."""
+    """Allow gradients, also of frozen weights; afterwards restore modes, flags, buffers and the random state."""
     modes = [(module, module.training) for module in model.modules()]
     wanted = [tensor.requires_grad for tensor in tensors]
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]

@@ -1,8 +1,8 @@
-"""How sparsity goes up."""
+"""Sparsity schedules."""
 
 
 def cubic_sparsity(progress: float, initial: float, final: float) -> float:
-    """Sparsity at `progress` in [0, 1] of the schedule: fast at first, slow at the end.
+    """Sparsity at `progress` in [0, 1] of the schedule, which rises fast at first and slowly at the end.
 
     Zhu and Gupta 2017, "To prune, or not to prune", equation 1: ``s_f + (s_i - s_f) (1 - (t - t_0) / (n dt))^3``.
     """
@@ -13,8 +13,8 @@ def iterative_sparsity(number: int, rounds: int, final: float, steps: str) -> fl
     """Sparsity after pruning `number` (from 1) of `rounds`.
 
     Args:
-        steps: ``equal``: it grows by ``final / rounds`` each time; ``factor``: the same fraction of what is left goes
-            each time (Frankle and Carbin 2019, section 1), so that ``(1 - final)`` is left in the end.
+        steps: ``equal``: each round adds ``final / rounds``; ``factor``: each round prunes the same fraction of the
+            remaining weights (Frankle and Carbin 2019, section 1).
     """
     if number == rounds:
         return final

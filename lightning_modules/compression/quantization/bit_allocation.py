@@ -1,4 +1,4 @@
-"""How much a layer suffers from few bits, and the bits that cost least under a budget."""
+"""Bit allocation: the sensitivity of each layer to quantization, and the cheapest bits under a size budget."""
 
 from collections.abc import Callable, Mapping
 from copy import deepcopy
@@ -10,15 +10,15 @@ from lightning_modules.compression.compressed_state import Codebook, CompressedS
 from lightning_modules.compression.stage import StageContext
 
 QuantizedWeight = Codebook | QuantGrid
-SensitivityTable = dict[str, dict[int, float]]  # of a layer's weight by bits
+SensitivityTable = dict[str, dict[int, float]]  # cost by weight and bits
 
 
 def fisher_sensitivity(
     context: StageContext, made: Mapping[str, Mapping[int, QuantizedWeight]], batches: int
 ) -> SensitivityTable:
-    """Half the sum over a weight's entries of (g * error)^2, g its gradient: the rise of the loss to second order.
+    """Half the sum of (gradient * error)^2 over a weight's entries: the increase of the loss to second order.
 
-    The diagonal of the empirical Fisher matrix, averaged over mini-batches, stands for that of the Hessian (the diagonal
+    The diagonal of the empirical Fisher matrix, averaged over mini-batches, approximates that of the Hessian (diagonal
     approximation of LeCun et al. 1990, "Optimal brain damage").
     """
     squares = squared_gradients(context, list(made), batches)
@@ -53,7 +53,7 @@ def squared_gradients(context: StageContext, names: list[str], batches: int) -> 
 
 
 def metric_sensitivity(context: StageContext, made: Mapping[str, Mapping[int, QuantizedWeight]]) -> SensitivityTable:
-    """How much worse the monitored metric becomes with this one layer in few bits; one evaluation each."""
+    """How much worse the monitored metric becomes with one layer quantized; one evaluation for each layer and width."""
     sign = -1.0 if context.higher_is_better else 1.0
     dense = context.evaluate(context.model)
     table: SensitivityTable = {}
@@ -67,7 +67,7 @@ def metric_sensitivity(context: StageContext, made: Mapping[str, Mapping[int, Qu
 
 
 def dequantize(state: CompressedState, name: str, quantized: QuantizedWeight) -> Tensor:
-    """The weight that a codebook or grid gives, with the masked entries at zero."""
+    """The values of a codebook or grid, with masked entries at zero."""
     weight, mask = quantized.values(), state.masks.get(name)
     return weight if mask is None else weight * mask.to(weight.device)
 
@@ -75,11 +75,11 @@ def dequantize(state: CompressedState, name: str, quantized: QuantizedWeight) ->
 def allocate_bits(
     table: SensitivityTable, size: Callable[[str, int], float], budget: float
 ) -> tuple[dict[str, int], float]:
-    """The bits of each layer, and their size: beginning with the most, the step down that costs least for each bit of
-    size saved, until the size is within `budget` (or nothing is left to take: the caller looks at the size).
+    """The bits of each layer and their total size, which may exceed `budget` if no more bits can be saved.
 
-    The greedy walk along each layer's lower convex hull; it is optimal up to its last step for additive costs
-    (Shoham and Gersho 1988, "Efficient bit allocation for an arbitrary set of quantizers").
+    Starts with the most bits and greedily takes the step with the smallest cost for each bit saved. For additive costs
+    this is optimal up to the last step (Shoham and Gersho 1988, "Efficient bit allocation for an arbitrary set of
+    quantizers").
     """
     chosen = {name: max(costs) for name, costs in table.items()}
     total = sum(size(name, bits) for name, bits in chosen.items())

@@ -1,4 +1,4 @@
-"""The table and the picture of the bits that each layer got, and why."""
+"""Table and plot of the bits allocated to each layer and of the costs they are based on."""
 
 import csv
 from collections.abc import Mapping
@@ -40,7 +40,7 @@ def _plot_bits(path: Path, table: SensitivityTable, chosen: Mapping[str, int], w
         heights = [max(costs[bits], smallest) for bits in widths]  # a log scale has no zero
         lines.plot(widths, heights, color=colour, linewidth=1, label=weight if len(table) <= 8 else None)
         lines.plot([chosen[weight]], [max(costs[chosen[weight]], smallest)], "o", color=colour, markersize=5)
-    style_axes(lines, "What each width costs (dot: chosen)", "bits", "cost")
+    style_axes(lines, "Cost of each width (dot: chosen)", "bits", "cost")
     lines.set_yscale("log")
     if len(table) <= 8:
         lines.legend(fontsize=7, frameon=False, labelcolor=INK)

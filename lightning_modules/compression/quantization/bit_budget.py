@@ -1,4 +1,4 @@
-"""What the layers' bits add up to, and how much they may."""
+"""Size budgets of mixed-precision quantization."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,10 +13,10 @@ class BitBudget:
     """Sizes in bits, before entropy coding.
 
     Attributes:
-        kept: of each chosen weight, the entries that no mask holds at zero.
-        tables: of each chosen weight, numbers beside its entries by width: centroids or scales, 32 bits each.
-        most: the chosen weights may have together.
-        fixed, dense: everything else of the network, and all of it as float32; 0 where only the mean counts.
+        kept: number of unmasked entries of each selected weight.
+        tables: for each selected weight and width, the number of centroids or scales, 32 bits each.
+        most: the largest allowed size of the selected weights.
+        fixed, dense: size of the rest of the network, and of the network in float32; 0 for a budget of mean bits.
     """
 
     kept: Mapping[str, int]
@@ -26,16 +26,16 @@ class BitBudget:
     dense: int = 0
 
     def size(self, name: str, bits: int) -> float:
-        """Of one weight."""
+        """The size of one weight."""
         return self.kept[name] * bits + 32 * self.tables[name][bits]
 
     def reached(self, total: float) -> float:
-        """The mean bits, or the ratio, that the chosen weights' `total` comes to."""
+        """The mean bits, or the size ratio, for a `total` size of the selected weights."""
         return self.dense / (self.fixed + total) if self.dense else total / max(1, sum(self.kept.values()))
 
 
 def mean_budget(bits: float, kept: Mapping[str, int], choices: list[int]) -> BitBudget:
-    """So many bits a kept entry on average; tables do not count."""
+    """A budget of mean bits for each unmasked entry; tables do not count."""
     return BitBudget(kept, {name: dict.fromkeys(choices, 0) for name in kept}, bits * sum(kept.values()))
 
 
@@ -46,7 +46,7 @@ def ratio_budget(
     kept: Mapping[str, int],
     tables: Mapping[str, Mapping[int, int]],
 ) -> BitBudget:
-    """The network `ratio` times smaller than as float32; what is not chosen keeps 32 bits, a mask takes one bit an entry."""
+    """A network `ratio` times smaller than in float32; other weights have 32 bits, a mask one bit for each entry."""
     tensors: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     dense = 32 * sum(tensor.numel() for tensor in tensors.values())
     others = sum(
@@ -59,5 +59,5 @@ def ratio_budget(
 
 
 def count_unmasked(weights: Mapping[str, Tensor], state: CompressedState) -> dict[str, int]:
-    """How many entries of each weight are not masked."""
+    """The number of unmasked entries of each weight."""
     return {n: int(state.masks[n].sum()) if n in state.masks else weight.numel() for n, weight in weights.items()}

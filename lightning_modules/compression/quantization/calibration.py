@@ -1,4 +1,4 @@
-"""The range of each activation, from calibration samples: by least and greatest, percentile, entropy or squared error."""
+"""Calibration: the range of each activation from samples, by min/max, percentile, entropy or squared error."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,27 +11,27 @@ from lightning_modules.compression.optional_import import optional_import
 from lightning_modules.config.errors import UserError, suggest
 
 Method = Literal["minmax", "percentile", "entropy", "mse"]
-SHRINKS = np.linspace(1.0, 0.2, 81)  # of the range, that the search for the least error tries
+SHRINKS = np.linspace(1.0, 0.2, 81)  # fractions of the range that the search for the smallest error tries
 LEVELS = 255  # steps of uint8
 
 
 def check_calibration(method: str, samples: int, percentile: float) -> None:
-    """Raise UserError for settings of calibration that nobody knows."""
+    """Raise UserError for invalid calibration settings."""
     if method not in get_args(Method):
         raise UserError(f"compression: calibration={method}: {suggest(str(method), get_args(Method))}")
     if samples < 1:
-        raise UserError(f"compression: samples={samples}: the calibration set is empty; it needs at least 1")
+        raise UserError(f"compression: samples={samples}: the calibration set needs at least 1 sample")
     if not 50 < percentile <= 100:
-        raise UserError(f"compression: percentile={percentile}: it must lie in (50, 100]")
+        raise UserError(f"compression: percentile={percentile}: expected a number in (50, 100]")
 
 
 def activation_ranges(path: Path, batches: Iterable[Tensor], method: Method, percentile: float) -> Any:
-    """ONNX Runtime's ``TensorsData`` for the activations of an ONNX file; one batch after the other, so memory stays small.
+    """ONNX Runtime's ``TensorsData`` for the activations of an ONNX file, collected batch by batch to save memory.
 
     Args:
-        method: ``minmax``; ``percentile``: what lies beyond it on either side together is clipped; ``entropy``: the least
-            divergence (Migacz 2017, "8-bit inference with TensorRT"); ``mse``: the least squared error, see
-            `least_error_range`. The first three are ONNX Runtime's.
+        method: ``minmax``; ``percentile``: values beyond it, on both sides together, are clipped; ``entropy``: smallest
+            divergence (Migacz 2017, "8-bit inference with TensorRT"); ``mse``: smallest squared error, see
+            `min_mse_range`. The first three are ONNX Runtime's.
     """
     calibrate = optional_import("onnxruntime.quantization.calibrate")
     known = calibrate.CalibrationMethod
@@ -54,7 +54,7 @@ def activation_ranges(path: Path, batches: Iterable[Tensor], method: Method, per
 
 
 def min_mse_range(counts: Any, edges: Any, low: float, high: float) -> tuple[float, float]:
-    """The part of [low, high], shrunk evenly towards 0, whose rounding to 256 levels has the least squared error.
+    """[low, high] scaled towards 0 such that rounding to 256 levels has the smallest squared error.
 
     Args:
         counts, edges: a histogram, [n] and [n + 1].
@@ -72,7 +72,7 @@ def min_mse_range(counts: Any, edges: Any, low: float, high: float) -> tuple[flo
 
 
 class _SingleBatchReader:
-    """Gives one batch, as ONNX Runtime's calibrators want it: ``get_next`` until None."""
+    """A data reader with one batch, in the form that ONNX Runtime's calibrators expect."""
 
     def __init__(self, inputs: dict[str, Any]) -> None:
         self._left = [inputs]

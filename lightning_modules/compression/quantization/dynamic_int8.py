@@ -1,4 +1,4 @@
-"""Dynamic int8: int8 weights, and activations that are quantized by each batch's own range."""
+"""Dynamic int8 quantization: int8 weights, and activations quantized by the range of each batch."""
 
 from collections.abc import Sequence
 
@@ -11,10 +11,10 @@ from lightning_modules.compression.stage import StageContext
 
 
 class DynamicInt8(OnnxStage):
-    """Quantizes linear layers and convolutions without calibration, to a program that ONNX Runtime runs.
+    """Quantizes linear layers and convolutions without calibration, for ONNX Runtime.
 
-    The logits of a sample depend on the batch it comes in, by rounding. A GRU's own matrices stay floats: ONNX Runtime
-    has no int8 GRU.
+    By rounding, the logits of a sample depend on the other samples of its batch. The matrices of a GRU stay float:
+    ONNX Runtime has no int8 GRU.
     """
 
     def program(self, model: nn.Module, example: Tensor, batches: Sequence[Tensor]) -> bytes:

@@ -1,4 +1,4 @@
-"""Half precision: a network in bfloat16 or float16 that takes and gives float32."""
+"""Half precision: a bfloat16 or float16 network with float32 inputs and outputs."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -14,11 +14,10 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class HalfPrecision(Stage):
-    """Rounds all weights to half precision, in which the network then computes: half the size.
+    """Rounds all weights to half precision and computes in it: half the size; whether it is faster is measured.
 
     Args:
-        dtype: ``bf16`` (8 bits of precision, float32's range) or ``fp16`` (11 bits, up to 65504). Whether it is faster is
-            the processor's business, and measured.
+        dtype: ``bf16`` (8 bits of precision, float32's range) or ``fp16`` (11 bits, up to 65504).
     """
 
     kind = "share"
@@ -36,16 +35,16 @@ class HalfPrecision(Stage):
         for name, parameter in network.named_parameters():
             if not parameter.isfinite().all():
                 most = torch.finfo(parameter.dtype).max
-                raise self.config_error(f"dtype={self.dtype}: {name} holds values beyond {most:g}: use bf16")
+                raise self.config_error(f"dtype={self.dtype}: {name} has values beyond {most:g}; use bf16")
         try:
             with torch.no_grad():
                 logits = network(example.cpu())
         except RuntimeError as error:
             raise self.config_error(
-                f"dtype={self.dtype}: the network cannot compute in it: {first_error_line(error)}"
+                f"dtype={self.dtype}: the network cannot run in this dtype: {first_error_line(error)}"
             ) from error
         if not logits.isfinite().all():
-            raise self.config_error(f"dtype={self.dtype}: the network's outputs are not finite: use bf16")
+            raise self.config_error(f"dtype={self.dtype}: the network's outputs are not finite; use bf16")
 
     def begin(self, context: StageContext) -> None:
         self.check(context.model, context.preprocess(context.example), 0)
@@ -57,13 +56,13 @@ class HalfPrecision(Stage):
 
 
 def restore(model: nn.Module, step: dict[str, Any], example: Tensor) -> nn.Module:
-    """The network in the step's precision."""
+    """Convert a network built from its config to the step's dtype."""
     return to_half_precision(model, DTYPES[step["dtype"]])
 
 
 @dataclass(frozen=True)
 class _CastHooks:
-    """A hook on a network's inputs or, as `outputs`, on what it gives."""
+    """Hooks that cast a network's inputs to `dtype` and its outputs to float32."""
 
     dtype: torch.dtype
 
@@ -75,7 +74,7 @@ class _CastHooks:
 
 
 def to_half_precision(model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """The model itself in `dtype`, with hooks that cast what it takes and gives: names of parameters stay as they were."""
+    """Convert the model in place, with hooks that cast inputs and outputs, so that parameter names do not change."""
     model.to(dtype)
     cast = _CastHooks(dtype)
     model.register_forward_pre_hook(cast.inputs)

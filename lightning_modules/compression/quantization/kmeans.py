@@ -1,4 +1,4 @@
-"""Exact Lloyd iterations for numbers: on sorted values a cluster is an interval, found by bisection."""
+"""One-dimensional k-means with exact Lloyd iterations: on sorted values a cluster is an interval."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -13,11 +13,11 @@ MAX_ITERATIONS = 300
 
 @dataclass
 class SortedRows:
-    """Rows of sorted numbers, each with its own count; what is beyond the count is infinity.
+    """Rows of sorted numbers of different lengths, padded with infinity.
 
     Attributes:
         sorted: float64 [C, n].
-        sums: float64 [C, n + 1], of the first 0 … n entries.
+        sums: float64 [C, n + 1], sums of the first 0 … n entries.
         counts: int64 [C, 1].
     """
 
@@ -27,27 +27,26 @@ class SortedRows:
 
     @classmethod
     def of(cls, values: Tensor, kept: Tensor) -> "SortedRows":
-        """Of `values` [C, n], the entries where `kept` is True."""
+        """The entries of `values` [C, n] where `kept` is True."""
         ordered = values.double().masked_fill(~kept, torch.inf).sort(1).values
         finite = ordered.masked_fill(ordered.isinf(), 0.0)
         sums = torch.cat([finite.new_zeros(len(values), 1), finite.cumsum(1)], 1)
         return cls(ordered, sums, kept.sum(1, keepdim=True))
 
     def at(self, place: Tensor) -> Tensor:
-        """The entries at `place` [C, K], from 0 to 1 along each row's own count; 0 in an empty row."""
+        """The entries at the quantiles `place` [C, K] of each row; 0 in an empty row."""
         index = (place * (self.counts - 1)).round().long().clamp(min=0)
         return self.sorted.gather(1, index).nan_to_num(posinf=0.0)
 
 
 def k_means(values: Tensor, kept: Tensor, clusters: int, start: Init, generator: torch.Generator) -> Tensor:
-    """Centroids float32 [C, K], ascending, of each row of `values` [C, n], of which only the `kept` ones count.
+    """Ascending centroids, float32 [C, K], of the `kept` entries of each row of `values` [C, n].
 
     Args:
-        start: ``linear``: evenly between the row's least and greatest (Han et al. 2016, section 3.2: the large weights,
-            which matter most, keep centroids of their own); ``density``: quantiles; ``random``: entries drawn by
-            `generator` (on the CPU).
+        start: ``linear``: evenly spaced between the row's minimum and maximum (Han et al. 2016, section 3.2: large
+            weights, which matter most, get their own centroids); ``density``: quantiles; ``random``: random entries.
 
-    The squared error falls in every iteration (Lloyd 1982). A cluster that becomes empty keeps its centroid.
+    The squared error decreases in every iteration (Lloyd 1982). An empty cluster keeps its centroid.
     """
     rows = SortedRows.of(values, kept)
     centroids = initial_centroids(rows, clusters, start, generator)
@@ -73,7 +72,7 @@ def initial_centroids(rows: SortedRows, clusters: int, start: Init, generator: t
 
 
 def _cluster_means(rows: SortedRows, centroids: Tensor) -> Tensor:
-    """The mean of each cluster: the entries that are nearest to its centroid."""
+    """The mean of the entries nearest to each centroid."""
     between = (centroids[:, 1:] + centroids[:, :-1]) / 2
     inner = torch.searchsorted(rows.sorted, between.contiguous(), right=True).minimum(rows.counts)
     bounds = torch.cat([torch.zeros_like(rows.counts), inner, rows.counts], 1)
@@ -83,6 +82,6 @@ def _cluster_means(rows: SortedRows, centroids: Tensor) -> Tensor:
 
 
 def nearest_centroid(values: Tensor, centroids: Tensor) -> Tensor:
-    """The index, uint8 [C, n], of the nearest of a row's ascending `centroids` [C, K] for each of `values` [C, n]."""
+    """The index, uint8 [C, n], of the nearest of the row's ascending `centroids` [C, K] for each of `values` [C, n]."""
     between = (centroids[:, 1:] + centroids[:, :-1]) / 2
     return torch.searchsorted(between.contiguous(), values.contiguous()).to(torch.uint8)

@@ -1,4 +1,4 @@
-"""Mixed precision: the bits of each layer, chosen by sensitivity under a size budget."""
+"""Mixed-precision quantization: the bits of each layer, chosen by sensitivity under a size budget."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
@@ -25,17 +25,17 @@ SensitivityMeasure = Literal["proxy", "metric"]
 
 
 class MixedPrecision(Stage):
-    """Gives each layer a codebook or a grid of its own number of bits.
+    """Quantizes each layer by a codebook or a grid with its own number of bits.
 
     Args:
-        bits: the budget as the mean over the kept entries of the chosen weights; or
-        size_ratio: as float32 bytes of the whole network over packed bytes, before entropy coding: what is neither
-            chosen nor masked counts 4 bytes an entry, a mask one bit. Exactly one of the two.
-        of: ``codebook`` (k-means) or ``grid`` (whole numbers times a scale per channel).
-        by: ``proxy``: squared error times squared gradient, see `sensitivity.by_proxy`; ``metric``: the monitored metric
-            with that layer alone in few bits, which takes an evaluation for every layer and width.
-        choices: the widths to choose from, 1 to 8 for a codebook, 2 to 8 for a grid.
-        batches: that the gradient is averaged over.
+        bits: the budget as mean bits over the unmasked entries of the selected weights; or
+        size_ratio: the budget as float32 size of the network over quantized size, before entropy coding: other entries
+            count 4 bytes, a mask one bit for each entry. Exactly one of the two is required.
+        of: ``codebook`` (k-means) or ``grid`` (integers times a scale per channel).
+        by: ``proxy``: squared error times squared gradient, see `fisher_sensitivity`; ``metric``: the monitored metric
+            with this layer alone quantized, which needs one evaluation for each layer and width.
+        choices: the widths to choose from, 1 to 8 bits for a codebook, 2 to 8 for a grid.
+        batches: number of batches over which the gradient is averaged.
         layers, exclude: names or patterns of layers.
     """
 
@@ -59,16 +59,18 @@ class MixedPrecision(Stage):
             if value not in options:
                 raise UserError(f"compression: {key}={value}: {suggest(str(value), options)}")
         if (bits is None) == (size_ratio is None):
-            raise UserError("compression: mixed bits need exactly one budget: bits (a mean) or size_ratio")
+            raise UserError("compression: mixed precision needs exactly one budget: bits (a mean) or size_ratio")
         if size_ratio is not None and size_ratio <= 1:
-            raise UserError(f"compression: size_ratio={size_ratio}: it must be above 1")
+            raise UserError(f"compression: size_ratio={size_ratio}: expected a number above 1")
         least = 1 if of == "codebook" else 2
         if not choices or any(choice not in range(least, 9) for choice in choices):
-            raise UserError(f"compression: choices={list(choices)}: a {of} has {least} to 8 bits")
+            raise UserError(f"compression: choices={list(choices)}: expected {least} to 8 bits for a {of}")
         if bits is not None and bits < min(choices):
-            raise UserError(f"compression: bits={bits}: the fewest of choices={list(choices)} are {min(choices)}")
+            raise UserError(
+                f"compression: bits={bits}: expected at least {min(choices)}, the smallest of choices={list(choices)}"
+            )
         if batches < 1:
-            raise UserError(f"compression: batches={batches}: the sensitivity needs at least one")
+            raise UserError(f"compression: batches={batches}: expected at least 1")
         self.bits, self.size_ratio, self.of, self.by = bits, size_ratio, of, by
         self.choices, self.batches = sorted({int(choice) for choice in choices}), batches
         self.layers, self.exclude = layers, exclude
@@ -88,7 +90,7 @@ class MixedPrecision(Stage):
         if total > budget.most:
             key = "size_ratio" if self.size_ratio else "bits"
             raise self.config_error(
-                f"{key}={getattr(self, key)} cannot be met: choices={self.choices} reach {budget.reached(total):.3g}"
+                f"{key}={getattr(self, key)} cannot be met: choices={self.choices} reach only {budget.reached(total):.3g}"
             )
         for name, bits in self.chosen.items():
             quantized = made[name][bits]
@@ -97,14 +99,14 @@ class MixedPrecision(Stage):
             else:
                 context.state.grids[name] = quantized
         if all(torch.equal(made[name][bits].values(), weights[name]) for name, bits in self.chosen.items()):
-            raise self.config_error("no weight changed: all have few enough values already")
+            raise self.config_error("no weight changed: all weights already have few enough values")
         context.state.apply(context.model)
         mean = sum(budget.kept[name] * bits for name, bits in self.chosen.items()) / max(1, sum(budget.kept.values()))
         context.log({"compression/mean_bits": mean})
         write_bit_report(context.folder, self.name, table, self.chosen, budget.kept)
 
     def _made(self, context: StageContext, weights: Mapping[str, Tensor]) -> dict[str, dict[int, QuantizedWeight]]:
-        """Each weight in each of the widths."""
+        """Each weight quantized to each of the widths."""
         generator = torch.Generator().manual_seed(context.seed)
         made: dict[str, dict[int, QuantizedWeight]] = {}
         for name, weight in weights.items():

@@ -1,4 +1,4 @@
-"""What all stages share that end in an int8 program."""
+"""Base class of the stages that turn the network into an int8 ONNX model."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,20 +16,20 @@ from lightning_modules.config.errors import UserError
 
 
 class OnnxStage(Stage):
-    """Ends with an `OnnxModel` in the network's place, whose program holds its own int8 weights."""
+    """Replaces the network by an `OnnxModel` with int8 weights."""
 
     kind = "program"
 
     def program(self, model: nn.Module, example: Tensor, batches: Sequence[Tensor]) -> bytes:
-        """The int8 program of a network. `batches`: floats for calibration, [B, *input_shape] each."""
-        raise TypeError(f"{type(self).__name__} makes no program")
+        """The int8 ONNX file of a network. `batches`: floats for calibration, [B, *input_shape] each."""
+        raise NotImplementedError
 
     def check(self, model: nn.Module, example: Tensor, num_outputs: int) -> None:
-        """Make and run the program of the untrained network."""
+        """Quantize and run the untrained network."""
         self.build_network(model, example, [example])
 
     def build_network(self, model: nn.Module, example: Tensor, batches: Sequence[Tensor]) -> OnnxModel:
-        """The program as a network. Raises UserError where it cannot be made or run, or has no int8 weight."""
+        """The quantized network. Raises UserError if it cannot be built or run, or has no int8 weight."""
         try:
             program = self.program(model, example.cpu(), batches)
             network = OnnxModel(program)
@@ -37,16 +37,16 @@ class OnnxStage(Stage):
                 network(example.cpu())
         except UserError as error:
             raise self.config_error(str(error)) from error
-        except Exception as error:  # of five libraries, each with errors of its own
+        except Exception as error:  # five libraries are involved, each with its own exceptions
             raise self.config_error(f"the network cannot be quantized: {first_error_line(error)}") from error
         if not count_int8_weights(program):
             raise self.config_error(
-                "no weight of the network was quantized: it has no layer that the library knows in int8"
+                "no weight was quantized: the network has no layer that the library supports in int8"
             )
         return network
 
     def install(self, context: StageContext, network: OnnxModel) -> None:
-        """Put the program in the network's place: masks, codebooks and grids of its float weights are over."""
+        """Replace the network; masks, codebooks and grids of its float weights no longer apply."""
         program = network.bytes()
         context.task.model = network
         context.state.masks, context.state.codebooks, context.state.grids = {}, {}, {}
@@ -55,20 +55,20 @@ class OnnxStage(Stage):
 
 
 def count_quantized_ops(program: bytes) -> int:
-    """How many nodes of an ONNX file quantize, dequantize or compute in whole numbers."""
+    """The number of nodes of an ONNX file that quantize, dequantize or compute with integers."""
     nodes = optional_import("onnx").load_from_string(program).graph.node
     return sum("quantize" in n.op_type.lower() or n.op_type.endswith("Integer") for n in nodes)
 
 
 def count_int8_weights(program: bytes) -> int:
-    """How many matrices and kernels of an ONNX file are stored in 8 bits."""
+    """The number of matrices and kernels of an ONNX file that are stored in 8 bits."""
     onnx = optional_import("onnx")
     eight = (onnx.TensorProto.INT8, onnx.TensorProto.UINT8)
     return sum(t.data_type in eight and len(t.dims) > 1 for t in onnx.load_from_string(program).graph.initializer)
 
 
 def calibration_samples(stage: Stage, context: StageContext, samples: int) -> list[Tensor]:
-    """The first `samples` training samples, as the network reads them. Raises UserError where there is none."""
+    """The first `samples` training samples, preprocessed. Raises UserError if there are none."""
     found: list[Tensor] = []
     left = samples
     for batch in islice(context.batches(), samples):
@@ -77,16 +77,13 @@ def calibration_samples(stage: Stage, context: StageContext, samples: int) -> li
         found.append(context.preprocess(batch["x"][:left].cpu()).cpu())
         left -= len(found[-1])
     if left == samples:
-        raise stage.config_error("the calibration set is empty: the data gives no training sample")
+        raise stage.config_error("the calibration set is empty: there are no training samples")
     return found
 
 
 @contextmanager
 def onnx_tempdir(program: bytes) -> Iterator[Path]:
-    """A folder with ``plain.onnx``: the program with the shapes that a quantizer must know and its constants folded.
-
-    Nothing is printed meanwhile, and the folder is gone afterwards.
-    """
+    """A temporary folder with ``plain.onnx``, the model after shape inference and constant folding; output is silenced."""
     optional_import("onnxruntime").set_default_logger_severity(3)
     shapes = optional_import("onnxruntime.quantization.shape_inference")
     with TemporaryDirectory(prefix="quantize-") as folder, silence_output():
@@ -95,5 +92,5 @@ def onnx_tempdir(program: bytes) -> Iterator[Path]:
 
 
 def read_model(path: Path) -> bytes:
-    """The program of a file in the workshop."""
+    """Read an ONNX file without debug metadata."""
     return strip_metadata(optional_import("onnx").load(str(path)))

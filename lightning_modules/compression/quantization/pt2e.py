@@ -1,4 +1,4 @@
-"""PyTorch 2 export quantization (torchao): a captured network with observers or fake quantization in it."""
+"""PyTorch 2 export quantization (torchao): captures networks as graphs and quantizes them."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,9 +17,9 @@ PT2E = "torchao.quantization.pt2e"
 
 
 def capture_graph(model: nn.Module, example: Tensor, training: bool) -> GraphModule:
-    """The network as a graph of ATen operators with a free batch; parameters and buffers keep their names.
+    """The network as a graph of ATen operators with a dynamic batch size; parameters and buffers keep their names.
 
-    Raises UserError with the reason where ``torch.export`` cannot capture it.
+    Raises UserError if ``torch.export`` cannot capture it.
     """
     model.train(training)
     _replace_same_padding(model)
@@ -30,14 +30,14 @@ def capture_graph(model: nn.Module, example: Tensor, training: bool) -> GraphMod
                 model, (sample,), strict=True, dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)
             )
     except Exception as error:
-        raise UserError(f"the network cannot be captured by torch.export: {first_error_line(error)}") from error
+        raise UserError(f"torch.export cannot capture the network: {first_error_line(error)}") from error
     graph = exported.module(check_guards=False)
     assert isinstance(graph, GraphModule)
     return graph
 
 
 def _replace_same_padding(model: nn.Module) -> None:
-    """Say a convolution's ``same`` padding in numbers: torchao does not know the word."""
+    """Replace ``same`` padding of convolutions by numbers: torchao does not support it."""
     for layer in model.modules():
         if isinstance(layer, nn.Conv1d | nn.Conv2d) and layer.padding == "same":
             spans = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
@@ -59,7 +59,7 @@ def x86_quantizer(training: bool, minmax: bool = False, reduce_range: bool = Fal
 def quantize_graph(
     model: nn.Module, example: Tensor, batches: Sequence[Tensor], calibration: str, reduce_range: bool
 ) -> GraphModule:
-    """The network in int8, its activations' ranges observed on `batches`: least and greatest, or by squared error."""
+    """The network in int8; the ranges of activations are observed on `batches`, by min/max or squared error."""
     graph = capture_graph(eval_copy(model), example, training=False)
     with silence_output(), torch.no_grad():
         prepare = optional_import(f"{PT2E}.quantize_pt2e").prepare_pt2e
@@ -70,6 +70,6 @@ def quantize_graph(
 
 
 def graph_to_onnx(graph: GraphModule, example: Tensor) -> bytes:
-    """A converted graph as an ONNX file."""
+    """Export a converted graph to an ONNX file."""
     with onnx_tempdir(to_onnx(graph, example)) as folder:
         return read_model(folder / "plain.onnx")

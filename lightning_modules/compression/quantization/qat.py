@@ -1,4 +1,4 @@
-"""Quantization-aware training: fine-tuning with the rounding of int8 in the forward pass (Jacob et al. 2018, section 3)."""
+"""Quantization-aware training (QAT): fine-tunes with int8 rounding in the forward pass (Jacob et al. 2018, section 3)."""
 
 from collections.abc import Sequence
 from copy import deepcopy
@@ -15,23 +15,22 @@ from lightning_modules.compression.quantization.static_int8 import Backend, chec
 from lightning_modules.compression.stage import StageContext
 from lightning_modules.config.errors import UserError
 
-INITIAL_RANGE_SAMPLES = 128  # that set the ranges before the first step
+INITIAL_RANGE_SAMPLES = 128  # number of samples that set the ranges before the first step
 
 
 class QAT(OnnxStage):
-    """Fine-tunes the network with fake quantization (torchao), then makes it an int8 program.
+    """Fine-tunes the network with fake quantization (torchao), then converts it to int8.
 
-    Masks of an earlier stage stay in force: the parameters keep their names. Under DDP the observers' ranges are those of
-    the first process, which DDP hands to all before each step.
+    Masks of an earlier stage still apply, since parameters keep their names. Under DDP the observers' ranges are those
+    of rank 0, which DDP broadcasts before each step.
 
     Args:
         epochs: of fine-tuning, at least 1.
-        freeze: the part of the steps after which ranges are observed no more.
-        backend: of the program. ``onnxruntime``: the trained weights, quantized by ONNX Runtime with ranges from
-            `samples`, everything in int8 that it has in int8, for speed; ``pt2e``: the very network that was trained,
-            whose additions are of floats.
-        samples: of the training part, for calibration.
-        reduce_range: see `static.StaticInt8`.
+        freeze: the fraction of the steps after which ranges are no longer observed.
+        backend: ``onnxruntime``: ONNX Runtime quantizes the trained weights, with ranges from `samples`, and runs every
+            operator it supports in int8, for speed; ``pt2e``: exactly the trained network, with additions in float.
+        samples: number of training samples for calibration.
+        reduce_range: see `StaticInt8`.
     """
 
     def __init__(
@@ -45,11 +44,11 @@ class QAT(OnnxStage):
     ) -> None:
         super().__init__("after", epochs, lr)
         if epochs < 1:
-            raise UserError("compression: epochs=0: this stage trains; without training it is compression=int8_static")
+            raise UserError("compression: epochs=0: this stage needs training; without it use compression=int8_static")
         if not 0 < freeze <= 1:
-            raise UserError(f"compression: freeze={freeze}: it must lie in (0, 1]")
+            raise UserError(f"compression: freeze={freeze}: expected a number in (0, 1]")
         if samples < 1:
-            raise UserError(f"compression: samples={samples}: the calibration set is empty; it needs at least 1")
+            raise UserError(f"compression: samples={samples}: the calibration set needs at least 1 sample")
         check_backend(backend)
         self.freeze, self.backend, self.samples, self.reduce_range = freeze, backend, samples, reduce_range
         self.original: nn.Module | None = None
@@ -62,21 +61,21 @@ class QAT(OnnxStage):
             if isinstance(module, nn.RNNBase):
                 kind = type(module).__name__
                 raise self.config_error(
-                    f"{name} is a {kind}, which torchao cannot train in int8: use compression=int8_dynamic"
+                    f"{name} is a {kind}, which torchao cannot train in int8; use compression=int8_dynamic"
                 )
         try:
             return prepare_qat(model, example, self.reduce_range)
         except UserError as error:
             raise self.config_error(str(error)) from error
-        except Exception as error:  # of torchao, which has no errors of its own
+        except Exception as error:  # torchao has no exception class of its own
             raise self.config_error(f"torchao cannot prepare the network: {first_error_line(error)}") from error
 
     def restore_network(self, context: StageContext) -> None:
-        """Put the trainable network in the place of the one it is made from."""
+        """Replace the network by a trainable graph, whose weights are loaded afterwards."""
         self.original = deepcopy(context.model).cpu()
         example = context.preprocess(context.example).cpu()
         network = self._prepared(self.original, example)
-        network.observe(example)  # gives every observer its shape
+        network.observe(example)  # sets the shape of every observer
         context.task.model = network
 
     def begin(self, context: StageContext) -> None:

@@ -1,4 +1,4 @@
-"""A captured network with fake quantization in it, that Lightning trains as any other."""
+"""A captured graph with fake quantization, which Lightning trains like any other network."""
 
 from copy import deepcopy
 from typing import Any
@@ -13,25 +13,25 @@ from lightning_modules.compression.optional_import import optional_import
 from lightning_modules.compression.quantization.pt2e import PT2E, capture_graph, x86_quantizer
 from lightning_modules.config.errors import UserError
 
-# Which argument of an operator says whether it trains: a captured graph has it as a constant.
+# The position of an operator's training flag, which is a constant in a captured graph.
 TRAINING_FLAG_ARGUMENTS = {"batch_norm": 5, "dropout": 2, "dropout_": 2, "feature_dropout": 2, "feature_dropout_": 2}
-TOLERANCE = 1e-2  # of the logits' norm: batch norm is folded into the weights and divided out again
+TOLERANCE = 1e-2  # relative to the norm of the logits: batch norm is folded into the weights and divided out again
 
 
 class QATGraph(nn.Module):
     """The trainable network of quantization-aware training: floats [B, *input_shape] -> [B, num_outputs].
 
-    Parameters and buffers have the names that they have in the network it was made from, so masks, optimizer groups and
-    checkpoints know them; the observers' own come beside them. It follows `training` when it is called: a graph has its
-    mode in its operators' arguments, and Lightning sets the flag without calling ``train()``. Ranges are observed in
-    training only, until `freeze`.
+    Parameters and buffers keep their names in the original network, so that masks, optimizer groups and checkpoints
+    still apply; those of the observers are added. The mode is applied at each call, since a graph has it in the arguments
+    of its operators and Lightning sets `training` without calling ``train()``. Ranges are observed during training only,
+    until `freeze`.
     """
 
     observers_frozen: Tensor
 
     def __init__(self, graph: GraphModule) -> None:
         super().__init__()
-        # What hangs on the graph hangs here under the same name; the graph itself would be a prefix to all names.
+        # The members of the graph become members of this module; registering the graph would prefix all names.
         share_members(self, graph)
         self.__dict__["graph"] = graph
         self.register_buffer("observers_frozen", torch.zeros((), dtype=torch.uint8))
@@ -48,12 +48,12 @@ class QATGraph(nn.Module):
         return bool(self.observers_frozen)
 
     def freeze(self) -> None:
-        """Observe no more: scales stay as they are, so that the weights settle on one grid."""
+        """Stop observing: scales no longer change, so that the weights converge on one grid."""
         self.observers_frozen.fill_(1)
 
     @torch.no_grad()
     def observe(self, x: Tensor) -> None:
-        """See the ranges of `x`, in evaluation mode: every observer has its shape and first range from the first call."""
+        """Observe the ranges of `x` in evaluation mode; the first call gives every observer its shape and first range."""
         self._follow(training=False, observing=True)
         self.__dict__["graph"](x)
 
@@ -75,7 +75,7 @@ class QATGraph(nn.Module):
 
 
 def convert_to_int8(network: QATGraph) -> GraphModule:
-    """The network in int8, as it was trained; `network` stays as it is."""
+    """A copy of the trained network in int8."""
     copy = deepcopy(network).cpu()
     copy._follow(training=False, observing=False)
     with silence_output():
@@ -83,10 +83,10 @@ def convert_to_int8(network: QATGraph) -> GraphModule:
 
 
 def prepare_qat(model: nn.Module, example: Tensor, reduce_range: bool = False) -> QATGraph:
-    """A copy of a network, on the CPU, ready for quantization-aware training.
+    """A copy of a network on the CPU, prepared for quantization-aware training.
 
-    Raises UserError where it cannot be captured or holds nothing to quantize, and where the captured network computes
-    something else in evaluation mode: its dropout, say, is not one that can be switched off.
+    Raises UserError if it cannot be captured, has nothing to quantize, or if the captured network computes something
+    else in evaluation mode, for example because its dropout cannot be switched off.
     """
     own = deepcopy(model).cpu()
     with torch.no_grad():
@@ -100,12 +100,12 @@ def prepare_qat(model: nn.Module, example: Tensor, reduce_range: bool = False) -
     network = QATGraph(graph)
     fake = optional_import(f"{PT2E}.fake_quantize")
     if not any(isinstance(module, fake.FakeQuantizeBase) for module in network.modules()):
-        raise UserError("nothing of the network would be quantized: it has no layer that torchao knows in int8")
+        raise UserError("nothing to quantize: the network has no layer that torchao supports in int8")
     network.apply(fake.disable_fake_quant)
     with torch.no_grad():
         found = network.eval()(example)
     if (found - expected).norm() > TOLERANCE * expected.norm():
-        raise UserError("the captured network does not compute what the network does in evaluation mode")
+        raise UserError("the outputs of the captured network differ from those of the network in evaluation mode")
     network.apply(fake.enable_fake_quant)
     return network.train()
 
@@ -116,7 +116,7 @@ def _batch_norm_literals(graph: GraphModule) -> dict[str, tuple[float, float]]:
 
 
 def _restore_batch_norm_literals(graph: GraphModule, literals: dict[str, tuple[float, float]]) -> None:
-    """Undo that torchao's fusion of convolution and batch norm writes the default momentum and epsilon."""
+    """Restore momentum and epsilon, which torchao's fusion of convolution and batch norm sets to their defaults."""
     for norm in _batch_norms(graph):
         momentum, epsilon = literals[norm.args[3].target]
         norm.update_arg(6, momentum)

@@ -1,4 +1,4 @@
-"""Static int8: weights and activations in 8 bits, their ranges from calibration samples."""
+"""Static int8 post-training quantization: weights and activations in 8 bits, with ranges from calibration samples."""
 
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
@@ -23,13 +23,13 @@ PT2E_METHODS = ("minmax", "mse")
 
 
 class StaticInt8(OnnxStage):
-    """Post-training quantization to a program that ONNX Runtime runs in int8: uint8 activations, int8 weights per channel.
+    """Post-training quantization for ONNX Runtime: uint8 activations, int8 weights with a scale per channel.
 
     Args:
-        backend: ``onnxruntime`` quantizes every operator that it has in int8; ``pt2e`` (torchao, X86 quantizer) leaves
-            results that are added to others as floats, which is closer to the network and slower.
-        calibration: minmax, percentile, entropy or mse: see `calibration.tensor_ranges`; pt2e has minmax and mse.
-        samples: of the training part, for calibration.
+        backend: ``onnxruntime`` quantizes every operator it supports in int8; ``pt2e`` (torchao, X86 quantizer) keeps
+            operands of additions as floats, which is more accurate and slower.
+        calibration: minmax, percentile, entropy or mse, see `activation_ranges`; pt2e supports minmax and mse.
+        samples: number of training samples for calibration.
         percentile: for calibration=percentile.
         reduce_range: 7 bits, for processors without VNNI, where sums of 8-bit products may saturate.
     """
@@ -46,7 +46,9 @@ class StaticInt8(OnnxStage):
         check_backend(backend)
         check_calibration(calibration, samples, percentile)
         if backend == "pt2e" and calibration not in PT2E_METHODS:
-            raise UserError(f"compression: calibration={calibration}: backend=pt2e has {' and '.join(PT2E_METHODS)}")
+            raise UserError(
+                f"compression: calibration={calibration}: backend=pt2e supports {' and '.join(PT2E_METHODS)}"
+            )
         self.backend, self.calibration, self.samples = backend, calibration, samples
         self.percentile, self.reduce_range = percentile, reduce_range
 
@@ -66,7 +68,7 @@ class StaticInt8(OnnxStage):
 
 
 def check_backend(backend: str) -> None:
-    """Raise UserError for a library that nobody knows."""
+    """Raise UserError for an unknown backend."""
     if backend not in get_args(Backend):
         raise UserError(f"compression: backend={backend}: {suggest(str(backend), get_args(Backend))}")
 
@@ -74,12 +76,12 @@ def check_backend(backend: str) -> None:
 def quantize_static(
     program: bytes, batches: Sequence[Tensor], method: Method, percentile: float = 99.99, reduce_range: bool = False
 ) -> bytes:
-    """An ONNX file with pairs of QuantizeLinear and DequantizeLinear around what ONNX Runtime then computes in int8."""
+    """Quantize an ONNX file with QuantizeLinear and DequantizeLinear around the operators that run in int8."""
     quantization = optional_import("onnxruntime.quantization")
     calibrate = optional_import("onnxruntime.quantization.calibrate")
     with onnx_tempdir(program) as folder:
         ranges = activation_ranges(folder / "plain.onnx", batches, method, percentile)
-        calibrate.save_tensors_data(ranges, folder / "ranges.json")  # the way in for ranges of our own
+        calibrate.save_tensors_data(ranges, folder / "ranges.json")  # the only way to pass our own ranges
         quantization.quantize_static(
             str(folder / "plain.onnx"), str(folder / "int8.onnx"), None,
             quant_format=quantization.QuantFormat.QDQ, activation_type=quantization.QuantType.QUInt8,

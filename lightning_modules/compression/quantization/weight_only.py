@@ -1,4 +1,4 @@
-"""Weight-only quantization: int8, int4 or other widths, on the layers' weights alone."""
+"""Weight-only quantization to 2 to 8 bits."""
 
 from collections.abc import Sequence
 from math import gcd
@@ -14,15 +14,15 @@ from lightning_modules.config.errors import UserError, suggest
 
 
 class WeightOnlyQuantization(Stage):
-    """Puts the weights of all linear, convolutional and recurrent layers on a grid of 2^bits values.
+    """Rounds the weights of all linear, convolutional and recurrent layers to a grid of 2^bits values.
 
-    The file is smaller; nothing is faster: the network computes with the same values as floats.
+    The file is smaller, but nothing is faster: the network computes with the same values as floats.
 
     Args:
         bits: 2 to 8.
-        group: consecutive entries that share a scale; None: an output channel.
-        zero_point: a grid from the least weight to the greatest, instead of one even around zero.
-        scale: ``range``, or ``mse``: clipped where the squared error is less.
+        group: number of consecutive entries that share a scale; None: those of an output channel.
+        zero_point: the grid spans from the smallest weight to the largest, instead of symmetrically around zero.
+        scale: ``range``, or ``mse``: clipped to minimize the squared error.
         layers, exclude: names or patterns of layers.
     """
 
@@ -39,9 +39,9 @@ class WeightOnlyQuantization(Stage):
     ) -> None:
         super().__init__("after")
         if bits not in range(2, 9):
-            raise UserError(f"compression: bits={bits}: a grid has 2 to 8")
+            raise UserError(f"compression: bits={bits}: expected 2 to 8")
         if group is not None and group < 2:
-            raise UserError(f"compression: group={group}: a group has at least 2 entries; null: an output channel")
+            raise UserError(f"compression: group={group}: expected at least 2 entries, or null for an output channel")
         if scale not in get_args(ScaleRule):
             raise UserError(f"compression: scale={scale}: {suggest(str(scale), get_args(ScaleRule))}")
         self.bits, self.group, self.zero_point, self.scale = bits, group, zero_point, scale
@@ -53,8 +53,8 @@ class WeightOnlyQuantization(Stage):
             if self.group and weight.numel() % self.group:
                 common = gcd(*(w.numel() for w in chosen.values()))
                 raise self.config_error(
-                    f"group={self.group} does not divide the {weight.numel()} entries of {name}: the divisors of {common} "
-                    "divide all of these layers; others can be left out with exclude=[…]"
+                    f"group={self.group} does not divide the {weight.numel()} entries of {name}; use a divisor of {common}, "
+                    "which divides all of these layers, or exclude=[…]"
                 )
 
     def begin(self, context: StageContext) -> None:
@@ -64,7 +64,7 @@ class WeightOnlyQuantization(Stage):
             context.state.grids[name] = grid
             changed = changed or not torch.equal(grid.values(), weight)
         if not changed:
-            raise self.config_error(f"bits={self.bits}: no weight changed: all lie on such a grid already")
+            raise self.config_error(f"bits={self.bits}: no weight changed: all weights are already on such a grid")
         context.state.apply(context.model)
 
     def settings(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Weight sharing: the entries of a layer take 2^bits values, found by k-means (Han et al. 2016, section 3)."""
+"""Weight sharing: the entries of a layer take 2^bits shared values, found by k-means (Han et al. 2016, section 3)."""
 
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
@@ -17,14 +17,13 @@ Granularity = Literal["layer", "channel"]
 class WeightSharing(Stage):
     """Replaces each weight by the nearest of its layer's 2^bits centroids.
 
-    Entries that a mask holds at zero stay zero and take no part. With `epochs` the centroids are fine-tuned: the
-    gradient of a centroid is the sum of its entries' (equation 3), and which entry belongs to which stays as it is.
+    Masked entries stay zero and are ignored. With `epochs` the centroids are fine-tuned: the gradient of a centroid is
+    the sum of its entries' gradients (equation 3), while the assignment of entries to centroids does not change.
 
     Args:
         bits: 1 to 8.
-        per: ``layer``, or ``channel``: a codebook for each output channel (dimension 0 of the weight), which costs
-            2^bits numbers a channel.
-        start: of k-means: linear, density or random.
+        per: ``layer``, or ``channel``: a codebook of 2^bits numbers for each output channel (dimension 0 of the weight).
+        start: initialization of k-means: linear, density or random.
         layers, exclude: names or patterns of layers; None: all linear, convolutional and recurrent ones.
     """
 
@@ -42,7 +41,7 @@ class WeightSharing(Stage):
     ) -> None:
         super().__init__("after", epochs, lr)
         if bits not in range(1, 9):
-            raise UserError(f"compression: bits={bits}: a codebook has 1 to 8")
+            raise UserError(f"compression: bits={bits}: expected 1 to 8 for a codebook")
         if per not in get_args(Granularity):
             raise UserError(f"compression: per={per}: {suggest(str(per), get_args(Granularity))}")
         if start not in INITS:
@@ -65,7 +64,7 @@ class WeightSharing(Stage):
             changed = changed or not torch.equal(values, weight)
         if not changed:
             raise self.config_error(
-                f"bits={self.bits}: no weight changed: there are no more than {2**self.bits} values a {self.per}"
+                f"bits={self.bits}: no weight changed: each {self.per} already has at most {2**self.bits} values"
             )
         context.state.apply(context.model)
 
@@ -74,13 +73,13 @@ class WeightSharing(Stage):
 
 
 def select_weights(stage: Any, model: nn.Module) -> dict[str, Tensor]:
-    """The weights of `stage.layers` without `stage.exclude`. Raises UserError where there is none."""
+    """The weights of `stage.layers` without `stage.exclude`. Raises UserError if there are none."""
     try:
         chosen = layer_weights(model, layers=stage.layers, exclude=stage.exclude)
     except UserError as error:
         raise stage.config_error(str(error)) from None
     if not chosen:
-        raise stage.config_error("the network has no linear, convolutional or recurrent layer that is left to it")
+        raise stage.config_error("the network has no linear, convolutional or recurrent layer to quantize")
     return chosen
 
 
@@ -88,7 +87,7 @@ def select_weights(stage: Any, model: nn.Module) -> dict[str, Tensor]:
 def fit_codebook(
     weight: Tensor, mask: Tensor | None, bits: int, per: Granularity, start: Init, generator: torch.Generator
 ) -> Codebook:
-    """The codebook of one weight; where `mask` is False the index is 0."""
+    """Fit the codebook of one weight; the index is 0 where `mask` is False."""
     rows = weight.detach().reshape(len(weight) if per == "channel" else 1, -1)
     kept = torch.ones_like(rows, dtype=torch.bool) if mask is None else mask.to(rows.device).view_as(rows)
     centroids = k_means(rows, kept, 2**bits, start, generator)

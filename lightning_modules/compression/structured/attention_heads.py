@@ -1,4 +1,4 @@
-"""Heads of attention whose queries, keys and values come from one linear layer, as in our ViT and timm's."""
+"""Attention heads whose queries, keys and values come from one linear layer, as in our ViT and timm's."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from lightning_modules.compression.optional_import import optional_import
 
 @dataclass(frozen=True)
 class AttentionParts:
-    """Names of the parts: `module` holds the number of heads in its attribute `count`; ``qkv`` gives [3, heads, dim]."""
+    """Names of an attention's parts: attribute `count` of `module` is the number of heads; ``qkv`` gives [3, heads, dim]."""
 
     module: str
     count: str
@@ -19,14 +19,14 @@ class AttentionParts:
     projection: str
 
     def rows(self, model: nn.Module) -> list[list[int]]:
-        """For each head, its rows of the layer that gives queries, keys and values."""
+        """For each head, its rows of the qkv layer."""
         heads: int = getattr(model.get_submodule(self.module), self.count)
         width: int = self._layer(model, self.projection).in_features
         dim = width // heads
         return [[part * width + head * dim + i for part in range(3) for i in range(dim)] for head in range(heads)]
 
     def remove(self, model: nn.Module, gone: Sequence[int], rows: Sequence[int]) -> None:
-        """Take the heads `gone` out, of which `rows` are the rows."""
+        """Remove the heads `gone`, whose rows of the qkv layer are `rows`."""
         pruning = optional_import("torch_pruning")
         module: Any = model.get_submodule(self.module)
         qkv, projection = self._layer(model, self.qkv), self._layer(model, self.projection)
@@ -45,7 +45,7 @@ class AttentionParts:
 
 
 def find_attentions(model: nn.Module) -> list[AttentionParts]:
-    """Those of `model`, in its order."""
+    """All such attentions of `model`, in its order."""
     found = []
     for name, module in model.named_modules():
         layers = dict(module.named_children())

@@ -1,4 +1,4 @@
-"""Folding: a batch norm behind a convolution or linear layer becomes a part of that layer's weights."""
+"""Batch-norm folding: merges a batch norm into the weights of the convolution or linear layer before it."""
 
 from typing import Any, ClassVar
 
@@ -11,15 +11,15 @@ from lightning_modules.compression.stage import Kind, Stage, StageContext, When
 from lightning_modules.compression.structured.output_layers import LINEAR_LAYERS
 from lightning_modules.config.errors import UserError
 
-_MAX_ERROR = 1e-4  # of the outputs, over the largest of them
+_MAX_ERROR = 1e-4  # largest allowed change of an output, relative to the largest output
 
 
 class FoldBatchNorm(Stage):
-    """Folds every batch norm into the layer before it, where that layer's output goes nowhere else.
+    """Folds every batch norm into the layer before it, if nothing else reads that layer's output.
 
-    In evaluation a batch norm is an affine map by its running statistics: w * gamma / sqrt(var + eps), and the bias
-    likewise (Jacob et al. 2018, section 3.2). Less to store and to run, equal outputs; what is trained afterwards is
-    trained without batch norm. One that stands before its layer, or behind an addition, stays.
+    In evaluation mode a batch norm is an affine map of its running statistics: w * gamma / sqrt(var + eps), and the
+    bias likewise (Jacob et al. 2018, section 3.2). The outputs are equal; there is less to store and run, and later
+    stages train without batch norm. A batch norm before its layer, or after an addition, is kept.
     """
 
     kind: ClassVar[Kind] = "structure"
@@ -28,15 +28,13 @@ class FoldBatchNorm(Stage):
         super().__init__(when, epochs, lr)
         self.folded = 0
         if when != "after":
-            raise UserError(f"compression: when={when}: running statistics are settled after a fit only: when=after")
+            raise UserError(f"compression: when={when}: running statistics are final only after a fit; use when=after")
 
     def check(self, model: nn.Module, example: Tensor, num_outputs: int) -> None:
-        """Refuse a network without a batch norm that can be folded."""
+        """Reject a network without a batch norm that can be folded."""
         if not find_foldable_pairs(model, example):
             norms = sum(isinstance(module, BatchNorm) for module in model.modules())
-            raise self.config_error(
-                f"none of the network's {norms} batch norms follows a layer that it can be folded into"
-            )
+            raise self.config_error(f"none of the network's {norms} batch norms follows a layer it can be folded into")
 
     def begin(self, context: StageContext) -> None:
         model = context.model
@@ -48,7 +46,9 @@ class FoldBatchNorm(Stage):
             _fold_pair(model, layer, norm)
         error = float((_eval_outputs(model, example) - before).abs().max() / before.abs().max().clamp(min=1.0))
         if not error <= _MAX_ERROR:
-            raise self.config_error(f"the outputs changed by {error:.1e} of the largest, more than {_MAX_ERROR:.0e}")
+            raise self.config_error(
+                f"the outputs changed by {error:.1e} relative to the largest, more than {_MAX_ERROR:.0e}"
+            )
         self.folded = len(found)
         context.state.steps.append({"do": "fold", "pairs": [list(pair) for pair in found]})
         context.log(
@@ -66,19 +66,19 @@ class FoldBatchNorm(Stage):
 
 
 def restore(model: nn.Module, step: dict[str, Any], example: Tensor) -> nn.Module:
-    """Give the layers a bias and take the batch norms away."""
+    """Add biases to the layers and remove the batch norms."""
     for layer, norm in step["pairs"]:
         _fold_pair(model, layer, norm)
     return model
 
 
 def find_foldable_pairs(model: nn.Module, example: Tensor) -> list[tuple[str, str]]:
-    """(layer, batch norm) by name, where the batch norm alone reads the layer's output, and each is called once.
+    """Names (layer, batch norm) where only the batch norm reads the layer's output and each is called once.
 
-    Found in autograd's graph of one forward pass, so in any network that runs.
+    Found in the autograd graph of one forward pass, so it works for any network that runs.
     """
-    given: dict[str, list[Any]] = {}  # by module: the nodes that made its outputs
-    read: dict[str, Any] = {}  # by batch norm: the node that made its input
+    given: dict[str, list[Any]] = {}  # by module: the nodes that produced its outputs
+    read: dict[str, Any] = {}  # by batch norm: the node that produced its input
 
     def note(name: str, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
         given.setdefault(name, []).append(output.grad_fn)
@@ -115,7 +115,7 @@ def _match_pairs(
 
 
 def _count_consumers(node: Any) -> dict[Any, int]:
-    """How many nodes of the graph behind `node` read what each node made."""
+    """For each node of the graph behind `node`, how many nodes read its output."""
     counts: dict[Any, int] = {}
     seen, waiting = {node}, [node]
     while waiting:

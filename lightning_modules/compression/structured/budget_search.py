@@ -1,4 +1,4 @@
-"""As much of a network as a budget allows: the search over how much is removed."""
+"""Searches for the smallest change of a network that meets a cost budget."""
 
 import copy
 from collections.abc import Callable
@@ -12,15 +12,15 @@ from lightning_modules.compression.macs import count_macs, count_params
 from lightning_modules.compression.structured.layer_widths import resize_layers
 from lightning_modules.task.profiling import latency_ms, single_thread
 
-CostFunction = Callable[[dict[str, Any]], float]  # a step -> what the network costs after it, over what it costs now
+CostFunction = Callable[[dict[str, Any]], float]  # architecture step -> cost after it, relative to the cost before it
 
 
 def relative_cost(what: str, model: nn.Module, meta_model: nn.Module, example: Tensor) -> CostFunction:
-    """How ``macs``, ``params`` or ``latency`` of `model` go down.
+    """The function that returns the ratio of ``macs``, ``params`` or ``latency`` after an architecture step.
 
     Args:
-        model: with its numbers; only ``latency`` needs them.
-        shell: the same on ``meta``.
+        model: with weights; only ``latency`` needs them.
+        shell: the same network on the ``meta`` device.
         example: floats [1, *input_shape].
     """
     if what == "latency":
@@ -31,14 +31,14 @@ def relative_cost(what: str, model: nn.Module, meta_model: nn.Module, example: T
 
 
 def cost_counter(what: str) -> Callable[[nn.Module, Tensor], int]:
-    """The function that counts ``macs`` or ``params`` of (network, example)."""
+    """The function (network, example) -> number of ``macs`` or ``params``."""
     return count_macs if what == "macs" else (lambda network, _: count_params(network))
 
 
 def search_budget(cost: Callable[[int], float], last: int, target: float) -> tuple[int, float]:
-    """The least index in 1 … `last` whose cost is at most `target`, and its cost; `last` where none is.
+    """The smallest index in 1 … `last` with a cost of at most `target`, and its cost; `last` if there is none.
 
-    `cost` falls with the index. All processes of a run get what the first one found: times differ between them.
+    `cost` falls with the index. All ranks get the result of rank 0, since measured times differ between ranks.
     """
     low, high, reached = 1, last, cost(last)
     while reached <= target and low < high:
@@ -54,12 +54,12 @@ def search_budget(cost: Callable[[int], float], last: int, target: float) -> tup
 
 
 def _latency_ratio(model: nn.Module, step: dict[str, Any], example: Tensor) -> float:
-    """Median times of one sample, measured one after the other, on the CPU with one thread."""
+    """Ratio of the median latencies of one sample, on the CPU with one thread."""
     dense = copy.deepcopy(model).cpu()
     small = resize_layers(copy.deepcopy(dense), step)
     with torch.no_grad():
         for parameter in small.parameters():
-            parameter.normal_(std=0.02)  # neither zeros nor denormal numbers: both take times of their own
+            parameter.normal_(std=0.02)  # zeros and denormal numbers would distort the timing
     with single_thread():
         before = latency_ms(dense, example.cpu())
         return 2 * latency_ms(small, example.cpu()) / (before + latency_ms(dense, example.cpu()))

@@ -1,4 +1,4 @@
-"""What a channel or a head is worth: the three that a claim about structured pruning is tested with."""
+"""Importance of channels and attention heads for structured pruning: magnitude, Taylor, random."""
 
 from collections.abc import Iterable
 from typing import Any, Literal
@@ -16,11 +16,11 @@ KINDS = ("magnitude", "taylor", "random")
 
 
 class ChannelImportance:
-    """The worth of the channels of a group of torch-pruning, and of heads.
+    """Scores the channels of a group of torch-pruning, and attention heads.
 
-    ``magnitude``: squared L2 norm of all weights that go with a channel, averaged over the layers of its group.
-    ``taylor``: likewise of |w * dL/dw| (Molchanov et al. 2019, "Importance Estimation for Neural Network Pruning",
-    eq. 8, weight by weight); the parameters hold their gradients. ``random``: uniform, the control.
+    ``magnitude``: squared L2 norm of all weights of a channel, averaged over the layers of its group. ``taylor``: the
+    same of |w * dL/dw| (Molchanov et al. 2019, "Importance Estimation for Neural Network Pruning", eq. 8, for single
+    weights); needs gradients in the parameters. ``random``: uniform, the control.
     """
 
     def __init__(self, kind: ImportanceKind, seed: int = 0) -> None:
@@ -34,11 +34,11 @@ class ChannelImportance:
         }[kind]
 
     def score_channels(self, group: Any) -> Tensor | None:
-        """[channels] of a group's first layer; None where nothing in the group has weights."""
+        """[channels] of a group's first layer; None if the group has no weights."""
         return self.of_group(group)
 
     def score_heads(self, model: nn.Module, attention: AttentionParts) -> Tensor:
-        """[heads], over the rows of queries, keys and values, and the columns of the projection."""
+        """[heads], summed over the rows of the qkv layer and the columns of the projection."""
         rows = torch.tensor(attention.rows(model))
         if self.kind == "random":
             return self._random(len(rows))
@@ -57,9 +57,9 @@ def _elementwise_importance(model: nn.Module, layer: str, kind: str) -> Tensor:
 
 
 def accumulate_gradients(context: StageContext, batches: int) -> None:
-    """Leave the gradient of the loss, summed over the first training batches, in the network's parameters.
+    """Sum the gradients of the loss over the first training batches in the network's parameters.
 
-    Raises UserError where there is no batch.
+    Raises UserError if there is no batch.
     """
     model, seen = context.model, 0
     device = next(model.parameters()).device
@@ -75,7 +75,7 @@ def accumulate_gradients(context: StageContext, batches: int) -> None:
     for parameter, flag in zip(model.parameters(), learns, strict=True):
         parameter.requires_grad_(flag)
     if not seen:
-        raise UserError("importance=taylor: there is no training batch to take gradients from")
+        raise UserError("importance=taylor needs training batches, but there are none")
 
 
 def _take(batches: Iterable[dict[str, Tensor]], count: int) -> Iterable[dict[str, Tensor]]:

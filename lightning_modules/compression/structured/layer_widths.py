@@ -1,4 +1,4 @@
-"""The widths of a network's layers as plain values, and a network brought to such widths."""
+"""The changed widths of a pruned network's layers as plain values, and a network resized to such widths."""
 
 from typing import Any
 
@@ -12,10 +12,10 @@ Norm = (BatchOrInstanceNorm, nn.GroupNorm, nn.LayerNorm)
 
 
 def diff_widths(before: nn.Module, after: nn.Module) -> dict[str, Any]:
-    """What differs between a network and the same one with fewer channels.
+    """The differences between a network and the same network with fewer channels.
 
     Returns:
-        ``layers``: by module, the numbers among its attributes that changed (``out_channels``, ``heads``);
+        ``layers``: by module, its integer attributes that changed (``out_channels``, ``heads``);
         ``tensors``: shapes that do not follow from those, by name in the state dict.
     """
     layers: dict[str, dict[str, Any]] = {}
@@ -30,7 +30,7 @@ def diff_widths(before: nn.Module, after: nn.Module) -> dict[str, Any]:
 
 
 def resize_layers(model: nn.Module, step: dict[str, Any]) -> nn.Module:
-    """Give the layers of `model` the widths that `widths` found, in place; the tensors that change become zeros."""
+    """Apply the result of `diff_widths` to `model` in place; resized tensors become zeros."""
     for name, numbers in step["layers"].items():
         module = model.get_submodule(name)
         for key, value in numbers.items():
@@ -44,7 +44,7 @@ def resize_layers(model: nn.Module, step: dict[str, Any]) -> nn.Module:
 
 
 def _integer_attributes(module: nn.Module) -> dict[str, Any]:
-    """The whole numbers, and tuples of them (as lists, which JSON gives back), among a module's own attributes."""
+    """A module's integer attributes, and tuples of integers (as lists, as in JSON)."""
     return {
         key: list(value) if isinstance(value, tuple) else value
         for key, value in vars(module).items()
@@ -57,7 +57,7 @@ def _all_integers(values: tuple[Any, ...]) -> bool:
 
 
 def _tensor_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
-    """The shapes of a layer's tensors that its attributes say."""
+    """The shapes of a layer's tensors according to its attributes."""
     if isinstance(module, nn.Linear):
         return {"weight": (module.out_features, module.in_features), "bias": (module.out_features,)}
     if isinstance(module, Convolution):

@@ -1,4 +1,4 @@
-"""Low rank: a layer becomes two thinner ones, by the singular value decomposition of its weight."""
+"""Low-rank factorization: replaces a layer by two thinner ones, from the SVD of its weight."""
 
 import copy
 from collections.abc import Sequence
@@ -18,17 +18,17 @@ Ranks = dict[str, int]
 
 
 class LowRankFactorization(Stage):
-    """Replaces layers by the best approximation of a lower rank, where that saves, and the network stays what it was else.
+    """Replaces layers by their best approximation of a lower rank, where that saves weights.
 
     A linear layer [out, in] becomes in -> r -> out. A convolution becomes one of the same kernel to r channels and a
     1x1 convolution (Zhang et al. 2016, "Accelerating Very Deep Convolutional Networks", section 3.1, for linear
     responses; the SVD of the weight as [out, in * kernel]). Both factors get the square roots of the singular values.
-    Grouped and transposed convolutions, recurrent layers and torch's own attention stay as they are.
+    Grouped and transposed convolutions, recurrent layers and torch's own attention are not replaced.
 
     Args:
-        energy: share of each layer's squared singular values that is kept, in (0, 1); or one of the budgets
-        macs_ratio, params_ratio: the share of the network's cost that is kept, in (0, 1), with the largest energy,
-            equal in all layers, that meets it.
+        energy: the fraction of each layer's squared singular values to keep, in (0, 1); or one of the budgets
+        macs_ratio, params_ratio: the fraction of the network's cost to keep, in (0, 1). It is met with the largest
+            possible energy, the same in all layers.
         layers, exclude: names or patterns of layers.
     """
 
@@ -51,26 +51,26 @@ class LowRankFactorization(Stage):
         self.layers, self.exclude = layers, list(exclude)
         self.ranks: Ranks = {}
         if when != "after":
-            raise UserError(f"compression: when={when}: layers are replaced between fits: when=after")
+            raise UserError(f"compression: when={when}: layers are replaced between fits; use when=after")
         if len(goals) != 1:
-            raise UserError("compression: low rank takes one of energy, macs_ratio, params_ratio")
+            raise UserError("compression: low rank needs exactly one of energy, macs_ratio, params_ratio")
         ((self.goal, self.target),) = goals
         if not 0 < self.target < 1:
-            raise UserError(f"compression: {self.goal}={self.target}: it must lie in (0, 1)")
+            raise UserError(f"compression: {self.goal}={self.target}: expected a number in (0, 1)")
 
     def check(self, model: nn.Module, example: Tensor, num_outputs: int) -> None:
-        """Refuse a network without a layer that could save, and a budget that rank 1 everywhere does not meet."""
+        """Reject a network without a layer worth replacing, and a budget that rank 1 everywhere misses."""
         found = self._candidates(model)
         meta_model = meta_copy(model)
         try:
             with torch.no_grad():
                 replaced = restore(copy.deepcopy(meta_model), {"ranks": dict.fromkeys(found, 1)}, example)
                 replaced(example.to("meta"))
-        except Exception as error:  # the network looks into its layers
+        except Exception as error:  # the network accesses attributes of its layers
             reason = "".join(str(error).splitlines()[:1])
             layers = ", ".join(self._read_by_the_network(meta_model, found, example)) or "a combination of layers"
             raise self.config_error(
-                f"the network reads the weights of layers that would be replaced ({reason}); leave them out: "
+                f"the network accesses the weights of layers that would be replaced ({reason}); exclude them with "
                 f"exclude=[{layers}]"
             ) from error
         if self.goal != "energy":
@@ -78,7 +78,7 @@ class LowRankFactorization(Stage):
             self._within_budget(count(replaced, example[:1]) / count(meta_model, example[:1]))
 
     def _read_by_the_network(self, meta_model: nn.Module, found: dict[str, Any], example: Tensor) -> list[str]:
-        """The layers without which as they are the network does not run, as patterns: ``*.qkv`` for all of that name."""
+        """The layers that cannot be replaced, as patterns: ``*.qkv`` if that holds for all layers of this name."""
         failed = [name for name in found if not _runs_with_factored(meta_model, name, example)]
         kept = {name.rpartition(".")[2] for name in found.keys() - set(failed)}
         patterns = (f"*.{last}" if (last := name.rpartition(".")[2]) not in kept else name for name in failed)
@@ -91,7 +91,7 @@ class LowRankFactorization(Stage):
         self.ranks = self._saving(context.model, ranks)
         if not self.ranks:
             raise self.config_error(
-                f"nothing was saved: {self.goal}={self.target} leaves every layer a rank that costs more than the layer"
+                f"nothing was saved: with {self.goal}={self.target} every layer keeps a rank that costs more than the layer"
             )
         before = meta_copy(context.model)
         restore(context.model, {"ranks": self.ranks}, context.example)
@@ -110,7 +110,7 @@ class LowRankFactorization(Stage):
         return {self.goal: self.target, "ranks": self.ranks}
 
     def _candidates(self, model: nn.Module) -> dict[str, Any]:
-        """The layers that may become pairs, by name."""
+        """The layers that can be factorized, by name."""
         try:
             names = [name.rpartition(".")[0] for name in layer_weights(model, layers=self.layers, exclude=self.exclude)]
         except UserError as error:
@@ -119,7 +119,7 @@ class LowRankFactorization(Stage):
         found = {name: layer for name, layer in found.items() if max_useful_rank(layer) >= 1}
         if not found:
             raise self.config_error(
-                "no linear layer or convolution would be smaller as a pair (a recurrent layer's lie in one matrix)"
+                "no linear layer or convolution would be smaller as two factors (recurrent layers are not supported)"
             )
         return found
 
@@ -145,13 +145,13 @@ class LowRankFactorization(Stage):
         return at(energies[index - 1])
 
     def _saving(self, model: nn.Module, ranks: Ranks) -> Ranks:
-        """Those of a rank at which the pair is smaller than the layer."""
+        """The ranks at which the two factors are smaller than the layer."""
         return {name: rank for name, rank in ranks.items() if rank <= max_useful_rank(model.get_submodule(name))}
 
     def _within_budget(self, reached: float) -> None:
         if reached > self.target:
             raise self.config_error(
-                f"{self.goal}={self.target} cannot be met: the least that can be reached is {reached:.3f}, at rank 1"
+                f"{self.goal}={self.target} cannot be met: the smallest reachable ratio is {reached:.3f}, at rank 1"
             )
 
     def _report(self, context: StageContext, before: nn.Module) -> None:
@@ -166,7 +166,7 @@ class LowRankFactorization(Stage):
 
 
 def _runs_with_factored(meta_model: nn.Module, name: str, example: Tensor) -> bool:
-    """Whether a network runs with one layer replaced by a pair."""
+    """Whether a network runs with one layer replaced by two factors."""
     try:
         with torch.no_grad():
             restore(copy.deepcopy(meta_model), {"ranks": {name: 1}}, example)(example.to("meta"))
@@ -176,7 +176,7 @@ def _runs_with_factored(meta_model: nn.Module, name: str, example: Tensor) -> bo
 
 
 def restore(model: nn.Module, step: dict[str, Any], example: Tensor) -> nn.Module:
-    """Put pairs of layers of the ranks that were found in the layers' places."""
+    """Replace layers by two factors of the given ranks."""
     for name, rank in step["ranks"].items():
         model.set_submodule(name, factor_layers(model.get_submodule(name), rank))
     return model

@@ -1,4 +1,4 @@
-"""Two thin layers in place of one: what rank saves, and which values they get."""
+"""The two factors of a layer of low rank: which rank saves weights, and the factors' values from an SVD."""
 
 from typing import Any
 
@@ -10,9 +10,9 @@ FACTORIZABLE = (nn.Linear, nn.Conv1d, nn.Conv2d)
 
 
 def max_useful_rank(layer: nn.Module) -> int:
-    """The largest rank at which the pair has fewer weights than `layer`; 0 where it cannot be a pair.
+    """The largest rank at which two factors have fewer weights than `layer`; 0 if it cannot be factorized.
 
-    Subclasses cannot: what is done with their weight (standardised, or read by torch's attention) is not known here.
+    Subclasses cannot, since they may use their weight differently (standardized, or read by torch's attention).
     """
     if (
         type(layer) not in FACTORIZABLE
@@ -26,7 +26,7 @@ def max_useful_rank(layer: nn.Module) -> int:
 
 
 def factor_layers(layer: Any, rank: int) -> nn.Sequential:
-    """Two layers like `layer`, with no values yet."""
+    """Two layers in place of `layer`, with uninitialized weights."""
     like: dict[str, Any] = {"device": layer.weight.device, "dtype": layer.weight.dtype}
     biased = layer.bias is not None
     if isinstance(layer, nn.Linear):
@@ -40,13 +40,13 @@ def factor_layers(layer: Any, rank: int) -> nn.Sequential:
 
 
 def svd(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The SVD of a weight as [out, in * kernel]: U [out, k], values [k] from the largest, V^T [k, in * kernel]; float64."""
+    """SVD of a weight as [out, in * kernel] in float64: U [out, k], singular values [k], V^T [k, in * kernel]."""
     return torch.linalg.svd(weight.detach().double().flatten(1), full_matrices=False)
 
 
 @torch.no_grad()
 def load_factors(layers: Any, u: Tensor, values: Tensor, v: Tensor, rank: int, bias: Tensor | None) -> None:
-    """Give a pair the first `rank` parts of an SVD, the square roots of the values to both, and the layer's `bias`."""
+    """Set two factors to the first `rank` components of an SVD, each with the square roots of the singular values."""
     root = values[:rank].sqrt()
     first, second = layers
     first.weight.copy_((root[:, None] * v[:rank]).view_as(first.weight))

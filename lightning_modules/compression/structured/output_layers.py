@@ -1,4 +1,4 @@
-"""The layers that give a network's outputs: their width is the number of outputs, and no stage may change it."""
+"""Finds the layers that produce a network's outputs, whose widths must not change."""
 
 import torch
 from torch import Tensor, nn
@@ -7,16 +7,16 @@ LINEAR_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d,
 
 
 def find_output_layers(model: nn.Module, example: Tensor) -> set[str]:
-    """Names of the linear and convolutional layers whose output reaches the network's without passing another one.
+    """Names of the linear and convolutional layers whose output reaches the network's output through no other layer.
 
-    Every layer's output is cut off from its inputs; those that then have a gradient are the last ones. `model` is in
-    evaluation mode.
+    Every layer's output is detached from its inputs; the layers that still get a gradient are the last ones. `model` is
+    in evaluation mode.
     """
     given: dict[str, Tensor] = {}
 
     def cut(name: str, output: Tensor) -> Tensor:
         given[name] = output.detach().requires_grad_()
-        return given[name].clone()  # a leaf may not be changed in place, as an activation may do
+        return given[name].clone()  # an in-place activation must not change a leaf
 
     hooks = [
         module.register_forward_hook(lambda _module, _inputs, output, name=name: cut(name, output))

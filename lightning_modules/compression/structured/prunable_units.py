@@ -1,7 +1,7 @@
-"""Units of a network that can only be removed together: coupled channels, and heads of attention.
+"""Prunable units of a network: coupled channels, which can only be removed together, and attention heads.
 
-Channels are coupled by a dependency graph (Fang et al. 2023, "DepGraph: Towards Any Structural Pruning",
-arXiv:2301.12900), the work of torch-pruning.
+torch-pruning finds the couplings by a dependency graph (Fang et al. 2023, "DepGraph: Towards Any Structural Pruning",
+arXiv:2301.12900).
 """
 
 import math
@@ -18,22 +18,22 @@ from lightning_modules.compression.structured.attention_heads import AttentionPa
 from lightning_modules.compression.structured.importance import ChannelImportance
 from lightning_modules.compression.structured.output_layers import LINEAR_LAYERS
 
-# Networks whose trace takes torch-pruning minutes and many gigabytes, by class.
+# Classes of networks that torch-pruning needs minutes and many gigabytes to trace.
 TOO_SLOW_TO_TRACE = ("SwinTransformer", "SwinTransformerV2", "MlpMixer")
-# Networks that shuffle channels between groups, where torch-pruning loses track of them.
+# Networks that shuffle channels between groups, which torch-pruning does not track.
 CHANNEL_SHUFFLING = ("ShuffleNetV2",)
 
 
 @dataclass
 class PrunableUnits:
-    """What a layer's outputs are removed in.
+    """The units in which a layer's outputs can be removed.
 
     Attributes:
-        layer: the layer by whose name they go.
+        layer: the name of the layer.
         channels: for each unit, its channels among the layer's outputs.
-        scores: [units], the worth of each, mean 1 within the layer.
-        coupled: whether outputs of several layers go with them, as in a residual stream.
-        attention: of whose heads they are the rows, or None.
+        scores: [units], their importance, with mean 1 within the layer.
+        coupled: whether outputs of several layers are removed together, as in a residual stream.
+        attention: the attention whose heads are the units, or None.
     """
 
     layer: str
@@ -44,28 +44,28 @@ class PrunableUnits:
 
 
 def unsupported_reason(model: nn.Module) -> str | None:
-    """Why `model` is not even tried."""
+    """Why `model` cannot be pruned, if that is known from its class."""
     for module in model.modules():
         if isinstance(module, nn.RNNBase):
-            return "the network is recurrent: the gates of a layer lie in one matrix, no channel can go"
+            return "recurrent layers are not supported: a layer's gates share one matrix, so no channel can be removed"
         if type(module).__name__ in TOO_SLOW_TO_TRACE:
-            return f"torch-pruning cannot follow a {type(module).__name__} in reasonable time and memory"
+            return f"torch-pruning cannot trace a {type(module).__name__} in reasonable time and memory"
         if type(module).__name__ in CHANNEL_SHUFFLING:
             return (
-                f"torch-pruning cannot follow a {type(module).__name__}, which shuffles channels between groups; "
-                "use a mask (compression=magnitude) or another network"
+                f"torch-pruning cannot trace a {type(module).__name__}, which shuffles channels between groups; "
+                "use unstructured pruning (compression=magnitude) or another network"
             )
     return None
 
 
 def dependency_graph(model: nn.Module, example: Tensor) -> Any:
-    """torch-pruning's graph of `model`, which it traces with one sample; any exception of it may come out."""
+    """torch-pruning's dependency graph of `model`, traced with one sample; raises any exception of torch-pruning."""
     learns = [(p, p.requires_grad) for p in model.parameters()]
     training = model.training
     try:
         model.eval().requires_grad_(True)
         with warnings.catch_warnings(), torch.enable_grad():
-            warnings.simplefilter("ignore")  # parameters outside of layers are pruned along their last dimension
+            warnings.simplefilter("ignore")  # parameters outside layers are pruned along their last dimension
             return optional_import("torch_pruning").DependencyGraph().build_dependency(model, example)
     finally:
         model.train(training)
@@ -76,7 +76,7 @@ def dependency_graph(model: nn.Module, example: Tensor) -> Any:
 def find_units(
     model: nn.Module, graph: Any, fixed: Collection[str], importance: ChannelImportance
 ) -> list[PrunableUnits]:
-    """All units of `model`, in its order, but for those that would touch an output of the layers in `fixed`."""
+    """All units of `model`, in its order, except those that would change an output of the layers in `fixed`."""
     names = {module: name for name, module in model.named_modules()}
     heads = find_attentions(model)
     untouched = {*fixed, *(attention.qkv for attention in heads)}
@@ -96,7 +96,7 @@ def find_units(
 
 
 def remove_units(model: nn.Module, graph: Any, units: PrunableUnits, gone: Sequence[int]) -> None:
-    """Take the units `gone` out of `model`, and of all layers that they are coupled with."""
+    """Remove the units `gone` from `model` and from all coupled layers."""
     channels = sorted(channel for unit in gone for channel in units.channels[unit])
     if units.attention is not None:
         units.attention.remove(model, gone, channels)
@@ -106,9 +106,9 @@ def remove_units(model: nn.Module, graph: Any, units: PrunableUnits, gone: Seque
 
 
 def select_units(units: PrunableUnits, threshold: float, max_ratio: float, round_to: int) -> list[int]:
-    """The units of one layer that score at most `threshold`.
+    """The units of one layer to remove: those that score at most `threshold`, but at most the fraction `max_ratio`.
 
-    At most the share `max_ratio` goes and one stays; what stays is a multiple of `round_to` channels, or all.
+    At least one unit is kept; the kept channels are a multiple of `round_to`, or all.
     """
     total, size = len(units.channels), len(units.channels[0])
     gone = min(int((units.scores <= threshold).sum()), int(max_ratio * total + 1e-9), total - 1)
@@ -118,7 +118,7 @@ def select_units(units: PrunableUnits, threshold: float, max_ratio: float, round
 
 
 def _pruned_output_layers(graph: Any, group: Any) -> Iterator[nn.Module]:
-    """The layers of a group whose outputs go; a depthwise convolution only follows its inputs."""
+    """The layers of a group that lose outputs; a depthwise convolution only follows its inputs."""
     for dep, _ in group:
         layer = dep.target.module
         if isinstance(layer, nn.MultiheadAttention) or (
@@ -130,10 +130,10 @@ def _pruned_output_layers(graph: Any, group: Any) -> Iterator[nn.Module]:
 
 
 def _is_traced_correctly(graph: Any, group: Any) -> bool:
-    """Whether the graph followed the channels rightly: it loses them where a tensor is padded or cut into parts.
+    """Whether the graph tracked the channels correctly, which fails where a tensor is padded or split.
 
-    Then the outputs of a layer are covered in part, or more inputs than a layer has. torch's own attention needs
-    its inputs to be as wide as all its heads, so that nothing can go there.
+    Then a group covers only some outputs of a layer, or more inputs than a layer has. Nothing can be removed around
+    torch's own attention, whose input width must match its heads.
     """
     for dep, channels in group:
         layer = dep.target.module
@@ -148,7 +148,7 @@ def _is_traced_correctly(graph: Any, group: Any) -> bool:
 
 
 def _channel_units(graph: Any, group: Any, root: str, worth: Tensor, coupled: bool) -> PrunableUnits:
-    """Single channels, or where a layer is grouped, the same channel of all its groups."""
+    """Single channels or, for a grouped layer, the same channel of all its groups."""
     groups = max(_num_groups(graph, dep) for dep, _ in group)
     size = len(worth) // groups
     scores = worth.view(groups, size).mean(0)

@@ -1,4 +1,4 @@
-"""Structured pruning: channels and attention heads are really removed, until a budget is met."""
+"""Structured pruning: physically removes channels and attention heads until a cost budget is met."""
 
 import copy
 from collections.abc import Sequence
@@ -25,28 +25,29 @@ from lightning_modules.compression.structured.prunable_units import (
 from lightning_modules.compression.structured.width_plot import plot_widths
 from lightning_modules.config.errors import UserError, suggest
 
-_LATENCY_STEPS = 64  # that the search for a latency tells apart
+_LATENCY_STEPS = 64  # a latency measurement does not resolve finer steps
 
 
 class StructuredPruning(Stage):
-    """Removes the channels and heads that are worth least, as few as bring the network down to its budget.
+    """Removes the least important channels and heads, as few as needed to bring the network down to its budget.
 
-    Exactly one budget, as the share that is kept: ``macs_ratio``, ``params_ratio`` or ``latency_ratio`` (one sample on
-    the CPU with one thread, measured). Channels that depend on each other go together (DepGraph, Fang et al. 2023).
-    Outputs of the last layers stay, as does what the graph cannot follow: a residual stream that is padded (our
-    CIFAR ResNets: channels inside the blocks go), the width of torch's own attention (hidden widths of the MLPs go).
-    Heads go where queries, keys and values come from one linear layer (our ViT, timm's). Recurrent layers are refused.
+    Exactly one budget, the fraction to keep: ``macs_ratio``, ``params_ratio`` or ``latency_ratio`` (measured on one
+    sample, on the CPU with one thread). Coupled channels are removed together (DepGraph, Fang et al. 2023).
+    The outputs of the last layers are kept, and so is everything the graph cannot follow: a padded residual stream
+    (CIFAR ResNets lose channels inside the blocks only), the width of torch's own attention (its MLPs lose hidden units).
+    Heads are removed where queries, keys and values come from one linear layer (our ViT and timm's). Recurrent layers
+    are not supported.
 
-    The optimizer of this stage's fit is new: no state of an earlier one is left to be cut. All ranks remove the same:
-    scores come from the weights, from `Work.batches` or from `Work.seed`, and the first rank's search counts.
+    The stage's fit uses a new optimizer, so no optimizer state has to be pruned. All ranks remove the same units:
+    scores depend only on the weights, the batches and the seed, and rank 0 decides the search.
 
     Args:
         importance: ``magnitude``, ``taylor`` or ``random``, see `structured/importance.py`.
-        global_pruning: compare scores, each over its layer's mean, across layers; else all layers lose alike.
-        max_ratio: the share of a layer's channels that goes at most, in (0, 1).
-        round_to: what stays of a layer is a multiple of so many channels; 8 suits the kernels.
+        global_pruning: compare scores, each divided by its layer's mean, across layers; else all layers lose equally.
+        max_ratio: the largest fraction of a layer's channels to remove, in (0, 1).
+        round_to: each layer keeps a multiple of this many channels; 8 suits the kernels.
         exclude: names or patterns of layers that keep their outputs.
-        batches: of training data for ``taylor``.
+        batches: number of training batches for ``taylor``.
     """
 
     kind: ClassVar[Kind] = "structure"
@@ -70,7 +71,9 @@ class StructuredPruning(Stage):
         given = {"macs": macs_ratio, "params": params_ratio, "latency": latency_ratio}
         budgets = [(what, ratio) for what, ratio in given.items() if ratio is not None]
         if len(budgets) != 1:
-            raise UserError("compression: structured pruning takes one of macs_ratio, params_ratio, latency_ratio")
+            raise UserError(
+                "compression: structured pruning needs exactly one of macs_ratio, params_ratio, latency_ratio"
+            )
         ((self.what, self.target),) = budgets
         self.importance, self.global_pruning, self.max_ratio = importance, global_pruning, max_ratio
         self.round_to, self.exclude, self.batches = round_to, list(exclude), batches
@@ -79,18 +82,18 @@ class StructuredPruning(Stage):
 
     def _check_arguments(self) -> None:
         if self.when != "after":
-            raise UserError(f"compression: when={self.when}: channels are removed between fits: when=after")
+            raise UserError(f"compression: when={self.when}: channels are removed between fits; use when=after")
         for name, value in ((f"{self.what}_ratio", self.target), ("max_ratio", self.max_ratio)):
             if not 0 < value < 1:
-                raise UserError(f"compression: {name}={value}: it must lie in (0, 1)")
+                raise UserError(f"compression: {name}={value}: expected a number in (0, 1)")
         for name, count in (("round_to", self.round_to), ("batches", self.batches)):
             if count < 1:
-                raise UserError(f"compression: {name}={count}: it must be at least 1")
+                raise UserError(f"compression: {name}={count}: expected at least 1")
         if self.importance not in worth.KINDS:
             raise UserError(f"compression: importance={self.importance}: {suggest(self.importance, worth.KINDS)}")
 
     def check(self, model: nn.Module, example: Tensor, num_outputs: int) -> None:
-        """Refuse a network of which nothing can be removed, and a budget that is not met by removing all that may go."""
+        """Reject a network with nothing to remove, and a budget that even the largest possible removal misses."""
         units, meta_model = self._units(model, example[:1], worth.ChannelImportance("magnitude"))
         cost = relative_cost(self.what, model, meta_model, example[:1])
         self._within_budget(cost(self._step(meta_model, units, example[:1], float("inf"))))
@@ -105,7 +108,7 @@ class StructuredPruning(Stage):
         threshold = self._threshold(model, meta_model, units, example)
         step = self._prune(model, units, example, threshold)
         if not step["layers"]:
-            raise self.config_error("nothing was removed: loosen round_to or the budget")
+            raise self.config_error("nothing was removed; relax round_to or the budget")
         context.state.steps.append({"do": "channels", **step})
         self._report(context, meta_model, example)
 
@@ -124,11 +127,11 @@ class StructuredPruning(Stage):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.reached = dict(state_dict["reached"])
 
-    # --- what can go -----------------------------------------------------------------------------------------
+    # --- which units can be removed --------------------------------------------------------------------------
     def _units(
         self, model: nn.Module, example: Tensor, importance: worth.ChannelImportance
     ) -> tuple[list[PrunableUnits], nn.Module]:
-        """What may go of `model`, with a copy of it on ``meta``; all of it can really go together."""
+        """The removable units of `model`, and a copy of it on ``meta``; removing all units together is known to work."""
         if reason := unsupported_reason(model):
             raise self.config_error(reason)
         meta_model = meta_copy(model)
@@ -137,7 +140,7 @@ class StructuredPruning(Stage):
             found = find_units(model, dependency_graph(model, example), fixed, importance)
         except UserError:
             raise
-        except Exception as error:  # torch-pruning raises whatever the network makes it stumble over
+        except Exception as error:  # torch-pruning raises many kinds of exceptions
             raise self.config_error(f"torch-pruning cannot follow this network: {_first_line(error)}") from error
         return self._removable(meta_model, found, example), meta_model
 
@@ -150,9 +153,9 @@ class StructuredPruning(Stage):
         return excluded | find_output_layers(meta_model, example)
 
     def _removable(self, meta_model: nn.Module, found: list[PrunableUnits], example: Tensor) -> list[PrunableUnits]:
-        """All units; or without residual streams, or without heads too, where the network cannot do with less of those."""
+        """All units, or those outside residual streams, or those without heads: the first set the network runs without."""
         inner = [units for units in found if not units.coupled]
-        reason = "no layer is left beside the last one and those that are excluded"
+        reason = "there is no layer besides the last one and the excluded ones"
         for units in (found, inner, [u for u in inner if u.attention is None]):
             if not units:
                 continue
@@ -163,13 +166,13 @@ class StructuredPruning(Stage):
                 reason = _first_line(error)
         raise self.config_error(f"no channel of this network can be removed: {reason}")
 
-    # --- how much goes ---------------------------------------------------------------------------------------
+    # --- how much to remove ----------------------------------------------------------------------------------
     def _threshold(self, model: nn.Module, meta_model: nn.Module, units: list[PrunableUnits], example: Tensor) -> float:
         if not self.global_pruning:
             for each in units:
                 each.scores = (each.scores.argsort(stable=True).argsort() + 1) / len(each.scores)
         scores = torch.cat([each.scores for each in units]).unique().tolist()
-        if self.what == "latency":  # finer steps are not told apart by a measurement
+        if self.what == "latency":
             scores = scores[:: max(1, len(scores) // _LATENCY_STEPS)] + scores[-1:]
         cost = relative_cost(self.what, model, meta_model, example)
         index, reached = search_budget(
@@ -181,12 +184,12 @@ class StructuredPruning(Stage):
     def _step(
         self, meta_model: nn.Module, units: list[PrunableUnits], example: Tensor, threshold: float
     ) -> dict[str, Any]:
-        """What goes below a threshold, tried without numbers; raises where the network does not run after it."""
+        """The step for a threshold, tried on the meta device; raises if the network does not run afterwards."""
         trial = copy.deepcopy(meta_model)
         step = self._prune(trial, units, example.to("meta"), threshold)
         with torch.no_grad():
             if trial(example.to("meta")).shape != meta_model(example.to("meta")).shape:
-                raise ValueError("the outputs would change their shape")
+                raise ValueError("the shape of the outputs would change")
         return step
 
     def _prune(self, model: nn.Module, units: list[PrunableUnits], example: Tensor, threshold: float) -> dict[str, Any]:
@@ -201,7 +204,7 @@ class StructuredPruning(Stage):
     def _within_budget(self, reached: float) -> None:
         if reached > self.target:
             raise self.config_error(
-                f"{self.what}_ratio={self.target} cannot be met: the least that can be reached is {reached:.3f} "
+                f"{self.what}_ratio={self.target} cannot be met: the smallest reachable ratio is {reached:.3f} "
                 f"(max_ratio={self.max_ratio}, round_to={self.round_to}, exclude={self.exclude})"
             )
 
@@ -210,12 +213,12 @@ class StructuredPruning(Stage):
         for what in ("macs", "params"):
             self.reached[f"reached_{what}_ratio"] = relative_cost(what, context.model, meta_model, example)(step)
         context.log({f"compression/{self.name}/{what}": ratio for what, ratio in self.reached.items()})
-        title = f"{self.name}: {self.reached['reached_macs_ratio']:.1%} of the macs are left"
+        title = f"{self.name}: {self.reached['reached_macs_ratio']:.1%} of the MACs remain"
         plot_widths(meta_model, context.model, title, context.folder / f"{self.name}_channels.png")
 
 
 def restore(model: nn.Module, step: dict[str, Any], example: Tensor) -> nn.Module:
-    """Give a network fresh from its config the widths that were left."""
+    """Give a network built from its config the widths after pruning."""
     return resize_layers(model, step)
 
 

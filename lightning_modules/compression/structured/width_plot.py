@@ -1,4 +1,4 @@
-"""The widths of a network's layers before and after, drawn."""
+"""Plots the widths of a network's layers before and after pruning."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from lightning_modules.report.figures import COLOURS, GRID, INK, blank_figure, s
 
 
 def plot_widths(dense: nn.Module, thin: nn.Module, title: str, path: Path) -> None:
-    """Write bars of how many outputs each layer keeps, in the order of the network, the first on top."""
+    """Plot how many outputs each layer keeps, with the first layer on top."""
     before, after = _output_widths(dense), _output_widths(thin)
     names = list(before)
     places = np.arange(len(names))
@@ -29,6 +29,6 @@ def plot_widths(dense: nn.Module, thin: nn.Module, title: str, path: Path) -> No
 
 
 def _output_widths(model: nn.Module) -> dict[str, int]:
-    """Outputs of each layer by name."""
+    """Number of outputs of each layer, by name."""
     layers = {name: module for name, module in model.named_modules() if isinstance(module, LINEAR_LAYERS)}
     return {n: m.out_features if isinstance(m, nn.Linear) else m.out_channels for n, m in layers.items()}

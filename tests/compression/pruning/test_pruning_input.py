@@ -27,18 +27,18 @@ def test_sparsity_outside_zero_and_one_is_refused(make: Any, sparsity: float) ->
         (lambda: OneShot(0.5, criterion="magnitud"), "criterion=magnitud: did you mean 'magnitude'"),
         (lambda: OneShot(0.5, scope="world"), "scope=world: choose one of: global, layer, sensitivity"),
         (lambda: OneShot(0.5, control="rand"), "control=rand: did you mean 'random'"),
-        (lambda: OneShot(0.5, control="reinit"), "control=reinit is a training: it needs epochs"),
-        (lambda: OneShot(0.0, control="dense"), "control=dense is a training: it needs epochs"),
+        (lambda: OneShot(0.5, control="reinit"), "control=reinit trains, so it needs epochs"),
+        (lambda: OneShot(0.0, control="dense"), "control=dense trains, so it needs epochs"),
         (lambda: OneShot(0.5, when="always"), "when=always"),
         (lambda: OneShot(0.5, batches=0), "batches=0"),
         (lambda: OneShot(0.5, levels=[0.5, 1.0]), "levels="),
-        (lambda: Gradual(0.5), "it needs epochs, or when=fit"),
+        (lambda: Gradual(0.5), "set epochs, or when=fit"),
         (lambda: Gradual(0.5, epochs=1, every=0), "every=0"),
         (lambda: Gradual(0.5, epochs=1, initial_sparsity=0.6), "initial_sparsity=0.6"),
-        (lambda: Gradual(0.5, epochs=1, start_fraction=0.8), "0 <= start < end <= 1"),
+        (lambda: Gradual(0.5, epochs=1, start_fraction=0.8), "expected 0 <= start_fraction < end_fraction <= 1"),
         (lambda: Gradual(0.5, when="fit", control="reinit"), "when=after"),
         (lambda: Movement(0.5, epochs=1, criterion="snip"), "criterion=snip"),
-        (lambda: LotteryTicket(0.5), "when=after, and epochs"),
+        (lambda: LotteryTicket(0.5), "set epochs and when=after"),
         (lambda: LotteryTicket(0.5, epochs=1, rounds=0), "rounds=0"),
         (lambda: LotteryTicket(0.5, epochs=1, steps="linear"), "steps=linear: choose one of: equal, factor"),
         (lambda: LotteryTicket(0.5, epochs=1, rewind_epochs=1), "rewind_epochs=1"),
@@ -62,7 +62,7 @@ def check(stage: Any, model: nn.Module, shape: tuple[int, ...]) -> None:
 
 def test_a_layer_name_that_matches_nothing_is_told_with_the_nearest() -> None:
     for key in ("layers", "exclude"):
-        with pytest.raises(UserError, match=r"^compression.stages.prune: no layer is called heat: did you mean 'head'"):
+        with pytest.raises(UserError, match=r"^compression.stages.prune: no layer matches heat; did you mean 'head'"):
             check(OneShot(0.5, **{key: ["heat"]}), MLP((8,), 3), (8,))
 
 
@@ -81,7 +81,7 @@ def test_a_network_without_such_layers_is_refused() -> None:
 
 def test_a_sparsity_that_rounds_to_nothing_or_all_is_refused() -> None:
     for sparsity in (0.01, 0.99):
-        with pytest.raises(UserError, match=r"sparsity=0\.\d+ of 24 weights is (0|24) zeros"):
+        with pytest.raises(UserError, match=r"sparsity=0\.\d+ of 24 weights means (0|24) zeros"):
             check(OneShot(sparsity), nn.Linear(8, 3), (8,))
 
 
@@ -96,11 +96,11 @@ def test_movement_refuses_frozen_layers() -> None:
 def test_a_stage_that_would_prune_nothing_more_is_refused(work_on: Any, drive: Any) -> None:
     context = work_on(MLP((8,), 3, (16, 12)), (8,))
     drive(OneShot(0.5), context)
-    with pytest.raises(UserError, match="means 178 zeros, but 178 weights are pruned already"):
+    with pytest.raises(UserError, match="means 178 zeros, but 178 weights are already pruned"):
         drive(OneShot(0.5, scope="global"), context)
     other = work_on(MLP((8,), 3, (16, 12)), (8,))
     drive(NOfM(), other)
-    with pytest.raises(UserError, match="the network is 2:4 sparse already"):
+    with pytest.raises(UserError, match="the network is already 2:4 sparse"):
         drive(NOfM(), other)
 
 
@@ -109,7 +109,7 @@ def test_a_schedule_that_was_not_reached_is_told(work_on: Any, go_on: Any) -> No
     stage.name = "prune"
     stage.begin(context)
     go_on(stage, context, 20, last=6)
-    with pytest.raises(UserError, match="training ended before its schedule"):
+    with pytest.raises(UserError, match="training ended before the schedule"):
         stage.end(context)
 
 
@@ -119,7 +119,7 @@ def test_a_ticket_of_a_network_that_was_not_trained_or_has_another_structure_is_
     with pytest.raises(UserError, match=r"was not trained.*trainer\.max_epochs"):
         stage.begin(context)
     context.task.model = MLP((8,), 3, (7,))
-    with pytest.raises(UserError, match="changed the network's structure"):
+    with pytest.raises(UserError, match="changed the network's architecture"):
         stage.begin(context)
 
 

@@ -48,5 +48,5 @@ class OnlyRecurrent(nn.Module):
 def test_a_network_of_which_nothing_is_quantized_is_refused() -> None:
     stage = DynamicInt8()
     stage.name = "int8"
-    with pytest.raises(UserError, match=r"compression.stages.int8: no weight of the network was quantized"):
+    with pytest.raises(UserError, match=r"compression.stages.int8: no weight was quantized"):
         stage.check(OnlyRecurrent(), torch.randn(2, 5, 4), 3)

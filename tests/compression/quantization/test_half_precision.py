@@ -44,7 +44,7 @@ def test_a_restored_network_gives_the_same_logits(bench: Callable[[str], Any], l
 def test_values_that_fp16_cannot_hold_are_refused_and_bf16_holds_them(bench: Callable[[str], Any]) -> None:
     made = bench("mlp")
     nn.init.constant_(made.model.head.bias, 1e5)
-    with pytest.raises(UserError, match=r"stages.tested: dtype=fp16: head.bias holds values beyond 65504: use bf16"):
+    with pytest.raises(UserError, match=r"stages.tested: dtype=fp16: head.bias has values beyond 65504; use bf16"):
         made.run(HalfPrecision("fp16"))
     assert made.model.head.bias.dtype == torch.float32
     made.run(HalfPrecision("bf16"))
@@ -64,7 +64,7 @@ class Cubic(nn.Module):
 def test_an_operation_without_half_precision_is_refused_before_training() -> None:
     stage = HalfPrecision("bf16")
     stage.name = "half"
-    with pytest.raises(UserError, match=r"stages.half: dtype=bf16: the network cannot compute in it: .*BFloat16"):
+    with pytest.raises(UserError, match=r"stages.half: dtype=bf16: the network cannot run in this dtype: .*BFloat16"):
         stage.check(Cubic(), torch.randn(2, 3), 3)
 
 

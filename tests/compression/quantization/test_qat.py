@@ -224,10 +224,10 @@ def test_what_cannot_be_trained_in_int8_is_refused_with_the_reason(bench: Callab
     even = nn.Sequential(nn.Conv2d(1, 2, 4, padding="same"), nn.Flatten())
     with pytest.raises(UserError, match=r"compression.stages.qat: torchao cannot prepare the network: .*conv2d"):
         stage.check(even, torch.randn(2, 1, 4, 4), 32)
-    with pytest.raises(UserError, match=r"compression.stages.qat: nothing of the network would be quantized"):
+    with pytest.raises(UserError, match=r"compression.stages.qat: nothing to quantize"):
         stage.check(nn.Softmax(-1), torch.randn(2, 4), 4)
     for settings, message in (
-        ({"epochs": 0}, "epochs=0: this stage trains"),
+        ({"epochs": 0}, "epochs=0: this stage needs training"),
         ({"freeze": 0}, "freeze=0"),
         ({"samples": 0}, "samples=0"),
         ({"backend": "torch"}, "backend=torch: choose one of: onnxruntime, pt2e"),
