@@ -1,4 +1,4 @@
-"""Asynchronous averaging: the ranks train on while their weights are averaged."""
+"""Asynchronous averaging: ranks keep training while an all-reduce averages their weights."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,7 +12,7 @@ from lightning_modules.strategy.local_steps import LocalSteps
 
 @dataclass
 class _PendingAverage:
-    """An average under way: of the ranks' weights after `step` steps."""
+    """A running all-reduce of the ranks' weights after `step` steps."""
 
     step: int
     snapshot: list[Tensor]  # this rank's weights then
@@ -30,22 +30,22 @@ class _PendingAverage:
 
 
 class AsynchronousAveraging(LocalSteps):
-    """Every `period` steps an all-reduce of the weights begins in the background, and no rank waits for it.
+    """Every `period` steps an all-reduce of the weights starts in the background; no rank waits for it.
 
-    When it has given the mean of the weights s_i that the ranks had at its beginning, a rank with weights w_i puts
-    mean(s) + (w_i - s_i), the mean and its own progress since, in their place. The mean over the ranks stays what it is.
-    How many steps old the mean is, is logged as ``comm/staleness_steps``; it is one period at most, as the next all-reduce
-    begins only when the last one is applied. The communication is hidden as long as it takes no longer than a period.
+    It returns the mean of the weights s_i that the ranks had when it started. A rank with weights w_i then continues from
+    mean(s) + (w_i - s_i): the mean plus its own progress since. The mean over the ranks does not change. Its age in steps
+    is logged as ``comm/staleness_steps``, at most one period: the next all-reduce starts once the last one is applied.
+    Communication is hidden as long as it takes no longer than a period.
 
     Args:
-        apply: ``period_end`` applies the mean when the period ends, which makes the training a function of its config;
-            ``done`` at the first step at which it is there: fresher, but the ranks, and two runs, then differ by chance.
+        apply: ``period_end`` applies the mean when the period ends, so that training is reproducible; ``done`` at the first
+            step at which it is available: fresher, but then ranks, and two runs of one config, differ by chance.
     """
 
     def __init__(self, period: int = 8, apply: Literal["period_end", "done"] = "period_end", **ddp: Any) -> None:
         choices = ("period_end", "done")
         if apply not in choices:
-            raise UserError(f"strategy.apply={apply}: there is no such moment; {suggest(str(apply), choices)}")
+            raise UserError(f"strategy.apply={apply}: {suggest(str(apply), choices)}")
         super().__init__(period, **ddp)
         self.apply = apply
         self._pending: _PendingAverage | None = None
@@ -70,7 +70,7 @@ class AsynchronousAveraging(LocalSteps):
         here = flatten_by_dtype(self.parameters())
         if [w.shape for w in here] != [s.shape for s in average.snapshot]:
             raise UserError(
-                "strategy=async_averaging: other parameters are trained than before; freeze none on the way"
+                "strategy=async_averaging: the set of trained parameters changed; do not freeze parameters during training"
             )
         for w, s, total in zip(here, average.snapshot, average.total, strict=True):
             w.add_(total.div_(self.world_size).sub_(s))
@@ -78,7 +78,7 @@ class AsynchronousAveraging(LocalSteps):
         self.log({"comm/staleness_steps": float(step - average.step)})
 
     def finish(self) -> None:
-        if self._pending is not None:  # the mean over the ranks is the same with it and without
+        if self._pending is not None:  # the mean over the ranks does not depend on it
             self._pending.wait()
             self._pending = None
         super().finish()

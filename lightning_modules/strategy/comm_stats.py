@@ -1,4 +1,4 @@
-"""What a run sends between its processes, how long that takes, and how many samples it trains on in a second."""
+"""Communication metrics: bytes sent between processes, time in communication, samples per second."""
 
 import time
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from lightning_modules.strategy.step_timer import StepTimer
 
 @dataclass
 class BytesCounter:
-    """Counts the bytes that this rank has given to collectives in training: payloads, whatever an algorithm makes of them."""
+    """Counts the bytes that this rank passes to collectives in training (payloads, before any algorithm's overhead)."""
 
     sent: int = 0
 
@@ -19,28 +19,28 @@ class BytesCounter:
 
 
 class CommStats(StepTimer):
-    """A strategy that logs once an epoch what its training has sent. Stands before Lightning's strategy in the bases.
+    """Mixin that logs communication metrics once per epoch. Must precede Lightning's strategy in the bases.
 
-    Logged, of the batches since the last time:
+    Logged, for the batches since the last time:
 
-    - ``comm/bytes``: payload a batch and rank, whether the batch ends in an optimizer step or not.
-    - ``comm/time_s``: seconds a batch between the first gradients ready to be sent and all of them averaged, waiting for
-      slower ranks included; ``comm/exposed_s``: the part of it in which nothing is computed. Where they are measured.
+    - ``comm/bytes``: payload per batch and rank, whether or not the batch ends in an optimizer step.
+    - ``comm/time_s``: seconds per batch from the first gradients ready to be sent until all are averaged, including
+      waiting for slower ranks; ``comm/exposed_s``: the part of it without computation. Only where measured.
     - ``throughput/samples_per_s``: of all ranks, from the first batch to the validation.
     - ``comm/world_size``: the number of ranks.
-    - ``comm/slowest_rank``, ``comm/slowest_ratio``: see `slow_ranks.py`.
+    - ``comm/slowest_rank``, ``comm/slowest_ratio``: see `Paced`.
 
-    A subclass counts in `traffic`, and tells the seconds in `comm_seconds`.
+    Subclasses count bytes in `traffic` and override `comm_seconds`.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.bytes_counter = BytesCounter()
-        self._since: float | None = None  # None: not in training now
+        self._since: float | None = None  # None: not in training
         self._sent_before = self._batches = self._samples = 0
 
     def comm_seconds(self) -> tuple[float, float] | None:
-        """(in communication, of which nothing was computed meanwhile), means over all batches so far; None: unknown."""
+        """(seconds in communication, of these without computation), mean per batch so far; None if unknown."""
         return None
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:

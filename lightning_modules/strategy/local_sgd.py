@@ -5,13 +5,12 @@ from lightning_modules.strategy.local_steps import LocalSteps
 
 
 class LocalSGD(LocalSteps):
-    """Local steps of any optimizer, and the mean of the weights every `period` steps.
+    """Local steps of any optimizer, with the weights averaged every `period` steps.
 
-    With `synchronous_steps` it is post-local SGD (Lin et al. 2018, section 3): DDP first, local steps after it.
+    With `synchronous_steps` it is post-local SGD (Lin et al. 2018, section 3): DDP first, then local steps.
 
-    With period 1 and SGD, with or without momentum, it is DDP: the mean of the ranks' steps is the step of the mean
-    gradient, as both are linear in the gradient. With Adam it is not: each rank divides by the root of the squares of
-    its own gradients, and their mean is not that of the mean gradient. With clipped gradients it is not either.
+    With period 1 and SGD, with or without momentum, it equals DDP: the update is linear in the gradient, so the mean of
+    the ranks' updates is the update of the mean gradient. This does not hold for Adam, nor for clipped gradients.
     """
 
     def end_period(self, step: int) -> None:

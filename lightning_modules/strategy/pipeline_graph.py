@@ -1,4 +1,4 @@
-"""The program of a network, as torch.fx traces it, and the places where little passes from one step to the next."""
+"""A network's torch.fx graph and the points where it can be split."""
 
 import operator
 from functools import cached_property
@@ -11,37 +11,37 @@ _IN_PLACE_OPS = ("iadd", "isub", "imul", "itruediv")
 
 
 def unsupported(model: nn.Module, why: str) -> UserError:
-    """For a network that cannot be cut."""
+    """The error for a network that cannot be split."""
     return UserError(f"strategy=pipeline: {type(model).__name__} {why}; use strategy=fsdp2 or strategy=ddp")
 
 
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Modules without others in them stay whole: they may ask for data, or whether this is training."""
+        """Modules without submodules are leaves: they may depend on data or on the training mode."""
         return super().is_leaf_module(m, module_qualified_name) or not any(True for _ in m.children())
 
 
 def trace(model: nn.Module) -> fx.Graph:
-    """The program of `model`, which must be one in training and in evaluation."""
+    """The graph of `model`, which must be the same in training and evaluation."""
     training, programs = model.training, []
     try:
         for mode in (False, True):
             programs.append(_Tracer().trace(model.train(mode)))
-    except Exception as error:  # tracing runs the network's own code, which may raise anything
+    except Exception as error:  # tracing runs the network's code, which may raise anything
         raise unsupported(model, f"cannot be traced by torch.fx ({error})") from error
     finally:
         model.train(training)
     if str(programs[0]) != str(programs[1]):
-        raise unsupported(model, "is another program in training than in evaluation")
+        raise unsupported(model, "has different graphs in training and evaluation")
     if sum(node.op == "placeholder" for node in programs[0].nodes) != 1:
         raise unsupported(model, "takes more than one argument")
     if not isinstance(programs[0].output_node().args[0], fx.Node):
-        raise unsupported(model, "gives more than one tensor")
+        raise unsupported(model, "returns more than one tensor")
     return programs[0]
 
 
 class TracedGraph:
-    """A traced network as a list of steps."""
+    """A traced network as a list of nodes in execution order."""
 
     def __init__(self, model: nn.Module, graph: fx.Graph) -> None:
         self.model, self.graph = model, graph
@@ -51,7 +51,7 @@ class TracedGraph:
         self.tensors = [self._tensors_of(node) for node in self.nodes]
 
     def _tensors_of(self, node: fx.Node) -> list[Tensor]:
-        """Parameters and buffers that a step uses."""
+        """Parameters and buffers that a node uses."""
         if node.op == "call_module":
             module = self.model.get_submodule(str(node.target))
             return [*module.parameters(), *module.buffers()]
@@ -66,7 +66,7 @@ class TracedGraph:
 
     @cached_property
     def cut_points(self) -> dict[int, fx.Node]:
-        """The steps after which one value is needed further on, with this value, and no weight of before."""
+        """The positions after which later nodes need only one value, and no weight used before, with that value."""
         end = len(self.nodes)
         last = {node: max((self.place.get(u, end) for u in node.users), default=-1) for node in self.place}
         used: dict[int, list[int]] = {}
@@ -82,7 +82,7 @@ class TracedGraph:
         return found
 
     def _overwrites(self, step: fx.Node, value: fx.Node) -> bool:
-        """Whether a step changes a value in place: what a part has received, autograd lets nobody change."""
+        """Whether a node changes a value in place, which autograd forbids for received activations."""
         if step.args[:1] != (value,):
             return False
         if step.op == "call_module":
@@ -91,7 +91,7 @@ class TracedGraph:
         return name in _IN_PLACE_OPS or name.endswith("_") or bool(step.kwargs.get("inplace"))
 
     def part(self, begin: int, end: int) -> fx.GraphModule:
-        """The steps from `begin` to `end` as a module of one input."""
+        """The nodes from `begin` to `end` as a module with one input."""
         steps, graph = self.nodes[begin : end + 1], fx.Graph()
         needed = (n for node in steps for n in node.all_input_nodes if n.op != "get_attr")
         outside = [n for n in dict.fromkeys(needed) if not begin <= self.place[n] <= end]
@@ -102,6 +102,6 @@ class TracedGraph:
             new[node] = graph.node_copy(node, new.__getitem__)
         if end + 1 == len(self.nodes):
             graph.output(new[self.graph.output_node().all_input_nodes[0]])
-        else:  # nothing else can be sent
+        else:  # only contiguous tensors can be sent
             graph.output(graph.call_method("contiguous", (new[self.cut_points[end]],)))
         return fx.GraphModule(self.model, graph)

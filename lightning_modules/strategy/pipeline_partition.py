@@ -1,4 +1,4 @@
-"""Where a network can be cut into parts that pass one tensor on, and which cuts make the parts equal."""
+"""Partition of a network into consecutive parts of equal cost that pass on one tensor each."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,19 +19,18 @@ BALANCE_CHOICES = ("operations", "parameters")
 
 
 def partition(model: nn.Module, example: Tensor, parts: int, balance: str = "operations") -> list[fx.GraphModule]:
-    """Parts that give, one after the other, what `model` gives. They hold its own layers, under their names in it.
+    """Parts that, one after the other, compute what `model` computes. They hold its own layers, under the same names.
 
-    The program of the network is traced by ``torch.fx``. It can be cut wherever nothing is needed further on but one
-    tensor of floats, and no weight is used on both sides: between the layers of a chain, the blocks of a residual
-    network or of a transformer. Of all cuts those are taken whose most expensive part is the cheapest; among
-    equals those that pass on the smallest tensors.
+    The network is traced by ``torch.fx``. It can be cut wherever later nodes need only one floating-point tensor, and no
+    weight is used on both sides: between the layers of a chain, the blocks of a residual network or a transformer. The
+    chosen cuts minimize the cost of the most expensive part and, among equals, the size of the tensors passed on.
 
     Args:
-        example: input of a few samples, which is sent through once.
-        balance: ``operations`` of matrix products and convolutions, or number of ``parameters``.
+        example: a few samples, run through the network once.
+        balance: cost measure: ``operations`` of matrix products and convolutions, or number of ``parameters``.
 
     Raises:
-        UserError: the program depends on the data, or has too few such places. Every part must have weights to train.
+        UserError: the graph depends on the data, or has too few cut points. Every part must have trainable weights.
     """
     if balance not in BALANCE_CHOICES:
         raise UserError(f"strategy.balance={balance}: {suggest(balance, BALANCE_CHOICES)}")
@@ -39,8 +38,8 @@ def partition(model: nn.Module, example: Tensor, parts: int, balance: str = "ope
     profiler = _Profiler(model, program.graph)
     try:
         profiler.profile(model, example)
-    except Exception as error:  # whatever a network raises whose traced program is not its own
-        raise unsupported(model, f"cannot be run from its traced program ({error})") from error
+    except Exception as error:  # a graph that misses part of the network may raise anything
+        raise unsupported(model, f"cannot be run from its torch.fx graph ({error})") from error
     costs = [
         profiler.operations[n] if balance == "operations" else program.num_weights(i)
         for i, n in enumerate(program.nodes)
@@ -49,14 +48,15 @@ def partition(model: nn.Module, example: Tensor, parts: int, balance: str = "ope
         program, costs, {i: n for i, n in program.cut_points.items() if n in profiler.numbers}, profiler, parts
     )
     if ends is None:
-        found = "is no chain:" if parts == 2 else "is too short a chain:"
-        raise unsupported(model, f"{found} it has no {parts} parts with weights that pass on one tensor")
+        raise unsupported(
+            model, f"cannot be split into {parts} consecutive parts that have weights and pass on one tensor"
+        )
     begins = [0, *(end + 1 for end in ends)]
     return [program.part(begin, end) for begin, end in zip(begins, [*ends, len(program.nodes) - 1], strict=True)]
 
 
 class _Profiler(fx.Interpreter):
-    """Runs a program and notes the operations of each step, and how many numbers come out where these are floats."""
+    """Runs a graph and records each node's operations and, for floating-point outputs, their size."""
 
     def __init__(self, model: nn.Module, graph: fx.Graph) -> None:
         super().__init__(model, graph=graph)
@@ -83,7 +83,7 @@ class _Profiler(fx.Interpreter):
 
 @dataclass(frozen=True, order=True)
 class _Partition:
-    """Some parts: the cost of the most expensive, the numbers that they pass on, and the steps that they end with."""
+    """A partition: the cost of its most expensive part, the numbers passed on, and the last node of each part."""
 
     cost: float
     passed: int
@@ -93,14 +93,14 @@ class _Partition:
 def _best_cuts(
     program: TracedGraph, costs: Sequence[float], cut_points: dict[int, fx.Node], profiler: _Profiler, parts: int
 ) -> tuple[int, ...] | None:
-    """After which steps to cut; None where it is not possible, () for one part."""
+    """Positions to cut after; None if impossible, () for one part."""
     cost = [0.0, *accumulate(costs)]
     trained = [0, *accumulate(program.is_trained(i) for i in range(len(costs)))]
     places = sorted(cut_points)
 
     @cache
     def best(count: int, end: int) -> _Partition:
-        """The steps up to and with `end`, in `count` parts."""
+        """The best partition of the nodes up to and including `end` into `count` parts."""
         if count == 1:
             return _Partition(cost[end + 1] if trained[end + 1] else inf, 0, ())
         choices = [_Partition(inf, 0, ())]
@@ -118,7 +118,7 @@ def _best_cuts(
 
 
 def drop_other_parts(model: nn.Module, part: nn.Module) -> None:
-    """Leave the parameters without memory that are not of `part`; the network keeps its form and all its names."""
+    """Move parameters outside of `part` to the meta device; the network's structure and names do not change."""
     own = {id(parameter) for parameter in part.parameters()}
     for module in model.modules():
         parameters = own_parameters(module)

@@ -1,4 +1,4 @@
-"""What the ranks of a pipeline hold, put together to the state of one process."""
+"""Gather the state of a pipeline's ranks into the state of one process."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,10 +9,10 @@ from torch import Tensor
 
 
 def gather_tensors(state: Mapping[str, Tensor], owner: Mapping[str, int], device: torch.device) -> dict[str, Tensor]:
-    """Each tensor of `state` from the rank that has it, on the CPU of all ranks, which must all call this."""
+    """Each tensor of `state` from its owner, on the CPU of all ranks. A collective: all ranks must call it."""
     gathered = {}
     for name, tensor in state.items():
-        source = owner.get(name, 0)  # what no part uses is the same on all
+        source = owner.get(name, 0)  # tensors that no part uses are equal on all ranks
         mine = source == dist.get_rank()
         sent = (tensor.detach() if mine else torch.empty_like(tensor, device=device)).contiguous()
         dist.broadcast(sent, src=source)
@@ -21,7 +21,7 @@ def gather_tensors(state: Mapping[str, Tensor], owner: Mapping[str, int], device
 
 
 def gather_optimizer_state(optimizer: Any) -> dict[str, Any]:
-    """The states of all ranks together on the first one, under the numbers of one process; elsewhere the rank's own."""
+    """On rank 0 the states of all ranks, numbered as in one process; on other ranks their own states."""
     plain: dict[str, Any] = optimizer.state_dict()
     mine = local_optimizer_states(optimizer, plain["state"])
     states: list[Any] | None = [None] * dist.get_world_size() if dist.get_rank() == 0 else None
@@ -31,13 +31,13 @@ def gather_optimizer_state(optimizer: Any) -> dict[str, Any]:
 
 
 def local_optimizer_states(optimizer: Any, states: Mapping[int, Any]) -> dict[int, Any]:
-    """Of states by number those of the parameters that this rank has."""
+    """The states of the parameters that this rank has."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     return {n: states[n] for n, parameter in enumerate(parameters) if n in states and not parameter.is_meta}
 
 
 def drop_meta_states(optimizer: Any) -> None:
-    """Forget what an optimizer has prepared for parameters of other ranks, as Adagrad does."""
+    """Drop states that an optimizer such as Adagrad created for parameters of other ranks."""
     for parameter in [p for p in optimizer.state if p.is_meta]:
         del optimizer.state[parameter]
 

@@ -1,4 +1,4 @@
-"""What each rank has for itself, in one checkpoint."""
+"""State that differs between ranks, stored in one checkpoint."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +11,7 @@ CHECKPOINT_KEY = "local_steps"
 
 
 def gather_rank_states(checkpoint: dict[str, Any], algorithm: str, mine: Any, shared: Any) -> None:
-    """Put ``{"algorithm", "shared", "ranks": [of rank 0, …]}`` into the checkpoint of rank 0. All ranks call it."""
+    """Store ``{"algorithm", "shared", "ranks": [of rank 0, …]}`` in the checkpoint of rank 0. All ranks must call it."""
     mine = _to_cpu(mine)
     ranks: list[Any] | None = [mine]
     if dist.is_initialized() and dist.get_world_size() > 1:
@@ -22,13 +22,13 @@ def gather_rank_states(checkpoint: dict[str, Any], algorithm: str, mine: Any, sh
 
 
 def shared_state_of(checkpoint: Mapping[str, Any], algorithm: str) -> dict[str, Any] | None:
-    """What all ranks share, or None where the checkpoint was written by another algorithm."""
+    """The state common to all ranks, or None if another algorithm wrote the checkpoint."""
     found = checkpoint.get(CHECKPOINT_KEY)
     return found["shared"] if found and found["algorithm"] == algorithm else None
 
 
 def rank_state_of(checkpoint: Mapping[str, Any], algorithm: str, rank: int, world_size: int) -> dict[str, Any] | None:
-    """What a rank had for itself, or None where another algorithm or another number of ranks wrote the checkpoint."""
+    """The state of one rank, or None if another algorithm or another number of ranks wrote the checkpoint."""
     found = checkpoint.get(CHECKPOINT_KEY)
     if not found or found["algorithm"] != algorithm or len(found["ranks"]) != world_size:
         return None
@@ -36,7 +36,7 @@ def rank_state_of(checkpoint: Mapping[str, Any], algorithm: str, rank: int, worl
 
 
 def _to_cpu(value: Any) -> Any:
-    """Plain values with copies of their tensors on the CPU."""
+    """`value` with its tensors copied to the CPU."""
     if isinstance(value, Tensor):
         return value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Which rank the others wait for: the time that each needs for a batch by itself, compared once an epoch."""
+"""Finds the slowest rank: compares once per epoch the time each rank spends on a batch without waiting."""
 
 import statistics
 import time
@@ -16,25 +16,25 @@ from lightning_modules.compat.lightning import insert_callback
 from lightning_modules.compat.torch import ddp_timing
 from lightning_modules.strategy.launch.failures import warn
 
-_MIN_GAP_S = 1e-3  # a batch: less is not worth a warning, however small the batches are
+_MIN_GAP_S = 1e-3  # per batch: smaller differences are not worth a warning
 
 
 class StepTimer(Strategy):
-    """Measures the seconds of a batch in which this rank waits for no other one.
+    """Measures the seconds per batch in which this rank does not wait for another.
 
-    They are those between two training steps (data, callbacks), of the forward pass with augmentation, once DDP has
-    brought the buffers, and of the backward pass by the clock of DDP's reducer. The optimizer's step, in which some
-    strategies communicate, is left out, and so is the first batch. On GPUs the passes are those of the host.
+    They are the time between two training steps (data, callbacks), of the forward pass with augmentation, after DDP's
+    buffer broadcast, and of the backward pass, from DDP's own timer. The optimizer's step, in which some strategies
+    communicate, and the first batch are excluded. On GPUs the passes are measured on the host.
 
-    `compare_ranks` gives ``comm/slowest_rank``, and ``comm/slowest_ratio``: its seconds over the median of the others.
+    `compare_ranks` returns ``comm/slowest_rank`` and ``comm/slowest_ratio``, its time over the median of the others.
     """
 
-    forward_communicates = False  # whether ranks meet within the passes: these are then left out
-    slow_ratio = 2.0  # from which on it is told
+    forward_communicates = False  # whether ranks communicate in the forward or backward pass: these are then excluded
+    slow_ratio = 2.0  # from which on a warning is printed
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._idle_since: float | None = None  # None: this rank may have waited since
+        self._idle_since: float | None = None  # None: this rank may have waited for others since
         self._computing_since = 0.0
         self._seconds, self._timed_batches, self._is_warm, self._has_warned = 0.0, 0, False, False
         self._forward_hook: Any = None
@@ -72,7 +72,7 @@ class StepTimer(Strategy):
 
     @property
     def _is_multi_step(self) -> bool:
-        """Whether a training step takes many mini-batches, each with a backward pass of its own."""
+        """Whether one training step runs several mini-batches, each with its own backward pass."""
         return self.lightning_module is not None and not self.lightning_module.automatic_optimization
 
     def pre_backward(self, closure_loss: Tensor) -> None:
@@ -90,14 +90,14 @@ class StepTimer(Strategy):
         self._computing_since = time.perf_counter()
 
     def pause_timer(self) -> None:
-        """What has passed since the last step was not this rank's own time."""
+        """Exclude the time since the last step."""
         self._idle_since = None
 
     def on_step_end(self) -> None:
         self._idle_since, self._is_warm = time.perf_counter(), True
 
     def compare_step_times(self) -> dict[str, float]:
-        """What is logged of the batches since the last time; all ranks must call it after as many batches."""
+        """Metrics of the batches since the last call. A collective: all ranks must call it after as many batches."""
         batches, self._timed_batches = self._timed_batches, 0
         seconds, self._seconds = self._seconds, 0.0
         if not batches or not dist.is_initialized() or dist.get_world_size() == 1:
@@ -117,8 +117,8 @@ class StepTimer(Strategy):
             self._has_warned = True
             warn(
                 f"rank {rank} needs {1e3 * times[rank]:.1f} ms for a batch, {ratio:.1f} times as long as the others "
-                f"({1e3 * others:.1f} ms), which all wait for it; strategy.slow_ratio={self.slow_ratio:g} sets from when "
-                "on this is told"
+                f"({1e3 * others:.1f} ms), which wait for it; strategy.slow_ratio={self.slow_ratio:g} sets the ratio from "
+                "which this warning is shown"
             )
         return {"comm/slowest_rank": float(rank), "comm/slowest_ratio": ratio}
 
@@ -129,7 +129,7 @@ class StepTimer(Strategy):
 
 
 class _StepEndHook(pl.Callback):
-    """Calls `Paced.step_is_done` after the optimizer's step: Lightning has no hook of strategies there."""
+    """Calls `Paced.step_is_done` after the optimizer's step, where Lightning has no strategy hook."""
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         if isinstance(trainer.strategy, StepTimer):
@@ -137,7 +137,7 @@ class _StepEndHook(pl.Callback):
 
 
 def slowest_rank(seconds: Sequence[float]) -> tuple[int, float]:
-    """The rank that needs most, and how many times the median of the others that is."""
+    """The slowest rank, and its time over the median of the others."""
     rank = max(range(len(seconds)), key=lambda r: seconds[r])
     others = statistics.median(value for r, value in enumerate(seconds) if r != rank)
     return rank, seconds[rank] / max(others, 1e-9)

@@ -1,4 +1,4 @@
-"""Tensor parallelism: linear layers cut over the ranks, which see the same samples."""
+"""Tensor parallelism: linear layers sharded over the ranks, which all see the same samples."""
 
 from typing import Any
 
@@ -13,17 +13,17 @@ from lightning_modules.strategy.tensor_parallel_plan import is_rowwise, parallel
 
 
 class TensorParallel(ModelParallel):
-    """Linear layers cut over the ranks, by columns and by rows; all ranks see the same samples.
+    """Linear layers sharded over the ranks, column-wise and row-wise; all ranks see the same samples.
 
     Shoeybi et al. 2019, "Megatron-LM", section 3; torch's ``parallelize_module`` with the plan of `tensor_plan`.
-    Equal to one process that has the whole model, but for dropout between two cut layers: there the ranks draw the
+    Equal to one process with the full model, except for dropout between two sharded layers, where the ranks draw the
     same mask for different units.
     """
 
     def shard(self, model: nn.Module, mesh: DeviceMesh) -> None:
         from torch.distributed.tensor.parallel import parallelize_module
 
-        torch.backends.mha.set_fastpath_enabled(False)  # torch's fused encoder layer takes no weights that are cut
+        torch.backends.mha.set_fastpath_enabled(False)  # torch's fused encoder layer does not support sharded weights
         plan = parallelize_plan(model, mesh.size())
         parallelize_module(model, mesh, plan)
         self._pending, self._ranks = 0, mesh.size()
@@ -33,19 +33,19 @@ class TensorParallel(ModelParallel):
             )
 
     def _count_rows(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        """A sum over the ranks of what comes out."""
+        """Row-wise layers all-reduce their outputs."""
         if layer.training:
             self._pending += output.numel() * output.element_size()
 
     def _count_columns(self, layer: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        """A sum over the ranks of the gradient of what goes in; what comes out is gathered, where nobody cuts on."""
+        """Column-wise layers all-reduce the gradient of their inputs; unpaired ones also gather their outputs."""
         if layer.training:
             gathered = output.shape[-1] == layer.out_features
             self._pending += inputs[0].numel() * inputs[0].element_size() if inputs[0].requires_grad else 0
             self._pending += output.numel() * output.element_size() // self._ranks if gathered else 0
 
     def bytes_per_backward(self, synchronised: bool) -> int:
-        """Outputs and gradients of the cut layers' units, for each sample of the batch."""
+        """Outputs and gradients of the sharded layers for the batch."""
         sent, self._pending = self._pending, 0
         return sent
 
@@ -53,13 +53,13 @@ class TensorParallel(ModelParallel):
         super().check_supported(trainer)
         if trainer.gradient_clip_val:
             raise UserError(
-                "trainer.gradient_clip_val: torch takes no norm over cut and whole tensors together; "
+                "trainer.gradient_clip_val: torch cannot compute a norm over sharded and plain tensors together; "
                 "leave it null with strategy=tensor_parallel, or use strategy=fsdp2"
             )
 
     @property
     def distributed_sampler_kwargs(self) -> dict[str, Any]:
-        """In training and validation one share for all ranks; tested is the whole model, on a share for each."""
+        """All ranks train and validate on the same samples; for the test each has the full model and its own share."""
         if self._task is not None and self._task.trainer.state.fn == TrainerFn.FITTING:
             return {"num_replicas": 1, "rank": 0}
         return super().distributed_sampler_kwargs

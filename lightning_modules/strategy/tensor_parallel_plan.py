@@ -1,4 +1,4 @@
-"""Which linear layers are cut over the ranks, and how: pairs by column and row, others by column alone."""
+"""Which linear layers are sharded, and how: pairs column-wise and row-wise, others column-wise."""
 
 from collections.abc import Sequence
 
@@ -9,20 +9,29 @@ from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, Ro
 from lightning_modules.config.errors import UserError
 from lightning_modules.model.mlp import MLP
 
-_ELEMENTWISE = (nn.ReLU, nn.GELU, nn.SiLU, nn.ELU, nn.Tanh, nn.Sigmoid, nn.Dropout, nn.Identity)  # act on units alone
-_FUSED_ATTENTION = (nn.MultiheadAttention,)  # uses the weights of its projection without calling it
+_ELEMENTWISE = (
+    nn.ReLU,
+    nn.GELU,
+    nn.SiLU,
+    nn.ELU,
+    nn.Tanh,
+    nn.Sigmoid,
+    nn.Dropout,
+    nn.Identity,
+)  # act on each unit separately
+_FUSED_ATTENTION = (nn.MultiheadAttention,)  # uses the weights of its projection without calling the layer
 
 
 def parallelize_plan(model: nn.Module, ranks: int) -> dict[str, ParallelStyle]:
-    """For ``parallelize_module``: the names of `model`'s linear layers, and how each is cut into `ranks` parts.
+    """Plan for ``parallelize_module``: the names of `model`'s linear layers and how each is sharded over `ranks`.
 
-    Of two layers with nothing but functions of single units between them, the first is cut by its outputs and the
-    second by its inputs: one sum over the ranks in each direction (Shoeybi et al. 2019, section 3). Such pairs are
-    those of an `MLP`, of a ``Sequential`` and of torch's encoder layers. Each other layer is cut by its outputs, which
-    are gathered at once. Layers with fewer units than ranks, and attention that torch has fused, stay whole.
+    Of two layers with only elementwise functions between them, the first is sharded by outputs and the second by inputs,
+    which needs one all-reduce per direction (Shoeybi et al. 2019, section 3). Such pairs are found in `MLP`,
+    ``Sequential`` and torch's encoder layers. Other layers are sharded by outputs, which are gathered at once. Layers
+    with fewer units than ranks and torch's fused attention are not sharded.
 
     Raises:
-        UserError: no layer can be cut.
+        UserError: no layer can be sharded.
     """
     plan: dict[str, ParallelStyle] = {}
     fused = [name for name, module in model.named_modules() if isinstance(module, _FUSED_ATTENTION)]
@@ -35,19 +44,19 @@ def parallelize_plan(model: nn.Module, ranks: int) -> dict[str, ParallelStyle]:
             plan[name] = ColwiseParallel(output_layouts=Replicate())
     if not plan:
         raise UserError(
-            f"strategy=tensor_parallel: {type(model).__name__} has no linear layer of at least {ranks} outputs that could be "
-            "cut; use strategy=fsdp2 or strategy=ddp"
+            f"strategy=tensor_parallel: {type(model).__name__} has no linear layer with at least {ranks} outputs to shard; "
+            "use strategy=fsdp2 or strategy=ddp"
         )
     return plan
 
 
 def is_rowwise(style: ParallelStyle) -> bool:
-    """Whether a layer is cut by its inputs."""
+    """Whether a layer is sharded by its inputs."""
     return isinstance(style, RowwiseParallel)
 
 
 def linear_pairs(model: nn.Module) -> list[tuple[str, str]]:
-    """The names of linear layers whose outputs reach one other linear layer through functions of single units alone."""
+    """Names of linear layers and of the one that follows with only elementwise functions between them."""
     found: list[tuple[str, str]] = []
     for name, module in model.named_modules():
         here = f"{name}." if name else ""
@@ -62,7 +71,7 @@ def linear_pairs(model: nn.Module) -> list[tuple[str, str]]:
 
 
 def _pairs_in_sequence(layers: Sequence[nn.Module]) -> list[tuple[int, int]]:
-    """Positions of linear layers in a sequence that make pairs; none is in two."""
+    """Positions of paired linear layers in a sequence; each layer is in one pair at most."""
     found, open_at = [], -1
     for position, layer in enumerate(layers):
         if isinstance(layer, nn.Linear):

@@ -1,4 +1,4 @@
-"""Sparse gradients: each rank sends its largest entries, and remembers the others until they have grown large."""
+"""Sparse gradients: each rank sends its largest entries and accumulates the others (error feedback)."""
 
 import math
 from typing import Any
@@ -17,26 +17,26 @@ from lightning_modules.strategy.comm_stats import BytesCounter
 class TopK(CommHook):
     """Top-k sparsification with error feedback (Stich et al. 2018, algorithm 1; Karimireddy et al. 2019, algorithm 2).
 
-    Per bucket of DDP: the residual is added to the gradient, the k entries of largest magnitude are sent with their places,
-    what was not sent is the next residual. Each rank gets all of them and takes the mean: W * k entries at most. As in
-    Karimireddy et al. the residual is of gradients, not of steps; momentum correction, clipping per rank and the masking of
-    momentum (Lin et al. 2018) are not done. Residuals are kept per parameter: they outlive the cutting of new buckets, as at the
-    start of a resumed run, where of entries of equal magnitude others may go first.
+    Per DDP bucket: the residual is added to the gradient, the k entries of largest magnitude are sent with their indices,
+    and what was not sent is the next residual. Each rank gathers all entries and takes the mean: at most W * k entries. As
+    in Karimireddy et al. the residual is of gradients, not of updates; momentum correction, local clipping and momentum
+    masking (Lin et al. 2018) are not done. Residuals are stored per parameter and so survive rebuilt buckets, as at the
+    start of a resumed run; there, entries of equal magnitude may be sent in another order.
 
-    Bytes a bucket and rank: 8 k for float32 and smaller (an int32 place, a float32 value), 16 k for float64.
+    Bytes per bucket and rank: 8 k for float32 and smaller (an int32 index, a float32 value), 16 k for float64.
 
     Args:
         density: k as a fraction of a bucket, in (0, 1]; at least one entry.
-        start_step: optimizer steps with whole gradients before.
+        start_step: optimizer steps with uncompressed gradients before.
     """
 
     depends_on_buckets = True
 
     def __init__(self, density: float = 0.01, start_step: int = 0) -> None:
         if not 0 < density <= 1:
-            raise UserError(f"strategy.hook.density={density}: it must lie in (0, 1]")
+            raise UserError(f"strategy.hook.density={density}: expected a value in (0, 1]")
         if start_step < 0:
-            raise UserError(f"strategy.hook.start_step={start_step}: it must be 0 or more")
+            raise UserError(f"strategy.hook.start_step={start_step}: expected at least 0")
         self.density, self.start_step = density, start_step
         self._residuals: dict[str, Tensor] = {}
 
@@ -64,7 +64,7 @@ class TopK(CommHook):
         return self._exchange(gradients, message)
 
     def _exchange(self, gradients: Tensor, message: Tensor) -> Future[Tensor]:
-        """Send the message, and write the mean of all ranks' into the buffer."""
+        """Gather the entries of all ranks and write their mean into the bucket's buffer."""
         world_size = dist.get_world_size()
         received = message.new_empty(world_size * message.numel())
         self.bytes_counter.add(message.numel() * message.element_size())
@@ -73,7 +73,7 @@ class TopK(CommHook):
         def spread(done: Future[Any]) -> Tensor:
             done.wait()
             gradients.zero_()
-            for part in received.chunk(world_size):  # in the order of the ranks: the sums are the same everywhere
+            for part in received.chunk(world_size):  # in rank order, so that all ranks get the same sums
                 values, places = decode_entries(part)
                 gradients.index_add_(0, places, values.to(gradients.dtype), alpha=1 / world_size)
             return gradients
@@ -99,7 +99,7 @@ class TopK(CommHook):
         return {name: residual.cpu() for name, residual in self._residuals.items()}
 
     def load_state_dicts(self, states: list[dict[str, Any]], rank: int, world_size: int) -> None:
-        """Each rank takes its own; where their number is another, the mean: what the weights are owed stays the same."""
+        """Each rank takes its own; with another number of ranks, the mean, which preserves the total residual."""
         self._residuals = {}
         if len(states) == world_size:
             self._residuals = dict(states[rank])
@@ -108,13 +108,13 @@ class TopK(CommHook):
 
 
 def encode_entries(values: Tensor, places: Tensor) -> Tensor:
-    """k values and int64 places -> one tensor of 2k integers, so that one collective carries both."""
+    """k values and int64 indices as one tensor of 2k integers, sent by one collective."""
     if values.dtype == torch.float64:
         return torch.cat([values.view(torch.int64), places])
     return torch.cat([values.float().view(torch.int32), places.int()])
 
 
 def decode_entries(message: Tensor) -> tuple[Tensor, Tensor]:
-    """The reverse of `pack`: float32 or float64 values [k] and int64 places [k]."""
+    """Inverse of `pack`: float32 or float64 values [k] and int64 indices [k]."""
     values, places = message.chunk(2)
     return values.view(torch.float64 if message.dtype == torch.int64 else torch.float32), places.long()

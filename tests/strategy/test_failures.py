@@ -1,4 +1,4 @@
-"""A rank that fails ends the run with one message, leaves nothing behind, and the run goes on from its checkpoint."""
+"""A rank that fails ends the run with one message and no processes left; the run resumes from its checkpoint."""
 
 import os
 import re
@@ -223,13 +223,13 @@ def test_a_node_that_does_not_come_is_told_after_the_time_given(
 @pytest.mark.usefixtures("importable_callbacks")
 def test_ranks_with_other_numbers_of_batches_are_refused_before_training(train: Callable[..., Any]) -> None:
     with pytest.raises(
-        UserError, match=r"^The ranks have different numbers of batches .*: rank 0 has \d+, rank 1 has 3;"
+        UserError, match=r"^The ranks have different numbers of batches per epoch .*: rank 0 has \d+, rank 1 has 3;"
     ):
         train(*WORDS, "+callbacks.fewer._target_=failing_rank_callbacks.FewerBatches", quick=False)
 
 
 def test_a_set_without_a_whole_batch_for_each_rank_is_refused(train: Callable[..., Any]) -> None:
-    with pytest.raises(UserError, match=r"^There are too few training samples .* \(rank 0 has 0, rank 1 has 0\)"):
+    with pytest.raises(UserError, match=r"^Too few training samples .* \(rank 0 has 0, rank 1 has 0\)"):
         train(*WORDS, "data.batch_size=64", "data.drop_last=true", quick=False)
 
 
@@ -245,7 +245,7 @@ def truncate_shard(folder: Path) -> str:
 
 def delete_shard(folder: Path) -> str:
     (folder / "last.shards" / "rank-1-of-2.ckpt").unlink()
-    return r"is not complete: it holds rank-0-of-2\.ckpt"
+    return r"is incomplete: it contains rank-0-of-2\.ckpt"
 
 
 @pytest.mark.parametrize("damage", [truncate_shard, pytest.param(delete_shard, marks=pytest.mark.slow)])
@@ -261,7 +261,7 @@ def test_a_run_goes_on_from_the_plain_file_where_a_part_is_damaged(
     log = artifact_path(store, run, "log.txt").read_text().splitlines()
     warnings = [line for line in log if re.search(said, line)]
     assert len(warnings) == 1
-    assert "goes on from last.ckpt" in warnings[0]
+    assert "resuming from last.ckpt" in warnings[0]
     found = weights(store, run)
     shutil.rmtree(folder)
     shutil.copytree(copy, folder)

@@ -1,4 +1,4 @@
-"""What Lightning writes into the environment to find its ranks, and leaves there."""
+"""Environment variables by which ranks find each other."""
 
 import contextlib
 import os
@@ -10,9 +10,9 @@ RANK_VARIABLES = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "GROU
 
 @contextlib.contextmanager
 def restore_environment() -> Iterator[None]:
-    """Leave those variables as they were: the next run of this process would take itself for a rank of the last.
+    """Restore the variables that Lightning sets and leaves; otherwise the next run of this process would be a rank of the last.
 
-    Lightning sets OMP_NUM_THREADS too where it starts several processes.
+    Lightning also sets OMP_NUM_THREADS when it starts several processes.
     """
     before = {name: os.environ.get(name) for name in (*RANK_VARIABLES, "OMP_NUM_THREADS")}
     try:
