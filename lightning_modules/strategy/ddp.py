@@ -15,9 +15,10 @@ from lightning_modules.config.errors import UserError
 from lightning_modules.strategy.comm_hooks import CommHook
 from lightning_modules.strategy.comm_stats import CommStats
 from lightning_modules.strategy.launch.agreement import verify_equal_batch_counts, verify_ranks_agree
-from lightning_modules.strategy.launch.cpu_cores import available_cores, num_threads
-from lightning_modules.strategy.launch.launchers import ForkLauncher, SubprocessLauncher, require_free_port
+from lightning_modules.strategy.launch.environment import available_cores, num_threads
+from lightning_modules.strategy.launch.launchers import ForkLauncher, SubprocessLauncher
 from lightning_modules.strategy.launch.rank_status import register_process
+from lightning_modules.strategy.launch.rendezvous import require_free_port
 from lightning_modules.strategy.sync_batch_norm import SyncBatchNormLayers
 
 _TIMING_SAMPLE_RATE = 20  # torch times every 20th backward pass
@@ -33,7 +34,7 @@ class CheckedDDP(CommStats, ExtensibleDDP):
         threads: of each process on CPU; None divides the available cores equally. Set in the processes, since OpenMP's
             threads do not survive a fork.
         slow_ratio: a warning names a rank that needs this many times as long for a batch as the others.
-        hook: how gradients are averaged, see `GradientHook`; None averages them uncompressed.
+        hook: how gradients are averaged, see `CommHook`; None averages them uncompressed.
         others: see ``torch.nn.parallel.DistributedDataParallel``.
 
     Raises UserError on all ranks if their number, config, data or initial weights differ.

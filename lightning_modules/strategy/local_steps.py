@@ -15,8 +15,27 @@ from lightning_modules.compat.lightning import Launcher, insert_callback
 from lightning_modules.compat.torch import set_ddp_sync
 from lightning_modules.config.errors import UserError
 from lightning_modules.strategy.ddp import CheckedDDP
-from lightning_modules.strategy.flatten import flatten_by_dtype, unflatten_into
-from lightning_modules.strategy.rank_checkpoint import gather_rank_states, rank_state_of, shared_state_of
+from lightning_modules.strategy.sharded_checkpoint import gather_rank_states, rank_state_of, shared_state_of
+
+
+def flatten_by_dtype(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Copy tensors into one vector per dtype, in order of each dtype's first appearance."""
+    return [torch.cat([t.detach().reshape(-1) for t in group]) for group in _by_dtype(tensors)]
+
+
+@torch.no_grad()
+def unflatten_into(tensors: Sequence[Tensor], vectors: Sequence[Tensor]) -> None:
+    """Copy the vectors of `flatten_by_dtype` back into such tensors."""
+    for group, vector in zip(_by_dtype(tensors), vectors, strict=True):
+        for tensor, part in zip(group, vector.split([t.numel() for t in group]), strict=True):
+            tensor.copy_(part.view_as(tensor))
+
+
+def _by_dtype(tensors: Sequence[Tensor]) -> list[list[Tensor]]:
+    groups: dict[torch.dtype, list[Tensor]] = {}
+    for tensor in tensors:
+        groups.setdefault(tensor.dtype, []).append(tensor)
+    return list(groups.values())
 
 
 class LocalSteps(CheckedDDP):

@@ -28,7 +28,7 @@ from lightning_modules.tracking.checkpoint import read_checkpoint
 class ModelParallel(CheckedDDP):
     """Shards ``task.model`` over the ranks once it is built and loaded.
 
-    Each rank first builds the full model with equal weights; `spread` then keeps this rank's shard. A checkpoint is one
+    Each rank first builds the full model with equal weights; `shard` then keeps this rank's shard. A checkpoint is one
     plain file, as from one process: any strategy and number of ranks can resume from it. After training every rank has
     the full model again and tests it on its share of the samples.
 
@@ -40,7 +40,7 @@ class ModelParallel(CheckedDDP):
             ``NAME.ckpt``; a run resumes from it if it is of the same step.
         settings: see `CheckedDDP`.
 
-    Raises UserError for settings that need the full model in a step, such as weight penalties; see `refuse`.
+    Raises UserError for settings that need the full model in a step, such as weight penalties; see `check_supported`.
     """
 
     supports_multi_step = False

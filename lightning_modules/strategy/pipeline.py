@@ -17,12 +17,6 @@ from lightning_modules.strategy.comm_stats import CommStats
 from lightning_modules.strategy.model_parallel import ModelParallel
 from lightning_modules.strategy.pipeline_partition import drop_other_parts, partition
 from lightning_modules.strategy.pipeline_schedule import PipelineExecutor, attach_gradients
-from lightning_modules.strategy.pipeline_state import (
-    drop_meta_states,
-    gather_optimizer_state,
-    gather_tensors,
-    local_optimizer_states,
-)
 from lightning_modules.task.supervised import Supervised
 
 SCHEDULES = ("gpipe", "1f1b")
@@ -32,7 +26,7 @@ class Pipeline(ModelParallel):
     """Consecutive parts of the network on the ranks, which all see the same samples.
 
     Huang et al. 2019, "GPipe", section 2; Narayanan et al. 2019, "PipeDream", section 3.2, with a flush after each batch
-    (1F1B); torch's ``PipelineStage`` and schedules over the parts of `cut`. The other ranks' parts take no memory and no
+    (1F1B); torch's ``PipelineStage`` and schedules over the parts of `partition`. The other ranks' parts take no memory and no
     optimizer state. Equal to one process with the full network, except for
 
     - batch norm: statistics are per microbatch, and running statistics are updated once per microbatch;
@@ -43,7 +37,7 @@ class Pipeline(ModelParallel):
             smaller number that divides it. ``data.batch_size`` must be a multiple.
         schedule: ``gpipe``: all microbatches forward, then all backward; ``1f1b``: backward as soon as possible, so that
             a rank stores activations of as many microbatches as there are ranks, not of all of them.
-        balance: see `cut`.
+        balance: see `partition`.
         settings: see `ModelParallel`.
 
     Raises UserError for networks that are not a chain, losses that are not a mean over samples, and features that need
@@ -183,3 +177,41 @@ class Pipeline(ModelParallel):
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         for optimizer, states in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
             optimizer.load_state_dict({**states, "state": local_optimizer_states(optimizer, states["state"])})
+
+
+def gather_tensors(state: Mapping[str, Tensor], owner: Mapping[str, int], device: torch.device) -> dict[str, Tensor]:
+    """Each tensor of `state` from its owner, on the CPU of all ranks. A collective: all ranks must call it."""
+    gathered = {}
+    for name, tensor in state.items():
+        source = owner.get(name, 0)  # tensors that no part uses are equal on all ranks
+        mine = source == dist.get_rank()
+        sent = (tensor.detach() if mine else torch.empty_like(tensor, device=device)).contiguous()
+        dist.broadcast(sent, src=source)
+        gathered[name] = sent.to("cpu", copy=True)
+    return gathered
+
+
+def gather_optimizer_state(optimizer: Any) -> dict[str, Any]:
+    """On rank 0 the states of all ranks, numbered as in one process; on other ranks their own states."""
+    plain: dict[str, Any] = optimizer.state_dict()
+    mine = local_optimizer_states(optimizer, plain["state"])
+    states: list[Any] | None = [None] * dist.get_world_size() if dist.get_rank() == 0 else None
+    dist.gather_object({n: _to_cpu(state) for n, state in mine.items()}, states)
+    together = {n: state for part in states or [mine] for n, state in part.items()}
+    return {**plain, "state": dict(sorted(together.items()))}
+
+
+def local_optimizer_states(optimizer: Any, states: Mapping[int, Any]) -> dict[int, Any]:
+    """The states of the parameters that this rank has."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    return {n: states[n] for n, parameter in enumerate(parameters) if n in states and not parameter.is_meta}
+
+
+def drop_meta_states(optimizer: Any) -> None:
+    """Drop states that an optimizer such as Adagrad created for parameters of other ranks."""
+    for parameter in [p for p in optimizer.state if p.is_meta]:
+        del optimizer.state[parameter]
+
+
+def _to_cpu(state: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value.cpu() if isinstance(value, Tensor) else value for key, value in state.items()}

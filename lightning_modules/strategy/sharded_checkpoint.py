@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -107,3 +108,40 @@ def shard_optimizer_state(states: Mapping[str, Any], parameters: Iterator[Tensor
     of = dict(zip(ids, parameters, strict=True))
     state = {n: {key: shard_like(v, of[n]) for key, v in values.items()} for n, values in states["state"].items()}
     return {**states, "state": state}
+
+
+CHECKPOINT_KEY = "local_steps"
+
+
+def gather_rank_states(checkpoint: dict[str, Any], algorithm: str, mine: Any, shared: Any) -> None:
+    """Store ``{"algorithm", "shared", "ranks": [of rank 0, …]}`` in the checkpoint of rank 0. All ranks must call it."""
+    mine = _to_cpu(mine)
+    ranks: list[Any] | None = [mine]
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        ranks = [None] * dist.get_world_size() if dist.get_rank() == 0 else None
+        dist.gather_object(mine, ranks)
+    if ranks is not None:
+        checkpoint[CHECKPOINT_KEY] = {"algorithm": algorithm, "shared": _to_cpu(shared), "ranks": ranks}
+
+
+def shared_state_of(checkpoint: Mapping[str, Any], algorithm: str) -> dict[str, Any] | None:
+    """The state common to all ranks, or None if another algorithm wrote the checkpoint."""
+    found = checkpoint.get(CHECKPOINT_KEY)
+    return found["shared"] if found and found["algorithm"] == algorithm else None
+
+
+def rank_state_of(checkpoint: Mapping[str, Any], algorithm: str, rank: int, world_size: int) -> dict[str, Any] | None:
+    """The state of one rank, or None if another algorithm or another number of ranks wrote the checkpoint."""
+    found = checkpoint.get(CHECKPOINT_KEY)
+    if not found or found["algorithm"] != algorithm or len(found["ranks"]) != world_size:
+        return None
+    return found["ranks"][rank]
+
+
+def _to_cpu(value: Any) -> Any:
+    """`value` with its tensors copied to the CPU."""
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+    if isinstance(value, dict):
+        return {key: _to_cpu(item) for key, item in value.items()}
+    return [_to_cpu(item) for item in value] if isinstance(value, list | tuple) else value

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from lightning_modules.config.errors import UserError
-from lightning_modules.strategy.step_timer import slowest_rank
+from lightning_modules.strategy.comm_stats import slowest_rank
 from lightning_modules.tracking.artifacts import artifact_path
 
 SMALL = ("trainer=ddp", "callbacks=last", "tracking.pictures=false", "data.batch_size=8")

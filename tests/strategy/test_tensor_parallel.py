@@ -13,7 +13,7 @@ from torch.distributed.tensor import DTensor
 
 from lightning_modules.config.errors import UserError
 from lightning_modules.model.mlp import MLP
-from lightning_modules.strategy.tensor_parallel_plan import is_rowwise, linear_pairs, parallelize_plan
+from lightning_modules.strategy.tensor_parallel import is_rowwise, linear_pairs, parallelize_plan
 from lightning_modules.tracking.artifacts import artifact_path
 from lightning_modules.tracking.checkpoint import read_checkpoint
 from lightning_modules.zoo.model.text import TextTransformer
