@@ -3,8 +3,8 @@
 The format is described in ``lightning_modules/compression/README.md``.
 """
 
+from lightning_modules.compression.container.entropy_report import StoredTensor, WriteReport
 from lightning_modules.compression.container.read import read, read_header
 from lightning_modules.compression.container.write import write
-from lightning_modules.compression.container.written import StoredTensor, WriteReport
 
 __all__ = ["StoredTensor", "WriteReport", "read", "read_header", "write"]

@@ -1,16 +1,89 @@
-"""Says of each tensor what it takes in the file, and how small it could get: the sum of the entropies (Shannon 1948).
+"""The size of each tensor in a compressed file, beside its lower bound: the entropy (Shannon 1948).
 
-Entropies are of the symbols' own frequencies, taken as independent, with the correction of Miller (1955) for
-few samples, and never above the packed bits. Neither names, shapes, header, nor tables of frequencies are counted.
+Entropies are those of the symbols' own frequencies, taken as independent, with the correction of Miller (1955) for few
+samples, and at most the packed bits. Names, shapes, header and frequency tables are not counted.
 """
 
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lightning_modules.compression.container.encode import Record, SharedStreams
 from lightning_modules.compression.container.tensor_encoding import DTYPES, TensorEncoding, dtype_name, num_symbols
-from lightning_modules.compression.container.written import StoredTensor
+from lightning_modules.compression.container.value_codecs import encode_plain
+
+Record = dict[str, Any]
+
+
+class SharedStreams:
+    """Plain values of many small tensors, by type: one table of frequencies serves them all."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, list[np.ndarray]] = {}
+
+    def add(self, dtype: str, rows: np.ndarray) -> None:
+        self.rows.setdefault(dtype, []).append(rows)
+
+    def encode(self) -> tuple[dict[str, list[Any]], bytes]:
+        """``{dtype: [entries, streams]}`` and the data."""
+        records, blob = {}, b""
+        for dtype, parts in self.rows.items():
+            rows = np.concatenate(parts)
+            streams, data = encode_plain(rows)
+            records[dtype] = [len(rows), streams]
+            blob += data
+        return records, blob
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """One tensor: how it is coded, bytes when dense, stored and at least (see `bound`), and how many entries are zero."""
+
+    name: str
+    codec: str
+    shape: tuple[int, ...]
+    dtype: str
+    dense_bytes: int
+    stored_bytes: float  # with its share of the pools
+    bound_bytes: float
+    zeros: int
+
+
+@dataclass(frozen=True)
+class WriteReport:
+    """A compressed file on disk.
+
+    Attributes:
+        size_bytes: of the file, header and all.
+        bound_bytes: the sum of entropies of its tensors.
+    """
+
+    path: Path
+    size_bytes: int
+    bound_bytes: float
+    tensors: tuple[StoredTensor, ...]
+
+    @property
+    def dense_bytes(self) -> int:
+        return sum(tensor.dense_bytes for tensor in self.tensors)
+
+    def table(self) -> str:
+        """Markdown: a row for each tensor, one for the header, and one for the file."""
+        rows: list[tuple[str | float, ...]] = [
+            (t.name, t.codec, "x".join(map(str, t.shape)), t.zeros, t.dense_bytes, t.stored_bytes, t.bound_bytes)
+            for t in self.tensors
+        ]
+        header = self.size_bytes - sum(tensor.stored_bytes for tensor in self.tensors)
+        zeros = sum(tensor.zeros for tensor in self.tensors)
+        rows.append(("header", "", "", "", "", header, ""))
+        rows.append(("file", "", "", zeros, self.dense_bytes, self.size_bytes, self.bound_bytes))
+        lines = ["| tensor | codec | shape | zeros | dense | stored | bound |", "|---|---|---|--:|--:|--:|--:|"]
+        return "\n".join([*lines, *("| " + " | ".join(map(_format_cell, row)) + " |" for row in rows)])
+
+
+def _format_cell(value: str | float) -> str:
+    return value if isinstance(value, str) else f"{value:,.0f}"
 
 
 def entropy_report(

@@ -1,4 +1,8 @@
-"""The file around the tensors: a safetensors file of one byte tensor, its digest, and how it gets to disk whole."""
+"""The file around the tensors: a safetensors file of one byte tensor and its digest, written atomically.
+
+The tensor starts with a header: JSON in one zstd frame, with a dictionary of what most headers contain, since a small
+network is 16 kB in all.
+"""
 
 import hashlib
 import json
@@ -8,19 +12,41 @@ from typing import Any
 
 import numpy as np
 
-from lightning_modules.compression.container.header import decode_header, encode_header
+from lightning_modules.compression.container.symbol_codecs import zstd_compress, zstd_decompress
 from lightning_modules.config.errors import UserError
 
 VERSION = 1
 _TENSOR_NAME = "compressed"  # the name of the tensor, and the key of the metadata "VERSION SHA256"
 _DIGEST_PLACEHOLDER = b"0" * 64  # stands in the digest's place while it is taken
+_MAX_HEADER_BYTES = 2**28  # of a header: a million tensors
+_LENGTH_BYTES = 8  # bytes before the frame: of the frame and of the JSON, uint32 each, little-endian
+# A raw-content dictionary of zstd (RFC 8878, section 5). It belongs to the format's version: never change it.
+_DICTIONARY = (
+    b'{"name":"mnist-lenet5","model":{"_target_":"lightning_modules.model.resnet.ResNet","_target_":"torchvision.models.'
+    b'"lightning_modules.model.lenet.LeNet5","lightning_modules.model.mlp.MLP","hidden":[300,100],"activation":"relu",'
+    b'"dropout":0.0,"residual":false,"input_shape":[1,28,28],"num_outputs":10},'
+    b'"task":{"_target_":"lightning_modules.task.classification.Classification","kind":"multiclass","num_outputs":10,'
+    b'"loss":{"_target_":"torch.nn.CrossEntropyLoss"},"label_smoothing":0.0,"class_weights":null,"top_k":5,'
+    b'"metrics":{"val":null,"test":null},"l1":0.0,"l2":0.0,"class_names":["T-shirt/top","Trouser","Pullover","Dress",'
+    b'"Coat","Sandal","Shirt","Sneaker","Bag","Ankle boot","0","1","2","3","4","5","6","7","8","9"]},'
+    b'"preprocess":{"_target_":"lightning_modules.data.preprocess.Affine","shift":[0.286],"scale":[0.353],"fitted":true}'
+    b'{"name":"num_batches_tracked","dtype":"int64","shape":[],"codec":"pool","values":[]},'
+    b'{"name":"running_mean","dtype":"float32","shape":[64],"codec":"pool","values":[]},{"name":"running_var",'
+    b'"few":{"bits":8,"groups":64,"zero_point":false},"codec":"bitmask+int8+zstd","kept":["bitmask ","codec":"grid",'
+    b'["zstd",["constant",1]],"codec":"plain",'
+    b'.weight","dtype":"float32","shape":[10,100],"few":{"centroids":[32],"dtype":"float32"},"codec":"codebook",'
+    b'"values":[["packed",32]],"values":[["ans",32]],"kept":["gaps ans",50,"kept":["gaps geometric",50,50,40],'
+    b'"masked":true},{"name":".bias","dtype":"float32","shape":[10],"codec":"pool","values":[]}]},'
+    b'{"header":{"passport":{"steps":[],"pools":{"float32":[506,[["packed",506],["packed",506],["packed",506],["ans",2]]]},'
+    b'"tensors":[{"name":"'
+)
 
 
 def wrap(header: dict[str, Any], data: bytes) -> bytes:
     """The bytes of the file."""
     from safetensors.numpy import save
 
-    whole = np.frombuffer(encode_header(header) + data, np.uint8)
+    whole = np.frombuffer(_encode_header(header) + data, np.uint8)
     file = bytearray(save({_TENSOR_NAME: whole}, {_TENSOR_NAME: f"{VERSION} {_DIGEST_PLACEHOLDER.decode()}"}))
     at = file.index(_DIGEST_PLACEHOLDER)
     file[at : at + len(_DIGEST_PLACEHOLDER)] = hashlib.sha256(file).hexdigest().encode()
@@ -31,7 +57,7 @@ def unwrap(path: Path) -> tuple[dict[str, Any], memoryview]:
     """The header and the data. Raises UserError for a file that is missing, damaged, newer, or another kind of file."""
     file = _read(path)
     try:
-        return decode_header(_checked_tensor(path, file))
+        return _decode_header(_checked_tensor(path, file))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise damaged_file(path, error) from error
 
@@ -82,3 +108,21 @@ def write_atomic(path: Path, file: bytes) -> None:
             beside.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}; what was there before is whole") from error
+
+
+def _encode_header(header: dict[str, Any]) -> bytes:
+    """Lengths and frame."""
+    plain = json.dumps(header, separators=(",", ":")).encode()
+    frame = zstd_compress(plain, _DICTIONARY)
+    return len(frame).to_bytes(4, "little") + len(plain).to_bytes(4, "little") + frame
+
+
+def _decode_header(data: memoryview) -> tuple[dict[str, Any], memoryview]:
+    """Back to the header, and the data behind it. Raises ValueError where it is none."""
+    end, size = _LENGTH_BYTES + int.from_bytes(data[:4], "little"), int.from_bytes(data[4:_LENGTH_BYTES], "little")
+    if end > len(data) or size > min(1000 * len(data), _MAX_HEADER_BYTES):
+        raise ValueError(f"a header of {size} bytes in {len(data)}")
+    header = json.loads(zstd_decompress(data[_LENGTH_BYTES:end], size, _DICTIONARY))
+    if not isinstance(header, dict):
+        raise ValueError("the header is no mapping")
+    return header, data[end:]

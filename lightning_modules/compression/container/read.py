@@ -1,15 +1,33 @@
-"""Reads a compressed file."""
+"""Reads a compressed file without unpickling; no memory is allocated before its size is compared with the file's."""
 
+import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import psutil
+import torch
 from torch import Tensor
 
-from lightning_modules.compression.compressed_state import CompressedState
-from lightning_modules.compression.container.decode import decode_tensors
+from lightning_modules.compression.compressed_state import Codebook, CompressedState, QuantGrid
 from lightning_modules.compression.container.envelope import damaged_file, unwrap
-from lightning_modules.compression.container.zstd_frame import Buffer
+from lightning_modules.compression.container.symbol_codecs import Buffer, decode_symbols
+from lightning_modules.compression.container.tensor_encoding import (
+    DTYPES,
+    decode_values,
+    from_byte_rows,
+    grid_integers,
+    num_symbols,
+    scatter,
+)
+from lightning_modules.compression.container.value_codecs import decode_bitmask_int8, decode_plain, decode_positions
 from lightning_modules.config.errors import UserError
+
+_ALWAYS_ALLOWED_BYTES, _MAX_RATIO = (
+    2**28,
+    10_000,
+)  # tensors of so many bytes for nothing, and so many for each byte of data
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], CompressedState]:
@@ -50,3 +68,128 @@ def _header_part(path: Path, header: dict[str, Any], key: str, kind: type) -> An
     if not isinstance(part, kind):
         raise damaged_file(path, f"its header has no {key}")
     return part
+
+
+class ByteReader:
+    """Data that is taken from the front."""
+
+    def __init__(self, data: Buffer) -> None:
+        self._data, self._at = memoryview(data), 0
+
+    def take(self, length: int) -> Buffer:
+        """The next `length` bytes. Raises ValueError where there are not so many."""
+        if not 0 <= length <= len(self._data) - self._at:
+            raise ValueError(f"{length} bytes are said to be where {len(self._data) - self._at} are left")
+        self._at += length
+        return self._data[self._at - length : self._at]
+
+    @property
+    def left(self) -> int:
+        return len(self._data) - self._at
+
+
+def decode_tensors(
+    records: list[dict[str, Any]], pools: dict[str, list[Any]], data: Buffer
+) -> tuple[dict[str, Tensor], CompressedState]:
+    """All tensors, and the form but for its steps.
+
+    Raises ValueError, KeyError, IndexError or TypeError where records and data do not agree, and MemoryError where the
+    tensors do not fit into free memory.
+    """
+    _check_sizes(records, pools, len(data))
+    blob = ByteReader(data)
+    pool = {
+        name: ByteReader(decode_plain(streams, blob.take, n, DTYPES[name].itemsize).tobytes())
+        for name, (n, streams) in pools.items()
+    }
+    tensors, state = {}, CompressedState()
+    for record in records:
+        tensors[record["name"]] = _RecordDecoder(record, blob, pool).decode(state)
+    if blob.left or any(rest.left for rest in pool.values()):
+        raise ValueError("there is more data than tensors")
+    return tensors, state
+
+
+def _check_sizes(records: list[dict[str, Any]], pools: dict[str, list[Any]], data: int) -> None:
+    sizes = [n for n, _ in pools.values()]
+    total = sum(n * DTYPES[name].itemsize for name, (n, _) in pools.items())
+    for record in records:
+        quantized = record.get("few", {})
+        sizes += [*record["shape"], *quantized.get("centroids", []), quantized.get("groups", 0)]
+        # A mask, indices, and positions of eight bytes may stand beside the
+        total += math.prod(record["shape"]) * (DTYPES[record["dtype"]].itemsize + 10)
+    if any(size < 0 for size in sizes):
+        raise ValueError("a negative size")
+    if total > _ALWAYS_ALLOWED_BYTES + _MAX_RATIO * data:
+        raise ValueError(f"{data} bytes of data cannot be {total} bytes of tensors")
+    if total > (free := psutil.virtual_memory().available):
+        raise MemoryError(f"its tensors take up to {total:,} bytes, but {free:,} bytes are free")
+
+
+@dataclass
+class _RecordDecoder:
+    """One record on its way to a tensor."""
+
+    record: dict[str, Any]
+    blob: ByteReader
+    pool: dict[str, ByteReader]
+
+    def decode(self, state: CompressedState) -> Tensor:
+        """The tensor; its mask, codebook or grid go into the form."""
+        name, shape = self.record["name"], tuple(self.record["shape"])
+        n: int = math.prod(shape)
+        quantized = self._sides(shape, n)
+        where, values = self._read(n, quantized)
+        if isinstance(quantized, Codebook):
+            quantized.indices = torch.from_numpy(scatter(values, where, n)).view(shape)
+            state.codebooks[name] = quantized
+        elif isinstance(quantized, QuantGrid):
+            quantized.q = torch.from_numpy(grid_integers(values, where, quantized, n)).view(shape)
+            state.grids[name] = quantized
+        if where is not None and self.record["masked"]:
+            state.masks[name] = torch.from_numpy(scatter(np.ones(len(where), bool), where, n)).view(shape)
+        return decode_values(self.record["dtype"], quantized, where, values, n).view(shape)
+
+    def _read(self, n: int, quantized: Codebook | QuantGrid | None) -> tuple[np.ndarray | None, np.ndarray]:
+        """Positions of the kept entries (None: all), and their values: symbols [count] or bytes [count, size]."""
+        record = self.record
+        where, count = None, n
+        if "kept" in record:
+            how, count, gaps, length = record["kept"]
+            if not 0 <= count <= n:
+                raise ValueError(f"{count} of {n} entries are kept")
+            if record["codec"] == "bitmask+int8+zstd":
+                where, q = decode_bitmask_int8(self.blob.take(length), n, count)
+                return where, q.view(np.uint8) ^ 128
+            where = decode_positions(how, count, gaps, self.blob.take(length), n)
+        size = DTYPES[record["dtype"]].itemsize
+        if record["codec"] == "pool":
+            taken = self.pool[record["dtype"]].take(count * size)
+            return where, np.frombuffer(taken, np.uint8).reshape(count, size)
+        if record["codec"] == "plain":
+            return where, decode_plain(record["values"], self.blob.take, count, size)
+        if quantized is None or record["codec"] not in ("codebook", "grid"):
+            raise KeyError(record["codec"])
+        [[coder, length]] = record["values"]
+        return where, decode_symbols(coder, self.blob.take(length), count, num_symbols(quantized))
+
+    def _sides(self, shape: tuple[int, ...], n: int) -> Codebook | QuantGrid | None:
+        quantized, codec = self.record.get("few"), self.record["codec"]
+        empty = torch.empty(0)
+        if quantized is None:
+            return None
+        if codec == "codebook":
+            centroids = self._pooled(quantized["dtype"], quantized["centroids"])
+            if not (centroids.ndim == 1 or (centroids.ndim == 2 and len(centroids) == shape[0])):
+                raise ValueError(f"centroids {quantized['centroids']} for a tensor {shape}")
+            return Codebook(empty, centroids)
+        groups, bits = quantized["groups"], quantized["bits"]
+        if not 1 <= bits <= 8 or (n % groups if groups else n):
+            raise ValueError(f"{groups} groups of {bits} bits for a tensor {shape}")
+        scale = self._pooled("float32", [groups, 1])
+        return QuantGrid(empty, scale, bits, self._pooled("int8", [groups, 1]) if quantized["zero_point"] else None)
+
+    def _pooled(self, dtype: str, shape: list[int]) -> Tensor:
+        size = DTYPES[dtype].itemsize
+        rows = np.frombuffer(self.pool[dtype].take(math.prod(shape) * size), np.uint8).reshape(-1, size)
+        return from_byte_rows(rows, dtype).view(shape)

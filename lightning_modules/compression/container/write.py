@@ -1,4 +1,4 @@
-"""Writes a compressed file, and does not count it as written before it was decoded and compared."""
+"""Writes a compressed file, after checking that it decodes to the same tensors."""
 
 import json
 from pathlib import Path
@@ -8,13 +8,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_modules.compression.compressed_state import CompressedState
-from lightning_modules.compression.container.encode import SharedStreams, encode_tensor
-from lightning_modules.compression.container.entropy_report import entropy_report
+from lightning_modules.compression.compressed_state import Codebook, CompressedState, QuantGrid
+from lightning_modules.compression.container.entropy_report import Record, SharedStreams, WriteReport, entropy_report
 from lightning_modules.compression.container.envelope import wrap, write_atomic
 from lightning_modules.compression.container.read import decode_file
-from lightning_modules.compression.container.tensor_encoding import plan_encodings, to_bit_patterns
-from lightning_modules.compression.container.written import WriteReport
+from lightning_modules.compression.container.symbol_codecs import encode_symbols, pick_smallest
+from lightning_modules.compression.container.tensor_encoding import (
+    TensorEncoding,
+    dtype_name,
+    num_symbols,
+    plan_encodings,
+    to_bit_patterns,
+    to_byte_rows,
+)
+from lightning_modules.compression.container.value_codecs import (
+    Streams,
+    encode_bitmask_int8,
+    encode_plain,
+    encode_positions,
+)
 from lightning_modules.config.errors import UserError
 
 
@@ -74,3 +86,53 @@ def _same_state(state: CompressedState, found: CompressedState) -> bool:
 def _kept_pair(state: CompressedState, name: str, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     mask = state.masks.get(name, torch.ones_like(b, dtype=torch.bool)).cpu()
     return a.cpu()[mask], b[mask]
+
+
+# --- one tensor ----------------------------------------------------------------------------------------------------
+
+
+def encode_tensor(piece: TensorEncoding, pools: SharedStreams) -> tuple[Record, bytes]:
+    """The record of a piece, and its data but for what went into the pools."""
+    record: Record = {"name": piece.name, "dtype": piece.dtype, "shape": list(piece.shape)}
+    for side in piece.aux_tensors:
+        pools.add(dtype_name(side), to_byte_rows(side))
+    if piece.is_shared:
+        pools.add(piece.dtype, piece.values)
+        apart = _separate_streams(piece, "pool", [], b"")
+    elif piece.quantized is None:
+        apart = _separate_streams(piece, "plain", *encode_plain(piece.values))
+    else:
+        coder, data = encode_symbols(piece.values, num_symbols(piece.quantized))
+        apart = _separate_streams(
+            piece, "codebook" if isinstance(piece.quantized, Codebook) else "grid", [[coder, len(data)]], data
+        )
+        record["few"] = _quantized_record(piece.quantized)
+    extra, data = _pick_shorter(piece, *apart)
+    return record | extra, data
+
+
+def _separate_streams(piece: TensorEncoding, codec: str, streams: Streams, data: bytes) -> tuple[Record, bytes]:
+    """Kept positions first, then the values."""
+    extra: Record = {"codec": codec, "values": streams}
+    if piece.kept is not None:
+        kept, where = encode_positions(piece.kept)
+        extra |= {"kept": [*kept, len(where)], "masked": piece.masked}
+        data = where + data
+    return extra, data
+
+
+def _pick_shorter(piece: TensorEncoding, extra: Record, data: bytes) -> tuple[Record, bytes]:
+    """The same or, where it is not much longer, positions and int8 values in one frame: that is read in no time."""
+    if piece.kept is None or not isinstance(piece.quantized, QuantGrid) or piece.quantized.bits != 8:
+        return extra, data
+    together = encode_bitmask_int8(piece.kept, (piece.values ^ 128).view(np.int8))
+    name = "bitmask+int8+zstd"
+    if pick_smallest([(name, together), ("apart", data)], piece.kept.size)[0] != name:
+        return extra, data
+    return {"codec": name, "kept": [name, len(piece.values), 0, len(together)], "masked": piece.masked}, together
+
+
+def _quantized_record(quantized: Codebook | QuantGrid) -> Record:
+    if isinstance(quantized, Codebook):
+        return {"centroids": list(quantized.centroids.shape), "dtype": dtype_name(quantized.centroids)}
+    return {"bits": quantized.bits, "groups": len(quantized.scale), "zero_point": quantized.zero_point is not None}

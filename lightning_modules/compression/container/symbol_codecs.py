@@ -1,18 +1,19 @@
-"""Coders of a sequence of symbols, uint8 below `alphabet`: packed bits, zstd, and range coding (ANS; Duda 2013)."""
+"""Codecs of a sequence of symbols, uint8 below `alphabet`: packed bits, zstd, and range coding (ANS; Duda 2013)."""
 
 from typing import Any
 
 import numpy as np
 
-from lightning_modules.compression.container.zstd_frame import Buffer, zstd_compress, zstd_decompress
 from lightning_modules.compression.optional_import import optional_import
 
+Buffer = bytes | memoryview
+_MAX_SLOW_BYTES = 2**20  # zstd's best level takes seconds for each MiB
 MANY_SYMBOLS = 2**15  # symbols: from here on the time to decode counts more than the last two percent of size
 MAX_ANS_SYMBOLS = 2**18  # range coding takes 25 ns for each symbol, torch.load 2 ns for each weight
 _NEGLIGIBLE_GAIN = 1.02
 
 
-def encode(symbols: np.ndarray, alphabet: int) -> tuple[str, bytes]:
+def encode_symbols(symbols: np.ndarray, alphabet: int) -> tuple[str, bytes]:
     """The coder that makes `symbols` [n] smallest, and what it makes of them."""
     if len(symbols) and (symbols == symbols[0]).all():
         return "constant", symbols[:1].tobytes()
@@ -24,7 +25,7 @@ def encode(symbols: np.ndarray, alphabet: int) -> tuple[str, bytes]:
     return pick_smallest(candidates, len(symbols))
 
 
-def decode(coder: str, data: Buffer, n: int, alphabet: int) -> np.ndarray:
+def decode_symbols(coder: str, data: Buffer, n: int, alphabet: int) -> np.ndarray:
     """Back to uint8 [n]. Raises ValueError where the data does not hold that, KeyError for a coder not known."""
     decoders = {"constant": _decode_constant, "packed": _unpack, "zstd": _decode_zstd, "ans": _decode_ans}
     symbols = decoders[coder](data, n, alphabet)
@@ -110,3 +111,45 @@ def decode_ans_words(data: Buffer, frequencies: np.ndarray, n: int) -> np.ndarra
 def _categorical_model(frequencies: np.ndarray) -> Any:
     weights = frequencies.astype(np.float64)
     return optional_import("constriction").stream.model.Categorical(weights / weights.sum(), perfect=False)
+
+
+# --- zstd frames of a known size -----------------------------------------------------------------------------------
+
+
+def zstd_compress(data: bytes, known: bytes = b"") -> bytes:
+    """One frame without its size; `known`: text that is likely to occur in it.
+
+    Long matches only, where they win: short ones spoil the entropy coding of noise.
+    """
+    module = optional_import("zstandard")
+    options: dict[str, Any] = {"write_content_size": False, "write_dict_id": False}
+    settings: list[tuple[int, dict[str, int]]] = [(1, {}), (6, {})]
+    if len(data) <= _MAX_SLOW_BYTES:
+        settings = [(1, {}), (19, {}), (19, {"min_match": 7})]
+    frames = []
+    for level, own in settings:
+        parameters = module.ZstdCompressionParameters.from_level(level, **own, **options)
+        coder = module.ZstdCompressor(compression_params=parameters, dict_data=_dictionary(known))
+        frames.append(coder.compress(data))
+    return bytes(min(frames, key=len))
+
+
+def zstd_decompress(data: Buffer, size: int, known: bytes = b"") -> bytes:
+    """Back, to `size` bytes and never more. Raises ValueError where the frame is another one."""
+    module = optional_import("zstandard")
+    try:
+        # A size that the frame states would be allocated before any limit of ours.
+        if module.get_frame_parameters(data).content_size not in (size, module.CONTENTSIZE_UNKNOWN):
+            raise ValueError(f"a zstd frame is not of {size} bytes")
+        coder = module.ZstdDecompressor(dict_data=_dictionary(known))
+        plain = bytes(coder.decompress(data, max_output_size=max(1, size)))
+    except module.ZstdError as error:
+        raise ValueError(str(error)) from error
+    if len(plain) != size:
+        raise ValueError(f"a zstd frame is not of {size} bytes")
+    return plain
+
+
+def _dictionary(known: bytes) -> Any:
+    module = optional_import("zstandard")
+    return module.ZstdCompressionDict(known, dict_type=module.DICT_TYPE_RAWCONTENT) if known else None

@@ -1,0 +1,130 @@
+"""Codecs of a tensor's parts: plain values, the positions of kept entries, and both together for masked int8."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from lightning_modules.compression.container.symbol_codecs import (
+    MAX_ANS_SYMBOLS,
+    Buffer,
+    decode_ans_words,
+    decode_symbols,
+    encode_ans_words,
+    encode_symbols,
+    pick_smallest,
+    zstd_compress,
+    zstd_decompress,
+)
+
+Streams = list[list[Any]]  # [coder, bytes] of each stream
+Take = Callable[[int], Buffer]  # the next so many bytes
+_SKIP = 255  # a symbol of the gaps: that many entries are zero, and none is kept behind them
+
+
+# --- plain values: the bytes at each place of an entry are one sequence (exponents repeat, mantissas do not) ----------
+def encode_plain(rows: np.ndarray) -> tuple[Streams, bytes]:
+    """Bytes [n, size] -> the streams of its planes, or one of all the bytes where whole entries repeat, and the data."""
+    coded = [encode_symbols(np.ascontiguousarray(plane), 256) for plane in rows.T]
+    streams, data = [[coder, len(data)] for coder, data in coded], b"".join(data for _, data in coded)
+    whole = zstd_compress(rows.tobytes())
+    return (streams, data) if len(data) <= len(whole) else ([["whole zstd", len(whole)]], whole)
+
+
+def decode_plain(streams: Streams, take: Take, n: int, size: int) -> np.ndarray:
+    """Back to uint8 [n, size]. Raises ValueError where the data does not hold that, KeyError for a coder not known."""
+    if len(streams) == 1 and streams[0][0] == "whole zstd":
+        return np.frombuffer(zstd_decompress(take(streams[0][1]), n * size), np.uint8).reshape(n, size)
+    if len(streams) != size:
+        raise ValueError(f"{len(streams)} streams for entries of {size} bytes")
+    rows = np.empty((n, size), np.uint8)
+    for place, (coder, length) in enumerate(streams):
+        rows[:, place] = decode_symbols(coder, take(length), n, 256)
+    return rows
+
+
+# --- positions: a bitmask, or the gaps between kept entries (Han et al. 2016, section 2) ---------------------------
+
+
+def encode_positions(kept: np.ndarray) -> tuple[list[str | int], bytes]:
+    """Bool [n] -> ``[how, kept entries, gaps]`` and the data."""
+    n, count = len(kept), int(np.count_nonzero(kept))
+    if count in (0, n):
+        return ["all" if count else "none", count, 0], b""
+    gaps, bits = _to_gaps(np.flatnonzero(kept)), np.packbits(kept)
+    coders = {"gaps": encode_symbols(gaps, 256), "bitmask": encode_symbols(bits, 256)}
+    candidates = [(f"{form} {coder}", data) for form, (coder, data) in coders.items()]
+    if len(gaps) <= MAX_ANS_SYMBOLS:
+        candidates.append(("gaps geometric", encode_ans_words(gaps, _geometric_frequencies(count / n))))
+    how, data = pick_smallest(candidates, len(gaps))
+    return [how, count, len(gaps)], data
+
+
+def decode_positions(how: str, count: int, n_symbols: int, data: Buffer, n: int) -> np.ndarray:
+    """Back to the positions of the kept entries, ascending int64 [count].
+
+    Raises ValueError where the data does not hold that, KeyError for a codec not known.
+    """
+    form, _, coder = how.partition(" ")
+    if how == "all" or how == "none":
+        positions = np.arange(n if how == "all" else 0)
+    elif form == "bitmask":
+        bits = decode_symbols(coder, data, -(-n // 8), 256)
+        positions = np.flatnonzero(np.unpackbits(bits, count=n).view(bool))
+    elif form == "gaps" and count <= n_symbols <= count + n // _SKIP:
+        positions = _from_gaps(_decode_gaps(coder, data, n_symbols, count / n))
+    else:
+        raise KeyError(how)
+    if len(positions) != count or (count and positions[-1] >= n):
+        raise ValueError(f"{len(positions)} positions for {count} of {n} entries")
+    return positions
+
+
+def _to_gaps(positions: np.ndarray) -> np.ndarray:
+    """Zeros in front of each kept entry, uint8; 255 of them that are followed by more are a symbol of their own."""
+    zeros = np.diff(positions, prepend=-1) - 1
+    skips = zeros // _SKIP
+    gaps = np.full(len(zeros) + int(skips.sum()), _SKIP, np.uint8)
+    gaps[np.cumsum(skips + 1) - 1] = zeros % _SKIP
+    return gaps
+
+
+def _decode_gaps(coder: str, data: Buffer, n_symbols: int, density: float) -> np.ndarray:
+    if coder == "geometric":
+        return decode_ans_words(data, _geometric_frequencies(density), n_symbols)
+    return decode_symbols(coder, data, n_symbols, 256)
+
+
+def _from_gaps(gaps: np.ndarray) -> np.ndarray:
+    ends = gaps != _SKIP
+    steps = gaps.astype(np.int64)
+    steps += ends
+    return np.cumsum(steps)[ends] - 1
+
+
+def _geometric_frequencies(density: float) -> np.ndarray:
+    """How often each gap occurs where each entry is kept with this chance; [256], the last one is the skip."""
+    left = np.cumprod(np.full(_SKIP, 1 - density))  # by multiplication alone: the same floats on every machine
+    chances = np.concatenate([[1.0], left]) * np.concatenate([np.full(_SKIP, density), [1.0]])
+    return np.round(chances * 2.0**32)  # whole numbers: their sum does not hang on its order
+
+
+# --- bitmask+int8+zstd: a bit for each entry and the int8 values of the kept ones, in one zstd frame ---------------
+
+
+def encode_bitmask_int8(kept: np.ndarray, q: np.ndarray) -> bytes:
+    """Bool [n], int8 of the kept entries [count] -> a frame of ``ceil(n / 8) + count`` bytes.
+
+    The first entry is the highest bit of the first byte.
+    """
+    return zstd_compress(np.packbits(kept).tobytes() + q.tobytes())
+
+
+def decode_bitmask_int8(data: Buffer, n: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Back to the kept entries' positions [count] and int8 values [count]. Raises ValueError for any other frame."""
+    split = -(-n // 8)
+    plain = np.frombuffer(zstd_decompress(data, split + count), np.uint8)
+    positions = np.flatnonzero(np.unpackbits(plain[:split], count=n).view(bool))
+    if len(positions) != count:
+        raise ValueError(f"{len(positions)} entries are kept, not {count}")
+    return positions, plain[split:].view(np.int8)
