@@ -1,4 +1,4 @@
-"""A sequence of augmentations that the config names, so that one of them can be changed or left out."""
+"""A sequence of named augmentations, so that a config can change or remove one of them."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,11 +8,10 @@ from torch import Tensor, nn
 
 
 class Compose(nn.Module):
-    """Applies `transforms` in order; as a mapping their names are for overriding, and a null leaves one out.
+    """Applies `transforms` in order; in a mapping, a null removes the transform of that name.
 
-    Every transform is called as ``transform(batch, generator)`` with a raw batch (see the data room) and a
-    CPU generator that the run seeds for each step, and returns a new batch. One that must know the data has a
-    method ``prepare(datamodule)``.
+    Every transform is called as ``transform(batch, generator)`` with a raw batch and a CPU generator that is seeded
+    for each step, and returns a new batch. A transform that depends on the data has a method ``prepare(datamodule)``.
     """
 
     def __init__(self, transforms: Mapping[str, nn.Module | None] | Sequence[nn.Module | None] | None = None) -> None:
@@ -21,7 +20,7 @@ class Compose(nn.Module):
         self.transforms = nn.ModuleList(transform for transform in given if transform is not None)
 
     def prepare(self, data: Any) -> None:
-        """Show the set-up datamodule to those transforms that want to see it, before the first step."""
+        """Call ``prepare`` of the transforms that have it, with the set-up datamodule, before the first step."""
         for transform in self.transforms:
             prepare: Any = getattr(transform, "prepare", None)
             if prepare is not None:

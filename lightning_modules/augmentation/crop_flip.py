@@ -9,14 +9,14 @@ from lightning_modules.config.errors import UserError
 
 
 class CropFlip(nn.Module):
-    """Pads each image, cuts a window of its old size at a random place and mirrors it with a probability.
+    """Pads each image, crops a window of the original size at random, and flips it with a probability.
 
-    The usual augmentation of small images (He et al. 2016, section 4.2: 4 pixels on 32x32), drawn for each
-    sample. The numbers are drawn on the CPU, so that CPU and GPU see the same ones.
+    The usual augmentation of small images (He et al. 2016, section 4.2: 4 pixels on 32x32). Random numbers come from
+    the CPU, so that CPU and GPU give the same result.
 
     Args:
-        padding: pixels added on each side; the window moves by up to that much in each direction.
-        flip_probability: of mirroring left and right.
+        padding: pixels added on each side; the window moves by up to that many in each direction.
+        flip_probability: probability of a horizontal flip.
         fill: raw value of the added pixels.
     """
 
@@ -31,10 +31,9 @@ class CropFlip(nn.Module):
         self.fill = fill
 
     def forward(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
-        """Augment ``batch["x"]``, uint8 or float [B, C, H, W]; the rest of the batch stays as it is.
+        """Augment ``batch["x"]``, uint8 or float [B, C, H, W]; the rest of the batch is unchanged.
 
-        Raises:
-            UserError: the samples are no images.
+        Raises UserError if the samples are not images.
         """
         x = batch["x"]
         require_images(self, x)
@@ -44,14 +43,14 @@ class CropFlip(nn.Module):
 
 
 def crop_flip(x: Tensor, top: Tensor, left: Tensor, flip: Tensor, padding: int, fill: float = 0) -> Tensor:
-    """Cut ``[H, W]`` at (`top`, `left`) of the padded images x [B, C, H, W], then mirror those with `flip`.
+    """Crop ``[H, W]`` at (`top`, `left`) of the padded images x [B, C, H, W], then flip those with `flip`.
 
-    `top`, `left` (0..2*padding) and `flip` (bool) are [B], on the CPU. The padded images, mirrored where
-    `flip` says so, lie in one buffer of which every output row is a run of W values: copying rows is several
-    times faster than gathering pixels. A mirrored window lies at ``2*padding - left`` of the mirror image.
+    `top`, `left` (0..2*padding) and `flip` (bool) are [B], on the CPU. All padded (and flipped) images are in one
+    buffer in which every output row is W consecutive values: copying rows is several times faster than gathering
+    pixels. A window of a flipped image starts at ``2*padding - left``.
     """
     count, channels, height, width = x.shape
-    order = flip.long().argsort(stable=True)  # the images to be mirrored come last, so one copy mirrors them all
+    order = flip.long().argsort(stable=True)  # images to flip come last, so that one copy flips them all
     straight = count - int(flip.sum())
     sorted_x = x.index_select(0, to_device_of(x, order))
     tall, wide = height + 2 * padding, width + 2 * padding

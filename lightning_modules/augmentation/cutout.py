@@ -1,4 +1,4 @@
-"""Cutout: a square of each image is covered."""
+"""Cutout: masks a square of each image."""
 
 from collections.abc import Sequence
 
@@ -9,14 +9,14 @@ from lightning_modules.config.errors import UserError
 
 
 class Cutout(nn.Module):
-    """Covers one square per image, centred on any of its pixels, so that it may hang over the border.
+    """Masks one square per image, centered on any of its pixels, so that it may extend beyond the border.
 
-    DeVries and Taylor 2017, "Improved Regularization of Convolutional Neural Networks with Cutout", section 3.2. Theirs
-    covers images that are normalised already with 0; on raw images that is the mean pixel, which `fill` gives.
+    DeVries and Taylor 2017, "Improved Regularization of Convolutional Neural Networks with Cutout", section 3.2. They
+    mask normalized images with 0; for raw images set `fill` to the mean pixel.
 
     Args:
-        size: side of the square in pixels; of an even one the centre is the pixel right of and below the middle.
-        fill: raw value, or one for each channel.
+        size: side of the square in pixels; for an even size, the center is right of and below the middle.
+        fill: raw value, or one per channel.
     """
 
     def __init__(self, size: int = 16, fill: float | Sequence[float] = 0.0) -> None:
@@ -27,15 +27,15 @@ class Cutout(nn.Module):
         self.fill = [float(value) for value in fill] if isinstance(fill, Sequence) else [float(fill)]
 
     def forward(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
-        """Cover part of ``batch["x"]``, uint8 or float [B, C, H, W]; the rest of the batch stays as it is.
+        """Mask part of ``batch["x"]``, uint8 or float [B, C, H, W]; the rest of the batch is unchanged.
 
         Raises:
-            UserError: the samples are no images, or have another number of channels than `fill`.
+            UserError: the samples are not images, or their channels do not match `fill`.
         """
         x = batch["x"]
         if x.ndim != 4 or len(self.fill) not in (1, x.shape[1]):
             raise UserError(
-                f"augmentation.transforms.cutout: images of {len(self.fill)} channels are needed (as many as fill has), but a "
+                f"augmentation.transforms.cutout: expected images of {len(self.fill)} channels (the length of fill), but a "
                 f"sample has shape {tuple(x.shape[1:])}"
             )
         count, _, height, width = x.shape
@@ -46,6 +46,6 @@ class Cutout(nn.Module):
         return {**batch, "x": torch.where(covered, fill, x)}
 
     def _covered(self, centre: Tensor, length: int) -> Tensor:
-        """bool [B, length]: which rows (or columns) the square around `centre` [B] covers."""
+        """Return bool [B, length]: rows (or columns) covered by the square around `centre` [B]."""
         distance = torch.arange(length) - centre[:, None]
         return (distance >= -(self.size // 2)) & (distance < self.size - self.size // 2)

@@ -1,4 +1,4 @@
-"""What transforms of a batch share: which samples are changed, and numbers drawn for each of them."""
+"""Base of transforms that change each sample of a batch with a probability."""
 
 from abc import abstractmethod
 
@@ -9,19 +9,19 @@ from lightning_modules.config.errors import UserError
 
 
 def uniform(n: int, low: float, high: float, generator: torch.Generator) -> Tensor:
-    """float32 [n] in [low, high), on the CPU."""
+    """Draw float32 [n] in [low, high), on the CPU."""
     return torch.rand(n, generator=generator) * (high - low) + low
 
 
 def bernoulli_mask(n: int, probability: float, generator: torch.Generator) -> Tensor:
-    """bool [n] on the CPU, each true with `probability`, independently."""
+    """Draw bool [n] on the CPU, each true with `probability`."""
     return torch.rand(n, generator=generator) < probability
 
 
 def to_device_of(x: Tensor, drawn: Tensor) -> Tensor:
-    """Move numbers drawn on the CPU to the device of `x`; to a GPU through pinned memory, so that the CPU runs ahead.
+    """Move random numbers from the CPU to the device of `x`, asynchronously through pinned memory for a GPU.
 
-    All numbers come from the run's CPU generator, so that a batch is augmented alike on every device.
+    All random numbers come from the run's CPU generator, so that all devices augment a batch equally.
     """
     return drawn.pin_memory().to(x.device, non_blocking=True) if x.is_cuda else drawn.to(x.device)
 
@@ -29,7 +29,7 @@ def to_device_of(x: Tensor, drawn: Tensor) -> Tensor:
 class PerSampleTransform(nn.Module):
     """Changes each sample of ``batch["x"]`` with a probability, independently of the others.
 
-    Subclasses implement `transform_samples` for the samples that are drawn; all others are not computed on.
+    Subclasses implement `transform_samples`, which is called with the selected samples only.
 
     Args:
         probability: of changing a sample.
@@ -46,11 +46,11 @@ class PerSampleTransform(nn.Module):
         """Return [n, …] of the same shape and dtype as the samples `x`."""
 
     def check(self, x: Tensor) -> None:
-        """Raise UserError where the samples `x` [B, …] are none that this can change."""
+        """Raise UserError if this transform cannot be applied to samples `x` [B, …]."""
 
     @torch.no_grad()
     def forward(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
-        """Return a new batch; the given one stays as it is."""
+        """Return a new batch; the given one is not modified."""
         x = batch["x"]
         self.check(x)
         drawn = bernoulli_mask(len(x), self.probability, generator)

@@ -1,4 +1,4 @@
-"""Series of values over time: moved, scaled and blurred by noise."""
+"""Augmentation of time series: shift, scale and noise."""
 
 import torch
 from torch import Tensor
@@ -8,14 +8,12 @@ from lightning_modules.config.errors import UserError
 
 
 class TimeSeriesJitter(PerSampleTransform):
-    """Moves a series in time, scales it, and adds noise (Um et al. 2017, "Data Augmentation of Wearable Sensor Data").
-
-    What is moved out at one end comes in at the other. Noise is in units of each series' own standard deviation.
+    """Shifts a series cyclically, scales it, and adds noise (Um et al. 2017, "Data Augmentation of Wearable Sensor Data").
 
     Args:
-        shift: longest move, a share of the length.
+        shift: maximum shift as a fraction of the length.
         scale: the factor is drawn from [1 - scale, 1 + scale].
-        noise: standard deviation of what is added to each value.
+        noise: standard deviation of the noise, relative to that of the series.
     """
 
     def __init__(self, shift: float = 0.1, scale: float = 0.2, noise: float = 0.05, probability: float = 1.0) -> None:
@@ -26,7 +24,7 @@ class TimeSeriesJitter(PerSampleTransform):
         self.shift, self.scale, self.noise = shift, scale, noise
 
     def check(self, x: Tensor) -> None:
-        """Raise UserError where the samples are no series of floats."""
+        """Raise UserError if the samples are not series of floats."""
         if x.ndim not in (2, 3) or not x.is_floating_point():
             raise UserError(
                 f"augmentation: TimeSeriesJitter needs series of floats [length] or [channels, length], but a sample has shape "
@@ -34,7 +32,7 @@ class TimeSeriesJitter(PerSampleTransform):
             )
 
     def transform_samples(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        """Series [n, L] or [n, C, L]; all channels of one move and scale together."""
+        """Transform series [n, L] or [n, C, L]; all channels of a series share shift and scale."""
         count, length = len(x), x.shape[-1]
         most = round(self.shift * length)
         moves = torch.randint(-most, most + 1, (count,), generator=generator)

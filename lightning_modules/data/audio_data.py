@@ -1,4 +1,4 @@
-"""What all sets of recordings share: their length and rate, and log-mel features, made in preprocessing or once."""
+"""Base datamodule of audio recordings: fixed length and sample rate, log-mel features."""
 
 from typing import Any, Literal, get_args
 
@@ -17,15 +17,15 @@ AudioFeatures = Literal["waveform", "log_mel"]
 
 
 class AudioData(InMemoryData):
-    """Recordings of one length; subclasses implement `load` with `waves` or `features`.
+    """Recordings of equal length; subclasses implement `load`, with the help of `samples`.
 
     Args:
-        seconds: every recording is padded or cut to this around its middle; `cut` counts those that were longer.
-        sample_rate: Hz.
-        features: "waveform": x is int16 [T], and log-mel features are made in preprocessing, behind the augmentation;
-            "log_mel": x is float32 [1, n_mels, frames], made once: several times faster, and SpecAugment alone
-            can augment it.
-        n_fft, hop: samples in a window of the spectrum, and between two; n_mels: bands.
+        seconds: recordings are padded or cut to this length around their middle; `cut` counts the longer ones.
+        sample_rate: in Hz.
+        features: "waveform": x is int16 [T], and preprocessing computes log-mel features after augmentation;
+            "log_mel": x is float32 [1, n_mels, frames], computed once: several times faster, but SpecAugment is
+            the only augmentation.
+        n_fft: window length in samples; hop: hop length; n_mels: number of mel bands.
     """
 
     domain = "audio"
@@ -47,7 +47,7 @@ class AudioData(InMemoryData):
         super().__init__(**settings)
 
     def problems(self) -> list[str]:
-        """Check the settings of recordings too."""
+        """Also check the audio settings."""
         found = super().problems() + spectrum_problems(self.n_fft, self.hop, self.n_mels)
         found += check_number("sample_rate", self.sample_rate, True, lambda v: v >= 1000, "of at least 1000")
         found += check_number("seconds", self.seconds, False, lambda v: 0 < v <= 600, "in (0, 600]")
@@ -57,11 +57,11 @@ class AudioData(InMemoryData):
 
     @property
     def length(self) -> int:
-        """Samples in each recording."""
+        """Samples per recording."""
         return max(1, round(self.seconds * self.sample_rate))
 
     def samples(self, waves: list[np.ndarray]) -> Tensor:
-        """Recordings int16 [T] each as x of the set, in the form that `features` says; counts what is cut."""
+        """Return recordings, each int16 [T], as x in the form given by `features`; count those that are cut."""
         self.cut += sum(len(wave) > self.length for wave in waves)
         x = torch.from_numpy(np.stack([fit_length(wave, self.length) for wave in waves]))
         if self.features == "waveform":
@@ -70,9 +70,9 @@ class AudioData(InMemoryData):
         return torch.cat([spectrum(part) for part in x.split(CHUNK_SAMPLES)])
 
     def build_preprocess(self, x: SampleSource, train: Tensor) -> nn.Module:
-        """Log-mel features, normalised by the training part."""
+        """Log-mel features, normalized on the training part."""
         return LogMel(self.sample_rate, self.n_fft, self.hop, self.n_mels).fit(x, train)
 
     def model_settings(self) -> dict[str, Any]:
-        """What a recurrent network must know of the features."""
+        """Return the arguments a recurrent network takes from the data."""
         return {"n_mels": self.n_mels}

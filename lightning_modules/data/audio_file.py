@@ -1,4 +1,4 @@
-"""Recordings from audio files: mixed to one channel and brought to one sample rate and length."""
+"""Reader for audio files: mixed to mono, resampled, and padded or cut to one length."""
 
 import math
 from collections.abc import Sequence
@@ -12,16 +12,16 @@ from lightning_modules.data.class_folders import read_in_threads
 from lightning_modules.data.size_checks import require_plausible
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff")
-_INT16 = ("PCM_16", "PCM_U8", "PCM_S8")  # what 16 bits hold without rounding
-_UNKNOWN_SIZE = 0x7FFFF000  # a size from here on says that a header was written before the length was known
-_CANCELLATION_RATIO = 0.1  # of the energy that a mix of unrelated channels has: below it, they cancel each other
+_INT16 = ("PCM_16", "PCM_U8", "PCM_S8")  # representable in 16 bits without rounding
+_UNKNOWN_SIZE = 0x7FFFF000  # size fields from here on mean that the length was unknown when the header was written
+_CANCELLATION_RATIO = 0.1  # of the energy of a mix of uncorrelated channels: below it, they cancel out
 
 
 def read_recordings(files: Sequence[Path], sample_rate: int) -> list[np.ndarray]:
-    """Return int16 [T] at `sample_rate` (Hz) of each file; several channels are averaged.
+    """Return each file as int16 [T] at `sample_rate` (Hz); channels are averaged.
 
-    Of channels in antiphase, whose average is (nearly) silent, the loudest is taken. These files, and those with
-    samples above full scale, which are clipped, are counted in a warning.
+    If the channels cancel out (antiphase), the loudest is used. A warning counts these files, and those that are
+    clipped because samples exceed full scale.
 
     Raises:
         UserError: files are damaged or empty.
@@ -36,7 +36,7 @@ def read_recordings(files: Sequence[Path], sample_rate: int) -> list[np.ndarray]
 
 
 def _read(path: Path, sample_rate: int) -> tuple[np.ndarray, bool, bool]:
-    """Return int16 [T], whether its channels cancel each other, and whether it was clipped."""
+    """Return int16 [T], whether the channels cancel out, and whether samples were clipped."""
     import soundfile
 
     try:
@@ -49,10 +49,10 @@ def _read(path: Path, sample_rate: int) -> tuple[np.ndarray, bool, bool]:
     except (soundfile.SoundFileError, OSError, ValueError, RuntimeError) as error:
         raise UserError(f"{path} cannot be read as an audio file ({error}): repair or remove it") from error
     if missing or not len(values):
-        found = f"ends {missing} bytes too early" if missing else "contains no samples"
+        found = f"is truncated by {missing} bytes" if missing else "contains no samples"
         raise UserError(f"{path} {found}: repair or remove it")
     if not exact and not np.isfinite(values).all():
-        raise UserError(f"{path} contains samples that are not finite: repair or remove it")
+        raise UserError(f"{path} contains non-finite samples: repair or remove it")
     values = values if exact else values * 32768
     wave, cancelled = _mix_channels(values)
     clipped = not exact and bool(np.abs(values).max() > 32768)
@@ -61,7 +61,7 @@ def _read(path: Path, sample_rate: int) -> tuple[np.ndarray, bool, bool]:
 
 
 def _mix_channels(values: np.ndarray) -> tuple[np.ndarray, bool]:
-    """Return the mean of [T, channels], or the loudest channel where they cancel each other, and whether they do."""
+    """Return the mean of [T, channels], or the loudest channel if they cancel out, and whether they do."""
     mix = values.mean(1)
     energies = np.square(values, dtype=np.float64).mean(0)
     cancelled = bool(np.square(mix).mean() < _CANCELLATION_RATIO * energies.mean() / values.shape[1])
@@ -69,7 +69,7 @@ def _mix_channels(values: np.ndarray) -> tuple[np.ndarray, bool]:
 
 
 def _missing_bytes(path: Path) -> int:
-    """How many bytes of sound the header of a .wav file declares beyond the end of the file."""
+    """Return how many bytes of audio the header of a .wav file declares beyond the end of the file."""
     with path.open("rb") as opened:
         head = opened.read(12)
         if head[:4] != b"RIFF" or head[8:] != b"WAVE":
@@ -94,7 +94,7 @@ def resample(wave: np.ndarray, rate: int, wanted: int) -> np.ndarray:
 
 
 def fit_length(wave: np.ndarray, length: int) -> np.ndarray:
-    """Return int16 [length] with `wave` in its middle: zeros around a shorter one, both ends of a longer one cut."""
+    """Return int16 [length]: `wave` zero-padded or cut at both ends."""
     spare = length - len(wave)
     if spare < 0:
         start = -spare // 2

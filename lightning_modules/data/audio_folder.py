@@ -1,4 +1,4 @@
-"""Recordings of your own: one folder of audio files per class."""
+"""Your own recordings: one folder of audio files per class."""
 
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,12 @@ from lightning_modules.data.paths import data_root
 class AudioFolder(AudioData):
     """int16 [seconds * sample_rate] from ``root/{train,val,test}/CLASS/*.wav`` or ``root/CLASS/*.wav``.
 
-    Where there is no ``val`` or ``test`` folder, that part is split off by its fraction; `class_folders.py` lists
-    the other names of these folders. FLAC, Ogg, MP3 and AIFF files are read too. Other sample rates are resampled
-    to `sample_rate`, several channels are averaged.
+    Without a ``val`` or ``test`` folder, that part is split off by its fraction; `class_folders.py` lists
+    alternative folder names. FLAC, Ogg, MP3 and AIFF files are also read. Files are resampled to `sample_rate`,
+    and channels are averaged.
 
     Args:
-        root: the folder; default ``audio`` in the data folder.
+        root: default ``audio`` in the data folder.
     """
 
     name = "audio_folder"
@@ -34,7 +34,7 @@ class AudioFolder(AudioData):
         """List and read the files.
 
         Raises:
-            UserError: there are none, a class is unknown or empty, or a file cannot be read.
+            UserError: there are no files, a class is unknown or empty, or a file cannot be read.
         """
         folders = read_class_folders(self.root, "audio files", SUFFIXES)
         self.cut = 0
@@ -46,7 +46,7 @@ class AudioFolder(AudioData):
         return RawDataset(x, y, test=read.get("test"), val=val, class_names=folders.class_names)
 
     def _read(self, parts: dict[str, list[tuple[Path, int]]]) -> dict[str, tuple[Tensor, Tensor]]:
-        """Read all parts at once, so that one message counts what is wrong with them."""
+        """Read all parts at once, so that one message lists all damaged files."""
         waves = iter(read_recordings([file for files in parts.values() for file, _ in files], self.sample_rate))
         return {
             part: (self.samples([next(waves) for _ in files]), torch.tensor([label for _, label in files]))

@@ -1,4 +1,4 @@
-"""Augmented copies on disk: training samples beside those of the set, written by ``touchstone augment``."""
+"""Augmented copies on disk, written by ``touchstone augment`` and appended to the training part."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ HINT = "`touchstone augment` writes one"
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """What the copies were made of. Raises UserError where there is none, or a damaged one."""
+    """Read the manifest: what the copies were made from. Raises UserError if it is missing or damaged."""
     try:
         manifest = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
     except OSError as error:
@@ -27,46 +27,48 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     except ValueError as error:
         raise UserError(f"data.augmented={folder}: {MANIFEST_FILE} is damaged ({error}); {HINT}") from error
     if not isinstance(manifest, dict) or not {"content", "sha256"} <= set(manifest):
-        raise UserError(f"data.augmented={folder}: {MANIFEST_FILE} says nothing of content and sha256; {HINT}")
+        raise UserError(f"data.augmented={folder}: {MANIFEST_FILE} has no content or no sha256; {HINT}")
     return manifest
 
 
 def read_augmented(folder: Path, content: str, x: SampleSource, y: Tensor, train: Tensor) -> tuple[Tensor, Tensor, str]:
-    """Return x [M, …] and y [M] of those copies whose source is in `train`, and the sha256 of the file.
+    """Return x [M, …] and y [M] of the copies whose source is in `train`, and the sha256 of the file.
 
     Args:
-        content: fingerprint of the raw values that the copies must have been made of.
-        x, y: the raw set, whose types and shapes the copies must have.
+        content: fingerprint of the raw values; the copies must have been made from the same.
+        x, y: the raw data set; dtypes and shapes must match.
 
     Raises:
-        UserError: the folder holds no copies, damaged ones, or those of another set.
+        UserError: the folder has no copies, or they are damaged or belong to another data set.
     """
     manifest = read_manifest(folder)
     if manifest["content"] != content:
         raise UserError(
-            f"data.augmented={folder} was made of {manifest.get('data', 'other data')} with the content {manifest['content']}, "
-            f"here it is {content}"
+            f"data.augmented={folder} was created for different data: {manifest.get('data', 'unnamed')} with fingerprint "
+            f"{manifest['content']}, current data {content}"
         )
     path = folder / SAMPLES_FILE
     try:
         with path.open("rb") as opened:
             digest = hashlib.file_digest(opened, "sha256").hexdigest()
         if digest != manifest["sha256"]:
-            raise UserError(f"data.augmented={folder}: {SAMPLES_FILE} is not the file that its manifest names; {HINT}")
+            raise UserError(
+                f"data.augmented={folder}: {SAMPLES_FILE} does not match the checksum in its manifest; {HINT}"
+            )
         tensors = load_file(path)
         copied_x, copied_y, source = tensors["x"], tensors["y"], tensors["source"]
     except (OSError, SafetensorError, KeyError) as error:
         raise UserError(f"data.augmented={folder}: {SAMPLES_FILE} cannot be read: {error}; {HINT}") from error
     if copied_x.dtype != x.dtype or copied_x.shape[1:] != x.shape[1:] or copied_y.dtype != y.dtype:
-        raise UserError(f"data.augmented={folder}: samples of another shape or type than those of the set")
+        raise UserError(f"data.augmented={folder}: its samples differ in shape or dtype from the data set")
     mine = torch.isin(source, train)
     return copied_x[mine], copied_y[mine], digest
 
 
 def add_augmented(arrays: Any, splits: dict[str, Tensor], folder: Path, content: str) -> tuple[Any, dict[str, Tensor]]:
-    """Append the copies to the set `arrays` and to its training part; the test part and validation stay as they are."""
+    """Append the copies in `folder` to the training part; validation and test are unchanged."""
     if not isinstance(arrays.x, Tensor):
-        raise UserError("data.augmented: copies can be added to sets in memory only")
+        raise UserError("data.augmented requires a data set that is held in memory")
     x, y, digest = read_augmented(folder, content, arrays.x, arrays.y, splits["train"])
     return append_training_samples(arrays, splits, x, y, f"{content} {digest}")
 
@@ -74,7 +76,7 @@ def add_augmented(arrays: Any, splits: dict[str, Tensor], folder: Path, content:
 def append_training_samples(
     arrays: Any, splits: dict[str, Tensor], x: Tensor, y: Tensor, content: str
 ) -> tuple[Any, dict[str, Tensor]]:
-    """Append samples x [M, …] and y [M] to the set and to its training part; `content` tells them from any others."""
+    """Append samples x [M, …] and y [M] to the training part; `content` identifies the result in the fingerprint."""
     added = torch.arange(len(arrays.y), len(arrays.y) + len(y))
     digest = hashlib.sha256(content.encode()).hexdigest()
     whole = replace(arrays, x=torch.cat([arrays.x, x]), y=torch.cat([arrays.y, y]), content=digest)

@@ -1,4 +1,4 @@
-"""The order of samples: which indices form which batch on which rank, as a function of (seed, epoch)."""
+"""Batch sampler: which samples form which batch on which rank, as a function of (seed, epoch)."""
 
 from collections.abc import Iterator
 from typing import Literal, get_args
@@ -13,17 +13,16 @@ ORDERS: tuple[str, ...] = get_args(Order)
 
 
 class BatchSampler(Sampler[Tensor]):
-    """Yields the indices of one item (`chunk` batches) after the other as int64 tensors.
+    """Yields the sample indices of each item (`chunk` batches) as an int64 tensor.
 
-    `order` is "shuffled" (a new permutation each epoch), "fixed" (one for all epochs) or "sequential" (as
-    `indices` stand). Of the ordered indices, rank r takes ``[r::world_size]``, so that the ranks' batches of
-    step t are together the batch of step t that one process with ``world_size * batch_size`` would see. Ranks
-    get equally many samples: the first indices are repeated at the end, or, with `drop_last`, the samples
-    that fill no whole batch on every rank are left out. `drop_last` counts batches, not chunks. With
-    `drop_single` a last batch of a single sample is left out on every rank.
+    `order` is "shuffled" (a new permutation each epoch), "fixed" (one permutation for all epochs) or "sequential".
+    Rank r takes ``[r::world_size]`` of the ordered indices, so that the ranks' batches of step t together are the batch
+    that one process with ``world_size * batch_size`` would see. All ranks get equally many samples: the first indices
+    are repeated at the end, or with `drop_last`, samples that do not fill a batch on every rank are dropped.
+    `drop_last` counts batches, not chunks. `drop_single` drops a last batch of a single sample on every rank.
 
-    The permutation comes from NumPy's RandomState, whose stream NumPy keeps unchanged over versions, and not
-    from a global generator: a resumed epoch has the same order.
+    The permutation comes from NumPy's RandomState, whose stream is stable across NumPy versions, and not from a
+    global generator: a resumed epoch has the same order.
     """
 
     def __init__(
@@ -50,12 +49,12 @@ class BatchSampler(Sampler[Tensor]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the permutation of the next iteration; Lightning calls this before each epoch."""
+        """Set the epoch of the next iteration; called by Lightning before each epoch."""
         self.epoch = epoch
 
     @property
     def num_samples(self) -> int:
-        """Samples that each rank sees in an epoch."""
+        """Samples per rank and epoch."""
         if self.drop_last:
             return len(self.indices) // (self.batch_size * self.world_size) * self.batch_size
         size = -(-len(self.indices) // self.world_size)
@@ -63,20 +62,20 @@ class BatchSampler(Sampler[Tensor]):
 
     @property
     def num_dropped(self) -> int:
-        """Samples that all ranks leave out of an epoch because of `drop_single`."""
+        """Samples per epoch that `drop_single` drops on all ranks together."""
         kept = self.num_samples * self.world_size
         return max(0, len(self.indices) - kept) if self.drop_single and not self.drop_last else 0
 
     def samples_in(self, first: int, end: int) -> int:
-        """Samples that each rank has in its batches `first` to `end` - 1."""
+        """Return the samples per rank in batches `first` to `end` - 1."""
         return min(end * self.batch_size, self.num_samples) - first * self.batch_size
 
     def __len__(self) -> int:
         return -(-self.num_samples // (self.batch_size * self.chunk))
 
     def __iter__(self) -> Iterator[Tensor]:
-        # A generator, so that the epoch is read at the first batch: a resumed Lightning loop makes the iterator
-        # before it calls `set_epoch`.
+        # a generator reads the epoch at the first batch: a resumed Lightning loop creates the iterator before it calls
+        # `set_epoch`
         if len(self) == 0:
             return
         ordered = self._ordered()

@@ -1,4 +1,4 @@
-"""Sets that are folders of files, a folder for each class, and a folder of these for each part where a set is split."""
+"""Data sets on disk with one folder per class, optionally below one folder per part (train, val, test)."""
 
 import os
 from collections import Counter
@@ -23,22 +23,22 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ClassFolders:
-    """The files of each part ("train", and "val" and "test" where there is a folder) with the number of their class."""
+    """The files of each part ("train", and "val" and "test" if they have folders) with their class index."""
 
     class_names: list[str]
     parts: dict[str, list[tuple[Path, int]]]
 
 
 def read_class_folders(root: Path, kind: str, suffixes: Collection[str], key: str = "data.root") -> ClassFolders:
-    """List ``root/CLASS/*``, or ``root/PART/CLASS/*`` with the names of `PARTS` in any case; warn of what is skipped.
+    """List ``root/CLASS/*``, or ``root/PART/CLASS/*`` (part names: `PARTS`, in any case), and warn about skipped files.
 
     Args:
-        kind: what the files are, for messages.
-        suffixes: in lower case; files with other ones are skipped.
-        key: of the config that says where `root` is.
+        kind: what the files are, used in messages.
+        suffixes: accepted suffixes, in lower case.
+        key: config key that sets `root`.
 
     Raises:
-        UserError: no class is found, a part is unknown or given twice, or a class has no file to train on.
+        UserError: there are no classes, a part is unknown or given twice, or a class has no training files.
     """
     folders = _part_folders(root)
     train = _class_folders(folders["train"])
@@ -67,7 +67,7 @@ def read_class_folders(root: Path, kind: str, suffixes: Collection[str], key: st
 
 
 def _part_folders(root: Path) -> dict[str, Path]:
-    """The folder of each part; `root` itself as "train" where its folders are classes."""
+    """Return the folder of each part; if the subfolders are classes, `root` itself is "train"."""
     subfolders = _class_folders(root)
     given = {
         part: [path for path in subfolders.values() if path.name.lower() in PART_FOLDERS[part]] for part in PART_FOLDERS
@@ -90,7 +90,7 @@ def _part_folders(root: Path) -> dict[str, Path]:
 
 
 def _class_folders(folder: Path) -> dict[str, Path]:
-    """The subfolders by name, in order; hidden ones and those of macOS's archiver are left out."""
+    """Return the subfolders by name, sorted, without hidden ones and those of macOS's archiver."""
     if not folder.is_dir():
         return {}
     found = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "__MACOSX")))
@@ -98,7 +98,7 @@ def _class_folders(folder: Path) -> dict[str, Path]:
 
 
 def _files(folder: Path, suffixes: Collection[str], skipped: Counter[str]) -> list[Path]:
-    """The files of a class in order; counts the others in `skipped` by reason."""
+    """Return the files of a class, sorted; count the skipped ones by reason."""
     found = []
     for path in sorted(folder.iterdir()):
         if path.is_dir() and not path.name.startswith("."):
@@ -111,7 +111,7 @@ def _files(folder: Path, suffixes: Collection[str], skipped: Counter[str]) -> li
 
 
 def reason_to_skip(path: Path, suffixes: Collection[str]) -> str | None:
-    """Why a file is not read, or None where it is."""
+    """Return why a file is skipped, or None if it is read."""
     if path.name.startswith("."):
         return "hidden"
     if path.suffix.lower() not in suffixes:
@@ -120,14 +120,14 @@ def reason_to_skip(path: Path, suffixes: Collection[str]) -> str | None:
 
 
 def warn_of_skipped(root: Path, skipped: Counter[str], read: int) -> None:
-    """Report how many files were skipped, by reason, beside those that are read."""
+    """Warn about skipped files, counted by reason."""
     if total := sum(skipped.values()):
         reasons = ", ".join(f"{count} {reason}" for reason, count in skipped.most_common() if count)
         rank_zero_warn(f"{root}: skipped {total} of {total + read} files: {reasons}")
 
 
 def printable_name(name: str) -> str:
-    """A file's name as valid text: bytes that are not UTF-8 are escaped."""
+    """Return a file name as valid text: bytes that are not UTF-8 are escaped."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
@@ -136,10 +136,10 @@ def _shorten(names: Sequence[str]) -> str:
 
 
 def read_in_threads(read: Callable[[Path], T], files: Sequence[Path]) -> Iterator[T]:
-    """Yield what `read` makes of each file, in order; several are read at once.
+    """Yield ``read(file)`` for each file, in order, reading several at once.
 
     Raises:
-        UserError: at the end, with the number of files that `read` raised one for.
+        UserError: after the last file, listing the files for which `read` raised a UserError.
     """
 
     def attempt(file: Path) -> T | UserError:

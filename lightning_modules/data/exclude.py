@@ -1,4 +1,4 @@
-"""Samples that shall not be trained on: a list of their indices, written by `touchstone data clean`."""
+"""Exclusion of listed samples (noise, duplicates) from training; ``touchstone data clean`` writes the list."""
 
 import json
 from collections.abc import Callable
@@ -13,18 +13,18 @@ from lightning_modules.config.errors import UserError
 def drop_excluded(
     splits: dict[str, Tensor], file: str | Path, official_test: bool, exclude_test: bool, content: Callable[[], str]
 ) -> dict[str, Tensor]:
-    """Take the listed samples out of training and validation; all others stay in the part that they are in without the list.
+    """Remove the listed samples from training and validation; all other samples stay in their part.
 
     Args:
         splits: int64 indices of "train", "val" and "test".
-        file: JSON with ``content`` (the fingerprint of the raw values that were looked at) and ``excluded``: a list of
-            ``{"index": i, "part": "pool" or "test", "why": …}``; "test" counts within an official test part.
-        official_test: whether the test part is numbered by itself, or was split off the pool.
-        exclude_test: take them out of the test part too: its numbers can then not be compared with others'.
-        content: gives the fingerprint of the raw values at hand.
+        file: JSON with ``content`` (the fingerprint of the inspected raw values) and ``excluded``: a list of
+            ``{"index": i, "part": "pool" or "test", "why": …}``; "test" indices count within an official test part.
+        official_test: whether there is an official test part with its own indices.
+        exclude_test: also remove them from the test part; test results are then no longer comparable with others.
+        content: returns the fingerprint of the current raw values.
 
     Raises:
-        UserError: no such file, a damaged one, one of other data, or one that leaves nothing to train on.
+        UserError: the file is missing, damaged or of different data, or no training sample is left.
     """
     path = Path(file).expanduser()
     listed = _read(path, content)
@@ -45,15 +45,15 @@ def _read(path: Path, content: Callable[[], str]) -> list[tuple[str, int]]:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         listed = [(str(entry["part"]), int(entry["index"])) for entry in record["excluded"]]
-        looked_at = str(record["content"])
+        inspected = str(record["content"])
     except OSError as error:
         raise UserError(f"data.exclude={path}: {error.strerror}; `touchstone data clean` writes one") from error
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"data.exclude={path} is damaged ({error!r}); `touchstone data clean` writes one") from error
     if wrong := {part for part, _ in listed} - {"pool", "test"}:
-        raise UserError(f"data.exclude={path}: the part of a sample is pool or test, not {sorted(wrong)[0]}")
-    if looked_at != content():
+        raise UserError(f"data.exclude={path}: expected pool or test as the part of a sample, got {sorted(wrong)[0]}")
+    if inspected != content():
         raise UserError(
-            f"data.exclude={path} was made of other data: its content is {looked_at}, here it is {content()}"
+            f"data.exclude={path} was created for different data (fingerprint {inspected}, current data {content()})"
         )
     return listed

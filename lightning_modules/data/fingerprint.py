@@ -1,4 +1,4 @@
-"""Fingerprints: a sha256 over every value of a set, its split and its preprocessing."""
+"""Data fingerprints: a sha256 over all values of a data set, its split and its preprocessing."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ from lightning_modules.data.paths import write_atomic
 
 
 def tensor_digest(*tensors: Tensor) -> str:
-    """Return the sha256 of dtype, shape and all bytes of the tensors, in order."""
+    """Return the sha256 of dtype, shape and bytes of the tensors, in order."""
     digest = hashlib.sha256()
     for tensor in tensors:
         array = tensor.detach().cpu().contiguous().numpy()
@@ -22,7 +22,7 @@ def tensor_digest(*tensors: Tensor) -> str:
 
 
 def files_digest(root: Path, files: Sequence[Path]) -> str:
-    """Return the sha256 of the files' places under `root` and of their contents."""
+    """Return the sha256 of the files' paths relative to `root` and their contents."""
     digest = hashlib.sha256()
     for file in files:
         with file.open("rb") as opened:
@@ -32,9 +32,9 @@ def files_digest(root: Path, files: Sequence[Path]) -> str:
 
 
 def cached_digest(cache: Path, kind: str, files: Sequence[Path], compute: Callable[[], str]) -> str:
-    """Return `compute()`, remembered by `kind` and every file's path, size and modification time (ns).
+    """Return `compute()`, cached by `kind` and every file's path, size and modification time (ns).
 
-    One small JSON file per key, written whole: processes that write at once cannot lose each other's entries.
+    One small JSON file per key, written atomically, so that concurrent processes cannot lose entries.
     """
     stats = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     key = hashlib.sha256(json.dumps([kind, stats]).encode()).hexdigest()
@@ -44,7 +44,7 @@ def cached_digest(cache: Path, kind: str, files: Sequence[Path], compute: Callab
         if isinstance(known, str) and len(known) == 64:
             return known
     except (OSError, ValueError, KeyError, TypeError):
-        pass  # no entry yet, or a damaged one: hash again
+        pass  # no entry or a damaged one: hash again
     digest = compute()
     record = {"digest": digest, "kind": kind, "files": len(files), "first": str(files[0]) if files else None}
     write_atomic(entry, json.dumps(record).encode())
@@ -52,9 +52,9 @@ def cached_digest(cache: Path, kind: str, files: Sequence[Path], compute: Callab
 
 
 def describe_preprocess(preprocess: nn.Module) -> list[str]:
-    """Name a preprocessing: its classes, and those constants that were not fitted on the training part.
+    """Describe a preprocessing: its classes, and the constants that were not fitted on the training part.
 
-    Of modules from elsewhere the plain attributes count too: settings of ours are buffers.
+    For third-party modules the plain attributes count too; our modules keep their settings in buffers.
     """
     parts = []
     for name, module in preprocess.named_modules():
@@ -70,7 +70,7 @@ def describe_preprocess(preprocess: nn.Module) -> list[str]:
 
 
 def combine_fingerprint(content: str, splits: Mapping[str, Tensor], preprocess: nn.Module) -> str:
-    """Return the fingerprint of a prepared set (sha256, hex)."""
+    """Return the fingerprint of a prepared data set (sha256, hex)."""
     parts = {
         "content": content,
         "splits": {name: tensor_digest(splits[name]) for name in sorted(splits)},

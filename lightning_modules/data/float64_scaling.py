@@ -1,4 +1,4 @@
-"""Columns whose values float32 cannot tell apart, or cannot hold: they are scaled in float64."""
+"""Float64 scaling of columns whose values float32 cannot represent or distinguish, such as time stamps."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,9 +12,9 @@ from lightning_modules.config.errors import UserError
 
 
 def first_imprecise_row(values: np.ndarray, dtype: Any = np.float32) -> int | None:
-    """Return the first row of a column that `dtype` cannot represent, or cannot tell from its neighbours; else None.
+    """Return the first row of a column that `dtype` cannot represent or distinguish from its neighbours; else None.
 
-    The rounding error is compared with the range of the middle half of the column (its whole range where that is 0).
+    The rounding error is compared with the interquartile range of the column (its whole range if that is 0).
     """
     wide: Any = values.astype(np.longdouble if values.dtype.kind in "iu" else np.float64)
     with np.errstate(over="ignore", invalid="ignore"):
@@ -29,7 +29,7 @@ def first_imprecise_row(values: np.ndarray, dtype: Any = np.float32) -> int | No
 
 
 def require_precision(table: pd.DataFrame, dtype: Any, hint: str) -> None:
-    """Raise UserError with the first column and row that `dtype` cannot represent, or tell apart."""
+    """Raise UserError with the first column and row that `dtype` cannot represent or distinguish."""
     for i, name in enumerate(table.columns):
         values = table.iloc[:, i].to_numpy()
         if (row := first_imprecise_row(values, dtype)) is not None:
@@ -37,14 +37,14 @@ def require_precision(table: pd.DataFrame, dtype: Any, hint: str) -> None:
                 rounded = dtype(values[row])
             raise UserError(
                 f"column '{name}', row {row + 1}: {values[row]} is {rounded} in {dtype.__name__}, which cannot represent "
-                f"the column's values or cannot tell them apart: {hint}"
+                f"or distinguish the column's values: {hint}"
             )
 
 
 class Float64Affine(nn.Module):
-    """``(x - shift) / scale`` per feature of float64 [B, F], computed in float64, then rounded to the type of the training.
+    """``(x - shift) / scale`` per feature of float64 [B, F], computed in float64, then cast to the training dtype.
 
-    Shift and scale are no buffers, as these are converted to that type (``trainer.precision``).
+    Shift and scale are plain lists, because ``trainer.precision`` would convert buffers.
     """
 
     def __init__(self, shift: Sequence[float], scale: Sequence[float], fitted: bool = False) -> None:
@@ -56,7 +56,7 @@ class Float64Affine(nn.Module):
 
     @classmethod
     def fit(cls, x: Tensor, train: Tensor, names: Sequence[str], scaling: str) -> "Float64Affine":
-        """Measure mean and population std, or lowest value and range, of the training part; a constant column is only shifted.
+        """Fit mean and population std, or minimum and range, on the training part; a constant column is only shifted.
 
         Raises UserError for a column whose moments float64 cannot represent.
         """
@@ -69,7 +69,7 @@ class Float64Affine(nn.Module):
         wrong = ~(shift.isfinite() & scale.isfinite() & (scale > 0))
         if wrong.any():
             name = names[int(wrong.nonzero()[0])]
-            raise UserError(f"column '{name}': its values are too large or too small to be scaled; rescale the column")
+            raise UserError(f"column '{name}': its values are too large or too small for float64; rescale the column")
         return cls(shift.tolist(), scale.tolist(), fitted=True)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -79,6 +79,6 @@ class Float64Affine(nn.Module):
         return ((x.double() - shift) / scale).to(self.unit.dtype)
 
     def recipe(self) -> dict[str, Any]:
-        """Return the plain values from which ``hydra.utils.instantiate`` builds this again."""
+        """Return the plain values from which ``hydra.utils.instantiate`` rebuilds this module."""
         target = f"{type(self).__module__}.{type(self).__qualname__}"
         return {"_target_": target, "shift": self.shift, "scale": self.scale, "fitted": self.fitted}

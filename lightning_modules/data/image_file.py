@@ -1,4 +1,4 @@
-"""One reader for image files: whatever the mode of a file, its pixels as a viewer shows them."""
+"""Reader for image files of any mode: 8-bit RGB pixels as an image viewer shows them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ Background = str | Sequence[int]  # "white", "black" or [r, g, b]
 
 
 def background_color(background: Background) -> tuple[int, int, int]:
-    """Return [r, g, b]. Raises UserError where `background` is no color."""
+    """Return [r, g, b]. Raises UserError if `background` is not a color."""
     given = COLORS.get(background) if isinstance(background, str) else background
     color = tuple(given) if isinstance(given, Sequence) else ()
     if len(color) != 3 or not all(type(value) is int and 0 <= value <= 255 for value in color):
@@ -23,7 +23,7 @@ def background_color(background: Background) -> tuple[int, int, int]:
 
 
 def read_image(path: Path, background: Background = "white") -> Image.Image:
-    """Read an image file as 8-bit RGB, upright by its EXIF orientation; of an animation the first frame.
+    """Read an image file (of an animation the first frame) as 8-bit RGB, rotated by its EXIF orientation.
 
     Transparent pixels are composited onto `background`. 16-bit grey values (modes I;16 and I) are scaled from
     0..65535 to 0..255, floating-point ones (mode F) from 0..1.
@@ -33,7 +33,7 @@ def read_image(path: Path, background: Background = "white") -> Image.Image:
     """
     try:
         with Image.open(path) as opened:
-            opened.load()  # a TIFF is turned upright here, and says so: it must not be turned twice
+            opened.load()  # applies the orientation of a TIFF, which must not be applied twice
             image = _to_8_bit(_upright(opened))
             if image.has_transparency_data:
                 backdrop = Image.new("RGBA", image.size, (*background_color(background), 255))
@@ -48,12 +48,12 @@ def read_image(path: Path, background: Background = "white") -> Image.Image:
 def _upright(image: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image)
-    except Exception:  # damaged metadata do not make an image unreadable
+    except Exception:  # an image with damaged metadata is still readable
         return image
 
 
 def _to_8_bit(image: Image.Image) -> Image.Image:
-    """Scale a mode of more than 8 bits to L (with alpha: LA); other modes are returned as they are."""
+    """Scale modes of more than 8 bits to L (with alpha: LA); return other modes unchanged."""
     if not (image.mode == "F" or image.mode.startswith("I")):
         return image
     values = np.asarray(image)

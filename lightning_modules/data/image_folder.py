@@ -1,4 +1,4 @@
-"""Images of your own: one folder per class."""
+"""Your own images: one folder per class."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,17 +22,13 @@ MEMORY_LIMIT = 2e9  # bytes up to which in_memory=auto decodes a set once
 
 
 def decode(path: Path, size: int, background: Background = "white") -> Tensor:
-    """Return an image as uint8 RGB [3, size, size], its longer side cut around the centre.
-
-    Raises:
-        UserError: the file is not a readable image.
-    """
+    """Return an image as uint8 RGB [3, size, size], center-cropped. Raises UserError if it is not readable."""
     image = ImageOps.fit(read_image(path, background), (size, size), Image.Resampling.BILINEAR)
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
 class ImageFiles:
-    """A store of images that are decoded when they are asked for."""
+    """Images that are decoded on access (a `SampleSource`)."""
 
     dtype = torch.uint8
 
@@ -50,7 +46,7 @@ class ImageFiles:
         return torch.stack([decode(self.files[i], self.size, self.background) for i in index.tolist()])
 
     def in_memory(self) -> Tensor:
-        """Decode everything once. Raises UserError with all files that are not readable images."""
+        """Decode all images. Raises UserError listing all files that are not readable images."""
         out = torch.empty(self.shape, dtype=torch.uint8)
         for i, image in enumerate(read_in_threads(lambda file: decode(file, self.size, self.background), self.files)):
             out[i] = image
@@ -60,15 +56,15 @@ class ImageFiles:
 class ImageFolder(InMemoryData):
     """uint8 [3, image_size, image_size] from ``root/{train,val,test}/CLASS/*`` or ``root/CLASS/*``.
 
-    Where there is no ``val`` or ``test`` folder, that part is split off by its fraction; `class_folders.py` lists
-    the other names of these folders.
+    Without a ``val`` or ``test`` folder, that part is split off by its fraction; `class_folders.py` lists
+    alternative folder names.
 
     Args:
-        root: the folder; default ``images`` in the data folder.
-        in_memory: true decodes all images once, false decodes them in `num_workers` processes as they are
-            needed, "auto" takes the first up to 2 GB.
+        root: default ``images`` in the data folder.
+        in_memory: true decodes all images once, false decodes them on access in `num_workers` processes,
+            "auto" chooses true up to 2 GB.
         background: behind transparent pixels: "white", "black" or [r, g, b].
-        mean, std: of pixels in [0, 1], one number per channel; null measures them on the training part.
+        mean, std: of pixels in [0, 1], one number per channel; null computes them on the training part.
     """
 
     name = "image_folder"
@@ -96,12 +92,12 @@ class ImageFolder(InMemoryData):
         super().__init__(**settings)
 
     def problems(self) -> list[str]:
-        """Check the images' settings too."""
+        """Also check the image settings."""
         found = super().problems() + constants_problems(self.mean, self.std)
         found += check_number("image_size", self.image_size, True, lambda v: v >= 1, "of at least 1")
         found += check_number("num_workers", self.num_decode_workers, True, lambda v: v >= 0, "of at least 0")
         if self.keep_in_memory not in (True, False, "auto"):
-            found.append(f"data.in_memory={self.keep_in_memory}: choose one of: auto, false, true")
+            found.append(f"data.in_memory={self.keep_in_memory}: expected auto, false or true")
         try:
             background_color(self.background)
         except UserError as error:
@@ -109,7 +105,7 @@ class ImageFolder(InMemoryData):
         return found
 
     def load(self) -> RawDataset:
-        """List the files, and decode them where they are to be in memory.
+        """List the files, and decode them if they are kept in memory.
 
         Raises:
             UserError: there are no images, a class is unknown or empty, or a file cannot be decoded.

@@ -1,4 +1,4 @@
-"""The datamodule of every set that is indexed by whole batches: in memory, or decoded by workers."""
+"""Base datamodule of all our data sets: indexed by whole batches, in memory or decoded by workers."""
 
 import math
 from abc import abstractmethod
@@ -26,11 +26,11 @@ Batch = dict[str, Tensor]
 
 @dataclass
 class RawDataset:
-    """A set as `load` finds it.
+    """A raw data set, as returned by `load`.
 
     `x` is raw [N, …]; `y` is int64 [N] (classes) or float32 [N] or [N, D] (regression, multilabel). `test` is
-    the official test part, `val` the indices of an official validation part in `x`. `files` are what was
-    read: the content's hash is remembered by them. `content` is that hash where it follows from something else.
+    the official test part, `val` the indices of an official validation part in `x`. `files` are the source files, by
+    which the content hash is cached. `content` is that hash, if it does not have to be computed from `x` and `y`.
     """
 
     x: SampleSource
@@ -53,54 +53,54 @@ class BatchDataset(Dataset[Batch]):
         return len(self.y)
 
     def __getitem__(self, index: Tensor) -> Batch:
-        if not isinstance(index, Tensor):  # Lightning has put a sampler of its own in the place of ours
+        if not isinstance(index, Tensor):  # Lightning has replaced our sampler
             raise UserError(
                 "trainer.overfit_batches cannot be used with this data: use data.per_class or data.fraction"
             )
         index = index.to(self.y.device, non_blocking=True)
-        # index_select is up to 20x faster than x[index] here
+        # up to 20x faster than x[index]
         return {"x": self.x.index_select(0, index), "y": self.y.index_select(0, index), "index": index}
 
 
 def identity_collate(batch: Batch) -> Batch:
-    """Collate nothing: the data set returns whole batches."""
+    """Do not collate: the data set returns whole batches."""
     return batch
 
 
 class InMemoryData(pl.LightningDataModule):
-    """A set with its split, order, preprocessing and fingerprint; subclasses implement `load`.
+    """A data set with its split, sample order, preprocessing and fingerprint; subclasses implement `load`.
 
     Args:
         batch_size: samples per process and step.
         eval_batch_size: the same for validation and test; default the larger of `batch_size` and 512.
-        val_fraction: of the whole set; of the rest where a fold is the test part; 0 means no validation part.
-        test_fraction: of the whole set, only where it has no official test part.
-        split_seed: the split and the sub-sample are a function of this and of the labels.
-        seed: the order of the training samples is a function of this and of the epoch.
-        order: "shuffled" anew in each epoch, "fixed" (one permutation for all) or "sequential".
-        drop_last: leave out the last, smaller batch of training.
-        eval_drop_last: leave out the last, smaller batch of validation and test too.
-        watch_test: measure the test part at each validation, as ``test/<metric>`` by step; nothing is chosen by it.
-        folds, fold: stratified k-fold; the fold is the test part, or validation where the test part
-            is official.
-        fraction, per_class: train on a stratified share, or on so many of each class.
-        exclude: a list of samples that neither train nor validate, see `exclude.py`; with `exclude_test` nor test.
-        augmented: a folder of augmented copies, see `augmented_copies.py`: those of training samples are trained on too.
-        expected_fingerprint: refuse to run on other data, another split or another preprocessing.
-        device: "trainer" keeps a set that is in memory on the Trainer's device, so that no batch is transferred; "cpu" in
-            main memory, from which batches go to a GPU through pinned memory. The numbers are the same.
-        cache_dir: where slow reading and hashes are kept; default the user's cache folder.
+        val_fraction: of all samples (if a fold is the test part, of the others); 0 means no validation part.
+        test_fraction: of all samples; only without an official test part.
+        split_seed: seed of the split and the subsample.
+        seed: seed of the order of the training samples.
+        order: "shuffled" (a new permutation each epoch), "fixed" (one permutation for all epochs) or "sequential".
+        drop_last: drop the last, smaller training batch.
+        eval_drop_last: drop the last, smaller batch of validation and test.
+        watch_test: evaluate the test part at each validation, logged as ``test/<metric>``; never used for selection.
+        folds, fold: stratified k-fold; the fold is the test part, or validation if there is an official test part.
+        fraction, per_class: train on a stratified fraction, or on this many samples per class.
+        exclude: list of samples to leave out of training and validation, see `exclude.py`; with `exclude_test` also of
+            the test part.
+        augmented: folder of augmented copies of training samples to train on as well, see `augmented_copies.py`.
+        expected_fingerprint: refuse to run with other data, another split or another preprocessing.
+        device: "trainer" keeps the data set on the Trainer's device, so that no batch is transferred; "cpu" in
+            main memory, from which batches go to a GPU through pinned memory. Results are identical.
+        cache_dir: for hashes and slow reading; default the user's cache folder.
 
     Raises:
-        UserError: with all mistakes in the arguments at once.
+        UserError: listing all mistakes in the arguments.
     """
 
     name: str
-    domain: str = "table"  # image, series, audio, text, interactions: how a sample is shown
-    chunk: int = 1  # training batches that the loader concatenates to one item
-    drop_single: bool = False  # leave out a last training batch of one sample
+    domain: str = "table"  # image, series, audio, text, interactions: how a sample is displayed
+    chunk: int = 1  # training batches concatenated to one item of the loader
+    drop_single: bool = False  # drop a last training batch of one sample
     num_workers: int = 0
-    columns: list[str] | None = None  # names of the features of a table, known after `setup`
+    columns: list[str] | None = None  # feature names of a table, set by `setup`
 
     def __init__(
         self,
@@ -149,24 +149,24 @@ class InMemoryData(pl.LightningDataModule):
             raise UserError("\n".join(problems))
 
     def sample_text(self, x: Tensor) -> str:
-        """One raw sample in words, where a picture of it says nothing."""
+        """Return one raw sample as text, for data that cannot be plotted."""
         values, most = x.flatten(), 60
         return " ".join(f"{value:.4g}" for value in values[:most].tolist()) + " …" * (len(values) > most)
 
     @abstractmethod
     def load(self) -> RawDataset:
-        """Read or generate the whole set; all heavy work is here."""
+        """Read or generate the whole data set; all heavy work is here."""
 
     def extra_training_samples(self) -> tuple[Tensor, Tensor] | None:
-        """Raw samples x [M, …] and targets y [M] beside those of the set, which are in no other part."""
+        """Return additional raw training samples x [M, …] and targets y [M], which take no part in the split."""
         return None
 
     def build_preprocess(self, x: SampleSource, train: Tensor) -> nn.Module:
-        """Return what maps raw samples to model input; may be fitted on ``x[train]`` only."""
+        """Return the module that maps raw samples to model input; it may be fitted on ``x[train]`` only."""
         return nn.Identity()
 
     def problems(self) -> list[str]:
-        """Return every mistake in the arguments, each naming its key; subclasses add theirs."""
+        """Return all mistakes in the arguments, each naming its key; subclasses extend this."""
         found = self.plan.problems()
         found += check_number("batch_size", self.batch_size, True, lambda v: 1 <= v < 2**31, "from 1 to 2**31 - 1")
         if self.eval_batch_size is not None:
@@ -184,18 +184,18 @@ class InMemoryData(pl.LightningDataModule):
         return found
 
     def setup(self, stage: str | None = None) -> None:
-        """Load, split and fit the preprocessing once; later calls do nothing.
+        """Load, split and fit the preprocessing; only the first call has an effect.
 
         Raises:
-            UserError: the set is missing or damaged, the split is impossible, or the fingerprint is another.
+            UserError: the data are missing or damaged, the split is impossible, or the fingerprint differs.
         """
         if self._arrays is not None:
             return
         arrays = self.load()
         if self.device == "trainer" and not isinstance(arrays.x, Tensor):
             raise UserError(
-                f"data.device=trainer: {self.name} is decoded from files; expected a data set that is kept in memory "
-                "(data.in_memory=true decodes it once), or data.device=cpu"
+                f"data.device=trainer: {self.name} is decoded from files; use data.in_memory=true to decode it once, "
+                "or data.device=cpu"
             )
         y_test = None if arrays.test is None else arrays.test[1]
         check_classes(arrays.y, y_test, arrays.class_names)
@@ -224,25 +224,25 @@ class InMemoryData(pl.LightningDataModule):
         if self.expected_fingerprint and self.expected_fingerprint != self.fingerprint():
             self._arrays = None
             raise UserError(
-                f"not the expected data: data.expected_fingerprint={self.expected_fingerprint}, but "
-                f"the fingerprint of {self.name} with this split and preprocessing is {self.fingerprint()}"
+                f"data fingerprint mismatch: data.expected_fingerprint={self.expected_fingerprint}, but {self.name} with this "
+                f"split and preprocessing has {self.fingerprint()}"
             )
 
     def _check_parts(self) -> None:
-        """Raise UserError where dropping would leave a part without a batch, or where there is nothing to watch."""
+        """Raise UserError if dropping leaves a part without batches, or there is no test part to watch."""
         dropped = [("batch_size", "drop_last", "train", self.batch_size)] if self.drop_last else []
         if self.eval_drop_last:
             dropped += [("eval_batch_size", "eval_drop_last", part, self._eval_size) for part in ("val", "test")]
         for key, switch, part, size in dropped:
             samples = len(self.splits[part])
             if samples < size and (samples or part == "train"):
-                spoken = {"train": "training", "val": "validation"}.get(part, part)
+                name = {"train": "training", "val": "validation"}.get(part, part)
                 raise UserError(
-                    f"data.{key}={size} is more than the {samples} {spoken} samples, and data.{switch}=true "
-                    "leaves out the only batch: lower one or set the other to false"
+                    f"data.{key}={size} is more than the {samples} {name} samples, and data.{switch}=true "
+                    f"drops the only batch: lower data.{key} or set data.{switch}=false"
                 )
         if self.watch_test and not len(self.splits["test"]):
-            raise UserError("data.watch_test=true, but there is no test part: data.test_fraction=0.2, or folds")
+            raise UserError("data.watch_test=true, but there is no test part: set data.test_fraction or data.folds")
 
     def _describe_classes(self, arrays: RawDataset, train: Tensor) -> None:
         self.num_classes: int | None = None
@@ -256,14 +256,14 @@ class InMemoryData(pl.LightningDataModule):
         self.class_counts = arrays.y[train].bincount(minlength=self.num_classes)
 
     def fingerprint(self) -> str:
-        """Return the sha256 (hex) over all raw values, the split and the preprocessing; calls `setup`."""
+        """Return the sha256 (hex) of all raw values, the split and the preprocessing; calls `setup`."""
         if self._fingerprint is None:
             arrays = self.arrays
             self._fingerprint = combine_fingerprint(self._content(arrays), self.splits, self.preprocess)
         return self._fingerprint
 
     def content_fingerprint(self) -> str:
-        """Return the sha256 (hex) over all raw values alone; calls `setup`."""
+        """Return the sha256 (hex) of all raw values; calls `setup`."""
         return self._content(self.arrays)
 
     def _content(self, arrays: RawDataset) -> str:
@@ -277,14 +277,14 @@ class InMemoryData(pl.LightningDataModule):
 
     @property
     def arrays(self) -> RawDataset:
-        """The raw set; calls `setup`."""
+        """The raw data set; calls `setup`."""
         self.setup()
         assert self._arrays is not None
         return self._arrays
 
     @property
     def in_memory(self) -> bool:
-        """Whether whole batches are read from memory, or decoded from files."""
+        """Whether batches are read from memory, rather than decoded from files."""
         return isinstance(self.arrays.x, Tensor)
 
     @property
@@ -293,7 +293,7 @@ class InMemoryData(pl.LightningDataModule):
         return math.prod(self.input_shape) * self.arrays.x.dtype.itemsize
 
     def steps_per_epoch(self, shares: int = 1) -> int:
-        """Training batches of an epoch, whatever `chunk` is, of each of the processes that the samples are shared out to."""
+        """Return the training batches per epoch of each of `shares` processes, independent of `chunk`."""
         order = BatchSampler(
             self.splits["train"],
             self.batch_size,
@@ -305,13 +305,13 @@ class InMemoryData(pl.LightningDataModule):
 
     @property
     def bytes_in_memory(self) -> int:
-        """Raw bytes of all samples and targets, those of an official test part included."""
+        """Raw bytes of all samples and targets, including an official test part."""
         sets = [(self.arrays.x, self.arrays.y), *([self.arrays.test] if self.arrays.test else [])]
         return sum(len(x) * self.bytes_per_sample + y.nbytes for x, y in sets)
 
     def _to_device(self, device: torch.device, x: SampleSource, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Samples and targets on `device`; they are moved once."""
-        assert isinstance(x, Tensor)  # `setup` refuses other sets
+        """Return samples and targets on `device`; they are moved once."""
+        assert isinstance(x, Tensor)  # checked by `setup`
         if id(x) not in self._on_device:
             self._on_device[id(x)] = x.to(device), y.to(device)
         return self._on_device[id(x)]
@@ -327,19 +327,19 @@ class InMemoryData(pl.LightningDataModule):
         return self._loader(arrays.x, arrays.y, "train", self.batch_size, self.order, **how)
 
     def val_parts(self) -> tuple[str, ...]:
-        """The parts that a validation measures, in the order of its loaders: the test part while training, if watched."""
+        """Return the parts evaluated at validation, in the order of the loaders: with `watch_test` also the test part."""
         fitting = self.trainer is None or self.trainer.state.fn == "fit"
         val = ("val",) if len(self.splits["val"]) else ()
         return (*val, "test") if self.watch_test and fitting else val
 
     def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
-        """Batches of the validation part in its order, or a list with a loader for each of `val_parts`."""
+        """Batches of the validation part in order, or a list with one loader for each of `val_parts`."""
         loaders = {"val": self._val_loader, "test": self.test_dataloader}
         self.setup()
         return [loaders[part]() for part in self.val_parts()] if self.watch_test else self._val_loader()
 
     def test_dataloader(self) -> DataLoader[Batch] | list[Any]:
-        """Batches of the test part in its order, or no loader where that part is empty."""
+        """Batches of the test part in order, or no loader if the part is empty."""
         x, y = self.arrays.test or (self.arrays.x, self.arrays.y)
         return self._eval_loader(x, y, "test")
 
@@ -366,7 +366,7 @@ class InMemoryData(pl.LightningDataModule):
         chunk: int = 1,
         drop_single: bool = False,
     ) -> DataLoader[Batch]:
-        share = (self.trainer.distributed_sampler_kwargs if self.trainer else None) or {}  # none: one process
+        share = (self.trainer.distributed_sampler_kwargs if self.trainer else None) or {}  # None: one process
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
         if self.device == "trainer":
             x, y = self._to_device(device, x, y)
@@ -374,7 +374,7 @@ class InMemoryData(pl.LightningDataModule):
         sampler = BatchSampler(
             self.splits[part], batch_size, order, self.seed, drop_last, rank, world_size, chunk, drop_single
         )
-        # a generator of its own, as a loader draws a seed for its workers from the global one at each start
+        # with its own generator, because a loader draws a seed for its workers from the global one
         own: Any = {"generator": torch.Generator(), "num_workers": self.num_workers, "collate_fn": identity_collate}
         own["persistent_workers"] = self.num_workers > 0
         own["pin_memory"] = device.type == "cuda" and self.device == "cpu"

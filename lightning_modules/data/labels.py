@@ -1,4 +1,4 @@
-"""Labels: how their spellings become classes, and which classes a split must hold."""
+"""Labels: unified spellings, missing values, and checks of the classes in each part."""
 
 import re
 import warnings
@@ -18,20 +18,20 @@ MISSING_MARKERS = {
     "null",
     "<na>",
     "#n/a",
-}  # missing values, where all else in a column are numbers
+}  # missing values, if all other values of the column are numbers
 _WHOLE = re.compile(r"([+-]?\d+)\.0+")
 
 
 def canonical_spelling(label: str) -> str:
-    """Return what spellings of one label share: " a" and "a", "1" and "1.0" are the same label."""
+    """Return the canonical form of a label: " a" and "a", "1" and "1.0" are the same label."""
     label = label.strip()
     return _WHOLE.sub(r"\1", label) if _WHOLE.fullmatch(label) else label
 
 
 def normalize_labels(parts: Sequence[Sequence[str]], what: str) -> list[list[str]]:
-    """Return the labels of each part without white space around them, and with one spelling for each label.
+    """Return the labels of each part, stripped and with one spelling (the shortest) per label.
 
-    The shortest spelling is kept; a warning lists those that were replaced. `what` names the column or file.
+    A warning lists the spellings that were replaced. `what` names the column or file in messages.
     """
     spellings: dict[str, set[str]] = {}
     for label in {label for part in parts for label in part}:
@@ -49,7 +49,7 @@ def normalize_labels(parts: Sequence[Sequence[str]], what: str) -> list[list[str
 
 
 def are_numbers(labels: Iterable[str], fits: Callable[[float], bool] = lambda value: True) -> bool:
-    """Whether every label is a number, and all of them fit."""
+    """Return whether every label is a number for which `fits` holds."""
     try:
         return all(fits(float(label)) for label in labels)
     except ValueError:
@@ -57,9 +57,9 @@ def are_numbers(labels: Iterable[str], fits: Callable[[float], bool] = lambda va
 
 
 def look_like_identifiers(labels: Sequence[str]) -> bool:
-    """Whether labels that look like numbers are names: zero-padded ("007"), or versions ("3.9" and "3.10").
+    """Return whether labels that look like numbers are identifiers: zero-padded ("007") or versions ("3.9", "3.10").
 
-    Versions are numbers with a point of which some end in 0, have unequal numbers of decimals, and repeat.
+    Versions are repeated numbers with a decimal point, unequal numbers of decimals, and some trailing 0.
     """
     distinct = set(labels)
     if any(re.fullmatch(r"0\d+", label) for label in distinct):
@@ -71,20 +71,19 @@ def look_like_identifiers(labels: Sequence[str]) -> bool:
 
 
 def warn_identifiers(labels: Sequence[str], what: str) -> None:
-    """Say that labels that look like numbers are read as names of classes."""
+    """Warn that labels that look like numbers are read as class names."""
     sample = ", ".join(repr(label) for label in sorted(set(labels))[:3])
     warnings.warn(
-        f"{what}: zero-padded labels or versions ({sample}) are read as names of classes; "
-        "data.regression=true reads them as numbers",
+        f"{what}: zero-padded labels or versions ({sample}) are read as class names; "
+        "set data.regression=true to read them as numbers",
         stacklevel=3,
     )
 
 
 def require_labels(labels: Sequence[str], what: str, classes: bool = False) -> None:
-    """Raise UserError with the rows whose label is missing: empty, or "NA" and the like where all others are numbers
-    or booleans.
+    """Raise UserError if labels are missing: empty, or "NA" and the like if all others are numbers or booleans.
 
-    With `classes`, "NA" is a class whatever the others are.
+    With `classes`, "NA" is always a class.
     """
     empty = [row for row, label in enumerate(labels, start=1) if not label.strip()]
     gaps = [row for row, label in enumerate(labels, start=1) if label.strip().lower() in MISSING_MARKERS]
@@ -93,17 +92,17 @@ def require_labels(labels: Sequence[str], what: str, classes: bool = False) -> N
         empty = gaps
     if empty:
         first = labels[empty[0] - 1]
-        hint = "; with data.regression=false it is a class of its own" if first.strip() else ""
+        hint = "; data.regression=false makes it a class of its own" if first.strip() else ""
         raise UserError(
             f"{what}: the label is missing in {len(empty)} rows, the first is row {empty[0]} ({first!r}): "
-            f"fill them or drop the rows{hint}"
+            f"fill them in or drop the rows{hint}"
         )
 
 
 def check_classes(y: Tensor, y_test: Tensor | None, names: Sequence[str] | None) -> None:
-    """Raise UserError where all samples are of one class, or where two class names are spellings of the same label.
+    """Raise UserError if all samples have one class, or two class names are spellings of the same label.
 
-    Whole numbers without names need not be classes.
+    Integers without `names` need not be classes and are not checked.
     """
     if names is None or y.is_floating_point() or y.ndim != 1:
         return
@@ -113,13 +112,13 @@ def check_classes(y: Tensor, y_test: Tensor | None, names: Sequence[str] | None)
             raise UserError(f"classes {other!r} and {name!r} are spellings of the same label: rename one of them")
     found = torch.cat([y, y_test]).unique() if y_test is not None else y.unique()
     if len(found) == 1:
-        raise UserError(f"every sample is of class {_class_name(int(found), names)}: at least two classes are required")
+        raise UserError(f"every sample has class {_class_name(int(found), names)}: at least two classes are required")
 
 
 def check_part_classes(parts: Mapping[str, Tensor], names: Sequence[str] | None) -> None:
     """Compare the classes of each part, given its labels [N], with those of the training part.
 
-    One warning lists what validation and test lack. Raises UserError for a class that is not trained on.
+    One warning lists classes missing from validation and test. Raises UserError for a class without training samples.
     """
     if parts["train"].is_floating_point() or parts["train"].ndim != 1:
         return
@@ -138,7 +137,8 @@ def check_part_classes(parts: Mapping[str, Tensor], names: Sequence[str] | None)
             lacking.append(f"{part}: {', '.join(_class_name(label, names) for label in missing[:10])}{more}")
     if lacking:
         warnings.warn(
-            f"classes without samples in a part, which its metrics cannot cover: {'; '.join(lacking)}", stacklevel=3
+            f"parts without samples of some classes (their metrics do not cover these): {'; '.join(lacking)}",
+            stacklevel=3,
         )
 
 

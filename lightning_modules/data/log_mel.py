@@ -1,4 +1,4 @@
-"""Log-mel spectrograms: what networks of speech read."""
+"""Log-mel spectrograms: the input features of speech networks."""
 
 import math
 from typing import Any
@@ -9,21 +9,21 @@ from torch import Tensor, nn
 from lightning_modules.config.errors import UserError
 from lightning_modules.data.preprocess import SampleSource, Standardize
 
-POWER_FLOOR = 1e-6  # power that counts as silence; the ear of a 16-bit recording ends about there
+POWER_FLOOR = 1e-6  # power of silence; about the noise floor of a 16-bit recording
 
 
 class MelSpectrum(nn.Module):
     """``log(power in mel bands + 1e-6)`` of waveforms.
 
-    Power of a centred STFT (periodic Hann window, reflected ends) of samples scaled to [-1, 1), summed by triangles that
-    are evenly spaced on the mel scale ``2595 log10(1 + f / 700)`` from 0 to half the sample rate, each of height 1.
+    Power of a centered STFT (periodic Hann window, reflected ends) of samples scaled to [-1, 1), summed with triangular
+    filters of height 1, evenly spaced on the mel scale ``2595 log10(1 + f / 700)`` from 0 to half the sample rate.
 
     Args:
         sample_rate: Hz.
-        n_fft: samples in a window; hop: samples between two; n_mels: bands.
+        n_fft: window length in samples; hop: hop length; n_mels: number of mel bands.
 
     Raises:
-        UserError: a setting is senseless, or so many bands that one of them holds no frequency of the transform.
+        UserError: a setting is out of range, or a mel band contains no frequency of the transform.
     """
 
     def __init__(self, sample_rate: int, n_fft: int, hop: int, n_mels: int) -> None:
@@ -34,12 +34,12 @@ class MelSpectrum(nn.Module):
         filters = mel_filters(sample_rate, n_fft, n_mels)
         if not filters.sum(0).all():
             raise UserError(
-                f"data.n_mels={n_mels} is too many for data.n_fft={n_fft}: a band would be empty; change one"
+                f"data.n_mels={n_mels} is too many for data.n_fft={n_fft}: a band would be empty; lower n_mels or raise n_fft"
             )
-        # not persistent: they follow from the settings, and transforms share this module with the preprocessing
+        # not persistent: they follow from the settings
         self.register_buffer("window", torch.hann_window(n_fft, dtype=torch.float64).float(), persistent=False)
         self.register_buffer("filters", filters, persistent=False)
-        # a fingerprint sees buffers: these say what the others leave open
+        # part of the data fingerprint, which covers buffers only
         self.register_buffer("settings", torch.tensor([sample_rate, n_fft, hop, n_mels]), persistent=False)
         self.window: Tensor
         self.filters: Tensor
@@ -49,7 +49,7 @@ class MelSpectrum(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Waveforms int16 or float [B, T] -> [B, 1, n_mels, frames], frames = T // hop + 1.
 
-        Computed in float32, given in the buffers' type, which is that of the training (``trainer.precision``).
+        Computed in float32, returned in the training dtype (``trainer.precision``).
         """
         with torch.autocast(x.device.type, enabled=False):
             pad = min(self.n_fft // 2, x.shape[1] - 1)  # a reflection cannot be longer than the signal
@@ -62,12 +62,12 @@ class MelSpectrum(nn.Module):
 
 
 def as_float_audio(x: Tensor) -> Tensor:
-    """Samples as float32: int16 scaled to [-1, 1), floats as they are."""
+    """Return samples as float32: int16 scaled to [-1, 1), floats unchanged."""
     return x.float() / 32768 if x.dtype == torch.int16 else x.float()
 
 
 def mel_filters(sample_rate: int, n_fft: int, n_mels: int) -> Tensor:
-    """float32 [n_fft // 2 + 1, n_mels] of triangles, rounded so that all machines have the same."""
+    """Return triangular filters float32 [n_fft // 2 + 1, n_mels], rounded to be equal on all machines."""
     highest = 2595 * math.log10(1 + sample_rate / 2 / 700)
     corners = 700 * (10 ** (torch.linspace(0, highest, n_mels + 2, dtype=torch.float64) / 2595) - 1)
     bins = torch.linspace(0, sample_rate / 2, n_fft // 2 + 1, dtype=torch.float64)[:, None]
@@ -77,24 +77,23 @@ def mel_filters(sample_rate: int, n_fft: int, n_mels: int) -> Tensor:
 
 
 def spectrum_problems(n_fft: int, hop: int, n_mels: int) -> list[str]:
-    """Say what is wrong with the settings of a spectrum, each naming its key."""
+    """Return the problems of the spectrum settings, each naming its key."""
     found = []
     for key, value, least in (("n_fft", n_fft, 16), ("hop", hop, 1), ("n_mels", n_mels, 1)):
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            found.append(f"data.{key}={value} must be a whole number of at least {least}")
+            found.append(f"data.{key}={value}: expected an integer of at least {least}")
     if not found and hop > n_fft:
-        found.append(f"data.hop={hop} is more than data.n_fft={n_fft}: parts of the signal would not be seen")
+        found.append(f"data.hop={hop} exceeds data.n_fft={n_fft}: parts of the signal would be skipped")
     return found
 
 
 class LogMel(nn.Module):
     """Waveforms to log-mel features with mean 0 and std 1 in each band over the training part.
 
-    What is features already ([B, 1, n_mels, frames], computed once by the datamodule or by an augmentation) is only
-    normalised, so that a mask of features can be drawn before.
+    Inputs that are already features ([B, 1, n_mels, frames], from the datamodule or an augmentation) are only normalized.
 
     Args:
-        mean, std: of each band [n_mels], of log power.
+        mean, std: of the log power of each band, [n_mels].
     """
 
     def __init__(
@@ -112,7 +111,7 @@ class LogMel(nn.Module):
         self.normalise = Standardize(mean or [0.0] * n_mels, std or [1.0] * n_mels, fitted)
 
     def fit(self, store: SampleSource, indices: Tensor) -> "LogMel":
-        """Measure the moments on ``store[indices]``, waveforms or features."""
+        """Fit mean and std on ``store[indices]``, waveforms or features."""
         self.normalise = Standardize.fit(_MelFeatures(store, self.spectrum), indices)
         return self
 
@@ -123,7 +122,7 @@ class LogMel(nn.Module):
         return normal[:, None]
 
     def recipe(self) -> dict[str, Any]:
-        """Plain values that hydra's `instantiate` builds the same module from."""
+        """Return the plain values from which ``hydra.utils.instantiate`` rebuilds this module."""
         names = ("sample_rate", "n_fft", "hop", "n_mels")
         return {
             "_target_": f"{LogMel.__module__}.{LogMel.__qualname__}",
@@ -135,7 +134,7 @@ class LogMel(nn.Module):
 
 
 class _MelFeatures:
-    """A store of the features [N, n_mels, frames] of another one, computed where they are asked for."""
+    """The features [N, n_mels, frames] of another source, computed on access."""
 
     dtype = torch.float32
 

@@ -1,4 +1,4 @@
-"""Where data lie and where results of slow reading are kept."""
+"""Paths of data and caches, and atomic writing of cache files."""
 
 import os
 from contextlib import suppress
@@ -19,7 +19,7 @@ def cache_folder(folder: str | Path | None = None) -> Path:
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Write a cache file so that a reader sees all of it or nothing; an unwritable cache is no error."""
+    """Write a cache file atomically; an unwritable cache is not an error."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Preprocessing: parameter-free modules that map a raw batch to what a model reads, on its device."""
+"""Preprocessing: modules without trainable parameters that map a raw batch to model input on its device."""
 
 import inspect
 from collections.abc import Iterator, Sequence
@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from lightning_modules.config.errors import UserError
 from lightning_modules.config.signature import locate
 
-CHUNK_SAMPLES = 256  # samples read at once while fitting: bounds memory where images are decoded on the fly
+CHUNK_SAMPLES = 256  # samples read at once while fitting: bounds memory if images are decoded on the fly
 
 
 class SampleSource(Protocol):
-    """Samples that are read by an int64 index tensor: a tensor in memory, or image files."""
+    """Samples indexed by an int64 tensor: a tensor in memory, or files decoded on access."""
 
     dtype: torch.dtype
 
@@ -28,7 +28,7 @@ class SampleSource(Protocol):
 
 @dataclass
 class Moments:
-    """Mean, population std, lowest and highest value of each channel or feature."""
+    """Mean, population std, minimum and maximum of each channel or feature."""
 
     mean: Tensor
     std: Tensor
@@ -37,7 +37,7 @@ class Moments:
 
     @staticmethod
     def of(store: SampleSource, indices: Tensor) -> "Moments":
-        """Measure [C] moments of ``store[indices]``, uint8 scaled to [0, 1] (Chan et al. 1979, eq. 2.1)."""
+        """Compute the moments [C] of ``store[indices]``, uint8 scaled to [0, 1] (Chan et al. 1979, eq. 2.1)."""
         channels = store.shape[1]
         count = 0
         mean, squares = torch.zeros(2, channels, dtype=torch.float64)
@@ -60,10 +60,9 @@ def _floats(x: Tensor) -> Tensor:
 class Affine(nn.Module):
     """``(x - shift) / scale`` per channel of [B, C, …] or feature of [B, F]; uint8 is scaled to [0, 1] first.
 
-    What comes out has the buffers' type, which is that of the training (``trainer.precision``).
-
-    `fitted` says that the buffers were measured on the training part. A fingerprint then leaves them out:
-    they follow from data and split, and their last bits may depend on the machine.
+    The output has the training dtype (``trainer.precision``), which is that of the buffers. `fitted` buffers were
+    computed on the training part and are not part of the fingerprint: they follow from data and split, and their
+    last bits may depend on the machine.
     """
 
     def __init__(self, shift: Sequence[float], scale: Sequence[float], fitted: bool = False) -> None:
@@ -77,31 +76,31 @@ class Affine(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         shape = (-1,) + (1,) * (x.ndim - 2)
         shift, scale = self.shift.view(shape), self.scale.view(shape)
-        if x.dtype == torch.uint8:  # one multiplication and one addition in place: a third of the naive time
+        if x.dtype == torch.uint8:  # in place: takes a third of the time
             return x.to(scale.dtype).mul_(1 / (255 * scale)).add_(-shift / scale)
         return (x.to(scale.dtype) - shift) / scale
 
 
 class Standardize(Affine):
-    """Zero mean and unit (population) standard deviation; those of images are of values in [0, 1]."""
+    """Scales to zero mean and unit (population) standard deviation; images are first scaled to [0, 1]."""
 
     def __init__(self, mean: Sequence[float], std: Sequence[float], fitted: bool = False) -> None:
         super().__init__(mean, std, fitted)
 
     @classmethod
     def fit(cls, store: SampleSource, indices: Tensor) -> "Standardize":
-        """Measure mean and std on `indices`; a constant column is only centred."""
+        """Fit mean and std on `indices`; a constant column is only centered."""
         found = Moments.of(store, indices)
         std = torch.where(found.low == found.high, 1.0, found.std)
         return cls(found.mean.tolist(), std.tolist(), fitted=True)
 
 
 class MinMax(Affine):
-    """The training part's lowest value becomes 0, its highest 1; a constant column becomes 0."""
+    """Scales the range of the training part to [0, 1]; a constant column becomes 0."""
 
     @classmethod
     def fit(cls, store: SampleSource, indices: Tensor) -> "MinMax":
-        """Measure the range on `indices`."""
+        """Fit the range on `indices`."""
         found = Moments.of(store, indices)
         width = torch.where(found.low == found.high, 1.0, found.high - found.low)
         return cls(found.low.tolist(), width.tolist(), fitted=True)
@@ -110,10 +109,9 @@ class MinMax(Affine):
 def standardize(
     store: SampleSource, indices: Tensor, mean: Sequence[float] | None, std: Sequence[float] | None
 ) -> Standardize:
-    """Standardise with the config's constants, or with moments of the training part where they are null.
+    """Standardize with constants, or with moments of the training part if they are None.
 
-    Raises:
-        UserError: the constants are neither one number nor one per channel.
+    Raises UserError unless there are one or one per channel.
     """
     if mean is None or std is None:
         return Standardize.fit(store, indices)
@@ -121,27 +119,25 @@ def standardize(
     if len(mean) not in (1, channels) or len(std) not in (1, channels):
         raise UserError(
             f"data.mean has {len(mean)} and data.std {len(std)} numbers, but the samples have {channels} "
-            "channels: give one number per channel, or null to measure them on the training part"
+            "channels: give one number per channel, or null to compute them on the training part"
         )
     return Standardize(mean, std)
 
 
 def constants_problems(mean: Sequence[float] | None, std: Sequence[float] | None) -> list[str]:
-    """Say what is wrong with a pair of constants before any data are read."""
+    """Return the problems of a pair of constants, before any data are read."""
     if (mean is None) != (std is None):
-        return ["data.mean and data.std: give both, or null for both (measured on the training part)"]
+        return ["data.mean and data.std: give both, or null for both (computed on the training part)"]
     if std is not None and min(std, default=0) <= 0:
-        return [f"data.std={list(std)}: every number must be above 0"]
+        return [f"data.std={list(std)}: every number must be greater than 0"]
     return []
 
 
 def preprocess_spec(module: nn.Module) -> dict[str, Any]:
-    """Return the plain values from which ``hydra.utils.instantiate`` builds the same preprocessing again.
+    """Return the plain values from which ``hydra.utils.instantiate`` rebuilds a preprocessing, without its buffers.
 
-    They come from the module's own ``recipe()``, or from its attributes named like its constructor's arguments. Its buffers
-    and parameters are not among them: a checkpoint holds these.
-
-    Raises UserError for a module of which neither is known.
+    They come from the module's own ``recipe()``, or from attributes named like its constructor's arguments. Raises
+    UserError for a module that has neither.
     """
     own: Any = getattr(module, "recipe", None)
     kind = type(module)
@@ -159,17 +155,17 @@ def preprocess_spec(module: nn.Module) -> dict[str, Any]:
     target = f"{kind.__module__}.{kind.__qualname__}"
     try:
         if kind.__module__ == "__main__" or locate(target) is not kind:
-            raise ValueError("it is not a class of a module that can be imported")
+            raise ValueError("its class cannot be imported")
         return {"_target_": target, **dict(_constructor_arguments(module))}
     except (UserError, ValueError) as error:
         raise UserError(
-            f"The preprocessing {target} cannot be recorded: {error}. Give it a method recipe() that returns its "
+            f"The preprocessing {target} cannot be recorded: {error}. Add a method recipe() that returns the "
             f"constructor's arguments as plain values: {{'_target_': '{target}', …}}"
         ) from error
 
 
 def _constructor_arguments(module: nn.Module) -> Iterator[tuple[str, Any]]:
-    """The arguments of a module's constructor, as its attributes have them. Raises ValueError where one is not known."""
+    """Yield a module's constructor arguments from its attributes. Raises ValueError if one is missing."""
     init = type(module).__init__
     if init is nn.Module.__init__:
         return
@@ -179,7 +175,7 @@ def _constructor_arguments(module: nn.Module) -> Iterator[tuple[str, Any]]:
         if hasattr(module, name):
             yield name, _plain_value(name, getattr(module, name))
         elif not (name in ("device", "dtype") and parameter.default is None):  # of torch's own modules
-            raise ValueError(f"it has no attribute '{name}', which its constructor takes")
+            raise ValueError(f"it has no attribute '{name}' for this constructor argument")
 
 
 def _plain_value(name: str, value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What a file declares to hold, checked against its size and the free memory before anything is allocated."""
+"""Checks of a file's declared content size against its size on disk and free memory, before anything is allocated."""
 
 import math
 import zipfile
@@ -11,14 +11,14 @@ import psutil
 
 from lightning_modules.config.errors import UserError
 
-_DEFLATE_RATIO = 1032  # the most that gzip and zip can compress (zlib's technical details)
+_DEFLATE_RATIO = 1032  # maximum compression ratio of gzip and zip (zlib's technical details)
 
 
 def require_plausible(path: Path, declared: int, stored: int, ratio: int = 1) -> None:
-    """Raise UserError unless `stored` bytes of a file can hold the `declared` ones, and these fit into free memory.
+    """Raise UserError unless `stored` bytes can contain the `declared` bytes, and those fit into free memory.
 
     Args:
-        ratio: by how much the format can compress.
+        ratio: maximum compression ratio of the format.
     """
     if declared > ratio * stored:
         raise UserError(f"{path} is damaged: it declares {declared:,} bytes of content, but has {stored:,} bytes")
@@ -26,18 +26,18 @@ def require_plausible(path: Path, declared: int, stored: int, ratio: int = 1) ->
 
 
 def require_memory(path: Path, declared: int) -> None:
-    """Raise UserError where the content of a file does not fit into free memory."""
+    """Raise UserError if the content of a file does not fit into free memory."""
     if declared > (free := psutil.virtual_memory().available):
-        raise UserError(f"{path} holds {declared:,} bytes of content, but {free:,} bytes of memory are free")
+        raise UserError(f"{path} contains {declared:,} bytes, but only {free:,} bytes of memory are free")
 
 
 def require_plausible_gzip(path: Path, declared: int) -> None:
-    """`require_plausible` of a file that may be compressed by gzip, as its name says."""
+    """`require_plausible` for a file that is gzipped if its suffix is .gz."""
     require_plausible(path, declared, path.stat().st_size, _DEFLATE_RATIO if path.suffix == ".gz" else 1)
 
 
 def require_parquet_fits(path: Path) -> None:
-    """Raise UserError where the rows that a .parquet file declares do not fit into free memory; no ratio bounds them."""
+    """Raise UserError if the rows declared by a .parquet file do not fit into free memory (its ratio is unbounded)."""
     from pyarrow.parquet import read_metadata
 
     declared = read_metadata(path)
@@ -45,7 +45,7 @@ def require_parquet_fits(path: Path) -> None:
 
 
 def read_npy(path: Path) -> np.ndarray:
-    """Read an array of plain values. Raises UserError where its header declares more than the file holds, else ValueError."""
+    """Read an array of plain values. Raises UserError if the header declares more than the file contains."""
     with path.open("rb") as file:
         version, _ = np.lib.format.read_magic(file)
         read_header = np.lib.format.read_array_header_1_0 if version == 1 else np.lib.format.read_array_header_2_0
@@ -56,7 +56,7 @@ def read_npy(path: Path) -> np.ndarray:
 
 
 def read_npz(path: Path, names: Sequence[str], file: IO[bytes] | None = None) -> list[np.ndarray]:
-    """Read arrays of an archive, or of an open `file` that was read from it.
+    """Read the arrays `names` of an archive, or of its content in an open `file`.
 
     Raises UserError as `read_npy` does, and KeyError, ValueError or BadZipFile for another file.
     """

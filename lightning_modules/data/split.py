@@ -1,7 +1,7 @@
-"""Splits: which samples train, validate and test, as a function of the labels and a seed.
+"""Splits into train, validation and test, as a function of the labels and a seed.
 
-The draws come from NumPy's RandomState, whose stream NumPy keeps unchanged over versions: a split that a run
-has recorded can be made again years later.
+Random numbers come from NumPy's RandomState, whose stream is stable across NumPy versions: a recorded split can be
+reproduced years later.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ TEST, VAL, FOLD, SUBSAMPLE = range(4)  # one independent stream of the split see
 
 @dataclass(frozen=True)
 class SplitPlan:
-    """What the config says about the split; see :class:`~lightning_modules.data.in_memory.InMemoryData`."""
+    """The split settings of the config; see :class:`~lightning_modules.data.in_memory.InMemoryData`."""
 
     val_fraction: float = 0.1
     test_fraction: float = 0.2
@@ -30,7 +30,7 @@ class SplitPlan:
     per_class: int | None = None
 
     def problems(self) -> list[str]:
-        """Return every mistake that can be seen without data, each naming its key."""
+        """Return all mistakes that are visible without data, each naming its key."""
         found = [
             *check_number("val_fraction", self.val_fraction, False, lambda v: 0 <= v < 1, "in [0, 1)"),
             *check_number("test_fraction", self.test_fraction, False, lambda v: 0 <= v < 1, "in [0, 1)"),
@@ -43,11 +43,11 @@ class SplitPlan:
         if self.per_class is not None:
             found += check_number("per_class", self.per_class, True, lambda v: v >= 1, "of at least 1")
             if self.fraction != 1:
-                found.append("data.fraction and data.per_class both cut the training part: give one of them")
+                found.append("data.fraction and data.per_class both reduce the training part: set only one of them")
         if self.folds is None and self.fold is None:
             return found
         if self.folds is None or self.fold is None:
-            return [*found, f"data.folds={self.folds} and data.fold={self.fold}: give both or neither"]
+            return [*found, f"data.folds={self.folds} and data.fold={self.fold}: set both or neither"]
         folds = self.folds
         wrong = check_number("folds", folds, True, lambda v: v >= 2, "of at least 2")
         wrong = wrong or check_number("fold", self.fold, True, lambda v: 0 <= v < folds, f"in 0..{folds - 1}")
@@ -55,11 +55,11 @@ class SplitPlan:
 
 
 def check_number(key: str, value: Any, whole: bool, fits: Callable[[Any], bool], words: str) -> list[str]:
-    """Return what is wrong with a number of the config, naming its key; nothing where it is right."""
+    """Return the problem of a number in the config, naming its key; nothing if it is valid."""
     number = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
     if number and fits(value):
         return []
-    return [f"data.{key}={value} must be a {'whole ' if whole else ''}number {words}"]
+    return [f"data.{key}={value}: expected {'an integer' if whole else 'a number'} {words}"]
 
 
 def split(
@@ -71,10 +71,10 @@ def split(
 ) -> dict[str, Tensor]:
     """Return sorted int64 indices of "train", "val" and "test".
 
-    `y` holds the labels without the official test part; int64 labels are stratified, floats are not. Where
-    `test_count` is given, the official test part is kept and numbered by itself, and a fold is the
-    validation part. Else a fold is the test part, and `val_fraction` is taken of the rest. `val` is an
-    official validation part, used where there are no folds.
+    `y` holds the labels without the official test part; int64 labels are stratified, floats are not. With
+    `test_count`, the official test part is kept with its own indices, and a fold is the validation part. Otherwise
+    a fold is the test part, and `val_fraction` applies to the rest. `val` is an official validation part, used
+    without folds.
 
     Raises:
         UserError: a class has too few samples for the plan, or a part becomes empty.
@@ -105,7 +105,7 @@ def _remove(pool: Tensor, part: Tensor) -> Tensor:
 
 
 def _stratified_order(y: Tensor, pool: Tensor, stream: list[int]) -> Tensor:
-    """Return `pool` in random order, sorted by class where there are classes: each k-th is a fair sample."""
+    """Return `pool` in random order, then sorted by class if there are classes: every k-th is a stratified sample."""
     shuffled = pool[torch.from_numpy(np.random.RandomState(stream).permutation(len(pool)))]
     return shuffled if y.is_floating_point() else shuffled[y[shuffled].argsort(stable=True)]
 
@@ -122,12 +122,12 @@ def _fold(y: Tensor, folds: int, fold: int, seed: int, names: Sequence[str] | No
 
 
 def _draw(y: Tensor, pool: Tensor, key: str, fraction: float, base: int, stream: list[int]) -> Tensor:
-    """Draw ``fraction * base`` of `pool`, evenly spaced by class: each class is within one of its share."""
+    """Draw ``fraction * base`` of `pool`, stratified: each class deviates by less than one sample from its share."""
     count = round(fraction * base)
     if fraction > 0 and not 0 < count < len(pool):
         raise UserError(
-            f"data.{key}={fraction} of {base} samples is {count}, with {len(pool)} left to draw from: that "
-            f"part or the training part would be empty; change data.{key} (0 means no such part)"
+            f"data.{key}={fraction} of {base} samples is {count}, drawn from the {len(pool)} left: this part or the "
+            f"training part would be empty; change data.{key} (0 means no such part)"
         )
     if count == 0:
         return pool[:0]
@@ -145,19 +145,19 @@ def _subsample(y: Tensor, pool: Tensor, plan: SplitPlan, names: Sequence[str] | 
             y, pool, _draw(y, pool, "fraction", plan.fraction, len(pool), [plan.split_seed, SUBSAMPLE]), plan.split_seed
         )
     if y.is_floating_point():
-        raise UserError(f"data.per_class={plan.per_class} needs classes; this set has none: use data.fraction")
+        raise UserError(f"data.per_class={plan.per_class} requires classes; this data set has none: use data.fraction")
     ordered = _stratified_order(y, pool, [plan.split_seed, SUBSAMPLE])
     labels, counts = y[ordered].unique_consecutive(return_counts=True)
     for label, count in zip(labels.tolist(), counts.tolist(), strict=True):
         if count < plan.per_class:
             raise UserError(
-                f"data.per_class={plan.per_class}: class {_class_name(label, names)} has only {count} to train on"
+                f"data.per_class={plan.per_class}: class {_class_name(label, names)} has only {count} training samples"
             )
     return torch.cat([part[: plan.per_class] for part in ordered.split(counts.tolist())]).sort().values
 
 
 def _add_missing_classes(y: Tensor, pool: Tensor, drawn: Tensor, seed: int) -> Tensor:
-    """Add one sample of each class that a small share has left out."""
+    """Add one sample of each class that a small fraction has missed."""
     if y.is_floating_point():
         return drawn
     missing = set(y[pool].tolist()) - set(y[drawn].tolist())
@@ -175,7 +175,7 @@ def _check_classes(y: Tensor, train: Tensor, names: Sequence[str] | None) -> Non
     if missing:
         count = int((y == missing[0]).sum())
         raise UserError(
-            f"class {_class_name(missing[0], names)} has too few samples ({count}) to be in the training part: "
+            f"class {_class_name(missing[0], names)} has too few samples ({count}) for the training part: "
             "change data.val_fraction, data.test_fraction or data.fraction, or use data.per_class"
         )
 

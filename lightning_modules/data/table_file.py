@@ -1,4 +1,4 @@
-"""Table files: .csv, .tsv and .parquet, with every row as wide as the header."""
+"""Reader for table files (.csv, .tsv, .parquet) that checks every row against the header."""
 
 import csv
 import warnings
@@ -18,20 +18,20 @@ from lightning_modules.data.text_encoding import detect_encodings
 
 SUFFIXES = (".csv", ".tsv", ".parquet")
 DELIMITERS = (",", "\t", ";", "|")
-MAX_LISTED = 5  # rows or columns that a message lists
+MAX_LISTED = 5  # rows or columns listed in a message
 csv.field_size_limit(2**31 - 1)
 
 
 @dataclass(frozen=True)
 class Format:
-    """How a text file is read."""
+    """Encoding, delimiter and quoting of a text file."""
 
     encoding: str
     delimiter: str
-    quoting: Any  # csv.QUOTE_MINIMAL; QUOTE_NONE for .tsv, where a quote is a character like any other
+    quoting: Any  # csv.QUOTE_MINIMAL; QUOTE_NONE for .tsv, where quotes have no meaning
 
     def rows(self, path: Path) -> Iterator[tuple[int, list[str]]]:
-        """Yield each row that is not blank with the number of the line on which it starts."""
+        """Yield each non-blank row with the number of its first line."""
         with path.open(encoding=self.encoding, newline="") as opened:
             lines = _Lines(opened)
             reader = csv.reader(lines, delimiter=self.delimiter, quoting=self.quoting)
@@ -45,7 +45,7 @@ class Format:
 
 
 class _Lines(Iterator[str]):
-    """The lines of a file, with the last one read."""
+    """Iterates over the lines of a file and remembers the last one."""
 
     def __init__(self, lines: Iterable[str]) -> None:
         self.lines, self.last = iter(lines), ""
@@ -56,9 +56,9 @@ class _Lines(Iterator[str]):
 
 
 def read_columns(path: Path, columns: Sequence[str], encoding: str | None = None) -> dict[str, list[str]]:
-    """Return those of the `columns` that a .csv or .tsv file has, as they are written.
+    """Return the unparsed cells of those `columns` that a .csv or .tsv file has.
 
-    Raises UserError where the file cannot be read, or a row is longer or shorter than the header.
+    Raises UserError if the file cannot be read, or a row is longer or shorter than the header.
     """
     with _wrap_errors(path):
         return _columns(path, _format_of(path, encoding), columns)
@@ -80,7 +80,7 @@ def _columns(path: Path, form: Format, columns: Sequence[str]) -> dict[str, list
         more = f" and {len(wrong) - MAX_LISTED} more rows" if len(wrong) > MAX_LISTED else ""
         raise UserError(
             f"{path}: the header has {width} columns ({', '.join(header[:MAX_LISTED])}{', …' * (width > MAX_LISTED)}), "
-            f"but {', '.join(wrong[:MAX_LISTED])}{more}. Quote cells that contain the delimiter, and complete short rows"
+            f"but {', '.join(wrong[:MAX_LISTED])}{more}. Quote cells that contain the delimiter, and fill in short rows"
         )
     return read
 
@@ -88,15 +88,15 @@ def _columns(path: Path, form: Format, columns: Sequence[str]) -> dict[str, list
 def read_table(
     path: Path, encoding: str | None = None, written: Sequence[str] = (), header: bool = True
 ) -> tuple[pd.DataFrame, dict[str, list[str]]]:
-    """Return a table as pandas reads it, and of a text file the columns `written` as they are written.
+    """Return a table as pandas reads it, and for a text file the unparsed cells of the columns `written`.
 
     Names are stripped; an unnamed index column is dropped with a warning.
 
     Args:
-        encoding: of text files; default is detected.
-        header: whether the first row of a text file names the columns.
+        encoding: of text files; detected by default.
+        header: whether the first row of a text file contains the column names.
 
-    Raises UserError where the file cannot be read, or a row is longer or shorter than the header.
+    Raises UserError if the file cannot be read, or a row is longer or shorter than the header.
     """
     cells: dict[str, list[str]] = {}
     with _wrap_errors(path):
@@ -105,7 +105,7 @@ def read_table(
             table = pd.read_parquet(path)
         else:
             form = _format_of(path, encoding)
-            cells = _columns(path, form, written)  # pandas takes longer rows for an index, and fills shorter ones
+            cells = _columns(path, form, written)  # pandas treats longer rows as an index, and fills shorter ones
             table = pd.read_csv(
                 path, sep=form.delimiter, encoding=form.encoding, quoting=form.quoting, index_col=False,
                 header=0 if header else None, low_memory=False,
@@ -114,23 +114,23 @@ def read_table(
         table.columns = [str(name).strip() for name in table.columns]
     if not table.columns.is_unique:
         twice = table.columns[table.columns.duplicated()][0]
-        raise UserError(f"{path}: two columns are named '{twice}': rename one of them")
+        raise UserError(f"{path}: two columns have the name '{twice}': rename one of them")
     return _drop_index_column(table, path) if header else table, cells
 
 
 def column_names(path: Path, encoding: str | None = None) -> list[str]:
-    """Return the cells of the first row of a .csv or .tsv file."""
+    """Return the stripped cells of the first row of a .csv or .tsv file."""
     with _wrap_errors(path):
         _, row = next(_format_of(path, encoding, warn=False).rows(path), (0, []))
     return [name.strip() for name in row]
 
 
 def has_header(path: Path, columns: Sequence[str], encoding: str | None = None) -> bool:
-    """Whether the first row names columns, some of them `columns`: it does not where all its cells are numbers."""
+    """Return whether the first row contains column names: some of `columns`, or cells that are not all numbers."""
     if path.suffix.lower() == ".parquet":
         return True
     cells = column_names(path, encoding)
-    numbered = cells == [str(i) for i in range(len(cells))]  # as pandas numbers columns without names
+    numbered = cells == [str(i) for i in range(len(cells))]  # column names that pandas gives by default
     return bool(set(columns) & set(cells)) or numbered or not are_numbers(cells)
 
 
@@ -149,9 +149,9 @@ def _format_of(path: Path, encoding: str | None, warn: bool = True) -> Format:
 
 @contextmanager
 def _wrap_errors(path: Path) -> Iterator[None]:
-    """Raise what a reader raises, of many kinds, as a UserError that names the file."""
+    """Convert any error of a reader to a UserError that names the file."""
     if not path.is_file():
-        raise UserError(f"{path}: there is no such file (looked for {path.resolve()})")
+        raise UserError(f"{path} does not exist (resolved to {path.resolve()})")
     try:
         yield
     except UserError:
@@ -163,7 +163,7 @@ def _wrap_errors(path: Path) -> Iterator[None]:
 
 
 def _drop_index_column(table: pd.DataFrame, path: Path) -> pd.DataFrame:
-    """Drop an unnamed column of whole numbers that never repeat: the row numbers, as `DataFrame.to_csv` writes them."""
+    """Drop an unnamed column of unique integers: the index that `DataFrame.to_csv` writes."""
     unnamed = [
         name
         for name in table.columns
@@ -173,22 +173,22 @@ def _drop_index_column(table: pd.DataFrame, path: Path) -> pd.DataFrame:
     ]
     if unnamed:
         warnings.warn(
-            f"{path}: the unnamed column of row numbers ({', '.join(map(repr, unnamed))}) is dropped; "
-            "give it a name to use it as a feature",
+            f"{path}: dropped the unnamed column of row numbers ({', '.join(map(repr, unnamed))}); "
+            "name it to use it as a feature",
             stacklevel=3,
         )
     return table.drop(columns=unnamed)
 
 
 def list_names(names: Sequence[str]) -> str:
-    """Return the names, at most twenty, for a message."""
+    """Return at most twenty names for a message."""
     return ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
 
 
 def to_numbers(table: pd.DataFrame, what: str) -> pd.DataFrame:
-    """Return a table of which every column has a numeric type: booleans, decimals and categories of numbers are converted.
+    """Return a table with numeric columns only: booleans, decimals and categories of numbers are converted.
 
-    Raises UserError with every column that has no numbers, or missing or infinite values; `what` names the table.
+    Raises UserError listing the columns with other, missing or infinite values; `what` names the table.
     """
     columns = {name: _numeric(table.iloc[:, i]) for i, name in enumerate(table.columns)}
     words = [name for name, column in columns.items() if column is None]
@@ -203,13 +203,13 @@ def to_numbers(table: pd.DataFrame, what: str) -> pd.DataFrame:
         f"{kind}: {list_names(found)}"
         for kind, found in (
             ("columns that are not numbers (encode or drop them)", words),
-            ("columns with missing values (fill them or drop the rows)", gaps),
+            ("columns with missing values (fill them in or drop the rows)", gaps),
             ("columns with infinite values", endless),
         )
         if found
     ]
     if problems:
-        raise UserError(f"{what} cannot be used as it is; " + "; ".join(problems))
+        raise UserError(f"{what} cannot be used: " + "; ".join(problems))
     return pd.DataFrame(numbers, index=table.index)
 
 
@@ -218,7 +218,7 @@ def _locate(name: str, wrong: pd.Series) -> str:
 
 
 def _numeric(column: pd.Series) -> pd.Series | None:
-    """The column as numbers; None where it has none."""
+    """Return the column as numbers; None if its type is not numeric."""
     import decimal
 
     if isinstance(column.dtype, pd.CategoricalDtype):

@@ -1,4 +1,4 @@
-"""Tables as a recorded model reads them: columns are matched by name, and values are checked."""
+"""Table input of a recorded model: columns are matched by name, and values are checked."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -16,9 +16,9 @@ from lightning_modules.data.table_file import list_names, to_numbers
 
 @dataclass(frozen=True)
 class TableInput:
-    """The columns that a model was trained on, in their order, and the type of its raw samples.
+    """The columns that a model was trained on, in order, and the dtype of its raw samples.
 
-    A model that was recorded before column names were has none: its columns are matched by position.
+    `columns` is empty for models recorded without column names, whose columns are matched by position.
     """
 
     columns: tuple[str, ...]
@@ -26,12 +26,12 @@ class TableInput:
 
     @classmethod
     def of(cls, recorded: Mapping[str, Any]) -> "TableInput | None":
-        """Read what a checkpoint or an MLmodel has under ``inputs``; None where the model reads no table."""
+        """Read the entry ``inputs`` of a checkpoint or an MLmodel; None if the model does not read tables."""
         found = recorded.get("inputs")
         return cls(tuple(found["columns"]), getattr(torch, found["dtype"])) if found else None
 
     def plain(self) -> dict[str, Any]:
-        """Return what `of` reads."""
+        """Return the plain values that `of` reads."""
         return {"columns": list(self.columns), "dtype": str(self.dtype).removeprefix("torch.")}
 
     def frame(self, x: np.ndarray) -> pd.DataFrame:
@@ -39,11 +39,11 @@ class TableInput:
         return pd.DataFrame(x, columns=list(self.columns))
 
     def samples(self, table: pd.DataFrame, what: str) -> Tensor:
-        """Return raw samples [N, F] of a table that may have other columns too, in any order.
+        """Return raw samples [N, F] of a table with columns in any order; additional columns are ignored.
 
-        A table without column names (0, 1, …) is matched by position. `what` names the table.
+        A table without column names (0, 1, …) is matched by position. `what` names the table in messages.
 
-        Raises UserError for missing columns, and for values that are missing or not numbers.
+        Raises UserError for missing columns, missing values and values that are not numbers.
         """
         nameless = list(table.columns) == list(range(len(table.columns))) and not set(self.columns) & {"0", 0}
         if not self.columns or nameless:
@@ -59,22 +59,22 @@ class TableInput:
 
 
 def match_columns(table: pd.DataFrame, names: Sequence[str], what: str) -> pd.DataFrame:
-    """Return the columns `names` of a table, in this order; a warning lists those that are left out.
+    """Return the columns `names` of a table, in this order; a warning lists ignored columns.
 
-    Raises UserError with every column that is missing; `what` names the table.
+    Raises UserError listing all missing columns; `what` names the table.
     """
     table = table.set_axis([str(name).strip() for name in table.columns], axis=1)
     if missing := [name for name in names if name not in table.columns]:
         raise UserError(f"{what}: missing columns: {list_names(missing)}; the model expects {list_names(names)}")
     if twice := [name for name in names if list(table.columns).count(name) > 1]:
-        raise UserError(f"{what}: several columns are named {list_names(twice)}")
+        raise UserError(f"{what}: several columns have the name {list_names(twice)}")
     if extra := [name for name in table.columns if name not in set(names)]:
         warnings.warn(f"{what}: ignored columns that the model does not use: {list_names(extra)}", stacklevel=4)
     return table[list(names)]
 
 
 def to_samples(table: pd.DataFrame, dtype: torch.dtype, what: str) -> Tensor:
-    """Return the numbers of a table as [N, F]. Raises UserError with the first one that `dtype` cannot represent."""
+    """Return a numeric table as a tensor [N, F]. Raises UserError for a value that `dtype` cannot represent."""
     x = torch.from_numpy(table.to_numpy(np.float64))
     cast = x.to(dtype)
     wrong = ~cast.isfinite() if dtype.is_floating_point else cast.double() != x
@@ -83,15 +83,15 @@ def to_samples(table: pd.DataFrame, dtype: torch.dtype, what: str) -> Tensor:
         name = str(dtype).removeprefix("torch.")
         raise UserError(
             f"{what}, column '{table.columns[column]}', row {row + 1}: {x[row, column]:g} cannot be represented in {name}, "
-            "which the model reads"
+            "the dtype of the model's input"
         )
     return cast
 
 
 def parse_model_input(given: Any, table: TableInput | None) -> Tensor:
-    """Return raw samples of what MLflow hands to a model: an array, a data frame, or lists and dictionaries of JSON.
+    """Return raw samples of an MLflow model input: an array, a data frame, or lists and dictionaries from JSON.
 
-    Raises MlflowException, which a server answers as a bad request.
+    Raises MlflowException, which a server reports as a bad request.
     """
     if table is None:
         return torch.as_tensor(np.array(getattr(given, "values", given)))

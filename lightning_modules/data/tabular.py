@@ -1,4 +1,4 @@
-"""Tables: scikit-learn's bundled sets, or a .csv, .tsv or .parquet file of your own."""
+"""Tables: scikit-learn's bundled data sets, or your own .csv, .tsv or .parquet file."""
 
 from collections.abc import Sequence
 from decimal import Decimal
@@ -26,15 +26,15 @@ SCALINGS = ("standardise", "normalise", "none")
 class Tabular(InMemoryData):
     """float32 [features]; every column but the target is a feature.
 
-    A table with a column whose values float32 cannot tell apart (time stamps) is kept as float64 until it is scaled.
+    A table with columns that need float64 precision (time stamps) is kept as float64 until it is scaled.
 
     Args:
-        name: a set that scikit-learn carries; null with `path`.
-        path: a .csv, .tsv or .parquet file, with `target`, the column to predict; several columns give y float32 [N, D]
-            for several labels (0 or 1) or values.
+        name: a data set bundled with scikit-learn; null with `path`.
+        path: a .csv, .tsv or .parquet file.
+        target: the column of `path` to predict; several columns give y float32 [N, D] of labels (0 or 1) or values.
         encoding: of a text file; null detects it.
-        scaling: "standardise" (mean 0, std 1) or "normalise" (0 to 1) by the training part, or "none".
-        regression: null decides by the target: floats are regressed, all else are classes in sorted order.
+        scaling: "standardise" (mean 0, std 1) or "normalise" (0 to 1) on the training part, or "none".
+        regression: null decides by the target: floats are values, everything else are classes in sorted order.
     """
 
     def __init__(
@@ -58,16 +58,16 @@ class Tabular(InMemoryData):
         self.name = name or (self.path.stem if self.path else "")
 
     def problems(self) -> list[str]:
-        """Check the table's settings too."""
+        """Also check the table settings."""
         found = super().problems()
         if (self.bundled is None) == (self.path is None):
-            found.append(f"data.name={self.bundled} and data.path={self.path}: give one of them, the other null")
+            found.append(f"data.name={self.bundled} and data.path={self.path}: set one of them, the other to null")
         elif self.bundled is not None and self.bundled not in BUNDLED:
             found.append(f"data.name={self.bundled}: {suggest(self.bundled, BUNDLED)}")
         elif self.path is not None and not self.targets:
-            found.append("data.target is missing: name the column of data.path that is to be predicted")
+            found.append("data.target is missing: set it to the column of data.path to predict")
         if self.path is not None and self.path.suffix.lower() not in SUFFIXES:
-            found.append(f"data.path={self.path}: the ending must be one of {', '.join(SUFFIXES)}")
+            found.append(f"data.path={self.path}: expected a file with suffix {', '.join(SUFFIXES)}")
         if self.scaling not in SCALINGS:
             found.append(f"data.scaling={self.scaling}: {suggest(self.scaling, SCALINGS)}")
         return found + encoding_problems(self.encoding)
@@ -76,7 +76,7 @@ class Tabular(InMemoryData):
         """Read the table.
 
         Raises:
-            UserError: the file or its target is missing, or a column has gaps or is no number.
+            UserError: the file or its target is missing, or a column has missing or non-numeric values.
         """
         what = f"data.path={self.path}" if self.path else f"data.name={self.bundled}"
         if self.path:
@@ -97,13 +97,13 @@ class Tabular(InMemoryData):
         classes, numbers = np.unique(target.to_numpy(), return_inverse=True)
         if self.regression is None and pd.api.types.is_integer_dtype(target) and len(classes) * 2 > len(target) > 2:
             raise UserError(
-                f"{what}: the target {target.name} has {len(classes)} different whole numbers in {len(target)} rows, "
-                "too many for classes: data.regression=true reads them as values"
+                f"{what}: the target {target.name} has {len(classes)} distinct integers in {len(target)} rows, "
+                "too many for classes: set data.regression=true to predict values"
             )
         return RawDataset(x, torch.from_numpy(numbers).long(), class_names=names or [str(value) for value in classes])
 
     def _features(self, table: pd.DataFrame) -> Tensor:
-        """float32 [N, F]; float64 where float32 cannot tell the values of a column apart, and they are scaled."""
+        """Return float32 [N, F]; float64 if a column needs the precision and is scaled."""
         self.columns = list(table.columns)
         require_precision(table, np.float64, "subtract a constant from the column")
         if all(first_imprecise_row(table[name].to_numpy()) is None for name in table):
@@ -115,11 +115,11 @@ class Tabular(InMemoryData):
     def _is_regression(self, target: pd.Series) -> bool:
         regression = pd.api.types.is_float_dtype(target) if self.regression is None else self.regression
         if regression and not pd.api.types.is_numeric_dtype(target):
-            raise UserError(f"data.regression=true, but the target '{target.name}' is no number: {target.iloc[0]!r}")
+            raise UserError(f"data.regression=true, but the target '{target.name}' is not numeric: {target.iloc[0]!r}")
         return regression
 
     def _read_bundled(self) -> tuple[pd.DataFrame, pd.Series, list[str] | None]:
-        # diabetes comes scaled with moments of the whole set: ask for the raw values
+        # by default, diabetes is scaled with moments of all samples
         raw = {"scaled": False} if self.bundled == "diabetes" else {}
         bunch = getattr(datasets, f"load_{self.bundled}")(as_frame=True, **raw)
         names = [str(name) for name in bunch.target_names] if "target_names" in bunch else None
@@ -128,18 +128,18 @@ class Tabular(InMemoryData):
     def _read_file(self) -> tuple[pd.DataFrame, pd.Series | pd.DataFrame]:
         assert self.path is not None
         if not self.path.is_file():
-            raise UserError(f"data.path={self.path}: there is no such file (looked for {self.path.resolve()})")
+            raise UserError(f"data.path={self.path} does not exist (resolved to {self.path.resolve()})")
         table, cells = read_table(self.path, self.encoding, written=self.targets)
         for column in self.targets:
             if column not in table.columns:
-                raise UserError(f"data.target={column} is no column: {suggest(column, table.columns)}")
+                raise UserError(f"data.target={column} is not a column: {suggest(column, table.columns)}")
         features = table.drop(columns=self.targets)
         if len(self.targets) > 1:
             return features, table[self.targets]
         return features, self._classes_or_values(table[self.targets[0]], cells.get(self.targets[0]))
 
     def _classes_or_values(self, target: pd.Series, labels: list[str] | None) -> pd.Series:
-        """The target as numbers or booleans where it has them, else as text: "NA" and "007" are names of classes."""
+        """Return the target as numbers or booleans if possible, else as class names ("NA" and "007" are class names)."""
         assert self.path is not None
         what = f"{self.path}, column {target.name}"
         if labels is None:
@@ -155,7 +155,7 @@ class Tabular(InMemoryData):
         return pd.Series(labels, name=target.name, dtype=object)
 
     def build_preprocess(self, x: SampleSource, train: Tensor) -> nn.Module:
-        """Scale as `scaling` says."""
+        """Scale according to `scaling`."""
         if self.scaling == "none":
             return nn.Identity()
         if x.dtype == torch.float64:
@@ -165,7 +165,7 @@ class Tabular(InMemoryData):
 
 
 def _plain_target(target: pd.Series, what: str) -> pd.Series:
-    """A column of a Parquet file as numbers, booleans or text."""
+    """Return a column of a Parquet file as numbers, booleans or text."""
     if isinstance(target.dtype, pd.CategoricalDtype):
         target = target.astype(target.cat.categories.dtype)
     if target.isna().any() or pd.api.types.is_numeric_dtype(target):

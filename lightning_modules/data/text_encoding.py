@@ -1,4 +1,4 @@
-"""Text encodings: detected, or as the config names them."""
+"""Text encodings: detected, or set in the config."""
 
 import codecs
 import warnings
@@ -18,7 +18,7 @@ CHUNK_BYTES = 1 << 20
 
 
 def encoding_problems(encoding: str | None) -> list[str]:
-    """Return what is wrong with ``data.encoding``; nothing where Python knows the encoding."""
+    """Return the problems of ``data.encoding``; none if Python knows the encoding."""
     try:
         if encoding is not None:
             codecs.lookup(encoding)
@@ -28,7 +28,7 @@ def encoding_problems(encoding: str | None) -> list[str]:
 
 
 def detect_encoding(path: Path) -> str:
-    """Return the encoding of a file: by its byte order mark, UTF-16, UTF-8, else Windows-1252 or Latin-1."""
+    """Return the encoding of a file: by its byte order mark, else UTF-16, UTF-8, Windows-1252 or Latin-1."""
     with path.open("rb") as opened:
         start = opened.read(4096)
     for mark, name in BOMS:
@@ -58,7 +58,7 @@ def _chunks(path: Path) -> Iterator[bytes]:
 
 
 def detect_encodings(paths: list[Path], encoding: str | None = None) -> list[str]:
-    """Return the encoding of each file, `encoding` where it is given; one warning names the files that are not Unicode."""
+    """Return the encoding of each file (`encoding` if given); warn once about files that are not Unicode."""
     if encoding is not None:
         return [encoding] * len(paths)
     found = [detect_encoding(path) for path in paths]
@@ -71,9 +71,9 @@ def detect_encodings(paths: list[Path], encoding: str | None = None) -> list[str
 
 
 def read_texts(paths: list[Path], encoding: str | None = None) -> list[str]:
-    """Return the text of each file, line ends as they are.
+    """Return the text of each file with its line ends unchanged.
 
-    Raises UserError where a file cannot be decoded with the given `encoding`.
+    Raises UserError if a file cannot be decoded with the given `encoding`.
     """
     pairs = zip(paths, detect_encodings(paths, encoding), strict=True)
     return [_decode(path, name) for path, name in pairs]

@@ -1,4 +1,4 @@
-"""What `touchstone data` does: inspect, clean and split, each from a composed config."""
+"""The commands of ``touchstone data``: inspect, clean and split, each with a composed config."""
 
 import sys
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from lightning_modules.config.project import PROJECT_ROOT
 
 
 def compose_quality(overrides: Sequence[str]) -> DictConfig:
-    """Compose conf/quality.yaml. Raises UserError with all mistakes in the overrides at once."""
+    """Compose conf/quality.yaml. Raises UserError listing all mistakes in the overrides."""
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import HydraException
@@ -31,7 +31,7 @@ def compose_quality(overrides: Sequence[str]) -> DictConfig:
 
 
 def inspect_data(cfg: DictConfig) -> None:
-    """Look for everything; print it, log it, and write it where `out` names a folder."""
+    """Run all checks; print and log the report, and write it to the folder `out` if it is set."""
     import tempfile
 
     from lightning_modules.quality.findings import build_report, find_issues
@@ -55,7 +55,7 @@ def inspect_data(cfg: DictConfig) -> None:
 
 
 def write_exclusions(cfg: DictConfig) -> None:
-    """Write the list of samples to leave out."""
+    """Write the list of samples to exclude."""
     from lightning_modules.quality.exclusion_list import exclusions
     from lightning_modules.quality.findings import find_issues
     from lightning_modules.quality.outputs import default_path, log_results, write_json
@@ -69,7 +69,7 @@ def write_exclusions(cfg: DictConfig) -> None:
     path = Path(cfg.out).expanduser() if cfg.out else default_path("exclude", record)
     write_json(path, record)
     show_exclusions(record)
-    print(f"written: {path}\nleave them out by: data.exclude={path}")
+    print(f"written: {path}\nuse it with: data.exclude={path}")
     metrics = {"excluded": float(len(record["excluded"]))}
     for entry in record["excluded"]:
         kind = f"excluded/{exclusion_kind(entry['why']).replace(' ', '_')}"
@@ -78,7 +78,7 @@ def write_exclusions(cfg: DictConfig) -> None:
 
 
 def write_split(cfg: DictConfig) -> None:
-    """Write the split; exit with 1 where one of its checks does not hold."""
+    """Write the split; exit with 1 if one of its checks fails."""
     from lightning_modules.quality.findings import find_issues
     from lightning_modules.quality.outputs import default_path, log_results, replace_non_finite, write_json
     from lightning_modules.quality.settings import parse_settings
@@ -111,23 +111,25 @@ def _logged_config(cfg: DictConfig) -> dict[str, Any]:
 
 
 def _open_store(cfg: DictConfig) -> Any:
-    """The store, tried before any data are read; None where nothing is to be logged."""
+    """Open the store before any data are read; None if logging is disabled."""
     from lightning_modules.tracking.store import open_store
 
     return open_store(cfg.tracking.get("uri")) if cfg.tracking.enabled else None
 
 
 def _build_datamodule(cfg: DictConfig, key: str) -> Any:
-    """Instantiate a datamodule and read the data; raises UserError where it is not there."""
+    """Instantiate a datamodule and read the data. Raises UserError if that is not possible."""
     from hydra.utils import instantiate
 
     from lightning_modules.data.in_memory import InMemoryData
 
     node = cfg.get(key)
     if not (OmegaConf.is_config(node) and node.get("_target_")):
-        raise UserError(f"{key}={node}: a data set is needed, as in {key}=digits")
+        raise UserError(f"{key}={node}: expected a data set, for example {key}=digits")
     data = instantiate(node)
     if not isinstance(data, InMemoryData):
-        raise UserError(f"{key}._target_={node['_target_']}: touchstone data reads data sets in memory only")
+        raise UserError(
+            f"{key}._target_={node['_target_']}: this command supports only datamodules derived from InMemoryData"
+        )
     data.setup()
     return data

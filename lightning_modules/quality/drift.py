@@ -1,4 +1,4 @@
-"""Drift: whether two groups of samples come from one distribution, by column, as a whole, and by label."""
+"""Drift: tests whether two groups of samples have the same distribution, per column, jointly, and of the labels."""
 
 from typing import Any
 
@@ -8,17 +8,17 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
-MAX_CATEGORIES = 12  # different values up to which a column is compared by chi-squared
-MAX_SAMPLES = 4000  # samples of each side for the classifier
-MAX_COLUMNS = 200  # that are compared: the first ones (raw columns) or the leading components
+MAX_CATEGORIES = 12  # distinct values up to which a column is compared by chi-squared
+MAX_SAMPLES = 4000  # samples per side for the classifier
+MAX_COLUMNS = 200  # compared columns: the first raw columns, or the leading components
 
 
 def compare_distributions(x_a: Any, x_b: Any, names: list[str], seed: int = 0) -> dict[str, Any]:
     """Compare two sets of rows [N, D] and [M, D].
 
-    Each column by Kolmogorov-Smirnov (chi-squared where it has few values), corrected by Holm; all together by the area
-    under the ROC of a classifier that tells the two apart (Lopez-Paz & Oquab 2017), out of fold, with the p of Mann and
-    Whitney: 0.5 where they are alike.
+    Each column by a Kolmogorov-Smirnov test (chi-squared if it has few values) with Holm correction; jointly by the
+    out-of-fold area under the ROC of a classifier that separates the two (Lopez-Paz & Oquab 2017; 0.5 if they are alike)
+    with the p-value of Mann and Whitney.
     """
     columns = (
         [] if sparse.issparse(x_a) else [_column(x_a[:, k], x_b[:, k]) for k in range(min(len(names), MAX_COLUMNS))]
@@ -68,7 +68,7 @@ def holm(p: list[float]) -> list[float]:
 
 
 def two_sample_auc(x_a: Any, x_b: Any, seed: int = 0, folds: int = 5) -> tuple[float | None, float | None]:
-    """Out-of-fold area under the ROC of a logistic regression between the two, and its p; None of too few samples."""
+    """Return out-of-fold AUC and p-value of a logistic regression between the two; None if there are too few samples."""
     draws = np.random.RandomState(seed)
     sides = [x[np.sort(draws.permutation(x.shape[0])[:MAX_SAMPLES])] for x in (x_a, x_b)]
     if min(side.shape[0] for side in sides) < 2 * folds:
@@ -82,7 +82,7 @@ def two_sample_auc(x_a: Any, x_b: Any, seed: int = 0, folds: int = 5) -> tuple[f
     model = LogisticRegression(C=0.1, max_iter=200, class_weight="balanced")
     parts = StratifiedKFold(folds, shuffle=True, random_state=seed)
     score = cross_val_predict(model, x, y, cv=parts, method="decision_function")
-    # each fold's model has a scale of its own: ranks within the fold are what can be compared
+    # the models' scores have different scales: compare ranks within the fold
     for _, test in parts.split(x, y):
         score[test] = stats.rankdata(score[test]) / (len(test) + 1)
     p = stats.mannwhitneyu(score[y == 1], score[y == 0], alternative="greater").pvalue
@@ -90,7 +90,7 @@ def two_sample_auc(x_a: Any, x_b: Any, seed: int = 0, folds: int = 5) -> tuple[f
 
 
 def label_shift(y_a: np.ndarray, y_b: np.ndarray) -> dict[str, Any]:
-    """Compare classes by chi-squared, other targets by Kolmogorov-Smirnov; targets of several columns are left out."""
+    """Compare classes by chi-squared, other targets by Kolmogorov-Smirnov; not for targets with several columns."""
     if y_a.ndim > 1:
         return {"test": None, "statistic": None, "p": None}
     if np.issubdtype(y_a.dtype, np.integer):

@@ -1,4 +1,4 @@
-"""Samples that a set holds more than once: exactly, nearly, across its parts, and with labels that contradict."""
+"""Duplicate samples: exact, near, across parts (leaks), and with conflicting labels."""
 
 import hashlib
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ from lightning_modules.quality.samples import Samples
 
 @dataclass(frozen=True)
 class Duplicates:
-    """Groups of equal and of alike samples.
+    """Groups of equal samples and pairs of similar samples.
 
     Attributes:
         exact: positions of each group of equal samples, in order.
-        near: int64 [P, 2], pairs that are alike and not equal; of equal samples the first stands for all.
-        similarity: float64 [P].
+        near: int64 [P, 2], pairs of similar samples; of equal samples, only the first is used.
+        similarity: of the pairs, float64 [P].
     """
 
     exact: list[np.ndarray]
@@ -27,17 +27,17 @@ class Duplicates:
     similarity: np.ndarray
 
     def links(self, near: bool = True) -> np.ndarray:
-        """All pairs [P, 2], those of equal samples as a chain."""
+        """Return all pairs [P, 2], with equal samples as a chain."""
         chains = [link for group in self.exact for link in pairwise(group.tolist())]
         found = np.array(chains, np.int64).reshape(-1, 2)
         return np.concatenate([found, self.near]) if near else found
 
     def groups(self, count: int, near: bool = True) -> list[np.ndarray]:
-        """What hangs together through any pairs, each group in order."""
+        """Return the connected groups of samples, each in order."""
         return groups_of(self.links(near), count)
 
     def representatives(self, count: int) -> np.ndarray:
-        """For each of `count` samples the first of its group, itself where it is alone: [N]."""
+        """Return the first sample of the group of each of `count` samples (itself if it has none): [N]."""
         first = np.arange(count)
         for group in self.groups(count):
             first[group] = group[0]
@@ -45,7 +45,7 @@ class Duplicates:
 
 
 def exact_groups(samples: Samples) -> list[np.ndarray]:
-    """Groups of samples whose raw values are equal bit by bit (a sha256 of each)."""
+    """Return groups of samples with bitwise equal raw values (by sha256)."""
     known: dict[bytes, list[int]] = {}
     for index in samples.chunks():
         for position, row in zip(index.tolist(), samples.read(index).contiguous().numpy(), strict=True):
@@ -54,7 +54,7 @@ def exact_groups(samples: Samples) -> list[np.ndarray]:
 
 
 def without_repeats(groups: list[np.ndarray], count: int) -> np.ndarray:
-    """Positions without the second and later ones of each group."""
+    """Return all positions except the second and later ones of each group."""
     kept = np.ones(count, bool)
     for group in groups:
         kept[group[1:]] = False
@@ -62,7 +62,7 @@ def without_repeats(groups: list[np.ndarray], count: int) -> np.ndarray:
 
 
 def groups_of(pairs: np.ndarray, count: int) -> list[np.ndarray]:
-    """Connected components of more than one sample, the one with the earliest sample first."""
+    """Return the connected components of more than one sample, sorted by their first sample."""
     if not len(pairs):
         return []
     links = sparse.coo_matrix((np.ones(len(pairs), bool), (pairs[:, 0], pairs[:, 1])), shape=(count, count))
@@ -74,7 +74,7 @@ def groups_of(pairs: np.ndarray, count: int) -> list[np.ndarray]:
 
 
 def leaks(duplicates: Duplicates, samples: Samples) -> dict[str, list[list[int]]]:
-    """Groups that stand in more than one of train, val and test, by these: ``train+test`` -> groups of positions."""
+    """Return groups across train, val and test, by their parts: ``train+test`` -> groups of positions."""
     found: dict[str, list[list[int]]] = {}
     for group in duplicates.groups(len(samples)):
         parts = [part for part in ("train", "val", "test") if (samples.parts[group] == part).any()]
@@ -84,13 +84,13 @@ def leaks(duplicates: Duplicates, samples: Samples) -> dict[str, list[list[int]]
 
 
 def conflicts(groups: list[np.ndarray], samples: Samples) -> list[np.ndarray]:
-    """Groups whose members do not have the same label or target (NaN is equal to NaN)."""
+    """Return the groups whose members have different labels or targets (NaN equals NaN)."""
     y = samples.y.numpy()
     return [group for group in groups if not all(np.array_equal(y[group[0]], y[i], equal_nan=True) for i in group[1:])]
 
 
 def summarize_duplicates(duplicates: Duplicates, samples: Samples) -> dict[str, Any]:
-    """The counts for the report."""
+    """Return the counts for the report."""
     count = len(samples)
     close = duplicates.groups(count)
     across = leaks(duplicates, samples)
@@ -99,7 +99,7 @@ def summarize_duplicates(duplicates: Duplicates, samples: Samples) -> dict[str, 
         "exact_copies": sum(len(group) - 1 for group in duplicates.exact),  # beyond the first of each group
         "near_pairs": len(duplicates.near),
         "near_groups": len(close),
-        "near_copies": sum(len(group) - 1 for group in close),  # exact ones too
+        "near_copies": sum(len(group) - 1 for group in close),  # including exact copies
         "conflicting_exact_groups": len(conflicts(duplicates.exact, samples)),
         "conflicting_near_pairs": sum(len(conflicts([pair], samples)) for pair in duplicates.near),
         "leaks": {parts: len(groups) for parts, groups in sorted(across.items())},

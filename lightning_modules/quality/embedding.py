@@ -1,4 +1,4 @@
-"""Vectors in which alike samples are near: pixels, series and columns by PCA, sound by log-mel, words by TF-IDF."""
+"""Embeddings of samples for similarity: PCA of pixels, series and columns, log-mel of audio, TF-IDF of texts."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,10 +15,10 @@ from lightning_modules.data.float64_scaling import Float64Affine
 from lightning_modules.data.log_mel import POWER_FLOOR, as_float_audio, mel_filters
 from lightning_modules.quality.samples import Samples
 
-MAX_SIDE = 32  # pixels to which larger images are averaged
-WINDOW, BANDS, FRAMES = 512, 32, 24  # of a spectrogram
-MAX_FIT_SAMPLES = 8000  # samples that PCA is fitted on
-DISTANCE_DOMAINS = ("table", "series")  # the length of a row counts; elsewhere only its direction
+MAX_SIDE = 32  # pixels; larger images are downsampled
+WINDOW, BANDS, FRAMES = 512, 32, 24  # of spectrograms
+MAX_FIT_SAMPLES = 8000  # samples on which PCA is fitted
+DISTANCE_DOMAINS = ("table", "series")  # compared by distance; others by the cosine
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,11 @@ class Embedding:
     """N samples as dense vectors.
 
     Attributes:
-        vectors: float32 [N, K]: the principal components, the residual's length as the last one where K < D.
-        exact: nothing was left out (K = D).
-        rows: index [n] -> float32 [n, D]: the whole features.
-        by_distance: compare by distance instead of direction.
-        squares: float32 [N]: squared lengths of the whole rows.
+        vectors: float32 [N, K]: principal components; if K < D, the last one is the norm of the residual.
+        exact: all components are kept (K = D).
+        rows: index [n] -> float32 [n, D]: the full features.
+        by_distance: compare by distance instead of cosine.
+        squares: float32 [N]: squared norms of the full features.
     """
 
     vectors: Tensor
@@ -44,18 +44,18 @@ class Embedding:
 
     @property
     def scale(self) -> float:
-        """The mean squared length: half of what two samples drawn at random are apart, squared."""
+        """Mean squared norm: half the expected squared distance of two random samples."""
         return max(float(self.squares.double().mean()), 1e-12)
 
     def matrix(self) -> np.ndarray:
-        """Components for a classifier, of mean squared length 1."""
+        """Return the components for a classifier, with mean squared norm 1."""
         kept = self.vectors if self.exact else self.vectors[:, :-1]
         return (kept / self.scale**0.5).numpy()
 
 
 @dataclass(frozen=True)
 class WordEmbedding:
-    """N texts as TF-IDF rows of length 1 (CSR [N, V]); a text without a word is a row of zeros."""
+    """N texts as TF-IDF rows of norm 1 (CSR [N, V]); an empty text is a row of zeros."""
 
     weights: sparse.csr_matrix
 
@@ -63,15 +63,14 @@ class WordEmbedding:
         return int(self.weights.shape[0])
 
     def matrix(self) -> sparse.csr_matrix:
-        """Features for a classifier."""
+        """Return the features for a classifier."""
         return self.weights
 
 
 def embed(samples: Samples, components: int = 128) -> Embedding | WordEmbedding | None:
-    """Embed every sample; None for interactions, whose numbers are names.
+    """Embed every sample; None for interactions (ids have no distance).
 
-    Raises:
-        UserError: there is no number in any sample.
+    Raises UserError if no sample has a finite value.
     """
     if samples.domain == "interactions":
         return None
@@ -104,17 +103,17 @@ def _build_flatten(samples: Samples) -> Callable[[Tensor], Tensor]:
 def embed_rows(
     read: Callable[[Tensor], Tensor], count: int, components: int, by_column: bool = False, by_distance: bool = False
 ) -> Embedding:
-    """Centre the rows (`by_column`: standardise them) and keep their principal components.
+    """Center the rows (`by_column`: standardize them) and keep their principal components.
 
-    The basis is orthonormal, so that p·q + |r||s|, with r and s what the components leave of two rows, is never less
-    than the rows' own product (Cauchy-Schwarz): a search in the vectors misses no pair.
+    With residuals r and s of two rows, p·q + |r||s| is an upper bound of their product (Cauchy-Schwarz): a search in the
+    vectors misses no pair.
     """
     shift, scale = _moments(read, count)
     if not by_column:
         scale = torch.ones_like(scale)
 
     def rows(index: Tensor) -> Tensor:
-        return ((read(index) - shift) / scale).nan_to_num(0.0, 0.0, 0.0)  # what is missing is as the mean
+        return ((read(index) - shift) / scale).nan_to_num(0.0, 0.0, 0.0)  # missing values are the mean
 
     exact = len(shift) <= components
     basis = None if exact else _basis(rows, count, components)
@@ -130,7 +129,7 @@ def embed_rows(
 
 
 def _moments(read: Callable[[Tensor], Tensor], count: int) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation [D] of each column's finite values; 0 and 1 where there are none or all are equal."""
+    """Return mean and std [D] of each column's finite values; 0 and 1 if there are none, std 1 if all are equal."""
     total = torch.zeros(3)
     for index in torch.arange(count).split(1024):
         x = read(index).double()
@@ -139,7 +138,7 @@ def _moments(read: Callable[[Tensor], Tensor], count: int) -> tuple[Tensor, Tens
         part = torch.stack([known.sum(0).double(), x.sum(0), x.square().sum(0)])
         total = part if total.ndim == 1 else total + part
     if not total[0].any():
-        raise UserError("there is no finite value in any sample: nothing can be compared")
+        raise UserError("samples have no finite values: nothing can be compared")
     mean = total[1] / total[0].clamp_min(1)
     variance = (total[2] / total[0].clamp_min(1) - mean.square()).clamp_min(0)
     std = torch.where(variance > 1e-12 * mean.square(), variance, 1.0).sqrt()
@@ -147,7 +146,7 @@ def _moments(read: Callable[[Tensor], Tensor], count: int) -> tuple[Tensor, Tens
 
 
 def _basis(rows: Callable[[Tensor], Tensor], count: int, components: int) -> Tensor:
-    """Orthonormal [D, components]: the principal directions of up to FITTED_ON samples."""
+    """Return the principal directions of up to FITTED_ON samples, orthonormal [D, components]."""
     chosen = np.random.RandomState(0).permutation(count)[:MAX_FIT_SAMPLES]
     x = torch.cat([rows(index) for index in torch.from_numpy(np.sort(chosen)).split(1024)])
     if x.shape[1] <= 4096:
@@ -160,7 +159,7 @@ def _basis(rows: Callable[[Tensor], Tensor], count: int, components: int) -> Ten
 
 
 def log_mel_features(x: Tensor, rate: int) -> Tensor:
-    """Log power of waveforms [n, T] in BANDS mel bands and at most FRAMES spans of time: float32 [n, BANDS, spans]."""
+    """Return the log power of waveforms [n, T] in BANDS mel bands and at most FRAMES frames: float32 [n, BANDS, frames]."""
     wave = F.pad(as_float_audio(x), (0, max(0, WINDOW - x.shape[-1])))
     bins = torch.stft(wave, WINDOW, WINDOW // 2, window=torch.hann_window(WINDOW), center=False, return_complex=True)
     bands = mel_filters(rate, WINDOW, BANDS).T @ bins.abs().square()
@@ -168,7 +167,7 @@ def log_mel_features(x: Tensor, rate: int) -> Tensor:
 
 
 def embed_ids(ids: Tensor) -> WordEmbedding:
-    """TF-IDF of token ids [N, T], 0 is padding."""
+    """Embed token ids [N, T] (0 is padding) by TF-IDF."""
     row, column = ids.nonzero(as_tuple=True)
     words = ids[row, column].numpy()
     shape = (len(ids), int(ids.max()) + 1 if ids.numel() else 1)
@@ -177,7 +176,7 @@ def embed_ids(ids: Tensor) -> WordEmbedding:
 
 
 def embed_texts(texts: list[str]) -> WordEmbedding:
-    """TF-IDF of plain texts. Raises UserError where none of them holds a word."""
+    """Embed plain texts by TF-IDF. Raises UserError if none of them contains a word."""
     try:
         return WordEmbedding(TfidfVectorizer(sublinear_tf=True, dtype=np.float32).fit_transform(texts))
     except ValueError as error:

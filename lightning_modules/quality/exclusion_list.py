@@ -1,4 +1,4 @@
-"""The list of samples to leave out, which a datamodule takes as ``data.exclude=FILE``."""
+"""List of samples to exclude, which a datamodule reads as ``data.exclude=FILE``."""
 
 from dataclasses import asdict
 from typing import Any
@@ -10,16 +10,16 @@ from lightning_modules.quality.duplicate_samples import conflicts
 from lightning_modules.quality.findings import Findings
 from lightning_modules.quality.samples import Samples
 
-PART_RANK = {"test": 0, "val": 1, "train": 2, "unused": 3}  # of two copies the one of lower rank stays
+PART_RANK = {"test": 0, "val": 1, "train": 2, "unused": 3}  # of two copies, that of lower rank is kept
 
 
 def exclusions(findings: Findings) -> dict[str, Any]:
     """Apply the rules: {"data", "content", "criteria", "excluded": [{"index", "part", "why"}, …]}.
 
-    A sample of the test part is never listed: a number on the test part stays comparable.
+    Samples of the test part are never listed, so that test results stay comparable.
 
     Raises:
-        UserError: label errors are asked for, but cannot be looked for.
+        UserError: label errors are requested, but cannot be detected.
     """
     rules, samples = findings.settings.rules, findings.samples
     why: dict[int, str] = {}
@@ -48,13 +48,13 @@ def _list_conflicts(findings: Findings, why: dict[int, str]) -> None:
     for group in conflicts(findings.duplicates.exact, findings.samples):
         for i in group.tolist():
             others = ", ".join(_describe(findings.samples, k) for k in group.tolist()[:6] if k != i)
-            why[i] = f"equal to {others}, with different labels"
+            why[i] = f"equal to {others}, but with a different label"
 
 
 def _list_duplicates(findings: Findings, kind: str, why: dict[int, str]) -> None:
-    """List each copy of a sample that stays: test before val before train, then the earlier one.
+    """List each copy of a kept sample; test is kept before val before train, then the earlier sample.
 
-    A near duplicate is listed only where it is near one that stays, not where others link the two.
+    A near duplicate is listed only if it is near a kept sample itself, not through a chain of others.
     """
     rules, samples, found = findings.settings.rules, findings.samples, findings.duplicates
     links = found.near
@@ -84,7 +84,7 @@ def _kinds_of(rule: str) -> tuple[str, ...]:
 
 
 def _expand_copies(partners: dict[int, list[int]], exact: list[np.ndarray]) -> dict[int, list[int]]:
-    """Near pairs are found between the first ones of equal samples: their copies are as near."""
+    """Extend near pairs, found between the first of equal samples, to all their copies."""
     copies = {int(group[0]): group.tolist() for group in exact}
     wide: dict[int, list[int]] = {}
     for first, near in partners.items():

@@ -1,4 +1,4 @@
-"""All that is found in a set, and the report of it."""
+"""Detection of all quality issues of a data set, and the report."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,20 +17,22 @@ from lightning_modules.quality.settings import QualitySettings
 from lightning_modules.quality.similar_pairs import find_similar_pairs
 from lightning_modules.quality.value_statistics import column_outliers, describe_values, find_outliers
 
-MAX_LISTED = 100  # samples or groups that the report names
-MIN_CLASSIFIER_ACCURACY = 0.9  # out-of-fold accuracy below which likely label errors are mostly the classifier's
+MAX_LISTED = 100  # samples or groups listed in the report
+MIN_CLASSIFIER_ACCURACY = (
+    0.9  # out-of-fold accuracy below which suspected label errors are mostly errors of the classifier
+)
 
 
 @dataclass
 class Findings:
-    """What was found.
+    """Detected issues.
 
     Attributes:
-        embedding: None where samples cannot be compared (ids of users and items; no value at all).
-        nearest: similarity of each sample to its nearest [N], NaN for exact copies and where nothing is compared.
-        outliers: positions, the farthest first; `outlier_z` [N] says how far.
-        errors: likely label errors; None where they cannot be looked for.
-        notes: what was not looked for, and why.
+        embedding: None if samples cannot be compared (ids of users and items, or no finite values).
+        nearest: similarity of each sample to its nearest neighbour [N], NaN for exact copies and without embedding.
+        outliers: positions, the farthest first, with `outlier_z` [N].
+        errors: suspected label errors; None if they cannot be detected.
+        notes: which checks were skipped, and why.
     """
 
     samples: Samples
@@ -45,7 +47,7 @@ class Findings:
 
 
 def find_issues(data: Any, settings: QualitySettings, wants_labels: bool = True) -> Findings:
-    """Look for duplicates, outliers and likely label errors in a set-up datamodule."""
+    """Detect duplicates, outliers and label errors in a set-up datamodule."""
     samples = collect_samples(data)
     notes: list[str] = []
     embedding = _embedding(samples, settings, notes)
@@ -86,17 +88,17 @@ def _errors(
         return None
     if found.accuracy < MIN_CLASSIFIER_ACCURACY:
         notes.append(
-            f"label errors: {settings.classifier} is right in only {found.accuracy:.0%} out of fold: most of what it doubts is "
-            "hard, not wrong; try labels.classifier=knn or boosting"
+            f"label errors: out-of-fold accuracy of {settings.classifier} is only {found.accuracy:.0%}: most suspects are "
+            "hard samples; try labels.classifier=knn or boosting"
         )
     if found.left_out:
         names = ", ".join((samples.class_names or [])[k] for k in found.left_out[:10])
-        notes.append(f"label errors: too few samples for {settings.folds} folds in: {names}")
+        notes.append(f"label errors: too few samples for {settings.folds} folds of: {names}")
     return found
 
 
 def build_report(findings: Findings, other: Any = None) -> dict[str, Any]:
-    """Everything as plain values, for report.json; `other` is a datamodule that is compared with this one's pool."""
+    """Return the report as plain values; `other` is a datamodule to compare with (drift)."""
     samples, settings = findings.samples, findings.settings
     drifted = _drift(findings, other)
     return {
@@ -192,11 +194,11 @@ def _drift(findings: Findings, other: Any) -> dict[str, Any] | None:
 
 
 def _drift_between(samples: Samples, others: Samples, settings: QualitySettings) -> dict[str, Any]:
-    """Both sets' pools in one embedding: what neither of them was fitted on alone."""
+    """Compare the pools of two data sets in one joint embedding."""
     if samples.shape != others.shape or samples.domain != others.domain or samples.domain in ("text", "interactions"):
         raise UserError(
             f"data@other: {others.name} ({others.domain} of {list(others.shape)}) cannot be compared with "
-            f"{samples.name} ({samples.domain} of {list(samples.shape)}): both must have one shape, and no ids of their own"
+            f"{samples.name} ({samples.domain} of {list(samples.shape)}): both must have the same shape, and not consist of ids"
         )
     size = len(samples.stores[0])
     both = Samples(
@@ -217,7 +219,7 @@ def _drift_between(samples: Samples, others: Samples, settings: QualitySettings)
 
 
 def _columns(samples: Samples, embedding: Embedding | WordEmbedding) -> tuple[Any, list[str]]:
-    """What is compared column by column: the raw columns of a table, else the leading components; none of words."""
+    """Return the columns to compare: the raw columns of a table, else the leading components; no names for texts."""
     x = embedding.matrix()
     if isinstance(embedding, WordEmbedding):
         return x, []
@@ -225,6 +227,6 @@ def _columns(samples: Samples, embedding: Embedding | WordEmbedding) -> tuple[An
         raw = torch.cat([samples.read(index).flatten(1) for index in samples.chunks()]).double().numpy()
         return raw, [f"column {k}" for k in range(x.shape[1])]
     if not embedding.exact:
-        x = x[:, ::-1]  # eigenvalues ascend
+        x = x[:, ::-1]  # eigenvalues are ascending
         return x, [f"component {k}" for k in range(min(x.shape[1], MAX_COLUMNS))]
     return x, [f"value {k}" for k in range(x.shape[1])]

@@ -1,4 +1,4 @@
-"""Labels: their balance, and which are likely wrong (confident learning; Northcutt, Jiang & Chuang 2021, section 3)."""
+"""Class balance, and label errors by confident learning (Northcutt, Jiang & Chuang 2021, section 3)."""
 
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -20,15 +20,15 @@ CLASSIFIERS: tuple[str, ...] = get_args(Classifier)
 
 @dataclass(frozen=True)
 class LabelErrors:
-    """Likely label errors, the least likely label first.
+    """Suspected label errors, sorted by margin.
 
     Attributes:
         positions: [M] of the samples.
-        suggested: [M] the class that the classifier is confident of.
+        suggested: [M] class predicted by the classifier.
         margin: [M] probability of the given label minus that of the suggested one.
-        joint: [K, K] confident joint as counts: rows given, columns likely true.
-        accuracy: of the out-of-fold predictions against the given labels.
-        left_out: classes with too few samples to be predicted out of fold.
+        joint: [K, K] confident joint as counts: rows are given labels, columns suspected true labels.
+        accuracy: of the out-of-fold predictions, measured by the given labels.
+        left_out: classes with too few samples for out-of-fold predictions.
     """
 
     positions: np.ndarray
@@ -40,7 +40,7 @@ class LabelErrors:
 
 
 def class_balance(samples: Samples) -> dict[str, Any]:
-    """For each part its size and, of classes, counts, the largest over the smallest, and entropy over its maximum."""
+    """Return size, class counts, imbalance ratio and normalized entropy (or moments of real-valued targets) of each part."""
     found: dict[str, Any] = {}
     for part in PARTS:
         y = samples.y[samples.members(part)]
@@ -59,7 +59,7 @@ def class_balance(samples: Samples) -> dict[str, Any]:
         found[part] = {
             "samples": len(y),
             "counts": {name: int(n) for name, n in zip(samples.class_names or [], counts, strict=False)},
-            "imbalance": float(counts.max() / counts.min()) if counts.min() else None,  # None: a class is missing
+            "imbalance": float(counts.max() / counts.min()) if counts.min() else None,  # None: a class has no samples
             "entropy": float(-(share * np.log(share)).sum() / max(np.log(len(counts)), 1e-12)),
         }
     return found
@@ -73,10 +73,10 @@ def find_label_errors(
     folds: int = 5,
     seed: int = 0,
 ) -> LabelErrors:
-    """Predict each label from other samples and find those that a confident prediction contradicts.
+    """Predict each label out of fold, and return those that contradict a confident prediction.
 
     Args:
-        groups: [N], equal for near duplicates: they share a fold, or copies of a wrong label would confirm each other.
+        groups: [N], equal for near duplicates, which are kept in one fold: copies would confirm each other.
 
     Raises:
         UserError: there are no classes, or fewer than two have a sample for each fold.
@@ -88,8 +88,8 @@ def find_label_errors(
     able = np.flatnonzero(counts >= folds)
     if len(able) < 2:
         raise UserError(
-            f"label errors: {len(able)} of {samples.num_classes} classes have {folds} or more different samples, two are "
-            "needed: lower labels.folds"
+            f"label errors: {len(able)} of {samples.num_classes} classes have at least {folds} distinct samples, but two are "
+            "required: lower labels.folds"
         )
     used = np.flatnonzero(np.isin(y, able) & np.isin(y[groups], able))
     given = np.searchsorted(able, y[used])
@@ -105,7 +105,7 @@ def find_label_errors(
 def out_of_fold_probabilities(
     x: Any, y: np.ndarray, groups: np.ndarray, classifier: Classifier = "logistic", folds: int = 5, seed: int = 0
 ) -> np.ndarray:
-    """Class probabilities [N, K], each predicted by a model that saw neither the sample nor any of its group."""
+    """Return class probabilities [N, K], predicted by models trained without the sample's group."""
     first, member = np.unique(groups, return_index=True)[1], np.unique(groups, return_inverse=True)[1]
     probability = np.zeros((len(y), int(y.max()) + 1))
     for _, held_out in StratifiedKFold(folds, shuffle=True, random_state=seed).split(first, y[first]):
@@ -116,7 +116,7 @@ def out_of_fold_probabilities(
 
 
 def build_classifier(name: Classifier, seed: int = 0) -> ClassifierMixin:
-    """The classifier of this name with its settings; embeddings have rows of squared length about 1."""
+    """Build the classifier of this name, for rows of squared norm about 1."""
     if name == "knn":
         return KNeighborsClassifier(15, weights="distance")
     if name == "boosting":
@@ -125,10 +125,10 @@ def build_classifier(name: Classifier, seed: int = 0) -> ClassifierMixin:
 
 
 def confident_learning(probability: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Estimate how many labels of each class are wrong, and find that many: those of the lowest margin.
+    """Estimate the number of wrong labels per class, and return that many samples with the lowest margins.
 
     The confident joint (eq. 1) counts samples whose probability of a class reaches the class's mean self-confidence
-    (eq. 2); calibrated to the class counts (eq. 3) it says how many to prune ("by class", section 3.2).
+    (eq. 2); calibrated to the class counts (eq. 3), it gives the number to prune ("by class", section 3.2).
 
     Args:
         probability: out-of-fold [N, K].
@@ -153,7 +153,7 @@ def confident_learning(probability: np.ndarray, y: np.ndarray) -> tuple[np.ndarr
 
 
 def confident_joint(probability: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Calibrated counts [K, K]: rows given, columns likely true; each row sums to the class's samples."""
+    """Return calibrated counts [K, K]: rows given, columns suspected true; each row sums to the class count."""
     classes = probability.shape[1]
     present = np.bincount(y, minlength=classes)
     mass = np.array([probability[y == k, k].sum() for k in range(classes)])
@@ -163,5 +163,5 @@ def confident_joint(probability: np.ndarray, y: np.ndarray) -> np.ndarray:
     joint = np.zeros((classes, classes))
     np.add.at(joint, (y[sure], likely.argmax(1)[sure]), 1)
     silent = joint.sum(1) == 0
-    joint[silent, silent] = 1  # nobody of the class was confident of anything: it stays as it is
+    joint[silent, silent] = 1  # a class without confident samples has no suspected errors
     return joint * (present / joint.sum(1))[:, None]

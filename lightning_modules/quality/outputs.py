@@ -1,4 +1,4 @@
-"""Where it is kept: a JSON file, pictures, and a run of its own in the store."""
+"""Output of results: JSON files, plots, and a run in the tracking store."""
 
 import json
 import sys
@@ -17,7 +17,7 @@ from lightning_modules.tracking.store import Store
 
 
 def write_json(path: Path, record: Mapping[str, Any]) -> None:
-    """Write a record whole or not at all. Raises UserError where it cannot be written."""
+    """Write a record atomically. Raises UserError if it cannot be written."""
     part = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -29,12 +29,12 @@ def write_json(path: Path, record: Mapping[str, Any]) -> None:
 
 
 def default_path(verb: str, record: Mapping[str, Any]) -> Path:
-    """``mlruns/quality/NAME-CONTENT.VERB.json`` of the project."""
+    """Return ``mlruns/quality/NAME-CONTENT.VERB.json`` in the project."""
     return PROJECT_ROOT / "mlruns" / "quality" / f"{record['data']}-{record['content'][:8]}.{verb}.json"
 
 
 def write_report(folder: Path, findings: Findings, report: Mapping[str, Any]) -> list[Path]:
-    """Write report.json and the pictures into `folder`."""
+    """Write report.json and the plots to `folder`."""
     from lightning_modules.quality.plots import draw_plots
 
     write_json(folder / "report.json", replace_non_finite(report))
@@ -46,7 +46,7 @@ def write_report(folder: Path, findings: Findings, report: Mapping[str, Any]) ->
 
 
 def replace_non_finite(value: Any) -> Any:
-    """The same plain values with None for NaN and infinities, which JSON does not have."""
+    """Replace NaN and infinities by None for JSON."""
     if isinstance(value, Mapping):
         return {str(key): replace_non_finite(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -55,7 +55,7 @@ def replace_non_finite(value: Any) -> Any:
 
 
 def report_metrics(report: Mapping[str, Any]) -> dict[str, float]:
-    """The counts of a report as metrics, all from 0 and lower is better but for samples and accuracy."""
+    """Return the counts of a report as metrics."""
     keep = {"samples": report["samples"], "missing_values": report["values"]["missing_values"]}
     keep |= {key: report["values"][key] for key in ("constant_columns", "constant_samples")}
     keep |= {key: value for key, value in report["duplicates"].items() if isinstance(value, int)}
@@ -73,7 +73,7 @@ def _create_run(
     store: Store, experiment: str, verb: str, config: Mapping[str, Any], content: str, name: str,
     metrics: Mapping[str, float], folder: Path,
 ) -> str:  # fmt: skip
-    """Log a run with the files of `folder`; return its id."""
+    """Create a run with the files of `folder`; return its id."""
     from mlflow.entities import Metric, Param, RunTag
 
     git = git_state(PROJECT_ROOT)
@@ -103,7 +103,7 @@ def log_results(
     store: Store | None, experiment: str, verb: str, config: Mapping[str, Any], record: Mapping[str, Any],
     metrics: Mapping[str, float], files: list[Path],
 ) -> None:  # fmt: skip
-    """Log these files as a run, or nothing without a store; a store that refuses gets one warning: all is printed."""
+    """Log these files as a run if there is a store; warn if it is not available (everything is printed anyway)."""
     from mlflow.exceptions import MlflowException
 
     if store is None:
@@ -112,11 +112,11 @@ def log_results(
         with tempfile.TemporaryDirectory() as folder:
             for file in files:
                 (Path(folder) / file.name).write_bytes(file.read_bytes())
-            with defer_signals():  # a signal must not leave the run RUNNING
+            with defer_signals():  # a signal must not leave the run in status RUNNING
                 run_id = _create_run(
                     store, experiment, verb, config, record["content"], record["data"], metrics, Path(folder)
                 )
     except (MlflowException, OSError) as error:
-        print(f"warning: this was not logged: {' '.join(str(error).split())[:300]}", file=sys.stderr)
+        print(f"warning: not logged: {' '.join(str(error).split())[:300]}", file=sys.stderr)
         return
     print(f"logged to run {run_id}")

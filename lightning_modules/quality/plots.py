@@ -1,4 +1,4 @@
-"""The pictures of a data set's quality."""
+"""Plots of data quality: class balance, similarity, duplicates, leaks, label errors, outliers and drift."""
 
 import textwrap
 from collections.abc import Iterator
@@ -16,14 +16,14 @@ from lightning_modules.quality.samples import PARTS, Samples
 from lightning_modules.report.figures import COLOURS, INK, SPLIT_COLOURS, blank_figure, style_axes
 
 COLUMNS, CELLS = 8, 32  # of a grid
-LINES = 8  # pairs or texts in a list of texts
-MOST_CLASSES = 40  # bars with a name
-MOST_COLUMNS = 20  # of drift, the surest first
+LINES = 8  # groups of texts in one figure
+MOST_CLASSES = 40  # bars
+MOST_COLUMNS = 20  # of drift, the most significant first
 Cell = tuple[int, str]  # position, caption
 
 
 def draw_plots(findings: Findings, report: dict[str, Any]) -> Iterator[tuple[str, Figure]]:
-    """Yield each picture with its name; what was not found has none."""
+    """Yield the plots with their names; issues that were not found have none."""
     samples = findings.samples
     if samples.num_classes:
         yield "class_balance", plot_class_balance(report["balance"])
@@ -42,7 +42,10 @@ def draw_plots(findings: Findings, report: dict[str, Any]) -> Iterator[tuple[str
             (int(i), f"{samples.describe(int(i))}\n{samples.label(int(i))} → {(samples.class_names or [])[int(k)]}")
             for i, k in zip(errors.positions[:CELLS], errors.suggested, strict=False)
         ]
-        yield "label_errors", plot_samples(samples, cells, "Likely label errors: given → suggested, the surest first")
+        yield (
+            "label_errors",
+            plot_samples(samples, cells, "Suspected label errors: given → suggested, most certain first"),
+        )
     if len(findings.outliers):
         cells = [
             (int(i), f"{_caption(samples, int(i))}\nz {findings.outlier_z[i]:.1f}") for i in findings.outliers[:CELLS]
@@ -57,7 +60,7 @@ def _caption(samples: Samples, position: int) -> str:
 
 
 def _duplicate_cells(findings: Findings) -> list[Cell]:
-    """Pairs in turn: exact ones first, then the most alike."""
+    """Return the cells of pairs: exact copies first, then the most similar."""
     found = findings.duplicates
     order = np.argsort(-found.similarity, kind="stable")
     near = found.near[order][: CELLS // 2].tolist()
@@ -78,7 +81,7 @@ def _leak_cells(findings: Findings) -> list[Cell]:
 
 
 def plot_class_balance(balance: dict[str, Any]) -> Figure:
-    """Bars: the samples of each class, stacked by part."""
+    """Plot the samples of each class as bars, stacked by part."""
     names = list(next(iter(balance.values()))["counts"])
     shown = names[:MOST_CLASSES]
     width = max(max((len(name) for name in shown), default=1), 1)
@@ -104,7 +107,7 @@ def plot_class_balance(balance: dict[str, Any]) -> Figure:
 
 
 def plot_similarity(findings: Findings) -> Figure:
-    """Histogram of how alike each sample is to its nearest, with the threshold of near duplicates."""
+    """Plot a histogram of the similarity to the nearest sample, with the threshold of near duplicates."""
     values = findings.nearest[np.isfinite(findings.nearest)]
     threshold = findings.settings.threshold(findings.samples.domain)
     figure = blank_figure(6, 3.4)
@@ -115,17 +118,17 @@ def plot_similarity(findings: Findings) -> Figure:
     low = max(float(np.quantile(values, 0.001)), -1.0)
     axes.hist(np.clip(values, low, 1), bins=60, color=COLOURS[0])
     axes.axvline(threshold, color=COLOURS[1], linestyle="--", linewidth=1.4, label=f"near from {threshold:g}")
-    axes.set_yscale("symlog", linthresh=10)  # the few near duplicates shall be seen beside thousands
+    axes.set_yscale("symlog", linthresh=10)  # so that a few near duplicates are visible beside thousands
     axes.legend(frameon=False, fontsize=8, labelcolor=INK)
     return figure
 
 
 def plot_drift(drift: dict[str, Any]) -> Figure:
-    """The columns' statistics, those that differ (Holm, 5 %) in another colour."""
+    """Plot the columns' statistics; columns that differ (Holm, 5 %) have another color."""
     rows = sorted(drift["columns"], key=lambda row: (row["p_holm"], row["p"]))[:MOST_COLUMNS]
     figure = blank_figure(6.4, 1.4 + 0.22 * len(rows))
     axes = figure.add_subplot()
-    auc = "" if drift["auc"] is None else f"; a classifier tells them apart with AUC {drift['auc']:.3f}"
+    auc = "" if drift["auc"] is None else f"; a classifier separates them with AUC {drift['auc']:.3f}"
     title = f"{drift['between'][0]} against {drift['between'][1]}{auc}"
     style_axes(axes, title, "Kolmogorov-Smirnov or Cramér's V", "")
     total = sum(drift["samples"])
@@ -142,7 +145,7 @@ def plot_drift(drift: dict[str, Any]) -> Figure:
 
 
 def plot_samples(samples: Samples, cells: list[Cell], title: str, together: int = 1) -> Figure:
-    """The samples in a grid, `together` of them belong to each other; texts and rows of tables one below the other."""
+    """Plot samples in a grid, with `together` consecutive ones in one color; texts and rows of tables as a list."""
     if samples.domain in ("text", "interactions", "table"):
         return _plot_text_samples(samples, cells[: LINES * together], title, together)
     cells = cells[:CELLS]

@@ -1,4 +1,4 @@
-"""A data set as its quality is looked at: the pool and the official test part in one row, each sample with its part."""
+"""All samples of a data set in one sequence: the pool, then the official test part, each with its part."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,19 +9,19 @@ from torch import Tensor
 
 from lightning_modules.data.preprocess import SampleSource
 
-PARTS = ("train", "val", "test", "unused")  # unused: left out by data.fraction, per_class or a fold
+PARTS = ("train", "val", "test", "unused")  # unused: dropped by data.fraction, per_class or a fold
 DOMAINS = ("image", "series", "audio", "text", "interactions", "table")
 
 
 @dataclass(frozen=True)
 class Samples:
-    """All N samples of a set; those of an official test part stand behind those of the pool.
+    """All N samples of a data set; an official test part follows the pool.
 
     Attributes:
-        stores: raw samples of the pool and, where there is one, of the official test part.
+        stores: raw samples of the pool and, if there is one, of the official test part.
         y: int64 [N] classes, or float32 [N] or [N, D].
-        parts: which of `PARTS` each sample is in, [N].
-        data: the datamodule; it says how a text reads and how fast a waveform is.
+        parts: the part (of `PARTS`) of each sample, [N].
+        data: the datamodule, for texts and sample rates.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Samples:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one raw sample."""
+        """Shape of one raw sample."""
         return tuple(self.stores[0].shape[1:])
 
     @property
@@ -61,11 +61,11 @@ class Samples:
         return x
 
     def chunks(self, size: int = 1024) -> tuple[Tensor, ...]:
-        """Index tensors that together read every sample once, in order."""
+        """Return index tensors that together cover all samples in order."""
         return torch.arange(len(self)).split(size)
 
     def members(self, part: str) -> np.ndarray:
-        """Positions of a part's samples."""
+        """Return the positions of a part's samples."""
         return np.flatnonzero(self.parts == part)
 
     def place(self, position: int) -> tuple[str, int]:
@@ -74,18 +74,18 @@ class Samples:
         return ("pool", position) if position < pool else ("test", position - pool)
 
     def describe(self, position: int) -> str:
-        """``train 17``, or ``test 3`` of the official test part."""
+        """Return ``train 17``, or ``test 3`` for the official test part."""
         return f"{self.parts[position]} {self.place(position)[1]}"
 
     def label(self, position: int) -> str:
-        """The class's name, or the target."""
+        """Return the class name, or the target."""
         value = self.y[position]
         if value.ndim:
             return str([round(v, 3) for v in value.tolist()])
         return self.class_names[int(value)] if self.class_names and self.num_classes else f"{float(value):.4g}"
 
     def text(self, position: int) -> str:
-        """A text sample as words."""
+        """Return a sample as text."""
         x = self.read(torch.tensor([position]))[0]
         return (
             str(self.data.sample_text(x))
@@ -95,7 +95,7 @@ class Samples:
 
 
 def collect_samples(data: Any) -> Samples:
-    """Look at a set-up datamodule (``lightning_modules.data.in_memory.InMemoryData``)."""
+    """Collect the samples of a set-up datamodule (``lightning_modules.data.in_memory.InMemoryData``)."""
     arrays = data.arrays
     y: Tensor = arrays.y
     stores: tuple[SampleSource, ...] = (arrays.x,)
@@ -111,9 +111,9 @@ def collect_samples(data: Any) -> Samples:
 
 
 def infer_domain(data: Any) -> str:
-    """What kind of samples these are: as the datamodule says, else by type and shape."""
-    said = getattr(data, "domain", "table")
-    if said in DOMAINS and said != "table":
-        return str(said)
-    dimensions = len(data.arrays.x.shape)  # a datamodule that says nothing is called a table
+    """Return the domain of the samples: that of the datamodule, else by shape."""
+    domain = getattr(data, "domain", "table")
+    if domain in DOMAINS and domain != "table":
+        return str(domain)
+    dimensions = len(data.arrays.x.shape)  # "table" is also the default of a datamodule
     return {3: "series", 4: "image"}.get(dimensions, "table")

@@ -1,4 +1,4 @@
-"""What is looked for and what counts as wrong: the keys of conf/quality.yaml, checked."""
+"""Settings of the quality checks: the validated keys of conf/quality.yaml."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -14,7 +14,7 @@ KINDS = ("exact", "near", "none")
 
 @dataclass(frozen=True)
 class ExclusionRules:
-    """What `clean` puts on its list; see conf/quality.yaml. A count of None means all."""
+    """Which samples `clean` excludes; see conf/quality.yaml. None as a count means all."""
 
     duplicates: str = "exact"
     leaks: str = "near"
@@ -25,7 +25,7 @@ class ExclusionRules:
 
 @dataclass(frozen=True)
 class QualitySettings:
-    """What is looked for; see conf/quality.yaml."""
+    """Settings of the checks; see conf/quality.yaml."""
 
     near: float | None = None
     components: int = 128
@@ -37,16 +37,12 @@ class QualitySettings:
     rules: ExclusionRules = ExclusionRules()
 
     def threshold(self, domain: str) -> float:
-        """The similarity from which samples of this kind are near duplicates."""
+        """Return the similarity from which samples of this domain are near duplicates."""
         return NEAR_THRESHOLDS.get(domain, 1.0) if self.near is None else float(self.near)
 
 
 def parse_settings(cfg: Mapping[str, Any]) -> QualitySettings:
-    """Read the plain values of conf/quality.yaml.
-
-    Raises:
-        UserError: with all mistakes in them at once.
-    """
+    """Parse the plain values of conf/quality.yaml. Raises UserError listing all mistakes."""
     labels, rules = cfg["labels"], dict(cfg["clean"])
     problems = [*_check_range(cfg, "near", 0, 1, None), *_check_range(cfg, "outlier_z", 0, float("inf"))]
     problems += _check_integer("components", cfg["components"], 1) + _check_integer("labels.folds", labels["folds"], 2)
@@ -62,7 +58,7 @@ def parse_settings(cfg: Mapping[str, Any]) -> QualitySettings:
         rules[key] = None if rules[key] == "all" else rules[key]
     parts = tuple(cfg["drift"] or ())
     if len(parts) != 2:
-        problems.append(f"drift={list(parts)}: two parts are compared, as in drift=[train,test]")
+        problems.append(f"drift={list(parts)}: expected two parts, for example drift=[train,test]")
     problems += [problem for part in parts for problem in _check_choice("drift", part, PARTS)]
     if problems:
         raise UserError("\n".join(problems))
@@ -77,12 +73,12 @@ def parse_settings(cfg: Mapping[str, Any]) -> QualitySettings:
 def _check_range(cfg: Mapping[str, Any], key: str, low: float, high: float, *also: Any) -> list[str]:
     value = cfg[key]
     right = isinstance(value, int | float) and not isinstance(value, bool) and low < value <= high
-    return [] if right or value in also else [f"{key}={value}: a number above {low:g} and up to {high:g} is wanted"]
+    return [] if right or value in also else [f"{key}={value}: expected a number above {low:g}, at most {high:g}"]
 
 
 def _check_integer(key: str, value: Any, least: int, more: str = "") -> list[str]:
     right = isinstance(value, int) and not isinstance(value, bool) and value >= least
-    return [] if right else [f"{key}={value}: a whole number of at least {least}{more} is wanted"]
+    return [] if right else [f"{key}={value}: expected an integer of at least {least}{more}"]
 
 
 def _check_choice(key: str, value: Any, options: tuple[str, ...]) -> list[str]:

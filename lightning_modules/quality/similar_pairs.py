@@ -1,4 +1,4 @@
-"""Who is like whom: all pairs above a threshold, by blocked products, so that memory does not grow with the square."""
+"""Similarity search: all pairs above a threshold by blocked products (memory is not quadratic), and k-NN distances."""
 
 from dataclasses import dataclass
 
@@ -9,17 +9,17 @@ from torch import Tensor
 from lightning_modules.quality.embedding import Embedding, WordEmbedding
 
 TILE_SIZE = 4096  # samples on each side of a block: 64 MB of float32
-MAX_PARTNERS = 16  # partners that are kept of a sample; from then on one in each block, as where thousands are alike
-MAX_REFERENCE = 10_000  # samples among which neighbours are looked for to tell how isolated one is
-FLOAT32_SLACK = 1e-4  # what float32 may lose
+MAX_PARTNERS = 16  # partners kept per sample; from then on one per block, for the case that thousands are alike
+MAX_REFERENCE = 10_000  # random samples among which the k-th nearest neighbour is searched
+FLOAT32_SLACK = 1e-4  # tolerance for float32 rounding
 
 
 @dataclass(frozen=True)
 class SimilarPairs:
     """Pairs int64 [P, 2] (first < second) with their similarity [P], and each sample's highest similarity [N].
 
-    Similarity is the cosine, or for tables and series 1 - |a-b|²/2m, m the mean squared length: 1 for equal rows, 0 for
-    two that are as far apart as rows drawn at random. `nearest` is an upper bound of it where components were left out.
+    Similarity is the cosine, or for tables and series 1 - |a-b|²/2m, where m is the mean squared norm: 1 for equal rows,
+    0 for the expected distance of random rows. `nearest` is an upper bound if components were dropped.
     """
 
     pairs: np.ndarray
@@ -30,10 +30,10 @@ class SimilarPairs:
 def find_similar_pairs(
     embedding: Embedding | WordEmbedding, threshold: float, among: np.ndarray | None = None
 ) -> SimilarPairs:
-    """Find all pairs with at least this similarity; of a sample that has more than MOST partners some are left out.
+    """Find all pairs with at least this similarity; at most about MOST partners per sample.
 
     Args:
-        among: positions that are compared; default all. The others' `nearest` is NaN.
+        among: positions to compare; default all. `nearest` is NaN for the others.
     """
     count = len(embedding)
     chosen = np.arange(count) if among is None else np.asarray(among)
@@ -48,7 +48,7 @@ def find_similar_pairs(
 
 
 def _factor_matrices(embedding: Embedding, chosen: Tensor) -> tuple[Tensor, Tensor]:
-    """Two matrices whose rows' product is the similarity (or its bound)."""
+    """Return two matrices whose row products are the similarity (or its upper bound)."""
     x, squares = embedding.vectors[chosen], embedding.squares[chosen][:, None]
     if not embedding.by_distance:
         unit = x / squares.sqrt().clamp_min(1e-12)
@@ -82,7 +82,7 @@ def _search(embedding: Embedding, threshold: float, chosen: np.ndarray) -> tuple
 
 
 def _top_entries(block: Tensor, threshold: float, full: Tensor) -> Tensor:
-    """Places [P, 2] of the block's entries from the threshold on: of each row the MOST highest, of a `full` one the highest."""
+    """Return the positions [P, 2] of entries above the threshold: the MOST highest per row, one for a `full` row."""
     rows = (block.amax(1) >= threshold).nonzero().squeeze(1)
     values, columns = block[rows].topk(min(MAX_PARTNERS, block.shape[1]), dim=1)
     values[full[rows], 1:] = -torch.inf
@@ -91,7 +91,7 @@ def _top_entries(block: Tensor, threshold: float, full: Tensor) -> Tensor:
 
 
 def _exact_similarity(embedding: Embedding, pairs: Tensor) -> Tensor:
-    """The pairs' similarity by their whole features, float64 [P]."""
+    """Return the similarity of pairs by their full features, float64 [P]."""
     found = [torch.zeros(0, dtype=torch.float64)]
     for part in pairs.split(2048) if len(pairs) else ():
         a, b = embedding.rows(part[:, 0]).double(), embedding.rows(part[:, 1]).double()
@@ -121,7 +121,7 @@ def _search_words(
 
 
 def knn_distance(embedding: Embedding | WordEmbedding, k: int = 5) -> np.ndarray:
-    """1 - similarity to the k-th nearest of up to REFERENCE samples drawn at random, [N] (Sugiyama & Borgwardt 2013)."""
+    """Return 1 - similarity to the k-th nearest of up to REFERENCE random samples, [N] (Sugiyama & Borgwardt 2013)."""
     count = len(embedding)
     drawn = np.sort(np.random.RandomState(0).permutation(count)[:MAX_REFERENCE])
     k = min(k, len(drawn) - 1)

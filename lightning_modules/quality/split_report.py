@@ -1,4 +1,4 @@
-"""A split as it is: who is in which part, and whether the parts are disjoint, alike in their classes and free of leaks."""
+"""Description of a split: indices and classes of each part, and checks (disjoint, stratified, free of leaks)."""
 
 from typing import Any
 
@@ -10,11 +10,11 @@ from lightning_modules.quality.duplicate_samples import leaks
 from lightning_modules.quality.findings import Findings
 from lightning_modules.quality.label_errors import class_balance
 
-ALPHA = 0.01  # p of the classes' shares below which a part is called not stratified
+ALPHA = 0.01  # p-value of the class shares below which a part counts as not stratified
 
 
 def describe_split(findings: Findings) -> dict[str, Any]:
-    """Indices and class counts of each part, and the checks: name -> {"holds": …, "found": …}."""
+    """Return indices and class counts of each part, and the checks: name -> {"holds": …, "found": …}."""
     samples, data = findings.samples, findings.samples.data
     counts = class_balance(samples)
     parts = {
@@ -37,11 +37,11 @@ def _disjoint(data: Any) -> dict[str, Any]:
     pool = [data.splits[part] for part in ("train", "val", *(() if official else ("test",)))]
     twice = sum(len(part) for part in pool) - len(torch.cat(pool).unique())
     twice += len(data.splits["test"]) - len(data.splits["test"].unique()) if official else 0
-    return {"holds": twice == 0, "found": f"{twice} indices twice"}
+    return {"holds": twice == 0, "found": f"{twice} duplicate indices"}
 
 
 def _stratified(findings: Findings) -> dict[str, Any]:
-    """Compare the targets of validation and test with those of training."""
+    """Check the targets of validation and test against those of training."""
     samples = findings.samples
     y = samples.y.numpy()
     train = y[samples.members("train")]
@@ -60,7 +60,7 @@ def _stratified(findings: Findings) -> dict[str, Any]:
 
 
 def _leak_free(findings: Findings) -> dict[str, Any]:
-    """No group of equal or near samples stands in two parts."""
+    """Check that no group of equal or near samples is in two parts."""
     across = leaks(findings.duplicates, findings.samples)
     said = ", ".join(f"{len(groups)} groups in {parts}" for parts, groups in sorted(across.items()))
     return {"holds": not across, "found": said or "no group of near duplicates in two parts"}

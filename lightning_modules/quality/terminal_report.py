@@ -1,4 +1,4 @@
-"""What was found, on the terminal."""
+"""Terminal output of reports, exclusion lists and splits."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-MAX_EXAMPLES = 5  # examples of each kind
+MAX_EXAMPLES = 5  # examples per kind of issue
 
 
 def _table(*columns: str, title: str) -> Table:
@@ -19,7 +19,7 @@ def _table(*columns: str, title: str) -> Table:
 
 
 def build_console() -> Console:
-    """A terminal, or a file without an edge."""
+    """Return a console; output to a file is at least 160 columns wide."""
     found = Console(highlight=False)
     if not found.is_terminal:
         found.width = max(found.width, 160)
@@ -59,7 +59,7 @@ def _balance(balance: dict[str, Any], name: str) -> Table:
 
 
 def _findings(report: dict[str, Any]) -> Table:
-    table = _table("looked for", "count", "found", title="")
+    table = _table("issue", "count", "found", title="")
     values, twice, out = report["values"], report["duplicates"], report["outliers"]
     span = (
         ""
@@ -84,9 +84,9 @@ def _findings(report: dict[str, Any]) -> Table:
     columns = "" if far is None else f"; {far:,} samples with a value that far out in its column"
     table.add_row("outliers", f"{out['isolated']:,}", f"z ≥ {out['limit_z']:g}{columns}")
     if errors := report["label_errors"]:
-        said = f"{errors['classifier']}, out of fold {errors['out_of_fold_accuracy']:.1%} right"
+        said = f"{errors['classifier']}, out-of-fold accuracy {errors['out_of_fold_accuracy']:.1%}"
         table.add_row(
-            "likely label errors", f"{errors['found']:,}", f"{said}; noise about {errors['estimated_noise']:.1%}"
+            "suspected label errors", f"{errors['found']:,}", f"{said}; noise about {errors['estimated_noise']:.1%}"
         )
     if drift := report["drift"]:
         table.add_row("drifted columns", f"{drift['drifted_columns']:,}", escape(_drift(drift)))
@@ -107,10 +107,10 @@ def _examples(report: dict[str, Any]) -> list[str]:
     for group in listed["exact"][:MAX_EXAMPLES]:
         lines.append(f"- equal: {', '.join(group[:6])}{', …' * (len(group) > 6)}")
     for pair in listed["near"][:MAX_EXAMPLES]:
-        lines.append(f"- alike ({pair['similarity']:.4f}): {', '.join(pair['samples'])}")
+        lines.append(f"- similar ({pair['similarity']:.4f}): {', '.join(pair['samples'])}")
     for found in (report["label_errors"] or {"likeliest": []})["likeliest"][:MAX_EXAMPLES]:
         lines.append(
-            f"- {found['sample']}: labelled {found['label']}, likely {found['suggested']} ({found['margin']:+.2f})"
+            f"- {found['sample']}: label {found['label']}, suggested {found['suggested']} (margin {found['margin']:+.2f})"
         )
     for found in report["outliers"]["farthest"][:MAX_EXAMPLES]:
         lines.append(f"- {found['sample']}: far from all others (z {found['z']:.1f})")
@@ -118,8 +118,8 @@ def _examples(report: dict[str, Any]) -> list[str]:
 
 
 def show_exclusions(record: dict[str, Any]) -> None:
-    """Print how many are left out, and why."""
-    table = _table("why", "samples", title=escape(f"{record['data']}: {len(record['excluded'])} samples to leave out"))
+    """Print how many samples are excluded, and why."""
+    table = _table("why", "samples", title=escape(f"{record['data']}: {len(record['excluded'])} samples to exclude"))
     counts: dict[str, int] = {}
     for entry in record["excluded"]:
         kind = exclusion_kind(entry["why"])
@@ -143,7 +143,7 @@ def exclusion_kind(why: str) -> str:
 
 
 def show_split(found: dict[str, Any]) -> None:
-    """Print the parts and what holds of them."""
+    """Print the parts and the results of the checks."""
     out = build_console()
     out.print(_balance({name: part for name, part in found["parts"].items() if part["samples"]}, found["data"]))
     table = _table("check", "holds", "found", title="")

@@ -1,4 +1,4 @@
-"""The raw values: their range, what is missing, what never changes, and what stands far out."""
+"""Statistics of raw values: range, missing values, constant columns and outliers."""
 
 from typing import Any
 
@@ -9,12 +9,12 @@ from lightning_modules.quality.embedding import Embedding, WordEmbedding
 from lightning_modules.quality.samples import Samples
 from lightning_modules.quality.similar_pairs import knn_distance
 
-MAX_LISTED = 20  # columns that are named in the report
-MAX_COLUMNS = 1000  # columns up to which each has its own outliers
+MAX_LISTED = 20  # columns listed in the report
+MAX_COLUMNS = 1000  # columns up to which outliers are detected per column
 
 
 def describe_values(samples: Samples) -> dict[str, Any]:
-    """Shape, type, range, missing values, constant columns (positions) and constant samples (silence, an empty text)."""
+    """Return shape, dtype, range, missing values, constant columns (positions) and constant samples (such as silence)."""
     low: Any = None
     high: Any = None
     missing = np.zeros(int(np.prod(samples.shape)), np.int64)
@@ -57,7 +57,7 @@ def _worst_columns(counts: dict[int, int]) -> dict[str, int]:
 
 
 def robust_z(values: np.ndarray) -> np.ndarray:
-    """|value - median| / (1.4826 MAD) of each column [N, D]; 0 in a column of which half is equal, and where it is NaN."""
+    """Return |value - median| / (1.4826 MAD) per column [N, D]; 0 for NaN and if the MAD is 0."""
     middle = np.nanmedian(values, axis=0)
     away = np.abs(values - middle)
     spread = 1.4826 * np.nanmedian(away, axis=0)
@@ -65,20 +65,19 @@ def robust_z(values: np.ndarray) -> np.ndarray:
 
 
 def column_outliers(samples: Samples, limit: float) -> np.ndarray | None:
-    """The highest robust z of any column of each sample [N]; None where columns are no quantities, or are too many."""
+    """Return the highest robust z of any column of each sample [N]; None except for tables and series, or if too wide."""
     if samples.domain not in ("table", "series") or int(np.prod(samples.shape)) > MAX_COLUMNS:
         return None
     x = torch.cat([samples.read(index).flatten(1).double() for index in samples.chunks()]).numpy()
-    known = np.isfinite(x).any(0)  # a column of gaps has no median
+    known = np.isfinite(x).any(0)  # a column without values has no median
     highest = robust_z(np.where(np.isinf(x), np.nan, x)[:, known]).max(1, initial=0)
     return np.where(highest >= limit, highest, 0)
 
 
 def find_outliers(embedding: Embedding | WordEmbedding, limit: float) -> tuple[np.ndarray, np.ndarray]:
-    """How far each sample is from its neighbours, and who is at `limit` or beyond.
+    """Return the robust z of each sample's log distance to its neighbours [N], and the positions of those above `limit`.
 
-    Returns:
-        robust z of log(isolation) [N]: distances are skewed, their logarithms nearly symmetric; the positions, most first.
+    Logarithms, because distances are skewed; the farthest samples come first.
     """
     score = np.log(np.maximum(knn_distance(embedding), 1e-9))
     away = score - np.median(score)

@@ -1,1 +1,1 @@
-"""Strategies that distribute a run over processes and devices."""
+"""How a run is spread over processes and devices."""

@@ -22,12 +22,12 @@ def test_a_transform_that_mixes_targets_is_refused() -> None:
         def forward(self, batch: dict[str, Any], generator: torch.Generator) -> dict[str, Any]:
             return {**batch, "y": batch["y"].float()}
 
-    with pytest.raises(UserError, match="gives no view of one sample"):
+    with pytest.raises(UserError, match="transforms that mix samples or targets cannot be used"):
         list(TestTimeAugmentation([Mixes()])({"x": torch.zeros(2, 1, 2, 2), "y": torch.arange(2)}, torch.Generator()))
 
 
 def test_no_view_is_no_test_time_augmentation() -> None:
-    with pytest.raises(UserError, match=r"tta\.views=0 must be at least 1; tta=none"):
+    with pytest.raises(UserError, match=r"tta\.views=0 must be at least 1; use tta=none"):
         TestTimeAugmentation([], views=0)
 
 

@@ -127,9 +127,9 @@ def test_sound_above_full_scale_is_clipped_and_counted(tmp_path: Path) -> None:
         [wave] = read_recordings([tmp_path / "x.wav"], 8000)
     assert np.array_equal(wave, np.clip((TONE * 4).astype("<f4").astype(float) * 32768, -32768, 32767).round())
     for wrong, said in (
-        (riff(3, 32, np.array([0, np.nan], "<f4").tobytes()), "samples that are not finite"),
+        (riff(3, 32, np.array([0, np.nan], "<f4").tobytes()), "non-finite samples"),
         (riff(1, 16, b""), "contains no samples"),
-        (riff(1, 16, WHOLE.tobytes(), declared=5000), "ends 1000 bytes too early"),
+        (riff(1, 16, WHOLE.tobytes(), declared=5000), "is truncated by 1000 bytes"),
     ):
         (tmp_path / "x.wav").write_bytes(wrong)
         with pytest.raises(UserError, match=rf"x\.wav .*{said}"):

@@ -57,19 +57,19 @@ def test_copies_change_the_fingerprint_and_the_same_command_writes_the_same(writ
 def test_damaged_and_foreign_copies_are_refused(written: Path, tmp_path: Path) -> None:
     folder = tmp_path / "copies"
     folder.mkdir()
-    with pytest.raises(UserError, match=r"manifest\.json: No such file.*scripts/augment\.py"):
+    with pytest.raises(UserError, match=r"manifest\.json: No such file.*touchstone augment"):
         Digits(augmented=folder).setup()
     manifest = json.loads((written / "manifest.json").read_text())
     for change, message in (
-        ({"content": "0" * 64}, "was made of digits with the content 0000"),
-        ({"sha256": "0" * 64}, "is not the file that its manifest names"),
+        ({"content": "0" * 64}, "different data: digits with fingerprint 0000"),
+        ({"sha256": "0" * 64}, "does not match the checksum in its manifest"),
     ):
         (folder / "manifest.json").write_text(json.dumps({**manifest, **change}))
         (folder / "samples.safetensors").write_bytes((written / "samples.safetensors").read_bytes())
         with pytest.raises(UserError, match=message):
             Digits(augmented=folder).setup()
     (folder / "manifest.json").write_text("[1]")
-    with pytest.raises(UserError, match="says nothing of content and sha256"):
+    with pytest.raises(UserError, match="has no content or no sha256"):
         Digits(augmented=folder).setup()
 
 
@@ -78,7 +78,7 @@ def test_what_cannot_be_written_is_said_before_anything_is(written: Path, tmp_pa
         write_copies(AugmentRequest(WORDS, written))
     with pytest.raises(UserError, match="contains no augmented copies"):
         write_copies(AugmentRequest(WORDS, tmp_path, overwrite=True))
-    with pytest.raises(UserError, match="augmentation=none: name the one"):
+    with pytest.raises(UserError, match="augmentation=none: choose one"):
         write_copies(AugmentRequest(["data=digits"], tmp_path / "a"))
     with pytest.raises(UserError, match="copies=0 must be at least 1"):
         write_copies(AugmentRequest(WORDS, tmp_path / "a", copies=0))

@@ -96,7 +96,7 @@ def test_skipped_files_are_counted_by_reason(tmp_path: Path, recwarn: pytest.War
 def test_a_class_that_only_one_part_has_is_found_before_training(tmp_path: Path) -> None:
     fill(tmp_path / "train", 4, ("a", "b", "c"))
     fill(tmp_path / "val")
-    with pytest.warns(UserWarning, match=r"classes without samples in a part.* val: 'c'"):
+    with pytest.warns(UserWarning, match=r"parts without samples of some classes.* val: 'c'"):
         ImageFolder(root=tmp_path, image_size=4).setup()
     fill(tmp_path / "test", 1, ("d",))
     with pytest.raises(UserError, match=r"test/d is not a class of the training part"):

@@ -58,13 +58,16 @@ def test_wrong_files_are_explained(tmp_path: Path) -> None:
     for text, message in (
         ("{", "is damaged"),
         ('{"content": "x", "excluded": [{"part": "pool"}]}', "is damaged"),
-        ('{"content": "x", "excluded": []}', "was made of other data"),
-        ('{"content": "x", "excluded": [{"index": 1, "part": "train"}]}', "pool or test, not train"),
+        ('{"content": "x", "excluded": []}', "was created for different data"),
+        (
+            '{"content": "x", "excluded": [{"index": 1, "part": "train"}]}',
+            "expected pool or test as the part of a sample, got train",
+        ),
     ):
         (tmp_path / "list.json").write_text(text)
         with pytest.raises(UserError, match=message):
             Digits(exclude=tmp_path / "list.json").setup()
-    with pytest.raises(UserError, match=r"No such file.*scripts/data\.py clean"):
+    with pytest.raises(UserError, match=r"No such file.*touchstone data clean"):
         Digits(exclude=tmp_path / "none.json").setup()
     with pytest.raises(UserError, match="leaves nothing to train on"):
         Digits(exclude=write(tmp_path, of("pool", *range(1797)))).setup()

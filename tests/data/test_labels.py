@@ -118,8 +118,8 @@ def test_versions_are_values_if_regression_is_asked_for(tmp_path: Path, kind: st
 @pytest.mark.parametrize(
     ("labels", "said"),
     [
-        (["x", "", "y"], r"missing in 8 rows, the first is row 2 \(''\): fill them or drop the rows$"),
-        (["1", "NA", "0"], r"first is row 2 \('NA'\).*with data.regression=false it is a class"),
+        (["x", "", "y"], r"missing in 8 rows, the first is row 2 \(''\): fill them in or drop the rows$"),
+        (["1", "NA", "0"], r"first is row 2 \('NA'\).*data.regression=false makes it a class"),
         (["1.5", "2.5", "nan"], r"first is row 3 \('nan'\)"),
     ],
 )
@@ -132,7 +132,7 @@ def test_gaps_in_labels_are_rejected(tmp_path: Path, kind: str, labels: list[str
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_single_class_is_rejected(tmp_path: Path, kind: str) -> None:
-    with pytest.raises(UserError, match="every sample is of class 'cat': at least two classes are required"):
+    with pytest.raises(UserError, match="every sample has class 'cat': at least two classes are required"):
         read(kind, tmp_path, ["cat"])
 
 
@@ -142,7 +142,7 @@ def test_a_class_that_only_the_test_part_has_is_rejected_and_one_that_it_lacks_i
 ) -> None:
     with pytest.raises(UserError, match="class '3' has 8 samples in the test part, but none in the training part"):
         read(kind, tmp_path, ["1", "2"], ["1", "2", "3"])
-    with pytest.warns(UserWarning, match="classes without samples in a part, .*: test: '3'") as caught:
+    with pytest.warns(UserWarning, match="parts without samples of some classes .*: test: '3'") as caught:
         read(kind, tmp_path, ["1", "2", "3"], ["1", "2"], val_fraction=0.3)
     assert len(caught) == 1
 

@@ -73,7 +73,7 @@ def test_an_array_that_does_not_fit_into_memory_is_refused(tmp_path: Path) -> No
     path = npy(tmp_path / "x.npy", (10**12,))
     os.truncate(path, path.stat().st_size + 4 * 10**12)  # sparse: it takes no room on the disk
     with pytest.raises(
-        UserError, match=r"x\.npy holds 4,000,000,000,000 bytes of content, but [\d,]+ bytes of memory are"
+        UserError, match=r"x\.npy contains 4,000,000,000,000 bytes, but only [\d,]+ bytes of memory are"
     ):
         predicted(path, (2,), torch.float32)
 
@@ -119,7 +119,7 @@ def test_an_idx_file_that_declares_too_much_is_refused(tmp_path: Path, name: str
 def test_a_compressed_idx_file_is_read_up_to_what_it_declares(tmp_path: Path) -> None:
     path = tmp_path / "x.gz"
     path.write_bytes(gzip.compress(b"\0\0\x08\x01" + struct.pack(">I", 3) + bytes(10**7)))
-    with pytest.raises(UserError, match="announces 3 bytes of data, but it holds more"):
+    with pytest.raises(UserError, match="declares 3 bytes of data, but it contains more"):
         read_idx(path)
 
 
@@ -134,7 +134,7 @@ def test_a_text_in_an_archive_that_does_not_fit_into_memory_is_refused(
     assert len(_content(path, "a.txt")) == 6000
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=5000))
     with pytest.raises(
-        UserError, match=r"texts\.tar\.gz holds 6,000 bytes of content, but 5,000 bytes of memory are free"
+        UserError, match=r"texts\.tar\.gz contains 6,000 bytes, but only 5,000 bytes of memory are free"
     ):
         _content(path, "a.txt")
 
@@ -180,7 +180,5 @@ def test_a_parquet_file_that_does_not_fit_into_memory_is_refused(
     assert path.stat().st_size < 20_000
     assert read_table(path)[0].shape == (100_000, 2)
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=10**6))
-    with pytest.raises(
-        UserError, match=r"table\.parquet holds 1,600,000 bytes of content, but 1,000,000 bytes of memory"
-    ):
+    with pytest.raises(UserError, match=r"table\.parquet contains 1,600,000 bytes, but only 1,000,000 bytes of memory"):
         read_table(path)

@@ -126,7 +126,7 @@ def _draw_test(y: Tensor, seed: int) -> list[int]:
 
 
 def test_per_class_needs_classes() -> None:
-    with pytest.raises(UserError, match=r"data.per_class=3 needs classes"):
+    with pytest.raises(UserError, match=r"data.per_class=3 requires classes"):
         Tabular(name="diabetes", per_class=3).setup()
 
 
@@ -157,9 +157,9 @@ def test_all_mistakes_are_told_at_once() -> None:
             {"val_fraction": 0.5, "test_fraction": 0.5},
             r"val_fraction \+ data.test_fraction = 1 leaves nothing",
         ),
-        ({"folds": 5}, "data.folds=5 and data.fold=None: give both"),
-        ({"batch_size": 10**30}, r"data\.batch_size=10+ must be a whole number from 1 to 2\*\*31 - 1"),
-        ({"folds": 1, "fold": 0}, "data.folds=1 must be a whole number of at least 2"),
+        ({"folds": 5}, "data.folds=5 and data.fold=None: set both"),
+        ({"batch_size": 10**30}, r"data\.batch_size=10+: expected an integer from 1 to 2\*\*31 - 1"),
+        ({"folds": 1, "fold": 0}, "data.folds=1: expected an integer of at least 2"),
         ({"fraction": 0.5, "per_class": 5}, "data.fraction and data.per_class"),
     ],
 )

@@ -171,7 +171,7 @@ def test_row_numbers_without_a_name_are_dropped(tmp_path: Path, ending: str) -> 
     frame.to_csv(tmp_path / "index.csv")
     if ending == ".parquet":
         pd.read_csv(tmp_path / "index.csv").to_parquet(tmp_path / "index.parquet")
-    with pytest.warns(UserWarning, match=r"the unnamed column of row numbers \('Unnamed: 0'\) is dropped"):
+    with pytest.warns(UserWarning, match=r"dropped the unnamed column of row numbers \('Unnamed: 0'\)"):
         data = table(tmp_path / f"index{ending}")
     assert data.columns == ["a"] and data.input_shape == collect_samples(data).shape == (1,)
     assert np.array_equal(data.arrays.x[:, 0].numpy(), frame["a"].to_numpy(np.float32))
@@ -184,7 +184,7 @@ def test_an_unnamed_column_of_measurements_is_a_feature(tmp_path: Path) -> None:
 
 def test_two_columns_of_one_name_are_rejected(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("a, a,y\n" + "1,2,u\n" * 10)
-    with pytest.raises(UserError, match="two columns are named 'a'"):
+    with pytest.raises(UserError, match="two columns have the name 'a'"):
         table(tmp_path / "a.csv")
 
 

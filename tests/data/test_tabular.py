@@ -75,8 +75,8 @@ def test_the_target_decides_between_classes_and_regression(tmp_path: Path) -> No
         ({"a": [np.nan] + [1.0] * 59}, {}, "missing values .*: a"),
         ({"a": [np.inf] + [1.0] * 59}, {}, "infinite values: a"),
         ({"a": ["red"] * 60}, {}, "not numbers .*: a"),
-        ({}, {"target": "kid"}, "data.target=kid is no column: did you mean 'kind'"),
-        ({}, {"regression": True}, "data.regression=true, but the target 'kind' is no number"),
+        ({}, {"target": "kid"}, "data.target=kid is not a column: did you mean 'kind'"),
+        ({}, {"regression": True}, "data.regression=true, but the target 'kind' is not numeric"),
     ],
 )
 def test_a_table_that_cannot_be_used_is_explained(tmp_path: Path, change: dict, settings: dict, message: str) -> None:
@@ -87,7 +87,7 @@ def test_a_table_that_cannot_be_used_is_explained(tmp_path: Path, change: dict, 
 
 def test_whole_numbers_that_hardly_repeat_are_no_classes(tmp_path: Path) -> None:
     path = save(pd.DataFrame({"a": range(12), "price": range(3, 15)}), tmp_path / "prices.csv")
-    with pytest.raises(UserError, match=r"price has 12 different whole numbers in 12 rows.*data.regression=true"):
+    with pytest.raises(UserError, match=r"price has 12 distinct integers in 12 rows.*data.regression=true"):
         Tabular(name=None, path=path, target="price").setup()
     data = Tabular(name=None, path=path, target="price", regression=True, val_fraction=0.3, test_fraction=0.3)
     data.setup()
@@ -98,10 +98,10 @@ def test_whole_numbers_that_hardly_repeat_are_no_classes(tmp_path: Path) -> None
     ("settings", "message"),
     [
         ({"name": "irsi"}, "data.name=irsi: did you mean 'iris'"),
-        ({"name": "iris", "path": "x.csv"}, "data.name=iris and data.path=x.csv: give one"),
-        ({"name": None}, "give one of them"),
+        ({"name": "iris", "path": "x.csv"}, "data.name=iris and data.path=x.csv: set one"),
+        ({"name": None}, "set one of them"),
         ({"name": None, "path": "x.csv"}, "data.target is missing"),
-        ({"name": None, "path": "x.xls", "target": "y"}, "the ending must be one of .csv, .tsv, .parquet"),
+        ({"name": None, "path": "x.xls", "target": "y"}, "expected a file with suffix .csv, .tsv, .parquet"),
         ({"scaling": "normalize"}, "data.scaling=normalize: did you mean 'normalise'"),
     ],
 )
@@ -111,7 +111,7 @@ def test_wrong_settings_are_explained(settings: dict, message: str) -> None:
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="there is no such file"):
+    with pytest.raises(UserError, match="does not exist"):
         Tabular(name=None, path=tmp_path / "no.csv", target="y").setup()
 
 
@@ -169,7 +169,7 @@ def test_values_beyond_float32_are_scaled_or_rejected_by_column_and_row(tmp_path
             Tabular(name=None, path=path, target="y", regression=True).setup()
     with pytest.raises(UserError, match=r"column 'id', row \d+: .* in float64, which cannot"):
         Tabular(name=None, path=stamps(tmp_path / "t.csv", id=[2**60 + i for i in range(60)]), target="y").setup()
-    with pytest.raises(UserError, match="column 'a': its values are too large or too small to be scaled"):
+    with pytest.raises(UserError, match="column 'a': its values are too large or too small for float64"):
         Tabular(name=None, path=stamps(tmp_path / "t.csv", a=[1e300] * 30 + [-1e300] * 30), target="y").setup()
 
 

@@ -56,7 +56,7 @@ def test_the_longest_text_gives_the_length_and_cut_texts_are_counted_and_said() 
     data = Handwritten(TEXTS, [0, 1, 0, 1, 0], tokenizer="spaces")
     assert data.load().x.shape == (5, 5) and data.num_truncated_texts == 0
     data = Handwritten(TEXTS, [0, 1, 0, 1, 0], tokenizer="spaces", max_length=2)
-    with pytest.warns(UserWarning, match=r"data.max_length=2 cuts 3 of 5 texts; the longest has 5 words"):
+    with pytest.warns(UserWarning, match=r"data.max_length=2 truncates 3 of 5 texts; the longest has 5 words"):
         assert data.load().x.shape == (5, 2)
     assert data.num_truncated_texts == 3
     assert Handwritten(["", ""], [0, 1]).load().x.tolist() == [[0], [0]]

@@ -109,7 +109,7 @@ def test_a_file_that_is_wrong_is_not_logged(
 
 def test_other_data_than_the_runs_are_refused(run: Any, store: Any, folder: Path) -> None:
     store.client.set_tag(run.info.run_id, "data.fingerprint", "0" * 64)
-    with pytest.raises(UserError, match="not the expected data"):
+    with pytest.raises(UserError, match="data fingerprint mismatch"):
         export_run(store, store.client.get_run(run.info.run_id), "onnx", False, folder)
 
 

@@ -76,7 +76,7 @@ def test_a_component_that_refuses_its_values_is_named_without_hydras_words(train
     )
     with pytest.raises(InstantiationException) as ours:
         train("data.folds=5", "data.fold=9")
-    assert format_error(ours.value) == "data.fold=9 must be a whole number in 0..4"
+    assert format_error(ours.value) == "data.fold=9: expected an integer in 0..4"
     assert statuses(store) == []
 
 

@@ -58,7 +58,7 @@ def test_equal_samples_with_different_labels_are_left_out_but_for_test(made: Cal
     c, d = next(i for i in parts["test"] if i % 2), [i for i in parts["train"] if i % 2 == 0][1]
     x[b], x[d] = x[a], x[c]
     found = listed(made(x, y))
-    assert set(found) == {a, b, d} and all("different labels" in why for why in found.values())
+    assert set(found) == {a, b, d} and all("different label" in why for why in found.values())
     assert set(listed(made(x, y), conflicts=False)) == {max(a, b), d}
 
 
@@ -116,7 +116,7 @@ def test_the_list_is_taken_by_the_datamodule_and_one_of_other_data_is_refused(ma
     assert gone
     for part, indices in before.items():
         assert again.splits[part].tolist() == [i for i in indices if i not in gone or part == "test"]
-    with pytest.raises(UserError, match="made of other data"):
+    with pytest.raises(UserError, match="created for different data"):
         made(x + 1, y, exclude=str(tmp_path / "list.json"))
 
 

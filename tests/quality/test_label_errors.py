@@ -85,7 +85,7 @@ def test_a_class_of_fewer_samples_than_folds_is_left_out(made: Callable) -> None
 
 @pytest.mark.parametrize(
     ("y", "said"),
-    [(torch.zeros(40, dtype=torch.int64), "two are needed"), (torch.rand(40), "not classes")],
+    [(torch.zeros(40, dtype=torch.int64), "two are required"), (torch.rand(40), "not classes")],
 )
 def test_one_class_or_none_is_one_message(y: torch.Tensor, said: str, made: Callable) -> None:
     samples = collect_samples(made(torch.rand(40, 3), y))

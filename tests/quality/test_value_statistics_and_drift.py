@@ -107,5 +107,5 @@ def test_two_sets_are_compared_in_one_space_and_must_have_one_shape(made: Callab
     found = build_report(findings, made(x.flip(0) + torch.tensor([0, 0, 2.0, 0]), torch.arange(200) % 2))["drift"]
     assert [row["column"] for row in found["columns"] if row["p_holm"] < 0.05] == ["column 2"]
     assert found["labels"]["p"] == 1
-    with pytest.raises(UserError, match="one shape"):
+    with pytest.raises(UserError, match="the same shape"):
         build_report(findings, made(x[:, :3], torch.arange(200) % 2))

@@ -50,7 +50,7 @@ def test_clean_writes_a_list_that_a_run_takes(store: Any, tmp_path: Path, capsys
     record = json.loads((tmp_path / "list.json").read_text())
     assert [(entry["index"], entry["part"]) for entry in record["excluded"]] == [(1585, "pool")]
     assert newest(store).data.metrics == {"excluded": 1, "excluded/leak": 1}
-    with pytest.raises(UserError, match="made of other data"):
+    with pytest.raises(UserError, match="created for different data"):
         commands.write_split(
             compose_quality(["data=tabular", f"data.exclude={tmp_path}/list.json", f"out={tmp_path}/s.json"])
         )
@@ -87,16 +87,16 @@ def test_a_misspelt_override_names_the_nearest(overrides: list[str], said: str) 
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("near=2", "near=2: a number above 0 and up to 1"),
-        ("labels.folds=1", "labels.folds=1: a whole number of at least 2"),
+        ("near=2", "near=2: expected a number above 0, at most 1"),
+        ("labels.folds=1", "labels.folds=1: expected an integer of at least 2"),
         ("labels.classifier=knm", "did you mean 'knn'"),
         ("clean.leaks=nearly", "did you mean 'near'"),
         ("clean.label_errors=-1", "at least 0 or all"),
-        ("drift=[train]", "two parts are compared"),
+        ("drift=[train]", "expected two parts"),
         ("drift=[train,tset]", "did you mean 'test'"),
         ("clean.conflicts=maybe", "expected true or false"),
         ("data=null", "unknown option of data"),
-        ("~data", "a data set is needed"),
+        ("~data", "expected a data set"),
     ],
 )
 def test_a_senseless_value_is_one_message(override: str, said: str) -> None:

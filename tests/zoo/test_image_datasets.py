@@ -156,7 +156,7 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path) -> None:
     write_cifar10(tmp_path, binary=False)
     file, target = tmp_path / "cifar-10-batches-py" / "data_batch_3", tmp_path / "it was run"
     file.write_bytes(pickle.dumps({b"data": Malicious(target)}))
-    with pytest.raises(UserError, match=r"data_batch_3 was refused"):
+    with pytest.raises(UserError, match=r"data_batch_3 was rejected"):
         CIFAR10(root=tmp_path).setup()
     assert not target.exists()
 

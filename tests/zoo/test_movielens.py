@@ -46,5 +46,5 @@ def test_missing_or_damaged_ratings_are_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"u.data is damaged"):
         MovieLens(root=tmp_path).setup()
     (tmp_path / "ml-100k" / "u.data").write_text("1\t2\t3\n")
-    with pytest.raises(UserError, match="no table of ratings"):
+    with pytest.raises(UserError, match="not a table of ratings"):
         MovieLens(root=tmp_path).setup()

@@ -68,10 +68,10 @@ def test_features_made_once_are_those_of_preprocessing_without_augmentation(root
     ("settings", "said"),
     [
         ({"features": "wave"}, "data.features=wave: did you mean 'waveform'"),
-        ({"seconds": 0}, "data.seconds=0 must be a number in"),
-        ({"n_fft": 2}, "data.n_fft=2 must be a whole number of at least 16"),
+        ({"seconds": 0}, "data.seconds=0: expected a number in"),
+        ({"n_fft": 2}, "data.n_fft=2: expected an integer of at least 16"),
         ({"sample_rate": 10}, "data.sample_rate=10"),
-        ({"synthetic_voices": -1}, "data.synthetic_voices=-1 must be a whole number of at least 0"),
+        ({"synthetic_voices": -1}, "data.synthetic_voices=-1: expected an integer of at least 0"),
     ],
 )
 def test_a_senseless_setting_is_told_before_anything_is_read(settings: dict[str, object], said: str) -> None:
@@ -95,7 +95,7 @@ def test_a_damaged_file_is_named(tmp_path: Path, content: bytes, said: str) -> N
         SpokenDigits(root=tmp_path).setup()
     cut = write_wav(file, np.arange(1000)).read_bytes()[:-100]
     file.write_bytes(cut)
-    with pytest.raises(UserError, match=r"3_ann_2.wav ends 100 bytes too early"):
+    with pytest.raises(UserError, match=r"3_ann_2.wav is truncated by 100 bytes"):
         SpokenDigits(root=tmp_path).setup()
 
 
@@ -125,7 +125,7 @@ def test_synthetic_voices_train_beside_what_is_drawn_of_people(root: Path, monke
     assert len({data.fingerprint(), plain.fingerprint(), ready(root, held_out="ann", per_class=2).fingerprint()}) == 2
     known = {"held_out": "ann", "per_class": 2, "synthetic_voices": 3}
     ready(root, **known, expected_fingerprint=data.fingerprint())
-    with pytest.raises(UserError, match="not the expected data"):
+    with pytest.raises(UserError, match="data fingerprint mismatch"):
         ready(root, **known, expected_fingerprint=plain.fingerprint())
 
 

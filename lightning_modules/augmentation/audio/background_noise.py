@@ -1,4 +1,4 @@
-"""Background noise at a ratio of signal to noise."""
+"""Background noise at a random signal-to-noise ratio."""
 
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -22,15 +22,14 @@ NoiseSource = Literal["white", "pink", "training", "folder"]
 
 
 class BackgroundNoise(WaveTransform):
-    """Adds noise whose power is that of the recording, lowered by a ratio that is uniform in decibels.
+    """Adds noise at a signal-to-noise ratio that is uniform in decibels.
 
-    Both powers are means over the whole sample, its silence too. Silence has none, and stays silent.
+    Powers are means over the whole sample, including silence. A silent sample stays silent.
 
     Args:
-        min_snr_db, max_snr_db: ratio of signal to noise.
-        source: "white", "pink" (as loud in every octave), "training" (another recording of the training part: somebody
-            talks beside) or "folder".
-        folder: of .wav files, of which random pieces are taken, repeated where they are too short.
+        min_snr_db, max_snr_db: range of the signal-to-noise ratio.
+        source: "white", "pink" (equal power in every octave), "training" (another training recording) or "folder".
+        folder: of .wav files, from which random segments are taken (repeated if too short).
     """
 
     def __init__(
@@ -49,8 +48,8 @@ class BackgroundNoise(WaveTransform):
             )
         if (source == "folder") != (folder is not None):
             raise UserError(
-                f"augmentation: BackgroundNoise.source={source} and BackgroundNoise.folder={folder}: source=folder "
-                "needs a folder"
+                f"augmentation: BackgroundNoise.source={source} and BackgroundNoise.folder={folder}: source=folder and a "
+                "folder belong together"
             )
         self.min_snr_db, self.max_snr_db = min_snr_db, max_snr_db
         self.source, self.folder = source, folder
@@ -58,7 +57,7 @@ class BackgroundNoise(WaveTransform):
         self.others: tuple[Tensor, Tensor] | None = None
 
     def prepare(self, data: Any) -> None:
-        """Read the folder, or see which recordings train."""
+        """Read the folder, or find the training recordings."""
         if self.folder is not None:
             self.recordings = read_audio_folder(self, self.folder, sample_rate_of(self, data))
         elif self.source == "training":
@@ -73,7 +72,7 @@ class BackgroundNoise(WaveTransform):
         return wave + noise * torch.where(level > 0, wanted / level, 0.0)
 
     def _noise(self, count: int, length: int, generator: torch.Generator) -> Tensor:
-        """float32 [count, length] of any loudness, on the CPU."""
+        """Draw noise float32 [count, length] of any power, on the CPU."""
         if self.source in ("white", "pink"):
             noise = torch.randn(count, length, generator=generator)
             return pink_noise(noise) if self.source == "pink" else noise
@@ -82,24 +81,22 @@ class BackgroundNoise(WaveTransform):
             drawn = train[torch.randint(len(train), (count,), generator=generator)]
             return as_float_audio(x.index_select(0, drawn))
         if not self.recordings:
-            raise UserError(
-                f"augmentation: BackgroundNoise.source={self.source} must be shown the data: call prepare(data) first"
-            )
+            raise UserError(f"augmentation: BackgroundNoise.source={self.source}: call prepare(datamodule) first")
         which = torch.randint(len(self.recordings), (count,), generator=generator).tolist()
         return torch.stack([random_segment(self.recordings[k], length, generator) for k in which])
 
 
 def pink_noise(noise: Tensor) -> Tensor:
-    """White noise [n, T] with its amplitudes divided by the root of the frequency: 3 dB less in every octave."""
+    """Filter white noise [n, T] to pink noise, 3 dB less per octave: divide amplitudes by the root of the frequency."""
     spectrum = torch.fft.rfft(noise)
     frequency = torch.arange(spectrum.shape[1]).clamp(min=1)
     spectrum = spectrum / frequency.sqrt()
-    spectrum[:, 0] = 0  # no constant part
+    spectrum[:, 0] = 0  # no DC component
     return torch.fft.irfft(spectrum, noise.shape[1])
 
 
 def random_segment(recording: Tensor, length: int, generator: torch.Generator) -> Tensor:
-    """A random piece [length] of a recording [T], which is repeated where it is too short."""
+    """Return a random segment [length] of a recording [T], which is repeated if it is too short."""
     if len(recording) < length:
         recording = recording.repeat(-(-length // len(recording)) + 1)
     start = int(torch.randint(len(recording) - length + 1, (), generator=generator))

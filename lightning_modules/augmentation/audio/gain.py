@@ -1,4 +1,4 @@
-"""Louder or quieter, and upside down."""
+"""Random gain and polarity of recordings."""
 
 import torch
 from torch import Tensor
@@ -8,10 +8,10 @@ from lightning_modules.augmentation.per_sample import uniform
 
 
 class Gain(WaveTransform):
-    """Multiplies each recording by a factor of its own, uniform in decibels.
+    """Multiplies each recording by a random gain, uniform in decibels.
 
     Args:
-        min_db, max_db: 6 dB are twice the amplitude.
+        min_db, max_db: range of the gain; 6 dB double the amplitude.
     """
 
     def __init__(self, min_db: float = -12.0, max_db: float = 12.0, probability: float = 1.0) -> None:
@@ -25,7 +25,7 @@ class Gain(WaveTransform):
 
 
 class Polarity(WaveTransform):
-    """Turns recordings upside down: nobody hears it, and a network on raw samples shall not either."""
+    """Inverts the polarity of recordings, which is inaudible."""
 
     def __init__(self, probability: float = 0.5) -> None:
         super().__init__(probability)

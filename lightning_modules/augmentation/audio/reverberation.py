@@ -1,4 +1,4 @@
-"""Reverberation: the recording as it sounds in a room."""
+"""Reverberation: convolution with room impulse responses."""
 
 import math
 from pathlib import Path
@@ -19,16 +19,15 @@ from lightning_modules.augmentation.per_sample import to_device_of, uniform
 
 
 class Reverberation(WaveTransform):
-    """Convolves each recording with the impulse response of a room of its own; it stays as loud as it was.
+    """Convolves each recording with a random room impulse response; the power is unchanged.
 
-    Without a folder a room is its direct sound, followed by white noise that decays exponentially by 60 dB in the
+    Without a folder, a response is the direct sound followed by white noise that decays exponentially by 60 dB in the
     reverberation time (Polack's model: Moorer 1979, "About this reverberation business").
 
     Args:
-        min_seconds, max_seconds: reverberation time (RT60).
-        min_direct_db, max_direct_db: energy of the direct sound against that of the rest.
-        folder: of impulse responses as .wav files, which are used in place of made ones; their first peak is the
-            direct sound.
+        min_seconds, max_seconds: range of the reverberation time (RT60).
+        min_direct_db, max_direct_db: range of the direct-to-reverberant energy ratio.
+        folder: impulse responses as .wav files to use instead; their peak is the direct sound.
     """
 
     def __init__(
@@ -50,7 +49,7 @@ class Reverberation(WaveTransform):
         self.responses: list[Tensor] = []
 
     def prepare(self, data: Any) -> None:
-        """Learn the sample rate, and read the folder."""
+        """Read the sample rate of the data, and the folder."""
         self.sample_rate = sample_rate_of(self, data)
         if self.folder is not None:
             self.responses = [_trim_before_peak(one) for one in read_audio_folder(self, self.folder, self.sample_rate)]
@@ -62,7 +61,7 @@ class Reverberation(WaveTransform):
         return wet * torch.where(level > 0, rms(wave) / level, 1.0)
 
     def _rooms(self, count: int, length: int, generator: torch.Generator) -> Tensor:
-        """float32 [count, R] impulse responses on the CPU, no longer than a recording."""
+        """Draw impulse responses float32 [count, R] on the CPU, no longer than a recording."""
         if self.responses:
             which = torch.randint(len(self.responses), (count,), generator=generator).tolist()
             longest = min(length, max(len(self.responses[k]) for k in which))
@@ -83,7 +82,7 @@ class Reverberation(WaveTransform):
 
 
 def fft_convolve(wave: Tensor, response: Tensor) -> Tensor:
-    """The first T samples of the convolution of [n, T] with [n, R], by Fourier transforms."""
+    """Return the first T samples of the convolution of [n, T] with [n, R], by FFT."""
     length = wave.shape[1]
     size = 2 ** math.ceil(math.log2(max(2, length + response.shape[1] - 1)))
     return torch.fft.irfft(torch.fft.rfft(wave, size) * torch.fft.rfft(response, size), size)[:, :length]

@@ -1,4 +1,4 @@
-"""Log-mel features within the augmentation, and masks of them."""
+"""SpecAugment: masks of log-mel features."""
 
 from typing import Any
 
@@ -10,10 +10,10 @@ from lightning_modules.config.errors import UserError
 
 
 class ToLogMel(nn.Module):
-    """Makes the features that the data's preprocessing would make, so that transforms behind it see them.
+    """Computes the log-mel features of the data's preprocessing, for transforms such as SpecAugment after it.
 
-    Transforms of waveforms stand before it, SpecAugment behind it; preprocessing then only normalises. What is log-mel
-    already (data.features=log_mel) is passed on.
+    Transforms of waveforms come before it; preprocessing then only normalizes. Inputs that are already log-mel
+    features (data.features=log_mel) are unchanged.
     """
 
     def __init__(self) -> None:
@@ -21,31 +21,31 @@ class ToLogMel(nn.Module):
         self.spectrum: nn.Module | None = None
 
     def prepare(self, data: Any) -> None:
-        """Take the spectrum of the data's preprocessing."""
+        """Take the spectrogram module from the data's preprocessing."""
         self.spectrum = getattr(data.preprocess, "spectrum", None)
         if self.spectrum is None:
             raise UserError(
-                f"augmentation: ToLogMel needs recordings; the preprocessing of {data.name} makes no features"
+                f"augmentation: ToLogMel needs recordings; the preprocessing of {data.name} computes no log-mel features"
             )
 
     def forward(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
-        """Turn ``batch["x"]`` [B, T] into [B, 1, n_mels, frames]."""
+        """Convert ``batch["x"]`` [B, T] to [B, 1, n_mels, frames]."""
         if batch["x"].ndim == 4:
             return batch
         if self.spectrum is None:
-            raise UserError("augmentation: ToLogMel must be shown the data: call prepare(data) first")
+            raise UserError("augmentation: ToLogMel: call prepare(datamodule) first")
         return {**batch, "x": self.spectrum(batch["x"])}
 
 
 class SpecAugment(PerSampleTransform):
     """Masks bands and frames of log-mel features (Park et al. 2019, section 2, steps 2 and 3; without time warping).
 
-    Each mask's width is uniform in 0 … its largest, its place uniform. Masked values become what preprocessing makes
-    0 of, the training part's mean of the band; without `prepare`, the sample's own mean.
+    Width and position of each mask are uniform. Masked values are set to the training part's mean of the band, which
+    preprocessing maps to 0; without `prepare`, to the sample's mean.
 
     Args:
-        bands: largest width of a frequency mask (the paper's F); frequency_masks: how many.
-        frames: largest width of a time mask (T), as a fraction of all frames; time_masks: how many.
+        bands: maximum width of a frequency mask (F in the paper); frequency_masks: their number.
+        frames: maximum width of a time mask (T) as a fraction of all frames; time_masks: their number.
     """
 
     def __init__(
@@ -67,16 +67,16 @@ class SpecAugment(PerSampleTransform):
         self.mean: Tensor | None = None
 
     def prepare(self, data: Any) -> None:
-        """Take the bands' means of the data's preprocessing."""
+        """Take the mean of each band from the data's preprocessing."""
         normalise = getattr(data.preprocess, "normalise", None)
         self.mean = None if normalise is None else normalise.shift.detach().clone()[:, None]
 
     def check(self, x: Tensor) -> None:
-        """Raise UserError where the samples are no features."""
+        """Raise UserError if the samples are not log-mel features."""
         if x.ndim != 4 or x.shape[1] != 1 or not x.is_floating_point():
             raise UserError(
                 f"augmentation: SpecAugment needs log-mel features [1, n_mels, frames], but a sample has shape "
-                f"{tuple(x.shape[1:])}; use data.features=log_mel, or put ToLogMel before it"
+                f"{tuple(x.shape[1:])}; use data.features=log_mel, or ToLogMel before it"
             )
 
     def transform_samples(self, x: Tensor, generator: torch.Generator) -> Tensor:
@@ -90,7 +90,7 @@ class SpecAugment(PerSampleTransform):
 
 
 def random_mask(count: int, masks: int, size: int, widest: int, generator: torch.Generator) -> Tensor:
-    """bool [count, size] on the CPU: what `masks` runs of 0 … `widest` positions cover, each anywhere inside."""
+    """Draw bool [count, size] on the CPU: true in `masks` random intervals of 0 … `widest` positions each."""
     width = torch.randint(widest + 1, (count, masks, 1), generator=generator)
     start = (torch.rand(count, masks, 1, generator=generator) * (size - width + 1)).long()
     place = torch.arange(size)

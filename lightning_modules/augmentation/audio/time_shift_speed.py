@@ -1,4 +1,4 @@
-"""Later or earlier, and faster or slower."""
+"""Time shift and speed perturbation of recordings."""
 
 import math
 
@@ -8,16 +8,16 @@ from torch import Tensor, nn
 from lightning_modules.augmentation.audio.wave_transform import WaveTransform, require_range
 from lightning_modules.augmentation.per_sample import uniform
 
-DENSITY = 3  # values for each sample, between which polynomials are laid
-MARGIN = 64  # samples of silence behind the end, so that nothing wraps around
-EDGE = 0.05  # width of the low-pass's slope, of half the sample rate
+DENSITY = 3  # upsampling factor before polynomial interpolation
+MARGIN = 64  # samples of zero padding, against wrap-around
+EDGE = 0.05  # transition width of the low-pass filter, relative to half the sample rate
 
 
 class TimeShift(WaveTransform):
-    """Moves each recording by a whole number of samples; what comes in is silence.
+    """Shifts each recording by an integer number of samples, filling with silence.
 
     Args:
-        max_fraction: of the length, in both directions.
+        max_fraction: maximum shift as a fraction of the length, in both directions.
     """
 
     def __init__(self, max_fraction: float = 0.1, probability: float = 1.0) -> None:
@@ -35,10 +35,9 @@ class TimeShift(WaveTransform):
 
 
 class SpeedPerturbation(WaveTransform):
-    """Plays each recording faster or slower around its middle, as a tape: pitch and timbre change too, as if another spoke.
+    """Resamples each recording around its middle, which changes speed, pitch and timbre.
 
-    Ko et al. 2015, "Audio Augmentation for Speech Recognition" (speed perturbation by resampling), with a rate of its own
-    for each sample, log-uniform.
+    Ko et al. 2015, "Audio Augmentation for Speech Recognition" (speed perturbation), with a log-uniform rate per sample.
 
     Args:
         min_rate, max_rate: 2 is twice as fast and an octave higher.
@@ -55,11 +54,11 @@ class SpeedPerturbation(WaveTransform):
 
 
 def change_speed(wave: Tensor, rate: Tensor) -> Tensor:
-    """Return [n, T] of which sample t is `wave` at ``middle + (t - middle) * rate``; silence beyond its ends.
+    """Return [n, T] whose sample t is `wave` at ``middle + (t - middle) * rate``; silence beyond its ends.
 
-    `wave` is float32 [n, T], `rate` [n]. A Fourier transform gives three values for each sample, cubic polynomials those
-    in between (below 1 % of error up to 3/4 of half the sample rate). What a faster play would fold back, all above
-    1 / rate of half the sample rate, is cut off with it.
+    `wave` is float32 [n, T], `rate` [n]. `wave` is upsampled by FFT, then interpolated by cubic polynomials (error
+    below 1 % up to 3/4 of half the sample rate). For rates above 1, an anti-aliasing filter removes all above
+    1 / rate of half the sample rate.
     """
     length = wave.shape[1]
     rate = rate.to(wave.device)[:, None]
@@ -70,15 +69,15 @@ def change_speed(wave: Tensor, rate: Tensor) -> Tensor:
     place = (place * DENSITY).clamp_(-1, length * DENSITY - 1)
     first = place.floor()
     t = (place - first).float()
-    index = first.long() + 1  # of the value before the one at or before the place: two zeros stand in front
+    index = first.long() + 1  # of the value before the nearest lower one: two zeros are prepended
     before, at, after, last = (dense.gather(1, index + k) for k in range(4))
-    # Lagrange's cubic through the four
+    # Lagrange polynomial through the four
     b, c = (before + after) / 2 - at, (last - before) / 6 + (at - after) / 2
     return torch.where(inside, at + t * ((after - before / 3 - at / 2 - last / 6) + t * (b + t * c)), 0.0)
 
 
 def _upsample(wave: Tensor, rate: Tensor) -> Tensor:
-    """[n, T] -> [n, DENSITY * T], without what lies above 1 / rate of half the sample rate."""
+    """Upsample [n, T] to [n, DENSITY * T]; low-pass at 1 / rate of half the sample rate."""
     length = wave.shape[1]
     size = 2 ** math.ceil(math.log2(length + MARGIN))
     spectrum = torch.fft.rfft(wave, size)

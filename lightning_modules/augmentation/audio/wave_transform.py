@@ -1,4 +1,4 @@
-"""What transforms of waveforms share: sound as floats, sound at other places, and where other sound comes from."""
+"""Base of waveform transforms: conversion to floats, clipping, reading of folders of recordings."""
 
 import math
 from abc import abstractmethod
@@ -19,16 +19,16 @@ FULL_SCALE = 32768.0  # of int16, as floats 1
 class WaveTransform(PerSampleTransform):
     """Changes waveforms [B, T] of int16 or floats; subclasses implement `transform_wave` on float32 in [-1, 1).
 
-    What comes out louder than int16 can say is clipped, as a microphone does; floats are not clipped.
+    Results are clipped to the range of int16; floats are not clipped.
     """
 
     def check(self, x: Tensor) -> None:
-        """Raise UserError where the samples are no waveforms."""
+        """Raise UserError if the samples are not waveforms."""
         if x.ndim != 2 or not (x.dtype == torch.int16 or x.is_floating_point()):
             raise UserError(
                 f"augmentation: {type(self).__name__} needs waveforms [T] of int16 or floats, but a sample has shape "
                 f"{tuple(x.shape[1:])} and type {str(x.dtype).removeprefix('torch.')}; with log-mel "
-                "features (data.features=log_mel, or behind ToLogMel) use SpecAugment"
+                "features (data.features=log_mel, or after ToLogMel) use SpecAugment"
             )
 
     def transform_samples(self, x: Tensor, generator: torch.Generator) -> Tensor:
@@ -40,36 +40,36 @@ class WaveTransform(PerSampleTransform):
 
     @abstractmethod
     def transform_wave(self, wave: Tensor, generator: torch.Generator) -> Tensor:
-        """Return float32 [n, T] of the waveforms [n, T], on their device."""
+        """Return transformed waveforms float32 [n, T], on the same device."""
 
 
 def require_range(transform: object, name: str, low: float, high: float, least: float = -math.inf) -> None:
-    """Raise UserError where `name`'s range is empty or goes below `least`."""
+    """Raise UserError if the range `name` is not ascending or starts below `least`."""
     if not least <= low <= high < math.inf:
         known = "" if least == -math.inf else f", the first at least {least:g}"
         raise UserError(f"augmentation: {type(transform).__name__}.{name}=[{low}, {high}] must be ascending{known}")
 
 
 def db_to_amplitude(values: Tensor) -> Tensor:
-    """Factors of amplitude for `values` in dB."""
+    """Convert dB to amplitude factors."""
     return 10 ** (values / 20)
 
 
 def rms(wave: Tensor) -> Tensor:
-    """Root mean square [n, 1] of [n, T]."""
+    """Return the root mean square [n, 1] of [n, T]."""
     return wave.square().mean(1, keepdim=True).sqrt()
 
 
 def read_audio_folder(transform: object, folder: str | Path, sample_rate: int) -> list[Tensor]:
-    """All audio files below `folder` as float32 [T]. Raises UserError where there are none, or damaged ones."""
+    """Read all audio files below `folder` as float32 [T]. Raises UserError if there are none, or damaged ones."""
     files = sorted(p for p in Path(folder).expanduser().rglob("*") if p.suffix.lower() in SUFFIXES)
     if not files:
-        raise UserError(f"augmentation: {type(transform).__name__}.folder={folder}: there is no audio file below it")
+        raise UserError(f"augmentation: {type(transform).__name__}.folder={folder}: there are no audio files in it")
     return [torch.from_numpy(wave.astype(np.float32)) / FULL_SCALE for wave in read_recordings(files, sample_rate)]
 
 
 def sample_rate_of(transform: object, data: Any) -> int:
-    """The sample rate of the datamodule's recordings, Hz. Raises UserError where they are none."""
+    """Return the sample rate of the datamodule in Hz. Raises UserError if it has none."""
     rate = getattr(data, "sample_rate", None)
     if rate is None:
         raise UserError(f"augmentation: {type(transform).__name__} needs recordings; {data.name} has no sample rate")

@@ -1,4 +1,4 @@
-"""Rotation, scale, shear and translation in one: one matrix for each image, sampled once."""
+"""Random affine transform: rotation, scale, shear and translation by one matrix per image."""
 
 from collections.abc import Sequence
 
@@ -11,19 +11,19 @@ from lightning_modules.augmentation.per_sample import uniform
 
 
 class Affine(ImageTransform):
-    """Rotates, scales, shears and moves images about their centre; each parameter is uniform in its range.
+    """Rotates, scales, shears and translates images about their center; each parameter is uniform in its range.
 
-    A single one of them is this with the others left at their defaults. The same maps as torchvision's
-    ``RandomAffine``, but for translations, which are not rounded to pixels.
+    By default, each of them is off. The same as torchvision's ``RandomAffine``, but translations are not rounded to
+    pixels.
 
     Args:
-        degrees: of rotation, from -degrees to degrees.
-        translate: shares of (width, height), or one of both; from -share to share.
-        scale: (lowest, highest) factor.
-        shear: degrees of the shears in (x, y), or those in x; from -degrees to degrees.
+        degrees: rotation, from -degrees to degrees.
+        translate: maximum translation as fractions of (width, height), or one fraction for both.
+        scale: (minimum, maximum) factor.
+        shear: maximum shear in degrees in (x, y), or in x only.
         interpolation: "bilinear" or "nearest".
-        fill: raw value of what was outside, or one for each channel.
-        probability: of changing an image.
+        fill: raw value for pixels outside of the image, or one per channel.
+        probability: of transforming an image.
     """
 
     def __init__(
@@ -49,7 +49,6 @@ class Affine(ImageTransform):
         self.interpolation, self.fill = interpolation, fill
 
     def transform_images(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        """Return the warped images."""
         n, (height, width) = len(x), x.shape[2:]
 
         def within(limit: float) -> Tensor:

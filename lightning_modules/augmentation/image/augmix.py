@@ -1,4 +1,4 @@
-"""AugMix: several chains of operations, mixed with each other and with the image."""
+"""AugMix: several chains of random operations, mixed with each other and with the image."""
 
 import numpy as np
 import torch
@@ -16,14 +16,14 @@ class AugMix(RandomPolicy):
     """Mixes `width` chains by Dirichlet(alpha) weights, then the mixture with the image by a Beta(alpha, alpha) one.
 
     Hendrycks et al. 2020, "AugMix: A Simple Data Processing Method to Improve Robustness and Uncertainty", algorithm
-    1, without the Jensen-Shannon loss, which needs three views of each image. The operations are those that do not
-    overlap with the corruptions of CIFAR-10-C: nothing changes brightness, contrast, colour or sharpness.
+    1, without the Jensen-Shannon loss, which needs three views of each image. To be disjoint from the corruptions of
+    CIFAR-10-C, no operation changes brightness, contrast, color or sharpness.
 
     Args:
-        severity: the level of each operation is uniform in 0.1 to `severity`, of 10.
-        width: chains for each image.
-        depth: operations of each chain; -1 draws 1, 2 or 3.
-        alpha: of both distributions.
+        severity: the level of each operation is uniform in 0.1 to `severity`, out of 10.
+        width: chains per image.
+        depth: operations per chain; -1 draws 1, 2 or 3.
+        alpha: parameter of both distributions.
         settings: see `Policy`.
     """
 
@@ -40,11 +40,10 @@ class AugMix(RandomPolicy):
         if depth != -1 and depth < 1:
             raise UserError(f"augmentation: AugMix.depth={depth} must be at least 1, or -1 for 1 to 3")
         if not alpha > 0:
-            raise UserError(f"augmentation: AugMix.alpha={alpha} must be above 0")
+            raise UserError(f"augmentation: AugMix.alpha={alpha} must be greater than 0")
         self.severity, self.width, self.depth, self.alpha = severity, width, depth, alpha
 
     def transform_images(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        """Return the mixtures."""
         n = len(x)
         weights, kept = sample_dirichlet(n, self.width, self.alpha, generator), sample_beta(n, self.alpha, generator)
         mixture = per_image_factor(kept, as_float(x[:0])) * as_float(x)
@@ -64,7 +63,7 @@ class AugMix(RandomPolicy):
 
 
 def sample_dirichlet(n: int, size: int, alpha: float, generator: torch.Generator) -> Tensor:
-    """float32 [n, size] of Dirichlet(alpha, …, alpha), on the CPU."""
-    seed = int(torch.randint(2**32, (), generator=generator))  # torch's takes no generator
+    """Draw float32 [n, size] from Dirichlet(alpha, …, alpha), on the CPU."""
+    seed = int(torch.randint(2**32, (), generator=generator))  # torch's Dirichlet takes no generator
     drawn = np.random.RandomState(seed).dirichlet([alpha] * size, n)
     return torch.from_numpy(drawn.astype(np.float32))

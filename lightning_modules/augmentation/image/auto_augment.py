@@ -1,4 +1,4 @@
-"""AutoAugment: policies that were searched for on CIFAR-10, SVHN and ImageNet."""
+"""AutoAugment: the policies found on CIFAR-10, SVHN and ImageNet."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from lightning_modules.augmentation.image.policy_operations import AUTO, apply_o
 from lightning_modules.augmentation.image.warp import check_interpolation
 from lightning_modules.config.errors import UserError, suggest
 
-# Cubuk et al. 2019, tables 7 to 9: 25 pairs of operation, probability in tenths, level 0..9 (none: 0)
+# Cubuk et al. 2019, tables 7 to 9: 25 pairs of (operation, probability in tenths, level 0..9; 0 if it has none)
 POLICIES = {
     "cifar10": """
 invert 1 0, contrast 2 6
@@ -94,15 +94,15 @@ equalize 8 0, equalize 6 0""",
 
 
 class AutoAugment(ImageTransform):
-    """Draws one of 25 pairs of operations for each image; each of the two is done with its probability.
+    """Draws one of 25 pairs of operations for each image; each of the two is applied with its probability.
 
     Cubuk et al. 2019, "AutoAugment: Learning Augmentation Policies from Data", section 3. Ranges as in torchvision.
 
     Args:
-        policy: "cifar10", "svhn" or "imagenet": the data that it was searched for on.
-        interpolation: "bilinear" or "nearest", of the operations that move pixels.
-        fill: raw value of what was outside, or one for each channel.
-        probability: of changing an image.
+        policy: "cifar10", "svhn" or "imagenet".
+        interpolation: "bilinear" or "nearest", for geometric operations.
+        fill: raw value for pixels outside of the image, or one per channel.
+        probability: of transforming an image.
     """
 
     channels = (1, 3)
@@ -122,7 +122,6 @@ class AutoAugment(ImageTransform):
         self.operation, self.chance, self.level = read_policy(POLICIES[policy])
 
     def transform_images(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        """Return the changed images."""
         pair = torch.randint(len(self.operation), (len(x),), generator=generator)
         for half in range(2):
             operation, chance, level = (of[pair, half] for of in (self.operation, self.chance, self.level))
@@ -133,7 +132,7 @@ class AutoAugment(ImageTransform):
 
 
 def read_policy(text: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Read lines of ``name tenths level, name tenths level``: operations int64, probabilities, levels 0..1, all [25, 2]."""
+    """Parse lines of ``name tenths level, name tenths level`` into operations, probabilities and levels 0..1, all [25, 2]."""
     names = list(AUTO)
     lines = [[half.split() for half in line.split(",")] for line in text.strip().splitlines()]
     operation = torch.tensor([[names.index(name) for name, _, _ in line] for line in lines])

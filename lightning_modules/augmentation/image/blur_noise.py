@@ -1,4 +1,4 @@
-"""Blurred and noisy images."""
+"""Gaussian blur and Gaussian noise."""
 
 from collections.abc import Sequence
 
@@ -19,12 +19,12 @@ from lightning_modules.config.errors import UserError
 
 
 class GaussianBlur(ImageTransform):
-    """Blurs with a Gaussian whose width is uniform in `sigma`; borders are mirrored.
+    """Gaussian blur with a standard deviation uniform in `sigma`; borders are reflected.
 
     Args:
-        kernel_size: pixels of the kernel's side, odd.
-        sigma: (lowest, highest) standard deviation in pixels.
-        probability: of changing an image.
+        kernel_size: side of the kernel in pixels, odd.
+        sigma: (minimum, maximum) standard deviation in pixels.
+        probability: of transforming an image.
     """
 
     def __init__(self, kernel_size: int = 3, sigma: Sequence[float] = (0.1, 2.0), probability: float = 0.5) -> None:
@@ -35,21 +35,20 @@ class GaussianBlur(ImageTransform):
         self.kernel_size, self.sigma = kernel_size, sigma
 
     def check(self, x: Tensor) -> None:
-        """Raise UserError where the images are smaller than half the kernel, too."""
+        """Also raise UserError if the images are smaller than half the kernel."""
         super().check(x)
         if self.kernel_size // 2 >= min(x.shape[2:]):
             raise UserError(
-                f"augmentation: GaussianBlur.kernel_size={self.kernel_size} is too much for images of "
+                f"augmentation: GaussianBlur.kernel_size={self.kernel_size} is too large for images of "
                 f"{x.shape[2]}x{x.shape[3]} pixels: at most {2 * min(x.shape[2:]) - 1}"
             )
 
     def transform_images(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        """Return the blurred images."""
         return gaussian_blur(x, uniform(len(x), self.sigma[0], self.sigma[1], generator), self.kernel_size)
 
 
 def gaussian_blur(x: Tensor, sigma: Tensor, kernel_size: int) -> Tensor:
-    """Blur x [n, C, H, W] with `sigma` [n] pixels, first down, then across."""
+    """Blur x [n, C, H, W] with `sigma` [n] in pixels, first vertically, then horizontally."""
     values, half = as_float(x), kernel_size // 2
     distance = torch.arange(-half, half + 1, dtype=torch.float64)
     kernel = (-0.5 * (distance / sigma.double()[:, None]) ** 2).exp()
@@ -58,17 +57,17 @@ def gaussian_blur(x: Tensor, sigma: Tensor, kernel_size: int) -> Tensor:
         length = x.shape[dim]
         padded = F.pad(values, (0, 0, half, half) if dim == 2 else (half, half, 0, 0), mode="reflect")
         values = padded.narrow(dim, 0, length) * weights[:, 0]
-        for shift in range(1, kernel_size):  # a few passes over all images are faster than a convolution of each
+        for shift in range(1, kernel_size):  # faster than a convolution with one kernel per image
             values.addcmul_(padded.narrow(dim, shift, length), weights[:, shift])
     return round_to_dtype(values, x)
 
 
 class GaussianNoise(ImageTransform):
-    """Adds normal noise to each value, its standard deviation uniform in `std`.
+    """Adds Gaussian noise to each value, with a standard deviation uniform in `std`.
 
     Args:
-        std: (lowest, highest) standard deviation as a share of white; one number is both.
-        probability: of changing an image.
+        std: (minimum, maximum) standard deviation as a fraction of white, or one number for both.
+        probability: of transforming an image.
     """
 
     def __init__(self, std: float | Sequence[float] = (0.0, 0.1), probability: float = 0.5) -> None:
@@ -78,7 +77,6 @@ class GaussianNoise(ImageTransform):
         self.std = std
 
     def transform_images(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        """Return the noisy images."""
         std = uniform(len(x), self.std[0], self.std[1], generator) * white_level(x)
         noise = to_device_of(x, torch.randn(x.shape, generator=generator)).to(as_float(x[:0]).dtype)
         return round_to_dtype(noise.mul_(per_image_factor(std, noise)).add_(x).clamp_(0, white_level(x)), x)

@@ -1,6 +1,6 @@
-"""Colours of whole batches, with a factor for each image; every function takes x [n, C, H, W] and [n] on the CPU.
+"""Color operations on batches of images x [n, C, H, W], C = 1 or 3, with one strength per image, [n] on the CPU.
 
-C is 1 or 3. Values are truncated to levels as in Pillow and torchvision.
+Results are truncated to integer levels, as in Pillow and torchvision.
 """
 
 import torch
@@ -18,7 +18,7 @@ LUMA = (0.2989, 0.587, 0.114)  # ITU-R BT.601
 
 
 def luminance(x: Tensor) -> Tensor:
-    """Grey levels [n, 1, H, W], whole numbers for uint8."""
+    """Return the luminance [n, 1, H, W], integers for uint8."""
     if x.shape[1] == 1:
         return as_float(x)
     red, green, blue = as_float(x).unbind(1)
@@ -27,35 +27,35 @@ def luminance(x: Tensor) -> Tensor:
 
 
 def _blend(x: Tensor, other: Tensor, factor: Tensor) -> Tensor:
-    """``factor * x + (1 - factor) * other``: beyond `x` where the factor is above 1."""
+    """Return ``factor * x + (1 - factor) * other``; factors above 1 extrapolate."""
     values = float_copy(x)
     share = per_image_factor(factor, values)
     return truncate_to_dtype(values.mul_(share).add_(other * (1 - share)), x)
 
 
 def brightness(x: Tensor, factor: Tensor) -> Tensor:
-    """0 is black, 1 the image."""
+    """Scale brightness: 0 is black, 1 the image."""
     values = float_copy(x)
     return truncate_to_dtype(values.mul_(per_image_factor(factor, values)), x)
 
 
 def contrast(x: Tensor, factor: Tensor) -> Tensor:
-    """0 is the mean grey level, 1 the image."""
+    """Scale contrast: 0 is the mean luminance, 1 the image."""
     return _blend(x, luminance(x).mean((1, 2, 3), keepdim=True), factor)
 
 
 def saturation(x: Tensor, factor: Tensor) -> Tensor:
-    """0 is without colour, 1 the image; nothing happens to one channel."""
+    """Scale saturation: 0 is gray, 1 the image; no effect on single-channel images."""
     return x if x.shape[1] == 1 else _blend(x, luminance(x), factor)
 
 
 def grayscale(x: Tensor) -> Tensor:
-    """All channels hold the luminance."""
+    """Set all channels to the luminance."""
     return x if x.shape[1] == 1 else luminance(x).to(x.dtype).expand_as(x)
 
 
 def hue(x: Tensor, shift: Tensor) -> Tensor:
-    """Turn the hue by `shift` of a full circle, -0.5 to 0.5; nothing happens to one channel.
+    """Shift the hue by `shift` of a full circle, -0.5 to 0.5; no effect on single-channel images.
 
     A channel is ``max - (max - min) * clamp(min(k, 4 - k), 0, 1)`` with ``k = (n + 6 hue) mod 6`` and n = 5, 3, 1
     for red, green, blue (Smith 1978, "Color Gamut Transform Pairs", hexcone model).
@@ -77,12 +77,12 @@ def hue(x: Tensor, shift: Tensor) -> Tensor:
     turned = (angle.unsqueeze(1) + offsets).remainder_(6)
     turned = torch.minimum(turned, 4 - turned).clamp_(0, 1).mul_(spread.unsqueeze(1)).neg_().add_(high.unsqueeze(1))
     if x.dtype == torch.uint8:
-        turned *= 255.999 / 255  # torchvision's way from 0..1 to levels
+        turned *= 255.999 / 255  # torchvision's conversion from 0..1 to levels
     return truncate_to_dtype(turned, x)
 
 
 def sharpness(x: Tensor, factor: Tensor) -> Tensor:
-    """0 is smoothed by a 3x3 kernel of ones with 5 in its middle, 1 the image; the border stays."""
+    """Scale sharpness: 0 is smoothed by a 3x3 kernel of ones with center 5, 1 the image; borders are unchanged."""
     if min(x.shape[2:]) <= 2:
         return x
     values = as_float(x)
@@ -98,21 +98,21 @@ def sharpness(x: Tensor, factor: Tensor) -> Tensor:
 
 
 def invert(x: Tensor) -> Tensor:
-    """White becomes black."""
+    """Invert all values."""
     return 255 - x if x.dtype == torch.uint8 else 1 - x
 
 
 def solarize(x: Tensor, threshold: Tensor) -> Tensor:
-    """Invert the values from ``threshold * white`` on."""
+    """Invert the values of at least ``threshold * white``."""
     level = threshold.double() * white_level(x)
     limit = (level.ceil() if x.dtype == torch.uint8 else level).to(x.device, x.dtype).view(-1, 1, 1, 1)
-    if x.dtype == torch.uint8:  # inverting is xor with 255: several times faster than torch.where
+    if x.dtype == torch.uint8:  # inversion is xor with 255: several times faster than torch.where
         return x ^ (x >= limit).view(torch.uint8).neg_()
     return torch.where(x >= limit, invert(x), x)
 
 
 def posterize(x: Tensor, bits: Tensor) -> Tensor:
-    """Keep the highest `bits` (0 to 8, whole numbers) of each value."""
+    """Keep the highest `bits` (integers 0 to 8) of each value."""
     if x.dtype == torch.uint8:
         mask = 255 - (2 ** (8 - bits.long()) - 1)
         return x & mask.to(x.device, torch.uint8).view(-1, 1, 1, 1)
@@ -122,7 +122,7 @@ def posterize(x: Tensor, bits: Tensor) -> Tensor:
 
 
 def autocontrast(x: Tensor) -> Tensor:
-    """Stretch each channel to black..white; one of a single value stays."""
+    """Stretch each channel to black..white; a constant channel is unchanged."""
     values = as_float(x)
     low, high = values.amin((2, 3), keepdim=True), values.amax((2, 3), keepdim=True)
     flat = high == low
@@ -131,7 +131,7 @@ def autocontrast(x: Tensor) -> Tensor:
 
 
 def equalize(x: Tensor) -> Tensor:
-    """Spread the grey levels of each channel evenly, as Pillow does; floats by way of 256 levels."""
+    """Equalize the histogram of each channel, as Pillow does; floats are quantized to 256 levels."""
     levels = (x if x.dtype == torch.uint8 else (as_float(x) * 255.999).to(torch.uint8)).flatten(2).long()
     counts = torch.zeros(*levels.shape[:2], 256, dtype=torch.int32, device=x.device)
     counts.scatter_add_(2, levels, torch.ones((), dtype=torch.int32, device=x.device).expand_as(levels))

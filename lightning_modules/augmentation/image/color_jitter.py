@@ -1,4 +1,4 @@
-"""Colour jitter and grey images."""
+"""Color jitter and random grayscale."""
 
 from collections.abc import Sequence
 
@@ -13,12 +13,12 @@ from lightning_modules.augmentation.per_sample import uniform
 class ColorJitter(ImageTransform):
     """Changes brightness, contrast, saturation and hue, in this order, each uniform in its range.
 
-    torchvision's draws the order too. Of one channel only brightness and contrast change.
+    (torchvision also draws the order.) Saturation and hue have no effect on single-channel images.
 
     Args:
         brightness, contrast, saturation: a number b for the range [max(0, 1 - b), 1 + b], or the range.
-        hue: a number h for the range [-h, h], or the range; parts of a circle, within -0.5..0.5.
-        probability: of changing an image.
+        hue: a number h for the range [-h, h], or the range; fractions of a circle within -0.5..0.5.
+        probability: of transforming an image.
     """
 
     channels = (1, 3)
@@ -39,16 +39,15 @@ class ColorJitter(ImageTransform):
         check_range("ColorJitter.hue", *self.hue, -0.5, 0.5)
 
     def transform_images(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        """Return the images in other colours."""
         steps = (
             (color.brightness, self.brightness, 1.0),
             (color.contrast, self.contrast, 1.0),
             (color.saturation, self.saturation, 1.0),
             (color.hue, self.hue, 0.0),
         )
-        for transform_samples, (low, high), neutral in steps:
+        for operation, (low, high), neutral in steps:
             if (low, high) != (neutral, neutral):
-                x = transform_samples(x, uniform(len(x), low, high, generator))
+                x = operation(x, uniform(len(x), low, high, generator))
         return x
 
 
@@ -59,10 +58,10 @@ def _factors(name: str, given: float | Sequence[float]) -> tuple[float, float]:
 
 
 class Grayscale(ImageTransform):
-    """Takes the colour out of images, which keep their channels; nothing happens to one channel.
+    """Converts images to gray without changing their number of channels.
 
     Args:
-        probability: of changing an image.
+        probability: of transforming an image.
     """
 
     channels = (1, 3)
@@ -71,5 +70,4 @@ class Grayscale(ImageTransform):
         super().__init__(probability)
 
     def transform_images(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        """Return the images in grey."""
         return color.grayscale(x)

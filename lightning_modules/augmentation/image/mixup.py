@@ -1,4 +1,4 @@
-"""mixup and CutMix: images and their labels are mixed with those of another image of the batch."""
+"""Mixup and CutMix: samples and targets are mixed with those of another sample in the batch."""
 
 import torch
 from torch import Tensor
@@ -17,8 +17,8 @@ from lightning_modules.config.errors import UserError
 class Mixup(Mixing):
     """Blends pairs of samples of any shape, and their targets by the same weight.
 
-    Zhang et al. 2018, "mixup: Beyond Empirical Risk Minimization", section 2; but a weight for each pair. uint8
-    is rounded to the nearest level.
+    Zhang et al. 2018, "mixup: Beyond Empirical Risk Minimization", section 2, with one weight per pair. uint8
+    values are rounded to the nearest level.
     """
 
     @torch.no_grad()
@@ -35,19 +35,15 @@ class Mixup(Mixing):
 
 
 class CutMix(Mixing):
-    """Puts a rectangle of another image in the same place, and mixes the targets by the area that each has.
+    """Pastes a rectangle of another image, and mixes the targets by area.
 
     Yun et al. 2019, "CutMix: Regularization Strategy to Train Strong Classifiers with Localizable Features", section
-    3.2: centred on any pixel, sides ``sqrt(1 - weight)`` of the image's, cut off at its border.
+    3.2: centered on any pixel, sides ``sqrt(1 - weight)`` of the image's, clipped at the border.
     """
 
     @torch.no_grad()
     def forward(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
-        """Return a new batch with mixed "x" and soft "y".
-
-        Raises:
-            UserError: the samples are no images.
-        """
+        """Return a new batch with mixed "x" and soft "y". Raises UserError if the samples are not images."""
         x = batch["x"]
         require_images(self, x)
         partner, weight = self.draw(len(x), generator)
@@ -60,7 +56,7 @@ class CutMix(Mixing):
 
 
 def _cut_interval(area: Tensor, length: int, generator: torch.Generator) -> Tensor:
-    """bool [n, length]: a random centre with ``sqrt(area) * length`` pixels about it."""
+    """Draw bool [n, length]: an interval of ``sqrt(area) * length`` pixels with a random center."""
     size = (area.sqrt() * length).long()
     centre = torch.randint(length, (len(area),), generator=generator)
     return interval_mask(centre - size // 2, size, length)

@@ -1,4 +1,4 @@
-"""The operations that augmentation policies draw from, each done once for all the images that drew it."""
+"""Operations of augmentation policies, each applied at once to all images that drew it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -11,12 +11,12 @@ from lightning_modules.augmentation.image.warp import affine_matrix, invert_affi
 
 
 class StrengthRange(NamedTuple):
-    """The strength of an operation from level 0 to level 1."""
+    """Range of an operation's strength, from level 0 to level 1."""
 
     weakest: float = 0.0
     strongest: float = 0.0
-    signed: bool = False  # half of the images get it the other way round
-    of_side: bool = False  # a share of the image's side, rather than pixels
+    signed: bool = False  # random sign
+    of_side: bool = False  # a fraction of the image's side instead of pixels
 
 
 OperationRanges = Mapping[str, StrengthRange]
@@ -25,7 +25,7 @@ OperationRanges = Mapping[str, StrengthRange]
 def operation_ranges(
     shear: float, translate: StrengthRange, degrees: float, factor: float, posterize: tuple[int, int], identity: bool
 ) -> dict[str, StrengthRange]:
-    """The operations of RandAugment and TrivialAugment, or those of AugMix where `factor` is 0."""
+    """Return the operations of RandAugment and TrivialAugment, or with ``factor=0`` those of AugMix."""
     turned = {name: StrengthRange(0, shear, True) for name in ("shear_x", "shear_y")}
     turned |= dict.fromkeys(("translate_x", "translate_y"), translate) | {"rotate": StrengthRange(0, degrees, True)}
     coloured = {
@@ -41,7 +41,7 @@ def operation_ranges(
 
 
 def operation_strengths(named: StrengthRange, level: Tensor, side: int) -> Tensor:
-    """Strengths float32 [n] at `level` [n] in 0..1, for images with this `side`; unsigned."""
+    """Return unsigned strengths float32 [n] at `level` [n] in 0..1, for images with this `side`."""
     strength = named.weakest + (named.strongest - named.weakest) * level
     return strength * side if named.of_side else strength
 
@@ -55,7 +55,7 @@ def _shear_y(strength: Tensor, height: int, width: int) -> Tensor:
 
 
 def _shear_about_corner(in_x: Tensor, in_y: Tensor, height: int, width: int) -> Tensor:
-    """A shear that keeps the upper left corner where it is, as Pillow's do."""
+    """Shear about the upper left corner, as Pillow does."""
     zero = torch.zeros_like(in_x)
     matrix = affine_matrix(zero, zero + 1, in_x, in_y)
     corner = torch.tensor([-width / 2, -height / 2], dtype=matrix.dtype)
@@ -93,7 +93,7 @@ COLOR_OPERATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {  # images [n
 
 
 def draw_signs(named: OperationRanges, operation: Tensor, generator: torch.Generator) -> Tensor:
-    """float32 [n]: 1 or -1 as likely for the operations that have a sign, else 1."""
+    """Draw float32 [n]: 1 or -1 for the operations that have a sign, else 1."""
     signed = torch.tensor([at.signed for at in named.values()])[operation]
     return torch.where(signed & (torch.rand(len(operation), generator=generator) < 0.5), -1.0, 1.0)
 
@@ -107,10 +107,10 @@ def apply_operations(
     interpolation: str,
     fill: float | Sequence[float],
 ) -> Tensor:
-    """Do to each image of x [n, C, H, W] the operation that it drew.
+    """Apply to each image of x [n, C, H, W] its operation.
 
-    `operation` int64 [n] numbers the keys of `named`, or is -1 for none; `level` in 0..1 and `sign` are float [n];
-    all on the CPU. All that move pixels are sampled together, each other operation runs once on its images.
+    `operation` int64 [n] indexes the keys of `named`, or is -1 for none; `level` in 0..1 and `sign` are float [n], all
+    on the CPU. Geometric operations are sampled together; every other operation runs once on its images.
     """
     height, width = x.shape[2:]
     out, moved, maps = x.clone(), [], []

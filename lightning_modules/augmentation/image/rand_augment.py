@@ -1,4 +1,4 @@
-"""RandAugment and TrivialAugment: operations drawn evenly from a list, for each image."""
+"""RandAugment and TrivialAugment: operations drawn uniformly for each image."""
 
 from collections.abc import Sequence
 
@@ -16,17 +16,17 @@ from lightning_modules.augmentation.image.policy_operations import (
 from lightning_modules.augmentation.image.warp import check_interpolation
 from lightning_modules.config.errors import UserError, suggest
 
-LEVELS = 31  # 0..30, as the papers count them
+LEVELS = 31  # 0..30, as in the papers
 
 
 class RandomPolicy(ImageTransform):
-    """What policies share.
+    """Base of policies that draw operations uniformly.
 
     Args:
-        operations: names of those that are drawn from; null takes all.
-        interpolation: "bilinear" or "nearest", of the operations that move pixels.
-        fill: raw value of what was outside, or one for each channel.
-        probability: of changing an image.
+        operations: names of the operations to draw from; null uses all.
+        interpolation: "bilinear" or "nearest", for geometric operations.
+        fill: raw value for pixels outside of the image, or one per channel.
+        probability: of transforming an image.
     """
 
     channels = (1, 3)
@@ -47,7 +47,7 @@ class RandomPolicy(ImageTransform):
                 raise UserError(f"augmentation: {name}.operations: {operation}: {suggest(operation, self.space)}")
         self.named = {key: value for key, value in self.space.items() if operations is None or key in operations}
         if not self.named:
-            raise UserError(f"augmentation: {name}.operations is empty; it can hold: {', '.join(self.space)}")
+            raise UserError(f"augmentation: {name}.operations is empty; choose from: {', '.join(self.space)}")
         self.interpolation, self.fill = interpolation, fill
 
     def draw(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -56,17 +56,17 @@ class RandomPolicy(ImageTransform):
         return operation, draw_signs(self.named, operation, generator)
 
     def operate(self, x: Tensor, operation: Tensor, level: Tensor, sign: Tensor) -> Tensor:
-        """Do to each image its operation."""
+        """Apply to each image its operation."""
         return apply_operations(x, self.named, operation, level, sign, self.interpolation, self.fill)
 
 
 class RandAugment(RandomPolicy):
-    """`num_ops` operations one after the other, all of the same strength.
+    """Applies `num_ops` random operations in sequence, all at the same strength.
 
     Cubuk et al. 2020, "RandAugment", algorithm of figure 2; operations and their ranges as in torchvision.
 
     Args:
-        num_ops: operations for each image.
+        num_ops: operations per image.
         magnitude: strength, 0 to 30.
         settings: see `Policy`.
     """
@@ -82,7 +82,6 @@ class RandAugment(RandomPolicy):
         self.num_ops, self.magnitude = num_ops, magnitude
 
     def transform_images(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        """Return the changed images."""
         level = torch.full((len(x),), self.magnitude / (LEVELS - 1))
         for _ in range(self.num_ops):
             operation, sign = self.draw(len(x), generator)
@@ -91,16 +90,15 @@ class RandAugment(RandomPolicy):
 
 
 class TrivialAugment(RandomPolicy):
-    """One operation for each image, of a strength that is drawn too.
+    """Applies one random operation per image, at a random strength.
 
     Müller and Hutter 2021, "TrivialAugment", algorithm 1 with the "wide" ranges of table 7; translations up to 32
-    pixels whatever the image's size.
+    pixels, independent of the image size.
     """
 
     space = TRIVIAL
 
     def transform_images(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        """Return the changed images."""
         operation, sign = self.draw(len(x), generator)
         level = torch.randint(LEVELS, (len(x),), generator=generator) / (LEVELS - 1)
         return self.operate(x, operation, level, sign)

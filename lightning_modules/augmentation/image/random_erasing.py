@@ -1,4 +1,4 @@
-"""Random erasing: a rectangle of each image is covered, with noise or a value."""
+"""Random erasing: masks a rectangle of each image with noise or a value."""
 
 from collections.abc import Sequence
 
@@ -17,16 +17,16 @@ from lightning_modules.config.errors import UserError
 
 
 class RandomErasing(ImageTransform):
-    """Covers one rectangle that lies within the image.
+    """Masks one rectangle within the image.
 
-    Zhong et al. 2020, "Random Erasing Data Augmentation", algorithm 1; section 5.2.2 finds noise best. Where ten
-    tries do not fit, nothing is covered.
+    Zhong et al. 2020, "Random Erasing Data Augmentation", algorithm 1; section 5.2.2 finds noise best. If none of ten
+    draws fits, the image is unchanged.
 
     Args:
-        scale: (lowest, highest) share of the area.
-        ratio: (lowest, highest) width / height; its logarithm is uniform, so that tall and wide are as likely.
-        fill: "noise" of uniform values for each pixel, or a raw value, or one for each channel.
-        probability: of covering a part of an image.
+        scale: (minimum, maximum) fraction of the area.
+        ratio: (minimum, maximum) width / height, log-uniform.
+        fill: "noise" (uniform values per pixel), a raw value, or one per channel.
+        probability: of masking a part of an image.
     """
 
     def __init__(
@@ -40,12 +40,11 @@ class RandomErasing(ImageTransform):
         check_rectangle("RandomErasing", scale, ratio)
         if isinstance(fill, str) and fill != "noise":
             raise UserError(
-                f"augmentation: RandomErasing.fill={fill}: choose one of: noise, a number, or one per channel"
+                f"augmentation: RandomErasing.fill={fill}: expected noise, a number, or one number per channel"
             )
         self.scale, self.ratio, self.fill = scale, ratio, fill
 
     def transform_images(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        """Return the covered images."""
         n, channels, height, width = x.shape
         tall, wide, _ = draw_rectangles(n, height, width, self.scale, self.ratio, generator)
         rows = interval_mask(draw_places(height - tall, generator), tall, height)
@@ -59,8 +58,8 @@ class RandomErasing(ImageTransform):
 
 
 def _noise(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Uniform values of the shape and dtype of `x`, on the CPU."""
+    """Draw uniform values with the shape and dtype of `x`, on the CPU."""
     if x.dtype != torch.uint8:
         return torch.rand(x.shape, generator=generator).to(x.dtype)
-    words = torch.empty(-(-x.numel() // 8), dtype=torch.int64)  # eight levels at once
+    words = torch.empty(-(-x.numel() // 8), dtype=torch.int64)  # eight uint8 values at once
     return words.random_(-(2**63), None, generator=generator).view(torch.uint8)[: x.numel()].view(x.shape)

@@ -1,4 +1,4 @@
-"""Rectangles of a random area and shape, drawn for each image."""
+"""Random rectangles, drawn for each image."""
 
 import math
 from collections.abc import Sequence
@@ -9,11 +9,11 @@ from torch import Tensor
 from lightning_modules.augmentation.image.image_transform import check_range
 from lightning_modules.augmentation.per_sample import uniform
 
-TRIES = 10  # as torchvision has it
+TRIES = 10  # as in torchvision
 
 
 def check_rectangle(name: str, scale: Sequence[float], ratio: Sequence[float]) -> None:
-    """Raise UserError where they are no ranges."""
+    """Raise UserError if `scale` or `ratio` is not a valid range."""
     check_range(f"{name}.scale", scale[0], scale[1], 0, 1)
     check_range(f"{name}.ratio", ratio[0], ratio[1], 1e-3)
 
@@ -21,10 +21,10 @@ def check_rectangle(name: str, scale: Sequence[float], ratio: Sequence[float]) -
 def draw_rectangles(
     n: int, height: int, width: int, scale: Sequence[float], ratio: Sequence[float], generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return heights and widths, int64 [n], and bool [n]: whether one of ten tries fits into the image.
+    """Return heights and widths, int64 [n], and bool [n]: whether one of ten draws fits into the image.
 
-    The area is uniform in `scale` (shares of the image), the logarithm of width / height uniform in `ratio`.
-    Those that do not fit are 0. All tries are drawn, so that the numbers drawn do not depend on what fits.
+    The area is uniform in `scale` (fractions of the image), width / height log-uniform in `ratio`. Sizes that do not
+    fit are 0. All tries are always drawn, so that the generator advances equally.
     """
     area = uniform(n * TRIES, scale[0], scale[1], generator).view(n, TRIES) * height * width
     shape = uniform(n * TRIES, math.log(ratio[0]), math.log(ratio[1]), generator).view(n, TRIES).exp()
@@ -36,11 +36,11 @@ def draw_rectangles(
 
 
 def draw_places(room: Tensor, generator: torch.Generator) -> Tensor:
-    """int64 [n], uniform in 0..room for each of `room`, int64 [n]."""
+    """Draw int64 [n], uniform in 0..room for each of `room`, int64 [n]."""
     return (torch.rand(len(room), generator=generator) * (room + 1)).long().minimum(room)
 
 
 def interval_mask(start: Tensor, size: Tensor, length: int) -> Tensor:
-    """bool [n, length]: which rows (or columns) lie in ``start .. start + size``, both [n]."""
+    """Return bool [n, length]: which rows (or columns) are in ``start .. start + size``, both [n]."""
     places = torch.arange(length)
     return (places >= start[:, None]) & (places < (start + size)[:, None])

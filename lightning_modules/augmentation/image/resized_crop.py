@@ -1,4 +1,4 @@
-"""A random part of each image, resized to the whole."""
+"""Random resized crop."""
 
 from collections.abc import Sequence
 
@@ -11,16 +11,16 @@ from lightning_modules.augmentation.image.warp import check_interpolation, sampl
 
 
 class RandomResizedCrop(ImageTransform):
-    """Cuts a rectangle of random area and shape and resizes it to the image's size.
+    """Crops a rectangle of random area and aspect ratio and resizes it to the image size.
 
     Szegedy et al. 2015, "Going Deeper with Convolutions", section 6: 8 % to 100 % of the area, sides from 3:4 to
-    4:3. Where ten tries do not fit, the largest centred part within `ratio` is taken, as torchvision does.
+    4:3. If none of ten draws fits, the largest center crop within `ratio` is used, as in torchvision.
 
     Args:
-        scale: (lowest, highest) share of the area.
-        ratio: (lowest, highest) width / height.
+        scale: (minimum, maximum) fraction of the area.
+        ratio: (minimum, maximum) width / height.
         interpolation: "bilinear" or "nearest".
-        probability: of changing an image.
+        probability: of transforming an image.
     """
 
     def __init__(
@@ -36,7 +36,6 @@ class RandomResizedCrop(ImageTransform):
         self.scale, self.ratio, self.interpolation = scale, ratio, interpolation
 
     def transform_images(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        """Return the resized parts."""
         height, width = x.shape[2:]
         tall, wide, found = draw_rectangles(len(x), height, width, self.scale, self.ratio, generator)
         ratio = min(max(width / height, self.ratio[0]), self.ratio[1])
@@ -51,7 +50,7 @@ class RandomResizedCrop(ImageTransform):
 def resized_crop(
     x: Tensor, top: Tensor, left: Tensor, tall: Tensor, wide: Tensor, interpolation: str = "bilinear"
 ) -> Tensor:
-    """Cut `tall` x `wide` pixels at (`top`, `left`), all int64 [n], out of x [n, C, H, W] and resize them to H x W."""
+    """Crop `tall` x `wide` pixels at (`top`, `left`), all int64 [n], of x [n, C, H, W], resized to H x W."""
     height, width = x.shape[2:]
     grid = torch.empty(len(x), height, width, 2, device=x.device)
     grid[..., 0] = _sources(left, wide, width, interpolation).to(x.device, torch.float32)[:, None, :]
@@ -60,11 +59,11 @@ def resized_crop(
 
 
 def _sources(start: Tensor, size: Tensor, length: int, interpolation: str) -> Tensor:
-    """float64 [n, length]: where the pixels of the result come from, in units of half a side about the centre."""
+    """Return float64 [n, length]: source coordinates of the result's pixels, in units of `F.grid_sample`."""
     first, size = start[:, None].double(), size[:, None].double()
-    if interpolation == "nearest":  # the pixel that the left edge of the result's pixel lies in
+    if interpolation == "nearest":  # the source pixel that contains the left edge of the result's pixel
         at = first + (torch.arange(length, dtype=torch.float64) * size / length).floor()
-    else:  # pixels beyond the part do not shine in
+    else:  # no interpolation with pixels outside of the crop
         at = ((torch.arange(length, dtype=torch.float64) + 0.5) * size / length - 0.5).clamp(min=0)
         at = first + at.minimum(size - 1)
     return (2 * at + 1) / length - 1

@@ -1,4 +1,4 @@
-"""Histories of items, int64 [B, L], the latest last, padded on the left with 0: other histories of the same users.
+"""Augmentation of item histories, int64 [B, L], the latest item last, left-padded with 0.
 
 Crop, mask and reorder are those of Xie et al. 2022, "Contrastive Learning for Sequential Recommendation" (CL4SRec), section 3.3.
 """
@@ -13,7 +13,7 @@ from lightning_modules.config.errors import UserError
 
 
 def check_histories(name: str, x: Tensor) -> None:
-    """Raise UserError where the samples are no histories."""
+    """Raise UserError if the samples are not item histories."""
     if x.ndim != 2 or x.is_floating_point():
         raise UserError(
             f"augmentation: {name} needs histories of items, int64 [length], not "
@@ -22,11 +22,11 @@ def check_histories(name: str, x: Tensor) -> None:
 
 
 class HistoryTransform(PerSampleTransform):
-    """What transforms of histories share: ``share`` of a history's items is kept, masked, moved or dropped.
+    """Base of transforms that keep, mask, move or drop a fraction ``share`` of a history's items.
 
     Args:
-        share: of the items, in [0, 1].
-        probability: of changing a history.
+        share: fraction of the items, in [0, 1].
+        probability: of transforming a history.
     """
 
     def __init__(self, share: float, probability: float = 1.0) -> None:
@@ -39,9 +39,9 @@ class HistoryTransform(PerSampleTransform):
         check_histories(type(self).__name__, x)
 
     def window(self, x: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """First place and length, both int64 [n, 1], of a run of ``share`` of each history's items, at a random place.
+        """Draw start and length, both int64 [n, 1], of a random window of ``share`` of each history's items.
 
-        At least one item; none of an empty history.
+        At least one item, unless the history is empty.
         """
         counts = (x != 0).sum(1, keepdim=True)
         length = (counts * self.share).long().clamp(min=1).minimum(counts)
@@ -50,7 +50,7 @@ class HistoryTransform(PerSampleTransform):
 
 
 class HistoryCrop(HistoryTransform):
-    """Keeps a run of `share` of the items, at a random place."""
+    """Keeps a random window of `share` of the items."""
 
     def __init__(self, share: float = 0.6, probability: float = 1.0) -> None:
         super().__init__(share, probability)
@@ -58,12 +58,12 @@ class HistoryCrop(HistoryTransform):
     def transform_samples(self, x: Tensor, generator: torch.Generator) -> Tensor:
         start, length = self.window(x, generator)
         size = x.shape[1]
-        places = torch.arange(size, device=x.device) - (size - length)  # in the run; below 0 is padding
+        places = torch.arange(size, device=x.device) - (size - length)  # position in the window; negative: padding
         return torch.where(places >= 0, x.gather(1, (start + places).clamp(0, size - 1)), 0)
 
 
 class HistoryReorder(HistoryTransform):
-    """Shuffles a run of `share` of the items, at a random place; the others keep theirs."""
+    """Shuffles a random window of `share` of the items; the others are unchanged."""
 
     def __init__(self, share: float = 0.6, probability: float = 1.0) -> None:
         super().__init__(share, probability)
@@ -73,19 +73,21 @@ class HistoryReorder(HistoryTransform):
         places = torch.arange(x.shape[1], device=x.device)
         moved = (places >= start) & (places < start + length)
         draws = to_device_of(x, torch.rand(x.shape, generator=generator))
-        keys = torch.where(moved, start + draws * length, places)  # those of a run stay among themselves
+        keys = torch.where(
+            moved, start + draws * length, places
+        )  # keys of the window stay between those of the other items
         return x.gather(1, keys.argsort(dim=1, stable=True))
 
 
 class HistoryMask(HistoryTransform):
-    """Replaces each item with the probability `share` by a number of its own, one above that of the last item."""
+    """Replaces each item with probability `share` by the mask number, one above that of the last item."""
 
     def __init__(self, share: float = 0.3, probability: float = 1.0) -> None:
         super().__init__(share, probability)
         self.mask: int | None = None
 
     def prepare(self, data: Any) -> None:
-        """Learn the mask's number. Raises UserError where the data are no histories."""
+        """Read the mask number from the data. Raises UserError if they are not histories."""
         if getattr(data, "num_items", None) is None:
             raise UserError(
                 f"augmentation: HistoryMask needs histories of items, not {data.name}; try data=movielens_sequence"
@@ -94,13 +96,13 @@ class HistoryMask(HistoryTransform):
 
     def transform_samples(self, x: Tensor, generator: torch.Generator) -> Tensor:
         if self.mask is None:
-            raise UserError("augmentation: HistoryMask has not been shown the data")
+            raise UserError("augmentation: HistoryMask: call prepare(datamodule) first")
         masked = to_device_of(x, torch.rand(x.shape, generator=generator) < self.share)
         return torch.where(masked & (x != 0), self.mask, x)
 
 
 class HistoryDropout(HistoryTransform):
-    """Leaves out each item with the probability `share`; the others close up. The latest is kept where none would be left."""
+    """Drops each item with probability `share`; the latest is kept if no other is left."""
 
     def __init__(self, share: float = 0.2, probability: float = 1.0) -> None:
         super().__init__(share, probability)
@@ -108,19 +110,19 @@ class HistoryDropout(HistoryTransform):
     def transform_samples(self, x: Tensor, generator: torch.Generator) -> Tensor:
         kept = to_device_of(x, torch.rand(x.shape, generator=generator) >= self.share) & (x != 0)
         kept[:, -1] |= ~kept.any(1)
-        order = kept.byte().argsort(dim=1, stable=True)  # what is left out comes first, as padding
+        order = kept.byte().argsort(dim=1, stable=True)  # dropped items come first, as padding
         return torch.where(kept, x, 0).gather(1, order)
 
 
 class VirtualUsers(PerSampleTransform):
-    """A virtual user: the newer part of a history behind the older part of another's, of those in the batch that are mixed.
+    """Virtual users: replaces the older part of a history by that of another history in the batch.
 
-    The newer part is a share of the items drawn uniformly from [`share`, 1), at least one; what comes next remains what
-    came next. The older part is what the partner had met before as many items. A history does not become longer, and no
-    item stands in it twice.
+    The newer part, a fraction of the items uniform in [`share`, 1) and at least one item, is kept, so that the target is
+    unchanged. The older part is that of the partner before as many items. A history does not become longer, and repeated
+    items are dropped.
 
     Args:
-        share: the least share of a history that is kept.
+        share: minimum fraction of a history that is kept.
         probability: of mixing a history.
     """
 
@@ -140,13 +142,13 @@ class VirtualUsers(PerSampleTransform):
 
 
 def _splice(own: Tensor, other: Tensor, share: Tensor) -> Tensor:
-    """The newest `share` [B, 1] of each of the histories `own` behind the older items of `other`; both int64 [B, L]."""
+    """Return the newest `share` [B, 1] of the histories `own` after the older items of `other`; both int64 [B, L]."""
     size = own.shape[1]
     counts = (own != 0).sum(1, keepdim=True)
     length = (counts * share).long().clamp(min=1)
     places = torch.arange(size, device=own.device)
     newer = places >= size - length
-    first = size - counts  # the virtual history is no longer than its own
+    first = size - counts  # the result is no longer than the original history
     mixed = torch.where(newer, own, torch.where(places >= first, other, 0))
     twice = (mixed[:, :, None] == torch.where(newer, own, -1)[:, None, :]).any(2) & ~newer
     mixed = torch.where(twice, 0, mixed)

@@ -1,4 +1,4 @@
-"""Negative sampling: beside each positive, items that its user has not met in the training part."""
+"""Negative sampling: items without training interactions of the user, for each positive pair."""
 
 from typing import Any
 
@@ -7,19 +7,19 @@ from torch import Tensor, nn
 
 from lightning_modules.config.errors import UserError
 
-_MAX_REDRAWS = 20  # of drawing again what the user has met, before the rest is drawn one by one
+_MAX_REDRAWS = 20  # of rejection sampling; then the rest is drawn one by one
 
 
 class NegativeSampling(nn.Module):
     """Draws items for each pair of a user and an item, into ``batch["negatives"]``, int64 [B, count].
 
-    An item is drawn with a probability proportional to its training interactions to the power of `popularity`; one that
-    the user has met in training is drawn anew, by a look into a table of bits. Held-out items may be drawn.
+    An item is drawn with probability proportional to its training interactions to the power of `popularity`; items with
+    a training interaction of the user are rejected and drawn again. Held-out items may be drawn.
 
     Args:
-        count: negatives of each positive.
-        popularity: 0 is uniform over all items; 0.75 as in word2vec (Mikolov et al. 2013); above 0 an item that nobody has
-            met in training is never drawn.
+        count: negatives per positive.
+        popularity: 0 is uniform over all items, 0.75 as in word2vec (Mikolov et al. 2013); above 0, items without
+            training interactions are never drawn.
     """
 
     def __init__(self, count: int = 1, popularity: float = 0.0) -> None:
@@ -31,13 +31,13 @@ class NegativeSampling(nn.Module):
             raise UserError(f"{name}.popularity={popularity} must be at least 0 (uniform)")
         self.count, self.popularity = count, popularity
         self._met: Tensor | None = None  # bool [users * items]
-        self._share: Tensor | None = None  # float64 [items], the cumulated probability
+        self._share: Tensor | None = None  # float64 [items], cumulative probability
 
     def prepare(self, data: Any) -> None:
-        """Learn who has met what in the training part.
+        """Read the training interactions.
 
         Raises:
-            UserError: the data are no pairs of users and items, or a user has met every item that can be drawn.
+            UserError: the data are not pairs of users and items, or no item is left to draw for a user.
         """
         if not hasattr(data, "known") or tuple(data.input_shape) != (2,):
             raise UserError(
@@ -46,15 +46,17 @@ class NegativeSampling(nn.Module):
         self.set_interactions(data.known("train"))
 
     def set_interactions(self, met: Tensor) -> None:
-        """Take the table bool [users, items] of what each user has met. Raises UserError where nothing is left to draw."""
+        """Set the training interactions, bool [users, items]. Raises UserError if no item is left to draw for a user."""
         counts = met.sum(0).double()
         weights = counts**self.popularity if self.popularity else torch.ones_like(counts)
         if not weights.sum() > 0:
-            weights = torch.ones_like(counts)  # nobody has met anything
+            weights = torch.ones_like(counts)  # no interactions at all
         left = ~met & (weights > 0)
         if not bool(left.any(1).all()):
             user = int((~left.any(1)).nonzero()[0])
-            raise UserError(f"augmentation: negative sampling: user {user} has met every item, none is left to draw")
+            raise UserError(
+                f"augmentation: negative sampling: user {user} has interacted with every item; none is left to draw"
+            )
         self._met, self._items = met.flatten(), met.shape[1]
         self._share = (weights / weights.sum()).cumsum(0)
         self._weights = weights
@@ -63,8 +65,7 @@ class NegativeSampling(nn.Module):
     def forward(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """Return a new batch with negatives for ``batch["x"]``, int64 [B, 2] (user, item).
 
-        Raises:
-            UserError: the samples are no pairs.
+        Raises UserError if the samples are not pairs.
         """
         x = batch["x"]
         if x.ndim != 2 or x.shape[1] != 2 or x.is_floating_point():
@@ -77,7 +78,7 @@ class NegativeSampling(nn.Module):
 
     def _draw(self, users: Tensor, generator: torch.Generator) -> Tensor:
         if self._met is None:
-            raise UserError("augmentation: negative sampling has not been shown the data")
+            raise UserError("augmentation: negative sampling: call prepare(datamodule) first")
         drawn = self._draw_items(len(users), generator)
         again = torch.arange(len(users))
         for _ in range(_MAX_REDRAWS):
@@ -85,7 +86,7 @@ class NegativeSampling(nn.Module):
             if not len(again):
                 return drawn
             drawn[again] = self._draw_items(len(again), generator)
-        for row in again.tolist():  # of users who have met nearly everything
+        for row in again.tolist():  # users with interactions with nearly all items
             left = self._weights * ~self._met.view(-1, self._items)[users[row]]
             drawn[row] = torch.multinomial(left, 1, generator=generator)
         return drawn

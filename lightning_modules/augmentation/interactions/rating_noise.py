@@ -1,4 +1,4 @@
-"""Noise in ratings: who rates the same film twice gives another number (Cosley et al. 2003, "Is seeing believing?")."""
+"""Noise in ratings, as repeated ratings of a film differ (Cosley et al. 2003, "Is seeing believing?")."""
 
 from collections.abc import Sequence
 
@@ -9,11 +9,11 @@ from lightning_modules.config.errors import UserError
 
 
 class RatingNoise(nn.Module):
-    """Adds normal noise to ``batch["y"]``, float [B], and cuts it to the scale.
+    """Adds Gaussian noise to ``batch["y"]``, float [B], and clamps it to the rating scale.
 
     Args:
         std: of the noise, in stars.
-        scale: the lowest and the highest rating.
+        scale: lowest and highest rating.
         probability: of changing a rating.
     """
 
@@ -23,7 +23,9 @@ class RatingNoise(nn.Module):
         if not std >= 0:
             raise UserError(f"{name}.std={std} must be at least 0")
         if len(scale) != 2 or not scale[0] < scale[1]:
-            raise UserError(f"{name}.scale={list(scale)}: the lowest and the highest rating are wanted, as in [1, 5]")
+            raise UserError(
+                f"{name}.scale={list(scale)}: expected the lowest and the highest rating, for example [1, 5]"
+            )
         if not 0 <= probability <= 1:
             raise UserError(f"{name}.probability={probability} must lie in [0, 1]")
         self.std, self.probability = std, probability
@@ -31,10 +33,10 @@ class RatingNoise(nn.Module):
 
     @torch.no_grad()
     def forward(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
-        """Return a new batch; the given one stays as it is. Raises UserError where the targets are no ratings."""
+        """Return a new batch; the given one is not modified. Raises UserError if the targets are not ratings."""
         y = batch["y"]
         if not y.is_floating_point() or y.ndim != 1:
-            raise UserError("augmentation: RatingNoise needs one rating for each sample; try data=movielens")
+            raise UserError("augmentation: RatingNoise needs one rating per sample; try data=movielens")
         noise = self.std * torch.randn(len(y), generator=generator)
         changed = (torch.rand(len(y), generator=generator) < self.probability).to(y.device)
         return {**batch, "y": torch.where(changed, (y + noise.to(y)).clamp(*self.scale), y)}

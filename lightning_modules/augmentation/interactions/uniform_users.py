@@ -1,4 +1,4 @@
-"""Positives drawn anew: every user as often as any other, however many items each has met."""
+"""Resampling of positive pairs such that all users are equally frequent."""
 
 from typing import Any
 
@@ -9,10 +9,10 @@ from lightning_modules.config.errors import UserError
 
 
 class UniformUsers(nn.Module):
-    """Replaces each pair by a user drawn uniformly and one of the items that the user has met in training.
+    """Replaces each pair by a uniformly drawn user and one of the user's training items.
 
-    An epoch over all interactions shows those with many most often; this is how LightGCN is trained in Recommenders. ``y``
-    becomes that of the drawn interaction.
+    Without it, users with many interactions are more frequent; LightGCN is trained this way in the library Recommenders.
+    ``y`` is that of the drawn interaction.
 
     Args:
         probability: of replacing a pair.
@@ -26,7 +26,7 @@ class UniformUsers(nn.Module):
         self._x: Tensor | None = None
 
     def prepare(self, data: Any) -> None:
-        """Sort the training part by user. Raises UserError where the data are no pairs of users and items."""
+        """Sort the training part by user. Raises UserError if the data are not pairs of users and items."""
         if tuple(data.input_shape) != (2,):
             raise UserError(f"augmentation: uniform users need pairs of users and items, not {data.name}")
         x, train = data.arrays.x, data.splits["train"]
@@ -39,7 +39,7 @@ class UniformUsers(nn.Module):
     def forward(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """Return a new batch of pairs int64 [B, 2]."""
         if self._x is None:
-            raise UserError("augmentation: uniform users have not been shown the data")
+            raise UserError("augmentation: UniformUsers: call prepare(datamodule) first")
         x, y = batch["x"], batch["y"]
         user = torch.randint(len(self._counts), (len(x),), generator=generator)
         place = (torch.rand(len(x), generator=generator, dtype=torch.float64) * self._counts[user]).long()

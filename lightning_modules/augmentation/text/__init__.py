@@ -1,1 +1,1 @@
-"""Augmentation of texts: rows of raw word ids with padding at the end, changed a whole batch at a time."""
+"""Augmentation of texts: batches of raw word ids, padded at the end."""

@@ -1,4 +1,4 @@
-"""Text that is added to a text, and texts that are mixed."""
+"""Transforms that combine several texts: appended context and mixup."""
 
 from typing import Any
 
@@ -12,12 +12,12 @@ from lightning_modules.config.errors import UserError
 
 
 class AddContext(TextTransform):
-    """Another training text of the same class is put behind a text, as far as there is room.
+    """Appends another training text of the same class, as far as it fits.
 
-    Must stand before transforms that mix labels.
+    Must come before transforms that mix labels.
 
     Args:
-        max_words: of the other text at most; null is as many as fit.
+        max_words: maximum number of appended words; null appends as many as fit.
     """
 
     def __init__(self, max_words: int | None = None, probability: float = 0.5) -> None:
@@ -34,16 +34,12 @@ class AddContext(TextTransform):
         self.rank: Tensor
 
     def prepare(self, data: Any) -> None:
-        """Sort the training texts by class.
-
-        Raises:
-            UserError: the targets are no classes.
-        """
+        """Sort the training texts by class. Raises UserError if the targets are not classes."""
         if data.num_classes is None:
             raise UserError(f"augmentation: AddContext adds texts of the same class, but {data.name} has no classes")
         train = data.splits["train"]
         y = data.arrays.y[train]
-        self.places = train[y.argsort(stable=True)]  # of each text in the corpus, class after class
+        self.places = train[y.argsort(stable=True)]  # indices of the training texts, sorted by class
         self.texts = data.arrays.x.index_select(0, self.places)
         self.count = y.bincount(minlength=data.num_classes)
         self.first = self.count.cumsum(0) - self.count
@@ -52,18 +48,14 @@ class AddContext(TextTransform):
 
     @torch.no_grad()
     def forward(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
-        """Return a new batch; the labels stay, as what is added has the same.
-
-        Raises:
-            UserError: the labels are mixed already.
-        """
+        """Return a new batch with unchanged labels. Raises UserError if labels have been mixed already."""
         x, y = batch["x"], batch["y"]
         self.check(x)
         if y.is_floating_point():
             raise UserError("augmentation: AddContext needs classes: put it before the transforms that mix labels")
         drawn, other = bernoulli_mask(len(x), self.probability, generator), uniform(len(x), 0, 1, generator)
         label = y.cpu()
-        # one of the others of the class: a text's own rank is jumped over
+        # one of the other texts of the class: skip the text's own rank
         own = self.rank[batch["index"].cpu()] if "index" in batch else torch.full_like(label, -1)
         first, among = self.first[label], self.count[label] - (own >= 0).long()
         pick = first + (other * among).long().minimum((among - 1).clamp(min=0))
@@ -73,7 +65,7 @@ class AddContext(TextTransform):
         return {**batch, "x": self.append_words(x, added, words)}
 
     def append_words(self, x: Tensor, added: Tensor, words: Tensor) -> Tensor:
-        """The first `words` (int64 [n]) words of the rows `added` behind those of `x`."""
+        """Append the first `words` (int64 [n]) words of the rows `added` to those of `x`."""
         words = words if self.max_words is None else words.clamp(max=self.max_words)
         place = torch.arange(x.shape[1], device=x.device) - row_lengths(x)[:, None]
         new = added.gather(1, place.clamp(0, added.shape[1] - 1)).to(x.dtype)
@@ -81,10 +73,10 @@ class AddContext(TextTransform):
 
 
 class TextMixup(Mixing):
-    """Mixes texts where the network has made a vector of each, its `mixing_point`; labels become soft.
+    """Mixup of text representations: the task blends vectors at the network's `mixing_point`; labels become soft.
 
-    Guo, Mao and Zhang 2019, "Augmenting Data with Mixup for Sentence Classification". Words themselves cannot be mixed: the
-    batch says who is mixed with whom, and the task blends the vectors.
+    Guo, Mao and Zhang 2019, "Augmenting Data with Mixup for Sentence Classification". The batch only holds partners and
+    weights, because word ids cannot be mixed.
     """
 
     def forward(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:

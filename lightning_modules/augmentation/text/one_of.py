@@ -1,4 +1,4 @@
-"""One of several transforms for each text."""
+"""Random choice of one transform per text."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,10 +11,10 @@ from lightning_modules.config.errors import UserError
 
 
 class OneOf(TextTransform):
-    """Draws for each text which one of `transforms` changes it, all as likely (as EDA makes its copies, Wei and Zou 2019).
+    """Applies one of `transforms` to each text, drawn uniformly (as for the copies of EDA, Wei and Zou 2019).
 
     Args:
-        transforms: by name; a null leaves one out.
+        transforms: by name; a null removes one.
     """
 
     def __init__(self, transforms: Mapping[str, nn.Module | None], probability: float = 1.0) -> None:
@@ -27,12 +27,12 @@ class OneOf(TextTransform):
         ]
         if not given or len(words) < len(given):
             raise UserError(
-                f"augmentation: OneOf.transforms={list(transforms)}: needed are transforms of words, such as SwapWords"
+                f"augmentation: OneOf.transforms={list(transforms)}: expected word transforms, such as SwapWords"
             )
         self.transforms = nn.ModuleList(given)
 
     def prepare(self, data: Any) -> None:
-        """Show the data to those that want to see them."""
+        """Prepare all transforms."""
         for transform in self.transforms:
             assert isinstance(transform, TextTransform)
             transform.prepare(data)

@@ -1,4 +1,4 @@
-"""The order of words and sentences."""
+"""Reordering of words and sentences."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,10 +18,10 @@ from lightning_modules.config.errors import UserError
 
 
 class SwapWords(TextTransform):
-    """Pairs of words at random places change these (Wei and Zou 2019, "EDA", random swap).
+    """Swaps random pairs of words (Wei and Zou 2019, "EDA", random swap).
 
     Args:
-        share: of the words, so many pairs, at least one; no word is swapped twice.
+        share: number of pairs as a fraction of the words, at least one; no word is swapped twice.
     """
 
     def __init__(self, share: float = 0.1, probability: float = 1.0) -> None:
@@ -43,10 +43,10 @@ class SwapWords(TextTransform):
 
 
 class ShuffleSentences(TextTransform):
-    """The sentences of a text in random order; each keeps the mark at its end.
+    """Shuffles the sentences of a text, each with its final punctuation mark.
 
     Args:
-        ends: the words that end a sentence. Not all ways of cutting texts into words keep them (`data.tokenizer`).
+        ends: the words that end a sentence. Not all tokenizers keep them (`data.tokenizer`).
     """
 
     def __init__(self, ends: Sequence[str] = (".", "!", "?"), probability: float = 1.0) -> None:
@@ -56,22 +56,18 @@ class ShuffleSentences(TextTransform):
         self.end_ids: Tensor
 
     def prepare(self, data: Any) -> None:
-        """Look up the ids of the marks.
-
-        Raises:
-            UserError: no text of the corpus has one of them.
-        """
+        """Look up the ids of the marks. Raises UserError if none occurs in the data."""
         ids = [i for i, word in enumerate(data.words, start=1) if word in self.ends]
         if not ids:
             raise UserError(
-                f"augmentation: ShuffleSentences.ends={self.ends}: no text of {data.name} has one of these as a word; "
+                f"augmentation: ShuffleSentences.ends={self.ends}: none of these is a word of {data.name}; "
                 "try data.tokenizer=words"
             )
         self.end_ids = torch.tensor(ids)
 
     def transform_samples(self, x: Tensor, generator: torch.Generator) -> Tensor:
         ends = torch.isin(x, self.end_ids.to(x.device, x.dtype))
-        sentence = ends.cumsum(1) - ends.long()  # a mark still belongs to what it ends
+        sentence = ends.cumsum(1) - ends.long()  # a mark belongs to the sentence that it ends
         keys = to_device_of(x, torch.rand(len(x), x.shape[1], generator=generator))
         key = keys.gather(1, sentence).masked_fill_(x == 0, 2.0)
         return x.gather(1, key.argsort(dim=1, stable=True))

@@ -1,4 +1,4 @@
-"""Words replaced by synonyms, and synonyms put between words."""
+"""Synonym replacement and insertion."""
 
 from pathlib import Path
 from typing import Any
@@ -21,15 +21,15 @@ from lightning_modules.config.errors import UserError
 
 
 class SynonymTransform(TextTransform):
-    """Knows for each word those that can stand for it; function words and marks neither have any nor are any.
+    """Base of synonym transforms; stop words and punctuation have no synonyms and are none.
 
-    Only words of the training part are put into texts: the others are not known to a model.
+    Only words of the training part are inserted, because a model does not know others.
 
     Args:
-        share: of the words, at least one.
-        source: "neighbours", the words that stand in the same places in the training part; a table of synonyms (.tsv); or
-            the folder of WordNet's database.
-        most: neighbours of a word.
+        share: fraction of the words, at least one.
+        source: "neighbours" (words with similar contexts in the training part), a table of synonyms (.tsv), or the
+            folder of WordNet's database.
+        most: maximum number of neighbours per word.
     """
 
     def __init__(self, share: float = 0.1, source: str = "neighbours", most: int = 5, probability: float = 1.0) -> None:
@@ -42,10 +42,10 @@ class SynonymTransform(TextTransform):
         self.table: Tensor
 
     def prepare(self, data: Any) -> None:
-        """Make the table of synonyms by word id.
+        """Build the table of synonyms by word id.
 
         Raises:
-            UserError: the source is not there, or has no synonym for any word of the training part.
+            UserError: the source is missing, or has no synonym for any word of the training part.
         """
         from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
@@ -57,22 +57,22 @@ class SynonymTransform(TextTransform):
             place = Path(self.source).expanduser()
             synonyms = read_table(place) if place.suffix else read_wordnet(place)
             table = synonym_ids(synonyms, words, torch.bincount(x.flatten(), minlength=len(words) + 2) > 0)
-        fixed = torch.zeros(len(table), dtype=torch.bool)  # neither replaced nor put in the place of others
+        fixed = torch.zeros(len(table), dtype=torch.bool)  # neither replaced nor used as replacement
         for i, word in enumerate(words, start=1):
             fixed[i] = word in ENGLISH_STOP_WORDS or not any(letter.isalpha() for letter in word)
         table = compact(table, (table != 0) & ~fixed[table] & ~fixed[:, None])
         if not table.any():
             raise UserError(
-                f"augmentation: {type(self).__name__}.source={self.source}: no word that {data.name} is trained on has a synonym"
+                f"augmentation: {type(self).__name__}.source={self.source}: no training word of {data.name} has a synonym"
             )
         self.table = table
 
     def has_synonym(self, x: Tensor) -> Tensor:
-        """bool [n, L]: which words can be replaced."""
+        """Return bool [n, L]: which words have synonyms."""
         return (self.table.to(x.device)[:, 0] != 0)[x.long().clamp(max=len(self.table) - 1)]
 
     def draw_synonym(self, words: Tensor, draws: Tensor) -> Tensor:
-        """A synonym of each word, evenly by `draws` in [0, 1); 0 for a word without one."""
+        """Return a synonym of each word, selected by `draws` in [0, 1); 0 for a word without synonyms."""
         table = self.table.to(words.device)
         words = words.long().clamp(max=len(table) - 1)
         known = (table != 0).sum(1)[words]
@@ -80,7 +80,7 @@ class SynonymTransform(TextTransform):
 
 
 class ReplaceWords(SynonymTransform):
-    """A share of the words that have synonyms is replaced by one of these (Wei and Zou 2019, "EDA", synonym replacement)."""
+    """Replaces random words by synonyms (Wei and Zou 2019, "EDA", synonym replacement)."""
 
     def transform_samples(self, x: Tensor, generator: torch.Generator) -> Tensor:
         chosen = sample_positions(self.has_synonym(x), num_words(row_lengths(x), self.share), generator)
@@ -89,9 +89,9 @@ class ReplaceWords(SynonymTransform):
 
 
 class InsertWords(SynonymTransform):
-    """Synonyms of some of the words are put at random places (Wei and Zou 2019, "EDA", random insertion).
+    """Inserts synonyms of random words at random places (Wei and Zou 2019, "EDA", random insertion).
 
-    As many as `share` says, as far as words have synonyms and the row has room: the longest text of a corpus stays as it is.
+    As many as `share` requests and the row can hold: the longest text of a corpus is unchanged.
     """
 
     def transform_samples(self, x: Tensor, generator: torch.Generator) -> Tensor:

@@ -1,4 +1,4 @@
-"""Which words can stand for which: from a table, from WordNet, or from the texts that are trained on."""
+"""Synonyms from a table, from WordNet, or by distributional similarity in the training part."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -15,32 +15,30 @@ _WORDNET_FILES = ("data.noun", "data.verb", "data.adj", "data.adv")
 
 
 def read_table(path: Path) -> Synonyms:
-    """A word in each line and, between tabs, its synonyms.
+    """Read a table: one word and its synonyms per line, separated by tabs.
 
-    Raises:
-        UserError: there is no such file, or no line of it has a synonym.
+    Raises UserError if there is no such file, or no word has a synonym.
     """
     if not path.is_file():
-        raise UserError(f"augmentation: source={path}: there is no such table of synonyms")
+        raise UserError(f"augmentation: source={path}: file does not exist")
     rows = [line.strip().split("\t") for line in path.read_text(encoding="utf-8").splitlines()]
     found = {row[0].strip(): [word.strip() for word in row[1:] if word.strip()] for row in rows}
     if not any(found.values()):
         raise UserError(
-            f"augmentation: source={path}: a word and, between tabs, its synonyms are expected in each line"
+            f"augmentation: source={path}: expected a word and its synonyms in each line, separated by tabs"
         )
     return found
 
 
 def read_wordnet(folder: Path) -> Synonyms:
-    """The words that share a synset of WordNet (Miller 1995; wndb(5WN)), in lower case; expressions of several are left out.
+    """Read lower-case words that share a synset of WordNet (Miller 1995; wndb(5WN)), without multi-word expressions.
 
-    Raises:
-        UserError: the folder is none of WordNet's, or a file of it is damaged.
+    Raises UserError if the folder is not that of WordNet, or a file is damaged.
     """
     if not all((folder / name).is_file() for name in _WORDNET_FILES):
         raise UserError(
-            f"augmentation: source={folder}: there is none of WordNet's {', '.join(_WORDNET_FILES)}; `apt-get install "
-            "wordnet-base` puts them into /usr/share/wordnet. A table of synonyms (.tsv), or source=neighbours, needs no WordNet"
+            f"augmentation: source={folder}: WordNet's {', '.join(_WORDNET_FILES)} are not there; `apt-get install "
+            "wordnet-base` installs them in /usr/share/wordnet. A table of synonyms (.tsv) or source=neighbours needs no WordNet"
         )
     found: dict[str, dict[str, None]] = {}
     for name in _WORDNET_FILES:
@@ -50,33 +48,33 @@ def read_wordnet(folder: Path) -> Synonyms:
             try:
                 members = _synset_words(line)
             except (IndexError, ValueError) as error:
-                raise UserError(f"{folder / name}, line {number}: no synset of WordNet") from error
+                raise UserError(f"{folder / name}, line {number}: not a synset of WordNet") from error
             for word in members:
                 found.setdefault(word, {}).update((other, None) for other in members if other != word)
     return {word: list(others) for word, others in found.items() if others}
 
 
 def _synset_words(line: str) -> list[str]:
-    """The single words of a synset: offset, file, type, their number in hexadecimal, then pairs (word, number)."""
+    """Return the words of a synset line: offset, file, type, count in hexadecimal, then pairs (word, number)."""
     fields = line.split(" ")
     words = [fields[4 + 2 * i] for i in range(int(fields[3], 16))]
-    plain = (word.partition("(")[0].lower() for word in words)  # adjectives say where they stand: (a), (p), (ip)
+    plain = (word.partition("(")[0].lower() for word in words)  # adjectives have a syntactic marker: (a), (p), (ip)
     return list(dict.fromkeys(word for word in plain if "_" not in word))
 
 
 def distributional_neighbors(
     x: Tensor, corpus: int, most: int = 5, dim: int = 50, window: int = 2, min_count: int = 3
 ) -> Tensor:
-    """int64 [corpus + 2, most]: for each word id the nearest by cosine, 0 where there are fewer.
+    """Return int64 [corpus + 2, most]: the nearest words of each word id by cosine similarity, padded with 0.
 
     Vectors are the truncated SVD of positive pointwise mutual information (Levy, Goldberg and Dagan 2015, equations 3 and 4
-    with half the singular values), counted on the texts `x` [N, L] of the training part. Words that are near may be
-    opposites: what is learnt here is which words stand in the same places.
+    with the root of the singular values), counted on the texts `x` [N, L] of the training part. Near words have similar
+    contexts, but may be antonyms.
 
     Args:
-        corpus: how many words there are; ids run from 1.
-        window: words to either side that count as together.
-        min_count: words that are less often have no neighbours, and are none.
+        corpus: number of words; ids start at 1.
+        window: context words on either side.
+        min_count: rarer words have no neighbours and are none.
     """
     counts = torch.bincount(x.flatten(), minlength=corpus + 2)
     known = (counts[1 : corpus + 1] >= min_count).nonzero().squeeze(1) + 1
@@ -90,10 +88,10 @@ def distributional_neighbors(
 
 
 def _pmi_matrix(places: Tensor, size: int, window: int) -> Any:
-    """The positive pointwise mutual information of words that stand within a window, sparse [size, size]; None where it is 0.
+    """Return the positive pointwise mutual information of words in a window, sparse [size, size]; None if it is 0.
 
     Args:
-        places: the number of the word at each place [N, L], -1 where there is none that counts.
+        places: number of the word at each position [N, L], -1 for words that do not count.
     """
     from scipy.sparse import coo_matrix, diags
 
@@ -111,10 +109,9 @@ def _pmi_matrix(places: Tensor, size: int, window: int) -> Any:
 
 
 def _leading_eigenvectors(matrix: Any, rank: int, rounds: int = 10) -> Tensor:
-    """float32 [n, rank]: the leading eigenvectors of a symmetric sparse matrix, times the root of their absolute values.
+    """Return float32 [n, rank]: leading eigenvectors of a symmetric sparse matrix times the root of |eigenvalue|.
 
-    Subspace iteration (Halko, Martinsson and Tropp 2011, algorithm 4.4) from numbers that are always the same: the
-    iterative solvers of scipy restart from others at each call.
+    Deterministic subspace iteration (Halko, Martinsson and Tropp 2011, algorithm 4.4).
     """
     basis = np.random.RandomState(0).standard_normal((matrix.shape[0], min(rank + 10, matrix.shape[0])))
     for _ in range(rounds):
@@ -127,17 +124,17 @@ def _leading_eigenvectors(matrix: Any, rank: int, rounds: int = 10) -> Tensor:
 def _nearest(table: Tensor, known: Tensor, vectors: Tensor, most: int) -> Tensor:
     vectors = torch.nn.functional.normalize(vectors, dim=1)
     width = min(most, len(known) - 1)
-    for begin in range(0, len(known), 1024):  # bounds the memory of the products
-        # rounded, as the last bits may depend on the machine and decide between words that are equally near
+    for begin in range(0, len(known), 1024):  # bounds memory
+        # rounded, because the last bits may depend on the machine and decide ties
         part = (vectors[begin : begin + 1024] @ vectors.T).round(decimals=4)
-        part[torch.arange(len(part)), torch.arange(begin, begin + len(part))] = -2.0  # a word is no neighbour of itself
+        part[torch.arange(len(part)), torch.arange(begin, begin + len(part))] = -2.0  # exclude the word itself
         near, who = part.topk(width, dim=1)
         table[known[begin : begin + 1024], :width] = torch.where(near > 0, known[who], 0)
     return table
 
 
 def synonym_ids(synonyms: Mapping[str, Iterable[str]], words: list[str], allowed: Tensor) -> Tensor:
-    """int64 [len(words) + 2, most]: the synonyms of each word id that are `allowed` (bool by id), 0 where there are fewer."""
+    """Return int64 [len(words) + 2, most]: the `allowed` (bool by id) synonyms of each word id, padded with 0."""
     ids = {word: i for i, word in enumerate(words, start=1)}
     rows = [[ids[other] for other in synonyms.get(word, ()) if other in ids and allowed[ids[other]]] for word in words]
     table = torch.zeros(len(words) + 2, max([1, *map(len, rows)]), dtype=torch.int64)

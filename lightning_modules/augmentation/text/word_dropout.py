@@ -1,4 +1,4 @@
-"""Words that are left out or hidden."""
+"""Deletion and masking of words."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from lightning_modules.config.errors import UserError
 
 
 class DeleteWords(TextTransform):
-    """Each word is left out with the probability `share`; one stays (Wei and Zou 2019, "EDA", random deletion)."""
+    """Deletes each word with probability `share`, but at least one is kept (Wei and Zou 2019, "EDA", random deletion)."""
 
     def __init__(self, share: float = 0.1, probability: float = 1.0) -> None:
         super().__init__(probability)
@@ -20,13 +20,13 @@ class DeleteWords(TextTransform):
 
     def transform_samples(self, x: Tensor, generator: torch.Generator) -> Tensor:
         draws = to_device_of(x, torch.rand(x.shape, generator=generator)).masked_fill_(x == 0, -1.0)
-        # where all would go, the word of the highest draw stays: any is as likely
+        # the word with the highest draw is always kept
         saved = torch.zeros_like(x, dtype=torch.bool).scatter_(1, draws.argmax(1, keepdim=True), True)
         return compact(x, ((draws >= self.share) | saved) & (x != 0))
 
 
 class ReplaceByUnknown(TextTransform):
-    """What hides words puts the id of an unknown one in their place; it is looked up in the data."""
+    """Base of transforms that replace words by the unknown word of the data."""
 
     def __init__(self, share: float, probability: float) -> None:
         super().__init__(probability)
@@ -35,22 +35,20 @@ class ReplaceByUnknown(TextTransform):
         self.unknown = 0
 
     def prepare(self, data: Any) -> None:
-        """Look up the id of a word that is not known."""
+        """Read the id of the unknown word."""
         self.unknown = int(data.unknown_id)
 
     def check(self, x: Tensor) -> None:
-        """Raise UserError where the samples are no texts, or the data were not shown."""
+        """Raise UserError if the samples are not texts, or `prepare` was not called."""
         super().check(x)
         if not self.unknown:
-            raise UserError(
-                f"augmentation: {type(self).__name__} was not shown the data: call prepare(datamodule) first"
-            )
+            raise UserError(f"augmentation: {type(self).__name__}: call prepare(datamodule) first")
 
 
 class WordDropout(ReplaceByUnknown):
-    """Each word becomes the unknown one with the probability `share` (Dai and Le 2015; Bowman et al. 2016, section 3.1).
+    """Replaces each word with probability `share` by the unknown word (Dai and Le 2015; Bowman et al. 2016, section 3.1).
 
-    At least one word stays, and as many places as there were: what unknown words in a test come to is learnt beside.
+    At least one word is kept. This also trains the embedding of the unknown word.
     """
 
     def __init__(self, share: float = 0.1, probability: float = 1.0) -> None:
@@ -63,10 +61,10 @@ class WordDropout(ReplaceByUnknown):
 
 
 class MaskSpan(ReplaceByUnknown):
-    """Consecutive words of each text become the unknown one, from a random place on (Joshi et al. 2020, "SpanBERT").
+    """Replaces a random span of each text by the unknown word (Joshi et al. 2020, "SpanBERT").
 
     Args:
-        share: the most of a text that is masked; how much is drawn evenly from one word to that. At least one word stays.
+        share: maximum fraction of a text; the span length is uniform from one word to that. At least one word is kept.
     """
 
     def __init__(self, share: float = 0.3, probability: float = 1.0) -> None:

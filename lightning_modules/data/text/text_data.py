@@ -1,4 +1,4 @@
-"""The datamodule of all texts: subclasses say which texts there are, and what is to be predicted of them."""
+"""Base datamodule of texts; subclasses read the texts and their targets."""
 
 import hashlib
 import warnings
@@ -23,7 +23,7 @@ from lightning_modules.data.text.word_ids import build_word_ids, decode, encode
 
 @dataclass
 class Texts:
-    """Texts with their targets, int64 [N] or float32 [N]; `test` is an official test part, `val` indices of a validation part."""
+    """Texts with targets int64 [N] or float32 [N]; `test` is an official test part, `val` indices of a validation part."""
 
     texts: list[str]
     y: Tensor
@@ -33,17 +33,17 @@ class Texts:
 
 
 class TextData(InMemoryData):
-    """int32 [L], ids of words in the order in which the corpus shows them, then zeros; L is the longest text, or `max_length`.
+    """int32 [L], word ids in order of first appearance, zero-padded; L is the longest text, or `max_length`.
 
-    Nothing of a text is lost in them, but what a model knows is fitted on the training part: `min_count`, `max_words`.
+    The raw ids are lossless; the vocabulary of the model is fitted on the training part (`min_count`, `max_words`).
 
     Args:
         root: data folder; default the environment's TOUCHSTONE_DATA, else ``data/`` of the project.
         tokenizer: "words", "kim", "spaces", or the folder or name of a Hugging Face tokenizer.
-        max_length: words of a text; longer ones are cut, and `num_truncated_texts` says how many were.
-        min_count: words that are less often in the training part are not known to the model.
-        max_words: so many of the most frequent are known; null is all.
-        download: a tokenizer may be fetched from Hugging Face.
+        max_length: words per text; longer texts are truncated and counted in `num_truncated_texts`.
+        min_count: words that are rarer in the training part become the unknown word.
+        max_words: vocabulary size, keeping the most frequent words; null keeps all.
+        download: allow downloading a tokenizer from Hugging Face.
     """
 
     domain = "text"
@@ -70,14 +70,14 @@ class TextData(InMemoryData):
 
     @abstractmethod
     def read(self) -> Texts:
-        """Find and read the texts; raises UserError where they are not there, or damaged."""
+        """Find and read the texts. Raises UserError if they are missing or damaged."""
 
     def problems(self) -> list[str]:
-        """Check the settings of texts too."""
+        """Also check the text settings."""
         found = super().problems()
         if self.tokenizer not in TOKENIZERS and not is_pretrained(self.tokenizer):
             found.append(
-                f"data.tokenizer={self.tokenizer}: {suggest(self.tokenizer, TOKENIZERS)} (or a Hugging Face tokenizer's folder)"
+                f"data.tokenizer={self.tokenizer}: {suggest(self.tokenizer, TOKENIZERS)} (or a Hugging Face tokenizer)"
             )
         for key in ("max_length", "max_words"):
             if (value := getattr(self, key)) is not None:
@@ -97,7 +97,8 @@ class TextData(InMemoryData):
         if self.num_truncated_texts:
             total = sum(len(part) for part in parts)
             warnings.warn(
-                f"data.max_length={length} cuts {self.num_truncated_texts} of {total} texts; the longest has {longest} words",
+                f"data.max_length={length} truncates {self.num_truncated_texts} of {total} texts; the longest has {longest} "
+                "words",
                 stacklevel=2,
             )
         x, *rest = (encode(part, ids, length) for part in parts)
@@ -107,13 +108,13 @@ class TextData(InMemoryData):
         )
 
     def _digest(self, x: Tensor, y: Tensor, test: tuple[Tensor, Tensor] | None) -> str:
-        """The sha256 over words and ids: equal ids of other words are other data."""
+        """Return the sha256 of words and ids."""
         digest = hashlib.sha256("\0".join(self.words).encode())
         digest.update(tensor_digest(x, y, *(test or ())).encode())
         return digest.hexdigest()
 
     def build_preprocess(self, x: SampleSource, train: Tensor) -> nn.Module:
-        """The words that the training part shows, or the ids of a pretrained tokenizer."""
+        """Map to the vocabulary of the training part, or to the ids of a pretrained tokenizer."""
         count, length = len(self.words), x.shape[1]
         if is_pretrained(self.tokenizer):
             ids = pretrained_ids(self.words, self.tokenizer, self.download)
@@ -122,7 +123,7 @@ class TextData(InMemoryData):
         return Vocabulary(self.words, ids, self.tokenizer, length)
 
     def model_settings(self) -> dict[str, Any]:
-        """What a model of texts must know: how many ids it is shown, and whose they are."""
+        """Return the arguments a text model takes from the data: vocabulary size and pretrained tokenizer."""
         self.setup()
         assert isinstance(self.preprocess, Vocabulary)
         named = {"name": self.tokenizer} if is_pretrained(self.tokenizer) else {}
@@ -130,24 +131,24 @@ class TextData(InMemoryData):
 
     @property
     def unknown_id(self) -> int:
-        """The raw id of a word that is not in the corpus: transforms put it in the place of words."""
+        """The raw id of a word that is not in the corpus, used by transforms that hide words."""
         return len(self.words) + 1
 
     def sample_text(self, x: Tensor) -> str:
-        """The words of one raw sample."""
+        """Return the words of one raw sample."""
         return decode(x, self.words)
 
 
 def encode_classes(labels: list[str]) -> tuple[Tensor, list[str]]:
-    """int64 [N] and the names of the classes, in sorted order."""
+    """Return class indices int64 [N] and the sorted class names."""
     names = sorted(set(labels))
     number = {name: i for i, name in enumerate(names)}
     return torch.tensor([number[label] for label in labels]), names
 
 
 def missing_files_error(what: str, looked: list[Path], get: str) -> UserError:
-    """The message for a set that is not there: where it was looked for, and how it is got."""
+    """Return the error for missing files: searched paths and how to get the data set."""
     places = "\n".join(f"  {place}" for place in looked)
     return UserError(
-        f"{what}: the texts are not there; looked for\n{places}\n{get}\ndata.root or TOUCHSTONE_DATA names another place"
+        f"{what}: the texts were not found; searched\n{places}\n{get}\ndata.root or TOUCHSTONE_DATA sets another folder"
     )

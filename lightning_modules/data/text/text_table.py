@@ -1,4 +1,4 @@
-"""A table of your own with a column of texts and one of labels or values."""
+"""Your own table with a text column and a column of labels or values."""
 
 import math
 from pathlib import Path
@@ -26,13 +26,13 @@ SUFFIXES = (".csv", ".tsv")
 
 
 class TextTable(TextData):
-    """A .csv or .tsv file with a header; an empty text is a text.
+    """A .csv or .tsv file with a header; empty texts are allowed.
 
     Args:
-        path: below the data root, or absolute.
+        path: relative to the data root, or absolute.
         test_path: the official test part, if there is one.
-        text, label: the columns.
-        regression: null decides by the labels: numbers with a point are values, all else are classes in sorted order.
+        text, label: names of the columns.
+        regression: null decides by the labels: numbers with a decimal point are values, all others are classes.
         encoding: of the files; null detects it.
     """
 
@@ -55,9 +55,9 @@ class TextTable(TextData):
         self.name = self.paths[0].stem
 
     def problems(self) -> list[str]:
-        """Check the endings too."""
+        """Also check suffixes and encoding."""
         return [*super().problems(), *encoding_problems(self.encoding)] + [
-            f"data.path={path}: the ending must be one of {', '.join(SUFFIXES)}"
+            f"data.path={path}: expected a file with suffix {', '.join(SUFFIXES)}"
             for path in self.paths
             if path.suffix.lower() not in SUFFIXES
         ]
@@ -66,7 +66,7 @@ class TextTable(TextData):
         """Read the tables.
 
         Raises:
-            UserError: a file or a column is not there, a row is not as wide as the header, or a label is missing.
+            UserError: a file, a column or a label is missing, or a row is longer or shorter than the header.
         """
         paths = [self.root / path for path in self.paths]
         tables = [self._read(path) for path in paths]
@@ -86,20 +86,18 @@ class TextTable(TextData):
 
     def _read(self, path: Path) -> dict[str, list[str]]:
         if not path.is_file():
-            hint = (
-                f"a table with the columns {self.text} and {self.label} is expected (data.path, data.text, data.label)"
-            )
+            hint = f"Expected a table with the columns {self.text} and {self.label} (data.path, data.text, data.label)"
             raise missing_files_error("data=text_file", [path], hint)
         header = column_names(path, self.encoding)
         for key, column in (("text", self.text), ("label", self.label)):
             if column not in header:
-                raise UserError(f"data.{key}={column} is no column of {path}: {suggest(column, header)}")
+                raise UserError(f"data.{key}={column} is not a column of {path}: {suggest(column, header)}")
         table = read_columns(path, [self.text, self.label], self.encoding)
         require_labels(table[self.label], f"{path}, column {self.label}", classes=self.regression is False)
         return table
 
     def _values(self, labels: list[list[str]], what: str) -> list[Tensor] | None:
-        """float32 [N] of each part; None where the labels are classes."""
+        """Return float32 [N] of each part; None if the labels are classes."""
         everything = [label for part in labels for label in part]
         if self.regression is None and _are_values(everything) and look_like_identifiers(everything):
             warn_identifiers(everything, what)
@@ -109,7 +107,7 @@ class TextTable(TextData):
         try:
             values = [np.array(part, np.float64) for part in labels]
         except ValueError as error:
-            raise UserError(f"data.regression=true, but column {self.label} holds no numbers: {error}") from error
+            raise UserError(f"data.regression=true, but column {self.label} is not numeric: {error}") from error
         for path, part in zip(self.paths, values, strict=True):
             if not np.isfinite(part).all():
                 row = int(np.flatnonzero(~np.isfinite(part))[0]) + 1
@@ -121,5 +119,5 @@ class TextTable(TextData):
 
 
 def _are_values(labels: list[str]) -> bool:
-    """Whether all are finite numbers and some have a point."""
+    """Return whether all are finite numbers and some have a decimal point."""
     return any("." in label for label in labels) and are_numbers(labels, math.isfinite)

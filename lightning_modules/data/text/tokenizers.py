@@ -1,4 +1,4 @@
-"""From a text to its words: ways of cutting that need no fitting, or the pieces of a Hugging Face tokenizer."""
+"""Tokenizers: rule-based ones that need no fitting, and those of Hugging Face."""
 
 import re
 from collections.abc import Callable
@@ -17,22 +17,22 @@ _PUNCTUATION = re.compile(r"([(),!?])")
 
 
 def words(text: str) -> list[str]:
-    """Lower-case words, which keep an apostrophe within them, and each mark of punctuation by itself."""
+    """Return lower-case words (inner apostrophes are kept) and punctuation marks."""
     return _WORD_OR_PUNCTUATION.findall(text.lower())
 
 
 def kim2014(text: str) -> list[str]:
-    """As Kim 2014 cleans sentences: letters, digits and ``(),!?'`` are kept.
+    """Return lower-case words, cleaned as in Kim 2014: letters, digits and ``(),!?'`` are kept.
 
-    Endings such as 's and n't are parted from their words, and the marks ``(),!?`` stand alone. Full stops are lost
-    with it, and so are the ends of most sentences.
+    Contractions such as 's and n't and the marks ``(),!?`` are separate words. Full stops are dropped, and with them
+    the ends of most sentences.
     """
     parted = _CONTRACTION.sub(" ", _DROPPED_CHARACTERS.sub(" ", text))
     return _PUNCTUATION.sub(r" \1 ", parted).lower().split()
 
 
 def whitespace(text: str) -> list[str]:
-    """What stands between white space, as it is."""
+    """Return the text split at white space."""
     return text.split()
 
 
@@ -40,15 +40,15 @@ TOKENIZERS: dict[str, Tokenizer] = {"words": words, "kim": kim2014, "spaces": wh
 
 
 def is_pretrained(name: str) -> bool:
-    """Whether `name` is a folder or a name at Hugging Face rather than one of `TOKENIZERS`."""
+    """Return whether `name` is a folder or a Hugging Face name, rather than one of `TOKENIZERS`."""
     return name not in TOKENIZERS and ("/" in name or Path(name).expanduser().is_dir())
 
 
 def load_tokenizer(name: str, download: bool = False) -> Tokenizer:
-    """The way of cutting called `name`, or the pieces of a pretrained tokenizer, without its special tokens.
+    """Return the tokenizer `name`, or that of a pretrained tokenizer (without special tokens).
 
     Raises:
-        UserError: there is none of that name, or it is not on this machine.
+        UserError: there is no tokenizer of that name, or it is not available locally.
     """
     if name in TOKENIZERS:
         return TOKENIZERS[name]
@@ -62,10 +62,10 @@ def load_tokenizer(name: str, download: bool = False) -> Tokenizer:
 
 @cache
 def pretrained_tokenizer(name: str, download: bool = False) -> Any:
-    """The tokenizer in a folder, in the local Hugging Face cache or, where `download` says so, at Hugging Face.
+    """Load a tokenizer from a folder, the local Hugging Face cache or, with `download`, from Hugging Face.
 
     Raises:
-        UserError: transformers is not installed, or the tokenizer is not there.
+        UserError: transformers is not installed, or the tokenizer was not found.
     """
     try:
         from transformers import AutoTokenizer
@@ -76,6 +76,6 @@ def pretrained_tokenizer(name: str, download: bool = False) -> Any:
         return AutoTokenizer.from_pretrained(place, local_files_only=not download, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
-            f"data.tokenizer={name}: no tokenizer in a folder of that name, nor in the local Hugging Face cache, and "
-            f"nothing is downloaded unless data.download=true ({str(error).splitlines()[0]})"
+            f"data.tokenizer={name}: found neither as a folder nor in the local Hugging Face cache; set "
+            f"data.download=true to download it ({str(error).splitlines()[0]})"
         ) from error

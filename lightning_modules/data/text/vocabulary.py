@@ -1,4 +1,4 @@
-"""What a model knows of a corpus: the words of the training part, each with an id of its own; all others share one."""
+"""Vocabulary of a text model: the words of the training part; all others map to one unknown id."""
 
 import json
 from collections.abc import Sequence
@@ -14,15 +14,15 @@ PADDING, UNKNOWN = 0, 1
 
 
 class Vocabulary(nn.Module):
-    """Maps corpus ids int [B, L] to model ids int64 [B, L]: 0 is padding, 1 any word that is not known.
+    """Maps corpus ids int [B, L] to model ids int64 [B, L]: 0 is padding, 1 the unknown word.
 
-    The words stand in a checkpoint, so that it can read texts (`encode`).
+    The words are saved in checkpoints, so that a recorded model can encode texts.
 
     Args:
-        words: of the whole corpus, in the order of their ids from 1; or these as one string of JSON, see `recipe`.
-        model_ids: of each of these words; or these joined by commas.
-        tokenizer: how a text is cut into words.
-        length: words of a sample; longer texts are cut.
+        words: of the whole corpus, by id from 1; a list or a JSON string, see `recipe`.
+        model_ids: of each of these words; a list or a comma-separated string.
+        tokenizer: name of the tokenizer.
+        length: words per sample; longer texts are truncated.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class Vocabulary(nn.Module):
 
     @property
     def size(self) -> int:
-        """How many model ids there are, padding and unknown among them."""
+        """Number of model ids, including padding and unknown."""
         return max(int(self.lookup.max()), UNKNOWN) + 1
 
     def forward(self, x: Tensor) -> Tensor:
@@ -46,15 +46,15 @@ class Vocabulary(nn.Module):
         return self.lookup[x.long().clamp(0, last)]
 
     def encode(self, texts: Sequence[str]) -> Tensor:
-        """Raw samples int32 [N, L] of texts of a user's own; words that the corpus lacks get the last id."""
+        """Return raw samples int32 [N, L] of new texts; words that are not in the corpus get the last id."""
         cut = load_tokenizer(self.tokenizer)
         ids = {word: i for i, word in enumerate(self.words, start=1)}
         return encode([cut(text) for text in texts], ids, self.length)
 
     def recipe(self) -> dict[str, Any]:
-        """The plain values that build it again.
+        """Return the plain values from which ``hydra.utils.instantiate`` rebuilds this module.
 
-        Lists are strings here: a config takes 30,000 nodes for seconds, and a word such as ``???`` or ``${…}`` for its own.
+        Lists are strings: OmegaConf is slow with 30,000 nodes, and would interpret words such as ``???`` or ``${…}``.
         """
         return {
             "_target_": f"{Vocabulary.__module__}.{Vocabulary.__qualname__}",
@@ -66,12 +66,12 @@ class Vocabulary(nn.Module):
 
 
 def fit_vocabulary_ids(x: Tensor, corpus: int, min_count: int = 1, max_words: int | None = None) -> list[int]:
-    """The model id of each of the `corpus` words: from 2 by falling count in the texts `x` (ties: first seen), else 1.
+    """Return the model id of each of the `corpus` words: from 2 by descending count (ties: first seen), else 1.
 
     Args:
         x: corpus ids [N, L] of the training part.
-        min_count: words that are there less often are not known.
-        max_words: the most frequent so many are known.
+        min_count: rarer words are unknown.
+        max_words: maximum number of known words.
     """
     counts = torch.bincount(x.flatten(), minlength=corpus + 2)[1 : corpus + 1]
     order = counts.argsort(descending=True, stable=True)
@@ -82,6 +82,6 @@ def fit_vocabulary_ids(x: Tensor, corpus: int, min_count: int = 1, max_words: in
 
 
 def pretrained_ids(words: Sequence[str], tokenizer: str, download: bool = False) -> list[int]:
-    """The ids that a pretrained tokenizer gives its pieces, plus one, as 0 is padding here."""
+    """Return the ids of a pretrained tokenizer plus one, because 0 is padding here."""
     assert is_pretrained(tokenizer)
     return [int(i) + 1 for i in pretrained_tokenizer(tokenizer, download).convert_tokens_to_ids(list(words))]

@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009), from the "binary version" or from the Python version."""
+"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009), read from the binary or the Python version."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,12 +19,12 @@ PIXELS = 3 * 32 * 32
 
 
 class CIFAR10(InMemoryData):
-    """uint8 [3, 32, 32], 50,000 for training and validation, 10,000 official test samples.
+    """uint8 [3, 32, 32]; 50,000 samples for training and validation, 10,000 in the official test part.
 
     Args:
         root: data folder; default the environment's TOUCHSTONE_DATA, else ``data/`` of the project.
-        download: fetch the files into `root` where they are missing.
-        mean, std: of pixels in [0, 1], one number per channel; null measures them on the training part.
+        download: download missing files into `root`.
+        mean, std: of pixels in [0, 1], one number per channel; null computes them on the training part.
     """
 
     name = "cifar10"
@@ -34,9 +34,9 @@ class CIFAR10(InMemoryData):
     python_files: tuple[str, ...] = (
         *(f"data_batch_{n}" for n in range(1, 6)),
         "test_batch",
-    )  # the last one is test
+    )  # the last file is the test part
     binary_files: tuple[str, ...] = (*(f"data_batch_{n}.bin" for n in range(1, 6)), "test_batch.bin")
-    label_bytes = 1  # of a binary record, before its pixels; the last one is the label
+    label_bytes = 1  # at the start of a binary record; the last one is the label
     label_key = b"labels"
     python_names, names_key, binary_names = "batches.meta", b"label_names", "batches.meta.txt"
 
@@ -56,14 +56,14 @@ class CIFAR10(InMemoryData):
         super().__init__(**settings)
 
     def problems(self) -> list[str]:
-        """Check the constants too."""
+        """Also check `mean` and `std`."""
         return super().problems() + constants_problems(self.mean, self.std)
 
     def load(self) -> RawDataset:
         """Find and read the files.
 
         Raises:
-            UserError: they are not there, damaged, or hold what a CIFAR file does not.
+            UserError: the files are missing or damaged, or contain anything but NumPy arrays.
         """
         files = self._find()
         read = self._read_binary if files[0].parent.name == self.binary_folder else self._read_python
@@ -78,7 +78,7 @@ class CIFAR10(InMemoryData):
 
             kind = getattr(datasets, self.torchvision_name)
             self.root.mkdir(parents=True, exist_ok=True)
-            with FileLock(self.root / f".{self.name}.lock"):  # ranks and parallel jobs fetch it once
+            with FileLock(self.root / f".{self.name}.lock"):  # ranks and parallel jobs download once
                 if not self._complete():
                     download_and_extract_archive(kind.url, str(self.root), filename=kind.filename, md5=kind.tgz_md5)
             found = self._complete()
@@ -87,7 +87,7 @@ class CIFAR10(InMemoryData):
             raise UserError(
                 f"{self.name} was not found. Looked for:\n  {folders[0]}: {', '.join(self.binary_files)}\n"
                 f"  {folders[1]}: {', '.join(self.python_files)}\n"
-                "Get it: data.download=true, or name its place: data.root or TOUCHSTONE_DATA"
+                "Download it with data.download=true, or set data.root or TOUCHSTONE_DATA to its folder"
             )
         return found
 
@@ -114,9 +114,9 @@ class CIFAR10(InMemoryData):
         content = read_cifar_pickle(file)
         data, labels = content.get(b"data"), content.get(self.label_key)
         if not isinstance(data, np.ndarray) or not isinstance(labels, list):
-            raise UserError(f"{file} is damaged: it lacks 'data' or '{self.label_key.decode()}'")
+            raise UserError(f"{file} is damaged: it has no 'data' or no '{self.label_key.decode()}'")
         if data.dtype != np.uint8 or data.shape != (len(labels), PIXELS):
-            raise UserError(f"{file} is damaged: it holds no uint8 images of {PIXELS} values with a label each")
+            raise UserError(f"{file} is damaged: expected uint8 images of {PIXELS} values with one label each")
         return torch.from_numpy(data).view(-1, 3, 32, 32), torch.tensor(labels, dtype=torch.int64)
 
     def _names(self, folder: Path) -> list[str] | None:

@@ -9,17 +9,17 @@ from lightning_modules.data.preprocess import SampleSource, Standardize
 
 
 class Digits(InMemoryData):
-    """uint8 [1, 8, 8], the 17 grey levels spread over 0..255; standardised by the training part."""
+    """uint8 [1, 8, 8], the 17 grey levels scaled to 0..255; standardized on the training part."""
 
     name = "digits"
     domain = "image"
 
     def load(self) -> RawDataset:
-        """Read the set that scikit-learn carries."""
+        """Read the data set bundled with scikit-learn."""
         bunch = load_digits()
         x = (torch.from_numpy(bunch.images) * 255 / 16).round().to(torch.uint8).unsqueeze(1)
         return RawDataset(x, torch.from_numpy(bunch.target).long(), class_names=[str(n) for n in bunch.target_names])
 
     def build_preprocess(self, x: SampleSource, train: Tensor) -> nn.Module:
-        """Standardise."""
+        """Standardize."""
         return Standardize.fit(x, train)

@@ -1,4 +1,4 @@
-"""The idx format of the MNIST family, plain or gzipped (the format is described on LeCun's MNIST page)."""
+"""The idx file format of the MNIST family, plain or gzipped (described on LeCun's MNIST page)."""
 
 import gzip
 import math
@@ -15,28 +15,24 @@ from lightning_modules.data.size_checks import require_plausible_gzip
 
 
 def read_idx(path: Path) -> Tensor:
-    """Return the uint8 tensor in an idx file.
-
-    Raises:
-        UserError: the file is cut off, damaged or of another kind.
-    """
+    """Return the uint8 tensor in an idx file. Raises UserError if the file is damaged or of another format."""
     open_file: Any = gzip.open if path.suffix == ".gz" else Path.open
     try:
         with open_file(path, "rb") as file:
             start = file.read(4)
             if len(start) < 4 or start[:3] != b"\x00\x00\x08" or not start[3]:
                 raise UserError(
-                    f"{path} is not an idx file of bytes: it begins with {start.hex(' ')}, not with 00 00 08 0N"
+                    f"{path} is not an idx file of bytes: it starts with {start.hex(' ')}, expected 00 00 08 0N"
                 )
             lengths = np.frombuffer(file.read(4 * start[3]), ">u4").tolist()
             size = math.prod(lengths)
             require_plausible_gzip(path, size)
             content = file.read(size + 1)
     except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise UserError(f"{path} is damaged ({error}): get the file again") from error
+        raise UserError(f"{path} is damaged ({error}): download it again") from error
     if len(lengths) != start[3] or len(content) != size:
         raise UserError(
-            f"{path} is damaged: its header announces {'x'.join(map(str, lengths))} bytes of data, but it holds "
-            f"{'more' if len(content) > size else len(content)}: get the file again"
+            f"{path} is damaged: its header declares {'x'.join(map(str, lengths))} bytes of data, but it contains "
+            f"{'more' if len(content) > size else len(content)}: download it again"
         )
     return torch.from_numpy(np.frombuffer(content, np.uint8).reshape(lengths).copy())

@@ -1,4 +1,4 @@
-"""Interactions of users with items: which are trained on, which are held out, and which items a user has seen."""
+"""Train/val/test splits of user-item interactions: leave-one-out, by time or at random."""
 
 from typing import Literal, get_args
 
@@ -14,10 +14,10 @@ TRAIN, VAL, TEST = range(3)
 
 
 def split_leave_one_out(user: Tensor, validate: bool) -> Tensor:
-    """Parts int64 [N] of interactions that are sorted by user and time: each user's latest is tested.
+    """Return parts int64 [N] of interactions sorted by user and time: each user's latest is in the test part.
 
-    The one before it validates; a user's first stays in training, so one with two has no validation, and one with a
-    single interaction is neither validated nor tested (He et al. 2017, section 4.1).
+    The one before it is for validation. A user's first interaction always stays in training (He et al. 2017, section
+    4.1), so a user with two has no validation sample, and a user with one has no test sample either.
     """
     place, count = _positions_in_group(user)
     parts = torch.zeros_like(user)
@@ -28,9 +28,9 @@ def split_leave_one_out(user: Tensor, validate: bool) -> Tensor:
 
 
 def split_by_time(time: Tensor, val_fraction: float, test_fraction: float) -> Tensor:
-    """Parts int64 [N]: one cut for all users. What is later than the cut is tested, what is just before it validates.
+    """Return parts int64 [N] by one cut in time for all users: test after the cut, validation just before it.
 
-    Interactions of one second are never divided, so the parts may be a little larger than asked for.
+    Interactions with equal time stamps stay together, so the parts may be slightly larger than requested.
     """
     parts = torch.zeros_like(time)
     ordered = time.sort().values
@@ -43,9 +43,9 @@ def split_by_time(time: Tensor, val_fraction: float, test_fraction: float) -> Te
 
 
 def split_at_random(user: Tensor, strata: Tensor, val_fraction: float, test_fraction: float, seed: int) -> Tensor:
-    """Parts int64 [N], drawn within each of the `strata` (the items or the users), each rounded to its share.
+    """Return parts int64 [N], drawn at random within each of the `strata` (items or users).
 
-    A user who would have nothing to train on keeps one interaction in training.
+    A user without training interactions gets one back from the other parts.
     """
     keys = np.random.RandomState([seed, TEST]).random_sample(len(strata))
     order = torch.from_numpy(np.lexsort((keys, strata.numpy())))
@@ -59,7 +59,7 @@ def split_at_random(user: Tensor, strata: Tensor, val_fraction: float, test_frac
 
 
 def _ensure_training_interaction(user: Tensor, parts: Tensor) -> Tensor:
-    """Move the first interaction of users without a training part into it."""
+    """Move the first interaction of users without training interactions into the training part."""
     lacking = ~torch.isin(user, user[parts == TRAIN])
     rows = lacking.nonzero().squeeze(1)
     _, first = np.unique(user[rows].numpy(), return_index=True)
@@ -68,21 +68,21 @@ def _ensure_training_interaction(user: Tensor, parts: Tensor) -> Tensor:
 
 
 def _positions_in_group(group: Tensor) -> tuple[Tensor, Tensor]:
-    """For rows whose groups stand together: the place of each in its group, from 0, and the group's size; both [N]."""
+    """For rows sorted by group: the position of each in its group, from 0, and the group's size; both [N]."""
     _, counts = group.unique_consecutive(return_counts=True)
     starts = counts.cumsum(0) - counts
     return torch.arange(len(group)) - starts.repeat_interleave(counts), counts.repeat_interleave(counts)
 
 
 def last_occurrences(pairs: Tensor) -> Tensor:
-    """Rows int64 [M], ascending, of the last occurrence of each distinct pair in int64 [N, 2]."""
+    """Return the row int64 [M] of the last occurrence of each distinct pair in int64 [N, 2], ascending."""
     keys = pairs[:, 0] * (pairs[:, 1].max() + 1) + pairs[:, 1]
     _, first = np.unique(keys.flip(0).numpy(), return_index=True)
     return torch.from_numpy(np.sort(len(pairs) - 1 - first))
 
 
 def interaction_matrix(pairs: Tensor, num_users: int, num_items: int) -> Tensor:
-    """bool [num_users, num_items]: which of the pairs int64 [N, 2] (user, item) occur."""
+    """Return bool [num_users, num_items]: which pairs (user, item) occur in int64 [N, 2]."""
     bitmap = torch.zeros(num_users, num_items, dtype=torch.bool)
     bitmap[pairs[:, 0], pairs[:, 1]] = True
     return bitmap

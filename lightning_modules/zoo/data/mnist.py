@@ -35,12 +35,12 @@ FASHION_CLASSES = (
 
 
 class MNIST(InMemoryData):
-    """uint8 [1, 28, 28], 60,000 for training and validation, 10,000 official test samples.
+    """uint8 [1, 28, 28]; 60,000 samples for training and validation, 10,000 in the official test part.
 
     Args:
         root: data folder; default the environment's TOUCHSTONE_DATA, else ``data/`` of the project.
-        download: fetch the files into `root` where they are missing.
-        mean, std: one number each, of pixels in [0, 1]; null measures them on the training part.
+        download: download missing files into `root`.
+        mean, std: one number each, of pixels in [0, 1]; null computes them on the training part.
     """
 
     name = "mnist"
@@ -66,14 +66,14 @@ class MNIST(InMemoryData):
         super().__init__(**settings)
 
     def problems(self) -> list[str]:
-        """Check the constants too."""
+        """Also check `mean` and `std`."""
         return super().problems() + constants_problems(self.mean, self.std)
 
     def load(self) -> RawDataset:
         """Find and read the four files.
 
         Raises:
-            UserError: they are not there, damaged, or do not belong together.
+            UserError: the files are missing, damaged or inconsistent.
         """
         files = self.files()
         images, labels, test_images, test_labels = (read_idx(file) for file in files)
@@ -83,12 +83,12 @@ class MNIST(InMemoryData):
         ):
             if x.ndim != 3 or y.shape != x.shape[:1] or int(y.max()) >= len(self.class_labels):
                 shapes = f"{tuple(x.shape)} and {tuple(y.shape)}"
-                raise UserError(f"{x_file} and {y_file} do not belong together: {shapes}, labels to {int(y.max())}")
+                raise UserError(f"{x_file} and {y_file} do not match: {shapes}, labels up to {int(y.max())}")
         test = (test_images.unsqueeze(1), test_labels.long())
         return RawDataset(images.unsqueeze(1), labels.long(), test, list(self.class_labels), files=files)
 
     def files(self) -> tuple[Path, ...]:
-        """The four files, fetched where `download` allows it. Raises UserError where they are not there."""
+        """Return the four files, downloaded if `download` is set. Raises UserError if they are missing."""
         raw = self.root / self.folder / "raw"
         folders = (raw, self.root, *self.elsewhere)
         if found := _first_complete(folders):
@@ -97,7 +97,7 @@ class MNIST(InMemoryData):
             from torchvision import datasets
 
             self.root.mkdir(parents=True, exist_ok=True)
-            with FileLock(self.root / f".{self.folder}.lock"):  # ranks and parallel jobs fetch it once
+            with FileLock(self.root / f".{self.folder}.lock"):  # ranks and parallel jobs download once
                 if not _first_complete((raw,)):
                     getattr(datasets, self.folder)(str(self.root), download=True)
             if found := _first_complete((raw,)):
@@ -105,22 +105,22 @@ class MNIST(InMemoryData):
         raise UserError(
             f"{self.name} was not found. Looked for {', '.join(IDX_FILES)} (or .gz) in:\n"
             + "\n".join(f"  {folder}" for folder in folders)
-            + f"\nGet it: data.download=true{self.hint}, or name its place: data.root or TOUCHSTONE_DATA"
+            + f"\nDownload it with data.download=true{self.hint}, or set data.root or TOUCHSTONE_DATA to its folder"
         )
 
     def build_preprocess(self, x: SampleSource, train: Tensor) -> nn.Module:
-        """Standardise."""
+        """Standardize."""
         return standardize(x, train, self.mean, self.std)
 
 
 class FashionMNIST(MNIST):
-    """As MNIST; also found where Debian's package dataset-fashion-mnist puts it."""
+    """Like MNIST; also found in the folder of Debian's package dataset-fashion-mnist."""
 
     name = "fashion_mnist"
     folder = "FashionMNIST"
     class_labels = FASHION_CLASSES
     elsewhere = (DEBIAN_FOLDER,)
-    hint = ", with apt-get install dataset-fashion-mnist"
+    hint = " or apt-get install dataset-fashion-mnist"
 
     def __init__(
         self,

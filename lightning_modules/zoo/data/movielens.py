@@ -1,4 +1,4 @@
-"""Ratings of films: MovieLens 100K (Harper and Konstan 2015, "The MovieLens Datasets")."""
+"""MovieLens 100K with explicit ratings (Harper and Konstan 2015, "The MovieLens Datasets")."""
 
 from pathlib import Path
 from typing import Any
@@ -10,18 +10,18 @@ from lightning_modules.config.errors import UserError
 from lightning_modules.data.in_memory import InMemoryData, RawDataset
 from lightning_modules.data.paths import data_root
 
-FILES = ("ml-100k.inter", "u.data")  # as the package recbole has it, with a header; as GroupLens gives it
+FILES = ("ml-100k.inter", "u.data")  # of the package recbole (with a header), and of GroupLens
 WHEEL = "recbole/dataset_example/ml-100k/ml-100k.inter"
 
 
 class MovieLens(InMemoryData):
-    """int64 [2], (user, item), both counted from 0 by ascending id; y float32, the rating from 1 to 5.
+    """int64 [2], (user, item), both numbered from 0 by ascending id; y float32, the rating from 1 to 5.
 
-    100,000 ratings of 943 users and 1682 films. `user_ids` and `item_ids` are the ids of the file, `timestamps`
-    (int64 [N], seconds) say when each rating was given.
+    100,000 ratings of 943 users and 1682 films. `user_ids` and `item_ids` are the ids in the file, `timestamps`
+    (int64 [N], seconds) the times of the ratings.
 
     Args:
-        root: holds ``ml-100k/ml-100k.inter`` or ``ml-100k/u.data``; default the environment's TOUCHSTONE_DATA, else
+        root: contains ``ml-100k/ml-100k.inter`` or ``ml-100k/u.data``; default the environment's TOUCHSTONE_DATA, else
             ``data/`` of the project.
     """
 
@@ -36,7 +36,7 @@ class MovieLens(InMemoryData):
         """Find and read the file.
 
         Raises:
-            UserError: it is not there, or damaged.
+            UserError: the file is missing or damaged.
         """
         path = self._find()
         users, items, ratings, times = _read(path).T
@@ -47,7 +47,7 @@ class MovieLens(InMemoryData):
         return RawDataset(x, torch.from_numpy(ratings.astype(np.float32)), files=(path,))
 
     def model_settings(self) -> dict[str, Any]:
-        """What a model of ratings must know of the data; the mean is that of the training part."""
+        """Return the arguments a rating model takes from the data; the mean is that of the training part."""
         mean = float(self.arrays.y[self.splits["train"]].double().mean())
         return {"num_users": len(self.user_ids), "num_items": len(self.item_ids), "mean": mean}
 
@@ -57,10 +57,10 @@ class MovieLens(InMemoryData):
             if (folder / file).is_file():
                 return folder / file
         raise UserError(
-            f"data=movielens: there is neither {' nor '.join(FILES)} in {folder}. The second is in GroupLens' ml-100k.zip, "
+            f"data=movielens: neither {' nor '.join(FILES)} found in {folder}. The second is in GroupLens' ml-100k.zip, "
             "the first in the package recbole:\n"
             f"  pip download --no-deps recbole && mkdir -p {folder} && unzip -j recbole-*.whl '{WHEEL}' -d {folder}\n"
-            "(GroupLens' terms: research, no redistribution); data.root or TOUCHSTONE_DATA names another place"
+            "(GroupLens' terms: research, no redistribution); data.root or TOUCHSTONE_DATA sets another folder"
         )
 
 
@@ -73,5 +73,7 @@ def _read(path: Path) -> np.ndarray:
     except ValueError as error:
         raise UserError(f"{path} is damaged: {error}") from error
     if table.ndim != 2 or table.shape[1] != 4:
-        raise UserError(f"{path} is no table of ratings: user, item, rating and timestamp are expected, between tabs")
+        raise UserError(
+            f"{path} is not a table of ratings: expected user, item, rating and timestamp, separated by tabs"
+        )
     return table

@@ -1,4 +1,4 @@
-"""MovieLens 100K as implicit feedback: which films a user has rated (or rated well), and not how."""
+"""MovieLens 100K as implicit feedback: which films a user has rated, regardless of the rating."""
 
 from typing import Any
 
@@ -29,18 +29,18 @@ from lightning_modules.zoo.data.movielens import MovieLens
 
 
 class MovieLensImplicit(MovieLens):
-    """int64 [2], (user, item), one sample for each interaction; y float32, the rating that it came from.
+    """int64 [2], (user, item), one sample per interaction; y float32, the rating of the interaction.
 
-    Of repeated pairs the last one is kept, as usual for implicit feedback (feedback is a set of pairs, Rendle et al. 2009).
-    Users and items are numbered as in `MovieLens`, whatever is left out. The test part is made here: ``test_fraction`` and
-    ``val_fraction`` are shares of all interactions for ``time`` and ``random``; for ``leave_one_out`` a
-    ``val_fraction`` of 0 means no validation part, and nothing else.
+    Of repeated pairs the last is kept (implicit feedback is a set of pairs, Rendle et al. 2009). Users and items are
+    numbered as in `MovieLens`, even if some are filtered out. The test part is made here: ``test_fraction`` and
+    ``val_fraction`` are shares of all interactions for ``time`` and ``random``; for ``leave_one_out``, only whether
+    ``val_fraction`` is 0 (no validation part) matters.
 
     Args:
-        min_rating: lower ratings are no interactions.
-        split: ``leave_one_out`` (each user's latest is tested), ``time`` (the latest of all are) or ``random``.
-        strata: within which ``random`` draws: ``item`` or ``user``.
-        cold_users: validate and test users too of whom nothing is trained on; only ``time`` has any.
+        min_rating: interactions with a lower rating are dropped.
+        split: ``leave_one_out`` (test on each user's latest), ``time`` (test on the latest of all) or ``random``.
+        strata: strata of the ``random`` split: ``item`` or ``user``.
+        cold_users: also evaluate users without training interactions (possible with ``time`` only).
         others: as in `MovieLens`.
     """
 
@@ -67,7 +67,7 @@ class MovieLensImplicit(MovieLens):
         return found
 
     def load(self) -> RawDataset:
-        """Read the file, leave out low ratings, sort by user and time, and hold the test part out.
+        """Read the file, drop low ratings, sort by user and time, and assign the parts.
 
         Raises:
             UserError: the file is missing or damaged, or no rating is high enough.
@@ -87,7 +87,7 @@ class MovieLensImplicit(MovieLens):
         return self.build_dataset(pairs[self.rows], raw.y[self.rows], self._content(raw))
 
     def assign_parts(self, pairs: Tensor, times: Tensor) -> Tensor:
-        """The part of each interaction, int64 [N]; `pairs` are sorted by user and time."""
+        """Return the part of each interaction, int64 [N]; `pairs` are sorted by user and time."""
         plan, user = self.plan, pairs[:, 0]
         if self.split == "leave_one_out":
             return split_leave_one_out(user, plan.val_fraction > 0)
@@ -97,7 +97,7 @@ class MovieLensImplicit(MovieLens):
         return split_at_random(user, strata, plan.val_fraction, plan.test_fraction, plan.split_seed)
 
     def _drop_repeats(self, rows: Tensor, pairs: Tensor) -> Tensor:
-        """Keep the last interaction of each user with each item: otherwise an item could be trained on and held out."""
+        """Keep the last interaction of each user with each item, so that no pair is in two parts."""
         kept = rows[last_occurrences(pairs[rows])]
         if repeats := len(rows) - len(kept):
             rank_zero_warn(
@@ -107,22 +107,22 @@ class MovieLensImplicit(MovieLens):
         return kept
 
     def _drop_cold_users(self, rows: Tensor, pairs: Tensor, parts: Tensor) -> tuple[Tensor, Tensor]:
-        """Leave out held-out interactions of users of whom nothing is trained on."""
+        """Drop held-out interactions of users without training interactions, unless `cold_users` is set."""
         user = pairs[rows, 0]
         kept = torch.isin(user, user[parts == TRAIN]) | self.cold_users
         return rows[kept], parts[kept]
 
     def build_dataset(self, pairs: Tensor, ratings: Tensor, content: str) -> RawDataset:
-        """The set made of the interactions, sorted by user and time, and of ``self.parts``."""
+        """Build the data set from the interactions, sorted by user and time, and ``self.parts``."""
         pool = self.parts != TEST
         val = (self.parts[pool] == VAL).nonzero().squeeze(1)
         return RawDataset(pairs[pool], ratings[pool], test=(pairs[~pool], ratings[~pool]), val=val, content=content)
 
     def known(self, part: str) -> Tensor:
-        """bool [num_users, num_items]: items of each user that are no candidates where `part` is trained on or measured.
+        """Return bool [num_users, num_items]: items excluded from the candidates of each user in `part`.
 
-        For ``train`` these are the user's training items; for ``val`` and ``test`` all that are in no part measured
-        then or later, and before the test those of validation too: whatever share of them is trained on.
+        For ``train`` the user's training items, for ``val`` all items outside validation and test, for ``test`` all
+        items outside the test part (even if only a fraction of them is trained on).
         """
         pairs = torch.as_tensor(self.arrays.x)
         if part == "train":
@@ -132,25 +132,25 @@ class MovieLensImplicit(MovieLens):
         return interaction_matrix(pairs, self.num_users, self.num_items)
 
     def relevant(self, part: str) -> Tensor:
-        """bool [num_users, num_items]: the items of ``val`` or ``test`` that are to be found."""
+        """Return bool [num_users, num_items]: the relevant items of ``val`` or ``test``."""
         x, _ = self.arrays.test if part == "test" and self.arrays.test else (self.arrays.x, None)
         return interaction_matrix(torch.as_tensor(x)[self.splits[part]], self.num_users, self.num_items)
 
     def fingerprint(self) -> str:
         if self._fingerprint is None:
             arrays = self.arrays
-            # the file's content says nothing of what is left out or held out of it
+            # the file's content does not determine which rows are used, and in which part
             splits = {**self.splits, "rows": self.rows, "parts": self.parts}
             self._fingerprint = combine_fingerprint(self._content(arrays), splits, self.preprocess)
         return self._fingerprint
 
     def model_settings(self) -> dict[str, Any]:
-        """What a model must know of the data; the number of interactions is that of the training part."""
+        """Return the arguments a model takes from the data; `num_interactions` counts the training part."""
         sizes = {"num_users": self.num_users, "num_items": self.num_items}
         return {**sizes, "mean": 0.0, "num_interactions": len(self.splits["train"])}
 
     def sample_text(self, x: Tensor) -> str:
-        """One sample in words, by the ids of the file; with negatives, [1 + K, 2], these too."""
+        """Return one sample as text, by the ids in the file; with negatives, [1 + K, 2], also these."""
         pairs = x.reshape(-1, 2).tolist()
         films = [str(self.item_ids[item]) for _, item in pairs]
         negatives = f", not {', '.join(films[1:])}" if films[1:] else ""

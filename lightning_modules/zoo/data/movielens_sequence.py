@@ -1,4 +1,4 @@
-"""MovieLens 100K as sequences: what a user has rated, in order of time, and what comes next."""
+"""MovieLens 100K for sequential recommendation: a user's history and the next item."""
 
 from typing import Any
 
@@ -14,15 +14,15 @@ PADDING = 0
 
 
 class MovieLensSequence(MovieLensImplicit):
-    """int64 [length], the user's items before, each its number + 1, the latest last; 0 pads on the left.
+    """int64 [length], the user's earlier items as item + 1, the latest last, left-padded with 0.
 
-    y is float32 [2], (item, user): the item that comes next and whose history it is, both numbered from 0. Every
-    interaction but a user's first is a sample. Ratings of one second stand in the order of their items. Histories reach
-    over the border of parts: of the tested item all earlier ones are known.
+    y is float32 [2], (item, user): the next item and its user, both numbered from 0. Every interaction but a user's
+    first is a sample. Ratings with equal time stamps are sorted by item. A history contains all earlier items, whatever
+    part they are in.
 
     Args:
-        length: of a history; older items are left out.
-        others: as in `MovieLensImplicit`, where they say which items are to be found.
+        length: maximum length of a history; older items are dropped.
+        others: as in `MovieLensImplicit`.
     """
 
     def __init__(self, *, length: int = 50, **settings: Any) -> None:
@@ -33,7 +33,7 @@ class MovieLensSequence(MovieLensImplicit):
         return super().problems() + check_number("length", self.length, True, lambda v: v >= 1, "of at least 1")
 
     def setup(self, stage: str | None = None) -> None:
-        """As for every set; a model has one output for each item."""
+        """Set up as usual; a model has one output per item."""
         super().setup(stage)
         self.num_targets = self.num_items
 
@@ -55,13 +55,13 @@ class MovieLensSequence(MovieLensImplicit):
         return interaction_matrix(y[self.splits[part]].flip(1).long(), self.num_users, self.num_items)
 
     def sample_text(self, x: Tensor) -> str:
-        """The history's films, by the ids of the file; a masked one is ``[mask]``."""
+        """Return the history's films by the ids in the file; masked ones as ``[mask]``."""
         items = [i - 1 for i in x.tolist() if i != PADDING]
         return " ".join(str(self.item_ids[i]) if i < self.num_items else "[mask]" for i in items)
 
 
 def build_histories(pairs: Tensor, length: int) -> tuple[Tensor, Tensor]:
-    """Histories int64 [M, length] before each interaction but a user's first, and the rows of those interactions [M]."""
+    """Return the history int64 [M, length] of each interaction but a user's first, and the interactions' rows [M]."""
     user = pairs[:, 0]
     rows = torch.arange(1, len(pairs))[user[1:] == user[:-1]]
     places = rows[:, None] - length + torch.arange(length)

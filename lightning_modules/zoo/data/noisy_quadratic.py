@@ -1,4 +1,4 @@
-"""The points of DeepOBS' noisy quadratic (Schneider et al., ICLR 2019): drawn, not read."""
+"""Random points of DeepOBS' noisy quadratic problem (Schneider et al., ICLR 2019)."""
 
 from typing import Any
 
@@ -11,14 +11,14 @@ from lightning_modules.data.split import check_number
 
 
 class NoisyQuadratic(InMemoryData):
-    """float32 [dim] points from N(0, noise^2): 1000 for training and validation, 1000 official test points.
+    """float32 [dim] points from N(0, noise^2): 1000 for training and validation, 1000 in the official test part.
 
-    A point is its own target: a task measures how far the one learned vector is from it. Training points come from
+    Each point is its own target: the loss is the distance of one learned vector to it. Training points come from
     NumPy's RandomState(42), test points from RandomState(43), as in the original.
 
     Args:
-        dim: of a point.
-        noise: standard deviation in each direction.
+        dim: dimensions of a point.
+        noise: standard deviation in each dimension.
     """
 
     name = "quadratic"
@@ -29,7 +29,7 @@ class NoisyQuadratic(InMemoryData):
         super().__init__(**settings)
 
     def problems(self) -> list[str]:
-        """Check what the points are drawn with too."""
+        """Also check `dim` and `noise`."""
         found = super().problems()
         found += check_number("dim", self.dim, True, lambda v: v >= 2, "of at least 2")
         return found + check_number("noise", self.noise, False, lambda v: v > 0, "above 0")

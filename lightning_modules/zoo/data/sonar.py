@@ -16,11 +16,11 @@ CLASSES = ("M", "R")  # in the order of R's factor levels
 
 
 class Sonar(InMemoryData):
-    """float32 [60], the energy in each frequency band in [0, 1]; 208 returns of a metal cylinder (M) or a rock (R).
+    """float32 [60], the energy in each frequency band in [0, 1]; 208 returns from a metal cylinder (M) or a rock (R).
 
     Args:
-        root: holds ``sonar/sonar.all-data`` (UCI's CSV) or ``sonar/Sonar.rda`` (R's mlbench); default the
-            environment's TOUCHSTONE_DATA, else ``data/`` of the project. Debian's r-cran-mlbench is found too.
+        root: contains ``sonar/sonar.all-data`` (UCI's CSV) or ``sonar/Sonar.rda`` (R's mlbench); default the
+            environment's TOUCHSTONE_DATA, else ``data/`` of the project. Debian's r-cran-mlbench is also found.
     """
 
     name = "sonar"
@@ -33,12 +33,12 @@ class Sonar(InMemoryData):
         """Find and read the file.
 
         Raises:
-            UserError: it is not there or damaged, or the package that reads it is missing.
+            UserError: the file is missing or damaged, or the package that reads it is not installed.
         """
         path = self._find()
         x, labels = _read_rda(path) if path.suffix == ".rda" else _read_csv(path)
         if x.ndim != 2 or x.shape[1] != 60 or not set(labels) <= set(CLASSES):
-            raise UserError(f"{path} is not the Sonar set: 60 numbers and a letter, M or R, are expected in each row")
+            raise UserError(f"{path} is not the Sonar data set: expected 60 numbers and M or R in each row")
         y = torch.tensor([CLASSES.index(label) for label in labels])
         return RawDataset(torch.from_numpy(x.astype(np.float32)), y, class_names=["mine", "rock"])
 
@@ -48,11 +48,11 @@ class Sonar(InMemoryData):
             if place.is_file():
                 return place
         raise UserError(
-            f"the Sonar set is not there: neither {' nor '.join(map(str, places))}. Get it from Debian with\n"
+            f"Sonar was not found: neither {' nor '.join(map(str, places))} exists. Get it from Debian with\n"
             "  apt-get download r-cran-mlbench && dpkg-deb --fsys-tarfile r-cran-mlbench_*.deb"
             f" | tar -xO ./{DEBIAN.relative_to('/')} > Sonar.rda\n"
             f"and put Sonar.rda, or UCI's sonar.all-data, into {self.root / 'sonar'}; data.root or "
-            "TOUCHSTONE_DATA names another place"
+            "TOUCHSTONE_DATA sets another folder"
         )
 
 
@@ -72,5 +72,5 @@ def _read_rda(path: Path) -> tuple[np.ndarray, list[str]]:
     try:
         table = rdata.read_rda(path, default_encoding="ascii")["Sonar"]
         return table.drop(columns="Class").to_numpy(np.float64), [str(label) for label in table["Class"]]
-    except Exception as error:  # whatever the reader and pandas raise on a damaged or other file
-        raise UserError(f"{path} is no file of R with the table Sonar: {error}") from error
+    except Exception as error:  # the reader and pandas raise anything on damaged files
+        raise UserError(f"{path} is not an R data file with the table Sonar: {error}") from error

@@ -1,4 +1,4 @@
-"""Ten digits spoken by six people: the Free Spoken Digit Dataset (Jackson et al. 2018, zenodo.1342401)."""
+"""Free Spoken Digit Dataset: ten digits by six speakers (Jackson et al. 2018, zenodo.1342401)."""
 
 import re
 from pathlib import Path
@@ -15,23 +15,22 @@ from lightning_modules.data.split import check_number
 from lightning_modules.zoo.data.synthetic_voices import synthesize_voices
 
 FILE_NAME = re.compile(r"(\d)_([^_]+)_(\d+)\.wav")
-TEST_RECORDINGS = 5  # of each speaker and digit the recordings 0 to 4
+TEST_RECORDINGS = 5  # recordings 0 to 4 of each speaker and digit
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
 class SpokenDigits(AudioData):
     """int16 [8000] at 8 kHz, 50 recordings of each digit by each of six speakers; the classes are the digits.
 
-    The official test part are recordings 0 to 4 of each (300 of 3000), by people that the training part knows too.
-    `held_out` is the harder question: is a stranger understood? `speaker` and `test_speaker` (int64) give each
-    sample's place in `speaker_names`.
+    The official test part consists of recordings 0 to 4 of each (300 of 3000), by the same speakers as the training
+    part; `held_out` tests on an unseen speaker. `speaker` and `test_speaker` (int64) index `speaker_names`.
 
     Args:
-        root: holds ``fsdd/recordings/{digit}_{speaker}_{index}.wav``; default the environment's TOUCHSTONE_DATA, else
+        root: contains ``fsdd/recordings/{digit}_{speaker}_{index}.wav``; default the environment's TOUCHSTONE_DATA, else
             ``data/`` of the project.
-        held_out: a speaker whose recordings, all of them, are the test part.
-        synthetic_voices: so many voices of espeak-ng say each digit once, in the training part only; they are no
-            part of the split, so `fraction` and `per_class` count recordings of people. Their speaker is -1.
+        held_out: a speaker all of whose recordings form the test part.
+        synthetic_voices: number of espeak-ng voices that add one recording of each digit to the training part. They
+            take no part in the split (`fraction` and `per_class` count human recordings). Their speaker is -1.
     """
 
     name = "spoken_digits"
@@ -50,17 +49,16 @@ class SpokenDigits(AudioData):
         super().__init__(**settings)
 
     def problems(self) -> list[str]:
-        """Check the number of voices too."""
-        words = "of at least 0"
+        """Also check the number of voices."""
         return super().problems() + check_number(
-            "synthetic_voices", self.synthetic_voices, True, lambda v: v >= 0, words
+            "synthetic_voices", self.synthetic_voices, True, lambda v: v >= 0, "of at least 0"
         )
 
     def load(self) -> RawDataset:
         """Find and read the files.
 
         Raises:
-            UserError: they are not there or damaged, or nobody is called as `held_out` says.
+            UserError: the files are missing or damaged, or there is no speaker `held_out`.
         """
         files, digits, speakers, indices = self._list()
         self.cut = 0
@@ -74,13 +72,13 @@ class SpokenDigits(AudioData):
         else:
             raise UserError(f"data.held_out={self.held_out}: {suggest(str(self.held_out), self.speaker_names)}")
         if tested.all() or not tested.any():
-            raise UserError(f"{files[0].parent}: recordings 0 to 4, which are tested, and further ones are needed")
+            raise UserError(f"{files[0].parent}: expected recordings 0 to 4 (the test part) and further ones")
         y = torch.tensor(digits)
         self.speaker, self.test_speaker = speaker[~tested], speaker[tested]
         return RawDataset(x[~tested], y[~tested], test=(x[tested], y[tested]), class_names=list(WORDS))
 
     def extra_training_samples(self) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """The digits of the synthetic voices; `speaker` is -1 for them."""
+        """Return the digits of the synthetic voices; their `speaker` is -1."""
         if not self.synthetic_voices:
             return None
         spoken = synthesize_voices(self.synthetic_voices, WORDS, self.sample_rate, self.cache_dir)
@@ -89,7 +87,7 @@ class SpokenDigits(AudioData):
         return self.samples([wave for voice in spoken for wave in voice]), y
 
     def _list(self) -> tuple[list[Path], list[int], list[str], list[int]]:
-        """Return files in order of their names, with digit, speaker and index of each."""
+        """Return the files sorted by name, with digit, speaker and index of each."""
         folder = self.root / "fsdd" / "recordings"
         found = [(path, match) for path in sorted(folder.glob("*.wav")) if (match := FILE_NAME.fullmatch(path.name))]
         if not found:
@@ -97,7 +95,7 @@ class SpokenDigits(AudioData):
                 f"data=spoken_digits: no {{digit}}_{{speaker}}_{{index}}.wav in {folder}. Get the Free Spoken Digit Dataset "
                 f"(CC BY-SA 4.0, 30 MB):\n"
                 f"  git clone --depth 1 https://github.com/Jakobovski/free-spoken-digit-dataset {folder.parent}\n"
-                "data.root or TOUCHSTONE_DATA names another place"
+                "data.root or TOUCHSTONE_DATA sets another folder"
             )
         files, parts = [path for path, _ in found], [match.groups() for _, match in found]
         return files, [int(d) for d, _, _ in parts], [s for _, s, _ in parts], [int(i) for _, _, i in parts]

@@ -1,6 +1,6 @@
-"""Synthetic voices: espeak-ng says words, each voice with an accent, a timbre, a pitch and a speed of its own.
+"""Synthetic speech by espeak-ng: words in voices that differ in accent, timbre, pitch and speed.
 
-The package ``espeakng-loader`` carries the library and its data (GPL-3); it is optional and called through C.
+The optional package ``espeakng-loader`` contains the library and its data (GPL-3); it is called through ctypes.
 """
 
 import ctypes
@@ -36,17 +36,17 @@ EXCLUDED_VARIANTS = {
     "announcer",
 }
 SYNCHRONOUS, RATE, PITCH, PITCH_RANGE, UTF8 = 2, 1, 3, 4, 1  # of espeak-ng's speak_lib.h
-PEAK = 0.3  # of the full scale: about the median of people's recordings
-SILENCE_LEVEL = 0.01  # of a word's peak: what is below at its beginning and end is cut off
+PEAK = 0.3  # of full scale: about the median of human recordings
+SILENCE_LEVEL = 0.01  # of a word's peak: leading and trailing samples below are trimmed
 
 
 def synthesize_voices(voices: int, words: Sequence[str], sample_rate: int, cache: Path) -> list[list[np.ndarray]]:
-    """Return for each of `voices` all `words`, int16 [T] at `sample_rate`; voice k is always the same.
+    """Return all `words`, int16 [T] at `sample_rate`, for each of `voices`; voice k is always the same.
 
-    What was said is kept in the folder `cache`, by the version of the package.
+    Results are cached in the folder `cache` by the version of the package.
 
     Raises:
-        UserError: the package is not there, or its library does not work here.
+        UserError: the package is not installed, or its library does not work on this system.
     """
     said = f"{_version()} {list(words)} {sample_rate} {voices} {ACCENTS} {sorted(EXCLUDED_VARIANTS)} {PEAK} {SILENCE_LEVEL}"
     file = cache / f"voices-{hashlib.sha256(said.encode()).hexdigest()[:16]}.npz"
@@ -62,7 +62,7 @@ def synthesize_voices(voices: int, words: Sequence[str], sample_rate: int, cache
 
 
 def _run_subprocess(voices: int, words: Sequence[str], sample_rate: int) -> bytes:
-    """The voices' npz file. What espeak-ng says depends on what it has said before: only a fresh one repeats itself."""
+    """Return the voices' npz file. espeak-ng keeps state between words, so only a new process is reproducible."""
     order = json.dumps([voices, list(words), sample_rate])
     done = subprocess.run([sys.executable, "-m", __name__, order], cwd=PROJECT_ROOT, capture_output=True, check=False)
     if done.returncode or not done.stdout:
@@ -72,7 +72,7 @@ def _run_subprocess(voices: int, words: Sequence[str], sample_rate: int) -> byte
 
 
 def synthesize_all(voices: int, words: Sequence[str], sample_rate: int) -> bytes:
-    """Say everything in this process; return an npz file of ``flat``, int16, and ``lengths`` of its parts."""
+    """Synthesize everything in this process; return an npz file of ``flat`` (int16) and the ``lengths`` of its parts."""
     spoken = [wave for voice in EspeakSynthesizer().draw(voices) for wave in voice.say(words, sample_rate)]
     buffer = io.BytesIO()
     np.savez_compressed(buffer, flat=np.concatenate(spoken), lengths=np.array([len(wave) for wave in spoken]))
@@ -91,7 +91,7 @@ def _version() -> str:
 
 
 class EspeakSynthesizer:
-    """espeak-ng in this process: it has one state for all, so a voice is set anew for each of its words."""
+    """espeak-ng in this process; its state is global, so the voice is set again for each word."""
 
     def __init__(self) -> None:
         import espeakng_loader
@@ -99,15 +99,15 @@ class EspeakSynthesizer:
         try:
             self.library = ctypes.CDLL(espeakng_loader.get_library_path())
         except OSError as error:
-            raise UserError(f"espeak-ng, of the package espeakng-loader, cannot be loaded: {error}") from error
+            raise UserError(f"espeak-ng, from the package espeakng-loader, cannot be loaded: {error}") from error
         self.variants = _variants(Path(espeakng_loader.get_data_path()))
         self.chunks: list[np.ndarray] = []
         kind = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
-        self.callback = kind(self._take)  # kept: C does not count references
+        self.callback = kind(self._take)  # a reference, so that it is not garbage-collected
         data = str(espeakng_loader.get_data_path()).encode()
         self.rate = int(self.library.espeak_Initialize(SYNCHRONOUS, 0, data, 0))
         if self.rate <= 0:
-            raise UserError(f"espeak-ng does not find its data in {data.decode()}")
+            raise UserError(f"espeak-ng cannot find its data in {data.decode()}")
         self.library.espeak_SetSynthCallback(self.callback)
 
     def _take(self, samples: "ctypes._Pointer[ctypes.c_short]", count: int, _: object) -> int:
@@ -116,8 +116,8 @@ class EspeakSynthesizer:
         return 0
 
     def draw(self, count: int) -> list["Voice"]:
-        """Return the first `count` of an endless row of voices, none like another."""
-        draws = np.random.RandomState(0)  # the same row always: its stream stays over versions of NumPy
+        """Return the first `count` of a fixed sequence of distinct voices."""
+        draws = np.random.RandomState(0)  # stable across NumPy versions
         voices = []
         for k in range(count):
             if k % len(self.variants) == 0:
@@ -128,7 +128,7 @@ class EspeakSynthesizer:
         return voices
 
     def say(self, word: str, voice: str, words_per_minute: int, pitch: int) -> np.ndarray:
-        """Return int16 [T] at `rate`; `pitch` is 0 to 99."""
+        """Return one word as int16 [T] at `rate`; `pitch` is 0 to 99."""
         if self.library.espeak_SetVoiceByName(voice.encode()) != 0:
             raise UserError(f"espeak-ng has no voice {voice}")
         for parameter, value in ((RATE, words_per_minute), (PITCH, pitch), (PITCH_RANGE, 50)):
@@ -151,7 +151,7 @@ class Voice:
         self.synthesiser, self.name, self.speed, self.pitch = synthesiser, name, int(speed), int(pitch)
 
     def say(self, words: Sequence[str], sample_rate: int) -> list[np.ndarray]:
-        """Return each word as int16 [T] at `sample_rate`, without silence around it, at one loudness."""
+        """Return each word as int16 [T] at `sample_rate`, trimmed, with equal peak level."""
         spoken = (self.synthesiser.say(word, self.name, self.speed, self.pitch) for word in words)
         return [_trim(resample(wave, self.synthesiser.rate, sample_rate)) for wave in spoken]
 

@@ -1,4 +1,4 @@
-"""The `.ts` format of the UCR/UEA archives (described at timeseriesclassification.com), read without a package."""
+"""Reader for the `.ts` format of the UCR/UEA archives (described at timeseriesclassification.com)."""
 
 from pathlib import Path
 from typing import Literal
@@ -8,14 +8,12 @@ import numpy as np
 from lightning_modules.config.errors import UserError
 from lightning_modules.data.text_encoding import read_texts
 
-Series = list[np.ndarray]  # each float64 [C, L], with a length of its own
+Series = list[np.ndarray]  # each float64 [C, L], L may differ
 Interpolation = Literal["linear", "cubic"]
 
 
 def read_ts(path: Path, encoding: str | None = None) -> tuple[Series, list[str]]:
-    """Return the series of a file, each [C, L], and their class labels as they are written.
-
-    The `encoding` is detected where it is not given.
+    """Return the series of a file, each [C, L], and their class labels; the `encoding` is detected by default.
 
     Raises:
         UserError: the file has no classes, has time stamps or missing values, or a line is damaged.
@@ -38,7 +36,7 @@ def read_ts(path: Path, encoding: str | None = None) -> tuple[Series, list[str]]
             key, _, value = line.lstrip("@").partition(" ")
             header[key.lower()] = value.strip().lower()
     if not series:
-        raise UserError(f"{path} holds no series: a line '@data' with series below it is expected")
+        raise UserError(f"{path} contains no series: expected a line '@data' followed by series")
     if len({len(one) for one in series}) > 1:
         raise UserError(f"{path} is damaged: its series have {sorted({len(one) for one in series})} dimensions")
     return series, labels
@@ -46,9 +44,9 @@ def read_ts(path: Path, encoding: str | None = None) -> tuple[Series, list[str]]
 
 def _check_header(header: dict[str, str], path: Path) -> None:
     if not header.get("classlabel", "").startswith("true"):
-        raise UserError(f"{path} has no classes ('@classLabel true' is not there): only classification is read")
+        raise UserError(f"{path} has no classes ('@classLabel true' is missing): only classification is supported")
     if header.get("timestamps") == "true":
-        raise UserError(f"{path} has time stamps, which are not read: give it evenly sampled, without them")
+        raise UserError(f"{path} has time stamps, which are not supported: provide evenly sampled series without them")
 
 
 def _values(dimensions: list[str], place: str) -> np.ndarray:
@@ -56,23 +54,24 @@ def _values(dimensions: list[str], place: str) -> np.ndarray:
         values = np.array([np.array(one.split(","), np.float64) for one in dimensions])
     except ValueError as error:
         raise UserError(
-            f"{place}: no series of numbers, or missing values ('?'), or dimensions of unequal length"
+            f"{place}: expected a series of numbers without missing values ('?') and with dimensions of equal length"
         ) from error
     if values.ndim != 2 or not np.isfinite(values).all():
-        raise UserError(f"{place}: no series of finite numbers")
+        raise UserError(f"{place}: expected a series of finite numbers")
     return values
 
 
 def interpolate_to_length(series: Series, length: int, kind: Interpolation = "linear") -> np.ndarray:
-    """Return [N, C, length]: every shorter series interpolated onto `length` evenly spaced positions.
+    """Return [N, C, length]: shorter series are interpolated to `length` evenly spaced positions.
 
-    Raises:
-        UserError: a series is too short to be interpolated.
+    Raises UserError if a series is too short to be interpolated.
     """
     least = {"linear": 2, "cubic": 4}[kind]
     shortest = min(one.shape[1] for one in series)
     if shortest < min(least, length):
-        raise UserError(f"data.interpolation={kind} needs series of {least} positions; the shortest has {shortest}")
+        raise UserError(
+            f"data.interpolation={kind} needs series of at least {least} positions; the shortest has {shortest}"
+        )
     return np.stack([one if one.shape[1] == length else _interpolate(one, length, kind) for one in series])
 
 

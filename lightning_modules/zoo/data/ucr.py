@@ -1,4 +1,4 @@
-"""Time series of the UCR/UEA archives (Dau et al. 2019; Bagnall et al. 2018), with their official train and test part."""
+"""Time series of the UCR/UEA archives (Dau et al. 2019; Bagnall et al. 2018) with their official test part."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,15 +18,15 @@ INTERPOLATIONS = ("linear", "cubic")
 
 
 class UCR(InMemoryData):
-    """float32 [L] (one dimension) or [C, L]; `<root>/<name>/<name>_{TRAIN,TEST}.ts`, else the files that `aeon` carries.
+    """float32 [L] (one dimension) or [C, L]; `<root>/<name>/<name>_{TRAIN,TEST}.ts`, else the files bundled with `aeon`.
 
-    Series of unequal length are interpolated to the longest of both parts. What a model gets, and what the
-    fingerprint covers, are the interpolated, normalised values.
+    Series of unequal length are interpolated to the longest of both parts. The raw values, which the fingerprint
+    covers, are the interpolated and normalized ones.
 
     Args:
-        name: as in the archive, ItalyPowerDemand.
+        name: as in the archive, for example ItalyPowerDemand.
         root: data folder; default the environment's TOUCHSTONE_DATA, else ``data/`` of the project.
-        z_normalise: each dimension of each series to mean 0 and (population) std 1; a constant one to 0.
+        z_normalise: scale each dimension of each series to mean 0 and (population) std 1, a constant one to 0.
         interpolation: "linear" or "cubic" (a spline through all positions).
         encoding: of the files; null detects it.
     """
@@ -52,7 +52,7 @@ class UCR(InMemoryData):
         self.name = name
 
     def problems(self) -> list[str]:
-        """Check the way of interpolating too."""
+        """Also check interpolation and encoding."""
         found = super().problems()
         if self.interpolation not in INTERPOLATIONS:
             found.append(f"data.interpolation={self.interpolation}: {suggest(str(self.interpolation), INTERPOLATIONS)}")
@@ -62,12 +62,12 @@ class UCR(InMemoryData):
         """Find and read both files.
 
         Raises:
-            UserError: they are not there, are damaged, or do not belong together.
+            UserError: the files are missing, damaged or inconsistent.
         """
         files = self._find()
         parts = [read_ts(file, self.encoding) for file in files]
         if len({len(series[0]) for series, _ in parts}) > 1:
-            raise UserError(f"{files[0]} and {files[1]} do not belong together: other numbers of dimensions")
+            raise UserError(f"{files[0]} and {files[1]} have different numbers of dimensions")
         length = max(one.shape[1] for series, _ in parts for one in series)
         written = normalize_labels([labels for _, labels in parts], f"data.name={self.series}")
         names = sorted({label for labels in written for label in labels}, key=_numeric_sort_key)
@@ -90,23 +90,22 @@ class UCR(InMemoryData):
             if train.is_file() and test.is_file():
                 return train, test
         known = sorted({path.parent.name for folder in folders for path in folder.glob("*/*_TRAIN.ts")})
-        hint = suggest(self.series, known) if known else "no series are there"
+        hint = suggest(self.series, known) if known else "no series were found"
         raise UserError(
-            f"data.name={self.series}: there is no {self.series}_TRAIN.ts and {self.series}_TEST.ts in "
-            f"{self.root / self.series}, nor in the package aeon; {hint}. Put them there, name "
-            "their place by data.root or TOUCHSTONE_DATA, or get some with "
-            "`pip install --no-deps aeon` (only its files are read)"
+            f"data.name={self.series}: {self.series}_TRAIN.ts and {self.series}_TEST.ts are neither in "
+            f"{self.root / self.series} nor in the package aeon; {hint}. Copy them there, set data.root or "
+            "TOUCHSTONE_DATA to their folder, or get some with `pip install --no-deps aeon` (only its files are read)"
         )
 
 
 def _bundled_folders() -> list[Path]:
-    """The folder of the series in the package aeon, which is found but not imported: that would take seconds."""
+    """Return the data folder of the package aeon, without importing it (which takes seconds)."""
     spec = find_spec("aeon")
     return [Path(place) / "datasets" / "data" for place in (spec.submodule_search_locations or ())] if spec else []
 
 
 def _numeric_sort_key(label: str) -> tuple[float, str]:
-    """Order labels that are numbers as numbers."""
+    """Sort numeric labels by value, before all others."""
     try:
         return float(label), label
     except ValueError:

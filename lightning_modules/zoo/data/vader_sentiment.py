@@ -1,4 +1,4 @@
-"""How positive or negative a text is, rated by twenty people (Hutto and Gilbert, ICWSM 2014)."""
+"""Sentiment ratings of the VADER corpora: mean ratings by twenty people (Hutto and Gilbert, ICWSM 2014)."""
 
 import tarfile
 from pathlib import Path
@@ -21,7 +21,7 @@ PARTS = {
 
 
 class VaderSentiment(TextData):
-    """Texts with the mean of their ratings, float32 from -4 (most negative) to 4; found unpacked or in its archive.
+    """Texts with their mean rating, float32 from -4 (most negative) to 4; read unpacked or from the archive.
 
     Args:
         part: "tweets" (4200), "movie" (10,605 snippets of reviews), "amazon" (3708, of product reviews) or "nyt"
@@ -34,7 +34,7 @@ class VaderSentiment(TextData):
         self.name = f"valence-{part}"
 
     def problems(self) -> list[str]:
-        """Check the part too."""
+        """Also check the part."""
         wrong = self.part not in PARTS
         return super().problems() + ([f"data.part={self.part}: {suggest(self.part, PARTS)}"] if wrong else [])
 
@@ -42,7 +42,7 @@ class VaderSentiment(TextData):
         """Find and read the part.
 
         Raises:
-            UserError: it is not there, or damaged.
+            UserError: the part is missing or damaged.
         """
         file = f"{PARTS[self.part]}_GroundTruth.txt"
         places = [self.root / FOLDER / file, self.root / file, self.root / f"{FOLDER}.tar.gz"]
@@ -55,12 +55,12 @@ class VaderSentiment(TextData):
             return Texts([row[2] for row in rows], y)
         except (IndexError, ValueError) as error:
             raise UserError(
-                f"{found}: {file} is damaged: an id, a mean and a text are expected between tabs"
+                f"{found}: {file} is damaged: expected an id, a mean and a text, separated by tabs"
             ) from error
 
     def _hint(self) -> str:
         return (
-            "They are in the source of vaderSentiment 0.5:\n"
+            "Download them with the source of vaderSentiment 0.5:\n"
             "  pip download --no-deps --no-binary :all: --no-build-isolation vaderSentiment==0.5 && "
             f"unzip -q -j vaderSentiment-0.5.zip '*/{FOLDER}.tar.gz' -d {self.root}"
         )
@@ -77,4 +77,4 @@ def _content(path: Path, file: str) -> str:
             assert opened is not None
             return opened.read().decode("utf-8")
     except (tarfile.TarError, OSError, EOFError, KeyError, AssertionError) as error:
-        raise UserError(f"{path} is damaged, or holds no {FOLDER}/{file}: {error}") from error
+        raise UserError(f"{path} is damaged, or does not contain {FOLDER}/{file}: {error}") from error

@@ -58,7 +58,7 @@ def test_short_background_is_repeated_and_a_folder_without_any_is_told(tmp_path:
     noise.prepare(SimpleNamespace(sample_rate=8000))
     x = sine(count=2, length=50)
     assert (noise({"x": x}, generator())["x"] != x).all()
-    with pytest.raises(UserError, match=r"Noise.folder=.*empty: there is no audio file"):
+    with pytest.raises(UserError, match=r"Noise.folder=.*empty: there are no audio files"):
         BackgroundNoise(source="folder", folder=tmp_path / "empty").prepare(SimpleNamespace(sample_rate=8000))
 
 

@@ -115,7 +115,7 @@ def test_what_is_no_waveform_is_refused(name: str) -> None:
         (lambda: TimeShift(-0.1), "TimeShift"),
         (lambda: BackgroundNoise(30, 5), "min_snr_db"),
         (lambda: BackgroundNoise(source="whit"), "did you mean 'white'"),
-        (lambda: BackgroundNoise(folder="here"), "give source=folder and a folder"),
+        (lambda: BackgroundNoise(folder="here"), "source=folder and a folder belong together"),
         (lambda: BackgroundNoise(probability=1.5), r"Noise.probability=1.5 must lie in \[0, 1\]"),
         (lambda: Reverberation(0, 1), "first at least 0.001"),
         (lambda: SpecAugment(frames=2), "SpecAugment.frames=2"),
@@ -158,7 +158,7 @@ def test_what_needs_recordings_says_so(tmp_path: Path) -> None:
     for unprepared in (ToLogMel(), BackgroundNoise(source="training", probability=1.0)):
         with pytest.raises(UserError, match="call prepare"):
             unprepared({"x": hiss(2)}, generator())
-    with pytest.raises(UserError, match="put ToLogMel before it"):
+    with pytest.raises(UserError, match="or ToLogMel before it"):
         SpecAugment()({"x": hiss(2)}, generator())
 
 

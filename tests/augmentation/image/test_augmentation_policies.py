@@ -112,8 +112,8 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Tensor, Tensor, Tens
         seen.append((operation, level, sign))
         return x
 
-    for module in ("policies", "auto_augment"):
-        monkeypatch.setattr(f"lightning_modules.augmentation.image.{module}.operate", note)
+    for module in ("rand_augment", "auto_augment"):
+        monkeypatch.setattr(f"lightning_modules.augmentation.image.{module}.apply_operations", note)
     return seen
 
 
@@ -197,7 +197,7 @@ def test_dirichlet_weights_have_their_mean_and_variance() -> None:
         (lambda: AugMix(severity=11), r"severity=11 must lie in \[0.1, 10\]"),
         (lambda: AugMix(width=0), "width=0 must be at least 1"),
         (lambda: AugMix(depth=0), "depth=0 must be at least 1"),
-        (lambda: AugMix(alpha=0), "alpha=0 must be above 0"),
+        (lambda: AugMix(alpha=0), "alpha=0 must be greater than 0"),
     ],
 )
 def test_senseless_settings_are_refused(build: type, message: str) -> None:

@@ -100,7 +100,7 @@ def test_what_cannot_fit_covers_nothing() -> None:
 
 
 def test_senseless_settings_of_erasing_are_refused() -> None:
-    with pytest.raises(UserError, match="fill=nosie: choose one of: noise"):
+    with pytest.raises(UserError, match="fill=nosie: expected noise"):
         RandomErasing(fill="nosie")
     with pytest.raises(UserError, match=r"RandomErasing\.scale"):
         RandomErasing(scale=(0.5, 0.2))

@@ -124,7 +124,7 @@ def test_jitter_stays_in_its_ranges() -> None:
     ("settings", "message"),
     [
         ({"brightness": (-1, 1)}, "brightness=.* at least 0"),
-        ({"contrast": (2, 1)}, "contrast=.* rising"),
+        ({"contrast": (2, 1)}, "contrast=.* ascending"),
         ({"hue": 0.6}, r"hue=.* in \[-0.5, 0.5\]"),
     ],
 )

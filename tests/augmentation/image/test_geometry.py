@@ -166,7 +166,7 @@ def test_flips_mirror_what_they_say_with_their_probability() -> None:
     [
         (lambda: Affine(degrees=-5), r"Affine\.degrees"),
         (lambda: Affine(translate=1.5), r"Affine\.translate.* in \[0, 1\]"),
-        (lambda: Affine(scale=(1.2, 0.8)), r"Affine\.scale=\[1\.2, 0\.8\] must be two rising"),
+        (lambda: Affine(scale=(1.2, 0.8)), r"Affine\.scale=\[1\.2, 0\.8\] must be two ascending"),
         (lambda: Affine(shear=(0, 90)), r"Affine\.shear"),
         (lambda: Affine(interpolation="bilinaer"), r"interpolation=bilinaer: did you mean 'bilinear'"),
         (lambda: RandomResizedCrop(scale=(0.5, 1.1)), r"RandomResizedCrop\.scale"),

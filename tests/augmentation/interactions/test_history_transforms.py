@@ -134,7 +134,7 @@ def test_wrong_settings_and_samples_are_told() -> None:
             kind(probability=-1)
     with pytest.raises(UserError, match="try data=movielens_sequence"):
         run(HistoryCrop(), torch.zeros(2, 3, 8, 8))
-    with pytest.raises(UserError, match="has not been shown the data"):
+    with pytest.raises(UserError, match=r"call prepare\(datamodule\) first"):
         run(HistoryMask(), histories(3))
     with pytest.raises(UserError, match="not digits"):
         HistoryMask().prepare(SimpleNamespace(name="digits"))

@@ -72,7 +72,7 @@ def test_one_item_left_among_thousands_is_found() -> None:
     sampling = NegativeSampling(count=2)
     sampling.set_interactions(met)
     assert sampling(batch_of(torch.zeros(3, dtype=torch.int64)), generator())["negatives"].eq(77).all()
-    with pytest.raises(UserError, match="user 0 has met every item"):
+    with pytest.raises(UserError, match="user 0 has interacted with every item"):
         sampling.set_interactions(torch.ones(1, 3, dtype=torch.bool))
 
 
@@ -131,7 +131,7 @@ def test_wrong_settings_and_data_are_told() -> None:
         (lambda: RatingNoise(std=-1), "std=-1"),
         (lambda: RatingNoise(scale=[5, 1]), r"scale=\[5, 1\]"),
         (lambda: RatingNoise(probability=-0.1), "probability=-0.1"),
-        (lambda: NegativeSampling()(batch_of(torch.zeros(2).long()), generator()), "not been shown the data"),
+        (lambda: NegativeSampling()(batch_of(torch.zeros(2).long()), generator()), r"call prepare\(datamodule\) first"),
         (lambda: NegativeSampling()({"x": torch.zeros(2, 3, 8, 8)}, generator()), "pairs"),
         (lambda: NegativeSampling().prepare(SimpleNamespace(name="digits", input_shape=(64,))), "movielens_implicit"),
         (lambda: UniformUsers().prepare(SimpleNamespace(name="digits", input_shape=(64,))), "not digits"),

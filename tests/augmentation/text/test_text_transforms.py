@@ -110,7 +110,7 @@ def test_one_text_one_word_and_no_word_are_batches_too(name: str, corpus: Handwr
 @every
 def test_samples_that_are_no_texts_are_refused(name: str, corpus: Handwritten) -> None:
     for x in (torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.rand(4, 9)):
-        with pytest.raises(UserError, match=r"changes texts, rows of word ids, not samples of shape"):
+        with pytest.raises(UserError, match=r"needs texts \(rows of word ids\), not samples of shape"):
             made(name, corpus)({"x": x, "y": torch.zeros(4, dtype=torch.int64)}, generator())
 
 
@@ -132,9 +132,9 @@ def test_the_share_is_checked_and_so_is_what_one_of_is_made_of() -> None:
     for kind in (SwapWords, DeleteWords, WordDropout, MaskSpan, ReplaceWords, InsertWords):
         with pytest.raises(UserError, match=rf"{kind.__name__}.share=-0.1 must lie in \[0, 1\]"):
             kind(-0.1)  # type: ignore[abstract]
-    with pytest.raises(UserError, match=r"OneOf.transforms=\['a'\]: needed are transforms of words"):
+    with pytest.raises(UserError, match=r"OneOf.transforms=\['a'\]: expected word transforms"):
         OneOf({"a": AddContext()})
     with pytest.raises(UserError, match=r"OneOf.transforms=\[\]"):
         OneOf({})
-    with pytest.raises(UserError, match=r"WordDropout was not shown the data"):
+    with pytest.raises(UserError, match=r"WordDropout: call prepare"):
         WordDropout()({"x": torch.ones(2, 3, dtype=torch.int32)}, generator())

@@ -72,7 +72,7 @@ def test_sentences_change_their_order_and_keep_their_words_and_marks(corpus: Han
 def test_without_marks_at_the_ends_of_sentences_there_is_nothing_to_shuffle() -> None:
     data = Handwritten(["no marks", "at all"], [0, 1])
     data.setup()
-    with pytest.raises(UserError, match=r"no text of handwritten has one of these as a word; try data.tokenizer=words"):
+    with pytest.raises(UserError, match=r"none of these is a word of handwritten; try data.tokenizer=words"):
         ShuffleSentences().prepare(data)
 
 
