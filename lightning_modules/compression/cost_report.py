@@ -150,12 +150,6 @@ def _format_timing(timing: Timing | None, spread: bool) -> str:
     return f"{timing.median_ms:.3f}" + (f" ({timing.low_ms:.3f}–{timing.high_ms:.3f})" if spread else "")
 
 
-def to_markdown(head: Sequence[str], rows: Sequence[Sequence[str]], below: str) -> str:
-    """The table in Markdown, and the text `below` it."""
-    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|", *(f"| {' | '.join(row)} |" for row in rows)]
-    return "\n".join(lines) + f"\n\n{below}\n"
-
-
 def plot_costs(rows: Sequence[NetworkCosts], metric: str | None, path: Path) -> None:
     """Plot size, latency and test metric of every network, one panel each."""
     import matplotlib

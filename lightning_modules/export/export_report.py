@@ -8,6 +8,7 @@ from torch import Tensor
 from lightning_modules.data.table_input import TableInput
 from lightning_modules.export.export import BATCH_SIZE, ExportResult
 from lightning_modules.export.runtime import load_exported
+from lightning_modules.report.tables import open_console, terminal_table
 
 
 def export_metrics(found: ExportResult) -> dict[str, float]:
@@ -28,24 +29,20 @@ def export_metrics(found: ExportResult) -> dict[str, float]:
 
 def print_export(found: ExportResult) -> None:
     """Print checkpoint and exported file side by side."""
-    from rich.console import Console
-    from rich.table import Table
-
     a = found.agreement
-    table = Table(
-        "", "checkpoint, eager", found.name, title=f"{found.path.name} of {found.source}", title_justify="left"
-    )
+    rows: list[list[str]] = []
     if a.accuracy is not None:
-        table.add_row(f"accuracy ({a.part}, n={a.samples})", *(f"{value:.4f}" for value in a.accuracy))
+        rows.append([f"accuracy ({a.part}, n={a.samples})", *(f"{value:.4f}" for value in a.accuracy)])
     if a.top1 is not None:
-        table.add_row("top-1 agreement", "", f"{a.top1:.4f}")
-    table.add_row("largest difference of a score", "", f"{a.max_error:.2e}")
-    table.add_row("bytes", "", f"{found.path.stat().st_size:,}")
+        rows.append(["top-1 agreement", "", f"{a.top1:.4f}"])
+    rows.append(["largest difference of a score", "", f"{a.max_error:.2e}"])
+    rows.append(["bytes", "", f"{found.path.stat().st_size:,}"])
     for size in (1, BATCH_SIZE):
         cells = (found.times[f"{side}_{size}"] for side in ("checkpoint", "exported"))
         label = f"batch of {size}, one thread: p50 / p95 ms"
-        table.add_row(label, *(f"{time.p50_ms:.3f} / {time.p95_ms:.3f}" for time in cells))
-    Console().print(table)
+        rows.append([label, *(f"{time.p50_ms:.3f} / {time.p95_ms:.3f}" for time in cells)])
+    title = f"{found.path.name} of {found.source}"
+    open_console().print(terminal_table(["", "checkpoint, eager", found.name], rows, title=title))
 
 
 def log_export(store: Any, run_id: str, found: ExportResult, example: Tensor) -> None:

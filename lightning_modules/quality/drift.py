@@ -8,6 +8,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
+from lightning_modules.report.statistics import holm
+
 MAX_CATEGORIES = 12  # distinct values up to which a column is compared by chi-squared
 MAX_SAMPLES = 4000  # samples per side for the classifier
 MAX_COLUMNS = 200  # compared columns: the first raw columns, or the leading components
@@ -56,15 +58,6 @@ def _chi2(table: Any) -> tuple[float, float]:
         return 0.0, 1.0
     found = stats.chi2_contingency(counts, correction=False)
     return float(found.statistic), float(found.pvalue)
-
-
-def holm(p: list[float]) -> list[float]:
-    """Adjusted p-values (Holm 1979), in the order of `p`."""
-    order = np.argsort(p)
-    scaled = np.asarray(p, float)[order] * np.arange(len(p), 0, -1)
-    adjusted = np.empty(len(p))
-    adjusted[order] = np.minimum(np.maximum.accumulate(scaled), 1) if len(p) else []
-    return [float(value) for value in adjusted]
 
 
 def two_sample_auc(x_a: Any, x_b: Any, seed: int = 0, folds: int = 5) -> tuple[float | None, float | None]:

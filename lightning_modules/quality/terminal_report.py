@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from lightning_modules.report.tables import open_console
 
 MAX_EXAMPLES = 5  # examples per kind of issue
 
@@ -18,17 +19,9 @@ def _table(*columns: str, title: str) -> Table:
     return table
 
 
-def build_console() -> Console:
-    """Return a console; output to a file is at least 160 columns wide."""
-    found = Console(highlight=False)
-    if not found.is_terminal:
-        found.width = max(found.width, 160)
-    return found
-
-
 def show_report(report: dict[str, Any]) -> None:
     """Print balance, findings, examples and notes."""
-    out = build_console()
+    out = open_console()
     out.print(_balance(report["balance"], report["data"]))
     out.print(_findings(report))
     for line in _examples(report):
@@ -126,7 +119,7 @@ def show_exclusions(record: dict[str, Any]) -> None:
         counts[kind] = counts.get(kind, 0) + 1
     for kind, count in sorted(counts.items(), key=lambda item: -item[1]):
         table.add_row(kind, f"{count:,}")
-    build_console().print(table)
+    open_console().print(table)
 
 
 def exclusion_kind(why: str) -> str:
@@ -144,7 +137,7 @@ def exclusion_kind(why: str) -> str:
 
 def show_split(found: dict[str, Any]) -> None:
     """Print the parts and the results of the checks."""
-    out = build_console()
+    out = open_console()
     out.print(_balance({name: part for name, part in found["parts"].items() if part["samples"]}, found["data"]))
     table = _table("check", "holds", "found", title="")
     for name, check in found["checks"].items():

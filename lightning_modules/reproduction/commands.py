@@ -4,11 +4,11 @@ import sys
 from collections.abc import Collection, Mapping
 
 from omegaconf import OmegaConf
-from rich.console import Console
 
 from lightning_modules.config.command_line import format_error
 from lightning_modules.config.errors import UserError
 from lightning_modules.report.markdown_section import find_section, replace_section
+from lightning_modules.report.tables import open_console
 from lightning_modules.reproduction.claim_runs import claim_runs, read_values, select_seeds
 from lightning_modules.reproduction.committed_results import Result, merge_newest, read_results, write_results
 from lightning_modules.reproduction.compose import ComposedClaim, compose_claim
@@ -29,10 +29,7 @@ from lightning_modules.tracking.store import open_store
 def verdicts(question: ClaimRequest) -> bool:
     """Run, judge and print the claims; return whether each has an expected verdict."""
     rows = reproduce(question)
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = max(console.width, 200)  # a file or a pipe has no width
-    console.print(rows_to_terminal(rows))
+    open_console(min_width=200).print(rows_to_terminal(rows))
     return all_expected(rows) and len(rows) == len(select_claims(question))
 
 

@@ -7,8 +7,9 @@ from typing import Any
 import pytorch_lightning as pl
 
 from lightning_modules.compression.artifact import FILE, load_compressed, save_compressed
-from lightning_modules.compression.cost_report import TEST_METRICS, CostReport, plot_costs, to_markdown
+from lightning_modules.compression.cost_report import TEST_METRICS, CostReport, plot_costs
 from lightning_modules.compression.stage import Stage
+from lightning_modules.report.tables import markdown_table, open_console, terminal_table
 from lightning_modules.run.compression import FitCall, RunCompression, steps_done
 from lightning_modules.run.publish import held_out_samples, run_description
 from lightning_modules.run.serve import write_pyfunc
@@ -92,22 +93,14 @@ class _StageRecorder:
 
     def finish(self, metrics: dict[str, float]) -> dict[str, float]:
         """Draw and print the comparison, and put it on the run's page below `metrics`; return its metrics."""
-        from rich.console import Console
-        from rich.table import Table
-
         head, rows = self.account.cells(spread=False)
         verdict = self.account.verdict()
-        table = Table(title="compressed", title_justify="left")
-        for name in head:
-            table.add_column(name, justify="left" if name == "network" else "right")
-        for row in rows:
-            table.add_row(*row)
-        console = Console()
-        console.print(table)
+        console = open_console()
+        console.print(terminal_table(head, rows, left=(head.index("network"),), title="compressed"))
         console.print(verdict, highlight=False, soft_wrap=True)
         if self.record:
             console.print(f"model  models:/{self.line[-1][1]}", highlight=False)
-            text = to_markdown(*self.account.cells(spread=True), verdict)
+            text = f"{markdown_table(*self.account.cells(spread=True))}\n\n{verdict}\n"
             self.record.text("compression/table.md", text)
             self.record.send(
                 {"do": "tags", "tags": {"mlflow.note.content": run_description(self.record, metrics, text)}}

@@ -9,6 +9,7 @@ import torch
 
 from lightning_modules.report.figures import learning_curves
 from lightning_modules.report.sample_figures import SampleGrid, draw_samples
+from lightning_modules.report.tables import markdown_table, open_console, terminal_table
 from lightning_modules.run.serve import write_pyfunc
 from lightning_modules.tracking.provenance import mask_secrets
 from lightning_modules.tracking.record import Record
@@ -81,9 +82,9 @@ def run_description(record: Record, metrics: Mapping[str, float], below: str = "
     """The run's description in Markdown: its test metrics and the commands to rerun and serve it."""
     serve = f"mlflow models serve -m models:/{record.model_id} --env-manager local"
     store = shlex.quote(mask_secrets(record.store.uri))
-    rows = "".join(f"| {name} | {value:.4f} |\n" for name, value in _test_metrics(metrics))
+    table = markdown_table(["metric", "value"], [(name, f"{value:.4f}") for name, value in _test_metrics(metrics)])
     return (
-        f"| metric | value |\n|---|---|\n{rows}\n"
+        f"{table}\n\n"
         f"`touchstone rerun {record.run_id}` reruns it and compares the metrics;\n"
         f"`touchstone serve {record.run_id}` serves it, as `MLFLOW_TRACKING_URI={store} {serve}` does.\n\n"
         f"{below}"
@@ -103,16 +104,9 @@ def _history(record: Record, name: str) -> list[tuple[int, float]]:
 
 def print_report(record: Record | None, task_spec: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
     """Print the test metrics, the run's name and id, and where to view it."""
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console()
-    table = Table(title=f"{task_spec['name']}", title_justify="left")
-    table.add_column("metric")
-    table.add_column("value", justify="right")
-    for name, value in _test_metrics(metrics):
-        table.add_row(name, f"{value:.4f}")
-    console.print(table)
+    console = open_console()
+    rows = [(name, f"{value:.4f}") for name, value in _test_metrics(metrics)]
+    console.print(terminal_table(["metric", "value"], rows, title=str(task_spec["name"])))
     if record is not None:
         console.print(f"run    {record.run_name}  {record.run_id}", highlight=False)
         console.print(f"model  models:/{record.model_id}", highlight=False)

@@ -14,11 +14,12 @@ from matplotlib.colors import Colormap, ListedColormap
 from matplotlib.figure import Figure
 
 from lightning_modules.report.figures import GRID, INK, blank_figure
+from lightning_modules.report.numbers import format_number
 from lightning_modules.sweep.plot_axis import Axis, axis, measure
 from lightning_modules.sweep.ranking import ranked_trials
 from lightning_modules.sweep.trial_names import short_keys
 from lightning_modules.sweep.trial_results import TrialResult
-from lightning_modules.sweep.trial_table import number, status_line
+from lightning_modules.sweep.trial_table import status_line
 
 WIDEST = 26.0  # inches
 FAN = 0.028  # how far the lines that share a place are spread to either side of it
@@ -52,7 +53,7 @@ def parallel_coordinates(children: Sequence[TrialResult], objective: str, direct
     _draw_axes(axes, sides, [*short_keys(keys).values(), objective])
     bar = np.linspace(0, 1, 256)[:, None]
     axes.imshow(bar, extent=(len(keys), len(keys) + 0.06, 0, 1), cmap=palette, origin="lower", aspect="auto", zorder=4)
-    title = f"Best {objective} {number(ranked[0].values[objective])}: {ranked[0].name}"
+    title = f"Best {objective} {format_number(ranked[0].values[objective])}: {ranked[0].name}"
     axes.set_title(_two_lines(title, len(sides)), loc="left", color=BEST, fontsize=10, fontweight="bold", pad=26)
     axes.set_xlabel(f"{status_line(children)}{'; grey: not finished' * bool(grey)}", color=INK, fontsize=9, loc="left")
     return figure

@@ -44,12 +44,11 @@ class SweepProgress:
         """Write the summary into the sweep's run, and print it where it is to be shown; return the children."""
         if not shown:
             return self._summary(final=True)
-        from rich.console import Console
-
+        from lightning_modules.report.tables import open_console
         from lightning_modules.sweep.summary_text import terminal_summary
 
         children = self._summary(final=True)
-        Console().print(terminal_summary(children, self._ledger.objectives, f"sweep {self._ledger.name}"))
+        open_console().print(terminal_summary(children, self._ledger.objectives, f"sweep {self._ledger.name}"))
         print(f"sweep  {self._ledger.name}  {self._ledger.run_id}\nsee    make ui, then http://127.0.0.1:5000")
         print(f"       touchstone compare {self._ledger.run_id}", flush=True)
         return children

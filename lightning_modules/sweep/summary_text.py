@@ -1,12 +1,13 @@
 """A sweep in short: the description that stands at the top of its run's page, and the table at the end in the terminal."""
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from lightning_modules.report.numbers import format_exact_duration, format_number
+from lightning_modules.report.tables import escape_markdown, markdown_table, terminal_table
 from lightning_modules.sweep.ranking import best_trial, pareto_trials, ranked_trials
 from lightning_modules.sweep.trial_results import TrialResult
-from lightning_modules.sweep.trial_table import duration, first_line, number, sorted_trials, status_line
+from lightning_modules.sweep.trial_table import first_line, sorted_trials, status_line
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -28,7 +29,7 @@ def mlflow_description(
     metrics = _test_metrics(children, objectives)
     titles = ["#", "run", "status", *(f"best {name}" for name in objectives), *metrics, "duration"]
     top = f"{status_line(children)}\n\n{_markdown_best(children, objectives, experiment_id)}"
-    top += f"| {' | '.join(map(_escape, titles))} |\n|{'---|' * len(titles)}\n"
+    top += markdown_table([escape_markdown(title) for title in titles], [], left=(1, 2)) + "\n"
     commands = f"\nGo on:\n\n    {resume_command}\n\nCompare over seeds:\n\n    touchstone compare {run_id}\n"
     free_slots, rows = DESCRIPTION_LIMIT - len(top) - len(commands) - 100, ""
     for child in sorted_trials(children, objectives)[:DESCRIPTION_ROWS]:
@@ -55,24 +56,26 @@ def _markdown_best(children: Sequence[TrialResult], objectives: Mapping[str, str
 
 
 def _markdown_row(child: TrialResult, objectives: Iterable[str], metrics: Iterable[str], experiment_id: str) -> str:
-    values = [number(child.values.get(name)) for name in objectives] + [number(child.metrics.get(m)) for m in metrics]
+    values = [child.values.get(name) for name in objectives] + [child.metrics.get(name) for name in metrics]
     status = child.status.lower() + ", linked" * child.linked
-    cells = [str(child.number), _link(child, experiment_id), status, *values, duration(child.duration_s)]
+    cells = [
+        str(child.number),
+        _link(child, experiment_id),
+        status,
+        *map(format_number, values),
+        format_exact_duration(child.duration_s),
+    ]
     return f"| {' | '.join(cells)} |\n"
 
 
 def _link(child: TrialResult, experiment_id: str) -> str:
     if child.run_id is None or child.status == "MISSING":
-        return _escape(child.name)
-    return f"[{_escape(child.name)}](#/experiments/{child.experiment_id or experiment_id}/runs/{child.run_id})"
-
-
-def _escape(text: str) -> str:
-    return re.sub(r"([\\`*_\[\]<>|#~])", r"\\\1", text)
+        return escape_markdown(child.name)
+    return f"[{escape_markdown(child.name)}](#/experiments/{child.experiment_id or experiment_id}/runs/{child.run_id})"
 
 
 def _format_objectives(child: TrialResult, objectives: Iterable[str]) -> str:
-    return ", ".join(f"{name} {number(child.values.get(name))}" for name in objectives)
+    return ", ".join(f"{name} {format_number(child.values.get(name))}" for name in objectives)
 
 
 def _test_metrics(children: Iterable[TrialResult], objectives: Mapping[str, str]) -> list[str]:
@@ -85,21 +88,19 @@ def _test_metrics(children: Iterable[TrialResult], objectives: Mapping[str, str]
 def terminal_summary(children: Sequence[TrialResult], objectives: Mapping[str, str], title: str) -> "Group":
     """What is printed when a sweep ends: the best runs, how many ended how, and what the failed ones died of."""
     from rich.console import Group
-    from rich.table import Table
     from rich.text import Text
 
     metrics = _test_metrics(children, objectives)
     front = {child.number for child in pareto_trials(children, objectives)} if len(objectives) > 1 else set()
-    table = Table()
-    table.add_column("#", justify="right")
-    table.add_column("run", overflow="fold")
-    for name in [*(f"best {name}" for name in objectives), *metrics, "duration"]:
-        table.add_column(Text(name), justify="right")
+    columns = ["#", "run", *(f"best {name}" for name in objectives), *metrics, "duration"]
+    rows, styles = [], []
     for child in _top(children, objectives):
         values = [child.values.get(name) for name in objectives] + [child.metrics.get(name) for name in metrics]
-        cells = [*(number(value) for value in values), duration(child.duration_s)]
-        style = "bold" if child.number in front else None
-        table.add_row(str(child.number), Text(child.name), *cells, style=style)
+        rows.append(
+            [str(child.number), child.name, *map(format_number, values), format_exact_duration(child.duration_s)]
+        )
+        styles.append("bold" if child.number in front else "")
+    table = terminal_table(columns, rows, left=(1,), styles=styles)
     lines = [Text(line, style="red") for line in _failure_lines(children)]
     winner = best_trial(children, objectives)
     if winner is not None:

@@ -3,11 +3,11 @@
 import csv
 import html
 import io
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from lightning_modules.report.numbers import format_exact_duration, format_number
 from lightning_modules.sweep.ranking import best_trial, pareto_trials, ranked_trials
 from lightning_modules.sweep.trial_names import short_keys, short_value
 from lightning_modules.sweep.trial_results import TrialResult
@@ -98,10 +98,10 @@ def _html_row(
     child: TrialResult, params: Sequence[str], objectives: Iterable[str], metrics: Sequence[str], good: bool
 ) -> str:
     error = f' title="{html.escape(child.error)}"' if child.error else ""
-    values = [number(child.values.get(name)) for name in objectives]
+    values = [format_number(child.values.get(name)) for name in objectives]
     values += [short_value(child.params[key]) if key in child.params else "" for key in params]
-    values += [number(child.metrics.get(name)) for name in metrics]
-    values += [duration(child.duration_s), str(child.attempts)]
+    values += [format_number(child.metrics.get(name)) for name in metrics]
+    values += [format_exact_duration(child.duration_s), str(child.attempts)]
     cells = "".join(f"<td>{html.escape(text)}</td>" for text in values)
     status = child.status + " (linked)" * child.linked
     return (
@@ -116,23 +116,6 @@ def _union(mappings: Iterable[Mapping[str, Any]]) -> list[str]:
 
 def _metrics(children: Iterable[TrialResult]) -> list[str]:
     return sorted(_union(child.metrics for child in children))
-
-
-def number(value: float | None) -> str:
-    """A measured value to read: four digits, whole and large numbers in full, nothing where there is none."""
-    if value is None or math.isnan(value):
-        return "" if value is None else "nan"
-    return f"{value:,.0f}" if value.is_integer() or 1e4 <= abs(value) < 1e15 else f"{value:.4g}"
-
-
-def duration(seconds: float | None) -> str:
-    """A span of time to read: ``4.2 s``, ``3:05 min``, ``2:03:05 h``."""
-    if seconds is None:
-        return ""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}:{rest:02} min" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02}:{rest:02} h"
 
 
 def first_line(text: str | None) -> str:

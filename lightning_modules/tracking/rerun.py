@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lightning_modules.config.errors import UserError
 from lightning_modules.config.project import PROJECT_ROOT
+from lightning_modules.report.tables import open_console, terminal_table
 from lightning_modules.tracking.artifacts import artifact_path
 from lightning_modules.tracking.provenance import git_state, hardware, package_versions
 from lightning_modules.tracking.resume import recorded_config
@@ -125,19 +126,17 @@ def first_difference(old: list[tuple[int, float]], new: list[tuple[int, float]])
 
 
 def _compare(store: Store, old_id: str, new_id: str) -> int:
-    from rich.console import Console
-    from rich.table import Table
-
     old, new = metric_histories(store, old_id), metric_histories(store, new_id)
-    table = Table("metric", "points", "outcome", "recorded", "now", title=f"{old_id} and its rerun {new_id}")
+    rows = []
     different = 0
     for name in sorted(old.keys() | new.keys()):
         a, b = old.get(name, []), new.get(name, [])
         step = first_difference(a, b)
         different += step is not None
         outcome = "equal" if step is None else f"different from step {step}"
-        table.add_row(name, str(len(a)), outcome, *(f"{max(side)[1]:.6g}" if side else "-" for side in (a, b)))
-    Console().print(table)
+        rows.append([name, str(len(a)), outcome, *(f"{max(side)[1]:.6g}" if side else "-" for side in (a, b))])
+    columns = ["metric", "points", "outcome", "recorded", "now"]
+    open_console().print(terminal_table(columns, rows, left=(0, 2), title=f"{old_id} and its rerun {new_id}"))
     print(
         "all metrics are equal"
         if not different

@@ -22,7 +22,7 @@ from lightning_modules.sweep.summary import write_summary
 from lightning_modules.sweep.summary_text import DESCRIPTION_LIMIT, mlflow_description, terminal_summary
 from lightning_modules.sweep.trial_names import NAME_LIMIT, run_name
 from lightning_modules.sweep.trial_results import TrialResult
-from lightning_modules.sweep.trial_table import duration, to_csv, to_html
+from lightning_modules.sweep.trial_table import to_csv, to_html
 from lightning_modules.tracking.store import open_store
 
 
@@ -219,10 +219,6 @@ def test_the_terminal_shows_the_top_ten_the_counts_and_what_failed() -> None:
     assert "seed=10" not in shown
     assert "failed seed=[/x]: ValueError: no [red]\n" in shown
     assert f"best   seed=0  val/loss 0  {0:032x}" in shown
-
-
-def test_spans_of_time_are_short_to_read() -> None:
-    assert [duration(s) for s in (None, 4.21, 185, 7385)] == ["", "4.2 s", "3:05 min", "2:03:05 h"]
 
 
 # --- pictures --------------------------------------------------------------------------------------------------

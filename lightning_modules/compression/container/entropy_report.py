@@ -12,6 +12,7 @@ import numpy as np
 
 from lightning_modules.compression.container.tensor_encoding import DTYPES, TensorEncoding, dtype_name, num_symbols
 from lightning_modules.compression.container.value_codecs import encode_plain
+from lightning_modules.report.tables import markdown_table
 
 Record = dict[str, Any]
 
@@ -78,8 +79,8 @@ class WriteReport:
         zeros = sum(tensor.zeros for tensor in self.tensors)
         rows.append(("header", "", "", "", "", header, ""))
         rows.append(("file", "", "", zeros, self.dense_bytes, self.size_bytes, self.bound_bytes))
-        lines = ["| tensor | codec | shape | zeros | dense | stored | bound |", "|---|---|---|--:|--:|--:|--:|"]
-        return "\n".join([*lines, *("| " + " | ".join(map(_format_cell, row)) + " |" for row in rows)])
+        columns = ["tensor", "codec", "shape", "zeros", "dense", "stored", "bound"]
+        return markdown_table(columns, ([_format_cell(value) for value in row] for row in rows), left=(0, 1, 2))
 
 
 def _format_cell(value: str | float) -> str:

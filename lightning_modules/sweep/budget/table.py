@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from lightning_modules.report.tables import markdown_table
 from lightning_modules.sweep.budget.goal import Goal
 
 if TYPE_CHECKING:
@@ -13,9 +14,9 @@ def to_markdown(goal: Goal, attempts: "Sequence[Evaluated]", best: "Evaluated | 
     """A row for each attempt, in their order, and one for the dense network; the chosen one is bold."""
     test = goal.metric.replace("val/", "test/")
     titles = ["#", "attempt", "bytes", "macs", "ms", goal.metric, "drop", "goal", test]
-    lines = [f"Goal: {goal.said()}", "", f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+    rows = []
     if attempts:
-        lines.append(_row("", "dense", attempts[-1].child.metrics, "dense", goal.metric, test, "", ""))
+        rows.append(_row("", "dense", attempts[-1].child.metrics, "dense", goal.metric, test, "", ""))
     for attempt in attempts:
         mark = "**" * (attempt is best)
         name = f"{mark}{attempt.child.name}{mark}"
@@ -23,15 +24,15 @@ def to_markdown(goal: Goal, attempts: "Sequence[Evaluated]", best: "Evaluated | 
         reached = reached or ("too much lost" if attempt.effort >= 1 else "not small or fast enough")
         drop = f"{attempt.drop:.4f}"
         number = str(attempt.child.number)
-        lines.append(_row(number, name, attempt.child.metrics, "compressed", goal.metric, test, drop, reached))
-    return "\n".join(lines) + "\n"
+        rows.append(_row(number, name, attempt.child.metrics, "compressed", goal.metric, test, drop, reached))
+    return f"Goal: {goal.said()}\n\n{markdown_table(titles, rows, left=(1, 7))}\n"
 
 
 def _row(
     number: str, name: str, metrics: dict[str, float], side: str, metric: str, test: str, drop: str, reached: str
-) -> str:
+) -> list[str]:
     def cell(key: str, form: str) -> str:
         return format(metrics[f"{side}/{key}"], form) if f"{side}/{key}" in metrics else ""
 
     costs = [cell("size_bytes", ",.0f"), cell("macs", ",.0f"), cell("latency_ms", ".3f")]
-    return f"| {' | '.join([number, name, *costs, cell(metric, '.4f'), drop, reached, cell(test, '.4f')])} |"
+    return [number, name, *costs, cell(metric, ".4f"), drop, reached, cell(test, ".4f")]
