@@ -3,7 +3,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: train test test-all lint ui bench constraints clean
+.PHONY: train test test-all test-newest test-hydra14 lint ui bench constraints clean
 
 train: $(READY) ## train the default model on real data and record the run
 	$(BIN)/python scripts/train.py
@@ -13,6 +13,27 @@ test: $(READY) ## the default tests: no network, no GPU
 
 test-all: $(READY) ## the slow ones too
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not gpu"
+
+# What a new version of a library breaks first: the private names that we use, the composed configs, a few trainings.
+# NEWEST=1 .ci/run runs test-newest too. Both install into environments of their own and take minutes.
+UPGRADE_TESTS := tests/compat tests/check tests/config tests/configs tests/run/test_record.py tests/sweep/test_optuna_plan.py
+
+test-newest: ## with the newest versions that pyproject.toml allows
+	rm -rf .venv-newest
+	$(PYTHON) -m venv .venv-newest
+	.venv-newest/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev,compression]'
+	.venv-newest/bin/python -m pip list --format freeze | grep -E '^(torch|pytorch-lightning|mlflow|optuna|hydra-core|omegaconf)=='
+	.venv-newest/bin/python -m pytest $(UPGRADE_TESTS)
+	rm -rf .venv-newest
+
+test-hydra14: ## with the release candidate of Hydra 1.4, which pyproject.toml does not allow yet
+	rm -rf .venv-hydra14
+	$(PYTHON) -m venv .venv-hydra14
+	.venv-hydra14/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,compression]'
+	.venv-hydra14/bin/python -m pip install --quiet --disable-pip-version-check 'hydra-core>=1.4.0rc1,<1.5'
+	.venv-hydra14/bin/python -m pip list --format freeze | grep -E '^(hydra-core|omegaconf)=='
+	.venv-hydra14/bin/python -m pytest $(UPGRADE_TESTS)
+	rm -rf .venv-hydra14
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -41,4 +62,4 @@ constraints: ## renew constraints.txt: the newest versions that pyproject.toml a
 	rm -rf .venv-newest
 
 clean:
-	rm -rf $(VENV) .venv-newest
+	rm -rf $(VENV) .venv-newest .venv-hydra14

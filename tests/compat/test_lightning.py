@@ -186,8 +186,14 @@ def test_ddp_calls_the_public_steps(monkeypatch):
     assert strategy.calls == ["launcher fork"]
     assert lightning.launched_strategy(strategy.launcher) is strategy
 
+    for name in ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "NODE_RANK", "LOCAL_RANK"):
+        monkeypatch.setenv(name, "")  # Lightning sets some of them: they are taken back
+        monkeypatch.delenv(name)
     monkeypatch.setattr(strategy.launcher, "launch", lambda function, *args, trainer, **more: function(*args, **more))
-    trainer.fit(OneLayer())
+    try:
+        trainer.fit(OneLayer())
+    finally:
+        torch.distributed.destroy_process_group()
     assert strategy.calls == ["launcher fork", "wrap", "hooks"]
     assert trainer.global_step == 4
 

@@ -186,3 +186,10 @@ def test_our_own_private_names_are_free():
         def use(ours): return ours._count(), ours._width
     """
     assert Code({"lightning_modules/good.py": textwrap.dedent(source)}).private_uses() == []
+
+
+def test_what_an_upgrade_is_tested_by_is_there():
+    (line,) = [line for line in (ROOT / "Makefile").read_text().splitlines() if line.startswith("UPGRADE_TESTS :=")]
+    assert [path for path in line.split()[2:] if not (ROOT / path).exists()] == [], (
+        "a path in UPGRADE_TESTS of the Makefile"
+    )

@@ -27,8 +27,8 @@ def test_submitit_still_uses_these_variables():
     pytest.importorskip("submitit")
     from inspect import getsource
 
-    from submitit.core import utils
+    from submitit.core import job_environment
     from submitit.slurm import slurm
 
-    text = getsource(slurm) + getsource(utils)
+    text = getsource(slurm) + getsource(job_environment)
     assert "SUBMITIT_EXECUTOR" in text and "SUBMITIT_PREEMPT_SIGNAL" in text

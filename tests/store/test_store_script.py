@@ -58,7 +58,7 @@ def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys, runpy; sys.argv = ['store.py', '--help']\n"
         "try: runpy.run_path('scripts/store.py', run_name='__main__')\n"
-        "except SystemExit: print({'torch', 'mlflow', 'sqlalchemy'} & set(sys.modules))"
+        "finally: print({'torch', 'mlflow', 'sqlalchemy'} & set(sys.modules))"
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
     assert "relocate" in said.stdout and said.stdout.strip().endswith("set()"), said.stderr
