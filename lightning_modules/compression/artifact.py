@@ -8,8 +8,7 @@ import torch
 from torch import nn
 
 from lightning_modules.compression import container
-from lightning_modules.compression.architecture_steps import apply_steps
-from lightning_modules.compression.compressed_state import CompressedState
+from lightning_modules.compression.compressed_state import CompressedState, apply_steps
 from lightning_modules.config.errors import UserError
 from lightning_modules.task.supervised import Supervised
 

@@ -1,10 +1,29 @@
-"""How the tensors of a compressed network are represented: masks, codebooks, quantization grids, architecture steps."""
+"""How the tensors of a compressed network are represented (masks, codebooks, grids), and its architecture steps.
 
+An architecture step, ``{"do": name, …}``, describes how a stage changed the network; `RESTORE_FUNCTIONS` names the function
+``(model, step, example) -> model`` that repeats it, with `example` floats [1, *input_shape]. Weights are loaded afterwards, so
+a step restores shapes and layers only.
+"""
+
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from lightning_modules.config.errors import UserError
+
+RestoreFunction = Callable[[nn.Module, dict[str, Any], Tensor], nn.Module]
+# Named, not imported, so that optional libraries are imported only when they are needed.
+RESTORE_FUNCTIONS = {
+    "channels": "lightning_modules.compression.structured.structured_pruning:restore",
+    "low_rank": "lightning_modules.compression.structured.low_rank:restore",
+    "fold": "lightning_modules.compression.structured.batch_norm_folding:restore",
+    "half": "lightning_modules.compression.quantization.half_precision:restore",
+    "onnx": "lightning_modules.compression.onnx_model:restore",
+}
 
 
 @dataclass
@@ -104,3 +123,14 @@ class CompressedState:
     def replace(self, other: "CompressedState") -> None:
         """Become equal to `other`, as the same object."""
         self.masks, self.codebooks, self.grids, self.steps = other.masks, other.codebooks, other.grids, other.steps
+
+
+def apply_steps(model: nn.Module, steps: Sequence[dict[str, Any]], example: Tensor) -> nn.Module:
+    """Apply all steps to a network built from its config. Raises UserError for an unknown step."""
+    for step in steps:
+        if step.get("do") not in RESTORE_FUNCTIONS:
+            raise UserError(f"the compressed model contains the unknown step '{step.get('do')}'; update Touchstone")
+        module, _, function = RESTORE_FUNCTIONS[step["do"]].partition(":")
+        restore: RestoreFunction = getattr(import_module(module), function)
+        model = restore(model, step, example)
+    return model

@@ -1,11 +1,12 @@
-"""Counts a network's multiply-accumulates (MACs), parameters and nonzero parameters."""
+"""Counts a network's multiply-accumulates (MACs), parameters and nonzero parameters, if possible on the meta device."""
+
+import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
-
-from lightning_modules.compression.meta_copy import meta_copy
 
 
 def count_macs(model: nn.Module, example: Tensor) -> int:
@@ -47,3 +48,17 @@ def count_params(model: nn.Module) -> int:
 def count_nonzero(model: nn.Module) -> int:
     """Number of nonzero parameters."""
     return sum(int(torch.count_nonzero(p)) for p in model.parameters())
+
+
+def meta_copy(model: nn.Module) -> nn.Module:
+    """A copy in evaluation mode with parameters and buffers on the ``meta`` device; all parameters require gradients."""
+    memo: dict[int, Any] = {}
+    for tensor in (*model.parameters(), *model.buffers()):
+        memo[id(tensor)] = _to_meta(tensor)
+    return copy.deepcopy(model, memo).eval()
+
+
+def _to_meta(tensor: Tensor) -> Tensor:
+    empty = tensor.detach().to("meta")
+    floats = empty.is_floating_point() or empty.is_complex()
+    return nn.Parameter(empty, requires_grad=floats) if isinstance(tensor, nn.Parameter) else empty

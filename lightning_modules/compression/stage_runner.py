@@ -8,8 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from lightning_modules.compression.architecture_steps import apply_steps
-from lightning_modules.compression.compressed_state import CompressedState
+from lightning_modules.compression.compressed_state import CompressedState, apply_steps
 from lightning_modules.compression.compression_callback import CompressionCallback
 from lightning_modules.compression.recipe import Recipe
 from lightning_modules.compression.stage import Stage, StageContext

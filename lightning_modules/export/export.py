@@ -9,14 +9,11 @@ from torch import Tensor
 
 from lightning_modules.config.errors import UserError, suggest
 from lightning_modules.data.table_input import TableInput
-from lightning_modules.export.agreement import Agreement, compare_outputs
-from lightning_modules.export.formats import FILE_NAMES, write_format
-from lightning_modules.export.fuse_onnx import fuse_onnx
-from lightning_modules.export.int8_calibration import quantize_for_export as make_int8
-from lightning_modules.export.latency import LatencyPercentiles, latency_percentiles
+from lightning_modules.export.formats import FILE_NAMES, ScoringModel, fuse_onnx, trace, write_format
 from lightning_modules.export.runtime import Predictor, load_exported
 from lightning_modules.export.source import ExportSource, load_recorded_data, load_source
-from lightning_modules.export.traced_task import ScoringModel, trace
+from lightning_modules.export.source import quantize_for_export as make_int8
+from lightning_modules.export.verification import Agreement, LatencyPercentiles, compare_outputs, latency_percentiles
 from lightning_modules.task.profiling import single_thread
 from lightning_modules.task.supervised import Supervised
 

@@ -1,14 +1,23 @@
-"""Writes the export formats: ONNX, torch's archive (pt2), and the shared library of AOTInductor."""
+"""Export formats: a task traced from raw samples to scores, written as ONNX, torch archive (pt2) or AOTInductor library."""
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from lightning_modules.compat.torch import compile_aoti, require_cpp_compiler
-from lightning_modules.compression.onnx_model import first_error_line, silence_output, strip_metadata
+from lightning_modules.compression.onnx_model import (
+    OnnxModel,
+    eval_copy,
+    first_error_line,
+    silence_output,
+    strip_metadata,
+)
 from lightning_modules.compression.optional_import import optional_import
 from lightning_modules.config.errors import UserError
+from lightning_modules.task.supervised import Supervised
 
 FILE_NAMES = {"onnx": "model.onnx", "pt2": "model.pt2", "aoti": "model.aoti.pt2"}
 
@@ -58,3 +67,90 @@ def _require_compiler() -> None:
         raise UserError(
             "format=aoti compiles C++, and there is no compiler here: install g++ or set CXX, or choose format=onnx or pt2"
         ) from error
+
+
+# --- tracing a task ------------------------------------------------------------------------------------------------
+class ScoringModel(nn.Module):
+    """Raw samples [B, *input_shape] -> probabilities or values, like the served model."""
+
+    def __init__(self, task: Supervised) -> None:
+        super().__init__()
+        self.preprocess, self.model, self.scores = task.preprocess, task.model, task.scores
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scores(self.model(self.preprocess(x)))
+
+
+class ScoreHead(nn.Module):
+    """Outputs [B, num_outputs] -> probabilities or values."""
+
+    def __init__(self, task: Supervised) -> None:
+        super().__init__()
+        self.scores = task.scores
+
+    def forward(self, outputs: Tensor) -> Tensor:
+        return self.scores(outputs).clone()  # a graph that returns its input would have no nodes
+
+
+def trace(module: nn.Module, x: Tensor) -> torch.export.ExportedProgram:
+    """The module in evaluation mode on the CPU as an exported program with a dynamic batch size.
+
+    Args:
+        x: [N, …] with N >= 2: a batch size of 1 would be exported as a constant.
+
+    Raises UserError with the exporter's reason.
+    """
+    try:
+        with silence_output(), torch.no_grad():
+            copy = eval_copy(module)
+            return torch.export.export(copy, (x.cpu(),), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
+    except Exception as error:  # exporters raise exceptions of many packages
+        raise UserError(f"the network cannot be exported: {first_error_line(error)}") from error
+
+
+# --- an int8 ONNX model, with preprocessing and scores in one file -------------------------------------------------
+def fuse_onnx(task: Supervised, x: Tensor) -> bytes:
+    """The ONNX file, from raw samples ``x`` to ``scores``, of a task whose network is an `OnnxModel`.
+
+    Args:
+        x: raw samples [N, *input_shape] with N >= 2.
+
+    Raises UserError if a part cannot be exported.
+    """
+    assert isinstance(task.model, OnnxModel)
+    optional_import("onnx")
+    onnx: Any = optional_import("onnx.compose")
+    model = optional_import("onnx").load_from_string(task.model.bytes())
+    floats = task.preprocess(x)
+    outputs = task.model(floats)
+    if not isinstance(task.preprocess, nn.Identity):
+        model = _connect(onnx, _to_onnx_like(task.preprocess, x, model), model, "before")
+    model = _connect(onnx, model, _to_onnx_like(ScoreHead(task), outputs, model), "network")
+    _rename_input_output(model)
+    return bytes(model.SerializeToString())
+
+
+def _to_onnx_like(module: nn.Module, x: Tensor, like: Any) -> Any:
+    """Export the module with the operator set and file version of `like`."""
+    part = optional_import("onnx").load_from_string(onnx_bytes(trace(module, x)))
+    versions = [next(o.version for o in m.opset_import if o.domain in ("", "ai.onnx")) for m in (part, like)]
+    if versions[0] != versions[1]:
+        part = optional_import("onnx.version_converter").convert_version(part, versions[1])
+    part.ir_version = like.ir_version
+    return part
+
+
+def _connect(compose: Any, first: Any, second: Any, prefix: str) -> Any:
+    first, second = compose.add_prefix(first, f"{prefix}/"), compose.add_prefix(second, f"{prefix}_then/")
+    joint = [(first.graph.output[0].name, second.graph.input[0].name)]
+    return compose.merge_models(first, second, io_map=joint)
+
+
+def _rename_input_output(model: Any) -> None:
+    """Rename the input to ``x``, the output to ``scores``, and their dynamic dimension to ``batch``."""
+    for value, name in ((model.graph.input[0], "x"), (model.graph.output[0], "scores")):
+        for node in model.graph.node:
+            node.input[:] = [name if i == value.name else i for i in node.input]
+            node.output[:] = [name if o == value.name else o for o in node.output]
+        value.name = name
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"

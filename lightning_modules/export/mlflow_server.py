@@ -19,7 +19,7 @@ import numpy as np
 from lightning_modules.config.errors import UserError
 from lightning_modules.config.project import PROJECT_ROOT
 from lightning_modules.config.signals import signals_as_exceptions
-from lightning_modules.export.latency import LatencyPercentiles, latency_percentiles
+from lightning_modules.export.verification import LatencyPercentiles, latency_percentiles
 
 
 @contextmanager

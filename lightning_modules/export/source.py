@@ -1,10 +1,17 @@
-"""Loads the model of a run to export, and the data to verify the export on."""
+"""Loads or quantizes the model of a run to export, and loads the data to verify the export on."""
 
+import copy
+import functools
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from omegaconf import open_dict
+from torch import nn
 
+from lightning_modules.compression.compressed_state import CompressedState
+from lightning_modules.compression.stage import StageContext
 from lightning_modules.config.errors import UserError
 from lightning_modules.run import build
 from lightning_modules.run.serve import load_task, model_weights
@@ -50,3 +57,37 @@ def load_recorded_data(store: Store, run: Any) -> Any:
     if not any(len(data.splits[part]) for part in ("test", "val", "train")):
         raise UserError(f"run {run.info.run_id} has no samples to verify an export on")
     return data
+
+
+def quantize_for_export(task: Supervised, data: Any) -> Supervised:
+    """A copy of the task whose network is an int8 ONNX model.
+
+    Raises UserError if the network has an operation without an int8 kernel, or if there are no calibration samples.
+    """
+    from lightning_modules.compression.quantization.int8 import StaticInt8
+    from lightning_modules.run.compression import calibration_batches
+
+    stage = StaticInt8()
+    stage.name = "quantized"
+    small = copy.deepcopy(task)
+    x = data.example(min(64, len(data.arrays.x)))
+    stage.check(small.model, small.preprocess(x[:2]), int(small.task_spec["model"]["num_outputs"]))
+    with TemporaryDirectory() as folder:
+        context = StageContext(
+            task=small,
+            state=CompressedState(),
+            example=x,
+            batches=functools.partial(calibration_batches, data, 0),
+            evaluate=_unused_evaluate,
+            higher_is_better=True,
+            seed=0,
+            folder=Path(folder),
+            log=lambda values: None,
+        )
+        stage.begin(context)
+        stage.end(context)
+    return small.eval()
+
+
+def _unused_evaluate(model: nn.Module) -> float:
+    raise AssertionError("static int8 is chosen by calibration, not by the validation part")

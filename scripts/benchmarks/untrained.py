@@ -18,7 +18,7 @@ def compressed_resnet18(x: Any, stages: Sequence[str]) -> Any:
 
     from lightning_modules.compression.artifact import load_compressed, save_compressed
     from lightning_modules.compression.compressed_state import CompressedState
-    from lightning_modules.compression.quantization.static_int8 import StaticInt8
+    from lightning_modules.compression.quantization.int8 import StaticInt8
     from lightning_modules.compression.stage import StageContext
     from lightning_modules.compression.structured.structured_pruning import StructuredPruning
     from lightning_modules.task.task_spec import build_task_from_spec

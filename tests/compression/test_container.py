@@ -55,7 +55,7 @@ def test_nans_infinities_and_negative_zeros_keep_their_bits(tmp_path: Path) -> N
     odd = torch.tensor([0x7FC00001, 0x7F800001, -1, 0x7F800000, -0x80000000, 1, 0]).int().view(torch.float32)
     round_trip(tmp_path, {"few": odd, "many": odd.repeat(400), "sparse": torch.cat([odd, torch.zeros(3000)])})
     mask = torch.tensor([True, True, True, True, True, False, False])
-    with pytest.raises(UserError, match="'w' cannot be compressed: 1 of its values"):
+    with pytest.raises(UserError, match="'w' cannot be compressed: 1 of its values differ"):
         container.write(tmp_path / "model", {"w": odd.roll(1)}, CompressedState(masks={"w": mask}), {})
     round_trip(tmp_path, {"w": torch.where(mask, odd, torch.tensor(-0.0))}, CompressedState(masks={"w": mask}))
 
@@ -182,7 +182,7 @@ def test_a_file_that_is_cut_off_or_longer_is_refused(tmp_path: Path) -> None:
     for length in (0, 1, 7, 8, 9, 100, 200, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:length])
         for read in (container.read, container.read_header):
-            with pytest.raises(UserError, match=r"model is no compressed model, or it is damaged"):
+            with pytest.raises(UserError, match=r"model is not a compressed model, or it is damaged"):
                 read(path)
     path.write_bytes(whole + b"\0")
     with pytest.raises(UserError, match="damaged"):
@@ -199,7 +199,7 @@ def test_files_of_another_kind_or_none_are_refused(tmp_path: Path) -> None:
     save_file({"w": torch.ones(3)}, tmp_path / "plain")
     torch.save({"w": torch.ones(3)}, tmp_path / "pickle")
     for name in ("plain", "pickle"):
-        with pytest.raises(UserError, match="is no compressed model"):
+        with pytest.raises(UserError, match="is not a compressed model"):
             container.read(tmp_path / name)
 
 
@@ -207,7 +207,7 @@ def test_a_newer_format_asks_for_an_update(tmp_path: Path) -> None:
     container.write(tmp_path / "model", *small(), {})
     file = (tmp_path / "model").read_bytes()
     (tmp_path / "model").write_bytes(file.replace(b'"1 ', b'"2 '))
-    with pytest.raises(UserError, match="is of format '2', and this version reads 1: update"):
+    with pytest.raises(UserError, match=r"has format version .2., but this version reads 1; update"):
         container.read(tmp_path / "model")
 
 
@@ -218,19 +218,19 @@ def _change(record: dict[str, Any], **values: Any) -> None:
 @pytest.mark.parametrize(
     ("lie", "message"),
     [
-        (lambda h: _change(h["tensors"][0], codec="huffman"), "does not know: 'huffman'"),
-        (lambda h: _change(h["tensors"][2], values=[["lzma", 3]]), "does not know: 'lzma'"),
-        (lambda h: _change(h["tensors"][0], dtype="object"), "does not know: 'object'"),
-        (lambda h: h["tensors"][0]["kept"].__setitem__(0, "list raw"), "does not know"),
-        (lambda h: _change(h["tensors"][0], shape=[2**40, 30]), "cannot be .* bytes of tensors"),
+        (lambda h: _change(h["tensors"][0], codec="huffman"), "does not support: 'huffman'"),
+        (lambda h: _change(h["tensors"][2], values=[["lzma", 3]]), "does not support: 'lzma'"),
+        (lambda h: _change(h["tensors"][0], dtype="object"), "does not support: 'object'"),
+        (lambda h: h["tensors"][0]["kept"].__setitem__(0, "list raw"), "does not support"),
+        (lambda h: _change(h["tensors"][0], shape=[2**40, 30]), "cannot hold .* bytes of tensors"),
         (lambda h: _change(h["tensors"][0], shape=[-20, -30]), "negative size"),
         (lambda h: _change(h["tensors"][0], shape=[20, 31]), "damaged"),
         (lambda h: _change(h["tensors"][0], shape="20"), "damaged"),
         (lambda h: h["tensors"][0]["kept"].__setitem__(1, 2**50), "entries are kept"),
-        (lambda h: h["tensors"][0]["kept"].__setitem__(3, 2**50), "bytes are said to be"),
-        (lambda h: h["pools"].update(float32=[2**50, []]), "cannot be .* bytes of tensors"),
-        (lambda h: h["tensors"].pop(), "more data than tensors"),
-        (lambda h: h.pop("pools"), "no pools"),
+        (lambda h: h["tensors"][0]["kept"].__setitem__(3, 2**50), r"expected \d+ bytes"),
+        (lambda h: h["pools"].update(float32=[2**50, []]), "cannot hold .* bytes of tensors"),
+        (lambda h: h["tensors"].pop(), "data after the last tensor"),
+        (lambda h: h.pop("pools"), "no 'pools'"),
         (lambda h: _change(h["tensors"][2]["few"], centroids=[2**31]), "damaged"),
         (lambda h: _change(h["tensors"][2]["few"], centroids=[2, 4]), "centroids"),
     ],
@@ -259,7 +259,7 @@ def disk_of(free: int) -> Iterator[None]:
 def test_a_full_disk_leaves_the_old_file_whole_and_nothing_beside_it(tmp_path: Path) -> None:
     path = tmp_path / "model"
     container.write(path, {"w": torch.arange(5.0)}, CompressedState(), {})
-    with disk_of(1000), pytest.raises(UserError, match=r"cannot write .*model: .*what was there before is whole"):
+    with disk_of(1000), pytest.raises(UserError, match=r"cannot write .*model: .*an existing file was not changed"):
         container.write(path, {"w": torch.randn(5000)}, CompressedState(), {})
     assert torch.equal(container.read(path)[1]["w"], torch.arange(5.0))
     assert list(tmp_path.iterdir()) == [path]
@@ -275,7 +275,7 @@ def test_tensors_that_are_not_what_the_form_says_are_refused_and_nothing_is_writ
         ({**tensors, "c": tensors["c"] * 2}, "'c' cannot be compressed"),
         ({"a": tensors["a"]}, "'c' cannot be compressed: it is not there"),
         ({**tensors, "a": tensors["a"][:5]}, r"it is \[5, 30\], and its mask or codes are \[20, 30\]"),
-        ({**tensors, "z": torch.ones(2, dtype=torch.complex64)}, "holds no .*complex64"),
+        ({**tensors, "z": torch.ones(2, dtype=torch.complex64)}, "cannot store .*complex64"),
     ):
         with pytest.raises(UserError, match=message):
             container.write(path, wrong, state, {})

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from lightning_modules.compression.distillation import losses
 from lightning_modules.compression.distillation.distillation import Distillation
-from lightning_modules.compression.distillation.feature_hooks import FeatureHooks, make_regressor
-from lightning_modules.compression.distillation.logit_cache import LogitCache
+from lightning_modules.compression.distillation.feature_matching import FeatureHooks, make_regressor
+from lightning_modules.compression.distillation.teacher import LogitCache
 from lightning_modules.config.errors import UserError
 
 

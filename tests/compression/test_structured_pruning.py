@@ -17,7 +17,7 @@ from lightning_modules.compression.artifact import FILE, load_compressed
 from lightning_modules.compression.macs import count_macs, count_params
 from lightning_modules.compression.stage import StageContext
 from lightning_modules.compression.structured.budget_search import search_budget
-from lightning_modules.compression.structured.output_layers import find_output_layers
+from lightning_modules.compression.structured.layer_widths import find_output_layers
 from lightning_modules.compression.structured.structured_pruning import StructuredPruning, restore
 from lightning_modules.config.errors import UserError
 from lightning_modules.model.convnet import ConvNet

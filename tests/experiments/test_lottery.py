@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from lightning_modules.compression.pruning.sparsity_schedule import iterative_sparsity
+from lightning_modules.compression.pruning.lottery import iterative_sparsity
 from lightning_modules.config.check import check_config
 from lightning_modules.config.command_line import compose_run
 from lightning_modules.reproduction.compose import compose_claim

@@ -12,11 +12,10 @@ import torch
 
 from lightning_modules.config.errors import UserError
 from lightning_modules.export import export_report
-from lightning_modules.export.agreement import predicted_classes
 from lightning_modules.export.export import export_run
 from lightning_modules.export.formats import FILE_NAMES
-from lightning_modules.export.latency import latency_percentiles
 from lightning_modules.export.runtime import load_exported, refuse_pickles
+from lightning_modules.export.verification import latency_percentiles, predicted_classes
 from lightning_modules.run.serve import load_task, model_weights
 from lightning_modules.tracking.resume import best_checkpoint
 
@@ -100,7 +99,7 @@ def test_a_file_that_is_wrong_is_not_logged(
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return other(x.float())
 
-    from lightning_modules.export.traced_task import trace
+    from lightning_modules.export.formats import trace
 
     monkeypatch.setattr(formats, "onnx_bytes", lambda program: honest(trace(Floats(), raw(2))))
     with pytest.raises(UserError, match="differs from the checkpoint"):
@@ -135,8 +134,7 @@ def test_percentiles_count_every_call_in_turns() -> None:
 
 
 def test_a_pt2_file_is_read_without_unpickling(tmp_path: Path) -> None:
-    from lightning_modules.export.formats import write_format
-    from lightning_modules.export.traced_task import trace
+    from lightning_modules.export.formats import trace, write_format
 
     path = tmp_path / "model.pt2"
     net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2)).eval()
@@ -167,8 +165,7 @@ def _pickled(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_without_a_compiler_aoti_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lightning_modules.export.formats import write_format
-    from lightning_modules.export.traced_task import trace
+    from lightning_modules.export.formats import trace, write_format
 
     monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
     program = trace(torch.nn.Linear(2, 2), torch.zeros(2, 2))

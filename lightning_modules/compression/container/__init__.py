@@ -1,4 +1,4 @@
-"""The compressed checkpoint: a safetensors file of coded tensors, written whole or not at all, read without unpickling.
+"""The compressed checkpoint: a safetensors file of encoded tensors, written atomically and read without unpickling.
 
 The format is described in ``lightning_modules/compression/README.md``.
 """

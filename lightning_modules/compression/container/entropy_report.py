@@ -18,7 +18,7 @@ Record = dict[str, Any]
 
 
 class SharedStreams:
-    """Plain values of many small tensors, by type: one table of frequencies serves them all."""
+    """Streams of plain values of many small tensors, one for each dtype, which share one frequency table."""
 
     def __init__(self) -> None:
         self.rows: dict[str, list[np.ndarray]] = {}
@@ -27,7 +27,7 @@ class SharedStreams:
         self.rows.setdefault(dtype, []).append(rows)
 
     def encode(self) -> tuple[dict[str, list[Any]], bytes]:
-        """``{dtype: [entries, streams]}`` and the data."""
+        """Returns ``{dtype: [entries, streams]}`` and the data."""
         records, blob = {}, b""
         for dtype, parts in self.rows.items():
             rows = np.concatenate(parts)
@@ -39,14 +39,14 @@ class SharedStreams:
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """One tensor: how it is coded, bytes when dense, stored and at least (see `bound`), and how many entries are zero."""
+    """One tensor: its codec, its size when dense, stored, and at least, and its number of zeros."""
 
     name: str
     codec: str
     shape: tuple[int, ...]
     dtype: str
     dense_bytes: int
-    stored_bytes: float  # with its share of the pools
+    stored_bytes: float  # with its part of the shared streams
     bound_bytes: float
     zeros: int
 
@@ -56,8 +56,8 @@ class WriteReport:
     """A compressed file on disk.
 
     Attributes:
-        size_bytes: of the file, header and all.
-        bound_bytes: the sum of entropies of its tensors.
+        size_bytes: of the file with its header.
+        bound_bytes: the sum of the entropies of its tensors.
     """
 
     path: Path
@@ -70,7 +70,7 @@ class WriteReport:
         return sum(tensor.dense_bytes for tensor in self.tensors)
 
     def table(self) -> str:
-        """Markdown: a row for each tensor, one for the header, and one for the file."""
+        """A Markdown table with a row for each tensor, one for the header, and one for the file."""
         rows: list[tuple[str | float, ...]] = [
             (t.name, t.codec, "x".join(map(str, t.shape)), t.zeros, t.dense_bytes, t.stored_bytes, t.bound_bytes)
             for t in self.tensors
@@ -90,7 +90,7 @@ def _format_cell(value: str | float) -> str:
 def entropy_report(
     pieces: list[TensorEncoding], coded: list[tuple[Record, int]], pools: SharedStreams, records: dict[str, list[Any]]
 ) -> tuple[StoredTensor, ...]:
-    """Bytes of each tensor: its own data, and by its entries a share of the pools."""
+    """The size of each tensor: its own data, and its part of the shared streams in proportion to its entries."""
     stored_each, bound_each = {}, {}
     for dtype, (n, streams) in records.items():
         stored_each[dtype] = sum(length for _, length in streams) / max(1, n)
@@ -111,7 +111,7 @@ def entropy_report(
 
 
 def _describe_codec(record: Record) -> str:
-    """``grid 4 bits: ans; gaps geometric``."""
+    """For example ``grid of 4 bits: ans; gaps geometric``."""
     quantized, name = record.get("few", {}), record["codec"]
     if "centroids" in quantized:
         name += f" of {quantized['centroids'][-1]}"
@@ -123,7 +123,7 @@ def _describe_codec(record: Record) -> str:
 
 
 def entropy_bytes(counts: np.ndarray, alphabet: int) -> float:
-    """Of a sequence in which the symbols occur so often."""
+    """The entropy, in bytes, of a sequence in which the symbols occur `counts` times."""
     counts = counts[counts > 0].astype(np.float64)
     n = counts.sum()
     if len(counts) < 2:
@@ -133,12 +133,12 @@ def entropy_bytes(counts: np.ndarray, alphabet: int) -> float:
 
 
 def _plain_entropy_bytes(rows: np.ndarray) -> float:
-    """Of plain values [n, bytes of an entry]: each place's bytes are a sequence of their own."""
+    """The entropy of plain values [n, bytes of an entry]: the bytes at each position are one sequence."""
     return sum(entropy_bytes(np.bincount(place, minlength=256), 256) for place in rows.T)
 
 
 def _entropy_bound(piece: TensorEncoding, plain: float) -> float:
-    """Of one tensor: mask, symbols and centroids or scales; `plain`: of its plain values in the pools."""
+    """The entropy of one tensor: mask, symbols, and `plain` for its values in the shared streams."""
     total = plain
     if piece.kept is not None:
         kept = np.count_nonzero(piece.kept)

@@ -17,10 +17,10 @@ from lightning_modules.config.errors import UserError
 
 VERSION = 1
 _TENSOR_NAME = "compressed"  # the name of the tensor, and the key of the metadata "VERSION SHA256"
-_DIGEST_PLACEHOLDER = b"0" * 64  # stands in the digest's place while it is taken
-_MAX_HEADER_BYTES = 2**28  # of a header: a million tensors
-_LENGTH_BYTES = 8  # bytes before the frame: of the frame and of the JSON, uint32 each, little-endian
-# A raw-content dictionary of zstd (RFC 8878, section 5). It belongs to the format's version: never change it.
+_DIGEST_PLACEHOLDER = b"0" * 64  # replaces the digest while it is computed
+_MAX_HEADER_BYTES = 2**28  # enough for a million tensors
+_LENGTH_BYTES = 8  # the sizes of the frame and of the JSON before the frame, little-endian uint32 each
+# A raw-content dictionary of zstd (RFC 8878, section 5). It is part of the format version: never change it.
 _DICTIONARY = (
     b'{"name":"mnist-lenet5","model":{"_target_":"lightning_modules.model.resnet.ResNet","_target_":"torchvision.models.'
     b'"lightning_modules.model.lenet.LeNet5","lightning_modules.model.mlp.MLP","hidden":[300,100],"activation":"relu",'
@@ -43,7 +43,7 @@ _DICTIONARY = (
 
 
 def wrap(header: dict[str, Any], data: bytes) -> bytes:
-    """The bytes of the file."""
+    """The bytes of a file with this header and data."""
     from safetensors.numpy import save
 
     whole = np.frombuffer(_encode_header(header) + data, np.uint8)
@@ -54,7 +54,7 @@ def wrap(header: dict[str, Any], data: bytes) -> bytes:
 
 
 def unwrap(path: Path) -> tuple[dict[str, Any], memoryview]:
-    """The header and the data. Raises UserError for a file that is missing, damaged, newer, or another kind of file."""
+    """The header and the data. Raises UserError for a file that is missing, damaged, newer, or of another kind."""
     file = _read(path)
     try:
         return _decode_header(_checked_tensor(path, file))
@@ -63,7 +63,7 @@ def unwrap(path: Path) -> tuple[dict[str, Any], memoryview]:
 
 
 def damaged_file(path: Path, why: object) -> UserError:
-    return UserError(f"{path} is no compressed model, or it is damaged ({why}): write or copy it again")
+    return UserError(f"{path} is not a compressed model, or it is damaged ({why}); write or copy it again")
 
 
 def _read(path: Path) -> bytes:
@@ -74,28 +74,28 @@ def _read(path: Path) -> bytes:
 
 
 def _checked_tensor(path: Path, file: bytes) -> memoryview:
-    """The bytes of the one tensor, checked. Raises UserError for a newer version, ValueError for any changed byte."""
+    """The bytes of the tensor. Raises UserError for a newer version, ValueError for any changed byte."""
     end = 8 + int.from_bytes(file[:8], "little")
     if not 8 < end <= len(file):
         raise ValueError("it is empty" if not file else f"it ends after {len(file)} bytes")
     outer = json.loads(file[8:end])
     version, _, digest = outer["__metadata__"][_TENSOR_NAME].partition(" ")
     if not version.isdecimal() or int(version) > VERSION:
-        raise UserError(f"{path} is of format '{version}', and this version reads {VERSION}: update the harness")
+        raise UserError(f"{path} has format version '{version}', but this version reads {VERSION}; update Touchstone")
     at = file.index(digest.encode(), 8, end)
     found = hashlib.sha256(file[:at])
     found.update(_DIGEST_PLACEHOLDER)
     found.update(memoryview(file)[at + len(_DIGEST_PLACEHOLDER) :])
     if found.hexdigest() != digest:
-        raise ValueError("its sha256 is another")
+        raise ValueError("its sha256 does not match")
     start, stop = outer[_TENSOR_NAME]["data_offsets"]
     if (start, stop) != (0, len(file) - end):
-        raise ValueError("its tensor is not the file")
+        raise ValueError("its tensor does not fill the file")
     return memoryview(file)[end:]
 
 
 def write_atomic(path: Path, file: bytes) -> None:
-    """Write it beside and rename, so that `path` is the old file or the whole new one. Raises UserError where it cannot."""
+    """Write a temporary file and rename it, so that `path` is the old or the complete new file. Raises UserError."""
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         try:
@@ -107,22 +107,22 @@ def write_atomic(path: Path, file: bytes) -> None:
         finally:
             beside.unlink(missing_ok=True)
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; what was there before is whole") from error
+        raise UserError(f"cannot write {path}: {error.strerror}; an existing file was not changed") from error
 
 
 def _encode_header(header: dict[str, Any]) -> bytes:
-    """Lengths and frame."""
+    """Sizes and frame."""
     plain = json.dumps(header, separators=(",", ":")).encode()
     frame = zstd_compress(plain, _DICTIONARY)
     return len(frame).to_bytes(4, "little") + len(plain).to_bytes(4, "little") + frame
 
 
 def _decode_header(data: memoryview) -> tuple[dict[str, Any], memoryview]:
-    """Back to the header, and the data behind it. Raises ValueError where it is none."""
+    """The header, and the data after it. Raises ValueError."""
     end, size = _LENGTH_BYTES + int.from_bytes(data[:4], "little"), int.from_bytes(data[4:_LENGTH_BYTES], "little")
     if end > len(data) or size > min(1000 * len(data), _MAX_HEADER_BYTES):
         raise ValueError(f"a header of {size} bytes in {len(data)}")
     header = json.loads(zstd_decompress(data[_LENGTH_BYTES:end], size, _DICTIONARY))
     if not isinstance(header, dict):
-        raise ValueError("the header is no mapping")
+        raise ValueError("the header is not a mapping")
     return header, data[end:]

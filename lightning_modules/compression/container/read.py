@@ -24,23 +24,21 @@ from lightning_modules.compression.container.tensor_encoding import (
 from lightning_modules.compression.container.value_codecs import decode_bitmask_int8, decode_plain, decode_positions
 from lightning_modules.config.errors import UserError
 
-_ALWAYS_ALLOWED_BYTES, _MAX_RATIO = (
-    2**28,
-    10_000,
-)  # tensors of so many bytes for nothing, and so many for each byte of data
+_ALWAYS_ALLOWED_BYTES = 2**28  # tensors of a small file
+_MAX_RATIO = 10_000  # bytes of tensors for each byte of data
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], CompressedState]:
-    """The header of the writer, the tensors by name, and what they are made of, on the CPU.
+    """The header, the tensors by name, and the compressed state, on the CPU.
 
-    Raises UserError for a file that is missing, cut off, changed in any byte, newer, or another kind of file.
+    Raises UserError for a file that is missing, truncated, changed in any byte, newer, or of another kind.
     """
     header, data = unwrap(path)
     return decode_file(path, header, data)
 
 
 def read_header(path: Path) -> dict[str, Any]:
-    """The header of the writer alone. Raises UserError as `read` does."""
+    """The header alone. Raises UserError like `read`."""
     header, _ = unwrap(path)
     return _header_part(path, header, "header", dict)
 
@@ -48,15 +46,15 @@ def read_header(path: Path) -> dict[str, Any]:
 def decode_file(
     path: Path, header: dict[str, Any], data: Buffer
 ) -> tuple[dict[str, Any], dict[str, Tensor], CompressedState]:
-    """As `read`, of a file that was opened; `path` is for messages."""
+    """Like `read`, for an unwrapped file; `path` is for messages."""
     own, steps = _header_part(path, header, "header", dict), _header_part(path, header, "steps", list)
     records, pools = _header_part(path, header, "tensors", list), _header_part(path, header, "pools", dict)
     try:
         tensors, state = decode_tensors(records, pools, data)
     except MemoryError as error:
-        raise UserError(f"The compressed model {path} does not fit into memory: {error}") from error
+        raise UserError(f"the compressed model {path} does not fit into memory: {error}") from error
     except KeyError as error:
-        raise UserError(f"{path} is coded in a way that this version does not know: {error}") from error
+        raise UserError(f"{path} has an encoding that this version does not support: {error}") from error
     except (ValueError, IndexError, TypeError, RuntimeError, OverflowError) as error:
         raise damaged_file(path, error) from error
     state.steps = steps
@@ -66,20 +64,20 @@ def decode_file(
 def _header_part(path: Path, header: dict[str, Any], key: str, kind: type) -> Any:
     part = header.get(key) if isinstance(header, dict) else None
     if not isinstance(part, kind):
-        raise damaged_file(path, f"its header has no {key}")
+        raise damaged_file(path, f"its header has no '{key}'")
     return part
 
 
 class ByteReader:
-    """Data that is taken from the front."""
+    """Reads data from the front."""
 
     def __init__(self, data: Buffer) -> None:
         self._data, self._at = memoryview(data), 0
 
     def take(self, length: int) -> Buffer:
-        """The next `length` bytes. Raises ValueError where there are not so many."""
-        if not 0 <= length <= len(self._data) - self._at:
-            raise ValueError(f"{length} bytes are said to be where {len(self._data) - self._at} are left")
+        """The next `length` bytes. Raises ValueError if there are fewer."""
+        if not 0 <= length <= self.left:
+            raise ValueError(f"expected {length} bytes, but only {self.left} are left")
         self._at += length
         return self._data[self._at - length : self._at]
 
@@ -91,9 +89,9 @@ class ByteReader:
 def decode_tensors(
     records: list[dict[str, Any]], pools: dict[str, list[Any]], data: Buffer
 ) -> tuple[dict[str, Tensor], CompressedState]:
-    """All tensors, and the form but for its steps.
+    """All tensors, and the compressed state without its architecture steps.
 
-    Raises ValueError, KeyError, IndexError or TypeError where records and data do not agree, and MemoryError where the
+    Raises ValueError, KeyError, IndexError or TypeError if records and data do not match, and MemoryError if the
     tensors do not fit into free memory.
     """
     _check_sizes(records, pools, len(data))
@@ -106,7 +104,7 @@ def decode_tensors(
     for record in records:
         tensors[record["name"]] = _RecordDecoder(record, blob, pool).decode(state)
     if blob.left or any(rest.left for rest in pool.values()):
-        raise ValueError("there is more data than tensors")
+        raise ValueError("there is data after the last tensor")
     return tensors, state
 
 
@@ -116,26 +114,26 @@ def _check_sizes(records: list[dict[str, Any]], pools: dict[str, list[Any]], dat
     for record in records:
         quantized = record.get("few", {})
         sizes += [*record["shape"], *quantized.get("centroids", []), quantized.get("groups", 0)]
-        # A mask, indices, and positions of eight bytes may stand beside the
+        # A mask, indices, and positions of eight bytes may come on top.
         total += math.prod(record["shape"]) * (DTYPES[record["dtype"]].itemsize + 10)
     if any(size < 0 for size in sizes):
-        raise ValueError("a negative size")
+        raise ValueError("negative size")
     if total > _ALWAYS_ALLOWED_BYTES + _MAX_RATIO * data:
-        raise ValueError(f"{data} bytes of data cannot be {total} bytes of tensors")
+        raise ValueError(f"{data} bytes of data cannot hold {total} bytes of tensors")
     if total > (free := psutil.virtual_memory().available):
-        raise MemoryError(f"its tensors take up to {total:,} bytes, but {free:,} bytes are free")
+        raise MemoryError(f"its tensors need up to {total:,} bytes, but only {free:,} bytes are free")
 
 
 @dataclass
 class _RecordDecoder:
-    """One record on its way to a tensor."""
+    """Decodes the record of one tensor."""
 
     record: dict[str, Any]
     blob: ByteReader
     pool: dict[str, ByteReader]
 
     def decode(self, state: CompressedState) -> Tensor:
-        """The tensor; its mask, codebook or grid go into the form."""
+        """The tensor; its mask, codebook or grid is added to the state."""
         name, shape = self.record["name"], tuple(self.record["shape"])
         n: int = math.prod(shape)
         quantized = self._sides(shape, n)
@@ -151,7 +149,7 @@ class _RecordDecoder:
         return decode_values(self.record["dtype"], quantized, where, values, n).view(shape)
 
     def _read(self, n: int, quantized: Codebook | QuantGrid | None) -> tuple[np.ndarray | None, np.ndarray]:
-        """Positions of the kept entries (None: all), and their values: symbols [count] or bytes [count, size]."""
+        """Positions of the kept entries (None: all), and their values as symbols [count] or bytes [count, size]."""
         record = self.record
         where, count = None, n
         if "kept" in record:

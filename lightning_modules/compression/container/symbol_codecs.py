@@ -8,13 +8,13 @@ from lightning_modules.compression.optional_import import optional_import
 
 Buffer = bytes | memoryview
 _MAX_SLOW_BYTES = 2**20  # zstd's best level takes seconds for each MiB
-MANY_SYMBOLS = 2**15  # symbols: from here on the time to decode counts more than the last two percent of size
-MAX_ANS_SYMBOLS = 2**18  # range coding takes 25 ns for each symbol, torch.load 2 ns for each weight
+MANY_SYMBOLS = 2**15  # from here on decoding time matters more than the last two percent of size
+MAX_ANS_SYMBOLS = 2**18  # range coding takes 25 ns per symbol, torch.load 2 ns per weight
 _NEGLIGIBLE_GAIN = 1.02
 
 
 def encode_symbols(symbols: np.ndarray, alphabet: int) -> tuple[str, bytes]:
-    """The coder that makes `symbols` [n] smallest, and what it makes of them."""
+    """The name of the codec that makes `symbols` [n] smallest, and the encoded bytes."""
     if len(symbols) and (symbols == symbols[0]).all():
         return "constant", symbols[:1].tobytes()
     candidates = [("packed", _pack(symbols, alphabet))]
@@ -26,7 +26,7 @@ def encode_symbols(symbols: np.ndarray, alphabet: int) -> tuple[str, bytes]:
 
 
 def decode_symbols(coder: str, data: Buffer, n: int, alphabet: int) -> np.ndarray:
-    """Back to uint8 [n]. Raises ValueError where the data does not hold that, KeyError for a coder not known."""
+    """Decode to uint8 [n]. Raises ValueError for invalid data, KeyError for an unknown codec."""
     decoders = {"constant": _decode_constant, "packed": _unpack, "zstd": _decode_zstd, "ans": _decode_ans}
     symbols = decoders[coder](data, n, alphabet)
     if len(symbols) != n or (n and int(symbols.max()) >= alphabet):
@@ -35,7 +35,7 @@ def decode_symbols(coder: str, data: Buffer, n: int, alphabet: int) -> np.ndarra
 
 
 def pick_smallest(candidates: list[tuple[str, bytes]], n: int) -> tuple[str, bytes]:
-    """The smallest of the candidates; of many symbols the first, thus fastest, that is within two percent of it."""
+    """The smallest candidate or, for many symbols, the first (fastest) within two percent of it."""
     least = min(len(data) for _, data in candidates)
     allowed = least * _NEGLIGIBLE_GAIN if n > MANY_SYMBOLS else least
     return next((name, data) for name, data in candidates if len(data) <= allowed)
@@ -46,7 +46,7 @@ def _decode_constant(data: Buffer, n: int, alphabet: int) -> np.ndarray:
 
 
 def _symbol_bits(alphabet: int) -> int:
-    """Bits of a symbol: 1 to 8."""
+    """Bits of a packed symbol: 1 to 8."""
     return max(1, (alphabet - 1).bit_length())
 
 
@@ -70,12 +70,12 @@ def _decode_zstd(data: Buffer, n: int, alphabet: int) -> np.ndarray:
 
 
 def _encode_ans(symbols: np.ndarray) -> bytes:
-    """Bytes: width of a frequency (1, 2), first symbol, last symbol; the frequencies; the coder's words."""
+    """Width of a frequency in bytes (1 or 2), first symbol, last symbol, frequencies, words of the coder."""
     first, last = int(symbols.min()), int(symbols.max())
     counts = np.bincount(symbols - first).astype(np.float64)
     made = []
     for width in (1, 2):
-        # Rounded so that the table is short; a rare symbol rounded to 0 would take 24 bits.
+        # Rounded for a short table; a rare symbol rounded to 0 would take 24 bits.
         scaled = np.where(counts > 0, np.maximum(1, np.round(counts / counts.max() * (256**width - 1))), 0)
         table = scaled.astype(f"<u{width}")
         made.append(bytes((width, first, last)) + table.tobytes() + encode_ans_words(symbols - first, table))
@@ -85,13 +85,13 @@ def _encode_ans(symbols: np.ndarray) -> bytes:
 def _decode_ans(data: Buffer, n: int, alphabet: int) -> np.ndarray:
     width, first, last = data[0], data[1], data[2]
     if width not in (1, 2) or last <= first:
-        raise ValueError("the table of frequencies is not one")
+        raise ValueError("invalid frequency table")
     table = np.frombuffer(data, f"<u{width}", last - first + 1, 3)
     return decode_ans_words(data[3 + table.nbytes :], table, n) + np.uint8(first)
 
 
 def encode_ans_words(symbols: np.ndarray, frequencies: np.ndarray) -> bytes:
-    """The range coder's words for symbols of these relative frequencies, whole numbers [K]."""
+    """Encode symbols with relative frequencies, integers [K]."""
     constriction = optional_import("constriction")
     coder = constriction.stream.stack.AnsCoder()
     coder.encode_reverse(symbols.astype(np.int32), _categorical_model(frequencies))
@@ -99,12 +99,12 @@ def encode_ans_words(symbols: np.ndarray, frequencies: np.ndarray) -> bytes:
 
 
 def decode_ans_words(data: Buffer, frequencies: np.ndarray, n: int) -> np.ndarray:
-    """Back to uint8 [n]. Raises ValueError where the words hold another number of symbols."""
+    """Decode to uint8 [n]. Raises ValueError for another number of symbols."""
     constriction = optional_import("constriction")
     coder = constriction.stream.stack.AnsCoder(np.frombuffer(data, "<u4").astype(np.uint32))
     symbols = np.asarray(coder.decode(_categorical_model(frequencies), n)).astype(np.uint8)
     if not coder.is_empty():
-        raise ValueError(f"there are more than {n} symbols")
+        raise ValueError(f"more than {n} symbols")
     return symbols
 
 
@@ -117,9 +117,9 @@ def _categorical_model(frequencies: np.ndarray) -> Any:
 
 
 def zstd_compress(data: bytes, known: bytes = b"") -> bytes:
-    """One frame without its size; `known`: text that is likely to occur in it.
+    """One frame without its size; `known`: a dictionary of text that is likely to occur.
 
-    Long matches only, where they win: short ones spoil the entropy coding of noise.
+    One setting allows long matches only: short ones disturb the entropy coding of noise.
     """
     module = optional_import("zstandard")
     options: dict[str, Any] = {"write_content_size": False, "write_dict_id": False}
@@ -135,18 +135,18 @@ def zstd_compress(data: bytes, known: bytes = b"") -> bytes:
 
 
 def zstd_decompress(data: Buffer, size: int, known: bytes = b"") -> bytes:
-    """Back, to `size` bytes and never more. Raises ValueError where the frame is another one."""
+    """Decompress to exactly `size` bytes. Raises ValueError for any other frame."""
     module = optional_import("zstandard")
     try:
-        # A size that the frame states would be allocated before any limit of ours.
+        # zstandard allocates the size stated in the frame, whatever max_output_size is.
         if module.get_frame_parameters(data).content_size not in (size, module.CONTENTSIZE_UNKNOWN):
-            raise ValueError(f"a zstd frame is not of {size} bytes")
+            raise ValueError(f"expected a zstd frame of {size} bytes")
         coder = module.ZstdDecompressor(dict_data=_dictionary(known))
         plain = bytes(coder.decompress(data, max_output_size=max(1, size)))
     except module.ZstdError as error:
         raise ValueError(str(error)) from error
     if len(plain) != size:
-        raise ValueError(f"a zstd frame is not of {size} bytes")
+        raise ValueError(f"expected a zstd frame of {size} bytes")
     return plain
 
 

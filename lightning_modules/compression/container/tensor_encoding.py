@@ -10,7 +10,7 @@ from torch import Tensor
 from lightning_modules.compression.compressed_state import Codebook, CompressedState, QuantGrid
 from lightning_modules.config.errors import UserError
 
-MAX_SHARED_VALUES = 1024  # plain values: up to so many share one stream with those of other tensors
+MAX_SHARED_VALUES = 1024  # tensors with at most this many plain values share streams
 
 _DTYPES = (
     *(torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2),
@@ -25,11 +25,11 @@ class TensorEncoding:
 
     Attributes:
         dtype: a key of `DTYPES`.
-        kept: bool [n], entries that are not are zero and have no value; None: all are.
-        masked: `kept` is a mask of the form, not only where the zeros happen to be.
-        few: what its values are made of.
-        values: of the kept entries: uint8 symbols [count] where `few` is there, else bytes [count, bytes of an entry].
-        zeros: entries that are 0, kept or not.
+        kept: bool [n]; all other entries are zero and not stored. None: all are kept.
+        masked: whether `kept` is a mask of the compressed state, instead of the nonzero entries.
+        quantized: the codebook or grid of its values, if any.
+        values: of the kept entries: uint8 symbols [count] if quantized, else bytes [count, bytes of an entry].
+        zeros: number of entries that are 0, kept or not.
     """
 
     name: str
@@ -51,7 +51,7 @@ class TensorEncoding:
 
     @property
     def aux_tensors(self) -> list[Tensor]:
-        """Plain values that the symbols need: centroids, or scales and zero points."""
+        """The tensors needed to decode the symbols: centroids, or scales and zero points."""
         if isinstance(self.quantized, Codebook):
             return [self.quantized.centroids]
         if isinstance(self.quantized, QuantGrid):
@@ -60,24 +60,24 @@ class TensorEncoding:
 
 
 def dtype_name(tensor: Tensor) -> str:
-    """The key of `DTYPES`. Raises UserError for a type that a compressed model cannot hold."""
+    """The key of `DTYPES`. Raises UserError for an unsupported type."""
     name = str(tensor.dtype).removeprefix("torch.")
     if name not in DTYPES or tensor.layout != torch.strided or tensor.is_quantized:
         raise UserError(
-            f"a compressed model holds no {tensor.layout} tensor of {name}; it can hold: {', '.join(DTYPES)}"
+            f"a compressed model cannot store a {tensor.layout} tensor of {name}; supported types: {', '.join(DTYPES)}"
         )
     return name
 
 
 def to_byte_rows(tensor: Tensor) -> np.ndarray:
-    """Any tensor -> its bytes, uint8 [n, bytes of an entry]."""
+    """Tensor -> its bytes, uint8 [n, bytes of an entry]."""
     flat = tensor.detach().cpu().reshape(-1).contiguous()
     rows: np.ndarray = flat.view(torch.uint8).numpy().reshape(-1, flat.element_size())
     return rows
 
 
 def to_bit_patterns(tensor: Tensor) -> np.ndarray:
-    """Any tensor -> each entry's bits as a whole number, [n]."""
+    """Tensor -> the bits of each entry as an unsigned integer, [n]."""
     rows = to_byte_rows(tensor)
     bits: np.ndarray = rows.view(f"u{rows.shape[1]}")[:, 0]
     return bits
@@ -89,12 +89,12 @@ def from_byte_rows(rows: np.ndarray, dtype: str) -> Tensor:
 
 
 def num_symbols(quantized: Codebook | QuantGrid) -> int:
-    """How many symbols the entries can have."""
+    """The size of the symbols' alphabet."""
     return quantized.centroids.shape[-1] if isinstance(quantized, Codebook) else 2**quantized.bits
 
 
 def plan_encodings(tensors: dict[str, Tensor], state: CompressedState) -> list[TensorEncoding]:
-    """The tensors, each with its part of the form. Raises UserError where the form is of other tensors."""
+    """The encoding of each tensor. Raises UserError if the state does not match the tensors."""
     parts = [*state.masks.items()]
     parts += [(name, codebook.indices) for name, codebook in state.codebooks.items()]
     parts += [(name, grid.q) for name, grid in state.grids.items()]
@@ -121,7 +121,7 @@ def _plan_encoding(name: str, tensor: Tensor, state: CompressedState) -> TensorE
 
 
 def _mostly_zero_mask(tensor: Tensor, quantized: Codebook | QuantGrid | None) -> np.ndarray | None:
-    """Where most entries are zero without a mask, the others; as positions and values they take what they took."""
+    """The nonzero entries of a large tensor without a mask if most of its entries are zero, else None."""
     if (
         tensor.numel() <= MAX_SHARED_VALUES
         or isinstance(quantized, Codebook)
@@ -142,7 +142,7 @@ def _symbols(quantized: Codebook | QuantGrid) -> np.ndarray:
 
 
 def scatter(values: np.ndarray, where: np.ndarray | None, n: int, fill: np.ndarray | int = 0) -> np.ndarray:
-    """Values [count] at their positions, `fill` elsewhere; [n]."""
+    """Values [count] at their positions, and `fill` elsewhere; [n]."""
     if where is None:
         return values if values.flags.writeable else values.copy()
     full = np.zeros(n, values.dtype) if isinstance(fill, int) and fill == 0 else np.array(fill, values.dtype)
@@ -153,7 +153,7 @@ def scatter(values: np.ndarray, where: np.ndarray | None, n: int, fill: np.ndarr
 def decode_values(
     dtype: str, quantized: Codebook | QuantGrid | None, where: np.ndarray | None, values: np.ndarray, n: int
 ) -> Tensor:
-    """The tensor [n], of symbols [count] or of bytes [count, bytes of an entry]; an entry that is not kept is +0."""
+    """Symbols [count] or bytes [count, bytes of an entry] -> tensor [n]; entries that are not kept are +0."""
     if quantized is not None:
         values = to_byte_rows(_dequantize(quantized, where, values, n).to(DTYPES[dtype]))
     size = DTYPES[dtype].itemsize
@@ -162,7 +162,7 @@ def decode_values(
 
 
 def grid_integers(symbols: np.ndarray, where: np.ndarray | None, grid: QuantGrid, n: int) -> np.ndarray:
-    """Symbols [count] -> int8 [n]; an entry that is not kept is where the grid is zero."""
+    """Symbols [count] -> int8 [n]; entries that are not kept get the integer that means zero."""
     q = _signed(symbols, grid)
     if where is None or grid.zero_point is None:
         return scatter(q, where, n)
@@ -176,7 +176,7 @@ def _signed(symbols: np.ndarray, grid: QuantGrid) -> np.ndarray:
 
 
 def _dequantize(quantized: Codebook | QuantGrid, where: np.ndarray | None, symbols: np.ndarray, n: int) -> Tensor:
-    """What `few.values` gives, of the kept entries alone."""
+    """The values of the codebook or grid, for the kept entries only."""
     if isinstance(quantized, Codebook):
         index = torch.from_numpy(symbols.astype(np.int64))
         if quantized.centroids.ndim == 1:
@@ -192,7 +192,7 @@ def _dequantize(quantized: Codebook | QuantGrid, where: np.ndarray | None, symbo
 
 
 def _repeat_for_kept(rows: np.ndarray, where: np.ndarray | None, n: int) -> np.ndarray:
-    """What belongs to the kept entries, of what belongs to the equal rows of consecutive entries."""
+    """For each kept entry, the value of its row; rows are equal groups of consecutive entries."""
     size = n // max(1, len(rows))
     if where is None:
         return np.repeat(rows, size)

@@ -17,14 +17,14 @@ from lightning_modules.compression.container.symbol_codecs import (
     zstd_decompress,
 )
 
-Streams = list[list[Any]]  # [coder, bytes] of each stream
-Take = Callable[[int], Buffer]  # the next so many bytes
-_SKIP = 255  # a symbol of the gaps: that many entries are zero, and none is kept behind them
+Streams = list[list[Any]]  # [codec, bytes] of each stream
+Take = Callable[[int], Buffer]  # returns the next bytes
+_SKIP = 255  # a gap symbol: this many zeros that are not followed by a kept entry
 
 
 # --- plain values: the bytes at each place of an entry are one sequence (exponents repeat, mantissas do not) ----------
 def encode_plain(rows: np.ndarray) -> tuple[Streams, bytes]:
-    """Bytes [n, size] -> the streams of its planes, or one of all the bytes where whole entries repeat, and the data."""
+    """Bytes [n, size] -> one stream for each byte position, or one stream of whole entries if that is smaller; the data."""
     coded = [encode_symbols(np.ascontiguousarray(plane), 256) for plane in rows.T]
     streams, data = [[coder, len(data)] for coder, data in coded], b"".join(data for _, data in coded)
     whole = zstd_compress(rows.tobytes())
@@ -32,7 +32,7 @@ def encode_plain(rows: np.ndarray) -> tuple[Streams, bytes]:
 
 
 def decode_plain(streams: Streams, take: Take, n: int, size: int) -> np.ndarray:
-    """Back to uint8 [n, size]. Raises ValueError where the data does not hold that, KeyError for a coder not known."""
+    """Decode to uint8 [n, size]. Raises ValueError for invalid data, KeyError for an unknown codec."""
     if len(streams) == 1 and streams[0][0] == "whole zstd":
         return np.frombuffer(zstd_decompress(take(streams[0][1]), n * size), np.uint8).reshape(n, size)
     if len(streams) != size:
@@ -61,9 +61,9 @@ def encode_positions(kept: np.ndarray) -> tuple[list[str | int], bytes]:
 
 
 def decode_positions(how: str, count: int, n_symbols: int, data: Buffer, n: int) -> np.ndarray:
-    """Back to the positions of the kept entries, ascending int64 [count].
+    """The positions of the kept entries, ascending int64 [count].
 
-    Raises ValueError where the data does not hold that, KeyError for a codec not known.
+    Raises ValueError for invalid data, KeyError for an unknown codec.
     """
     form, _, coder = how.partition(" ")
     if how == "all" or how == "none":
@@ -81,7 +81,7 @@ def decode_positions(how: str, count: int, n_symbols: int, data: Buffer, n: int)
 
 
 def _to_gaps(positions: np.ndarray) -> np.ndarray:
-    """Zeros in front of each kept entry, uint8; 255 of them that are followed by more are a symbol of their own."""
+    """The number of zeros before each kept entry, uint8; longer gaps start with `_SKIP` symbols."""
     zeros = np.diff(positions, prepend=-1) - 1
     skips = zeros // _SKIP
     gaps = np.full(len(zeros) + int(skips.sum()), _SKIP, np.uint8)
@@ -103,10 +103,10 @@ def _from_gaps(gaps: np.ndarray) -> np.ndarray:
 
 
 def _geometric_frequencies(density: float) -> np.ndarray:
-    """How often each gap occurs where each entry is kept with this chance; [256], the last one is the skip."""
-    left = np.cumprod(np.full(_SKIP, 1 - density))  # by multiplication alone: the same floats on every machine
+    """Frequencies of the gap symbols [256] if each entry is kept with probability `density`; the last is `_SKIP`."""
+    left = np.cumprod(np.full(_SKIP, 1 - density))  # multiplications only: the same floats on every machine
     chances = np.concatenate([[1.0], left]) * np.concatenate([np.full(_SKIP, density), [1.0]])
-    return np.round(chances * 2.0**32)  # whole numbers: their sum does not hang on its order
+    return np.round(chances * 2.0**32)  # integers, whose sum does not depend on the order
 
 
 # --- bitmask+int8+zstd: a bit for each entry and the int8 values of the kept ones, in one zstd frame ---------------
@@ -121,10 +121,10 @@ def encode_bitmask_int8(kept: np.ndarray, q: np.ndarray) -> bytes:
 
 
 def decode_bitmask_int8(data: Buffer, n: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Back to the kept entries' positions [count] and int8 values [count]. Raises ValueError for any other frame."""
+    """The kept entries' positions [count] and int8 values [count]. Raises ValueError for any other frame."""
     split = -(-n // 8)
     plain = np.frombuffer(zstd_decompress(data, split + count), np.uint8)
     positions = np.flatnonzero(np.unpackbits(plain[:split], count=n).view(bool))
     if len(positions) != count:
-        raise ValueError(f"{len(positions)} entries are kept, not {count}")
+        raise ValueError(f"expected {count} kept entries, got {len(positions)}")
     return positions, plain[split:].view(np.int8)

@@ -31,11 +31,11 @@ from lightning_modules.config.errors import UserError
 
 
 def write(path: Path, tensors: dict[str, Tensor], state: CompressedState, header: dict[str, Any]) -> WriteReport:
-    """Write the tensors of a network, `form` being what they are made of; `header`: plain values for the reader.
+    """Write the tensors of a network, its compressed state, and a header of plain values.
 
-    An entry that a mask leaves out comes back as +0, its symbol as 0 or the zero point; all else bit for bit.
-    Raises UserError where the tensors are not what the form says, hold a type that has no place, or the disk is full;
-    a file that was there before is then as it was.
+    Reading gives the same bits, except that masked entries become +0 and their symbols 0 or the zero point. Raises
+    UserError if the tensors do not match the state or have an unsupported type, or if the disk is full; an existing
+    file does not change then.
     """
     pieces, pools = plan_encodings(tensors, state), SharedStreams()
     coded = [encode_tensor(piece, pools) for piece in pieces]
@@ -52,21 +52,21 @@ def write(path: Path, tensors: dict[str, Tensor], state: CompressedState, header
 def _check_round_trip(
     read: tuple[dict[str, Any], dict[str, Tensor], CompressedState], tensors: dict[str, Tensor], state: CompressedState
 ) -> None:
-    """Raise UserError where the tensors that were read are not, bit for bit, the ones that were written."""
+    """Raise UserError if the tensors that were read differ in any bit from those that were written."""
     _, found, found_form = read
     for name, tensor in tensors.items():
         mask = state.masks.get(name)
         wrong = to_bit_patterns(found[name]) != to_bit_patterns(tensor)
         if mask is not None:
-            # A negative weight times a mask of zero is -0: as good as the +0 that is read.
+            # A negative weight times a mask of zero is -0, which becomes +0.
             wrong &= to_bit_patterns(mask).view(bool) | to_bit_patterns(tensor.double() != 0).view(bool)
         if wrong.any():
             raise UserError(
-                f"'{name}' cannot be compressed: {wrong.sum()} of its values are not what its mask, codebook or grid says"
-                " (is the form applied, and are there no NaNs?)"
+                f"'{name}' cannot be compressed: {wrong.sum()} of its values differ from its mask, codebook or grid "
+                "(was the compressed state applied, and are there NaNs?)"
             )
     if not _same_state(state, found_form):
-        raise RuntimeError("masks, codebooks or grids do not come back as they are")
+        raise RuntimeError("masks, codebooks or grids changed in a round trip")
 
 
 def _same_state(state: CompressedState, found: CompressedState) -> bool:
@@ -92,7 +92,7 @@ def _kept_pair(state: CompressedState, name: str, a: Tensor, b: Tensor) -> tuple
 
 
 def encode_tensor(piece: TensorEncoding, pools: SharedStreams) -> tuple[Record, bytes]:
-    """The record of a piece, and its data but for what went into the pools."""
+    """The record of a tensor, and its data except for what was added to the shared streams."""
     record: Record = {"name": piece.name, "dtype": piece.dtype, "shape": list(piece.shape)}
     for side in piece.aux_tensors:
         pools.add(dtype_name(side), to_byte_rows(side))
@@ -112,7 +112,7 @@ def encode_tensor(piece: TensorEncoding, pools: SharedStreams) -> tuple[Record, 
 
 
 def _separate_streams(piece: TensorEncoding, codec: str, streams: Streams, data: bytes) -> tuple[Record, bytes]:
-    """Kept positions first, then the values."""
+    """Positions first, then values."""
     extra: Record = {"codec": codec, "values": streams}
     if piece.kept is not None:
         kept, where = encode_positions(piece.kept)
@@ -122,7 +122,7 @@ def _separate_streams(piece: TensorEncoding, codec: str, streams: Streams, data:
 
 
 def _pick_shorter(piece: TensorEncoding, extra: Record, data: bytes) -> tuple[Record, bytes]:
-    """The same or, where it is not much longer, positions and int8 values in one frame: that is read in no time."""
+    """Positions and int8 values in one frame, which decodes fast, unless it is much longer than separate streams."""
     if piece.kept is None or not isinstance(piece.quantized, QuantGrid) or piece.quantized.bits != 8:
         return extra, data
     together = encode_bitmask_int8(piece.kept, (piece.values ^ 128).view(np.int8))

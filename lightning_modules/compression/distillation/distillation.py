@@ -6,11 +6,14 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.compression.distillation.feature_hooks import FeatureHooks, check_layers, match_spatial_size
-from lightning_modules.compression.distillation.hint_regressors import HintRegressors
-from lightning_modules.compression.distillation.logit_cache import LogitCache
+from lightning_modules.compression.distillation.feature_matching import (
+    FeatureHooks,
+    HintRegressors,
+    check_layers,
+    match_spatial_size,
+)
 from lightning_modules.compression.distillation.losses import attention_transfer_loss, relational_loss, soft_target_loss
-from lightning_modules.compression.distillation.teacher import Teacher, load_teacher
+from lightning_modules.compression.distillation.teacher import LogitCache, Teacher, load_teacher
 from lightning_modules.compression.stage import Kind, Stage, StageContext, When
 from lightning_modules.config.errors import UserError, suggest
 

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from lightning_modules.compression.pruning.masks import Masks, exclude_pruned
 from lightning_modules.compression.pruning.pruning_stage import PruningStage
-from lightning_modules.compression.pruning.sparsity_schedule import cubic_sparsity
 from lightning_modules.compression.stage import StageContext
 from lightning_modules.config.errors import UserError
 
@@ -152,3 +151,11 @@ class Movement(Gradual):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
         self.movement_scores, self.pruned_values = dict(state_dict["moved"]), dict(state_dict["asleep"])
+
+
+def cubic_sparsity(progress: float, initial: float, final: float) -> float:
+    """Sparsity at `progress` in [0, 1] of the schedule, which rises fast at first and slowly at the end.
+
+    Zhu and Gupta 2017, "To prune, or not to prune", equation 1: ``s_f + (s_i - s_f) (1 - (t - t_0) / (n dt))^3``.
+    """
+    return final + (initial - final) * (1 - min(max(progress, 0.0), 1.0)) ** 3

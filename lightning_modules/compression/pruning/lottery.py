@@ -8,7 +8,6 @@ from torch import Tensor
 from lightning_modules.compression.pruning.masks import count_zeros
 from lightning_modules.compression.pruning.pruning_stage import PruningStage
 from lightning_modules.compression.pruning.round_metrics import RoundMetrics
-from lightning_modules.compression.pruning.sparsity_schedule import iterative_sparsity
 from lightning_modules.compression.stage import StageContext
 from lightning_modules.config.errors import UserError, suggest
 
@@ -140,3 +139,15 @@ class LotteryTicket(PruningStage):
         super().load_state_dict(state_dict)
         self.rewind_state = dict(state_dict["early"])
         self.round_metrics.load_state_dict(state_dict["measures"])
+
+
+def iterative_sparsity(number: int, rounds: int, final: float, steps: str) -> float:
+    """Sparsity after pruning `number` (from 1) of `rounds`.
+
+    Args:
+        steps: ``equal``: each round adds ``final / rounds``; ``factor``: each round prunes the same fraction of the
+            remaining weights (Frankle and Carbin 2019, section 1).
+    """
+    if number == rounds:
+        return final
+    return final * number / rounds if steps == "equal" else 1 - (1 - final) ** (number / rounds)

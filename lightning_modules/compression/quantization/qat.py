@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.compression.onnx_model import first_error_line, to_onnx
+from lightning_modules.compression.quantization.int8 import Backend, check_backend, quantize_static
 from lightning_modules.compression.quantization.onnx_stage import OnnxStage, calibration_samples
 from lightning_modules.compression.quantization.pt2e import graph_to_onnx
 from lightning_modules.compression.quantization.qat_graph import QATGraph, convert_to_int8, prepare_qat
-from lightning_modules.compression.quantization.static_int8 import Backend, check_backend, quantize_static
 from lightning_modules.compression.stage import StageContext
 from lightning_modules.config.errors import UserError
 

@@ -8,7 +8,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from lightning_modules.compat.torch import BatchNorm
 from lightning_modules.compression.stage import Kind, Stage, StageContext, When
-from lightning_modules.compression.structured.output_layers import LINEAR_LAYERS
+from lightning_modules.compression.structured.layer_widths import LINEAR_LAYERS
 from lightning_modules.config.errors import UserError
 
 _MAX_ERROR = 1e-4  # largest allowed change of an output, relative to the largest output

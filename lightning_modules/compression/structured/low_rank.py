@@ -7,8 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.compression.macs import count_macs, count_params
-from lightning_modules.compression.meta_copy import meta_copy
+from lightning_modules.compression.macs import count_macs, count_params, meta_copy
 from lightning_modules.compression.stage import Kind, Stage, StageContext, When, layer_weights
 from lightning_modules.compression.structured.budget_search import cost_counter, search_budget
 from lightning_modules.compression.structured.low_rank_factor import factor_layers, load_factors, max_useful_rank, svd

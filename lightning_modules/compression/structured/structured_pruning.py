@@ -8,12 +8,17 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.compression.meta_copy import meta_copy
+from lightning_modules.compression.macs import meta_copy
 from lightning_modules.compression.stage import Kind, Stage, StageContext, When
 from lightning_modules.compression.structured import importance as worth
 from lightning_modules.compression.structured.budget_search import relative_cost, search_budget
-from lightning_modules.compression.structured.layer_widths import diff_widths, resize_layers
-from lightning_modules.compression.structured.output_layers import LINEAR_LAYERS, find_output_layers
+from lightning_modules.compression.structured.layer_widths import (
+    LINEAR_LAYERS,
+    diff_widths,
+    find_output_layers,
+    plot_widths,
+    resize_layers,
+)
 from lightning_modules.compression.structured.prunable_units import (
     PrunableUnits,
     dependency_graph,
@@ -22,7 +27,6 @@ from lightning_modules.compression.structured.prunable_units import (
     select_units,
     unsupported_reason,
 )
-from lightning_modules.compression.structured.width_plot import plot_widths
 from lightning_modules.config.errors import UserError, suggest
 
 _LATENCY_STEPS = 64  # a latency measurement does not resolve finer steps

@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from lightning_modules.compression.pruning.gradual import cubic_sparsity
+from lightning_modules.compression.pruning.lottery import iterative_sparsity
 from lightning_modules.compression.pruning.masks import (
     count_zeros,
     exclude_pruned,
@@ -10,7 +12,6 @@ from lightning_modules.compression.pruning.masks import (
     keep_highest,
     keep_n_of_m,
 )
-from lightning_modules.compression.pruning.sparsity_schedule import cubic_sparsity, iterative_sparsity
 
 
 @pytest.mark.parametrize("sparsity", [0.001, 0.1, 0.5, 0.95, 0.999])

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.compression.onnx_model import OnnxModel
-from lightning_modules.compression.quantization.dynamic_int8 import DynamicInt8
+from lightning_modules.compression.quantization.int8 import DynamicInt8
 from lightning_modules.config.errors import UserError
 
 

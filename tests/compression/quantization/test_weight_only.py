@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from lightning_modules.compression.quantization.uniform_grid import fit_grid
-from lightning_modules.compression.quantization.weight_only import WeightOnlyQuantization
+from lightning_modules.compression.quantization.weight_only import WeightOnlyQuantization, fit_grid
 from lightning_modules.compression.stage import layer_weights
 from lightning_modules.config.errors import UserError
 

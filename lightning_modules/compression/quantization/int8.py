@@ -1,4 +1,4 @@
-"""Static int8 post-training quantization: weights and activations in 8 bits, with ranges from calibration samples."""
+"""Static and dynamic int8 post-training quantization: weights and activations in 8 bits."""
 
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
@@ -89,3 +89,23 @@ def quantize_static(
             calibrate_method=calibrate.CalibrationMethod.MinMax, calibration_cache_path=folder / "ranges.json",
         )  # fmt: skip
         return read_model(folder / "int8.onnx")
+
+
+class DynamicInt8(OnnxStage):
+    """Quantizes linear layers and convolutions without calibration, for ONNX Runtime.
+
+    By rounding, the logits of a sample depend on the other samples of its batch. The matrices of a GRU stay float:
+    ONNX Runtime has no int8 GRU.
+    """
+
+    def program(self, model: nn.Module, example: Tensor, batches: Sequence[Tensor]) -> bytes:
+        quantization = optional_import("onnxruntime.quantization")
+        with onnx_tempdir(to_onnx(model, example)) as folder:
+            quantization.quantize_dynamic(
+                str(folder / "plain.onnx"), str(folder / "int8.onnx"),
+                per_channel=True, weight_type=quantization.QuantType.QInt8,
+            )  # fmt: skip
+            return read_model(folder / "int8.onnx")
+
+    def begin(self, context: StageContext) -> None:
+        self.install(context, self.build_network(context.model, context.preprocess(context.example), []))
