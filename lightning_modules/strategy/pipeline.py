@@ -126,7 +126,7 @@ class Pipeline(ModelParallel):
                 "augmentation: strategy=pipeline cannot mix inside of the network, partners are in other microbatches; "
                 "use a transform that mixes the samples themselves"
             )
-        target = task.target_of(batch)
+        target = task.loss_target(batch)
         done = self._pass.step(task.preprocess(batch["x"]), target, task.loss)
         self._pending += done.sent
         with torch.no_grad():

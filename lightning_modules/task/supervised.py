@@ -253,7 +253,7 @@ class Supervised(pl.LightningModule):
     def _log_throughput(self) -> None:
         """Of one process; strategies of several measure it themselves (`strategy/traffic.py`)."""
         pace = self.throughput.read()
-        if pace is not None and self.logger is not None and not hasattr(self.trainer.strategy, "traffic"):
+        if pace is not None and self.logger is not None and not hasattr(self.trainer.strategy, "bytes_counter"):
             self.logger.log_metrics({"throughput/samples_per_s": pace}, self.global_step)
 
     def on_train_epoch_end(self) -> None:

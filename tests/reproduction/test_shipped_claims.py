@@ -25,7 +25,7 @@ def test_every_claim_of_a_paper_can_be_judged_and_its_tables_are_those_of_its_co
     for name, result in read_results(list(composed)).items():
         claim = composed[name].claim
         assert (result.metric, result.unit) == (claim.metric, claim.unit)
-        judged = judge(claim, result.values_of(claim))
+        judged = judge(claim, result.values_for(claim))
         assert judged.n == result.n >= 3
         rows.append(make_row(composed[name], judged, result.seconds, result.origin))
     assert [row.claim_id for row in rows if not row.expected] == []

@@ -104,7 +104,7 @@ def test_data_on_the_trainers_device_give_the_same_numbers(train: Callable[..., 
 def test_data_are_moved_once_for_all_loaders() -> None:
     data = Digits(device="trainer")
     data.setup()
-    first, second = (data._on(torch.device("meta"), data.arrays.x, data.arrays.y) for _ in range(2))
+    first, second = (data._to_device(torch.device("meta"), data.arrays.x, data.arrays.y) for _ in range(2))
     assert first[0] is second[0]
     assert first[0].device.type == "meta"
     assert data.bytes_in_memory == data.arrays.x.nbytes + data.arrays.y.nbytes
