@@ -8,10 +8,8 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.strategy.asynchronous import AsynchronousAveraging
 from lightning_modules.strategy.ddp import CheckedDDP
-from lightning_modules.strategy.diloco import DiLoCo
-from lightning_modules.strategy.local_sgd import LocalSGD
+from lightning_modules.strategy.local_sgd import AsynchronousAveraging, DiLoCo, LocalSGD
 from lightning_modules.strategy.local_steps import LocalSteps
 
 STEPS_PER_EPOCH, BATCH = 10, 4

@@ -1,6 +1,7 @@
 """What we need of torch beyond its public interface."""
 
 import os
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -133,3 +134,30 @@ def require_cpp_compiler() -> None:
     from torch._inductor.cpp_builder import get_cpp_compiler
 
     get_cpp_compiler()
+
+
+# --- errors of collectives: torch raises RuntimeErrors that differ in their text only --------------------------
+_CONNECTION_ERROR = re.compile(r"gloo|NCCL|Connection (closed|reset|refused)|[Tt]imed? ?out|recvValue|sendBytes")
+_JOINED = re.compile(r"(\d+)/\d+ clients joined")
+
+
+def is_connection_error(error: BaseException) -> bool:
+    """Whether a collective failed, as it does on all ranks when one of them exits."""
+    known = isinstance(error, RuntimeError) and _CONNECTION_ERROR.search(str(error)) is not None
+    return known or isinstance(error, dist.DistError)
+
+
+def is_timeout(error: BaseException) -> bool:
+    """Whether a collective failed because it took too long."""
+    return re.search("[Tt]imed? ?out", str(error).partition("\n")[0]) is not None
+
+
+def is_port_in_use(error: BaseException) -> bool:
+    """Whether the store of a process group could not listen on its port."""
+    return "EADDRINUSE" in str(error) or "address already in use" in str(error).lower()
+
+
+def num_joined(error: BaseException) -> int | None:
+    """How many ranks had joined the process group when it timed out, if torch says so."""
+    found = _JOINED.search(str(error))
+    return int(found.group(1)) if found else None

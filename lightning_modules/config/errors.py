@@ -6,7 +6,15 @@ from difflib import get_close_matches
 
 
 class UserError(Exception):
-    """A wrong config, missing data, an unreachable server …: the message names the key or file and the alternatives."""
+    """A wrong config, missing data, an unreachable server …: the message names the key or file and the alternatives.
+
+    Args:
+        step: the optimizer step of an error in training, so that of several ranks' errors the first is reported.
+    """
+
+    def __init__(self, message: str, step: int = 0) -> None:
+        super().__init__(message)
+        self.step = step
 
 
 def suggest(word: str, options: Iterable[str], limit: int = 3) -> str:

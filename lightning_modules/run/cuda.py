@@ -1,4 +1,4 @@
-"""What a run on CUDA needs beside Lightning: precision of products, deterministic operators, free memory, graphs."""
+"""CUDA settings and checks: matmul precision, deterministic operators, free memory, CUDA graphs."""
 
 import contextlib
 import logging
@@ -13,21 +13,21 @@ from torch import nn
 from lightning_modules.config.errors import UserError
 
 log = logging.getLogger(__name__)
-# Weights, gradients and two moments of Adam; activations and cuDNN's workspace come on top of them.
+# Weights, gradients and Adam's two moments; activations and cuDNN's workspace come on top.
 _WEIGHT_COPIES = 4
 MATMUL_PRECISIONS = ("highest", "high", "medium")
 
 
 def uses_cuda(cfg: DictConfig) -> bool:
-    """Whether the Trainer of this config runs on CUDA. Does not initialise it: the process may still fork."""
+    """Whether this config runs on CUDA. Does not initialize it, so that the process can still fork."""
     return cfg.trainer.accelerator in ("gpu", "cuda", "auto") and torch.cuda.is_available()
 
 
 def set_matmul_precision(cfg: DictConfig) -> None:
     """Apply `matmul_precision` to float32 products and convolutions on CUDA, and write what null means into the config.
 
-    ``highest`` computes in float32, ``high`` and ``medium`` in TensorFloat-32. null is ``highest`` for a claim, so that
-    precision is never the reason for a difference, and ``high`` otherwise. Other devices are not affected.
+    ``highest`` computes in float32, ``high`` and ``medium`` in TensorFloat-32. null means ``highest`` for a claim, so
+    that precision cannot cause a difference, and ``high`` otherwise. Other devices are not affected.
     """
     chosen = cfg.get("matmul_precision")
     if chosen not in (None, *MATMUL_PRECISIONS):
@@ -44,7 +44,7 @@ def set_matmul_precision(cfg: DictConfig) -> None:
 
 
 def allow_nondeterministic(cfg: DictConfig, step: Callable[[], object]) -> None:
-    """Lower ``trainer.deterministic`` from true to ``warn`` where `step` uses an operator without such an algorithm.
+    """Change ``trainer.deterministic`` from true to ``warn`` if `step` uses an operator without a deterministic version.
 
     Args:
         step: one forward and backward pass on the run's device.
@@ -69,10 +69,10 @@ def allow_nondeterministic(cfg: DictConfig, step: Callable[[], object]) -> None:
 
 
 def require_free_memory(cfg: DictConfig, weights: int, dataset: int, free: int, name: str) -> None:
-    """Raise UserError where the GPU's free memory cannot even take weights, gradients, optimizer state and data set.
+    """Raise UserError if weights, gradients, optimizer state and data set exceed the GPU's free memory.
 
     Args:
-        weights, dataset, free: bytes of the parameters, of what ``data.device=trainer`` keeps on the GPU, and available.
+        weights, dataset, free: bytes of the parameters, of the data kept on the GPU (``data.device=trainer``), and available.
         name: of the GPU.
     """
     needed = _WEIGHT_COPIES * weights + dataset
@@ -87,7 +87,7 @@ def require_free_memory(cfg: DictConfig, weights: int, dataset: int, free: int, 
 
 
 def out_of_memory_message(cfg: DictConfig, error: BaseException) -> str:
-    """Name what a run that is out of memory can lower."""
+    """What to change in a run that is out of memory."""
     reason = str(error).splitlines()[0]
     size = cfg.data.get("batch_size")
     advice = [
@@ -95,11 +95,11 @@ def out_of_memory_message(cfg: DictConfig, error: BaseException) -> str:
         "trainer.precision=bf16-mixed" if str(cfg.trainer.get("precision", "32")).startswith("32") else "",
         "data.device=cpu" if cfg.data.get("device") == "trainer" else "",
     ]
-    return f"out of memory: {reason}\nLower the demand: " + ", or ".join(word for word in advice if word)
+    return f"out of memory: {reason}\nReduce memory use: " + ", or ".join(word for word in advice if word)
 
 
 class PeakMemory(pl.Callback):
-    """Logs ``system/gpu_peak_memory_bytes``: the most that torch held on this process's GPU during training."""
+    """Logs ``system/gpu_peak_memory_bytes``: peak memory allocated by torch on this process's GPU during training."""
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if pl_module.device.type == "cuda":
@@ -112,10 +112,10 @@ class PeakMemory(pl.Callback):
 
 
 class CudaGraphs(pl.Callback):
-    """Replays the network's forward and backward pass as CUDA graphs: one launch instead of one for each kernel.
+    """Replays the network's forward and backward pass as CUDA graphs: one launch instead of one per kernel.
 
-    For small networks, whose kernels are shorter than their launch. Batches of another size than `data.batch_size` take
-    the ordinary way. Does nothing on other devices.
+    For small networks, whose kernels take less time than their launch. Batches of a size other than `data.batch_size`
+    run without graphs. Does nothing on other devices.
     """
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
@@ -133,7 +133,7 @@ class CudaGraphs(pl.Callback):
 
 
 def graph_forward(model: nn.Module, x: torch.Tensor) -> None:
-    """Capture the training pass of `model` for inputs like `x`; buffers (batch norm's statistics) stay as they were."""
+    """Capture the training pass of `model` for inputs like `x`; buffers (batch norm statistics) do not change."""
     ordinary = model.forward
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
     torch.cuda.make_graphed_callables(model.train(), (x.clone(),))
@@ -151,7 +151,7 @@ def graph_forward(model: nn.Module, x: torch.Tensor) -> None:
 
 @contextlib.contextmanager
 def explain_out_of_memory(cfg: DictConfig) -> Iterator[None]:
-    """Turn torch's error of a full GPU (or main memory) into one message that names what to lower."""
+    """Turn torch's OutOfMemoryError into a UserError that says what to change."""
     try:
         yield
     except torch.OutOfMemoryError as error:

@@ -1,15 +1,11 @@
 """One run from top to bottom: check -> build -> fit -> test -> compress -> record."""
 
-import contextlib
 import logging
 import os
-import re
 import shutil
-import signal
-import subprocess
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +13,11 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
 from pytorch_lightning.loggers.logger import DummyLogger
-from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from lightning_modules.config.check import check_config
 from lightning_modules.config.errors import UserError
 from lightning_modules.config.project import PROJECT_ROOT
-from lightning_modules.config.signals import RunStopped, SignalReceived, signals_as_exceptions
+from lightning_modules.config.signals import SignalReceived, signals_as_exceptions
 from lightning_modules.config.trust import untrusted
 from lightning_modules.data.preprocess import preprocess_spec
 from lightning_modules.data.table_input import TableInput
@@ -34,8 +29,8 @@ from lightning_modules.run.cuda import explain_out_of_memory, set_matmul_precisi
 from lightning_modules.run.preflight import check_parts
 from lightning_modules.run.publish import draw_augmented, draw_curves, print_report, publish
 from lightning_modules.run.test_plots import TestPlots
-from lightning_modules.strategy.launch.failures import describe_fork_failure, rank_killed_message
-from lightning_modules.strategy.launch.rank_environment import restore_environment
+from lightning_modules.strategy.launch.environment import restore_environment
+from lightning_modules.strategy.launch.launchers import terminate_ranks_on_error
 from lightning_modules.strategy.launch.rendezvous import renegotiate_port
 from lightning_modules.task.profiling import model_size
 from lightning_modules.task.supervised import Supervised
@@ -213,7 +208,7 @@ def _train(
 
 
 def _fit(trainer: pl.Trainer, task: Supervised, data: Any, checkpoint: Path | None) -> dict[str, float]:
-    with _launch_errors(trainer):
+    with terminate_ranks_on_error(trainer):
         trainer.fit(task, datamodule=data, ckpt_path=str(checkpoint) if checkpoint else None, weights_only=True)
     return {key: float(value) for key, value in trainer.callback_metrics.items()}
 
@@ -244,7 +239,7 @@ def _test(trainer: pl.Trainer, task: Supervised, data: Any, weights: Path | None
         task.tested_step = int(checkpoint["global_step"])
     if not len(data.splits["test"]):
         return {}
-    with _launch_errors(trainer):
+    with terminate_ranks_on_error(trainer):
         trainer.test(task, datamodule=data, verbose=False)
     return {key: float(value) for key, value in trainer.callback_metrics.items()}
 
@@ -336,47 +331,6 @@ def _silence_lightning() -> None:
     )
     for text in expected:
         warnings.filterwarnings("ignore", text)
-
-
-@contextlib.contextmanager
-def _launch_errors(trainer: pl.Trainer) -> Iterator[None]:
-    """Terminate all ranks after an error or a signal, and re-raise errors of forked ranks as their original type."""
-    try:
-        yield
-    except ProcessRaisedException as error:
-        _terminate_ranks(trainer)
-        if stopped := re.search(r"lightning_modules\.killed\.Stopped: (\w+)", str(error)):
-            raise RunStopped(stopped.group(1)) from error
-        found = re.search(
-            r".*lightning_modules\.errors\.UserError: (.*)", str(error), re.DOTALL
-        )  # the last one of a chain
-        if found:
-            raise UserError(describe_fork_failure(trainer, found.group(1).strip())) from error
-        raise
-    except ProcessExitedException as error:
-        _terminate_ranks(trainer)
-        number = -error.exit_code if error.exit_code < 0 else error.exit_code - 128
-        raise UserError(rank_killed_message(trainer, error.error_index, error.error_pid, number)) from error
-    except UserError:
-        _terminate_ranks(trainer, patience_s=2.0)  # they wait for this rank and do not handle signals
-        raise
-    except BaseException:
-        _terminate_ranks(trainer)
-        raise
-
-
-def _terminate_ranks(trainer: pl.Trainer, patience_s: float = 10.0) -> None:
-    """Terminate the processes started by this one, and kill those that do not exit."""
-    launcher: Any = trainer.strategy.launcher
-    started = list(getattr(launcher, "procs", []))
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        alive = [p for p in started if (p.poll() is None if hasattr(p, "poll") else p.is_alive())]
-        for process in alive:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process.pid, number)
-        for process in alive:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(patience_s) if hasattr(process, "poll") else process.join(patience_s)
 
 
 __all__ = ["SignalReceived", "run"]

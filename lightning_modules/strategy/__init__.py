@@ -1,1 +1,1 @@
-"""How a run is spread over processes and devices."""
+"""Strategies that distribute a run over processes and devices."""

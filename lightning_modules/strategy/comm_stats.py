@@ -1,15 +1,152 @@
-"""What a run sends between its processes, how long that takes, and how many samples it trains on in a second."""
+"""Communication metrics: bytes sent between processes, time in communication, samples per second."""
 
+import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lightning_modules.strategy.step_timer import StepTimer
+import pytorch_lightning as pl
+import torch
+import torch.distributed as dist
+from pytorch_lightning.strategies import Strategy
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from lightning_modules.compat.lightning import insert_callback
+from lightning_modules.compat.torch import ddp_timing
+from lightning_modules.strategy.launch.failures import warn
+
+_MIN_GAP_S = 1e-3  # per batch: smaller differences are not worth a warning
+
+
+class StepTimer(Strategy):
+    """Measures the seconds per batch in which this rank does not wait for another.
+
+    They are the time between two training steps (data, callbacks), of the forward pass with augmentation, after DDP's
+    buffer broadcast, and of the backward pass, from DDP's own timer. The optimizer's step, in which some strategies
+    communicate, and the first batch are excluded. On GPUs the passes are measured on the host.
+
+    `compare_step_times` returns ``comm/slowest_rank`` and ``comm/slowest_ratio``, its time over the median of the others.
+    """
+
+    forward_communicates = False  # whether ranks communicate in the forward or backward pass: these are then excluded
+    slow_ratio = 2.0  # from which on a warning is printed
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._idle_since: float | None = None  # None: this rank may have waited for others since
+        self._computing_since = 0.0
+        self._seconds, self._timed_batches, self._is_warm, self._has_warned = 0.0, 0, False, False
+        self._forward_hook: Any = None
+
+    def setup(self, trainer: pl.Trainer) -> None:
+        callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined] # set by Lightning's connector
+        if trainer.state.fn == "fit" and not any(isinstance(callback, _StepEndHook) for callback in callbacks):
+            insert_callback(trainer, _StepEndHook())
+        super().setup(trainer)
+
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        self._is_warm = self._has_warned = False
+        if self.lightning_module is not None:
+            self._forward_hook = self.lightning_module.register_forward_pre_hook(self._begin_forward)
+
+    def on_train_end(self) -> None:
+        super().on_train_end()
+        if self._forward_hook is not None:
+            self._forward_hook.remove()
+
+    def _begin_forward(self, *_: Any) -> None:
+        self._computing_since = time.perf_counter()
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        now = self._computing_since = time.perf_counter()
+        between = now - self._idle_since if self._idle_since is not None else 0.0
+        result = super().training_step(*args, **kwargs)
+        if self._is_warm:
+            self._seconds += between
+            if not self._is_multi_step:
+                self._seconds += 0.0 if self.forward_communicates else time.perf_counter() - self._computing_since
+                self._timed_batches += 1
+        return result
+
+    @property
+    def _is_multi_step(self) -> bool:
+        """Whether one training step runs several mini-batches, each with its own backward pass."""
+        return self.lightning_module is not None and not self.lightning_module.automatic_optimization
+
+    def pre_backward(self, closure_loss: Tensor) -> None:
+        super().pre_backward(closure_loss)
+        now = time.perf_counter()
+        if self._is_warm and self._is_multi_step:
+            self._seconds += now - self._computing_since
+            self._timed_batches += 1
+        self._computing_since = now
+
+    def post_backward(self, closure_loss: Tensor) -> None:
+        if self._is_warm and not self.forward_communicates and not isinstance(self.model, DistributedDataParallel):
+            self._seconds += time.perf_counter() - self._computing_since
+        super().post_backward(closure_loss)
+        self._computing_since = time.perf_counter()
+
+    def pause_timer(self) -> None:
+        """Exclude the time since the last step."""
+        self._idle_since = None
+
+    def on_step_end(self) -> None:
+        self._idle_since, self._is_warm = time.perf_counter(), True
+
+    def compare_step_times(self) -> dict[str, float]:
+        """Metrics of the batches since the last call. A collective: all ranks must call it after as many batches."""
+        batches, self._timed_batches = self._timed_batches, 0
+        seconds, self._seconds = self._seconds, 0.0
+        if not batches or not dist.is_initialized() or dist.get_world_size() == 1:
+            return {}
+        own = torch.tensor([seconds / batches + self._backward_seconds()], device=self.root_device)
+        of_all = own.new_empty(dist.get_world_size())
+        dist.all_gather_into_tensor(of_all, own)
+        times = of_all.tolist()
+        rank, ratio = slowest_rank(times)
+        others = times[rank] / ratio
+        if (
+            self.is_global_zero
+            and not self._has_warned
+            and ratio > self.slow_ratio
+            and times[rank] - others > _MIN_GAP_S
+        ):
+            self._has_warned = True
+            warn(
+                f"rank {rank} needs {1e3 * times[rank]:.1f} ms for a batch, {ratio:.1f} times as long as the others "
+                f"({1e3 * others:.1f} ms), which wait for it; strategy.slow_ratio={self.slow_ratio:g} sets the ratio from "
+                "which this warning is shown"
+            )
+        return {"comm/slowest_rank": float(rank), "comm/slowest_ratio": ratio}
+
+    def _backward_seconds(self) -> float:
+        if not isinstance(self.model, DistributedDataParallel):
+            return 0.0
+        return float(ddp_timing(self.model).get("avg_backward_compute_time", 0)) * 1e-9
+
+
+class _StepEndHook(pl.Callback):
+    """Calls `StepTimer.on_step_end` after the optimizer's step, where Lightning has no strategy hook."""
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        if isinstance(trainer.strategy, StepTimer):
+            trainer.strategy.on_step_end()
+
+
+def slowest_rank(seconds: Sequence[float]) -> tuple[int, float]:
+    """The slowest rank, and its time over the median of the others."""
+    rank = max(range(len(seconds)), key=lambda r: seconds[r])
+    others = statistics.median(value for r, value in enumerate(seconds) if r != rank)
+    return rank, seconds[rank] / max(others, 1e-9)
 
 
 @dataclass
 class BytesCounter:
-    """Counts the bytes that this rank has given to collectives in training: payloads, whatever an algorithm makes of them."""
+    """Counts the bytes that this rank passes to collectives in training (payloads, before any algorithm's overhead)."""
 
     sent: int = 0
 
@@ -19,28 +156,28 @@ class BytesCounter:
 
 
 class CommStats(StepTimer):
-    """A strategy that logs once an epoch what its training has sent. Stands before Lightning's strategy in the bases.
+    """Mixin that logs communication metrics once per epoch. Must precede Lightning's strategy in the bases.
 
-    Logged, of the batches since the last time:
+    Logged, for the batches since the last time:
 
-    - ``comm/bytes``: payload a batch and rank, whether the batch ends in an optimizer step or not.
-    - ``comm/time_s``: seconds a batch between the first gradients ready to be sent and all of them averaged, waiting for
-      slower ranks included; ``comm/exposed_s``: the part of it in which nothing is computed. Where they are measured.
+    - ``comm/bytes``: payload per batch and rank, whether or not the batch ends in an optimizer step.
+    - ``comm/time_s``: seconds per batch from the first gradients ready to be sent until all are averaged, including
+      waiting for slower ranks; ``comm/exposed_s``: the part of it without computation. Only where measured.
     - ``throughput/samples_per_s``: of all ranks, from the first batch to the validation.
     - ``comm/world_size``: the number of ranks.
-    - ``comm/slowest_rank``, ``comm/slowest_ratio``: see `slow_ranks.py`.
+    - ``comm/slowest_rank``, ``comm/slowest_ratio``: see `StepTimer`.
 
-    A subclass counts in `traffic`, and tells the seconds in `comm_seconds`.
+    Subclasses count bytes in `bytes_counter` and override `comm_seconds`.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.bytes_counter = BytesCounter()
-        self._since: float | None = None  # None: not in training now
+        self._since: float | None = None  # None: not in training
         self._sent_before = self._batches = self._samples = 0
 
     def comm_seconds(self) -> tuple[float, float] | None:
-        """(in communication, of which nothing was computed meanwhile), means over all batches so far; None: unknown."""
+        """(seconds in communication, of these without computation), mean per batch so far; None if unknown."""
         return None
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:

@@ -1,4 +1,4 @@
-"""What communication costs: seconds of a training step by strategy, number of workers and network."""
+"""Cost model of communication: seconds per training step by strategy, number of workers and network."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class Link:
     bytes_per_s: float
 
 
-# Assumed: latencies of a message between two processes, and nine tenths of the nominal rate.
+# Assumptions: latency of a message between two processes, and 90 % of the nominal rate.
 LINKS = (
     Link("1 GbE", 50e-6, 0.9 * 1e9 / 8),
     Link("10 GbE", 30e-6, 0.9 * 10e9 / 8),
@@ -35,9 +35,9 @@ class Job:
 
     Args:
         param_bytes: of all parameters in float32.
-        compute_s: forward and backward passes and the optimizer's step, alone.
-        buckets: messages that the gradients go in; DDP's are of 25 MB.
-        overlap: fraction of the computation behind which communication can hide; the backward pass is about two thirds.
+        compute_s: forward pass, backward pass and optimizer step, without communication.
+        buckets: messages per gradient all-reduce; DDP's buckets have 25 MB.
+        overlap: fraction of the computation that communication can overlap with; backward is about two thirds.
     """
 
     param_bytes: float
@@ -51,8 +51,8 @@ class Plan:
     """What a strategy sends: `volume` times the parameters' bytes, every `period` steps, in rounds over the ring.
 
     Args:
-        rounds: passes of n - 1 messages around the ring; a sum over all ranks takes two, a gather one.
-        hides: whether it happens while gradients are computed.
+        rounds: passes of n - 1 messages around the ring; an all-reduce takes two, an all-gather one.
+        hides: whether it overlaps with the computation of gradients.
     """
 
     name: str
@@ -63,11 +63,11 @@ class Plan:
 
 
 def plans(rank: int = 1, row: float = 256.0, steps: int = 4, period: int = 8) -> list[Plan]:
-    """The strategies that are compared, for matrices of side `row`.
+    """The compared strategies, for matrices with `row` rows and columns.
 
-    PowerSGD of rank r sends r (n + m) numbers for a matrix of n x m (Vogels et al. 2019, section 3), in two sums one
-    after the other; gradients accumulated over `steps` and local steps of `period` send as much as DDP, more seldom;
-    FSDP2 gathers the weights twice and sums the gradients into shares: three rounds.
+    PowerSGD of rank r sends r (n + m) numbers for an n x m matrix (Vogels et al. 2019, section 3) in two successive
+    all-reduces; accumulating over `steps` and local steps of `period` send as much as DDP, less often; FSDP2 gathers the
+    weights twice and reduce-scatters the gradients: three rounds.
     """
     return [
         Plan("ddp", 1.0),
@@ -80,7 +80,7 @@ def plans(rank: int = 1, row: float = 256.0, steps: int = 4, period: int = 8) ->
 
 
 def ring_bytes(payload: float, workers: int) -> float:
-    """Bytes that one worker sends for a sum of `payload` bytes over all: 2 (n - 1) / n of it.
+    """Bytes that one worker sends in an all-reduce of `payload` bytes: 2 (n - 1) / n of it.
 
     Patarasuk and Yuan 2009, "Bandwidth optimal all-reduce algorithms", theorem 1: no algorithm sends less.
     """
@@ -88,32 +88,32 @@ def ring_bytes(payload: float, workers: int) -> float:
 
 
 def comm_seconds(link: Link, payload: float, workers: int, messages: int = 1, rounds: float = 2) -> float:
-    """Seconds of a sum over the ring, the messages one after the other; nothing for one worker."""
+    """Seconds of a ring all-reduce of successive messages; 0 for one worker."""
     if workers < 2:
         return 0.0
     return messages * rounds * (workers - 1) * link.alpha_s + ring_bytes(payload, workers) / link.bytes_per_s
 
 
 def step_seconds(plan: Plan, job: Job, link: Link, workers: int) -> float:
-    """Mean seconds of a step. What hides is free up to ``overlap * compute_s`` of the step that it belongs to."""
+    """Mean seconds per step. Overlapping communication is free up to ``overlap * compute_s``."""
     busy = comm_seconds(link, plan.volume * job.param_bytes, workers, job.buckets, plan.rounds)
     exposed = max(0.0, busy - job.overlap * job.compute_s) if plan.hides else busy
     return job.compute_s + exposed / plan.period
 
 
 def efficiency(plan: Plan, job: Job, link: Link, workers: int) -> float:
-    """Samples a second of `workers` over `workers` times those of one, each with its own batch (weak scaling)."""
+    """Samples per second of `workers` over `workers` times that of one, each with its own batch (weak scaling)."""
     return job.compute_s / step_seconds(plan, job, link, workers)
 
 
 def fit_link(name: str, sizes: Sequence[float], seconds: Sequence[float], workers: int) -> Link:
-    """The link that explains how long sums of `sizes` bytes took: least squares of the relative errors, neither below 0.
+    """Fit a link to the times of all-reduces of `sizes` bytes: non-negative least squares of relative errors.
 
     Raises:
         ValueError: fewer than two sizes.
     """
     if len(set(sizes)) < 2:
-        raise ValueError("a line needs sums of at least two sizes")
+        raise ValueError("fit_link needs at least two different sizes")
     times = np.asarray(seconds, dtype=float)
     columns = np.stack(
         [np.full(len(times), 2.0 * (workers - 1)), [ring_bytes(size, workers) for size in sizes]], axis=1

@@ -1,4 +1,4 @@
-"""The cost model as a picture: how efficiency falls with the number of workers, by network and strategy."""
+"""Plot of the cost model: efficiency over the number of workers, by network and strategy."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#000000")  # O
 def draw_scaling(
     path: Path, jobs: Mapping[str, Job], plans: Sequence[Plan], fitted: Link, links: Sequence[Link] = LINKS
 ) -> None:
-    """Write a picture of ``efficiency`` over workers, a row for each job and a panel a link, with what is assumed below."""
+    """Plot ``efficiency`` over workers: a row per job, a column per link, the assumptions below."""
     figure = Figure(figsize=(3.1 * len(links), 1.6 + 2.4 * len(jobs)), dpi=110)
     rows = figure.subplots(len(jobs), len(links), sharex=True, sharey=True, squeeze=False)
     for axes, (name, job) in zip(rows, jobs.items(), strict=True):

@@ -1,4 +1,4 @@
-"""Distributed data parallel: gloo on CPU, NCCL on GPU, with a check that all ranks are one job."""
+"""Distributed data parallel: gloo on CPU, NCCL on GPU, with a check before training that all ranks agree."""
 
 from collections.abc import Mapping
 from datetime import timedelta
@@ -15,33 +15,34 @@ from lightning_modules.config.errors import UserError
 from lightning_modules.strategy.comm_hooks import CommHook
 from lightning_modules.strategy.comm_stats import CommStats
 from lightning_modules.strategy.launch.agreement import verify_equal_batch_counts, verify_ranks_agree
-from lightning_modules.strategy.launch.cpu_cores import available_cores, num_threads
-from lightning_modules.strategy.launch.launchers import ForkLauncher, SubprocessLauncher, require_free_port
+from lightning_modules.strategy.launch.environment import available_cores, num_threads
+from lightning_modules.strategy.launch.launchers import ForkLauncher, SubprocessLauncher
 from lightning_modules.strategy.launch.rank_status import register_process
+from lightning_modules.strategy.launch.rendezvous import require_free_port
 from lightning_modules.strategy.sync_batch_norm import SyncBatchNormLayers
 
-_TIMING_SAMPLE_RATE = 20  # torch times one backward pass in so many
+_TIMING_SAMPLE_RATE = 20  # torch times every 20th backward pass
 
 
 class CheckedDDP(CommStats, ExtensibleDDP):
-    """Lightning's DDP, which refuses to train when the processes are not one job, and which measures what they send.
+    """Lightning's DDP strategy with a check that all ranks agree and with communication metrics.
 
     Args:
-        start_method: ``auto`` forks on CPU (a third of a second instead of ten) and starts new processes on GPU, where
-            CUDA forbids a fork; ``fork``, ``spawn`` and ``popen`` as in Lightning.
-        timeout_s: seconds until a rank that waits for another gives up.
-        threads: of each process on CPU; None shares the allowed cores out. Set in the processes, not before: OpenMP's
-            threads do not live through a fork.
-        slow_ratio: a warning names the rank that needs so many times as long as the others for a batch.
-        hook: how gradients are averaged, see `hooks.py` and `topk.py`; None is DDP's own way.
-        others: as in ``torch.nn.parallel.DistributedDataParallel``.
+        start_method: ``auto`` forks on CPU (0.3 s instead of 10 s) and starts new processes on GPU, where CUDA does not
+            allow a fork; ``fork``, ``spawn`` and ``popen`` as in Lightning.
+        timeout_s: seconds until a rank that waits for another one gives up.
+        threads: of each process on CPU; None divides the available cores equally. Set in the processes, since OpenMP's
+            threads do not survive a fork.
+        slow_ratio: a warning names a rank that needs this many times as long for a batch as the others.
+        hook: how gradients are averaged, see `CommHook`; None averages them uncompressed.
+        others: see ``torch.nn.parallel.DistributedDataParallel``.
 
-    Raises UserError on all ranks where they are not as many as wanted, or differ in config, data or initial weights.
+    Raises UserError on all ranks if their number, config, data or initial weights differ.
     """
 
-    supports_multi_step = True  # whether the quick loop's steps (`task/fast_loop.py`) are those of the ordinary one
-    syncs_buffers = True  # whether the first rank's are those of all, where DDP sends them (`broadcast_buffers`)
-    config: Mapping[str, Any] | None = None  # plain values of the run's config, compared over the ranks
+    supports_multi_step = True  # whether several steps in one call (`task/fast_loop.py`) equal single steps
+    syncs_buffers = True  # whether validation uses the buffers of rank 0, as DDP does
+    config: Mapping[str, Any] | None = None  # compared between ranks
 
     def __init__(
         self,
@@ -56,9 +57,9 @@ class CheckedDDP(CommStats, ExtensibleDDP):
         slow_ratio: float = 2.0,
     ) -> None:
         if timeout_s <= 0:
-            raise UserError(f"strategy.timeout_s={timeout_s:g}: it must be more than 0 seconds")
+            raise UserError(f"strategy.timeout_s={timeout_s:g}: expected more than 0 seconds")
         if slow_ratio <= 1:
-            raise UserError(f"strategy.slow_ratio={slow_ratio}: it must be more than 1")
+            raise UserError(f"strategy.slow_ratio={slow_ratio}: expected more than 1")
         if start_method == "auto":
             start_method = "popen" if torch.cuda.is_available() else "fork"
         super().__init__(
@@ -72,7 +73,7 @@ class CheckedDDP(CommStats, ExtensibleDDP):
         self._threads = threads
         self.hook = hook
         self.slow_ratio = slow_ratio
-        self._hook_states: list[dict[str, Any]] = []  # of all ranks, from the checkpoint that is gone on from
+        self._hook_states: list[dict[str, Any]] = []  # of all ranks, from the checkpoint
         self._start_step = 0
         self._num_syncs = self._num_backwards = 0
         self._gradient_bytes = self._buffer_bytes = self._buffers_due = 0
@@ -81,7 +82,7 @@ class CheckedDDP(CommStats, ExtensibleDDP):
         require_free_port(self)
         return SubprocessLauncher(self) if start_method == "popen" else ForkLauncher(self, start_method)  # type: ignore[arg-type]
 
-    # --- the check -------------------------------------------------------------------------------------------
+    # --- setup -----------------------------------------------------------------------------------------------
     def setup(self, trainer: Any) -> None:
         if self.root_device.type == "cpu":
             torch.set_num_threads(self._threads or num_threads(len(available_cores()) // self.num_processes))
@@ -93,21 +94,23 @@ class CheckedDDP(CommStats, ExtensibleDDP):
         takes_many = self.supports_multi_step and not (self.hook and self.hook.depends_on_buckets)
         if not (trainer.lightning_module.automatic_optimization or takes_many) and self.world_size > 1:
             raise UserError(
-                f"steps_per_call: {type(self.hook or self).__name__} acts in each step by itself: steps_per_call=1"
+                f"steps_per_call: {type(self.hook or self).__name__} must act at every step: use steps_per_call=1"
             )
         super().setup(trainer)
 
     def check_ranks_agree(self, data: str = "") -> None:
-        """Compare number, config, data and weights of all ranks."""
+        """Compare number, config, data and weights of the ranks."""
         if not dist.is_initialized():
             if self.world_size > 1:
-                raise UserError(f"trainer.devices: {self.world_size} processes were asked for, but this one is alone")
+                raise UserError(
+                    f"trainer.devices: expected {self.world_size} processes, but this one has no process group"
+                )
             return
         assert self.model is not None
         verify_ranks_agree(self.model, self.world_size, self.root_device, self.config, data)
 
     def process_dataloader(self, dataloader: Any) -> Any:
-        """Where a training begins, all ranks must have as many batches."""
+        """When training starts, check that all ranks have the same number of batches."""
         trainer: Any = self.lightning_module.trainer if self.lightning_module else None
         if trainer is not None and trainer.training and not has_combined_loader(trainer):
             verify_equal_batch_counts(dataloader, trainer.limit_train_batches)
@@ -117,14 +120,14 @@ class CheckedDDP(CommStats, ExtensibleDDP):
         fingerprint = getattr(trainer.datamodule, "fingerprint", None)
         return str(fingerprint()) if fingerprint else ""
 
-    # --- how gradients are averaged --------------------------------------------------------------------------
+    # --- gradient averaging ----------------------------------------------------------------------------------
     def wrap_model(self, model: nn.Module) -> DistributedDataParallel:
         wrapped = super().wrap_model(model)
         sample_ddp_timing(wrapped, _TIMING_SAMPLE_RATE)
         return wrapped
 
     def register_hooks(self) -> None:
-        """Register ours on CPU too, where Lightning leaves them out."""
+        """Register the hook on CPU too, where Lightning does not."""
         model = self._ddp()
         assert model is not None
         self._num_syncs = self._num_backwards = 0
@@ -139,20 +142,20 @@ class CheckedDDP(CommStats, ExtensibleDDP):
         return self.model if isinstance(self.model, DistributedDataParallel) else None
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
-        self._buffers_due = self._buffer_bytes  # DDP sends them once a call, however many steps that takes
+        self._buffers_due = self._buffer_bytes  # DDP sends them once per call, however many steps it takes
         return super().training_step(*args, **kwargs)
 
     def post_backward(self, closure_loss: Tensor) -> None:
         super().post_backward(closure_loss)
         model = self._ddp()
         self._num_backwards += 1
-        if model is not None and sends_gradients(model):  # false between the steps of accumulated gradients
+        if model is not None and sends_gradients(model):  # False while gradients are accumulated
             self._num_syncs += 1
             self.bytes_counter.add(self._buffers_due + (0 if self.hook else self._gradient_bytes))
             self._buffers_due = 0
 
     def on_validation_start(self) -> None:
-        """Measure what is saved: all ranks with the buffers of the first one, as they begin the next training step with."""
+        """Validate what is saved: the buffers of rank 0, which DDP broadcasts before the next training step anyway."""
         super().on_validation_start()
         model = self._ddp()
         if model is not None and self.syncs_buffers:
@@ -160,7 +163,7 @@ class CheckedDDP(CommStats, ExtensibleDDP):
                 dist.broadcast(buffer, src=0)
 
     def comm_seconds(self) -> tuple[float, float] | None:
-        """From torch's own clock in DDP's reducer, which samples the backward passes."""
+        """From the timer of DDP's reducer, which samples backward passes."""
         model = self._ddp()
         if model is None or not self._num_syncs:
             return None
@@ -171,8 +174,8 @@ class CheckedDDP(CommStats, ExtensibleDDP):
 
     # --- checkpoints -----------------------------------------------------------------------------------------
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None) -> None:
-        """Write the checkpoint; what the hooks of all ranks remember goes into it under ``gradient_hook``."""
-        if self.hook is not None and "optimizer_states" in checkpoint:  # the whole state, not the weights alone
+        """Write the checkpoint, with the hook states of all ranks under ``gradient_hook``."""
+        if self.hook is not None and "optimizer_states" in checkpoint:  # not for weights-only checkpoints
             mine = self.hook.state_dict()
             states: list[Any] | None = [None] * self.world_size if self.is_global_zero else None
             if dist.is_initialized() and mine:
@@ -189,5 +192,5 @@ class CheckedDDP(CommStats, ExtensibleDDP):
 
 
 def _synced_buffers(model: DistributedDataParallel) -> list[Tensor]:
-    """Those that rank 0 sends to the others before a forward pass."""
+    """Buffers that DDP broadcasts from rank 0 before a forward pass."""
     return list(model.module.buffers()) if model.broadcast_buffers else []

@@ -1,4 +1,4 @@
-"""FSDP2: parameters, gradients and optimizer states cut over the ranks."""
+"""FSDP2: parameters, gradients and optimizer states sharded over the ranks."""
 
 import contextlib
 from collections.abc import Iterator
@@ -11,17 +11,16 @@ from lightning_modules.strategy.model_parallel import ModelParallel
 
 
 class FSDP2(ModelParallel):
-    """Parameters, gradients and optimizer states cut over the ranks; each has samples of its own.
+    """Parameters, gradients and optimizer states sharded over the ranks, each with its own samples; same weights as DDP.
 
-    Zhao et al. 2023, "PyTorch FSDP"; torch's ``fully_shard``. A layer's weights are gathered before it is used and
-    dropped after it; equal to DDP.
+    Zhao et al. 2023, "PyTorch FSDP"; torch's ``fully_shard``: a layer's weights are gathered before use and freed after.
 
     Args:
-        min_params: members of a list or sequence of layers that have so many are gathered on their own, the others
-            together with what is around them.
-        reshard_after_forward: drop the weights of those members between forward and backward too: less memory, half
-            more traffic.
-        settings: of `ModelParallel`.
+        min_params: elements of a ``Sequential`` or ``ModuleList`` with at least this many parameters are gathered
+            separately, smaller ones together with their parent.
+        reshard_after_forward: free those weights between forward and backward too: less memory, half again as much
+            traffic.
+        settings: see `ModelParallel`.
     """
 
     def __init__(self, min_params: int = 100_000, reshard_after_forward: bool = True, **settings: Any) -> None:
@@ -42,12 +41,12 @@ class FSDP2(ModelParallel):
         fully_shard(model, mesh=mesh, reshard_after_forward=False)
 
     def bytes_per_backward(self, synchronised: bool) -> int:
-        """This rank's part of the weights, once for each time that they are gathered, and all gradients."""
+        """This rank's shard once per all-gather, and all gradients once."""
         return self._gathered + (self._reduced if synchronised else 0)
 
     @contextlib.contextmanager
     def block_backward_sync(self) -> Iterator[None]:
-        """Gradients that are accumulated are not exchanged yet; they stay whole on each rank until then."""
+        """Keep accumulated gradients unsharded on each rank, without communication."""
         model = self._task.model
         model.set_requires_gradient_sync(False)
         self._synchronised = False
@@ -59,7 +58,7 @@ class FSDP2(ModelParallel):
 
 
 def layers_to_wrap(model: nn.Module, min_params: int) -> list[nn.Module]:
-    """The members of lists and sequences of layers that have at least `min_params` parameters, the inner ones first."""
+    """Elements of ``Sequential`` and ``ModuleList`` with at least `min_params` parameters, innermost first."""
     holders = [module for module in model.modules() if isinstance(module, nn.Sequential | nn.ModuleList)]
     members = [member for holder in reversed(holders) for member in holder.children()]
     containers = (nn.Sequential, nn.ModuleList, nn.ModuleDict)

@@ -1,4 +1,4 @@
-"""Ranks that train on by themselves between two synchronisations: what all such algorithms share."""
+"""Base of local SGD, DiLoCo and asynchronous averaging: ranks train independently between synchronizations."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
@@ -15,26 +15,44 @@ from lightning_modules.compat.lightning import Launcher, insert_callback
 from lightning_modules.compat.torch import set_ddp_sync
 from lightning_modules.config.errors import UserError
 from lightning_modules.strategy.ddp import CheckedDDP
-from lightning_modules.strategy.flatten import flatten_by_dtype, unflatten_into
-from lightning_modules.strategy.rank_checkpoint import gather_rank_states, rank_state_of, shared_state_of
+from lightning_modules.strategy.sharded_checkpoint import gather_rank_states, rank_state_of, shared_state_of
+
+
+def flatten_by_dtype(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Copy tensors into one vector per dtype, in order of each dtype's first appearance."""
+    return [torch.cat([t.detach().reshape(-1) for t in group]) for group in _by_dtype(tensors)]
+
+
+@torch.no_grad()
+def unflatten_into(tensors: Sequence[Tensor], vectors: Sequence[Tensor]) -> None:
+    """Copy the vectors of `flatten_by_dtype` back into such tensors."""
+    for group, vector in zip(_by_dtype(tensors), vectors, strict=True):
+        for tensor, part in zip(group, vector.split([t.numel() for t in group]), strict=True):
+            tensor.copy_(part.view_as(tensor))
+
+
+def _by_dtype(tensors: Sequence[Tensor]) -> list[list[Tensor]]:
+    groups: dict[torch.dtype, list[Tensor]] = {}
+    for tensor in tensors:
+        groups.setdefault(tensor.dtype, []).append(tensor)
+    return list(groups.values())
 
 
 class LocalSteps(CheckedDDP):
-    """Every rank steps with its own gradients; every `period` steps `end_period` brings the ranks together.
+    """Every rank steps with its own gradients; every `period` steps `end_period` synchronizes the ranks.
 
-    The mean of the ranks' weights and of their floating buffers (batch norm's statistics) is what is validated,
-    checkpointed and left when training ends. After a validation or a checkpoint each rank goes on with its own
-    weights: how often is measured, and when a checkpoint is due by the clock, must not change what is trained.
-    Optimizer state stays local. A whole checkpoint holds weights and optimizer state of each rank, so that a resumed
-    training is the uninterrupted one bit by bit; on another number of processes it goes on from the mean, with the
-    optimizer state of rank 0. Between evaluations buffers stay local: batch norm does not train with its statistics.
+    The mean of the ranks' weights and floating-point buffers (batch norm statistics) is validated, checkpointed and kept
+    when training ends. After a validation or checkpoint each rank continues with its own weights, so that their frequency
+    does not change the training. Optimizer states and, between evaluations, buffers stay local. A full checkpoint holds
+    the weights and optimizer state of each rank: resuming is bit-identical to an uninterrupted run. Another number of
+    processes resumes from the mean weights and the optimizer state of rank 0.
 
     Args:
-        period: optimizer steps between two synchronisations, H.
-        synchronous_steps: at first so many steps with averaged gradients, which is DDP.
-        ddp: as in `CheckedDDP`.
+        period: optimizer steps between two synchronizations, H.
+        synchronous_steps: number of first steps with averaged gradients, as in DDP.
+        ddp: see `CheckedDDP`.
 
-    Raises UserError for settings out of range, and for what needs equal weights on all ranks at every step.
+    Raises UserError for settings out of range, and for features that need equal weights on all ranks at every step.
     """
 
     supports_multi_step = False
@@ -42,39 +60,39 @@ class LocalSteps(CheckedDDP):
 
     def __init__(self, period: int = 8, synchronous_steps: int = 0, **ddp: Any) -> None:
         if period < 1:
-            raise UserError(f"strategy.period={period}: the ranks can be averaged every 1 step or more")
+            raise UserError(f"strategy.period={period}: expected at least 1 step")
         if synchronous_steps < 0:
-            raise UserError(f"strategy.synchronous_steps={synchronous_steps}: it must be 0 or more")
+            raise UserError(f"strategy.synchronous_steps={synchronous_steps}: expected at least 0")
         super().__init__(**ddp)
         self.period, self.synchronous_steps = period, synchronous_steps
-        self._diverged = False  # whether the ranks train, each with its own weights
-        self._local: list[Tensor] | None = None  # this rank's tensors while the mean stands in their place
+        self._diverged = False  # whether the ranks are training, each with its own weights
+        self._local: list[Tensor] | None = None  # this rank's tensors while the mean replaces them
 
     # --- what an algorithm defines ---------------------------------------------------------------------------
     @abstractmethod
     def end_period(self, step: int) -> None:
-        """Bring the ranks together after `step` optimizer steps, the last of a period."""
+        """Synchronize the ranks after `step` optimizer steps, the last of a period."""
 
     def after_local_step(self, step: int) -> None:
-        """What is to be done after every local step, before a period ends."""
+        """Called after every local step, before `end_period`."""
 
     def shared_state(self) -> dict[str, Any]:
-        """Plain state beyond weights and optimizer that is equal on all ranks, for the checkpoint."""
+        """State for the checkpoint, beyond weights and optimizer, that is equal on all ranks."""
         return {}
 
     def load_shared_state(self, state: dict[str, Any]) -> None:
-        """Go on from it."""
+        """Restore it."""
 
     def local_state(self) -> dict[str, Any]:
-        """Plain state beyond weights and optimizer that each rank has for itself, for the checkpoint."""
+        """State for the checkpoint, beyond weights and optimizer, that differs between ranks."""
         return {}
 
     def load_local_state(self, state: dict[str, Any]) -> None:
-        """Go on from it, on as many processes."""
+        """Restore it, on the same number of processes."""
 
     # --- the steps -------------------------------------------------------------------------------------------
     def configure_ddp(self) -> None:
-        if self.synchronous_steps:  # else no gradient is ever sent, and nothing has to be wrapped
+        if self.synchronous_steps:  # else no gradient is ever sent, so nothing needs wrapping
             super().configure_ddp()
 
     def optimizer_step(
@@ -93,12 +111,12 @@ class LocalSteps(CheckedDDP):
         return result
 
     def parameters(self) -> list[Tensor]:
-        """What is trained, of this rank."""
+        """The trained parameters of this rank."""
         assert self.lightning_module is not None
         return [p for p in self.lightning_module.parameters() if p.requires_grad]
 
     def mean(self, vectors: Sequence[Tensor]) -> list[Tensor]:
-        """The mean of vectors over all ranks; they are overwritten."""
+        """Average vectors over all ranks, in place."""
         if self.world_size > 1:
             for vector in vectors:
                 self.send(vector)
@@ -106,25 +124,25 @@ class LocalSteps(CheckedDDP):
         return list(vectors)
 
     def send(self, vector: Tensor, background: bool = False) -> Any:
-        """Sum a vector over all ranks in its place and count its bytes; in the background, return what to wait for."""
+        """All-reduce a vector in place and count its bytes; with `background`, return the work to wait for."""
         self.bytes_counter.add(vector.numel() * vector.element_size())
         return dist.all_reduce(vector, async_op=background)
 
-    # --- the mean, looked at ---------------------------------------------------------------------------------
+    # --- weights for evaluation --------------------------------------------------------------------------------
     def _averaged_tensors(self) -> list[Tensor]:
         assert self.lightning_module is not None
         buffers = [b for b in self.lightning_module.buffers() if b.is_floating_point()]
         return [*self.parameters(), *buffers]
 
     def swap_in_average(self) -> None:
-        """Put the mean of all ranks in the place of this rank's weights and buffers."""
+        """Replace this rank's weights and buffers by the mean over all ranks."""
         if self._diverged and self._local is None:
             tensors = self._averaged_tensors()
             self._local = [t.detach().clone() for t in tensors]
             unflatten_into(tensors, self.mean(flatten_by_dtype(tensors)))
 
     def restore_local(self) -> None:
-        """Put this rank's own back."""
+        """Restore this rank's own weights and buffers."""
         if self._local is not None:
             with torch.no_grad():
                 for tensor, own in zip(self._averaged_tensors(), self._local, strict=True):
@@ -132,21 +150,21 @@ class LocalSteps(CheckedDDP):
             self._local = None
 
     def finish(self) -> None:
-        """End the training with the mean in place of all ranks' weights."""
+        """Keep the mean as the weights of all ranks when training ends."""
         self.swap_in_average()
         self._local, self._diverged = None, False
 
     def log(self, values: dict[str, float]) -> None:
-        """Give metrics to the loggers, at the last completed step."""
+        """Log metrics at the last completed step."""
         assert self.lightning_module is not None
         for logger in self.lightning_module.trainer.loggers:
             logger.log_metrics(values, self.lightning_module.global_step)
 
-    # --- where Lightning calls -------------------------------------------------------------------------------
+    # --- Lightning's hooks -----------------------------------------------------------------------------------
     def setup(self, trainer: pl.Trainer) -> None:
         if trainer.state.fn == "fit":
             self._check_supported(trainer)
-            insert_callback(trainer, _AverageAtEndHook())  # before those that look at the weights
+            insert_callback(trainer, _AverageAtEndHook())  # before callbacks that read the weights
         super().setup(trainer)
 
     def on_train_start(self) -> None:
@@ -172,7 +190,7 @@ class LocalSteps(CheckedDDP):
 
     # --- checkpoints -----------------------------------------------------------------------------------------
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
-        if "optimizer_states" in checkpoint:  # not where the weights alone are wanted
+        if "optimizer_states" in checkpoint:  # not for weights-only checkpoints
             weights = self._local if self._local is not None else self._averaged_tensors()
             mine = {"weights": weights, "optimizers": checkpoint["optimizer_states"], "more": self.local_state()}
             gather_rank_states(checkpoint, type(self).__name__, mine, self.shared_state())
@@ -190,12 +208,12 @@ class LocalSteps(CheckedDDP):
                     tensor.copy_(own)
             self.load_local_state(mine["more"])
 
-    # --- what does not go with it ----------------------------------------------------------------------------
+    # --- unsupported settings --------------------------------------------------------------------------------
     def choose_launcher(self, start_method: str) -> Launcher:
         if self.layer_sync is not None:
-            raise UserError("trainer.sync_batchnorm: it needs all ranks at every step; strategy=ddp has them")
+            raise UserError("trainer.sync_batchnorm: not possible with local steps; use strategy=ddp")
         if self.precision_plugin.precision == "16-mixed":
-            raise UserError("trainer.precision=16-mixed: each rank would scale its loss by itself; try bf16-mixed")
+            raise UserError("trainer.precision=16-mixed: each rank would have its own loss scale; use bf16-mixed")
         return super().choose_launcher(start_method)
 
     def _check_supported(self, trainer: pl.Trainer) -> None:
@@ -203,13 +221,13 @@ class LocalSteps(CheckedDDP):
             pruned = type(callback).__module__.startswith("lightning_modules.compression.")
             if pruned or isinstance(callback, WeightAveraging | StochasticWeightAveraging):
                 raise UserError(
-                    f"{type(callback).__name__} follows the weights at every step, and those of the ranks differ between "
-                    "two averages: use strategy=ddp, or leave it out"
+                    f"{type(callback).__name__} reads the weights at every step, but they differ between ranks with this "
+                    "strategy: use strategy=ddp, or remove the callback"
                 )
 
 
 class _AverageAtEndHook(pl.Callback):
-    """Calls `LocalSteps.finish` before any other callback sees the end of training: Lightning calls strategies last."""
+    """Calls `LocalSteps.finish` before other callbacks see the end of training; Lightning calls the strategy last."""
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(trainer.strategy, LocalSteps)

@@ -1,4 +1,4 @@
-"""Models that no rank holds whole while they train: what FSDP2 and tensor parallelism share."""
+"""Base of the strategies that shard the model over the ranks: FSDP2, tensor and pipeline parallelism."""
 
 import copy
 from collections.abc import Mapping
@@ -26,21 +26,21 @@ from lightning_modules.tracking.checkpoint import read_checkpoint
 
 
 class ModelParallel(CheckedDDP):
-    """What the strategies share that spread ``task.model`` over the ranks once it is built and loaded.
+    """Shards ``task.model`` over the ranks once it is built and loaded.
 
-    Each rank builds the whole model first, with equal weights; `spread` then leaves it its part. A checkpoint is one
-    plain file, as of one process: any strategy and any number of ranks goes on from it. When training ends the model
-    is whole again on every rank; it is tested so, each rank on its share of the samples.
+    Each rank first builds the full model with equal weights; `shard` then keeps this rank's shard. A checkpoint is one
+    plain file, as from one process: any strategy and number of ranks can resume from it. After training every rank has
+    the full model again and tests it on its share of the samples.
 
-    Lightning's own ModelParallelStrategy is not used: it wants the model spread in a hook of the task, refuses
-    float64, starts new processes on CPUs, and numbers an optimizer's states by the model, not by its groups.
+    Lightning's ModelParallelStrategy is not used: it expects the task to shard the model in a hook, rejects float64,
+    starts new processes on CPUs, and numbers optimizer states by the model instead of by parameter group.
 
     Args:
-        sharded_checkpoint: write beside each checkpoint ``NAME.ckpt`` a folder ``NAME.shards`` with the parts of all
-            ranks; from it, where it is of the same step, a run goes on.
-        start_method, timeout_s, threads: as in `CheckedDDP`.
+        sharded_checkpoint: also write a folder ``NAME.shards`` with the shards of all ranks beside each checkpoint
+            ``NAME.ckpt``; a run resumes from it if it is of the same step.
+        settings: see `CheckedDDP`.
 
-    Raises UserError for what needs the whole model in a step: penalties on weights, and what `refuse` says.
+    Raises UserError for settings that need the full model in a step, such as weight penalties; see `check_supported`.
     """
 
     supports_multi_step = False
@@ -54,15 +54,15 @@ class ModelParallel(CheckedDDP):
         self._synchronised = True  # false between the steps of accumulated gradients
 
     def shard(self, model: nn.Module, mesh: DeviceMesh) -> None:
-        """Leave this rank its part of `model`, in place."""
+        """Reduce `model` in place to the shard of this rank."""
         raise NotImplementedError
 
     def check_supported(self, trainer: Any) -> None:
-        """Raise UserError for settings that cannot be followed with a spread model."""
+        """Raise UserError for settings that do not work with a sharded model."""
         task = trainer.lightning_module
         if getattr(task, "l1", 0) or getattr(task, "l2", 0):
             raise UserError(
-                "task.l1, task.l2: no rank holds all weights with this strategy; use optimizer.weight_decay, or strategy=ddp"
+                "task.l1, task.l2: no rank has all weights with this strategy; use optimizer.weight_decay, or strategy=ddp"
             )
 
     @property
@@ -70,26 +70,26 @@ class ModelParallel(CheckedDDP):
         return self.lightning_module
 
     def configure_ddp(self) -> None:
-        """Spread the model, where DDP would wrap it."""
+        """Shard the model at the point where DDP would wrap it."""
         trainer = self._task.trainer
         self.check_supported(trainer)
         if not dist.is_initialized():
             raise UserError(
-                f"strategy: {type(self).__name__} needs a process group; give trainer.devices and start it anew"
+                f"strategy: {type(self).__name__} needs a process group; set trainer.devices and start the run again"
             )
         self._unsharded = meta_copy(self._task.model)
         mesh = init_device_mesh(self.root_device.type, (self.world_size,))
         self.shard(self._task.model, mesh)
         if not any(isinstance(callback, _UnshardHook) for callback in trainer.callbacks):
-            insert_callback(trainer, _UnshardHook())  # before those that look at the trained weights
+            insert_callback(trainer, _UnshardHook())  # before callbacks that read the trained weights
 
     def gather_model(self) -> dict[str, Tensor]:
-        """The state of the whole model, on the CPU. All ranks must call it."""
+        """The full model's state dict on the CPU. A collective: all ranks must call it."""
         state: dict[str, Tensor] = gather(self._task.model.state_dict())
         return state
 
     def unshard(self) -> None:
-        """Put the whole model in the place of this rank's part. All ranks must call it."""
+        """Replace this rank's shard by the full model. A collective: all ranks must call it."""
         if self._unsharded is None:
             return
         state = {name: tensor.to(self.root_device) for name, tensor in self.gather_model().items()}
@@ -98,14 +98,14 @@ class ModelParallel(CheckedDDP):
         self._task.model, self._unsharded = self._unsharded, None
 
     def on_validation_start(self) -> None:
-        """All ranks measure with the buffers of the first one, as with DDP."""
+        """Validate with the buffers of rank 0 on all ranks, as DDP does."""
         super().on_validation_start()
         if self._unsharded is not None:
             for buffer in self._task.model.buffers():
                 dist.broadcast(buffer, src=0)
 
     def bytes_per_backward(self, synchronised: bool) -> int:
-        """Payload that this rank has given to collectives in a forward and backward pass."""
+        """Bytes that this rank passed to collectives in a forward and backward pass."""
         raise NotImplementedError
 
     def post_backward(self, closure_loss: Tensor) -> None:
@@ -113,7 +113,7 @@ class ModelParallel(CheckedDDP):
         self.bytes_counter.add(self.bytes_per_backward(self._synchronised))
 
     def teardown(self) -> None:
-        """A training of no step ends here; one that failed leaves the others where they are, as they may wait."""
+        """Unshard after a fit without steps; after a failure the other ranks may not be there for a collective."""
         if self._unsharded is not None and self._task.trainer.state.status != TrainerStatus.INTERRUPTED:
             self.unshard()
         super().teardown()
@@ -121,7 +121,7 @@ class ModelParallel(CheckedDDP):
     # --- checkpoints -----------------------------------------------------------------------------------------
     @property
     def restore_checkpoint_after_setup(self) -> bool:
-        """Weights are loaded in the precision of training, which the setup brings."""
+        """Load weights once the setup has converted the model to the training precision."""
         return True
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
@@ -158,17 +158,17 @@ class ModelParallel(CheckedDDP):
         if self.sharded_checkpoint and shards.is_dir():
             try:
                 parts = read_shards(shards)
-            except UserError as error:  # the plain file holds the same
+            except UserError as error:  # the plain file holds the same state
                 if self.is_global_zero:
-                    warn(f"{error}; the run goes on from {path.name}, which is whole")
+                    warn(f"{error}; resuming from {path.name}, which is complete")
                 return plain
-            if parts["global_step"] == plain["global_step"]:  # else one of the two was being written at the end
+            if parts["global_step"] == plain["global_step"]:  # else the run ended while one of the two was written
                 return parts
         return plain
 
 
 class _UnshardHook(pl.Callback):
-    """Makes the model whole before other callbacks look at it."""
+    """Restores the full model before other callbacks read it."""
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         strategy = trainer.strategy
@@ -177,6 +177,6 @@ class _UnshardHook(pl.Callback):
 
 
 def meta_copy(model: nn.Module) -> nn.Module:
-    """A copy of `model` whose parameters take no memory; its buffers are copied."""
+    """A copy of `model` with its buffers, but with parameters on the meta device, without storage."""
     memo = {id(p): nn.Parameter(p.detach().to("meta"), requires_grad=p.requires_grad) for p in model.parameters()}
     return copy.deepcopy(model, memo)

@@ -1,4 +1,4 @@
-"""Pipeline parallelism: each rank has the layers of one part of the network, and batches pass through in pieces."""
+"""Pipeline parallelism: each rank has one part of the network; batches pass through in microbatches."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -17,12 +17,6 @@ from lightning_modules.strategy.comm_stats import CommStats
 from lightning_modules.strategy.model_parallel import ModelParallel
 from lightning_modules.strategy.pipeline_partition import drop_other_parts, partition
 from lightning_modules.strategy.pipeline_schedule import PipelineExecutor, attach_gradients
-from lightning_modules.strategy.pipeline_state import (
-    drop_meta_states,
-    gather_optimizer_state,
-    gather_tensors,
-    local_optimizer_states,
-)
 from lightning_modules.task.supervised import Supervised
 
 SCHEDULES = ("gpipe", "1f1b")
@@ -32,21 +26,22 @@ class Pipeline(ModelParallel):
     """Consecutive parts of the network on the ranks, which all see the same samples.
 
     Huang et al. 2019, "GPipe", section 2; Narayanan et al. 2019, "PipeDream", section 3.2, with a flush after each batch
-    (1F1B); torch's ``PipelineStage`` and schedules over the parts of `cut`. The weights of the other ranks' parts take
-    no memory, and no optimizer state. Equal to one process that has the whole network, but for
+    (1F1B); torch's ``PipelineStage`` and schedules over the parts of `partition`. The other ranks' parts take no memory and no
+    optimizer state. Equal to one process with the full network, except for
 
-    - batch norm, which takes its statistics over a microbatch; running statistics move once for each of them;
-    - dropout: each rank draws on its own, and parts of equal shapes draw equal masks.
+    - batch norm: statistics are per microbatch, and running statistics are updated once per microbatch;
+    - dropout: each rank draws its own masks, and parts of equal shapes draw equal ones.
 
     Args:
-        microbatches: pieces of a batch; a batch that they do not divide, as the last of an epoch may be, is cut into
-            the next smaller number that does. ``data.batch_size`` must be a multiple.
+        microbatches: per batch; a batch that is not divisible, such as the last of an epoch, is split into the next
+            smaller number that divides it. ``data.batch_size`` must be a multiple.
         schedule: ``gpipe``: all microbatches forward, then all backward; ``1f1b``: backward as soon as possible, so that
-            a rank keeps the activations of as many microbatches as there are ranks, not of all of them.
-        balance: what the parts are to have alike, see `cut`.
-        settings: of `ModelParallel`.
+            a rank stores activations of as many microbatches as there are ranks, not of all of them.
+        balance: see `partition`.
+        settings: see `ModelParallel`.
 
-    Raises UserError for networks that are no chain, losses that are no mean over samples, and what needs all weights.
+    Raises UserError for networks that are not a chain, losses that are not a mean over samples, and features that need
+    all weights.
     """
 
     def __init__(
@@ -59,15 +54,15 @@ class Pipeline(ModelParallel):
         if schedule not in SCHEDULES:
             raise UserError(f"strategy.schedule={schedule}: {suggest(str(schedule), SCHEDULES)}")
         if microbatches < 1:
-            raise UserError(f"strategy.microbatches={microbatches}: it must be 1 or more")
+            raise UserError(f"strategy.microbatches={microbatches}: expected at least 1")
         if settings.get("sharded_checkpoint"):
-            raise UserError("strategy.sharded_checkpoint: a pipeline writes plain checkpoints alone; leave it false")
+            raise UserError("strategy.sharded_checkpoint: not supported with strategy=pipeline; set it to false")
         super().__init__(**settings)
         self.microbatches, self.schedule, self.balance = microbatches, schedule, balance
-        self._owner: dict[str, int] = {}  # rank by the name of a tensor in the network's state
+        self._owner: dict[str, int] = {}  # rank by state dict key
         self._pending = 0.0
 
-    # --- what cannot be followed -----------------------------------------------------------------------------
+    # --- unsupported settings ---------------------------------------------------------------------------------
     def check_supported(self, trainer: Any) -> None:
         super().check_supported(trainer)
         task, size = self._task, self._task.batch_size
@@ -75,21 +70,19 @@ class Pipeline(ModelParallel):
             raise UserError(f"strategy.microbatches={self.microbatches} does not divide data.batch_size={size}")
         if self.schedule == "1f1b" and self.microbatches < self.world_size:
             raise UserError(
-                f"strategy.microbatches={self.microbatches}: schedule=1f1b needs one for each of the {self.world_size} "
-                "processes at least; or schedule=gpipe"
+                f"strategy.microbatches={self.microbatches}: schedule=1f1b needs at least one for each of the "
+                f"{self.world_size} processes; or use schedule=gpipe"
             )
-        for name in ("forward", "training_loss"):  # penalties on weights, networks that are asked for more than outputs
+        for name in ("forward", "training_loss"):  # weight penalties, losses on more than outputs
             if getattr(type(task), name) is not getattr(Supervised, name):
                 raise UserError(
-                    f"task: {type(task).__name__} needs the whole network in a step, which no rank has with "
+                    f"task: {type(task).__name__} needs the full network in a step, which no rank has with "
                     "strategy=pipeline; use strategy=ddp"
                 )
         if any(isinstance(callback, pl.callbacks.WeightAveraging) for callback in trainer.callbacks):
-            raise UserError("callbacks.ema: no rank holds all weights with strategy=pipeline; use strategy=ddp")
+            raise UserError("callbacks.ema: no rank has all weights with strategy=pipeline; use strategy=ddp")
         if is_compiled(task.model):
-            raise UserError(
-                "compile=true: the parts of a pipeline are not compiled; use compile=false, or strategy=ddp"
-            )
+            raise UserError("compile=true: not supported with strategy=pipeline; use compile=false, or strategy=ddp")
 
     # --- the parts -------------------------------------------------------------------------------------------
     def shard(self, model: nn.Module, mesh: DeviceMesh) -> None:
@@ -104,7 +97,7 @@ class Pipeline(ModelParallel):
         replace_clip_by_norm(self.precision_plugin, self._clip_by_norm)
 
     def _example(self) -> Tensor:
-        """Two samples as the network reads them."""
+        """Two preprocessed samples."""
         task = self._task
         raw = task.trainer.datamodule.example(2).to(self.root_device)
         with torch.no_grad(), self.precision_plugin.forward_context():
@@ -119,12 +112,12 @@ class Pipeline(ModelParallel):
 
     # --- a step ----------------------------------------------------------------------------------------------
     def _outputs_and_loss(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """As of `Supervised`, with all gradients computed already; backward from the loss puts them into the weights."""
+        """As in `Supervised`, with gradients already computed; backward from the loss assigns them to the weights."""
         task = self._task
         if "mix_partner" in batch:
             raise UserError(
-                "augmentation: strategy=pipeline cannot mix inside of the network, partners are in other microbatches; "
-                "use a transform that mixes the samples themselves"
+                "augmentation: strategy=pipeline cannot mix hidden activations, since partners are in other microbatches; "
+                "use a transform that mixes inputs"
             )
         target = task.loss_target(batch)
         done = self._pass.step(task.preprocess(batch["x"]), target, task.loss)
@@ -136,7 +129,7 @@ class Pipeline(ModelParallel):
         return outputs, loss
 
     def _clip_by_norm(self, optimizer: Any, clip_val: float) -> None:
-        """As of Lightning, by the norm over the parts of all ranks."""
+        """Clip by the total norm over the parts of all ranks."""
         mine = [p for p in self.precision_plugin.main_params(optimizer) if p.grad is not None]
         norm: Any = torch.nn.utils.get_total_norm([p.grad for p in mine if p.grad is not None])
         square = norm.square().to(self.root_device)
@@ -144,16 +137,16 @@ class Pipeline(ModelParallel):
         torch.nn.utils.clip_grads_with_norm_(mine, clip_val, square.sqrt())
 
     def bytes_per_backward(self, synchronised: bool) -> int:
-        """Activations, their gradients and outputs of the batch: the mean over the ranks, which send unlike amounts."""
+        """Activations, their gradients and outputs of the batch: the mean over the ranks."""
         sent, self._pending = round(self._pending), 0.0
         return sent
 
     def on_validation_start(self) -> None:
-        CommStats.on_validation_start(self)  # each buffer has one owner: there is nothing to make equal
+        CommStats.on_validation_start(self)  # each buffer has one owner: nothing to broadcast
 
     @property
     def distributed_sampler_kwargs(self) -> dict[str, Any]:
-        """In training and validation one share for all ranks; tested is the whole model, on a share for each."""
+        """All ranks train and validate on the same samples; for the test each has the full model and its own share."""
         if self._task is not None and self._task.trainer.state.fn == TrainerFn.FITTING:
             return {"num_replicas": 1, "rank": 0}
         return super().distributed_sampler_kwargs
@@ -184,3 +177,41 @@ class Pipeline(ModelParallel):
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         for optimizer, states in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
             optimizer.load_state_dict({**states, "state": local_optimizer_states(optimizer, states["state"])})
+
+
+def gather_tensors(state: Mapping[str, Tensor], owner: Mapping[str, int], device: torch.device) -> dict[str, Tensor]:
+    """Each tensor of `state` from its owner, on the CPU of all ranks. A collective: all ranks must call it."""
+    gathered = {}
+    for name, tensor in state.items():
+        source = owner.get(name, 0)  # tensors that no part uses are equal on all ranks
+        mine = source == dist.get_rank()
+        sent = (tensor.detach() if mine else torch.empty_like(tensor, device=device)).contiguous()
+        dist.broadcast(sent, src=source)
+        gathered[name] = sent.to("cpu", copy=True)
+    return gathered
+
+
+def gather_optimizer_state(optimizer: Any) -> dict[str, Any]:
+    """On rank 0 the states of all ranks, numbered as in one process; on other ranks their own states."""
+    plain: dict[str, Any] = optimizer.state_dict()
+    mine = local_optimizer_states(optimizer, plain["state"])
+    states: list[Any] | None = [None] * dist.get_world_size() if dist.get_rank() == 0 else None
+    dist.gather_object({n: _to_cpu(state) for n, state in mine.items()}, states)
+    together = {n: state for part in states or [mine] for n, state in part.items()}
+    return {**plain, "state": dict(sorted(together.items()))}
+
+
+def local_optimizer_states(optimizer: Any, states: Mapping[int, Any]) -> dict[int, Any]:
+    """The states of the parameters that this rank has."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    return {n: states[n] for n, parameter in enumerate(parameters) if n in states and not parameter.is_meta}
+
+
+def drop_meta_states(optimizer: Any) -> None:
+    """Drop states that an optimizer such as Adagrad created for parameters of other ranks."""
+    for parameter in [p for p in optimizer.state if p.is_meta]:
+        del optimizer.state[parameter]
+
+
+def _to_cpu(state: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value.cpu() if isinstance(value, Tensor) else value for key, value in state.items()}

@@ -1,4 +1,4 @@
-"""One pass of a batch through a pipeline, by the schedules of torch.distributed.pipelining."""
+"""One batch through a pipeline, with the schedules of torch.distributed.pipelining."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,18 +10,18 @@ from torch import Tensor, nn
 
 from lightning_modules.config.errors import UserError
 
-_MAX_CACHED_SCHEDULES = 8  # schedules, each with buffers for its shapes
+_MAX_CACHED_SCHEDULES = 8  # each has buffers for its shapes
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """A batch that has been forward and backward, the same on all ranks but for the gradients.
+    """Result of a forward and backward pass; equal on all ranks except for parameters and gradients.
 
     Args:
-        outputs: of the whole network [B, num_outputs].
-        mean_loss: of the microbatches.
-        parameters: of this rank's part that are trained, and their `gradients`: of `mean_loss`.
-        sent: bytes that were sent, mean over the ranks.
+        outputs: of the full network [B, num_outputs].
+        mean_loss: over the microbatches.
+        parameters: trained parameters of this rank's part; `gradients` of `mean_loss` in the same order.
+        sent: bytes sent, mean over the ranks.
     """
 
     outputs: Tensor
@@ -31,21 +31,21 @@ class StepResult:
     sent: float
 
     def check_loss_is_mean(self, loss: float) -> None:
-        """Raise UserError where `loss`, of the whole batch, is another than the mean, whose gradients these are."""
+        """Raise UserError if `loss`, of the full batch, differs from the mean over microbatches."""
         tolerance = torch.finfo(self.outputs.dtype).eps ** 0.5 * max(abs(loss), abs(self.mean_loss), 1e-3)
         if abs(loss - self.mean_loss) > tolerance:
             raise UserError(
                 f"task.loss: the loss of a batch ({loss:.6g}) is not the mean over its microbatches ({self.mean_loss:.6g}); "
-                "give a loss that is a mean over samples, strategy.microbatches=1, or strategy=ddp"
+                "use a loss that is a mean over samples, strategy.microbatches=1, or strategy=ddp"
             )
 
 
 class PipelineExecutor:
-    """Sends batches through the parts of all ranks. All must call it alike, with the same batch.
+    """Runs batches through the parts of all ranks. All ranks must make the same calls, with the same batch.
 
     Args:
-        part: this rank's.
-        microbatches: at most so many.
+        part: of this rank.
+        microbatches: upper limit per batch.
         schedule: ``gpipe`` or ``1f1b``.
     """
 
@@ -63,7 +63,7 @@ class PipelineExecutor:
             part.register_forward_pre_hook(lambda _, inputs: _ContiguousGradient.apply(*inputs))
 
     def step(self, x: Tensor, target: Tensor, loss: Callable[[Tensor, Tensor], Tensor]) -> StepResult:
-        """Forward and backward of x [B, …] with `loss` of (outputs, target); leaves ``.grad`` as it was."""
+        """Forward and backward pass of x [B, …] with `loss(outputs, target)`; does not change ``.grad``."""
         self._loss = loss
         parameters = [p for p in self.part.parameters() if p.requires_grad]
         before = [p.grad for p in parameters]
@@ -81,13 +81,13 @@ class PipelineExecutor:
         return StepResult(outputs, float(mean), parameters, gradients, sent)
 
     def outputs(self, x: Tensor) -> Tensor:
-        """The outputs [B, num_outputs] of the whole network, without gradients."""
+        """Outputs [B, num_outputs] of the full network, without gradients."""
         with torch.no_grad():
             return self._run(x, None)[0]
 
     def _run(self, x: Tensor, target: Tensor | None) -> tuple[Tensor, list[Tensor], float]:
         pieces = num_microbatches(len(x), self.microbatches)
-        # torch's stages keep buffers of one shape, which in inference mode nothing else may write
+        # torch's stages have buffers of fixed shape; buffers made in inference mode cannot be written outside of it
         key = (pieces, x.shape, x.dtype, target is not None, torch.is_inference_mode_enabled())
         known = self._schedules.get(key)
         schedule = known[0] if known else self._new(pieces, target is not None)
@@ -118,7 +118,7 @@ class PipelineExecutor:
         return kind(stage, pieces, loss_fn=share if training else None, scale_grads=False)
 
     def _gather_output_info(self, outputs: Tensor | None, pieces: int) -> tuple[torch.Size, torch.dtype, float]:
-        """Shape and type of the outputs, and the bytes that a rank has sent on average."""
+        """Shape and dtype of the outputs, and the mean bytes sent per rank."""
         own = outputs.numel() * outputs.element_size() if outputs is not None else 0
         said: list[Any] = [None] * self.ranks
         mine = (None, None) if outputs is None else (outputs.shape, outputs.dtype)
@@ -126,18 +126,18 @@ class PipelineExecutor:
         return said[-1][0], said[-1][1], sum(sent for _, _, sent in said) / self.ranks
 
     def _count(self, part: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        """What a microbatch sends: the output to the next rank, the gradient of the input to the one before."""
+        """Bytes per microbatch: the output to the next rank, the gradient of the input to the previous one."""
         back = 0 if self._first or not torch.is_grad_enabled() else inputs[0].numel() * inputs[0].element_size()
         self._bytes_per_microbatch = back + (0 if self._last else output.numel() * output.element_size())
 
 
 def num_microbatches(samples: int, microbatches: int) -> int:
-    """The largest number of equal pieces of a batch that is no more than `microbatches`."""
+    """The largest number of equal microbatches of a batch, at most `microbatches`."""
     return next(n for n in range(min(samples, microbatches), 0, -1) if samples % n == 0)
 
 
 class _ContiguousGradient(torch.autograd.Function):
-    """What the rank before has sent; its gradient lies in memory as it can be sent back."""
+    """Identity on received activations; makes their gradient contiguous, so that it can be sent back."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -149,7 +149,7 @@ class _ContiguousGradient(torch.autograd.Function):
 
 
 class _KnownGradients(torch.autograd.Function):
-    """A loss whose gradients are known."""
+    """A loss whose gradients are already computed."""
 
     @staticmethod
     def forward(ctx: Any, loss: Tensor, done: StepResult, *parameters: nn.Parameter) -> tuple[Tensor, Tensor]:
@@ -162,13 +162,13 @@ class _KnownGradients(torch.autograd.Function):
         scale, of_outputs = gradients
         if of_outputs is not None:
             raise UserError(
-                "strategy=pipeline: something adds to the loss what it computes from the outputs, whose gradients have been "
-                "taken by then; use strategy=ddp"
+                "strategy=pipeline: a term computed from the outputs is added to the loss after its gradients were "
+                "computed; use strategy=ddp"
             )
         return None, None, *(None if g is None else g * scale for g in ctx.done.gradients)
 
 
 def attach_gradients(loss: Tensor, done: StepResult) -> tuple[Tensor, Tensor]:
-    """`loss` and the outputs; backward from the loss adds the gradients that are known, scaled as it is, to ``.grad``."""
+    """`loss` and the outputs; backward from the loss adds the known gradients, scaled like the loss, to ``.grad``."""
     loss, outputs = _KnownGradients.apply(loss, done, *done.parameters)
     return loss, outputs

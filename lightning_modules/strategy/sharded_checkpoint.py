@@ -1,4 +1,4 @@
-"""Checkpoints in pieces: each rank writes what it holds, and any number of ranks reads it back, without unpickling."""
+"""Sharded checkpoints: each rank writes its shards, any number of ranks reads them back, without unpickling."""
 
 import re
 import shutil
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -15,24 +16,24 @@ from lightning_modules.config.errors import UserError
 from lightning_modules.model.checksum import save_with_checksum
 from lightning_modules.tracking.checkpoint import read_checkpoint
 
-FULL_SHAPE = "piece_of"  # marks a dict that stands for a part of a tensor
+FULL_SHAPE = "piece_of"  # key of the full shape in a dict that holds one shard of a tensor
 _FILE = re.compile(r"rank-(\d+)-of-(\d+)\.ckpt")
 
 
 def gather(value: Any) -> Any:
-    """`value` with all of each tensor that is spread over ranks, on the CPU. All ranks must call it alike."""
+    """`value` with each sharded tensor gathered on the CPU. A collective: all ranks must call it with the same structure."""
     return _map_tensors(value, lambda tensor: tensor.full_tensor().cpu() if isinstance(tensor, DTensor) else tensor)
 
 
 def shard_like(value: Any, parameter: Tensor | None) -> Any:
-    """`value` laid out over the ranks as `parameter` is, where it has its shape; else as it is (a counter of steps)."""
+    """`value` sharded like `parameter` if it has its shape; otherwise (a step counter) unchanged."""
     if isinstance(parameter, DTensor) and isinstance(value, Tensor) and value.shape == parameter.shape:
         return distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)
     return value
 
 
 def local_shards(value: Any) -> Any:
-    """`value` with this rank's part of each tensor that is spread: plain values, with where the part lies."""
+    """`value` with each sharded tensor replaced by a plain dict: this rank's part, its offset and the full shape."""
 
     def piece(tensor: Tensor) -> Any:
         if not isinstance(tensor, DTensor):
@@ -46,7 +47,7 @@ def local_shards(value: Any) -> Any:
 def write_shards(
     folder: Path, state: Mapping[str, Any], rank: int, world_size: int, barrier: Callable[[], None]
 ) -> None:
-    """Write this rank's `state` into `folder`, which takes the place of an older one once all ranks have written."""
+    """Write this rank's `state` to `folder`; an existing folder is replaced once all ranks have written."""
     beside = folder.with_name(f"{folder.name}.tmp")
     if rank == 0:
         shutil.rmtree(beside, ignore_errors=True)
@@ -60,16 +61,16 @@ def write_shards(
 
 
 def read_shards(folder: Path) -> dict[str, Any]:
-    """The whole state of a folder that any number of ranks wrote; values that each of them holds are those of rank 0.
+    """Assemble the full state written by any number of ranks; unsharded values are taken from rank 0.
 
     Raises:
-        UserError: the files of some ranks are missing or damaged, or there are none.
+        UserError: files are missing or damaged.
     """
     found = {path: match for path in sorted(folder.glob("*.ckpt")) if (match := _FILE.fullmatch(path.name))}
     sizes = {int(match.group(2)) for match in found.values()}
     if len(sizes) != 1 or len(found) != max(sizes):
         names = ", ".join(path.name for path in found) or "no file"
-        raise UserError(f"The sharded checkpoint {folder} is not complete: it holds {names}")
+        raise UserError(f"The sharded checkpoint {folder} is incomplete: it contains {names}")
     parts = [read_checkpoint(path) for path in sorted(found, key=lambda path: int(found[path].group(1)))]
     joined: dict[str, Any] = _assemble(parts)
     return joined
@@ -91,7 +92,7 @@ def _assemble(parts: list[Any]) -> Any:
 
 
 def _map_tensors(value: Any, change: Callable[[Tensor], Any]) -> Any:
-    """Plain containers with `change` applied to every tensor in them, in one order on all ranks."""
+    """Plain containers with `change` applied to every tensor, in the same order on all ranks."""
     if isinstance(value, Tensor):
         return change(value)
     if isinstance(value, Mapping):
@@ -102,8 +103,45 @@ def _map_tensors(value: Any, change: Callable[[Tensor], Any]) -> Any:
 
 
 def shard_optimizer_state(states: Mapping[str, Any], parameters: Iterator[Tensor]) -> dict[str, Any]:
-    """An optimizer's plain ``state_dict`` for the `parameters`, in the order of its groups, as they are spread now."""
+    """An optimizer's ``state_dict`` with its tensors sharded like `parameters`, which are in the order of its groups."""
     ids = [number for group in states["param_groups"] for number in group["params"]]
     of = dict(zip(ids, parameters, strict=True))
     state = {n: {key: shard_like(v, of[n]) for key, v in values.items()} for n, values in states["state"].items()}
     return {**states, "state": state}
+
+
+CHECKPOINT_KEY = "local_steps"
+
+
+def gather_rank_states(checkpoint: dict[str, Any], algorithm: str, mine: Any, shared: Any) -> None:
+    """Store ``{"algorithm", "shared", "ranks": [of rank 0, …]}`` in the checkpoint of rank 0. All ranks must call it."""
+    mine = _to_cpu(mine)
+    ranks: list[Any] | None = [mine]
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        ranks = [None] * dist.get_world_size() if dist.get_rank() == 0 else None
+        dist.gather_object(mine, ranks)
+    if ranks is not None:
+        checkpoint[CHECKPOINT_KEY] = {"algorithm": algorithm, "shared": _to_cpu(shared), "ranks": ranks}
+
+
+def shared_state_of(checkpoint: Mapping[str, Any], algorithm: str) -> dict[str, Any] | None:
+    """The state common to all ranks, or None if another algorithm wrote the checkpoint."""
+    found = checkpoint.get(CHECKPOINT_KEY)
+    return found["shared"] if found and found["algorithm"] == algorithm else None
+
+
+def rank_state_of(checkpoint: Mapping[str, Any], algorithm: str, rank: int, world_size: int) -> dict[str, Any] | None:
+    """The state of one rank, or None if another algorithm or another number of ranks wrote the checkpoint."""
+    found = checkpoint.get(CHECKPOINT_KEY)
+    if not found or found["algorithm"] != algorithm or len(found["ranks"]) != world_size:
+        return None
+    return found["ranks"][rank]
+
+
+def _to_cpu(value: Any) -> Any:
+    """`value` with its tensors copied to the CPU."""
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+    if isinstance(value, dict):
+        return {key: _to_cpu(item) for key, item in value.items()}
+    return [_to_cpu(item) for item in value] if isinstance(value, list | tuple) else value

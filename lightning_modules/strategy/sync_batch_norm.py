@@ -1,4 +1,4 @@
-"""Batch norm over the samples of all ranks, on any device: torch's own stops at CPUs."""
+"""Synchronized batch norm on any device; torch's SyncBatchNorm does not run on CPUs."""
 
 import types
 from typing import Any
@@ -12,10 +12,10 @@ from lightning_modules.compat.torch import BatchNorm, check_input_dim, replace_f
 
 
 class SyncBatchNormLayers(LayerSync):
-    """Has a model's batch norms take mean and variance over the batches of all ranks, and gives them back as they were.
+    """Makes a model's batch norm layers compute mean and variance over the batches of all ranks; `revert` undoes it.
 
-    The layers stay what they are, so that names, checkpoints and references hold; ranks may have batches of different
-    sizes. Each step sends 2 C + 1 numbers forward and 2 C backward for a layer of C channels.
+    The layers are not replaced: names, checkpoints and references stay valid. Ranks may have batches of different sizes.
+    A step sends 2 C + 1 numbers forward and 2 C backward for a layer of C channels.
     """
 
     def apply(self, model: nn.Module) -> nn.Module:
@@ -30,7 +30,7 @@ class SyncBatchNormLayers(LayerSync):
 
 
 class _AllReduceSum(torch.autograd.Function):
-    """The sum over the ranks; its gradient is the sum of theirs, as each of them has used it."""
+    """Sum over the ranks. Every rank uses the sum, so its gradient is the sum of the ranks' gradients."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:
@@ -50,7 +50,7 @@ def _batch_norms(model: nn.Module) -> list[Any]:
 
 
 def _forward(self: Any, x: Tensor) -> Tensor:
-    """Normalise x [B, C, …] as in Ioffe and Szegedy 2015, algorithm 1, with the B of all ranks together."""
+    """Normalise x [B, C, …] over the samples of all ranks (Ioffe and Szegedy 2015, algorithm 1)."""
     if not self.training or not dist.is_initialized() or dist.get_world_size() == 1:
         return type(self).forward(self, x)
     check_input_dim(self, x)
@@ -73,7 +73,7 @@ def _all_reduce_sum(values: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _update_running_stats(layer: Any, mean: Tensor, variance: Tensor) -> None:
-    """Move the running statistics towards those of this batch; a momentum of None takes the mean over all batches."""
+    """Update the running statistics; a momentum of None means the cumulative average over all batches."""
     layer.num_batches_tracked.add_(1)
     share = 1 / float(layer.num_batches_tracked) if layer.momentum is None else layer.momentum
     layer.running_mean.lerp_(mean.to(layer.running_mean.dtype), share)

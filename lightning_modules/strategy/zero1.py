@@ -1,4 +1,4 @@
-"""ZeRO, stage 1: each rank holds the optimizer's state of its share of the parameters (Rajbhandari et al. 2020, section 5.1)."""
+"""ZeRO stage 1: optimizer states sharded over the ranks (Rajbhandari et al. 2020, section 5.1)."""
 
 import functools
 from typing import Any
@@ -13,11 +13,11 @@ from lightning_modules.strategy.ddp import CheckedDDP
 
 
 class ZeRO1(CheckedDDP):
-    """DDP whose optimizer state is shared out: each rank steps its parameters and sends them to the others.
+    """DDP with sharded optimizer states: each rank updates its share of the parameters and broadcasts them.
 
-    Weights are those of DDP. Parameters go whole to one rank each, the largest first, so that one huge layer is not split.
-    Checkpoints hold the whole state (collected on rank 0) in the plain optimizer's form: any number of ranks reloads them.
-    A rank sends the gradients, as DDP does, and takes part in the broadcast of all trained parameters.
+    The weights equal those of DDP. Each parameter belongs to one rank, assigned largest first; a single huge layer is
+    therefore not split. Checkpoints hold the full state, collected on rank 0 in the plain optimizer's format, so that any
+    number of ranks can load them. Traffic: the gradients, as in DDP, and a broadcast of all trained parameters.
     """
 
     supports_multi_step = False
@@ -40,13 +40,13 @@ class ZeRO1(CheckedDDP):
 
 
 def _zero_redundancy(optimizer: Any) -> functools.partial[ZeroRedundancyOptimizer]:
-    """The same optimizer over a share of the parameters. Raises UserError where it is no class of torch's kind."""
+    """The same optimizer with sharded states. Raises UserError if it is not a subclass of torch's Optimizer."""
     kind = getattr(optimizer, "func", optimizer)
     if not (isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)):
         raise UserError(
-            f"strategy=zero1: the optimizer must be a class like torch.optim.AdamW, not {kind}; or strategy=ddp"
+            f"strategy=zero1: the optimizer must be a class such as torch.optim.AdamW, not {kind}; or use strategy=ddp"
         )
     given = getattr(optimizer, "keywords", {}).items()
-    # they come back in the state: a node of the config there would be no plain value in a checkpoint
+    # they are part of the optimizer state, and a checkpoint holds plain values only
     keywords: dict[str, Any] = {key: tuple(value) if isinstance(value, ListConfig) else value for key, value in given}
     return functools.partial(ZeroRedundancyOptimizer, optimizer_class=kind, **keywords)

@@ -19,7 +19,7 @@ from lightning_modules.config.project import PROJECT_ROOT
 from lightning_modules.config.signals import SignalReceived, defer_signals, signals_as_exceptions
 from lightning_modules.config.signature import describe_type, matches_type
 from lightning_modules.config.trust import refuse_untrusted_overrides
-from lightning_modules.strategy.launch.cpu_cores import available_cores
+from lightning_modules.strategy.launch.environment import available_cores
 from lightning_modules.sweep.budget.plan import BudgetPlan
 from lightning_modules.sweep.budget.report import report_budget
 from lightning_modules.sweep.budget.setup import budget_plan, check_attempt, sweep_kind, without_budget

@@ -17,7 +17,7 @@ import psutil
 
 from lightning_modules.config.errors import UserError
 from lightning_modules.config.signals import SignalReceived, signals_as_exceptions
-from lightning_modules.strategy.launch.rank_environment import RANK_VARIABLES as OF_RANKS
+from lightning_modules.strategy.launch.environment import RANK_VARIABLES as OF_RANKS
 from lightning_modules.sweep.resources import Slot
 
 _SERVER_DIED = 255  # what multiprocessing gives for the exit code of a process whose forkserver is gone

@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lightning_modules.strategy.launch.cpu_cores import num_threads
+from lightning_modules.strategy.launch.environment import num_threads
 
 
 @dataclass(frozen=True)

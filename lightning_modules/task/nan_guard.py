@@ -34,7 +34,8 @@ class NanGuard:
         more = f" … ({len(index)} samples)" if len(index) > 20 else ""
         raise UserError(
             f"The loss is {float(loss)} at step {step} (lr={float(lr):g}). Samples of the batch: {shown}{more}.\n"
-            "Try a smaller optimizer.lr, trainer.gradient_clip_val=1, or debug=anomaly, which names the layer."
+            "Try a smaller optimizer.lr, trainer.gradient_clip_val=1, or debug=anomaly, which names the layer.",
+            step=step,
         )
 
     def clear(self) -> None:

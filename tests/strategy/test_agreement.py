@@ -1,4 +1,4 @@
-"""Ranks that are not one job all hear so, in the same words, before anything is trained."""
+"""Ranks that disagree all raise the same error before training."""
 
 from typing import Any
 
@@ -40,21 +40,21 @@ def verify(rank: int, second: dict[str, Any]) -> str:
             "seed=3 (rank 0: nothing)",
         ),
         ({"weight": 1e-7}, "rank 1 starts from different parameters than rank 0: 0.weight"),
-        ({"world_size": 3}, "trainer.devices: 2 processes answered, but 3 were asked for (by rank 1)"),
-        ({"data": "beef"}, "rank 1 has data of the fingerprint beef, rank 0 f00d"),
+        ({"world_size": 3}, "trainer.devices: 2 processes joined, but 3 were expected (by rank 1)"),
+        ({"data": "beef"}, "rank 1 has data fingerprint beef, rank 0 f00d"),
     ],
     ids=["equal", "other_place", "other_config", "other_weights", "other_world_size", "other_data"],
 )
 def test_both_ranks_are_told_what_differs_in_the_same_words(second: dict[str, Any], message: str) -> None:
     first, other = run_on_ranks(verify, second)
     assert first == other
-    assert first == (message if message == "one job" else f"The ranks are not one job:\n  {message}")
+    assert first == (message if message == "one job" else f"The ranks disagree:\n  {message}")
 
 
 def test_all_differences_are_told_at_once() -> None:
     first, other = run_on_ranks(verify, {"weight": 2.0, "config": {}, "world_size": 4})
     assert first == other
-    assert [word in first for word in ("4 were asked for", "optimizer.lr=nothing", "0.weight")] == [True] * 3
+    assert [word in first for word in ("4 were expected", "optimizer.lr=nothing", "0.weight")] == [True] * 3
 
 
 def test_a_config_is_compared_leaf_by_leaf_without_what_may_differ() -> None:

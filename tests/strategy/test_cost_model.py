@@ -53,7 +53,7 @@ def test_the_link_that_made_the_times_is_found_back() -> None:
     sizes = [1e3, 1e4, 1e5, 1e6, 1e7]
     found = fit_link("found", sizes, [comm_seconds(LINK, size, 4) for size in sizes], 4)
     assert (found.alpha_s, found.bytes_per_s) == (pytest.approx(1e-3), pytest.approx(1e6))
-    with pytest.raises(ValueError, match="at least two sizes"):
+    with pytest.raises(ValueError, match="at least two different sizes"):
         fit_link("one", [1e3], [1.0], 2)
 
 

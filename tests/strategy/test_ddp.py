@@ -51,7 +51,7 @@ def test_a_mistake_in_a_rank_is_told_as_one_message(train: Callable[..., Any]) -
 
 @pytest.mark.parametrize("setting", ["strategy.timeout_s=-1", "+strategy.slow_ratio=1"])
 def test_settings_out_of_range_are_named(setting: str, train: Callable[..., Any]) -> None:
-    with pytest.raises(UserError, match=rf"{setting.strip('+').replace('.', '[.]')}: it must be more than"):
+    with pytest.raises(UserError, match=rf"{setting.strip('+').replace('.', '[.]')}: expected more than"):
         train("trainer=ddp", setting)
 
 

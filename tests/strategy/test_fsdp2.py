@@ -50,7 +50,7 @@ def test_accumulated_gradients_are_exchanged_once_a_step(store: Any, train: Call
 
 
 def test_penalties_that_need_the_whole_model_are_refused(train: Callable[..., Any]) -> None:
-    with pytest.raises(UserError, match=r"task\.l1, task\.l2: no rank holds all weights"):
+    with pytest.raises(UserError, match=r"task\.l1, task\.l2: no rank has all weights"):
         train(*SMALL, "strategy=fsdp2", "task.l2=0.1", quick=False)
 
 

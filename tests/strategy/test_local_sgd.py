@@ -1,4 +1,4 @@
-"""Two ranks that step by themselves end where two models in one process end that are averaged by hand."""
+"""Two ranks with local steps end at the weights of two models in one process that are averaged by hand."""
 
 import copy
 import itertools
@@ -13,9 +13,7 @@ from local_sgd_training import ALGORITHMS, OPTIMIZERS, Batches, ddp, loss_of, ma
 from torch import Tensor, nn
 
 from lightning_modules.config.errors import UserError
-from lightning_modules.strategy.asynchronous import AsynchronousAveraging
-from lightning_modules.strategy.diloco import DiLoCo
-from lightning_modules.strategy.local_sgd import LocalSGD
+from lightning_modules.strategy.local_sgd import AsynchronousAveraging, DiLoCo, LocalSGD
 from lightning_modules.strategy.local_steps import LocalSteps
 
 HUNDRED_STEPS = {"max_epochs": 10}
@@ -167,5 +165,5 @@ def test_settings_out_of_range_are_named(wrong: Callable[[], Any], said: str) ->
 def test_what_needs_equal_weights_at_every_step_is_refused() -> None:
     with pytest.raises(UserError, match=r"^trainer.sync_batchnorm"):
         train(LocalSGD(4), sync_batchnorm=True)
-    with pytest.raises(Exception, match="EMAWeightAveraging follows the weights"):
+    with pytest.raises(Exception, match="EMAWeightAveraging reads the weights"):
         train(LocalSGD(4), callbacks=[pl.callbacks.EMAWeightAveraging()])

@@ -6,9 +6,8 @@ import pytest
 import torch
 from local_sgd_training import ALGORITHMS, SaveEveryEpoch, ddp, max_difference, train
 
-from lightning_modules.strategy.diloco import DiLoCo
-from lightning_modules.strategy.local_sgd import LocalSGD
-from lightning_modules.strategy.rank_checkpoint import CHECKPOINT_KEY
+from lightning_modules.strategy.local_sgd import DiLoCo, LocalSGD
+from lightning_modules.strategy.sharded_checkpoint import CHECKPOINT_KEY
 
 
 @pytest.mark.slow

@@ -99,7 +99,7 @@ def test_a_run_goes_on_from_two_ranks_on_one_and_back(store: Any, train: Callabl
     ("word", "message"),
     [
         ("strategy.microbatches=5", r"strategy\.microbatches=5 does not divide data\.batch_size=32"),
-        ("model=linear", r"MLP is no chain: .*; use strategy=fsdp2 or strategy=ddp"),
+        ("model=linear", r"MLP cannot be split into 2 .*; use strategy=fsdp2 or strategy=ddp"),
         (
             "task.class_weights=[1,2,3,4,5,6,7,8,9,10]",
             r"is not the mean over its microbatches .*strategy\.microbatches=1",
@@ -226,5 +226,5 @@ def test_a_batch_is_cut_into_as_many_equal_pieces_as_are_allowed() -> None:
 def test_what_adds_to_the_loss_from_the_outputs_is_refused_instead_of_forgotten() -> None:
     weight = nn.Parameter(torch.ones(()))
     loss, outputs = attach_gradients(torch.ones(()), StepResult(torch.ones(3), 1.0, [weight], [torch.ones(())], 0.0))
-    with pytest.raises(UserError, match="something adds to the loss"):
+    with pytest.raises(UserError, match="a term computed from the outputs"):
         (loss + outputs.sum()).backward()

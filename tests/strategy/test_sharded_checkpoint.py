@@ -70,7 +70,7 @@ def test_the_parts_of_all_ranks_and_the_plain_file_hold_the_same(store: Any, tra
 
 def test_a_folder_that_lacks_a_rank_is_refused_by_name(tmp_path: Path) -> None:
     torch.save({}, tmp_path / "rank-0-of-2.ckpt")
-    with pytest.raises(UserError, match=r"is not complete: it holds rank-0-of-2\.ckpt"):
+    with pytest.raises(UserError, match=r"is incomplete: it contains rank-0-of-2\.ckpt"):
         read_shards(tmp_path)
 
 

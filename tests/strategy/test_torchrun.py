@@ -59,7 +59,7 @@ def test_torchrun_gives_one_run_with_the_weights_of_our_own_start(
 def test_ranks_with_another_config_end_with_one_message_and_one_failed_run(store: Any, tmp_path: Path) -> None:
     done = torchrun(tmp_path, *WORDS, 'seed="${oc.decode:${oc.env:RANK}}"')
     assert done.returncode != 0
-    assert done.stderr.count("The ranks are not one job:") == 1, done.stderr[-3000:]
+    assert done.stderr.count("The ranks disagree:") == 1, done.stderr[-3000:]
     assert done.stderr.count("  rank 1 has seed=1 (rank 0: 0)") == 1
     (run,) = runs_of(store)
     assert run.info.status == "FAILED"

@@ -5,7 +5,7 @@ import os
 import pytest
 import torch
 
-from lightning_modules.strategy.launch.cpu_cores import num_threads
+from lightning_modules.strategy.launch.environment import num_threads
 from lightning_modules.sweep.resources import Slot, allocate, pin, visible_gpus
 
 CASES = {

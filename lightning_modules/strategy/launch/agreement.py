@@ -1,4 +1,4 @@
-"""Whether the processes of a run are one job: as many as wanted, with one config, one set of data and one set of weights."""
+"""Verify before training that all ranks agree: number of processes, config, data, weights and torch version."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ from torch.distributed.tensor import DTensor
 from lightning_modules.config.errors import UserError
 from lightning_modules.data.batch_sampler import BatchSampler
 
-# What may differ from rank to rank: only the first one records, and a node may hold the data elsewhere.
+# May differ between ranks: only rank 0 records, and nodes may have the data in different folders.
 RANK_SPECIFIC_KEYS = (
     "tracking",
     "sweep",
@@ -25,7 +25,7 @@ RANK_SPECIFIC_KEYS = (
     "data.root",
     "data.cache_dir",
 )
-_MAX_SHOWN = 6  # differences that a message names
+_MAX_SHOWN = 6  # differences listed in a message
 
 
 def verify_ranks_agree(
@@ -35,13 +35,13 @@ def verify_ranks_agree(
     config: Mapping[str, Any] | None = None,
     data: str = "",
 ) -> None:
-    """Return on all ranks where they are one job, raise the same UserError on all of them where they are not.
+    """Raise the same UserError on all ranks if they disagree. A collective: all ranks must call it.
 
     Args:
-        world_size: how many processes this one takes part in, as its trainer says.
-        device: where a tensor must lie for the collectives.
-        config: plain values of the resolved config.
-        data: fingerprint of the data, if it is known.
+        world_size: number of processes that this rank's trainer expects.
+        device: for the tensors of the collectives.
+        config: resolved config as plain values.
+        data: fingerprint of the data, if known.
     """
     count = torch.ones(1, device=device)
     dist.all_reduce(count)
@@ -56,24 +56,24 @@ def verify_ranks_agree(
     all_said = _all_gather(mine)
     mistakes = _world_size_errors(int(count), [said["world_size"] for said in all_said])
     for rank, said in enumerate(all_said):
-        for key, spoken in (("data", "data of the fingerprint"), ("torch", "torch")):
+        for key, spoken in (("data", "data fingerprint"), ("torch", "torch")):
             if said[key] != all_said[0][key]:
                 mistakes.append(f"rank {rank} has {spoken} {said[key]}, rank 0 {all_said[0][key]}")
-    # every rank has heard the same, so that all of them come to the next collectives, or none
+    # all ranks have the same reports, so either all or none enter the next collectives
     if len({said["config"] for said in all_said}) > 1:
         mistakes += _config_differences(_all_gather(settings))
     if len({said["weights"] for said in all_said}) > 1:
         mistakes += _weight_differences(_all_gather(weights))
     if mistakes:
-        raise UserError("The ranks are not one job:\n" + "\n".join(f"  {mistake}" for mistake in mistakes))
+        raise UserError("The ranks disagree:\n" + "\n".join(f"  {mistake}" for mistake in mistakes))
 
 
 def verify_equal_batch_counts(loader: Any, limit: int | float = 1.0) -> None:
-    """Raise the same UserError on all ranks where one has other batches in an epoch than the others, or none has any.
+    """Raise the same UserError on all ranks if their numbers of batches per epoch differ or are all 0.
 
     Args:
-        loader: of this rank; one that has no length is not looked at.
-        limit: ``trainer.limit_train_batches``; a whole number is a limit for each rank.
+        loader: of this rank; not checked if it has no length.
+        limit: ``trainer.limit_train_batches``; an integer is a limit per rank.
     """
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return
@@ -87,29 +87,29 @@ def verify_equal_batch_counts(loader: Any, limit: int | float = 1.0) -> None:
     told = ", ".join(f"rank {rank} has {count}" for rank, count in enumerate(counts))
     if len(set(counts)) > 1:
         raise UserError(
-            f"The ranks have different numbers of batches in an epoch, and would wait for each other: {told}; "
-            "give all as many (data.drop_last=true), or trainer.limit_train_batches=N"
+            f"The ranks have different numbers of batches per epoch and would deadlock: {told}; "
+            "use data.drop_last=true or trainer.limit_train_batches=N"
         )
     if not max(counts):
         raise UserError(
-            f"There are too few training samples for a whole batch on each rank ({told}): data.drop_last=false, "
+            f"Too few training samples for a full batch on each rank ({told}): use data.drop_last=false, "
             "a smaller data.batch_size, or fewer trainer.devices"
         )
 
 
 def _num_batches(loader: Any) -> int:
-    """Batches of an epoch, of which the quick loop takes several a call."""
+    """Batches per epoch; with a `BatchOrder` one item of the loader may hold several."""
     order = getattr(loader, "sampler", None)
     return -(-order.num_samples // order.batch_size) if isinstance(order, BatchSampler) else len(loader)
 
 
 def flatten_config(config: Mapping[str, Any]) -> dict[str, str]:
-    """Every leaf of the config as text under its dotted name, without what may differ between ranks."""
+    """Leaves of the config as text by dotted key, without keys that may differ between ranks."""
     return {key: value for key, value in _leaves(config, "") if not _is_rank_specific(key)}
 
 
 def weight_hashes(model: nn.Module) -> dict[str, str]:
-    """Sha256 of each parameter and buffer, by name; shards and tensors without storage have none to compare."""
+    """Sha256 of each parameter and buffer by name, except shards and meta tensors."""
     digests = {}
     for name, tensor in model.state_dict().items():
         if isinstance(tensor, Tensor) and not isinstance(tensor, DTensor) and not tensor.is_meta:
@@ -135,7 +135,7 @@ def _hash(values: Mapping[str, str]) -> str:
 
 
 def _all_gather(mine: Any) -> list[Any]:
-    """What each rank says, in their order."""
+    """The value of each rank, in rank order."""
     said: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(said, mine)
     return said
@@ -147,7 +147,7 @@ def _world_size_errors(answered: int, wanted: Sequence[int]) -> list[str]:
         if size != answered:
             wrong.setdefault(size, []).append(str(rank))
     return [
-        f"trainer.devices: {answered} processes answered, but {size} were asked for (by rank {', '.join(ranks)})"
+        f"trainer.devices: {answered} processes joined, but {size} were expected (by rank {', '.join(ranks)})"
         for size, ranks in wrong.items()
     ]
 

@@ -1,68 +1,103 @@
-"""What the ranks of a job leave in its store: by which process each is seen to live, and why it ends."""
+"""How ranks report why they exit: to each other through the job's store, to the process that forked them through a file."""
 
 import contextlib
 import json
 import platform
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from pathlib import Path
 
 import psutil
 import torch.distributed as dist
+from pytorch_lightning.strategies import DDPStrategy
 
 from lightning_modules.compat.torch import default_store
 
 
 @dataclass(frozen=True)
 class ExitReason:
-    """What a rank leaves in the job's store before it ends: a mistake, or the signal that ends it."""
+    """Why a rank exits: an error, with the optimizer step if known, or the signal that stops it."""
 
-    text: str
+    message: str
     signal: int | None = None
+    step: int = 0
 
 
+@dataclass(frozen=True)
+class Failure:
+    """What a rank knows of the failure that ends the job.
+
+    Args:
+        message: for the user.
+        guessed: this rank lost connection to another one that did not report why it exited.
+        rank_zero_dead: rank 0, which would report the message, is gone.
+        stopped: no error: the run was stopped at the end of an epoch, for the reason in `message`.
+    """
+
+    message: str
+    guessed: bool = False
+    rank_zero_dead: bool = False
+    stopped: bool = False
+
+
+# --- to the process that forked the ranks ----------------------------------------------------------------------
+def write_failure(folder: Path, local_rank: int, failure: Failure) -> None:
+    """Leave `failure` for the process that forked this rank."""
+    (folder / f"{local_rank}.json").write_text(json.dumps(asdict(failure)), encoding="utf-8")
+
+
+def read_failure(folder: Path, local_rank: int) -> Failure | None:
+    """What a forked rank left before it exited, if anything."""
+    file = folder / f"{local_rank}.json"
+    return Failure(**json.loads(file.read_text(encoding="utf-8"))) if file.exists() else None
+
+
+# --- to the other ranks ----------------------------------------------------------------------------------------
 def register_process(rank: int) -> None:
-    """Tell the other ranks of this machine by which process they see whether this rank lives."""
+    """Tell the other ranks of this machine which process this rank is, so that they can see whether it is alive."""
     if dist.is_initialized():
         me = psutil.Process()
-        _store().set(f"touchstone/process/{rank}", json.dumps([platform.node(), me.pid, me.create_time()]))
+        default_store().set(f"touchstone/process/{rank}", json.dumps([platform.node(), me.pid, me.create_time()]))
 
 
-def _store() -> Any:
-    return default_store()
-
-
-def post_exit_reason(rank: int, word: ExitReason) -> None:
-    """Leave word of the end of `rank`."""
-    with contextlib.suppress(RuntimeError, ValueError):  # the store is gone with the first rank, or was not there yet
-        _store().set(f"touchstone/word/{rank}", json.dumps(asdict(word)))
+def post_exit_reason(rank: int, reason: ExitReason) -> None:
+    """Report to the other ranks why `rank` exits."""
+    with contextlib.suppress(RuntimeError, ValueError):  # the store does not exist yet, or went with rank 0
+        default_store().set(f"touchstone/exit/{rank}", json.dumps(asdict(reason)))
 
 
 def collect_exit_reasons(world_size: int) -> dict[int, ExitReason] | None:
-    """What the ranks have said, or None where the store is gone."""
+    """The posted reasons by rank, or None if the store is gone."""
     try:
-        store = _store()
-        keys = {rank: f"touchstone/word/{rank}" for rank in range(world_size)}
+        store = default_store()
+        keys = {rank: f"touchstone/exit/{rank}" for rank in range(world_size)}
         return {rank: ExitReason(**json.loads(store.get(key))) for rank, key in keys.items() if store.check([key])}
     except (RuntimeError, ValueError):
         return None
 
 
-def dead_ranks(strategy: Any) -> dict[int, tuple[int, int | None]]:
-    """Ranks of this machine that have ended without a word of a signal: (process, the signal where it is known)."""
-    words = collect_exit_reasons(strategy.world_size)
-    if words is None:
+def dead_ranks(strategy: DDPStrategy) -> dict[int, tuple[int, int | None]]:
+    """Ranks of this machine that exited without a reason: (process id, the signal if known)."""
+    reasons = collect_exit_reasons(strategy.world_size)
+    if reasons is None:
         return {}
-    procs = list(getattr(strategy.launcher, "procs", []))
-    codes = {process.pid: process.poll() for process in procs if hasattr(process, "poll")}
-    store, found = _store(), {}
-    for rank in set(range(strategy.world_size)) - {strategy.global_rank, *words}:
+    store, dead = default_store(), {}
+    for rank in set(range(strategy.world_size)) - {strategy.global_rank, *reasons}:
         key = f"touchstone/process/{rank}"
         if not store.check([key]):
             continue
         machine, pid, created = json.loads(store.get(key))
         if machine == platform.node() and not _is_alive(pid, created):
-            found[rank] = pid, -codes[pid] if (codes.get(pid) or 0) < 0 else None
-    return found
+            dead[rank] = pid, _signals_of_children(strategy).get(pid)
+    return dead
+
+
+def _signals_of_children(strategy: DDPStrategy) -> Mapping[int, int]:
+    """The signals that ended processes started by this one, by process id."""
+    codes = {
+        child.pid: child.poll() or 0 for child in getattr(strategy.launcher, "procs", []) if hasattr(child, "poll")
+    }
+    return {pid: -code for pid, code in codes.items() if code < 0}
 
 
 def _is_alive(pid: int, created: float) -> bool:
@@ -73,9 +108,9 @@ def _is_alive(pid: int, created: float) -> bool:
         return False
 
 
-def other_rank_failed(strategy: Any) -> bool:
-    """Whether the signal that ends this rank comes from a launcher that has seen another one fail."""
+def other_rank_failed(strategy: DDPStrategy) -> bool:
+    """Whether another rank failed, so that the signal that ends this one comes from the launcher."""
     if not dist.is_initialized():
         return False
-    said = collect_exit_reasons(strategy.world_size) or {}
-    return any(word.signal is None for word in said.values()) or bool(dead_ranks(strategy))
+    reasons = collect_exit_reasons(strategy.world_size) or {}
+    return any(reason.signal is None for reason in reasons.values()) or bool(dead_ranks(strategy))
