@@ -1,6 +1,8 @@
-"""UserError, the exception for a user's mistake: only its message is printed, and the exit code is 1."""
+"""UserError, the exception for a user's mistake: only its message is printed, and the exit code is 1; warnings."""
 
 import errno
+import logging
+import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -24,6 +26,13 @@ def suggest(word: str, options: Iterable[str], limit: int = 3) -> str:
     if close:
         return "did you mean " + " or ".join(f"'{name}'" for name in close) + "?"
     return "choose one of: " + ", ".join(names) if names else "none available"
+
+
+def warn(text: str) -> None:
+    """Print a warning on the terminal, and write it to the log of a recorded run."""
+    print(text, file=sys.stderr, flush=True)
+    if logging.getLogger().handlers:  # without handlers it would be printed again
+        logging.getLogger(__name__).warning(text)
 
 
 def disk_is_full(error: BaseException) -> bool:

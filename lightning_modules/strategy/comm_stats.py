@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lightning_modules.compat.lightning import insert_callback
 from lightning_modules.compat.torch import ddp_timing
-from lightning_modules.strategy.launch.failures import warn
+from lightning_modules.config.errors import warn
 
 _MIN_GAP_S = 1e-3  # per batch: smaller differences are not worth a warning
 

@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from lightning_modules.compat.lightning import insert_callback
-from lightning_modules.config.errors import UserError
+from lightning_modules.config.errors import UserError, warn
 from lightning_modules.strategy.ddp import CheckedDDP
-from lightning_modules.strategy.launch.failures import warn
 from lightning_modules.strategy.sharded_checkpoint import (
     gather,
     read_shards,

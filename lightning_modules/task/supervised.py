@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
 from lightning_modules.compat.lightning import has_trainer, set_metrics
+from lightning_modules.config.errors import warn
 from lightning_modules.config.signals import raise_if_received
 from lightning_modules.data.batch_sampler import BatchSampler
 from lightning_modules.optimizer.lr_schedules import replan_on_resume
 from lightning_modules.optimizer.param_groups import parameter_groups
-from lightning_modules.strategy.launch.failures import warn
 from lightning_modules.task.fast_loop import Batch, find_schedule, take_steps
 from lightning_modules.task.manifold_mixup import manifold_mixup
 from lightning_modules.task.metrics import metric_suffixes

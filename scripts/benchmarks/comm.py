@@ -174,7 +174,7 @@ def fitted(rate: str | None = None) -> Any:
     """The link between two processes of this machine, from how long gloo's sums of `SIZES` take."""
     import torch.multiprocessing as mp
 
-    from lightning_modules.strategy.cost_model import fit_link
+    from benchmarks.comm_cost_model import fit_link
 
     with tempfile.TemporaryDirectory() as folder:
         process = mp.get_context("fork").Process(target=_time_sums, args=(folder, rate))
@@ -216,8 +216,8 @@ def _sum_rank(rank: int, folder: str, port: int, repeats: int) -> None:
 
 def predict(size: int, compute_s: float, link: Any) -> None:
     """Draw what the cost model says of 8, 64 and 1024 workers."""
-    from lightning_modules.strategy.cost_model import LINKS, Job, efficiency, plans
-    from lightning_modules.strategy.cost_picture import MARKED, draw_scaling
+    from benchmarks.comm_cost_model import LINKS, Job, efficiency, plans
+    from benchmarks.comm_cost_plot import MARKED, draw_scaling
 
     job = Job(size, compute_s, overlap=0.6)
     jobs = {"the CNN measured here": job, "ResNet-50, a GPU": Job(*RESNET50, buckets=4, overlap=0.6)}

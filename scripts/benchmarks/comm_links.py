@@ -11,7 +11,7 @@ RATES = ("1gbit", "100mbit")
 
 def run(repeats: int) -> None:
     """Slow a loopback of its own (root, ``ip`` and ``tc`` with tbf are needed), fit the link, predict, measure."""
-    from lightning_modules.strategy.cost_model import Job, plans, step_seconds
+    from benchmarks.comm_cost_model import Job, plans, step_seconds
 
     words = [*MODELS["cnn"], *LOOP]
     size, known = parameter_bytes(MODELS["cnn"]), {plan.name: plan for plan in plans()}

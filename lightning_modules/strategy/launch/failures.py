@@ -1,9 +1,7 @@
 """What happens when a rank fails: all ranks learn which one and why, and one of them reports it."""
 
-import logging
 import os
 import signal
-import sys
 import threading
 import time
 import traceback
@@ -93,13 +91,6 @@ def _fail_process(strategy: DDPStrategy, error: BaseException) -> NoReturn:
 
 
 # --- messages --------------------------------------------------------------------------------------------------
-def warn(text: str) -> None:
-    """Print a warning on the terminal, and write it to the log of a recorded run."""
-    print(text, file=sys.stderr, flush=True)
-    if logging.getLogger().handlers:  # without handlers it would be printed again
-        logging.getLogger(__name__).warning(text)
-
-
 def rank_killed_message(trainer: pl.Trainer, rank: int, pid: int | None, number: int | None) -> str:
     """The message for a rank that reported no reason: which, by what signal (None: unknown), and how to resume."""
     how = f"was killed by {_signal_name(number)}" if number else "exited without reporting an error"

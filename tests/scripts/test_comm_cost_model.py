@@ -1,10 +1,13 @@
-"""The cost model gives what can be reckoned by hand, and finds back the link that made its measurements."""
+"""The cost model agrees with calculations by hand, and fits the link that produced its measurements."""
 
+import sys
 from pathlib import Path
 
 import pytest
 
-from lightning_modules.strategy.cost_model import (
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
+
+from benchmarks.comm_cost_model import (
     LINKS,
     Job,
     Link,
@@ -16,7 +19,7 @@ from lightning_modules.strategy.cost_model import (
     ring_bytes,
     step_seconds,
 )
-from lightning_modules.strategy.cost_picture import draw_scaling
+from benchmarks.comm_cost_plot import draw_scaling
 
 LINK = Link("wire", alpha_s=1e-3, bytes_per_s=1e6)
 JOB = Job(param_bytes=1e6, compute_s=1.0)

@@ -6,7 +6,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lightning_modules.strategy.cost_model import LINKS, Job, Link, Plan, efficiency
+from benchmarks.comm_cost_model import LINKS, Job, Link, Plan, efficiency
 
 WORKERS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 MARKED = (8, 64, 1024)
