@@ -14,6 +14,7 @@ from torch.nn.modules.conv import _ConvNd as Convolution  # the one base of all 
 from torch.nn.parallel import DistributedDataParallel
 
 __all__ = ["BatchNorm", "BatchOrInstanceNorm", "Convolution"]
+StateDict = dict[str, Any]  # tensors and plain values, nested, as torch's `state_dict` methods return them
 
 
 def check_input_dim(layer: BatchNorm, x: Tensor) -> None:

@@ -1,16 +1,18 @@
 """DDP communication hooks: how gradients are compressed and averaged."""
 
 import math
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.distributed as dist
+from annotated_types import Ge, Gt, Le
 from torch import Tensor
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_hook
 from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 
-from lightning_modules.config.errors import UserError, suggest
+from lightning_modules.compat.torch import StateDict
+from lightning_modules.config.bounds import Count, bounded
 from lightning_modules.config.trust import component
 from lightning_modules.strategy.comm_stats import BytesCounter
 
@@ -31,11 +33,11 @@ class CommHook:
         """A future of the averaged gradients, in the shape of the bucket's flat buffer."""
         raise NotImplementedError
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StateDict:
         """State of this rank for the checkpoint: plain values and tensors."""
         return {}
 
-    def load_state_dicts(self, states: list[dict[str, Any]], rank: int, world_size: int) -> None:
+    def load_state_dicts(self, states: list[StateDict], rank: int, world_size: int) -> None:
         """Restore from the states of all ranks: empty for a new run; their number may differ from `world_size`."""
 
 
@@ -51,10 +53,9 @@ class HalfPrecision(CommHook):
             has 8 bits and the range of float32.
     """
 
+    @bounded
     def __init__(self, dtype: Literal["float16", "bfloat16"] = "float16") -> None:
         known = {"float16": default_hooks.fp16_compress_hook, "bfloat16": default_hooks.bf16_compress_hook}
-        if dtype not in known:
-            raise UserError(f"strategy.hook.dtype={dtype}: {suggest(str(dtype), known)}")
         self._average: Any = known[dtype]
 
     def average(self, bucket: dist.GradBucket) -> Future[Tensor]:
@@ -70,7 +71,8 @@ class PowerSGD(CommHook):
 
     Args:
         rank: rank of the factors.
-        start_step: optimizer steps with uncompressed gradients before; at least 2.
+        start_step: optimizer steps with uncompressed gradients before; at least 2, as DDP rebuilds its buckets in
+            the first steps.
         min_compression_rate: a matrix [n, m] is compressed only if (n + m) * rank * rate < n * m.
         use_error_feedback, warm_start: as in the paper, algorithms 1 and 2.
         orthogonalization_epsilon: added to column norms, which are zero for layers without gradients.
@@ -79,22 +81,17 @@ class PowerSGD(CommHook):
 
     depends_on_buckets = True
 
+    @bounded
     def __init__(
         self,
-        rank: int = 1,
-        start_step: int = 100,
+        rank: Count = 1,
+        start_step: Annotated[int, Ge(2)] = 100,
         min_compression_rate: float = 2.0,
         use_error_feedback: bool = True,
         warm_start: bool = True,
         orthogonalization_epsilon: float = 1e-8,
         random_seed: int = 0,
     ) -> None:
-        if rank < 1:
-            raise UserError(f"strategy.hook.rank={rank}: expected at least 1")
-        if start_step < 2:
-            raise UserError(
-                f"strategy.hook.start_step={start_step}: expected at least 2: DDP rebuilds its buckets in the first steps"
-            )
         self.start_step = start_step
         self._settings: dict[str, Any] = {
             "matrix_approximation_rank": rank,
@@ -139,11 +136,8 @@ class TopK(CommHook):
 
     depends_on_buckets = True
 
-    def __init__(self, density: float = 0.01, start_step: int = 0) -> None:
-        if not 0 < density <= 1:
-            raise UserError(f"strategy.hook.density={density}: expected a value in (0, 1]")
-        if start_step < 0:
-            raise UserError(f"strategy.hook.start_step={start_step}: expected at least 0")
+    @bounded
+    def __init__(self, density: Annotated[float, Gt(0), Le(1)] = 0.01, start_step: Annotated[int, Ge(0)] = 0) -> None:
         self.density, self.start_step = density, start_step
         self._residuals: dict[str, Tensor] = {}
 
@@ -201,11 +195,11 @@ class TopK(CommHook):
             else:
                 self._residuals[name] = gradient.detach().clone()
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StateDict:
         """The residuals [shape of the parameter] by the parameter's name."""
         return {name: residual.cpu() for name, residual in self._residuals.items()}
 
-    def load_state_dicts(self, states: list[dict[str, Any]], rank: int, world_size: int) -> None:
+    def load_state_dicts(self, states: list[StateDict], rank: int, world_size: int) -> None:
         """Each rank takes its own; with another number of ranks, the mean, which preserves the total residual."""
         self._residuals = {}
         if len(states) == world_size:

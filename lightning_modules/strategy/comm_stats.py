@@ -10,8 +10,10 @@ import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
 from pytorch_lightning.strategies import Strategy
+from pytorch_lightning.utilities.types import STEP_OUTPUT
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.hooks import RemovableHandle
 
 from lightning_modules.compat.lightning import insert_callback
 from lightning_modules.compat.torch import ddp_timing
@@ -38,7 +40,7 @@ class StepTimer(Strategy):
         self._idle_since: float | None = None  # None: this rank may have waited for others since
         self._computing_since = 0.0
         self._seconds, self._timed_batches, self._is_warm, self._has_warned = 0.0, 0, False, False
-        self._forward_hook: Any = None
+        self._forward_hook: RemovableHandle | None = None
 
     def setup(self, trainer: pl.Trainer) -> None:
         callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined] # set by Lightning's connector
@@ -57,10 +59,10 @@ class StepTimer(Strategy):
         if self._forward_hook is not None:
             self._forward_hook.remove()
 
-    def _begin_forward(self, *_: Any) -> None:
+    def _begin_forward(self, *_: object) -> None:
         self._computing_since = time.perf_counter()
 
-    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+    def training_step(self, *args: object, **kwargs: object) -> STEP_OUTPUT:
         now = self._computing_since = time.perf_counter()
         between = now - self._idle_since if self._idle_since is not None else 0.0
         result = super().training_step(*args, **kwargs)
@@ -132,7 +134,7 @@ class StepTimer(Strategy):
 class _StepEndHook(pl.Callback):
     """Calls `StepTimer.on_step_end` after the optimizer's step, where Lightning has no strategy hook."""
 
-    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
         if isinstance(trainer.strategy, StepTimer):
             trainer.strategy.on_step_end()
 

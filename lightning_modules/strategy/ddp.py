@@ -2,15 +2,20 @@
 
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Annotated, Literal
 
+import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
+from annotated_types import Gt
+from lightning_fabric.utilities.types import _PATH
+from pytorch_lightning.utilities.types import STEP_OUTPUT
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from lightning_modules.compat.lightning import ExtensibleDDP, Launcher, has_combined_loader, skip_sigterm_broadcast
-from lightning_modules.compat.torch import ddp_timing, sample_ddp_timing, sends_gradients
+from lightning_modules.compat.torch import StateDict, ddp_timing, sample_ddp_timing, sends_gradients
+from lightning_modules.config.bounds import Positive, bounded
 from lightning_modules.config.errors import UserError
 from lightning_modules.strategy.comm_hooks import CommHook
 from lightning_modules.strategy.comm_stats import CommStats
@@ -42,24 +47,21 @@ class CheckedDDP(CommStats, ExtensibleDDP):
 
     supports_multi_step = True  # whether several steps in one call (`task/fast_loop.py`) equal single steps
     syncs_buffers = True  # whether validation uses the buffers of rank 0, as DDP does
-    config: Mapping[str, Any] | None = None  # compared between ranks
+    config: Mapping[str, object] | None = None  # compared between ranks
 
+    @bounded
     def __init__(
         self,
         start_method: Literal["auto", "fork", "spawn", "popen"] = "auto",
-        timeout_s: float = 1800,
+        timeout_s: Positive = 1800,
         find_unused_parameters: bool = False,
         static_graph: bool = False,
         gradient_as_bucket_view: bool = False,
         broadcast_buffers: bool = True,
         threads: int | None = None,
         hook: CommHook | None = None,
-        slow_ratio: float = 2.0,
+        slow_ratio: Annotated[float, Gt(1)] = 2.0,
     ) -> None:
-        if timeout_s <= 0:
-            raise UserError(f"strategy.timeout_s={timeout_s:g}: expected more than 0 seconds")
-        if slow_ratio <= 1:
-            raise UserError(f"strategy.slow_ratio={slow_ratio}: expected more than 1")
         if start_method == "auto":
             start_method = "popen" if torch.cuda.is_available() else "fork"
         super().__init__(
@@ -73,7 +75,7 @@ class CheckedDDP(CommStats, ExtensibleDDP):
         self._threads = threads
         self.hook = hook
         self.slow_ratio = slow_ratio
-        self._hook_states: list[dict[str, Any]] = []  # of all ranks, from the checkpoint
+        self._hook_states: list[StateDict] = []  # of all ranks, from the checkpoint
         self._start_step = 0
         self._num_syncs = self._num_backwards = 0
         self._gradient_bytes = self._buffer_bytes = self._buffers_due = 0
@@ -83,7 +85,7 @@ class CheckedDDP(CommStats, ExtensibleDDP):
         return SubprocessLauncher(self) if start_method == "popen" else ForkLauncher(self, start_method)  # type: ignore[arg-type]
 
     # --- setup -----------------------------------------------------------------------------------------------
-    def setup(self, trainer: Any) -> None:
+    def setup(self, trainer: pl.Trainer) -> None:
         if self.root_device.type == "cpu":
             torch.set_num_threads(self._threads or num_threads(len(available_cores()) // self.num_processes))
             if self.layer_sync is not None:  # trainer.sync_batchnorm
@@ -109,15 +111,15 @@ class CheckedDDP(CommStats, ExtensibleDDP):
         assert self.model is not None
         verify_ranks_agree(self.model, self.world_size, self.root_device, self.config, data)
 
-    def process_dataloader(self, dataloader: Any) -> Any:
+    def process_dataloader(self, dataloader: object) -> object:
         """When training starts, check that all ranks have the same number of batches."""
-        trainer: Any = self.lightning_module.trainer if self.lightning_module else None
+        trainer = self.lightning_module.trainer if self.lightning_module else None
         if trainer is not None and trainer.training and not has_combined_loader(trainer):
             verify_equal_batch_counts(dataloader, trainer.limit_train_batches)
         return super().process_dataloader(dataloader)
 
-    def _data_fingerprint(self, trainer: Any) -> str:
-        fingerprint = getattr(trainer.datamodule, "fingerprint", None)
+    def _data_fingerprint(self, trainer: pl.Trainer) -> str:
+        fingerprint = getattr(getattr(trainer, "datamodule", None), "fingerprint", None)
         return str(fingerprint()) if fingerprint else ""
 
     # --- gradient averaging ----------------------------------------------------------------------------------
@@ -141,7 +143,7 @@ class CheckedDDP(CommStats, ExtensibleDDP):
     def _ddp(self) -> DistributedDataParallel | None:
         return self.model if isinstance(self.model, DistributedDataParallel) else None
 
-    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+    def training_step(self, *args: object, **kwargs: object) -> STEP_OUTPUT:
         self._buffers_due = self._buffer_bytes  # DDP sends them once per call, however many steps it takes
         return super().training_step(*args, **kwargs)
 
@@ -173,18 +175,18 @@ class CheckedDDP(CommStats, ExtensibleDDP):
         return busy, max(0.0, busy - clock.get("avg_backward_compute_comm_overlap_time", 0) * share)
 
     # --- checkpoints -----------------------------------------------------------------------------------------
-    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None) -> None:
+    def save_checkpoint(self, checkpoint: StateDict, filepath: _PATH, storage_options: object = None) -> None:
         """Write the checkpoint, with the hook states of all ranks under ``gradient_hook``."""
         if self.hook is not None and "optimizer_states" in checkpoint:  # not for weights-only checkpoints
             mine = self.hook.state_dict()
-            states: list[Any] | None = [None] * self.world_size if self.is_global_zero else None
+            states: list[StateDict | None] | None = [None] * self.world_size if self.is_global_zero else None
             if dist.is_initialized() and mine:
                 dist.gather_object(mine, states)
                 if self.is_global_zero:
                     checkpoint["gradient_hook"] = states
         super().save_checkpoint(checkpoint, filepath, storage_options)
 
-    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+    def load_checkpoint(self, checkpoint_path: _PATH, weights_only: bool | None = None) -> StateDict:
         checkpoint = super().load_checkpoint(checkpoint_path, weights_only)
         self._hook_states = checkpoint.pop("gradient_hook", [])
         self._start_step = int(checkpoint.get("global_step", 0))

@@ -2,10 +2,11 @@
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from lightning_modules.strategy.model_parallel import ModelParallel
 
@@ -29,8 +30,6 @@ class FSDP2(ModelParallel):
         self._gathered = self._reduced = 0
 
     def shard(self, model: nn.Module, mesh: DeviceMesh) -> None:
-        from torch.distributed.fsdp import fully_shard
-
         parts = layers_to_wrap(model, self.min_params)
         twice = {id(p): p for part in parts for p in part.parameters()} if self.reshard_after_forward else {}
         self._reduced = sum(p.numel() * p.element_size() for p in model.parameters())
@@ -47,7 +46,7 @@ class FSDP2(ModelParallel):
     @contextlib.contextmanager
     def block_backward_sync(self) -> Iterator[None]:
         """Keep accumulated gradients unsharded on each rank, without communication."""
-        model = self._task.model
+        model = cast(FSDPModule, self._task.model)
         model.set_requires_gradient_sync(False)
         self._synchronised = False
         try:

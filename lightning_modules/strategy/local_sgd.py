@@ -1,11 +1,15 @@
 """Local SGD: every H steps the weights of the ranks are averaged (Stich 2018, algorithm 1)."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+import torch.distributed as dist
+from annotated_types import Ge, Lt
 from torch import Tensor
 
-from lightning_modules.config.errors import UserError, suggest
+from lightning_modules.compat.torch import StateDict
+from lightning_modules.config.bounds import Positive, bounded
+from lightning_modules.config.errors import UserError
 from lightning_modules.strategy.local_steps import LocalSteps, flatten_by_dtype, unflatten_into
 
 
@@ -35,11 +39,14 @@ class DiLoCo(LocalSteps):
         outer_lr: lr; outer_momentum: m.
     """
 
-    def __init__(self, period: int = 50, outer_lr: float = 0.7, outer_momentum: float = 0.9, **ddp: Any) -> None:
-        if outer_lr <= 0:
-            raise UserError(f"strategy.outer_lr={outer_lr}: expected a value above 0")
-        if not 0 <= outer_momentum < 1:
-            raise UserError(f"strategy.outer_momentum={outer_momentum}: expected a value in [0, 1)")
+    @bounded
+    def __init__(
+        self,
+        period: int = 50,
+        outer_lr: Positive = 0.7,
+        outer_momentum: Annotated[float, Ge(0), Lt(1)] = 0.9,
+        **ddp: Any,
+    ) -> None:
         super().__init__(period, **ddp)
         self.outer_lr, self.outer_momentum = outer_lr, outer_momentum
         self._outer: list[Tensor] = []  # w
@@ -63,10 +70,10 @@ class DiLoCo(LocalSteps):
             w.sub_(d.add_(v, alpha=self.outer_momentum), alpha=self.outer_lr)
         unflatten_into(self.parameters(), self._outer)
 
-    def shared_state(self) -> dict[str, Any]:
+    def shared_state(self) -> StateDict:
         return {"outer": self._outer, "velocity": self._velocity}
 
-    def load_shared_state(self, state: dict[str, Any]) -> None:
+    def load_shared_state(self, state: StateDict) -> None:
         self._outer, self._velocity = ([t.to(self.root_device) for t in state[key]] for key in ("outer", "velocity"))
 
 
@@ -77,7 +84,7 @@ class _PendingAverage:
     step: int
     snapshot: list[Tensor]  # this rank's weights then
     total: list[Tensor]  # their sum over the ranks, once the work is done
-    works: list[Any]
+    works: list[dist.Work]
 
     @property
     def is_done(self) -> bool:
@@ -102,10 +109,8 @@ class AsynchronousAveraging(LocalSteps):
             step at which it is available: fresher, but then ranks, and two runs of one config, differ by chance.
     """
 
+    @bounded
     def __init__(self, period: int = 8, apply: Literal["period_end", "done"] = "period_end", **ddp: Any) -> None:
-        choices = ("period_end", "done")
-        if apply not in choices:
-            raise UserError(f"strategy.apply={apply}: {suggest(str(apply), choices)}")
         super().__init__(period, **ddp)
         self.apply = apply
         self._pending: _PendingAverage | None = None
@@ -120,7 +125,9 @@ class AsynchronousAveraging(LocalSteps):
             return
         snapshot = flatten_by_dtype(self.parameters())
         total = [s.clone() for s in snapshot]
-        self._pending = _PendingAverage(step, snapshot, total, [self.send(t, background=True) for t in total])
+        self._pending = _PendingAverage(
+            step, snapshot, total, [work for t in total if (work := self.send(t, background=True))]
+        )
 
     def _apply(self, step: int) -> None:
         if self._pending is None:
@@ -143,13 +150,13 @@ class AsynchronousAveraging(LocalSteps):
             self._pending = None
         super().finish()
 
-    def local_state(self) -> dict[str, Any]:
+    def local_state(self) -> StateDict:
         if self._pending is None:
             return {}
         self._pending.wait()
         return {"step": self._pending.step, "snapshot": self._pending.snapshot, "total": self._pending.total}
 
-    def load_local_state(self, state: dict[str, Any]) -> None:
+    def load_local_state(self, state: StateDict) -> None:
         if state:
             snapshot, total = ([t.to(self.root_device) for t in state[key]] for key in ("snapshot", "total"))
             self._pending = _PendingAverage(int(state["step"]), snapshot, total, [])

@@ -1,18 +1,21 @@
 """Base of local SGD, DiLoCo and asynchronous averaging: ranks train independently between synchronizations."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any
 
 import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
+from annotated_types import Ge
+from lightning_fabric.utilities.types import _PATH
 from pytorch_lightning.callbacks import StochasticWeightAveraging, WeightAveraging
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from lightning_modules.compat.lightning import Launcher, insert_callback
-from lightning_modules.compat.torch import set_ddp_sync
+from lightning_modules.compat.torch import StateDict, set_ddp_sync
+from lightning_modules.config.bounds import Count, bounded
 from lightning_modules.config.errors import UserError
 from lightning_modules.strategy.ddp import CheckedDDP
 from lightning_modules.strategy.sharded_checkpoint import gather_rank_states, rank_state_of, shared_state_of
@@ -58,11 +61,8 @@ class LocalSteps(CheckedDDP):
     supports_multi_step = False
     syncs_buffers = False
 
-    def __init__(self, period: int = 8, synchronous_steps: int = 0, **ddp: Any) -> None:
-        if period < 1:
-            raise UserError(f"strategy.period={period}: expected at least 1 step")
-        if synchronous_steps < 0:
-            raise UserError(f"strategy.synchronous_steps={synchronous_steps}: expected at least 0")
+    @bounded
+    def __init__(self, period: Count = 8, synchronous_steps: Annotated[int, Ge(0)] = 0, **ddp: Any) -> None:
         super().__init__(**ddp)
         self.period, self.synchronous_steps = period, synchronous_steps
         self._diverged = False  # whether the ranks are training, each with its own weights
@@ -76,18 +76,18 @@ class LocalSteps(CheckedDDP):
     def after_local_step(self, step: int) -> None:
         """Called after every local step, before `end_period`."""
 
-    def shared_state(self) -> dict[str, Any]:
+    def shared_state(self) -> StateDict:
         """State for the checkpoint, beyond weights and optimizer, that is equal on all ranks."""
         return {}
 
-    def load_shared_state(self, state: dict[str, Any]) -> None:
+    def load_shared_state(self, state: StateDict) -> None:
         """Restore it."""
 
-    def local_state(self) -> dict[str, Any]:
+    def local_state(self) -> StateDict:
         """State for the checkpoint, beyond weights and optimizer, that differs between ranks."""
         return {}
 
-    def load_local_state(self, state: dict[str, Any]) -> None:
+    def load_local_state(self, state: StateDict) -> None:
         """Restore it, on the same number of processes."""
 
     # --- the steps -------------------------------------------------------------------------------------------
@@ -96,8 +96,12 @@ class LocalSteps(CheckedDDP):
             super().configure_ddp()
 
     def optimizer_step(
-        self, optimizer: torch.optim.Optimizer, closure: Callable[[], Any], model: Any = None, **kwargs: Any
-    ) -> Any:
+        self,
+        optimizer: torch.optim.Optimizer,
+        closure: Callable[[], object],
+        model: nn.Module | None = None,
+        **kwargs: object,
+    ) -> object:
         assert self.lightning_module is not None
         done = self.lightning_module.global_step
         local = done >= self.synchronous_steps
@@ -123,7 +127,7 @@ class LocalSteps(CheckedDDP):
                 vector.div_(self.world_size)
         return list(vectors)
 
-    def send(self, vector: Tensor, background: bool = False) -> Any:
+    def send(self, vector: Tensor, background: bool = False) -> dist.Work | None:
         """All-reduce a vector in place and count its bytes; with `background`, return the work to wait for."""
         self.bytes_counter.add(vector.numel() * vector.element_size())
         return dist.all_reduce(vector, async_op=background)
@@ -179,7 +183,7 @@ class LocalSteps(CheckedDDP):
         super().on_validation_end()
         self.restore_local()
 
-    def lightning_module_state_dict(self) -> dict[str, Any]:
+    def lightning_module_state_dict(self) -> StateDict:
         shown = self._local is not None
         self.swap_in_average()
         state = super().lightning_module_state_dict()
@@ -189,14 +193,14 @@ class LocalSteps(CheckedDDP):
         return state
 
     # --- checkpoints -----------------------------------------------------------------------------------------
-    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
+    def save_checkpoint(self, checkpoint: StateDict, filepath: _PATH, storage_options: object = None) -> None:
         if "optimizer_states" in checkpoint:  # not for weights-only checkpoints
             weights = self._local if self._local is not None else self._averaged_tensors()
             mine = {"weights": weights, "optimizers": checkpoint["optimizer_states"], "more": self.local_state()}
             gather_rank_states(checkpoint, type(self).__name__, mine, self.shared_state())
         super().save_checkpoint(checkpoint, filepath, storage_options)
 
-    def load_optimizer_state_dict(self, checkpoint: Any) -> None:
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         name = type(self).__name__
         if (shared := shared_state_of(checkpoint, name)) is not None:
             self.load_shared_state(shared)

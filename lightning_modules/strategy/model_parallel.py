@@ -3,15 +3,18 @@
 import copy
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch.distributed as dist
+from lightning_fabric.utilities.types import _PATH
 from pytorch_lightning.trainer.states import TrainerStatus
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.optim import Optimizer
 
 from lightning_modules.compat.lightning import insert_callback
+from lightning_modules.compat.torch import StateDict
 from lightning_modules.config.errors import UserError, warn
 from lightning_modules.strategy.ddp import CheckedDDP
 from lightning_modules.strategy.sharded_checkpoint import (
@@ -21,6 +24,7 @@ from lightning_modules.strategy.sharded_checkpoint import (
     shard_optimizer_state,
     write_shards,
 )
+from lightning_modules.task.supervised import Supervised
 from lightning_modules.tracking.checkpoint import read_checkpoint
 
 
@@ -56,7 +60,7 @@ class ModelParallel(CheckedDDP):
         """Reduce `model` in place to the shard of this rank."""
         raise NotImplementedError
 
-    def check_supported(self, trainer: Any) -> None:
+    def check_supported(self, trainer: pl.Trainer) -> None:
         """Raise UserError for settings that do not work with a sharded model."""
         task = trainer.lightning_module
         if getattr(task, "l1", 0) or getattr(task, "l2", 0):
@@ -65,8 +69,8 @@ class ModelParallel(CheckedDDP):
             )
 
     @property
-    def _task(self) -> Any:
-        return self.lightning_module
+    def _task(self) -> Supervised:
+        return cast(Supervised, self.lightning_module)
 
     def configure_ddp(self) -> None:
         """Shard the model at the point where DDP would wrap it."""
@@ -79,7 +83,7 @@ class ModelParallel(CheckedDDP):
         self._unsharded = meta_copy(self._task.model)
         mesh = init_device_mesh(self.root_device.type, (self.world_size,))
         self.shard(self._task.model, mesh)
-        if not any(isinstance(callback, _UnshardHook) for callback in trainer.callbacks):
+        if not any(isinstance(callback, _UnshardHook) for callback in trainer.callbacks):  # type: ignore[attr-defined]
             insert_callback(trainer, _UnshardHook())  # before callbacks that read the trained weights
 
     def gather_model(self) -> dict[str, Tensor]:
@@ -128,12 +132,12 @@ class ModelParallel(CheckedDDP):
         state = {key: shard_like(value, now.get(key)) for key, value in checkpoint["state_dict"].items()}
         self._task.load_state_dict(state, strict=strict)
 
-    def lightning_module_state_dict(self) -> dict[str, Any]:
-        state: dict[str, Any] = gather(self._task.state_dict())
+    def lightning_module_state_dict(self) -> StateDict:
+        state: StateDict = gather(self._task.state_dict())
         return state
 
-    def optimizer_state(self, optimizer: Any) -> dict[str, Any]:
-        state: dict[str, Any] = gather(super().optimizer_state(optimizer))
+    def optimizer_state(self, optimizer: Optimizer) -> StateDict:
+        state: StateDict = gather(super().optimizer_state(optimizer))
         return state
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
@@ -141,7 +145,7 @@ class ModelParallel(CheckedDDP):
             parameters = (p for group in optimizer.param_groups for p in group["params"])
             optimizer.load_state_dict(shard_optimizer_state(states, parameters))
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
+    def save_checkpoint(self, checkpoint: StateDict, filepath: _PATH, storage_options: object = None) -> None:
         path = Path(self.broadcast(str(filepath)))
         if self.sharded_checkpoint and self._unsharded is not None:
             parts = {**checkpoint, "state_dict": self._task.state_dict()}
@@ -150,9 +154,9 @@ class ModelParallel(CheckedDDP):
             write_shards(path.with_suffix(".shards"), parts, self.global_rank, self.world_size, self.barrier)
         super().save_checkpoint(checkpoint, path, storage_options)
 
-    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+    def load_checkpoint(self, checkpoint_path: _PATH, weights_only: bool | None = None) -> StateDict:
         path = Path(self.broadcast(str(checkpoint_path)))
-        plain: dict[str, Any] = read_checkpoint(path)
+        plain: StateDict = read_checkpoint(path)
         shards = path.with_suffix(".shards")
         if self.sharded_checkpoint and shards.is_dir():
             try:

@@ -9,17 +9,17 @@ import torch.distributed as dist
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
+from torch.optim import Optimizer
 
 from lightning_modules.compat.lightning import replace_clip_by_norm, restore_clip_by_norm
-from lightning_modules.compat.torch import is_compiled, replace_forward
-from lightning_modules.config.errors import UserError, suggest
+from lightning_modules.compat.torch import StateDict, is_compiled, replace_forward
+from lightning_modules.config.bounds import Count, bounded
+from lightning_modules.config.errors import UserError
 from lightning_modules.strategy.comm_stats import CommStats
 from lightning_modules.strategy.model_parallel import ModelParallel
 from lightning_modules.strategy.pipeline_partition import drop_other_parts, partition
 from lightning_modules.strategy.pipeline_schedule import PipelineExecutor, attach_gradients
 from lightning_modules.task.supervised import Supervised
-
-SCHEDULES = ("gpipe", "1f1b")
 
 
 class Pipeline(ModelParallel):
@@ -44,17 +44,14 @@ class Pipeline(ModelParallel):
     all weights.
     """
 
+    @bounded
     def __init__(
         self,
-        microbatches: int = 4,
+        microbatches: Count = 4,
         schedule: Literal["gpipe", "1f1b"] = "gpipe",
         balance: Literal["operations", "parameters"] = "operations",
         **settings: Any,
     ) -> None:
-        if schedule not in SCHEDULES:
-            raise UserError(f"strategy.schedule={schedule}: {suggest(str(schedule), SCHEDULES)}")
-        if microbatches < 1:
-            raise UserError(f"strategy.microbatches={microbatches}: expected at least 1")
         if settings.get("sharded_checkpoint"):
             raise UserError("strategy.sharded_checkpoint: not supported with strategy=pipeline; set it to false")
         super().__init__(**settings)
@@ -63,7 +60,7 @@ class Pipeline(ModelParallel):
         self._pending = 0.0
 
     # --- unsupported settings ---------------------------------------------------------------------------------
-    def check_supported(self, trainer: Any) -> None:
+    def check_supported(self, trainer: pl.Trainer) -> None:
         super().check_supported(trainer)
         task, size = self._task, self._task.batch_size
         if size % self.microbatches:
@@ -79,7 +76,7 @@ class Pipeline(ModelParallel):
                     f"task: {type(task).__name__} needs the full network in a step, which no rank has with "
                     "strategy=pipeline; use strategy=ddp"
                 )
-        if any(isinstance(callback, pl.callbacks.WeightAveraging) for callback in trainer.callbacks):
+        if any(isinstance(callback, pl.callbacks.WeightAveraging) for callback in trainer.callbacks):  # type: ignore[attr-defined]
             raise UserError("callbacks.ema: no rank has all weights with strategy=pipeline; use strategy=ddp")
         if is_compiled(task.model):
             raise UserError("compile=true: not supported with strategy=pipeline; use compile=false, or strategy=ddp")
@@ -93,13 +90,14 @@ class Pipeline(ModelParallel):
         ranks = (self.global_rank, mesh.size(), self.root_device)
         self._pass = PipelineExecutor(part, *ranks, self.microbatches, self.schedule)
         replace_forward(model, self._pass.outputs)
-        self._task.outputs_and_loss = self._outputs_and_loss
+        self._task.outputs_and_loss = self._outputs_and_loss  # type: ignore[method-assign]
         replace_clip_by_norm(self.precision_plugin, self._clip_by_norm)
 
     def _example(self) -> Tensor:
         """Two preprocessed samples."""
         task = self._task
-        raw = task.trainer.datamodule.example(2).to(self.root_device)
+        data: Any = task.trainer.datamodule  # type: ignore[attr-defined] # set by Lightning's connector
+        raw = data.example(2).to(self.root_device)
         with torch.no_grad(), self.precision_plugin.forward_context():
             example: Tensor = task.preprocess(self.precision_plugin.convert_input(raw))
         return example
@@ -111,7 +109,7 @@ class Pipeline(ModelParallel):
         super().unshard()
 
     # --- a step ----------------------------------------------------------------------------------------------
-    def _outputs_and_loss(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def _outputs_and_loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """As in `Supervised`, with gradients already computed; backward from the loss assigns them to the weights."""
         task = self._task
         if "mix_partner" in batch:
@@ -128,7 +126,7 @@ class Pipeline(ModelParallel):
         loss, outputs = attach_gradients(loss, done)
         return outputs, loss
 
-    def _clip_by_norm(self, optimizer: Any, clip_val: float) -> None:
+    def _clip_by_norm(self, optimizer: Optimizer, clip_val: float) -> None:
         """Clip by the total norm over the parts of all ranks."""
         mine = [p for p in self.precision_plugin.main_params(optimizer) if p.grad is not None]
         norm: Any = torch.nn.utils.get_total_norm([p.grad for p in mine if p.grad is not None])
@@ -145,14 +143,14 @@ class Pipeline(ModelParallel):
         CommStats.on_validation_start(self)  # each buffer has one owner: nothing to broadcast
 
     @property
-    def distributed_sampler_kwargs(self) -> dict[str, Any]:
+    def distributed_sampler_kwargs(self) -> StateDict:
         """All ranks train and validate on the same samples; for the test each has the full model and its own share."""
         if self._task is not None and self._task.trainer.state.fn == TrainerFn.FITTING:
             return {"num_replicas": 1, "rank": 0}
         return super().distributed_sampler_kwargs
 
     # --- checkpoints -----------------------------------------------------------------------------------------
-    def setup_optimizers(self, trainer: Any) -> None:
+    def setup_optimizers(self, trainer: pl.Trainer) -> None:
         super().setup_optimizers(trainer)  # type: ignore[no-untyped-call, unused-ignore]
         for optimizer in self.optimizers:
             drop_meta_states(optimizer)
@@ -160,8 +158,8 @@ class Pipeline(ModelParallel):
     def gather_model(self) -> dict[str, Tensor]:
         return gather_tensors(self._task.model.state_dict(), self._owner, self.root_device)
 
-    def lightning_module_state_dict(self) -> dict[str, Any]:
-        state: dict[str, Any] = self._task.state_dict()
+    def lightning_module_state_dict(self) -> StateDict:
+        state: StateDict = self._task.state_dict()
         if self._unsharded is None:
             return state
         return {**state, **{f"model.{name}": tensor for name, tensor in self.gather_model().items()}}
@@ -171,7 +169,7 @@ class Pipeline(ModelParallel):
         state = {key: v.to("meta") if key in bare else v for key, v in checkpoint["state_dict"].items()}
         self._task.load_state_dict(state, strict=strict)
 
-    def optimizer_state(self, optimizer: Any) -> dict[str, Any]:
+    def optimizer_state(self, optimizer: Optimizer) -> StateDict:
         return gather_optimizer_state(optimizer)
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
@@ -191,9 +189,9 @@ def gather_tensors(state: Mapping[str, Tensor], owner: Mapping[str, int], device
     return gathered
 
 
-def gather_optimizer_state(optimizer: Any) -> dict[str, Any]:
+def gather_optimizer_state(optimizer: Optimizer) -> StateDict:
     """On rank 0 the states of all ranks, numbered as in one process; on other ranks their own states."""
-    plain: dict[str, Any] = optimizer.state_dict()
+    plain: StateDict = optimizer.state_dict()
     mine = local_optimizer_states(optimizer, plain["state"])
     states: list[Any] | None = [None] * dist.get_world_size() if dist.get_rank() == 0 else None
     dist.gather_object({n: _to_cpu(state) for n, state in mine.items()}, states)
@@ -201,17 +199,17 @@ def gather_optimizer_state(optimizer: Any) -> dict[str, Any]:
     return {**plain, "state": dict(sorted(together.items()))}
 
 
-def local_optimizer_states(optimizer: Any, states: Mapping[int, Any]) -> dict[int, Any]:
+def local_optimizer_states(optimizer: Optimizer, states: Mapping[int, Any]) -> dict[int, Any]:
     """The states of the parameters that this rank has."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     return {n: states[n] for n, parameter in enumerate(parameters) if n in states and not parameter.is_meta}
 
 
-def drop_meta_states(optimizer: Any) -> None:
+def drop_meta_states(optimizer: Optimizer) -> None:
     """Drop states that an optimizer such as Adagrad created for parameters of other ranks."""
     for parameter in [p for p in optimizer.state if p.is_meta]:
         del optimizer.state[parameter]
 
 
-def _to_cpu(state: Mapping[str, Any]) -> dict[str, Any]:
+def _to_cpu(state: Mapping[str, Any]) -> StateDict:
     return {key: value.cpu() if isinstance(value, Tensor) else value for key, value in state.items()}

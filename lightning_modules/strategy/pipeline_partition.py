@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from lightning_modules.compat.torch import own_parameters
-from lightning_modules.config.errors import UserError, suggest
+from lightning_modules.config.errors import UserError
 
 _IN_PLACE_OPS = ("iadd", "isub", "imul", "itruediv")
 
@@ -115,9 +115,6 @@ class TracedGraph:
         return fx.GraphModule(self.model, graph)
 
 
-BALANCE_CHOICES = ("operations", "parameters")
-
-
 def partition(model: nn.Module, example: Tensor, parts: int, balance: str = "operations") -> list[fx.GraphModule]:
     """Parts that, one after the other, compute what `model` computes. They hold its own layers, under the same names.
 
@@ -132,8 +129,6 @@ def partition(model: nn.Module, example: Tensor, parts: int, balance: str = "ope
     Raises:
         UserError: the graph depends on the data, or has too few cut points. Every part must have trainable weights.
     """
-    if balance not in BALANCE_CHOICES:
-        raise UserError(f"strategy.balance={balance}: {suggest(balance, BALANCE_CHOICES)}")
     program = TracedGraph(model, trace(model))
     profiler = _Profiler(model, program.graph)
     try:

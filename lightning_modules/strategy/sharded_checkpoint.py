@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from lightning_modules.compat.torch import shard_offset
+from lightning_modules.compat.torch import StateDict, shard_offset
 from lightning_modules.config.errors import UserError
 from lightning_modules.model.checksum import save_with_checksum
 from lightning_modules.tracking.checkpoint import read_checkpoint
@@ -60,7 +60,7 @@ def write_shards(
         beside.rename(folder)
 
 
-def read_shards(folder: Path) -> dict[str, Any]:
+def read_shards(folder: Path) -> StateDict:
     """Assemble the full state written by any number of ranks; unsharded values are taken from rank 0.
 
     Raises:
@@ -72,7 +72,7 @@ def read_shards(folder: Path) -> dict[str, Any]:
         names = ", ".join(path.name for path in found) or "no file"
         raise UserError(f"The sharded checkpoint {folder} is incomplete: it contains {names}")
     parts = [read_checkpoint(path) for path in sorted(found, key=lambda path: int(found[path].group(1)))]
-    joined: dict[str, Any] = _assemble(parts)
+    joined: StateDict = _assemble(parts)
     return joined
 
 
@@ -102,7 +102,7 @@ def _map_tensors(value: Any, change: Callable[[Tensor], Any]) -> Any:
     return value
 
 
-def shard_optimizer_state(states: Mapping[str, Any], parameters: Iterator[Tensor]) -> dict[str, Any]:
+def shard_optimizer_state(states: Mapping[str, Any], parameters: Iterator[Tensor]) -> StateDict:
     """An optimizer's ``state_dict`` with its tensors sharded like `parameters`, which are in the order of its groups."""
     ids = [number for group in states["param_groups"] for number in group["params"]]
     of = dict(zip(ids, parameters, strict=True))
@@ -113,7 +113,7 @@ def shard_optimizer_state(states: Mapping[str, Any], parameters: Iterator[Tensor
 CHECKPOINT_KEY = "local_steps"
 
 
-def gather_rank_states(checkpoint: dict[str, Any], algorithm: str, mine: Any, shared: Any) -> None:
+def gather_rank_states(checkpoint: StateDict, algorithm: str, mine: Any, shared: Any) -> None:
     """Store ``{"algorithm", "shared", "ranks": [of rank 0, …]}`` in the checkpoint of rank 0. All ranks must call it."""
     mine = _to_cpu(mine)
     ranks: list[Any] | None = [mine]
@@ -124,13 +124,13 @@ def gather_rank_states(checkpoint: dict[str, Any], algorithm: str, mine: Any, sh
         checkpoint[CHECKPOINT_KEY] = {"algorithm": algorithm, "shared": _to_cpu(shared), "ranks": ranks}
 
 
-def shared_state_of(checkpoint: Mapping[str, Any], algorithm: str) -> dict[str, Any] | None:
+def shared_state_of(checkpoint: Mapping[str, Any], algorithm: str) -> StateDict | None:
     """The state common to all ranks, or None if another algorithm wrote the checkpoint."""
     found = checkpoint.get(CHECKPOINT_KEY)
     return found["shared"] if found and found["algorithm"] == algorithm else None
 
 
-def rank_state_of(checkpoint: Mapping[str, Any], algorithm: str, rank: int, world_size: int) -> dict[str, Any] | None:
+def rank_state_of(checkpoint: Mapping[str, Any], algorithm: str, rank: int, world_size: int) -> StateDict | None:
     """The state of one rank, or None if another algorithm or another number of ranks wrote the checkpoint."""
     found = checkpoint.get(CHECKPOINT_KEY)
     if not found or found["algorithm"] != algorithm or len(found["ranks"]) != world_size:

@@ -34,7 +34,7 @@ class ZeRO1(CheckedDDP):
             p.numel() * p.element_size() for p in task.parameters() if p.requires_grad and self.world_size > 1
         )
 
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> Any:
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> object:
         self.bytes_counter.add(self._broadcast_bytes)
         return super().optimizer_step(*args, **kwargs)
 

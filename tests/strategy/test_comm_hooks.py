@@ -149,7 +149,7 @@ def test_settings_out_of_range_are_refused_by_their_key() -> None:
         (lambda: PowerSGD(start_step=1), "start_step=1"),
         (lambda: HalfPrecision("float8"), "dtype=float8"),  # type: ignore[arg-type]
     ):
-        with pytest.raises(UserError, match=rf"strategy\.hook\.{key}"):
+        with pytest.raises(UserError, match=rf"^\w+\.{key}: "):
             make()
 
 

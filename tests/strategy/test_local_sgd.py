@@ -150,10 +150,10 @@ def test_a_mean_that_is_applied_once_it_is_there_is_no_older_than_a_period(tmp_p
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        (lambda: LocalSGD(0), r"^strategy.period=0"),
-        (lambda: LocalSGD(4, synchronous_steps=-1), r"^strategy.synchronous_steps=-1"),
-        (lambda: DiLoCo(4, outer_lr=0.0), r"^strategy.outer_lr=0.0"),
-        (lambda: DiLoCo(4, outer_momentum=1.0), r"^strategy.outer_momentum=1.0"),
+        (lambda: LocalSGD(0), r"^LocalSGD.period=0: expected 1 or more"),
+        (lambda: LocalSGD(4, synchronous_steps=-1), r"^LocalSGD.synchronous_steps=-1"),
+        (lambda: DiLoCo(4, outer_lr=0.0), r"^DiLoCo.outer_lr=0.0"),
+        (lambda: DiLoCo(4, outer_momentum=1.0), r"^DiLoCo.outer_momentum=1.0"),
         (lambda: AsynchronousAveraging(4, apply="periodend"), r"did you mean 'period_end'"),  # type: ignore[arg-type]
     ],
 )

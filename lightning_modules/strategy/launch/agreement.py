@@ -9,7 +9,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
-from torch.utils.data import DataLoader
 
 from lightning_modules.config.errors import UserError
 from lightning_modules.config.flatten import flatten
@@ -63,7 +62,7 @@ def verify_ranks_agree(
         raise UserError("The ranks disagree:\n" + "\n".join(f"  {mistake}" for mistake in mistakes))
 
 
-def verify_equal_batch_counts(loader: DataLoader[object], limit: int | float = 1.0) -> None:
+def verify_equal_batch_counts(loader: object, limit: int | float = 1.0) -> None:
     """Raise the same UserError on all ranks if their numbers of batches per epoch differ or are all 0.
 
     Args:
@@ -92,10 +91,10 @@ def verify_equal_batch_counts(loader: DataLoader[object], limit: int | float = 1
         )
 
 
-def _num_batches(loader: DataLoader[object]) -> int:
+def _num_batches(loader: object) -> int:
     """Batches per epoch; with our `BatchSampler` one item of the loader may hold several."""
     sampler = getattr(loader, "sampler", None)
-    return -(-sampler.num_samples // sampler.batch_size) if isinstance(sampler, BatchSampler) else len(loader)
+    return -(-sampler.num_samples // sampler.batch_size) if isinstance(sampler, BatchSampler) else len(loader)  # type: ignore[arg-type]
 
 
 def flatten_config(config: Mapping[str, object]) -> dict[str, str]:
