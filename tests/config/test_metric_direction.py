@@ -3,8 +3,8 @@
 import re
 
 import pytest
-from lightning_modules.comparison.metric_choice import lower_is_better
 
+from lightning_modules.comparison.selection import lower_is_better
 from lightning_modules.config.check import check_config
 from lightning_modules.config.command_line import compose_run
 from lightning_modules.config.errors import UserError
