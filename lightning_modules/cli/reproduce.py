@@ -41,10 +41,10 @@ def _reproduce(arguments: Arguments) -> None:
     from lightning_modules.reproduction.request import ClaimRequest, RunSettings
 
     settings = RunSettings(arguments.seeds, arguments.sweep__jobs, arguments.sweep__retries, arguments.fresh)
-    question = ClaimRequest(
+    request = ClaimRequest(
         arguments.targets, arguments.tier, settings, arguments.overrides, arguments.judge, arguments.partial
     )
-    if not getattr(commands, chosen[0] if chosen else "verdicts")(question):
+    if not getattr(commands, chosen[0] if chosen else "verdicts")(request):
         sys.exit(1)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_modules.comparison.reader_protocol import PARENT_TAG, TAGS, Run, decode_metric
-from lightning_modules.config.errors import UserError, suggest
+from lightning_modules.config.errors import UserError, did_you_mean
 
 ACTIVE_EXPERIMENTS = "experiments WHERE lifecycle_stage = 'active'"
 ACTIVE_RUNS = f"lifecycle_stage = 'active' AND experiment_id IN (SELECT experiment_id FROM {ACTIVE_EXPERIMENTS})"
@@ -76,10 +76,10 @@ class SqliteRunReader:
     def _nearest(self, wanted: str) -> str:
         names = [row[0] for row in self._rows(f"SELECT name FROM {ACTIVE_EXPERIMENTS}")]
         newest = self._rows(f"SELECT name, run_uuid FROM runs WHERE {ACTIVE_RUNS} ORDER BY start_time DESC LIMIT 100")
-        guess = suggest(wanted, names + [name for name, _ in newest if name])
+        hint = did_you_mean(wanted, names + [name for name, _ in newest if name])
         listed = ", ".join(f"{name} ({run_id[:8]})" for name, run_id in newest[:5])
         known = f"the newest runs are: {listed}" if newest else "the store has no runs yet"
-        return f"{guess} {known}" if guess.startswith("did you") else known
+        return f"{hint} {known}" if hint else known
 
     def runs(self, *, experiment: str = "", parent: str = "", ids: Sequence[str] = ()) -> list[Run]:
         if experiment:

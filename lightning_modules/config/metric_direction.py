@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from lightning_modules.config.errors import UserError, suggest
+from lightning_modules.config.errors import UserError, did_you_mean
 
 _HIGHER_IS_BETTER = (
     "accuracy acc top1 top5 auroc auc roc_auc auprc average_precision map f1 f1_score fbeta precision recall specificity "
@@ -72,8 +72,8 @@ def check_direction(key: str, metric: str, given: str | None, modes: tuple[str, 
     """
     higher = higher_is_better(metric)
     if given is None and higher is None:
-        guess = suggest(metric.rpartition("/")[2], _DIRECTIONS)
-        hint = f" ({guess})" if guess.startswith("did you mean") else ""
+        guess = did_you_mean(metric.rpartition("/")[2], _DIRECTIONS)
+        hint = f" ({guess})" if guess else ""
         return f"{key}: the direction of '{metric}' is not known{hint}; set {key}={modes[0]} or {key}={modes[1]}"
     if higher is not None and given != modes[higher]:
         given = "null" if given is None else given

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from lightning_modules.config.errors import suggest
+from lightning_modules.config.errors import did_you_mean
 from lightning_modules.reproduction.claim import Claim, SeedValues
 from lightning_modules.sweep.fixed_plan import FixedPlan
 from lightning_modules.sweep.plans import Trial
@@ -44,7 +44,7 @@ def build_claim_plan(claim: Claim, seeds: Sequence[int]) -> FixedPlan:
     trials = [_make_trial(number, part, claim, keys, overrides) for number, part in enumerate(claim_runs(claim, seeds))]
     each: int = len(claim.arm_names) * (claim.folds or 1)
     direction = "maximize" if claim.better == "higher" else "minimize"
-    identity: dict[str, object] = {f"arms.{name}": list(words) for name, words in overrides.items()}
+    identity: dict[str, object] = {f"arms.{name}": list(own) for name, own in overrides.items()}
     identity |= {"folds": claim.folds} if claim.folds else {}
     return FixedPlan(trials, keys, {claim.metric: direction}, [trial.overrides for trial in trials[:each]], identity)
 
@@ -54,9 +54,9 @@ def _make_trial(
 ) -> Trial:
     params: dict[str, str | int | None] = {"arm": part.arm, "seed": part.seed, "data.fold": part.fold}
     fold = (f"data.folds={claim.folds}", f"data.fold={part.fold}") if claim.folds else ()
-    words = (*overrides.get(part.arm, ()), f"seed={part.seed}", *fold)
+    trial_overrides = (*overrides.get(part.arm, ()), f"seed={part.seed}", *fold)
     params = {key: params[key] for key in keys}
-    return Trial(number, params, words, run_name(params, keys))
+    return Trial(number, params, trial_overrides, run_name(params, keys))
 
 
 def read_values(
@@ -107,9 +107,9 @@ def missing_metric_hint(store: Store, metric: str, children: Sequence[TrialResul
         if child.status == "FINISHED" and child.run_id is not None:
             names = set(store.client.get_run(child.run_id).data.metrics)
             if metric not in names:
-                near = suggest(metric, names)
-                every = "" if near.startswith("choose one of") else f" (all: {', '.join(sorted(names))})"
-                return f"Run {child.run_id} has no metric {metric!r}; {near}{every}"
+                hint = did_you_mean(metric, names)
+                every = f"choose one of: {', '.join(sorted(names))}" if names else "it has none"
+                return f"Run {child.run_id} has no metric {metric!r}; {f'{hint} ' if hint else ''}{every}"
     return None
 
 

@@ -26,17 +26,17 @@ from lightning_modules.tracking.provenance_line import provenance_of
 from lightning_modules.tracking.store import open_store
 
 
-def verdicts(question: ClaimRequest) -> bool:
+def verdicts(request: ClaimRequest) -> bool:
     """Run, judge and print the claims; return whether each has an expected verdict."""
-    rows = reproduce(question)
+    rows = reproduce(request)
     open_console(min_width=200).print(rows_to_terminal(rows))
-    return all_expected(rows) and len(rows) == len(select_claims(question))
+    return all_expected(rows) and len(rows) == len(select_claims(request))
 
 
-def lint(question: ClaimRequest) -> bool:
+def lint(request: ClaimRequest) -> bool:
     """Print the mistakes of the claims, and missing data hashes; return whether there are no mistakes."""
     mistakes, content = 0, _DataHashCache()
-    for name in find_claims(question.words):
+    for name in find_claims(request.targets):
         found = lint_claim(name, content)
         mistakes += len(found)
         print(f"{name}: {'ok' if not found else f'{len(found)} mistakes'}", flush=True)
@@ -73,13 +73,13 @@ class _DataHashCache:
         return found
 
 
-def table(question: ClaimRequest) -> bool:
+def table(request: ClaimRequest) -> bool:
     """Rewrite the tables from the committed and the stored values, judged again.
 
     Newer values from the store are first written to results.json. All files are checked before the first one is written.
     A file with claims that have no values is left unchanged, unless partial tables are requested.
     """
-    every, asked = find_claims(["all"]), set(find_claims(question.words))
+    every, asked = find_claims(["all"]), set(find_claims(request.targets))
     stored = load_results(open_store(), sorted(asked))
     results = merge_newest(read_results(every), stored)
     if not results:
@@ -89,7 +89,7 @@ def table(question: ClaimRequest) -> bool:
         lacking = [name for name in here if name not in results and tier_of(name) in DEFAULT_TIERS]
         if not any(name in asked and name in results for name in here):
             continue
-        if lacking and not question.partial:
+        if lacking and not request.partial:
             print(
                 f"{file} is unchanged: no result for {', '.join(lacking)}; use partial=true to write it without them",
                 file=sys.stderr,
@@ -126,19 +126,19 @@ def _judge_all(results: Mapping[str, Result], names: Collection[str]) -> dict[st
     return rows
 
 
-def freeze(question: ClaimRequest) -> bool:
+def freeze(request: ClaimRequest) -> bool:
     """Judge claims with at least ten seeds, and write their values as references."""
-    names = select_claims(question)
+    names = select_claims(request)
     composed = [compose_claim(name) for name in names]
     for one in composed:
-        require_freezable(one, len(select_seeds(one.claim, question.settings.seeds)))
-    reproduce(question)
+        require_freezable(one, len(select_seeds(one.claim, request.settings.seeds)))
+    reproduce(request)
     store = open_store(composed[0].cfg.tracking.get("uri"))
     for one in composed:
         parent = find_parent_run(store, one)
         assert parent is not None
         children = read_trial_results(store, parent.info.run_id)
-        parts = claim_runs(one.claim, select_seeds(one.claim, question.settings.seeds))
+        parts = claim_runs(one.claim, select_seeds(one.claim, request.settings.seeds))
         commit = provenance_of(store, [child.run_id for child in children if child.run_id]).commit
         print(f"written: {write_reference(one, read_values(store, one.claim, parts, children), commit)}")
     return True

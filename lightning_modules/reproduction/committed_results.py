@@ -128,9 +128,9 @@ def _parse_entry(file: Path, name: str, entry: Any) -> Result:
         raise UserError(f"{project_path(file)}: {name}: cannot be read ({type(error).__name__}: {error})") from error
 
 
-def _make_entry(result: Result) -> dict[str, Any]:
+def _make_entry(result: Result) -> dict[str, object]:
     machine, comma, versions = result.origin.machine.partition(", Python ")
-    entry: dict[str, Any] = {
+    entry: dict[str, object] = {
         "metric": result.metric, "unit": result.unit, "n": result.n,
         "values": {arm: {str(seed): v for seed, v in seeds.items()} for arm, seeds in result.values.items()},
         "seconds": result.seconds and round(result.seconds, 1), "date": result.origin.date,

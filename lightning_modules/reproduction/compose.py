@@ -4,7 +4,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -18,12 +17,12 @@ from lightning_modules.reproduction.discovery import claim_files, file_and_bases
 
 @dataclass(frozen=True)
 class ComposedClaim:
-    """A claim with its composed config; `words` are the overrides that compose it."""
+    """A claim with its composed config; composed by `overrides`."""
 
     name: str
     claim: Claim
     cfg: DictConfig
-    words: tuple[str, ...]
+    overrides: tuple[str, ...]
 
 
 def experiment_overrides(name: str) -> tuple[str, ...]:
@@ -37,14 +36,14 @@ def compose_claim(name: str, extra: Sequence[str] = ()) -> ComposedClaim:
     Raises:
         UserError: all mistakes of the node `claim`, each with file and line, or Hydra's error.
     """
-    words = (*experiment_overrides(name), *extra)
+    overrides = (*experiment_overrides(name), *extra)
     own = claim_files()[name]
     _require_utf8(own)
     try:
-        cfg = compose_run(list(words))
+        cfg = compose_run(list(overrides))
     except Exception as error:
-        raise UserError(_error_location(error, own) + _compose_error(error, words)) from error
-    node: Any = OmegaConf.to_container(cfg.claim, resolve=True) if isinstance(cfg.claim, DictConfig) else cfg.claim
+        raise UserError(_error_location(error, own) + _compose_error(error, overrides)) from error
+    node = OmegaConf.to_container(cfg.claim, resolve=True) if isinstance(cfg.claim, DictConfig) else cfg.claim
     if not isinstance(node, dict):
         given = "nothing" if node is None else f"a value of type {type(node).__name__}"
         raise UserError(
@@ -52,9 +51,9 @@ def compose_claim(name: str, extra: Sequence[str] = ()) -> ComposedClaim:
         )
     claim, mistakes = parse_claim(node)
     if claim is None:
-        listed = [f"{locate_key(name, place)}: claim{'.' * bool(place)}{place}: {said}" for place, said in mistakes]
+        listed = [f"{locate_key(name, key)}: claim{'.' * bool(key)}{key}: {text}" for key, text in mistakes]
         raise UserError("\n".join(listed))
-    return ComposedClaim(name, claim, cfg, words)
+    return ComposedClaim(name, claim, cfg, overrides)
 
 
 def _require_utf8(own: Path) -> None:
@@ -82,8 +81,8 @@ def _error_location(error: Exception, own: Path) -> str:
     return f"{project_path(own)}: "
 
 
-def _compose_error(error: Exception, words: Sequence[str]) -> str:
-    lines = (format_error(error, words) or str(error)).splitlines()
+def _compose_error(error: Exception, overrides: Sequence[str]) -> str:
+    lines = (format_error(error, overrides) or str(error)).splitlines()
     return " ".join(line.strip() for line in lines if not line.endswith(" on the command line:"))
 
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from lightning_modules.config.errors import UserError, suggest
+from lightning_modules.config.errors import UserError, did_you_mean, suggest
 from lightning_modules.config.project import PROJECT_ROOT
 
 EXPERIMENTS = PROJECT_ROOT / "experiments"
@@ -53,29 +53,33 @@ def file_and_bases(path: Path, known: frozenset[Path] = frozenset()) -> Iterator
             yield from file_and_bases(base, known)
 
 
-def find_claims(words: Sequence[str], folder: Path = EXPERIMENTS) -> list[str]:
-    """The claims named by `words` (``all``, a folder or a claim), without duplicates, in order.
+def find_claims(targets: Sequence[str], folder: Path = EXPERIMENTS) -> list[str]:
+    """The claims named by `targets` (``all``, a folder or a claim), without duplicates, in order.
 
     Raises:
-        UserError: a word matches nothing; the message lists similar names.
+        UserError: a target matches nothing; the message lists similar names.
     """
     known = list(claim_files(folder))
     found: dict[str, None] = {}
     mistakes = []
-    for word in words:
-        name = word.strip("/").removeprefix("experiments/").removesuffix(".yaml")
+    for target in targets:
+        name = _claim_name(target)
         these = [claim for claim in known if name in ("all", claim) or claim.startswith(f"{name}/")]
         if not these:
             folders = {*(claim.rpartition("/")[0] for claim in known), "all"}
             inside = {claim for claim in known if claim.partition("/")[0] == name.partition("/")[0]}
-            near = suggest(name, {*known, *folders})
-            mistakes.append(f"{word}: no such claim; {near if 'did you' in near else suggest(name, inside or folders)}")
+            near = did_you_mean(name, {*known, *folders})
+            mistakes.append(f"{target}: no such claim; {near or suggest(name, inside or folders)}")
         found |= dict.fromkeys(these)
     if mistakes:
         raise UserError("\n".join(mistakes))
     return list(found)
 
 
-def is_claim_name(word: str, folder: Path = EXPERIMENTS) -> bool:
-    """Whether a word is the name of a single claim."""
-    return word.strip("/").removeprefix("experiments/").removesuffix(".yaml") in claim_files(folder)
+def is_claim_name(target: str, folder: Path = EXPERIMENTS) -> bool:
+    """Whether a target is a single claim."""
+    return _claim_name(target) in claim_files(folder)
+
+
+def _claim_name(target: str) -> str:
+    return target.strip("/").removeprefix("experiments/").removesuffix(".yaml")

@@ -34,7 +34,7 @@ class Evidence:
 
     Attributes:
         ours: our seeds; for claims with arms, the differences between two of them.
-        said: start of the sentence that explains the verdict.
+        explanation: start of the sentence that explains the verdict.
     """
 
     ours: Sample | None

@@ -2,7 +2,6 @@
 
 from datetime import date
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -39,7 +38,7 @@ def write_reference(composed: ComposedClaim, values: SeedValues, commit: str) ->
     require_freezable(composed, len(found))
     own = claim_files()[composed.name]
     target = own.with_name(f"{own.stem}{REFERENCE_SUFFIX}.yaml")
-    claim: dict[str, Any] = {
+    claim: dict[str, object] = {
         "source": {"place": f"{commit or 'no commit'}, {date.today()}", "kind": "internal"},
         "value": None,
         "std": None,

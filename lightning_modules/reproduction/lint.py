@@ -46,8 +46,8 @@ def _check_data(composed: ComposedClaim, content: Callable[[ComposedClaim], str]
 def lint_composed(composed: ComposedClaim) -> list[str]:
     """All mistakes of a composed claim."""
     name = composed.name
-    found = [f"{locate_key(name, place)}: claim.{place}: {said}" for place, said in check_claim(composed.claim)]
-    found += [f"{locate_key(name, place)}: claim.{place}: {said}" for place, said in _check_selection(composed)]
+    found = [f"{locate_key(name, key)}: claim.{key}: {text}" for key, text in check_claim(composed.claim)]
+    found += [f"{locate_key(name, key)}: claim.{key}: {text}" for key, text in _check_selection(composed)]
     if (chosen := tier_of(name)) != composed.claim.tier:
         found.append(
             f"{name}: claim.tier: {composed.claim.tier}, but selection by tier reads {chosen}; set tier in the claim's own file"
@@ -75,12 +75,12 @@ def check_claim(claim: Claim) -> Iterator[tuple[str, str]]:
 def _check_difference(claim: Claim) -> Iterator[tuple[str, str]]:
     """The published difference must equal that of the published arms, up to the rounding of the given numbers."""
     first, second = (_published_mean(arm) for arm in claim.arms)
-    said = _published_mean(claim)
-    if first is not None and second is not None and said is not None:
-        wanted = first - second
+    published = _published_mean(claim)
+    if first is not None and second is not None and published is not None:
+        expected = first - second
         rounding = min(10.0 ** -_decimals(number) for part in claim.arms for number in _published_numbers(part))
-        if abs(wanted - said) > rounding * (1 + 1e-6):
-            yield "value", f"{said:g} is not {first:g} - {second:g} = {wanted:.6g}, the difference of the arms"
+        if abs(expected - published) > rounding * (1 + 1e-6):
+            yield "value", f"{published:g} is not {first:g} - {second:g} = {expected:.6g}, the difference of the arms"
 
 
 def _decimals(number: float) -> int:
@@ -166,12 +166,12 @@ def _check_configs(composed: ComposedClaim) -> list[str]:
     found: dict[str, None] = {}
     arms = {f"{arm.name}: ": arm.overrides for arm in composed.claim.arms} or {"": ()}
     for arm, overrides in arms.items():
-        words = [*composed.words, *overrides]
+        all_overrides = [*composed.overrides, *overrides]
         try:
-            cfg = compose_run(words) if overrides else composed.cfg
+            cfg = compose_run(all_overrides) if overrides else composed.cfg
             check_config(cfg)
         except Exception as error:
-            lines = (format_error(error, words) or f"{type(error).__name__}: {error}").splitlines()
+            lines = (format_error(error, all_overrides) or f"{type(error).__name__}: {error}").splitlines()
             lines = [line for line in lines if not line.endswith((" in the config:", " on the command line:"))]
             found |= {f"{file}: {arm}{line.strip()}": None for line in lines}
             continue

@@ -31,38 +31,38 @@ from lightning_modules.tracking.provenance_line import provenance_of
 from lightning_modules.tracking.store import Store, open_store
 
 
-def select_claims(question: ClaimRequest) -> list[str]:
+def select_claims(request: ClaimRequest) -> list[str]:
     """The requested claims; for ``all`` and folders, those of the requested tiers.
 
     Raises:
         UserError: a name is unknown, or no claim is left.
     """
-    names = find_claims(question.words)
-    alone = {name for word in question.words if is_claim_name(word) for name in find_claims([word])}
-    tiers = question.tiers or DEFAULT_TIERS
-    found = [n for n in names if (n in alone and not question.tiers) or tier_of(n) in tiers]
+    names = find_claims(request.targets)
+    alone = {name for target in request.targets if is_claim_name(target) for name in find_claims([target])}
+    tiers = request.tiers or DEFAULT_TIERS
+    found = [n for n in names if (n in alone and not request.tiers) or tier_of(n) in tiers]
     if not found:
         there = sorted({tier_of(name) for name in names})
         raise UserError(f"none of these claims has tier {', '.join(tiers)}; use tier={','.join(there)}")
     return found
 
 
-def reproduce(question: ClaimRequest) -> list[ClaimRow]:
+def reproduce(request: ClaimRequest) -> list[ClaimRow]:
     """Run what is missing of each claim, judge it and return its row. A claim that fails does not stop the others.
 
     The mistakes of invalid claims are printed first. A claim that another process is running has no row.
 
     Raises:
         UserError: all claims are invalid.
-        Killed: stopped by a signal; the same command resumes.
+        SignalReceived: stopped by a signal; the same command resumes.
     """
-    composed = _compose_valid(select_claims(question))
-    if question.overrides:
-        composed = [compose_claim(one.name, question.overrides) for one in composed]
+    composed = _compose_valid(select_claims(request))
+    if request.overrides:
+        composed = [compose_claim(one.name, request.overrides) for one in composed]
     store = open_store(composed[0].cfg.tracking.get("uri"))
     minutes = sum(one.claim.budget.cpu_minutes for one in composed)
     print(f"{len(composed)} claims, about {minutes:.0f} CPU minutes if nothing has been run yet", flush=True)
-    return [row for one in composed if (row := _reproduce_claim(one, question, store)) is not None]
+    return [row for one in composed if (row := _reproduce_claim(one, request, store)) is not None]
 
 
 def _compose_valid(names: Sequence[str]) -> list[ComposedClaim]:
@@ -76,26 +76,26 @@ def _compose_valid(names: Sequence[str]) -> list[ComposedClaim]:
         except UserError as error:
             wrong = str(error).splitlines()
         mistakes += wrong
-    said = f"invalid claims ({len(mistakes)} mistakes):\n  " + "\n  ".join(mistakes)
+    message = f"invalid claims ({len(mistakes)} mistakes):\n  " + "\n  ".join(mistakes)
     if not found:
-        raise UserError(said)
+        raise UserError(message)
     if mistakes:
-        print(said, file=sys.stderr, flush=True)
+        print(message, file=sys.stderr, flush=True)
     return found
 
 
-def _reproduce_claim(composed: ComposedClaim, question: ClaimRequest, store: Store) -> ClaimRow | None:
-    seeds = select_seeds(composed.claim, question.settings.seeds)
+def _reproduce_claim(composed: ComposedClaim, request: ClaimRequest, store: Store) -> ClaimRow | None:
+    seeds = select_seeds(composed.claim, request.settings.seeds)
     print(f"\n── {composed.name}: {composed.claim.paper.title}", flush=True)
-    committed = read_results([composed.name]).get(composed.name) if question.judge_only else None
-    if committed and len(composed.words) == 2 and find_parent_run(store, composed) is None:
+    committed = read_results([composed.name]).get(composed.name) if request.judge_only else None
+    if committed and len(composed.overrides) == 2 and find_parent_run(store, composed) is None:
         return _judge_committed(composed, committed)
     invalid = _data_mismatch(composed)
     if invalid:
         print(invalid, file=sys.stderr)
         return make_row(composed, judge(composed.claim, _no_values(composed.claim), invalid))
     try:
-        parent, failure = _run_or_find(composed, seeds, question, store)
+        parent, failure = _run_or_find(composed, seeds, request, store)
     except SweepBusyError as error:
         print(f"{composed.name}: not judged: {error}; try again when it has finished", file=sys.stderr)
         return None
@@ -107,12 +107,12 @@ def _reproduce_claim(composed: ComposedClaim, question: ClaimRequest, store: Sto
 
 
 def _run_or_find(
-    composed: ComposedClaim, seeds: tuple[int, ...], question: ClaimRequest, store: Store
+    composed: ComposedClaim, seeds: tuple[int, ...], request: ClaimRequest, store: Store
 ) -> tuple[str | None, str]:
     """The parent run with its finished children, or why there is none."""
     try:
-        if not question.judge_only:
-            return run_seeds(composed, seeds, question.settings, store), ""
+        if not request.judge_only:
+            return run_seeds(composed, seeds, request.settings, store), ""
         found = find_parent_run(store, composed)
         return (found.info.run_id, "") if found else (None, f"{composed.name} has no runs in this store")
     except SweepBusyError:
@@ -132,7 +132,7 @@ def _judge_and_record(
     seeds = select_seeds(claim, max(len(seeds), _count_started_seeds(claim, children)))
     parts = claim_runs(claim, seeds)
     values = read_values(store, claim, parts, children)
-    other = " ".join(composed.words[2:])
+    other = " ".join(composed.overrides[2:])
     judged = judge(claim, values, f"run with {other}, which changes the claim's config" if other else None)
     if lacks := missing_metric_hint(store, claim.metric, children):
         judged = replace(judged, reason=f"{judged.reason} {lacks}")
@@ -178,10 +178,10 @@ def _data_mismatch(composed: ComposedClaim) -> str | None:
     try:
         found = data_hash(composed)
     except Exception as error:
-        said = format_error(error)
-        if said is None:
+        message = format_error(error)
+        if message is None:
             raise
-        return f"no data: {said}"
+        return f"no data: {message}"
     wanted = composed.claim.data
     if wanted and found != wanted:
         return f"data mismatch: the claim expects sha256 {wanted}, the data have {found}"

@@ -25,9 +25,10 @@ class RunSettings:
 class ClaimRequest:
     """A request: claims, tiers (for ``all`` and folders), run settings and further overrides.
 
-    `judge_only` judges existing runs; `partial` also writes tables in which verdicts are missing."""
+    `judge_only` judges existing runs; `partial` also writes tables in which verdicts are missing.
+    """
 
-    words: Sequence[str]
+    targets: Sequence[str]
     tiers: Sequence[str] | None = None
     settings: RunSettings = field(default_factory=RunSettings)
     overrides: Sequence[str] = ()

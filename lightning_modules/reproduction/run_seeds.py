@@ -1,7 +1,7 @@
 """Run all seeds of a claim as a resumable sweep."""
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lightning_modules.compat.hydra import no_callbacks
 from lightning_modules.config.errors import UserError
@@ -15,21 +15,23 @@ from lightning_modules.tracking.store import Store
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
+    from lightning_modules.sweep.hydra_plugin import GridSweeper
+
 
 def run_seeds(composed: ComposedClaim, seeds: tuple[int, ...], settings: RunSettings, store: Store) -> str:
     """Run the missing runs of a claim; return the id of its parent run.
 
     Raises:
         UserError: every run failed, or an unfinished parent run has a different config.
-        Killed: stopped by a signal; the same command resumes.
+        SignalReceived: stopped by a signal; the same command resumes.
     """
     from lightning_modules.sweep.controller import run_sweep
 
     plan = build_claim_plan(composed.claim, seeds)
-    words = [*composed.words, f"sweep.jobs={settings.jobs}", f"sweep.retries={settings.retries}"]
-    name, fresh = _sweep_name(composed, plan, words, settings.fresh, store)
-    words += [f"sweep.name={name}", f"sweep.skip_finished={str(not fresh).lower()}", f"name='{composed.name}'"]
-    run_sweep(_make_sweeper(composed, plan, words, fresh), words)
+    overrides = [*composed.overrides, f"sweep.jobs={settings.jobs}", f"sweep.retries={settings.retries}"]
+    name, fresh = _sweep_name(composed, plan, overrides, settings.fresh, store)
+    overrides += [f"sweep.name={name}", f"sweep.skip_finished={str(not fresh).lower()}", f"name='{composed.name}'"]
+    run_sweep(_make_sweeper(composed, plan, overrides, fresh), overrides)
     parent = find_parent_run(store, composed)
     assert parent is not None
     return str(parent.info.run_id)
@@ -45,11 +47,11 @@ def find_parent_run(store: Store, composed: ComposedClaim) -> "Run | None":
 
 def _extra_overrides(composed: ComposedClaim) -> tuple[str, ...]:
     """The overrides besides the claim's own."""
-    return tuple(word.replace("'", '"') for word in composed.words[2:])
+    return tuple(word.replace("'", '"') for word in composed.overrides[2:])
 
 
 def _sweep_name(
-    composed: ComposedClaim, plan: FixedPlan, words: list[str], fresh: bool, store: Store
+    composed: ComposedClaim, plan: FixedPlan, overrides: list[str], fresh: bool, store: Store
 ) -> tuple[str, bool]:
     """The sweep's name (that of the newest parent run if the claim is unchanged), and whether it ignores older runs."""
     base = composed.name.replace("/", ".") + (".tried" if _extra_overrides(composed) else "")
@@ -57,7 +59,7 @@ def _sweep_name(
     if parent is None:
         return base, fresh
     name = parent.data.tags["sweep.name"]
-    changed = _config_changes(store, parent, composed, plan, words)
+    changed = _config_changes(store, parent, composed, plan, overrides)
     if changed and not fresh and parent.info.status != "FINISHED":
         raise UserError(
             f"{composed.name} has an unfinished run with a different config (run {parent.info.run_id}); restore the config, "
@@ -69,21 +71,22 @@ def _sweep_name(
     return f"{base}.{number + 1}", fresh
 
 
-def _config_changes(store: Store, parent: "Run", composed: ComposedClaim, plan: FixedPlan, words: list[str]) -> str:
+def _config_changes(store: Store, parent: "Run", composed: ComposedClaim, plan: FixedPlan, overrides: list[str]) -> str:
     from lightning_modules.sweep.controller import recorded_identity
     from lightning_modules.sweep.sweep_command import SweepCommand, identity_differences, sweep_identity
 
     recorded = recorded_identity(store, parent)
     if recorded is None:
         return ""
-    sweeper = _make_sweeper(composed, plan, words)
-    now = sweep_identity("claim", SweepCommand.of(words, sweeper.context.config_loader), sweeper.config)
+    sweeper = _make_sweeper(composed, plan, overrides)
+    assert sweeper.config is not None  # set by setup()
+    now = sweep_identity("claim", SweepCommand.of(overrides, sweeper.context.config_loader), sweeper.config)
     now["swept"] = json.loads(json.dumps(plan.identity))
     return identity_differences(recorded, now)
 
 
-def _make_sweeper(composed: ComposedClaim, plan: FixedPlan, words: list[str], fresh: bool = False) -> Any:
-    """The sweeper for `drive`, which Hydra creates for ``-m`` commands."""
+def _make_sweeper(composed: ComposedClaim, plan: FixedPlan, overrides: list[str], fresh: bool = False) -> "GridSweeper":
+    """The sweeper for `run_sweep`, which Hydra creates for ``-m`` commands."""
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.hydra_config import HydraConfig
@@ -95,7 +98,7 @@ def _make_sweeper(composed: ComposedClaim, plan: FixedPlan, words: list[str], fr
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
-        config = loader.load_configuration("train", words, run_mode=RunMode.MULTIRUN)
+        config = loader.load_configuration("train", overrides, run_mode=RunMode.MULTIRUN)
         HydraConfig.instance().set_config(config)
     sweeper = GridSweeper()
     sweeper.setup(

@@ -4,7 +4,7 @@ import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import yaml
 
@@ -37,8 +37,8 @@ def log_verdict(
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         (place / "report.md").write_text(report, encoding="utf-8")
-        said = {"row": row_as_dict(row), "judgement": judged.as_dict(), "values": values}
-        (place / "verdict.json").write_text(json.dumps(said, indent=1, default=str))
+        record = {"row": row_as_dict(row), "judgement": judged.as_dict(), "values": values}
+        (place / "verdict.json").write_text(json.dumps(record, indent=1, default=str))
         plain = claim.model_dump(mode="json", exclude_none=True)
         (place / "claim.yaml").write_text(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
         if any(values.values()):
@@ -56,7 +56,7 @@ def log_verdict(
     store.client.log_batch(parent, metrics=logged, tags=[RunTag(key, value) for key, value in tags.items()])
 
 
-def row_as_dict(row: ClaimRow) -> dict[str, Any]:
+def row_as_dict(row: ClaimRow) -> dict[str, object]:
     """The row as JSON-serialisable values."""
     return {
         key: value if isinstance(value, int | float | bool | None) else str(value) for key, value in vars(row).items()

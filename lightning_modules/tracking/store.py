@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote
 
 from lightning_modules.compat.mlflow import database_engines
-from lightning_modules.config.errors import UserError, suggest
+from lightning_modules.config.errors import UserError, did_you_mean
 from lightning_modules.config.project import PROJECT_ROOT
 from lightning_modules.tracking.provenance import mask_secrets
 
@@ -325,9 +325,9 @@ def find_run(store: Store, wanted: str) -> Run:
             raise UserError(f"{wanted!r} matches several runs: give the id of one: {ids}{', …' * (len(runs) > 5)}")
     newest = client.search_runs(everywhere, max_results=100, order_by=["attributes.start_time DESC"])
     names = [run.info.run_name or "" for run in newest]
-    guess = suggest(wanted, names) if any(names) else ""
+    guess = did_you_mean(wanted, names)
     listed = ", ".join(f"{run.info.run_name} ({run.info.run_id[:8]})" for run in newest[:5])
-    hint = f"{guess} " if guess.startswith("did you") else ""
+    hint = f"{guess} " if guess else ""
     known = f"the newest are: {listed}" if listed else "it has no runs yet"
     raise UserError(f"no run {wanted!r} in {mask_secrets(store.uri)}: {hint}{known}")
 
