@@ -3,12 +3,14 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import pytorch_lightning as pl
+from annotated_types import Ge
 from torch import Tensor, nn
 
 from lightning_modules.compression.compressed_state import CompressedState
+from lightning_modules.config.bounds import Positive, bounded
 from lightning_modules.config.errors import UserError, suggest
 
 When = Literal["fit", "after", "always"]
@@ -78,10 +80,9 @@ class Stage(pl.Callback):
     name = ""  # the stage's key in the recipe
     rounds = 1
 
-    def __init__(self, when: When = "after", epochs: int = 0, lr: float | None = None) -> None:
-        if when not in ("fit", "after", "always"):
-            raise UserError(f"compression: when={when}: {suggest(str(when), ('fit', 'after', 'always'))}")
-        if epochs < 0 or (epochs and when != "after"):
+    @bounded
+    def __init__(self, when: When = "after", epochs: Annotated[int, Ge(0)] = 0, lr: Positive | None = None) -> None:
+        if epochs and when != "after":
             raise UserError(f"compression: epochs={epochs} with when={when}: only a stage with when=after has epochs")
         self.when, self.epochs, self.lr = when, epochs, lr
 

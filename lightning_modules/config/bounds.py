@@ -26,6 +26,7 @@ _LIMIT = {Ge: "ge", Gt: "gt", Le: "le", Lt: "lt"}
 _ONE_SIDED = {Ge: "{} or more", Gt: "more than {}", Le: "at most {}", Lt: "less than {}"}
 
 Fraction = Annotated[float, Ge(0), Le(1)]
+OpenFraction = Annotated[float, Gt(0), Lt(1)]
 NonNegative = Annotated[float, Ge(0)]
 Positive = Annotated[float, Gt(0)]
 Count = Annotated[int, Ge(1)]
@@ -39,7 +40,8 @@ def out_of_bounds(value: Any, hint: Any) -> str | None:
     if origin is Literal:
         return None if value in arguments else suggest(str(value), [str(option) for option in arguments])
     if origin in (typing.Union, types.UnionType):
-        mistakes = [out_of_bounds(value, option) for option in arguments if matches_type(value, option)]
+        options = [option for option in arguments if matches_type(value, option) or get_origin(option) is Literal]
+        mistakes = [out_of_bounds(value, option) for option in options]
         return None if None in mistakes or not mistakes else mistakes[0]
     if origin in (list, tuple, Sequence) and isinstance(value, list | tuple | ListConfig):
         return next((mistake for item in value if (mistake := out_of_bounds(item, arguments[0]))), None)

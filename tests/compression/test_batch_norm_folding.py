@@ -154,5 +154,5 @@ def test_a_network_without_a_batch_norm_is_refused_before_training(network: nn.M
 
 
 def test_folding_within_a_fit_is_refused() -> None:
-    with pytest.raises(UserError, match="when=after"):
+    with pytest.raises(UserError, match="choose one of: after"):
         FoldBatchNorm(when="fit")

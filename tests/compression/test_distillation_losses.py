@@ -132,8 +132,8 @@ def test_a_cache_asks_the_teacher_once_for_each_sample_and_survives_a_checkpoint
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"temperature": 0.0}, "temperature=0.0: expected a number above 0"),
-        ({"alpha": 1.5}, r"alpha=1.5: expected a number in \[0, 1\]"),
+        ({"temperature": 0.0}, "temperature=0.0: expected more than 0"),
+        ({"alpha": 1.5}, r"alpha=1.5: expected a value in \[0, 1\]"),
         ({"alpha": 0.0}, "nothing is learned"),
         ({"term": "hint", "layers": {"a": "b"}}, "term=hint: did you mean 'hints'"),
         ({"term": "hints"}, "needs the layers to compare"),

@@ -173,10 +173,10 @@ def test_what_was_saved_is_logged_and_recorded(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"energy": 1.0}, r"energy=1.0: expected a number in \(0, 1\)"),
+        ({"energy": 1.0}, r"energy=1.0: expected a value in \(0, 1\)"),
         ({}, "one of energy, macs_ratio, params_ratio"),
         ({"energy": 0.9, "macs_ratio": 0.5}, "one of energy, macs_ratio, params_ratio"),
-        ({"energy": 0.9, "when": "always"}, "when=after"),
+        ({"energy": 0.9, "when": "always"}, "choose one of: after"),
     ],
 )
 def test_senseless_arguments_are_refused_at_once(arguments: dict[str, Any], message: str) -> None:

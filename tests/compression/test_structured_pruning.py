@@ -297,13 +297,13 @@ def test_what_is_left_is_logged_drawn_and_recorded(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"macs_ratio": 1.2}, r"macs_ratio=1.2: expected a number in \(0, 1\)"),
+        ({"macs_ratio": 1.2}, r"macs_ratio=1.2: expected a value in \(0, 1\)"),
         ({}, "one of macs_ratio, params_ratio, latency_ratio"),
         ({"macs_ratio": 0.5, "params_ratio": 0.5}, "one of macs_ratio, params_ratio, latency_ratio"),
         ({"macs_ratio": 0.5, "max_ratio": 1.0}, "max_ratio=1.0"),
         ({"macs_ratio": 0.5, "round_to": 0}, "round_to=0"),
         ({"macs_ratio": 0.5, "importance": "magnitud"}, "did you mean 'magnitude'"),
-        ({"macs_ratio": 0.5, "when": "fit"}, "when=after"),
+        ({"macs_ratio": 0.5, "when": "fit"}, "choose one of: after"),
     ],
 )
 def test_senseless_arguments_are_refused_at_once(arguments: dict[str, Any], message: str) -> None:

@@ -1,7 +1,7 @@
 """The distillation stage, which changes only the loss of the fits in which it acts."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +15,10 @@ from lightning_modules.compression.distillation.feature_matching import (
 from lightning_modules.compression.distillation.losses import attention_transfer_loss, relational_loss, soft_target_loss
 from lightning_modules.compression.distillation.teacher import LogitCache, Teacher, load_teacher
 from lightning_modules.compression.stage import Kind, Stage, StageContext, When
-from lightning_modules.config.errors import UserError, suggest
+from lightning_modules.config.bounds import Fraction, NonNegative, Positive, bounded
+from lightning_modules.config.errors import UserError
 
-TERMS = ("hints", "attention", "relational")
+Term = Literal["hints", "attention", "relational"]
 
 
 class Distillation(Stage):
@@ -40,16 +41,17 @@ class Distillation(Stage):
     kind: ClassVar[Kind] = "distil"
     changes_weights: ClassVar[bool] = False
 
+    @bounded
     def __init__(
         self,
         teacher: str | Sequence[str],
         weights: str | None = None,
-        temperature: float = 4.0,
-        alpha: float = 0.9,
-        term: Literal["hints", "attention", "relational"] | None = None,
+        temperature: Positive = 4.0,
+        alpha: Fraction = 0.9,
+        term: Term | None = None,
         layers: Mapping[str, str] | None = None,
-        weight: float | None = None,
-        hint_lr: float = 1e-3,
+        weight: NonNegative | None = None,
+        hint_lr: Positive = 1e-3,
         cache: bool = False,
         when: When = "fit",
         epochs: int = 0,
@@ -73,20 +75,12 @@ class Distillation(Stage):
         found = []
         if not self.teacher_uris:
             found.append("teacher=[]: expected at least one teacher")
-        if not self.temperature > 0:
-            found.append(f"temperature={self.temperature}: expected a number above 0")
-        if not 0 <= self.alpha <= 1:
-            found.append(f"alpha={self.alpha}: expected a number in [0, 1]")
-        if self.term not in (None, *TERMS):
-            found.append(f"term={self.term}: {suggest(str(self.term), TERMS)}")
-        elif not self.alpha and not (self.term and self.weight):
+        if not self.alpha and not (self.term and self.weight):
             found.append("alpha=0 needs a term with a weight above 0, else nothing is learned from the teacher")
-        if self.weight < 0 or hint_lr <= 0:
-            found.append(f"weight={self.weight}, hint_lr={hint_lr}: expected weight >= 0 and hint_lr > 0")
         if self.term in ("hints", "attention") and not self.layers:
             found.append(f"term={self.term} needs the layers to compare: layers={{STUDENT: TEACHER}}")
         if self.layers and not self.term:
-            found.append(f"layers need a term; choose one of: {', '.join(TERMS)}")
+            found.append(f"layers need a term; choose one of: {', '.join(get_args(Term))}")
         if self.layers and len(self.teacher_uris) > 1:
             found.append("layers: only the outputs of an ensemble can be compared, not its features")
         if self.caches and self.layers:

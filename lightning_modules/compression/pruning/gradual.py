@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from lightning_modules.compression.pruning.masks import Masks, exclude_pruned
 from lightning_modules.compression.pruning.pruning_stage import PruningStage
 from lightning_modules.compression.stage import StageContext
+from lightning_modules.config.bounds import Count, Fraction, bounded
 from lightning_modules.config.errors import UserError
 
 
@@ -26,13 +27,14 @@ class Gradual(PruningStage):
         start_fraction, end_fraction: where the schedule starts and ends, as fractions of the fit's steps.
     """
 
+    @bounded
     def __init__(
         self,
         sparsity: float,
         initial_sparsity: float = 0.0,
-        every: int = 20,
-        start_fraction: float = 0.0,
-        end_fraction: float = 0.7,
+        every: Count = 20,
+        start_fraction: Fraction = 0.0,
+        end_fraction: Fraction = 0.7,
         **prune: Any,
     ) -> None:
         super().__init__(sparsity, **prune)
@@ -40,12 +42,10 @@ class Gradual(PruningStage):
             raise UserError("compression: a gradual schedule prunes during training; set epochs, or when=fit")
         if not 0 <= initial_sparsity <= sparsity:
             raise UserError(f"compression: initial_sparsity={initial_sparsity}: expected a number in [0, sparsity]")
-        if every < 1:
-            raise UserError(f"compression: every={every}: expected at least 1")
-        if not 0 <= start_fraction < end_fraction <= 1:
+        if start_fraction >= end_fraction:
             raise UserError(
                 f"compression: start_fraction={start_fraction}, end_fraction={end_fraction}: "
-                "expected 0 <= start_fraction < end_fraction <= 1"
+                "expected start_fraction < end_fraction"
             )
         if self.control == "reinit" and self.when != "after":
             raise UserError("compression: control=reinit needs a second fit after the schedule; use when=after")

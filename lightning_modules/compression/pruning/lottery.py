@@ -1,6 +1,6 @@
 """Lottery tickets: repeatedly train, prune and rewind; the final masks are trained from early weights."""
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -9,9 +9,8 @@ from lightning_modules.compression.pruning.masks import count_zeros
 from lightning_modules.compression.pruning.pruning_stage import PruningStage
 from lightning_modules.compression.pruning.round_metrics import RoundMetrics
 from lightning_modules.compression.stage import StageContext
-from lightning_modules.config.errors import UserError, suggest
-
-STEP_RULES = ("factor", "equal")
+from lightning_modules.config.bounds import Count, NonNegative, bounded
+from lightning_modules.config.errors import UserError
 
 
 class LotteryTicket(PruningStage):
@@ -37,12 +36,13 @@ class LotteryTicket(PruningStage):
 
     needs_initial = True
 
+    @bounded
     def __init__(
         self,
         sparsity: float,
-        rounds: int = 5,
-        steps: str = "factor",
-        rewind_epochs: float = 0.0,
+        rounds: Count = 5,
+        steps: Literal["factor", "equal"] = "factor",
+        rewind_epochs: NonNegative = 0.0,
         **prune: Any,
     ) -> None:
         super().__init__(sparsity, **prune)
@@ -50,14 +50,8 @@ class LotteryTicket(PruningStage):
             raise UserError(
                 "compression: a lottery ticket is trained after the dense network; set epochs and when=after"
             )
-        if rounds < 1:
-            raise UserError(f"compression: rounds={rounds}: expected at least 1")
-        if steps not in STEP_RULES:
-            raise UserError(f"compression: steps={steps}: {suggest(steps, STEP_RULES)}")
-        if not 0 <= rewind_epochs < self.epochs:
-            raise UserError(
-                f"compression: rewind_epochs={rewind_epochs}: expected a number in [0, epochs={self.epochs})"
-            )
+        if rewind_epochs >= self.epochs:
+            raise UserError(f"compression: rewind_epochs={rewind_epochs}: expected less than epochs={self.epochs}")
         self.prunings, self.steps, self.rewind_epochs = rounds, steps, rewind_epochs
         self.rounds = 1 if self.control == "dense" else rounds + (rewind_epochs > 0)
         self.rewind_state: dict[str, Tensor] = {}  # the network's state at epoch `rewind_epochs`

@@ -16,6 +16,7 @@ from lightning_modules.compression.pruning.masks import Masks, exclude_pruned, g
 from lightning_modules.compression.pruning.pruning_stage import PruningStage
 from lightning_modules.compression.pruning.saliency import uniform_scores
 from lightning_modules.compression.stage import StageContext, When
+from lightning_modules.config.bounds import OpenFraction, bounded
 from lightning_modules.config.errors import UserError
 
 
@@ -31,16 +32,17 @@ class OneShot(PruningStage):
 
     scopes: ClassVar[tuple[str, ...]] = ("global", "layer", "sensitivity")
 
+    @bounded
     def __init__(
         self,
         sparsity: float,
         sensitivity: bool = False,
-        levels: Sequence[float] = LEVELS,
+        levels: Sequence[OpenFraction] = LEVELS,
         **prune: Any,
     ) -> None:
         super().__init__(sparsity, **prune)
-        if not levels or any(not 0 < level < 1 for level in levels):
-            raise UserError(f"compression: levels={list(levels)}: expected numbers in (0, 1)")
+        if not levels:
+            raise UserError("compression: levels=[]: expected at least one sparsity")
         self.sensitivity = sensitivity or self.scope == "sensitivity"
         self.levels = sorted(levels)
         self.shares: dict[str, float] = {}  # sparsity by layer, if chosen by sensitivity

@@ -1,17 +1,19 @@
 """Base class of the pruning stages: selection of weights, scores, masks, and the controls of an experiment."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
+from annotated_types import Ge, Lt
 from torch import Tensor, nn
 
 from lightning_modules.compression.pruning.masks import Masks, count_zeros, exclude_pruned, group_by_layer, keep_highest
 from lightning_modules.compression.pruning.saliency import CRITERIA, Scores, uniform_scores
-from lightning_modules.compression.stage import Stage, StageContext, When, layer_weights
+from lightning_modules.compression.stage import Stage, StageContext, layer_weights
+from lightning_modules.config.bounds import Count, bounded
 from lightning_modules.config.errors import UserError, suggest
 
-CONTROLS = ("random", "reinit", "dense")
+Control = Literal["random", "reinit", "dense"]
 
 
 class PruningStage(Stage):
@@ -31,17 +33,18 @@ class PruningStage(Stage):
     kind = "prune"
     scopes: ClassVar[tuple[str, ...]] = ("global", "layer")
 
+    @bounded
     def __init__(
         self,
-        sparsity: float,
+        sparsity: Annotated[float, Ge(0), Lt(1)],
         criterion: str = "magnitude",
         scope: str = "layer",
-        batches: int = 8,
+        batches: Count = 8,
         layers: Sequence[str] | None = None,
         exclude: Sequence[str] = (),
         biases: bool = False,
-        control: str | None = None,
-        when: When = "after",
+        control: Control | None = None,
+        when: Literal["fit", "after"] = "after",
         **fit: Any,
     ) -> None:
         super().__init__(when=when, **fit)
@@ -53,18 +56,12 @@ class PruningStage(Stage):
 
     def _check_arguments(self) -> None:
         """Raise UserError for values that are invalid for any network."""
-        if not 0 <= self.sparsity < 1 or (self.sparsity == 0 and self.control != "dense"):
-            raise UserError(
-                f"compression: sparsity={self.sparsity}: expected a number in [0, 1); 0 needs control=dense"
-            )
-        for key, known in (("criterion", tuple(CRITERIA)), ("scope", self.scopes), ("control", (None, *CONTROLS))):
+        if self.sparsity == 0 and self.control != "dense":
+            raise UserError("compression: sparsity=0 needs control=dense")
+        for key, known in (("criterion", tuple(CRITERIA)), ("scope", self.scopes)):
             value = getattr(self, key)
             if value not in known:
-                raise UserError(f"compression: {key}={value}: {suggest(str(value), (k for k in known if k))}")
-        if self.when == "always":
-            raise UserError("compression: when=always: pruning takes when=fit or when=after; masks are always enforced")
-        if self.batches < 1:
-            raise UserError(f"compression: batches={self.batches}: expected at least 1")
+                raise UserError(f"compression: {key}={value}: {suggest(str(value), known)}")
         if self.control in ("reinit", "dense") and self.when == "after" and not self.epochs:
             raise UserError(f"compression: control={self.control} trains, so it needs epochs")
 

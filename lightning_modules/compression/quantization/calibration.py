@@ -2,27 +2,16 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 from torch import Tensor
 
 from lightning_modules.compression.optional_import import optional_import
-from lightning_modules.config.errors import UserError, suggest
 
 Method = Literal["minmax", "percentile", "entropy", "mse"]
 SHRINKS = np.linspace(1.0, 0.2, 81)  # fractions of the range that the search for the smallest error tries
 LEVELS = 255  # steps of uint8
-
-
-def check_calibration(method: str, samples: int, percentile: float) -> None:
-    """Raise UserError for invalid calibration settings."""
-    if method not in get_args(Method):
-        raise UserError(f"compression: calibration={method}: {suggest(str(method), get_args(Method))}")
-    if samples < 1:
-        raise UserError(f"compression: samples={samples}: the calibration set needs at least 1 sample")
-    if not 50 < percentile <= 100:
-        raise UserError(f"compression: percentile={percentile}: expected a number in (50, 100]")
 
 
 def activation_ranges(path: Path, batches: Iterable[Tensor], method: Method, percentile: float) -> Any:

@@ -1,14 +1,14 @@
 """Half precision: a bfloat16 or float16 network with float32 inputs and outputs."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from lightning_modules.compression.onnx_model import eval_copy, first_error_line
 from lightning_modules.compression.stage import Stage, StageContext
-from lightning_modules.config.errors import UserError, suggest
+from lightning_modules.config.bounds import bounded
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -22,10 +22,9 @@ class HalfPrecision(Stage):
 
     kind = "share"
 
-    def __init__(self, dtype: str = "bf16") -> None:
+    @bounded
+    def __init__(self, dtype: Literal["bf16", "fp16"] = "bf16") -> None:
         super().__init__("after")
-        if dtype not in DTYPES:
-            raise UserError(f"compression: dtype={dtype}: {suggest(str(dtype), DTYPES)}")
         self.dtype = dtype
 
     def check(self, model: nn.Module, example: Tensor, num_outputs: int) -> None:

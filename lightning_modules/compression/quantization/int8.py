@@ -1,13 +1,14 @@
 """Static and dynamic int8 post-training quantization: weights and activations in 8 bits."""
 
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
+from annotated_types import Gt, Le
 from torch import Tensor, nn
 
 from lightning_modules.compression.onnx_model import to_onnx
 from lightning_modules.compression.optional_import import optional_import
-from lightning_modules.compression.quantization.calibration import Method, activation_ranges, check_calibration
+from lightning_modules.compression.quantization.calibration import Method, activation_ranges
 from lightning_modules.compression.quantization.onnx_stage import (
     OnnxStage,
     calibration_samples,
@@ -16,7 +17,8 @@ from lightning_modules.compression.quantization.onnx_stage import (
 )
 from lightning_modules.compression.quantization.pt2e import graph_to_onnx, quantize_graph
 from lightning_modules.compression.stage import StageContext
-from lightning_modules.config.errors import UserError, suggest
+from lightning_modules.config.bounds import Count, bounded
+from lightning_modules.config.errors import UserError
 
 Backend = Literal["onnxruntime", "pt2e"]
 PT2E_METHODS = ("minmax", "mse")
@@ -34,17 +36,16 @@ class StaticInt8(OnnxStage):
         reduce_range: 7 bits, for processors without VNNI, where sums of 8-bit products may saturate.
     """
 
+    @bounded
     def __init__(
         self,
         backend: Backend = "onnxruntime",
         calibration: Method = "minmax",
-        samples: int = 512,
-        percentile: float = 99.99,
+        samples: Count = 512,
+        percentile: Annotated[float, Gt(50), Le(100)] = 99.99,
         reduce_range: bool = False,
     ) -> None:
         super().__init__("after")
-        check_backend(backend)
-        check_calibration(calibration, samples, percentile)
         if backend == "pt2e" and calibration not in PT2E_METHODS:
             raise UserError(
                 f"compression: calibration={calibration}: backend=pt2e supports {' and '.join(PT2E_METHODS)}"
@@ -65,12 +66,6 @@ class StaticInt8(OnnxStage):
 
     def settings(self) -> dict[str, Any]:
         return {"backend": self.backend, "calibration": self.calibration, "samples": self.samples}
-
-
-def check_backend(backend: str) -> None:
-    """Raise UserError for an unknown backend."""
-    if backend not in get_args(Backend):
-        raise UserError(f"compression: backend={backend}: {suggest(str(backend), get_args(Backend))}")
 
 
 def quantize_static(

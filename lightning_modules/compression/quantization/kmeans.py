@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 Init = Literal["linear", "density", "random"]
-INITS = ("linear", "density", "random")
 MAX_ITERATIONS = 300
 
 

@@ -3,9 +3,10 @@
 import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import torch
+from annotated_types import Gt
 from torch import Tensor, nn
 
 from lightning_modules.compression.compressed_state import Codebook
@@ -23,7 +24,8 @@ from lightning_modules.compression.quantization.bit_allocation import (
 from lightning_modules.compression.quantization.weight_only import fit_grid
 from lightning_modules.compression.quantization.weight_sharing import fit_codebook, select_weights
 from lightning_modules.compression.stage import Stage, StageContext
-from lightning_modules.config.errors import UserError, suggest
+from lightning_modules.config.bounds import Count, bounded
+from lightning_modules.config.errors import UserError
 from lightning_modules.report.figures import COLOURS, INK, blank_figure, style_axes
 
 Representation = Literal["codebook", "grid"]
@@ -47,27 +49,23 @@ class MixedPrecision(Stage):
 
     kind = "share"
 
+    @bounded
     def __init__(
         self,
         bits: float | None = None,
-        size_ratio: float | None = None,
+        size_ratio: Annotated[float, Gt(1)] | None = None,
         of: Representation = "codebook",
         by: SensitivityMeasure = "proxy",
         choices: Sequence[int] = (2, 3, 4, 5, 6, 8),
-        batches: int = 8,
+        batches: Count = 8,
         layers: Sequence[str] | None = None,
         exclude: Sequence[str] = (),
         epochs: int = 0,
         lr: float | None = None,
     ) -> None:
         super().__init__("after", epochs, lr)
-        for key, value, options in (("of", of, get_args(Representation)), ("by", by, get_args(SensitivityMeasure))):
-            if value not in options:
-                raise UserError(f"compression: {key}={value}: {suggest(str(value), options)}")
         if (bits is None) == (size_ratio is None):
             raise UserError("compression: mixed precision needs exactly one budget: bits (a mean) or size_ratio")
-        if size_ratio is not None and size_ratio <= 1:
-            raise UserError(f"compression: size_ratio={size_ratio}: expected a number above 1")
         least = 1 if of == "codebook" else 2
         if not choices or any(choice not in range(least, 9) for choice in choices):
             raise UserError(f"compression: choices={list(choices)}: expected {least} to 8 bits for a {of}")
@@ -75,8 +73,6 @@ class MixedPrecision(Stage):
             raise UserError(
                 f"compression: bits={bits}: expected at least {min(choices)}, the smallest of choices={list(choices)}"
             )
-        if batches < 1:
-            raise UserError(f"compression: batches={batches}: expected at least 1")
         self.bits, self.size_ratio, self.of, self.by = bits, size_ratio, of, by
         self.choices, self.batches = sorted({int(choice) for choice in choices}), batches
         self.layers, self.exclude = layers, exclude

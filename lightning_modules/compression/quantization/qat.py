@@ -2,17 +2,19 @@
 
 from collections.abc import Sequence
 from copy import deepcopy
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Gt, Le
 from torch import Tensor, nn
 
 from lightning_modules.compression.onnx_model import first_error_line, to_onnx
-from lightning_modules.compression.quantization.int8 import Backend, check_backend, quantize_static
+from lightning_modules.compression.quantization.int8 import Backend, quantize_static
 from lightning_modules.compression.quantization.onnx_stage import OnnxStage, calibration_samples
 from lightning_modules.compression.quantization.pt2e import graph_to_onnx
 from lightning_modules.compression.quantization.qat_graph import QATGraph, convert_to_int8, prepare_qat
 from lightning_modules.compression.stage import StageContext
+from lightning_modules.config.bounds import Count, bounded
 from lightning_modules.config.errors import UserError
 
 INITIAL_RANGE_SAMPLES = 128  # number of samples that set the ranges before the first step
@@ -33,23 +35,18 @@ class QAT(OnnxStage):
         reduce_range: see `StaticInt8`.
     """
 
+    @bounded
     def __init__(
         self,
-        epochs: int = 2,
+        epochs: Count = 2,
         lr: float | None = None,
-        freeze: float = 0.75,
+        freeze: Annotated[float, Gt(0), Le(1)] = 0.75,
         backend: Backend = "onnxruntime",
-        samples: int = 512,
+        samples: Count = 512,
         reduce_range: bool = False,
     ) -> None:
         super().__init__("after", epochs, lr)
-        if epochs < 1:
-            raise UserError("compression: epochs=0: this stage needs training; without it use compression=int8_static")
-        if not 0 < freeze <= 1:
-            raise UserError(f"compression: freeze={freeze}: expected a number in (0, 1]")
-        if samples < 1:
-            raise UserError(f"compression: samples={samples}: the calibration set needs at least 1 sample")
-        check_backend(backend)
+
         self.freeze, self.backend, self.samples, self.reduce_range = freeze, backend, samples, reduce_range
         self.original: nn.Module | None = None
 

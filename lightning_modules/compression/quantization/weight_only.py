@@ -2,15 +2,16 @@
 
 from collections.abc import Sequence
 from math import gcd
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import torch
+from annotated_types import Ge, Le
 from torch import Tensor, nn
 
 from lightning_modules.compression.compressed_state import QuantGrid
 from lightning_modules.compression.quantization.weight_sharing import select_weights
 from lightning_modules.compression.stage import Stage, StageContext
-from lightning_modules.config.errors import UserError, suggest
+from lightning_modules.config.bounds import bounded
 
 ScaleRule = Literal["range", "mse"]
 SHRINKS = torch.linspace(1.0, 0.4, 61).tolist()  # fractions of the range that the search for the smallest error tries
@@ -31,22 +32,17 @@ class WeightOnlyQuantization(Stage):
 
     kind = "share"
 
+    @bounded
     def __init__(
         self,
-        bits: int = 8,
-        group: int | None = None,
+        bits: Annotated[int, Ge(2), Le(8)] = 8,
+        group: Annotated[int, Ge(2)] | None = None,
         zero_point: bool = False,
         scale: ScaleRule = "range",
         layers: Sequence[str] | None = None,
         exclude: Sequence[str] = (),
     ) -> None:
         super().__init__("after")
-        if bits not in range(2, 9):
-            raise UserError(f"compression: bits={bits}: expected 2 to 8")
-        if group is not None and group < 2:
-            raise UserError(f"compression: group={group}: expected at least 2 entries, or null for an output channel")
-        if scale not in get_args(ScaleRule):
-            raise UserError(f"compression: scale={scale}: {suggest(str(scale), get_args(ScaleRule))}")
         self.bits, self.group, self.zero_point, self.scale = bits, group, zero_point, scale
         self.layers, self.exclude = layers, exclude
 

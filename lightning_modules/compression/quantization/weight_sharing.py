@@ -1,15 +1,17 @@
 """Weight sharing: the entries of a layer take 2^bits shared values, found by k-means (Han et al. 2016, section 3)."""
 
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import torch
+from annotated_types import Ge, Le
 from torch import Tensor, nn
 
 from lightning_modules.compression.compressed_state import Codebook
-from lightning_modules.compression.quantization.kmeans import INITS, Init, k_means, nearest_centroid
+from lightning_modules.compression.quantization.kmeans import Init, k_means, nearest_centroid
 from lightning_modules.compression.stage import Stage, StageContext, layer_weights
-from lightning_modules.config.errors import UserError, suggest
+from lightning_modules.config.bounds import bounded
+from lightning_modules.config.errors import UserError
 
 Granularity = Literal["layer", "channel"]
 
@@ -29,9 +31,10 @@ class WeightSharing(Stage):
 
     kind = "share"
 
+    @bounded
     def __init__(
         self,
-        bits: int = 5,
+        bits: Annotated[int, Ge(1), Le(8)] = 5,
         per: Granularity = "layer",
         start: Init = "linear",
         layers: Sequence[str] | None = None,
@@ -40,12 +43,6 @@ class WeightSharing(Stage):
         lr: float | None = None,
     ) -> None:
         super().__init__("after", epochs, lr)
-        if bits not in range(1, 9):
-            raise UserError(f"compression: bits={bits}: expected 1 to 8 for a codebook")
-        if per not in get_args(Granularity):
-            raise UserError(f"compression: per={per}: {suggest(str(per), get_args(Granularity))}")
-        if start not in INITS:
-            raise UserError(f"compression: start={start}: {suggest(str(start), INITS)}")
         self.bits, self.per, self.start = bits, per, start
         self.layers, self.exclude = layers, exclude
 

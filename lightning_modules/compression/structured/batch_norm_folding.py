@@ -1,15 +1,15 @@
 """Batch-norm folding: merges a batch norm into the weights of the convolution or linear layer before it."""
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from lightning_modules.compat.torch import BatchNorm
-from lightning_modules.compression.stage import Kind, Stage, StageContext, When
+from lightning_modules.compression.stage import Kind, Stage, StageContext
 from lightning_modules.compression.structured.layer_widths import LINEAR_LAYERS
-from lightning_modules.config.errors import UserError
+from lightning_modules.config.bounds import bounded
 
 _MAX_ERROR = 1e-4  # largest allowed change of an output, relative to the largest output
 
@@ -24,11 +24,10 @@ class FoldBatchNorm(Stage):
 
     kind: ClassVar[Kind] = "structure"
 
-    def __init__(self, when: When = "after", epochs: int = 0, lr: float | None = None) -> None:
+    @bounded
+    def __init__(self, when: Literal["after"] = "after", epochs: int = 0, lr: float | None = None) -> None:
         super().__init__(when, epochs, lr)
         self.folded = 0
-        if when != "after":
-            raise UserError(f"compression: when={when}: running statistics are final only after a fit; use when=after")
 
     def check(self, model: nn.Module, example: Tensor, num_outputs: int) -> None:
         """Reject a network without a batch norm that can be folded."""

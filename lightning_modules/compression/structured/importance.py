@@ -12,7 +12,6 @@ from lightning_modules.compression.structured.attention_heads import AttentionPa
 from lightning_modules.config.errors import UserError
 
 ImportanceKind = Literal["magnitude", "taylor", "random"]
-KINDS = ("magnitude", "taylor", "random")
 
 
 class ChannelImportance:

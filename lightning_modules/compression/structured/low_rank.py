@@ -2,15 +2,16 @@
 
 import copy
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from lightning_modules.compression.macs import count_macs, count_params, meta_copy
-from lightning_modules.compression.stage import Kind, Stage, StageContext, When, layer_weights
+from lightning_modules.compression.stage import Kind, Stage, StageContext, layer_weights
 from lightning_modules.compression.structured.budget_search import cost_counter, search_budget
 from lightning_modules.compression.structured.low_rank_factor import factor_layers, load_factors, max_useful_rank, svd
+from lightning_modules.config.bounds import OpenFraction, bounded
 from lightning_modules.config.errors import UserError
 
 Ranks = dict[str, int]
@@ -33,14 +34,15 @@ class LowRankFactorization(Stage):
 
     kind: ClassVar[Kind] = "structure"
 
+    @bounded
     def __init__(
         self,
-        energy: float | None = None,
-        macs_ratio: float | None = None,
-        params_ratio: float | None = None,
+        energy: OpenFraction | None = None,
+        macs_ratio: OpenFraction | None = None,
+        params_ratio: OpenFraction | None = None,
         layers: Sequence[str] | None = None,
         exclude: Sequence[str] = (),
-        when: When = "after",
+        when: Literal["after"] = "after",
         epochs: int = 0,
         lr: float | None = None,
     ) -> None:
@@ -49,13 +51,9 @@ class LowRankFactorization(Stage):
         goals = [(name, value) for name, value in given.items() if value is not None]
         self.layers, self.exclude = layers, list(exclude)
         self.ranks: Ranks = {}
-        if when != "after":
-            raise UserError(f"compression: when={when}: layers are replaced between fits; use when=after")
         if len(goals) != 1:
             raise UserError("compression: low rank needs exactly one of energy, macs_ratio, params_ratio")
         ((self.goal, self.target),) = goals
-        if not 0 < self.target < 1:
-            raise UserError(f"compression: {self.goal}={self.target}: expected a number in (0, 1)")
 
     def check(self, model: nn.Module, example: Tensor, num_outputs: int) -> None:
         """Reject a network without a layer worth replacing, and a budget that rank 1 everywhere misses."""

@@ -3,15 +3,15 @@
 import copy
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from lightning_modules.compression.macs import meta_copy
-from lightning_modules.compression.stage import Kind, Stage, StageContext, When
-from lightning_modules.compression.structured import importance as worth
+from lightning_modules.compression.stage import Kind, Stage, StageContext
 from lightning_modules.compression.structured.budget_search import relative_cost, search_budget
+from lightning_modules.compression.structured.importance import ChannelImportance, ImportanceKind, accumulate_gradients
 from lightning_modules.compression.structured.layer_widths import (
     LINEAR_LAYERS,
     diff_widths,
@@ -27,6 +27,7 @@ from lightning_modules.compression.structured.prunable_units import (
     select_units,
     unsupported_reason,
 )
+from lightning_modules.config.bounds import Count, OpenFraction, bounded
 from lightning_modules.config.errors import UserError, suggest
 
 _LATENCY_STEPS = 64  # a latency measurement does not resolve finer steps
@@ -56,18 +57,19 @@ class StructuredPruning(Stage):
 
     kind: ClassVar[Kind] = "structure"
 
+    @bounded
     def __init__(
         self,
-        macs_ratio: float | None = None,
-        params_ratio: float | None = None,
-        latency_ratio: float | None = None,
-        importance: worth.ImportanceKind = "magnitude",
+        macs_ratio: OpenFraction | None = None,
+        params_ratio: OpenFraction | None = None,
+        latency_ratio: OpenFraction | None = None,
+        importance: ImportanceKind = "magnitude",
         global_pruning: bool = True,
-        max_ratio: float = 0.9,
-        round_to: int = 1,
+        max_ratio: OpenFraction = 0.9,
+        round_to: Count = 1,
         exclude: Sequence[str] = (),
-        batches: int = 8,
-        when: When = "after",
+        batches: Count = 8,
+        when: Literal["after"] = "after",
         epochs: int = 0,
         lr: float | None = None,
     ) -> None:
@@ -82,23 +84,10 @@ class StructuredPruning(Stage):
         self.importance, self.global_pruning, self.max_ratio = importance, global_pruning, max_ratio
         self.round_to, self.exclude, self.batches = round_to, list(exclude), batches
         self.reached: dict[str, float] = {}
-        self._check_arguments()
-
-    def _check_arguments(self) -> None:
-        if self.when != "after":
-            raise UserError(f"compression: when={self.when}: channels are removed between fits; use when=after")
-        for name, value in ((f"{self.what}_ratio", self.target), ("max_ratio", self.max_ratio)):
-            if not 0 < value < 1:
-                raise UserError(f"compression: {name}={value}: expected a number in (0, 1)")
-        for name, count in (("round_to", self.round_to), ("batches", self.batches)):
-            if count < 1:
-                raise UserError(f"compression: {name}={count}: expected at least 1")
-        if self.importance not in worth.KINDS:
-            raise UserError(f"compression: importance={self.importance}: {suggest(self.importance, worth.KINDS)}")
 
     def check(self, model: nn.Module, example: Tensor, num_outputs: int) -> None:
         """Reject a network with nothing to remove, and a budget that even the largest possible removal misses."""
-        units, meta_model = self._units(model, example[:1], worth.ChannelImportance("magnitude"))
+        units, meta_model = self._units(model, example[:1], ChannelImportance("magnitude"))
         cost = relative_cost(self.what, model, meta_model, example[:1])
         self._within_budget(cost(self._step(meta_model, units, example[:1], float("inf"))))
 
@@ -107,7 +96,7 @@ class StructuredPruning(Stage):
         example = context.preprocess(context.example[:1]).to(next(model.parameters()).device)
         if self.importance == "taylor":
             self._gradients(context)
-        units, meta_model = self._units(model, example, worth.ChannelImportance(self.importance, context.seed))
+        units, meta_model = self._units(model, example, ChannelImportance(self.importance, context.seed))
         model.zero_grad()
         threshold = self._threshold(model, meta_model, units, example)
         step = self._prune(model, units, example, threshold)
@@ -118,7 +107,7 @@ class StructuredPruning(Stage):
 
     def _gradients(self, context: StageContext) -> None:
         try:
-            worth.accumulate_gradients(context, self.batches)
+            accumulate_gradients(context, self.batches)
         except UserError as error:
             raise self.config_error(str(error)) from error
 
@@ -133,7 +122,7 @@ class StructuredPruning(Stage):
 
     # --- which units can be removed --------------------------------------------------------------------------
     def _units(
-        self, model: nn.Module, example: Tensor, importance: worth.ChannelImportance
+        self, model: nn.Module, example: Tensor, importance: ChannelImportance
     ) -> tuple[list[PrunableUnits], nn.Module]:
         """The removable units of `model`, and a copy of it on ``meta``; removing all units together is known to work."""
         if reason := unsupported_reason(model):

@@ -17,7 +17,7 @@ from lightning_modules.zoo.model.small_cnn import LeNet5
 @pytest.mark.parametrize("sparsity", [1.0, 1.2, -0.1, 0.0, float("nan")])
 @pytest.mark.parametrize("make", [OneShot, Gradual, Movement, LotteryTicket])
 def test_sparsity_outside_zero_and_one_is_refused(make: Any, sparsity: float) -> None:
-    with pytest.raises(UserError, match=r"compression: sparsity=.*\[0, 1\)"):
+    with pytest.raises(UserError, match=r"sparsity=(.*\[0, 1\)|0 needs control=dense)"):
         make(sparsity, epochs=1)
 
 
@@ -35,7 +35,7 @@ def test_sparsity_outside_zero_and_one_is_refused(make: Any, sparsity: float) ->
         (lambda: Gradual(0.5), "set epochs, or when=fit"),
         (lambda: Gradual(0.5, epochs=1, every=0), "every=0"),
         (lambda: Gradual(0.5, epochs=1, initial_sparsity=0.6), "initial_sparsity=0.6"),
-        (lambda: Gradual(0.5, epochs=1, start_fraction=0.8), "expected 0 <= start_fraction < end_fraction <= 1"),
+        (lambda: Gradual(0.5, epochs=1, start_fraction=0.8), "expected start_fraction < end_fraction"),
         (lambda: Gradual(0.5, when="fit", control="reinit"), "when=after"),
         (lambda: Movement(0.5, epochs=1, criterion="snip"), "criterion=snip"),
         (lambda: LotteryTicket(0.5), "set epochs and when=after"),
@@ -46,7 +46,7 @@ def test_sparsity_outside_zero_and_one_is_refused(make: Any, sparsity: float) ->
     ],
 )
 def test_a_setting_that_makes_no_sense_is_refused_by_its_name(make: Any, message: str) -> None:
-    with pytest.raises(UserError, match="compression: ") as told:
+    with pytest.raises(UserError, match="=") as told:
         make()
     assert message in str(told.value)
 

@@ -109,7 +109,7 @@ def test_mistakes_are_named() -> None:
     for settings, message in (
         ({}, "exactly one budget"),
         ({"bits": 4, "size_ratio": 8}, "exactly one budget"),
-        ({"size_ratio": 0.5}, "size_ratio=0.5: expected a number above 1"),
+        ({"size_ratio": 0.5}, "size_ratio=0.5: expected more than 1"),
         ({"bits": 4, "of": "grit"}, "of=grit: did you mean 'grid'"),
         ({"bits": 4, "by": "loss"}, "by=loss: choose one of: metric, proxy"),
         ({"bits": 4, "choices": [1, 4], "of": "grid"}, "expected 2 to 8 bits for a grid"),

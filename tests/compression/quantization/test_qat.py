@@ -227,7 +227,7 @@ def test_what_cannot_be_trained_in_int8_is_refused_with_the_reason(bench: Callab
     with pytest.raises(UserError, match=r"compression.stages.qat: nothing to quantize"):
         stage.check(nn.Softmax(-1), torch.randn(2, 4), 4)
     for settings, message in (
-        ({"epochs": 0}, "epochs=0: this stage needs training"),
+        ({"epochs": 0}, "epochs=0: expected 1 or more"),
         ({"freeze": 0}, "freeze=0"),
         ({"samples": 0}, "samples=0"),
         ({"backend": "torch"}, "backend=torch: choose one of: onnxruntime, pt2e"),
