@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import Callback, RichProgressBar
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint, RichProgressBar
 from pytorch_lightning.plugins import LayerSync, Precision
 from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher as MultiProcessingLauncher
@@ -99,6 +99,11 @@ def has_trainer(module: pl.LightningModule) -> bool:
 def has_combined_loader(trainer: pl.Trainer) -> bool:
     """Whether the training data were set up already, that is, whether this loader is not the training's."""
     return trainer.fit_loop._combined_loader is not None
+
+
+def saves_within_epochs(checkpoint: ModelCheckpoint) -> bool:
+    """Whether a checkpoint callback saves every so many training steps: Lightning keeps the setting to itself."""
+    return checkpoint._every_n_train_steps > 0
 
 
 def count_steps(trainer: pl.Trainer, steps: int) -> None:

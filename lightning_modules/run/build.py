@@ -7,7 +7,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from hydra.utils import get_class, instantiate
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from pytorch_lightning.callbacks import (
     Checkpoint,
@@ -22,16 +22,10 @@ from lightning_modules.compat.lightning import notify_ranks_by_signal
 from lightning_modules.compat.torch import BatchNorm
 from lightning_modules.config.errors import UserError
 from lightning_modules.run.cuda import CudaGraphs, PeakMemory, uses_cuda
+from lightning_modules.task.fast_loop import FastLoop
 from lightning_modules.task.supervised import Supervised
 from lightning_modules.tracking.checkpoint import VerifiedCheckpointIO
 from lightning_modules.tracking.record_run import StopOnSignal
-
-_STEP_HOOKS = (
-    "on_train_batch_start", "on_train_batch_end", "on_before_backward", "on_after_backward",
-    "on_before_optimizer_step", "on_before_zero_grad",
-)  # fmt: skip
-_CHUNK_BYTES, _CHUNK_STEPS = 64 * 2**20, 50
-_TINY_MODEL, _SMALL_MODEL = 30_000, 2_000_000  # parameters
 
 
 def build_data(cfg: DictConfig) -> Any:
@@ -91,7 +85,7 @@ def build_task(cfg: DictConfig, data: Any, callbacks: list[pl.Callback], **loop:
     model = build_model(cfg)
     scheduler = instantiate(cfg.scheduler) if cfg.scheduler and cfg.scheduler.get("_target_") else None
     known = {"class_counts": data.class_counts, "class_names": data.class_names} if data.num_classes else {}
-    steps = _steps_per_call(cfg, data, model, callbacks)
+    steps = FastLoop.steps_per_call(cfg, data, model, callbacks)
     data.chunk = steps
     settings = {key: value for key, value in cfg.task.items() if key != "monitor"}
     task: Supervised = instantiate(
@@ -151,48 +145,6 @@ def _build_augmentation(node: DictConfig, data: Any) -> nn.Module:
     if hasattr(transforms, "prepare"):
         transforms.prepare(data)
     return transforms
-
-
-def _steps_per_call(cfg: DictConfig, data: Any, model: nn.Module, callbacks: list[pl.Callback]) -> int:
-    """Mini-batches per call of Lightning's loop: more than one only if nothing needs single steps."""
-    if cfg.steps_per_call != "auto":
-        return int(cfg.steps_per_call)
-    t = cfg.trainer
-    plain = (
-        t.accumulate_grad_batches == 1
-        and not t.gradient_clip_val
-        and t.precision in ("32-true", 32, "32")
-        and t.limit_train_batches == 1.0
-        and _ema_keeps_up(cfg)
-        and not (t.profiler or t.detect_anomaly)
-        and not cfg.compile
-        and not any(_has_step_hooks(callback) for callback in callbacks)
-    )
-    size = sum(p.numel() for p in model.parameters())
-    if not (plain and size < _SMALL_MODEL and data.in_memory):
-        return 1
-    room = _CHUNK_BYTES // max(1, data.bytes_per_sample * data.batch_size)
-    steps = _CHUNK_STEPS if size < _TINY_MODEL else _CHUNK_STEPS // 10  # slow steps: keep the progress bar moving
-    return max(1, min(steps, data.steps_per_epoch(), room))
-
-
-def _ema_keeps_up(cfg: DictConfig) -> bool:
-    """Whether there is one process, or a strategy that averages gradients in the backward pass only."""
-    if cfg.strategy.get("_target_") is None:
-        return bool((cfg.trainer.devices, cfg.trainer.num_nodes) == (1, 1))
-    if cfg.strategy.get("static_graph") or not getattr(
-        get_class(cfg.strategy["_target_"]), "supports_multi_step", False
-    ):
-        return False
-    hook = cfg.strategy.get("hook")
-    return hook is None or not getattr(get_class(hook["_target_"]), "depends_on_buckets", True)
-
-
-def _has_step_hooks(callback: pl.Callback) -> bool:
-    """Whether a callback other than Lightning's displays and checkpoints acts on single steps."""
-    if isinstance(callback, Checkpoint | ProgressBar | ModelSummary | LearningRateMonitor):
-        return False
-    return any(getattr(type(callback), hook, None) is not getattr(pl.Callback, hook) for hook in _STEP_HOOKS)
 
 
 def build_callbacks(cfg: DictConfig) -> list[pl.Callback]:

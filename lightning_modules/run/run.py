@@ -327,7 +327,7 @@ def _silence_lightning() -> None:
         ".*No (positive|negative) samples in targets.*",  # `task/supervised.py` names the classes
         ".*module.s. in eval mode at the start.*",
         ".*The `srun` command is available on your system but is not used.*",
-        ".*keys will be ignored. You need to call.*",  # `task/fast_loop.py` steps a plateau schedule itself
+        ".*keys will be ignored. You need to call.*",  # under manual optimization a plateau schedule is stepped by the task
     )
     for text in expected:
         warnings.filterwarnings("ignore", text)

@@ -45,7 +45,7 @@ class CheckedDDP(CommStats, ExtensibleDDP):
     Raises UserError on all ranks if their number, config, data or initial weights differ.
     """
 
-    supports_multi_step = True  # whether several steps in one call (`task/fast_loop.py`) equal single steps
+    averages_in_backward_only = True  # a step needs nothing else of this strategy
     syncs_buffers = True  # whether validation uses the buffers of rank 0, as DDP does
     config: Mapping[str, object] | None = None  # compared between ranks
 
@@ -93,11 +93,6 @@ class CheckedDDP(CommStats, ExtensibleDDP):
         register_process(self.global_rank)
         skip_sigterm_broadcast(trainer)
         self.check_ranks_agree(self._data_fingerprint(trainer))
-        takes_many = self.supports_multi_step and not (self.hook and self.hook.depends_on_buckets)
-        if not (trainer.lightning_module.automatic_optimization or takes_many) and self.world_size > 1:
-            raise UserError(
-                f"steps_per_call: {type(self.hook or self).__name__} must act at every step: use steps_per_call=1"
-            )
         super().setup(trainer)
 
     def check_ranks_agree(self, data: str = "") -> None:

@@ -58,7 +58,7 @@ class LocalSteps(CheckedDDP):
     Raises UserError for settings out of range, and for features that need equal weights on all ranks at every step.
     """
 
-    supports_multi_step = False
+    averages_in_backward_only = False
     syncs_buffers = False
 
     @bounded

@@ -46,7 +46,7 @@ class ModelParallel(CheckedDDP):
     Raises UserError for settings that need the full model in a step, such as weight penalties; see `check_supported`.
     """
 
-    supports_multi_step = False
+    averages_in_backward_only = False
 
     forward_communicates = True
 

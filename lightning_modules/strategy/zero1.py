@@ -20,7 +20,7 @@ class ZeRO1(CheckedDDP):
     number of ranks can load them. Traffic: the gradients, as in DDP, and a broadcast of all trained parameters.
     """
 
-    supports_multi_step = False
+    averages_in_backward_only = False
 
     def setup_optimizers(self, trainer: Trainer) -> None:
         task: Any = self.lightning_module

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 from lightning_modules.config.errors import UserError
+from lightning_modules.data.in_memory import Batch
 from lightning_modules.task.metrics import classification_metrics, samples_per_class, select_metrics
-from lightning_modules.task.supervised import Batch, Supervised
+from lightning_modules.task.supervised import Supervised
 
 VAL_METRICS = ("accuracy",)
 TEST_METRICS = ("accuracy", "top_k", "precision", "recall", "f1", "auroc", "class_accuracy")

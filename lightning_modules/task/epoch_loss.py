@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from lightning_modules.compat.lightning import set_metrics
-from lightning_modules.task.fast_loop import Batch
+from lightning_modules.data.in_memory import Batch
 
 METRIC = "train/epoch_loss"
 

@@ -6,8 +6,9 @@ from typing import Any
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
+from lightning_modules.data.in_memory import Batch
 from lightning_modules.task.metrics import regression_metrics, select_metrics
-from lightning_modules.task.supervised import Batch, Supervised
+from lightning_modules.task.supervised import Supervised
 
 METRICS = ("mse", "rmse", "mae", "r2")
 

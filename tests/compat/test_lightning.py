@@ -4,7 +4,7 @@ import sys
 import pytest
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import RichProgressBar
+from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
 from pytorch_lightning.plugins import Precision
 from torch import Tensor, nn
 
@@ -114,6 +114,11 @@ def test_a_module_knows_whether_it_has_a_trainer():
 def test_the_combined_loader_is_there_from_the_set_up_of_the_data():
     assert not lightning.has_combined_loader(trainer_with())
     assert fit(lambda trainer, _: lightning.has_combined_loader(trainer))
+
+
+def test_a_checkpoint_callback_saves_within_epochs_if_it_counts_steps():
+    assert lightning.saves_within_epochs(ModelCheckpoint(every_n_train_steps=5))
+    assert not lightning.saves_within_epochs(ModelCheckpoint())
 
 
 def test_steps_are_counted_as_lightning_counts_them():

@@ -23,7 +23,7 @@ SMALL = (
 CASES = {
     "plain": (),
     "ordinary loop, plateau": ("steps_per_call=1", "scheduler=plateau"),
-    "quick loop, plateau of the training loss": (
+    "fast loop, plateau of the training loss": (
         "callbacks=lowest_train_loss",
         "callbacks.last.every_s=0",
         "scheduler=plateau",

@@ -48,6 +48,6 @@ def test_ranks_take_many_steps_a_call_where_nothing_needs_each(train: Callable[.
 
 
 @pytest.mark.parametrize("strategy", ["local_sgd", "zero1", "fsdp2", "ddp_topk"])
-def test_strategies_that_act_in_each_step_refuse_many(strategy: str, train: Callable[..., Any]) -> None:
-    with pytest.raises(UserError, match=r"^steps_per_call: .* must act at every step: use steps_per_call=1$"):
+def test_strategies_that_act_on_single_steps_refuse_many(strategy: str, train: Callable[..., Any]) -> None:
+    with pytest.raises(UserError, match=r"^steps_per_call=5: \w+ acts on single steps; set steps_per_call=1$"):
         train(*RANKS, f"strategy={strategy}", "steps_per_call=5")

@@ -66,7 +66,7 @@ def test_a_plateau_of_it_lowers_the_rate_alike_in_both_ways(fit: Callable[..., A
 @pytest.mark.slow
 def test_a_plateau_of_a_metric_that_is_not_measured_in_time_is_told(fit: Callable[..., Any]) -> None:
     late = ("scheduler=plateau", "data.val_fraction=0.1", "trainer.check_val_every_n_epoch=2")
-    with pytest.raises(UserError, match=r"scheduler.monitor=val/loss: not measured in the first epoch"):
+    with pytest.raises(UserError, match=r"scheduler.monitor=val/loss: not logged in the first epoch"):
         fit(*WATCHED, *late)
 
 

@@ -1,10 +1,13 @@
-"""The quick way and the ordinary way: equal weights, equal points, equal counters."""
+"""The fast and the ordinary loop: equal weights, points and counters, and the ordinary one where single steps matter."""
 
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from pytorch_lightning.callbacks import BatchSizeFinder, ModelCheckpoint
+
+from lightning_modules.config.errors import UserError
 
 MNIST1D = ("data=mnist1d", "model=linear", "data.batch_size=32")
 DIGITS = ("data=digits", "model=convnet", "data.batch_size=32")
@@ -27,7 +30,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_both_ways_give_equal_weights_points_and_counters(fit: Callable[..., Any], case: str) -> None:
+def test_both_loops_give_equal_weights_points_and_counters(fit: Callable[..., Any], case: str) -> None:
     quick, ordinary = fit(*CASES[case]), fit(*CASES[case], "steps_per_call=1")
     assert quick.task.steps_per_call > 1
     assert_equal(quick, ordinary)
@@ -81,3 +84,47 @@ def test_accumulated_batches_make_one_point_a_step(fit: Callable[..., Any]) -> N
     run = fit(*MNIST1D, "trainer.accumulate_grad_batches=2", "trainer.log_every_n_steps=1")
     steps = [step for step, name, _ in run.points if name == "train/loss"]
     assert steps == list(range(run.trainer.global_step))
+
+
+def test_validation_within_an_epoch_happens_where_it_is_asked_for(fit: Callable[..., Any]) -> None:
+    run = fit(*MNIST1D, "+trainer.val_check_interval=0.5")
+    per_epoch = run.data.steps_per_epoch()
+    half = per_epoch // 2
+    validated = [step for step, name, _ in run.points if name == "val/loss"]
+    assert run.task.steps_per_call == 1
+    assert validated == [half, 2 * half, per_epoch + half, per_epoch + 2 * half]
+
+
+def test_a_checkpoint_every_few_steps_is_written(fit: Callable[..., Any], tmp_path: Any) -> None:
+    checkpoint = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=5, save_top_k=-1)
+    run = fit(*MNIST1D, callbacks=(checkpoint,))
+    steps = sorted(int(path.stem.removeprefix("step=")) for path in tmp_path.glob("step=*.ckpt"))
+    assert steps == list(range(5, run.trainer.global_step + 1, 5)) != []
+
+
+def test_a_number_of_batches_is_not_a_number_of_chunks(fit: Callable[..., Any]) -> None:
+    assert fit(*MNIST1D, "trainer.limit_train_batches=1").trainer.global_step == 2
+
+
+@pytest.mark.parametrize("scheduler", ["none", "cosine"])
+def test_a_run_is_trained_after_its_batch_size_was_found(
+    build_run: Callable[..., Any], scheduler: str, capsys: Any
+) -> None:
+    finder = BatchSizeFinder(steps_per_trial=2, max_trials=2)
+    run = build_run(*MNIST1D, f"scheduler={scheduler}", callbacks=(finder,))
+    run.trainer.fit(run.task, datamodule=run.data)
+    assert run.task.steps_per_call == 1 and run.trainer.current_epoch == 2
+    assert run.trainer.global_step == 2 * run.data.steps_per_epoch()
+    assert [step for step, name, _ in run.points if name == "val/loss"] == [
+        run.data.steps_per_epoch(),
+        2 * run.data.steps_per_epoch(),
+    ]
+    warning = "scheduler: planned for 8 steps, but data.batch_size=4"
+    assert (warning in capsys.readouterr().err) == (scheduler == "cosine")
+
+
+def test_many_steps_a_call_are_refused_where_single_steps_matter(build_run: Callable[..., Any], tmp_path: Any) -> None:
+    checkpoint = ModelCheckpoint(tmp_path, every_n_train_steps=5)
+    message = r"^steps_per_call=3: trainer.val_check_interval=0.5, ModelCheckpoint acts on single steps"
+    with pytest.raises(UserError, match=message):
+        build_run(*MNIST1D, "+trainer.val_check_interval=0.5", "steps_per_call=3", callbacks=(checkpoint,))

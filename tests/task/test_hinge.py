@@ -69,5 +69,5 @@ def test_a_misuse_is_answered_with_the_key(build_run: Callable[..., Any], overri
 
 
 def test_a_model_without_a_linear_layer_is_refused() -> None:
-    with pytest.raises(UserError, match="the last linear layer"):
+    with pytest.raises(UserError, match="has no linear layer"):
         Hinge(nn.Flatten(), SquaredHinge(), num_outputs=2)

@@ -229,7 +229,7 @@ def test_mistakes_name_their_key_before_anything_is_trained(fit: Callable[..., A
         Ranking(nn.Linear(2, 1), BPRLoss())
     with pytest.raises(UserError, match="did you mean 'ndcg'"):
         NextItem(nn.Linear(2, 1), nn.CrossEntropyLoss(), metrics={"val": ["ndgc"]}).build_metrics("val")
-    with pytest.raises(UserError, match="ml-100k has none: data=movielens_implicit"):
+    with pytest.raises(UserError, match="ml-100k has none; try data=movielens_implicit"):
         fit("data=movielens", f"data.root={root}", "model=bpr", "task=ranking", small=False)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 from lightning_modules.config.errors import UserError
-from lightning_modules.task.fast_loop import Batch
+from lightning_modules.data.in_memory import Batch
 from lightning_modules.task.metrics import select_metrics
 from lightning_modules.task.supervised import Supervised
 from lightning_modules.zoo.task.ranking_metrics import MEASURES, ranking_metrics

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_modules.config.errors import UserError, suggest
+from lightning_modules.data.in_memory import Batch
 from lightning_modules.task.classification import Classification
-from lightning_modules.task.supervised import Batch
 
 NORMS = ("mean", "half_sum", "none")
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.config.errors import UserError
-from lightning_modules.task.fast_loop import Batch
+from lightning_modules.data.in_memory import Batch
 from lightning_modules.task.regression import Regression
 
 
