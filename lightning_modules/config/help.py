@@ -6,7 +6,7 @@ from lightning_modules.config.project import PROJECT_ROOT
 EXAMPLES = """Examples:
   touchstone train data=fashion_mnist model=lenet5 augmentation=image_basic
   touchstone train optimizer.lr=0.01 trainer.max_epochs=5
-  touchstone train trainer=ddp trainer.devices=2
+  touchstone train strategy=ddp trainer.devices=2
   touchstone train resume=RUN_ID
   touchstone train -m optimizer.lr=1e-3,1e-2 seed='range(5)' sweep.jobs=2
   touchstone train -m hydra/sweeper=optuna search=classification

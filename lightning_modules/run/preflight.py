@@ -97,7 +97,7 @@ def _trial_step(task: Supervised, data: Any, device: torch.device) -> None:
 
 
 def _device_message(cfg: DictConfig, cause: BaseException) -> str:
-    there = ["trainer=cpu", "trainer=ddp (2 processes on CPU)"]
+    there = ["trainer=cpu", "strategy=ddp trainer.devices=2 (2 processes on CPU)"]
     there += ["trainer=gpu"] if torch.cuda.is_available() else []
     there += ["trainer=mps"] if torch.backends.mps.is_available() else []
     wanted = f"trainer.accelerator={cfg.trainer.accelerator} trainer.devices={cfg.trainer.devices}"

@@ -13,7 +13,10 @@ import psutil
 import pytest
 import torch
 
+from lightning_modules.config.check import check_config
+from lightning_modules.config.command_line import compose_run
 from lightning_modules.config.errors import UserError
+from lightning_modules.run.preflight import check_device
 from lightning_modules.tracking.checkpoint import read_checkpoint
 from lightning_modules.tracking.rerun import metric_histories
 from lightning_modules.tracking.resume import best_checkpoint
@@ -53,6 +56,21 @@ def test_a_mistake_in_a_rank_is_told_as_one_message(train: Callable[..., Any]) -
 def test_settings_out_of_range_are_named(setting: str, train: Callable[..., Any]) -> None:
     with pytest.raises(UserError, match=rf"{setting.strip('+').replace('.', '[.]')}: expected more than"):
         train("trainer=ddp", setting)
+
+
+STRATEGIES = sorted(path.stem for path in (ROOT / "conf" / "strategy").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("option", [name for name in STRATEGIES if name != "auto"])
+def test_a_strategy_and_a_number_of_devices_are_sufficient(option: str) -> None:
+    cfg = compose_run([f"strategy={option}", "trainer.devices=2"])
+    check_config(cfg)
+    assert check_device(cfg).type == "cpu"
+
+
+def test_several_devices_without_a_strategy_are_refused_with_what_to_add() -> None:
+    with pytest.raises(UserError, match=r"2 processes need a strategy.*strategy=ddp"):
+        check_device(compose_run(["trainer.devices=2"]))
 
 
 def test_ranks_that_start_from_different_weights_are_refused() -> None:

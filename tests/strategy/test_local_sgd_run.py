@@ -12,7 +12,7 @@ from lightning_modules.tracking.checkpoint import read_checkpoint
 from lightning_modules.tracking.rerun import metric_histories
 from lightning_modules.tracking.resume import best_checkpoint
 
-LOOP = ("trainer=ddp", "model=mlp", "data.batch_size=16", "callbacks.last.every_s=0", "tracking.pictures=false")
+LOOP = ("trainer.devices=2", "model=mlp", "data.batch_size=16", "callbacks.last.every_s=0", "tracking.pictures=false")
 
 
 @pytest.mark.slow

@@ -27,7 +27,7 @@ from lightning_modules.zoo.model.vit import ViT
 SMALL = ("data=mnist1d", "model=mlp", "data.per_class=13", "callbacks=last", "trainer.max_epochs=2", "data.batch_size=32",
          "trainer.precision=64-true", "tracking.system_metrics_s=null", "tracking.pictures=false", "~callbacks.progress",
          "~callbacks.summary")  # fmt: skip
-TWO = ("trainer=ddp", "strategy=pipeline")
+TWO = ("trainer.devices=2", "strategy=pipeline")
 ADAM = ("optimizer=adamw", "decay_norms_and_biases=false")
 IMAGES = torch.rand(12, 3, 16, 16, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 MODELS: dict[str, Callable[[], nn.Module]] = {

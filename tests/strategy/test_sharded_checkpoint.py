@@ -13,7 +13,7 @@ from lightning_modules.tracking.artifacts import artifact_path
 from lightning_modules.tracking.checkpoint import read_checkpoint
 from lightning_modules.tracking.resume import best_checkpoint
 
-SMALL = ("data=mnist1d", "model=mlp", "data.per_class=13", "data.drop_last=true", "callbacks=last", "trainer=ddp",
+SMALL = ("data=mnist1d", "model=mlp", "data.per_class=13", "data.drop_last=true", "callbacks=last",
          "trainer.precision=64-true", "tracking.system_metrics_s=null", "tracking.pictures=false", "optimizer=adamw",
          "decay_norms_and_biases=false", "strategy=fsdp2", "~callbacks.progress", "~callbacks.summary")  # fmt: skip
 TWO = ("trainer.devices=2", "data.batch_size=16")

@@ -33,7 +33,7 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
 
 @pytest.mark.slow
 def test_tensor_parallel_gives_the_weights_of_one_process_in_float64(store: Any, train: Callable[..., Any]) -> None:
-    two = train(*SMALL, "trainer=ddp", "strategy=tensor_parallel", quick=False)
+    two = train(*SMALL, "trainer.devices=2", "strategy=tensor_parallel", quick=False)
     one = train(*SMALL, quick=False)
     ours, theirs = (
         read_checkpoint(artifact_path(store, run, "checkpoints/last.ckpt"))["state_dict"] for run in (two, one)
@@ -106,4 +106,4 @@ def test_a_model_without_a_layer_to_cut_is_refused_with_what_else_there_is() -> 
 @pytest.mark.slow
 def test_clipping_by_a_norm_over_cut_and_whole_layers_is_refused(train: Callable[..., Any]) -> None:
     with pytest.raises(UserError, match=r"trainer\.gradient_clip_val: torch cannot compute a norm"):
-        train(*SMALL, "trainer=ddp", "strategy=tensor_parallel", "trainer.gradient_clip_val=1.0", quick=False)
+        train(*SMALL, "trainer.devices=2", "strategy=tensor_parallel", "trainer.gradient_clip_val=1.0", quick=False)

@@ -16,7 +16,7 @@ from lightning_modules.tracking.resume import best_checkpoint
 
 LAST = "checkpoints/last.ckpt"
 WORDS = (
-    "trainer=ddp",
+    "trainer.devices=2",
     "callbacks=last",
     "tracking.pictures=false",
     "data.batch_size=8",
@@ -32,7 +32,7 @@ def test_weights_and_checkpoint_are_those_of_ddp_and_one_process_goes_on_from_it
     from lightning_modules.config.command_line import compose_run
     from lightning_modules.run.run import run
 
-    shared, plain = train(*WORDS, "strategy=zero1"), train(*WORDS)
+    shared, plain = train(*WORDS, "strategy=zero1"), train(*WORDS, "strategy=ddp")
     ours, theirs = (read_checkpoint(best_checkpoint(store, r))["state_dict"] for r in (shared, plain))
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
     states = [read_checkpoint(artifact_path(store, r, LAST))["optimizer_states"][0]["state"] for r in (shared, plain)]
