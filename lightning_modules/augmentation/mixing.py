@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_modules.config.errors import UserError
+from lightning_modules.task.manifold_mixup import blend
 
 
 def soft_targets(y: Tensor, num_classes: int | None) -> Tensor:
@@ -16,12 +17,6 @@ def soft_targets(y: Tensor, num_classes: int | None) -> Tensor:
     if y.is_floating_point() or num_classes is None:
         return y.float()
     return F.one_hot(y, num_classes).float()
-
-
-def blend(a: Tensor, b: Tensor, weight: Tensor) -> Tensor:
-    """Return ``weight * a + (1 - weight) * b`` per sample: a, b float [B, …], weight [B]."""
-    spread = weight.to(a.device, a.dtype).view(-1, *[1] * (a.ndim - 1))
-    return torch.lerp(b, a, spread)
 
 
 def sample_beta(n: int, alpha: float, generator: torch.Generator) -> Tensor:

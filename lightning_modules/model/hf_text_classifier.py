@@ -1,6 +1,7 @@
 """Text classifiers of Hugging Face transformers (an optional extra); nothing is downloaded unless requested."""
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -9,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.config.errors import UserError
-from lightning_modules.data.text.tokenizers import pretrained_tokenizer
 
 
 class HFTextClassifier(nn.Module):
@@ -142,3 +142,24 @@ def _check_length(network: Any, length: int, padding: int) -> None:
             f"model=hf_text: texts of {length} tokens, special tokens included, but the network has {most} positions; set "
             f"data.max_length={most - 2}"
         )
+
+
+@cache
+def pretrained_tokenizer(name: str, download: bool = False) -> Any:
+    """Load a tokenizer from a folder, the local Hugging Face cache or, with `download`, from Hugging Face.
+
+    Raises:
+        UserError: transformers is not installed, or the tokenizer was not found.
+    """
+    try:
+        from transformers import AutoTokenizer
+    except ModuleNotFoundError as error:
+        raise UserError(f"data.tokenizer={name} needs transformers: pip install -e '.[text]'") from error
+    place = str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name
+    try:
+        return AutoTokenizer.from_pretrained(place, local_files_only=not download, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"data.tokenizer={name}: found neither as a folder nor in the local Hugging Face cache; set "
+            f"data.download=true to download it ({str(error).splitlines()[0]})"
+        ) from error

@@ -4,10 +4,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from lightning_modules.augmentation.mixing import blend
 from lightning_modules.config.errors import UserError
+
+
+def blend(a: Tensor, b: Tensor, weight: Tensor) -> Tensor:
+    """Return ``weight * a + (1 - weight) * b`` per sample: a, b float [B, …], weight [B]."""
+    spread = weight.to(a.device, a.dtype).view(-1, *[1] * (a.ndim - 1))
+    return torch.lerp(b, a, spread)
 
 
 @contextmanager

@@ -5,8 +5,9 @@ import pytest
 import torch
 from scipy import stats
 
-from lightning_modules.augmentation.mixing import Mixing, blend, sample_beta, soft_targets
+from lightning_modules.augmentation.mixing import Mixing, sample_beta, soft_targets
 from lightning_modules.config.errors import UserError
+from lightning_modules.task.manifold_mixup import blend
 
 
 class Data:

@@ -6,10 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.augmentation.mixing import blend
 from lightning_modules.config.errors import UserError
 from lightning_modules.model.hf_text_classifier import HFTextClassifier
-from lightning_modules.task.manifold_mixup import manifold_mixup
+from lightning_modules.task.manifold_mixup import blend, manifold_mixup
 from lightning_modules.zoo.model.kim_cnn import KimCNN, MaxNormLinear
 from lightning_modules.zoo.model.text import TextGRU, TextTransformer
 

@@ -10,8 +10,9 @@ from lightning_modules.augmentation.image.image_transform import (
     round_to_dtype,
 )
 from lightning_modules.augmentation.image.random_rectangle import interval_mask
-from lightning_modules.augmentation.mixing import Mixing, blend
+from lightning_modules.augmentation.mixing import Mixing
 from lightning_modules.config.errors import UserError
+from lightning_modules.task.manifold_mixup import blend
 
 
 class Mixup(Mixing):

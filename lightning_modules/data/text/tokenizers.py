@@ -2,11 +2,10 @@
 
 import re
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
-from typing import Any
 
 from lightning_modules.config.errors import UserError, suggest
+from lightning_modules.model.hf_text_classifier import pretrained_tokenizer
 
 Tokenizer = Callable[[str], list[str]]
 
@@ -58,24 +57,3 @@ def load_tokenizer(name: str, download: bool = False) -> Tokenizer:
         )
     pretrained = pretrained_tokenizer(name, download)
     return lambda text: [str(piece) for piece in pretrained.tokenize(text)]
-
-
-@cache
-def pretrained_tokenizer(name: str, download: bool = False) -> Any:
-    """Load a tokenizer from a folder, the local Hugging Face cache or, with `download`, from Hugging Face.
-
-    Raises:
-        UserError: transformers is not installed, or the tokenizer was not found.
-    """
-    try:
-        from transformers import AutoTokenizer
-    except ModuleNotFoundError as error:
-        raise UserError(f"data.tokenizer={name} needs transformers: pip install -e '.[text]'") from error
-    place = str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name
-    try:
-        return AutoTokenizer.from_pretrained(place, local_files_only=not download, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(
-            f"data.tokenizer={name}: found neither as a folder nor in the local Hugging Face cache; set "
-            f"data.download=true to download it ({str(error).splitlines()[0]})"
-        ) from error

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.data.text.tokenizers import is_pretrained, load_tokenizer, pretrained_tokenizer
+from lightning_modules.data.text.tokenizers import is_pretrained, load_tokenizer
 from lightning_modules.data.text.word_ids import encode
+from lightning_modules.model.hf_text_classifier import pretrained_tokenizer
 
 PADDING, UNKNOWN = 0, 1
 
