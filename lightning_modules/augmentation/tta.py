@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.augmentation.compose import Compose
 from lightning_modules.config.errors import UserError
+from lightning_modules.data.compose import Compose
 
 
 class TestTimeAugmentation(nn.Module):

@@ -13,20 +13,28 @@ _MODULES = {
     "augmentation.audio.noise": "augmentation.audio.background_noise",
     "augmentation.audio.time": "augmentation.audio.time_shift_speed",
     "augmentation.audio.wave": "augmentation.audio.wave_transform",
+    "augmentation.compose": "data.compose",
+    "augmentation.crop_flip": "augmentation.image.crop_flip",
+    "augmentation.cutout": "augmentation.image.erasing",
+    "augmentation.image.augmix": "augmentation.image.random_policies",
     "augmentation.image.blur": "augmentation.image.blur_noise",
-    "augmentation.image.erasing": "augmentation.image.random_erasing",
+    "augmentation.image.erasing": "augmentation.image.erasing",
+    "augmentation.image.flip": "augmentation.image.crop_flip",
     "augmentation.image.images": "augmentation.image.image_transform",
     "augmentation.image.jitter": "augmentation.image.color_jitter",
-    "augmentation.image.policies": "augmentation.image.rand_augment",
+    "augmentation.image.mixup": "augmentation.mixup",
+    "augmentation.image.policies": "augmentation.image.random_policies",
     "augmentation.interactions.history": "augmentation.interactions.history_transforms",
-    "augmentation.interactions.negatives": "augmentation.interactions.negative_sampling",
-    "augmentation.interactions.positives": "augmentation.interactions.uniform_users",
-    "augmentation.interactions.ratings": "augmentation.interactions.rating_noise",
+    "augmentation.interactions.negatives": "augmentation.interactions.pair_transforms",
+    "augmentation.interactions.positives": "augmentation.interactions.pair_transforms",
+    "augmentation.interactions.ratings": "augmentation.interactions.pair_transforms",
+    "augmentation.mixing": "augmentation.mixup",
     "augmentation.series": "augmentation.time_series",
     "augmentation.test_time": "augmentation.tta",
     "augmentation.text.context": "augmentation.text.context_mixup",
-    "augmentation.text.drop": "augmentation.text.word_dropout",
-    "augmentation.text.order": "augmentation.text.reorder",
+    "augmentation.text.drop": "augmentation.text.word_noise",
+    "augmentation.text.one_of": "augmentation.text.text_transform",
+    "augmentation.text.order": "augmentation.text.word_noise",
     "augmentation.text.replace": "augmentation.text.synonym_replacement",
     "augmentation.text.rows": "augmentation.text.text_transform",
     "compression.channels": "compression.structured.structured_pruning",
@@ -53,14 +61,14 @@ _MODULES = {
     "data.movielens_sequence": "zoo.data.movielens_sequence",
     "data.quadratic": "zoo.data.noisy_quadratic",
     "data.sonar": "zoo.data.sonar",
-    "data.speech": "data.audio_data",
-    "data.speech_folder": "data.audio_folder",
+    "data.speech": "data.audio",
+    "data.speech_folder": "data.audio",
     "data.spoken_digits": "zoo.data.spoken_digits",
     "data.text.folder": "data.text.text_folder",
     "data.text.memory": "data.text.text_data",
-    "data.text.sentences": "zoo.data.sentence_classification",
+    "data.text.sentences": "zoo.data.text_datasets",
     "data.text.table": "data.text.text_table",
-    "data.text.valence": "zoo.data.vader_sentiment",
+    "data.text.valence": "zoo.data.text_datasets",
     "data.ucr": "zoo.data.ucr",
     "model.audio": "zoo.model.audio",
     "model.basic_resnet": "zoo.model.resnet",
@@ -109,7 +117,7 @@ _MODULES = {
     "task.squared_error": "zoo.task.sonar1988",
     "task.weight_probe": "task.weight_projections",
 }
-_NAMES = {  # of classes and functions, by their former module
+_NAMES = {  # of classes and functions, by their former path; a path if the rest of the module is elsewhere
     "augmentation.audio.noise.Noise": "BackgroundNoise",
     "augmentation.audio.time.Shift": "TimeShift",
     "augmentation.audio.time.Speed": "SpeedPerturbation",
@@ -131,6 +139,7 @@ _NAMES = {  # of classes and functions, by their former module
     "compression.quantization.weight_only.WeightOnly": "WeightOnlyQuantization",
     "data.quadratic.Quadratic": "NoisyQuadratic",
     "data.speech.Speech": "AudioData",
+    "data.text.folder.BBCNews": "zoo.data.text_datasets.BBCNews",
     "data.text.sentences.Sentences": "LabelledSentences",
     "data.text.table.TextFile": "TextTable",
     "data.text.valence.Valence": "VaderSentiment",
@@ -161,12 +170,13 @@ def current_name(target: str) -> str:
         return target
     path = target.removeprefix(_PACKAGE)
     module, _, name = path.rpartition(".")
-    return f"{_PACKAGE}{_MODULES.get(module, module)}.{_NAMES.get(path, name)}"
+    name = _NAMES.get(path, name)
+    return f"{_PACKAGE}{name}" if "." in name else f"{_PACKAGE}{_MODULES.get(module, module)}.{name}"
 
 
 def update_callback_states(checkpoint: Mapping[str, Any]) -> None:
     """Store the states of renamed callbacks and stages under their current names, in place, where Lightning looks for it."""
-    renamed = {old.rpartition(".")[2]: new for old, new in _NAMES.items()}
+    renamed = {old.rpartition(".")[2]: new.rpartition(".")[2] for old, new in _NAMES.items()}
     states = checkpoint.get("callbacks", {})
     for key in list(states):
         name = re.match(r"\w*", str(key)).group()  # type: ignore[union-attr]

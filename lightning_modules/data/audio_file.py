@@ -9,7 +9,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 
 from lightning_modules.config.errors import UserError
 from lightning_modules.data.class_folders import read_in_threads
-from lightning_modules.data.size_checks import require_plausible
+from lightning_modules.data.files import require_plausible
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff")
 _INT16 = ("PCM_16", "PCM_U8", "PCM_S8")  # representable in 16 bits without rounding

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from lightning_modules.data.paths import write_atomic
+from lightning_modules.data.files import write_atomic
 
 
 def tensor_digest(*tensors: Tensor) -> str:

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from lightning_modules.config.errors import UserError
 from lightning_modules.data.class_folders import read_class_folders, read_in_threads
+from lightning_modules.data.files import data_root
 from lightning_modules.data.fingerprint import cached_digest, files_digest
 from lightning_modules.data.image_file import COLORS, SUFFIXES, Background, background_color, read_image
 from lightning_modules.data.in_memory import InMemoryData, RawDataset
-from lightning_modules.data.paths import data_root
 from lightning_modules.data.preprocess import SampleSource, constants_problems, standardize
 from lightning_modules.data.split import check_number
 

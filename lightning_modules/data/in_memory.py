@@ -15,9 +15,9 @@ from lightning_modules.config.errors import UserError, suggest
 from lightning_modules.data.augmented_copies import add_augmented, append_training_samples
 from lightning_modules.data.batch_sampler import ORDERS, BatchSampler, Order
 from lightning_modules.data.exclude import drop_excluded
+from lightning_modules.data.files import cache_folder
 from lightning_modules.data.fingerprint import cached_digest, combine_fingerprint, tensor_digest
 from lightning_modules.data.labels import check_classes, check_part_classes
-from lightning_modules.data.paths import cache_folder
 from lightning_modules.data.preprocess import SampleSource
 from lightning_modules.data.split import SplitPlan, check_number, split
 

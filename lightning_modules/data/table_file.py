@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 
 from lightning_modules.config.errors import UserError
+from lightning_modules.data.files import require_parquet_fits
 from lightning_modules.data.labels import are_numbers
-from lightning_modules.data.size_checks import require_parquet_fits
 from lightning_modules.data.text_encoding import detect_encodings
 
 SUFFIXES = (".csv", ".tsv", ".parquet")

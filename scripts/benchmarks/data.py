@@ -82,7 +82,7 @@ def in_batches(x: Any, y: Any, batch_size: int = 256) -> Callable[[], Iterator[A
     """The training batches of our datamodule, augmented and preprocessed as the task does it."""
     import torch
 
-    from lightning_modules.augmentation.crop_flip import CropFlip
+    from lightning_modules.augmentation.image.crop_flip import CropFlip
     from lightning_modules.data.in_memory import RawDataset
     from lightning_modules.task.rng import derive_seed
     from lightning_modules.zoo.data.cifar import CIFAR10

@@ -144,7 +144,7 @@ def transforms() -> None:
     """Crop, flip and normalise of uint8 3x32x32 on the device, against torchvision v2 and kornia on the whole batch."""
     from torchvision.transforms import v2
 
-    from lightning_modules.augmentation.crop_flip import CropFlip
+    from lightning_modules.augmentation.image.crop_flip import CropFlip
     from lightning_modules.data.preprocess import Standardize
 
     count, repeats = (256, 2) if SMALL else (4096, 20)
@@ -327,7 +327,7 @@ def _ours(choice: list[str]) -> tuple[float, float]:
 
 def _by_hand(choice: list[str]) -> tuple[float, float]:
     """A loop as one writes it for speed: data and transforms on the device, autocast, one_cycle, no harness."""
-    from lightning_modules.augmentation.crop_flip import CropFlip
+    from lightning_modules.augmentation.image.crop_flip import CropFlip
     from lightning_modules.config.command_line import compose_run
     from lightning_modules.run import build
 

@@ -39,7 +39,7 @@ def _kor(build: Callable[[Any], Any]) -> Any:
 def _crop_and_flip(shape: tuple[int, int, int]) -> Rivals:
     from torchvision.transforms import v2
 
-    from lightning_modules.augmentation.crop_flip import CropFlip
+    from lightning_modules.augmentation.image.crop_flip import CropFlip
 
     side = shape[1]
     return Rivals(
@@ -96,7 +96,7 @@ def _colours(shape: tuple[int, int, int]) -> dict[str, Rivals]:
     from torchvision.transforms import v2
 
     from lightning_modules.augmentation.image.color_jitter import ColorJitter, Grayscale
-    from lightning_modules.augmentation.image.rand_augment import TrivialAugment
+    from lightning_modules.augmentation.image.random_policies import TrivialAugment
 
     coloured = shape[0] == 3
     parts = {"brightness": 0.4, "contrast": 0.4} | ({"saturation": 0.4, "hue": 0.1} if coloured else {})
@@ -154,9 +154,8 @@ def _covering() -> dict[str, Rivals]:
     import torch
     from torchvision.transforms import v2
 
-    from lightning_modules.augmentation.cutout import Cutout
     from lightning_modules.augmentation.image.blur_noise import GaussianBlur, GaussianNoise
-    from lightning_modules.augmentation.image.random_erasing import RandomErasing
+    from lightning_modules.augmentation.image.erasing import Cutout, RandomErasing
 
     def noisy(x: Any) -> Any:
         return v2.functional.gaussian_noise(x, 0.0, 0.1 * float(torch.rand(())))
@@ -192,9 +191,8 @@ def _covering() -> dict[str, Rivals]:
 def _policies(coloured: bool) -> dict[str, Rivals]:
     from torchvision.transforms import v2
 
-    from lightning_modules.augmentation.image.augmix import AugMix
     from lightning_modules.augmentation.image.auto_augment import AutoAugment
-    from lightning_modules.augmentation.image.rand_augment import RandAugment, TrivialAugment
+    from lightning_modules.augmentation.image.random_policies import AugMix, RandAugment, TrivialAugment
 
     cifar = v2.AutoAugmentPolicy.CIFAR10
     return {
@@ -218,7 +216,7 @@ def _policies(coloured: bool) -> dict[str, Rivals]:
 
 
 def _mixing() -> dict[str, Rivals]:
-    from lightning_modules.augmentation.image.mixup import CutMix, Mixup
+    from lightning_modules.augmentation.mixup import CutMix, Mixup
 
     mixup, cutmix = Mixup(), CutMix()
     mixup.num_classes = cutmix.num_classes = 10

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 import torch
 
-from lightning_modules.augmentation.crop_flip import CropFlip
+from lightning_modules.augmentation.image.crop_flip import CropFlip
 from lightning_modules.augmentation.tta import TestTimeAugmentation
 from lightning_modules.config.errors import UserError
 

@@ -10,7 +10,7 @@ from PIL import Image
 from synthetic_audio import write_wav
 
 from lightning_modules.config.errors import UserError
-from lightning_modules.data.audio_folder import AudioFolder
+from lightning_modules.data.audio import AudioFolder
 from lightning_modules.data.class_folders import read_class_folders
 from lightning_modules.data.image_folder import ImageFolder
 

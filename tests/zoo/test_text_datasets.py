@@ -11,10 +11,9 @@ from text_datasets import QUESTIONS, write_reviews, write_table, write_trec
 
 from lightning_modules.config.errors import UserError
 from lightning_modules.data.text.text_data import TextData
-from lightning_modules.data.text.text_folder import BBCNews, TextFolder
+from lightning_modules.data.text.text_folder import TextFolder
 from lightning_modules.data.text.text_table import TextTable
-from lightning_modules.zoo.data.sentence_classification import TREC, MovieReviews
-from lightning_modules.zoo.data.vader_sentiment import VaderSentiment
+from lightning_modules.zoo.data.text_datasets import TREC, BBCNews, MovieReviews, VaderSentiment
 
 
 def ready(data: TextData) -> TextData:

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from lightning_modules.config.errors import UserError
-from lightning_modules.zoo.data.ts_file import interpolate_to_length, read_ts
-from lightning_modules.zoo.data.ucr import UCR
+from lightning_modules.zoo.data.ucr import UCR, interpolate_to_length, read_ts
 
 HEADER = "# a comment\n@problemName Made\n@univariate true\n@classLabel true b a\n@data\n"
 

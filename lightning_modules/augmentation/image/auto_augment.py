@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from lightning_modules.augmentation.image.affine import check_interpolation
 from lightning_modules.augmentation.image.image_transform import ImageTransform
 from lightning_modules.augmentation.image.policy_operations import AUTO, apply_operations, draw_signs
-from lightning_modules.augmentation.image.warp import check_interpolation
 from lightning_modules.config.errors import UserError, suggest
 
 # Cubuk et al. 2019, tables 7 to 9: 25 pairs of (operation, probability in tenths, level 0..9; 0 if it has none)

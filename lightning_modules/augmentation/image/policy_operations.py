@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lightning_modules.augmentation.image import color
-from lightning_modules.augmentation.image.warp import affine_matrix, invert_affine, warp
+from lightning_modules.augmentation.image.affine import affine_matrix, invert_affine, warp
 
 
 class StrengthRange(NamedTuple):

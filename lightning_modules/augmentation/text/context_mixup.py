@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_modules.augmentation.mixing import Mixing
+from lightning_modules.augmentation.mixup import Mixing
 from lightning_modules.augmentation.per_sample import bernoulli_mask, uniform
 from lightning_modules.augmentation.text.text_transform import TextTransform, row_lengths
 from lightning_modules.config.errors import UserError

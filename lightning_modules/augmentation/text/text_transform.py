@@ -1,9 +1,10 @@
-"""Base of text transforms, and operations on padded rows of word ids."""
+"""Base of text transforms, operations on padded rows of word ids, and the random choice of a transform."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_modules.augmentation.per_sample import PerSampleTransform, to_device_of
 from lightning_modules.config.errors import UserError
@@ -58,3 +59,41 @@ def compact(x: Tensor, kept: Tensor) -> Tensor:
     width = x.shape[1]
     target = torch.where(kept, kept.cumsum(1) - 1, width)
     return x.new_zeros(len(x), width + 1).scatter_(1, target, x)[:, :width]
+
+
+class OneOf(TextTransform):
+    """Applies one of `transforms` to each text, drawn uniformly (as for the copies of EDA, Wei and Zou 2019).
+
+    Args:
+        transforms: by name; a null removes one.
+    """
+
+    def __init__(self, transforms: Mapping[str, nn.Module | None], probability: float = 1.0) -> None:
+        super().__init__(probability)
+        given = [transform for transform in transforms.values() if transform is not None]
+        words = [
+            t
+            for t in given
+            if isinstance(t, TextTransform) and type(t).transform_samples is not TextTransform.transform_samples
+        ]
+        if not given or len(words) < len(given):
+            raise UserError(
+                f"augmentation: OneOf.transforms={list(transforms)}: expected word transforms, such as SwapWords"
+            )
+        self.transforms = nn.ModuleList(given)
+
+    def prepare(self, data: Any) -> None:
+        """Prepare all transforms."""
+        for transform in self.transforms:
+            assert isinstance(transform, TextTransform)
+            transform.prepare(data)
+
+    def transform_samples(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        which = torch.randint(len(self.transforms), (len(x),), generator=generator)
+        changed = x.clone()
+        for i, transform in enumerate(self.transforms):
+            rows = (which == i).nonzero().squeeze(1).to(x.device)
+            if len(rows):
+                part = {"x": x.index_select(0, rows)}
+                changed[rows] = transform(part, generator)["x"]
+        return changed

@@ -11,14 +11,20 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.config.errors import UserError, suggest
+from lightning_modules.data.files import data_root
 from lightning_modules.data.fingerprint import tensor_digest
 from lightning_modules.data.in_memory import InMemoryData, RawDataset
-from lightning_modules.data.paths import data_root
 from lightning_modules.data.preprocess import SampleSource
 from lightning_modules.data.split import check_number
 from lightning_modules.data.text.tokenizers import TOKENIZERS, is_pretrained, load_tokenizer
-from lightning_modules.data.text.vocabulary import Vocabulary, fit_vocabulary_ids, pretrained_ids
-from lightning_modules.data.text.word_ids import build_word_ids, decode, encode
+from lightning_modules.data.text.vocabulary import (
+    Vocabulary,
+    build_word_ids,
+    decode,
+    encode,
+    fit_vocabulary_ids,
+    pretrained_ids,
+)
 
 
 @dataclass

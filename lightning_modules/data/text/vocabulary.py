@@ -1,15 +1,41 @@
-"""Vocabulary of a text model: the words of the training part; all others map to one unknown id."""
+"""Word ids of a corpus (lossless), and the vocabulary of a model: the words of the training part."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from lightning_modules.data.text.tokenizers import is_pretrained, load_tokenizer
-from lightning_modules.data.text.word_ids import encode
 from lightning_modules.model.hf_text_classifier import pretrained_tokenizer
+
+
+def build_word_ids(texts: Iterable[Sequence[str]]) -> dict[str, int]:
+    """Return the id of each word, from 1, in order of first appearance."""
+    ids: dict[str, int] = {}
+    for text in texts:
+        for word in text:
+            ids.setdefault(word, len(ids) + 1)
+    return ids
+
+
+def encode(texts: Sequence[Sequence[str]], ids: dict[str, int], length: int) -> Tensor:
+    """Return int32 [N, length]: word ids, truncated or zero-padded; words without an id become ``len(ids) + 1``."""
+    rows = np.zeros((len(texts), length), np.int32)
+    unknown = len(ids) + 1
+    for row, text in zip(rows, texts, strict=True):
+        found = [ids.get(word, unknown) for word in text[:length]]
+        row[: len(found)] = found
+    return torch.from_numpy(rows)
+
+
+def decode(x: Tensor, words: Sequence[str], unknown: str = "<unk>") -> str:
+    """Return the words of one row of ids, joined by spaces, without padding."""
+    known = len(words)
+    return " ".join(words[i - 1] if i <= known else unknown for i in x.flatten().tolist() if i > 0)
+
 
 PADDING, UNKNOWN = 0, 1
 

@@ -1,17 +1,46 @@
 """MNIST (LeCun et al. 1998) and Fashion-MNIST (Xiao et al. 2017), read from their idx files."""
 
+import gzip
+import math
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from filelock import FileLock
 from torch import Tensor, nn
 
 from lightning_modules.config.errors import UserError
+from lightning_modules.data.files import data_root, require_plausible_gzip
 from lightning_modules.data.in_memory import InMemoryData, RawDataset
-from lightning_modules.data.paths import data_root
 from lightning_modules.data.preprocess import SampleSource, constants_problems, standardize
-from lightning_modules.zoo.data.idx_file import read_idx
+
+
+def read_idx(path: Path) -> Tensor:
+    """Return the uint8 tensor in an idx file. Raises UserError if the file is damaged or of another format."""
+    open_file: Any = gzip.open if path.suffix == ".gz" else Path.open
+    try:
+        with open_file(path, "rb") as file:
+            start = file.read(4)
+            if len(start) < 4 or start[:3] != b"\x00\x00\x08" or not start[3]:
+                raise UserError(
+                    f"{path} is not an idx file of bytes: it starts with {start.hex(' ')}, expected 00 00 08 0N"
+                )
+            lengths = np.frombuffer(file.read(4 * start[3]), ">u4").tolist()
+            size = math.prod(lengths)
+            require_plausible_gzip(path, size)
+            content = file.read(size + 1)
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise UserError(f"{path} is damaged ({error}): download it again") from error
+    if len(lengths) != start[3] or len(content) != size:
+        raise UserError(
+            f"{path} is damaged: its header declares {'x'.join(map(str, lengths))} bytes of data, but it contains "
+            f"{'more' if len(content) > size else len(content)}: download it again"
+        )
+    return torch.from_numpy(np.frombuffer(content, np.uint8).reshape(lengths).copy())
+
 
 IDX_FILES = (
     "train-images-idx3-ubyte",

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from lightning_modules.data.files import read_npz, write_atomic
 from lightning_modules.data.in_memory import InMemoryData, RawDataset
-from lightning_modules.data.paths import write_atomic
-from lightning_modules.data.size_checks import read_npz
 
 
 class MNIST1D(InMemoryData):

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 from lightning_modules.config.errors import UserError
+from lightning_modules.data.files import data_root
 from lightning_modules.data.in_memory import InMemoryData, RawDataset
-from lightning_modules.data.paths import data_root
 
 FILES = ("ml-100k.inter", "u.data")  # of the package recbole (with a header), and of GroupLens
 WHEEL = "recbole/dataset_example/ml-100k/ml-100k.inter"

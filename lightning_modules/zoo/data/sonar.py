@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 from lightning_modules.config.errors import UserError
+from lightning_modules.data.files import data_root
 from lightning_modules.data.in_memory import InMemoryData, RawDataset
-from lightning_modules.data.paths import data_root
 
 FILES = ("sonar.all-data", "Sonar.rda")
 DEBIAN = Path("/usr/lib/R/site-library/mlbench/data/Sonar.rda")

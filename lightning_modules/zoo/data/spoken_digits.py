@@ -7,10 +7,10 @@ from typing import Any
 import torch
 
 from lightning_modules.config.errors import UserError, suggest
-from lightning_modules.data.audio_data import AudioData
+from lightning_modules.data.audio import AudioData
 from lightning_modules.data.audio_file import read_recordings
+from lightning_modules.data.files import data_root
 from lightning_modules.data.in_memory import RawDataset
-from lightning_modules.data.paths import data_root
 from lightning_modules.data.split import check_number
 from lightning_modules.zoo.data.synthetic_voices import synthesize_voices
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_modules.augmentation.interactions.negative_sampling import NegativeSampling
+from lightning_modules.augmentation.interactions.pair_transforms import NegativeSampling
 from lightning_modules.config.errors import UserError
 from lightning_modules.data.in_memory import Batch
 from lightning_modules.zoo.task.full_ranking import FullRanking, RankingQuery

@@ -13,8 +13,8 @@ from lightning_modules.augmentation.audio.gain import Gain, Polarity
 from lightning_modules.augmentation.audio.reverberation import Reverberation
 from lightning_modules.augmentation.audio.spec_augment import SpecAugment, ToLogMel
 from lightning_modules.augmentation.audio.time_shift_speed import SpeedPerturbation, TimeShift
-from lightning_modules.augmentation.compose import Compose
 from lightning_modules.config.errors import UserError
+from lightning_modules.data.compose import Compose
 from lightning_modules.data.log_mel import LogMel
 
 WAVES = {

@@ -5,7 +5,6 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from lightning_modules.augmentation.image.augmix import AugMix, sample_dirichlet
 from lightning_modules.augmentation.image.auto_augment import POLICIES, AutoAugment, read_policy
 from lightning_modules.augmentation.image.policy_operations import (
     AUTO,
@@ -16,7 +15,7 @@ from lightning_modules.augmentation.image.policy_operations import (
     apply_operations,
     operation_strengths,
 )
-from lightning_modules.augmentation.image.rand_augment import RandAugment, TrivialAugment
+from lightning_modules.augmentation.image.random_policies import AugMix, RandAugment, TrivialAugment, sample_dirichlet
 from lightning_modules.config.errors import UserError
 
 THEIRS = {
@@ -112,7 +111,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Tensor, Tensor, Tens
         seen.append((operation, level, sign))
         return x
 
-    for module in ("rand_augment", "auto_augment"):
+    for module in ("random_policies", "auto_augment"):
         monkeypatch.setattr(f"lightning_modules.augmentation.image.{module}.apply_operations", note)
     return seen
 

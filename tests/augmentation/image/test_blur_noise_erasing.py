@@ -4,7 +4,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as reference
 
 from lightning_modules.augmentation.image.blur_noise import GaussianBlur, GaussianNoise, gaussian_blur
-from lightning_modules.augmentation.image.random_erasing import RandomErasing
+from lightning_modules.augmentation.image.erasing import RandomErasing
 from lightning_modules.config.errors import UserError
 
 

@@ -8,10 +8,9 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as reference
 
-from lightning_modules.augmentation.image.affine import Affine
-from lightning_modules.augmentation.image.flip import HorizontalFlip, VerticalFlip
+from lightning_modules.augmentation.image.affine import Affine, affine_matrix, invert_affine, warp
+from lightning_modules.augmentation.image.crop_flip import HorizontalFlip, VerticalFlip
 from lightning_modules.augmentation.image.resized_crop import RandomResizedCrop, resized_crop
-from lightning_modules.augmentation.image.warp import affine_matrix, invert_affine, warp
 from lightning_modules.config.errors import UserError
 
 N = 30

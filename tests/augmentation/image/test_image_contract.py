@@ -6,19 +6,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.augmentation.crop_flip import CropFlip
-from lightning_modules.augmentation.cutout import Cutout
 from lightning_modules.augmentation.image.affine import Affine
-from lightning_modules.augmentation.image.augmix import AugMix
 from lightning_modules.augmentation.image.auto_augment import AutoAugment
 from lightning_modules.augmentation.image.blur_noise import GaussianBlur, GaussianNoise
 from lightning_modules.augmentation.image.color_jitter import ColorJitter, Grayscale
-from lightning_modules.augmentation.image.flip import HorizontalFlip, VerticalFlip
+from lightning_modules.augmentation.image.crop_flip import CropFlip, HorizontalFlip, VerticalFlip
+from lightning_modules.augmentation.image.erasing import Cutout, RandomErasing
 from lightning_modules.augmentation.image.image_transform import ImageTransform
-from lightning_modules.augmentation.image.mixup import CutMix, Mixup
-from lightning_modules.augmentation.image.rand_augment import RandAugment, TrivialAugment
-from lightning_modules.augmentation.image.random_erasing import RandomErasing
+from lightning_modules.augmentation.image.random_policies import AugMix, RandAugment, TrivialAugment
 from lightning_modules.augmentation.image.resized_crop import RandomResizedCrop
+from lightning_modules.augmentation.mixup import CutMix, Mixup
 from lightning_modules.config.errors import UserError
 
 

@@ -8,10 +8,15 @@ from text_datasets import Handwritten
 from torch import Tensor, nn
 
 from lightning_modules.augmentation.text.context_mixup import AddContext
-from lightning_modules.augmentation.text.one_of import OneOf
-from lightning_modules.augmentation.text.reorder import ShuffleSentences, SwapWords
 from lightning_modules.augmentation.text.synonym_replacement import InsertWords, ReplaceWords
-from lightning_modules.augmentation.text.word_dropout import DeleteWords, MaskSpan, WordDropout
+from lightning_modules.augmentation.text.text_transform import OneOf
+from lightning_modules.augmentation.text.word_noise import (
+    DeleteWords,
+    MaskSpan,
+    ShuffleSentences,
+    SwapWords,
+    WordDropout,
+)
 from lightning_modules.config.errors import UserError
 
 TRANSFORMS: dict[str, Callable[[float], nn.Module]] = {

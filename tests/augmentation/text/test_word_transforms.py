@@ -5,10 +5,14 @@ import torch
 from text_datasets import Handwritten
 from torch import Tensor
 
-from lightning_modules.augmentation.text.one_of import OneOf
-from lightning_modules.augmentation.text.reorder import ShuffleSentences, SwapWords
-from lightning_modules.augmentation.text.text_transform import compact, num_words, sample_positions
-from lightning_modules.augmentation.text.word_dropout import DeleteWords, MaskSpan, WordDropout
+from lightning_modules.augmentation.text.text_transform import OneOf, compact, num_words, sample_positions
+from lightning_modules.augmentation.text.word_noise import (
+    DeleteWords,
+    MaskSpan,
+    ShuffleSentences,
+    SwapWords,
+    WordDropout,
+)
 from lightning_modules.config.errors import UserError
 
 

@@ -1,5 +1,6 @@
-"""Negative sampling: items without training interactions of the user, for each positive pair."""
+"""Augmentation of user-item pairs: negative sampling, resampled positives, and noise in ratings."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -97,3 +98,82 @@ class NegativeSampling(nn.Module):
         assert self._share is not None
         wanted = torch.rand(count, generator=generator, dtype=torch.float64) * self._share[-1]
         return torch.searchsorted(self._share, wanted, right=True).clamp(max=self._items - 1)
+
+
+class UniformUsers(nn.Module):
+    """Replaces each pair by a uniformly drawn user and one of the user's training items.
+
+    Without it, users with many interactions are more frequent; LightGCN is trained this way in the library Recommenders.
+    ``y`` is that of the drawn interaction.
+
+    Args:
+        probability: of replacing a pair.
+    """
+
+    def __init__(self, probability: float = 1.0) -> None:
+        super().__init__()
+        if not 0 <= probability <= 1:
+            raise UserError(f"augmentation: UniformUsers.probability={probability} must lie in [0, 1]")
+        self.probability = probability
+        self._x: Tensor | None = None
+
+    def prepare(self, data: Any) -> None:
+        """Sort the training part by user. Raises UserError if the data are not pairs of users and items."""
+        if tuple(data.input_shape) != (2,):
+            raise UserError(f"augmentation: uniform users need pairs of users and items, not {data.name}")
+        x, train = data.arrays.x, data.splits["train"]
+        order = train[x[train, 0].argsort(stable=True)]
+        self._x, self._y = x[order], data.arrays.y[order]
+        _, self._counts = self._x[:, 0].unique_consecutive(return_counts=True)
+        self._starts = self._counts.cumsum(0) - self._counts
+
+    @torch.no_grad()
+    def forward(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        """Return a new batch of pairs int64 [B, 2]."""
+        if self._x is None:
+            raise UserError("augmentation: UniformUsers: call prepare(datamodule) first")
+        x, y = batch["x"], batch["y"]
+        user = torch.randint(len(self._counts), (len(x),), generator=generator)
+        place = (torch.rand(len(x), generator=generator, dtype=torch.float64) * self._counts[user]).long()
+        row = self._starts[user] + place
+        changed = torch.rand(len(x), generator=generator) < self.probability
+        moved = changed.to(x.device)
+        return {
+            **batch,
+            "x": torch.where(moved[:, None], self._x[row].to(x.device), x),
+            "y": torch.where(moved, self._y[row].to(y), y),
+        }
+
+
+class RatingNoise(nn.Module):
+    """Adds Gaussian noise to ``batch["y"]``, float [B], and clamps it to the rating scale.
+
+    Args:
+        std: of the noise, in stars.
+        scale: lowest and highest rating.
+        probability: of changing a rating.
+    """
+
+    def __init__(self, std: float = 0.25, scale: Sequence[float] = (1.0, 5.0), probability: float = 1.0) -> None:
+        super().__init__()
+        name = "augmentation: RatingNoise"
+        if not std >= 0:
+            raise UserError(f"{name}.std={std} must be at least 0")
+        if len(scale) != 2 or not scale[0] < scale[1]:
+            raise UserError(
+                f"{name}.scale={list(scale)}: expected the lowest and the highest rating, for example [1, 5]"
+            )
+        if not 0 <= probability <= 1:
+            raise UserError(f"{name}.probability={probability} must lie in [0, 1]")
+        self.std, self.probability = std, probability
+        self.scale = (float(scale[0]), float(scale[1]))
+
+    @torch.no_grad()
+    def forward(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        """Return a new batch; the given one is not modified. Raises UserError if the targets are not ratings."""
+        y = batch["y"]
+        if not y.is_floating_point() or y.ndim != 1:
+            raise UserError("augmentation: RatingNoise needs one rating per sample; try data=movielens")
+        noise = self.std * torch.randn(len(y), generator=generator)
+        changed = (torch.rand(len(y), generator=generator) < self.probability).to(y.device)
+        return {**batch, "y": torch.where(changed, (y + noise.to(y)).clamp(*self.scale), y)}

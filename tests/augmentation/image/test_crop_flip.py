@@ -3,9 +3,9 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as reference
 
-from lightning_modules.augmentation.compose import Compose
-from lightning_modules.augmentation.crop_flip import CropFlip, crop_flip
+from lightning_modules.augmentation.image.crop_flip import CropFlip, crop_flip
 from lightning_modules.config.errors import UserError
+from lightning_modules.data.compose import Compose
 
 
 def images(count: int, channels: int = 3, height: int = 9, width: int = 7) -> Tensor:

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_modules.augmentation.image.mixup import CutMix, Mixup
+from lightning_modules.augmentation.mixup import CutMix, Mixup
 
 
 def seeded(seed: int = 0) -> torch.Generator:

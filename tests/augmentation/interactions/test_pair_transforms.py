@@ -7,9 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_modules.augmentation.interactions.negative_sampling import NegativeSampling
-from lightning_modules.augmentation.interactions.rating_noise import RatingNoise
-from lightning_modules.augmentation.interactions.uniform_users import UniformUsers
+from lightning_modules.augmentation.interactions.pair_transforms import NegativeSampling, RatingNoise, UniformUsers
 from lightning_modules.config.errors import UserError
 from lightning_modules.zoo.data.interaction_splits import interaction_matrix
 

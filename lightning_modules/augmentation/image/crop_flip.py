@@ -1,11 +1,39 @@
-"""Random crop and horizontal flip of a whole batch of images in one gather."""
+"""Random crops and flips."""
 
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.augmentation.image.image_transform import match_memory_format, require_images
+from lightning_modules.augmentation.image.image_transform import ImageTransform, match_memory_format, require_images
 from lightning_modules.augmentation.per_sample import to_device_of
 from lightning_modules.config.errors import UserError
+
+
+class HorizontalFlip(ImageTransform):
+    """Flips left and right; combined with a crop, `CropFlip` is faster.
+
+    Args:
+        probability: of transforming an image.
+    """
+
+    def __init__(self, probability: float = 0.5) -> None:
+        super().__init__(probability)
+
+    def transform_images(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        return x.flip(3)
+
+
+class VerticalFlip(ImageTransform):
+    """Flips top and bottom.
+
+    Args:
+        probability: of transforming an image.
+    """
+
+    def __init__(self, probability: float = 0.5) -> None:
+        super().__init__(probability)
+
+    def transform_images(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        return x.flip(2)
 
 
 class CropFlip(nn.Module):

@@ -20,15 +20,15 @@ from PIL import Image
 from lightning_modules.compression import container
 from lightning_modules.compression.compressed_state import CompressedState
 from lightning_modules.config.errors import UserError
-from lightning_modules.data.audio_folder import AudioFolder
+from lightning_modules.data.audio import AudioFolder
+from lightning_modules.data.files import read_npy, read_npz
 from lightning_modules.data.image_folder import ImageFolder
-from lightning_modules.data.size_checks import read_npy, read_npz
 from lightning_modules.data.table_file import read_table
 from lightning_modules.run.input_files import InputSpec
 from lightning_modules.run.predict import predict
-from lightning_modules.zoo.data.idx_file import read_idx
+from lightning_modules.zoo.data.mnist import read_idx
 from lightning_modules.zoo.data.mnist1d import MNIST1D
-from lightning_modules.zoo.data.vader_sentiment import FOLDER, _content
+from lightning_modules.zoo.data.text_datasets import FOLDER, _content
 
 HUGE = 8 * 10**9  # entries
 

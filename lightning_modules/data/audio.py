@@ -1,5 +1,6 @@
-"""Base datamodule of audio recordings: fixed length and sample rate, log-mel features."""
+"""Your own recordings, one folder of audio files per class, and the base datamodule of audio data."""
 
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -7,8 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.config.errors import suggest
-from lightning_modules.data.audio_file import fit_length
-from lightning_modules.data.in_memory import InMemoryData
+from lightning_modules.data.audio_file import SUFFIXES, fit_length, read_recordings
+from lightning_modules.data.class_folders import read_class_folders
+from lightning_modules.data.files import data_root
+from lightning_modules.data.in_memory import InMemoryData, RawDataset
 from lightning_modules.data.log_mel import LogMel, MelSpectrum, spectrum_problems
 from lightning_modules.data.preprocess import CHUNK_SAMPLES, SampleSource
 from lightning_modules.data.split import check_number
@@ -76,3 +79,44 @@ class AudioData(InMemoryData):
     def model_settings(self) -> dict[str, Any]:
         """Return the arguments a recurrent network takes from the data."""
         return {"n_mels": self.n_mels}
+
+
+class AudioFolder(AudioData):
+    """int16 [seconds * sample_rate] from ``root/{train,val,test}/CLASS/*.wav`` or ``root/CLASS/*.wav``.
+
+    Without a ``val`` or ``test`` folder, that part is split off by its fraction; `class_folders.py` lists
+    alternative folder names. FLAC, Ogg, MP3 and AIFF files are also read. Files are resampled to `sample_rate`,
+    and channels are averaged.
+
+    Args:
+        root: default ``audio`` in the data folder.
+    """
+
+    name = "audio_folder"
+
+    def __init__(self, *, root: str | Path | None = None, **settings: Any) -> None:
+        self.root = Path(root).expanduser() if root else data_root() / "audio"
+        super().__init__(**settings)
+
+    def load(self) -> RawDataset:
+        """List and read the files.
+
+        Raises:
+            UserError: there are no files, a class is unknown or empty, or a file cannot be read.
+        """
+        folders = read_class_folders(self.root, "audio files", SUFFIXES)
+        self.cut = 0
+        read = self._read(folders.parts)
+        x, y = (
+            torch.cat(both) for both in zip(*(read[part] for part in ("train", "val") if part in read), strict=True)
+        )
+        val = torch.arange(len(read["train"][1]), len(y)) if "val" in read else None
+        return RawDataset(x, y, test=read.get("test"), val=val, class_names=folders.class_names)
+
+    def _read(self, parts: dict[str, list[tuple[Path, int]]]) -> dict[str, tuple[Tensor, Tensor]]:
+        """Read all parts at once, so that one message lists all damaged files."""
+        waves = iter(read_recordings([file for files in parts.values() for file, _ in files], self.sample_rate))
+        return {
+            part: (self.samples([next(waves) for _ in files]), torch.tensor([label for _, label in files]))
+            for part, files in parts.items()
+        }

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import stats
 
-from lightning_modules.augmentation.mixing import Mixing, sample_beta, soft_targets
+from lightning_modules.augmentation.mixup import Mixing, sample_beta, soft_targets
 from lightning_modules.config.errors import UserError
 from lightning_modules.task.manifold_mixup import blend
 

@@ -1,8 +1,10 @@
-"""Checks of a file's declared content size against its size on disk and free memory, before anything is allocated."""
+"""Paths of data and caches, atomic writing, and checks of declared sizes before a file is read."""
 
 import math
+import os
 import zipfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -10,6 +12,31 @@ import numpy as np
 import psutil
 
 from lightning_modules.config.errors import UserError
+from lightning_modules.config.project import PROJECT_ROOT
+
+
+def data_root(root: str | Path | None = None) -> Path:
+    """Return `root`, else the environment's TOUCHSTONE_DATA, else ``data/`` beside the package."""
+    return Path(root or os.environ.get("TOUCHSTONE_DATA") or PROJECT_ROOT / "data").expanduser()
+
+
+def cache_folder(folder: str | Path | None = None) -> Path:
+    """Return `folder`, else the user's cache folder (XDG_CACHE_HOME, ``~/.cache``); it may not exist yet."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(folder).expanduser() if folder else home / "touchstone"
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write a cache file atomically; an unwritable cache is not an error."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(content)
+        part.replace(path)
+    except OSError:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+
 
 _DEFLATE_RATIO = 1032  # maximum compression ratio of gzip and zip (zlib's technical details)
 

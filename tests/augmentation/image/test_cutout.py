@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_modules.augmentation.cutout import Cutout
+from lightning_modules.augmentation.image.erasing import Cutout
 from lightning_modules.config.errors import UserError
 
 

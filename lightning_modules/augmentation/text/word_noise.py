@@ -1,12 +1,20 @@
-"""Deletion and masking of words."""
+"""Word-level noise: deletion, masking and swapping of words, and shuffled sentences."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lightning_modules.augmentation.per_sample import to_device_of, uniform
-from lightning_modules.augmentation.text.text_transform import TextTransform, check_share, compact, row_lengths
+from lightning_modules.augmentation.text.text_transform import (
+    TextTransform,
+    check_share,
+    compact,
+    num_words,
+    row_lengths,
+    shuffle_positions,
+)
 from lightning_modules.config.errors import UserError
 
 
@@ -78,3 +86,59 @@ class MaskSpan(ReplaceByUnknown):
         start = (place * (lengths - span + 1)).long()
         column = torch.arange(x.shape[1], device=x.device)
         return x.masked_fill((column >= start[:, None]) & (column < (start + span)[:, None]), self.unknown)
+
+
+class SwapWords(TextTransform):
+    """Swaps random pairs of words (Wei and Zou 2019, "EDA", random swap).
+
+    Args:
+        share: number of pairs as a fraction of the words, at least one; no word is swapped twice.
+    """
+
+    def __init__(self, share: float = 0.1, probability: float = 1.0) -> None:
+        super().__init__(probability)
+        check_share(self, "share", share)
+        self.share = share
+
+    def transform_samples(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        lengths = row_lengths(x)
+        order = shuffle_positions(x != 0, generator)
+        pairs = x.shape[1] // 2
+        one, other = order[:, 0 : 2 * pairs : 2], order[:, 1 : 2 * pairs : 2]
+        wanted = num_words(lengths, self.share).minimum(lengths // 2)
+        swapped = torch.arange(pairs, device=x.device) < wanted[:, None]
+        source = torch.arange(x.shape[1], device=x.device).expand(x.shape).clone()
+        source.scatter_(1, one, torch.where(swapped, other, one))
+        source.scatter_(1, other, torch.where(swapped, one, other))
+        return x.gather(1, source)
+
+
+class ShuffleSentences(TextTransform):
+    """Shuffles the sentences of a text, each with its final punctuation mark.
+
+    Args:
+        ends: the words that end a sentence. Not all tokenizers keep them (`data.tokenizer`).
+    """
+
+    def __init__(self, ends: Sequence[str] = (".", "!", "?"), probability: float = 1.0) -> None:
+        super().__init__(probability)
+        self.ends = list(ends)
+        self.register_buffer("end_ids", torch.zeros(0, dtype=torch.int64), persistent=False)
+        self.end_ids: Tensor
+
+    def prepare(self, data: Any) -> None:
+        """Look up the ids of the marks. Raises UserError if none occurs in the data."""
+        ids = [i for i, word in enumerate(data.words, start=1) if word in self.ends]
+        if not ids:
+            raise UserError(
+                f"augmentation: ShuffleSentences.ends={self.ends}: none of these is a word of {data.name}; "
+                "try data.tokenizer=words"
+            )
+        self.end_ids = torch.tensor(ids)
+
+    def transform_samples(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        ends = torch.isin(x, self.end_ids.to(x.device, x.dtype))
+        sentence = ends.cumsum(1) - ends.long()  # a mark belongs to the sentence that it ends
+        keys = to_device_of(x, torch.rand(len(x), x.shape[1], generator=generator))
+        key = keys.gather(1, sentence).masked_fill_(x == 0, 2.0)
+        return x.gather(1, key.argsort(dim=1, stable=True))
