@@ -1,12 +1,14 @@
 """Classification: binary, multiclass and multilabel."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from annotated_types import Ge, Lt
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
+from lightning_modules.config.bounds import Count, bounded
 from lightning_modules.config.errors import UserError
 from lightning_modules.data.in_memory import Batch
 from lightning_modules.task.metrics import classification_metrics, samples_per_class, select_metrics
@@ -28,6 +30,7 @@ class Classification(Supervised):
         top_k: k of the metric ``top_k``: correct if the class is among the k highest scores.
     """
 
+    @bounded
     def __init__(
         self,
         model: nn.Module,
@@ -35,12 +38,12 @@ class Classification(Supervised):
         *,
         num_outputs: int,
         kind: Literal["multiclass", "binary", "multilabel"] = "multiclass",
-        label_smoothing: float = 0.0,
+        label_smoothing: Annotated[float, Ge(0), Lt(1)] = 0.0,
         class_weights: str | Sequence[float] | None = None,
         class_counts: Tensor | None = None,
         class_names: Sequence[str] | None = None,
         metrics: Mapping[str, Sequence[str] | None] | None = None,
-        top_k: int = 5,
+        top_k: Count = 5,
         **loop: Any,
     ) -> None:
         super().__init__(model, loss, **loop)
@@ -48,8 +51,7 @@ class Classification(Supervised):
         self.class_names = list(class_names) if class_names else None
         self.metrics = select_metrics(metrics, {"val": VAL_METRICS, "test": TEST_METRICS})
         self.label_smoothing = label_smoothing
-        if not 0 <= label_smoothing < 1:
-            raise UserError(f"task.label_smoothing={label_smoothing}: expected a value in [0, 1)")
+
         self._set_label_smoothing(label_smoothing)
         self._set_class_weights(class_weights, class_counts)
 

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_modules.config.bounds import Count, NonNegative, bounded
 from lightning_modules.config.signals import raise_if_received
 from lightning_modules.data.batch_sampler import BatchSampler
 from lightning_modules.data.in_memory import Batch
@@ -36,6 +37,7 @@ class Supervised(EvaluatedModule):
         log_every_n_steps: optimizer steps between two points of ``train/loss``.
     """
 
+    @bounded
     def __init__(
         self,
         model: nn.Module,
@@ -47,12 +49,12 @@ class Supervised(EvaluatedModule):
         optimizer: Callable[..., torch.optim.Optimizer] | None = None,
         scheduler: Callable[..., Any] | None = None,
         decay_norms_and_biases: bool = True,
-        l1: float = 0.0,
-        l2: float = 0.0,
+        l1: NonNegative = 0.0,
+        l2: NonNegative = 0.0,
         seed: int = 0,
-        batch_size: int = 64,
-        steps_per_call: int = 1,
-        log_every_n_steps: int = 50,
+        batch_size: Count = 64,
+        steps_per_call: Count = 1,
+        log_every_n_steps: Count = 50,
     ) -> None:
         super().__init__(model, loss, preprocess, seed)
         self.augmentation = augmentation

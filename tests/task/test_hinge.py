@@ -58,7 +58,7 @@ def test_a_support_vector_machine_learns_digits(fit: Callable[..., Any]) -> None
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["task.norm=meen"], "task.norm=meen: did you mean 'mean'"),
+        (["task.norm=meen"], "Hinge.norm=meen: did you mean 'mean'"),
         (["task.kind=multilabel"], "task.*multi"),
         (["task.label_smoothing=0.1"], "SquaredHinge does not support label smoothing"),
     ],

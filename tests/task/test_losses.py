@@ -93,7 +93,7 @@ def test_weights_given_as_a_list_are_those_of_the_loss(build_run: Callable[..., 
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["task.label_smoothing=1"], r"task.label_smoothing=1: expected a value in \[0, 1\)"),
+        (["task.label_smoothing=1"], r"Classification.label_smoothing=1: expected a value in \[0, 1\)"),
         (["task.class_weights=ballanced"], "task.class_weights=ballanced: expected 'balanced'"),
         (["task.class_weights=[1,2]"], "task.class_weights: got 2 numbers for 3 outputs"),
         (

@@ -218,10 +218,10 @@ def test_cross_entropy_as_neumf_is_trained(fit: Callable[..., Any], root: Path) 
 def test_mistakes_name_their_key_before_anything_is_trained(fit: Callable[..., Any], root: Path) -> None:
     model = BPRMatrixFactorization([2], num_users=2, num_items=3)
     for settings_, said in (
-        ({"top_k": 0}, r"task\.top_k=0"),
-        ({"sampled_negatives": -1}, r"task\.sampled_negatives=-1"),
-        ({"negatives": 0}, r"task\.negatives=0"),
-        ({"decay": -1.0}, r"task\.decay=-1"),
+        ({"top_k": 0}, r"Ranking\.top_k=0: expected"),
+        ({"sampled_negatives": -1}, r"Ranking\.sampled_negatives=-1: expected"),
+        ({"negatives": 0}, r"Ranking\.negatives=0: expected"),
+        ({"decay": -1.0}, r"Ranking\.decay=-1.0: expected"),
     ):
         with pytest.raises(UserError, match=said):
             Ranking(model, BPRLoss(), **settings_)

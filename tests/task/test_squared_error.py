@@ -24,5 +24,5 @@ def test_the_gradient_is_the_error_times_the_slope_of_the_sigmoid() -> None:
 
 
 def test_a_margin_outside_its_range_is_refused() -> None:
-    with pytest.raises(UserError, match=r"task.loss.margin=1"):
+    with pytest.raises(UserError, match=r"MarginSquaredError.margin=1.0: expected"):
         MarginSquaredError(1.0)

@@ -122,7 +122,7 @@ def test_a_gru_reads_the_order_and_a_mean_does_not() -> None:
         (NeuMF, {"num_users": None}, r"model\.num_users"),
         (NeuMF, {"layers": [7, 4]}, r"model\.layers"),
         (LightGCN, {}, r"model\.num_interactions"),
-        (LightGCN, {"num_interactions": 4, "layers": -1}, r"model\.layers=-1"),
+        (LightGCN, {"num_interactions": 4, "layers": -1}, r"LightGCN\.layers=-1"),
     ],
 )
 def test_mistakes_name_their_key(kind: Any, settings: dict[str, Any], said: str) -> None:
@@ -133,5 +133,5 @@ def test_mistakes_name_their_key(kind: Any, settings: dict[str, Any], said: str)
 def test_a_sequence_model_wants_histories_and_a_known_kind() -> None:
     with pytest.raises(UserError, match="try data=movielens_sequence"):
         SequentialRecommender([2, 3], num_items=4)
-    with pytest.raises(UserError, match=r"model\.kind=grus: did you mean 'gru'"):
+    with pytest.raises(UserError, match=r"SequentialRecommender\.kind=grus: did you mean 'gru'"):
         SequentialRecommender([3], num_items=4, kind="grus")  # type: ignore[arg-type]

@@ -2,12 +2,14 @@
 
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Ge
 from torch import Tensor, nn
 
 from lightning_modules.compat.torch import tensor_version
+from lightning_modules.config.bounds import bounded
 from lightning_modules.config.errors import UserError
 from lightning_modules.zoo.model.matrix_factorization import PairScorer
 
@@ -24,6 +26,7 @@ class LightGCN(PairScorer):
         layers: propagation steps; 0 is matrix factorisation.
     """
 
+    @bounded
     def __init__(
         self,
         input_shape: Sequence[int],
@@ -32,13 +35,12 @@ class LightGCN(PairScorer):
         num_items: int | None = None,
         num_interactions: int | None = None,
         factors: int = 64,
-        layers: int = 3,
+        layers: Annotated[int, Ge(0)] = 3,
     ) -> None:
         super().__init__(input_shape, num_users, num_items)
         if num_interactions is None:
             raise UserError("model.num_interactions is unknown for this data; try data=movielens_implicit")
-        if layers < 0:
-            raise UserError(f"model.layers={layers}: expected 0 or more")
+
         self.layers = layers
         self.user_factors, self.item_factors = (
             nn.Embedding(self.num_users, factors),

@@ -6,9 +6,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.config.errors import UserError, suggest
-
-KINDS = ("mean", "gru")
+from lightning_modules.config.bounds import bounded
+from lightning_modules.config.errors import UserError
 
 
 class SequentialRecommender(nn.Module):
@@ -24,6 +23,7 @@ class SequentialRecommender(nn.Module):
         dropout: of the history's vector.
     """
 
+    @bounded
     def __init__(
         self,
         input_shape: Sequence[int],
@@ -39,8 +39,7 @@ class SequentialRecommender(nn.Module):
                 f"model (SequentialRecommender) needs histories of items, got samples of shape {tuple(input_shape)}; "
                 "try data=movielens_sequence"
             )
-        if kind not in KINDS:
-            raise UserError(f"model.kind={kind}: {suggest(kind, KINDS)}")
+
         self.num_items = num_items
         self.items = nn.Embedding(num_items + 2, factors, padding_idx=0)
         nn.init.normal_(self.items.weight, std=factors**-0.5)

@@ -2,12 +2,14 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
+from annotated_types import Ge
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
+from lightning_modules.config.bounds import Count, bounded
 from lightning_modules.config.errors import UserError
 from lightning_modules.data.in_memory import Batch
 from lightning_modules.task.metrics import select_metrics
@@ -40,21 +42,20 @@ class FullRanking(Supervised):
         metrics: names for ``val`` and ``test``: ndcg, hit_rate, mrr, recall, precision.
     """
 
+    @bounded
     def __init__(
         self,
         model: nn.Module,
         loss: nn.Module,
         *,
         num_outputs: int = 1,
-        top_k: int = 10,
-        sampled_negatives: int = 0,
+        top_k: Count = 10,
+        sampled_negatives: Annotated[int, Ge(0)] = 0,
         metrics: Mapping[str, Sequence[str] | None] | None = None,
         **loop: Any,
     ) -> None:
         super().__init__(model, loss, **loop)
-        for key, value, least in (("top_k", top_k, 1), ("sampled_negatives", sampled_negatives, 0)):
-            if value < least:
-                raise UserError(f"task.{key}={value}: expected {least} or more")
+
         self.num_outputs, self.top_k, self.sampled_negatives = num_outputs, top_k, sampled_negatives
         self.metrics = select_metrics(metrics, {"val": tuple(MEASURES), "test": tuple(MEASURES)})
         self._lists: dict[str, tuple[Tensor, Tensor]] = {}

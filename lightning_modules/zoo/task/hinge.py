@@ -6,11 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_modules.config.errors import UserError, suggest
+from lightning_modules.config.bounds import bounded
+from lightning_modules.config.errors import UserError
 from lightning_modules.data.in_memory import Batch
 from lightning_modules.task.classification import Classification
-
-NORMS = ("mean", "half_sum", "none")
 
 
 class SquaredHinge(nn.Module):
@@ -42,6 +41,7 @@ class Hinge(Classification):
         UserError: for an unknown `norm`, or a model without a linear layer.
     """
 
+    @bounded
     def __init__(
         self,
         model: nn.Module,
@@ -55,8 +55,7 @@ class Hinge(Classification):
         super().__init__(model, loss, num_outputs=num_outputs, **settings)
         if self.kind != "multiclass":
             raise UserError(f"task.kind={self.kind}: task=hinge supports only multiclass")
-        if norm not in NORMS:
-            raise UserError(f"task.norm={norm}: {suggest(str(norm), NORMS)}")
+
         self.norm, self.by_sign = norm, by_sign
         self._last_layer()
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_modules.augmentation.interactions.pair_transforms import NegativeSampling
+from lightning_modules.config.bounds import Count, NonNegative, bounded
 from lightning_modules.config.errors import UserError
 from lightning_modules.data.in_memory import Batch
 from lightning_modules.zoo.task.full_ranking import FullRanking, RankingQuery
@@ -34,8 +35,9 @@ class Ranking(FullRanking):
             lambda of Rendle et al. 2009; the penalty of He et al. 2020, equation 15).
     """
 
+    @bounded
     def __init__(
-        self, model: nn.Module, loss: nn.Module, *, negatives: int = 1, decay: float = 0.0, **loop: Any
+        self, model: nn.Module, loss: nn.Module, *, negatives: Count = 1, decay: NonNegative = 0.0, **loop: Any
     ) -> None:
         super().__init__(model, loss, **loop)
         for name in ("item_scores", "squared_norms", "num_users", "num_items"):
@@ -44,10 +46,7 @@ class Ranking(FullRanking):
                     f"task=ranking: {type(model).__name__} does not score (user, item) pairs; try model=bpr, model=neumf "
                     "or model=lightgcn"
                 )
-        if negatives < 1:
-            raise UserError(f"task.negatives={negatives}: expected 1 or more")
-        if not decay >= 0:
-            raise UserError(f"task.decay={decay}: expected 0 or more")
+
         self.loss_negatives, self.decay = negatives, decay
         sampling = NegativeSampling(count=negatives)
         sampling.set_interactions(torch.zeros(self._scorer.num_users, self._scorer.num_items, dtype=torch.bool))

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_modules.config.bounds import NonNegative, bounded
 from lightning_modules.config.errors import UserError
 from lightning_modules.data.in_memory import Batch
 from lightning_modules.task.regression import Regression
@@ -23,15 +24,16 @@ class Rating(Regression):
             Neighbors", section 2.2).
     """
 
+    @bounded
     def __init__(
         self,
         model: nn.Module,
         loss: nn.Module,
         *,
         scale: Sequence[float] = (1.0, 5.0),
-        pair_decay: float = 0.0,
-        user_decay: float = 0.0,
-        item_decay: float = 0.0,
+        pair_decay: NonNegative = 0.0,
+        user_decay: NonNegative = 0.0,
+        item_decay: NonNegative = 0.0,
         **loop: Any,
     ) -> None:
         super().__init__(model, loss, **loop)

@@ -1,12 +1,13 @@
 """Network and loss of Gorman and Sejnowski 1988: uniform initialisation, squared error with a margin."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Ge, Lt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_modules.config.errors import UserError
+from lightning_modules.config.bounds import bounded
 from lightning_modules.model.mlp import MLP
 from lightning_modules.zoo.model.time_series import init_uniform
 
@@ -29,10 +30,10 @@ class MarginSquaredError(nn.Module):
     equation 3; the margin is from Gorman and Sejnowski 1988 (0.2).
     """
 
-    def __init__(self, margin: float = 0.2) -> None:
+    @bounded
+    def __init__(self, margin: Annotated[float, Ge(0), Lt(1)] = 0.2) -> None:
         super().__init__()
-        if not 0 <= margin < 1:
-            raise UserError(f"task.loss.margin={margin}: expected a value in [0, 1)")
+
         self.margin = margin
 
     def forward(self, logits: Tensor, y: Tensor) -> Tensor:
