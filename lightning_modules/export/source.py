@@ -65,7 +65,7 @@ def quantize_for_export(task: Supervised, data: Any) -> Supervised:
     Raises UserError if the network has an operation without an int8 kernel, or if there are no calibration samples.
     """
     from lightning_modules.compression.quantization.int8 import StaticInt8
-    from lightning_modules.run.compression import calibration_batches
+    from lightning_modules.compression.stage_fits import calibration_batches
 
     stage = StaticInt8()
     stage.name = "quantized"

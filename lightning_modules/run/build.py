@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from lightning_modules.compat.lightning import notify_ranks_by_signal
 from lightning_modules.compat.torch import BatchNorm
 from lightning_modules.config.errors import UserError
+from lightning_modules.data.preprocess import preprocess_spec
+from lightning_modules.data.table_input import TableInput
 from lightning_modules.run.cuda import CudaGraphs, PeakMemory, uses_cuda
 from lightning_modules.task.fast_loop import FastLoop
 from lightning_modules.task.supervised import Supervised
@@ -107,6 +109,21 @@ def build_task(cfg: DictConfig, data: Any, callbacks: list[pl.Callback], **loop:
     over_ranks = cfg.trainer.get("sync_batchnorm") and (cfg.trainer.devices, cfg.trainer.num_nodes) != (1, 1)
     data.drop_single = not over_ranks and _with_synced_batch_norm(task, data)
     return task
+
+
+def task_spec(cfg: DictConfig, data: Any) -> dict[str, Any]:
+    """Plain values in each checkpoint from which model, task and preprocessing are rebuilt without the data."""
+    plain: Any = OmegaConf.to_container(cfg, resolve=True)
+    task = {key: value for key, value in plain["task"].items() if key != "monitor"}
+    names = {"class_names": data.class_names} if data.num_classes else {}
+    columns = getattr(data, "columns", None)
+    return {
+        "name": plain["name"],
+        "model": plain["model"],
+        "task": {**task, **names},
+        "preprocess": preprocess_spec(data.preprocess),
+        **({"inputs": TableInput(tuple(columns), data.arrays.x.dtype).plain()} if columns else {}),
+    }
 
 
 def _with_synced_batch_norm(task: Supervised, data: Any) -> bool:

@@ -23,6 +23,7 @@ def publish(record: Record, weights: Path, data: Any, task: Any, metrics: Mappin
 
     Raises UserError if the weights, loaded back, are not those that were tested.
     """
+    record.logger.flush()
     write_pyfunc(weights, data.example(4), task, held_out_samples(data), record.model_id, record.run_id)
     record.send({"do": "model", "model_id": record.model_id, "step": task.tested_step})
     record.send({"do": "tags", "tags": {"mlflow.note.content": run_description(record, metrics)}})
@@ -67,6 +68,7 @@ def _label_text(y: torch.Tensor, names: Sequence[str] | None) -> str:
 
 def draw_curves(record: Record) -> None:
     """Plot the recorded history of the train and val metrics."""
+    record.logger.flush()
     if record.is_cut_off:
         return
     names = sorted(record.client.get_run(record.run_id).data.metrics)

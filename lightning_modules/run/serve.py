@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from hydra.utils import get_method
 
 from lightning_modules.compat.mlflow import save_example
 from lightning_modules.config.errors import UserError, suggest
@@ -26,9 +27,8 @@ def load_task(path: Path) -> Supervised:
     Raises UserError if the file is damaged, or if its config names a target that is not allowed.
     """
     if path.suffix == ".safetensors":
-        from lightning_modules.compression.artifact import load_compressed
-
-        return load_compressed(path)
+        loaded: Supervised = get_method("lightning_modules.compression.artifact.load_compressed")(path)
+        return loaded
     checkpoint = read_checkpoint(path)
     if "passport" not in checkpoint:
         raise UserError(f"checkpoint {path} has no embedded config; it was not written by Touchstone")

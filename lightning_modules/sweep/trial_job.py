@@ -88,7 +88,7 @@ def run_trial(cfg: DictConfig, overrides: Sequence[str]) -> str | None:
     The run itself stands in the store whatever happens, FAILED with its message where it could not begin.
     """
     from lightning_modules.config.trust import refuse_untrusted_targets
-    from lightning_modules.run.run import _is_rank_zero
+    from lightning_modules.run.process import is_rank_zero
     from lightning_modules.sweep.sweep_lookup import sweep_folder
     from lightning_modules.sweep.sweep_store import SweepStore
     from lightning_modules.sweep.trial_lock import trial_lock
@@ -102,7 +102,7 @@ def run_trial(cfg: DictConfig, overrides: Sequence[str]) -> str | None:
     with trial_lock(ledger, job) as found:
         if found is None:
             return None
-        if not _is_rank_zero():
+        if not is_rank_zero():
             found = _join_first_rank(ledger, found)
         _reset_argv([*(word for word in overrides if not word.startswith(JOB_KEY)), found.word()])
         _strip_sweep_config(cfg, found)

@@ -25,9 +25,9 @@ def trial_lock(ledger: SweepStore, job: TrialJob) -> Iterator[TrialJob | None]:
     """
     from filelock import FileLock
 
-    from lightning_modules.run.run import _is_rank_zero
+    from lightning_modules.run.process import is_rank_zero
 
-    if not _is_rank_zero():  # its rank 0 holds the lock
+    if not is_rank_zero():  # its rank 0 holds the lock
         yield job
         return
     folder = ledger.folder / "trials"

@@ -22,6 +22,7 @@ from lightning_modules.tracking.artifacts import artifact_path, download_model, 
 from lightning_modules.tracking.checkpoint import read_checkpoint
 from lightning_modules.tracking.liveness import WORKING_DIRECTORY, is_alive
 from lightning_modules.tracking.outbox_delivery import deliver_run
+from lightning_modules.tracking.record import add_model
 from lightning_modules.tracking.resume_drift import check_allow, config_drift, data_drift, refuse_drift, resume_options
 from lightning_modules.tracking.store import Store, find_run
 
@@ -164,8 +165,6 @@ def continue_run(store: Store, run_id: str, cfg: DictConfig, alone: bool = True)
             changed = config_drift(recorded, cfg)
             drift = {key: change for key, change in changed.items() if _has_key_in_both(key, recorded, cfg)}
         refuse_drift(named, drift, allow)
-    from lightning_modules.tracking.record import add_model
-
     model_id = run.data.tags.get("touchstone.model_id") or add_model(store, run)  # none: the run failed at its start
     return ResumedRun(run_id, model_id, cfg, checkpoint, named, run.data.tags, allow, drift)
 

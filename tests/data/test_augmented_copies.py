@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from lightning_modules.augmentation.augmented_copies import AugmentRequest, write_copies
 from lightning_modules.config.errors import UserError
-from lightning_modules.run.augmented_copies import AugmentRequest, write_copies
 from lightning_modules.zoo.data.digits import Digits
 
 WORDS = ("data=digits", "augmentation=image_basic", "augmentation.transforms.crop_flip.padding=1")

@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 
 from lightning_modules.compression.pruning.lottery import iterative_sparsity
+from lightning_modules.compression.run_compression import RunCompression
 from lightning_modules.config.check import check_config
 from lightning_modules.config.command_line import compose_run
 from lightning_modules.reproduction.compose import compose_claim
 from lightning_modules.reproduction.discovery import claim_files
 from lightning_modules.run import build
-from lightning_modules.run.compression import RunCompression
 
 CLAIMS = [name for name in claim_files() if name.startswith("lottery_mnist1d/")]
 

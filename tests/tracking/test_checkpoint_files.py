@@ -148,7 +148,7 @@ def test_a_run_that_starts_again_because_its_checkpoint_is_damaged_says_so(train
     run = train("trainer.max_epochs=1")
     last = artifact_path(store, run, "checkpoints/last.ckpt")
     flip(last, 8 * 500)
-    with pytest.warns(UserWarning, match=r"last\.ckpt is damaged.* The run starts again from its first step\.$"):
+    with pytest.warns(UserWarning, match=r"last\.ckpt is damaged.* The run restarts from its first step\.$"):
         assert continue_run(store, run.info.run_id, recorded_config(store, run)).checkpoint is None
     last.unlink()
     with warnings.catch_warnings():

@@ -80,7 +80,7 @@ def test_log_calls_and_checkpoints_return_while_the_server_is_silent(
                 assert kept(project) == list(range(step + 1)), "what waits is on the disk"
                 time.sleep(0.25)
     assert len(warned) == 1
-    with pytest.warns(UnsentDataWarning, match=r"store\.py sync"):
+    with pytest.warns(UnsentDataWarning, match=r"store sync"):
         logger.finalize("success")
     assert time.monotonic() - started < 20, "the request itself would have hung for 30 s"
     assert logger.undelivered is not None and kept(project) == list(range(100))

@@ -61,9 +61,9 @@ def budget_plan(
 
 def check_attempt(overrides: Sequence[str]) -> list[str]:
     """Why the network of these overrides cannot be compressed so, before it is trained; called in a process of its own."""
+    from lightning_modules.compression.run_compression import RunCompression
     from lightning_modules.config.command_line import compose_run, format_error
     from lightning_modules.run import build
-    from lightning_modules.run.compression import RunCompression
 
     try:
         cfg = compose_run(overrides)

@@ -9,50 +9,18 @@ import pytorch_lightning as pl
 from lightning_modules.compression.artifact import FILE, load_compressed, save_compressed
 from lightning_modules.compression.cost_report import TEST_METRICS, CostReport, plot_costs
 from lightning_modules.compression.stage import Stage
+from lightning_modules.compression.stage_fits import StageFits, steps_done
 from lightning_modules.report.tables import markdown_table, open_console, terminal_table
-from lightning_modules.run.compression import FitCall, RunCompression, steps_done
+from lightning_modules.run.compression import FitCall
 from lightning_modules.run.publish import held_out_samples, run_description
 from lightning_modules.run.serve import write_pyfunc
 from lightning_modules.tracking.record import Record
 
 
-def evaluate_stages(
-    compression: RunCompression,
-    record: Record | None,
-    logger: Any,
-    folder: Path,
-    fit: FitCall,
-    trainer: pl.Trainer,
-    tested: dict[str, float],
-) -> dict[str, float]:
-    """Do what the recipe says after training; return the metrics of the compressed network.
-
-    `record`: None on processes that do not record: they take part in the fits only. `folder`: for the points from
-    which a run goes on. `tested`: the metrics of the network as it was trained.
-    """
-    recipe = compression.recipe
-    if not recipe.compresses:
-        return {}
-    lead = trainer.is_global_zero
-    first = steps_done(trainer, folder / "last.ckpt")
-    phases = compression.phases(folder, logger, first, fit, writes=lead)
-    account = _StageRecorder(compression, record, {} if recipe.keeps_last else dict(tested)) if lead else None
-    if account and not recipe.after:
-        account.add(1, recipe.in_fit[-1], first)
-    for number, stage, known in phases.run():
-        if account and not (known and number < len(recipe.after)):
-            account.add(number, stage, phases.steps + number)
-    if account is None:
-        return {}
-    metrics = account.finish(tested)
-    phases.clean()
-    return metrics
-
-
 class _StageRecorder:
-    """The account of one run, with a LoggedModel for each stage, made from that of the stage before."""
+    """The cost report of one run, with a LoggedModel for each stage, derived from that of the stage before."""
 
-    def __init__(self, compression: RunCompression, record: Record | None, tested: dict[str, float]) -> None:
+    def __init__(self, compression: StageFits, record: Record | None, tested: dict[str, float]) -> None:
         self.compression, self.record = compression, record
         context = compression.context
         self.folder = record.folder / "compression" if record else compression.folder
@@ -108,3 +76,41 @@ class _StageRecorder:
             metric = next((name for name in TEST_METRICS if name in self.account.rows[-1].metrics), None)
             plot_costs(self.account.rows, metric, self.record.folder / "compression" / "comparison.png")
         return self.account.named()
+
+
+class RunCompression(StageFits):
+    """The compression recipe of a run, which `run/compression.py` builds if it has stages."""
+
+    def evaluate(
+        self,
+        record: Record | None,
+        logger: Any,
+        folder: Path,
+        fit: FitCall,
+        trainer: pl.Trainer,
+        tested: dict[str, float],
+    ) -> dict[str, float]:
+        """Run the stages that follow training; return the metrics of the compressed network.
+
+        Args:
+            record: None on processes that do not record; they only take part in the fits.
+            folder: for the checkpoints from which an interrupted run resumes.
+            tested: the metrics of the trained network.
+        """
+        recipe = self.recipe
+        if not recipe.compresses:
+            return {}
+        lead = trainer.is_global_zero
+        first = steps_done(trainer, folder / "last.ckpt")
+        phases = self.phases(folder, logger, first, fit, writes=lead)
+        report = _StageRecorder(self, record, {} if recipe.keeps_last else dict(tested)) if lead else None
+        if report and not recipe.after:
+            report.add(1, recipe.in_fit[-1], first)
+        for number, stage, known in phases.run():
+            if report and not (known and number < len(recipe.after)):
+                report.add(number, stage, phases.steps + number)
+        if report is None:
+            return {}
+        metrics = report.finish(tested)
+        phases.clean()
+        return metrics
