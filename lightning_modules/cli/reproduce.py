@@ -38,11 +38,18 @@ def _reproduce(arguments: Arguments) -> None:
     if len(chosen) > 1:
         raise UserError(f"{' and '.join(f'{name}=true' for name in chosen)} exclude each other; choose one")
     from lightning_modules.reproduction import commands
-    from lightning_modules.reproduction.request import ClaimRequest, RunSettings
+    from lightning_modules.reproduction.request import ClaimRequest
 
-    settings = RunSettings(arguments.seeds, arguments.sweep__jobs, arguments.sweep__retries, arguments.fresh)
     request = ClaimRequest(
-        arguments.targets, arguments.tier, settings, arguments.overrides, arguments.judge, arguments.partial
+        targets=arguments.targets,
+        tiers=arguments.tier,
+        overrides=arguments.overrides,
+        seeds=arguments.seeds,
+        jobs=arguments.sweep__jobs,
+        retries=arguments.sweep__retries,
+        fresh=arguments.fresh,
+        judge_only=arguments.judge,
+        partial=arguments.partial,
     )
     if not getattr(commands, chosen[0] if chosen else "verdicts")(request):
         sys.exit(1)

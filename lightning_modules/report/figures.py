@@ -1,4 +1,4 @@
-"""The pictures of a run, as matplotlib figures without pyplot: nothing global, nothing to close."""
+"""Figures of a run, as matplotlib objects without pyplot: no global state, nothing to close."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from matplotlib.figure import Figure
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Okabe & Ito (2008): eight colours that all kinds of colour vision tell apart.
+# Okabe & Ito (2008): eight colours for all kinds of colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 INK, GRID = "#333333", "#DDDDDD"
 SPLIT_COLOURS = {"train": COLOURS[0], "val": COLOURS[1], "test": COLOURS[2]}
-MAX_PRINTED_CLASSES = 20  # classes up to which the confusion matrix prints its counts
-MAX_LABELLED_CURVES = 10  # classes up to which each has a ROC curve in the legend
+MAX_PRINTED_CLASSES = 20  # the confusion matrix prints its counts up to this number of classes
+MAX_LABELLED_CURVES = 10  # each class has a labelled ROC curve up to this number
 
 MetricHistory = Mapping[str, Sequence[tuple[int, float]]]
 
@@ -44,14 +44,14 @@ def style_axes(axes: Axes, title: str, xlabel: str, ylabel: str, grid: bool = Tr
 
 
 def confusion_matrix(matrix: Tensor, class_names: Sequence[str]) -> Figure:
-    """Draw the counts `matrix` [K, K] (rows: true classes), coloured by the share within each row."""
+    """Plot the counts `matrix` [K, K] (rows: true classes), coloured by the fraction within each row."""
     counts = matrix.detach().cpu().numpy()
     classes = len(counts)
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = min(max(4.0, 0.5 * classes + 2), 14.0)
     figure = blank_figure(side + 1, side)
     axes = figure.add_subplot()
-    # Unprinted, the few mistakes of many classes would all look white on a linear scale.
+    # On a linear scale, the few mistakes of many classes would all look white.
     norm = PowerNorm(1.0 if classes <= MAX_PRINTED_CLASSES else 0.5, vmin=0, vmax=1)
     image = axes.imshow(share, cmap="Blues", norm=norm)
     accuracy = np.trace(counts) / max(counts.sum(), 1)
@@ -59,7 +59,7 @@ def confusion_matrix(matrix: Tensor, class_names: Sequence[str]) -> Figure:
     style_axes(axes, title, "predicted", "true", grid=False)
     size = 9 if classes <= 12 else 7 if classes <= 40 else 4.5
     longest = max((len(str(name)) for name in class_names), default=0)
-    every = -(-classes // 100)  # of more than 100 names some are left out: they would overlap
+    every = -(-classes // 100)  # more than 100 names would overlap
     places, names = range(0, classes, every), list(class_names)[::every]
     axes.set_xticks(places, names, fontsize=size)
     if classes > MAX_PRINTED_CLASSES:
@@ -80,10 +80,10 @@ def confusion_matrix(matrix: Tensor, class_names: Sequence[str]) -> Figure:
 
 
 def learning_curves(history: MetricHistory) -> Figure:
-    """Draw one axes for each metric ``x``: train/x, val/x … over the steps, test/x as a dashed line.
+    """Plot each metric ``x`` on its own axes: train/x and val/x over the steps, test/x as a dashed line.
 
-    A loss that spans more than two decades gets a logarithmic axis. Keys without a split (``lr``) get an axes
-    of their own. NaN and infinities are gaps.
+    A loss that spans more than two decades has a logarithmic axis. Keys without a split (``lr``) have their own axes.
+    NaN and infinities are gaps.
     """
     metrics: dict[str, dict[str, Sequence[tuple[int, float]]]] = {}
     for key, points in history.items():
@@ -111,7 +111,7 @@ def _draw_curves(axes: Axes, metric: str, curves: Mapping[str, Sequence[tuple[in
             label = f"test {values[-1]:.4g}"
             axes.axhline(float(values[-1]), color=colour, linestyle="--", linewidth=1.5, label=label)
             continue
-        marker = "o" if len(steps) < 30 else None  # one lonely point would be invisible without
+        marker = "o" if len(steps) < 30 else None  # a single point would be invisible
         axes.plot(steps, values, color=colour, linewidth=1.6, marker=marker, markersize=3, label=split or None)
     if "loss" in metric and seen and min(seen) > 0 and max(seen) / min(seen) > 100:
         axes.set_yscale("log")
@@ -120,12 +120,12 @@ def _draw_curves(axes: Axes, metric: str, curves: Mapping[str, Sequence[tuple[in
 
 
 def roc_curves(scores: Tensor, targets: Tensor, class_names: Sequence[str]) -> Figure:
-    """Draw each class against the rest, with the area under its curve.
+    """Plot each class against the rest, with the area under its curve.
 
     Args:
-        scores: [N, K], the higher the likelier (logits or probabilities); [N] for two classes, of the second.
+        scores: [N, K] logits or probabilities; [N] for two classes, those of the second.
         targets: [N] class indices.
-        class_names: K names. Classes of which `targets` has none, or nothing else, have no curve.
+        class_names: K names. Classes that `targets` lacks, or consists of, have no curve.
     """
     from sklearn.metrics import auc, roc_curve
 
@@ -133,7 +133,7 @@ def roc_curves(scores: Tensor, targets: Tensor, class_names: Sequence[str]) -> F
     if likely.ndim == 1:
         likely = np.stack([-likely, likely], axis=1)
     found = [k for k in range(likely.shape[1]) if 0 < (truth == k).sum() < len(truth)]
-    shown = found[1:] if likely.shape[1] == 2 else found  # the two curves of two classes are one, mirrored
+    shown = found[1:] if likely.shape[1] == 2 else found  # the curves of two classes mirror each other
     curves = {k: roc_curve(truth == k, likely[:, k])[:2] for k in shown}
     areas = {k: float(auc(*curve)) for k, curve in curves.items()}
     figure = blank_figure(5.6, 5)
@@ -153,7 +153,7 @@ def roc_curves(scores: Tensor, targets: Tensor, class_names: Sequence[str]) -> F
 
 
 def predicted_vs_true(predicted: Tensor, target: Tensor) -> Figure:
-    """Draw a regression's predictions over the true values, both [N] (or flattened), with R² and RMSE."""
+    """Plot a regression's predictions over the true values, both [N] or flattened, with R² and RMSE."""
     guess, truth = (part.detach().float().cpu().numpy().ravel() for part in (predicted, target))
     rmse = float(np.sqrt(np.mean((guess - truth) ** 2)))
     spread = float(((truth - truth.mean()) ** 2).sum())

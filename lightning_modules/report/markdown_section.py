@@ -1,4 +1,4 @@
-"""A part of a Markdown file that a command writes: what stands between two marks."""
+"""Sections of Markdown files that commands write, between two marker lines."""
 
 import os
 import shutil
@@ -9,14 +9,14 @@ from lightning_modules.config.errors import UserError
 
 
 def replace_section(path: Path | str, text: str, mark: str = "claims") -> bool:
-    """Replace what stands between the lines ``<!-- claims -->`` and ``<!-- /claims -->`` of a file; whether it changed.
+    """Replace the lines between ``<!-- claims -->`` and ``<!-- /claims -->``; return whether the file changed.
 
-    The file is replaced as a whole or not at all. Marks within a line, as in a text about them, do not count.
+    The file is replaced atomically. Only markers on a line of their own count.
 
     Raises:
-        UserError: the file is not there, or does not have both marks once and in this order.
+        UserError: the file does not exist, or does not have both markers exactly once and in this order.
     """
-    target = Path(path).resolve()  # a link stays a link
+    target = Path(path).resolve()  # do not replace a symbolic link
     lines, start, end = find_section(path, mark)
     newline = "\r\n" if lines[start].endswith("\r\n") else "\n"
     between = newline.join(["", *text.strip("\n").split("\n"), "", ""])
@@ -25,18 +25,18 @@ def replace_section(path: Path | str, text: str, mark: str = "claims") -> bool:
 
 
 def find_section(path: Path | str, mark: str = "claims") -> tuple[list[str], int, int]:
-    """The lines of a file, and the places of both marks among them. Raises UserError as `write_between` does."""
+    """The lines of a file, and the positions of both markers. Raises UserError as `replace_section` does."""
     target = Path(path).resolve()
     if not target.is_file():
-        raise UserError(f"{path}: there is no such file to write the table to")
+        raise UserError(f"{path}: no such file to write the table to")
     lines = target.read_bytes().decode().splitlines(keepends=True)
     opening, closing = f"<!-- {mark} -->", f"<!-- /{mark} -->"
     places = [[number for number, line in enumerate(lines) if line.strip() == sought] for sought in (opening, closing)]
     (start, end) = (found[0] if len(found) == 1 else -1 for found in places)
     if start < 0 or end < start:
         raise UserError(
-            f"{path}: the table is written between a line {opening} and, below it, a line {closing}; "
-            f"lines with them: {_line_numbers(places[0])} and {_line_numbers(places[1])}"
+            f"{path}: expected a line {opening} and, below it, a line {closing} around the table; "
+            f"found on lines {_line_numbers(places[0])} and {_line_numbers(places[1])}"
         )
     return lines, start, end
 

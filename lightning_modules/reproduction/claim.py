@@ -13,9 +13,9 @@ from lightning_modules.report.t_intervals import Sample, summarize
 class Verdict(StrEnum):
     """The result of comparing our runs with the published number."""
 
-    REPRODUCED = "REPRODUCED"  # the interval of the difference lies inside the tolerance
+    REPRODUCED = "REPRODUCED"  # the interval of the difference is within the tolerance
     CONSISTENT = "CONSISTENT"  # it contains 0 and excludes differences beyond four tolerances
-    BETTER = "BETTER"  # it lies on the better side of the published number
+    BETTER = "BETTER"  # it is on the better side of the published number
     NOT_REPRODUCED = "NOT_REPRODUCED"
     INCONCLUSIVE = "INCONCLUSIVE"  # too few seeds, a wide interval, or a shortened run
     INVALID = "INVALID"  # different data or config
@@ -150,7 +150,7 @@ class Claim(PublishedValue):
         return tuple(arm.name for arm in self.arms) or ("",)
 
     @model_validator(mode="after")
-    def _whole(self) -> Self:
+    def _check_consistency(self) -> Self:
         problems = list(self._problems())
         if problems:
             raise ValueError("\n".join(problems))

@@ -107,9 +107,9 @@ def missing_metric_hint(store: Store, metric: str, children: Sequence[TrialResul
         if child.status == "FINISHED" and child.run_id is not None:
             names = set(store.client.get_run(child.run_id).data.metrics)
             if metric not in names:
-                hint = did_you_mean(metric, names)
-                every = f"choose one of: {', '.join(sorted(names))}" if names else "it has none"
-                return f"Run {child.run_id} has no metric {metric!r}; {f'{hint} ' if hint else ''}{every}"
+                hint, every = did_you_mean(metric, names), ", ".join(sorted(names)) or "none"
+                choices = f"{hint} (all: {every})" if hint else f"choose one of: {every}"
+                return f"Run {child.run_id} has no metric {metric!r}; {choices}"
     return None
 
 

@@ -34,24 +34,14 @@ def verdicts(request: ClaimRequest) -> bool:
 
 
 def lint(request: ClaimRequest) -> bool:
-    """Print the mistakes of the claims, and missing data hashes; return whether there are no mistakes."""
+    """Print the mistakes of the claims; return whether there are none."""
     mistakes, content = 0, _DataHashCache()
     for name in find_claims(request.targets):
         found = lint_claim(name, content)
         mistakes += len(found)
         print(f"{name}: {'ok' if not found else f'{len(found)} mistakes'}", flush=True)
         print("".join(f"  {mistake}\n" for mistake in found), end="")
-        if any("claim.data: the sha256 of the raw data is missing" in mistake for mistake in found):
-            print(f"  data: {_data_hash_or_error(name, content)}", flush=True)
     return not mistakes
-
-
-def _data_hash_or_error(name: str, content: "_DataHashCache") -> str:
-    """The hash of a claim's data, or the error message."""
-    try:
-        return content(compose_claim(name))
-    except UserError as error:
-        return str(error)
 
 
 class _DataHashCache:
@@ -84,7 +74,7 @@ def table(request: ClaimRequest) -> bool:
     results = merge_newest(read_results(every), stored)
     if not results:
         raise UserError("no claim has a result yet; run touchstone reproduce all")
-    wanted, whole = {}, True
+    sections, is_complete = {}, True
     for file, here in table_files(every).items():
         lacking = [name for name in here if name not in results and tier_of(name) in DEFAULT_TIERS]
         if not any(name in asked and name in results for name in here):
@@ -94,19 +84,19 @@ def table(request: ClaimRequest) -> bool:
                 f"{file} is unchanged: no result for {', '.join(lacking)}; use partial=true to write it without them",
                 file=sys.stderr,
             )
-            whole = False
+            is_complete = False
             continue
         find_section(file)
-        wanted[file] = [name for name in here if name in results], lacking
-    rows = _judge_all(results, {name for names, _ in wanted.values() for name in names})
+        sections[file] = [name for name in here if name in results], lacking
+    rows = _judge_all(results, {name for names, _ in sections.values() for name in names})
     for written in write_results({name: results[name] for name in stored if name in results}):
         print(f"written: {written}")
-    for file, (names, lacking) in wanted.items():
+    for file, (names, lacking) in sections.items():
         text = rows_to_markdown([rows[name] for name in names])
         text += f"\nNo verdict yet: {', '.join(lacking)}.\n" if lacking else ""
         replace_section(file, text)
         print(f"written: {file}")
-    return whole
+    return is_complete
 
 
 def _judge_all(results: Mapping[str, Result], names: Collection[str]) -> dict[str, ClaimRow]:
@@ -131,14 +121,14 @@ def freeze(request: ClaimRequest) -> bool:
     names = select_claims(request)
     composed = [compose_claim(name) for name in names]
     for one in composed:
-        require_freezable(one, len(select_seeds(one.claim, request.settings.seeds)))
+        require_freezable(one, len(select_seeds(one.claim, request.seeds)))
     reproduce(request)
     store = open_store(composed[0].cfg.tracking.get("uri"))
     for one in composed:
         parent = find_parent_run(store, one)
         assert parent is not None
         children = read_trial_results(store, parent.info.run_id)
-        parts = claim_runs(one.claim, select_seeds(one.claim, request.settings.seeds))
+        parts = claim_runs(one.claim, select_seeds(one.claim, request.seeds))
         commit = provenance_of(store, [child.run_id for child in children if child.run_id]).commit
         print(f"written: {write_reference(one, read_values(store, one.claim, parts, children), commit)}")
     return True

@@ -191,10 +191,10 @@ _NO_SPREAD = (
     "check that the seed controls the randomness of the run"
 )
 _EXPLANATIONS = {
-    Verdict.REPRODUCED: "lies within the tolerance of ±{tolerance}",
+    Verdict.REPRODUCED: "is within the tolerance of ±{tolerance}",
     Verdict.CONSISTENT: "contains 0, extends beyond the tolerance of ±{tolerance} and excludes differences above {excluded}",
-    Verdict.BETTER: "lies on the better side of the published number ({better} is better)",
-    Verdict.NOT_REPRODUCED: "lies on the worse side of the published number ({better} is better)",
+    Verdict.BETTER: "is on the better side of the published number ({better} is better)",
+    Verdict.NOT_REPRODUCED: "is on the worse side of the published number ({better} is better)",
     Verdict.INCONCLUSIVE: f"is too wide: it does not exclude a difference of {{excluded}}, "
     f"more than {MAX_WIDTH} tolerances of ±{{tolerance}}",
 }

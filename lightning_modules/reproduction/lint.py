@@ -14,45 +14,49 @@ from lightning_modules.reproduction.discovery import claim_files, tier_of
 from lightning_modules.reproduction.logged_metrics import is_logged, task_metric_names
 from lightning_modules.reproduction.verdict import resolve_tolerance
 
+Content = Callable[[ComposedClaim], str]  # a claim -> the sha256 of its raw data
 _MAX_TOLERANCE_POINTS, _MAX_TOLERANCE_FRACTION = 10.0, 0.2  # a larger tolerance, in points or relative, is meaningless
 _TIERS_WITH_DATA = ("ci", "cpu")  # tiers whose data are available to the authors of claims
 
 
-def lint(name: str, content: Callable[[ComposedClaim], str] | None = None) -> list[str]:
+def lint(name: str, content: Content | None = None) -> list[str]:
     """All mistakes of a claim as ``file:line: key: message``; empty if it can be judged.
 
     Args:
         content: returns the sha256 of the raw data, to be compared with the claim's; None skips this check.
     """
     try:
-        composed = compose_claim(name)
-        return lint_composed(composed) + (_check_data(composed, content) if content else [])
+        return lint_composed(compose_claim(name), content)
     except UserError as error:
         return str(error).splitlines()
 
 
-def _check_data(composed: ComposedClaim, content: Callable[[ComposedClaim], str]) -> list[str]:
-    """Check the data's hash, if the data are on this machine."""
-    given = composed.claim.data
-    try:
-        found = content(composed) if given else given
-    except UserError:
-        return []
-    if found == given:
-        return []
-    return [f"{locate_key(composed.name, 'data')}: claim.data: the sha256 of the raw data is {found}, not {given}"]
-
-
-def lint_composed(composed: ComposedClaim) -> list[str]:
+def lint_composed(composed: ComposedClaim, content: Content | None = None) -> list[str]:
     """All mistakes of a composed claim."""
-    name = composed.name
-    found = [f"{locate_key(name, key)}: claim.{key}: {text}" for key, text in check_claim(composed.claim)]
-    found += [f"{locate_key(name, key)}: claim.{key}: {text}" for key, text in _check_selection(composed)]
-    if (chosen := tier_of(name)) != composed.claim.tier:
+    name, claim = composed.name, composed.claim
+    mistakes = [*check_claim(claim), *_check_selection(composed), *_check_data(composed, content)]
+    found = [f"{locate_key(name, key)}: claim.{key}: {text}" for key, text in mistakes]
+    if (tier := tier_of(name)) != claim.tier:
         found.append(
-            f"{name}: claim.tier: {composed.claim.tier}, but selection by tier reads {chosen}; set tier in the claim's own file"
+            f"{name}: claim.tier: {claim.tier}, but selection by tier reads {tier}; set it in the claim's own file"
         )
     return found + _check_configs(composed)
+
+
+def _check_data(composed: ComposedClaim, content: Content | None) -> Iterator[tuple[str, str]]:
+    """Check the data's hash; the value is compared if the data are on this machine."""
+    given = composed.claim.data
+    if given is None and composed.claim.tier not in _TIERS_WITH_DATA:
+        return
+    try:
+        found = content(composed) if content else given
+        hint = f"add data: {found}" if found else "lint=true prints it"
+    except UserError as error:
+        found, hint = given, str(error)
+    if given is None:
+        yield "data", f"the sha256 of the raw data is missing; {hint}"
+    elif found != given:
+        yield "data", f"the sha256 of the raw data is {found}, not {given}"
 
 
 def check_claim(claim: Claim) -> Iterator[tuple[str, str]]:
@@ -64,8 +68,6 @@ def check_claim(claim: Claim) -> Iterator[tuple[str, str]]:
         yield "better", f"{claim.better}, but {claim.metric} is better the {way} it is"
     yield from _check_unit(claim)
     yield from _check_tolerance(claim)
-    if claim.data is None and claim.tier in _TIERS_WITH_DATA:
-        yield "data", "the sha256 of the raw data is missing; touchstone reproduce CLAIM lint=true prints it"
     if claim.shortened and claim.kind != "curve" and set(claim.expect) - {Verdict.INCONCLUSIVE, Verdict.INVALID}:
         yield "expect", "the verdict of a shortened run is always INCONCLUSIVE"
     if claim.unit == "%" and any(abs(value) > 100 for value in _published_numbers(claim)):

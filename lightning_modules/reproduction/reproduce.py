@@ -85,7 +85,7 @@ def _compose_valid(names: Sequence[str]) -> list[ComposedClaim]:
 
 
 def _reproduce_claim(composed: ComposedClaim, request: ClaimRequest, store: Store) -> ClaimRow | None:
-    seeds = select_seeds(composed.claim, request.settings.seeds)
+    seeds = select_seeds(composed.claim, request.seeds)
     print(f"\n── {composed.name}: {composed.claim.paper.title}", flush=True)
     committed = read_results([composed.name]).get(composed.name) if request.judge_only else None
     if committed and len(composed.overrides) == 2 and find_parent_run(store, composed) is None:
@@ -112,7 +112,7 @@ def _run_or_find(
     """The parent run with its finished children, or why there is none."""
     try:
         if not request.judge_only:
-            return run_seeds(composed, seeds, request.settings, store), ""
+            return run_seeds(composed, seeds, request, store), ""
         found = find_parent_run(store, composed)
         return (found.info.run_id, "") if found else (None, f"{composed.name} has no runs in this store")
     except SweepBusyError:
@@ -182,9 +182,9 @@ def _data_mismatch(composed: ComposedClaim) -> str | None:
         if message is None:
             raise
         return f"no data: {message}"
-    wanted = composed.claim.data
-    if wanted and found != wanted:
-        return f"data mismatch: the claim expects sha256 {wanted}, the data have {found}"
+    expected = composed.claim.data
+    if expected and found != expected:
+        return f"data mismatch: the claim expects sha256 {expected}, the data have {found}"
     return None
 
 

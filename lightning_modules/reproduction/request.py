@@ -1,36 +1,31 @@
-"""Arguments of the reproduce command: which claims, how to run them, and further overrides."""
+"""Arguments of the reproduce command."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-
-
-@dataclass(frozen=True)
-class RunSettings:
-    """How to run claims.
-
-    Attributes:
-        seeds: number of seeds; None uses the claim's own.
-        jobs: number of parallel runs.
-        retries: retries of a failed run.
-        fresh: start again, ignoring earlier runs.
-    """
-
-    seeds: int | None = None
-    jobs: int = 1
-    retries: int = 1
-    fresh: bool = False
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class ClaimRequest:
-    """A request: claims, tiers (for ``all`` and folders), run settings and further overrides.
+    """Which claims to judge, and how to run them.
 
-    `judge_only` judges existing runs; `partial` also writes tables in which verdicts are missing.
+    Attributes:
+        targets: claims, folders, or ``all``.
+        tiers: of ``all`` and of folders; None is the default tiers.
+        overrides: further overrides of the claims' configs, which make the verdict INVALID.
+        seeds: number of seeds; None uses the claim's own.
+        jobs: number of parallel runs.
+        retries: retries of a failed run.
+        fresh: start again, ignoring earlier runs.
+        judge_only: judge existing runs, run nothing.
+        partial: also write tables in which verdicts are missing.
     """
 
     targets: Sequence[str]
     tiers: Sequence[str] | None = None
-    settings: RunSettings = field(default_factory=RunSettings)
     overrides: Sequence[str] = ()
+    seeds: int | None = None
+    jobs: int = 1
+    retries: int = 1
+    fresh: bool = False
     judge_only: bool = False
     partial: bool = False

@@ -8,7 +8,7 @@ from lightning_modules.config.errors import UserError
 from lightning_modules.config.project import PROJECT_ROOT
 from lightning_modules.reproduction.claim_runs import build_claim_plan
 from lightning_modules.reproduction.compose import ComposedClaim
-from lightning_modules.reproduction.request import RunSettings
+from lightning_modules.reproduction.request import ClaimRequest
 from lightning_modules.sweep.fixed_plan import FixedPlan
 from lightning_modules.tracking.store import Store
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lightning_modules.sweep.hydra_plugin import GridSweeper
 
 
-def run_seeds(composed: ComposedClaim, seeds: tuple[int, ...], settings: RunSettings, store: Store) -> str:
+def run_seeds(composed: ComposedClaim, seeds: tuple[int, ...], request: ClaimRequest, store: Store) -> str:
     """Run the missing runs of a claim; return the id of its parent run.
 
     Raises:
@@ -28,8 +28,8 @@ def run_seeds(composed: ComposedClaim, seeds: tuple[int, ...], settings: RunSett
     from lightning_modules.sweep.controller import run_sweep
 
     plan = build_claim_plan(composed.claim, seeds)
-    overrides = [*composed.overrides, f"sweep.jobs={settings.jobs}", f"sweep.retries={settings.retries}"]
-    name, fresh = _sweep_name(composed, plan, overrides, settings.fresh, store)
+    overrides = [*composed.overrides, f"sweep.jobs={request.jobs}", f"sweep.retries={request.retries}"]
+    name, fresh = _sweep_name(composed, plan, overrides, request.fresh, store)
     overrides += [f"sweep.name={name}", f"sweep.skip_finished={str(not fresh).lower()}", f"name='{composed.name}'"]
     run_sweep(_make_sweeper(composed, plan, overrides, fresh), overrides)
     parent = find_parent_run(store, composed)

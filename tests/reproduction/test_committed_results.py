@@ -96,7 +96,7 @@ def test_tables_are_made_of_committed_values_and_checked_before_the_first_is_wri
         file.write_text(TEXT)
     refused = project.reproduce("all", "table=true", "partial=true")
     assert refused.returncode == 1
-    assert "experiments/other/README.md: there is no such file" in refused.stderr
+    assert "experiments/other/README.md: no such file" in refused.stderr
     assert [file.read_text() for file in files[:2]] == [TEXT, TEXT]
     files[2].write_text(TEXT)
     whole = project.reproduce("all", "table=true")

@@ -76,7 +76,7 @@ def test_every_way_to_be_unjudgeable_is_told_with_its_file_and_line(project: Pro
         "bad/lowest": ["claim.selection: lowest_train_loss needs a checkpoint"],
         "bad/curve": ["claim.epoch: 5, but 40 epochs are trained"],
         "bad/short": ["claim.expect: the verdict of a shortened run is always INCONCLUSIVE"],
-        "bad/data": ["claim.data: the sha256", f"data: {digits_hash}"],
+        "bad/data": [f"claim.data: the sha256 of the raw data is missing; add data: {digits_hash}"],
         "bad/hash": [f"claim.data: the sha256 of the raw data is {digits_hash}, not 1111"],
         "bad/metric": ["claim.metric: no run of this config logs 'test/acuracy'; did you mean 'test/accuracy'"],
         "bad/tolerance": ["claim.tolerance: ±60 points (x): must be at most 10 points"],
