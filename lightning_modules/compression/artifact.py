@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -15,7 +14,9 @@ from lightning_modules.task.supervised import Supervised
 FILE = "model.compressed.safetensors"
 
 
-def save_compressed(path: Path, model: nn.Module, state: CompressedState, task_spec: Mapping[str, Any]) -> Any:
+def save_compressed(
+    path: Path, model: nn.Module, state: CompressedState, task_spec: Mapping[str, object]
+) -> container.WriteReport:
     """Encode the network and write it; the task spec says how to rebuild task and network."""
     tensors = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
     return container.write(path, tensors, state, {"passport": dict(task_spec)})
@@ -37,9 +38,7 @@ def load_compressed(path: Path) -> Supervised:
     return task.eval()
 
 
-def load_into(
-    task: Supervised, path: Path, read: tuple[dict[str, Any], dict[str, Any], CompressedState] | None = None
-) -> CompressedState:
+def load_into(task: Supervised, path: Path, read: container.Contents | None = None) -> CompressedState:
     """Replace a task's freshly built network with that of a compressed file; return the compressed state.
 
     Raises UserError if the file belongs to another network.

@@ -5,7 +5,7 @@ An architecture step, ``{"do": name, …}``, describes how a stage changed the n
 a step restores shapes and layers only.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from lightning_modules.config.errors import UserError
 
-RestoreFunction = Callable[[nn.Module, dict[str, Any], Tensor], nn.Module]
+Step = dict[str, Any]  # plain values: ``{"do": name, …}``
+RestoreFunction = Callable[[nn.Module, Step, Tensor], nn.Module]
 # Named, not imported, so that optional libraries are imported only when they are needed.
 RESTORE_FUNCTIONS = {
     "channels": "lightning_modules.compression.structured.structured_pruning:restore",
@@ -83,7 +84,7 @@ class CompressedState:
     masks: dict[str, Tensor] = field(default_factory=dict)
     codebooks: dict[str, Codebook] = field(default_factory=dict)
     grids: dict[str, QuantGrid] = field(default_factory=dict)
-    steps: list[dict[str, Any]] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
 
     @torch.no_grad()
     def apply(self, model: nn.Module) -> None:
@@ -93,7 +94,7 @@ class CompressedState:
         self.apply_to(dict(model.named_parameters()))
 
     @torch.no_grad()
-    def apply_to(self, tensors: dict[str, Any]) -> None:
+    def apply_to(self, tensors: Mapping[str, Tensor]) -> None:
         """As `apply`, in place, for tensors by name."""
         made_of: dict[str, Codebook | QuantGrid] = {**self.codebooks, **self.grids}
         for name, quantized in made_of.items():
@@ -125,7 +126,7 @@ class CompressedState:
         self.masks, self.codebooks, self.grids, self.steps = other.masks, other.codebooks, other.grids, other.steps
 
 
-def apply_steps(model: nn.Module, steps: Sequence[dict[str, Any]], example: Tensor) -> nn.Module:
+def apply_steps(model: nn.Module, steps: Sequence[Step], example: Tensor) -> nn.Module:
     """Apply all steps to a network built from its config. Raises UserError for an unknown step."""
     for step in steps:
         if step.get("do") not in RESTORE_FUNCTIONS:

@@ -1,14 +1,15 @@
 """Callback that re-applies masks, codebooks and grids after every optimizer step, and calls the stages of a fit."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
 from lightning_modules.compression.compressed_state import Codebook, CompressedState
-from lightning_modules.compression.stage import Stage, StageContext
+from lightning_modules.compression.stage import Stage, StageContext, StateDict
 
 _SYNC_EVERY = 100  # steps between two synchronizations of shared values, which differ by rounding only
 
@@ -26,13 +27,13 @@ class CompressionCallback(pl.Callback):
     def __init__(self, context: StageContext, stages: Sequence[Stage]) -> None:
         self.context, self.stages = context, list(stages)
         self.step, self.total = 0, 0
-        self._handles: list[Any] = []
+        self._handles: list[RemovableHandle] = []
         self._factors: dict[str, tuple[Tensor, Tensor]] = {}  # by parameter: the mask, and it as numbers
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StateDict:
         return {"step": self.step, "form": self.context.state.plain_dict()}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: StateDict) -> None:
         self.step = int(state_dict["step"])
         self.context.state.replace(CompressedState.of(state_dict["form"]))
 
@@ -47,7 +48,9 @@ class CompressionCallback(pl.Callback):
         if not pl_module.automatic_optimization:  # else there are no gradients yet when the optimizer is called
             self._handles.append(optimizer.register_step_pre_hook(lambda *_: self.before_step()))
 
-    def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any) -> None:
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
         if pl_module.automatic_optimization:
             self.before_step()
 
@@ -138,7 +141,7 @@ def sum_shared_gradients(parameter: Tensor, codebook: Codebook, mask: Tensor | N
 
 
 @torch.no_grad()
-def sync_shared_weights(parameters: dict[str, Any], state: CompressedState) -> None:
+def sync_shared_weights(parameters: Mapping[str, Tensor], state: CompressedState) -> None:
     """Set each centroid to the value of its entries and each entry to its centroid, which may differ by rounding."""
     for name, codebook in state.codebooks.items():
         weight, index = parameters[name].detach(), codebook.indices.long()

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor, nn
 
+from lightning_modules.compression.container import WriteReport
 from lightning_modules.compression.profiling import Timing, is_onnx_model, measure_costs, measure_latencies
 from lightning_modules.task.profiling import model_size
 
@@ -58,7 +58,7 @@ class CostReport:
         size = model_size(self.dense)["model/size_bytes"]
         self.rows = [NetworkCosts("dense", {"size_bytes": size, **measure_costs(self.dense, self.x), **self.tested})]
 
-    def add(self, name: str, network: nn.Module, written: Any, tested: dict[str, float]) -> NetworkCosts:
+    def add(self, name: str, network: nn.Module, written: WriteReport, tested: dict[str, float]) -> NetworkCosts:
         """Measure a network that was loaded back from its file; the dense one is timed again beside it, for a fair ratio."""
         before = self.rows[-1].metrics
         kept = ("params", "nonzero", "macs") if is_onnx_model(network) else ()

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.compat.torch import tensor_version
+from lightning_modules.compression.compressed_state import Step
 from lightning_modules.compression.optional_import import optional_import
 from lightning_modules.config.errors import UserError
 
@@ -55,7 +56,7 @@ class OnnxModel(nn.Module):
         return {**self.__dict__, "_session": None}
 
 
-def restore(model: nn.Module, step: dict[str, Any], example: Tensor) -> nn.Module:
+def restore(model: nn.Module, step: Step, example: Tensor) -> nn.Module:
     """An empty `OnnxModel` of the recorded size; the ONNX file itself is loaded with the weights."""
     return OnnxModel(bytes(int(step["bytes"])))
 

@@ -12,7 +12,10 @@ from torch import Tensor, nn
 from lightning_modules.compression.compressed_state import CompressedState
 from lightning_modules.config.bounds import Positive, bounded
 from lightning_modules.config.errors import UserError, suggest
+from lightning_modules.task.supervised import Supervised
 
+Settings = dict[str, object]  # plain values
+StateDict = dict[str, Any]  # tensors and plain values
 When = Literal["fit", "after", "always"]
 Kind = Literal["distil", "structure", "prune", "share", "program"]
 # A stage may follow stages of the same or of an earlier kind.
@@ -38,7 +41,7 @@ class StageContext:
         log: logs metrics to the run.
     """
 
-    task: Any
+    task: Supervised
     state: CompressedState
     example: Tensor
     batches: Callable[[], Iterator[dict[str, Tensor]]]
@@ -100,7 +103,7 @@ class Stage(pl.Callback):
         `example`: preprocessed floats [2, *input_shape]. `model` must not be changed.
         """
 
-    def check_task(self, task: Any) -> None:
+    def check_task(self, task: Supervised) -> None:
         """Like `check`, for what depends on the task: its classes, its augmentation."""
 
     def begin(self, context: StageContext) -> None:
@@ -125,7 +128,7 @@ class Stage(pl.Callback):
     def end(self, context: StageContext) -> None:
         """Finish this stage; called after its fit, or right after `begin` if it has none."""
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> Settings:
         """Settings and results as plain values, recorded as params of the logged model."""
         return {}
 

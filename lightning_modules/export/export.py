@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mlflow.entities import Run
 from torch import Tensor
 
 from lightning_modules.config.errors import UserError, suggest
@@ -16,6 +17,7 @@ from lightning_modules.export.source import quantize_for_export as make_int8
 from lightning_modules.export.verification import Agreement, LatencyPercentiles, compare_outputs, latency_percentiles
 from lightning_modules.task.profiling import single_thread
 from lightning_modules.task.supervised import Supervised
+from lightning_modules.tracking.store import Store
 
 TOLERANCE = 1e-3  # largest allowed difference of a float export, relative to the largest score
 MIN_AGREEMENT = 0.5  # an int8 file is not logged if fewer samples get the same class
@@ -42,7 +44,7 @@ class ExportResult:
     times: dict[str, LatencyPercentiles]
 
 
-def export_run(store: Any, run: Any, form: str, quantized: bool, folder: Path) -> tuple[ExportResult, Tensor]:
+def export_run(store: Store, run: Run, form: str, quantized: bool, folder: Path) -> tuple[ExportResult, Tensor]:
     """Write the run's model into `folder`, load it back, compare it with the checkpoint and time both.
 
     Returns the result, and an example of raw samples.

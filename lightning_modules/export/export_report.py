@@ -1,7 +1,6 @@
 """Reports an export: a table in the terminal, and file, signature and metrics in the run."""
 
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -9,6 +8,7 @@ from lightning_modules.data.table_input import TableInput
 from lightning_modules.export.export import BATCH_SIZE, ExportResult
 from lightning_modules.export.runtime import load_exported
 from lightning_modules.report.tables import open_console, terminal_table
+from lightning_modules.tracking.store import Store
 
 
 def export_metrics(found: ExportResult) -> dict[str, float]:
@@ -45,7 +45,7 @@ def print_export(found: ExportResult) -> None:
     open_console().print(terminal_table(["", "checkpoint, eager", found.name], rows, title=title))
 
 
-def log_export(store: Any, run_id: str, found: ExportResult, example: Tensor) -> None:
+def log_export(store: Store, run_id: str, found: ExportResult, example: Tensor) -> None:
     """Log file, MLmodel with signature, and metrics to the run, under ``export/<name>``."""
     write_mlmodel(found.path, example, run_id, found.table)
     store.client.log_artifacts(run_id, str(found.path.parent), f"export/{found.name}")

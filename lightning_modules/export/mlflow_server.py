@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 from urllib.error import URLError
 from urllib.request import Request, urlopen
 
@@ -56,7 +55,7 @@ def serve(name: str, folder: Path, tracking_uri: str, port: int) -> int:
             _stop(process)
 
 
-def _start(model_uri: str, tracking_uri: str, port: int, output: int | None) -> Any:
+def _start(model_uri: str, tracking_uri: str, port: int, output: int | None) -> subprocess.Popen[bytes]:
     """Start MLflow's server in its own process group, with this package and the tracking store."""
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", model_uri, "-h", "127.0.0.1", "-p", str(port)]
     root = str(PROJECT_ROOT)
@@ -69,7 +68,7 @@ def _start(model_uri: str, tracking_uri: str, port: int, output: int | None) -> 
     )  # fmt: skip
 
 
-def _wait_until_ready(process: Any, port: int, patience_s: float = 120.0) -> str:
+def _wait_until_ready(process: subprocess.Popen[bytes], port: int, patience_s: float = 120.0) -> str:
     """Wait for the server and return its address. Raises UserError if it exits or does not respond in time."""
     address = f"http://127.0.0.1:{port}"
     end = time.monotonic() + patience_s
@@ -88,7 +87,7 @@ def _wait_until_ready(process: Any, port: int, patience_s: float = 120.0) -> str
     raise UserError(f"mlflow models serve failed: {said}")
 
 
-def _stop(process: Any) -> None:
+def _stop(process: subprocess.Popen[bytes]) -> None:
     """Stop the server and its workers, which share its process group."""
     import signal
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from mlflow.entities import Run
 from omegaconf import open_dict
 from torch import nn
 
@@ -35,7 +36,7 @@ class ExportSource:
     program: Supervised | None
 
 
-def load_source(store: Store, run: Any) -> ExportSource:
+def load_source(store: Store, run: Run) -> ExportSource:
     """Load the run's models. Raises UserError if it has saved none, or if one is damaged."""
     from lightning_modules.compression.onnx_model import OnnxModel
 
@@ -48,7 +49,7 @@ def load_source(store: Store, run: Any) -> ExportSource:
     return ExportSource(load_task(path), path.name, compressed)
 
 
-def load_recorded_data(store: Store, run: Any) -> Any:
+def load_recorded_data(store: Store, run: Run) -> Any:
     """The data of the run's config. Raises UserError if it is missing or has changed."""
     cfg = recorded_config(store, run)
     with open_dict(cfg):

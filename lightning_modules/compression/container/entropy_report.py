@@ -6,15 +6,19 @@ samples, and at most the packed bits. Names, shapes, header and frequency tables
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from lightning_modules.compression.container.tensor_encoding import DTYPES, TensorEncoding, dtype_name, num_symbols
+from lightning_modules.compression.container.tensor_encoding import (
+    DTYPES,
+    Record,
+    SharedRecords,
+    TensorEncoding,
+    dtype_name,
+    num_symbols,
+)
 from lightning_modules.compression.container.value_codecs import encode_plain
 from lightning_modules.report.tables import markdown_table
-
-Record = dict[str, Any]
 
 
 class SharedStreams:
@@ -26,7 +30,7 @@ class SharedStreams:
     def add(self, dtype: str, rows: np.ndarray) -> None:
         self.rows.setdefault(dtype, []).append(rows)
 
-    def encode(self) -> tuple[dict[str, list[Any]], bytes]:
+    def encode(self) -> tuple[SharedRecords, bytes]:
         """Returns ``{dtype: [entries, streams]}`` and the data."""
         records, blob = {}, b""
         for dtype, parts in self.rows.items():
@@ -88,7 +92,7 @@ def _format_cell(value: str | float) -> str:
 
 
 def entropy_report(
-    pieces: list[TensorEncoding], coded: list[tuple[Record, int]], pools: SharedStreams, records: dict[str, list[Any]]
+    pieces: list[TensorEncoding], coded: list[tuple[Record, int]], pools: SharedStreams, records: SharedRecords
 ) -> tuple[StoredTensor, ...]:
     """The size of each tensor: its own data, and its part of the shared streams in proportion to its entries."""
     stored_each, bound_each = {}, {}

@@ -15,6 +15,7 @@ import numpy as np
 from lightning_modules.compression.container.symbol_codecs import zstd_compress, zstd_decompress
 from lightning_modules.config.errors import UserError
 
+Header = dict[str, Any]  # JSON
 VERSION = 1
 _TENSOR_NAME = "compressed"  # the name of the tensor, and the key of the metadata "VERSION SHA256"
 _DIGEST_PLACEHOLDER = b"0" * 64  # replaces the digest while it is computed
@@ -42,7 +43,7 @@ _DICTIONARY = (
 )
 
 
-def wrap(header: dict[str, Any], data: bytes) -> bytes:
+def wrap(header: Header, data: bytes) -> bytes:
     """The bytes of a file with this header and data."""
     from safetensors.numpy import save
 
@@ -53,7 +54,7 @@ def wrap(header: dict[str, Any], data: bytes) -> bytes:
     return bytes(file)
 
 
-def unwrap(path: Path) -> tuple[dict[str, Any], memoryview]:
+def unwrap(path: Path) -> tuple[Header, memoryview]:
     """The header and the data. Raises UserError for a file that is missing, damaged, newer, or of another kind."""
     file = _read(path)
     try:
@@ -110,14 +111,14 @@ def write_atomic(path: Path, file: bytes) -> None:
         raise UserError(f"cannot write {path}: {error.strerror}; an existing file was not changed") from error
 
 
-def _encode_header(header: dict[str, Any]) -> bytes:
+def _encode_header(header: Header) -> bytes:
     """Sizes and frame."""
     plain = json.dumps(header, separators=(",", ":")).encode()
     frame = zstd_compress(plain, _DICTIONARY)
     return len(frame).to_bytes(4, "little") + len(plain).to_bytes(4, "little") + frame
 
 
-def _decode_header(data: memoryview) -> tuple[dict[str, Any], memoryview]:
+def _decode_header(data: memoryview) -> tuple[Header, memoryview]:
     """The header, and the data after it. Raises ValueError."""
     end, size = _LENGTH_BYTES + int.from_bytes(data[:4], "little"), int.from_bytes(data[4:_LENGTH_BYTES], "little")
     if end > len(data) or size > min(1000 * len(data), _MAX_HEADER_BYTES):

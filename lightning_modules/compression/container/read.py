@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from lightning_modules.compression.compressed_state import Codebook, CompressedState, QuantGrid
-from lightning_modules.compression.container.envelope import damaged_file, unwrap
+from lightning_modules.compression.container.envelope import Header, damaged_file, unwrap
 from lightning_modules.compression.container.symbol_codecs import Buffer, decode_symbols
 from lightning_modules.compression.container.tensor_encoding import (
     DTYPES,
+    Record,
+    SharedRecords,
     decode_values,
     from_byte_rows,
     grid_integers,
@@ -24,11 +26,12 @@ from lightning_modules.compression.container.tensor_encoding import (
 from lightning_modules.compression.container.value_codecs import decode_bitmask_int8, decode_plain, decode_positions
 from lightning_modules.config.errors import UserError
 
+Contents = tuple[Header, dict[str, Tensor], CompressedState]
 _ALWAYS_ALLOWED_BYTES = 2**28  # tensors of a small file
 _MAX_RATIO = 10_000  # bytes of tensors for each byte of data
 
 
-def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], CompressedState]:
+def read(path: Path) -> Contents:
     """The header, the tensors by name, and the compressed state, on the CPU.
 
     Raises UserError for a file that is missing, truncated, changed in any byte, newer, or of another kind.
@@ -37,15 +40,13 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], CompressedState
     return decode_file(path, header, data)
 
 
-def read_header(path: Path) -> dict[str, Any]:
+def read_header(path: Path) -> Header:
     """The header alone. Raises UserError like `read`."""
     header, _ = unwrap(path)
     return _header_part(path, header, "header", dict)
 
 
-def decode_file(
-    path: Path, header: dict[str, Any], data: Buffer
-) -> tuple[dict[str, Any], dict[str, Tensor], CompressedState]:
+def decode_file(path: Path, header: Header, data: Buffer) -> Contents:
     """Like `read`, for an unwrapped file; `path` is for messages."""
     own, steps = _header_part(path, header, "header", dict), _header_part(path, header, "steps", list)
     records, pools = _header_part(path, header, "tensors", list), _header_part(path, header, "pools", dict)
@@ -61,7 +62,7 @@ def decode_file(
     return own, tensors, state
 
 
-def _header_part(path: Path, header: dict[str, Any], key: str, kind: type) -> Any:
+def _header_part(path: Path, header: Header, key: str, kind: type) -> Any:
     part = header.get(key) if isinstance(header, dict) else None
     if not isinstance(part, kind):
         raise damaged_file(path, f"its header has no '{key}'")
@@ -87,7 +88,7 @@ class ByteReader:
 
 
 def decode_tensors(
-    records: list[dict[str, Any]], pools: dict[str, list[Any]], data: Buffer
+    records: list[Record], pools: SharedRecords, data: Buffer
 ) -> tuple[dict[str, Tensor], CompressedState]:
     """All tensors, and the compressed state without its architecture steps.
 
@@ -108,7 +109,7 @@ def decode_tensors(
     return tensors, state
 
 
-def _check_sizes(records: list[dict[str, Any]], pools: dict[str, list[Any]], data: int) -> None:
+def _check_sizes(records: list[Record], pools: SharedRecords, data: int) -> None:
     sizes = [n for n, _ in pools.values()]
     total = sum(n * DTYPES[name].itemsize for name, (n, _) in pools.items())
     for record in records:
@@ -128,7 +129,7 @@ def _check_sizes(records: list[dict[str, Any]], pools: dict[str, list[Any]], dat
 class _RecordDecoder:
     """Decodes the record of one tensor."""
 
-    record: dict[str, Any]
+    record: Record
     blob: ByteReader
     pool: dict[str, ByteReader]
 

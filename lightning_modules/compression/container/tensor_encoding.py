@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,6 +11,8 @@ from torch import Tensor
 from lightning_modules.compression.compressed_state import Codebook, CompressedState, QuantGrid
 from lightning_modules.config.errors import UserError
 
+SharedRecords = dict[str, list[Any]]  # JSON: {dtype: [entries, streams]}
+Record = dict[str, Any]  # JSON: how a tensor is encoded
 MAX_SHARED_VALUES = 1024  # tensors with at most this many plain values share streams
 
 _DTYPES = (

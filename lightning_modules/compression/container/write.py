@@ -2,18 +2,18 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lightning_modules.compression.compressed_state import Codebook, CompressedState, QuantGrid
-from lightning_modules.compression.container.entropy_report import Record, SharedStreams, WriteReport, entropy_report
-from lightning_modules.compression.container.envelope import wrap, write_atomic
-from lightning_modules.compression.container.read import decode_file
+from lightning_modules.compression.container.entropy_report import SharedStreams, WriteReport, entropy_report
+from lightning_modules.compression.container.envelope import Header, wrap, write_atomic
+from lightning_modules.compression.container.read import Contents, decode_file
 from lightning_modules.compression.container.symbol_codecs import encode_symbols, pick_smallest
 from lightning_modules.compression.container.tensor_encoding import (
+    Record,
     TensorEncoding,
     dtype_name,
     num_symbols,
@@ -30,7 +30,7 @@ from lightning_modules.compression.container.value_codecs import (
 from lightning_modules.config.errors import UserError
 
 
-def write(path: Path, tensors: dict[str, Tensor], state: CompressedState, header: dict[str, Any]) -> WriteReport:
+def write(path: Path, tensors: dict[str, Tensor], state: CompressedState, header: Header) -> WriteReport:
     """Write the tensors of a network, its compressed state, and a header of plain values.
 
     Reading gives the same bits, except that masked entries become +0 and their symbols 0 or the zero point. Raises
@@ -49,9 +49,7 @@ def write(path: Path, tensors: dict[str, Tensor], state: CompressedState, header
     return WriteReport(path, len(file), sum(tensor.bound_bytes for tensor in stored), stored)
 
 
-def _check_round_trip(
-    read: tuple[dict[str, Any], dict[str, Tensor], CompressedState], tensors: dict[str, Tensor], state: CompressedState
-) -> None:
+def _check_round_trip(read: Contents, tensors: dict[str, Tensor], state: CompressedState) -> None:
     """Raise UserError if the tensors that were read differ in any bit from those that were written."""
     _, found, found_form = read
     for name, tensor in tensors.items():

@@ -1,8 +1,9 @@
 """The distillation stage, which changes only the loss of the fits in which it acts."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, cast, get_args
 
+import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
@@ -14,9 +15,10 @@ from lightning_modules.compression.distillation.feature_matching import (
 )
 from lightning_modules.compression.distillation.losses import attention_transfer_loss, relational_loss, soft_target_loss
 from lightning_modules.compression.distillation.teacher import LogitCache, Teacher, load_teacher
-from lightning_modules.compression.stage import Kind, Stage, StageContext, When
+from lightning_modules.compression.stage import Kind, Settings, Stage, StageContext, StateDict, When
 from lightning_modules.config.bounds import Fraction, NonNegative, Positive, bounded
 from lightning_modules.config.errors import UserError
+from lightning_modules.task.supervised import Supervised
 
 Term = Literal["hints", "attention", "relational"]
 
@@ -100,7 +102,7 @@ class Distillation(Stage):
             raise self.config_error(str(error)) from error
         self._teacher = teacher
 
-    def check_task(self, task: Any) -> None:
+    def check_task(self, task: Supervised) -> None:
         """Raise UserError if the teacher was trained for other classes, or if its logits cannot be cached."""
         self._kind = getattr(task, "kind", "regression")
         if self.alpha and self._kind == "regression":
@@ -123,14 +125,14 @@ class Distillation(Stage):
         self.check_task(context.task)
 
     # --- in a fit: Lightning's hooks, since `begin` is not called when a fit is resumed ---------------------------
-    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Set hooks on the current network: an earlier stage may have replaced it."""
-        self.attach(pl_module)
+        self.attach(cast(Supervised, pl_module))
 
-    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         self.detach()
 
-    def attach(self, task: Any) -> None:
+    def attach(self, task: Supervised) -> None:
         """Prepare to teach the network of `task`."""
         self.detach()
         self.check_task(task)
@@ -188,12 +190,12 @@ class Distillation(Stage):
         self.hints.step()
 
     # --- state -----------------------------------------------------------------------------------------------
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StateDict:
         return {"hints": self.hints.state_dict(), "cache": self.cache.state_dict()}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: StateDict) -> None:
         self.hints.load_state_dict(state_dict["hints"])
         self.cache.load_state_dict(state_dict["cache"])
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> Settings:
         return {"teacher": self.teacher_uris, "temperature": self.temperature, "alpha": self.alpha, "term": self.term}

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_modules.compression.distillation.losses import hint_loss
+from lightning_modules.compression.stage import StateDict
 from lightning_modules.config.errors import UserError, suggest
 
 
@@ -140,13 +141,13 @@ class HintRegressors:
         self._optimizer.step()
         self._optimizer.zero_grad()
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StateDict:
         """Tensors and plain values; empty before the first step."""
         if self._optimizer is None:
             return self._waiting or {}
         own = {"regressors": dict(self.regressors.state_dict()), "optimizer": self._optimizer.state_dict()}
         return {"shapes": self.shapes, **own}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: StateDict) -> None:
         """Keep the state until the regressors are created."""
         self._waiting, self._optimizer, self.shapes = state or None, None, []

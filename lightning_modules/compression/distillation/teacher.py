@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lightning_modules.compression.stage import StateDict
 from lightning_modules.config.errors import UserError
 
 
@@ -111,7 +111,7 @@ def _load_from_store(teacher_uri: str) -> TeacherMember:
         path = model_weights(store, teacher_uri)
     else:
         path = best_checkpoint(store, find_run(store, teacher_uri.removeprefix("runs:/").strip("/")))
-    task: Any = load_task(path)
+    task = load_task(path)
     model = task.task_spec["model"]
     return TeacherMember(
         teacher_uri, task.model, task.preprocess, tuple(model["input_shape"]), int(model["num_outputs"]),
@@ -175,8 +175,8 @@ class LogitCache:
         self.logits[:, index] = found.float()
         self.computed += len(index)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StateDict:
         return {} if self.logits is None else {"logits": self.logits.cpu()}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: StateDict) -> None:
         self.logits = state.get("logits")

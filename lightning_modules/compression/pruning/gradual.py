@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from lightning_modules.compression.pruning.masks import Masks, exclude_pruned
 from lightning_modules.compression.pruning.pruning_stage import PruningStage
-from lightning_modules.compression.stage import StageContext
+from lightning_modules.compression.stage import StageContext, StateDict
 from lightning_modules.config.bounds import Count, Fraction, bounded
 from lightning_modules.config.errors import UserError
 
@@ -79,10 +79,10 @@ class Gradual(PruningStage):
         self.schedule_done = True
         self.reinitialize(context)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StateDict:
         return {**super().state_dict(), "settled": self.schedule_done}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: StateDict) -> None:
         super().load_state_dict(state_dict)
         self.schedule_done = bool(state_dict["settled"])
 
@@ -145,10 +145,10 @@ class Movement(Gradual):
             weight.copy_(values)
         super().set_masks(context, masks)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StateDict:
         return {**super().state_dict(), "moved": self.movement_scores, "asleep": self.pruned_values}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: StateDict) -> None:
         super().load_state_dict(state_dict)
         self.movement_scores, self.pruned_values = dict(state_dict["moved"]), dict(state_dict["asleep"])
 

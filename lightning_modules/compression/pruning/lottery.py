@@ -2,13 +2,14 @@
 
 from typing import Any, Literal
 
+import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
 from lightning_modules.compression.pruning.masks import count_zeros
 from lightning_modules.compression.pruning.pruning_stage import PruningStage
 from lightning_modules.compression.pruning.round_metrics import RoundMetrics
-from lightning_modules.compression.stage import StageContext
+from lightning_modules.compression.stage import Settings, StageContext, StateDict
 from lightning_modules.config.bounds import Count, NonNegative, bounded
 from lightning_modules.config.errors import UserError
 
@@ -89,7 +90,7 @@ class LotteryTicket(PruningStage):
         if step + 1 == max(1, round(self.rewind_epochs / self.epochs * total)):
             self.rewind_state = {name: tensor.clone() for name, tensor in context.model.state_dict().items()}
 
-    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.round_metrics.update(trainer.callback_metrics)
 
     def after_round(self, context: StageContext, round: int) -> None:
@@ -122,14 +123,14 @@ class LotteryTicket(PruningStage):
         if last and self.control == "reinit":
             self.reinitialize(context)
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> Settings:
         own = {"rounds": self.prunings, "steps": self.steps, "rewind_epochs": self.rewind_epochs}
         return {**super().settings(), **own}
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StateDict:
         return {**super().state_dict(), "early": self.rewind_state, "measures": self.round_metrics.state_dict()}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: StateDict) -> None:
         super().load_state_dict(state_dict)
         self.rewind_state = dict(state_dict["early"])
         self.round_metrics.load_state_dict(state_dict["measures"])

@@ -15,7 +15,7 @@ from lightning_modules.compression.pruning.layer_sensitivity import (
 from lightning_modules.compression.pruning.masks import Masks, exclude_pruned, group_by_layer, keep_n_of_m
 from lightning_modules.compression.pruning.pruning_stage import PruningStage
 from lightning_modules.compression.pruning.saliency import uniform_scores
-from lightning_modules.compression.stage import StageContext, When
+from lightning_modules.compression.stage import Settings, StageContext, StateDict, When
 from lightning_modules.config.bounds import OpenFraction, bounded
 from lightning_modules.config.errors import UserError
 
@@ -71,13 +71,13 @@ class OneShot(PruningStage):
             sizes = {g[0].rpartition(".")[0]: sum(weights[name].numel() for name in g) for g in group_by_layer(weights)}
             self.shares = sparsity_per_layer(curves, sizes, self.sparsity)
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> Settings:
         return {**super().settings(), "shares": self.shares}
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StateDict:
         return {**super().state_dict(), "shares": self.shares}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: StateDict) -> None:
         super().load_state_dict(state_dict)
         self.shares = dict(state_dict["shares"])
 
@@ -146,5 +146,5 @@ class NOfM(OneShot):
         """Both masks: weights that were pruned before stay pruned."""
         return {name: mask & before[name].to(mask.device) if name in before else mask for name, mask in masks.items()}
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> Settings:
         return {**super().settings(), "n": self.n, "m": self.m}

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lightning_modules.compression.pruning.masks import Masks, count_zeros, exclude_pruned, group_by_layer, keep_highest
 from lightning_modules.compression.pruning.saliency import CRITERIA, Scores, uniform_scores
-from lightning_modules.compression.stage import Stage, StageContext, layer_weights
+from lightning_modules.compression.stage import Settings, Stage, StageContext, StateDict, layer_weights
 from lightning_modules.config.bounds import Count, bounded
 from lightning_modules.config.errors import UserError, suggest
 
@@ -164,13 +164,13 @@ class PruningStage(Stage):
         if self.control != "dense" and got < wanted:
             raise self.config_error(f"training ended before the schedule: {got} of {wanted} weights are pruned")
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> Settings:
         """The settings, and the sparsity of each parameter."""
         names = ("criterion", "scope", "sparsity", "control")
         return {**{name: getattr(self, name) for name in names}, "reached": self.reached}
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StateDict:
         return {"before": self.before, "reached": self.reached}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: StateDict) -> None:
         self.before, self.reached = dict(state_dict["before"]), dict(state_dict["reached"])

@@ -6,8 +6,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from lightning_modules.compression.compressed_state import Step
 from lightning_modules.compression.onnx_model import eval_copy, first_error_line
-from lightning_modules.compression.stage import Stage, StageContext
+from lightning_modules.compression.stage import Settings, Stage, StageContext
 from lightning_modules.config.bounds import bounded
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -50,11 +51,11 @@ class HalfPrecision(Stage):
         to_half_precision(context.model, DTYPES[self.dtype])
         context.state.steps.append({"do": "half", "dtype": self.dtype})
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> Settings:
         return {"dtype": self.dtype}
 
 
-def restore(model: nn.Module, step: dict[str, Any], example: Tensor) -> nn.Module:
+def restore(model: nn.Module, step: Step, example: Tensor) -> nn.Module:
     """Convert a network built from its config to the step's dtype."""
     return to_half_precision(model, DTYPES[step["dtype"]])
 

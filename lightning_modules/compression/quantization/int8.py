@@ -1,7 +1,7 @@
 """Static and dynamic int8 post-training quantization: weights and activations in 8 bits."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from annotated_types import Gt, Le
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from lightning_modules.compression.quantization.onnx_stage import (
     read_model,
 )
 from lightning_modules.compression.quantization.pt2e import graph_to_onnx, quantize_graph
-from lightning_modules.compression.stage import StageContext
+from lightning_modules.compression.stage import Settings, StageContext
 from lightning_modules.config.bounds import Count, bounded
 from lightning_modules.config.errors import UserError
 
@@ -64,7 +64,7 @@ class StaticInt8(OnnxStage):
         batches = calibration_samples(self, context, self.samples)
         self.install(context, self.build_network(context.model, context.preprocess(context.example), batches))
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> Settings:
         return {"backend": self.backend, "calibration": self.calibration, "samples": self.samples}
 
 

@@ -3,7 +3,7 @@
 import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 from annotated_types import Gt
@@ -23,7 +23,7 @@ from lightning_modules.compression.quantization.bit_allocation import (
 )
 from lightning_modules.compression.quantization.weight_only import fit_grid
 from lightning_modules.compression.quantization.weight_sharing import fit_codebook, select_weights
-from lightning_modules.compression.stage import Stage, StageContext
+from lightning_modules.compression.stage import Settings, Stage, StageContext, StateDict
 from lightning_modules.config.bounds import Count, bounded
 from lightning_modules.config.errors import UserError
 from lightning_modules.report.figures import COLOURS, INK, blank_figure, style_axes
@@ -132,13 +132,13 @@ class MixedPrecision(Stage):
         }
         return ratio_budget(self.size_ratio, context.model, context.state, kept, tables)
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> Settings:
         return {"bits": dict(self.chosen), "of": self.of, "by": self.by}
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StateDict:
         return {"chosen": dict(self.chosen)}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: StateDict) -> None:
         self.chosen = dict(state_dict["chosen"])
 
 

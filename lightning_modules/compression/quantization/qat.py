@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from copy import deepcopy
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from annotated_types import Gt, Le
@@ -13,7 +13,7 @@ from lightning_modules.compression.quantization.int8 import Backend, quantize_st
 from lightning_modules.compression.quantization.onnx_stage import OnnxStage, calibration_samples
 from lightning_modules.compression.quantization.pt2e import graph_to_onnx
 from lightning_modules.compression.quantization.qat_graph import QATGraph, convert_to_int8, prepare_qat
-from lightning_modules.compression.stage import StageContext
+from lightning_modules.compression.stage import Settings, StageContext
 from lightning_modules.config.bounds import Count, bounded
 from lightning_modules.config.errors import UserError
 
@@ -78,12 +78,14 @@ class QAT(OnnxStage):
     def begin(self, context: StageContext) -> None:
         samples = torch.cat(calibration_samples(self, context, INITIAL_RANGE_SAMPLES))
         self.original = deepcopy(context.model).cpu()
-        context.task.model = self._prepared(self.original, context.preprocess(context.example).cpu())
-        context.task.model.observe(samples)
+        network = self._prepared(self.original, context.preprocess(context.example).cpu())
+        network.observe(samples)
+        context.task.model = network
 
     def after_step(self, context: StageContext, step: int, total: int) -> None:
         if step + 1 >= self.freeze * total:
-            context.task.model.freeze()
+            assert isinstance(context.model, QATGraph)
+            context.model.freeze()
 
     def end(self, context: StageContext) -> None:
         batches = calibration_samples(self, context, self.samples)
@@ -99,5 +101,5 @@ class QAT(OnnxStage):
         self.original.load_state_dict({name: trained[name] for name in own})
         return quantize_static(to_onnx(self.original, example), batches, "minmax", reduce_range=self.reduce_range)
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> Settings:
         return {"backend": self.backend, "epochs": self.epochs, "freeze": self.freeze}

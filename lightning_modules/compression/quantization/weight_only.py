@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from math import gcd
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 from annotated_types import Ge, Le
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lightning_modules.compression.compressed_state import QuantGrid
 from lightning_modules.compression.quantization.weight_sharing import select_weights
-from lightning_modules.compression.stage import Stage, StageContext
+from lightning_modules.compression.stage import Settings, Stage, StageContext
 from lightning_modules.config.bounds import bounded
 
 ScaleRule = Literal["range", "mse"]
@@ -66,7 +66,7 @@ class WeightOnlyQuantization(Stage):
             raise self.config_error(f"bits={self.bits}: no weight changed: all weights are already on such a grid")
         context.state.apply(context.model)
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> Settings:
         return {"bits": self.bits, "group": self.group, "zero_point": self.zero_point, "scale": self.scale}
 
 

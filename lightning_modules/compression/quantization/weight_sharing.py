@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lightning_modules.compression.compressed_state import Codebook
 from lightning_modules.compression.quantization.kmeans import Init, k_means, nearest_centroid
-from lightning_modules.compression.stage import Stage, StageContext, layer_weights
+from lightning_modules.compression.stage import Settings, Stage, StageContext, layer_weights
 from lightning_modules.config.bounds import bounded
 from lightning_modules.config.errors import UserError
 
@@ -65,7 +65,7 @@ class WeightSharing(Stage):
             )
         context.state.apply(context.model)
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> Settings:
         return {"bits": self.bits, "per": self.per, "start": self.start}
 
 

@@ -4,10 +4,12 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import Node
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from lightning_modules.compat.torch import BatchNorm
-from lightning_modules.compression.stage import Kind, Stage, StageContext
+from lightning_modules.compression.compressed_state import Step
+from lightning_modules.compression.stage import Kind, Settings, Stage, StageContext, StateDict
 from lightning_modules.compression.structured.layer_widths import LINEAR_LAYERS
 from lightning_modules.config.bounds import bounded
 
@@ -54,17 +56,17 @@ class FoldBatchNorm(Stage):
             {f"compression/{self.name}/folded": float(self.folded), f"compression/{self.name}/max_error": error}
         )
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StateDict:
         return {"folded": self.folded}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: StateDict) -> None:
         self.folded = int(state_dict["folded"])
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> Settings:
         return {"folded": self.folded}
 
 
-def restore(model: nn.Module, step: dict[str, Any], example: Tensor) -> nn.Module:
+def restore(model: nn.Module, step: Step, example: Tensor) -> nn.Module:
     """Add biases to the layers and remove the batch norms."""
     for layer, norm in step["pairs"]:
         _fold_pair(model, layer, norm)
@@ -76,10 +78,10 @@ def find_foldable_pairs(model: nn.Module, example: Tensor) -> list[tuple[str, st
 
     Found in the autograd graph of one forward pass, so it works for any network that runs.
     """
-    given: dict[str, list[Any]] = {}  # by module: the nodes that produced its outputs
-    read: dict[str, Any] = {}  # by batch norm: the node that produced its input
+    given: dict[str, list[Node | None]] = {}  # by module: the nodes that produced its outputs
+    read: dict[str, Node | None] = {}  # by batch norm: the node that produced its input
 
-    def note(name: str, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+    def note(name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         given.setdefault(name, []).append(output.grad_fn)
         if isinstance(module, BatchNorm):
             read[name] = inputs[0].grad_fn
@@ -101,22 +103,23 @@ def find_foldable_pairs(model: nn.Module, example: Tensor) -> list[tuple[str, st
 
 
 def _match_pairs(
-    model: nn.Module, given: dict[str, list[Any]], read: dict[str, Any], readers: dict[Any, int]
+    model: nn.Module, given: dict[str, list[Node | None]], read: dict[str, Node | None], readers: dict[Node, int]
 ) -> list[tuple[str, str]]:
     found = []
     makers = {nodes[0]: name for name, nodes in given.items() if name not in read and len(nodes) == 1}
     for norm, node in read.items():
         layer, batch_norm = makers.get(node), model.get_submodule(norm)
         settled = getattr(batch_norm, "running_var", None) is not None
-        if layer is not None and settled and len(given[norm]) == 1 and readers.get(node) == 1:
+        if layer is not None and settled and len(given[norm]) == 1 and node is not None and readers.get(node) == 1:
             found.append((layer, norm))
     return found
 
 
-def _count_consumers(node: Any) -> dict[Any, int]:
+def _count_consumers(node: Node | None) -> dict[Node, int]:
     """For each node of the graph behind `node`, how many nodes read its output."""
-    counts: dict[Any, int] = {}
-    seen, waiting = {node}, [node]
+    counts: dict[Node, int] = {}
+    waiting = [] if node is None else [node]
+    seen = set(waiting)
     while waiting:
         for following, _ in waiting.pop().next_functions:
             if following is None:

@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from lightning_modules.compression.compressed_state import Step
 from lightning_modules.compression.macs import count_macs, count_params
 from lightning_modules.compression.structured.layer_widths import resize_layers
 from lightning_modules.task.profiling import latency_ms, single_thread
@@ -53,7 +54,7 @@ def search_budget(cost: Callable[[int], float], last: int, target: float) -> tup
     return answer[0], answer[1]
 
 
-def _latency_ratio(model: nn.Module, step: dict[str, Any], example: Tensor) -> float:
+def _latency_ratio(model: nn.Module, step: Step, example: Tensor) -> float:
     """Ratio of the median latencies of one sample, on the CPU with one thread."""
     dense = copy.deepcopy(model).cpu()
     small = resize_layers(copy.deepcopy(dense), step)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.compat.torch import BatchOrInstanceNorm, Convolution
+from lightning_modules.compression.compressed_state import Step
 from lightning_modules.compression.macs import meta_copy
 from lightning_modules.report.figures import COLOURS, GRID, INK, blank_figure, style_axes
 
@@ -33,7 +34,7 @@ def diff_widths(before: nn.Module, after: nn.Module) -> dict[str, Any]:
     return {"layers": layers, **({"tensors": tensors} if tensors else {})}
 
 
-def resize_layers(model: nn.Module, step: dict[str, Any]) -> nn.Module:
+def resize_layers(model: nn.Module, step: Step) -> nn.Module:
     """Apply the result of `diff_widths` to `model` in place; resized tensors become zeros."""
     for name, numbers in step["layers"].items():
         module = model.get_submodule(name)

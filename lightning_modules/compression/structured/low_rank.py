@@ -7,8 +7,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from lightning_modules.compression.compressed_state import Step
 from lightning_modules.compression.macs import count_macs, count_params, meta_copy
-from lightning_modules.compression.stage import Kind, Stage, StageContext, layer_weights
+from lightning_modules.compression.stage import Kind, Settings, Stage, StageContext, StateDict, layer_weights
 from lightning_modules.compression.structured.budget_search import cost_counter, search_budget
 from lightning_modules.compression.structured.low_rank_factor import factor_layers, load_factors, max_useful_rank, svd
 from lightning_modules.config.bounds import OpenFraction, bounded
@@ -97,13 +98,13 @@ class LowRankFactorization(Stage):
         context.state.steps.append({"do": "low_rank", "ranks": self.ranks})
         self._report(context, before)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StateDict:
         return {"ranks": self.ranks}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: StateDict) -> None:
         self.ranks = dict(state_dict["ranks"])
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> Settings:
         return {self.goal: self.target, "ranks": self.ranks}
 
     def _candidates(self, model: nn.Module) -> dict[str, Any]:
@@ -172,7 +173,7 @@ def _runs_with_factored(meta_model: nn.Module, name: str, example: Tensor) -> bo
     return True
 
 
-def restore(model: nn.Module, step: dict[str, Any], example: Tensor) -> nn.Module:
+def restore(model: nn.Module, step: Step, example: Tensor) -> nn.Module:
     """Replace layers by two factors of the given ranks."""
     for name, rank in step["ranks"].items():
         model.set_submodule(name, factor_layers(model.get_submodule(name), rank))

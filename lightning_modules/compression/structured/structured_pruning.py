@@ -8,8 +8,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from lightning_modules.compression.compressed_state import Step
 from lightning_modules.compression.macs import meta_copy
-from lightning_modules.compression.stage import Kind, Stage, StageContext
+from lightning_modules.compression.stage import Kind, Settings, Stage, StageContext, StateDict
 from lightning_modules.compression.structured.budget_search import relative_cost, search_budget
 from lightning_modules.compression.structured.importance import ChannelImportance, ImportanceKind, accumulate_gradients
 from lightning_modules.compression.structured.layer_widths import (
@@ -111,13 +112,13 @@ class StructuredPruning(Stage):
         except UserError as error:
             raise self.config_error(str(error)) from error
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> Settings:
         return {f"{self.what}_ratio": self.target, **self.reached}
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StateDict:
         return {"reached": self.reached}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: StateDict) -> None:
         self.reached = dict(state_dict["reached"])
 
     # --- which units can be removed --------------------------------------------------------------------------
@@ -210,7 +211,7 @@ class StructuredPruning(Stage):
         plot_widths(meta_model, context.model, title, context.folder / f"{self.name}_channels.png")
 
 
-def restore(model: nn.Module, step: dict[str, Any], example: Tensor) -> nn.Module:
+def restore(model: nn.Module, step: Step, example: Tensor) -> nn.Module:
     """Give a network built from its config the widths after pruning."""
     return resize_layers(model, step)
 
