@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytorch_lightning as pl
 import torch.distributed as dist
 from lightning_fabric.utilities.types import _PATH
-from pytorch_lightning.trainer.states import TrainerStatus
+from pytorch_lightning.trainer.states import TrainerFn, TrainerStatus
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.optim import Optimizer
@@ -47,8 +47,8 @@ class ModelParallel(CheckedDDP):
     """
 
     averages_in_backward_only = False
-
     forward_communicates = True
+    splits_samples = True  # false: all ranks train and validate on the same samples
 
     def __init__(self, sharded_checkpoint: bool = False, **settings: Any) -> None:
         super().__init__(**settings)
@@ -120,6 +120,13 @@ class ModelParallel(CheckedDDP):
         if self._unsharded is not None and self._task.trainer.state.status != TrainerStatus.INTERRUPTED:
             self.unshard()
         super().teardown()
+
+    @property
+    def distributed_sampler_kwargs(self) -> StateDict:
+        """The share of samples of this rank; for the test it has the full model, so that the samples are always split."""
+        if not self.splits_samples and self._task is not None and self._task.trainer.state.fn == TrainerFn.FITTING:
+            return {"num_replicas": 1, "rank": 0}
+        return super().distributed_sampler_kwargs
 
     # --- checkpoints -----------------------------------------------------------------------------------------
     @property

@@ -6,7 +6,6 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
-from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.optim import Optimizer
@@ -19,6 +18,7 @@ from lightning_modules.strategy.comm_stats import CommStats
 from lightning_modules.strategy.model_parallel import ModelParallel
 from lightning_modules.strategy.pipeline_partition import drop_other_parts, partition
 from lightning_modules.strategy.pipeline_schedule import PipelineExecutor, attach_gradients
+from lightning_modules.strategy.sharded_checkpoint import to_cpu
 from lightning_modules.task.supervised import Supervised
 
 
@@ -43,6 +43,8 @@ class Pipeline(ModelParallel):
     Raises UserError for networks that are not a chain, losses that are not a mean over samples, and features that need
     all weights.
     """
+
+    splits_samples = False
 
     @bounded
     def __init__(
@@ -142,13 +144,6 @@ class Pipeline(ModelParallel):
     def on_validation_start(self) -> None:
         CommStats.on_validation_start(self)  # each buffer has one owner: nothing to broadcast
 
-    @property
-    def distributed_sampler_kwargs(self) -> StateDict:
-        """All ranks train and validate on the same samples; for the test each has the full model and its own share."""
-        if self._task is not None and self._task.trainer.state.fn == TrainerFn.FITTING:
-            return {"num_replicas": 1, "rank": 0}
-        return super().distributed_sampler_kwargs
-
     # --- checkpoints -----------------------------------------------------------------------------------------
     def setup_optimizers(self, trainer: pl.Trainer) -> None:
         super().setup_optimizers(trainer)  # type: ignore[no-untyped-call, unused-ignore]
@@ -194,7 +189,7 @@ def gather_optimizer_state(optimizer: Optimizer) -> StateDict:
     plain: StateDict = optimizer.state_dict()
     mine = local_optimizer_states(optimizer, plain["state"])
     states: list[Any] | None = [None] * dist.get_world_size() if dist.get_rank() == 0 else None
-    dist.gather_object({n: _to_cpu(state) for n, state in mine.items()}, states)
+    dist.gather_object(to_cpu(mine), states)
     together = {n: state for part in states or [mine] for n, state in part.items()}
     return {**plain, "state": dict(sorted(together.items()))}
 
@@ -209,7 +204,3 @@ def drop_meta_states(optimizer: Optimizer) -> None:
     """Drop states that an optimizer such as Adagrad created for parameters of other ranks."""
     for parameter in [p for p in optimizer.state if p.is_meta]:
         del optimizer.state[parameter]
-
-
-def _to_cpu(state: Mapping[str, Any]) -> StateDict:
-    return {key: value.cpu() if isinstance(value, Tensor) else value for key, value in state.items()}

@@ -1,4 +1,4 @@
-"""Sharded checkpoints: each rank writes its shards, any number of ranks reads them back, without unpickling."""
+"""Checkpoints of shards, or of other state that differs between ranks: read by any number of ranks, without unpickling."""
 
 import re
 import shutil
@@ -110,18 +110,19 @@ def shard_optimizer_state(states: Mapping[str, Any], parameters: Iterator[Tensor
     return {**states, "state": state}
 
 
+# --- state that differs between ranks that each have the full model --------------------------------------------
 CHECKPOINT_KEY = "local_steps"
 
 
 def gather_rank_states(checkpoint: StateDict, algorithm: str, mine: Any, shared: Any) -> None:
     """Store ``{"algorithm", "shared", "ranks": [of rank 0, …]}`` in the checkpoint of rank 0. All ranks must call it."""
-    mine = _to_cpu(mine)
+    mine = to_cpu(mine)
     ranks: list[Any] | None = [mine]
     if dist.is_initialized() and dist.get_world_size() > 1:
         ranks = [None] * dist.get_world_size() if dist.get_rank() == 0 else None
         dist.gather_object(mine, ranks)
     if ranks is not None:
-        checkpoint[CHECKPOINT_KEY] = {"algorithm": algorithm, "shared": _to_cpu(shared), "ranks": ranks}
+        checkpoint[CHECKPOINT_KEY] = {"algorithm": algorithm, "shared": to_cpu(shared), "ranks": ranks}
 
 
 def shared_state_of(checkpoint: Mapping[str, Any], algorithm: str) -> StateDict | None:
@@ -138,10 +139,8 @@ def rank_state_of(checkpoint: Mapping[str, Any], algorithm: str, rank: int, worl
     return found["ranks"][rank]
 
 
-def _to_cpu(value: Any) -> Any:
+def to_cpu(value: Any) -> Any:
     """`value` with its tensors copied to the CPU."""
-    if isinstance(value, Tensor):
-        return value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
-    if isinstance(value, dict):
-        return {key: _to_cpu(item) for key, item in value.items()}
-    return [_to_cpu(item) for item in value] if isinstance(value, list | tuple) else value
+    return _map_tensors(
+        value, lambda tensor: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+    )

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import Replicate
@@ -22,6 +21,8 @@ class TensorParallel(ModelParallel):
     Equal to one process with the full model, except for dropout between two sharded layers, where the ranks draw the
     same mask for different units.
     """
+
+    splits_samples = False
 
     def shard(self, model: nn.Module, mesh: DeviceMesh) -> None:
         from torch.distributed.tensor.parallel import parallelize_module
@@ -59,13 +60,6 @@ class TensorParallel(ModelParallel):
                 "trainer.gradient_clip_val: torch cannot compute a norm over sharded and plain tensors together; "
                 "leave it null with strategy=tensor_parallel, or use strategy=fsdp2"
             )
-
-    @property
-    def distributed_sampler_kwargs(self) -> dict[str, Any]:
-        """All ranks train and validate on the same samples; for the test each has the full model and its own share."""
-        if self._task is not None and self._task.trainer.state.fn == TrainerFn.FITTING:
-            return {"num_replicas": 1, "rank": 0}
-        return super().distributed_sampler_kwargs
 
 
 _ELEMENTWISE = (

@@ -45,13 +45,13 @@ def verify(rank: int, second: dict[str, Any]) -> str:
     ],
     ids=["equal", "other_place", "other_config", "other_weights", "other_world_size", "other_data"],
 )
-def test_both_ranks_are_told_what_differs_in_the_same_words(second: dict[str, Any], message: str) -> None:
+def test_both_ranks_report_the_same_differences(second: dict[str, Any], message: str) -> None:
     first, other = run_on_ranks(verify, second)
     assert first == other
     assert first == (message if message == "one job" else f"The ranks disagree:\n  {message}")
 
 
-def test_all_differences_are_told_at_once() -> None:
+def test_all_differences_are_reported_at_once() -> None:
     first, other = run_on_ranks(verify, {"weight": 2.0, "config": {}, "world_size": 4})
     assert first == other
     assert [word in first for word in ("4 were expected", "optimizer.lr=nothing", "0.weight")] == [True] * 3
@@ -61,7 +61,7 @@ def test_a_config_is_compared_leaf_by_leaf_without_what_may_differ() -> None:
     assert flatten_config(CONFIG) == {"optimizer.lr": "0.1", "optimizer.betas": "[0.9, 0.99]", "data.batch_size": "8"}
 
 
-def test_weights_are_told_apart_bit_by_bit() -> None:
+def test_weights_are_compared_bit_by_bit() -> None:
     model = nn.Linear(2, 2).bfloat16()
     before = weight_hashes(model)
     with torch.no_grad():

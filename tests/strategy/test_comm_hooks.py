@@ -90,7 +90,7 @@ def test_power_sgd_of_several_buckets_sums_alike_on_all_ranks() -> None:
 
 
 @pytest.mark.parametrize("bucket_mb", [25.0, 0.001])
-def test_what_top_k_does_not_send_is_owed_and_nothing_else(bucket_mb: float) -> None:
+def test_top_k_residuals_are_exactly_what_was_not_sent(bucket_mb: float) -> None:
     ranks = run_on_ranks(steps, TopK(density=0.05), 6, bucket_mb)
     averaged = [rank[0] for rank in ranks]
     assert (averaged[0] == averaged[1]).all()

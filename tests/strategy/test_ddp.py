@@ -46,7 +46,7 @@ def test_two_processes_give_the_weights_of_one_with_the_same_global_batch(
     assert [step for step, _ in metric_histories(store, two.info.run_id)["val/loss"]] == [19, 38]
 
 
-def test_a_mistake_in_a_rank_is_told_as_one_message(train: Callable[..., Any]) -> None:
+def test_a_mistake_in_a_rank_is_reported_as_one_message(train: Callable[..., Any]) -> None:
 
     with pytest.raises(UserError, match=r"^The loss is (nan|inf) at step"):
         train("trainer=ddp", "optimizer=sgd", "optimizer.lr=1e30")

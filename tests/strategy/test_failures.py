@@ -107,7 +107,7 @@ def check_resumes(store: Any, train: Callable[..., Any], run: Any) -> None:
 # --- a rank that is killed -------------------------------------------------------------------------------------
 @pytest.mark.usefixtures("importable_callbacks")
 @pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])
-def test_a_killed_rank_fails_the_run_which_then_goes_on_to_the_weights_of_an_undisturbed_one(
+def test_a_killed_rank_fails_the_run_which_then_resumes_to_the_weights_of_an_undisturbed_one(
     store: Any, train: Callable[..., Any], tmp_path: Path, rank: int
 ) -> None:
     pattern = (
@@ -126,7 +126,7 @@ def test_a_killed_rank_fails_the_run_which_then_goes_on_to_the_weights_of_an_und
 @pytest.mark.long
 @pytest.mark.usefixtures("importable_callbacks")
 @pytest.mark.parametrize("start", ["fork", "popen", "torchrun"])
-def test_a_killed_rank_is_told_once_at_every_start(
+def test_a_killed_rank_is_reported_once_at_every_start(
     store: Any, train: Callable[..., Any], tmp_path: Path, start: str
 ) -> None:
     ended = CommandResult(tmp_path, start, *failing_callback(tmp_path, "die"))
@@ -148,7 +148,7 @@ MISTAKES = {
 @pytest.mark.slow
 @pytest.mark.usefixtures("importable_callbacks")
 @pytest.mark.parametrize("kind", MISTAKES)
-def test_a_mistake_of_one_forked_rank_is_told_with_its_number(
+def test_a_mistake_of_one_forked_rank_is_reported_with_its_number(
     store: Any, train: Callable[..., Any], tmp_path: Path, kind: str
 ) -> None:
     with pytest.raises(UserError) as caught:
@@ -167,7 +167,7 @@ def test_a_mistake_of_one_forked_rank_is_told_with_its_number(
         *((start, "fault", 0) for start in ("popen", "torchrun")),
     ],
 )
-def test_a_mistake_of_one_rank_is_told_once_at_every_start(
+def test_a_mistake_of_one_rank_is_reported_once_at_every_start(
     store: Any, tmp_path: Path, start: str, kind: str, rank: int
 ) -> None:
     ended = CommandResult(tmp_path, start, *failing_callback(tmp_path, kind, rank))
@@ -175,7 +175,7 @@ def test_a_mistake_of_one_rank_is_told_once_at_every_start(
     assert ended.since_mark < 30
 
 
-def test_of_several_mistakes_those_of_the_first_step_are_told() -> None:
+def test_of_several_mistakes_those_of_the_first_step_are_reported() -> None:
     late, early = ExitReason("The loss is nan", step=4), ExitReason("The loss is inf", step=3)
     assert merge_errors({0: late, 1: early}, 2) == "Rank 1 of 2: The loss is inf"
     assert merge_errors({0: ExitReason("same"), 1: ExitReason("same")}, 2) == "same"
@@ -184,7 +184,7 @@ def test_of_several_mistakes_those_of_the_first_step_are_told() -> None:
     assert merge_errors(same_step, 2) == "The loss is nan, samples 0"
 
 
-def test_the_errors_of_a_lost_contact_are_told_from_those_of_a_network() -> None:
+def test_connection_errors_are_distinguished_from_errors_of_a_network() -> None:
     assert is_connection_error(RuntimeError("[…/gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]"))
     assert is_connection_error(torch.distributed.DistNetworkError("…"))
     assert not is_connection_error(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
@@ -192,7 +192,7 @@ def test_the_errors_of_a_lost_contact_are_told_from_those_of_a_network() -> None
 
 
 # --- ranks that do not come together ---------------------------------------------------------------------------
-def test_a_port_that_is_taken_is_told_before_a_run_is_made(
+def test_a_port_that_is_taken_is_reported_before_a_run_is_made(
     store: Any, train: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with socket.socket() as other:
@@ -208,7 +208,7 @@ def test_a_port_that_is_taken_is_told_before_a_run_is_made(
 
 
 @pytest.mark.slow
-def test_a_node_that_does_not_come_is_told_after_the_time_given(
+def test_a_node_that_does_not_join_is_reported_after_the_time_given(
     store: Any, train: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
@@ -251,7 +251,7 @@ def delete_shard(folder: Path) -> str:
 
 
 @pytest.mark.parametrize("damage", [truncate_shard, pytest.param(delete_shard, marks=pytest.mark.slow)])
-def test_a_run_goes_on_from_the_plain_file_where_a_part_is_damaged(
+def test_a_run_resumes_from_the_plain_file_where_a_part_is_damaged(
     store: Any, train: Callable[..., Any], tmp_path: Path, damage: Callable[[Path], str]
 ) -> None:
     run = train(*WORDS, *SHARDED, "trainer.max_epochs=2", quick=False)

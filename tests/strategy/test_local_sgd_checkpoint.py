@@ -15,7 +15,7 @@ from lightning_modules.strategy.sharded_checkpoint import CHECKPOINT_KEY
     ("algorithm", "optimizer"),
     [("local_sgd", "momentum"), ("post_local_sgd", "adam"), ("diloco", "adam"), ("async_averaging", "momentum")],
 )
-def test_a_checkpoint_holds_the_mean_does_not_change_the_training_and_is_gone_on_from_bit_by_bit(
+def test_a_checkpoint_holds_the_mean_does_not_change_the_training_and_is_resumed_from_bit_by_bit(
     algorithm: str, optimizer: str, tmp_path: Path
 ) -> None:
     whole = train(ALGORITHMS[algorithm](), optimizer)
@@ -32,7 +32,7 @@ def test_a_checkpoint_holds_the_mean_does_not_change_the_training_and_is_gone_on
 
 
 @pytest.mark.slow
-def test_two_ranks_go_on_as_one_and_under_another_strategy(tmp_path: Path) -> None:
+def test_two_ranks_resume_as_one_and_under_another_strategy(tmp_path: Path) -> None:
     train(DiLoCo(4, threads=1), max_epochs=1, callbacks=[SaveEveryEpoch(tmp_path)])
     mean = torch.load(tmp_path / "0.ckpt", weights_only=True)["state_dict"]["model.0.weight"]
     for strategy, devices in ((DiLoCo(4, threads=1), 1), (LocalSGD(4, threads=1), 2), (ddp(), 2)):

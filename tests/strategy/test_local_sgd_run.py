@@ -29,7 +29,7 @@ def test_the_mean_of_the_ranks_is_validated_saved_and_tested(
     assert 0.2 * whole < sent[0] < 0.6 * whole  # an epoch has few steps: 0.5, or a share of it
 
 
-def test_a_mistake_is_told_before_anything_is_recorded(train: Callable[..., Any]) -> None:
+def test_a_mistake_is_reported_before_anything_is_recorded(train: Callable[..., Any]) -> None:
     with pytest.raises(UserError, match=r"strategy.period=0"):
         train(*LOOP, "strategy=local_sgd", "strategy.period=0")
     with pytest.raises(UserError, match=r"trainer.sync_batchnorm"):

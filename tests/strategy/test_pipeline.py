@@ -80,7 +80,7 @@ def test_a_pipeline_gives_the_weights_of_one_process_in_float64(
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_from_two_ranks_on_one_and_back(store: Any, train: Callable[..., Any]) -> None:
+def test_a_run_resumes_from_two_ranks_on_one_and_back(store: Any, train: Callable[..., Any]) -> None:
     words = (*SMALL, *ADAM, "data.drop_last=true")
     whole = train(*words, "trainer.max_epochs=3", quick=False)
     parted = train(*words, *TWO, "trainer.max_epochs=1", quick=False)

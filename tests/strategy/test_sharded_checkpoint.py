@@ -31,7 +31,7 @@ def far_apart(store: Any, a: Any, b: Any) -> float:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sharded", ["true", "false"])
-def test_a_run_goes_on_from_two_ranks_on_one_and_back(store: Any, train: Callable[..., Any], sharded: str) -> None:
+def test_a_run_resumes_from_two_ranks_on_one_and_back(store: Any, train: Callable[..., Any], sharded: str) -> None:
     words = (*SMALL, f"strategy.sharded_checkpoint={sharded}")
     whole = train(*words, *ONE, "trainer.max_epochs=3", quick=False)
     parted = train(*words, *TWO, "trainer.max_epochs=1", quick=False)

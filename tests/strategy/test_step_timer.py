@@ -26,7 +26,7 @@ def callbacks_of_tests(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("strategy", "rank"), [("ddp", 0), ("ddp", 1), ("local_sgd", 1), ("fsdp2", 0)])
-def test_the_slow_rank_is_logged_each_epoch_and_told_once(
+def test_the_slow_rank_is_logged_each_epoch_and_reported_once(
     store: Any, train: Callable[..., Any], strategy: str, rank: int
 ) -> None:
     words = () if strategy == "ddp" else (f"strategy={strategy}", "decay_norms_and_biases=false")

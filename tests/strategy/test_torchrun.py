@@ -82,7 +82,7 @@ def killed(mark: Path, kind: str = "KillOnce", **settings: int) -> list[str]:
         pytest.param(0, 0, "has no checkpoint yet; restarting from scratch", marks=pytest.mark.long),
     ],
 )
-def test_a_run_goes_on_by_itself_when_torchrun_starts_its_ranks_again(
+def test_a_run_resumes_by_itself_when_torchrun_starts_its_ranks_again(
     store: Any, train: Callable[..., Any], tmp_path: Path, rank: int, at: int, said: str
 ) -> None:
     words = [*WORDS, "trainer.max_epochs=3", "callbacks.last.every_s=0", "trainer.log_every_n_steps=1"]
@@ -117,7 +117,7 @@ def test_a_rank_that_died_before_there_was_a_run_costs_nothing_but_the_attempt(s
 
 @pytest.mark.slow
 @pytest.mark.long
-def test_a_mistake_is_told_once_however_often_torchrun_tries(store: Any, tmp_path: Path) -> None:
+def test_a_mistake_is_reported_once_however_often_torchrun_tries(store: Any, tmp_path: Path) -> None:
     done = torchrun(tmp_path, *WORDS, "init_from=nobody", restarts=2)
     assert done.returncode != 0
     assert (done.stdout + done.stderr).count("nobody") == 1, done.stderr[-3000:]
@@ -140,7 +140,7 @@ def attempt(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["a job", "none"])
-def test_the_next_attempt_of_a_job_goes_on_in_the_run_of_the_one_before(
+def test_the_next_attempt_of_a_job_resumes_the_run_of_the_one_before(
     store: Any, train: Callable[..., Any], attempt: Callable[..., None], capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     fails = ("optimizer=sgd", "optimizer.lr=1e30")

@@ -26,7 +26,7 @@ WORDS = (
 
 
 @pytest.mark.slow
-def test_weights_and_checkpoint_are_those_of_ddp_and_one_process_goes_on_from_it(
+def test_weights_and_checkpoint_are_those_of_ddp_and_one_process_resumes_from_it(
     store: Any, train: Callable[..., Any]
 ) -> None:
     from lightning_modules.config.command_line import compose_run
