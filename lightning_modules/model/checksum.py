@@ -8,7 +8,7 @@ import hashlib
 import os
 import zipfile
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, BinaryIO
 
 import psutil
 import torch
@@ -26,7 +26,7 @@ class DamagedFileError(ValueError):
     """A file's content differs from what was written, or is truncated."""
 
 
-def save_with_checksum(value: Any, path: Path) -> None:
+def save_with_checksum(value: object, path: Path) -> None:
     """Write `value` with ``torch.save`` to a temporary file and rename it: a kill or a full disk leaves the old file intact."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f"{path.name}.tmp")
@@ -66,7 +66,7 @@ def load_verified(path: Path, ours: bool = True) -> Any:
         return torch.load(file, map_location="cpu", weights_only=True)
 
 
-def check_archive(file: IO[bytes], crc: bool = True) -> None:
+def check_archive(file: BinaryIO, crc: bool = True) -> None:
     """Raise DamagedFileError for a zip archive that claims more bytes than it has, or has a wrong CRC-32.
 
     Torch stores its records uncompressed and does not check their CRC-32 when reading. Raises MemoryError if they do not
@@ -87,7 +87,7 @@ def check_archive(file: IO[bytes], crc: bool = True) -> None:
         raise DamagedFileError(str(error)) from error
 
 
-def _has_checksum(file: IO[bytes]) -> bool:
+def _has_checksum(file: BinaryIO) -> bool:
     """Whether the file ends with a checksum. Raises DamagedFileError for an archive with a damaged end."""
     size = file.seek(0, os.SEEK_END)
     file.seek(max(0, size - _TRAILER_BYTES))
@@ -102,13 +102,13 @@ def _has_checksum(file: IO[bytes]) -> bool:
     return False
 
 
-def _verify_checksum(file: IO[bytes]) -> None:
+def _verify_checksum(file: BinaryIO) -> None:
     size = file.seek(-_TRAILER_BYTES, os.SEEK_END)
     if _sha256(file, size) != file.read()[-64:]:
         raise DamagedFileError("its content does not match its checksum")
 
 
-def _sha256(file: IO[bytes], size: int) -> bytes:
+def _sha256(file: BinaryIO, size: int) -> bytes:
     """The hexadecimal digest of the first `size` bytes; afterwards the file's position is behind them."""
     digest = hashlib.sha256()
     file.seek(0)

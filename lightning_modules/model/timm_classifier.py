@@ -26,7 +26,7 @@ class TimmClassifier(PretrainedNetwork):
         pretrained: bool = False,
         weights: str | None = None,
         freeze_backbone: bool = False,
-        **arguments: Any,
+        **arguments: object,
     ) -> None:
         timm = _import_timm()
         config = _config(timm, name)

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 import torchvision
@@ -33,7 +32,7 @@ class TorchvisionClassifier(PretrainedNetwork):
         name: str,
         weights: str | None = None,
         freeze_backbone: bool = False,
-        **arguments: Any,
+        **arguments: object,
     ) -> None:
         names = torchvision.models.list_models(module=torchvision.models)
         if name not in names:
@@ -70,7 +69,7 @@ def weights_file(name: str, weights: str) -> Path:
     return path
 
 
-def _builder_arguments(name: str, height: int, width: int, pretrained: bool) -> dict[str, Any]:
+def _builder_arguments(name: str, height: int, width: int, pretrained: bool) -> dict[str, object]:
     """Arguments that some builders need: the image size, or no auxiliary heads."""
     if name.startswith("vit_"):
         if height != width:

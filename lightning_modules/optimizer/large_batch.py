@@ -2,15 +2,17 @@
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 import torch
 import torch.distributed as dist
 from annotated_types import Ge, Lt
+from pytorch_lightning.utilities.types import LRSchedulerConfigType
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.optimizer import ParamsT
 
 from lightning_modules.config.bounds import Count, NonNegative, bounded
 from lightning_modules.config.errors import UserError
@@ -55,7 +57,7 @@ class LARS(LayerWiseOptimizer):
     @bounded
     def __init__(
         self,
-        params: Iterable[Any],
+        params: ParamsT,
         lr: NonNegative = 1.0,
         momentum: Momentum = 0.9,
         weight_decay: NonNegative = 0.0,
@@ -91,7 +93,7 @@ class LAMB(LayerWiseOptimizer):
     @bounded
     def __init__(
         self,
-        params: Iterable[Any],
+        params: ParamsT,
         lr: NonNegative = 0.002,
         betas: tuple[Momentum, Momentum] = (0.9, 0.999),
         eps: NonNegative = 1e-6,
@@ -131,7 +133,7 @@ def scaled_warmup(
     rule: Literal["linear", "sqrt", "none"] = "linear",
     warmup_epochs: NonNegative = 5.0,
     decay: Literal["cosine", "none"] = "cosine",
-) -> dict[str, Any]:
+) -> LRSchedulerConfigType:
     """Multiply the learning rate by k for a batch of k reference batches (Goyal et al. 2017, section 2).
 
     Gradual warm-up (section 2.2): within `warmup_epochs`, which may be fractional, the rate rises linearly from the

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 from annotated_types import Ge
+from pytorch_lightning.utilities.types import LRSchedulerConfigType, LRSchedulerTypeUnion
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, MultiStepLR, OneCycleLR, ReduceLROnPlateau, StepLR
 
@@ -34,7 +35,7 @@ def cosine(
     warmup_epochs: NonNegative = 0.0,
     warmup_steps: Annotated[int, Ge(0)] | None = None,
     min_lr: NonNegative = 0.0,
-) -> dict[str, Any]:
+) -> LRSchedulerConfigType:
     """Linear warm-up, then half a cosine down to `min_lr` at the last step (Loshchilov and Hutter 2017, equation 5).
 
     Of w warm-up steps, step k = 0, 1, … uses (k + 1) / w of the learning rate. The warm-up is given in steps or in
@@ -81,7 +82,7 @@ def step(
     every: Count = 30,
     milestones: Sequence[int] | None = None,
     gamma: float = 0.1,
-) -> dict[str, Any]:
+) -> LRSchedulerConfigType:
     """Multiply the learning rate by `gamma` every `every` epochs or, if given, at the epochs in `milestones`."""
     if milestones:
         return _every_epoch(MultiStepLR(optimizer, list(milestones), gamma))
@@ -98,7 +99,7 @@ def one_cycle(
     div_factor: float = 25.0,
     final_div_factor: float = 1e4,
     anneal_strategy: Literal["cos", "linear"] = "cos",
-) -> dict[str, Any]:
+) -> LRSchedulerConfigType:
     """torch's OneCycleLR (Smith and Topin 2018) up to `max_lr`, by default the optimizer's learning rate.
 
     On resuming with another length the learning rate may rise again. Momentum is cycled only if the optimizer has one
@@ -144,7 +145,7 @@ def plateau(
     min_lr: float = 0.0,
     threshold: float = 1e-4,
     threshold_mode: Literal["rel", "abs"] = "rel",
-) -> dict[str, Any]:
+) -> LRSchedulerConfigType:
     """torch's ReduceLROnPlateau: `factor` after more than `patience` epochs without an improvement of `monitor`.
 
     An improvement must exceed `threshold`, relative to the best value or, with "abs", absolute. Keras' schedule with
@@ -158,7 +159,7 @@ def plateau(
     return {"scheduler": scheduler, "interval": "epoch", "monitor": monitor}
 
 
-def replan_on_resume(scheduler: Any, total: int, total_before: int | None) -> str | None:
+def replan_on_resume(scheduler: LRSchedulerTypeUnion, total: int, total_before: int | None) -> str | None:
     """Set a restored optimizer to the learning rate that the schedule plans for its step.
 
     Args:
@@ -197,9 +198,9 @@ def _as_user_error() -> Iterator[None]:
         raise UserError(f"scheduler: {error}") from error
 
 
-def _every_step(scheduler: LRScheduler) -> dict[str, Any]:
+def _every_step(scheduler: LRScheduler) -> LRSchedulerConfigType:
     return {"scheduler": scheduler, "interval": "step"}
 
 
-def _every_epoch(scheduler: LRScheduler) -> dict[str, Any]:
+def _every_epoch(scheduler: LRScheduler) -> LRSchedulerConfigType:
     return {"scheduler": scheduler, "interval": "epoch"}

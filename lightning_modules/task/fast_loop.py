@@ -5,7 +5,7 @@ steps by manual optimization, and leaves schedules and Lightning's counters as a
 """
 
 from collections.abc import Iterator
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 import pytorch_lightning as pl
 import torch
@@ -20,6 +20,7 @@ from pytorch_lightning.callbacks import (
     ModelSummary,
     ProgressBar,
 )
+from pytorch_lightning.utilities.types import LRSchedulerTypeUnion
 from torch import Tensor, nn
 
 from lightning_modules.compat.lightning import count_steps, saves_within_epochs
@@ -60,7 +61,7 @@ class FastLoop:
     """Takes one optimizer step per mini-batch of a chunk; a chunk is several consecutive batches of the epoch."""
 
     # trainer settings that act on single steps, except for these values (1.0 is a fraction, 1 a number of batches)
-    _SETTINGS: ClassVar[dict[str, tuple[Any, ...]]] = {
+    _SETTINGS: ClassVar[dict[str, tuple[object, ...]]] = {
         "accumulate_grad_batches": (1,),
         "detect_anomaly": (False, None),
         "fast_dev_run": (False,),
@@ -193,7 +194,7 @@ def mini_batches(chunk: Batch, batch_size: int, limit: int | None = None) -> Ite
         yield dict(zip(parts, values, strict=True))
 
 
-def _find_schedule(trainer: pl.Trainer, interval: str) -> Any:
+def _find_schedule(trainer: pl.Trainer, interval: str) -> LRSchedulerTypeUnion | None:
     """The learning-rate schedule that is stepped once per `interval` (``step`` or ``epoch``), or None."""
     found = (config.scheduler for config in trainer.lr_scheduler_configs if config.interval == interval)
     return next(found, None)

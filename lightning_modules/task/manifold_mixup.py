@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +36,7 @@ def manifold_mixup(model: nn.Module, batch: Mapping[str, Tensor]) -> Iterator[No
         )
     partner, weight = batch["mix_partner"], batch["mix_weight"]
 
-    def hook(_: nn.Module, __: Any, output: Tensor) -> Tensor:
+    def hook(_: nn.Module, __: object, output: Tensor) -> Tensor:
         return blend(output, output[partner.to(output.device)], weight)
 
     handle = point.register_forward_hook(hook)

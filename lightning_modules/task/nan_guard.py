@@ -1,8 +1,7 @@
 """Stops a run at the first NaN or infinite value: of the loss, or (``debug=anomaly``) of a layer or gradient."""
 
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -55,18 +54,22 @@ class NanDetector(Callback):
             if not list(layer.children()):
                 self._handles.append(layer.register_forward_hook(self._check_output(name, layer)))
 
-    def _check_output(self, name: str, layer: nn.Module) -> Callable[[nn.Module, Any, Any], None]:
-        def check(module: nn.Module, inputs: Any, output: Any) -> None:
+    def _check_output(
+        self, name: str, layer: nn.Module
+    ) -> Callable[[nn.Module, object, Tensor | Sequence[object]], None]:
+        def check(module: nn.Module, inputs: object, output: Tensor | Sequence[object]) -> None:
             values = output if isinstance(output, Tensor) else next((o for o in output if isinstance(o, Tensor)), None)
             if values is not None and values.is_floating_point() and not bool(torch.isfinite(values).all()):
                 raise UserError(f"Step {self._step}: the output of {name} ({type(layer).__name__}) is not finite")
 
         return check
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
         self._step = trainer.global_step
 
-    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
         for name, parameter in reversed(list(pl_module.named_parameters())):  # closest to the loss first
             if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all()):
                 raise UserError(f"Step {self._step}: the gradient of {name} is not finite")

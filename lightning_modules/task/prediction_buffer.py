@@ -17,7 +17,7 @@ class PredictionBuffer:
         """Store a batch: outputs [B, K], targets [B] or [B, D], index [B]."""
         self._parts.append((outputs.detach().float(), y, index))
 
-    def collect(self, all_gather: Callable[[Any], Any] | None) -> tuple[Tensor, Tensor]:
+    def collect(self, all_gather: Callable[[Tensor], Any] | None) -> tuple[Tensor, Tensor]:
         """Empty the buffer and return (outputs, targets), without duplicates from padding; ordered by index if gathered.
 
         `all_gather` maps a tensor [N, …] of each of W processes to [W, N, …]; N is the same in all processes.

@@ -1,7 +1,6 @@
 """Lightning's rich progress bar, cheap enough for very short epochs."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import RichProgressBar
@@ -45,7 +44,7 @@ class CompactProgressBar(RichProgressBar):
         self.refresh()
 
     def on_validation_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+        self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         if trainer.state.fn != "fit" or sum(map(float, trainer.num_val_batches)) >= self.long_validation:
             super().on_validation_batch_start(trainer, pl_module, batch, batch_idx, dataloader_idx)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from pytorch_lightning.utilities.types import LRSchedulerConfigType, OptimizerLRScheduler
 from torch import Tensor, nn
 
 from lightning_modules.config.bounds import Count, NonNegative, bounded
@@ -47,7 +48,7 @@ class Supervised(EvaluatedModule):
         augmentation: nn.Module | None = None,
         tta: nn.Module | None = None,
         optimizer: Callable[..., torch.optim.Optimizer] | None = None,
-        scheduler: Callable[..., Any] | None = None,
+        scheduler: Callable[..., LRSchedulerConfigType] | None = None,
         decay_norms_and_biases: bool = True,
         l1: NonNegative = 0.0,
         l2: NonNegative = 0.0,
@@ -163,7 +164,7 @@ class Supervised(EvaluatedModule):
             self._train_metric_sums.append(torch.cat([self.train_metric_sums(outputs, y), count]))
             self.train_outputs = []
 
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+    def on_train_batch_end(self, outputs: object, batch: Batch, batch_idx: int) -> None:
         if 0 <= self.trainer.max_steps <= self.global_step:
             self._reached_max_steps = True
             self.trainer.should_stop = True  # Lightning then validates the last weights, within an epoch too
@@ -229,7 +230,7 @@ class Supervised(EvaluatedModule):
         return super().metric_names() | {f"train/{name}" for name in self.train_metric_names}
 
     # --- optimizer and checkpoint ------------------------------------------------------------------------------
-    def configure_optimizers(self) -> Any:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         assert self._optimizer is not None
         keywords = getattr(self._optimizer, "keywords", {})
         groups = parameter_groups(self.model, keywords.get("weight_decay", 0.0), self.decay_norms_and_biases)
