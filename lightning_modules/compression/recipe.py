@@ -79,7 +79,7 @@ def _check_order(stages: list[Stage]) -> None:
     for stage in stages:
         for earlier in told:
             place, before = ORDER.index(stage.kind), ORDER.index(earlier.kind)
-            if place < before and stage.kind != "distil":
+            if place < before and stage.kind != "distillation":
                 raise stage.config_error(
                     f"cannot follow {earlier.name}: {_WHY_NOT_AFTER[earlier.kind]} (order: {', '.join(ORDER)})"
                 )
@@ -89,17 +89,17 @@ def _check_order(stages: list[Stage]) -> None:
             raise stage.config_error(
                 "rewinds to the initial weights, but an earlier stage has changed the layers' shapes"
             )
-        if stage.when != "after" and stage.kind in ("share", "program", "structure"):
+        if stage.when != "after" and stage.kind in ("weight_quantization", "backend", "structure"):
             raise stage.config_error(f"when={stage.when}: this stage runs after training; use when=after")
         told.append(stage)
 
 
 _WHY_NOT_AFTER = {
-    "distil": "it only changes the loss",
+    "distillation": "it only changes the loss",
     "structure": "it changes the layers' shapes",
-    "prune": "its zeros would be lost with the weights they belong to",
-    "share": "its shared values would be lost",
-    "program": "it turns the network into an ONNX model, whose weights cannot be changed",
+    "pruning": "its zeros would be lost with the weights they belong to",
+    "weight_quantization": "its shared values would be lost",
+    "backend": "it turns the network into an ONNX model, whose weights cannot be changed",
 }
 
 

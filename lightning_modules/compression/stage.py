@@ -17,10 +17,10 @@ from lightning_modules.task.supervised import Supervised
 Settings = dict[str, object]  # plain values
 StateDict = dict[str, Any]  # tensors and plain values
 When = Literal["fit", "after", "always"]
-Kind = Literal["distil", "structure", "prune", "share", "program"]
+Kind = Literal["distillation", "structure", "pruning", "weight_quantization", "backend"]
 # A stage may follow stages of the same or of an earlier kind.
-ORDER: tuple[Kind, ...] = ("distil", "structure", "prune", "share", "program")
-AT_MOST_ONCE: tuple[Kind, ...] = ("share", "program")
+ORDER: tuple[Kind, ...] = ("distillation", "structure", "pruning", "weight_quantization", "backend")
+AT_MOST_ONCE: tuple[Kind, ...] = ("weight_quantization", "backend")
 
 
 @dataclass

@@ -1,5 +1,6 @@
 """The compressed file: bit-exact, refused where a byte is wrong, whole on a full disk, and near what theory allows."""
 
+import hashlib
 import json
 import math
 import resource
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from lightning_modules.compression import container
 from lightning_modules.compression.compressed_state import Codebook, CompressedState, QuantGrid
+from lightning_modules.compression.container import envelope
 from lightning_modules.compression.container.envelope import unwrap, wrap
 from lightning_modules.compression.container.tensor_encoding import DTYPES, to_bit_patterns
 from lightning_modules.config.errors import UserError
@@ -334,3 +336,8 @@ def test_the_table_says_where_the_bytes_are(tmp_path: Path) -> None:
     assert len(lines) == 2 + len(tensors) + 2
     assert "codebook of 8" in lines[4] and "20x30" in lines[4]
     json.dumps([row.__dict__ for row in written.tensors])
+
+
+def test_the_dictionary_of_the_format_never_changes() -> None:
+    digest = "f8bb9034e55e56c6616a67cfd3a26bad979950c912d1eda429c32d886cadf115"
+    assert hashlib.sha256(envelope._DICTIONARY).hexdigest() == digest, "files of earlier versions could not be read"

@@ -40,7 +40,7 @@ class Distillation(Stage):
     The teacher gets exactly the student's samples, including augmentation and mixing.
     """
 
-    kind: ClassVar[Kind] = "distil"
+    kind: ClassVar[Kind] = "distillation"
     changes_weights: ClassVar[bool] = False
 
     @bounded

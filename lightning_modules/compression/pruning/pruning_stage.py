@@ -30,7 +30,7 @@ class PruningStage(Stage):
             ``reinit``: the masks found, with reinitialized weights. ``dense``: the same training without masks.
     """
 
-    kind = "prune"
+    kind = "pruning"
     scopes: ClassVar[tuple[str, ...]] = ("global", "layer")
 
     @bounded

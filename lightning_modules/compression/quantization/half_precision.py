@@ -21,7 +21,7 @@ class HalfPrecision(Stage):
         dtype: ``bf16`` (8 bits of precision, float32's range) or ``fp16`` (11 bits, up to 65504).
     """
 
-    kind = "share"
+    kind = "weight_quantization"
 
     @bounded
     def __init__(self, dtype: Literal["bf16", "fp16"] = "bf16") -> None:

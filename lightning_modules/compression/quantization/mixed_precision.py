@@ -47,7 +47,7 @@ class MixedPrecision(Stage):
         layers, exclude: names or patterns of layers.
     """
 
-    kind = "share"
+    kind = "weight_quantization"
 
     @bounded
     def __init__(

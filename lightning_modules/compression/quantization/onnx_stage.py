@@ -18,7 +18,7 @@ from lightning_modules.config.errors import UserError
 class OnnxStage(Stage):
     """Replaces the network by an `OnnxModel` with int8 weights."""
 
-    kind = "program"
+    kind = "backend"
 
     def program(self, model: nn.Module, example: Tensor, batches: Sequence[Tensor]) -> bytes:
         """The int8 ONNX file of a network. `batches`: floats for calibration, [B, *input_shape] each."""

@@ -30,7 +30,7 @@ class WeightOnlyQuantization(Stage):
         layers, exclude: names or patterns of layers.
     """
 
-    kind = "share"
+    kind = "weight_quantization"
 
     @bounded
     def __init__(

@@ -29,7 +29,7 @@ class WeightSharing(Stage):
         layers, exclude: names or patterns of layers; None: all linear, convolutional and recurrent ones.
     """
 
-    kind = "share"
+    kind = "weight_quantization"
 
     @bounded
     def __init__(

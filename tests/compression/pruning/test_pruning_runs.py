@@ -120,7 +120,7 @@ def test_a_control_is_one_override_away_in_every_recipe(name: str) -> None:
     from lightning_modules.compression.recipe import build_recipe
 
     node = compose_run([f"compression={name}"]).compression
-    assert [stage.kind for stage in build_recipe(node).stages] == ["prune"]
+    assert [stage.kind for stage in build_recipe(node).stages] == ["pruning"]
     for control in () if name == "random_mask" else ("random", "reinit", "dense"):
         assert node.stages.prune.control is None
         changed = OmegaConf.merge(node, {"stages": {"prune": {"control": control}}})
