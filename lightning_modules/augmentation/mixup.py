@@ -15,6 +15,7 @@ from lightning_modules.augmentation.image.image_transform import (
     round_to_dtype,
 )
 from lightning_modules.augmentation.image.resized_crop import interval_mask
+from lightning_modules.config.bounds import Fraction, Positive, bounded
 from lightning_modules.config.errors import UserError
 from lightning_modules.task.manifold_mixup import blend
 
@@ -41,13 +42,9 @@ class Mixing(nn.Module):
         probability: of mixing a sample; otherwise its weight is 1.
     """
 
-    def __init__(self, alpha: float = 1.0, probability: float = 1.0) -> None:
+    @bounded
+    def __init__(self, alpha: Positive = 1.0, probability: Fraction = 1.0) -> None:
         super().__init__()
-        name = f"augmentation: {type(self).__name__}"
-        if not alpha > 0:
-            raise UserError(f"{name}.alpha={alpha} must be greater than 0")
-        if not 0 <= probability <= 1:
-            raise UserError(f"{name}.probability={probability} must lie in [0, 1]")
         self.alpha, self.probability = alpha, probability
         self.num_classes: int | None = None
 

@@ -5,7 +5,7 @@ from abc import abstractmethod
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.config.errors import UserError
+from lightning_modules.config.bounds import Fraction, bounded
 
 
 def uniform(n: int, low: float, high: float, generator: torch.Generator) -> Tensor:
@@ -35,10 +35,9 @@ class PerSampleTransform(nn.Module):
         probability: of changing a sample.
     """
 
-    def __init__(self, probability: float = 1.0) -> None:
+    @bounded
+    def __init__(self, probability: Fraction = 1.0) -> None:
         super().__init__()
-        if not 0 <= probability <= 1:
-            raise UserError(f"augmentation: {type(self).__name__}.probability={probability} must lie in [0, 1]")
         self.probability = probability
 
     @abstractmethod

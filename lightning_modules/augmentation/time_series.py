@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from lightning_modules.augmentation.per_sample import PerSampleTransform, to_device_of, uniform
+from lightning_modules.config.bounds import Fraction, NonNegative, bounded
 from lightning_modules.config.errors import UserError
 
 
@@ -16,11 +17,11 @@ class TimeSeriesJitter(PerSampleTransform):
         noise: standard deviation of the noise, relative to that of the series.
     """
 
-    def __init__(self, shift: float = 0.1, scale: float = 0.2, noise: float = 0.05, probability: float = 1.0) -> None:
+    @bounded
+    def __init__(
+        self, shift: Fraction = 0.1, scale: Fraction = 0.2, noise: NonNegative = 0.05, probability: float = 1.0
+    ) -> None:
         super().__init__(probability)
-        for name, value, top in (("shift", shift, 1.0), ("scale", scale, 1.0), ("noise", noise, float("inf"))):
-            if not 0 <= value <= top:
-                raise UserError(f"augmentation: TimeSeriesJitter.{name}={value} must lie in [0, {top:g}]")
         self.shift, self.scale, self.noise = shift, scale, noise
 
     def check(self, x: Tensor) -> None:

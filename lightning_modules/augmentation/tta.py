@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_modules.config.bounds import Count, bounded
 from lightning_modules.config.errors import UserError
 from lightning_modules.data.compose import Compose
 
@@ -20,10 +21,11 @@ class TestTimeAugmentation(nn.Module):
 
     __test__ = False  # not a test class of pytest
 
-    def __init__(self, transforms: Mapping[str, nn.Module | None] | Sequence[nn.Module | None], views: int = 4) -> None:
+    @bounded
+    def __init__(
+        self, transforms: Mapping[str, nn.Module | None] | Sequence[nn.Module | None], views: Count = 4
+    ) -> None:
         super().__init__()
-        if views < 1:
-            raise UserError(f"tta.views={views} must be at least 1; use tta=none to disable it")
         self.compose = Compose(transforms)
         self.views = views
 

@@ -43,7 +43,7 @@ def test_the_same_generator_gives_the_same_batch_and_the_global_one_is_not_used(
 
 
 def test_a_probability_beyond_one_is_refused() -> None:
-    with pytest.raises(UserError, match=r"Brighter\.probability=1\.5 must lie in \[0, 1\]"):
+    with pytest.raises(UserError, match=r"Brighter\.probability=1\.5: expected a value in \[0, 1\]"):
         Brighter(1.5)
 
 

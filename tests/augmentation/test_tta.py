@@ -27,7 +27,7 @@ def test_a_transform_that_mixes_targets_is_refused() -> None:
 
 
 def test_no_view_is_no_test_time_augmentation() -> None:
-    with pytest.raises(UserError, match=r"tta\.views=0 must be at least 1; use tta=none"):
+    with pytest.raises(UserError, match=r"views=0: expected 1 or more"):
         TestTimeAugmentation([], views=0)
 
 

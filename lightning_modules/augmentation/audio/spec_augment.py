@@ -1,11 +1,13 @@
 """SpecAugment: masks of log-mel features."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Ge
 from torch import Tensor, nn
 
 from lightning_modules.augmentation.per_sample import PerSampleTransform
+from lightning_modules.config.bounds import Fraction, bounded
 from lightning_modules.config.errors import UserError
 
 
@@ -48,20 +50,16 @@ class SpecAugment(PerSampleTransform):
         frames: maximum width of a time mask (T) as a fraction of all frames; time_masks: their number.
     """
 
+    @bounded
     def __init__(
         self,
-        bands: int = 8,
-        frames: float = 0.15,
-        frequency_masks: int = 1,
-        time_masks: int = 1,
+        bands: Annotated[int, Ge(0)] = 8,
+        frames: Fraction = 0.15,
+        frequency_masks: Annotated[int, Ge(0)] = 1,
+        time_masks: Annotated[int, Ge(0)] = 1,
         probability: float = 1.0,
     ) -> None:
         super().__init__(probability)
-        for name, value in (("bands", bands), ("frequency_masks", frequency_masks), ("time_masks", time_masks)):
-            if value < 0:
-                raise UserError(f"augmentation: SpecAugment.{name}={value} must be at least 0")
-        if not 0 <= frames <= 1:
-            raise UserError(f"augmentation: SpecAugment.frames={frames} must lie in [0, 1]")
         self.bands, self.frames = bands, frames
         self.frequency_masks, self.time_masks = frequency_masks, time_masks
         self.mean: Tensor | None = None

@@ -1,11 +1,14 @@
 """Random crops and flips."""
 
+from typing import Annotated
+
 import torch
+from annotated_types import Ge
 from torch import Tensor, nn
 
 from lightning_modules.augmentation.image.image_transform import ImageTransform, match_memory_format, require_images
 from lightning_modules.augmentation.per_sample import to_device_of
-from lightning_modules.config.errors import UserError
+from lightning_modules.config.bounds import Fraction, bounded
 
 
 class HorizontalFlip(ImageTransform):
@@ -48,12 +51,9 @@ class CropFlip(nn.Module):
         fill: raw value of the added pixels.
     """
 
-    def __init__(self, padding: int = 4, flip_probability: float = 0.5, fill: float = 0) -> None:
+    @bounded
+    def __init__(self, padding: Annotated[int, Ge(0)] = 4, flip_probability: Fraction = 0.5, fill: float = 0) -> None:
         super().__init__()
-        if padding < 0:
-            raise UserError(f"augmentation.transforms.crop_flip.padding={padding} must be at least 0")
-        if not 0 <= flip_probability <= 1:
-            raise UserError(f"augmentation.transforms.crop_flip.flip_probability={flip_probability} must lie in [0, 1]")
         self.padding = padding
         self.flip_probability = flip_probability
         self.fill = fill

@@ -13,6 +13,7 @@ from lightning_modules.augmentation.image.resized_crop import (
     interval_mask,
 )
 from lightning_modules.augmentation.per_sample import to_device_of
+from lightning_modules.config.bounds import Count, bounded
 from lightning_modules.config.errors import UserError
 
 
@@ -27,10 +28,9 @@ class Cutout(nn.Module):
         fill: raw value, or one per channel.
     """
 
-    def __init__(self, size: int = 16, fill: float | Sequence[float] = 0.0) -> None:
+    @bounded
+    def __init__(self, size: Count = 16, fill: float | Sequence[float] = 0.0) -> None:
         super().__init__()
-        if size < 1:
-            raise UserError(f"augmentation.transforms.cutout.size={size} must be at least 1")
         self.size = size
         self.fill = [float(value) for value in fill] if isinstance(fill, Sequence) else [float(fill)]
 

@@ -1,9 +1,11 @@
 """RandAugment, TrivialAugment and AugMix: operations drawn uniformly for each image."""
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import numpy as np
 import torch
+from annotated_types import Ge, Le, Lt
 from torch import Tensor
 
 from lightning_modules.augmentation.image.affine import check_interpolation
@@ -23,6 +25,7 @@ from lightning_modules.augmentation.image.policy_operations import (
 )
 from lightning_modules.augmentation.mixup import sample_beta
 from lightning_modules.augmentation.per_sample import uniform
+from lightning_modules.config.bounds import Count, Positive, bounded
 from lightning_modules.config.errors import UserError, suggest
 
 LEVELS = 31  # 0..30, as in the papers
@@ -77,17 +80,16 @@ class RandAugment(RandomPolicy):
     Args:
         num_ops: operations per image.
         magnitude: strength, 0 to 30.
-        settings: see `Policy`.
+        settings: see `RandomPolicy`.
     """
 
     space = RAND
 
-    def __init__(self, num_ops: int = 2, magnitude: float = 9, **settings: object) -> None:
+    @bounded
+    def __init__(
+        self, num_ops: Count = 2, magnitude: Annotated[float, Ge(0), Lt(LEVELS)] = 9, **settings: object
+    ) -> None:
         super().__init__(**settings)  # type: ignore[arg-type]
-        if num_ops < 1:
-            raise UserError(f"augmentation: RandAugment.num_ops={num_ops} must be at least 1")
-        if not 0 <= magnitude < LEVELS:
-            raise UserError(f"augmentation: RandAugment.magnitude={magnitude} must lie in [0, {LEVELS - 1}]")
         self.num_ops, self.magnitude = num_ops, magnitude
 
     def transform_images(self, x: Tensor, generator: torch.Generator) -> Tensor:
@@ -125,23 +127,23 @@ class AugMix(RandomPolicy):
         width: chains per image.
         depth: operations per chain; -1 draws 1, 2 or 3.
         alpha: parameter of both distributions.
-        settings: see `Policy`.
+        settings: see `RandomPolicy`.
     """
 
     space = MIX
 
+    @bounded
     def __init__(
-        self, severity: float = 3.0, width: int = 3, depth: int = -1, alpha: float = 1.0, **settings: object
+        self,
+        severity: Annotated[float, Ge(0.1), Le(10)] = 3.0,
+        width: Count = 3,
+        depth: int = -1,
+        alpha: Positive = 1.0,
+        **settings: object,
     ) -> None:
         super().__init__(**({"interpolation": "bilinear"} | settings))  # type: ignore[arg-type]
-        if not 0.1 <= severity <= 10:
-            raise UserError(f"augmentation: AugMix.severity={severity} must lie in [0.1, 10]")
-        if width < 1:
-            raise UserError(f"augmentation: AugMix.width={width} must be at least 1")
         if depth != -1 and depth < 1:
             raise UserError(f"augmentation: AugMix.depth={depth} must be at least 1, or -1 for 1 to 3")
-        if not alpha > 0:
-            raise UserError(f"augmentation: AugMix.alpha={alpha} must be greater than 0")
         self.severity, self.width, self.depth, self.alpha = severity, width, depth, alpha
 
     def transform_images(self, x: Tensor, generator: torch.Generator) -> Tensor:

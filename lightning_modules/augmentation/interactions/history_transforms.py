@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_modules.augmentation.per_sample import PerSampleTransform, to_device_of
+from lightning_modules.config.bounds import Fraction, bounded
 from lightning_modules.config.errors import UserError
 
 
@@ -29,10 +30,9 @@ class HistoryTransform(PerSampleTransform):
         probability: of transforming a history.
     """
 
-    def __init__(self, share: float, probability: float = 1.0) -> None:
+    @bounded
+    def __init__(self, share: Fraction, probability: float = 1.0) -> None:
         super().__init__(probability)
-        if not 0 <= share <= 1:
-            raise UserError(f"augmentation: {type(self).__name__}.share={share} must lie in [0, 1]")
         self.share = share
 
     def check(self, x: Tensor) -> None:
@@ -126,10 +126,9 @@ class VirtualUsers(PerSampleTransform):
         probability: of mixing a history.
     """
 
-    def __init__(self, share: float = 0.5, probability: float = 0.5) -> None:
+    @bounded
+    def __init__(self, share: Fraction = 0.5, probability: float = 0.5) -> None:
         super().__init__(probability)
-        if not 0 <= share <= 1:
-            raise UserError(f"augmentation: VirtualUsers.share={share} must lie in [0, 1]")
         self.share = share
 
     def check(self, x: Tensor) -> None:

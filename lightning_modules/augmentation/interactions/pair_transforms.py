@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_modules.config.bounds import Count, Fraction, NonNegative, bounded
 from lightning_modules.config.errors import UserError
 
 _MAX_REDRAWS = 20  # of rejection sampling; then the rest is drawn one by one
@@ -23,13 +24,9 @@ class NegativeSampling(nn.Module):
             training interactions are never drawn.
     """
 
-    def __init__(self, count: int = 1, popularity: float = 0.0) -> None:
+    @bounded
+    def __init__(self, count: Count = 1, popularity: NonNegative = 0.0) -> None:
         super().__init__()
-        name = "augmentation: NegativeSampling"
-        if count < 1:
-            raise UserError(f"{name}.count={count} must be at least 1")
-        if not popularity >= 0:
-            raise UserError(f"{name}.popularity={popularity} must be at least 0 (uniform)")
         self.count, self.popularity = count, popularity
         self._met: Tensor | None = None  # bool [users * items]
         self._share: Tensor | None = None  # float64 [items], cumulative probability
@@ -110,10 +107,9 @@ class UniformUsers(nn.Module):
         probability: of replacing a pair.
     """
 
-    def __init__(self, probability: float = 1.0) -> None:
+    @bounded
+    def __init__(self, probability: Fraction = 1.0) -> None:
         super().__init__()
-        if not 0 <= probability <= 1:
-            raise UserError(f"augmentation: UniformUsers.probability={probability} must lie in [0, 1]")
         self.probability = probability
         self._x: Tensor | None = None
 
@@ -154,17 +150,15 @@ class RatingNoise(nn.Module):
         probability: of changing a rating.
     """
 
-    def __init__(self, std: float = 0.25, scale: Sequence[float] = (1.0, 5.0), probability: float = 1.0) -> None:
+    @bounded
+    def __init__(
+        self, std: NonNegative = 0.25, scale: Sequence[float] = (1.0, 5.0), probability: Fraction = 1.0
+    ) -> None:
         super().__init__()
-        name = "augmentation: RatingNoise"
-        if not std >= 0:
-            raise UserError(f"{name}.std={std} must be at least 0")
         if len(scale) != 2 or not scale[0] < scale[1]:
             raise UserError(
-                f"{name}.scale={list(scale)}: expected the lowest and the highest rating, for example [1, 5]"
+                f"augmentation: RatingNoise.scale={list(scale)}: expected the lowest and the highest rating, for example [1, 5]"
             )
-        if not 0 <= probability <= 1:
-            raise UserError(f"{name}.probability={probability} must lie in [0, 1]")
         self.std, self.probability = std, probability
         self.scale = (float(scale[0]), float(scale[1]))
 

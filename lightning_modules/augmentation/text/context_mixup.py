@@ -8,6 +8,7 @@ from torch import Tensor
 from lightning_modules.augmentation.mixup import Mixing
 from lightning_modules.augmentation.per_sample import bernoulli_mask, uniform
 from lightning_modules.augmentation.text.text_transform import TextTransform, row_lengths
+from lightning_modules.config.bounds import Count, bounded
 from lightning_modules.config.errors import UserError
 
 
@@ -20,10 +21,9 @@ class AddContext(TextTransform):
         max_words: maximum number of appended words; null appends as many as fit.
     """
 
-    def __init__(self, max_words: int | None = None, probability: float = 0.5) -> None:
+    @bounded
+    def __init__(self, max_words: Count | None = None, probability: float = 0.5) -> None:
         super().__init__(probability)
-        if max_words is not None and max_words < 1:
-            raise UserError(f"augmentation: AddContext.max_words={max_words} must be at least 1, or null")
         self.max_words = max_words
         for name in ("texts", "places", "first", "count", "rank"):
             self.register_buffer(name, torch.zeros(0, dtype=torch.int64), persistent=False)

@@ -10,13 +10,13 @@ from lightning_modules.augmentation.per_sample import to_device_of
 from lightning_modules.augmentation.text.synonyms import distributional_neighbors, read_table, read_wordnet, synonym_ids
 from lightning_modules.augmentation.text.text_transform import (
     TextTransform,
-    check_share,
     compact,
     num_words,
     row_lengths,
     sample_positions,
     shuffle_positions,
 )
+from lightning_modules.config.bounds import Count, Fraction, bounded
 from lightning_modules.config.errors import UserError
 
 
@@ -32,11 +32,11 @@ class SynonymTransform(TextTransform):
         most: maximum number of neighbours per word.
     """
 
-    def __init__(self, share: float = 0.1, source: str = "neighbours", most: int = 5, probability: float = 1.0) -> None:
+    @bounded
+    def __init__(
+        self, share: Fraction = 0.1, source: str = "neighbours", most: Count = 5, probability: float = 1.0
+    ) -> None:
         super().__init__(probability)
-        check_share(self, "share", share)
-        if most < 1:
-            raise UserError(f"augmentation: {type(self).__name__}.most={most} must be at least 1")
         self.share, self.source, self.most = share, str(source), most
         self.register_buffer("table", torch.zeros(1, 1, dtype=torch.int64), persistent=False)
         self.table: Tensor

@@ -25,12 +25,6 @@ class TextTransform(PerSampleTransform):
             )
 
 
-def check_share(transform: object, key: str, value: float) -> None:
-    """Raise UserError unless `value` is in [0, 1]."""
-    if not 0 <= value <= 1:
-        raise UserError(f"augmentation: {type(transform).__name__}.{key}={value} must lie in [0, 1]")
-
-
 def row_lengths(x: Tensor) -> Tensor:
     """Return int64 [n]: the number of words in each row."""
     return (x != 0).sum(1)

@@ -9,21 +9,21 @@ from torch import Tensor
 from lightning_modules.augmentation.per_sample import to_device_of, uniform
 from lightning_modules.augmentation.text.text_transform import (
     TextTransform,
-    check_share,
     compact,
     num_words,
     row_lengths,
     shuffle_positions,
 )
+from lightning_modules.config.bounds import Fraction, bounded
 from lightning_modules.config.errors import UserError
 
 
 class DeleteWords(TextTransform):
     """Deletes each word with probability `share`, but at least one is kept (Wei and Zou 2019, "EDA", random deletion)."""
 
-    def __init__(self, share: float = 0.1, probability: float = 1.0) -> None:
+    @bounded
+    def __init__(self, share: Fraction = 0.1, probability: float = 1.0) -> None:
         super().__init__(probability)
-        check_share(self, "share", share)
         self.share = share
 
     def transform_samples(self, x: Tensor, generator: torch.Generator) -> Tensor:
@@ -36,9 +36,9 @@ class DeleteWords(TextTransform):
 class ReplaceByUnknown(TextTransform):
     """Base of transforms that replace words by the unknown word of the data."""
 
-    def __init__(self, share: float, probability: float) -> None:
+    @bounded
+    def __init__(self, share: Fraction, probability: float) -> None:
         super().__init__(probability)
-        check_share(self, "share", share)
         self.share = share
         self.unknown = 0
 
@@ -59,7 +59,7 @@ class WordDropout(ReplaceByUnknown):
     At least one word is kept. This also trains the embedding of the unknown word.
     """
 
-    def __init__(self, share: float = 0.1, probability: float = 1.0) -> None:
+    def __init__(self, share: Fraction = 0.1, probability: float = 1.0) -> None:
         super().__init__(share, probability)
 
     def transform_samples(self, x: Tensor, generator: torch.Generator) -> Tensor:
@@ -75,7 +75,7 @@ class MaskSpan(ReplaceByUnknown):
         share: maximum fraction of a text; the span length is uniform from one word to that. At least one word is kept.
     """
 
-    def __init__(self, share: float = 0.3, probability: float = 1.0) -> None:
+    def __init__(self, share: Fraction = 0.3, probability: float = 1.0) -> None:
         super().__init__(share, probability)
 
     def transform_samples(self, x: Tensor, generator: torch.Generator) -> Tensor:
@@ -95,9 +95,9 @@ class SwapWords(TextTransform):
         share: number of pairs as a fraction of the words, at least one; no word is swapped twice.
     """
 
-    def __init__(self, share: float = 0.1, probability: float = 1.0) -> None:
+    @bounded
+    def __init__(self, share: Fraction = 0.1, probability: float = 1.0) -> None:
         super().__init__(probability)
-        check_share(self, "share", share)
         self.share = share
 
     def transform_samples(self, x: Tensor, generator: torch.Generator) -> Tensor:

@@ -116,7 +116,7 @@ def test_what_is_no_waveform_is_refused(name: str) -> None:
         (lambda: BackgroundNoise(30, 5), "min_snr_db"),
         (lambda: BackgroundNoise(source="whit"), "did you mean 'white'"),
         (lambda: BackgroundNoise(folder="here"), "source=folder and a folder belong together"),
-        (lambda: BackgroundNoise(probability=1.5), r"Noise.probability=1.5 must lie in \[0, 1\]"),
+        (lambda: BackgroundNoise(probability=1.5), r"Noise.probability=1.5: expected a value in \[0, 1\]"),
         (lambda: Reverberation(0, 1), "first at least 0.001"),
         (lambda: SpecAugment(frames=2), "SpecAugment.frames=2"),
         (lambda: SpecAugment(bands=-1), "SpecAugment.bands=-1"),

@@ -187,16 +187,16 @@ def test_dirichlet_weights_have_their_mean_and_variance() -> None:
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: RandAugment(magnitude=31), r"magnitude=31 must lie in \[0, 30\]"),
-        (lambda: RandAugment(num_ops=0), "num_ops=0 must be at least 1"),
+        (lambda: RandAugment(magnitude=31), r"magnitude=31: expected a value in \[0, 31\)"),
+        (lambda: RandAugment(num_ops=0), "num_ops=0: expected 1 or more"),
         (lambda: TrivialAugment(operations=["rotation"]), "rotation: did you mean 'rotate'"),
         (lambda: TrivialAugment(operations=[]), "operations is empty"),
         (lambda: AutoAugment("cifar"), "policy=cifar: did you mean 'cifar10'"),
         (lambda: AutoAugment(interpolation="cubic"), "AutoAugment.interpolation=cubic"),
-        (lambda: AugMix(severity=11), r"severity=11 must lie in \[0.1, 10\]"),
-        (lambda: AugMix(width=0), "width=0 must be at least 1"),
+        (lambda: AugMix(severity=11), r"severity=11: expected a value in \[0.1, 10\]"),
+        (lambda: AugMix(width=0), "width=0: expected 1 or more"),
         (lambda: AugMix(depth=0), "depth=0 must be at least 1"),
-        (lambda: AugMix(alpha=0), "alpha=0 must be greater than 0"),
+        (lambda: AugMix(alpha=0), "alpha=0: expected more than 0"),
     ],
 )
 def test_senseless_settings_are_refused(build: type, message: str) -> None:

@@ -99,9 +99,9 @@ def test_a_batch_of_one_and_a_strided_batch_work() -> None:
 
 
 def test_wrong_settings_and_samples_are_explained() -> None:
-    with pytest.raises(UserError, match="padding=-1 must be at least 0"):
+    with pytest.raises(UserError, match="padding=-1: expected 0 or more"):
         CropFlip(padding=-1)
-    with pytest.raises(UserError, match=r"flip_probability=2 must lie in \[0, 1\]"):
+    with pytest.raises(UserError, match=r"flip_probability=2: expected a value in \[0, 1\]"):
         CropFlip(flip_probability=2)
     with pytest.raises(UserError, match=r"shape \(40,\); use augmentation=none"):
         CropFlip()({"x": torch.zeros(8, 40)}, generator())

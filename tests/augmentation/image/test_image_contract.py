@@ -152,7 +152,7 @@ def test_precision_does_not_suffer_below_autocast(name: str) -> None:
 @pytest.mark.parametrize("wrong", [2, -0.1])
 def test_a_probability_beyond_0_to_1_is_refused(name: str, wrong: float) -> None:
     kind = type(SINGLE[name]())
-    with pytest.raises(UserError, match=rf"{kind.__name__}\.probability={wrong} must lie in \[0, 1\]"):
+    with pytest.raises(UserError, match=rf"{kind.__name__}\.probability={wrong}: expected a value in \[0, 1\]"):
         kind(probability=wrong)
 
 

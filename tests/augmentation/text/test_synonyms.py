@@ -141,5 +141,5 @@ def test_synonyms_that_no_text_has_are_told(tmp_path: Path, corpus: Handwritten)
     (tmp_path / "own.tsv").write_text("zebra\thorse\n")
     with pytest.raises(UserError, match="no training word of handwritten has a synonym"):
         ReplaceWords(0.1, str(tmp_path / "own.tsv")).prepare(corpus)
-    with pytest.raises(UserError, match=r"most=0 must be at least 1"):
+    with pytest.raises(UserError, match=r"most=0: expected 1 or more"):
         InsertWords(most=0)

@@ -121,7 +121,7 @@ def test_samples_that_are_no_texts_are_refused(name: str, corpus: Handwritten) -
 
 @every
 def test_a_probability_beyond_one_is_refused(name: str) -> None:
-    with pytest.raises(UserError, match=r"probability=1.5 must lie in \[0, 1\]"):
+    with pytest.raises(UserError, match=r"probability=1.5: expected a value in \[0, 1\]"):
         TRANSFORMS[name](1.5)
 
 
@@ -135,7 +135,7 @@ def test_a_gpu_gives_the_batch_that_a_cpu_gives(name: str, corpus: Handwritten) 
 
 def test_the_share_is_checked_and_so_is_what_one_of_is_made_of() -> None:
     for kind in (SwapWords, DeleteWords, WordDropout, MaskSpan, ReplaceWords, InsertWords):
-        with pytest.raises(UserError, match=rf"{kind.__name__}.share=-0.1 must lie in \[0, 1\]"):
+        with pytest.raises(UserError, match=rf"{kind.__name__}.share=-0.1: expected a value in \[0, 1\]"):
             kind(-0.1)  # type: ignore[abstract]
     with pytest.raises(UserError, match=r"OneOf.transforms=\['a'\]: expected word transforms"):
         OneOf({"a": AddContext()})
