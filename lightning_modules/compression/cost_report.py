@@ -152,17 +152,14 @@ def _format_timing(timing: Timing | None, spread: bool) -> str:
 
 def plot_costs(rows: Sequence[NetworkCosts], metric: str | None, path: Path) -> None:
     """Plot size, latency and test metric of every network, one panel each."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib.figure import Figure
+    from lightning_modules.report.figures import blank_figure
 
     panels: list[tuple[str, list[float | None]]] = [("bytes", [row.metrics["size_bytes"] for row in rows])]
     if any(row.fastest for row in rows):
         panels.append(("latency of one sample, ms (fastest runtime)", [row.fastest for row in rows]))
     if metric and any(metric in row.metrics for row in rows):
         panels.append((metric, [row.metrics.get(metric) for row in rows]))
-    figure = Figure(figsize=(4.2 * len(panels), 0.6 * len(rows) + 1.6), layout="constrained")
+    figure = blank_figure(4.2 * len(panels), 0.6 * len(rows) + 1.6)
     names = [row.name for row in rows]
     for axes, (title, values) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         shown = [value if value is not None else 0.0 for value in values]
