@@ -69,13 +69,29 @@ def make_row(
     """The table row of a judged claim."""
     claim = composed.claim
     low, high = judged.ours_interval or (None, None)
+    samples = (part.sample() for part in (claim.arms if claim.kind == "ordering" else (claim,)))
     return ClaimRow(
-        claim_id=composed.name, paper=cite(claim), source_kind=claim.source.kind, metric=claim.metric,
-        unit=claim.unit, theirs=format_published(claim), kind=claim.kind, ours_mean=judged.ours_mean, ours_low=low,
-        ours_high=high, n=judged.n, difference=judged.difference, low=judged.low, high=judged.high, tolerance=judged.tolerance,
-        verdict=judged.verdict, expected=judged.verdict in claim.expect, seconds=seconds,
+        claim_id=composed.name,
+        paper=cite(claim),
+        source_kind=claim.source.kind,
+        metric=claim.metric,
+        unit=claim.unit,
+        theirs=format_published(claim),
+        ours_mean=judged.ours_mean,
+        ours_low=low,
+        ours_high=high,
+        n=judged.n,
+        difference=judged.difference,
+        low=judged.low,
+        high=judged.high,
+        tolerance=judged.tolerance,
+        verdict=judged.verdict,
+        expected=judged.verdict in claim.expect,
+        seconds=seconds,
+        kind=claim.kind,
+        theirs_mean=next((sample.mean for sample in samples if sample), None),
         **origin._asdict(),
-    )  # fmt: skip
+    )
 
 
 def load_results(store: Store, names: Sequence[str]) -> dict[str, Result]:

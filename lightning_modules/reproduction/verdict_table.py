@@ -1,6 +1,5 @@
 """Table of verdicts, for Markdown and the terminal."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -36,6 +35,7 @@ class ClaimRow:
         seconds: total duration of the runs.
         date, commit, machine: provenance of the runs.
         kind: kind of the claim.
+        theirs_mean: the published number, for the number of digits; of an ordering, that of the first arm with one.
     """
 
     claim_id: str
@@ -59,6 +59,7 @@ class ClaimRow:
     commit: str = ""
     machine: str = ""
     kind: str = "absolute"
+    theirs_mean: float | None = None
 
 
 def rows_to_markdown(rows: Sequence[ClaimRow], command: str = "") -> str:
@@ -95,7 +96,7 @@ def rows_to_terminal(rows: Sequence[ClaimRow]) -> "Table":
 
 
 def _row_cells(row: ClaimRow) -> list[str]:
-    write = number_formatter(row.unit, row.ours_mean, *_first_number(row.theirs), row.difference)
+    write = number_formatter(row.unit, row.ours_mean, row.theirs_mean, row.difference)
     unit = f" {row.unit}" if row.unit else ""
     where = ", ".join(part for part in (row.paper, _SOURCE_KINDS.get(row.source_kind, row.source_kind)) if part)
     ours = f"{write(row.ours_mean)}{unit}" if row.ours_mean is not None else EMPTY
@@ -120,8 +121,3 @@ def _largest_difference(row: ClaimRow, write: NumberFormatter) -> str:
     if row.verdict != Verdict.CONSISTENT or row.tolerance is None or row.low is None or row.high is None:
         return ""
     return f" within {write(max(abs(row.low), abs(row.high)))}"
-
-
-def _first_number(text: str) -> list[float]:
-    """The first number of a text, which determines how many digits the others need."""
-    return [float(found) for found in re.findall(r"(?<![\w.])\d+(?:\.\d+)?(?:e-?\d+)?", text)[:1]]
