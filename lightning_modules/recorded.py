@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lightning_modules.config.command_line import run_cli
 from lightning_modules.config.errors import UserError
+from lightning_modules.tracking.tags import RERUN_OF_TAG
 
 
 def main() -> None:
@@ -24,7 +25,7 @@ def main() -> None:
     assert isinstance(cfg, DictConfig)
     refuse_untrusted(cfg, sys.argv[1])
     add_new_settings(cfg)
-    run(cfg, tags={"touchstone.rerun_of": sys.argv[2]} if len(sys.argv) == 3 else {})
+    run(cfg, tags={RERUN_OF_TAG: sys.argv[2]} if len(sys.argv) == 3 else {})
 
 
 if __name__ == "__main__":

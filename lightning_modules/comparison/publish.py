@@ -14,6 +14,7 @@ from lightning_modules.report.markdown_section import replace_section
 from lightning_modules.report.tables import open_console
 from lightning_modules.tracking.provenance_line import provenance_of
 from lightning_modules.tracking.store import Store, open_store
+from lightning_modules.tracking.tags import KIND_TAG
 
 ARTIFACT_FOLDER = "comparison"
 
@@ -85,7 +86,7 @@ def log_comparison(comparison: Comparison, curve: Curve | None = None) -> None:
 
 def _create_run(store: Store, comparison: Comparison) -> str:
     tags = {
-        "touchstone.kind": "comparison",
+        KIND_TAG: "comparison",
         "comparison.metric": comparison.metric,
         "comparison.by": ", ".join(comparison.by),
         "comparison.baseline": comparison.baseline or "",

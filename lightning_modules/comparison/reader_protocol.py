@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
-PARENT_TAG = "mlflow.parentRunId"
+from lightning_modules.tracking.tags import ENDED_TAG, KIND_TAG, PARENT_RUN_TAG
+
 TAGS = (
-    PARENT_TAG, "touchstone.kind", "touchstone.ended", "sweep.keys", "sweep.objectives", "sweep.linked", "sweep.params",
+    PARENT_RUN_TAG, KIND_TAG, ENDED_TAG, "sweep.keys", "sweep.objectives", "sweep.linked", "sweep.params",
 )  # fmt: skip
 Json = TypeVar("Json", list[object], dict[str, object])
 INFINITY_THRESHOLD = 1.797e308  # MLflow stores infinities as the largest finite numbers of SQL
@@ -27,7 +28,7 @@ class Run:
     @property
     def ended(self) -> str:
         """FINISHED, FAILED, KILLED, RUNNING …, or PRUNED."""
-        return self.tags.get("touchstone.ended") or self.status
+        return self.tags.get(ENDED_TAG) or self.status
 
     def json(self, tag: str, otherwise: Json) -> Json:
         """The value of a JSON tag; `otherwise` if it is missing, invalid or of another type."""

@@ -4,10 +4,11 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from lightning_modules.comparison.reader_protocol import PARENT_TAG, TAGS, Run, RunReader, decode_metric
+from lightning_modules.comparison.reader_protocol import TAGS, Run, RunReader, decode_metric
 from lightning_modules.comparison.sqlite_reader import SqliteRunReader
 from lightning_modules.config.project import PROJECT_ROOT
 from lightning_modules.tracking.store import Store, find_run, open_store, sqlite_path, sqlite_uri
+from lightning_modules.tracking.tags import PARENT_RUN_TAG
 
 if TYPE_CHECKING:
     from mlflow.entities import Run as MlflowRun
@@ -46,7 +47,7 @@ class MlflowRunReader:
     def runs(self, *, experiment: str = "", parent: str = "", ids: Sequence[str] = ()) -> list[Run]:
         everywhere = [experiment] if experiment else [e.experiment_id for e in self._client.search_experiments()]
         if experiment or parent:
-            conditions = [f"tags.`{PARENT_TAG}` = '{parent}'" if parent else ""]
+            conditions = [f"tags.`{PARENT_RUN_TAG}` = '{parent}'" if parent else ""]
         else:
             parts = [ids[start : start + IDS_PER_QUERY] for start in range(0, len(ids), IDS_PER_QUERY)]
             conditions = ["attributes.run_id IN ({})".format(", ".join(f"'{i}'" for i in part)) for part in parts]

@@ -5,9 +5,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from lightning_modules.comparison.reader_protocol import PARENT_TAG, Run, RunReader
+from lightning_modules.comparison.reader_protocol import Run, RunReader
 from lightning_modules.config.errors import UserError, suggest
 from lightning_modules.config.metric_direction import check_direction, higher_is_better
+from lightning_modules.tracking.tags import KIND_TAG, PARENT_RUN_TAG
 
 PREFERRED_METRICS = ("accuracy", "auroc", "f1", "r2", "rmse", "mae", "mse", "loss")
 UNTRAINED_KINDS = ("sweep", "comparison")  # parent runs that hold the results of others
@@ -47,7 +48,7 @@ def select_runs(reader: RunReader, targets: Sequence[str]) -> Selection:
         is_sweep = head is not None and (bool(children) or _is_sweep(head))
         sweeps += [head] if head and is_sweep else []
         found |= {run.run_id: run for run in (children if is_sweep or head is None else [head])}
-    trained = [run for run in found.values() if run.tags.get("touchstone.kind") not in UNTRAINED_KINDS]
+    trained = [run for run in found.values() if run.tags.get(KIND_TAG) not in UNTRAINED_KINDS]
     finished = tuple(sorted((run for run in trained if run.ended == "FINISHED"), key=lambda run: run.run_id))
     unfinished = Counter(run.ended for run in trained if run.ended != "FINISHED")
     if not finished:
@@ -57,7 +58,7 @@ def select_runs(reader: RunReader, targets: Sequence[str]) -> Selection:
 
 
 def _is_sweep(run: Run) -> bool:
-    return run.tags.get("touchstone.kind") == "sweep"
+    return run.tags.get(KIND_TAG) == "sweep"
 
 
 def _sweep_runs(reader: RunReader, parent: Run) -> list[Run]:
@@ -72,7 +73,7 @@ def _build_selection(runs: tuple[Run, ...], unfinished: Counter[str], sweeps: li
     if alone and sweeps:
         keys = tuple(str(key).lstrip("+~") for key in sweeps[0].json("sweep.keys", []))
         return Selection(runs, unfinished, sweeps[0].run_id, keys or None, objectives)
-    parents = {run.tags.get(PARENT_TAG) for run in runs}
+    parents = {run.tags.get(PARENT_RUN_TAG) for run in runs}
     return Selection(runs, unfinished, parents.pop() if len(parents) == 1 else None, None, objectives)
 
 

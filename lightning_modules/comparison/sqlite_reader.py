@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning_modules.comparison.reader_protocol import PARENT_TAG, TAGS, Run, decode_metric
+from lightning_modules.comparison.reader_protocol import TAGS, Run, decode_metric
 from lightning_modules.config.errors import UserError, did_you_mean
+from lightning_modules.tracking.tags import PARENT_RUN_TAG
 
 ACTIVE_EXPERIMENTS = "experiments WHERE lifecycle_stage = 'active'"
 ACTIVE_RUNS = f"lifecycle_stage = 'active' AND experiment_id IN (SELECT experiment_id FROM {ACTIVE_EXPERIMENTS})"
@@ -86,7 +87,7 @@ class SqliteRunReader:
             return self._select("experiment_id = ?", int(experiment))
         if parent:
             children = "run_uuid IN (SELECT run_uuid FROM tags WHERE key = ? AND value = ?)"
-            return self._select(children, PARENT_TAG, parent)
+            return self._select(children, PARENT_RUN_TAG, parent)
         return self._select(f"run_uuid IN {JSON_LIST}", list(ids)) if ids else []
 
     def _select(self, condition: str, *arguments: Any) -> list[Run]:

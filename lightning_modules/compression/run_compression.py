@@ -15,6 +15,7 @@ from lightning_modules.run.compression import FitCall
 from lightning_modules.run.publish import held_out_samples, run_description
 from lightning_modules.run.serve import write_pyfunc
 from lightning_modules.tracking.record import Record
+from lightning_modules.tracking.tags import COMPRESSED_MODEL_TAG
 
 
 class _StageRecorder:
@@ -56,7 +57,7 @@ class _StageRecorder:
             self.record.logger.log_metrics(self.account.named(), step)
             self.record.logger.flush()
             self.record.send({"do": "model", "model_id": model_id, "step": step})
-            self.record.send({"do": "tags", "tags": {"touchstone.compressed_model_id": model_id}})
+            self.record.send({"do": "tags", "tags": {COMPRESSED_MODEL_TAG: model_id}})
         self.line.append((f"{number}-{stage.name}", model_id))
 
     def finish(self, metrics: dict[str, float]) -> dict[str, float]:

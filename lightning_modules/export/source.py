@@ -19,6 +19,7 @@ from lightning_modules.run.serve import load_task, model_weights
 from lightning_modules.task.supervised import Supervised
 from lightning_modules.tracking.resume import best_checkpoint, recorded_config
 from lightning_modules.tracking.store import Store
+from lightning_modules.tracking.tags import COMPRESSED_MODEL_TAG, DATA_FINGERPRINT_TAG
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def load_source(store: Store, run: Run) -> ExportSource:
     from lightning_modules.compression.onnx_model import OnnxModel
 
     compressed = None
-    if model_id := run.data.tags.get("touchstone.compressed_model_id"):
+    if model_id := run.data.tags.get(COMPRESSED_MODEL_TAG):
         compressed = load_task(model_weights(store, f"models:/{model_id}"))
         if not isinstance(compressed.model, OnnxModel):
             return ExportSource(compressed, f"compressed model models:/{model_id}", None)
@@ -53,7 +54,7 @@ def load_recorded_data(store: Store, run: Run) -> Any:
     """The data of the run's config. Raises UserError if it is missing or has changed."""
     cfg = recorded_config(store, run)
     with open_dict(cfg):
-        cfg.data.expected_fingerprint = run.data.tags.get("data.fingerprint")
+        cfg.data.expected_fingerprint = run.data.tags.get(DATA_FINGERPRINT_TAG)
     data = build.build_data(cfg)
     if not any(len(data.splits[part]) for part in ("test", "val", "train")):
         raise UserError(f"run {run.info.run_id} has no samples to verify an export on")

@@ -14,6 +14,7 @@ from lightning_modules.config.signals import defer_signals
 from lightning_modules.quality.findings import Findings
 from lightning_modules.tracking.provenance import command_line, git_state, mask_secrets
 from lightning_modules.tracking.store import Store
+from lightning_modules.tracking.tags import COMMAND_TAG, DATA_FINGERPRINT_TAG, GIT_COMMIT_TAG, GIT_DIRTY_TAG, KIND_TAG
 
 
 def write_json(path: Path, record: Mapping[str, Any]) -> None:
@@ -78,8 +79,8 @@ def _create_run(
 
     git = git_state(PROJECT_ROOT)
     tags = {
-        "kind": "data", "touchstone.kind": "data", "data.verb": verb, "data.name": name, "data.content": content,
-        "touchstone.command": command_line(), "mlflow.source.git.commit": git.commit or "", "git.dirty": str(git.dirty).lower(),
+        "kind": "data", KIND_TAG: "data", "data.verb": verb, "data.name": name, "data.content": content,
+        COMMAND_TAG: command_line(), GIT_COMMIT_TAG: git.commit or "", GIT_DIRTY_TAG: str(git.dirty).lower(),
     }  # fmt: skip
     client = store.client
     run_id: str = client.create_run(store.experiment(experiment), run_name=f"{verb} {name}", tags=tags).info.run_id
@@ -90,7 +91,7 @@ def _create_run(
             run_id,
             metrics=[Metric(key, value, 0, 0) for key, value in metrics.items()],
             params=[Param(key, str(value)[:6000]) for key, value in params.items()][:100],
-            tags=[RunTag("data.fingerprint", content)],
+            tags=[RunTag(DATA_FINGERPRINT_TAG, content)],
         )
         client.log_artifacts(run_id, str(folder))
         status = "FINISHED"

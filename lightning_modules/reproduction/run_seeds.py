@@ -11,6 +11,7 @@ from lightning_modules.reproduction.compose import ComposedClaim
 from lightning_modules.reproduction.request import ClaimRequest
 from lightning_modules.sweep.fixed_plan import FixedPlan
 from lightning_modules.tracking.store import Store
+from lightning_modules.tracking.tags import SWEEP_NAME_TAG
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -58,7 +59,7 @@ def _sweep_name(
     parent = find_parent_run(store, composed)
     if parent is None:
         return base, fresh
-    name = parent.data.tags["sweep.name"]
+    name = parent.data.tags[SWEEP_NAME_TAG]
     changed = _config_changes(store, parent, composed, plan, overrides)
     if changed and not fresh and parent.info.status != "FINISHED":
         raise UserError(

@@ -22,6 +22,7 @@ from lightning_modules.tracking.resume import ResumedRun, continue_run, load_wei
 from lightning_modules.tracking.resume_drift import resume_options
 from lightning_modules.tracking.run_cache import CachedRun, find_cached_run, run_signature
 from lightning_modules.tracking.store import Store, open_store, require_free_space
+from lightning_modules.tracking.tags import SIGNATURE_TAG
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def prepare(
         signature = run_signature(plain_config(cfg), data.fingerprint())
         if skip_cached and (cached := find_cached_run(store, cfg.tracking.experiment, signature)):
             raise CachedRun(cached)
-        marks["touchstone.signature"] = signature
+        marks[SIGNATURE_TAG] = signature
         resumed = resumed or resume_after_restart(store, cfg, data.fingerprint(), marks, is_rank_zero())
         marks |= resumed.marks(signature) if resumed else {}
     return RunParts(cfg, store, data, task, callbacks, compression, resumed, marks)

@@ -16,6 +16,7 @@ from lightning_modules.task.task_spec import load_task_from_spec, require_same_o
 from lightning_modules.tracking.artifacts import download_model, local_folder
 from lightning_modules.tracking.checkpoint import read_checkpoint
 from lightning_modules.tracking.store import Store, find_run
+from lightning_modules.tracking.tags import MODEL_ID_TAG
 
 # Weight files of a logged model, in order of preference.
 WEIGHTS = ("best.ckpt", "last_weights.ckpt", "model.compressed.safetensors")
@@ -64,7 +65,7 @@ def find_logged_model(store: Store, wanted: str) -> tuple[str, Path]:
     """
     if not wanted.startswith("models:/"):
         run = find_run(store, wanted)
-        model_id = run.data.tags.get("touchstone.model_id")
+        model_id = run.data.tags.get(MODEL_ID_TAG)
         if not model_id or store.client.get_logged_model(model_id).status != "READY":
             raise UserError(
                 f"run {run.info.run_id} ({run.info.run_name}, {run.info.status}) has no logged model: "

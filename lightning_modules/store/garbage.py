@@ -1,4 +1,4 @@
-"""What is deleted in a store's database but still there, and what must stay."""
+"""Find the runs, models and experiments that are marked as deleted in a store's database."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -8,11 +8,12 @@ from typing import Any
 from lightning_modules.compat import mlflow
 from lightning_modules.tracking.artifacts import local_folder
 from lightning_modules.tracking.store import Store
+from lightning_modules.tracking.tags import SWEEP_NAME_TAG
 
 
 @dataclass
 class GarbageInventory:
-    """Ids of deleted runs, models and experiments with their addresses, and the folders that are not theirs.
+    """Ids of deleted runs, models and experiments with their artifact URIs, and the folders that must stay.
 
     Attributes:
         kept: folders of active runs, models and registered versions; occupied: folders of active experiments.
@@ -29,7 +30,7 @@ class GarbageInventory:
     database: Any
 
     def delete_rows(self, kind: str, name: str) -> None:
-        """Delete the row and what hangs on it; an experiment only when nothing is left in it."""
+        """Delete the row and its dependent rows; an experiment only if it is empty."""
         from sqlalchemy import delete, or_, select
 
         with self.database.ManagedSessionMaker(read_only=False) as session:
@@ -53,7 +54,7 @@ class GarbageInventory:
 
 
 def find_garbage(store: Store) -> GarbageInventory:
-    """Look through a store that is a database."""
+    """Search a store that is a database."""
     database: Any = mlflow.backend_store(store.client)
     with database.ManagedSessionMaker(read_only=True) as session:
         spaces, runs, models = _rows(session)
@@ -62,7 +63,7 @@ def find_garbage(store: Store) -> GarbageInventory:
         for run_id in [
             r.run_uuid for r in dead.values() if r.status == "RUNNING" and _is_training(session, r.run_uuid)
         ]:
-            print(f"left run {run_id}: it is deleted, but its process still trains")
+            print(f"left run {run_id}: it is deleted, but still training")
             del dead[run_id]
         sources = _registered_model_folders(session)
         lost = {
@@ -89,7 +90,7 @@ def find_garbage(store: Store) -> GarbageInventory:
 
 
 def _rows(session: Any) -> tuple[Any, Any, Any]:
-    """Experiments, runs and models, each with its address and stage."""
+    """All experiments, runs and models with their artifact URIs and stages."""
     from sqlalchemy import select
 
     space: Any = mlflow.tables().SqlExperiment
@@ -111,7 +112,7 @@ def _local_folders(uris: Iterable[str | None]) -> list[Path]:
 
 
 def _registered_model_folders(session: Any) -> list[str]:
-    """Where the files of registered model versions lie."""
+    """Artifact locations of registered model versions."""
     from sqlalchemy import select
 
     version = mlflow.model_version_table()
@@ -130,10 +131,10 @@ def _is_training(session: Any, run_id: str) -> bool:
 
 
 def _deleted_sweeps(session: Any, dead: Iterable[str]) -> list[str]:
-    """Names of sweeps of which no parent run is left."""
+    """Names of sweeps without a remaining parent run."""
     from sqlalchemy import select
 
     tag = mlflow.tables().SqlTag
-    rows = session.execute(select(tag.run_uuid, tag.value).where(tag.key == "sweep.name")).all()
+    rows = session.execute(select(tag.run_uuid, tag.value).where(tag.key == SWEEP_NAME_TAG)).all()
     alive = {name for run_id, name in rows if run_id not in dead}
     return sorted({name for run_id, name in rows if run_id in dead} - alive)

@@ -1,38 +1,88 @@
-"""Deleting for good what was deleted in MLflow, and the files that belong to no run."""
+"""Permanently delete what was deleted in MLflow, and orphaned files."""
 
 import re
+import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from lightning_modules.config.errors import UserError
 from lightning_modules.config.project import PROJECT_ROOT
 from lightning_modules.store.garbage import GarbageInventory, find_garbage
-from lightning_modules.store.safe_deleter import SafeDeleter
 from lightning_modules.tracking.store import Store
 
 RUN_ID, MODEL_ID = re.compile(r"[0-9a-f]{32}"), re.compile(r"m-[0-9a-f]{32}")
-LOCK_TIMEOUT_S = 86400.0  # a work folder of a process that is not seen here may be one of another machine
+LOCK_TIMEOUT_S = 86400.0  # age of a work folder before it counts as orphaned: its process may be on another machine
+
+
+class SafeDeleter:
+    """Deletes folders below `root` that contain nothing to be kept; the only code that deletes folders of a store.
+
+    Args:
+        root: nothing outside is deleted, not even through a symbolic link.
+        kept: folders whose content must stay.
+        occupied: folders that must stay, but whose subfolders may be deleted.
+        dry_run: only print and count.
+
+    Attributes:
+        freed: bytes; failed: one message for each folder that could not be deleted.
+    """
+
+    def __init__(self, root: Path, kept: Iterable[Path], occupied: Iterable[Path], dry_run: bool) -> None:
+        self.root, self._dry_run = root.resolve(), dry_run
+        self.freed, self.failed = 0, list[str]()
+        self._kept = {path.resolve() for path in kept}
+        whole = {path.resolve() for path in occupied}
+        self._above = whole | {folder for path in self._kept | whole for folder in path.parents}
+
+    def refusal(self, path: Path) -> str | None:
+        """Why `path` must not be deleted, or None."""
+        real = path.resolve()
+        if real == self.root or not real.is_relative_to(self.root):
+            return f"it is outside {self.root}"
+        if path.is_symlink():
+            return "it is a symbolic link"
+        if real in self._above or any(place in self._kept for place in (real, *real.parents)):
+            return "it contains files that are not deleted"
+        return None
+
+    def clear(self, path: Path, why: str) -> bool:
+        """Delete a folder if allowed, and print it; False if the operating system refuses."""
+        if not path.is_dir():
+            return True
+        if reason := self.refusal(path):
+            print(f"left {path}: {reason}")
+            return True
+        size = sum(file.lstat().st_size for file in path.rglob("*") if file.is_symlink() or file.is_file())
+        try:
+            if not self._dry_run:
+                shutil.rmtree(path)
+        except OSError as error:
+            self.failed.append(f"{error.filename or path}: {error.strerror}")
+            return False
+        self.freed += size
+        print(f"{'would delete' if self._dry_run else 'deleted'} {path} ({size:,} bytes): {why}")
+        return True
 
 
 def gc(store: Store, dry_run: bool = False) -> int:
-    """Delete deleted runs, models and experiments with their rows and files, and folders of no run; print each.
+    """Delete the rows and files of deleted runs, models and experiments, and orphaned folders; print each.
 
-    Files are deleted before rows, so that what fails is found again the next time. What lies outside of the store's
-    folder of artifacts, and what belongs to an active run or a registered model, is left. On a server only the
-    work folders here are looked after: `mlflow gc` on its machine does the rest.
+    Files are deleted before rows, so that the next call finds what failed. Files outside the store's artifact folder,
+    of active runs and of registered models stay. For a server, only local work folders are deleted; `mlflow gc` on its
+    machine does the rest.
 
     Returns:
-        Bytes freed, or that would be.
+        The bytes freed (or to be freed).
 
     Raises:
-        UserError: some files could not be deleted; all else was.
+        UserError: some files could not be deleted.
     """
     if store.uri.startswith(("http", "databricks")):
         root = PROJECT_ROOT / "mlruns" / "work"
         grounds = [SafeDeleter(root, [], [], dry_run)]
         _delete_server_work_folders(store, grounds[0])
-        print("on the server's machine, `mlflow gc` deletes what was deleted")
+        print("run `mlflow gc` on the server's machine to delete its runs permanently")
     else:
         grounds = _gc_database(store, dry_run)
     freed, failed = sum(g.freed for g in grounds), [text for g in grounds for text in g.failed]

@@ -1,4 +1,4 @@
-"""Mending a SQLite store whose folder has moved: MLflow keeps absolute addresses of artifacts (mlflow issue 3144)."""
+"""Repair a SQLite store after its folder was moved: MLflow stores absolute artifact URIs."""
 
 import sqlite3
 from collections.abc import Iterable, Iterator
@@ -10,7 +10,7 @@ from urllib.parse import quote, unquote, urlparse
 from lightning_modules.config.errors import UserError
 from lightning_modules.tracking.store import LOCK_SECONDS, Store
 
-URI_COLUMNS = (  # where the schema of MLflow keeps addresses of artifacts
+URI_COLUMNS = (  # the columns of MLflow's schema with artifact URIs: table, column, condition
     ("experiments", "artifact_location", ""),
     ("runs", "artifact_uri", ""),
     ("logged_models", "artifact_location", ""),
@@ -23,7 +23,7 @@ URI_COLUMNS = (  # where the schema of MLflow keeps addresses of artifacts
 
 @dataclass(frozen=True)
 class ArtifactUri:
-    """One address in the database that names a place on a disk."""
+    """An artifact URI in the database that is a local path."""
 
     table: str
     column: str
@@ -35,104 +35,106 @@ class ArtifactUri:
         return Path(unquote(urlparse(self.text).path)) if self.text.startswith("file:") else Path(self.text)
 
     def moved(self, old: Path, new: Path) -> str:
-        """The same address with `new` in place of `old`, written as it was."""
+        """The same URI, in the same notation, with `new` instead of `old`."""
         path = str(new / self.path.relative_to(old))
         return f"file://{quote(path)}" if self.text.startswith("file:") else path
 
 
 def relocate(store: Store, old: Path | None = None, dry_run: bool = False) -> int:
-    """Rewrite the addresses of artifacts that lay in an old place to where the store lies now; print what is done.
+    """Rewrite the artifact URIs of a moved store to its current folder; print what is done.
 
     Args:
         store: a local store.
-        old: the old folder of the project or of the store; None finds it by the addresses that lead nowhere.
-        dry_run: only say what would be done.
+        old: the old folder of the project or of the store; default: inferred from the URIs without a target.
+        dry_run: only print what would be done.
 
     Returns:
-        The number of addresses rewritten: 0 where all are right already.
+        The number of rewritten URIs; 0 if all are correct.
 
     Raises:
-        UserError: it is a server, or the artifacts are not found under the new place.
+        UserError: the store is a server, or the artifacts are not in its folder.
     """
     if not store.is_local:
         raise UserError(
-            f"relocate mends a SQLite file; {store.uri.split('@')[-1]} is a server's, which moves by itself"
+            f"relocate repairs a SQLite store; {store.uri.split('@')[-1]} is a server, which needs no relocation"
         )
     database = store.path
     folder = database.parent
     with closing(sqlite3.connect(database, timeout=LOCK_SECONDS, isolation_level=None)) as connection:
         connection.execute("BEGIN IMMEDIATE")
-        addresses = [address for address in _artifact_uris(connection) if not _is_within(address.path, folder)]
-        places = (
-            {old.absolute(): _new_root(old.absolute(), folder, addresses)} if old else _infer_moves(folder, addresses)
-        )
-        changes = [(address, place) for address in addresses if (place := _move_for(address, places))]
-        for address, place in [] if dry_run else changes:
-            changed = address.moved(place, places[place])
-            connection.execute(
-                f"UPDATE {address.table} SET {address.column} = ? WHERE rowid = ?", (changed, address.row)
-            )
+        uris = [uri for uri in _artifact_uris(connection) if not _is_within(uri.path, folder)]
+        moves = {old.absolute(): _new_root(old.absolute(), folder, uris)} if old else _infer_moves(folder, uris)
+        changes = [(uri, old_root) for uri in uris if (old_root := _move_for(uri, moves))]
+        for uri, old_root in [] if dry_run else changes:
+            changed = uri.moved(old_root, moves[old_root])
+            connection.execute(f"UPDATE {uri.table} SET {uri.column} = ? WHERE rowid = ?", (changed, uri.row))
         connection.execute("COMMIT")
-    _report(changes, places, addresses, folder, dry_run)
+    _report(changes, moves, uris, folder, dry_run)
     return len(changes)
 
 
 def _artifact_uris(connection: sqlite3.Connection) -> Iterator[ArtifactUri]:
-    """All addresses on a disk; those of buckets and servers are not ours to change."""
+    """All artifact URIs on a local disk; those of buckets and servers stay unchanged."""
     for table, column, condition in URI_COLUMNS:
         if column not in {row[1] for row in connection.execute(f"PRAGMA table_info({table})")}:
-            continue  # MLflow's schema changes with its version
+            continue  # MLflow's schema differs between versions
         query = f"SELECT rowid, {column} FROM {table} WHERE ({column} LIKE 'file:%' OR {column} LIKE '/%') {condition}"
         for row, text in connection.execute(query):
             yield ArtifactUri(table, column, row, text)
 
 
-def _infer_moves(folder: Path, addresses: Iterable[ArtifactUri]) -> dict[Path, Path]:
-    """Old places -> the store's folder, of the addresses that lead nowhere but have their end under the store's folder."""
-    lost = [address for address in addresses if not address.path.exists()]
-    found = {place: folder for address in lost if (place := _old_root(address.path, folder))}
-    gone = [a for a in lost if not _artifact_root(a.path).exists()]  # in a store that stands, a run just has no files
-    left = [a for a in gone if a.table != "experiments" and not any(a.path.is_relative_to(place) for place in found)]
+def _infer_moves(folder: Path, uris: Iterable[ArtifactUri]) -> dict[Path, Path]:
+    """Old folder -> the store's folder, from URIs without a target whose last part exists in the store's folder."""
+    lost = [uri for uri in uris if not uri.path.exists()]
+    found = {old_root: folder for uri in lost if (old_root := _old_root(uri.path, folder))}
+    gone = [
+        a for a in lost if not _artifact_root(a.path).exists()
+    ]  # in an intact store, a run may simply have no files
+    left = [
+        a for a in gone if a.table != "experiments" and not any(a.path.is_relative_to(old_root) for old_root in found)
+    ]
     if left and not found:
         raise UserError(
-            f"{len(gone)} addresses lead nowhere, as {left[0].path} does, and under {folder} there is nothing of that "
-            "name either: put the old folder `artifacts` beside the database, or name the old place with --from"
+            f"{len(gone)} artifact URIs have no target, e.g. {left[0].path}, and {folder} contains nothing of that "
+            "name either: put the old folder `artifacts` beside the database, or give the old folder with from=…"
         )
     for empty in (
         a.path for a in gone if a.path.parent.name == "artifacts"
     ):  # of an experiment that stored nothing yet
-        if not any(address.path.is_relative_to(empty) for address in left):
+        if not any(uri.path.is_relative_to(empty) for uri in left):
             found[empty.parents[1]] = folder
     return found
 
 
 def _artifact_root(path: Path) -> Path:
-    """The folder ``artifacts`` of the store, or `path` itself where there is none in it."""
+    """The store's folder ``artifacts`` in `path`, or `path` itself if it has none."""
     parts = path.parts
     return Path(*parts[: parts.index("artifacts") + 1]) if "artifacts" in parts else path
 
 
 def _old_root(path: Path, folder: Path) -> Path | None:
-    """What stood in place of `folder`: the shortest beginning of `path` whose rest (two parts or more) exists there."""
+    """The former path of `folder`: the shortest prefix of `path` whose rest (at least two parts) exists in `folder`."""
     for depth in range(1, len(path.parts) - 1):
         if folder.joinpath(*path.parts[depth:]).exists():
             return Path(*path.parts[:depth])
     return None
 
 
-def _new_root(old: Path, folder: Path, addresses: list[ArtifactUri]) -> Path:
-    """The store's folder, or the one above it that stands for `old`: the first that holds artifacts of old addresses."""
-    rests = [address.path.relative_to(old) for address in addresses if address.path.is_relative_to(old)]
-    if not rests and addresses:
-        raise UserError(f"from={old}: no address begins so; there are such as {addresses[-1].path}")
-    for place in (folder, *folder.parents):
-        if not rests or any(place.joinpath(rest).exists() for rest in rests):
-            return place
+def _new_root(old: Path, folder: Path, uris: list[ArtifactUri]) -> Path:
+    """The folder that replaces `old`: the store's folder or the first parent that contains artifacts of the old URIs."""
+    rests = [uri.path.relative_to(old) for uri in uris if uri.path.is_relative_to(old)]
+    if not rests and uris:
+        raise UserError(
+            f"from={old}: no artifact URI begins with it; an example of those in the store: {uris[-1].path}"
+        )
+    for new in (folder, *folder.parents):
+        if not rests or any(new.joinpath(rest).exists() for rest in rests):
+            return new
     raise UserError(f"from={old}: none of the artifacts that lay there is found at {folder}: move them first")
 
 
-def _move_for(address: ArtifactUri, places: Iterable[Path]) -> Path | None:
-    return next((place for place in places if address.path.is_relative_to(place)), None)
+def _move_for(uri: ArtifactUri, moves: Iterable[Path]) -> Path | None:
+    return next((old_root for old_root in moves if uri.path.is_relative_to(old_root)), None)
 
 
 def _is_within(path: Path, folder: Path) -> bool:
@@ -141,21 +143,23 @@ def _is_within(path: Path, folder: Path) -> bool:
 
 def _report(
     changes: list[tuple[ArtifactUri, Path]],
-    places: dict[Path, Path],
-    addresses: list[ArtifactUri],
+    moves: dict[Path, Path],
+    uris: list[ArtifactUri],
     folder: Path,
     dry_run: bool,
 ) -> None:
-    for place, new in places.items():
-        rows = [address for address, old in changes if old == place]
-        counts = {table: sum(address.table == table for address in rows) for table, _, _ in URI_COLUMNS}
+    for old_root, new in moves.items():
+        rows = [uri for uri, old in changes if old == old_root]
+        counts = {table: sum(uri.table == table for uri in rows) for table, _, _ in URI_COLUMNS}
         told = ", ".join(f"{count} in {table}" for table, count in counts.items() if count) or "none"
-        print(f"{place} -> {new}: {told}{' (nothing is written: dry_run=true)' if dry_run else ''}")
-    left = [address for address in addresses if not _move_for(address, places)]
-    gone = [address for address in left if not address.path.exists() and not _artifact_root(address.path).exists()]
+        print(f"{old_root} -> {new}: {told}{' (nothing is written: dry_run=true)' if dry_run else ''}")
+    left = [uri for uri in uris if not _move_for(uri, moves)]
+    gone = [uri for uri in left if not uri.path.exists() and not _artifact_root(uri.path).exists()]
     if gone:
-        print(f"{len(gone)} addresses lead nowhere and were left, as {gone[0].path}")
-    for place in sorted({p for a in left if a.path.exists() and (p := _old_root(a.path, folder))}):
-        print(f"{place} still exists and holds what {folder} holds: from={place} leads this store to its own copy")
+        print(f"{len(gone)} artifact URIs have no target and were left unchanged, e.g. {gone[0].path}")
+    for old_root in sorted({p for a in left if a.path.exists() and (p := _old_root(a.path, folder))}):
+        print(
+            f"{old_root} still exists with the content of {folder}; from={old_root} makes this store use its own copy"
+        )
     if not changes:
-        print("all addresses are right: nothing to do" if not left else "nothing was rewritten")
+        print("all artifact URIs are correct; nothing to do" if not left else "nothing was rewritten")

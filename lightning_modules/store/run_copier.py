@@ -1,4 +1,4 @@
-"""A run and its models, made again in another store under other ids."""
+"""Copy a run and its models to another store, under new ids."""
 
 import hashlib
 import json
@@ -15,49 +15,50 @@ from lightning_modules.tracking.outbox import MAX_BATCH
 from lightning_modules.tracking.provenance import mask_secrets
 from lightning_modules.tracking.sqlite_metrics import log_metrics_fast
 from lightning_modules.tracking.store import Store
+from lightning_modules.tracking.tags import PARENT_RUN_TAG, SYNCED_FROM_TAG, SYNCED_STATE_TAG
 
-SOURCE_TAG = "touchstone.synced_from"  # on a twin: the id of the run or model that it mirrors
-STATE_TAG = "touchstone.synced_state"  # on a twin: what the run was like when all of it was there
 _ID = re.compile(r"\b(?:m-)?[0-9a-f]{32}\b")
 _PER_CALL = 100  # params or tags in one call
 _VIEW_ALL = 3  # MLflow's ViewType.ALL
 
 
 class RunCopier:
-    """Makes twins of the runs of `source` in `target`; `made` counts the new ones.
+    """Copies runs of `source` to `target`; `made` counts the new ones.
 
-    Every step may be cut off and done again: a twin carries its origin from its first moment, points and params are
-    stored once however often they are sent, and the state is written last.
+    Every step may be interrupted and repeated: a copy has its source tag from the start, repeated metrics and params are
+    stored once, and the state tag is written last.
     """
 
     def __init__(self, source: Store, target: Store) -> None:
         self._from, self._to, self._target = source.client, target.client, target
-        self._spaces: dict[str, str] = {}  # experiments there, by those here
-        self._ids: dict[str, str] = {}  # of runs and models there, by those here
+        self._spaces: dict[str, str] = {}  # experiment here -> there
+        self._ids: dict[str, str] = {}  # run or model here -> there
         self._twins: dict[str, Any] = {}
         self.made = 0
         for twin in self._known():
-            origin = twin.data.tags[SOURCE_TAG]
+            origin = twin.data.tags[SYNCED_FROM_TAG]
             if origin not in self._twins:
                 self._twins[origin], self._ids[origin] = twin, twin.info.run_id
-            elif twin.info.lifecycle_stage == "active":  # the server's answer was lost, and MLflow has asked again
+            elif twin.info.lifecycle_stage == "active":  # MLflow repeated a request whose response was lost
                 self._to.delete_run(twin.info.run_id)
 
     def _known(self) -> list[Any]:
-        """The twins that are there, active and whole ones first."""
+        """Existing copies, active and complete ones first."""
         spaces = [space.experiment_id for space in self._to.search_experiments()]
-        found = all_runs(self._to, spaces, f"tags.`{SOURCE_TAG}` != ''", _VIEW_ALL)
-        return sorted(found, key=lambda twin: (twin.info.lifecycle_stage != "active", STATE_TAG not in twin.data.tags))
+        found = all_runs(self._to, spaces, f"tags.`{SYNCED_FROM_TAG}` != ''", _VIEW_ALL)
+        return sorted(
+            found, key=lambda twin: (twin.info.lifecycle_stage != "active", SYNCED_STATE_TAG not in twin.data.tags)
+        )
 
     def open(self, run: Any) -> Any:
-        """Return the run's twin, made if need be; None where somebody has deleted it there."""
+        """The copy of a run, created if necessary; None if it was deleted there."""
         origin, tags = run.info.run_id, run.data.tags
         if origin not in self._twins:
             if not self.made:
                 self._refuse_itself(origin)
-            first = {key: self._translated(tags[key]) for key in ("mlflow.parentRunId", "mlflow.user") if key in tags}
+            first = {key: self._translated(tags[key]) for key in (PARENT_RUN_TAG, "mlflow.user") if key in tags}
             twin = self._to.create_run(
-                self._space(run), run.info.start_time, {**first, SOURCE_TAG: origin}, run.info.run_name
+                self._space(run), run.info.start_time, {**first, SYNCED_FROM_TAG: origin}, run.info.run_name
             )
             self._twins[origin], self._ids[origin] = twin, twin.info.run_id
             self.made += 1
@@ -75,7 +76,7 @@ class RunCopier:
             self._to.get_run(run_id)
         except MlflowException:
             return
-        raise UserError(f"{mask_secrets(self._target.uri)} serves this very store: there is nothing to sync")
+        raise UserError(f"{mask_secrets(self._target.uri)} serves this same store; nothing to sync")
 
     def _space(self, run: Any) -> str:
         here = run.info.experiment_id
@@ -89,24 +90,24 @@ class RunCopier:
     def _twin_of_model(self, model: Any, twin: Any) -> str:
         space, run_id = twin.info.experiment_id, twin.info.run_id
         for known in self._to.search_logged_models([space], f"source_run_id = '{run_id}'"):
-            if known.tags.get(SOURCE_TAG) == model.model_id:
+            if known.tags.get(SYNCED_FROM_TAG) == model.model_id:
                 return str(known.model_id)
-        tags = {**model.tags, SOURCE_TAG: model.model_id}
+        tags = {**model.tags, SYNCED_FROM_TAG: model.model_id}
         made = self._to.create_logged_model(space, model.name, run_id, tags, model.params, model.model_type)
         return str(made.model_id)
 
     def _translated(self, text: str) -> str:
-        """The text with the ids of runs and models as they are there."""
+        """Replace ids of runs and models by those of their copies."""
         return _ID.sub(lambda found: self._ids.get(found[0], found[0]), text)
 
-    # --- what a run holds --------------------------------------------------------------------------------------
+    # --- content of a run --------------------------------------------------------------------------------------
     def fill(self, run: Any, twin: Any) -> str:
-        """Store all of the run in its twin, unless it is there; return what was done, in words."""
+        """Copy everything of the run, unless the copy is up to date; return a description of what was done."""
         run, models, run_id = self._from.get_run(run.info.run_id), self._models(run), twin.info.run_id
         folders = [local_folder(uri) for uri in (run.info.artifact_uri, *(m.artifact_location for m in models))]
         state = _state(run, folders)
-        if twin.data.tags.get(STATE_TAG) == state:
-            return "is there already"
+        if twin.data.tags.get(SYNCED_STATE_TAG) == state:
+            return "already up to date"
         count = self._send_numbers(run, models, run_id)
         self._send_inputs(run, run_id)
         if folders[0] is not None and folders[0].is_dir():
@@ -118,13 +119,13 @@ class RunCopier:
             self._to.set_terminated(run_id, run.info.status, run.info.end_time)
         else:
             self._to.update_run(run_id, run.info.status)
-        self._to.set_tag(run_id, STATE_TAG, state)
+        self._to.set_tag(run_id, SYNCED_STATE_TAG, state)
         return f"{count} points, {len(run.data.params)} params, {len(models)} models, {run.info.status}"
 
     def _send_numbers(self, run: Any, models: Any, run_id: str) -> int:
         from mlflow.entities import Param, RunTag
 
-        own = (SOURCE_TAG, STATE_TAG, "mlflow.runName")
+        own = (SYNCED_FROM_TAG, SYNCED_STATE_TAG, "mlflow.runName")
         tags = [RunTag(k, self._translated(v)) for k, v in run.data.tags.items() if k not in own]
         params = [Param(key, value) for key, value in run.data.params.items()]
         for start in range(0, max(len(tags), len(params)), _PER_CALL):

@@ -1,4 +1,4 @@
-"""Pushing local runs to a server, as often as one likes: what is there already is not made twice."""
+"""Push local runs to a server; repeating it copies only what is new."""
 
 import os
 from collections.abc import Sequence
@@ -7,24 +7,25 @@ from typing import Any
 from lightning_modules.config.errors import UserError, suggest
 from lightning_modules.config.project import PROJECT_ROOT
 from lightning_modules.store.run_copier import RunCopier, all_runs
-from lightning_modules.tracking.outbox_delivery import deliver_all
+from lightning_modules.tracking.outbox import deliver_all
 from lightning_modules.tracking.provenance import mask_secrets
 from lightning_modules.tracking.store import LOCK_SECONDS, Store, find_run, open_store, sqlite_uri
+from lightning_modules.tracking.tags import PARENT_RUN_TAG
 
 
 def sync(
     source_uri: str | None = None, to_uri: str | None = None, runs: Sequence[str] = (), experiment: str | None = None
 ) -> None:
-    """Deliver what was kept while a store was gone, and push local runs to a server if that is asked for; print each.
+    """Send buffered data, and push local runs to a server if requested; print each.
 
     Args:
-        source_uri: the local store; None means MLFLOW_TRACKING_URI where it is one, else the project's.
-        to_uri: the other store, which gets all runs; None means MLFLOW_TRACKING_URI, for the runs that are named.
-        runs: ids, beginnings of ids or names; empty: all. A sweep brings its runs along.
+        source_uri: the local store; default: MLFLOW_TRACKING_URI if it is local, else the project's store.
+        to_uri: the other store, which gets all runs; default: MLFLOW_TRACKING_URI, for the given runs.
+        runs: ids, id prefixes or names; default: all. A sweep includes its runs.
         experiment: only the runs of this experiment.
 
     Raises:
-        UserError: a store is not to be had, both are the same, or a run, experiment or file is not as it should be.
+        UserError: a store is not available, both are the same, or a run, experiment or file is invalid.
     """
     environment = os.environ.get("MLFLOW_TRACKING_URI", "")
     server = environment if environment.startswith("http") else None
@@ -48,14 +49,14 @@ def sync(
 
 
 def _sync_lock(source: Store) -> Any:
-    """A lock on the local store: two at once would make the same runs twice."""
+    """A lock on the local store: two concurrent syncs would copy runs twice."""
     from filelock import FileLock, Timeout
 
     lock = FileLock(f"{source.path}.sync.lock")
     try:
         return lock.acquire(timeout=LOCK_SECONDS)
     except Timeout as error:
-        raise UserError(f"another sync of this store is under way (it holds {lock.lock_file})") from error
+        raise UserError(f"another sync of this store is running (it holds {lock.lock_file})") from error
 
 
 def _select_runs(source: Store, wanted: Sequence[str], experiment: str | None) -> list[Any]:
@@ -74,16 +75,16 @@ def _select_runs(source: Store, wanted: Sequence[str], experiment: str | None) -
 
 def _ancestors(run: Any, runs: dict[str, Any]) -> set[str]:
     found: set[str] = set()
-    parent = run.data.tags.get("mlflow.parentRunId")
+    parent = run.data.tags.get(PARENT_RUN_TAG)
     while parent and parent not in found:
         found.add(parent)
-        parent = runs[parent].data.tags.get("mlflow.parentRunId") if parent in runs else None
+        parent = runs[parent].data.tags.get(PARENT_RUN_TAG) if parent in runs else None
     return found
 
 
 def _push(source: Store, target: Store, runs: list[Any]) -> None:
     mirror = RunCopier(source, target)
-    outcomes = [(run, mirror.open(run)) for run in runs]  # all ids first: tags name other runs
+    outcomes = [(run, mirror.open(run)) for run in runs]  # create all ids first: tags refer to other runs
     for run, twin in outcomes:
         if twin is None:
             print(f"left {run.info.run_id} ({run.info.run_name}): it was deleted on the server")

@@ -42,10 +42,10 @@ from lightning_modules.sweep.sweep_lookup import (
 from lightning_modules.sweep.sweep_store import SweepStore
 from lightning_modules.sweep.trial_job import TrialJob
 from lightning_modules.sweep.trial_names import run_name
-from lightning_modules.tracking.liveness import WORKING_DIRECTORY
 from lightning_modules.tracking.provenance import command_line
 from lightning_modules.tracking.resume_drift import resume_options
 from lightning_modules.tracking.store import Store, open_store, require_free_space
+from lightning_modules.tracking.tags import WORKING_DIRECTORY_TAG
 
 SETTING_TYPES: dict[str, Any] = {
     "name": str | int | None, "resume": str | int | None, "jobs": int | None, "retries": int, "skip_finished": bool
@@ -270,7 +270,7 @@ class _SweepController:
             "sweep.keys": json.dumps(self.plan.keys),
             "sweep.objectives": json.dumps(self.plan.objectives),
             "touchstone.command": command_line(),
-            WORKING_DIRECTORY: str(Path.cwd()),
+            WORKING_DIRECTORY_TAG: str(Path.cwd()),
             "mlflow.source.name": "touchstone train",
             "mlflow.source.type": "LOCAL",
             **self.sweeper.tags,

@@ -12,8 +12,9 @@ from lightning_modules.config.errors import UserError
 from lightning_modules.config.signals import defer_signals
 from lightning_modules.sweep.plans import Outcome, Plan, Trial
 from lightning_modules.sweep.trial_results import best_values, linked_runs
-from lightning_modules.tracking.liveness import WORKING_DIRECTORY, is_alive
+from lightning_modules.tracking.liveness import is_alive
 from lightning_modules.tracking.store import Store
+from lightning_modules.tracking.tags import WORKING_DIRECTORY_TAG
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -61,7 +62,7 @@ class SweepStore:
         self.store, self.run_id, self.folder = store, run.info.run_id, folder
         self.name: str = run.data.tags["sweep.name"]
         self.experiment_id = run.info.experiment_id
-        self.working_directory: str | None = run.data.tags.get(WORKING_DIRECTORY)  # where the sweep was started
+        self.working_directory: str | None = run.data.tags.get(WORKING_DIRECTORY_TAG)  # where the sweep was started
         self.has_ended = False
         self.objectives: dict[str, str] = json.loads(run.data.tags["sweep.objectives"])
 

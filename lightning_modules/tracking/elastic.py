@@ -17,9 +17,8 @@ from lightning_modules.tracking.checkpoint import read_checkpoint
 from lightning_modules.tracking.liveness import is_alive
 from lightning_modules.tracking.resume import ResumedRun, continue_run
 from lightning_modules.tracking.store import Store
+from lightning_modules.tracking.tags import MODEL_ID_TAG, RESTARTS_TAG, TORCHRUN_JOB_TAG
 
-JOB_TAG = "touchstone.torchrun"
-RESTARTS_TAG = "touchstone.restarts"
 _PEER_WAIT_S = 5.0  # in which rank 0 reports a mistake before torchrun sees another rank exit
 
 
@@ -65,9 +64,9 @@ def resume_after_restart(
     if job is None:
         return None
     said = [job, list(cfg.get("overrides", [])), fingerprint]
-    marks[JOB_TAG] = hashlib.sha256(json.dumps(said).encode()).hexdigest()
-    run = _interrupted_run(store, cfg.tracking.experiment, marks[JOB_TAG])
-    if run is None or (not lead and "touchstone.model_id" not in run.data.tags):  # rank 0 is creating it
+    marks[TORCHRUN_JOB_TAG] = hashlib.sha256(json.dumps(said).encode()).hexdigest()
+    run = _interrupted_run(store, cfg.tracking.experiment, marks[TORCHRUN_JOB_TAG])
+    if run is None or (not lead and MODEL_ID_TAG not in run.data.tags):  # rank 0 is creating it
         return None
     if lead and run.info.status == "RUNNING" and is_alive(run.data.tags):
         raise UserError(
@@ -83,7 +82,7 @@ def resume_after_restart(
 def _interrupted_run(store: Store, experiment: str, key: str) -> Any:
     found = store.client.search_runs(
         [store.experiment(experiment)],
-        f"tags.`{JOB_TAG}` = '{key}' AND attributes.status != 'FINISHED'",
+        f"tags.`{TORCHRUN_JOB_TAG}` = '{key}' AND attributes.status != 'FINISHED'",
         order_by=["attributes.start_time DESC"],
         max_results=1,
     )

@@ -5,7 +5,8 @@ import platform
 import time
 from collections.abc import Mapping
 
-WORKING_DIRECTORY = "touchstone.working_directory"  # tag: relative paths in the run's config are relative to it
+from lightning_modules.tracking.tags import HEARTBEAT_TAG, HOST_TAG, PID_TAG, PROCESS_STARTED_TAG
+
 HEARTBEAT_SECONDS = 30.0  # between two heartbeats of a run that another machine watches
 
 
@@ -14,17 +15,17 @@ def process_tags() -> dict[str, str]:
     import psutil
 
     return {
-        "touchstone.host": platform.node(),
-        "touchstone.pid": str(os.getpid()),
-        "touchstone.process_started": str(psutil.Process().create_time()),
+        HOST_TAG: platform.node(),
+        PID_TAG: str(os.getpid()),
+        PROCESS_STARTED_TAG: str(psutil.Process().create_time()),
     }
 
 
 def is_alive(tags: Mapping[str, str]) -> bool:
     """Whether the process of a RUNNING run is alive: by its pid on this machine, elsewhere by its last heartbeat."""
-    pid = int(tags.get("touchstone.pid", 0))
-    if tags.get("touchstone.host") != platform.node():
-        return time.time() - float(tags.get("touchstone.heartbeat", 0)) < 6 * HEARTBEAT_SECONDS
+    pid = int(tags.get(PID_TAG, 0))
+    if tags.get(HOST_TAG) != platform.node():
+        return time.time() - float(tags.get(HEARTBEAT_TAG, 0)) < 6 * HEARTBEAT_SECONDS
     if pid in (0, os.getpid()):
         return False
     import psutil
@@ -36,4 +37,4 @@ def is_alive(tags: Mapping[str, str]) -> bool:
     except psutil.AccessDenied:
         return True
     # another process may have the pid by now
-    return abs(started - float(tags.get("touchstone.process_started", started))) < 1.0
+    return abs(started - float(tags.get(PROCESS_STARTED_TAG, started))) < 1.0

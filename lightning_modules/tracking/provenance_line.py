@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from lightning_modules.config.errors import UserError
 from lightning_modules.tracking.artifacts import artifact_path
 from lightning_modules.tracking.store import Store
+from lightning_modules.tracking.tags import GIT_COMMIT_TAG, GIT_DIRTY_TAG
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -36,8 +37,8 @@ def provenance_of(store: Store, run_ids: Iterable[str]) -> RunProvenance:
 
 
 def _commit(tags: Mapping[str, str]) -> str:
-    commit = tags.get("mlflow.source.git.commit", "")[:7]
-    return commit + "+" * (bool(commit) and tags.get("git.dirty") == "true")
+    commit = tags.get(GIT_COMMIT_TAG, "")[:7]
+    return commit + "+" * (bool(commit) and tags.get(GIT_DIRTY_TAG) == "true")
 
 
 def _machine(store: Store, run: "Run") -> str:

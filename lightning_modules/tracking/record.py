@@ -16,11 +16,10 @@ from lightning_modules.config.flatten import flatten
 from lightning_modules.config.project import PROJECT_ROOT
 from lightning_modules.config.signals import defer_signals
 from lightning_modules.tracking.artifacts import download_model, local_folder
-from lightning_modules.tracking.liveness import WORKING_DIRECTORY, process_tags
+from lightning_modules.tracking.liveness import process_tags
 from lightning_modules.tracking.log_file import LogFile
 from lightning_modules.tracking.logger import BufferedMLflowLogger, last_steps
-from lightning_modules.tracking.outbox import ACTIONS, enqueue, work_folder
-from lightning_modules.tracking.outbox_delivery import deliver_run
+from lightning_modules.tracking.outbox import ACTIONS, deliver_run, enqueue, work_folder
 from lightning_modules.tracking.provenance import (
     GitState,
     command_line,
@@ -32,6 +31,17 @@ from lightning_modules.tracking.provenance import (
 )
 from lightning_modules.tracking.resume_rollback import RunSnapshot
 from lightning_modules.tracking.store import Store, is_reachable
+from lightning_modules.tracking.tags import (
+    COMMAND_TAG,
+    ERROR_TAG,
+    GIT_COMMIT_TAG,
+    GIT_DIRTY_TAG,
+    GIT_NOTE_TAG,
+    MODEL_ID_TAG,
+    PARENT_MODEL_TAG,
+    RESUMED_WITH_TAG,
+    WORKING_DIRECTORY_TAG,
+)
 from lightning_modules.tracking.user_code import digest, user_modules
 
 PARAM_LIMIT = 6000  # length limit of an MLflow param
@@ -121,7 +131,7 @@ class Record:
         self.text("environment/hardware.json", json.dumps(machine, indent=2))
         packages = "".join(f"{name}=={version}\n" for name, version in package_versions().items())
         self.text("environment/requirements.txt", packages)
-        where = {"touchstone.command": command_line(), WORKING_DIRECTORY: str(Path.cwd())}
+        where = {COMMAND_TAG: command_line(), WORKING_DIRECTORY_TAG: str(Path.cwd())}
         self._user_code(config)
         self.tags(self._code() | process_tags() | where)
         self.tags({f"data.{key}": value for key, value in data.items() if isinstance(value, str | int)})
@@ -133,11 +143,11 @@ class Record:
         found = {
             "mlflow.source.type": "LOCAL",
             "mlflow.source.name": "touchstone train",
-            "mlflow.source.git.commit": git.commit,
+            GIT_COMMIT_TAG: git.commit,
             "mlflow.source.git.branch": git.branch,
             "mlflow.source.git.repoURL": git.remote,
-            "git.dirty": str(git.dirty).lower(),
-            "git.note": git.note or None,
+            GIT_DIRTY_TAG: str(git.dirty).lower(),
+            GIT_NOTE_TAG: git.note or None,
         }
         return {key: value for key, value in found.items() if value is not None}
 
@@ -194,7 +204,7 @@ class Record:
         }
         changed = {k: f"{known[k]} -> {v}" for k, v in texts.items() if k in known and known[k] != v}
         if changed:  # MLflow's params are immutable: changes of a resumed run go to a tag
-            self.tags({"touchstone.resumed_with": "; ".join(f"{key}: {value}" for key, value in changed.items())})
+            self.tags({RESUMED_WITH_TAG: "; ".join(f"{key}: {value}" for key, value in changed.items())})
         new = [Param(k, v) for k, v in texts.items() if k not in known]
         for start in range(0, len(new), _PER_CALL):
             self.client.log_batch(self.run_id, params=new[start : start + _PER_CALL])
@@ -222,7 +232,7 @@ class Record:
         said = {key: str(value)[:PARAM_LIMIT] for key, value in params.items()}
         links = [f"[{known}](#/experiments/{self.experiment_id}/models/{model_id})" for known, model_id in line]
         tags = {
-            "touchstone.parent_model_id": line[-1][1],
+            PARENT_MODEL_TAG: line[-1][1],
             "mlflow.note.content": " → ".join([*links, f"**{name}**"]),
         }
         model = self.client.create_logged_model(
@@ -278,7 +288,7 @@ class Record:
 
     def _store_error(self, error: BaseException | None) -> None:
         if error is not None:
-            self.send({"do": "tags", "tags": {"touchstone.error": f"{type(error).__name__}: {error}"[:2000]}})
+            self.send({"do": "tags", "tags": {ERROR_TAG: f"{type(error).__name__}: {error}"[:2000]}})
             self.text("traceback.txt", "".join(traceback.format_exception(error)))
 
     def _store_log(self) -> None:
@@ -364,7 +374,7 @@ def add_model(store: Store, run: Any) -> str:
     model = store.client.create_logged_model(
         run.info.experiment_id, name="model", source_run_id=run.info.run_id, model_type="checkpoint"
     )
-    store.client.set_tag(run.info.run_id, "touchstone.model_id", model.model_id)
+    store.client.set_tag(run.info.run_id, MODEL_ID_TAG, model.model_id)
     return str(model.model_id)
 
 

@@ -19,6 +19,7 @@ from lightning_modules.tracking.record import Record, start_run
 from lightning_modules.tracking.resume import ResumedRun, reopen_run
 from lightning_modules.tracking.resume_rollback import RunSnapshot
 from lightning_modules.tracking.store import Store, find_run
+from lightning_modules.tracking.tags import ENDED_TAG, INIT_FROM_TAG
 
 
 def open_record(
@@ -41,7 +42,7 @@ def open_record(
         reopen_run(store, run_id, tags)
     else:
         parent = config.get("init_from")
-        origin = {"touchstone.init_from": find_run(store, str(parent)).info.run_id} if parent else {}
+        origin = {INIT_FROM_TAG: find_run(store, str(parent)).info.run_id} if parent else {}
         run_id, model_id = start_run(store, config["tracking"]["experiment"], config["name"], {**tags, **origin})
     record = None
     try:
@@ -76,7 +77,7 @@ def record_run(open_record: Callable[[], Record]) -> Iterator[Record]:
             raise_if_received()
         except RunStopped as stopped:
             if record:
-                record.send({"do": "tags", "tags": {"touchstone.ended": str(stopped)}})
+                record.send({"do": "tags", "tags": {ENDED_TAG: str(stopped)}})
                 _finish(record, "KILLED")
             raise
         except BaseException as error:

@@ -21,6 +21,7 @@ from lightning_modules.tracking.artifacts import artifact_path
 from lightning_modules.tracking.provenance import git_state, hardware, package_versions
 from lightning_modules.tracking.resume import recorded_config
 from lightning_modules.tracking.store import Store, find_run, open_store
+from lightning_modules.tracking.tags import DATA_FINGERPRINT_TAG, GIT_COMMIT_TAG, GIT_DIRTY_TAG, RERUN_OF_TAG
 from lightning_modules.tracking.user_code import digest, user_modules
 
 
@@ -52,7 +53,7 @@ def rerun(wanted: str, here: bool = False) -> None:
 @contextlib.contextmanager
 def recorded_code(store: Store, run: Any) -> Iterator[Path]:
     """A temporary git worktree of the recorded commit, with the recorded diff applied."""
-    commit = run.data.tags.get("mlflow.source.git.commit")
+    commit = run.data.tags.get(GIT_COMMIT_TAG)
     if not re.fullmatch("[0-9a-f]{40,64}", commit or ""):
         raise UserError(
             f"run {run.info.run_id} has no recorded commit (git was not available); use here=true to run with the current code"
@@ -61,7 +62,7 @@ def recorded_code(store: Store, run: Any) -> Iterator[Path]:
         tree = Path(folder) / "code"
         _git("worktree", "add", "--detach", str(tree), commit)
         try:
-            if run.data.tags.get("git.dirty") == "true":
+            if run.data.tags.get(GIT_DIRTY_TAG) == "true":
                 patch = artifact_path(store, run, "code/diff.patch")
                 if patch.stat().st_size:
                     _git("apply", "--whitespace=nowarn", str(patch), cwd=tree)
@@ -82,7 +83,7 @@ def _git(*arguments: str, cwd: Path = PROJECT_ROOT) -> None:
 def _start_rerun(store: Store, run: Any, cfg: DictConfig, code: Path, folder: Path) -> str:
     """Run the recorded config in a subprocess with the code of `code`; return the id of the new run."""
     with open_dict(cfg):
-        cfg.data.expected_fingerprint = run.data.tags.get("data.fingerprint")
+        cfg.data.expected_fingerprint = run.data.tags.get(DATA_FINGERPRINT_TAG)
         cfg.resume = None
         cfg.name = f"{run.info.run_name}-rerun"
     path = folder / "config.yaml"
@@ -97,7 +98,7 @@ def _start_rerun(store: Store, run: Any, cfg: DictConfig, code: Path, folder: Pa
     status = subprocess.run(command, env=environment, cwd=code, check=False).returncode
     found = store.client.search_runs(
         [run.info.experiment_id],
-        f"tags.`touchstone.rerun_of` = '{run.info.run_id}'",
+        f"tags.`{RERUN_OF_TAG}` = '{run.info.run_id}'",
         order_by=["attributes.start_time DESC"],
         max_results=1,
     )
@@ -146,14 +147,14 @@ def _compare(store: Store, old_id: str, new_id: str) -> int:
 
 
 def _print_code_changes(run: Any) -> None:
-    then, now = run.data.tags.get("mlflow.source.git.commit"), git_state(PROJECT_ROOT)
+    then, now = run.data.tags.get(GIT_COMMIT_TAG), git_state(PROJECT_ROOT)
     if not then or not now.commit:
         print("code: cannot compare, because the commit is unknown in the record or here")
         return
     shown = subprocess.run(
         ["git", "diff", "--stat", then], cwd=PROJECT_ROOT, capture_output=True, text=True, check=False
     )
-    dirty = " with uncommitted changes" if run.data.tags.get("git.dirty") == "true" else ""
+    dirty = " with uncommitted changes" if run.data.tags.get(GIT_DIRTY_TAG) == "true" else ""
     print(
         f"code: recorded on {then[:10]}{dirty}; here {now.commit[:10]}{' with uncommitted changes' if now.dirty else ''}"
     )

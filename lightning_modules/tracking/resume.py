@@ -20,13 +20,21 @@ from lightning_modules.config.project import PROJECT_ROOT
 from lightning_modules.config.trust import refuse_untrusted
 from lightning_modules.tracking.artifacts import artifact_path, download_model, local_folder
 from lightning_modules.tracking.checkpoint import read_checkpoint
-from lightning_modules.tracking.liveness import WORKING_DIRECTORY, is_alive
-from lightning_modules.tracking.outbox_delivery import deliver_run
+from lightning_modules.tracking.liveness import is_alive
+from lightning_modules.tracking.outbox import deliver_run
 from lightning_modules.tracking.record import add_model
 from lightning_modules.tracking.resume_drift import check_allow, config_drift, data_drift, refuse_drift, resume_options
 from lightning_modules.tracking.store import Store, find_run
+from lightning_modules.tracking.tags import (
+    ENDED_TAG,
+    ERROR_TAG,
+    MODEL_ID_TAG,
+    PID_TAG,
+    RESUME_DRIFT_TAG,
+    SIGNATURE_TAG,
+    WORKING_DIRECTORY_TAG,
+)
 
-DRIFT = "touchstone.resume_drift"
 _DATA_PATHS = ("path", "root", "folder", "exclude", "augmented", "cache_dir")
 
 
@@ -65,9 +73,13 @@ class ResumedRun:
     def marks(self, signature: str) -> dict[str, str]:
         """Tags of the resumed run: its signature (empty if another config trained a part of it), and the accepted drift."""
         whole = self.checkpoint is None and self.cfg.trainer.max_epochs != 0
-        known = signature if whole or self.tags.get("touchstone.signature") == signature else ""
-        drift = {DRIFT: "; ".join(filter(None, [self.tags.get(DRIFT), self.accepted]))} if self.drift else {}
-        return {"touchstone.signature": known, **drift}
+        known = signature if whole or self.tags.get(SIGNATURE_TAG) == signature else ""
+        drift = (
+            {RESUME_DRIFT_TAG: "; ".join(filter(None, [self.tags.get(RESUME_DRIFT_TAG), self.accepted]))}
+            if self.drift
+            else {}
+        )
+        return {SIGNATURE_TAG: known, **drift}
 
     @property
     def accepted(self) -> str:
@@ -82,7 +94,7 @@ def recorded_config(store: Store, run: Any) -> DictConfig:
     with open_dict(cfg):
         cfg.overrides = OmegaConf.load(artifact_path(store, run, "config/overrides.yaml"))
     refuse_untrusted(cfg, f"config of run {run.info.run_id}")
-    _resolve_paths(cfg, [Path(run.data.tags.get(WORKING_DIRECTORY, PROJECT_ROOT)), PROJECT_ROOT])
+    _resolve_paths(cfg, [Path(run.data.tags.get(WORKING_DIRECTORY_TAG, PROJECT_ROOT)), PROJECT_ROOT])
     return cfg
 
 
@@ -119,7 +131,7 @@ def resume_run(store: Store, cfg: DictConfig, alone: bool = True) -> ResumedRun:
     tags, run_id = run.data.tags, run.info.run_id
     named = f"resume={wanted}"
     if alone and run.info.status == "RUNNING" and is_alive(tags):
-        raise UserError(f"{named}: the run is still training in process {tags['touchstone.pid']}")
+        raise UserError(f"{named}: the run is still training in process {tags[PID_TAG]}")
     if alone:
         deliver_run(store, run_id)
     recorded = recorded_config(store, run)
@@ -132,14 +144,14 @@ def resume_run(store: Store, cfg: DictConfig, alone: bool = True) -> ResumedRun:
         changed.resume = {"run": run_id, "allow": allow}
     epochs = changed.trainer.max_epochs
     if epochs == 0:  # no training, only compression
-        return ResumedRun(run_id, tags["touchstone.model_id"], changed, None, named, tags, allow, drift)
+        return ResumedRun(run_id, tags[MODEL_ID_TAG], changed, None, named, tags, allow, drift)
     checkpoint = artifact_path(store, run, "checkpoints/last.ckpt")
     trained = int(read_checkpoint(checkpoint)["epoch"]) + 1
     if epochs is not None and 0 <= epochs < trained:
         raise UserError(
             f"trainer.max_epochs={epochs}: the run has already trained {trained} epochs; give at least that number"
         )
-    return ResumedRun(run_id, tags["touchstone.model_id"], changed, checkpoint, named, tags, allow, drift)
+    return ResumedRun(run_id, tags[MODEL_ID_TAG], changed, checkpoint, named, tags, allow, drift)
 
 
 def continue_run(store: Store, run_id: str, cfg: DictConfig, alone: bool = True) -> ResumedRun:
@@ -165,7 +177,7 @@ def continue_run(store: Store, run_id: str, cfg: DictConfig, alone: bool = True)
             changed = config_drift(recorded, cfg)
             drift = {key: change for key, change in changed.items() if _has_key_in_both(key, recorded, cfg)}
         refuse_drift(named, drift, allow)
-    model_id = run.data.tags.get("touchstone.model_id") or add_model(store, run)  # none: the run failed at its start
+    model_id = run.data.tags.get(MODEL_ID_TAG) or add_model(store, run)  # none: the run failed at its start
     return ResumedRun(run_id, model_id, cfg, checkpoint, named, run.data.tags, allow, drift)
 
 
@@ -180,7 +192,7 @@ def reopen_run(store: Store, run_id: str, marks: Mapping[str, str]) -> None:
     """Set a run to RUNNING again, with these tags and without those of its earlier end."""
     store.client.update_run(run_id, status="RUNNING")
     tags = store.client.get_run(run_id).data.tags
-    for key in ("touchstone.error", "touchstone.ended"):
+    for key in (ERROR_TAG, ENDED_TAG):
         if key in tags:
             store.client.delete_tag(run_id, key)
     for key, value in marks.items():
@@ -235,7 +247,7 @@ def load_weights(store: Store, wanted: str, module: nn.Module) -> None:
 
 def best_checkpoint(store: Store, run: Any) -> Path:
     """The file of a run's best weights (the last ones if it monitors no metric), downloaded if necessary."""
-    model_id = run.data.tags.get("touchstone.model_id")
+    model_id = run.data.tags.get(MODEL_ID_TAG)
     if model_id:
         location = store.client.get_logged_model(model_id).artifact_location
         folder = local_folder(location)

@@ -10,6 +10,7 @@ from lightning_modules.config.errors import UserError
 from lightning_modules.config.flatten import flatten
 from lightning_modules.tracking.provenance import HIDDEN
 from lightning_modules.tracking.run_cache import affects_results
+from lightning_modules.tracking.tags import DATA_FINGERPRINT_TAG
 
 # Keys that a resumed run may change: how long and where it trains, and how it is displayed.
 _CHANGEABLE = {
@@ -59,7 +60,7 @@ def _same_step(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
 
 def data_drift(recorded: Mapping[str, str], fingerprint: str, samples: Mapping[str, int]) -> dict[str, str]:
     """The difference between the data of a recorded run (its tags) and the current data."""
-    before = recorded.get("data.fingerprint")
+    before = recorded.get(DATA_FINGERPRINT_TAG)
     if before in (None, fingerprint):
         return {}
     counts = {part: recorded.get(f"data.{part}") for part in samples}

@@ -10,6 +10,7 @@ from typing import Any
 from lightning_modules.config.flatten import flatten
 from lightning_modules.config.project import PROJECT_ROOT
 from lightning_modules.tracking.store import Store
+from lightning_modules.tracking.tags import SIGNATURE_TAG
 from lightning_modules.tracking.user_code import digest, user_modules
 
 # Keys that affect how a run is recorded, displayed or distributed over cores, but not its results.
@@ -77,7 +78,7 @@ def find_cached_run(store: Store, experiment: str, signature: str) -> str | None
     """The id of the newest FINISHED run of this experiment with this signature, or None."""
     found = store.client.search_runs(
         [store.experiment(experiment)],
-        f"tags.`touchstone.signature` = '{signature}' AND attributes.status = 'FINISHED'",
+        f"tags.`{SIGNATURE_TAG}` = '{signature}' AND attributes.status = 'FINISHED'",
         order_by=["attributes.start_time DESC"],
         max_results=1,
     )

@@ -19,6 +19,7 @@ from lightning_modules.compat.mlflow import database_engines
 from lightning_modules.config.errors import UserError, did_you_mean
 from lightning_modules.config.project import PROJECT_ROOT
 from lightning_modules.tracking.provenance import mask_secrets
+from lightning_modules.tracking.tags import KIND_TAG, SWEEP_NAME_TAG
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -339,7 +340,7 @@ def _conditions(wanted: str) -> Iterator[list[str]]:
     if not ("'" in wanted and '"' in wanted) and wanted:
         quoted = f'"{wanted}"' if "'" in wanted else f"'{wanted}'"
         # `name=…` sets the name of a sweep's run to another one than that of the sweep
-        sweep = f"tags.`touchstone.kind` = 'sweep' AND tags.`sweep.name` = {quoted}"
+        sweep = f"tags.`{KIND_TAG}` = 'sweep' AND tags.`{SWEEP_NAME_TAG}` = {quoted}"
         yield [f"attributes.run_name = {quoted}", sweep]
     if re.fullmatch(r"[0-9a-f]{6,31}", wanted):
         yield [f"attributes.run_id LIKE '{wanted}%'"]

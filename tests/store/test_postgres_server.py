@@ -72,7 +72,7 @@ def test_local_runs_are_pushed_once_and_numbers_are_those_that_were_measured(
     for _ in range(2):
         said = command("store.py", "sync", f"tracking.uri={store.uri}", f"to={server.uri}")
         assert said.returncode == 0, said.stderr
-    assert "0 of them new" in said.stdout and said.stdout.count("is there already") == 2
+    assert "0 of them new" in said.stdout and said.stdout.count("already up to date") == 2
     there = open_store(server.uri)
     runs = {r.data.tags["touchstone.synced_from"]: r for r in there.client.search_runs([there.experiment("pushed")])}
     assert set(runs) == {parent, child}
@@ -93,7 +93,7 @@ def test_a_server_over_the_very_store_is_refused(
     store.client.create_run(store.experiment("a"))
     server = new_server(store.uri)
     said = command("store.py", "sync", f"tracking.uri={store.uri}", f"to={server.uri}")
-    assert said.returncode == 1 and "serves this very store" in said.stderr and "Traceback" not in said.stderr
+    assert said.returncode == 1 and "serves this same store" in said.stderr and "Traceback" not in said.stderr
     assert len(store.client.search_runs([store.experiment("a")])) == 1
 
 

@@ -96,7 +96,7 @@ def test_a_copy_is_led_to_its_own_files_only_when_it_is_told_so(
     shutil.copytree(old, tmp_path / "copy" / "mlruns")
     copy = open_store(f"sqlite:///{tmp_path}/copy/mlruns/mlflow.db")
     assert relocate(copy) == 0
-    assert f"from={old} leads this store to its own copy" in capsys.readouterr().out
+    assert f"from={old} makes this store use its own copy" in capsys.readouterr().out
     assert relocate(copy, old=old) > 0
     assert all(f"{tmp_path}/copy/mlruns/artifacts" in a for a in addresses(copy) if not a.startswith("s3:"))
     assert relocate(copy, old=old) == 0
@@ -117,9 +117,9 @@ def test_artifacts_that_were_left_behind_are_an_error_and_nothing_is_written(fil
     there = moved(filled, tmp_path / "new")
     shutil.move(tmp_path / "new" / "artifacts", tmp_path / "lost")
     before = addresses(there)
-    with pytest.raises(UserError, match=r"lead nowhere.*put the old folder `artifacts` beside the database"):
+    with pytest.raises(UserError, match=r"have no target.*put the old folder `artifacts` beside the database"):
         relocate(there)
-    with pytest.raises(UserError, match="no address begins so"):
+    with pytest.raises(UserError, match="no artifact URI begins with it"):
         relocate(there, old=tmp_path / "never")
     with pytest.raises(UserError, match="none of the artifacts that lay there is found"):
         relocate(there, old=tmp_path / "a store")

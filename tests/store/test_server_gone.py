@@ -15,8 +15,7 @@ from pytorch_lightning import Callback, Trainer
 from lightning_modules.store.sync import sync
 from lightning_modules.tracking.checkpoint import read_checkpoint
 from lightning_modules.tracking.logger import BufferedMLflowLogger
-from lightning_modules.tracking.outbox import work_folder
-from lightning_modules.tracking.outbox_delivery import pending_files
+from lightning_modules.tracking.outbox import pending_files, work_folder
 from lightning_modules.tracking.resume import best_checkpoint
 from lightning_modules.tracking.store import Store, open_store
 

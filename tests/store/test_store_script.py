@@ -45,7 +45,7 @@ def test_a_read_only_store_is_one_message(verb: str, store: Store) -> None:
 
 
 def test_a_server_is_not_relocated() -> None:
-    with pytest.raises(UserError, match=r"relocate mends a SQLite file; 127\.0\.0\.1:9 is a server's"):
+    with pytest.raises(UserError, match=r"relocate repairs a SQLite store; 127\.0\.0\.1:9 is a server"):
         relocate(Store("http://ann:secret@127.0.0.1:9"))
 
 

@@ -14,6 +14,7 @@ from lightning_modules.store import run_copier
 from lightning_modules.store.sync import sync
 from lightning_modules.tracking.resume import best_checkpoint
 from lightning_modules.tracking.store import Store, open_store
+from lightning_modules.tracking.tags import SYNCED_FROM_TAG
 
 
 @pytest.fixture
@@ -27,8 +28,8 @@ def other(tmp_path: Path, empty_database: Path) -> Store:
 
 def twins(store: Store) -> dict[str, Any]:
     runs = run_copier.all_runs(store.client, [e.experiment_id for e in store.client.search_experiments()])
-    assert len({run.data.tags[run_copier.SOURCE_TAG] for run in runs}) == len(runs), "a run was made twice"
-    return {run.data.tags[run_copier.SOURCE_TAG]: run for run in runs}
+    assert len({run.data.tags[SYNCED_FROM_TAG] for run in runs}) == len(runs), "a run was made twice"
+    return {run.data.tags[SYNCED_FROM_TAG]: run for run in runs}
 
 
 def points(store: Store, run_id: str) -> set[tuple[str, float, int, int]]:
@@ -96,7 +97,7 @@ def test_a_trained_run_is_the_same_in_the_other_store_and_is_there_once(
     there = content(other, twin.info.run_id, hide(twin.info.run_id, twin_model))
     assert there == content(store, run_id, hide(run_id, model_id))
     sync(to_uri=other.uri)
-    assert "is there already" in capsys.readouterr().out
+    assert "already up to date" in capsys.readouterr().out
     assert content(other, twin.info.run_id, hide(twin.info.run_id, twin_model)) == there
     assert twin_model in (best_checkpoint(other, twin).parent / "MLmodel").read_text()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", other.uri)
@@ -204,7 +205,7 @@ def test_a_run_that_has_changed_is_brought_up_to_date_and_one_deleted_there_is_l
 def test_a_twin_that_a_lost_answer_doubled_is_one_again(store: Store, other: Store) -> None:
     run_id = store.client.create_run(store.experiment("a")).info.run_id
     for _ in range(2):
-        other.client.create_run(other.experiment("a"), tags={run_copier.SOURCE_TAG: run_id})
+        other.client.create_run(other.experiment("a"), tags={SYNCED_FROM_TAG: run_id})
     sync(to_uri=other.uri)
     assert set(twins(other)) == {run_id}
 

@@ -10,8 +10,7 @@ import pytest
 
 from lightning_modules.config.errors import UserError
 from lightning_modules.store.sync import sync
-from lightning_modules.tracking.outbox import enqueue, read_rows
-from lightning_modules.tracking.outbox_delivery import deliver_run, pending_files
+from lightning_modules.tracking.outbox import deliver_run, enqueue, pending_files, read_rows
 from lightning_modules.tracking.store import Store, open_store
 
 

@@ -1,0 +1,29 @@
+"""Names of the MLflow tags that a run, a model or a sweep has beside MLflow's own."""
+
+COMMAND_TAG = "touchstone.command"
+COMPRESSED_MODEL_TAG = "touchstone.compressed_model_id"  # of the last compression stage
+DATA_FINGERPRINT_TAG = "data.fingerprint"
+ENDED_TAG = "touchstone.ended"  # why a run ended early: PRUNED or STOPPED
+ERROR_TAG = "touchstone.error"
+GIT_COMMIT_TAG = "mlflow.source.git.commit"
+GIT_DIRTY_TAG = "git.dirty"
+GIT_NOTE_TAG = "git.note"
+HEARTBEAT_TAG = "touchstone.heartbeat"
+HOST_TAG = "touchstone.host"
+INIT_FROM_TAG = "touchstone.init_from"
+KIND_TAG = "touchstone.kind"  # of runs that are no training: sweep, comparison, data
+MODEL_ID_TAG = "touchstone.model_id"  # the LoggedModel of the best weights
+PARENT_MODEL_TAG = "touchstone.parent_model_id"
+PARENT_RUN_TAG = "mlflow.parentRunId"
+PID_TAG = "touchstone.pid"
+PROCESS_STARTED_TAG = "touchstone.process_started"
+RERUN_OF_TAG = "touchstone.rerun_of"
+RESTARTS_TAG = "touchstone.restarts"  # how often torchrun has restarted the run
+RESUMED_WITH_TAG = "touchstone.resumed_with"  # params that a resumed run has changed
+RESUME_DRIFT_TAG = "touchstone.resume_drift"  # accepted differences between a resumed run and its record
+SIGNATURE_TAG = "touchstone.signature"  # hash of config, code and data
+SYNCED_FROM_TAG = "touchstone.synced_from"
+SYNCED_STATE_TAG = "touchstone.synced_state"
+SWEEP_NAME_TAG = "sweep.name"
+TORCHRUN_JOB_TAG = "touchstone.torchrun"
+WORKING_DIRECTORY_TAG = "touchstone.working_directory"  # relative paths of the run's config are relative to it
