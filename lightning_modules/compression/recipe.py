@@ -75,9 +75,9 @@ def _build_stage(name: str, node: Any) -> Stage:
 
 def _check_order(stages: list[Stage]) -> None:
     """Raise UserError if a stage would undo an earlier one, or would have no weights to work on."""
-    told: list[Stage] = []
+    previous: list[Stage] = []
     for stage in stages:
-        for earlier in told:
+        for earlier in previous:
             place, before = ORDER.index(stage.kind), ORDER.index(earlier.kind)
             if place < before and stage.kind != "distillation":
                 raise stage.config_error(
@@ -85,13 +85,13 @@ def _check_order(stages: list[Stage]) -> None:
                 )
             if place == before and stage.kind in AT_MOST_ONCE:
                 raise stage.config_error(f"{earlier.name} already did this: {_WHY_NOT_AFTER[stage.kind]}")
-        if stage.needs_initial and any(earlier.kind == "structure" for earlier in told):
+        if stage.needs_initial and any(earlier.kind == "structure" for earlier in previous):
             raise stage.config_error(
                 "rewinds to the initial weights, but an earlier stage has changed the layers' shapes"
             )
         if stage.when != "after" and stage.kind in ("weight_quantization", "backend", "structure"):
             raise stage.config_error(f"when={stage.when}: this stage runs after training; use when=after")
-        told.append(stage)
+        previous.append(stage)
 
 
 _WHY_NOT_AFTER = {

@@ -76,19 +76,21 @@ class StageRunner:
             if start_point is None:
                 last.unlink(missing_ok=True)
                 self._write(place / "begun.ckpt", stage, number)
-            keeper = CompressionCallback(self.context, [*self.recipe.always, stage])
-            self.steps += self.fit(stage, keeper, [*self.recipe.always, stage], place, last if last.exists() else None)
-            self._take_over(stage, keeper, last)
+            callback = CompressionCallback(self.context, [*self.recipe.always, stage])
+            self.steps += self.fit(
+                stage, callback, [*self.recipe.always, stage], place, last if last.exists() else None
+            )
+            self._take_over(stage, callback, last)
             start_point = None
             if number + 1 < stage.rounds:
                 stage.after_round(self.context, number)
                 self.context.state.apply(self.context.model)
 
-    def _take_over(self, stage: Stage, keeper: CompressionCallback, last: Path) -> None:
+    def _take_over(self, stage: Stage, callback: CompressionCallback, last: Path) -> None:
         """After a fit in forked processes, read the stage and the compressed state from their checkpoint."""
         if self.forked and last.exists():
             states = read_checkpoint(last)["callbacks"]
-            keeper.load_state_dict(states[keeper.state_key])
+            callback.load_state_dict(states[callback.state_key])
             if stage.state_key in states:
                 stage.load_state_dict(states[stage.state_key])
 

@@ -59,14 +59,14 @@ def export_run(store: Store, run: Run, form: str, quantized: bool, folder: Path)
     source, data = load_source(store, run), load_recorded_data(store, run)
     x = data.example(min(BATCH_SIZE, len(data.arrays.x)))
     path = folder / FILE_NAMES[form]
-    said = source.said + _write(form, quantized, source, data, x[:4], path)
+    description = source.description + _write(form, quantized, source, data, x[:4], path)
     reference, runner = _eager_predictor(source.task), load_exported(path)
     agreement = compare_outputs(reference, runner, data, classes=hasattr(source.task, "kind"))
     _check_agreement(form, quantized, agreement)
     return ExportResult(
         form + "_int8" * quantized,
         path,
-        said,
+        description,
         agreement,
         TableInput.of(source.task.task_spec),
         _measure_latency(reference, path, x),
@@ -85,12 +85,12 @@ def _write(form: str, quantized: bool, source: ExportSource, data: Any, x: Tenso
 def _check_agreement(form: str, quantized: bool, found: Agreement) -> None:
     """Raise UserError if the outputs differ too much: of a float file the scores, of an int8 file the classes."""
     if not quantized and not found.max_error <= TOLERANCE * max(1.0, found.largest):
-        said = f"a score differs by {found.max_error:.3g}"
+        description = f"a score differs by {found.max_error:.3g}"
     elif quantized and found.top1 is not None and found.top1 < MIN_AGREEMENT:
-        said = f"they agree on {found.top1:.1%} of {found.samples} samples"
+        description = f"they agree on {found.top1:.1%} of {found.samples} samples"
     else:
         return
-    raise UserError(f"format={form}: the exported model differs from the checkpoint ({said}); it was not logged")
+    raise UserError(f"format={form}: the exported model differs from the checkpoint ({description}); it was not logged")
 
 
 def _eager_predictor(task: Supervised) -> Predictor:

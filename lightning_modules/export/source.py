@@ -28,12 +28,12 @@ class ExportSource:
 
     Attributes:
         task: the float network: the compressed one if it is in floats, else the best checkpoint.
-        said: describes which of the two.
+        description: which of the two.
         program: the compressed network if it is an int8 ONNX model.
     """
 
     task: Supervised
-    said: str
+    description: str
     program: Supervised | None
 
 

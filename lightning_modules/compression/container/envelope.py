@@ -47,8 +47,8 @@ def wrap(header: Header, data: bytes) -> bytes:
     """The bytes of a file with this header and data."""
     from safetensors.numpy import save
 
-    whole = np.frombuffer(_encode_header(header) + data, np.uint8)
-    file = bytearray(save({_TENSOR_NAME: whole}, {_TENSOR_NAME: f"{VERSION} {_DIGEST_PLACEHOLDER.decode()}"}))
+    content = np.frombuffer(_encode_header(header) + data, np.uint8)
+    file = bytearray(save({_TENSOR_NAME: content}, {_TENSOR_NAME: f"{VERSION} {_DIGEST_PLACEHOLDER.decode()}"}))
     at = file.index(_DIGEST_PLACEHOLDER)
     file[at : at + len(_DIGEST_PLACEHOLDER)] = hashlib.sha256(file).hexdigest().encode()
     return bytes(file)
@@ -97,16 +97,16 @@ def _checked_tensor(path: Path, file: bytes) -> memoryview:
 
 def write_atomic(path: Path, file: bytes) -> None:
     """Write a temporary file and rename it, so that `path` is the old or the complete new file. Raises UserError."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         try:
-            with beside.open("wb") as stream:
+            with temporary.open("wb") as stream:
                 stream.write(file)
                 stream.flush()
                 os.fsync(stream.fileno())
-            beside.replace(path)
+            temporary.replace(path)
         finally:
-            beside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}; an existing file was not changed") from error
 

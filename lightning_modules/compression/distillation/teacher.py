@@ -15,7 +15,7 @@ class TeacherMember:
     """One teacher of an ensemble.
 
     Attributes:
-        wanted: its name in the config.
+        teacher_uri: its name in the config.
         network: floats [B, *input_shape] -> logits [B, K].
         preprocess: raw samples to floats; None: the student's.
         input_shape, num_outputs, kind, class_names: what it was trained for; None if unknown.
@@ -81,7 +81,7 @@ def load_teacher(
     """Load a teacher or an ensemble.
 
     Args:
-        wanted: ``runs:/RUN``, or a run's id or name (its best weights); ``models:/NAME/VERSION``, ``models:/NAME@ALIAS``
+        teacher_uri: ``runs:/RUN``, or a run's id or name (its best weights); ``models:/NAME/VERSION``, ``models:/NAME@ALIAS``
             or ``models:/m-…``; ``torchvision:NAME``.
         weights: the file of a torchvision network, or the name of torchvision's weights in torch.hub's cache.
         input_shape, num_outputs: of the student, for a torchvision network.

@@ -1,1 +1,1 @@
-"""Weights of few bits, and programs of whole numbers: codebooks, grids, mixed bits, static and dynamic int8, QAT."""
+"""Quantization: codebooks, uniform grids, mixed precision, half precision, static and dynamic int8, and QAT."""

@@ -1,1 +1,1 @@
-"""Which channels and heads of a network go together, what they are worth, and how many may stay within a budget."""
+"""Structured compression: channel and head pruning, low-rank factorization, and batch-norm folding."""

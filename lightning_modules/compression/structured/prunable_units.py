@@ -86,11 +86,11 @@ def find_units(
         if (
             outputs & untouched
             or not _is_traced_correctly(graph, group)
-            or (worth := importance.score_channels(group)) is None
+            or (channel_scores := importance.score_channels(group)) is None
         ):
             continue
         root = names[group[0].dep.target.module]
-        found.append(_channel_units(graph, group, root, worth, coupled=len(outputs) > 1))
+        found.append(_channel_units(graph, group, root, channel_scores, coupled=len(outputs) > 1))
     order = {name: place for place, name in enumerate(names.values())}
     return sorted(found, key=lambda units: order[units.layer])
 
@@ -147,11 +147,11 @@ def _is_traced_correctly(graph: Any, group: Any) -> bool:
     return True
 
 
-def _channel_units(graph: Any, group: Any, root: str, worth: Tensor, coupled: bool) -> PrunableUnits:
+def _channel_units(graph: Any, group: Any, root: str, channel_scores: Tensor, coupled: bool) -> PrunableUnits:
     """Single channels or, for a grouped layer, the same channel of all its groups."""
     groups = max(_num_groups(graph, dep) for dep, _ in group)
-    size = len(worth) // groups
-    scores = worth.view(groups, size).mean(0)
+    size = len(channel_scores) // groups
+    scores = channel_scores.view(groups, size).mean(0)
     return PrunableUnits(
         root, [[g * size + i for g in range(groups)] for i in range(size)], _normalize(scores), coupled
     )

@@ -1,4 +1,7 @@
-"""Structured pruning: physically removes channels and attention heads until a cost budget is met."""
+"""Structured pruning: physically removes channels and attention heads until a cost budget is met.
+
+Longer than other files, since the search and the removal share the units and the copy on the meta device.
+"""
 
 import copy
 from collections.abc import Sequence
