@@ -23,7 +23,7 @@ class Arguments:
 
 
 def _augment(arguments: Arguments) -> None:
-    from lightning_modules.augmentation.augmented_copies import AugmentRequest, write_copies
+    from lightning_modules.cli.augmented_copies import AugmentRequest, write_copies
 
     out = arguments.out.expanduser().resolve()
     manifest = write_copies(AugmentRequest(arguments.overrides, out, arguments.copies, arguments.overwrite))

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lightning_modules.augmentation.augmented_copies import AugmentRequest, write_copies
+from lightning_modules.cli.augmented_copies import AugmentRequest, write_copies
 from lightning_modules.config.errors import UserError
 from lightning_modules.zoo.data.digits import Digits
 
