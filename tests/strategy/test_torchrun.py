@@ -92,7 +92,7 @@ def test_a_run_resumes_by_itself_when_torchrun_starts_its_ranks_again(
     (again,) = runs_of(store)
     assert (again.info.status, again.data.tags[elastic.RESTARTS_TAG]) == ("FINISHED", "1")
     assert "touchstone.error" not in again.data.tags
-    assert done.stdout.count("torchrun has started the ranks again") == 1
+    assert done.stdout.count("torchrun restarted the ranks") == 1
     assert said in done.stdout
     undisturbed = train(*words, quick=False)
     ours, theirs = (read_checkpoint(best_checkpoint(store, run))["state_dict"] for run in (again, undisturbed))
@@ -152,7 +152,7 @@ def test_the_next_attempt_of_a_job_resumes_the_run_of_the_one_before(
         train(*fails)
     (failed,) = runs_of(store)
     assert failed.data.tags[elastic.RESTARTS_TAG] == "1"
-    assert capsys.readouterr().out.count("torchrun has started the ranks again") == 1
+    assert capsys.readouterr().out.count("torchrun restarted the ranks") == 1
     train("data.per_class=11")  # another config under the same name is another run
     attempt(0, "another job")
     train("data.per_class=11")
