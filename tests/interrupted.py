@@ -187,3 +187,11 @@ def finished(store: Any) -> int:
 def newest_parent(store: Any) -> Any:
     everywhere = [experiment.experiment_id for experiment in store.client.search_experiments()]
     return store.client.search_runs(everywhere, "tags.`touchstone.kind` = 'sweep'")[0]
+
+
+def newest_sweep(store: Any) -> Any:
+    experiments = [experiment.experiment_id for experiment in store.client.search_experiments()]
+    found = store.client.search_runs(
+        experiments, "tags.`touchstone.kind` = 'sweep'", order_by=["attributes.start_time DESC"], max_results=1
+    )
+    return found[0] if found else None

@@ -16,7 +16,7 @@ from lightning_modules.config.command_line import (
 from lightning_modules.config.help import show_help
 from lightning_modules.sweep.hydra_plugin import (
     expand_sweep_name,
-    refuse_budget,
+    refuse_former_budget,
     refuse_multiprocess_runs,
     refuse_sweep_without_m,
     register,
@@ -32,7 +32,6 @@ def task_function(cfg: DictConfig) -> float | str | None:
         return run_launched_trial(cfg)
     with report_errors():  # here, not outside of Hydra, which would add a line of its own to the message
         refuse_multiprocess_runs(cfg)
-        refuse_budget(cfg)
         refuse_sweep_without_m(cfg)
         from lightning_modules.run.run import run
 
@@ -46,6 +45,7 @@ def main() -> None:
         return
     sys.argv[1:] = quote_run_ids(move_flags_last(sys.argv[1:]))
     expand_sweep_name()
+    refuse_former_budget(sys.argv[1:])
     register()
     task_function()
 

@@ -11,7 +11,7 @@ from lightning_modules.compression.stage import AT_MOST_ONCE, ORDER, Stage
 from lightning_modules.config.errors import UserError, suggest
 
 RUNTIMES = ("eager", "onnxruntime")
-_SETTINGS = ("stages", "runtimes", "budget")
+_SETTINGS = ("stages", "runtimes")
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,6 @@ def build_recipe(node: Mapping[str, Any] | None) -> Recipe:
     for key in node:
         if str(key) not in _SETTINGS:
             raise UserError(f"compression.{key}: unknown setting; {suggest(str(key), _SETTINGS)}")
-    if node.get("budget"):
-        raise UserError("compression=budget is a search of many runs, which touchstone train starts")
     runtimes = tuple(node.get("runtimes") or ())
     for runtime in runtimes:
         if runtime not in RUNTIMES:

@@ -60,7 +60,6 @@ TOP_LEVEL_KEYS = {
     "search",
     "sweep",
     "claim",
-    *("size_ratio", "macs_ratio", "latency_ratio", "max_drop"),  # of compression=budget
     "choices",
     "overrides",
 }

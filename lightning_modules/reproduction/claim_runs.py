@@ -7,9 +7,7 @@ from statistics import fmean
 
 from lightning_modules.config.errors import did_you_mean
 from lightning_modules.reproduction.claim import Claim, SeedValues
-from lightning_modules.sweep.fixed_plan import FixedPlan
-from lightning_modules.sweep.plans import Trial
-from lightning_modules.sweep.trial_names import run_name
+from lightning_modules.sweep.plans import FixedPlan, Trial, run_name
 from lightning_modules.sweep.trial_results import TrialResult
 from lightning_modules.tracking.store import Store
 

@@ -25,7 +25,7 @@ from lightning_modules.reproduction.verdict import judge
 from lightning_modules.reproduction.verdict_store import log_verdict, make_row
 from lightning_modules.reproduction.verdict_table import ClaimRow
 from lightning_modules.sweep.controller import AllTrialsFailedError
-from lightning_modules.sweep.sweep_lookup import SweepBusyError
+from lightning_modules.sweep.sweep_command import SweepBusyError
 from lightning_modules.sweep.trial_results import TrialResult, read_trial_results
 from lightning_modules.tracking.provenance_line import provenance_of
 from lightning_modules.tracking.store import Store, open_store

@@ -3,36 +3,33 @@
 import json
 from typing import TYPE_CHECKING
 
-from lightning_modules.compat.hydra import no_callbacks
 from lightning_modules.config.errors import UserError
-from lightning_modules.config.project import PROJECT_ROOT
 from lightning_modules.reproduction.claim_runs import build_claim_plan
 from lightning_modules.reproduction.compose import ComposedClaim
 from lightning_modules.reproduction.request import ClaimRequest
-from lightning_modules.sweep.fixed_plan import FixedPlan
+from lightning_modules.sweep.controller import SweepRequest, recorded_identity, run_sweep
+from lightning_modules.sweep.hydra_plugin import compose_multirun
+from lightning_modules.sweep.plans import FixedPlan
+from lightning_modules.sweep.sweep_command import SweepCommand, find_sweep, identity_differences, sweep_identity
 from lightning_modules.tracking.store import Store
 from lightning_modules.tracking.tags import SWEEP_NAME_TAG
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-    from lightning_modules.sweep.hydra_plugin import GridSweeper
 
-
-def run_seeds(composed: ComposedClaim, seeds: tuple[int, ...], request: ClaimRequest, store: Store) -> str:
+def run_seeds(composed: ComposedClaim, seeds: tuple[int, ...], claim_request: ClaimRequest, store: Store) -> str:
     """Run the missing runs of a claim; return the id of its parent run.
 
     Raises:
         UserError: every run failed, or an unfinished parent run has a different config.
         SignalReceived: stopped by a signal; the same command resumes.
     """
-    from lightning_modules.sweep.controller import run_sweep
-
     plan = build_claim_plan(composed.claim, seeds)
-    overrides = [*composed.overrides, f"sweep.jobs={request.jobs}", f"sweep.retries={request.retries}"]
-    name, fresh = _sweep_name(composed, plan, overrides, request.fresh, store)
+    overrides = [*composed.overrides, f"sweep.jobs={claim_request.jobs}", f"sweep.retries={claim_request.retries}"]
+    name, fresh = _sweep_name(composed, plan, overrides, claim_request.fresh, store)
     overrides += [f"sweep.name={name}", f"sweep.skip_finished={str(not fresh).lower()}", f"name='{composed.name}'"]
-    run_sweep(_make_sweeper(composed, plan, overrides, fresh), overrides)
+    run_sweep(_make_request(composed, plan, overrides, fresh))
     parent = find_parent_run(store, composed)
     assert parent is not None
     return str(parent.info.run_id)
@@ -40,8 +37,6 @@ def run_seeds(composed: ComposedClaim, seeds: tuple[int, ...], request: ClaimReq
 
 def find_parent_run(store: Store, composed: ComposedClaim) -> "Run | None":
     """The newest parent run of a claim with the same further overrides."""
-    from lightning_modules.sweep.sweep_lookup import find_sweep
-
     tried = " ".join(_extra_overrides(composed))
     return find_sweep(store, f"tags.`claim` = '{composed.name}' AND tags.`claim.overrides` = '{tried}'")
 
@@ -73,44 +68,26 @@ def _sweep_name(
 
 
 def _config_changes(store: Store, parent: "Run", composed: ComposedClaim, plan: FixedPlan, overrides: list[str]) -> str:
-    from lightning_modules.sweep.controller import recorded_identity
-    from lightning_modules.sweep.sweep_command import SweepCommand, identity_differences, sweep_identity
-
     recorded = recorded_identity(store, parent)
     if recorded is None:
         return ""
-    sweeper = _make_sweeper(composed, plan, overrides)
-    assert sweeper.config is not None  # set by setup()
-    now = sweep_identity("claim", SweepCommand.of(overrides, sweeper.context.config_loader), sweeper.config)
+    request = _make_request(composed, plan, overrides)
+    now = sweep_identity("claim", SweepCommand.of(overrides, request.loader), request.config)
     now["swept"] = json.loads(json.dumps(plan.identity))
     return identity_differences(recorded, now)
 
 
-def _make_sweeper(composed: ComposedClaim, plan: FixedPlan, overrides: list[str], fresh: bool = False) -> "GridSweeper":
-    """The sweeper for `run_sweep`, which Hydra creates for ``-m`` commands."""
-    from hydra import initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.types import HydraContext, RunMode
-
-    from lightning_modules.sweep.hydra_plugin import GridSweeper, register
-
-    register()
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base="1.3"):
-        loader = GlobalHydra.instance().config_loader()
-        config = loader.load_configuration("train", overrides, run_mode=RunMode.MULTIRUN)
-        HydraConfig.instance().set_config(config)
-    sweeper = GridSweeper()
-    sweeper.setup(
-        hydra_context=HydraContext(config_loader=loader, callbacks=no_callbacks()), task_function=print, config=config
-    )
-    sweeper.kind, sweeper.plan = "claim", plan
-    sweeper.tags = {
-        "claim": composed.name,
-        "claim.overrides": " ".join(_extra_overrides(composed)),
-        "claim.fresh": str(fresh).lower(),
-        "mlflow.source.name": "scripts/reproduce.py",
-    }
-    sweeper.resume_command = f"touchstone reproduce {composed.name}"
-    return sweeper
+def _make_request(composed: ComposedClaim, plan: FixedPlan, overrides: list[str], fresh: bool = False) -> SweepRequest:
+    config, loader = compose_multirun(overrides)
+    return SweepRequest(
+        "claim", config, overrides, loader,
+        make_plan=lambda folder, name: plan,
+        tags={
+            "claim": composed.name,
+            "claim.overrides": " ".join(_extra_overrides(composed)),
+            "claim.fresh": str(fresh).lower(),
+            "mlflow.source.name": "scripts/reproduce.py",
+        },
+        resume_command=lambda name: f"touchstone reproduce {composed.name}",
+        prints_summary=False,
+    )  # fmt: skip

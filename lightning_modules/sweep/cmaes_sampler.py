@@ -1,6 +1,6 @@
-"""CMA-ES for Optuna that keeps no state: the optimiser is built anew from the trials that have ended, each time it is asked.
+"""CMA-ES for Optuna without stored state: the optimiser is rebuilt from the ended trials for each new trial.
 
-Optuna's own sampler keeps the optimiser pickled in the storage, and nothing that is read from a store is unpickled here.
+Optuna's own sampler pickles the optimiser into the storage, and this package unpickles nothing from a store.
 
 Source: N. Hansen, The CMA Evolution Strategy: A Tutorial, arXiv:1604.00772; the package `cmaes`.
 """
@@ -26,14 +26,13 @@ if TYPE_CHECKING:
 
 
 class CmaEsSampler(BaseSampler):
-    """Draws a trial from the distribution that the ended trials have shaped, one generation after the other.
+    """Samples from the distribution that the ended trials define, generation by generation.
 
-    A generation is made of the next `population_size` trials in the order in which they ended, whenever they were begun:
-    with several at a time, one that was drawn late from the old distribution counts in the new one. Only ranks matter: a
-    pruned trial stands behind all finished ones, the earlier it was pruned the further. Failed trials count for nothing.
+    A generation is the next `population_size` trials in the order in which they ended, whenever they were drawn. Only ranks
+    matter: a pruned trial ranks behind all finished ones, the earlier it was pruned the further. Failed trials are ignored.
 
     Args:
-        space: floats and ints; each is a coordinate from 0 to 1, of the logarithm where the range says so.
+        space: floats and ints; each is a coordinate from 0 to 1, of the logarithm for a log range.
         population_size: trials in a generation; None: 4 + floor(3 ln n) for n keys (eq. 48).
         sigma: standard deviation of the first generation about the middle, as a share of the range.
         lr_adapt: adapts the learning rate (arXiv:2304.03473), for noisy or multimodal objectives.
@@ -78,7 +77,7 @@ class CmaEsSampler(BaseSampler):
         ended = _ended(study)
         per_generation = optimiser.population_size
         for start in range(0, len(ended) - per_generation + 1, per_generation):
-            ranked = sorted(ended[start : start + per_generation], key=lambda trial: _badness(study, trial))
+            ranked = sorted(ended[start : start + per_generation], key=lambda trial: _rank_key(study, trial))
             optimiser.tell([(self._point(trial), float(rank)) for rank, trial in enumerate(ranked)])
         return optimiser
 
@@ -87,7 +86,7 @@ class CmaEsSampler(BaseSampler):
 
 
 class Axis:
-    """One key's range as the coordinates from 0 to 1; a whole number or a step has a stretch of its own, equally long."""
+    """One key's range as the coordinates from 0 to 1; each integer or step has an interval of the same length."""
 
     def __init__(self, distribution: BaseDistribution) -> None:
         assert isinstance(distribution, FloatDistribution | IntDistribution)
@@ -113,14 +112,14 @@ class Axis:
 
 
 def _ended(study: Study) -> list[FrozenTrial]:
-    """The trials that were judged, in the order in which they ended."""
+    """The finished and pruned trials, in the order in which they ended."""
     trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
-    judged = [trial for trial in trials if trial.state == TrialState.COMPLETE or trial.last_step is not None]
-    return sorted(judged, key=lambda trial: (trial.datetime_complete is None, trial.datetime_complete, trial.number))
+    ended = [trial for trial in trials if trial.state == TrialState.COMPLETE or trial.last_step is not None]
+    return sorted(ended, key=lambda trial: (trial.datetime_complete is None, trial.datetime_complete, trial.number))
 
 
-def _badness(study: Study, trial: FrozenTrial) -> tuple[float, ...]:
-    """What the trials of a generation are sorted by, best first."""
+def _rank_key(study: Study, trial: FrozenTrial) -> tuple[float, ...]:
+    """The sort key of a generation, best first."""
     sign = -1.0 if study.direction == StudyDirection.MAXIMIZE else 1.0
     if trial.state == TrialState.COMPLETE:
         assert trial.value is not None

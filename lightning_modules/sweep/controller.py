@@ -1,14 +1,18 @@
-"""A sweep from its command to its end: find or make its run, plan it, run it, and say what came of it."""
+"""`run_sweep`: find or create the sweep's run, make its plan, run it, and record the outcome."""
 
 import contextlib
 import json
 import os
 import platform
 import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from hydra.core.config_loader import ConfigLoader
+from hydra.plugins.launcher import Launcher
 from hydra.types import RunMode
 from omegaconf import DictConfig, read_write
 
@@ -20,32 +24,32 @@ from lightning_modules.config.signals import SignalReceived, defer_signals, sign
 from lightning_modules.config.signature import describe_type, matches_type
 from lightning_modules.config.trust import refuse_untrusted_overrides
 from lightning_modules.strategy.launch.environment import available_cores
-from lightning_modules.sweep.budget.plan import BudgetPlan
-from lightning_modules.sweep.budget.report import report_budget
-from lightning_modules.sweep.budget.setup import budget_plan, check_attempt, sweep_kind, without_budget
 from lightning_modules.sweep.engine import Engine, Runner
-from lightning_modules.sweep.fixed_plan import FixedPlan
-from lightning_modules.sweep.grid_plan import GridPlan
 from lightning_modules.sweep.launcher_runner import LauncherRunner
-from lightning_modules.sweep.plans import DONE_STATES, Plan, Trial
+from lightning_modules.sweep.plans import DONE_STATES, GridPlan, Plan, Trial, run_name
 from lightning_modules.sweep.process_pool import ProcessPool, start_forkserver
 from lightning_modules.sweep.progress import SweepProgress
 from lightning_modules.sweep.resources import allocate, visible_gpus
-from lightning_modules.sweep.sweep_command import SweepCommand, require_same_sweep, sweep_identity
-from lightning_modules.sweep.sweep_lookup import (
+from lightning_modules.sweep.sweep_command import (
+    SweepCommand,
     check_sweep_name,
     find_sweep,
     find_sweep_to_resume,
     lock_sweep,
+    require_same_sweep,
     sweep_folder,
+    sweep_identity,
 )
 from lightning_modules.sweep.sweep_store import SweepStore
-from lightning_modules.sweep.trial_job import TrialJob
-from lightning_modules.sweep.trial_names import run_name
+from lightning_modules.sweep.trial_job import TrialJob, check_configs
+from lightning_modules.sweep.trial_results import TrialResult
 from lightning_modules.tracking.provenance import command_line
 from lightning_modules.tracking.resume_drift import resume_options
 from lightning_modules.tracking.store import Store, open_store, require_free_space
 from lightning_modules.tracking.tags import WORKING_DIRECTORY_TAG
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
 
 SETTING_TYPES: dict[str, Any] = {
     "name": str | int | None, "resume": str | int | None, "jobs": int | None, "retries": int, "skip_finished": bool
@@ -53,43 +57,68 @@ SETTING_TYPES: dict[str, Any] = {
 
 
 class AllTrialsFailedError(UserError):
-    """No trial of a sweep came to its end."""
+    """Every trial of a sweep failed."""
 
 
-def run_sweep(sweeper: Any, overrides: list[str]) -> list[Any]:
-    """Run the sweep of this command, or go on with it; return its children.
+@dataclass
+class SweepRequest:
+    """A sweep to run.
+
+    Attributes:
+        kind: ``grid``, ``optuna``, or that of a verb which brings its own plan.
+        config: composed from `overrides` for a multirun, by `loader`.
+        launcher: returns Hydra's launcher; None: the process pool.
+        make_plan: returns the plan, given the sweep's folder and name; None: by `kind`.
+        preflight: returns mistakes in a trial's overrides, in a process of its own, besides those of its config.
+        conclude: records what the plan found; returns the error if that is not what was asked for.
+        tags: of the sweep's run, besides the usual ones.
+        resume_command: None: ``touchstone train -m sweep.resume=NAME``.
+        trusted: whether the user gave the overrides; recorded ones may name components only.
+        prints_summary: whether the table of trials is printed at the end.
+    """
+
+    kind: str
+    config: DictConfig
+    overrides: list[str]
+    loader: ConfigLoader
+    launcher: Callable[[], Launcher | None] = lambda: None
+    make_plan: Callable[[Path, str], Plan] | None = None
+    preflight: Callable[[list[str]], list[str]] | None = None
+    conclude: Callable[[SweepStore, list[TrialResult]], str | None] = lambda store, results: None
+    tags: Mapping[str, str] = field(default_factory=dict)
+    resume_command: Callable[[str], str] = "touchstone train -m sweep.resume={}".format
+    trusted: bool = True
+    prints_summary: bool = True
+
+
+def run_sweep(request: SweepRequest) -> list[TrialResult]:
+    """Run or resume a sweep; return its trials.
 
     Raises:
-        UserError: the command is wrong, another process has this sweep, or (for a grid) a trial has failed for good.
-        Killed: a signal stopped it; it can be gone on with.
+        UserError: the command is wrong, another process is running this sweep, or (of a grid) a trial failed.
+        SignalReceived: a signal stopped the sweep; it can be resumed.
     """
-    config = sweeper.config
-    sweeper.kind = sweep_kind(config, sweeper.kind)
+    config = request.config
     check_settings(config)
     start_forkserver()
     store = open_store(config.tracking.get("uri"))
-    run, trusted = None, True
-    if config.sweep.resume is not None:
-        run = find_sweep_to_resume(store, str(config.sweep.resume))
-        recorded = recorded_identity(store, run)
-        resume_command = SweepCommand.of(overrides, sweeper.context.config_loader).overrides
-        if recorded and all(word.startswith("resume.allow=") for word in resume_command):
-            config, overrides = _restore_recorded_command(sweeper, recorded, overrides)
-            trusted = False
-    name = str((run and run.data.tags["sweep.name"]) or config.sweep.name or _default_name(sweeper.kind))
+    resumed = find_sweep_to_resume(store, str(config.sweep.resume)) if config.sweep.resume is not None else None
+    name = str((resumed and resumed.data.tags["sweep.name"]) or config.sweep.name or _default_name(request.kind))
+    if resumed and (recorded := recorded_identity(store, resumed)):
+        _restore_command(request, recorded, name)
     check_sweep_name(name)
     folder = sweep_folder(store, name)
     require_free_space(folder, int(config.tracking.min_free_mb * 1e6))
-    with read_write(sweeper.config.hydra.sweep):
-        sweeper.config.hydra.sweep.dir = str(folder)  # where launchers put their files
+    with read_write(config.hydra.sweep):
+        config.hydra.sweep.dir = str(folder)  # where launchers put their files
     with lock_sweep(folder, name):
-        return _SweepController(sweeper, config, overrides, store, name, folder, trusted).run()
+        return _SweepController(request, store, name, folder).run()
 
 
 def check_settings(config: DictConfig) -> None:
-    """Raise UserError where `sweep` has values that make no sense, or where nothing would be recorded."""
+    """Raise UserError for invalid settings of the group `sweep`, or if nothing would be recorded."""
     mistakes = [
-        f"sweep.{key}={config.sweep[key]}: {describe_type(kind)} is wanted"
+        f"sweep.{key}={config.sweep[key]}: expected {describe_type(kind)}"
         for key, kind in SETTING_TYPES.items()
         if not matches_type(config.sweep[key], kind)
     ]
@@ -104,13 +133,13 @@ def check_settings(config: DictConfig) -> None:
         empty_value(f"sweep.{key}") for key, name in names.items() if name is not None and not str(name).strip()
     ]
     if resume_options(config)[0] is not None:
-        mistakes.append("resume=…: that is for one run; a sweep goes on with sweep.resume=ID, or with its sweep=NAME")
+        mistakes.append("resume=… continues one run; resume a sweep with sweep.resume=ID, or repeat its sweep=NAME")
     if mistakes:
         raise UserError("\n".join(mistakes))
 
 
-def recorded_identity(store: Store, run: Any) -> dict[str, Any] | None:
-    """What the sweep was told when it began; None where it was cut off before it could be kept."""
+def recorded_identity(store: Store, run: "Run") -> dict[str, Any] | None:
+    """The `sweep_identity` that the sweep's run recorded; None if it was interrupted before."""
     from lightning_modules.tracking.artifacts import artifact_path
 
     try:
@@ -119,108 +148,58 @@ def recorded_identity(store: Store, run: Any) -> dict[str, Any] | None:
         return None
 
 
-def _restore_recorded_command(
-    sweeper: Any, recorded: dict[str, Any], overrides: list[str]
-) -> tuple[DictConfig, list[str]]:
-    """The config and the overrides of ``-m sweep.resume=ID`` alone: those that the sweep began with."""
+def _restore_command(request: SweepRequest, recorded: dict[str, Any], name: str) -> None:
+    """Replace ``-m sweep.resume=ID`` without further overrides by the command that started the sweep."""
+    given = SweepCommand.of(request.overrides, request.loader).overrides
+    if not all(override.startswith("resume.allow=") for override in given):
+        return
+    if recorded["sweeper"] not in ("grid", "optuna"):
+        raise UserError(
+            f"sweep.resume={name}: this sweep is not one of touchstone train; its run's description has the command"
+        )
     refuse_untrusted_overrides(recorded["words"], "the recorded command of the sweep")
-    overrides = [*recorded["words"], *overrides]
-    chosen = [] if recorded["sweeper"] == "budget" else [f"hydra/sweeper={recorded['sweeper']}"]
-    config = sweeper.context.config_loader.load_configuration("train", [*overrides, *chosen], run_mode=RunMode.MULTIRUN)
-    sweeper.kind = recorded["sweeper"]
-    return config, overrides
+    request.overrides = [*recorded["words"], *request.overrides]
+    request.kind, request.trusted = recorded["sweeper"], False
+    chosen = [*request.overrides, f"hydra/sweeper={request.kind}"]
+    request.config = request.loader.load_configuration("train", chosen, run_mode=RunMode.MULTIRUN)
 
 
 def _default_name(kind: str) -> str:
-    return "budget-" * (kind == "budget") + datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    return f"{kind}-" * (kind not in ("grid", "optuna")) + datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
 
 
 class _SweepController:
-    """One sweep while this process holds it."""
+    """One sweep, while this process holds its lock."""
 
-    def __init__(
-        self,
-        sweeper: Any,
-        config: DictConfig,
-        overrides: list[str],
-        store: Store,
-        name: str,
-        folder: Path,
-        trusted: bool,
-    ) -> None:
-        self.sweeper, self.config, self.store, self.name, self.folder = sweeper, config, store, name, folder
-        self.trusted = trusted
-        self.command = SweepCommand.of(overrides, sweeper.context.config_loader)
-        if sweeper.kind == "budget":
-            self.command, self.told = without_budget(self.command)
-        self.launcher = sweeper.chosen_launcher()
-        cores, gpus, each = available_cores(), *_gpus(config)
-        self.pool = ProcessPool(allocate(config.sweep.jobs or 1, cores, gpus, each), folder / "logs")
-        self.signals: list[int] = []  # that asked the sweep to stop
-        self.plan: Plan
-        self.ledger: SweepStore
+    def __init__(self, request: SweepRequest, store: Store, name: str, folder: Path) -> None:
+        self.request, self.config, self.store, self.name, self.folder = request, request.config, store, name, folder
+        self.command = SweepCommand.of(request.overrides, request.loader)
+        self.launcher = request.launcher()
+        slots = allocate(self.config.sweep.jobs or 1, available_cores(), *_gpus(self.config))
+        self.pool = ProcessPool(slots, folder / "logs")
+        self.signals: list[int] = []  # that stopped the sweep
+        self.plan = request.make_plan(folder, name) if request.make_plan else self._make_plan()
+        self.resume_command = request.resume_command(name)
+        self.sweep_store: SweepStore
 
-    def run(self) -> list[Any]:
-        self.plan = self._plan()
+    def run(self) -> list[TrialResult]:
         self._check_configs()
         with signals_as_exceptions(), contextlib.ExitStack() as opening:
             opening.enter_context(defer_signals())  # the sweep's run must not be left RUNNING
-            self.ledger = self._open()
+            self.sweep_store = self._open()
             try:
                 opening.close()
                 return self._conclude(self._run_trials())
             except BaseException as error:
-                if not self.ledger.has_ended:
+                if not self.sweep_store.has_ended:
                     killed = self.signals or isinstance(error, SignalReceived | KeyboardInterrupt)
                     with contextlib.suppress(Exception):  # a store that is gone does not hide what happened
-                        self.ledger.end("KILLED" if killed else "FAILED", str(error) or type(error).__name__)
+                        self.sweep_store.end("KILLED" if killed else "FAILED", str(error) or type(error).__name__)
                 raise
 
-    def _run_trials(self) -> list[Any]:
-        if isinstance(self.plan, GridPlan | FixedPlan):
-            self.plan.skip(
-                {int(run.data.tags["sweep.trial"]) for run in self.ledger.runs()} | set(self.ledger.linked())
-            )
-        progress = SweepProgress(self.ledger, self.plan, self._again())
-        timeout = self.config.search.get("timeout_s") if self.plan.is_sequential else None
-        engine = Engine(
-            self.plan, self.ledger, self._runner(), self._words_of, self.config.sweep.retries, progress.ended,
-            time.time() + timeout if timeout else None,
-        )  # fmt: skip
-        self.signals = engine.signals
-        progress.begin(engine.runner.free_slots())
-        engine.run()
-        return progress.end(shown=self.sweeper.plan is None)
-
-    def _conclude(self, children: list[Any]) -> list[Any]:
-        """Give the sweep's run its status, and this process its exit code."""
-        if self.signals:
-            self.ledger.end("KILLED")
-            print(f"go on with: {self._again()}")
-            raise SignalReceived(self.signals[0])
-        failed = [child for child in children if child.status not in DONE_STATES]
-        if failed and len(failed) == len(children):
-            self.ledger.end("FAILED", "every trial failed")
-            raise AllTrialsFailedError(f"every trial failed; the first one: {failed[0].error}")
-        if isinstance(self.plan, BudgetPlan) and (missed := report_budget(self.ledger, self.plan, children)):
-            self.ledger.end("FAILED", missed)
-            raise UserError(missed)
-        self.ledger.end("FINISHED")
-        if failed and isinstance(self.plan, GridPlan):
-            resume_command = f"{self._again()} sweep.retries={self.config.sweep.retries + 1}"
-            raise UserError(
-                f"{len(failed)} of {len(children)} trials failed; all others stand. Try them again: {resume_command}"
-            )
-        return children
-
-    def _plan(self) -> Plan:
-        if self.sweeper.plan is not None:
-            plan: Plan = self.sweeper.plan
-            return plan
-        if self.sweeper.kind == "budget":
-            return budget_plan(self.config, self.told, self.store, self.folder, self.name)
+    def _make_plan(self) -> Plan:
         objectives = sweep_objective(self.config.task.monitor)
-        if self.sweeper.kind == "grid":
+        if self.request.kind == "grid":
             return GridPlan(self.command.swept, objectives)
         from lightning_modules.sweep.optuna_plan import OptunaPlan
         from lightning_modules.sweep.search_settings import SearchSettings
@@ -229,41 +208,34 @@ class _SweepController:
         settings = SearchSettings.from_config(self.config.search)
         space = parse_space(self.config.search.space, self.command.overrides)
         check_keys(space, self.config, PROJECT_ROOT / "conf")
-        wanted, epochs = dict(settings.objectives) or objectives, self.config.trainer.max_epochs
-        return OptunaPlan(settings, space, wanted, self.folder, self.name, epochs)
+        objectives, epochs = dict(settings.objectives) or objectives, self.config.trainer.max_epochs
+        return OptunaPlan(settings, space, objectives, self.folder, self.name, epochs)
 
     def _check_configs(self) -> None:
-        """Compose and check, in a warm process, a config with each value of each swept key. Raises UserError."""
-        from lightning_modules.sweep.trial_job import check_configs
-
-        samples = self._samples()
-        mistakes = self.pool.call(check_configs, samples, self.trusted)
-        if not mistakes and self.sweeper.kind == "budget":
-            mistakes = self.pool.call(check_attempt, samples[-1])
+        """Compose and check the plan's samples in a warm process. Raises UserError."""
+        samples = [[*self.command.fixed, *point] for point in self.plan.samples()]
+        mistakes = self.pool.call(check_configs, samples, self.request.trusted)
+        if not mistakes and self.request.preflight:
+            mistakes = self.pool.call(self.request.preflight, samples[-1])
         if mistakes:
             raise UserError("\n".join(mistakes))
 
-    def _samples(self) -> list[list[str]]:
-        if not isinstance(self.plan, GridPlan | BudgetPlan | FixedPlan):
-            return []
-        return [[*self.command.fixed, *point] for point in self.plan.samples()]
-
     def _open(self) -> SweepStore:
-        """Find the sweep's run in the store, or make it. Raises UserError where one of this name is another sweep."""
-        plan = sweep_identity(self.sweeper.kind, self.command, self.config)
-        if isinstance(self.plan, FixedPlan):
-            plan["swept"] = self.plan.identity
+        """Find the sweep's run in the store, or create it. Raises UserError if one of this name is another sweep."""
+        identity = sweep_identity(self.request.kind, self.command, self.config)
+        if self.plan.identity is not None:
+            identity["swept"] = json.loads(json.dumps(self.plan.identity))
         found = find_sweep(self.store, f"tags.`sweep.name` = '{self.name}'")
         recorded = recorded_identity(self.store, found) if found else None
         if recorded:
-            require_same_sweep(self.name, recorded, plan)
-        run = found or self._new_run()
+            require_same_sweep(self.name, recorded, identity)
+        run = found or self._create_run()
         self.store.client.update_run(run.info.run_id, status="RUNNING")
         if not recorded:
-            self.store.client.log_text(run.info.run_id, json.dumps(plan, indent=1), "sweep/plan.json")
+            self.store.client.log_text(run.info.run_id, json.dumps(identity, indent=1), "sweep/plan.json")
         return SweepStore(self.store, run, self.folder)
 
-    def _new_run(self) -> Any:
+    def _create_run(self) -> "Run":
         tags = {
             "touchstone.kind": "sweep",
             "sweep.name": self.name,
@@ -273,19 +245,32 @@ class _SweepController:
             WORKING_DIRECTORY_TAG: str(Path.cwd()),
             "mlflow.source.name": "touchstone train",
             "mlflow.source.type": "LOCAL",
-            **self.sweeper.tags,
+            **self.request.tags,
         }
         experiment = self.store.experiment(self.config.tracking.experiment)
         return self.store.client.create_run(experiment, run_name=str(self.config.name or self.name), tags=tags)
+
+    def _run_trials(self) -> list[TrialResult]:
+        progress = SweepProgress(self.sweep_store, self.plan, self.resume_command)
+        timeout = self.config.search.get("timeout_s") if self.plan.is_sequential else None
+        engine = Engine(
+            self.plan, self.sweep_store, self._runner(), self._overrides_of, self.config.sweep.retries,
+            progress.trial_ended, time.time() + timeout if timeout else None,
+        )  # fmt: skip
+        self.signals = engine.signals
+        earlier = self.sweep_store.trial_states(self.plan)
+        progress.start(engine.runner.free_slots(), earlier)
+        engine.run(earlier)
+        return progress.end(self.request.prints_summary)
 
     def _runner(self) -> Runner:
         if self.launcher is None:
             return self.pool
         return LauncherRunner(self.launcher, self.config.sweep.jobs or (1 if self.plan.is_sequential else None))
 
-    def _words_of(self, trial: Trial, run_id: str | None) -> list[str]:
+    def _overrides_of(self, trial: Trial, run_id: str | None) -> list[str]:
         job = TrialJob(
-            parent=self.ledger.run_id,
+            parent=self.sweep_store.run_id,
             sweep=self.name,
             number=trial.number,
             params=trial.params,
@@ -294,21 +279,36 @@ class _SweepController:
             host=platform.node(),
             run_id=run_id,
             skip_finished=self.config.sweep.skip_finished,
-            judge=getattr(self.plan, "judge", lambda: None)(),
-            beats=self.launcher is not None,
-            trusted=self.trusted,
-            folder=self.ledger.working_directory,
+            pruning=self.plan.pruning(),
+            heartbeat=self.launcher is not None,
+            trusted=self.request.trusted,
+            folder=self.sweep_store.working_directory,
         )
-        return [*self.command.fixed, *trial.overrides, job.word()]
+        return [*self.command.fixed, *trial.overrides, job.to_override()]
 
-    def _again(self) -> str:
-        return self.sweeper.resume_command or f"touchstone train -m sweep.resume={self.name}"
+    def _conclude(self, results: list[TrialResult]) -> list[TrialResult]:
+        """Set the status of the sweep's run, and raise what makes the exit code."""
+        if self.signals:
+            self.sweep_store.end("KILLED")
+            print(f"resume with: {self.resume_command}")
+            raise SignalReceived(self.signals[0])
+        failed = [result for result in results if result.status not in DONE_STATES]
+        if failed and len(failed) == len(results):
+            self.sweep_store.end("FAILED", "every trial failed")
+            raise AllTrialsFailedError(f"every trial failed; the first error: {failed[0].error}")
+        if error := self.request.conclude(self.sweep_store, results):
+            self.sweep_store.end("FAILED", error)
+            raise UserError(error)
+        self.sweep_store.end("FINISHED")
+        if failed and self.request.kind == "grid":
+            retry = f"{self.resume_command} sweep.retries={self.config.sweep.retries + 1}"
+            raise UserError(f"{len(failed)} of {len(results)} trials failed; the others completed. Retry with: {retry}")
+        return results
 
 
 def _gpus(config: DictConfig) -> tuple[list[str], int]:
-    """The GPUs that runs may share out, and how many each takes."""
+    """The GPUs to share among trials, and how many each trial uses."""
     if config.trainer.accelerator not in ("gpu", "cuda", "auto"):
         return [], 0
     gpus, devices = visible_gpus(), config.trainer.devices
-    each = devices if isinstance(devices, int) and devices > 0 else len(gpus)
-    return gpus, each
+    return gpus, devices if isinstance(devices, int) and devices > 0 else len(gpus)

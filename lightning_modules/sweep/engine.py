@@ -1,32 +1,60 @@
-"""The loop of a sweep: start what can be started, take note of what has ended, try again what has failed."""
+"""The loop of a sweep: start trials while slots are free, record what ended, retry what failed."""
 
 import contextlib
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import NamedTuple, Protocol
 
 from lightning_modules.config.signals import SignalReceived, handle_signals
 from lightning_modules.sweep.plans import DONE_STATES, Outcome, Plan, Trial
-from lightning_modules.sweep.sweep_store import SweepStore
-from lightning_modules.tracking.liveness import is_alive
 
-POLL_S = 0.5  # how long one look for ended runs may wait
+POLL_S = 0.5  # how long one check for ended trials may block
 
 
 class Runner(Protocol):
-    """Where the runs of a sweep are: `Pool` on this machine, `Launched` behind a launcher of Hydra."""
+    """Runs trials: `ProcessPool` on this machine, `LauncherRunner` behind a launcher of Hydra."""
 
-    def free_slots(self) -> int: ...
-    def busy(self) -> int: ...
-    def submit(self, number: int, overrides: list[str]) -> None: ...
-    def wait(self, seconds: float) -> list[tuple[int, str | None]]: ...
-    def end(self) -> None: ...
+    def free_slots(self) -> int:
+        """How many more trials can be started now."""
+
+    def submit(self, number: int, overrides: Sequence[str]) -> None:
+        """Start trial `number` with these overrides."""
+
+    def wait(self, seconds: float) -> list[tuple[int, str | None]]:
+        """The trials that ended, as (number, error of the process or None); blocks that long if there is none."""
+
+    def terminate(self) -> None:
+        """End all running trials now."""
+
+
+class TrialStore(Protocol):
+    """What the engine reads and writes about trials; `SweepStore` keeps it in MLflow."""
+
+    @property
+    def stop_file(self) -> Path:
+        """While it exists, trials end with their current epoch."""
+
+    def outcome(self, trial: Trial, error: str | None = None) -> Outcome:
+        """How a trial ended whose process is gone; `error`: of the process."""
+
+    def is_alive(self, trial: Trial) -> bool:
+        """Whether a process is still running the trial."""
+
+    def mark_interrupted(self, trial: Trial) -> None:
+        """Close the run of a trial that ended together with the sweep: it has not failed."""
+
+    def failures(self, run_id: str | None) -> int:
+        """How often the trial of this run has failed, as recorded."""
+
+    def record_failures(self, run_id: str, count: int) -> None: ...
 
 
 class QueuedTrial(NamedTuple):
-    """A trial to be started; `run_id` names the run to go on in, if there is one."""
+    """A trial to start, as a continuation of the run `run_id` if there is one."""
 
     trial: Trial
     run_id: str | None = None
@@ -36,52 +64,56 @@ class Engine:
     """Runs a plan to its end.
 
     Args:
-        words_of: the overrides of the run of a trial (with the run to go on in).
-        retries: how often a trial that failed is tried again.
-        tell: called with each trial that has ended, and how.
-        deadline: `time.time()` after which nothing new is begun.
+        overrides_of: the overrides of a trial's run, given the run to continue.
+        retries: how often a failed trial is retried.
+        on_trial_end: called with each trial that ended, and its outcome.
+        deadline: `time.time()` after which no new trial starts.
     """
 
     def __init__(
         self,
         plan: Plan,
-        ledger: SweepStore,
+        store: TrialStore,
         runner: Runner,
-        overrides_of: Callable[[Trial, str | None], list[str]],
+        overrides_of: Callable[[Trial, str | None], Sequence[str]],
         retries: int,
-        tell: Callable[[Trial, Outcome], None],
+        on_trial_end: Callable[[Trial, Outcome], None],
         deadline: float | None = None,
     ) -> None:
-        self.plan, self.ledger, self.runner, self.retries = plan, ledger, runner, retries
-        self._overrides_of, self._on_trial_end, self._deadline = overrides_of, tell, deadline
+        self.plan, self.store, self.runner, self.retries = plan, store, runner, retries
+        self._overrides_of, self._on_trial_end, self._deadline = overrides_of, on_trial_end, deadline
         self._queue: deque[QueuedTrial] = deque()
         self._running: dict[int, Trial] = {}
-        self._orphans: dict[int, Trial] = {}  # runs that an earlier process of this sweep started, and that live
+        self._orphans: dict[int, Trial] = {}  # still running, started by an earlier process of this sweep
         self._failures: dict[int, int] = {}
         self.signals: list[int] = []
 
-    def run(self) -> None:
-        """Run until nothing is left, or until a signal says stop. Raises Killed where a second signal cuts it off."""
-        self.ledger.stop_file.unlink(missing_ok=True)
-        for trial, outcome in self.ledger.state(self.plan):
+    def run(self, earlier: Sequence[tuple[Trial, Outcome]] = ()) -> None:
+        """Run until no trial is left or a signal stops it. Raises SignalReceived on a second signal.
+
+        Args:
+            earlier: the trials that an earlier process started, each with its state now.
+        """
+        self.store.stop_file.unlink(missing_ok=True)
+        for trial, outcome in earlier:
             self._restore(trial, outcome)
         with self._stop_on_signals():
             try:
                 while self._fill_slots() or self._running or self._orphans:
-                    if len(self.signals) > 1:  # the exception of the second one was swallowed
+                    if len(self.signals) > 1:  # Python swallowed the exception of the second one
                         raise SignalReceived(self.signals[1])
                     for number, error in self.runner.wait(POLL_S):
                         self._finish(self._running.pop(number), error)
                     self._poll_orphans()
             except BaseException:
-                self.runner.end()
+                self.runner.terminate()
                 with contextlib.suppress(Exception):  # of a store that is full or gone: the next command closes them
                     for trial in self._running.values():
-                        self.ledger.mark_interrupted(trial)
+                        self.store.mark_interrupted(trial)
                 raise
 
     def _restore(self, trial: Trial, outcome: Outcome) -> None:
-        """Where an earlier process left a trial, and what is left to do for it."""
+        """Continue where an earlier process left a trial."""
         if outcome.state in DONE_STATES:
             self.plan.tell(trial, outcome)
         elif outcome.state == "RUNNING":
@@ -89,11 +121,11 @@ class Engine:
         elif outcome.state == "KILLED":
             self._queue.append(QueuedTrial(trial, outcome.run_id))
         else:
-            self._failures[trial.number] = self.ledger.failures(outcome.run_id) - 1
-            self._fail(trial, outcome)
+            self._failures[trial.number] = self.store.failures(outcome.run_id) - 1
+            self._count_failure(trial, outcome)
 
     def _fill_slots(self) -> bool:
-        """Fill the free slots; whether any was filled."""
+        """Start trials in the free slots; whether any was started."""
         started = False
         while self.runner.free_slots() > 0 and not self.signals and (item := self._next_trial()):
             self.runner.submit(item.trial.number, self._overrides_of(item.trial, item.run_id))
@@ -110,19 +142,17 @@ class Engine:
         return QueuedTrial(trial) if trial else None
 
     def _finish(self, trial: Trial, error: str | None) -> None:
-        outcome = self.ledger.outcome(trial, error)
-        if outcome.state == "FAILED":
-            self._fail(trial, outcome)
-        elif outcome.state in DONE_STATES:
+        outcome = self.store.outcome(trial, error)
+        if outcome.state in DONE_STATES:
             self.plan.tell(trial, outcome)
             self._on_trial_end(trial, outcome)
-        elif not self.signals:  # KILLED by somebody else: not by a fault of its own, but it is not begun for ever
-            self._fail(trial, outcome)
+        elif outcome.state == "FAILED" or not self.signals:  # KILLED by someone else counts as well, or it never ends
+            self._count_failure(trial, outcome)
 
-    def _fail(self, trial: Trial, outcome: Outcome) -> None:
+    def _count_failure(self, trial: Trial, outcome: Outcome) -> None:
         count = self._failures[trial.number] = self._failures.get(trial.number, 0) + 1
         assert outcome.run_id is not None
-        self.ledger.record_failure_count(outcome.run_id, count)
+        self.store.record_failures(outcome.run_id, count)
         self._on_trial_end(trial, outcome)
         if count <= self.retries:
             self._queue.append(QueuedTrial(trial, outcome.run_id))
@@ -130,13 +160,10 @@ class Engine:
             self.plan.tell(trial, outcome)
 
     def _poll_orphans(self) -> None:
-        for trial in list(self._orphans.values()):
-            run = self.ledger.runs(trial.number)[-1]
-            if run.info.status == "RUNNING" and is_alive(run.data.tags):
-                continue
+        for trial in [trial for trial in self._orphans.values() if not self.store.is_alive(trial)]:
             del self._orphans[trial.number]
-            self.ledger.mark_interrupted(trial)
-            outcome = self.ledger.outcome(trial)
+            self.store.mark_interrupted(trial)
+            outcome = self.store.outcome(trial)
             if outcome.state == "KILLED":
                 self._queue.append(QueuedTrial(trial, outcome.run_id))
             else:
@@ -144,17 +171,17 @@ class Engine:
 
     @contextlib.contextmanager
     def _stop_on_signals(self) -> Iterator[None]:
-        """The first SIGINT, SIGTERM or SIGHUP lets runs finish their epoch and begins no other; the second ends all at once."""
+        """On the first SIGINT, SIGTERM or SIGHUP running trials finish their epoch and no other starts; the second stops now."""
 
-        def handler(number: int, frame: Any) -> None:
+        def handler(number: int, frame: FrameType | None) -> None:
             self.signals.append(number)
             if len(self.signals) == 1:
-                self.ledger.stop_file.touch()
+                self.store.stop_file.touch()
                 _print_in_handler(
                     "Stopping: running trials will finish the current epoch and be checkpointed. "
                     "Press Ctrl-C again to stop now."
                 )
-            elif len(self.signals) == 2:  # a third one must not cut off the end
+            elif len(self.signals) == 2:  # a third one does not interrupt the shutdown
                 _print_in_handler("Stopping now. Unfinished trials are marked KILLED and can be resumed.")
                 raise SignalReceived(number)
 
@@ -163,6 +190,6 @@ class Engine:
 
 
 def _print_in_handler(text: str) -> None:
-    """Print from a signal handler, which `print` does not allow: the signal may have come while it was printing."""
+    """Print from a signal handler, where `print` may raise: the signal may have interrupted another `print`."""
     with contextlib.suppress(OSError):
         os.write(1, f"\n{text}\n".encode())

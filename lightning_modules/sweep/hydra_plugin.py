@@ -1,11 +1,11 @@
-"""Hydra's side of a sweep: the two sweepers and the launcher that ``-m`` finds under ``hydra/sweeper`` and ``hydra/launcher``."""
+"""Hydra's side of a sweep: the sweepers and the launcher that ``-m`` finds under ``hydra/sweeper`` and ``hydra/launcher``."""
 
 import re
 import sys
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Sequence
 from typing import Any
 
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
@@ -14,111 +14,115 @@ from hydra.types import HydraContext, RunMode, TaskFunction
 from omegaconf import DictConfig
 
 from lightning_modules.compat.hydra import register_plugins
+from lightning_modules.config.errors import UserError
+from lightning_modules.config.project import PROJECT_ROOT
 
 
 class GridSweeper(Sweeper):
     """Every combination of the values on the command line."""
 
     kind = "grid"
-    # what a verb that makes its own sweep says beside the command: its plan, tags of the sweep's run, how to go on
-    plan: Any = None
-    tags: Mapping[str, str] = MappingProxyType({})
-    resume_command = ""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.context, self.task_function, self.config = hydra_context, task_function, config
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Run the sweep that these overrides say to its end."""
+        """Run the sweep of these overrides to its end."""
         from lightning_modules.config.command_line import report_errors
 
         with report_errors():
-            from lightning_modules.sweep.controller import run_sweep
+            from lightning_modules.sweep.controller import SweepRequest, run_sweep
 
-            return run_sweep(self, arguments)
+            assert self.config is not None and self.context is not None
+            request = SweepRequest(
+                self.kind, self.config, arguments, self.context.config_loader, launcher=self._chosen_launcher
+            )
+            return run_sweep(request)
 
-    def chosen_launcher(self) -> Launcher | None:
-        """The launcher of ``hydra/launcher=…``; None for the pool, which takes jobs one by one."""
+    def _chosen_launcher(self) -> Launcher | None:
+        """The launcher of ``hydra/launcher=…``; None for the pool."""
         assert self.config is not None and self.context is not None
-        if self.config.hydra.launcher._target_.endswith(".PoolLauncher"):
+        target = self.config.hydra.launcher._target_
+        if target.endswith(".PoolLauncher"):
             return None
-        self._refuse_this_process()
+        if target.endswith(".BasicLauncher"):
+            raise UserError(
+                "hydra/launcher=basic runs all trials in one process, and one that crashes ends the sweep: omit "
+                "hydra/launcher (pool), or add hydra/sweeper=basic"
+            )
         try:
             return Plugins.instance().instantiate_launcher(self.context, self.task_function, self.config)
         except RuntimeError as error:
-            from lightning_modules.config.errors import UserError
-
             name = self.config.hydra.runtime.choices["hydra/launcher"]
             install = f"pip install -e '.[{name}]'"
             raise UserError(f"hydra/launcher={name}: its plugin is not installed: {install} ({error})") from error
 
-    def _refuse_this_process(self) -> None:
-        from lightning_modules.config.errors import UserError
-
-        assert self.config is not None
-        if self.config.hydra.launcher._target_.endswith(".BasicLauncher"):
-            raise UserError(
-                "hydra/launcher=basic has all runs in one process, where a run that dies takes the sweep with it: leave "
-                "hydra/launcher out (pool), or take hydra/sweeper=basic with it"
-            )
-
 
 class OptunaSweeper(GridSweeper):
-    """What Optuna proposes, as the group `search` says."""
+    """What Optuna proposes for the search space of the group `search`."""
 
     kind = "optuna"
 
 
 class PoolLauncher(Launcher):
-    """The pool of warm processes; only our own sweepers feed it, one job for each slot that gets free."""
+    """Stands for the process pool of our sweepers, which start one trial for each slot that becomes free."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Needs nothing: a job is composed in its own process."""
+        """Nothing to set up: a trial is composed in its own process."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[Any]:
-        from lightning_modules.config.errors import UserError
-
-        raise UserError("hydra/launcher=pool works with hydra/sweeper=grid or optuna; choose hydra/launcher=basic here")
+        raise UserError("hydra/launcher=pool needs hydra/sweeper=grid or optuna; use hydra/launcher=basic here")
 
 
 def register() -> None:
-    """Make the plugins known to Hydra, which takes them only by a name in `hydra_plugins`: this module gets one there."""
+    """Register the plugins with Hydra, which looks for them in `hydra_plugins` only."""
     register_plugins("touchstone", sys.modules[__name__], (GridSweeper, OptunaSweeper, PoolLauncher))
 
 
+def compose_multirun(overrides: Sequence[str]) -> tuple[DictConfig, ConfigLoader]:
+    """The config that ``touchstone train -m OVERRIDES`` has, and its loader, for sweeps that other verbs start."""
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    register()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        config = loader.load_configuration("train", list(overrides), run_mode=RunMode.MULTIRUN)
+        HydraConfig.instance().set_config(config)
+    return config, loader
+
+
 def expand_sweep_name() -> None:
-    """Take ``sweep=NAME`` on the command line for ``sweep.name=NAME``."""
+    """Read ``sweep=NAME`` on the command line as ``sweep.name=NAME``."""
     sys.argv[1:] = [re.sub(r"^sweep=(?!\{)", "sweep.name=", word) for word in sys.argv[1:]]
 
 
-def refuse_multiprocess_runs(cfg: DictConfig) -> None:
-    """Raise UserError for several processes a run under a sweeper that is not ours.
+def refuse_former_budget(words: Sequence[str]) -> None:
+    """Raise UserError for ``compression=budget``, which ``touchstone compress`` has replaced."""
+    if "compression=budget" in words:
+        values = dict(word.lstrip("+").split("=", 1) for word in words if "=" in word)
+        keys = ("size_ratio", "macs_ratio", "latency_ratio", "max_drop")
+        goal = " ".join(f"{key}={values[key]}" for key in keys if key in values) or "size_ratio=10 max_drop=0.01"
+        raise UserError(f"compression=budget is now: touchstone compress {values.get('init_from', 'RUN')} {goal}")
 
-    Lightning starts the other ranks by this process's command: with ``-m`` in it each of them begins the sweep anew, and
-    trains with the hyper-parameters of another trial, without a word.
+
+def refuse_multiprocess_runs(cfg: DictConfig) -> None:
+    """Raise UserError for runs of several ranks under a sweeper that is not ours.
+
+    Lightning starts the other ranks with this process's command: with ``-m`` in it, each of them would start the sweep
+    again, and train with the hyper-parameters of another trial.
     """
     if HydraConfig.get().mode == RunMode.MULTIRUN and cfg.strategy.get("_target_"):
-        from lightning_modules.config.errors import UserError
-
         raise UserError(
-            "several processes a run (strategy=…) and this hydra/sweeper do not go together: its ranks would train with "
-            "different hyper-parameters; leave hydra/sweeper out (grid), or choose hydra/sweeper=optuna"
+            "this hydra/sweeper does not support runs of several processes (strategy=…): their ranks would train with "
+            "different hyper-parameters; omit hydra/sweeper (grid), or use hydra/sweeper=optuna"
         )
 
 
 def refuse_sweep_without_m(cfg: DictConfig) -> None:
-    """Raise UserError where one run is told to be a sweep: it would be trained with the default settings."""
+    """Raise UserError if a single run has settings of a sweep: it would be trained without them."""
     given = {key: cfg.sweep.get(key) for key in ("name", "resume")}
     for key, name in given.items():
         if name is not None and HydraConfig.get().mode != RunMode.MULTIRUN:
-            from lightning_modules.config.errors import UserError
-
-            raise UserError(f"sweep.{key}={name}: this is for sweeps, which -m makes: train.py -m sweep.{key}=NAME …")
-
-
-def refuse_budget(cfg: DictConfig) -> None:
-    """Raise UserError where a search to a budget would be taken for one run: by ``hydra.mode``, or by another sweeper."""
-    if cfg.get("compression") and cfg.compression.get("budget"):
-        from lightning_modules.config.errors import UserError
-
-        raise UserError("compression=budget is a sweep of its own: leave hydra.mode and hydra/sweeper out")
+            raise UserError(f"sweep.{key}={name} needs -m: touchstone train -m sweep.{key}=NAME …")

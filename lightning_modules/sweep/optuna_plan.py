@@ -1,60 +1,34 @@
-"""The search: Optuna says what to try next; its journal beside the sweep's other files remembers what was tried."""
+"""The plan of a search: an Optuna study in a journal file beside the sweep's other files."""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightning_modules.compat.optuna import journal_lock
 from lightning_modules.config.errors import UserError, suggest
-from lightning_modules.sweep.plans import Outcome, Trial
-from lightning_modules.sweep.pruner import make_pruner
+from lightning_modules.sweep.plans import Outcome, Plan, Trial
+from lightning_modules.sweep.pruning import make_pruner, open_journal, truncate_partial_line
 from lightning_modules.sweep.samplers import ask_trial, grid_size, make_sampler
 from lightning_modules.sweep.search_settings import SearchSettings
 from lightning_modules.sweep.search_space import describe_difference, space_signature, to_overrides
 
 if TYPE_CHECKING:
+    from optuna.storages import BaseStorage
+    from optuna.trial import FrozenTrial
+
     from lightning_modules.sweep.search_space import Space
 
 
-def open_journal(path: Path) -> Any:
-    """Optuna's storage in a file of JSON lines, which several processes may use at once."""
-    import optuna
-    from optuna.storages.journal import JournalFileBackend
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return optuna.storages.JournalStorage(JournalFileBackend(str(path)))
-
-
-def truncate_partial_line(path: Path) -> None:
-    """Take away a last line that a kill cut off: Optuna would write the next one behind it. Raises UserError."""
-    if not path.exists():
-        return
-    with journal_lock(path):  # runs of an earlier process may still report
-        lines = path.read_bytes().splitlines(keepends=True)
-        if lines and not lines[-1].endswith(b"\n"):
-            with path.open("r+b") as file:
-                file.truncate(sum(map(len, lines[:-1])))
-            lines.pop()
-    for number, line in enumerate(lines, 1):
-        try:
-            json.loads(line)
-        except ValueError:
-            raise UserError(
-                f"{path}, line {number}: this is not a search's journal; put a whole copy back, or choose another sweep name"
-            ) from None
-
-
-class OptunaPlan:
-    """A search over `space`; as `Plan`.
+class OptunaPlan(Plan):
+    """A search over `space`.
 
     Args:
-        folder: of the sweep; the journal lies in it.
+        folder: of the sweep, with the journal.
         name: of the study.
-        max_epochs: of a run, which some pruners want to know.
+        max_epochs: of a run, for some pruners.
 
-    Raises UserError where the journal there belongs to another space or to other objectives.
+    Raises UserError if the journal belongs to another space or other objectives.
     """
 
     is_sequential = True
@@ -70,7 +44,7 @@ class OptunaPlan:
     ) -> None:
         import optuna
 
-        make_sampler(settings, space, objectives, 0)  # one that does not fit is told now
+        make_sampler(settings, space, objectives, 0)  # raises if it does not fit
         make_pruner(settings.pruner, settings.pruner_options)
         self.settings, self.space, self.objectives, self._max_epochs = settings, space, objectives, max_epochs
         self.keys = list(space)
@@ -85,7 +59,7 @@ class OptunaPlan:
         self._study.set_user_attr("space", space_signature(space))
         self._study.set_user_attr("objectives", objectives)
 
-    def _check_journal(self, storage: Any, name: str) -> None:
+    def _check_journal(self, storage: BaseStorage, name: str) -> None:
         import optuna
 
         if name not in [study.study_name for study in storage.get_all_studies()]:
@@ -97,14 +71,14 @@ class OptunaPlan:
             differs = describe_difference(stored["space"], space)
             raise UserError(f"{where} another space; choose another sweep name.\n{differs}")
         if stored.get("objectives", self.objectives) != self.objectives:
-            told = f"{stored['objectives']} then, {self.objectives} now"
-            raise UserError(f"{where} other objectives; choose another sweep name.\n{told}")
+            changed = f"was {stored['objectives']}, now {self.objectives}"
+            raise UserError(f"{where} other objectives; choose another sweep name.\n{changed}")
 
-    def started(self) -> list[Trial]:
-        return [self._trial(trial.number, trial.params) for trial in self._study.trials if self._is_whole(trial)]
+    def started(self, recorded: Collection[int] = ()) -> list[Trial]:
+        return [self._trial(trial.number, trial.params) for trial in self._study.trials if self._is_complete(trial)]
 
-    def _is_whole(self, trial: Any) -> bool:
-        """Whether the trial has all its values: a kill may have come while it got them."""
+    def _is_complete(self, trial: FrozenTrial) -> bool:
+        """Whether the trial has all its values: it may have been interrupted while they were drawn."""
         return self.space.keys() <= trial.params.keys()
 
     def _trial(self, number: int, params: dict[str, Any]) -> Trial:
@@ -113,14 +87,14 @@ class OptunaPlan:
 
     def ask(self) -> Trial | None:
         trials = self._study.trials
-        number = next((trial.number for trial in trials if not self._is_whole(trial)), len(trials))
+        number = next((trial.number for trial in trials if not self._is_complete(trial)), len(trials))
         if number >= self.total:
             return None
         trial = ask_trial(self._study, self.settings, self.space, self.objectives, number)
         return self._trial(trial.number, trial.params)
 
     def tell(self, trial: Trial, outcome: Outcome) -> None:
-        """Raises UserError where a finished run has no value of an objective at all."""
+        """Raises UserError if a finished run has not logged an objective."""
         from optuna.trial import TrialState
 
         if outcome.state == "PRUNED":
@@ -138,8 +112,7 @@ class OptunaPlan:
                 names = [name for name in outcome.logged if name.startswith(("val/", "test/", "train/", "model/"))]
                 raise UserError(f"search.objectives: no run logs '{key}'; {suggest(key, names)}")
 
-    def judge(self) -> dict[str, Any] | None:
-        """What a run needs to ask whether it is worth going on with; None where nothing prunes."""
+    def pruning(self) -> dict[str, Any] | None:
         if self.settings.pruner == "none":
             return None
         return {

@@ -1,11 +1,20 @@
-"""What a sweep tries: a trial, what became of it, and the plan that says which trials there are."""
+"""What a sweep tries: trials, their outcomes, the `Plan` protocol, and the plans whose trials are known in advance."""
 
-from collections.abc import Mapping
+import itertools
+import math
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from hydra.core.override_parser.types import Override, Transformer
+
+from lightning_modules.compat.hydra import convert_value
+from lightning_modules.config.errors import UserError
+
 State = Literal["FINISHED", "PRUNED", "FAILED", "KILLED", "RUNNING"]
-DONE_STATES = ("FINISHED", "PRUNED")  # nothing is left to do for such a trial
+DONE_STATES = ("FINISHED", "PRUNED")  # such a trial is not started again
+NAME_LIMIT = 250  # characters of a run name in MLflow
 
 
 @dataclass(frozen=True)
@@ -13,9 +22,9 @@ class Trial:
     """One point of a sweep.
 
     Attributes:
-        params: the swept keys and their values.
-        words: the same as overrides of the command line.
-        name: of its run; empty: by what was swept.
+        params: swept key -> value.
+        overrides: the same as overrides of the command line.
+        name: of its run; empty: made of `params` (`run_name`).
     """
 
     number: int
@@ -26,7 +35,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the store says of a trial; `values` by objective, and the latest of all metrics, only where it FINISHED."""
+    """How a trial ended; a FINISHED one has `values` by objective, and the latest values of all metrics as `logged`."""
 
     state: State
     run_id: str | None
@@ -36,25 +45,152 @@ class Outcome:
 
 
 class Plan(Protocol):
-    """Where trials come from: a grid knows them all, a search asks for the next one.
+    """Proposes the trials of a sweep.
 
     Attributes:
         keys: the swept keys.
         objectives: metric -> ``minimize`` or ``maximize``.
-        total: how many trials there will be.
-        waits: whether the next trial depends on how earlier ones ended.
+        total: the number of trials.
+        is_sequential: whether the next trial depends on the outcomes of earlier ones.
+        identity: distinguishes this plan from others where the command line does not, as JSON values.
     """
 
     keys: list[str]
     objectives: dict[str, str]
     total: int
     is_sequential: bool
+    identity: dict[str, Any] | None = None
 
     def ask(self) -> Trial | None:
-        """The next trial that was never begun; None when there is no other."""
+        """The next trial that was never started; None if there is none."""
 
-    def started(self) -> list[Trial]:
-        """The trials that were asked for before this process, by number."""
+    def started(self, recorded: Collection[int]) -> list[Trial]:
+        """The trials that an earlier process started, by number; `recorded`: the numbers of those in the store."""
 
     def tell(self, trial: Trial, outcome: Outcome) -> None:
-        """Take note of how a trial ended, for good."""
+        """Report the final outcome of a trial."""
+
+    def samples(self) -> list[tuple[str, ...]]:
+        """Overrides to compose and check before the first trial is started."""
+        return []
+
+    def pruning(self) -> dict[str, Any] | None:
+        """The settings of `PruningClient` for the trials of this plan; None if none is pruned."""
+        return None
+
+
+class FixedPlan(Plan):
+    """A given list of trials, in that order.
+
+    Args:
+        samples: see `Plan.samples`.
+        identity: see `Plan`.
+    """
+
+    is_sequential = False
+
+    def __init__(
+        self,
+        trials: Sequence[Trial],
+        keys: Sequence[str],
+        objectives: Mapping[str, str],
+        samples: Sequence[tuple[str, ...]],
+        identity: Mapping[str, Any],
+    ) -> None:
+        self.trials = list(trials)
+        self.keys, self.objectives = list(keys), dict(objectives)
+        self.total, self.identity = len(self.trials), dict(identity)
+        self._samples = list(samples)
+        self._recorded: Collection[int] = ()
+        self._remaining = self._all_trials()
+
+    def _all_trials(self) -> Iterator[Trial]:
+        return iter(self.trials)
+
+    def started(self, recorded: Collection[int]) -> list[Trial]:
+        self._recorded = recorded
+        return [trial for trial in self._all_trials() if trial.number in recorded] if recorded else []
+
+    def samples(self) -> list[tuple[str, ...]]:
+        return self._samples
+
+    def ask(self) -> Trial | None:
+        return next((trial for trial in self._remaining if trial.number not in self._recorded), None)
+
+    def tell(self, trial: Trial, outcome: Outcome) -> None:
+        """Outcomes do not change the list."""
+
+
+class GridPlan(FixedPlan):
+    """Every combination of the values on the command line, the last key fastest.
+
+    Raises UserError if a key has no values, has one twice, or ranges over an interval.
+    """
+
+    def __init__(self, swept: Sequence[Override], objectives: Mapping[str, str]) -> None:
+        self._axes = [_axis_values(override) for override in swept]
+        longest = max((len(axis) for axis in self._axes), default=1)  # so many samples have every value of every key
+        samples = [tuple(axis[i % len(axis)][0] for axis in self._axes) for i in range(longest)]
+        super().__init__([], [key.get_key_element().lstrip("+") for key in swept], objectives, samples, {})
+        self.total, self.identity = math.prod(len(axis) for axis in self._axes), None
+
+    def _all_trials(self) -> Iterator[Trial]:
+        for number, point in enumerate(itertools.product(*self._axes)):
+            params = dict(zip(self.keys, (value for _, value in point), strict=True))
+            yield Trial(number, params, tuple(override for override, _ in point))
+
+
+def _axis_values(override: Override) -> list[tuple[str, Any]]:
+    """Each value of a swept key, as an override and as a plain value."""
+    key, text = override.get_key_element(), override.input_line
+    if not override.is_discrete_sweep():
+        raise UserError(f"{text}: a grid needs a list of values, not an interval; or search it: hydra/sweeper=optuna")
+    if getattr(override.value(), "shuffle", False):
+        raise UserError(f"{text}: a sweep with shuffled values cannot be resumed; remove the shuffle")
+    found = list(override.sweep_iterator())
+    overrides = [f"{key}={Transformer.str(value)}" for value in found]
+    if not overrides:
+        raise UserError(f"{text}: there is no value in it")
+    duplicates = sorted({one for one in overrides if overrides.count(one) > 1})
+    if duplicates:
+        raise UserError(f"{text}: duplicate value {', '.join(duplicates)}")
+    return list(zip(overrides, map(convert_value, found), strict=True))
+
+
+def run_name(params: Mapping[str, Any], keys: Sequence[str]) -> str:
+    """The run name of a trial: ``lr=0.01 seed=3``, in the order of `keys`, at most `NAME_LIMIT` characters.
+
+    A key that `params` lacks (one that depends on another choice) is left out.
+    """
+    names = short_keys(keys)
+    name = " ".join(f"{names[key]}={short_value(params[key])}" for key in keys if key in params)
+    return name if len(name) <= NAME_LIMIT else name[: NAME_LIMIT - 1] + "…"
+
+
+def short_keys(keys: Sequence[str]) -> dict[str, str]:
+    """Key -> its shortest tail that no other key has, for names and tables.
+
+    >>> short_keys(["optimizer.lr", "model.dropout", "head.dropout"])
+    {'optimizer.lr': 'lr', 'model.dropout': 'model.dropout', 'head.dropout': 'head.dropout'}
+    """
+    return {key: next(tail for tail in _tails(key) if _is_unique(tail, key, keys)) for key in keys}
+
+
+def _tails(key: str) -> list[str]:
+    starts = [match.end() for match in re.finditer(r"[./]", key)]
+    return [key[start:] for start in reversed(starts)] + [key]
+
+
+def _is_unique(tail: str, key: str, keys: Sequence[str]) -> bool:
+    return tail == key or not any(tail in _tails(other) for other in keys if other != key)
+
+
+def short_value(value: Any) -> str:
+    """A value as it is typed, floats with at most 6 digits: ``0.3``, ``1e-5``, ``true``, ``null``, ``[64,32]``."""
+    if isinstance(value, float) and math.isfinite(value):
+        return f"{value:.6g}".replace("e-0", "e-").replace("e+0", "e").replace("e+", "e")
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(short_value(item) for item in value) + "]"
+    return " ".join(str(value).split())

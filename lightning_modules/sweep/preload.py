@@ -1,4 +1,4 @@
-"""Imported once, by the process that runs are forked from: nothing here may start a thread or touch CUDA."""
+"""Imported once, by the forkserver of the trials: nothing here may start a thread or touch CUDA."""
 
 import importlib
 import io
@@ -18,7 +18,7 @@ MODULES = (
 
 
 def preload() -> None:
-    """Do once what every run would do first: imports, the parser's tables, fonts, the list of packages."""
+    """Do once what every trial would do first: imports, the parser's tables, fonts, the list of packages."""
     for name in MODULES:
         importlib.import_module(name)
     compose_run([])
@@ -28,6 +28,6 @@ def preload() -> None:
     figure.savefig(io.BytesIO(), format="png")
 
 
-if os.environ.get("PYTHONSAFEPATH") == "touchstone":  # meant for this process alone (pool.py)
+if os.environ.get("PYTHONSAFEPATH") == "touchstone":  # set for this process alone (process_pool.py)
     del os.environ["PYTHONSAFEPATH"]
 preload()

@@ -1,4 +1,4 @@
-"""Runs as processes of this machine, each forked from a process that has torch, Lightning and MLflow imported already."""
+"""Trials as processes of this machine, forked from one that has already imported torch, Lightning and MLflow."""
 
 import contextlib
 import multiprocessing
@@ -20,10 +20,10 @@ from lightning_modules.config.signals import SignalReceived, signals_as_exceptio
 from lightning_modules.strategy.launch.environment import RANK_VARIABLES as OF_RANKS
 from lightning_modules.sweep.resources import Slot
 
-_SERVER_DIED = 255  # what multiprocessing gives for the exit code of a process whose forkserver is gone
-SAFE_PATH, PRELOAD_MARK = "PYTHONSAFEPATH", "touchstone"  # warm.py takes it away again
-PRELOAD_MODULES = ["lightning_modules.sweep.preload"]  # by the process that runs are forked from
-TERMINATE_TIMEOUT_S = 10.0  # for a run that was told to end now
+_SERVER_DIED = 255  # multiprocessing's exit code of a process whose forkserver is gone
+SAFE_PATH, PRELOAD_MARK = "PYTHONSAFEPATH", "touchstone"  # preload.py removes it
+PRELOAD_MODULES = ["lightning_modules.sweep.preload"]  # by the forkserver
+TERMINATE_TIMEOUT_S = 10.0  # between SIGTERM and SIGKILL
 
 
 @dataclass
@@ -33,7 +33,7 @@ class _TrialProcess:
     answer: Connection
 
     def has_ended(self) -> bool:
-        """Whether the process is gone. The forkserver tells that; where it died itself, the system does."""
+        """Whether the process is gone: according to the forkserver, or to the system if the forkserver died."""
         if self.process.exitcode != _SERVER_DIED:
             return self.process.exitcode is not None
         try:
@@ -43,7 +43,7 @@ class _TrialProcess:
 
 
 def start_forkserver() -> Any:
-    """Start the process that runs are forked from, unless it is there; its imports take seconds and go on beside the caller."""
+    """Start the forkserver unless it is running; its imports take seconds, in parallel to the caller."""
     context: Any = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD_MODULES)
     with _safe_import_path():
@@ -53,7 +53,7 @@ def start_forkserver() -> Any:
 
 @contextlib.contextmanager
 def _safe_import_path() -> Iterator[None]:
-    """Keep the folder that the user stands in off the server's path: Python 3.11 imports from there, be it another clone."""
+    """Keep the current folder off the forkserver's path: Python 3.11 would import from there, even from another clone."""
     if SAFE_PATH in os.environ:
         yield
         return
@@ -65,11 +65,10 @@ def _safe_import_path() -> Iterator[None]:
 
 
 class ProcessPool:
-    """At most ``len(places)`` processes at a time. One that dies takes nothing with it but its own run.
+    """At most ``len(slots)`` processes at a time; one that crashes affects no other trial.
 
     Args:
-        places: the share of each slot.
-        logs: the folder for what the runs print, a file each.
+        logs: the folder for the output of the trials, a file each.
     """
 
     def __init__(self, places: Sequence[Slot], logs: Path) -> None:
@@ -79,15 +78,10 @@ class ProcessPool:
         self._context = start_forkserver()
 
     def free_slots(self) -> int:
-        """How many more runs can be started now."""
         return len(self._free)
 
-    def busy(self) -> int:
-        """How many runs there are."""
-        return len(self._jobs)
-
     def submit(self, number: int, overrides: Sequence[str]) -> None:
-        """Start the run that these overrides say; `number` is its name towards `wait`."""
+        """Start trial `number` with these overrides."""
         from lightning_modules.sweep.trial_job import trial_process_main
 
         log = self._logs / f"{number}.log"
@@ -104,45 +98,45 @@ class ProcessPool:
             try:
                 process.start()
                 break
-            except (EOFError, ConnectionError) as error:  # the forkserver has died: the next start makes another
+            except (EOFError, ConnectionError) as error:  # the forkserver died: the next start creates another
                 if attempt:
                     raise UserError(
-                        "the process that trials are forked from ended twice while it started: its error is printed above; "
-                        "if there is none, the system killed it, as it does when memory runs out"
+                        "the forkserver of the trials ended twice while it started: its error is printed above; if there is "
+                        "none, the system killed it, probably for lack of memory"
                     ) from error
         answer.close()
         return process
 
     def wait(self, seconds: float) -> list[tuple[int, str | None]]:
-        """Return the runs that have ended, as (number, what went wrong with the process or None); wait that long for one."""
+        """The trials that ended, as (number, error of the process or None); blocks that long if there is none."""
         watched = [job.process.sentinel for job in self._jobs.values() if job.process.exitcode is None]
         if watched:
             wait(watched, seconds)
-        else:  # nothing that would wake us
+        else:  # nothing to wait for
             time.sleep(seconds)
         ended = []
         for number, job in list(self._jobs.items()):
             if job.has_ended():
-                _kill_group(job, signal.SIGKILL)  # ranks that it has left behind
+                _kill_group(job, signal.SIGKILL)  # ranks that it left behind
                 self._free.append(job.slot)
                 del self._jobs[number]
                 ended.append((number, _received_error(job) or describe_exit(job.process.exitcode)))
         return ended
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Return `function(*arguments)` (a plain value) of a warm process. Raises RuntimeError where that dies."""
+        """Return `function(*arguments)` (a plain value), run in a forked process. Raises RuntimeError if that dies."""
         ours, theirs = self._context.Pipe(duplex=False)
         process = self._start(function, arguments, theirs)
         try:
             return ours.recv()
         except EOFError:
             process.join()
-            raise RuntimeError(describe_exit(process.exitcode) or "the process gave no answer") from None
+            raise RuntimeError(describe_exit(process.exitcode) or "the process returned nothing") from None
         finally:
             process.join()
 
-    def end(self) -> None:
-        """End all runs now: each is asked to close its record, and killed when that takes too long."""
+    def terminate(self) -> None:
+        """End all trials now: each can close its record, and is killed if that takes too long."""
         for number in (signal.SIGTERM, signal.SIGKILL):
             for job in self._jobs.values():
                 _kill_group(job, number)
@@ -152,13 +146,13 @@ class ProcessPool:
 
 
 def _kill_group(job: _TrialProcess, number: int) -> None:
-    """Send a signal to a run and to all ranks that it has started."""
+    """Send a signal to a trial and to all ranks that it started."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(job.process.pid, number)
 
 
 def _received_error(job: _TrialProcess) -> str | None:
-    """What the run answered at its end: its error, or None."""
+    """The error that the trial sent at its end, or None."""
     with contextlib.suppress(EOFError, OSError):
         if job.answer.poll():
             return job.answer.recv()
@@ -168,27 +162,27 @@ def _received_error(job: _TrialProcess) -> str | None:
 def _child_main(
     environment: dict[str, str], answer: Connection, function: Callable[..., Any], arguments: Sequence[Any]
 ) -> None:
-    """In the new process: out of the terminal's reach, with the sweep's environment of today."""
+    """In the new process: its own session, away from the terminal's signals, with the sweep's current environment."""
     os.setsid()
     os.environ.clear()
     os.environ.update(environment)
     try:
         with signals_as_exceptions():
-            said = function(*arguments)
+            result = function(*arguments)
     except SignalReceived as killed:
         sys.exit(128 + killed.signal_number)
-    with contextlib.suppress(OSError):  # the sweep was killed: nobody waits for the answer
-        answer.send(said)
+    with contextlib.suppress(OSError):  # the sweep was killed
+        answer.send(result)
     answer.close()
     sys.stdout.flush()
 
 
 def describe_exit(code: int | None) -> str | None:
-    """A process's exit code in words; None where it ended well."""
+    """Describe a process's exit code; None if it succeeded."""
     if not code:
         return None
     number = -code if code < 0 else code - 128
     if number in list(signal.Signals):
-        hint = " (the system does that when memory runs out)" if number == signal.SIGKILL else ""
-        return f"its process was ended by {signal.Signals(number).name}{hint}"
-    return f"its process ended with exit code {code}"
+        hint = ", probably for lack of memory" if number == signal.SIGKILL else ""
+        return f"its process was killed by {signal.Signals(number).name}{hint}"
+    return f"its process exited with code {code}"

@@ -1,4 +1,4 @@
-"""Which cores and which GPUs each of several runs at a time gets."""
+"""The cores and GPUs of each of several trials at a time."""
 
 import os
 from collections.abc import Sequence
@@ -9,30 +9,30 @@ from lightning_modules.strategy.launch.environment import num_threads
 
 @dataclass(frozen=True)
 class Slot:
-    """The share of one slot: its cores by number, and its GPUs (None where runs use none)."""
+    """Room for one trial: its cores by number, and its GPUs (None if trials use none)."""
 
     cores: tuple[int, ...]
     gpus: tuple[str, ...] | None = None
 
 
 def allocate(jobs: int, cores: Sequence[int], gpus: Sequence[str] = (), gpus_each: int = 0) -> list[Slot]:
-    """Divide cores and GPUs among `jobs` slots; where there are fewer than slots, slots share them in turn.
+    """Divide cores and GPUs among `jobs` slots; if there are fewer than slots, slots share them.
 
-    >>> [place.cores for place in shares(2, [0, 1, 2, 3])]
+    >>> [slot.cores for slot in shares(2, [0, 1, 2, 3])]
     [(0, 1), (2, 3)]
     """
     each = max(1, len(cores) // jobs)
-    places = []
-    for slot in range(jobs):
-        own = tuple(cores[(slot * each + i) % len(cores)] for i in range(each))
-        first = slot * gpus_each
+    slots = []
+    for index in range(jobs):
+        own = tuple(cores[(index * each + i) % len(cores)] for i in range(each))
+        first = index * gpus_each
         mine = tuple(gpus[(first + i) % len(gpus)] for i in range(min(gpus_each, len(gpus)))) if gpus else None
-        places.append(Slot(own, mine))
-    return places
+        slots.append(Slot(own, mine))
+    return slots
 
 
 def visible_gpus() -> list[str]:
-    """The GPUs that CUDA would see, without asking CUDA: a process that has must not fork."""
+    """The GPUs that CUDA would see, without initialising CUDA: a process that did must not fork."""
     from lightning_modules.tracking.provenance import _gpus
 
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -41,12 +41,12 @@ def visible_gpus() -> list[str]:
     return [str(number) for number in range(len(_gpus()))]
 
 
-def pin(place: Slot) -> None:
-    """Keep this process, and all that it starts, to its share."""
+def pin(slot: Slot) -> None:
+    """Pin this process, and all that it starts, to the slot."""
     import torch
 
     if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, place.cores)
-    torch.set_num_threads(num_threads(len(place.cores)))
-    if place.gpus is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(place.gpus)
+        os.sched_setaffinity(0, slot.cores)
+    torch.set_num_threads(num_threads(len(slot.cores)))
+    if slot.gpus is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(slot.gpus)

@@ -1,12 +1,12 @@
-"""Which values a trial gets: the samplers of Optuna, each made anew for one trial.
+"""The samplers of a search: Optuna's, created anew for each trial.
 
-A sampler is seeded with (`search.seed`, number of the trial) and holds nothing from earlier trials but what stands in the
-storage. So what it proposes is a function of seed, number and history, and a search that was cut off asks for what it
-would have asked for anyway.
+A sampler is seeded with (`search.seed`, number of the trial), and knows of earlier trials what is in the storage. What it
+proposes is thus a function of seed, number and history, and a resumed search continues as if it had not been interrupted.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +18,8 @@ from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESample
 from lightning_modules.compat.optuna import reopen_trial, suggest
 from lightning_modules.config.errors import UserError
 from lightning_modules.sweep.cmaes_sampler import CmaEsSampler
-from lightning_modules.sweep.grid_sampler import MAX_GRID_POINTS, ShuffledGridSampler, grid_size
 from lightning_modules.sweep.search_settings import SearchSettings, option_mistakes, raise_mistakes
+from lightning_modules.sweep.search_space import grid_values
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,6 +28,51 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial, TrialState
 
     from lightning_modules.sweep.search_space import Space
+
+MAX_GRID_POINTS = 1_000_000
+
+
+class ShuffledGridSampler(BaseSampler):
+    """All points of a space in one shuffled order, so that a search with fewer trials still covers it.
+
+    Optuna's GridSampler stores its points in each trial, and stops the study after the last one.
+
+    Args:
+        number: of the trial; after the last point the order starts again.
+        seed: of the order, the same for all trials.
+    """
+
+    def __init__(self, space: Space, number: int, seed: int) -> None:
+        self._space, self._number, self._seed = space, number, seed
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return dict(self._space)
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        values = [grid_values(distribution) or () for distribution in self._space.values()]
+        order = np.random.RandomState(self._seed).permutation(grid_size(self._space))
+        places = np.unravel_index(order[self._number % len(order)], [len(of_key) for of_key in values])
+        return {key: of_key[int(place)] for key, of_key, place in zip(self._space, values, places, strict=True)}
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        raise ValueError(f"'{param_name}' is not in the space of this search")
+
+
+def grid_size(space: Space) -> int:
+    """The number of points of the grid. Raises UserError that names the ranges without a step."""
+    infinite = [key for key, distribution in space.items() if grid_values(distribution) is None]
+    if infinite:
+        raise UserError(
+            f"search.sampler: grid needs a finite number of values, and {', '.join(infinite)} "
+            f"{'are ranges' if len(infinite) > 1 else 'is a range'} without a step; give a step or choices, "
+            "or use tpe or random"
+        )
+    return math.prod(len(grid_values(distribution) or ()) for distribution in space.values())
+
 
 _CONSTRUCTORS: dict[str, Callable[..., BaseSampler]] = {
     "tpe": TPESampler,
@@ -44,7 +89,7 @@ _INJECTED_ARGS = ("seed", "space", "number")
 def ask_trial(
     study: Study, settings: SearchSettings, space: Space, objectives: Mapping[str, str], number: int
 ) -> Trial:
-    """Return trial `number` with all its values: the next new one, or one that a kill left without some of them."""
+    """Return trial `number` with all its values: a new one, or one that was interrupted before it had all of them."""
     study.sampler = make_sampler(settings, space, objectives, number)
     trials = study.get_trials(deepcopy=False)
     if number == len(trials):
@@ -58,7 +103,7 @@ def ask_trial(
 def make_sampler(settings: SearchSettings, space: Space, objectives: Mapping[str, str], number: int) -> BaseSampler:
     """Return the sampler of trial `number`.
 
-    Raises UserError where the sampler does not fit the space or the objectives, or has no such option.
+    Raises UserError if the sampler does not support the space or the objectives, or has no such option.
     """
     raise_mistakes("in the search", sampler_mistakes(settings, space, objectives))
     options: dict[str, Any] = _DEFAULTS.get(settings.sampler, {}) | dict(settings.sampler_options)
@@ -79,7 +124,7 @@ def _seed(seed: int, number: int) -> int:
 
 
 def sampler_mistakes(settings: SearchSettings, space: Space, objectives: Mapping[str, str]) -> list[str]:
-    """Why the sampler cannot search this space for these objectives."""
+    """The reasons why the sampler cannot search this space for these objectives."""
     name = settings.sampler
     mistakes = option_mistakes("search.sampler_options", _CONSTRUCTORS[name], settings.sampler_options, _INJECTED_ARGS)
     if name == "cmaes":
@@ -87,15 +132,15 @@ def sampler_mistakes(settings: SearchSettings, space: Space, objectives: Mapping
         if choices:
             have = "have choices" if len(choices) > 1 else "has choices"
             mistakes.append(
-                f"search.sampler: cmaes is for numbers, and {', '.join(choices)} {have}; take tpe, random or nsga2"
+                f"search.sampler: cmaes needs numbers, and {', '.join(choices)} {have}; use tpe, random or nsga2"
             )
         if len(objectives) > 1:
-            mistakes.append(f"search.sampler: cmaes has one objective, not {len(objectives)}; take nsga2 or tpe")
+            mistakes.append(f"search.sampler: cmaes supports one objective, not {len(objectives)}; use nsga2 or tpe")
     if name == "grid":
         try:
             if grid_size(space) > MAX_GRID_POINTS:
                 mistakes.append(
-                    f"search.sampler: this grid has {grid_size(space):,} points; take larger steps, tpe or random"
+                    f"search.sampler: this grid has {grid_size(space):,} points; use larger steps, tpe or random"
                 )
         except UserError as error:
             mistakes.append(str(error))
@@ -103,9 +148,9 @@ def sampler_mistakes(settings: SearchSettings, space: Space, objectives: Mapping
 
 
 class AtomicSampler(BaseSampler):
-    """Draws all values of a trial before the first is written down.
+    """Draws all values of a trial before any is stored.
 
-    A process may be killed between two of them. Asked again with the same seed, it then finds the same missing ones.
+    If the process is killed between two of them, the missing ones are drawn again, from the same seed.
     """
 
     def __init__(self, inner: BaseSampler, space: Space) -> None:
@@ -133,4 +178,4 @@ class AtomicSampler(BaseSampler):
         return self._inner.sample_independent(study, trial, param_name, param_distribution)
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
-        """Nothing: what an inner sampler knows is thrown away with it."""
+        """Nothing: the inner sampler is discarded after its trial."""

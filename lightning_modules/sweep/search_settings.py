@@ -1,60 +1,56 @@
-"""The group `search`, typed: what a search may be told, and what is wrong with what it was told."""
+"""The config group `search`: its settings with their bounds, and every mistake in them at once."""
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import field
 from types import NoneType
-from typing import Any
+from typing import Annotated, Any, Literal, get_args
 
+from annotated_types import Ge, Gt, Lt
 from omegaconf import DictConfig, OmegaConf
+from pydantic import ValidationError
+from pydantic.dataclasses import dataclass
+from pydantic_core import ErrorDetails
 
 from lightning_modules.config.errors import UserError, suggest
 from lightning_modules.config.metric_direction import check_direction
 
-SAMPLERS = ("tpe", "cmaes", "random", "grid", "nsga2")
-PRUNERS = ("none", "asha", "hyperband", "median")
+Sampler = Literal["tpe", "cmaes", "random", "grid", "nsga2"]
+Pruner = Literal["none", "asha", "hyperband", "median"]
+SAMPLERS: tuple[str, ...] = get_args(Sampler)
+PRUNERS: tuple[str, ...] = get_args(Pruner)
 DIRECTIONS = ("minimize", "maximize")
 _OPTION_TYPES: dict[str, Any] = {"int": int, "float": (int, float), "bool": bool, "str": str, "None": NoneType}
-_SETTING_TYPES = {
-    "space": (dict, "a range for each key"),
-    "trials": (int, "a whole number"),
-    "sampler": (str, "a name"),
-    "sampler_options": (dict, "a value for each option"),
-    "pruner": (str, "a name"),
-    "pruner_options": (dict, "a value for each option"),
-    "seed": (int, "a whole number"),
-    "objectives": (dict, "minimize or maximize for each metric"),
-    "timeout_s": ((int, float, NoneType), "a number of seconds, or null"),
-}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config={"extra": "forbid", "strict": True})
 class SearchSettings:
-    """How a search goes.
+    """The settings of a search.
 
     Attributes:
         space: key -> range as it is written in YAML; `parse_space` reads it.
-        trials: how many there will be in all.
-        seed: of the search; what trial n tries is a function of it, n and the trials before.
+        trials: the total number.
+        seed: of the search; the values of trial n are a function of it, n and the earlier trials.
         objectives: metric -> ``minimize`` or ``maximize``; empty: what the run's task monitors.
-        timeout_s: no new trial is begun after so many seconds.
+        timeout_s: no new trial starts after so many seconds.
     """
 
     space: Mapping[str, Any] = field(default_factory=dict)
-    trials: int = 20
-    sampler: str = "tpe"
+    trials: Annotated[int, Ge(1)] = 20
+    sampler: Sampler = "tpe"
     sampler_options: Mapping[str, Any] = field(default_factory=dict)
-    pruner: str = "none"
+    pruner: Pruner = "none"
     pruner_options: Mapping[str, Any] = field(default_factory=dict)
-    seed: int = 0
-    objectives: Mapping[str, str] = field(default_factory=dict)
-    timeout_s: float | None = None
+    seed: Annotated[int, Ge(0), Lt(2**32)] = 0
+    objectives: Mapping[str, Literal["minimize", "maximize"]] = field(default_factory=dict)
+    timeout_s: Annotated[float, Gt(0)] | None = None
 
     @classmethod
     def from_config(cls, node: DictConfig | Mapping[str, Any]) -> SearchSettings:
-        """Raises `UserError` that lists every mistake of the node `search`."""
+        """Raises UserError that lists every mistake of the node `search`."""
         raise_mistakes("in the group search", check_search(node))
         return cls(**to_plain(node))
 
@@ -67,7 +63,7 @@ def to_plain(node: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
 
 
 def raise_mistakes(where: str, mistakes: Iterable[str]) -> None:
-    """Raise one `UserError` for all `mistakes`, each of them once; return where there is none."""
+    """Raise one UserError for all `mistakes`, each of them once; return if there is none."""
     listed = list(dict.fromkeys(mistakes))
     if listed:
         count = f"{len(listed)} mistakes" if len(listed) > 1 else "A mistake"
@@ -75,68 +71,67 @@ def raise_mistakes(where: str, mistakes: Iterable[str]) -> None:
 
 
 def check_search(node: DictConfig | Mapping[str, Any]) -> list[str]:
-    """All that is wrong with the node `search`: unknown settings, values of a wrong type, names that do not exist."""
+    """Every mistake in the node `search`: unknown settings, wrong types, values out of bounds, contradictions."""
     values = to_plain(node)
-    names = [setting.name for setting in fields(SearchSettings)]
-    mistakes = [f"search.{key}: there is no such setting; {suggest(key, names)}" for key in values if key not in names]
-    wrong = [key for key in names if key in values and not _matches(values[key], _SETTING_TYPES[key][0])]
-    mistakes += [f"search.{key}: {values[key]!r} is not {_SETTING_TYPES[key][1]}" for key in wrong]
-    right = {key: value for key, value in values.items() if key in names and key not in wrong}
-    return mistakes + _values_out_of_range(right)
-
-
-def _values_out_of_range(values: Mapping[str, Any]) -> list[str]:
-    mistakes = []
-    for key, names in (("sampler", SAMPLERS), ("pruner", PRUNERS)):
-        if key in values and values[key] not in names:
-            mistakes.append(f"search.{key}: there is no {values[key]!r}; {suggest(values[key], names)}")
-    if values.get("trials", 1) < 1:
-        mistakes.append(f"search.trials: {values['trials']} is not 1 or more")
-    if not 0 <= values.get("seed", 0) < 2**32:
-        mistakes.append(f"search.seed: {values['seed']} is not between 0 and 2**32 - 1")
-    if values.get("timeout_s") is not None and not values["timeout_s"] > 0:
-        mistakes.append(f"search.timeout_s: {values['timeout_s']} is not above 0")
-    objectives = values.get("objectives", {})
+    try:
+        SearchSettings(**values)
+        mistakes = []
+    except ValidationError as error:
+        mistakes = [_message(detail) for detail in error.errors()]
+    objectives = values.get("objectives")
+    objectives = objectives if isinstance(objectives, Mapping) else {}
     for metric, direction in objectives.items():
-        if direction not in DIRECTIONS:
-            mistakes.append(f"search.objectives: {metric}: {direction!r}; {suggest(str(direction), DIRECTIONS)}")
-        elif wrong := check_direction(f"search.objectives.{metric}", str(metric), direction, DIRECTIONS):
-            mistakes.append(wrong)
-    if len(objectives) > 1 and values.get("pruner", "none") != "none":
+        if direction in DIRECTIONS:
+            wrong = check_direction(f"search.objectives.{metric}", str(metric), direction, DIRECTIONS)
+            mistakes += [wrong] if wrong else []
+    pruner = values.get("pruner", "none")
+    if len(objectives) > 1 and pruner in PRUNERS and pruner != "none":
         mistakes.append(
-            f"search.pruner: {values['pruner']} compares trials by one metric, and there are {len(objectives)} "
-            "objectives; search.pruner=none"
+            f"search.pruner: {pruner} compares trials by one metric, and there are {len(objectives)} objectives; "
+            "search.pruner=none"
         )
+    return mistakes
+
+
+def _message(detail: ErrorDetails) -> str:
+    """One error of pydantic as a message about a key of the config."""
+    key, value = f"search.{'.'.join(map(str, detail['loc']))}", detail["input"]
+    if detail["type"] == "unexpected_keyword_argument":
+        names = [setting.name for setting in dataclasses.fields(SearchSettings)]
+        return f"{key}: there is no such setting; {suggest(str(detail['loc'][0]), names)}"
+    if detail["type"] == "literal_error":
+        options = {"sampler": SAMPLERS, "pruner": PRUNERS}.get(str(detail["loc"][0]), DIRECTIONS)
+        return f"{key}={value!r}: unknown value; {suggest(str(value), options)}"
+    expected = detail["msg"].replace("Input should be", "expected").replace("a valid integer", "an integer")
+    return f"{key}={value!r}: {expected.replace('valid ', '')}"
+
+
+def option_mistakes(
+    where: str, constructor: Callable[..., Any], options: Mapping[str, Any], injected: Iterable[str] = ()
+) -> list[str]:
+    """Every mistake in `options` for the constructor, by the names and types of its signature.
+
+    Args:
+        injected: arguments that the user cannot give. The same holds for those of types that YAML cannot express.
+    """
+    annotations = {name: _annotation(argument) for name, argument in inspect.signature(constructor).parameters.items()}
+    types = {
+        name: annotation.split(" | ")
+        for name, annotation in annotations.items()
+        if name not in injected and set(annotation.split(" | ")) <= _OPTION_TYPES.keys()
+    }
+    mistakes = []
+    for name, value in options.items():
+        if name not in types:
+            mistakes.append(f"{where}.{name}: there is no such option; {suggest(name, types)}")
+        elif not any(_matches(value, _OPTION_TYPES[kind]) for kind in types[name]):
+            mistakes.append(f"{where}.{name}={value!r}: expected {' or '.join(types[name])}")
     return mistakes
 
 
 def _matches(value: Any, kind: Any) -> bool:
     kinds = kind if isinstance(kind, tuple) else (kind,)
     return isinstance(value, kinds) and (not isinstance(value, bool) or bool in kinds)
-
-
-def option_mistakes(
-    where: str, constructor: Callable[..., Any], options: Mapping[str, Any], ours: Iterable[str] = ()
-) -> list[str]:
-    """What is wrong with `options` for the constructor, by the names and types of its signature.
-
-    Args:
-        ours: arguments that the harness gives, and the user cannot. Those that YAML cannot write, such as functions,
-            are left out of themselves.
-    """
-    written = {name: _annotation(argument) for name, argument in inspect.signature(constructor).parameters.items()}
-    kinds = {
-        name: annotation.split(" | ")
-        for name, annotation in written.items()
-        if name not in ours and set(annotation.split(" | ")) <= _OPTION_TYPES.keys()
-    }
-    mistakes = []
-    for name, value in options.items():
-        if name not in kinds:
-            mistakes.append(f"{where}.{name}: there is no such option; {suggest(name, kinds)}")
-        elif not any(_matches(value, _OPTION_TYPES[kind]) for kind in kinds[name]):
-            mistakes.append(f"{where}.{name}: {value!r} is not {' or '.join(kinds[name])}")
-    return mistakes
 
 
 def _annotation(argument: inspect.Parameter) -> str:

@@ -1,70 +1,42 @@
-"""What a run of a sweep does at the end of each epoch: it looks whether it shall end, and tells a search how far it is."""
+"""The callback of a sweep's runs: ends them when the sweep stops or a search prunes them."""
 
 import math
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pytorch_lightning as pl
 
 from lightning_modules.config.errors import UserError
 from lightning_modules.config.signals import RunStopped
 
-
-class PruningClient:
-    """Asks the study of a search whether a trial is worth going on with.
-
-    Args:
-        settings: `journal` (file of the study), `study`, `metric`, `pruner`, `options` and `max_epochs`.
-        number: of the trial.
-    """
-
-    def __init__(self, settings: Mapping[str, Any], number: int) -> None:
-        self.metric: str = settings["metric"]
-        self._settings, self._number = settings, number
-        self._trial: Any = None
-
-    def prune(self, epoch: int, value: float) -> bool:
-        """Report the metric's `value` after the epoch of this number, counted from 0; whether the trial shall end."""
-        if self._trial is None:  # here, and not before a fork: the rank that asks is the one that opens the file
-            self._trial = self._open()
-        self._trial.report(value, epoch + 1)
-        return bool(self._trial.should_prune())
-
-    def _open(self) -> Any:
-        import optuna
-
-        from lightning_modules.compat.optuna import trial_in_storage
-        from lightning_modules.sweep.optuna_plan import open_journal
-        from lightning_modules.sweep.pruner import make_pruner
-
-        study = optuna.load_study(
-            study_name=self._settings["study"],
-            storage=open_journal(Path(self._settings["journal"])),
-            sampler=optuna.samplers.RandomSampler(),  # it proposes nothing here, and costs nothing
-            pruner=make_pruner(self._settings["pruner"], self._settings["options"], self._settings["max_epochs"]),
-        )
-        return trial_in_storage(study, self._number)
+if TYPE_CHECKING:
+    from lightning_modules.sweep.pruning import PruningClient
 
 
 class SweepCallback(pl.Callback):
-    """Ends a run, at the end of an epoch and with its checkpoint written, when its sweep stops or a search prunes it.
+    """Ends a run after an epoch, with its checkpoint written, when its sweep stops or a search prunes it.
 
-    Rank 0 decides, all ranks obey. Raises `Stopped` at the end of `fit`, and UserError where an objective was measured
-    but never had a finite value: nothing can be chosen by it.
+    Rank 0 decides for all ranks. Raises `RunStopped` at the end of `fit`, and UserError if an objective was measured but
+    never had a finite value: such a trial cannot be compared.
 
     Args:
         stop: the file whose presence stops the sweep.
-        sweep_pid: of the process that drives the sweep, on `host`; its runs do not outlive it.
+        sweep_pid: of the process that runs the sweep, on `host`; its runs end with it.
         objectives: the metrics by which trials are compared.
     """
 
     def __init__(
-        self, stop: Path, sweep_pid: int, host: str, judge: PruningClient | None = None, objectives: Sequence[str] = ()
+        self,
+        stop: Path,
+        sweep_pid: int,
+        host: str,
+        pruning: "PruningClient | None" = None,
+        objectives: Sequence[str] = (),
     ) -> None:
-        self._stop, self._judge = stop, judge
+        self._stop, self._pruning = stop, pruning
         self._is_finite = dict.fromkeys(objectives, False)
         self._measured: set[str] = set()
         self._sweep_pid = sweep_pid if host == platform.node() else None
@@ -72,22 +44,22 @@ class SweepCallback(pl.Callback):
         self._value: float | None = None
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self._judge is not None and not trainer.sanity_checking:
-            self._value = float(trainer.callback_metrics.get(self._judge.metric, math.nan))
+        if self._pruning is not None and not trainer.sanity_checking:
+            self._value = float(trainer.callback_metrics.get(self._pruning.metric, math.nan))
         if not trainer.sanity_checking:
-            self._see_objectives(trainer)
+            self._record_objectives(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        reason = self._why(trainer.current_epoch) if trainer.is_global_zero else ""
+        reason = self._stop_reason(trainer.current_epoch) if trainer.is_global_zero else ""
         last = trainer.max_epochs is not None and trainer.current_epoch + 1 >= trainer.max_epochs > 0
         self._reason = trainer.strategy.broadcast("" if last else reason)
         if self._reason:
-            trainer.should_stop = True  # the checkpoint callbacks come after this one, and see it
+            trainer.should_stop = True  # before the checkpoint callbacks, which come later
 
-    def _why(self, epoch: int) -> str:
-        if self._judge is not None and self._value is not None:
+    def _stop_reason(self, epoch: int) -> str:
+        if self._pruning is not None and self._value is not None:
             value, self._value = self._value, None
-            if math.isfinite(value) and self._judge.prune(epoch, value):
+            if math.isfinite(value) and self._pruning.prune(epoch, value):
                 return "PRUNED"
         return "STOPPED" if self._stop.exists() or self._is_orphan() else ""
 
@@ -105,14 +77,14 @@ class SweepCallback(pl.Callback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._reason:
             raise RunStopped(self._reason)
-        self._see_objectives(trainer)
+        self._record_objectives(trainer)
         self._require_finite()
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._see_objectives(trainer)
+        self._record_objectives(trainer)
         self._require_finite()
 
-    def _see_objectives(self, trainer: pl.Trainer) -> None:
+    def _record_objectives(self, trainer: pl.Trainer) -> None:
         for name in self._is_finite.keys() & trainer.callback_metrics.keys():
             self._measured.add(name)
             self._is_finite[name] |= math.isfinite(float(trainer.callback_metrics[name]))
@@ -120,4 +92,4 @@ class SweepCallback(pl.Callback):
     def _require_finite(self) -> None:
         for name in sorted(self._measured):
             if not self._is_finite[name]:
-                raise UserError(f"the objective {name} had no finite value: it is not defined on these samples")
+                raise UserError(f"the objective {name} has no finite value on this data")

@@ -1,20 +1,29 @@
-"""The command of a sweep, taken apart: what each of its runs gets, what varies, and what must not change on the way."""
+"""Which sweep a command means: its overrides, what must not change when it resumes, its name, its run and its lock."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock, Timeout
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
-from lightning_modules.config.errors import UserError
+from lightning_modules.config.errors import UserError, suggest
 from lightning_modules.config.flatten import flatten
+from lightning_modules.config.moved_names import current_name
+from lightning_modules.tracking.store import Store
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
 
 _SWEEP_ONLY_GROUPS = ("sweep", "search", "hydra")
 _MUTABLE_KEYS = (
-    "sweep", "tracking", "search.trials", "search.timeout_s", "compression.budget", "hydra", "name", "cpu_threads",
+    "sweep", "tracking", "search.trials", "search.timeout_s", "hydra", "name", "cpu_threads",
     "choices", "claim", "resume",
 )  # fmt: skip
 
@@ -24,8 +33,8 @@ class SweepCommand:
     """The overrides of a command with ``-m``.
 
     Attributes:
-        words: all of them but ``sweep.…``: what is told again when the sweep goes on.
-        fixed: those that every run gets.
+        overrides: all of them but ``sweep.…``, recorded for resuming.
+        fixed: those of every trial.
         swept: those with several values, or with an interval.
     """
 
@@ -34,8 +43,8 @@ class SweepCommand:
     swept: list[Override]
 
     @classmethod
-    def of(cls, overrides: Sequence[str], loader: Any) -> "SweepCommand":
-        """Take the overrides apart; `loader` is Hydra's config loader, for ``model=glob(*)``."""
+    def of(cls, overrides: Sequence[str], loader: ConfigLoader) -> "SweepCommand":
+        """Parse the overrides; `loader` resolves ``model=glob(*)``."""
         parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
         kept = [(w, o) for w, o in zip(overrides, parsed, strict=True) if _root_key(o.key_or_group) != "sweep"]
         runs = [(w, o) for w, o in kept if _root_key(o.key_or_group) not in _SWEEP_ONLY_GROUPS]
@@ -51,7 +60,7 @@ def _root_key(key: str) -> str:
 
 
 def sweep_identity(kind: str, command: SweepCommand, config: DictConfig) -> dict[str, Any]:
-    """What makes two commands the same sweep, as JSON knows it, with the words to tell it again."""
+    """What makes two commands the same sweep, with its overrides, as JSON values."""
     plain: Any = OmegaConf.to_container(config, resolve=False)
     same = {key: value for key, value in flatten(plain).items() if not _is_mutable(key)}
     swept = {override.get_key_element(): override.get_value_string() for override in command.swept}
@@ -64,38 +73,100 @@ def _is_mutable(key: str) -> bool:
 
 
 def require_same_sweep(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-    """Raise UserError, with the differences, where `new` is not the sweep that `old` was."""
-    if told := identity_differences(old, new):
-        raise UserError(f"sweep={name} is another sweep: choose another name, or tell it as it was:\n{told}")
+    """Raise UserError, with the differences, if `new` is not the same sweep as `old`."""
+    if changed := identity_differences(old, new):
+        raise UserError(
+            f"a sweep named {name} exists with different settings; choose another name or repeat its settings:\n{changed}"
+        )
 
 
 def identity_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """What differs between two plans as `plan_of` makes them, a line each; empty where nothing does."""
+    """The differences between two identities, a line each; empty if there is none."""
     changes = []
     if old["sweeper"] != new["sweeper"]:
-        changes.append(f"hydra/sweeper: {old['sweeper']} then, {new['sweeper']} now")
+        changes.append(f"hydra/sweeper: was {old['sweeper']}, now {new['sweeper']}")
     for part in ("swept", "config"):
         for key in sorted(old[part].keys() | new[part].keys()):
             then, now = old[part].get(key), new[part].get(key)
-            if then != now and not _is_equivalent(key, key in old[part], now):
-                changes.append(f"{key}: {_format_value(then)} then, {_format_value(now)} now")
+            if then != now and not _is_equivalent(key, key in old[part], then, now):
+                changes.append(f"{key}: was {_format_value(then)}, now {_format_value(now)}")
     more = [f"… and {len(changes) - 10} more"] if len(changes) > 10 else []
     return "\n".join(f"  {change}" for change in [*changes[:10], *more])
 
 
-# Settings that came after sweeps were recorded, with the values that keep what was done before.
+# Settings added since earlier versions recorded sweeps, with the values that keep the former behaviour.
 _DEFAULTS_OF_LATER_KEYS = {
     "channels_last": False, "cuda_graphs": False, "matmul_precision": None, "data.device": "cpu",
     "data.background": "white", "data.encoding": None,
 }  # fmt: skip
 
 
-def _is_equivalent(key: str, was_recorded: bool, now: Any) -> bool:
-    """Whether an earlier version recorded nothing for `key`, or a mode that now follows from the metric beside it."""
+def _is_equivalent(key: str, was_recorded: bool, then: Any, now: Any) -> bool:
+    """Whether an earlier version recorded no `key`, a former name of a component, or a mode that now follows from the metric."""
+    if key.endswith("_target_") and isinstance(then, str) and current_name(then) == now:
+        return True
     return now == "${monitor_mode:}" or (
         not was_recorded and key in _DEFAULTS_OF_LATER_KEYS and _DEFAULTS_OF_LATER_KEYS[key] == now
     )
 
 
 def _format_value(value: Any) -> str:
-    return "nothing" if value is None else str(value)
+    return "null" if value is None else str(value)
+
+
+# --- the sweeps of a store -----------------------------------------------------------------------------------------
+class SweepBusyError(UserError):
+    """Another process is running this sweep."""
+
+
+def sweep_folder(store: Store, name: str) -> Path:
+    """The folder of a sweep's files: ``sweeps/NAME`` beside the store, or in this project's mlruns for a server."""
+    return store.folder / "sweeps" / name
+
+
+def check_sweep_name(name: str) -> None:
+    """Raise UserError for a name that cannot be a folder's."""
+    if not re.fullmatch(r"[\w][\w.-]{0,99}", name):
+        raise UserError(f"sweep={name}: a name has letters, digits, '_', '-' and '.', at most 100 of them")
+
+
+def find_sweep(store: Store, condition: str) -> "Run | None":
+    """The run of the newest sweep that matches MLflow's filter, or None."""
+    found = _newest_sweeps(store, f" AND {condition}", 1)
+    return found[0] if found else None
+
+
+def recent_sweep_names(store: Store) -> list[str]:
+    """The names of the newest sweeps in the store."""
+    return [run.data.tags["sweep.name"] for run in _newest_sweeps(store, "", 50)]
+
+
+def _newest_sweeps(store: Store, condition: str, count: int) -> "list[Run]":
+    everywhere = [experiment.experiment_id for experiment in store.client.search_experiments()]
+    condition = f"tags.`touchstone.kind` = 'sweep'{condition}"
+    return list(store.client.search_runs(everywhere, condition, 1, count, ["attributes.start_time DESC"]))
+
+
+def find_sweep_to_resume(store: Store, sweep: str) -> "Run":
+    """The run of ``sweep.resume=SWEEP``: a run id or its beginning, or a sweep's name. Raises UserError."""
+    run = None
+    if re.fullmatch(r"[0-9a-f]{6,32}", sweep):
+        run = find_sweep(store, f"attributes.run_id LIKE '{sweep}%'")
+    if run is None and re.fullmatch(r"[\w.-]+", sweep):
+        run = find_sweep(store, f"tags.`sweep.name` = '{sweep}'")
+    if run is None:
+        names = recent_sweep_names(store)
+        known = suggest(sweep, names) if names else "the store has no sweep yet"
+        raise UserError(f"sweep.resume={sweep}: there is no sweep with this id or name; {known}")
+    return run
+
+
+def lock_sweep(folder: Path, name: str) -> FileLock:
+    """Lock this sweep against other processes. Raises SweepBusyError if one is running it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise SweepBusyError(f"sweep={name}: another process is running this sweep ({folder / 'lock'})") from None
+    return lock

@@ -1,4 +1,4 @@
-"""What the store knows of a sweep: its own run, which trials have runs, and how those ended."""
+"""The record of one sweep in MLflow: its own run, the runs of its trials, and how those ended."""
 
 import functools
 import json
@@ -6,7 +6,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 from lightning_modules.config.errors import UserError
 from lightning_modules.config.signals import defer_signals
@@ -19,43 +19,44 @@ from lightning_modules.tracking.tags import WORKING_DIRECTORY_TAG
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
+CUT_OFF = "CUT_OFF"  # `touchstone.ended` of a run that ended with its sweep; earlier versions left it FAILED
+SERVER_TIMEOUT_S = 600.0  # how long a sweep waits for a server that does not respond
+PROCESS_GONE = "its process is gone"
 
-CUT_OFF = "CUT_OFF"  # `touchstone.ended` of a FAILED run of an earlier version that was cut off with its sweep
+P = ParamSpec("P")
+R = TypeVar("R")
+StoreMethod = Callable[Concatenate["SweepStore", P], R]
 
-SERVER_TIMEOUT_S = 600.0  # how long a sweep waits for a server that does not answer
 
-
-def retry_on_server_error(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Let a method of `Ledger` wait for a server that is away for a while: what runs, runs on."""
+def retry_on_server_error(method: StoreMethod[P, R]) -> StoreMethod[P, R]:
+    """Let a method of `SweepStore` wait for a server that is temporarily down: running trials continue."""
 
     @functools.wraps(method)
-    def trying(self: "SweepStore", *arguments: Any) -> Any:
+    def retrying(self: "SweepStore", *args: P.args, **kwargs: P.kwargs) -> R:
         from mlflow.exceptions import MlflowException
 
-        until, told = time.monotonic() + SERVER_TIMEOUT_S, False
+        until, warned = time.monotonic() + SERVER_TIMEOUT_S, False
         while True:
             try:
-                return method(self, *arguments)
+                return method(self, *args, **kwargs)
             except MlflowException as error:
                 if self.store.is_local or time.monotonic() > until or error.get_http_status_code() < 500:
                     raise
-                if not told:
-                    print(
-                        f"the tracking server does not answer; waiting for it ({SERVER_TIMEOUT_S / 60:.0f} minutes)",
-                        flush=True,
-                    )
-                told = True
+                if not warned:
+                    minutes = f"{SERVER_TIMEOUT_S / 60:.0f} minutes"
+                    print(f"the tracking server is not responding; retrying for up to {minutes}", flush=True)
+                warned = True
                 time.sleep(5)
 
-    return trying
+    return retrying
 
 
 class SweepStore:
-    """The run of a sweep in the store, and the runs of its trials. One process at a time may hold it.
+    """The run of a sweep and the runs of its trials; used by one process at a time (`lock_sweep`).
 
     Args:
         run: of the sweep.
-        folder: of its files; others of the same name are kept out by a lock in it.
+        folder: of its files.
     """
 
     def __init__(self, store: Store, run: "Run", folder: Path) -> None:
@@ -68,17 +69,17 @@ class SweepStore:
 
     @property
     def stop_file(self) -> Path:
-        """As long as it is there, runs of this sweep end at the end of their epoch."""
+        """While it exists, trials end with their current epoch."""
         return self.folder / "stop"
 
-    def tag(self, values: Mapping[str, Any]) -> None:
+    def tag(self, values: Mapping[str, object]) -> None:
         """Set tags of the sweep's run."""
         from mlflow.entities import RunTag
 
         self.store.client.log_batch(self.run_id, tags=[RunTag(key, str(value)) for key, value in values.items()])
 
     def end(self, status: str, error: str | None = None) -> None:
-        """Give the sweep's run its status: FINISHED, FAILED or KILLED."""
+        """End the sweep's run as FINISHED, FAILED or KILLED."""
         with defer_signals():
             if error:
                 self.tag({"touchstone.error": error[:2000]})
@@ -86,7 +87,7 @@ class SweepStore:
             self.has_ended = True
 
     @retry_on_server_error
-    def runs(self, number: int | None = None) -> list["Run"]:
+    def runs(self, number: int | None = None) -> "list[Run]":
         """The runs of all trials, or of one; oldest first."""
         condition = f"tags.`mlflow.parentRunId` = '{self.run_id}'"
         if number is not None:
@@ -104,30 +105,55 @@ class SweepStore:
 
     @retry_on_server_error
     def linked(self) -> dict[int, str]:
-        """Trial number -> id of the older run that stands for it."""
+        """Trial number -> id of the older run that is reused for it."""
         return linked_runs(self.store.client.get_run(self.run_id).data.tags)
 
-    def outcome(self, trial: Trial, said: str | None = None) -> Outcome:
-        """How a trial ended whose process is gone; a run that is still RUNNING is set FAILED, one that was never made is.
+    # --- how trials ended ----------------------------------------------------------------------------------------
+    def trial_states(self, plan: Plan) -> list[tuple[Trial, Outcome]]:
+        """The trials that an earlier process started, each with its state; RUNNING only if its process is alive."""
+        newest = {int(run.data.tags["sweep.trial"]): run for run in self.runs()}
+        linked = self.linked()
+        states = []
+        for trial in plan.started(newest.keys() | linked.keys()):
+            run = newest.get(trial.number)
+            if run is None:
+                old = linked.get(trial.number)
+                outcome = self._outcome_of_linked(old) if old else Outcome("KILLED", None)
+            elif run.info.status == "RUNNING":
+                alive = is_alive(run.data.tags)
+                if not alive:
+                    self._interrupt(run, PROCESS_GONE)
+                outcome = Outcome("RUNNING" if alive else "KILLED", run.info.run_id)
+            else:
+                outcome = self.outcome_of(run)
+            states.append((trial, outcome))
+        return states
+
+    def is_alive(self, trial: Trial) -> bool:
+        """Whether a process is still running the trial."""
+        run = self.runs(trial.number)[-1]
+        return run.info.status == "RUNNING" and is_alive(run.data.tags)
+
+    def outcome(self, trial: Trial, error: str | None = None) -> Outcome:
+        """How a trial ended whose process is gone; a run that is still RUNNING is set FAILED, a missing one is created.
 
         Args:
-            said: what is known of the process's end.
+            error: of the process.
         """
         runs = self.runs(trial.number)
-        if not runs:
-            old = self.linked().get(trial.number)
-            if old:
-                return self._of_linked(old)
-            said = said or "its process ended before the run began"
-            return Outcome("FAILED", self.create_failed_run(trial, said), {}, said)
-        run = runs[-1]
-        if run.info.status == "RUNNING":
-            self._close(run, said or "its process is gone")
-            return Outcome("FAILED", run.info.run_id, {}, said or "its process is gone")
-        return self.outcome_of(run)
+        if runs and runs[-1].info.status != "RUNNING":
+            return self.outcome_of(runs[-1])
+        if runs:
+            error = error or PROCESS_GONE
+            self._close(runs[-1], error)
+            return Outcome("FAILED", runs[-1].info.run_id, {}, error)
+        if old := self.linked().get(trial.number):
+            return self._outcome_of_linked(old)
+        error = error or "its process ended before the run started"
+        return Outcome("FAILED", self.create_failed_run(trial, error), {}, error)
 
     def outcome_of(self, run: "Run") -> Outcome:
-        """What a run that is not RUNNING says of its trial."""
+        """The outcome that a run which is not RUNNING records."""
         run_id, tags, status = run.info.run_id, run.data.tags, run.info.status
         if status == "FINISHED":
             return Outcome("FINISHED", run_id, self._values(run_id), None, dict(run.data.metrics))
@@ -135,9 +161,9 @@ class SweepStore:
             return Outcome("PRUNED" if tags.get("touchstone.ended") == "PRUNED" else "KILLED", run_id)
         if tags.get("touchstone.ended") == CUT_OFF:
             return Outcome("KILLED", run_id)
-        return Outcome("FAILED", run_id, {}, tags.get("touchstone.error", "no reason is recorded"))
+        return Outcome("FAILED", run_id, {}, tags.get("touchstone.error", "no error is recorded"))
 
-    def _of_linked(self, run_id: str) -> Outcome:
+    def _outcome_of_linked(self, run_id: str) -> Outcome:
         metrics = dict(self.store.client.get_run(run_id).data.metrics)
         return Outcome("FINISHED", run_id, self._values(run_id), None, metrics)
 
@@ -149,67 +175,49 @@ class SweepStore:
             raise UserError(f"the tracking store {self.store.uri} failed: {error}") from error
         return {key: value for key, value in values.items() if value is not None}
 
+    # --- recording it --------------------------------------------------------------------------------------------
     @retry_on_server_error
     def _close(self, run: "Run", error: str, status: str = "FAILED") -> None:
         self.store.client.set_tag(run.info.run_id, "touchstone.error", error)
         self.store.client.set_terminated(run.info.run_id, status)
 
     def mark_interrupted(self, trial: Trial) -> None:
-        """Close the run of a trial whose process was ended with the sweep; that is no failure of the trial."""
+        """Close the run of a trial that ended together with the sweep: it has not failed."""
         for run in self.runs(trial.number)[-1:]:
             if run.info.status == "RUNNING":
-                self._mark_interrupted(run, "the sweep was ended")
+                self._interrupt(run, "the sweep was stopped")
 
-    def _mark_interrupted(self, run: "Run", error: str) -> None:
+    def _interrupt(self, run: "Run", error: str) -> None:
         self.store.client.set_tag(run.info.run_id, "touchstone.ended", CUT_OFF)
         self._close(run, error, "KILLED")
 
     def failures(self, run_id: str | None) -> int:
-        """How often the run's trial has failed."""
+        """How often the trial of this run has failed, as recorded."""
         return int(self.store.client.get_run(run_id).data.tags.get("sweep.failures", 1)) if run_id else 0
 
     @retry_on_server_error
-    def record_failure_count(self, run_id: str, count: int) -> None:
-        """Keep that number, for the process that goes on with the sweep."""
+    def record_failures(self, run_id: str, count: int) -> None:
+        """Record that number, for the process that resumes the sweep."""
         self.store.client.set_tag(run_id, "sweep.failures", str(count))
 
     def fail(self, trial: Trial, error: str, name: str) -> None:
-        """Record that a trial failed, also where its run could not begin, or go on."""
+        """Record that a trial failed, also if its run could not start or resume."""
         runs = self.runs(trial.number)
         if not runs:
             self.create_failed_run(trial, error, name)
         elif self.outcome_of(runs[-1]).state == "KILLED":
             self.store.client.set_tag(runs[-1].info.run_id, "touchstone.ended", "FAILED")
             self._close(runs[-1], error)
-        elif self.outcome_of(runs[-1]).state == "FAILED":  # a retry that could not begin: the reason is the new one
+        elif self.outcome_of(runs[-1]).state == "FAILED":  # a retry that could not start has a new error
             self.store.client.set_tag(runs[-1].info.run_id, "touchstone.error", error[:2000])
 
     def create_failed_run(self, trial: Trial, error: str, name: str = "") -> str:
-        """Record a trial that failed before its run could begin; return the run's id."""
+        """Record a trial that failed before its run could start; return the run's id."""
         tags = {**trial_tags(self.run_id, trial), "touchstone.error": error[:2000]}
         with defer_signals():
             run = self.store.client.create_run(self.experiment_id, run_name=name or f"trial {trial.number}", tags=tags)
             self.store.client.set_terminated(run.info.run_id, "FAILED")
         return str(run.info.run_id)
-
-    def state(self, plan: Plan) -> list[tuple[Trial, Outcome]]:
-        """The trials that were begun before, each with how far it came; RUNNING only where its process lives."""
-        newest = {int(run.data.tags["sweep.trial"]): run for run in self.runs()}
-        linked = self.linked()
-        found = []
-        for trial in plan.started():
-            run = newest.get(trial.number)
-            if run is None:
-                old = linked.get(trial.number)
-                found.append((trial, self._of_linked(old) if old else Outcome("KILLED", None)))
-            elif run.info.status == "RUNNING" and is_alive(run.data.tags):
-                found.append((trial, Outcome("RUNNING", run.info.run_id)))
-            elif run.info.status == "RUNNING":
-                self._mark_interrupted(run, "its process is gone")
-                found.append((trial, Outcome("KILLED", run.info.run_id)))
-            else:
-                found.append((trial, self.outcome_of(run)))
-        return found
 
 
 def trial_tags(parent: str, trial: Trial) -> dict[str, str]:

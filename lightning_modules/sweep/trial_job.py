@@ -1,4 +1,7 @@
-"""One trial of a sweep as a run of its own: composed anew from plain overrides, in a process that has run nothing else."""
+"""One trial of a sweep as a run in a process of its own, composed from plain overrides.
+
+`ProcessPool` calls `trial_process_main`, a launcher of Hydra `run_launched_trial`; both end in `run_trial`.
+"""
 
 import contextlib
 import json
@@ -20,23 +23,24 @@ from lightning_modules.compat.lightning import set_rank_command
 from lightning_modules.config.command_line import complete_choices, compose_run, format_error
 from lightning_modules.config.project import PROJECT_ROOT
 from lightning_modules.config.signals import RunStopped
-from lightning_modules.sweep.plans import Trial
+from lightning_modules.sweep.plans import DONE_STATES, Trial
 from lightning_modules.sweep.resources import Slot, pin
+from lightning_modules.sweep.sweep_store import SweepStore, trial_tags
 
 JOB_KEY = "sweep.job="  # the override that makes a run the run of a trial
 
 
 @dataclass(frozen=True)
 class TrialJob:
-    """Which trial a run is; it travels as one override of the run's command.
+    """A trial as it travels to its process: one override of the run's command.
 
     Attributes:
-        parent: id of the sweep's run; sweep: its name; pid, host: of the process that drives it.
-        run_id: the run to go on in.
-        skip_finished: link a finished run of the same signature instead.
-        judge: what `Judge` needs, where a search prunes.
-        beats: whether the run gives signs of life to other machines.
-        trusted: whether the user gave the overrides; those of a recorded sweep may name components only.
+        parent: id of the sweep's run; sweep: its name; pid, host: of the process that runs it.
+        run_id: the run to continue.
+        skip_finished: reuse a finished run of the same signature instead.
+        pruning: settings of `PruningClient`, if a search prunes.
+        heartbeat: whether to signal other machines that the run is alive.
+        trusted: whether the user gave the overrides; recorded ones may name components only.
         folder: where the sweep was started: relative paths of its overrides are relative to it.
     """
 
@@ -49,29 +53,39 @@ class TrialJob:
     host: str
     run_id: str | None = None
     skip_finished: bool = False
-    judge: dict[str, Any] | None = None
-    beats: bool = False
+    pruning: dict[str, Any] | None = None
+    heartbeat: bool = False
     trusted: bool = True
     folder: str | None = None
 
-    def word(self) -> str:
-        """The job as an override."""
+    def to_override(self) -> str:
         return JOB_KEY + QuotedString(json.dumps(asdict(self), default=str), Quote.single).with_quotes()
 
 
 def trial_process_main(overrides: Sequence[str], slot: Slot, log: str) -> str | None:
-    """Run a trial in this process, which is its own, with its output in the file `log`; return what went wrong."""
+    """Run a trial in this process, with its output in the file `log`; return its error."""
     _redirect_output(Path(log))
     pin(slot)
     try:
         return run_trial(compose_run(overrides), overrides)
-    except Exception as error:  # before the run began, as on a disk that is full
+    except Exception as error:  # before the run started, for example on a full disk
         traceback.print_exc()
         return _error_text(error)
 
 
+def run_launched_trial(cfg: DictConfig) -> str | None:
+    """Run the trial of a job that a launcher of Hydra has composed and started; return its error."""
+    from hydra.core.hydra_config import HydraConfig
+
+    from lightning_modules.sweep.launcher_runner import requeue_on_preemption
+
+    overrides = list(HydraConfig.get().overrides.task)
+    with requeue_on_preemption():
+        return run_trial(complete_choices(cfg), overrides)
+
+
 def _error_text(error: Exception) -> str:
-    """The error's message; cut, because nobody reads what the process answers before it has ended."""
+    """The error's message, short enough for the pipe to the sweep, which is read after this process has ended."""
     return (format_error(error) or f"{type(error).__name__}: {error}")[:5000]
 
 
@@ -83,62 +97,93 @@ def _redirect_output(log: Path) -> None:
 
 
 def run_trial(cfg: DictConfig, overrides: Sequence[str]) -> str | None:
-    """Run the trial that ``cfg.sweep.job`` names; return the error's message, None where it did as it was told.
+    """Run the trial that ``cfg.sweep.job`` names; return its error.
 
-    The run itself stands in the store whatever happens, FAILED with its message where it could not begin.
+    The run is recorded in any case, as FAILED with its error if it could not start.
     """
     from lightning_modules.config.trust import refuse_untrusted_targets
     from lightning_modules.run.process import is_rank_zero
-    from lightning_modules.sweep.sweep_lookup import sweep_folder
-    from lightning_modules.sweep.sweep_store import SweepStore
-    from lightning_modules.sweep.trial_lock import trial_lock
+    from lightning_modules.sweep.sweep_command import sweep_folder
     from lightning_modules.tracking.store import open_store
 
     job = TrialJob(**json.loads(cfg.sweep.job))
     if not job.trusted:
         refuse_untrusted_targets(cfg, f"the recorded command of the sweep {job.sweep}")
     store = open_store(cfg.tracking.get("uri"))
-    ledger = SweepStore(store, store.client.get_run(job.parent), sweep_folder(store, job.sweep))
-    with trial_lock(ledger, job) as found:
-        if found is None:
+    sweep_store = SweepStore(store, store.client.get_run(job.parent), sweep_folder(store, job.sweep))
+    with trial_lock(sweep_store, job) if is_rank_zero() else contextlib.nullcontext(job) as locked:
+        if locked is None:
             return None
-        if not is_rank_zero():
-            found = _join_first_rank(ledger, found)
-        _reset_argv([*(word for word in overrides if not word.startswith(JOB_KEY)), found.word()])
-        _strip_sweep_config(cfg, found)
-        if found.folder and Path(found.folder).is_dir():
-            os.chdir(found.folder)
-        return _run_and_record(cfg, ledger, found)
+        job = locked if is_rank_zero() else _join_rank_zero(sweep_store, locked)
+        _reset_argv([*(word for word in overrides if not word.startswith(JOB_KEY)), job.to_override()])
+        _strip_sweep_config(cfg, job)
+        if job.folder and Path(job.folder).is_dir():
+            os.chdir(job.folder)
+        return _run_and_record(cfg, sweep_store, job)
 
 
-def _join_first_rank(ledger: Any, job: TrialJob) -> TrialJob:
-    """The job with the run that the first rank goes on in, where Slurm has started all of them again.
+@contextlib.contextmanager
+def trial_lock(sweep_store: SweepStore, job: TrialJob) -> Iterator[TrialJob | None]:
+    """Wait until no other process runs the trial; give the job with the run to continue, or None if the trial is done.
 
-    One without a model is only just being made by the first rank: there is nothing in it to go on from.
+    A killed sweep may leave a process behind that has the trial but no run yet; the resumed sweep starts the trial again.
     """
-    runs = [run for run in ledger.runs(job.number) if "touchstone.model_id" in run.data.tags]
+    from filelock import FileLock
+
+    folder = sweep_store.folder / "trials"
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / f"{job.number}.lock"):
+        runs = sweep_store.runs(job.number)
+        if runs and sweep_store.outcome_of(runs[-1]).state in DONE_STATES:
+            yield None
+            return
+        run_id = job.run_id or (runs[-1].info.run_id if runs else None)
+        if run_id:
+            _take_over_run(sweep_store, run_id)
+        yield replace(job, run_id=run_id)
+
+
+def _take_over_run(sweep_store: SweepStore, run_id: str) -> None:
+    """Make this process the run's, before the run is RUNNING again; complete a run that was interrupted while created."""
+    from mlflow.entities import RunTag
+
+    from lightning_modules.tracking.liveness import process_tags
+    from lightning_modules.tracking.record import add_model
+
+    store = sweep_store.store
+    run = store.client.get_run(run_id)
+    if "touchstone.model_id" not in run.data.tags:
+        add_model(store, run)
+    store.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in process_tags().items()])
+
+
+def _join_rank_zero(sweep_store: SweepStore, job: TrialJob) -> TrialJob:
+    """The job with the run that rank 0 continues, when Slurm has restarted all ranks.
+
+    A run without a model is one that rank 0 is creating: there is nothing to continue yet.
+    """
+    runs = [run for run in sweep_store.runs(job.number) if "touchstone.model_id" in run.data.tags]
     return replace(job, run_id=job.run_id or (runs[-1].info.run_id if runs else None))
 
 
-def _run_and_record(cfg: DictConfig, ledger: Any, job: TrialJob) -> str | None:
+def _run_and_record(cfg: DictConfig, sweep_store: SweepStore, job: TrialJob) -> str | None:
     from lightning_modules.run.run import run
-    from lightning_modules.sweep.sweep_store import trial_tags
     from lightning_modules.tracking.liveness import process_tags
     from lightning_modules.tracking.run_cache import CachedRun
 
     trial = Trial(job.number, job.params, ())
     tags = trial_tags(job.parent, trial) | process_tags()
     try:
-        with _heartbeat(ledger, job):
-            run(cfg, tags, [_sweep_callback(ledger, job)], job.run_id, job.skip_finished)
-    except CachedRun as known:
-        ledger.tag({f"sweep.link.{job.number}": known})
+        with _heartbeat(sweep_store, job):
+            run(cfg, tags, [_sweep_callback(sweep_store, job)], job.run_id, job.skip_finished)
+    except CachedRun as cached:
+        sweep_store.tag({f"sweep.link.{job.number}": cached})
     except RunStopped:
         pass
     except Exception as error:
         message = _error_text(error)
         print(message, file=sys.stderr)
-        ledger.fail(trial, message, job.name)
+        sweep_store.fail(trial, message, job.name)
         return message
     return None
 
@@ -146,8 +191,8 @@ def _run_and_record(cfg: DictConfig, ledger: Any, job: TrialJob) -> str | None:
 def _reset_argv(overrides: Sequence[str]) -> None:
     """Make this process look as if ``touchstone train`` had been called with these overrides, without ``-m``.
 
-    Lightning starts the other ranks of a run by this process's command; with the sweep's command they would begin the
-    whole sweep anew, and train with the hyper-parameters of another trial.
+    Lightning starts the other ranks of a run with this process's command; with the sweep's command each would start the
+    sweep again, and train with the hyper-parameters of another trial.
     """
     set_rank_command([str(PROJECT_ROOT / "lightning_modules" / "cli" / "train.py"), *overrides])
 
@@ -156,45 +201,46 @@ def _strip_sweep_config(cfg: DictConfig, job: TrialJob) -> None:
     with open_dict(cfg):
         cfg.name = job.name
         cfg.sweep = None
-        cfg.overrides = [word for word in cfg.overrides if not word.startswith(JOB_KEY)]
+        cfg.overrides = [override for override in cfg.overrides if not override.startswith(JOB_KEY)]
         if cfg.callbacks and "progress" in cfg.callbacks:
-            cfg.callbacks.progress = None  # nobody looks at it
+            cfg.callbacks.progress = None
 
 
-def _sweep_callback(ledger: Any, job: TrialJob) -> Any:
-    from lightning_modules.sweep.sweep_callback import PruningClient, SweepCallback
+def _sweep_callback(sweep_store: SweepStore, job: TrialJob) -> Any:
+    from lightning_modules.sweep.pruning import PruningClient
+    from lightning_modules.sweep.sweep_callback import SweepCallback
 
-    judge = PruningClient(job.judge, job.number) if job.judge else None
-    return SweepCallback(ledger.stop_file, job.pid, job.host, judge, list(ledger.objectives))
+    pruning = PruningClient(job.pruning, job.number) if job.pruning else None
+    return SweepCallback(sweep_store.stop_file, job.pid, job.host, pruning, list(sweep_store.objectives))
 
 
 @contextlib.contextmanager
-def _heartbeat(ledger: Any, job: TrialJob) -> Iterator[None]:
-    """Write the time into a tag of the run every so often, where another machine has to know whether it lives."""
+def _heartbeat(sweep_store: SweepStore, job: TrialJob) -> Iterator[None]:
+    """Write the time into a tag of the run at intervals, if another machine needs to know that the run is alive."""
     from lightning_modules.tracking.liveness import HEARTBEAT_SECONDS
 
-    if not job.beats or job.host == platform.node():
+    if not job.heartbeat or job.host == platform.node():
         yield
         return
-    over = threading.Event()
+    done = threading.Event()
 
     def beat() -> None:
-        pause = 1.0  # until the run is there
-        while not over.wait(pause):
-            with contextlib.suppress(Exception):  # a store that is away for a while is no reason to end
-                for run in ledger.runs(job.number):
-                    ledger.store.client.set_tag(run.info.run_id, "touchstone.heartbeat", str(time.time()))
+        pause = 1.0  # until the run exists
+        while not done.wait(pause):
+            with contextlib.suppress(Exception):  # the store may be unreachable for a while
+                for run in sweep_store.runs(job.number):
+                    sweep_store.store.client.set_tag(run.info.run_id, "touchstone.heartbeat", str(time.time()))
                     pause = HEARTBEAT_SECONDS
 
     threading.Thread(target=beat, daemon=True).start()
     try:
         yield
     finally:
-        over.set()
+        done.set()
 
 
 def check_configs(points: Sequence[Sequence[str]], trusted: bool = True) -> list[str]:
-    """What is wrong with the configs that these overrides make; each mistake once. `trusted`: as in `Job`."""
+    """The mistakes in the configs of these overrides, each once. `trusted`: as in `TrialJob`."""
     from lightning_modules.config.check import check_config
     from lightning_modules.config.trust import refuse_untrusted_targets
 
@@ -208,14 +254,3 @@ def check_configs(points: Sequence[Sequence[str]], trusted: bool = True) -> list
         except Exception as error:
             mistakes[format_error(error) or f"{type(error).__name__}: {error}"] = None
     return list(mistakes)
-
-
-def run_launched_trial(cfg: DictConfig) -> str | None:
-    """The trial of a job that one of Hydra's launchers has composed and started; as `run_trial`."""
-    from hydra.core.hydra_config import HydraConfig
-
-    from lightning_modules.sweep.slurm_requeue import requeue_on_preemption
-
-    overrides = list(HydraConfig.get().overrides.task)
-    with requeue_on_preemption():
-        return run_trial(complete_choices(cfg), overrides)

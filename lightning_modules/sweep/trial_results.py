@@ -1,4 +1,4 @@
-"""The runs of a sweep as they stand in the store: which trial each is, and what came of it."""
+"""The trials of a sweep as the store records them."""
 
 from __future__ import annotations
 
@@ -11,19 +11,18 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from lightning_modules.sweep.trial_names import run_name
+from lightning_modules.sweep.plans import run_name
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
     from lightning_modules.tracking.store import Store
 
-COMPRESSED = ("compressed/", "compression/", "dense/")  # measured after each stage: what the last one left counts
+COMPRESSED = ("compressed/", "compression/", "dense/")  # measured after each stage: the last value counts
 SHOWN_METRICS = ("val/", "test/", "model/", *COMPRESSED)
-_INFINITE = 1e308  # MLflow keeps an infinity as the largest float
-_RUNS_PER_PAGE = 1000  # runs in one answer of the store
-_IDS_PER_QUERY = 200  # run ids in one question
-
+_INFINITE = 1e308  # MLflow stores an infinity as the largest float
+_RUNS_PER_PAGE = 1000
+_IDS_PER_QUERY = 200
 
 _Values = dict[str, dict[str, float | None]]
 _Extremes = tuple[str, str, float, float]  # run id, metric, lowest, highest
@@ -34,15 +33,15 @@ class TrialResult:
     """One trial of a sweep.
 
     Attributes:
-        name: by what was swept (`run_name`).
+        name: made of the swept keys (`run_name`).
         params: swept key -> value.
-        status: FINISHED, FAILED, KILLED, PRUNED, RUNNING, or MISSING where the run is not in the store.
-        values: objective -> the best value of the run, in the objective's direction; None without a finite one.
+        status: FINISHED, FAILED, KILLED, PRUNED, RUNNING, or MISSING if the run is not in the store.
+        values: objective -> the run's best value in the objective's direction; None if there is no finite one.
         metrics: the latest val/…, test/… and model/… values, and those of a compressed network.
         duration_s: None until the run has ended.
-        linked: whether it is an older run, that stands for one of this sweep.
-        error: what a FAILED or KILLED run died of.
-        attempts: how often the trial was begun.
+        linked: whether an older run is reused for this trial.
+        error: of a FAILED or KILLED run.
+        attempts: how often the trial was started.
     """
 
     number: int
@@ -60,7 +59,7 @@ class TrialResult:
 
 
 def read_trial_results(store: Store, parent_run: str) -> list[TrialResult]:
-    """Return the trials that the parent run (its id) has in the store, linked ones too, by number."""
+    """The trials of the parent run (its id), linked ones too, by number."""
     tags = store.client.get_run(parent_run).data.tags
     keys = json.loads(tags.get("sweep.keys", "[]"))
     objectives = json.loads(tags.get("sweep.objectives", "{}"))
@@ -79,14 +78,14 @@ def read_trial_results(store: Store, parent_run: str) -> list[TrialResult]:
 
 
 def linked_runs(tags: Mapping[str, str]) -> dict[int, str]:
-    """Trial number -> id of the older run that stands for it, of the parent's tags (a tag each: one would overflow)."""
+    """Trial number -> id of the older run reused for it, from the parent's tags (one each: a single one would overflow)."""
     listed = {int(number): run_id for number, run_id in json.loads(tags.get("sweep.linked", "{}")).items()}
     single = {int(key.rpartition(".")[2]): run_id for key, run_id in tags.items() if key.startswith("sweep.link.")}
     return listed | single
 
 
 def _own_trials(store: Store, parent_run: str) -> dict[int, list[Run]]:
-    """Trial number -> its runs, the newest last: a trial that was begun anew has several."""
+    """Trial number -> its runs, the newest last: a restarted trial has several."""
     runs = [
         (int(run.data.tags["sweep.trial"]), run)
         for run in _search(store, f"tags.`mlflow.parentRunId` = '{parent_run}'")
@@ -103,7 +102,7 @@ def _runs_with_ids(store: Store, run_ids: Sequence[str]) -> Iterator[Run]:
 
 
 def _search(store: Store, condition: str) -> Iterator[Run]:
-    """The runs of all experiments, page by page: the trials of a sweep need not be in one experiment."""
+    """Matching runs of all experiments: the trials of a sweep can be in several."""
     client, token = store.client, None
     everywhere = [experiment.experiment_id for experiment in client.search_experiments()]
     while True:
@@ -142,7 +141,7 @@ def _status(run: Run) -> str:
 
 
 def _linked_result(number: int, run: Run, keys: Sequence[str], values: _Values) -> TrialResult:
-    """An older run has the values of the swept keys among its params; its own name says nothing of this sweep."""
+    """An older run has the swept keys among its params; its name is of another sweep."""
     params = {key: _parse_value(run.data.params[key]) for key in keys if key in run.data.params}
     child = _result_of(number, [run], keys, values)
     return replace(child, name=run_name(params, keys), params=params, linked=True)
@@ -154,7 +153,7 @@ def _missing_result(number: int, run_id: str, objectives: Mapping[str, str]) -> 
 
 
 def _parse_value(text: str) -> Any:
-    """The value that MLflow keeps as text; a word is itself."""
+    """The value that MLflow stored as text."""
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
@@ -162,9 +161,9 @@ def _parse_value(text: str) -> Any:
 
 
 def best_values(store: Store, run_ids: Sequence[str], objectives: Mapping[str, str]) -> _Values:
-    """Run id -> objective -> the best finite value that the run ever had, in the objective's direction; or None.
+    """Run id -> objective -> the best finite value of the run, in the objective's direction; or None.
 
-    Of a compressed network (``compressed/…``) it is the last one.
+    For metrics of a compressed network (``compressed/…``) the last value counts.
     """
     found: _Values = {run_id: dict.fromkeys(objectives) for run_id in run_ids}
     extremes = _extremes_by_sql if store.is_local else _extremes_by_client

@@ -1,4 +1,4 @@
-"""The trials of a sweep as a table: CSV for programs, and a page of HTML."""
+"""The trials of a sweep, ranked, and as a table in CSV and HTML."""
 
 import csv
 import html
@@ -8,8 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from lightning_modules.report.numbers import format_exact_duration, format_number
-from lightning_modules.sweep.ranking import best_trial, pareto_trials, ranked_trials
-from lightning_modules.sweep.trial_names import short_keys, short_value
+from lightning_modules.sweep.plans import short_keys, short_value
 from lightning_modules.sweep.trial_results import TrialResult
 
 STATES = ("FINISHED", "PRUNED", "FAILED", "KILLED", "RUNNING", "MISSING")
@@ -28,65 +27,97 @@ tr.FAILED td.text { color: #b03a00; }
 """
 
 
-def status_line(children: Sequence[TrialResult]) -> str:
-    """How many there are, and of each kind: ``24 runs: 22 finished, 2 pruned``."""
-    kinds = ", ".join(f"{count} {status.lower()}" for status, count in counts(children).items())
-    return f"{len(children)} run{'s' * (len(children) != 1)}{': ' * bool(kinds)}{kinds}"
+def best_trial(results: Iterable[TrialResult], objectives: Mapping[str, str]) -> TrialResult | None:
+    """The FINISHED trial with the best value; None without one, or with several objectives."""
+    if len(objectives) != 1:
+        return None
+    ranked = ranked_trials(results, objectives)
+    return ranked[0] if ranked else None
 
 
-def counts(children: Iterable[TrialResult]) -> dict[str, int]:
-    """How many children have each status that occurs, in a fixed order."""
-    found = Counter(child.status for child in children)
+def ranked_trials(results: Iterable[TrialResult], objectives: Mapping[str, str]) -> list[TrialResult]:
+    """The FINISHED trials that have all values, the best first, by the first objective."""
+    comparable = [result for result in results if result.status == "FINISHED" and _scores(result, objectives)]
+    return sorted(comparable, key=lambda result: (_scores(result, objectives), result.number))
+
+
+def pareto_trials(results: Iterable[TrialResult], objectives: Mapping[str, str]) -> list[TrialResult]:
+    """The Pareto front of the FINISHED trials, sorted by the first objective."""
+    ranked = ranked_trials(results, objectives)
+    scores = [_scores(result, objectives) for result in ranked]
+    return [
+        result
+        for result, own in zip(ranked, scores, strict=True)
+        if not any(other != own and all(a <= b for a, b in zip(other, own, strict=True)) for other in scores)
+    ]
+
+
+def _scores(result: TrialResult, objectives: Mapping[str, str]) -> tuple[float, ...]:
+    """The values, negated where larger is better; empty if one is missing."""
+    values = [(result.values.get(name), direction) for name, direction in objectives.items()]
+    scores = [value if direction == "minimize" else -value for value, direction in values if value is not None]
+    return tuple(scores) if len(scores) == len(objectives) else ()
+
+
+def status_line(results: Sequence[TrialResult]) -> str:
+    """Counts by status: ``24 runs: 22 finished, 2 pruned``."""
+    kinds = ", ".join(f"{count} {status.lower()}" for status, count in counts(results).items())
+    return f"{len(results)} run{'s' * (len(results) != 1)}{': ' * bool(kinds)}{kinds}"
+
+
+def counts(results: Iterable[TrialResult]) -> dict[str, int]:
+    """Number of trials by status, in the order of `STATES`."""
+    found = Counter(result.status for result in results)
     return {status: found[status] for status in STATES if found[status]}
 
 
-def sorted_trials(children: Sequence[TrialResult], objectives: Mapping[str, str]) -> list[TrialResult]:
-    """The comparable children by the first objective, the best first; then the others by number."""
-    first = ranked_trials(children, objectives)
-    numbers = {child.number for child in first}
-    return first + [child for child in children if child.number not in numbers]
+def sorted_trials(results: Sequence[TrialResult], objectives: Mapping[str, str]) -> list[TrialResult]:
+    """The ranked trials, then the others by number."""
+    first = ranked_trials(results, objectives)
+    numbers = {result.number for result in first}
+    return first + [result for result in results if result.number not in numbers]
 
 
-def highlighted(children: Iterable[TrialResult], objectives: Mapping[str, str]) -> set[int]:
-    """The numbers of the best child, or of the front where there are several objectives."""
+def highlighted(results: Iterable[TrialResult], objectives: Mapping[str, str]) -> set[int]:
+    """The numbers of the best trial, or of the Pareto front if there are several objectives."""
     if len(objectives) > 1:
-        return {child.number for child in pareto_trials(children, objectives)}
-    winner = best_trial(children, objectives)
+        return {result.number for result in pareto_trials(results, objectives)}
+    winner = best_trial(results, objectives)
     return {winner.number} if winner else set()
 
 
-def to_csv(children: Sequence[TrialResult], objectives: Mapping[str, str]) -> str:
-    """All there is, by number, a row for each child, numbers in full precision."""
-    params, metrics = _union(child.params for child in children), _metrics(children)
+def to_csv(results: Sequence[TrialResult], objectives: Mapping[str, str]) -> str:
+    """One row per trial, by number, in full precision."""
+    params, metrics = _union(result.params for result in results), _metrics(results)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     best_of = [f"best {name}" for name in objectives]
     writer.writerow(
         ["number", "name", "status", *params, *best_of, *metrics, "duration_s", "attempts", "linked", "run_id", "error"]
     )
-    for child in children:
+    for result in results:
         writer.writerow(
-            [child.number, child.name, child.status]
-            + [child.params.get(key, "") for key in params]
-            + [child.values.get(name) for name in objectives]
-            + [child.metrics.get(name) for name in metrics]
-            + [child.duration_s, child.attempts, str(child.linked).lower(), child.run_id, first_line(child.error)]
+            [result.number, result.name, result.status]
+            + [result.params.get(key, "") for key in params]
+            + [result.values.get(name) for name in objectives]
+            + [result.metrics.get(name) for name in metrics]
+            + [result.duration_s, result.attempts, str(result.linked).lower(), result.run_id, first_line(result.error)]
         )  # fmt: skip
     return text.getvalue()
 
 
-def to_html(children: Sequence[TrialResult], objectives: Mapping[str, str], title: str) -> str:
-    """A page of its own, the best first and marked. It has no links: MLflow shows it in a frame that may not follow any."""
-    params, metrics = _union(child.params for child in children), _metrics(children)
+def to_html(results: Sequence[TrialResult], objectives: Mapping[str, str], title: str) -> str:
+    """A page, the best trial first and highlighted; without links: MLflow shows it in a frame that cannot follow any."""
+    params, metrics = _union(result.params for result in results), _metrics(results)
     called = short_keys(params)
     titles = ["#", "status", *(f"best {name}" for name in objectives), *(called[key] for key in params), *metrics]
     head = "".join(f"<th>{html.escape(name)}</th>" for name in [*titles, "duration", "attempts"])
-    good = highlighted(children, objectives)
+    good = highlighted(results, objectives)
     rows = "\n".join(
-        _html_row(child, params, objectives, metrics, child.number in good)
-        for child in sorted_trials(children, objectives)
+        _html_row(result, params, objectives, metrics, result.number in good)
+        for result in sorted_trials(results, objectives)
     )
-    caption = f"<b>{html.escape(title)}</b><br>{status_line(children)}"
+    caption = f"<b>{html.escape(title)}</b><br>{status_line(results)}"
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
         f"<style>{STYLE}</style></head>\n<body><table><caption>{caption}</caption>\n"
@@ -95,18 +126,18 @@ def to_html(children: Sequence[TrialResult], objectives: Mapping[str, str], titl
 
 
 def _html_row(
-    child: TrialResult, params: Sequence[str], objectives: Iterable[str], metrics: Sequence[str], good: bool
+    result: TrialResult, params: Sequence[str], objectives: Iterable[str], metrics: Sequence[str], good: bool
 ) -> str:
-    error = f' title="{html.escape(child.error)}"' if child.error else ""
-    values = [format_number(child.values.get(name)) for name in objectives]
-    values += [short_value(child.params[key]) if key in child.params else "" for key in params]
-    values += [format_number(child.metrics.get(name)) for name in metrics]
-    values += [format_exact_duration(child.duration_s), str(child.attempts)]
+    error = f' title="{html.escape(result.error)}"' if result.error else ""
+    values = [format_number(result.values.get(name)) for name in objectives]
+    values += [short_value(result.params[key]) if key in result.params else "" for key in params]
+    values += [format_number(result.metrics.get(name)) for name in metrics]
+    values += [format_exact_duration(result.duration_s), str(result.attempts)]
     cells = "".join(f"<td>{html.escape(text)}</td>" for text in values)
-    status = child.status + " (linked)" * child.linked
+    status = result.status + " (linked)" * result.linked
     return (
-        f'<tr class="{"best " * good}{child.status}"><td>{child.number}</td><td class="text"{error}>{status}</td>'
-        f'{cells}<td class="id">{html.escape(child.run_id or "")}</td></tr>'
+        f'<tr class="{"best " * good}{result.status}"><td>{result.number}</td><td class="text"{error}>{status}</td>'
+        f'{cells}<td class="id">{html.escape(result.run_id or "")}</td></tr>'
     )
 
 
@@ -114,10 +145,10 @@ def _union(mappings: Iterable[Mapping[str, Any]]) -> list[str]:
     return list(dict.fromkeys(key for mapping in mappings for key in mapping))
 
 
-def _metrics(children: Iterable[TrialResult]) -> list[str]:
-    return sorted(_union(child.metrics for child in children))
+def _metrics(results: Iterable[TrialResult]) -> list[str]:
+    return sorted(_union(result.metrics for result in results))
 
 
 def first_line(text: str | None) -> str:
-    """The first line of an error's text."""
+    """The first line of an error message."""
     return next(iter((text or "").strip().splitlines()), "")

@@ -56,7 +56,7 @@ def test_every_recipe_is_looked_at() -> None:
 
     options = {path.stem for path in (PROJECT_ROOT / "conf" / "compression").glob("*.yaml")}
     elsewhere = {
-        "none", "budget", "prune_and_share", "lottery_ticket", "random_mask", "distillation", "feature_hints",
+        "none", "prune_and_share", "lottery_ticket", "random_mask", "distillation", "feature_hints",
         "attention_transfer", "relational",
     }  # fmt: skip
     assert options == {*RECIPES, *elsewhere}

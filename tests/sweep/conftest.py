@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from interrupted import CALLBACKS, Command
+from interrupted import CALLBACKS, Command, newest_sweep
 
 QUICK = (
     "trainer.max_epochs=2",
@@ -21,25 +21,16 @@ QUICK = (
 
 def multirun(words: list[str]) -> list[Any]:
     """What ``touchstone train -m WORDS`` does, in this process; returns the children."""
-    from hydra import initialize_config_dir
     from hydra._internal.callbacks import Callbacks
-    from hydra.core.global_hydra import GlobalHydra
-    from hydra.core.hydra_config import HydraConfig
     from hydra.core.plugins import Plugins
-    from hydra.types import HydraContext, RunMode
+    from hydra.types import HydraContext
 
-    from lightning_modules.config.project import PROJECT_ROOT
-    from lightning_modules.sweep.hydra_plugin import register
+    from lightning_modules.sweep.hydra_plugin import compose_multirun
 
-    register()
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base="1.3"):
-        loader = GlobalHydra.instance().config_loader()
-        config = loader.load_configuration("train", words, run_mode=RunMode.MULTIRUN)
-        HydraConfig.instance().set_config(config)
-        context = HydraContext(config_loader=loader, callbacks=Callbacks())
-        sweeper = Plugins.instance().instantiate_sweeper(hydra_context=context, task_function=print, config=config)
-        return sweeper.sweep(list(config.hydra.overrides.task))
+    config, loader = compose_multirun(words)
+    context = HydraContext(config_loader=loader, callbacks=Callbacks())
+    sweeper = Plugins.instance().instantiate_sweeper(hydra_context=context, task_function=print, config=config)
+    return sweeper.sweep(list(config.hydra.overrides.task))
 
 
 @pytest.fixture
@@ -60,14 +51,6 @@ def sweep(store: Any, capfd: pytest.CaptureFixture[str]) -> Callable[..., Any]:
         return SimpleNamespace(children=children, parent=parent, code=code, said=said.out + said.err)
 
     return launch
-
-
-def newest_sweep(store: Any) -> Any:
-    experiments = [experiment.experiment_id for experiment in store.client.search_experiments()]
-    found = store.client.search_runs(
-        experiments, "tags.`touchstone.kind` = 'sweep'", order_by=["attributes.start_time DESC"], max_results=1
-    )
-    return found[0] if found else None
 
 
 @pytest.fixture

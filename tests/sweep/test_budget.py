@@ -3,35 +3,39 @@
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from interrupted import newest_sweep
 
 from lightning_modules.config.command_line import compose_run
 from lightning_modules.config.errors import UserError
-from lightning_modules.sweep.budget.goal import Goal
-from lightning_modules.sweep.budget.gp_suggest import suggest
-from lightning_modules.sweep.budget.plan import BudgetPlan
-from lightning_modules.sweep.budget.search import Attempt, best_attempt, propose
-from lightning_modules.sweep.budget.size_estimate import max_bits_without_zeros, size_ratio, sparsity_for
-from lightning_modules.sweep.budget.stage_settings import (
+from lightning_modules.sweep.budget.goal import (
     BITS_KEY,
     KEPT_RATIO_KEYS,
     SPARSITY_KEY,
+    Goal,
     Request,
     attempt_overrides,
+    make_goal,
+    max_bits_without_zeros,
+    size_ratio,
+    sparsity_for,
     values_for,
 )
+from lightning_modules.sweep.budget.plan import BudgetPlan
+from lightning_modules.sweep.budget.search import Attempt, best_attempt, propose, suggest
+from lightning_modules.sweep.hydra_plugin import refuse_former_budget
 from lightning_modules.sweep.plans import Outcome, Trial
-from lightning_modules.sweep.trial_results import best_values
+from lightning_modules.sweep.trial_results import best_values, read_trial_results
 from lightning_modules.tracking.artifacts import local_folder
 
-Sweep = Callable[..., Any]
 SIZE = Goal({"size_ratio": 10.0}, 0.01, "val/accuracy", True, trials=20)
 BOTH = Goal({"size_ratio": 20.0, "macs_ratio": 2.0}, 0.01, "val/accuracy", True)
-QUICK = (
-    "compression=budget", "model=mlp", "compression.runtimes=[eager]", "compression.stages.prune.epochs=2",
-    "+compression.stages.prune.every=1", "compression.stages.share.epochs=0", "sweep.retries=0",
+STAGES = (
+    "compression.runtimes=[eager]", "compression.stages.prune.epochs=2", "+compression.stages.prune.every=1",
+    "compression.stages.share.epochs=0", "sweep.retries=0",
 )  # fmt: skip
 
 
@@ -69,7 +73,7 @@ def test_an_attempt_is_a_run_from_the_dense_one_with_only_the_stages_that_it_nee
     config = compose_run(words)
     assert config.init_from == "a" * 32 and config.trainer.max_epochs == 0
     assert config.compression.stages.structure is None and config.compression.stages.prune.epochs == 3
-    assert config.compression.stages.share.bits == 5 and "budget" not in config.compression
+    assert config.compression.stages.share.bits == 5
     faster = compose_run(attempt_overrides({KEPT_RATIO_KEYS["latency_ratio"]: 0.5}, "a" * 32, []))
     assert faster.compression.stages.structure.latency_ratio == 0.5
     assert [faster.compression.stages[name] for name in ("prune", "share")] == [None, None]
@@ -130,9 +134,9 @@ def test_an_attempt_that_fails_counts_as_one_that_loses_everything() -> None:
 
 
 def test_beside_an_attempt_that_runs_other_bits_are_tried() -> None:
-    runs = [Attempt(1.0, 5, runs=True)]
+    runs = [Attempt(1.0, 5, is_running=True)]
     assert propose(runs, 5, 0.01) == (1.0, 4)
-    assert propose([*runs, Attempt(1.0, 4, runs=True), Attempt(1.0, 6, runs=True)], 5, 0.01) is None
+    assert propose([*runs, Attempt(1.0, 4, is_running=True), Attempt(1.0, 6, is_running=True)], 5, 0.01) is None
 
 
 # --- the plan ------------------------------------------------------------------------------------------------
@@ -152,22 +156,6 @@ def searched(plan: BudgetPlan, loses: Callable[[float], float], count: int = 20)
         asked.append(trial)
         finish(plan, trial, measured(trial, loses))
     return asked
-
-
-def test_the_dense_network_is_trained_first_and_nothing_is_tried_before(tmp_path: Path) -> None:
-    plan = BudgetPlan(SIZE, None, [], tmp_path, "one")
-    (dense,) = plan.started()
-    assert (dense.name, dense.overrides, plan.total) == ("dense", (), 21)
-    assert plan.ask() is None
-    finish(plan, dense, {})
-    first = plan.ask()
-    assert first is not None and first.number == 1 and f"init_from={0:032d}" in first.words
-
-
-def test_a_dense_network_that_fails_ends_the_search(tmp_path: Path) -> None:
-    plan = BudgetPlan(SIZE, None, [], tmp_path, "one")
-    plan.tell(plan.started()[0], Outcome("FAILED", "0" * 32, {}, "broken"))
-    assert plan.ask() is None
 
 
 def test_a_search_ends_when_so_many_attempts_were_no_better(tmp_path: Path) -> None:
@@ -233,52 +221,85 @@ def test_drop_and_effort_are_those_of_the_metrics() -> None:
 
 # --- refused -------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("goal", "words", "message"),
     [
-        ((), "nothing is wanted of it: give size_ratio, macs_ratio or latency_ratio"),
-        (("size_ratio=1",), "size_ratio=1: how many times smaller: a number above 1"),
-        (("size_ratio=big",), "size_ratio=big"),
-        (
-            ("macs_ratio=0.5",),
-            "macs_ratio=0.5: how many times fewer macs: a number above 1, as in macs_ratio=2 for half",
-        ),
-        (("macs_ratio=2", "latency_ratio=2"), "give one"),
-        (("size_ratio=10", "max_drop=-0.1"), "max_drop=-0.1: a number that is 0 or more"),
-        (("size_ratio=10", "task.monitor.metric=train/loss"), "task.monitor.metric=train/loss"),
-        (("size_ratio=10", "data.val_fraction=0"), "there is none"),
-        (("size_ratio=10", "trainer.max_epochs=0"), "init_from=RUN"),
-        (("size_ratio=10", "compression.budget.trials=0"), "compression.budget.trials=0: a whole number, 1 or more"),
-        (("size_ratio=10", "+compression.budget.trial=3"), "compression.budget.trial: there is no such setting"),
+        ({}, (), "give size_ratio, macs_ratio or latency_ratio"),
+        ({"macs_ratio": 2.0, "latency_ratio": 2.0}, (), "give one"),
+        ({"size_ratio": 10.0}, ("task.monitor.metric=train/loss",), "task.monitor.metric=train/loss"),
+        ({"size_ratio": 10.0}, ("data.val_fraction=0",), "there is none"),
     ],
 )
-def test_a_budget_that_makes_no_sense_is_refused(words: tuple[str, ...], said: str) -> None:
-    with pytest.raises(UserError, match=r".") as error:
-        Goal.of(compose_run(["compression=budget", *words]))
-    assert said in str(error.value)
+def test_a_goal_that_makes_no_sense_is_refused(
+    goal: dict[str, float | None], words: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        make_goal(goal, 0.01, compose_run(list(words)))
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
-        (("size_ratio=5,10",), "size_ratio=5,10: compression=budget is a sweep of its own"),
-        (
-            ("size_ratio=10", "compression.stages.share.bits=4"),
-            "compression.stages.share.bits=4: compression=budget chooses",
-        ),
-        (("size_ratio=10", "init_from=0123abcd"), "0123abcd"),
+        (("size_ratio=1",), "size_ratio=1: expected greater than 1"),
+        (("size_ratio=big",), "size_ratio=big: expected"),
+        (("size_ratio=10", "max_drop=-0.1"), "max_drop=-0.1: expected greater than or equal to 0"),
+        (("size_ratio=10", "trials=0"), "trials=0: expected greater than or equal to 1"),
+        (("size_ratio=10", "compression.budget.trials=3"), "compression.budget.trials is now written trials=3"),
     ],
 )
-def test_a_command_that_cannot_be_a_search_is_refused_before_anything_runs(
-    sweep: Sweep, words: tuple[str, ...], said: str
-) -> None:
-    done = sweep(*QUICK, *words)
-    assert done.code == 1 and said in done.said and not done.children
+def test_a_wrong_argument_is_refused(words: tuple[str, ...], message: str) -> None:
+    from lightning_modules.cli.compress import main
+
+    with pytest.raises(UserError, match=message):
+        main(["0123abcd", *words])
 
 
-@pytest.mark.slow
-def test_stages_that_cannot_work_on_the_network_are_refused_before_it_is_trained(sweep: Sweep) -> None:
-    done = sweep(*QUICK, "size_ratio=10", "+compression.stages.prune.exclude=[nothing]")
-    assert done.code == 1 and "no layer is called nothing" in done.said and not done.children
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "compression=budget is now: touchstone compress RUN size_ratio=10 max_drop=0.01"),
+        (("init_from=0123abcd", "macs_ratio=2"), "touchstone compress 0123abcd macs_ratio=2"),
+    ],
+)
+def test_the_former_command_names_the_new_one(words: tuple[str, ...], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        refuse_former_budget(["model=mlp", "compression=budget", *words])
+
+
+@pytest.fixture
+def compress(store: Any, capfd: pytest.CaptureFixture[str]) -> Callable[..., Any]:
+    """Run ``touchstone compress`` in this process; gives `code`, what it `said`, the sweep's run and its trials."""
+
+    def run(*words: str) -> Any:
+        from lightning_modules.cli.compress import main
+        from lightning_modules.config.command_line import report_errors
+
+        code = 0
+        try:
+            with report_errors():
+                main([*words, *STAGES])
+        except SystemExit as left:
+            code = int(left.code or 0)
+        said = capfd.readouterr()
+        parent = newest_sweep(store)
+        results = read_trial_results(store, parent.info.run_id) if parent else []
+        return SimpleNamespace(code=code, said=said.out + said.err, parent=parent, children=results)
+
+    return run
+
+
+def test_a_command_that_cannot_be_a_search_is_refused_before_anything_runs(compress: Any, train: Any) -> None:
+    dense = train("trainer.max_epochs=1", "model=mlp").info.run_id
+    for words, message in {
+        (
+            dense,
+            "size_ratio=10",
+            "compression.stages.share.bits=4",
+        ): "compression.stages.share.bits=4: the search chooses",
+        (dense, "size_ratio=10", "+compression.stages.prune.exclude=[nothing]"): "no layer matches nothing",
+        ("0123abcd", "size_ratio=10"): "0123abcd",
+    }.items():
+        done = compress(*words)
+        assert done.code == 1 and message in done.said and not done.children, done.said
 
 
 # --- the whole -----------------------------------------------------------------------------------------------
@@ -292,44 +313,36 @@ def test_what_counts_of_a_compressed_network_is_the_last_value_not_the_best(stor
 
 
 @pytest.mark.slow
-def test_a_budget_is_met_and_goes_on_where_it_was_cut_off(sweep: Sweep, store: Any) -> None:
-    words = (*QUICK, "size_ratio=8", "max_drop=1.0", "sweep.name=met", "trainer.max_epochs=3")
-    done = sweep(*words, "compression.budget.trials=1")
-    (dense, attempt) = done.children
-    assert dense.name == "dense" and attempt.params.keys() == {SPARSITY_KEY, BITS_KEY}
-    done = sweep(*words, "compression.budget.trials=3")
-    assert done.code == 0 and "budget met (size_ratio=8 max_drop=1)" in done.said, done.said
-    assert [child.run_id for child in done.children[:2]] == [dense.run_id, attempt.run_id] and len(done.children) == 4
-    best = max(done.children[1:], key=lambda child: child.metrics["compression/ratio"])
+def test_a_goal_is_met_and_the_search_is_resumed(compress: Any, train: Any, store: Any) -> None:
+    dense = train("trainer.max_epochs=3", "model=mlp").info.run_id
+    words = (dense, "size_ratio=8", "max_drop=1.0", "sweep.name=met")
+    (attempt,) = compress(*words, "trials=1").children
+    assert attempt.params.keys() == {SPARSITY_KEY, BITS_KEY}
+    done = compress(*words, "trials=3")
+    assert done.code == 0 and "goal met (size_ratio=8 max_drop=1)" in done.said, done.said
+    assert done.children[0].run_id == attempt.run_id and len(done.children) == 3
+    best = max(done.children, key=lambda child: child.metrics["compression/ratio"])
     run, chosen = done.parent, store.client.get_run(best.run_id)
     assert run.data.tags["sweep.best_run_id"] == best.run_id and run.data.tags["budget.met"] == "true"
     assert run.data.metrics["compressed/test/accuracy"] == chosen.data.metrics["compressed/test/accuracy"]
-    assert chosen.data.tags["touchstone.init_from"] == dense.run_id
+    assert chosen.data.tags["touchstone.init_from"] == dense
+    assert chosen.data.params["model._target_"] == store.client.get_run(dense).data.params["model._target_"]
     folder = local_folder(run.info.artifact_uri)
     assert folder is not None
     assert (folder / "sweep" / "budget.png").stat().st_size > 10_000
     assert f"**{best.name}**" in (folder / "sweep" / "budget.md").read_text()
     assert best.run_id in (folder / "sweep" / "children.csv").read_text()
-    again = sweep("sweep.resume=met", quick=False)
+    again = compress(*words, "trials=3")
     assert again.code == 0 and again.parent.info.run_id == run.info.run_id, again.said
     assert [child.run_id for child in again.children] == [child.run_id for child in done.children]
 
 
 @pytest.mark.slow
-def test_a_budget_that_cannot_be_met_says_what_was_reached(sweep: Sweep, train: Any) -> None:
-    dense = train("trainer.max_epochs=30", "data.per_class=null").info.run_id
-    words = (*QUICK, "size_ratio=300", "max_drop=0.02", "data.per_class=null", "trainer.max_epochs=30")
-    done = sweep(*words, f"init_from={dense}", "compression.budget.trials=5")
-    assert done.code == 1 and "the budget cannot be met: size_ratio=300 max_drop=0.02 was not reached" in done.said
+def test_a_goal_that_cannot_be_met_reports_what_was_reached(compress: Any, train: Any) -> None:
+    dense = train("trainer.max_epochs=30", "data.per_class=null", "model=mlp").info.run_id
+    done = compress(dense, "size_ratio=300", "max_drop=0.02", "trials=5")
+    assert done.code == 1 and "the goal was not met: size_ratio=300 max_drop=0.02 was not reached" in done.said
     assert "drop" in done.said and done.parent.info.status == "FAILED" and len(done.children) == 5
     assert done.parent.data.tags["budget.met"] == "false"
-    assert "cannot be met" in done.parent.data.tags["touchstone.error"]
+    assert "not met" in done.parent.data.tags["touchstone.error"]
     assert {child.status for child in done.children} <= {"FINISHED", "FAILED"}
-
-
-@pytest.mark.slow
-def test_the_command_is_a_sweep_without_m_and_a_single_run_is_refused(command: Any) -> None:
-    done = command("train.py", "compression=budget", "hydra.mode=RUN", "size_ratio=10")
-    assert done.returncode == 1 and "compression=budget is a sweep of its own" in done.stderr
-    done = command("train.py", "compression=budget", "size_ratio=0.5")
-    assert done.returncode == 1 and "size_ratio=0.5: how many times smaller" in done.stderr

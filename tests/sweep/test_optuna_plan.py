@@ -111,7 +111,7 @@ BAD = {
     ("optimizer.lr=interval(1,1)",): "optimizer.lr",
     ("search=classification", "search.sampler=tpee"): "did you mean 'tpe'",
     ("search=classification", "search.sampler=cmaes"): "data.batch_size",
-    (): "there is nothing to search",
+    (): "the search space is empty",
     ("search=classification", "+search.objectives={val/accuracy: up}"): "maximize",
     ("search=pareto", "search.pruner=asha"): "search.pruner=none",
     ("search=classification", "task.monitor.mode=min"): "task.monitor.mode=min: a higher 'val/accuracy' is better",

@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 
 from lightning_modules.config.errors import UserError
 from lightning_modules.sweep.cmaes_sampler import Axis
-from lightning_modules.sweep.pruner import make_pruner
+from lightning_modules.sweep.pruning import make_pruner
 from lightning_modules.sweep.samplers import ask_trial, grid_size, make_sampler
 from lightning_modules.sweep.search_settings import PRUNERS, SAMPLERS, SearchSettings
 from lightning_modules.sweep.search_space import Space
@@ -84,7 +84,7 @@ def test_a_search_that_is_cut_off_asks_for_the_same_trials(search: str, tmp_path
 DIE = """
 import os, sys; sys.path.insert(0, {folder!r})
 from pathlib import Path
-import test_sampler as t
+import test_samplers as t
 path, search = Path(sys.argv[1]), sys.argv[2]
 t.go_on(path, search, 11)
 settings, space, objectives = t.SEARCHES[search]
@@ -224,12 +224,12 @@ def test_a_coordinate_leads_into_the_range_and_back(distribution: Any) -> None:
 @pytest.mark.parametrize(
     ("settings", "space", "objectives", "said"),
     [
-        ({"sampler": "cmaes"}, MIXED, ONE, "cmaes is for numbers, and model has choices; take tpe, random or nsga2"),
-        ({"sampler": "cmaes"}, NUMBERS, TWO, "cmaes has one objective, not 2; take nsga2 or tpe"),
-        ({"sampler": "grid"}, MIXED, ONE, "grid needs an end to the values, and lr is a range without a step"),
+        ({"sampler": "cmaes"}, MIXED, ONE, "cmaes needs numbers, and model has choices; use tpe, random or nsga2"),
+        ({"sampler": "cmaes"}, NUMBERS, TWO, "cmaes supports one objective, not 2; use nsga2 or tpe"),
+        ({"sampler": "grid"}, MIXED, ONE, "grid needs a finite number of values, and lr is a range without a step"),
         ({"sampler": "grid"}, {"a": IntDistribution(0, 10**7)}, ONE, "this grid has 10,000,001 points"),
         ({"sampler_options": {"n_startup_trial": 3}}, MIXED, ONE, "did you mean 'n_startup_trials'"),
-        ({"sampler_options": {"n_startup_trials": "3"}}, MIXED, ONE, "n_startup_trials: '3' is not int"),
+        ({"sampler_options": {"n_startup_trials": "3"}}, MIXED, ONE, "n_startup_trials='3': expected int"),
         ({"sampler_options": {"seed": 3}}, MIXED, ONE, "sampler_options.seed: there is no such option"),
         ({"sampler": "nsga2", "sampler_options": {"population_size": 1}}, MIXED, TWO, "must be greater than or equal"),
         ({"sampler": "cmaes", "sampler_options": {"sigma": 0}}, NUMBERS, ONE, "sigma: 0 is not above 0"),
@@ -265,7 +265,7 @@ def test_every_pruner_that_is_named_can_be_made_and_wrong_ones_are_refused() -> 
         make_pruner("ahsa", {})
     with pytest.raises(UserError, match="no such option; did you mean 'reduction_factor'"):
         make_pruner("asha", {"reduction_facto": 3})
-    with pytest.raises(UserError, match="reduction_factor: '3' is not int"):
+    with pytest.raises(UserError, match="reduction_factor='3': expected int"):
         make_pruner("asha", {"reduction_factor": "3"})
     with pytest.raises(UserError, match="must be `reduction_factor >= 2`"):
         make_pruner("asha", {"reduction_factor": 1})

@@ -87,18 +87,18 @@ MISTAKES = {
     "{type: float, low: 0}": "float needs a value for 'high'",
     "{type: float, low: 1, high: 1}": "the range from 1 to 1 is empty",
     "{type: int, low: 8, high: 2}": "the range from 8 to 2 is empty",
-    "{type: int, low: 1, high: 2.5}": "high: 2.5 is not a whole number",
-    "{type: float, low: a, high: .inf}": "low: 'a' is not a number",
-    "{type: float, low: 0, high: 1, log: true}": "log needs a low above 0, and it is 0",
+    "{type: int, low: 1, high: 2.5}": "high=2.5: expected an integer",
+    "{type: float, low: a, high: .inf}": "low='a': expected a number",
+    "{type: float, low: 0, high: 1, log: true}": "log needs low > 0, got 0",
     "{type: float, low: 1, high: 2, log: true, step: 0.5}": "log and step (0.5) exclude each other",
-    "{type: float, low: 1, high: 2, log: maybe}": "log: 'maybe' is neither true nor false",
+    "{type: float, low: 1, high: 2, log: maybe}": "log='maybe': expected true or false",
     "{type: int, low: 1, high: 8, step: 10}": "step: 10 is larger than the range from 1 to 8",
     "{type: int, low: 1, high: 8, step: 0}": "step: 0 is not above 0",
     "{type: categorical, choices: []}": "there are no choices",
     "[]": "there are no choices",
-    "[1, 2, 1]": "the choice 1 stands there twice",
-    "[1, true]": "the choice True stands there twice",
-    "[[1, 2], 3]": "the choice [1, 2] is not a single value",
+    "[1, 2, 1]": "the choice 1 is a duplicate",
+    "[1, true]": "the choice True is a duplicate",
+    "[[1, 2], 3]": "the choice [1, 2] is not a scalar",
     "{type: categorical, choices: relu}": "choices: 'relu' is not a list",
     "0.1": "0.1 is not a range",
 }
@@ -121,7 +121,7 @@ def test_all_mistakes_of_a_space_are_told_at_once() -> None:
 
 
 def test_an_empty_space_is_refused_with_a_way_out() -> None:
-    with pytest.raises(UserError, match="nothing to search: choose a space"):
+    with pytest.raises(UserError, match="search space is empty: choose one"):
         parse_space({}, ["seed=1"])
 
 
@@ -190,7 +190,7 @@ def test_overrides_are_read_by_hydra_as_exactly_the_same_values(seed: int) -> No
 
 
 def test_a_list_is_not_an_override_of_a_search() -> None:
-    with pytest.raises(UserError, match=r"model.channels: \[1, 2\] is not a single value"):
+    with pytest.raises(UserError, match=r"model.channels: \[1, 2\] is not a scalar"):
         to_overrides({"model.channels": [1, 2]})
 
 
@@ -202,9 +202,9 @@ def test_a_signature_does_not_depend_on_the_order_of_keys_and_shows_what_differs
     assert space_signature(one) == space_signature(dict(reversed(one.items())))
     assert describe_difference(space_signature(one), space_signature(same)) == ""
     assert describe_difference(space_signature(one), space_signature(other)).splitlines() == [
-        "a: one of 1, 2 before, one of 1, \"x\" now",
-        "b: number from 1.0 to 2.0, log before, whole number from 1 to 9, step 2 now",
-        "c: not searched before, one of 1 now",
+        "a: was one of 1, 2, now one of 1, \"x\"",
+        "b: was number from 1.0 to 2.0, log, now integer from 1 to 9, step 2",
+        "c: was not searched, now one of 1",
     ]  # fmt: skip
 
 
@@ -222,12 +222,12 @@ def test_the_settings_of_a_search_are_checked_all_at_once() -> None:
     mistakes = check_search(node)
     for part in (
         "search.trails: there is no such setting; did you mean 'trials'?",
-        "search.trials: 0 is not 1 or more",
-        "search.sampler: there is no 'tpee'; did you mean 'tpe'?",
-        "search.seed: 1.5 is not a whole number",
-        "search.sampler_options: [1] is not a value for each option",
-        "search.timeout_s: -1 is not above 0",
-        "search.objectives: val/loss: 'minimise'; did you mean 'minimize'",
+        "search.trials=0: expected",
+        "search.sampler='tpee': unknown value; did you mean 'tpe'?",
+        "search.seed=1.5: expected an integer",
+        "search.sampler_options=[1]: expected",
+        "search.timeout_s=-1: expected",
+        "search.objectives.val/loss='minimise': unknown value; did you mean 'minimize'",
         "search.pruner: asha compares trials by one metric, and there are 2 objectives",
     ):
         assert part in mistakes or any(mistake.startswith(part) for mistake in mistakes), part
@@ -238,8 +238,8 @@ def test_the_settings_of_a_search_are_checked_all_at_once() -> None:
 
 def test_a_value_of_none_or_true_is_not_taken_for_a_number() -> None:
     assert check_search({"trials": True, "seed": None}) == [
-        "search.trials: True is not a whole number",
-        "search.seed: None is not a whole number",
+        "search.trials=True: expected an integer",
+        "search.seed=None: expected an integer",
     ]
 
 

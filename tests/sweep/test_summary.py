@@ -17,12 +17,10 @@ from rich.console import Console
 from sweep_fixture import BOTH, LOSS, RESUME, Sweep, made_up
 
 from lightning_modules.sweep import trial_results as children_module
-from lightning_modules.sweep.ranking import best_trial, pareto_trials
-from lightning_modules.sweep.summary import write_summary
-from lightning_modules.sweep.summary_text import DESCRIPTION_LIMIT, mlflow_description, terminal_summary
-from lightning_modules.sweep.trial_names import NAME_LIMIT, run_name
+from lightning_modules.sweep.plans import NAME_LIMIT, run_name
+from lightning_modules.sweep.summary import DESCRIPTION_LIMIT, mlflow_description, terminal_summary, write_summary
 from lightning_modules.sweep.trial_results import TrialResult
-from lightning_modules.sweep.trial_table import to_csv, to_html
+from lightning_modules.sweep.trial_table import best_trial, pareto_trials, to_csv, to_html
 from lightning_modules.tracking.store import open_store
 
 
@@ -262,7 +260,7 @@ def test_a_picture_that_fails_and_a_full_disk_are_warned_of_and_end_nothing(
     sweep: Sweep, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     sweep.child(0, {"seed": 0}, {"val/loss": 1.0})
-    monkeypatch.setattr("lightning_modules.sweep.parallel_coordinates._draw_axes", lambda *_: 1 / 0)
+    monkeypatch.setattr("lightning_modules.sweep.plots._study", lambda *_: 1 / 0)
     sweep.summarise()
     assert "parallel_coordinates.png could not be drawn: ZeroDivisionError" in caplog.text
     assert sweep.tags()["sweep.finished"] == "1"

@@ -106,9 +106,9 @@ def test_the_same_name_with_other_parameters_is_refused_with_the_difference(swee
     sweep("seed=0,1", "sweep.name=mine")
     other = sweep("seed=0,2", "optimizer.lr=0.5", "sweep.name=mine")
     assert other.code == 1
-    assert "sweep=mine is another sweep" in other.said
-    assert "optimizer.lr: 0.002 then, 0.5 now" in other.said
-    assert "seed: 0,1 then, 0,2 now" in other.said
+    assert "a sweep named mine exists with different settings" in other.said
+    assert "optimizer.lr: was 0.002, now 0.5" in other.said
+    assert "seed: was 0,1, now 0,2" in other.said
     assert len(other.children) == 2
 
 
@@ -164,18 +164,18 @@ def test_a_finished_run_of_the_same_signature_is_linked_and_not_trained_again(sw
 
 BAD = {
     ("seed=range(3,3)",): "there is no value in it",
-    ("seed=1,1",): "seed=1 stands there twice",
+    ("seed=1,1",): "duplicate value seed=1",
     ("optimizer.lr=interval(0,1)",): "hydra/sweeper=optuna",
     ("seed=0,1", "tracking=none"): "a sweep is recorded",
     ("seed=0,1", "sweep.jobs=0"): "sweep.jobs=0: it must be 1 or more",
-    ("seed=0,1", "sweep.retries=many"): "sweep.retries=many: an integer",
+    ("seed=0,1", "sweep.retries=many"): "sweep.retries=many: expected an integer",
     ("seed=0,1", "sweep.name='a/b'"): "a name has letters",
-    ("seed=0,1", "sweep.name="): "sweep.name=: the value is empty",
-    ("sweep.resume=",): "sweep.resume=: the value is empty",
+    ("seed=0,1", "sweep.name="): "sweep.name=: empty value",
+    ("sweep.resume=",): "sweep.resume=: empty value",
     ("sweep.resume=nonsense",): "there is no sweep with this id or name",
     ("seed=0,1", "resume=abc"): "sweep.resume=ID",
     ("optimizer.lr=0.1,fast",): "optimizer.lr=fast",
-    ("seed=0,1", "tracking.min_free_mb=1e12"): "no room",
+    ("seed=0,1", "tracking.min_free_mb=1e12"): "not enough disk space",
 }
 
 
@@ -189,7 +189,7 @@ def test_a_mistake_is_told_before_anything_is_recorded(sweep: Sweep, words: tupl
 
 
 def test_two_processes_cannot_have_the_same_sweep(sweep: Sweep, store: Any) -> None:
-    from lightning_modules.sweep.sweep_lookup import lock_sweep, sweep_folder
+    from lightning_modules.sweep.sweep_command import lock_sweep, sweep_folder
 
     with lock_sweep(sweep_folder(store, "busy"), "busy"):
         done = sweep("seed=0,1", "sweep.name=busy")

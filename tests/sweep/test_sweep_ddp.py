@@ -172,8 +172,8 @@ def test_ranks_obey_the_pruner_that_rank_0_asks(sweep: Callable[..., Any], folde
 @pytest.mark.parametrize(
     ("chosen", "told"),
     [
-        (("hydra/sweeper=basic", "hydra/launcher=basic"), "its ranks would train with different hyper-parameters"),
-        pytest.param(("hydra/launcher=basic",), "leave hydra/launcher out (pool)", marks=pytest.mark.slow),
+        (("hydra/sweeper=basic", "hydra/launcher=basic"), "their ranks would train with different hyper-parameters"),
+        pytest.param(("hydra/launcher=basic",), "omit hydra/launcher (pool)", marks=pytest.mark.slow),
     ],
     ids=["sweeper and launcher", "launcher"],
 )

@@ -88,7 +88,7 @@ def test_a_fork_server_that_dies_as_it_starts_is_reported(tmp_path: Path, monkey
     for name in ("ensure_running", "set_forkserver_preload", "connect_to_new_process"):
         monkeypatch.setattr(forkserver, name, getattr(own, name))
     monkeypatch.setattr(forkserver, "_forkserver", own)
-    with pytest.raises(UserError, match="trials are forked from ended twice while it started"):
+    with pytest.raises(UserError, match="forkserver of the trials ended twice while it started"):
         process_pool.ProcessPool([], tmp_path).call(len, "abc")
 
 
@@ -143,8 +143,7 @@ def test_a_trial_has_one_process_at_a_time_and_goes_on_in_its_run(store: Any, tm
 
     from lightning_modules.sweep.plans import Trial
     from lightning_modules.sweep.sweep_store import SweepStore
-    from lightning_modules.sweep.trial_job import TrialJob
-    from lightning_modules.sweep.trial_lock import trial_lock
+    from lightning_modules.sweep.trial_job import TrialJob, trial_lock
 
     tags = {"touchstone.kind": "sweep", "sweep.name": "cut", "sweep.objectives": "{}"}
     ledger = SweepStore(store, store.client.create_run(store.experiment("mine"), tags=tags), tmp_path)
@@ -180,7 +179,7 @@ def test_a_signal_lets_runs_finish_their_epoch_and_the_sweep_can_go_on(
     command.says("finish the current epoch")
     (place / "open").touch()
     assert command.ends() == 128 + number
-    assert "train.py -m sweep.resume=cut" in command.said()
+    assert "touchstone train -m sweep.resume=cut" in command.said()
     assert "Traceback" not in command.said()
     parent = newest_parent(store)
     assert parent.info.status == "KILLED"

@@ -203,7 +203,7 @@ def test_the_store_of_a_folder_with_special_characters_lies_in_that_folder(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from lightning_modules.comparison.run_reader import open_run_reader
-    from lightning_modules.sweep.sweep_lookup import sweep_folder
+    from lightning_modules.sweep.sweep_command import sweep_folder
     from lightning_modules.sweep.trial_results import best_values
     from lightning_modules.tracking.artifacts import artifact_path
     from lightning_modules.tracking.outbox import outbox_folders

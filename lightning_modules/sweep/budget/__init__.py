@@ -1,1 +1,1 @@
-"""Compression to a budget: as small or fast as is wanted, with the quality held. What is tried, and what came of it."""
+"""``touchstone compress``: the search for the smallest or fastest compression of a run that keeps its quality."""
