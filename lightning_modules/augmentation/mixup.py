@@ -1,7 +1,6 @@
 """Mixup and CutMix: samples and targets are mixed with those of another sample in the batch."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +16,7 @@ from lightning_modules.augmentation.image.image_transform import (
 from lightning_modules.augmentation.image.resized_crop import interval_mask
 from lightning_modules.config.bounds import Fraction, Positive, bounded
 from lightning_modules.config.errors import UserError
+from lightning_modules.data.in_memory import InMemoryData
 from lightning_modules.task.manifold_mixup import blend
 
 
@@ -48,7 +48,7 @@ class Mixing(nn.Module):
         self.alpha, self.probability = alpha, probability
         self.num_classes: int | None = None
 
-    def prepare(self, data: Any) -> None:
+    def prepare(self, data: InMemoryData) -> None:
         """Read the number of classes from the datamodule; None if targets are real-valued."""
         self.num_classes = data.num_classes
 

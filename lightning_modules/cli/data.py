@@ -22,7 +22,7 @@ class Arguments:
 def _data(arguments: Arguments) -> None:
     from lightning_modules.quality import commands
 
-    getattr(commands, arguments.target)(commands.compose_quality(arguments.overrides))
+    commands.COMMANDS[arguments.target](commands.compose_quality(arguments.overrides))
 
 
 main = Verb(

@@ -133,3 +133,6 @@ def _build_datamodule(cfg: DictConfig, key: str) -> Any:
         )
     data.setup()
     return data
+
+
+COMMANDS = {"inspect": inspect_data, "clean": write_exclusions, "split": write_split}

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from lightning_modules.config.errors import UserError
+from lightning_modules.data.in_memory import InMemoryData
 from lightning_modules.quality import duplicate_samples as twice
 from lightning_modules.quality.drift import MAX_COLUMNS, compare_distributions, label_shift
 from lightning_modules.quality.duplicate_samples import Duplicates
@@ -46,7 +47,7 @@ class Findings:
     notes: list[str] = field(default_factory=list)
 
 
-def find_issues(data: Any, settings: QualitySettings, wants_labels: bool = True) -> Findings:
+def find_issues(data: InMemoryData, settings: QualitySettings, wants_labels: bool = True) -> Findings:
     """Detect duplicates, outliers and label errors in a set-up datamodule."""
     samples = collect_samples(data)
     notes: list[str] = []
@@ -76,7 +77,11 @@ def _embedding(samples: Samples, settings: QualitySettings, notes: list[str]) ->
 
 
 def _errors(
-    samples: Samples, embedding: Any, duplicates: Duplicates, settings: QualitySettings, notes: list[str]
+    samples: Samples,
+    embedding: Embedding | WordEmbedding | None,
+    duplicates: Duplicates,
+    settings: QualitySettings,
+    notes: list[str],
 ) -> LabelErrors | None:
     if embedding is None:
         return None
@@ -97,7 +102,7 @@ def _errors(
     return found
 
 
-def build_report(findings: Findings, other: Any = None) -> dict[str, Any]:
+def build_report(findings: Findings, other: InMemoryData | None = None) -> dict[str, Any]:
     """Return the report as plain values; `other` is a datamodule to compare with (drift)."""
     samples, settings = findings.samples, findings.settings
     drifted = _drift(findings, other)
@@ -175,7 +180,7 @@ def _listed(findings: Findings) -> dict[str, Any]:
     }
 
 
-def _drift(findings: Findings, other: Any) -> dict[str, Any] | None:
+def _drift(findings: Findings, other: InMemoryData | None) -> dict[str, Any] | None:
     samples, settings = findings.samples, findings.settings
     if other is not None:
         return _drift_between(samples, collect_samples(other), settings)

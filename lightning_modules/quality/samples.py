@@ -1,12 +1,12 @@
 """All samples of a data set in one sequence: the pool, then the official test part, each with its part."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_modules.data.in_memory import InMemoryData
 from lightning_modules.data.preprocess import SampleSource
 
 PARTS = ("train", "val", "test", "unused")  # unused: dropped by data.fraction, per_class or a fold
@@ -30,7 +30,7 @@ class Samples:
     y: Tensor
     parts: np.ndarray
     class_names: list[str] | None
-    data: Any
+    data: InMemoryData
 
     def __len__(self) -> int:
         return len(self.y)
@@ -94,7 +94,7 @@ class Samples:
         )
 
 
-def collect_samples(data: Any) -> Samples:
+def collect_samples(data: InMemoryData) -> Samples:
     """Collect the samples of a set-up datamodule (``lightning_modules.data.in_memory.InMemoryData``)."""
     arrays = data.arrays
     y: Tensor = arrays.y
@@ -110,7 +110,7 @@ def collect_samples(data: Any) -> Samples:
     return Samples(data.name, infer_domain(data), stores, y, parts, data.class_names, data)
 
 
-def infer_domain(data: Any) -> str:
+def infer_domain(data: InMemoryData) -> str:
     """Return the domain of the samples: that of the datamodule, else by shape."""
     domain = getattr(data, "domain", "table")
     if domain in DOMAINS and domain != "table":

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lightning_modules.data.in_memory import InMemoryData
 from lightning_modules.quality.drift import label_shift
 from lightning_modules.quality.duplicate_samples import leaks
 from lightning_modules.quality.findings import Findings
@@ -32,7 +33,7 @@ def describe_split(findings: Findings) -> dict[str, Any]:
     }
 
 
-def _disjoint(data: Any) -> dict[str, Any]:
+def _disjoint(data: InMemoryData) -> dict[str, Any]:
     official = data.arrays.test is not None
     pool = [data.splits[part] for part in ("train", "val", *(() if official else ("test",)))]
     twice = sum(len(part) for part in pool) - len(torch.cat(pool).unique())

@@ -58,7 +58,7 @@ def test_the_same_generator_draws_the_same_weights_and_the_global_ones_are_not_u
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"), [({"alpha": 0}, r"alpha=0 must"), ({"probability": 2}, r"probability=2 must")]
+    ("settings", "message"), [({"alpha": 0}, r"alpha=0: expected"), ({"probability": 2}, r"probability=2: expected")]
 )
 def test_wrong_settings_are_explained(settings: dict[str, float], message: str) -> None:
     with pytest.raises(UserError, match=message):

@@ -41,7 +41,7 @@ def test_constant_and_half_precision_series_and_a_batch_of_one_work() -> None:
 
 @pytest.mark.parametrize("name", ["shift", "scale", "noise", "probability"])
 def test_wrong_settings_are_explained(name: str) -> None:
-    with pytest.raises(UserError, match=rf"Jitter\.{name}=-1: expected a value in \[0"):
+    with pytest.raises(UserError, match=rf"Jitter\.{name}=-1: expected"):
         TimeSeriesJitter(**{name: -1})
 
 

@@ -1,7 +1,7 @@
 """Background noise at a random signal-to-noise ratio."""
 
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -16,7 +16,9 @@ from lightning_modules.augmentation.audio.wave_transform import (
 )
 from lightning_modules.augmentation.per_sample import to_device_of, uniform
 from lightning_modules.config.errors import UserError, suggest
+from lightning_modules.data.in_memory import InMemoryData
 from lightning_modules.data.log_mel import as_float_audio
+from lightning_modules.data.preprocess import SampleSource
 
 NoiseSource = Literal["white", "pink", "training", "folder"]
 
@@ -54,9 +56,9 @@ class BackgroundNoise(WaveTransform):
         self.min_snr_db, self.max_snr_db = min_snr_db, max_snr_db
         self.source, self.folder = source, folder
         self.recordings: list[Tensor] = []
-        self.others: tuple[Tensor, Tensor] | None = None
+        self.others: tuple[SampleSource, Tensor] | None = None
 
-    def prepare(self, data: Any) -> None:
+    def prepare(self, data: InMemoryData) -> None:
         """Read the folder, or find the training recordings."""
         if self.folder is not None:
             self.recordings = read_audio_folder(self, self.folder, sample_rate_of(self, data))

@@ -2,7 +2,6 @@
 
 import math
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +15,7 @@ from lightning_modules.augmentation.audio.wave_transform import (
     sample_rate_of,
 )
 from lightning_modules.augmentation.per_sample import to_device_of, uniform
+from lightning_modules.data.in_memory import InMemoryData
 
 
 class Reverberation(WaveTransform):
@@ -48,7 +48,7 @@ class Reverberation(WaveTransform):
         self.sample_rate = 8000
         self.responses: list[Tensor] = []
 
-    def prepare(self, data: Any) -> None:
+    def prepare(self, data: InMemoryData) -> None:
         """Read the sample rate of the data, and the folder."""
         self.sample_rate = sample_rate_of(self, data)
         if self.folder is not None:

@@ -3,7 +3,6 @@
 import math
 from abc import abstractmethod
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor
 from lightning_modules.augmentation.per_sample import PerSampleTransform
 from lightning_modules.config.errors import UserError
 from lightning_modules.data.audio_file import SUFFIXES, read_recordings
+from lightning_modules.data.in_memory import InMemoryData
 
 FULL_SCALE = 32768.0  # of int16, as floats 1
 
@@ -68,7 +68,7 @@ def read_audio_folder(transform: object, folder: str | Path, sample_rate: int) -
     return [torch.from_numpy(wave.astype(np.float32)) / FULL_SCALE for wave in read_recordings(files, sample_rate)]
 
 
-def sample_rate_of(transform: object, data: Any) -> int:
+def sample_rate_of(transform: object, data: InMemoryData) -> int:
     """Return the sample rate of the datamodule in Hz. Raises UserError if it has none."""
     rate = getattr(data, "sample_rate", None)
     if rate is None:

@@ -1,13 +1,13 @@
 """Augmentation of user-item pairs: negative sampling, resampled positives, and noise in ratings."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lightning_modules.config.bounds import Count, Fraction, NonNegative, bounded
 from lightning_modules.config.errors import UserError
+from lightning_modules.data.in_memory import InMemoryData
 
 _MAX_REDRAWS = 20  # of rejection sampling; then the rest is drawn one by one
 
@@ -31,7 +31,7 @@ class NegativeSampling(nn.Module):
         self._met: Tensor | None = None  # bool [users * items]
         self._share: Tensor | None = None  # float64 [items], cumulative probability
 
-    def prepare(self, data: Any) -> None:
+    def prepare(self, data: InMemoryData) -> None:
         """Read the training interactions.
 
         Raises:
@@ -113,11 +113,11 @@ class UniformUsers(nn.Module):
         self.probability = probability
         self._x: Tensor | None = None
 
-    def prepare(self, data: Any) -> None:
+    def prepare(self, data: InMemoryData) -> None:
         """Sort the training part by user. Raises UserError if the data are not pairs of users and items."""
         if tuple(data.input_shape) != (2,):
             raise UserError(f"augmentation: uniform users need pairs of users and items, not {data.name}")
-        x, train = data.arrays.x, data.splits["train"]
+        x, train = torch.as_tensor(data.arrays.x), data.splits["train"]
         order = train[x[train, 0].argsort(stable=True)]
         self._x, self._y = x[order], data.arrays.y[order]
         _, self._counts = self._x[:, 0].unique_consecutive(return_counts=True)

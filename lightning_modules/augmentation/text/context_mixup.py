@@ -1,7 +1,5 @@
 """Transforms that combine several texts: appended context and mixup."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -10,6 +8,7 @@ from lightning_modules.augmentation.per_sample import bernoulli_mask, uniform
 from lightning_modules.augmentation.text.text_transform import TextTransform, row_lengths
 from lightning_modules.config.bounds import Count, bounded
 from lightning_modules.config.errors import UserError
+from lightning_modules.data.text.text_data import TextData
 
 
 class AddContext(TextTransform):
@@ -33,7 +32,7 @@ class AddContext(TextTransform):
         self.places: Tensor
         self.rank: Tensor
 
-    def prepare(self, data: Any) -> None:
+    def prepare(self, data: TextData) -> None:
         """Sort the training texts by class. Raises UserError if the targets are not classes."""
         if data.num_classes is None:
             raise UserError(f"augmentation: AddContext adds texts of the same class, but {data.name} has no classes")

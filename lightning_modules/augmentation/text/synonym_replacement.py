@@ -1,7 +1,6 @@
 """Synonym replacement and insertion."""
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +17,7 @@ from lightning_modules.augmentation.text.text_transform import (
 )
 from lightning_modules.config.bounds import Count, Fraction, bounded
 from lightning_modules.config.errors import UserError
+from lightning_modules.data.text.text_data import TextData
 
 
 class SynonymTransform(TextTransform):
@@ -41,7 +41,7 @@ class SynonymTransform(TextTransform):
         self.register_buffer("table", torch.zeros(1, 1, dtype=torch.int64), persistent=False)
         self.table: Tensor
 
-    def prepare(self, data: Any) -> None:
+    def prepare(self, data: TextData) -> None:
         """Build the table of synonyms by word id.
 
         Raises:

@@ -1,19 +1,19 @@
 """Base of text transforms, operations on padded rows of word ids, and the random choice of a transform."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lightning_modules.augmentation.per_sample import PerSampleTransform, to_device_of
 from lightning_modules.config.errors import UserError
+from lightning_modules.data.text.text_data import TextData
 
 
 class TextTransform(PerSampleTransform):
     """Transforms rows of word ids, int [n, L], padded with 0 at the end; empty rows are unchanged."""
 
-    def prepare(self, data: Any) -> None:
+    def prepare(self, data: TextData) -> None:
         """Read from the set-up datamodule what the transform needs; nothing by default."""
 
     def check(self, x: Tensor) -> None:
@@ -76,7 +76,7 @@ class OneOf(TextTransform):
             )
         self.transforms = nn.ModuleList(given)
 
-    def prepare(self, data: Any) -> None:
+    def prepare(self, data: TextData) -> None:
         """Prepare all transforms."""
         for transform in self.transforms:
             assert isinstance(transform, TextTransform)

@@ -1,7 +1,6 @@
 """Word-level noise: deletion, masking and swapping of words, and shuffled sentences."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +15,7 @@ from lightning_modules.augmentation.text.text_transform import (
 )
 from lightning_modules.config.bounds import Fraction, bounded
 from lightning_modules.config.errors import UserError
+from lightning_modules.data.text.text_data import TextData
 
 
 class DeleteWords(TextTransform):
@@ -42,7 +42,7 @@ class ReplaceByUnknown(TextTransform):
         self.share = share
         self.unknown = 0
 
-    def prepare(self, data: Any) -> None:
+    def prepare(self, data: TextData) -> None:
         """Read the id of the unknown word."""
         self.unknown = int(data.unknown_id)
 
@@ -126,7 +126,7 @@ class ShuffleSentences(TextTransform):
         self.register_buffer("end_ids", torch.zeros(0, dtype=torch.int64), persistent=False)
         self.end_ids: Tensor
 
-    def prepare(self, data: Any) -> None:
+    def prepare(self, data: TextData) -> None:
         """Look up the ids of the marks. Raises UserError if none occurs in the data."""
         ids = [i for i, word in enumerate(data.words, start=1) if word in self.ends]
         if not ids:

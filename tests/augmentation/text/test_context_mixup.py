@@ -62,7 +62,7 @@ def test_context_needs_classes_that_are_not_mixed_yet() -> None:
     transform.prepare(letters())
     with pytest.raises(UserError, match="put it before the transforms that mix labels"):
         transform({"x": torch.ones(2, 3, dtype=torch.int32), "y": torch.rand(2, 3)}, generator())
-    with pytest.raises(UserError, match=r"max_words=0: expected 1 or more, or null"):
+    with pytest.raises(UserError, match=r"max_words=0: expected 1 or more"):
         AddContext(max_words=0)
 
 
