@@ -166,9 +166,7 @@ def test_a_compressed_model_that_does_not_fit_into_memory_is_refused(
     path = tmp_path / "model"
     container.write(path, {"w": torch.arange(1000.0)}, CompressedState(), {})
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=5000))
-    with pytest.raises(
-        UserError, match=r"model does not fit into memory: its tensors take up to 18,000 bytes, but 5,000"
-    ):
+    with pytest.raises(UserError, match=r"model does not fit into memory: its tensors .*18,000 bytes.* 5,000"):
         container.read(path)
 
 
