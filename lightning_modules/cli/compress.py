@@ -30,7 +30,7 @@ class Arguments:
 
 
 def _compress(arguments: Arguments) -> None:
-    from lightning_modules.sweep.budget.compress import compress_run
+    from lightning_modules.compression.budget.compress import compress_run
 
     ratios = {key: getattr(arguments, key) for key in ("size_ratio", "macs_ratio", "latency_ratio")}
     compress_run(

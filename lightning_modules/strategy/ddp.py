@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 from datetime import timedelta
+from pathlib import Path
 from typing import Annotated, Literal
 
 import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
 from annotated_types import Gt
-from lightning_fabric.utilities.types import _PATH
 from pytorch_lightning.utilities.types import STEP_OUTPUT
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -170,7 +170,7 @@ class CheckedDDP(CommStats, ExtensibleDDP):
         return busy, max(0.0, busy - clock.get("avg_backward_compute_comm_overlap_time", 0) * share)
 
     # --- checkpoints -----------------------------------------------------------------------------------------
-    def save_checkpoint(self, checkpoint: StateDict, filepath: _PATH, storage_options: object = None) -> None:
+    def save_checkpoint(self, checkpoint: StateDict, filepath: str | Path, storage_options: object = None) -> None:
         """Write the checkpoint, with the hook states of all ranks under ``gradient_hook``."""
         if self.hook is not None and "optimizer_states" in checkpoint:  # not for weights-only checkpoints
             mine = self.hook.state_dict()
@@ -181,7 +181,7 @@ class CheckedDDP(CommStats, ExtensibleDDP):
                     checkpoint["gradient_hook"] = states
         super().save_checkpoint(checkpoint, filepath, storage_options)
 
-    def load_checkpoint(self, checkpoint_path: _PATH, weights_only: bool | None = None) -> StateDict:
+    def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> StateDict:
         checkpoint = super().load_checkpoint(checkpoint_path, weights_only)
         self._hook_states = checkpoint.pop("gradient_hook", [])
         self._start_step = int(checkpoint.get("global_step", 0))

@@ -2,13 +2,13 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
 from annotated_types import Ge
-from lightning_fabric.utilities.types import _PATH
 from pytorch_lightning.callbacks import StochasticWeightAveraging, WeightAveraging
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -193,7 +193,7 @@ class LocalSteps(CheckedDDP):
         return state
 
     # --- checkpoints -----------------------------------------------------------------------------------------
-    def save_checkpoint(self, checkpoint: StateDict, filepath: _PATH, storage_options: object = None) -> None:
+    def save_checkpoint(self, checkpoint: StateDict, filepath: str | Path, storage_options: object = None) -> None:
         if "optimizer_states" in checkpoint:  # not for weights-only checkpoints
             weights = self._local if self._local is not None else self._averaged_tensors()
             mine = {"weights": weights, "optimizers": checkpoint["optimizer_states"], "more": self.local_state()}

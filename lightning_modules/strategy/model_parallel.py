@@ -7,7 +7,6 @@ from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch.distributed as dist
-from lightning_fabric.utilities.types import _PATH
 from pytorch_lightning.trainer.states import TrainerFn, TrainerStatus
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
@@ -152,7 +151,7 @@ class ModelParallel(CheckedDDP):
             parameters = (p for group in optimizer.param_groups for p in group["params"])
             optimizer.load_state_dict(shard_optimizer_state(states, parameters))
 
-    def save_checkpoint(self, checkpoint: StateDict, filepath: _PATH, storage_options: object = None) -> None:
+    def save_checkpoint(self, checkpoint: StateDict, filepath: str | Path, storage_options: object = None) -> None:
         path = Path(self.broadcast(str(filepath)))
         if self.sharded_checkpoint and self._unsharded is not None:
             parts = {**checkpoint, "state_dict": self._task.state_dict()}
@@ -161,7 +160,7 @@ class ModelParallel(CheckedDDP):
             write_shards(path.with_suffix(".shards"), parts, self.global_rank, self.world_size, self.barrier)
         super().save_checkpoint(checkpoint, path, storage_options)
 
-    def load_checkpoint(self, checkpoint_path: _PATH, weights_only: bool | None = None) -> StateDict:
+    def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> StateDict:
         path = Path(self.broadcast(str(checkpoint_path)))
         plain: StateDict = read_checkpoint(path)
         shards = path.with_suffix(".shards")

@@ -9,9 +9,7 @@ from typing import Any
 import pytest
 from interrupted import newest_sweep
 
-from lightning_modules.config.command_line import compose_run
-from lightning_modules.config.errors import UserError
-from lightning_modules.sweep.budget.goal import (
+from lightning_modules.compression.budget.goal import (
     BITS_KEY,
     KEPT_RATIO_KEYS,
     SPARSITY_KEY,
@@ -24,8 +22,10 @@ from lightning_modules.sweep.budget.goal import (
     sparsity_for,
     values_for,
 )
-from lightning_modules.sweep.budget.plan import BudgetPlan
-from lightning_modules.sweep.budget.search import Attempt, best_attempt, propose, suggest
+from lightning_modules.compression.budget.plan import BudgetPlan
+from lightning_modules.compression.budget.search import Attempt, best_attempt, propose, suggest
+from lightning_modules.config.command_line import compose_run
+from lightning_modules.config.errors import UserError
 from lightning_modules.sweep.hydra_plugin import refuse_former_budget
 from lightning_modules.sweep.plans import Outcome, Trial
 from lightning_modules.sweep.trial_results import best_values, read_trial_results

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 from annotated_types import Ge
 from omegaconf import DictConfig
 
+from lightning_modules.compression.budget.search import Point
 from lightning_modules.config.errors import UserError
-from lightning_modules.sweep.budget.search import Point
 from lightning_modules.sweep.search_space import to_overrides
 
 RATIO_NAMES = {"size_ratio": "smaller", "macs_ratio": "fewer macs", "latency_ratio": "faster"}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lightning_modules.compat.optuna import set_user_attr
-from lightning_modules.sweep.budget.goal import (
+from lightning_modules.compression.budget.goal import (
     Goal,
     Request,
     attempt_overrides,
@@ -18,7 +18,7 @@ from lightning_modules.sweep.budget.goal import (
     first_bits,
     values_for,
 )
-from lightning_modules.sweep.budget.search import Attempt, Point, best_attempt, propose, suggest
+from lightning_modules.compression.budget.search import Attempt, Point, best_attempt, propose, suggest
 from lightning_modules.sweep.plans import Outcome, Plan, Trial
 from lightning_modules.sweep.pruning import open_journal, truncate_partial_line
 

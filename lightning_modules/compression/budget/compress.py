@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import yaml
 
+from lightning_modules.compression.budget.goal import RECIPE, chosen_keys, make_goal
+from lightning_modules.compression.budget.plan import BudgetPlan
+from lightning_modules.compression.budget.report import report_budget
 from lightning_modules.config.errors import UserError
 from lightning_modules.config.trust import refuse_untrusted_overrides
-from lightning_modules.sweep.budget.goal import RECIPE, chosen_keys, make_goal
-from lightning_modules.sweep.budget.plan import BudgetPlan
-from lightning_modules.sweep.budget.report import report_budget
 from lightning_modules.sweep.controller import SweepRequest, run_sweep
 from lightning_modules.sweep.hydra_plugin import compose_multirun
 from lightning_modules.sweep.trial_results import TrialResult

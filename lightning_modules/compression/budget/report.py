@@ -15,9 +15,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
+from lightning_modules.compression.budget.goal import RATIO_NAMES, Goal
 from lightning_modules.report.figures import COLOURS, INK, blank_figure, style_axes
 from lightning_modules.report.tables import markdown_table
-from lightning_modules.sweep.budget.goal import RATIO_NAMES, Goal
 from lightning_modules.sweep.plans import short_value
 from lightning_modules.sweep.summary import DESCRIPTION_LIMIT
 from lightning_modules.sweep.sweep_store import SweepStore
