@@ -16,7 +16,7 @@ test-all: $(READY) ## the slow ones too
 
 # What a new version of a library breaks first: the private names that we use, the composed configs, a few trainings.
 # NEWEST=1 .ci/run runs test-newest too. Both install into environments of their own and take minutes.
-UPGRADE_TESTS := tests/compat tests/check tests/config tests/configs tests/run/test_record.py tests/sweep/test_optuna_plan.py
+UPGRADE_TESTS := tests/compat tests/config tests/configs tests/run/test_record.py tests/sweep/test_optuna_plan.py
 
 test-newest: ## with the newest versions that pyproject.toml allows
 	rm -rf .venv-newest

@@ -22,8 +22,6 @@ class CompressionCallback(pl.Callback):
     so a resumed fit continues exactly.
     """
 
-    state_key = "Keeper"  # the key in checkpoints of earlier versions
-
     def __init__(self, context: StageContext, stages: Sequence[Stage]) -> None:
         self.context, self.stages = context, list(stages)
         self.step, self.total = 0, 0

@@ -54,19 +54,19 @@ def _crop_and_flip(shape: tuple[int, int, int]) -> Rivals:
 def _geometric(shape: tuple[int, int, int]) -> dict[str, Rivals]:
     from torchvision.transforms import v2
 
-    from lightning_modules.augmentation.image import affine, flip, resized_crop
+    from lightning_modules.augmentation.image import affine, crop_flip, resized_crop
 
     side, smooth = shape[1], v2.InterpolationMode.BILINEAR
     four = {"degrees": 15.0, "translate": (0.1, 0.1), "scale": (0.9, 1.1)}
     return {
         "horizontal flip": Rivals(
-            flip.HorizontalFlip(),
+            crop_flip.HorizontalFlip(),
             v2.RandomHorizontalFlip(),
             _alb(lambda a: a.HorizontalFlip()),
             _kor(lambda k: k.RandomHorizontalFlip()),
         ),
         "vertical flip": Rivals(
-            flip.VerticalFlip(),
+            crop_flip.VerticalFlip(),
             v2.RandomVerticalFlip(),
             _alb(lambda a: a.VerticalFlip()),
             _kor(lambda k: k.RandomVerticalFlip()),

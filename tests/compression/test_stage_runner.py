@@ -10,7 +10,6 @@ import torch
 
 from lightning_modules.compression import container
 from lightning_modules.compression.artifact import FILE, load_compressed
-from lightning_modules.compression.compression_callback import CompressionCallback
 from lightning_modules.config.command_line import compose_run
 from lightning_modules.config.errors import UserError
 from lightning_modules.config.signals import SignalReceived
@@ -231,7 +230,3 @@ def test_a_file_of_another_network_is_refused(store: Any, train: Any, tmp_path: 
         load_into(task, path)
     header = container.read_header(path)
     assert json.dumps(header["passport"])
-
-
-def test_checkpoints_of_earlier_versions_hold_the_callback_under_its_former_name() -> None:
-    assert CompressionCallback.state_key == "Keeper"

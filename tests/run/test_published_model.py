@@ -68,8 +68,8 @@ def test_compressed_and_exported_models_preprocess_as_they_were_trained(
 
 
 REFUSED = {
-    "hidden": r"^The preprocessing custom_preprocessing\.Hidden cannot be recorded: it has no attribute 'power', which its "
-    r"constructor takes\. Give it a method recipe\(\)",
+    "hidden": r"^The preprocessing custom_preprocessing\.Hidden cannot be recorded: it has no attribute 'power' for "
+    r"this constructor argument\. Add a method recipe\(\)",
     "local": r"OwnDigits\.build_preprocess\.<locals>\.Local cannot be recorded: .*has no '<locals>'",
     "forgetful": r"^the recorded model is not the trained model: .* its scores differ by up to \d",
 }

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_a_run_then_the_sweep_killed_while_others_train_cost_nothing(
     sweep: Any, launch: Any, place: Path, store: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lightning_modules.sweep import engine
+    from lightning_modules.sweep import sweep_store
 
     words = (*QUICK, "seed=range(3)", *gate(place))
     first = launch(*words, "sweep=cut", "sweep.jobs=2")
@@ -31,13 +31,13 @@ def test_a_run_then_the_sweep_killed_while_others_train_cost_nothing(
     first.process.kill()
     first.process.wait()
     assert survivors <= {process.pid for process in first.left()}
-    alive = engine.is_alive
+    alive = sweep_store.is_alive
 
     def seen_alive(tags: Any) -> bool:  # the sweep that goes on waits for them: only now their epoch ends
         (place / "open").touch()
         return alive(tags)
 
-    monkeypatch.setattr(engine, "is_alive", seen_alive)
+    monkeypatch.setattr(sweep_store, "is_alive", seen_alive)
     gone_on = sweep(*words, "sweep.name=cut", "sweep.jobs=2", quick=False)
     until(lambda: not first.left())
     logs = Path(store.uri.removeprefix("sqlite:///")).parent / "sweeps" / "cut" / "logs"
