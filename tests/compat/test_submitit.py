@@ -23,8 +23,8 @@ def test_the_handler_of_a_slurm_job_is_found(monkeypatch, handler):
     assert preemption_handler() is handler
 
 
+@pytest.mark.slow  # needs the extra `slurm`
 def test_submitit_still_uses_these_variables():
-    pytest.importorskip("submitit")
     from inspect import getsource
 
     from submitit.core import job_environment

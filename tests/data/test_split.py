@@ -33,6 +33,15 @@ def test_the_split_is_a_function_of_its_seed() -> None:
     assert not torch.equal(first["val"], other["val"])
 
 
+def test_the_split_of_a_recorded_run_stays_the_same() -> None:
+    parts = split(Y, SplitPlan(), None)
+    assert parts["test"].tolist() == [0, 7, 13, 25, 27, 29, 36, 41, 48, 51, 53, 54, 70, 71, 81, 86, 88, 89, 93, 97]
+    assert parts["val"].tolist() == [6, 18, 34, 44, 46, 50, 72, 90, 95, 99]
+    fold = split(Y, SplitPlan(folds=5, fold=1, per_class=3), None)
+    assert fold["test"].tolist() == [1, 3, 4, 8, 12, 17, 26, 32, 35, 50, 55, 59, 60, 64, 69, 77, 86, 88, 90, 94]
+    assert fold["train"].tolist() == [10, 27, 29, 31, 34, 36, 38, 58, 65]
+
+
 def test_an_official_test_part_is_kept() -> None:
     parts = split(Y, SplitPlan(val_fraction=0.2, test_fraction=0.5), 33)
     assert torch.equal(parts["test"], torch.arange(33))

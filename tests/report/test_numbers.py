@@ -59,7 +59,9 @@ def test_an_interval_without_an_end_is_empty() -> None:
     assert format_interval((None, 1.0), write) == format_interval(None, write) == ""
 
 
-@pytest.mark.parametrize(("p", "shown"), [(None, "–"), (0.00001, "< 0.0001"), (0.03125, "0.0312"), (1.0, "1.0000")])
+@pytest.mark.parametrize(
+    ("p", "shown"), [(None, "–"), (0.00001, "< 0.0001"), (0.0042, "0.0042"), (0.03125, "0.0312"), (1.0, "1.0000")]
+)
 def test_p_has_four_decimals(p: float | None, shown: str) -> None:
     assert format_p(p) == shown
 
