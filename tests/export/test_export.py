@@ -221,7 +221,6 @@ def test_the_command_exports_and_says_what_is_wrong(run: Any, command: Any, stor
     assert done.returncode == 0, done.stderr
     assert "top-1 agreement" in done.stdout and "p50 / p95" in done.stdout
     wrong = command("export.py", run.info.run_id, "fromat=onnx")
-    assert (
-        wrong.returncode == 1 and wrong.stderr.strip() == "fromat=onnx: there is no such option: did you mean 'format'?"
-    )
+    assert wrong.returncode == 1
+    assert wrong.stderr.startswith("fromat=onnx: unknown key; did you mean 'format'?")
     assert np.isfinite(store.client.get_run(run.info.run_id).data.metrics["export/onnx/latency_ms"])

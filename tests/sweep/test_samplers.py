@@ -97,7 +97,7 @@ def dying(*args):
     left[0] -= 1
     write(*args)
 storage.set_trial_param = dying
-t.ask(study, settings, space, objectives, 11)
+t.ask_trial(study, settings, space, objectives, 11)
 """
 
 
