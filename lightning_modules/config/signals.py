@@ -47,7 +47,7 @@ def defer_signals() -> Iterator[None]:
 
 
 def raise_or_defer(signal_number: int) -> None:
-    """Raise `Killed`, now or at the end of the deferring block."""
+    """Raise `SignalReceived`, now or at the end of the deferring block."""
     _received.append(signal_number)
     if _depth:
         _deferred.append(signal_number)
@@ -56,7 +56,7 @@ def raise_or_defer(signal_number: int) -> None:
 
 
 def raise_if_received() -> None:
-    """Raise `Killed` if a signal was received but its exception got lost."""
+    """Raise `SignalReceived` if a signal was received but its exception got lost."""
     if _received and _active:
         raise SignalReceived(_received[0])
 
@@ -103,7 +103,7 @@ def _discard_output(terminals: list[int]) -> None:
 
 @contextlib.contextmanager
 def signals_as_exceptions() -> Iterator[None]:
-    """Turn SIGINT, SIGTERM and SIGHUP into the exception `Killed`, so that every ``finally`` block runs."""
+    """Turn SIGINT, SIGTERM and SIGHUP into the exception `SignalReceived`, so that every ``finally`` block runs."""
     global _active
     if threading.current_thread() is not threading.main_thread():
         yield

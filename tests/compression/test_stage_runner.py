@@ -120,7 +120,7 @@ def untimed_histories(store: Any, run_id: str) -> dict[str, list[tuple[int, floa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["Gradual", "SharedWeights"])
+@pytest.mark.parametrize("kind", ["Gradual", "WeightSharing"])
 def test_a_recipe_that_is_cut_off_ends_as_if_it_had_not_been(
     store: Any, train: Any, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -102,7 +102,7 @@ def test_a_trial_whose_objective_is_not_defined_fails_with_the_reason_and_is_nev
     assert done.code == 0, done.said
     of = {child.params["data.val_fraction"]: child for child in done.children}
     assert (of[0.1].status, of[0.1].values) == ("FAILED", {"val/r2": None})
-    assert of[0.1].error == "the objective val/r2 had no finite value: it is not defined on these samples"
+    assert of[0.1].error == "the objective val/r2 has no finite value on this data"
     assert of[0.3].status == "FINISHED" and done.parent.data.tags["sweep.best_name"] == of[0.3].name
 
 
