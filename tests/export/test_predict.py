@@ -115,4 +115,4 @@ def test_the_command_writes_a_table_and_needs_an_input(train: Any, command: Any,
     assert done.returncode == 0 and "3 samples" in done.stdout, done.stderr
     assert (tmp_path / "out.csv").read_text().splitlines()[0] == "file,sample,class,probability"
     wrong = command("predict.py", run.info.run_id)
-    assert wrong.returncode == 1 and wrong.stderr.startswith("input=FILE_OR_FOLDER is needed")
+    assert wrong.returncode == 1 and wrong.stderr.startswith("input=… is missing")

@@ -57,7 +57,7 @@ def test_a_run_names_its_published_model_and_a_run_without_one_says_so(train: An
     assert find_logged_model(store, run.info.run_id) == find_logged_model(store, uri) == (uri, folder)
     said = store.client.get_run(run.info.run_id).data.tags["mlflow.note.content"]
     command = f"MLFLOW_TRACKING_URI='{store.uri}' mlflow models serve -m {uri} --env-manager local"
-    assert f"`python scripts/serve.py {run.info.run_id}` serves it, as `{command}` does." in said
+    assert f"`touchstone serve {run.info.run_id}` serves it, as `{command}` does." in said
     bare = store.client.create_run(run.info.experiment_id, run_name="bare").info.run_id
     with pytest.raises(UserError, match=rf"run {bare} \(bare, RUNNING\) has no logged model"):
         find_logged_model(store, "bare")

@@ -73,7 +73,7 @@ def test_only_the_head_learns_where_the_backbone_is_frozen(folder: Path) -> None
 
 
 def test_what_is_not_there_is_told_and_nothing_is_downloaded(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"nothing is downloaded unless data.download=true"):
+    with pytest.raises(UserError, match=r"set data.download=true to download it"):
         HFTextClassifier([8], 2, "nobody/no-such-model")
     from transformers import AutoTokenizer
 
