@@ -114,7 +114,7 @@ def test_a_run_whose_server_stays_gone_ends_well_and_sync_makes_it_whole(
     server: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train(*QUICK, f"trainer.max_epochs={EPOCHS}", "tracking.system_metrics_s=null", extra=(Outage(server, 2),))
-    assert "the server is gone" in capsys.readouterr().err
+    assert "the server is unreachable" in capsys.readouterr().err
     kept = pending_files(server.uri)
     assert len(kept) >= 1 and all(path.is_relative_to(tmp_path / "project") for path in kept)
     server.start()

@@ -46,7 +46,7 @@ def test_how_slow_is_too_slow_can_be_said(store: Any, train: Callable[..., Any])
     run = train(*SMALL, *SLOW, "+strategy.slow_ratio=1e6", "trainer.max_epochs=1")
     folder = artifact_path(store, run, "config/config.yaml").parents[1]
     assert not any(WARNED.findall(file.read_text()) for file in folder.glob("log.txt"))
-    with pytest.raises(UserError, match=r"^strategy\.slow_ratio=1: expected more than 1$"):
+    with pytest.raises(UserError, match=r"strategy\.slow_ratio=1: expected more than 1$"):
         train(*SMALL, "+strategy.slow_ratio=1")
 
 
