@@ -118,6 +118,7 @@ def _run(project: Project, block: Block, command: str) -> None:
     if argv[0] == "train" and not wrong:
         argv += _tiny(argv)
         argv += ["name=first"] if command == TRAINING[0] else []
+    argv += ["here=true"] if argv[0] == "rerun" else []  # the copy is no repository
     ended = subprocess.run(
         [sys.executable, "-m", "lightning_modules.cli.main", *argv],
         cwd=project.folder, env={**project.environment(), **settings}, capture_output=True, text=True, check=False,
