@@ -1,30 +1,9 @@
 import json
 import statistics
-from collections.abc import Callable
 from typing import Any
 
 import pytest
-
-Make = Callable[..., str]
-Ask = Callable[..., Any]
-
-
-def child(add: Make, parent: str, number: int, swept: dict[str, Any], value: float, **more: Any) -> str:
-    tags = {"mlflow.parentRunId": parent, "sweep.trial": str(number), "sweep.params": json.dumps(swept)}
-    metrics = more.pop("metrics", {"test/accuracy": value})
-    return add(swept, metrics, name=f"trial {number}", **tags, **more)
-
-
-def two_models(add: Make, parent: str, seeds: int, gain: float = 0.1) -> None:
-    for seed in range(seeds):
-        for model, more in (("mlp", 0.0), ("convnet", gain)):
-            child(
-                add, parent, seed, {"model": model, "seed": seed}, 0.1 * seed + more + 0.001 * (seed % 3) * bool(more)
-            )
-
-
-def said(comparison: Any) -> str:
-    return "\n".join(comparison.notes)
+from comparison_runs import Ask, Make, caveats_text, child, two_models
 
 
 def test_a_sweep_is_grouped_by_what_was_swept_but_seeds_best_first(sweep: Make, ask: Ask, store: Any) -> None:
@@ -56,7 +35,7 @@ def test_the_objective_says_which_way_is_better_where_the_name_does_not(add: Mak
         child(add, parent, number, {"model": f"m{number}", "seed": 0}, 0, metrics={"test/strange": value})
     table = ask(parent)
     assert [row.mean for row in table.rows] == [1.0, 3.0]
-    assert "no run has test/accuracy; comparing test/strange instead" in said(table)
+    assert "no run has test/accuracy; comparing test/strange instead" in caveats_text(table)
 
 
 def test_the_difference_is_paired_by_seed_and_tested_by_sign_flips(add: Make, add_parent: Make, ask: Ask) -> None:
@@ -75,14 +54,14 @@ def test_p_is_corrected_over_the_groups_and_never_above_one(sweep: Make, ask: As
     differences = [row.difference for row in table.rows if row.difference]
     assert [d.p for d in differences] == pytest.approx([2 / 64] * 3)
     assert [d.p_holm for d in differences] == pytest.approx([6 / 64] * 3)
-    assert "7 pairs are needed" in said(table)
+    assert "7 pairs are needed" in caveats_text(table)
 
 
 def test_five_pairs_are_said_to_be_too_few(add: Make, add_parent: Make, ask: Ask) -> None:
     two_models(add, parent := add_parent(["model", "seed"]), seeds=5)
     table = ask(parent, baseline="model=mlp")
-    assert "n is too small: with 5 pairs p cannot fall below 0.0625" in said(table)
-    assert "at least 6 pairs" in said(table)
+    assert "n is too small: with 5 pairs p cannot fall below 0.0625" in caveats_text(table)
+    assert "at least 6 pairs" in caveats_text(table)
 
 
 def test_a_seed_without_a_partner_is_left_out_and_named(add: Make, add_parent: Make, ask: Ask) -> None:
@@ -91,7 +70,7 @@ def test_a_seed_without_a_partner_is_left_out_and_named(add: Make, add_parent: M
     table = ask(parent, baseline="model=mlp")
     assert table.rows[0].n == 7
     assert table.rows[0].difference.pairs == 6
-    assert "excluded from the difference: convnet (seed 41)" in said(table)
+    assert "excluded from the difference: convnet (seed 41)" in caveats_text(table)
 
 
 def test_pairs_share_the_fold_too_where_folds_differ(add: Make, ask: Ask) -> None:
@@ -113,7 +92,7 @@ def test_no_seed_in_common_gives_no_difference(add: Make, ask: Ask) -> None:
     table = ask("touchstone", baseline="model=a")
     assert table.rows[0].difference.mean is None
     assert table.rows[0].difference.p is None
-    assert "no seed in common with the baseline" in said(table)
+    assert "no seed in common with the baseline" in caveats_text(table)
 
 
 def test_an_experiment_is_grouped_by_the_fewest_params_that_tell_its_runs_apart(add: Make, ask: Ask) -> None:
@@ -136,8 +115,8 @@ def test_a_group_that_a_run_lacks_is_none(add: Make, ask: Ask) -> None:
 def test_what_the_table_is_not_by_is_averaged_within_a_seed_and_said(sweep: Make, ask: Ask) -> None:
     table = ask(sweep(seeds=3), by=["model"])
     assert [row.n for row in table.rows] == [3, 3]
-    assert "runs of the same group differ in optimizer.lr" in said(table)
-    assert "in 2 groups a seed has several runs; their mean is used" in said(table)
+    assert "runs of the same group differ in optimizer.lr" in caveats_text(table)
+    assert "in 2 groups a seed has several runs; their mean is used" in caveats_text(table)
 
 
 def test_what_differs_along_with_the_groups_is_said(add: Make, ask: Ask) -> None:
@@ -161,8 +140,8 @@ def test_single_runs_are_compared_by_what_differs_and_runs_without_a_seed_stand_
     table = ask(runs[0][:10], "run 1", runs[1])
     assert [row.runs for row in table.rows] == [(runs[1],), (runs[0],)]
     assert table.parent_id is None
-    assert "2 runs without a recorded seed" in said(table)
-    assert "with fewer than 3 seeds: no interval" in said(table)
+    assert "2 runs without a recorded seed" in caveats_text(table)
+    assert "with fewer than 3 seeds: no interval" in caveats_text(table)
 
 
 def test_runs_of_one_parent_are_logged_to_it(add: Make, add_parent: Make, ask: Ask) -> None:
@@ -181,4 +160,4 @@ def test_equal_values_are_said_to_show_no_spread(add: Make, add_parent: Make, as
     table = ask(parent)
     assert table.by == ()
     assert table.rows[0].interval == (0.5, 0.5)
-    assert "the interval has zero width" in said(table)
+    assert "the interval has zero width" in caveats_text(table)

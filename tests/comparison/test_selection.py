@@ -1,32 +1,11 @@
 import json
 import math
-from collections.abc import Callable
 from typing import Any
 
 import pytest
+from comparison_runs import Ask, Make, caveats_text, child, two_models
 
 from lightning_modules.config.errors import UserError
-
-Make = Callable[..., str]
-Ask = Callable[..., Any]
-
-
-def child(add: Make, parent: str, number: int, swept: dict[str, Any], value: float, **more: Any) -> str:
-    tags = {"mlflow.parentRunId": parent, "sweep.trial": str(number), "sweep.params": json.dumps(swept)}
-    metrics = more.pop("metrics", {"test/accuracy": value})
-    return add(swept, metrics, name=f"trial {number}", **tags, **more)
-
-
-def two_models(add: Make, parent: str, seeds: int, gain: float = 0.1) -> None:
-    for seed in range(seeds):
-        for model, more in (("mlp", 0.0), ("convnet", gain)):
-            child(
-                add, parent, seed, {"model": model, "seed": seed}, 0.1 * seed + more + 0.001 * (seed % 3) * bool(more)
-            )
-
-
-def said(comparison: Any) -> str:
-    return "\n".join(comparison.notes)
 
 
 def test_runs_that_did_not_finish_are_left_out_and_counted(add: Make, add_parent: Make, ask: Ask, store: Any) -> None:
@@ -38,8 +17,8 @@ def test_runs_that_did_not_finish_are_left_out_and_counted(add: Make, add_parent
     store.client.delete_run(child(add, parent, 22, {"model": "mlp", "seed": 22}, 0.0))
     table = ask(parent)
     assert [row.n for row in table.rows] == [2, 2]
-    assert "left out of 10 runs: 2 FAILED, 1 KILLED, 1 PRUNED, 1 RUNNING" in said(table)
-    assert "left out: 1 finished runs without test/accuracy" in said(table)
+    assert "left out of 10 runs: 2 FAILED, 1 KILLED, 1 PRUNED, 1 RUNNING" in caveats_text(table)
+    assert "left out: 1 finished runs without test/accuracy" in caveats_text(table)
 
 
 def test_nan_and_infinity_are_named_and_left_out_of_the_mean(add: Make, add_parent: Make, ask: Ask) -> None:
@@ -51,7 +30,7 @@ def test_nan_and_infinity_are_named_and_left_out_of_the_mean(add: Make, add_pare
     mlp, broken = table.rows
     assert (mlp.n, mlp.not_finite, mlp.mean) == (2, 2, pytest.approx(0.6))
     assert (broken.n, broken.mean, broken.interval) == (0, None, None)
-    text = said(table)
+    text = caveats_text(table)
     assert "not finite in 3 runs" in text
     assert all(part in text for part in ("trial 1 ", ": nan", ": inf", ": -inf"))
 
