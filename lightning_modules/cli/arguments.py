@@ -1,44 +1,56 @@
-"""The arguments of a verb: targets and ``KEY=VALUE``, declared as the annotated fields of a dataclass.
+"""The arguments of a verb: targets and ``KEY=VALUE``, declared as the annotated parameters of its function.
 
->>> @dataclass
-... class Compare:
-...     targets: Annotated[list[str], "id, its first 6 or more characters, or name"]
-...     metric: Annotated[str | None, "metric to compare"] = None
->>> parse(Compare, ["3e782338", "metric=val/loss"])
+>>> @verb("RUN… [KEY=VALUE …]", ("3e782338 metric=val/loss",))
+... def main(
+...     targets: Annotated[list[str], "id, its first 6 or more characters, or name"],
+...     metric: Annotated[str | None, "metric to compare"] = None,
+... ) -> None:
+...     "Compare runs."
+>>> main(["3e782338", "metric=val/loss"])
 """
 
-import dataclasses
+import functools
+import inspect
 import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
 from lightning_modules.config.errors import UserError, suggest
 
-Arguments = TypeVar("Arguments")
-POSITIONAL = ("targets", "target")  # fields that take the words without a key
-OVERRIDES = "overrides"  # a field of this name takes every KEY=VALUE that is not another field
+POSITIONAL = ("targets", "target")  # parameters that take the words without a key
+OVERRIDES = "overrides"  # a parameter of this name takes every KEY=VALUE that is not another one
+REQUIRED = inspect.Parameter.empty
+
+
+class Argument(NamedTuple):
+    """One argument: its parameter, its type, its default (`REQUIRED` if there is none) and its help."""
+
+    parameter: str
+    type: Any
+    default: Any
+    text: str
 
 
 @dataclass(frozen=True)
 class Verb:
-    """A verb of the command line.
+    """A verb of the command line: a function whose docstring is the description.
 
     Attributes:
         usage: what follows the name in the help, as in ``RUN [KEY=VALUE …]``.
-        arguments: the dataclass that declares the arguments, with the description as its docstring.
-        run: is called with an instance of it.
         examples: what follows ``touchstone NAME``.
         former: old spellings of keys and flags: ``{"--by": "by", "jobs": "sweep.jobs"}``.
     """
 
-    name: str
+    function: Callable[..., None]
     usage: str
-    arguments: type
-    run: Callable[[Any], None]
     examples: Sequence[str]
-    former: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    former: Mapping[str, str]
+
+    @property
+    def name(self) -> str:
+        return self.function.__module__.rpartition(".")[2]
 
     def __call__(self, words: Sequence[str] | None = None) -> None:
         """Parse the words (those of this process by default) and run the verb, or print its help."""
@@ -46,99 +58,88 @@ class Verb:
         if {"--help", "-h"} & set(words):
             print(self.help())
         else:
-            self.run(parse(self.arguments, words, self.former, f"see touchstone {self.name} --help"))
+            self.function(**self.parse(words))
+
+    @functools.cached_property
+    def arguments(self) -> dict[str, Argument]:
+        """By the key on the command line: the parameter ``sweep__jobs`` is ``sweep.jobs``, ``from_`` is ``from``."""
+        hints = get_type_hints(self.function, include_extras=True)
+        found = {}
+        for name, parameter in inspect.signature(self.function).parameters.items():
+            text = next(extra for extra in get_args(hints[name])[1:] if isinstance(extra, str))
+            found[name.replace("__", ".").rstrip("_")] = Argument(name, hints[name], parameter.default, text)
+        return found
 
     def help(self) -> str:
         """Usage, description, every key with its default, and examples; no line is longer than 80 characters."""
-        lines = [f"usage: touchstone {self.name} {self.usage}", "", *_wrapped(self.arguments.__doc__ or ""), ""]
-        for key, field in fields_of(self.arguments).items():
-            if field.text:
-                shown = key if key in POSITIONAL or key == OVERRIDES else f"{key}={_shown(field.default)}"
-                lines += _wrapped(f"  {shown:24} {field.text}", indent=27)
-        lines += ["", "examples:", *(f"  touchstone {self.name} {example}" for example in self.examples)]
-        return "\n".join(lines)
+        description = " ".join((self.function.__doc__ or "").split())
+        lines = [f"usage: touchstone {self.name} {self.usage}", "", *textwrap.wrap(description, 80), ""]
+        for key, argument in self.arguments.items():
+            shown = key if key in (*POSITIONAL, OVERRIDES) else f"{key}={_shown(argument.default)}"
+            text = f"  {shown:24} {argument.text}"
+            lines += textwrap.wrap(text, 80, subsequent_indent=" " * 27, break_on_hyphens=False)
+        return "\n".join([*lines, "", "examples:", *(f"  touchstone {self.name} {one}" for one in self.examples)])
+
+    def parse(self, words: Sequence[str]) -> dict[str, Any]:
+        """The function's arguments that these words give. Raises UserError with every mistake in them."""
+        values: dict[str, Any] = {}
+        mistakes = []
+        for word in words:
+            try:
+                self._take(word, values)
+            except UserError as mistake:
+                mistakes.append(str(mistake))
+        missing = [
+            key for key, argument in self.arguments.items() if argument.default is REQUIRED and key not in values
+        ]
+        if missing and not mistakes:
+            key = missing[0]
+            mistakes = [f"{'RUN' if key in POSITIONAL else f'{key}=…'} is missing: {self.arguments[key].text}"]
+        if mistakes:
+            raise UserError("\n".join([*mistakes, f"see touchstone {self.name} --help"]))
+        return {self.arguments[key].parameter: value for key, value in values.items()}
+
+    def _take(self, word: str, values: dict[str, Any]) -> None:
+        """Put the value of one word into `values`."""
+        key, equals, value = word.partition("=")
+        target = next((name for name in POSITIONAL if name in self.arguments), "")
+        keys = [name for name in self.arguments if name != target]
+        if key in self.former or word.startswith("-"):
+            raise UserError(self._new_form(word))
+        if not equals:
+            if not target or (target == "target" and target in values):
+                raise UserError(f"{word}: expected KEY=VALUE; {suggest(word, keys)}")
+            if target == "target":
+                values[target] = convert(target, word, self.arguments[target].type)
+            else:
+                values.setdefault(target, []).append(word)
+        elif key in keys:
+            values[key] = convert(key, value, self.arguments[key].type)
+        elif OVERRIDES in self.arguments:
+            values.setdefault(OVERRIDES, []).append(word)
+        else:
+            raise UserError(f"{word}: unknown key; {suggest(key, keys)}")
+
+    def _new_form(self, word: str) -> str:
+        """The message for a flag or key of an earlier version, or for an unknown flag."""
+        key, _, value = word.partition("=")
+        new = self.former.get(key, key.lstrip("-").replace("-", "_"))
+        if "=" in new:
+            return f"{key} is now written {new}"
+        if new in POSITIONAL:
+            return f"{key} is now written without a key: touchstone {self.name} {value or 'RUN'}"
+        if new in self.arguments:
+            kind = self.arguments[new].type
+            example = value or ("true" if bool in (kind, *get_args(kind)) else "…")
+            return f"{key} is now written {new}={example}"
+        return f"{word}: unknown flag; arguments are KEY=VALUE"
 
 
-@dataclass(frozen=True)
-class Field:
-    """One argument: its type without the annotation, its default (`MISSING` where it is required) and its help."""
-
-    type: Any
-    default: Any
-    text: str
-
-
-def fields_of(arguments: type) -> dict[str, Field]:
-    """The fields of the dataclass by the key on the command line: ``sweep__jobs`` is ``sweep.jobs``."""
-    annotated = get_type_hints(arguments, include_extras=True)
-    found = {}
-    for field in dataclasses.fields(arguments):
-        default = field.default
-        if default is dataclasses.MISSING and field.default_factory is not dataclasses.MISSING:
-            default = field.default_factory()
-        text = next((extra for extra in get_args(annotated[field.name])[1:] if isinstance(extra, str)), "")
-        found[field.name.replace("__", ".").rstrip("_")] = Field(annotated[field.name], default, text)
-    return found
-
-
-def parse(
-    arguments: type[Arguments], words: Sequence[str], former: Mapping[str, str] | None = None, see: str = ""
-) -> Arguments:
-    """The arguments that these words give. Raises UserError with every mistake in them."""
-    fields, mistakes = fields_of(arguments), []
-    values: dict[str, Any] = {}
-    for word in words:
-        try:
-            _take(word, fields, values, former or {})
-        except UserError as mistake:
-            mistakes.append(str(mistake))
-    for key, field in fields.items():
-        if field.default is dataclasses.MISSING and key not in values and not mistakes:
-            mistakes.append(f"{'RUN' if key in POSITIONAL else f'{key}=…'} is missing: {field.text}")
-    if mistakes:
-        raise UserError("\n".join([*mistakes, *([see] if see else [])]))
-    names = {field.name.replace("__", ".").rstrip("_"): field.name for field in dataclasses.fields(arguments)}  # type: ignore[arg-type]
-    return arguments(**{names[key]: value for key, value in values.items()})
-
-
-def _take(word: str, fields: Mapping[str, Field], values: dict[str, Any], former: Mapping[str, str]) -> None:
-    """Put the value of one word into `values`."""
-    key, equals, value = word.partition("=")
-    if key in former or word.startswith("-"):
-        raise UserError(_new_form(word, fields, former))
-    if not equals:
-        _take_target(word, fields, values)
-    elif key in fields and key not in POSITIONAL:
-        values[key] = convert(key, value, fields[key].type)
-    elif OVERRIDES in fields:
-        values.setdefault(OVERRIDES, []).append(word)
-    else:
-        raise UserError(f"{word}: unknown key; {suggest(key, [name for name in fields if name not in POSITIONAL])}")
-
-
-def _take_target(word: str, fields: Mapping[str, Field], values: dict[str, Any]) -> None:
-    name = next((name for name in POSITIONAL if name in fields), None)
-    if name is None or (name == "target" and name in values):
-        raise UserError(
-            f"{word}: expected KEY=VALUE; {suggest(word, [key for key in fields if key not in POSITIONAL])}"
-        )
-    if name == "target":
-        values[name] = convert(name, word, fields[name].type)
-    else:
-        values.setdefault(name, []).append(word)
-
-
-def _new_form(word: str, fields: Mapping[str, Field], former: Mapping[str, str]) -> str:
-    """The message for a flag or key of an earlier version, or for an unknown flag."""
-    key, _, value = word.partition("=")
-    new = former.get(key, key.lstrip("-").replace("-", "_"))
-    if "=" in new:
-        return f"{key} is now written {new}"
-    if new in fields:
-        kind = fields[new].type
-        example = value or ("true" if bool in (kind, *get_args(kind)) else "…")
-        return f"{key} is now written {new}={example}"
-    return f"{word}: unknown flag; arguments are KEY=VALUE"
+def verb(
+    usage: str, examples: Sequence[str], former: Mapping[str, str] | None = None
+) -> Callable[[Callable[..., None]], Verb]:
+    """Make a function the verb that is named like its module."""
+    return lambda function: Verb(function, usage, examples, former or {})
 
 
 def convert(key: str, text: str, kind: Any) -> Any:
@@ -151,9 +152,8 @@ def convert(key: str, text: str, kind: Any) -> Any:
         raise UserError(f"{key}={text}: expected true or false")
     value: Any = text
     if _is_list(kind):
-        value = [
-            part.strip().strip("'\"") for part in text.removeprefix("[").removesuffix("]").split(",") if part.strip()
-        ]
+        parts = text.removeprefix("[").removesuffix("]").split(",")
+        value = [part.strip().strip("'\"") for part in parts if part.strip()]
     try:
         return TypeAdapter(kind).validate_python(value)
     except ValidationError as error:
@@ -168,10 +168,4 @@ def _is_list(kind: Any) -> bool:
 def _shown(default: Any) -> str:
     if isinstance(default, bool):
         return str(default).lower()
-    return "…" if default is None or default is dataclasses.MISSING or default == [] else str(default)
-
-
-def _wrapped(text: str, indent: int = 0) -> list[str]:
-    if indent:
-        return textwrap.wrap(text, 80, subsequent_indent=" " * indent, break_on_hyphens=False, drop_whitespace=True)
-    return textwrap.wrap(" ".join(text.split()), 80)
+    return "…" if default is None or default is REQUIRED else str(default)

@@ -1,62 +1,14 @@
 """``touchstone compare``: runs over seeds, as a table, a curve and pictures."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from lightning_modules.cli.arguments import Verb
+from lightning_modules.cli.arguments import verb
 from lightning_modules.config.errors import UserError
 
 
-@dataclass
-class Arguments:
-    """Mean, spread and interval over seeds, and the paired difference to a baseline. The table is printed and logged to the
-    sweep (or to a new run) as Markdown, LaTeX, CSV and a picture."""
-
-    targets: Annotated[list[str], "id, its first 6 or more characters, or name of a sweep or a run; or an experiment"]
-    by: Annotated[list[str] | None, "params that make a group (default: what was swept, or differs)"] = None
-    metric: Annotated[str | None, "metric to compare (default: test/accuracy)"] = None
-    better: Annotated[Literal["higher", "lower"] | None, "direction of a metric that is not known"] = None
-    baseline: Annotated[str | None, "KEY=VALUE,… of the group that all others are tested against"] = None
-    along: Annotated[str | None, "curve over this number (one of by=), a line for each of the others"] = None
-    reference: Annotated[str | None, "line of the curve that the others are compared with"] = None
-    into: Annotated[str | None, "FILE:MARK: write curve and picture into a Markdown file, between its marks"] = None
-    out: Annotated[Path | None, "folder: write the files there too"] = None
-    log: Annotated[bool, "store the comparison"] = True
-
-
-def _compare(arguments: Arguments) -> None:
-    if (arguments.into or arguments.reference) and not arguments.along:
-        raise UserError("into= and reference= belong to a curve: along=KEY is missing")
-    if arguments.into and not arguments.into.rpartition(":")[0]:
-        raise UserError(f"into={arguments.into}: expected FILE:MARK, as in README.md:digits")
-    from lightning_modules.comparison import publish
-    from lightning_modules.comparison.compare import compare
-    from lightning_modules.comparison.curve import build_curve
-    from lightning_modules.comparison.result import CompareRequest
-    from lightning_modules.comparison.run_reader import open_run_reader
-
-    request = CompareRequest(arguments.targets, arguments.by, arguments.metric, arguments.baseline, arguments.better)
-    comparison = compare(open_run_reader(), request)
-    curve = build_curve(comparison, arguments.along, arguments.reference) if arguments.along else None
-    publish.print_comparison(comparison)
-    if arguments.out:
-        curves = publish.write_curve_files(curve, arguments.out) if curve else []
-        for path in [*publish.write_files(comparison, arguments.out), *curves]:
-            print(f"written: {path}")
-    if arguments.into and curve:
-        file, _, mark = arguments.into.rpartition(":")
-        publish.write_curve_section(curve, Path(file), mark)
-        print(f"written: {file}")
-    if arguments.log:
-        publish.log_comparison(comparison, curve)
-
-
-main = Verb(
-    "compare",
+@verb(
     "SWEEP | RUN… | EXPERIMENT [KEY=VALUE …]",
-    Arguments,
-    _compare,
     (
         "augmentation-study by=augmentation baseline=augmentation=none",
         "3e782338 9a01bc47 metric=val/loss",
@@ -64,3 +16,40 @@ main = Verb(
     ),
     {"--no-log": "log=false"},
 )
+def main(
+    targets: Annotated[list[str], "id, its first 6 or more characters, or name of a sweep or a run; or an experiment"],
+    by: Annotated[list[str] | None, "params that make a group (default: what was swept, or differs)"] = None,
+    metric: Annotated[str | None, "metric to compare (default: test/accuracy)"] = None,
+    better: Annotated[Literal["higher", "lower"] | None, "direction of a metric that is not known"] = None,
+    baseline: Annotated[str | None, "KEY=VALUE,… of the group that all others are tested against"] = None,
+    along: Annotated[str | None, "curve over this number (one of by=), a line for each of the others"] = None,
+    reference: Annotated[str | None, "line of the curve that the others are compared with"] = None,
+    into: Annotated[str | None, "FILE:MARK: write curve and picture into a Markdown file, between its marks"] = None,
+    out: Annotated[Path | None, "folder: write the files there too"] = None,
+    log: Annotated[bool, "store the comparison"] = True,
+) -> None:
+    """Mean, spread and interval over seeds, and the paired difference to a baseline. The table is printed and logged to the
+    sweep (or to a new run) as Markdown, LaTeX, CSV and a picture."""
+    if (into or reference) and not along:
+        raise UserError("into= and reference= belong to a curve: along=KEY is missing")
+    if into and not into.rpartition(":")[0]:
+        raise UserError(f"into={into}: expected FILE:MARK, as in README.md:digits")
+    from lightning_modules.comparison import publish
+    from lightning_modules.comparison.compare import compare
+    from lightning_modules.comparison.curve import build_curve
+    from lightning_modules.comparison.result import CompareRequest
+    from lightning_modules.comparison.run_reader import open_run_reader
+
+    comparison = compare(open_run_reader(), CompareRequest(targets, by, metric, baseline, better))
+    curve = build_curve(comparison, along, reference) if along else None
+    publish.print_comparison(comparison)
+    if out:
+        curves = publish.write_curve_files(curve, out) if curve else []
+        for path in [*publish.write_files(comparison, out), *curves]:
+            print(f"written: {path}")
+    if into and curve:
+        file, _, mark = into.rpartition(":")
+        publish.write_curve_section(curve, Path(file), mark)
+        print(f"written: {file}")
+    if log:
+        publish.log_comparison(comparison, curve)

@@ -1,38 +1,27 @@
 """``touchstone data``: look at a data set, clean it, split it."""
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from lightning_modules.cli.arguments import Verb
+from lightning_modules.cli.arguments import verb
 
 
-@dataclass
-class Arguments:
-    """Look at a data set. inspect: balance, values, duplicates, leaks, outliers, likely label errors and drift; printed and
-    logged with pictures. clean: write a list of samples to leave out, which runs take as data.exclude=FILE; the data stay
-    as they are. split: write the split and check that it is disjoint, stratified and free of leaks (exit code 1 where it
-    is not)."""
-
-    target: Annotated[Literal["inspect", "clean", "split"], "inspect, clean or split"]
-    overrides: Annotated[list[str], "keys of conf/quality.yaml, and data=NAME with the keys of conf/data/"] = field(
-        default_factory=list
-    )
-
-
-def _data(arguments: Arguments) -> None:
-    from lightning_modules.quality import commands
-
-    commands.COMMANDS[arguments.target](commands.compose_quality(arguments.overrides))
-
-
-main = Verb(
-    "data",
+@verb(
     "inspect|clean|split data=NAME [KEY=VALUE …]",
-    Arguments,
-    _data,
     (
         "inspect data=digits near=0.98 labels.classifier=knn",
         "inspect data=mnist data@other=fashion_mnist tracking=none",
         "clean data=digits clean.duplicates=near clean.label_errors=20 out=list.json",
     ),
 )
+def main(
+    target: Annotated[Literal["inspect", "clean", "split"], "inspect, clean or split"],
+    overrides: Annotated[Sequence[str], "keys of conf/quality.yaml, and data=NAME with the keys of conf/data/"] = (),
+) -> None:
+    """Look at a data set. inspect: balance, values, duplicates, leaks, outliers, likely label errors and drift; printed and
+    logged with pictures. clean: write a list of samples to leave out, which runs take as data.exclude=FILE; the data stay
+    as they are. split: write the split and check that it is disjoint, stratified and free of leaks (exit code 1 where it
+    is not)."""
+    from lightning_modules.quality import commands
+
+    commands.COMMANDS[target](commands.compose_quality(list(overrides)))

@@ -2,48 +2,39 @@
 
 import io
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
-from lightning_modules.cli.arguments import Verb
+from lightning_modules.cli.arguments import verb
 from lightning_modules.config.errors import UserError
 
 
-@dataclass
-class Arguments:
+@verb(
+    "RUN input=FILE_OR_FOLDER [KEY=VALUE …]",
+    ("3e782338 input=images/", "3e782338 input=table.csv output=predictions.csv"),
+)
+def main(
+    target: Annotated[str, "id, its first 6 or more characters, or name of a run; or models:/…"],
+    input: Annotated[Path, "file or folder with the samples"],
+    output: Annotated[Path | None, "CSV file (default: the terminal)"] = None,
+    encoding: Annotated[str | None, "encoding of text files, as in cp1252 (default: detected)"] = None,
+) -> None:
     """Write a CSV with class and probability (or values) for each sample of images, recordings, arrays (.npy), tables
     (.csv, .tsv, .parquet; columns are matched by name) or texts (.txt)."""
-
-    target: Annotated[str, "id, its first 6 or more characters, or name of a run; or models:/…"]
-    input: Annotated[Path, "file or folder with the samples"]
-    output: Annotated[Path | None, "CSV file (default: the terminal)"] = None
-    encoding: Annotated[str | None, "encoding of text files, as in cp1252 (default: detected)"] = None
-
-
-def _predict(arguments: Arguments) -> None:
     from lightning_modules.data.text_encoding import encoding_problems
     from lightning_modules.run.predict import find_model, predict
     from lightning_modules.tracking.store import open_store
 
-    task, wanted = find_model(open_store(), arguments.target)
-    if arguments.encoding:
-        if problems := encoding_problems(arguments.encoding):
+    task, wanted = find_model(open_store(), target)
+    if encoding:
+        if problems := encoding_problems(encoding):
             raise UserError(problems[0].removeprefix("data."))
-        wanted = replace(wanted, encoding=arguments.encoding)
+        wanted = replace(wanted, encoding=encoding)
     table = io.StringIO()  # all of it or nothing: a damaged file in the middle leaves no half table
-    count = predict(task, wanted, arguments.input.expanduser(), table)
-    if arguments.output:
-        arguments.output.expanduser().write_text(table.getvalue(), encoding="utf-8")
-        print(f"{count} samples: {arguments.output}")
+    count = predict(task, wanted, input.expanduser(), table)
+    if output:
+        output.expanduser().write_text(table.getvalue(), encoding="utf-8")
+        print(f"{count} samples: {output}")
     else:
         sys.stdout.write(table.getvalue())
-
-
-main = Verb(
-    "predict",
-    "RUN input=FILE_OR_FOLDER [KEY=VALUE …]",
-    Arguments,
-    _predict,
-    ("3e782338 input=images/", "3e782338 input=table.csv output=predictions.csv"),
-)

@@ -6,14 +6,15 @@ import hydra
 from omegaconf import DictConfig
 
 from lightning_modules.config.command_line import (
-    PROJECT_ROOT,
+    GROUPS,
     complete_choices,
     move_flags_last,
+    options_of,
     quote_run_ids,
     report_errors,
     run_cli,
 )
-from lightning_modules.config.help import show_help
+from lightning_modules.config.project import PROJECT_ROOT
 from lightning_modules.sweep.hydra_plugin import (
     expand_sweep_name,
     refuse_former_budget,
@@ -21,6 +22,24 @@ from lightning_modules.sweep.hydra_plugin import (
     refuse_sweep_without_m,
     register,
 )
+
+HELP = """Touchstone trains models and records each run in MLflow.
+
+touchstone train [GROUP=OPTION …] [KEY=VALUE …]        one run
+touchstone train -m [KEY=VALUE,VALUE …]                every combination, below one run
+
+Groups and their options:
+{groups}
+
+Examples:
+  touchstone train data=fashion_mnist model=lenet5 augmentation=image_basic
+  touchstone train optimizer.lr=0.01 trainer.max_epochs=5
+  touchstone train strategy=ddp trainer.devices=2
+  touchstone train resume=RUN_ID
+  touchstone train -m optimizer.lr=1e-3,1e-2 seed='range(5)' sweep.jobs=2
+  touchstone train -m hydra/sweeper=optuna search=classification
+
+--cfg job prints the composed config; --hydra-help says what else Hydra can do."""
 
 
 @hydra.main(version_base="1.3", config_path=str(PROJECT_ROOT / "conf"), config_name="train")
@@ -40,8 +59,13 @@ def task_function(cfg: DictConfig) -> float | str | None:
 
 def main() -> None:
     """Hand the overrides of this process to Hydra, or print the help."""
-    if {"--help", "-h"} & set(sys.argv[1:]):
-        show_help()
+    if {"--help", "-h"} & set(sys.argv[1:]):  # Hydra's own help composes a config for each group, which takes a second
+        options = {
+            group: options_of(PROJECT_ROOT / "conf" / group) for group in (*GROUPS, "hydra/sweeper", "hydra/launcher")
+        }
+        print(
+            HELP.format(groups="\n".join(f"  {group}: {', '.join(sorted(found))}" for group, found in options.items()))
+        )
         return
     sys.argv[1:] = quote_run_ids(move_flags_last(sys.argv[1:]))
     expand_sweep_name()

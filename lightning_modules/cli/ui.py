@@ -2,29 +2,22 @@
 
 import contextlib
 import signal
+import socket
 import subprocess
 import sys
 import time
 import urllib.request
 import webbrowser
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from lightning_modules.cli.arguments import Verb
+from lightning_modules.cli.arguments import verb
 from lightning_modules.config.errors import UserError
 
 
-@dataclass
-class Arguments:
+@verb("[KEY=VALUE …]", ("", "port=5050"))
+def main(port: Annotated[str, "TCP port"] = "5000", host: Annotated[str, "address to listen on"] = "127.0.0.1") -> None:
     """Open MLflow's pages on this store, on loopback."""
-
-    port: Annotated[str, "TCP port"] = "5000"
-    host: Annotated[str, "address to listen on"] = "127.0.0.1"
-
-
-def _ui(arguments: Arguments) -> None:
-    from lightning_modules.cli.port import free_port
     from lightning_modules.tracking.provenance import mask_secrets
     from lightning_modules.tracking.store import open_store
     from lightning_modules.tracking.ui_view import configure_columns
@@ -32,15 +25,14 @@ def _ui(arguments: Arguments) -> None:
     store = open_store()
     if not store.is_local:
         raise UserError(f"MLFLOW_TRACKING_URI is set: the pages are those of its server, {mask_secrets(store.uri)}")
-    port = free_port(arguments.port, arguments.host)
+    number = free_port(port, host)
     path = configure_columns(store) or "/"
-    address = ["--host", arguments.host, "--port", str(port)]
+    address = ["--host", host, "--port", str(number)]
     where = ["--backend-store-uri", store.uri, "--default-artifact-root", str(store.artifacts)]
     server = subprocess.Popen([str(Path(sys.executable).with_name("mlflow")), "ui", *where, *address])
     signal.signal(signal.SIGTERM, lambda *_: server.terminate())
-    host = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
     try:
-        _show(server, f"http://{host}:{port}", path)
+        _show(server, f"http://{f'[{host}]' if ':' in host else host}:{number}", path)
         sys.exit(server.wait())
     except KeyboardInterrupt:
         server.wait()
@@ -57,4 +49,22 @@ def _show(server: "subprocess.Popen[Any]", address: str, path: str) -> None:
         time.sleep(0.5)
 
 
-main = Verb("ui", "[KEY=VALUE …]", Arguments, _ui, ("", "port=5050"))
+def free_port(port: str, host: str = "127.0.0.1") -> int:
+    """The number of the port that ``port=`` gives, if a server can listen there.
+
+    Raises UserError for an invalid number, an unknown host, and a port that is in use or not permitted.
+    """
+    if not (port.isascii() and port.isdigit() and 0 < int(port[:6]) < 2**16):
+        raise UserError(f"port={port}: expected a port number from 1 to 65535")
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)[0]
+    except (socket.gaierror, UnicodeError, ValueError) as error:
+        raise UserError(f"host {host!r} is not an address of this machine: {error}; try 127.0.0.1") from error
+    with socket.socket(family, kind) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(address)
+        except OSError as error:
+            other = int(port) + 1 if int(port) < 2**16 - 1 else 5000
+            raise UserError(f"port {port} of {host}: {error.strerror}; try port={other}") from error
+    return int(port)

@@ -16,7 +16,6 @@ import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 from lightning_modules.compat import hydra
-from lightning_modules.compat.omegaconf import child_node
 from lightning_modules.config.errors import UserError, suggest
 from lightning_modules.config.metric_direction import monitor_mode
 from lightning_modules.config.project import PROJECT_ROOT
@@ -291,7 +290,7 @@ def _unknown_key(cfg: Any, key: str) -> str | None:
                 names = [str(name) for name in node]
                 where = f"'{walked}'" if walked else "the config"
                 return f"{where} has no '{part}'; {suggest(part, names)} (to add a new key: +{key}=…)"
-            node = child_node(node, part)
+            node = OmegaConf.select(node, part, throw_on_resolution_failure=False)
         elif isinstance(node, ListConfig) and part.isdigit() and int(part) < len(node):
             node = node[int(part)]
         else:

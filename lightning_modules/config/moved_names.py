@@ -1,123 +1,23 @@
-"""Names that runs recorded earlier hold: where the modules and classes of their `_target_`s are now.
+"""Names that runs recorded earlier hold: a moved component is found by its name, a renamed one has a line in `RENAMED`."""
 
-The table is long because every component that a recorded config may name has its line.
-"""
-
+import functools
 import re
+from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
-_PACKAGE = "lightning_modules."
-_MODULES = {
-    "augmentation.audio.features": "augmentation.audio.spec_augment",
-    "augmentation.audio.noise": "augmentation.audio.background_noise",
-    "augmentation.audio.time": "augmentation.audio.time_shift_speed",
-    "augmentation.audio.wave": "augmentation.audio.wave_transform",
-    "augmentation.compose": "data.compose",
-    "augmentation.crop_flip": "augmentation.image.crop_flip",
-    "augmentation.cutout": "augmentation.image.erasing",
-    "augmentation.image.augmix": "augmentation.image.random_policies",
-    "augmentation.image.blur": "augmentation.image.blur_noise",
-    "augmentation.image.erasing": "augmentation.image.erasing",
-    "augmentation.image.flip": "augmentation.image.crop_flip",
-    "augmentation.image.images": "augmentation.image.image_transform",
-    "augmentation.image.jitter": "augmentation.image.color_jitter",
-    "augmentation.image.mixup": "augmentation.mixup",
-    "augmentation.image.policies": "augmentation.image.random_policies",
-    "augmentation.interactions.history": "augmentation.interactions.history_transforms",
-    "augmentation.interactions.negatives": "augmentation.interactions.pair_transforms",
-    "augmentation.interactions.positives": "augmentation.interactions.pair_transforms",
-    "augmentation.interactions.ratings": "augmentation.interactions.pair_transforms",
-    "augmentation.mixing": "augmentation.mixup",
-    "augmentation.series": "augmentation.time_series",
-    "augmentation.test_time": "augmentation.tta",
-    "augmentation.text.context": "augmentation.text.context_mixup",
-    "augmentation.text.drop": "augmentation.text.word_noise",
-    "augmentation.text.one_of": "augmentation.text.text_transform",
-    "augmentation.text.order": "augmentation.text.word_noise",
-    "augmentation.text.replace": "augmentation.text.synonym_replacement",
-    "augmentation.text.rows": "augmentation.text.text_transform",
-    "compression.channels": "compression.structured.structured_pruning",
-    "compression.distillation.stage": "compression.distillation.distillation",
-    "compression.fold": "compression.structured.batch_norm_folding",
-    "compression.half": "compression.quantization.half_precision",
-    "compression.keeper": "compression.compression_callback",
-    "compression.low_rank": "compression.structured.low_rank",
-    "compression.pruning.prune": "compression.pruning.pruning_stage",
-    "compression.quantization.codebook": "compression.quantization.weight_sharing",
-    "compression.quantization.dynamic": "compression.quantization.int8",
-    "compression.quantization.mixed_bits": "compression.quantization.mixed_precision",
-    "compression.quantization.prepared": "compression.quantization.qat_graph",
-    "compression.quantization.program": "compression.quantization.onnx_stage",
-    "compression.quantization.static": "compression.quantization.int8",
-    "data.cifar": "zoo.data.cifar",
-    "data.digits": "zoo.data.digits",
-    "data.float64": "data.float64_scaling",
-    "data.memory": "data.in_memory",
-    "data.mnist": "zoo.data.mnist",
-    "data.mnist1d": "zoo.data.mnist1d",
-    "data.movielens": "zoo.data.movielens",
-    "data.movielens_implicit": "zoo.data.movielens_implicit",
-    "data.movielens_sequence": "zoo.data.movielens_sequence",
-    "data.quadratic": "zoo.data.noisy_quadratic",
-    "data.sonar": "zoo.data.sonar",
-    "data.speech": "data.audio",
-    "data.speech_folder": "data.audio",
-    "data.spoken_digits": "zoo.data.spoken_digits",
-    "data.text.folder": "data.text.text_folder",
-    "data.text.memory": "data.text.text_data",
-    "data.text.sentences": "zoo.data.text_datasets",
-    "data.text.table": "data.text.text_table",
-    "data.text.valence": "zoo.data.text_datasets",
-    "data.ucr": "zoo.data.ucr",
-    "model.audio": "zoo.model.audio",
-    "model.basic_resnet": "zoo.model.resnet",
-    "model.bpr": "zoo.model.matrix_factorization",
-    "model.cifar_resnet": "zoo.model.resnet",
-    "model.constant": "zoo.task.noisy_quadratic",
-    "model.item_sequence": "zoo.model.sequential_recommender",
-    "model.kim_cnn": "zoo.model.kim_cnn",
-    "model.lenet": "zoo.model.small_cnn",
-    "model.lightgcn": "zoo.model.lightgcn",
-    "model.matrix_factorization": "zoo.model.matrix_factorization",
-    "model.mnist1d": "zoo.model.mnist1d",
-    "model.neumf": "zoo.model.neumf",
-    "model.pairs": "zoo.model.matrix_factorization",
-    "model.series_conv": "zoo.model.time_series",
-    "model.series_mlp": "zoo.model.time_series",
-    "model.text_gru": "zoo.model.text",
-    "model.text_pretrained": "model.hf_text_classifier",
-    "model.text_transformer": "zoo.model.text",
-    "model.two_conv": "zoo.model.small_cnn",
-    "model.uniform_mlp": "zoo.task.sonar1988",
-    "model.vit": "zoo.model.vit",
-    "optimizer.lamb": "optimizer.large_batch",
-    "optimizer.lars": "optimizer.large_batch",
-    "optimizer.layer_wise": "optimizer.large_batch",
-    "optimizer.scaling": "optimizer.large_batch",
-    "optimizer.schedule": "optimizer.lr_schedules",
-    "strategy.asynchronous": "strategy.local_sgd",
-    "strategy.cuda": "run.cuda",
-    "strategy.hooks": "strategy.comm_hooks",
-    "strategy.outer": "strategy.local_sgd",
-    "strategy.slow_ranks": "strategy.comm_stats",
-    "strategy.topk": "strategy.comm_hooks",
-    "strategy.traffic": "strategy.comm_stats",
-    "strategy.zero": "strategy.zero1",
-    "task.anomaly": "task.nan_guard",
-    "task.cost": "task.profiling",
-    "task.full_ranking": "zoo.task.full_ranking",
-    "task.hinge": "zoo.task.hinge",
-    "task.next_item": "zoo.task.ranking",
-    "task.progress": "task.progress_bar",
-    "task.quadratic": "zoo.task.noisy_quadratic",
-    "task.ranking": "zoo.task.ranking",
-    "task.ranking_metrics": "zoo.task.ranking_metrics",
-    "task.rating": "zoo.task.rating",
-    "task.squared_error": "zoo.task.sonar1988",
-    "task.weight_probe": "task.weight_projections",
-}
-_NAMES = {  # of classes and functions, by their former path; a path if the rest of the module is elsewhere
+from lightning_modules.config.project import PROJECT_ROOT
+
+_PACKAGE = "lightning_modules"
+# Where this package defines components.
+COMPONENT_MODULES = tuple(
+    f"{_PACKAGE}.{name}"
+    for name in (
+        "augmentation", "compression", "data", "model", "optimizer", "strategy", "task", "tracking.checkpoint", "run.cuda",
+        "zoo",
+    )
+)  # fmt: skip
+RENAMED = {  # former path of a class or function, without the package -> its name now
     "augmentation.audio.noise.Noise": "BackgroundNoise",
     "augmentation.audio.time.Shift": "TimeShift",
     "augmentation.audio.time.Speed": "SpeedPerturbation",
@@ -139,7 +39,6 @@ _NAMES = {  # of classes and functions, by their former path; a path if the rest
     "compression.quantization.weight_only.WeightOnly": "WeightOnlyQuantization",
     "data.quadratic.Quadratic": "NoisyQuadratic",
     "data.speech.Speech": "AudioData",
-    "data.text.folder.BBCNews": "zoo.data.text_datasets.BBCNews",
     "data.text.sentences.Sentences": "LabelledSentences",
     "data.text.table.TextFile": "TextTable",
     "data.text.valence.Valence": "VaderSentiment",
@@ -166,19 +65,32 @@ _NAMES = {  # of classes and functions, by their former path; a path if the rest
 
 def current_name(target: str) -> str:
     """The dotted path under which a component is found now, whatever version recorded it."""
-    if not target.startswith(_PACKAGE):
+    module, _, name = target.rpartition(".")
+    if not target.startswith(f"{_PACKAGE}."):
         return target
-    path = target.removeprefix(_PACKAGE)
-    module, _, name = path.rpartition(".")
-    name = _NAMES.get(path, name)
-    return f"{_PACKAGE}{name}" if "." in name else f"{_PACKAGE}{_MODULES.get(module, module)}.{name}"
+    name = RENAMED.get(target.removeprefix(f"{_PACKAGE}."), name)
+    homes = _homes().get(name, [])
+    room = ".".join(module.split(".")[:2]) + "."  # two rooms may have a component of the same name
+    return f"{min(homes, key=lambda home: (home != module, not home.startswith(room)), default=module)}.{name}"
+
+
+@functools.cache
+def _homes() -> dict[str, list[str]]:
+    """The modules that define each class or function of a name."""
+    homes = defaultdict(list)
+    for file in sorted((PROJECT_ROOT / _PACKAGE).rglob("*.py")):
+        module = ".".join(file.relative_to(PROJECT_ROOT).with_suffix("").parts)
+        if f"{module}.".startswith(tuple(f"{name}." for name in COMPONENT_MODULES)):
+            for name in re.findall(r"^(?:class|def) (\w+)", file.read_text(encoding="utf-8"), re.MULTILINE):
+                homes[name].append(module)
+    return homes
 
 
 def update_callback_states(checkpoint: Mapping[str, Any]) -> None:
     """Store the states of renamed callbacks and stages under their current names, in place, where Lightning looks for it."""
-    renamed = {old.rpartition(".")[2]: new.rpartition(".")[2] for old, new in _NAMES.items()}
+    renamed = {old.rpartition(".")[2]: new for old, new in RENAMED.items()}
     states = checkpoint.get("callbacks", {})
     for key in list(states):
-        name = re.match(r"\w*", str(key)).group()  # type: ignore[union-attr]
+        name = str(key).partition(":")[0].partition("{")[0]
         if name in renamed:
             states[renamed[name] + str(key).removeprefix(name)] = states.pop(key)

@@ -8,27 +8,10 @@ from typing import Any, TypeVar
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from lightning_modules.compat.omegaconf import is_empty, is_none
 from lightning_modules.config.errors import UserError
-from lightning_modules.config.moved_names import current_name
+from lightning_modules.config.moved_names import COMPONENT_MODULES, current_name
 from lightning_modules.config.signature import locate
 
-# Where this package defines components.
-FOLDERS = tuple(
-    f"lightning_modules.{name}"
-    for name in (
-        "augmentation",
-        "compression",
-        "data",
-        "model",
-        "optimizer",
-        "strategy",
-        "task",
-        "tracking.checkpoint",
-        "run.cuda",
-        "zoo",
-    )
-)
 # Where libraries define components: their other modules start processes, run code that they are given as text, or
 # download files.
 LIBRARIES = (
@@ -43,7 +26,7 @@ LIBRARIES = (
     *(f"timm.{name}" for name in ("layers", "loss", "models", "optim")),
     *(f"transformers.{name}" for name in ("modeling_utils", "models", "optimization")),
 )  # fmt: skip
-_PACKAGES = {name.split(".")[0] for name in (*FOLDERS, *LIBRARIES)}
+_PACKAGES = {name.split(".")[0] for name in (*COMPONENT_MODULES, *LIBRARIES)}
 _REGISTERED: list[Any] = []
 
 Component = TypeVar("Component", bound=Callable[..., Any])
@@ -78,7 +61,11 @@ def is_component(found: Any) -> bool:
         return callable(found)
     if any(found is factory for factory in _REGISTERED):
         return True
-    if not inspect.isclass(found) or found.__name__.startswith("_") or not _within(home, (*FOLDERS, *LIBRARIES)):
+    if (
+        not inspect.isclass(found)
+        or found.__name__.startswith("_")
+        or not _within(home, (*COMPONENT_MODULES, *LIBRARIES))
+    ):
         return False
     if home.startswith("transformers.") and not _takes_a_checked_config(found):
         return False
@@ -108,15 +95,15 @@ def _within(module: str, packages: Sequence[str]) -> bool:
 
 def components(node: Any, path: str) -> Iterator[tuple[str, DictConfig]]:
     """Yield (dotted path, node) of every node that has a `_target_`."""
+    if not node:  # also a node that holds None or ???, over which OmegaConf does not iterate
+        return
     if isinstance(node, DictConfig):
-        if is_empty(node):
-            return
         if node.get("_target_"):
             yield path, node
         for key in node:
             if not OmegaConf.is_missing(node, key):
                 yield from components(node[key], f"{path}.{key!s}" if path else str(key))
-    elif isinstance(node, ListConfig) and not is_none(node):
+    elif isinstance(node, ListConfig):
         for i, item in enumerate(node):
             yield from components(item, f"{path}[{i}]")
 
@@ -173,7 +160,7 @@ def _may_be_called(target: str, said: str) -> bool:
 
 
 def _interpolations(node: Any, path: str) -> Iterator[tuple[str, str]]:
-    if not OmegaConf.is_config(node) or is_empty(node):
+    if not OmegaConf.is_config(node) or not node:
         return
     keys: Any = node if isinstance(node, DictConfig) else range(len(node))
     for key in keys:

@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from lightning_modules.cli.augmented_copies import AugmentRequest, write_copies
+from lightning_modules.cli import augment
+from lightning_modules.cli.augment import write_copies
 from lightning_modules.config.errors import UserError
 from lightning_modules.zoo.data.digits import Digits
 
@@ -14,7 +15,7 @@ WORDS = ("data=digits", "augmentation=image_basic", "augmentation.transforms.cro
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("made") / "some copies"
-    write_copies(AugmentRequest(WORDS, out, copies=2))
+    write_copies(WORDS, out, copies=2)
     return out
 
 
@@ -49,8 +50,8 @@ def test_a_copy_of_a_sample_that_does_not_train_is_left_out(written: Path) -> No
 def test_copies_change_the_fingerprint_and_the_same_command_writes_the_same(written: Path, tmp_path: Path) -> None:
     assert Digits(augmented=written).fingerprint() != Digits().fingerprint()
     assert Digits(augmented=written).content_fingerprint() != Digits().content_fingerprint()
-    again = write_copies(AugmentRequest(WORDS, tmp_path / "again", copies=2))
-    other = write_copies(AugmentRequest([*WORDS, "seed=1"], tmp_path / "other", copies=2))
+    again = write_copies(WORDS, tmp_path / "again", copies=2)
+    other = write_copies([*WORDS, "seed=1"], tmp_path / "other", copies=2)
     assert again["sha256"] == json.loads((written / "manifest.json").read_text())["sha256"] != other["sha256"]
 
 
@@ -75,11 +76,11 @@ def test_damaged_and_foreign_copies_are_refused(written: Path, tmp_path: Path) -
 
 def test_what_cannot_be_written_is_said_before_anything_is(written: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="exists already; use overwrite=true"):
-        write_copies(AugmentRequest(WORDS, written))
+        write_copies(WORDS, written)
     with pytest.raises(UserError, match="contains no augmented copies"):
-        write_copies(AugmentRequest(WORDS, tmp_path, overwrite=True))
+        write_copies(WORDS, tmp_path, overwrite=True)
     with pytest.raises(UserError, match="augmentation=none: choose one"):
-        write_copies(AugmentRequest(["data=digits"], tmp_path / "a"))
-    with pytest.raises(UserError, match="copies=0 must be at least 1"):
-        write_copies(AugmentRequest(WORDS, tmp_path / "a", copies=0))
+        write_copies(["data=digits"], tmp_path / "a")
+    with pytest.raises(UserError, match="copies=0: expected greater than or equal to 1"):
+        augment.main([*WORDS, f"out={tmp_path / 'a'}", "copies=0"])
     assert not list(tmp_path.iterdir())

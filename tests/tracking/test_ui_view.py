@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from lightning_modules.cli.port import free_port
+from lightning_modules.cli.ui import free_port
 from lightning_modules.config.errors import UserError
 from lightning_modules.tracking.ui_view import configure_columns
 

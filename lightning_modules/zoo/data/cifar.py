@@ -11,16 +11,16 @@ import torch
 from filelock import FileLock
 from torch import Tensor, nn
 
-from lightning_modules.compat.numpy import reconstruct_array
 from lightning_modules.config.errors import UserError
 from lightning_modules.data.files import data_root
 from lightning_modules.data.in_memory import InMemoryData, RawDataset
 from lightning_modules.data.preprocess import SampleSource, constants_problems, standardize
 
+_RECONSTRUCT_ARRAY = np.empty(0).__reduce__()[0]
 # what a CIFAR file needs to rebuild its NumPy arrays; everything else is rejected
 ALLOWED = {
-    ("numpy.core.multiarray", "_reconstruct"): reconstruct_array,
-    ("numpy._core.multiarray", "_reconstruct"): reconstruct_array,
+    ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT_ARRAY,
+    ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT_ARRAY,
     ("numpy", "ndarray"): np.ndarray,
     ("numpy", "dtype"): np.dtype,
     ("_codecs", "encode"): codecs.encode,
