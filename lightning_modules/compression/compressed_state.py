@@ -71,6 +71,9 @@ class QuantGrid:
         return (q * self.scale).view(self.q.shape)
 
 
+QuantizedWeight = Codebook | QuantGrid
+
+
 @dataclass
 class CompressedState:
     """The representation of all compressed tensors, by parameter name in the network (without the prefix ``model.``).
@@ -86,17 +89,26 @@ class CompressedState:
     grids: dict[str, QuantGrid] = field(default_factory=dict)
     steps: list[Step] = field(default_factory=list)
 
-    @torch.no_grad()
+    def add(self, name: str, quantized: QuantizedWeight) -> None:
+        """Set the codebook or grid of a weight."""
+        if isinstance(quantized, Codebook):
+            self.codebooks[name] = quantized
+        else:
+            self.grids[name] = quantized
+
+    def values(self, name: str, quantized: QuantizedWeight | None = None) -> Tensor:
+        """A quantized weight with masked entries at zero: of its own codebook or grid, or of `quantized`."""
+        weight = (quantized or self.codebooks.get(name) or self.grids[name]).values()
+        return weight * self.masks[name].to(weight.device) if name in self.masks else weight
+
     def apply(self, model: nn.Module) -> None:
         """Set the network's parameters to the values of their codebook, grid and mask."""
-        if not (self.masks or self.codebooks or self.grids):
-            return
         self.apply_to(dict(model.named_parameters()))
 
     @torch.no_grad()
     def apply_to(self, tensors: Mapping[str, Tensor]) -> None:
         """As `apply`, in place, for tensors by name."""
-        made_of: dict[str, Codebook | QuantGrid] = {**self.codebooks, **self.grids}
+        made_of: dict[str, QuantizedWeight] = {**self.codebooks, **self.grids}
         for name, quantized in made_of.items():
             tensors[name].copy_(quantized.values())
         for name, mask in self.masks.items():

@@ -1,7 +1,8 @@
 """Base class of the stages of a compression recipe, and the context that a stage works in."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -73,14 +74,21 @@ class Stage(pl.Callback):
     A stage with several `rounds` has that many fits of `epochs`, with `after_round` called in between.
 
     `before_step` and `after_step` are called around every optimizer step, in the ordinary and in the fast loop, on all
-    ranks alike; randomness in them must depend on the seed and the step only. State that must survive a resume belongs
-    into `state_dict`, as tensors and plain values.
+    ranks alike; randomness in them must depend on the seed and the step only.
+
+    Attributes:
+        saved: attributes that survive a resume (tensors and plain values), by their key in `state_dict`.
+        reported: attributes that are recorded as params of the logged model.
+        changes_weights: False: the best weights of a fit may be used (distillation).
+        name: the stage's key in the recipe.
     """
 
     kind: ClassVar[Kind]
+    saved: ClassVar[Mapping[str, str]] = {}
+    reported: ClassVar[tuple[str, ...]] = ()
     needs_initial: ClassVar[bool] = False
-    changes_weights: ClassVar[bool] = True  # False: the best weights of a fit may be used (distillation)
-    name = ""  # the stage's key in the recipe
+    changes_weights: ClassVar[bool] = True
+    name = ""
     rounds = 1
 
     @bounded
@@ -129,28 +137,51 @@ class Stage(pl.Callback):
         """Finish this stage; called after its fit, or right after `begin` if it has none."""
 
     def settings(self) -> Settings:
-        """Settings and results as plain values, recorded as params of the logged model."""
-        return {}
+        """Settings and results as plain values."""
+        return {name: getattr(self, name) for name in self.reported}
+
+    def state_dict(self) -> StateDict:
+        return {key: getattr(self, attribute) for key, attribute in self.saved.items()}
+
+    def load_state_dict(self, state_dict: StateDict) -> None:
+        for key, attribute in self.saved.items():
+            setattr(self, attribute, state_dict[key])
+
+
+class LayerStage(Stage):
+    """A stage that works on the weights of selected layers.
+
+    Args:
+        layers, exclude: names or patterns of layers, such as ``blocks.*``; `layers` None: all linear, convolutional and
+            recurrent ones.
+    """
+
+    def __init__(self, layers: Sequence[str] | None = None, exclude: Sequence[str] = (), **fit: Any) -> None:
+        super().__init__(**fit)
+        self.layers, self.exclude = layers, list(exclude)
+
+    def check(self, model: nn.Module, example: Tensor, num_outputs: int) -> None:
+        self.weights(model)
+
+    def weights(self, model: nn.Module) -> dict[str, Tensor]:
+        """The weights of the selected layers. Raises UserError if there are none."""
+        try:
+            found = layer_weights(model, self.layers, self.exclude)
+        except UserError as error:
+            raise self.config_error(str(error)) from error
+        if not found:
+            raise self.config_error("the network has no linear, convolutional or recurrent layer")
+        return found
 
 
 def layer_weights(
-    model: nn.Module,
-    kinds: tuple[type[nn.Module], ...] = (nn.Linear, nn.Conv1d, nn.Conv2d),
-    layers: Sequence[str] | None = None,
-    exclude: Sequence[str] = (),
+    model: nn.Module, layers: Sequence[str] | None = None, exclude: Sequence[str] = ()
 ) -> dict[str, Tensor]:
     """The weights of selected layers by parameter name (``features.0.weight``), in the model's order.
 
-    Args:
-        kinds: layers of these classes, and recurrent layers with all their matrices.
-        layers: names or patterns (``blocks.*``) of layers; None: all of `kinds`.
-        exclude: names or patterns of layers to leave out.
-
-    Raises UserError for a name that matches no such layer, with suggestions.
+    A recurrent layer has several. Raises UserError for a name that matches no layer, with suggestions.
     """
-    from fnmatch import fnmatchcase
-
-    kinds = (*kinds, nn.RNNBase)
+    kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.RNNBase)
     found = {name: layer for name, layer in model.named_modules() if isinstance(layer, kinds)}
     for pattern in (*(layers or ()), *exclude):
         if not any(fnmatchcase(name, pattern) for name in found):

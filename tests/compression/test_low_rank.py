@@ -14,8 +14,7 @@ from torch import nn
 
 from lightning_modules.compression.macs import count_macs, count_params
 from lightning_modules.compression.stage import StageContext
-from lightning_modules.compression.structured.low_rank import LowRankFactorization, restore
-from lightning_modules.compression.structured.low_rank_factor import max_useful_rank, svd
+from lightning_modules.compression.structured.low_rank import LowRankFactorization, max_useful_rank, restore, svd
 from lightning_modules.config.errors import UserError
 from lightning_modules.model.mlp import MLP
 from lightning_modules.zoo.model.mnist1d import MNIST1DCNN, MNIST1DGRU

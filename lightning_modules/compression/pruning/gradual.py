@@ -1,14 +1,14 @@
 """Gradual pruning during training on a cubic sparsity schedule, by magnitude or by movement."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from lightning_modules.compression.pruning.masks import Masks, exclude_pruned
 from lightning_modules.compression.pruning.pruning_stage import PruningStage
-from lightning_modules.compression.stage import StageContext, StateDict
+from lightning_modules.compression.stage import StageContext
 from lightning_modules.config.bounds import Count, Fraction, bounded
 from lightning_modules.config.errors import UserError
 
@@ -26,6 +26,8 @@ class Gradual(PruningStage):
         every: number of steps between two updates of the masks.
         start_fraction, end_fraction: where the schedule starts and ends, as fractions of the fit's steps.
     """
+
+    saved: ClassVar = {**PruningStage.saved, "settled": "schedule_done"}
 
     @bounded
     def __init__(
@@ -79,13 +81,6 @@ class Gradual(PruningStage):
         self.schedule_done = True
         self.reinitialize(context)
 
-    def state_dict(self) -> StateDict:
-        return {**super().state_dict(), "settled": self.schedule_done}
-
-    def load_state_dict(self, state_dict: StateDict) -> None:
-        super().load_state_dict(state_dict)
-        self.schedule_done = bool(state_dict["settled"])
-
 
 class Movement(Gradual):
     """Keeps the weights that training moves away from zero, on the schedule of `Gradual`: "hard" movement pruning.
@@ -94,6 +89,8 @@ class Movement(Gradual):
     back: its value is remembered, its score keeps accumulating with that value, and it returns with it. Masks of
     earlier stages stay.
     """
+
+    saved: ClassVar = {**Gradual.saved, "moved": "movement_scores", "asleep": "pruned_values"}
 
     def __init__(self, sparsity: float, **gradual: Any) -> None:
         if gradual.get("criterion", "magnitude") != "magnitude":
@@ -144,13 +141,6 @@ class Movement(Gradual):
             self.pruned_values[name] = values.masked_fill(masks[name], 0.0)
             weight.copy_(values)
         super().set_masks(context, masks)
-
-    def state_dict(self) -> StateDict:
-        return {**super().state_dict(), "moved": self.movement_scores, "asleep": self.pruned_values}
-
-    def load_state_dict(self, state_dict: StateDict) -> None:
-        super().load_state_dict(state_dict)
-        self.movement_scores, self.pruned_values = dict(state_dict["moved"]), dict(state_dict["asleep"])
 
 
 def cubic_sparsity(progress: float, initial: float, final: float) -> float:

@@ -1,11 +1,11 @@
 """Sensitivity analysis: the cost of pruning each layer alone, and the sparsities per layer that follow from it."""
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -91,12 +91,13 @@ def write_sensitivity(curves: SensitivityCurves, context: StageContext) -> None:
     if context.task.global_rank:
         return
     context.folder.mkdir(parents=True, exist_ok=True)
-    with (context.folder / "sensitivity.csv").open("w", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerow(["layer", "sparsity", "metric", "cost"])
-        for layer, values in curves.values.items():
-            costs = curves.costs(layer).tolist()
-            rows.writerows([layer, *row] for row in zip(curves.levels, values, costs, strict=True))
+    rows = [
+        (layer, *row)
+        for layer, values in curves.values.items()
+        for row in zip(curves.levels, values, curves.costs(layer), strict=True)
+    ]
+    columns = ["layer", "sparsity", "metric", "cost"]
+    pd.DataFrame(rows, columns=columns).to_csv(context.folder / "sensitivity.csv", index=False)
     plot_sensitivity(curves).savefig(context.folder / "sensitivity.png")
 
 

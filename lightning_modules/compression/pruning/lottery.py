@@ -1,6 +1,7 @@
 """Lottery tickets: repeatedly train, prune and rewind; the final masks are trained from early weights."""
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -8,10 +9,10 @@ from torch import Tensor
 
 from lightning_modules.compression.pruning.masks import count_zeros
 from lightning_modules.compression.pruning.pruning_stage import PruningStage
-from lightning_modules.compression.pruning.round_metrics import RoundMetrics
 from lightning_modules.compression.stage import Settings, StageContext, StateDict
 from lightning_modules.config.bounds import Count, NonNegative, bounded
 from lightning_modules.config.errors import UserError
+from lightning_modules.config.metric_direction import higher_is_better
 
 
 class LotteryTicket(PruningStage):
@@ -36,6 +37,7 @@ class LotteryTicket(PruningStage):
     """
 
     needs_initial = True
+    saved: ClassVar = {**PruningStage.saved, "early": "rewind_state"}
 
     @bounded
     def __init__(
@@ -128,12 +130,11 @@ class LotteryTicket(PruningStage):
         return {**super().settings(), **own}
 
     def state_dict(self) -> StateDict:
-        return {**super().state_dict(), "early": self.rewind_state, "measures": self.round_metrics.state_dict()}
+        return {**super().state_dict(), "measures": self.round_metrics.seen}
 
     def load_state_dict(self, state_dict: StateDict) -> None:
         super().load_state_dict(state_dict)
-        self.rewind_state = dict(state_dict["early"])
-        self.round_metrics.load_state_dict(state_dict["measures"])
+        self.round_metrics.seen = {kind: dict(values) for kind, values in state_dict["measures"].items()}
 
 
 def iterative_sparsity(number: int, rounds: int, final: float, steps: str) -> float:
@@ -146,3 +147,45 @@ def iterative_sparsity(number: int, rounds: int, final: float, steps: str) -> fl
     if number == rounds:
         return final
     return final * number / rounds if steps == "equal" else 1 - (1 - final) ** (number / rounds)
+
+
+class RoundMetrics:
+    """Follows ``test/<metric>`` over the validations of one round, if ``data.watch_test=true`` measures it.
+
+    `named` returns three values of each metric, which shows the effect of the selection rule: ``test/accuracy`` (after
+    the last step), ``test/accuracy_best`` (the best on test, which is optimistic) and ``test/accuracy_best_val`` (where
+    ``val/accuracy`` was best; only with a validation set).
+    """
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Start a new round."""
+        self.seen: dict[str, dict[str, float]] = {"last": {}, "best": {}, "by_val": {}, "val": {}}
+
+    def update(self, metrics: Mapping[str, Any]) -> None:
+        """Add the metrics of one validation; those of single classes or targets are ignored.
+
+        A metric of unknown direction has a last value only.
+        """
+        best, best_val = self.seen["best"], self.seen["val"]
+        for name, value in metrics.items():
+            part, _, metric = name.partition("/")
+            if part != "test" or "/" in metric:
+                continue
+            self.seen["last"][name] = float(value)
+            if higher_is_better(name) is None:
+                continue
+            better = max if higher_is_better(name) else min
+            best[name] = better(float(value), best.get(name, float(value)))
+            if (val := metrics.get(f"val/{metric}")) is not None:
+                known = best_val.get(name)
+                best_val[name] = float(val) if known is None else better(float(val), known)
+                if best_val[name] != known:  # of equal values the first counts
+                    self.seen["by_val"][name] = float(value)
+
+    def named(self) -> dict[str, float]:
+        """All values by name; empty if test metrics were not measured."""
+        best = {f"{name}_best": value for name, value in self.seen["best"].items()}
+        return {**self.seen["last"], **best, **{f"{n}_best_val": value for n, value in self.seen["by_val"].items()}}

@@ -15,7 +15,7 @@ from lightning_modules.compression.pruning.layer_sensitivity import (
 from lightning_modules.compression.pruning.masks import Masks, exclude_pruned, group_by_layer, keep_n_of_m
 from lightning_modules.compression.pruning.pruning_stage import PruningStage
 from lightning_modules.compression.pruning.saliency import uniform_scores
-from lightning_modules.compression.stage import Settings, StageContext, StateDict, When
+from lightning_modules.compression.stage import StageContext, When
 from lightning_modules.config.bounds import OpenFraction, bounded
 from lightning_modules.config.errors import UserError
 
@@ -31,6 +31,8 @@ class OneShot(PruningStage):
     """
 
     scopes: ClassVar[tuple[str, ...]] = ("global", "layer", "sensitivity")
+    saved: ClassVar = {**PruningStage.saved, "shares": "shares"}
+    reported: ClassVar[tuple[str, ...]] = (*PruningStage.reported, "shares")
 
     @bounded
     def __init__(
@@ -71,16 +73,6 @@ class OneShot(PruningStage):
             sizes = {g[0].rpartition(".")[0]: sum(weights[name].numel() for name in g) for g in group_by_layer(weights)}
             self.shares = sparsity_per_layer(curves, sizes, self.sparsity)
 
-    def settings(self) -> Settings:
-        return {**super().settings(), "shares": self.shares}
-
-    def state_dict(self) -> StateDict:
-        return {**super().state_dict(), "shares": self.shares}
-
-    def load_state_dict(self, state_dict: StateDict) -> None:
-        super().load_state_dict(state_dict)
-        self.shares = dict(state_dict["shares"])
-
 
 class NOfM(OneShot):
     """Keeps the `n` highest-scoring of every `m` consecutive inputs of each output; sparse tensor cores support 2:4.
@@ -91,6 +83,7 @@ class NOfM(OneShot):
     """
 
     scopes: ClassVar[tuple[str, ...]] = ("layer",)
+    reported: ClassVar[tuple[str, ...]] = (*OneShot.reported, "n", "m")
 
     def __init__(
         self,
@@ -108,14 +101,10 @@ class NOfM(OneShot):
         if not 0 < n < m:
             raise UserError(f"compression: n={n}, m={m}: expected 0 < n < m, as n of every m weights are kept")
         self.n, self.m = n, m
-        which: dict[str, Any] = {
-            "criterion": criterion,
-            "batches": batches,
-            "layers": layers,
-            "exclude": exclude,
-            "control": control,
-        }
-        super().__init__(1 - n / m, when=when, epochs=epochs, lr=lr, **which)
+        which: dict[str, Any] = {"criterion": criterion, "batches": batches, "control": control}
+        super().__init__(
+            1 - n / m, layers=layers, exclude=exclude, when=when, epochs=epochs, lr=lr, **which
+        )  # fmt: skip
 
     def check(self, model: nn.Module, example: Tensor, num_outputs: int) -> None:
         super().check(model, example, num_outputs)
@@ -145,6 +134,3 @@ class NOfM(OneShot):
     def _combine(self, masks: Masks, before: Masks) -> Masks:
         """Both masks: weights that were pruned before stay pruned."""
         return {name: mask & before[name].to(mask.device) if name in before else mask for name, mask in masks.items()}
-
-    def settings(self) -> Settings:
-        return {**super().settings(), "n": self.n, "m": self.m}

@@ -1,6 +1,6 @@
 """Base class of the pruning stages: selection of weights, scores, masks, and the controls of an experiment."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -8,84 +8,73 @@ from annotated_types import Ge, Lt
 from torch import Tensor, nn
 
 from lightning_modules.compression.pruning.masks import Masks, count_zeros, exclude_pruned, group_by_layer, keep_highest
-from lightning_modules.compression.pruning.saliency import CRITERIA, Scores, uniform_scores
-from lightning_modules.compression.stage import Settings, Stage, StageContext, StateDict, layer_weights
+from lightning_modules.compression.pruning.saliency import CRITERIA, Criterion, Scores, uniform_scores
+from lightning_modules.compression.stage import LayerStage, StageContext
 from lightning_modules.config.bounds import Count, bounded
 from lightning_modules.config.errors import UserError, suggest
 
 Control = Literal["random", "reinit", "dense"]
 
 
-class PruningStage(Stage):
-    """Sets weights to zero and keeps them zero, by masks in the compressed state.
+class PruningStage(LayerStage):
+    """Sets weights to zero and keeps them zero, by masks in the compressed state; `LayerStage` selects the layers.
 
     Args:
         sparsity: in [0, 1): the final fraction of zeros among the selected weights, exactly ``round(sparsity * n)``.
         criterion: score of a weight's importance: magnitude, random, snip or taylor.
         scope: ``global``: all weights compete; ``layer``: the weights of each layer, so all layers are equally sparse.
         batches: number of training batches for the gradients of snip and taylor.
-        layers, exclude: names or patterns of layers, such as ``blocks.*``; null: all linear, convolutional and recurrent.
         biases: also prune the biases of these layers, which compete with the layer's weights.
         control: the control of an experiment. ``random``: as many zeros in each parameter, at random positions.
             ``reinit``: the masks found, with reinitialized weights. ``dense``: the same training without masks.
     """
 
     kind = "pruning"
+    saved: ClassVar = {"before": "before", "reached": "reached"}
+    reported: ClassVar[tuple[str, ...]] = ("criterion", "scope", "sparsity", "control", "reached")
     scopes: ClassVar[tuple[str, ...]] = ("global", "layer")
 
     @bounded
     def __init__(
         self,
         sparsity: Annotated[float, Ge(0), Lt(1)],
-        criterion: str = "magnitude",
+        criterion: Criterion = "magnitude",
         scope: str = "layer",
         batches: Count = 8,
-        layers: Sequence[str] | None = None,
-        exclude: Sequence[str] = (),
         biases: bool = False,
         control: Control | None = None,
         when: Literal["fit", "after"] = "after",
         **fit: Any,
     ) -> None:
         super().__init__(when=when, **fit)
-        self.sparsity, self.criterion, self.scope, self.batches = sparsity, criterion, scope, batches
-        self.layers, self.exclude, self.biases, self.control = layers, exclude, biases, control
+        if sparsity == 0 and control != "dense":
+            raise UserError("compression: sparsity=0 needs control=dense")
+        if scope not in self.scopes:
+            raise UserError(f"compression: scope={scope}: {suggest(scope, self.scopes)}")
+        if control in ("reinit", "dense") and when == "after" and not self.epochs:
+            raise UserError(f"compression: control={control} trains, so it needs epochs")
+        self.sparsity, self.scope, self.batches, self.biases, self.control = sparsity, scope, batches, biases, control
+        self.criterion: str = criterion
         self.before: Masks = {}  # masks of earlier stages
         self.reached: dict[str, float] = {}  # sparsity by parameter
-        self._check_arguments()
-
-    def _check_arguments(self) -> None:
-        """Raise UserError for values that are invalid for any network."""
-        if self.sparsity == 0 and self.control != "dense":
-            raise UserError("compression: sparsity=0 needs control=dense")
-        for key, known in (("criterion", tuple(CRITERIA)), ("scope", self.scopes)):
-            value = getattr(self, key)
-            if value not in known:
-                raise UserError(f"compression: {key}={value}: {suggest(str(value), known)}")
-        if self.control in ("reinit", "dense") and self.when == "after" and not self.epochs:
-            raise UserError(f"compression: control={self.control} trains, so it needs epochs")
 
     # --- selection of weights --------------------------------------------------------------------------------
     def weights(self, model: nn.Module) -> dict[str, Tensor]:
         """The parameters to prune, by name; a parameter shared by two layers appears once."""
-        weights = layer_weights(model, layers=self.layers, exclude=self.exclude)
-        layers = dict.fromkeys(name.rpartition(".")[0] for name in weights)
-        names = {
-            f"{layer}.{own}".lstrip("."): parameter
-            for layer in layers
-            for own, parameter in model.get_submodule(layer).named_parameters(recurse=False)
-            if own.startswith(("weight", "bias") if self.biases else "weight")
-        }
+        names = super().weights(model)
+        if self.biases:
+            layers = dict.fromkeys(name.rpartition(".")[0] for name in names)
+            names = {
+                f"{layer}.{own}".lstrip("."): parameter
+                for layer in layers
+                for own, parameter in model.get_submodule(layer).named_parameters(recurse=False)
+                if own.startswith(("weight", "bias"))
+            }
         first = {id(parameter): name for name, parameter in reversed(names.items())}
         return {name: parameter for name, parameter in names.items() if first[id(parameter)] == name}
 
     def check(self, model: nn.Module, example: Tensor, num_outputs: int) -> None:
-        try:
-            weights = self.weights(model)
-        except UserError as error:
-            raise self.config_error(str(error)) from error
-        if not weights:
-            raise self.config_error("the network has no linear, convolutional or recurrent layer to prune")
+        weights = self.weights(model)
         num_zeros, size = sum(self.num_zeros(weights, self.sparsity)[1]), sum(w.numel() for w in weights.values())
         if self.control != "dense" and not 0 < num_zeros < size:
             raise self.config_error(
@@ -163,14 +152,3 @@ class PruningStage(Stage):
         wanted, got = sum(self.num_zeros(weights, self.sparsity)[1]), count_zeros(context.state.masks, weights)
         if self.control != "dense" and got < wanted:
             raise self.config_error(f"training ended before the schedule: {got} of {wanted} weights are pruned")
-
-    def settings(self) -> Settings:
-        """The settings, and the sparsity of each parameter."""
-        names = ("criterion", "scope", "sparsity", "control")
-        return {**{name: getattr(self, name) for name in names}, "reached": self.reached}
-
-    def state_dict(self) -> StateDict:
-        return {"before": self.before, "reached": self.reached}
-
-    def load_state_dict(self, state_dict: StateDict) -> None:
-        self.before, self.reached = dict(state_dict["before"]), dict(state_dict["reached"])

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -30,21 +31,19 @@ def snip(context: StageContext, weights: Weights, batches: int) -> Scores:
 
     The network is in training mode: before the first step, where SNIP is applied, batch norm has no running statistics.
     """
-    mean = mean_over_batches(context, weights, batches, True, lambda w, g: g)
+    mean = mean_over_batches(context, weights, batches, lambda w, g: g, training=True)
     return {name: (weight.detach() * mean[name]).abs() for name, weight in weights.items()}
 
 
 def taylor(context: StageContext, weights: Weights, batches: int) -> Scores:
     """Mean of (w g)^2 over the batches (Molchanov et al. 2019, equation 8, for single weights), in evaluation mode."""
-    return mean_over_batches(context, weights, batches, False, lambda w, g: (w * g).square())
+    return mean_over_batches(context, weights, batches, lambda w, g: (w * g).square())
 
 
+Criterion = Literal["magnitude", "random", "snip", "taylor"]
 CRITERIA: dict[str, Callable[[StageContext, Weights, int], Scores]] = {
-    "magnitude": magnitude,
-    "random": random,
-    "snip": snip,
-    "taylor": taylor,
-}
+    "magnitude": magnitude, "random": random, "snip": snip, "taylor": taylor
+}  # fmt: skip
 
 
 def uniform_scores(weights: Weights, seed: int) -> Scores:
@@ -57,18 +56,29 @@ def uniform_scores(weights: Weights, seed: int) -> Scores:
 
 
 def mean_over_batches(
-    context: StageContext, weights: Weights, batches: int, training: bool, of: Callable[[Tensor, Tensor], Tensor]
+    context: StageContext,
+    weights: Weights,
+    batches: int,
+    of: Callable[[Tensor, Tensor], Tensor],
+    training: bool = False,
+    label_smoothing: bool = False,
 ) -> Scores:
     """The mean of ``of(w, g)`` over the first `batches` training batches; g: gradient of the loss without penalties.
 
     Network, gradients and random state do not change. Raises UserError if there is no batch.
+
+    Args:
+        training: the mode of the network.
+        label_smoothing: as in training; else the loss is that of evaluation.
     """
     total: Scores = {name: torch.zeros_like(weight) for name, weight in weights.items()}
-    tensors, seen = list(weights.values()), 0
+    tensors, seen, task = list(weights.values()), 0, context.task
     with _temporary_gradients(context.model, tensors, training, context.seed):
         for batch in islice(context.batches(), batches):
             x, y = (batch[key].to(tensors[0].device) for key in ("x", "y"))
-            loss = context.task.evaluation_loss(context.model(context.preprocess(x)), y)
+            outputs = context.model(context.preprocess(x))
+            smooth = label_smoothing
+            loss = task.loss(outputs, task.loss_target({"y": y})) if smooth else task.evaluation_loss(outputs, y)
             found = torch.autograd.grad(loss, tensors, materialize_grads=True)
             for (name, weight), g in zip(weights.items(), found, strict=True):
                 total[name] += of(weight.detach(), g)

@@ -4,13 +4,12 @@ from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
-from lightning_modules.compression.compressed_state import Codebook, CompressedState, QuantGrid
+from lightning_modules.compression.compressed_state import CompressedState, QuantizedWeight
+from lightning_modules.compression.pruning.saliency import mean_over_batches
 from lightning_modules.compression.stage import StageContext
 
-QuantizedWeight = Codebook | QuantGrid
 SensitivityTable = dict[str, dict[int, float]]  # cost by weight and bits
 
 
@@ -22,35 +21,15 @@ def fisher_sensitivity(
     The diagonal of the empirical Fisher matrix, averaged over mini-batches, approximates that of the Hessian (diagonal
     approximation of LeCun et al. 1990, "Optimal brain damage").
     """
-    squares = squared_gradients(context, list(made), batches)
-    weights = dict(context.model.named_parameters())
-    return {
-        name: {
-            bits: 0.5
-            * float(
-                (squares[name] * (dequantize(context.state, name, quantized) - weights[name].detach()).square()).sum()
-            )
-            for bits, quantized in choices.items()
-        }
-        for name, choices in made.items()
-    }
+    parameters = dict(context.model.named_parameters())
+    weights = {name: parameters[name] for name in made}
+    fisher = mean_over_batches(context, weights, batches, lambda w, g: g.square(), label_smoothing=True)
 
+    def cost(name: str, quantized: QuantizedWeight) -> float:
+        error = context.state.values(name, quantized) - weights[name].detach()
+        return 0.5 * float((fisher[name] * error.square()).sum())
 
-def squared_gradients(context: StageContext, names: list[str], batches: int) -> dict[str, Tensor]:
-    """The mean over `batches` mini-batches of the squared gradient of the task's loss, by weight."""
-    model = deepcopy(context.model).cpu().eval()
-    weights = {name: parameter for name, parameter in model.named_parameters() if name in names}
-    squares = {name: torch.zeros_like(weight) for name, weight in weights.items()}
-    seen = 0
-    with torch.enable_grad():
-        for batch, _ in zip(context.batches(), range(batches), strict=False):
-            seen += 1
-            loss = context.task.loss(model(context.preprocess(batch["x"])), context.task.loss_target(batch))
-            gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
-            for name, gradient in zip(weights, gradients, strict=True):
-                if gradient is not None:
-                    squares[name] += gradient.detach().square()
-    return {name: square / max(seen, 1) for name, square in squares.items()}
+    return {name: {bits: cost(name, each) for bits, each in choices.items()} for name, choices in made.items()}
 
 
 def metric_sensitivity(context: StageContext, made: Mapping[str, Mapping[int, QuantizedWeight]]) -> SensitivityTable:
@@ -62,15 +41,9 @@ def metric_sensitivity(context: StageContext, made: Mapping[str, Mapping[int, Qu
         table[name] = {}
         for bits, quantized in choices.items():
             model = deepcopy(context.model)
-            dict(model.named_parameters())[name].data.copy_(dequantize(context.state, name, quantized))
+            dict(model.named_parameters())[name].data.copy_(context.state.values(name, quantized))
             table[name][bits] = sign * (context.evaluate(model) - dense)
     return table
-
-
-def dequantize(state: CompressedState, name: str, quantized: QuantizedWeight) -> Tensor:
-    """The values of a codebook or grid, with masked entries at zero."""
-    weight, mask = quantized.values(), state.masks.get(name)
-    return weight if mask is None else weight * mask.to(weight.device)
 
 
 def allocate_bits(
@@ -136,17 +109,13 @@ def ratio_budget(
     model: nn.Module,
     state: CompressedState,
     kept: Mapping[str, int],
-    tables: Mapping[str, Mapping[int, int]],
+    tables: Mapping[str, dict[int, int]],
 ) -> BitBudget:
     """A network `ratio` times smaller than in float32; other weights have 32 bits, a mask one bit for each entry."""
     tensors: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     dense = 32 * sum(tensor.numel() for tensor in tensors.values())
-    others = sum(
-        int(state.masks[name].sum()) if name in state.masks else tensor.numel()
-        for name, tensor in tensors.items()
-        if name not in kept
-    )
-    fixed = 32 * others + sum(mask.numel() for mask in state.masks.values())
+    others = count_unmasked({name: tensor for name, tensor in tensors.items() if name not in kept}, state)
+    fixed = 32 * sum(others.values()) + sum(mask.numel() for mask in state.masks.values())
     return BitBudget(kept, tables, dense / ratio - fixed, fixed, dense)
 
 

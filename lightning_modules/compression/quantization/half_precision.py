@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from lightning_modules.compression.compressed_state import Step
 from lightning_modules.compression.onnx_model import eval_copy, first_error_line
-from lightning_modules.compression.stage import Settings, Stage, StageContext
+from lightning_modules.compression.stage import Stage, StageContext
 from lightning_modules.config.bounds import bounded
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -22,6 +22,7 @@ class HalfPrecision(Stage):
     """
 
     kind = "weight_quantization"
+    reported = ("dtype",)
 
     @bounded
     def __init__(self, dtype: Literal["bf16", "fp16"] = "bf16") -> None:
@@ -50,9 +51,6 @@ class HalfPrecision(Stage):
         self.check(context.model, context.preprocess(context.example), 0)
         to_half_precision(context.model, DTYPES[self.dtype])
         context.state.steps.append({"do": "half", "dtype": self.dtype})
-
-    def settings(self) -> Settings:
-        return {"dtype": self.dtype}
 
 
 def restore(model: nn.Module, step: Step, example: Tensor) -> nn.Module:

@@ -1,27 +1,25 @@
-"""Static and dynamic int8 post-training quantization: weights and activations in 8 bits."""
+"""Static and dynamic int8 post-training quantization: weights and activations in 8 bits, and calibration of ranges."""
 
-from collections.abc import Sequence
-from typing import Annotated, Literal
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
+import numpy as np
 from annotated_types import Gt, Le
 from torch import Tensor, nn
 
 from lightning_modules.compression.onnx_model import to_onnx
 from lightning_modules.compression.optional_import import optional_import
-from lightning_modules.compression.quantization.calibration import Method, activation_ranges
-from lightning_modules.compression.quantization.onnx_stage import (
-    OnnxStage,
-    calibration_samples,
-    onnx_tempdir,
-    read_model,
-)
+from lightning_modules.compression.quantization.onnx_stage import OnnxStage, onnx_tempdir, read_model
 from lightning_modules.compression.quantization.pt2e import graph_to_onnx, quantize_graph
-from lightning_modules.compression.stage import Settings, StageContext
 from lightning_modules.config.bounds import Count, bounded
 from lightning_modules.config.errors import UserError
 
 Backend = Literal["onnxruntime", "pt2e"]
+Method = Literal["minmax", "percentile", "entropy", "mse"]
 PT2E_METHODS = ("minmax", "mse")
+SHRINKS = np.linspace(1.0, 0.2, 81)  # fractions of the range that the search for the smallest error tries
+LEVELS = 255  # steps of uint8
 
 
 class StaticInt8(OnnxStage):
@@ -35,6 +33,8 @@ class StaticInt8(OnnxStage):
         percentile: for calibration=percentile.
         reduce_range: 7 bits, for processors without VNNI, where sums of 8-bit products may saturate.
     """
+
+    reported = ("backend", "calibration", "samples")
 
     @bounded
     def __init__(
@@ -59,13 +59,6 @@ class StaticInt8(OnnxStage):
         return quantize_static(
             to_onnx(model, example), batches, self.calibration, self.percentile, reduce_range=self.reduce_range
         )
-
-    def begin(self, context: StageContext) -> None:
-        batches = calibration_samples(self, context, self.samples)
-        self.install(context, self.build_network(context.model, context.preprocess(context.example), batches))
-
-    def settings(self) -> Settings:
-        return {"backend": self.backend, "calibration": self.calibration, "samples": self.samples}
 
 
 def quantize_static(
@@ -102,5 +95,59 @@ class DynamicInt8(OnnxStage):
             )  # fmt: skip
             return read_model(folder / "int8.onnx")
 
-    def begin(self, context: StageContext) -> None:
-        self.install(context, self.build_network(context.model, context.preprocess(context.example), []))
+
+# --- calibration: the range of each activation from samples ------------------------------------------------------------
+def activation_ranges(path: Path, batches: Iterable[Tensor], method: Method, percentile: float) -> Any:
+    """ONNX Runtime's ``TensorsData`` for the activations of an ONNX file, collected batch by batch to save memory.
+
+    Args:
+        method: ``minmax``; ``percentile``: values beyond it, on both sides together, are clipped; ``entropy``: smallest
+            divergence (Migacz 2017, "8-bit inference with TensorRT"); ``mse``: smallest squared error, see
+            `min_mse_range`. The first three are ONNX Runtime's.
+    """
+    calibrate = optional_import("onnxruntime.quantization.calibrate")
+    known = calibrate.CalibrationMethod
+    calibrator = calibrate.create_calibrator(
+        str(path),
+        augmented_model_path=str(path.with_suffix(".augmented.onnx")),
+        calibrate_method={"minmax": known.MinMax, "entropy": known.Entropy}.get(method, known.Percentile),
+        extra_options={"symmetric": False, "percentile": percentile},
+    )
+    name = calibrator.infer_session.get_inputs()[0].name
+    for batch in batches:
+        calibrator.collect_data(_SingleBatchReader({name: batch.numpy()}))
+    if method == "mse":
+        histograms = calibrator.collector.histogram_dict
+        found = {key: min_mse_range(*histogram[:4]) for key, histogram in histograms.items()}
+    else:
+        found = {key: data.range_value for key, data in calibrator.compute_data().items()}
+    ranges = {key: tuple(np.array(end, np.float32) for end in ends) for key, ends in found.items()}
+    return calibrate.TensorsData(known.MinMax, ranges)
+
+
+def min_mse_range(counts: Any, edges: Any, low: float, high: float) -> tuple[float, float]:
+    """[low, high] scaled towards 0 such that rounding to 256 levels has the smallest squared error.
+
+    Args:
+        counts, edges: a histogram, [n] and [n + 1].
+    """
+    low, high = min(float(low), 0.0), max(float(high), 0.0)
+    values = (edges[:-1] + edges[1:]) / 2
+
+    def error(shrink: float) -> float:
+        step = max((high - low) * shrink / LEVELS, 1e-30)
+        rounded = np.clip(np.round((values - low * shrink) / step), 0, LEVELS) * step + low * shrink
+        return float((counts * np.square(values - rounded)).sum())
+
+    best = min(SHRINKS, key=error)
+    return low * best, high * best
+
+
+class _SingleBatchReader:
+    """A data reader with one batch, in the form that ONNX Runtime's calibrators expect."""
+
+    def __init__(self, inputs: dict[str, Any]) -> None:
+        self._left = [inputs]
+
+    def get_next(self) -> dict[str, Any] | None:
+        return self._left.pop() if self._left else None

@@ -1,18 +1,17 @@
 """Mixed-precision quantization: the bits of each layer, chosen by sensitivity under a size budget."""
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
+import pandas as pd
 import torch
 from annotated_types import Gt
-from torch import Tensor, nn
+from torch import Tensor
 
-from lightning_modules.compression.compressed_state import Codebook
+from lightning_modules.compression.compressed_state import QuantizedWeight
 from lightning_modules.compression.quantization.bit_allocation import (
     BitBudget,
-    QuantizedWeight,
     SensitivityTable,
     allocate_bits,
     count_unmasked,
@@ -22,8 +21,8 @@ from lightning_modules.compression.quantization.bit_allocation import (
     ratio_budget,
 )
 from lightning_modules.compression.quantization.weight_only import fit_grid
-from lightning_modules.compression.quantization.weight_sharing import fit_codebook, select_weights
-from lightning_modules.compression.stage import Settings, Stage, StageContext, StateDict
+from lightning_modules.compression.quantization.weight_sharing import WeightQuantization, fit_codebook
+from lightning_modules.compression.stage import Settings, StageContext
 from lightning_modules.config.bounds import Count, bounded
 from lightning_modules.config.errors import UserError
 from lightning_modules.report.figures import COLOURS, INK, blank_figure, style_axes
@@ -32,8 +31,8 @@ Representation = Literal["codebook", "grid"]
 SensitivityMeasure = Literal["proxy", "metric"]
 
 
-class MixedPrecision(Stage):
-    """Quantizes each layer by a codebook or a grid with its own number of bits.
+class MixedPrecision(WeightQuantization):
+    """Quantizes each of the selected layers (see `LayerStage`) by a codebook or a grid with its own number of bits.
 
     Args:
         bits: the budget as mean bits over the unmasked entries of the selected weights; or
@@ -44,10 +43,9 @@ class MixedPrecision(Stage):
             with this layer alone quantized, which needs one evaluation for each layer and width.
         choices: the widths to choose from, 1 to 8 bits for a codebook, 2 to 8 for a grid.
         batches: number of batches over which the gradient is averaged.
-        layers, exclude: names or patterns of layers.
     """
 
-    kind = "weight_quantization"
+    saved: ClassVar = {"chosen": "chosen"}
 
     @bounded
     def __init__(
@@ -58,12 +56,9 @@ class MixedPrecision(Stage):
         by: SensitivityMeasure = "proxy",
         choices: Sequence[int] = (2, 3, 4, 5, 6, 8),
         batches: Count = 8,
-        layers: Sequence[str] | None = None,
-        exclude: Sequence[str] = (),
-        epochs: int = 0,
-        lr: float | None = None,
+        **fit: Any,
     ) -> None:
-        super().__init__("after", epochs, lr)
+        super().__init__(**fit)
         if (bits is None) == (size_ratio is None):
             raise UserError("compression: mixed precision needs exactly one budget: bits (a mean) or size_ratio")
         least = 1 if of == "codebook" else 2
@@ -75,15 +70,11 @@ class MixedPrecision(Stage):
             )
         self.bits, self.size_ratio, self.of, self.by = bits, size_ratio, of, by
         self.choices, self.batches = sorted({int(choice) for choice in choices}), batches
-        self.layers, self.exclude = layers, exclude
         self.chosen: dict[str, int] = {}
 
-    def check(self, model: nn.Module, example: Tensor, num_outputs: int) -> None:
-        select_weights(self, model)
-
     def begin(self, context: StageContext) -> None:
-        weights = select_weights(self, context.model)
-        made = self._made(context, weights)
+        weights = self.weights(context.model)
+        made = self._quantized_to_each_width(context, weights)
         table = (
             fisher_sensitivity(context, made, self.batches) if self.by == "proxy" else metric_sensitivity(context, made)
         )
@@ -94,38 +85,28 @@ class MixedPrecision(Stage):
             raise self.config_error(
                 f"{key}={getattr(self, key)} cannot be met: choices={self.choices} reach only {budget.reached(total):.3g}"
             )
-        for name, bits in self.chosen.items():
-            quantized = made[name][bits]
-            if isinstance(quantized, Codebook):
-                context.state.codebooks[name] = quantized
-            else:
-                context.state.grids[name] = quantized
-        if all(torch.equal(made[name][bits].values(), weights[name]) for name, bits in self.chosen.items()):
-            raise self.config_error("no weight changed: all weights already have few enough values")
-        context.state.apply(context.model)
+        self.quantize(context, {name: made[name][bits] for name, bits in self.chosen.items()})
         mean = sum(budget.kept[name] * bits for name, bits in self.chosen.items()) / max(1, sum(budget.kept.values()))
         context.log({"compression/mean_bits": mean})
         write_bit_report(context.folder, self.name, table, self.chosen, budget.kept)
 
-    def _made(self, context: StageContext, weights: Mapping[str, Tensor]) -> dict[str, dict[int, QuantizedWeight]]:
-        """Each weight quantized to each of the widths."""
+    def _quantized_to_each_width(
+        self, context: StageContext, weights: Mapping[str, Tensor]
+    ) -> dict[str, dict[int, QuantizedWeight]]:
         generator = torch.Generator().manual_seed(context.seed)
-        made: dict[str, dict[int, QuantizedWeight]] = {}
-        for name, weight in weights.items():
-            mask = context.state.masks.get(name)
-            made[name] = {
-                bits: fit_grid(weight, bits, scale="mse")
-                if self.of == "grid"
-                else fit_codebook(weight, mask, bits, "layer", "linear", generator)
-                for bits in self.choices
-            }
-        return made
+
+        def quantized(name: str, weight: Tensor, bits: int) -> QuantizedWeight:
+            if self.of == "grid":
+                return fit_grid(weight, bits, scale="mse")
+            return fit_codebook(weight, context.state.masks.get(name), bits, "layer", "linear", generator)
+
+        return {name: {bits: quantized(name, w, bits) for bits in self.choices} for name, w in weights.items()}
 
     def _budget(self, context: StageContext, weights: Mapping[str, Tensor]) -> BitBudget:
         kept = count_unmasked(weights, context.state)
-        if self.size_ratio is None:
-            assert self.bits is not None
+        if self.bits is not None:
             return mean_budget(self.bits, kept, self.choices)
+        assert self.size_ratio is not None
         tables = {
             name: {bits: len(weight) if self.of == "grid" else 2**bits for bits in self.choices}
             for name, weight in weights.items()
@@ -133,13 +114,7 @@ class MixedPrecision(Stage):
         return ratio_budget(self.size_ratio, context.model, context.state, kept, tables)
 
     def settings(self) -> Settings:
-        return {"bits": dict(self.chosen), "of": self.of, "by": self.by}
-
-    def state_dict(self) -> StateDict:
-        return {"chosen": dict(self.chosen)}
-
-    def load_state_dict(self, state_dict: StateDict) -> None:
-        self.chosen = dict(state_dict["chosen"])
+        return {"bits": self.chosen, "of": self.of, "by": self.by}
 
 
 def write_bit_report(
@@ -147,35 +122,33 @@ def write_bit_report(
 ) -> None:
     """Write ``<name>-bits.csv`` (weight, entries kept, bits, cost at each width) and ``<name>-bits.png``."""
     folder.mkdir(parents=True, exist_ok=True)
+    rows = [
+        {"weight": weight, "kept": kept[weight], "bits": chosen[weight]} | {f"cost_{b}": c for b, c in costs.items()}
+        for weight, costs in table.items()
+    ]
+    pd.DataFrame(rows).to_csv(folder / f"{name}-bits.csv", index=False, float_format="%.6g")
+    plot_bits(table, chosen).savefig(folder / f"{name}-bits.png")
+
+
+def plot_bits(table: SensitivityTable, chosen: Mapping[str, int]) -> Any:
+    """A bar for the bits of each weight, and a line for its cost at each width."""
     widths = sorted({bits for costs in table.values() for bits in costs})
-    with (folder / f"{name}-bits.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["weight", "kept", "bits", *(f"cost_{bits}" for bits in widths)])
-        for weight, costs in table.items():
-            writer.writerow([weight, kept[weight], chosen[weight], *(f"{costs[bits]:.6g}" for bits in widths)])
-    _plot_bits(folder / f"{name}-bits.png", table, chosen, widths)
-
-
-def _plot_bits(path: Path, table: SensitivityTable, chosen: Mapping[str, int], widths: list[int]) -> None:
     figure = blank_figure(9, 1.6 + 0.26 * len(table))
     bars, lines = figure.subplots(1, 2, width_ratios=(2, 3))
-    places = range(len(table))
-    colours = [COLOURS[place % len(COLOURS)] for place in places]
-    bars.barh(places, [chosen[weight] for weight in table], color=colours, height=0.7)
-    for place, weight in zip(places, table, strict=True):
-        bars.text(chosen[weight] + 0.1, place, str(chosen[weight]), va="center", fontsize=8, color=INK)
+    colours = [COLOURS[place % len(COLOURS)] for place in range(len(table))]
+    bars.bar_label(bars.barh(list(table), [chosen[weight] for weight in table], color=colours, height=0.7), fontsize=8)
     style_axes(bars, "Bits of each weight", "bits", "")
-    bars.set_yticks(places, list(table), fontsize=7)
+    bars.tick_params(axis="y", labelsize=7)
     bars.set_xlim(0, max(widths) + 1)
     bars.invert_yaxis()
     smallest = min((cost for costs in table.values() for cost in costs.values() if cost > 0), default=1e-9)
-    for place, (weight, costs) in enumerate(table.items()):
-        colour = colours[place]
+    for colour, (weight, costs) in zip(colours, table.items(), strict=True):
         heights = [max(costs[bits], smallest) for bits in widths]  # a log scale has no zero
-        lines.plot(widths, heights, color=colour, linewidth=1, label=weight if len(table) <= 8 else None)
-        lines.plot([chosen[weight]], [max(costs[chosen[weight]], smallest)], "o", color=colour, markersize=5)
+        lines.plot(
+            widths, heights, "-o", color=colour, linewidth=1, markevery=[widths.index(chosen[weight])], label=weight
+        )
     style_axes(lines, "Cost of each width (dot: chosen)", "bits", "cost")
     lines.set_yscale("log")
     if len(table) <= 8:
         lines.legend(fontsize=7, frameon=False, labelcolor=INK)
-    figure.savefig(path)
+    return figure

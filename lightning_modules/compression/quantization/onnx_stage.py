@@ -16,9 +16,14 @@ from lightning_modules.config.errors import UserError
 
 
 class OnnxStage(Stage):
-    """Replaces the network by an `OnnxModel` with int8 weights."""
+    """Replaces the network by an `OnnxModel` with int8 weights.
+
+    Attributes:
+        samples: number of training samples for calibration.
+    """
 
     kind = "backend"
+    samples = 0
 
     def program(self, model: nn.Module, example: Tensor, batches: Sequence[Tensor]) -> bytes:
         """The int8 ONNX file of a network. `batches`: floats for calibration, [B, *input_shape] each."""
@@ -31,40 +36,39 @@ class OnnxStage(Stage):
     def build_network(self, model: nn.Module, example: Tensor, batches: Sequence[Tensor]) -> OnnxModel:
         """The quantized network. Raises UserError if it cannot be built or run, or has no int8 weight."""
         try:
-            program = self.program(model, example.cpu(), batches)
-            network = OnnxModel(program)
+            network = OnnxModel(self.program(model, example.cpu(), batches))
             with torch.no_grad():
                 network(example.cpu())
         except UserError as error:
             raise self.config_error(str(error)) from error
         except Exception as error:  # five libraries are involved, each with its own exceptions
             raise self.config_error(f"the network cannot be quantized: {first_error_line(error)}") from error
-        if not count_int8_weights(program):
+        onnx = optional_import("onnx")
+        eight = (onnx.TensorProto.INT8, onnx.TensorProto.UINT8)
+        weights = onnx.load_from_string(network.bytes()).graph.initializer
+        if not any(weight.data_type in eight and len(weight.dims) > 1 for weight in weights):
             raise self.config_error(
                 "no weight was quantized: the network has no layer that the library supports in int8"
             )
         return network
 
-    def install(self, context: StageContext, network: OnnxModel) -> None:
+    def begin(self, context: StageContext) -> None:
+        self.convert(context)
+
+    def convert(self, context: StageContext) -> None:
         """Replace the network; masks, codebooks and grids of its float weights no longer apply."""
-        program = network.bytes()
+        batches = calibration_samples(self, context, self.samples) if self.samples else []
+        network = self.build_network(context.model, context.preprocess(context.example), batches)
         context.task.model = network
         context.state.masks, context.state.codebooks, context.state.grids = {}, {}, {}
-        context.state.steps.append({"do": "onnx", "bytes": len(program)})
-        context.log({"compression/quantized_ops": float(count_quantized_ops(program))})
+        context.state.steps.append({"do": "onnx", "bytes": len(network.program)})
+        context.log({"compression/quantized_ops": float(count_quantized_ops(network.bytes()))})
 
 
 def count_quantized_ops(program: bytes) -> int:
     """The number of nodes of an ONNX file that quantize, dequantize or compute with integers."""
     nodes = optional_import("onnx").load_from_string(program).graph.node
     return sum("quantize" in n.op_type.lower() or n.op_type.endswith("Integer") for n in nodes)
-
-
-def count_int8_weights(program: bytes) -> int:
-    """The number of matrices and kernels of an ONNX file that are stored in 8 bits."""
-    onnx = optional_import("onnx")
-    eight = (onnx.TensorProto.INT8, onnx.TensorProto.UINT8)
-    return sum(t.data_type in eight and len(t.dims) > 1 for t in onnx.load_from_string(program).graph.initializer)
 
 
 def calibration_samples(stage: Stage, context: StageContext, samples: int) -> list[Tensor]:

@@ -13,7 +13,7 @@ from lightning_modules.compression.quantization.int8 import Backend, quantize_st
 from lightning_modules.compression.quantization.onnx_stage import OnnxStage, calibration_samples
 from lightning_modules.compression.quantization.pt2e import graph_to_onnx
 from lightning_modules.compression.quantization.qat_graph import QATGraph, convert_to_int8, prepare_qat
-from lightning_modules.compression.stage import Settings, StageContext
+from lightning_modules.compression.stage import StageContext
 from lightning_modules.config.bounds import Count, bounded
 from lightning_modules.config.errors import UserError
 
@@ -35,6 +35,8 @@ class QAT(OnnxStage):
         reduce_range: see `StaticInt8`.
     """
 
+    reported = ("backend", "epochs", "freeze")
+
     @bounded
     def __init__(
         self,
@@ -46,7 +48,6 @@ class QAT(OnnxStage):
         reduce_range: bool = False,
     ) -> None:
         super().__init__("after", epochs, lr)
-
         self.freeze, self.backend, self.samples, self.reduce_range = freeze, backend, samples, reduce_range
         self.original: nn.Module | None = None
 
@@ -69,17 +70,15 @@ class QAT(OnnxStage):
 
     def restore_network(self, context: StageContext) -> None:
         """Replace the network by a trainable graph, whose weights are loaded afterwards."""
-        self.original = deepcopy(context.model).cpu()
-        example = context.preprocess(context.example).cpu()
-        network = self._prepared(self.original, example)
-        network.observe(example)  # sets the shape of every observer
-        context.task.model = network
+        self._make_trainable(context, context.preprocess(context.example).cpu())  # sets the shape of every observer
 
     def begin(self, context: StageContext) -> None:
-        samples = torch.cat(calibration_samples(self, context, INITIAL_RANGE_SAMPLES))
+        self._make_trainable(context, torch.cat(calibration_samples(self, context, INITIAL_RANGE_SAMPLES)))
+
+    def _make_trainable(self, context: StageContext, observed: Tensor) -> None:
         self.original = deepcopy(context.model).cpu()
         network = self._prepared(self.original, context.preprocess(context.example).cpu())
-        network.observe(samples)
+        network.observe(observed)
         context.task.model = network
 
     def after_step(self, context: StageContext, step: int, total: int) -> None:
@@ -88,8 +87,7 @@ class QAT(OnnxStage):
             context.model.freeze()
 
     def end(self, context: StageContext) -> None:
-        batches = calibration_samples(self, context, self.samples)
-        self.install(context, self.build_network(context.model, context.preprocess(context.example), batches))
+        self.convert(context)
         self.original = None
 
     def program(self, model: nn.Module, example: Tensor, batches: Sequence[Tensor]) -> bytes:
@@ -100,6 +98,3 @@ class QAT(OnnxStage):
         trained = model.state_dict()
         self.original.load_state_dict({name: trained[name] for name in own})
         return quantize_static(to_onnx(self.original, example), batches, "minmax", reduce_range=self.reduce_range)
-
-    def settings(self) -> Settings:
-        return {"backend": self.backend, "epochs": self.epochs, "freeze": self.freeze}

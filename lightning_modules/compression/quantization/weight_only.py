@@ -9,28 +9,24 @@ from annotated_types import Ge, Le
 from torch import Tensor, nn
 
 from lightning_modules.compression.compressed_state import QuantGrid
-from lightning_modules.compression.quantization.weight_sharing import select_weights
-from lightning_modules.compression.stage import Settings, Stage, StageContext
+from lightning_modules.compression.quantization.weight_sharing import WeightQuantization
+from lightning_modules.compression.stage import StageContext
 from lightning_modules.config.bounds import bounded
 
 ScaleRule = Literal["range", "mse"]
 SHRINKS = torch.linspace(1.0, 0.4, 61).tolist()  # fractions of the range that the search for the smallest error tries
 
 
-class WeightOnlyQuantization(Stage):
-    """Rounds the weights of all linear, convolutional and recurrent layers to a grid of 2^bits values.
+class WeightOnlyQuantization(WeightQuantization):
+    """Rounds the weights of the selected layers (see `LayerStage`) to a grid of 2^bits values.
 
     The file is smaller, but nothing is faster: the network computes with the same values as floats.
 
     Args:
-        bits: 2 to 8.
-        group: number of consecutive entries that share a scale; None: those of an output channel.
-        zero_point: the grid spans from the smallest weight to the largest, instead of symmetrically around zero.
-        scale: ``range``, or ``mse``: clipped to minimize the squared error.
-        layers, exclude: names or patterns of layers.
+        bits, group, zero_point, scale: see `fit_grid`; `bits` is 2 to 8.
     """
 
-    kind = "weight_quantization"
+    reported = ("bits", "group", "zero_point", "scale")
 
     @bounded
     def __init__(
@@ -42,12 +38,11 @@ class WeightOnlyQuantization(Stage):
         layers: Sequence[str] | None = None,
         exclude: Sequence[str] = (),
     ) -> None:
-        super().__init__("after")
+        super().__init__(layers, exclude)
         self.bits, self.group, self.zero_point, self.scale = bits, group, zero_point, scale
-        self.layers, self.exclude = layers, exclude
 
     def check(self, model: nn.Module, example: Tensor, num_outputs: int) -> None:
-        chosen = select_weights(self, model)
+        chosen = self.weights(model)
         for name, weight in chosen.items():
             if self.group and weight.numel() % self.group:
                 common = gcd(*(w.numel() for w in chosen.values()))
@@ -57,17 +52,9 @@ class WeightOnlyQuantization(Stage):
                 )
 
     def begin(self, context: StageContext) -> None:
-        changed = False
-        for name, weight in select_weights(self, context.model).items():
-            grid = fit_grid(weight, self.bits, self.group, self.zero_point, self.scale)
-            context.state.grids[name] = grid
-            changed = changed or not torch.equal(grid.values(), weight)
-        if not changed:
-            raise self.config_error(f"bits={self.bits}: no weight changed: all weights are already on such a grid")
-        context.state.apply(context.model)
-
-    def settings(self) -> Settings:
-        return {"bits": self.bits, "group": self.group, "zero_point": self.zero_point, "scale": self.scale}
+        weights = self.weights(context.model).items()
+        grids = {name: fit_grid(w, self.bits, self.group, self.zero_point, self.scale) for name, w in weights}
+        self.quantize(context, grids)
 
 
 @torch.no_grad()

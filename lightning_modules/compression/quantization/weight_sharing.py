@@ -1,83 +1,63 @@
 """Weight sharing: the entries of a layer take 2^bits shared values, found by k-means (Han et al. 2016, section 3)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import torch
 from annotated_types import Ge, Le
-from torch import Tensor, nn
+from torch import Tensor
 
-from lightning_modules.compression.compressed_state import Codebook
+from lightning_modules.compression.compressed_state import Codebook, QuantizedWeight
 from lightning_modules.compression.quantization.kmeans import Init, k_means, nearest_centroid
-from lightning_modules.compression.stage import Settings, Stage, StageContext, layer_weights
+from lightning_modules.compression.stage import LayerStage, StageContext
 from lightning_modules.config.bounds import bounded
-from lightning_modules.config.errors import UserError
 
 Granularity = Literal["layer", "channel"]
 
 
-class WeightSharing(Stage):
-    """Replaces each weight by the nearest of its layer's 2^bits centroids.
+class WeightQuantization(LayerStage):
+    """A stage that replaces weights by codebooks or grids; masked entries stay zero."""
 
-    Masked entries stay zero and are ignored. With `epochs` the centroids are fine-tuned: the gradient of a centroid is
-    the sum of its entries' gradients (equation 3), while the assignment of entries to centroids does not change.
+    kind = "weight_quantization"
+
+    def quantize(self, context: StageContext, found: Mapping[str, QuantizedWeight]) -> None:
+        """Add codebooks or grids to the compressed state and apply it. Raises UserError if no weight changes."""
+        weights = self.weights(context.model)
+        for name, quantized in found.items():
+            context.state.add(name, quantized)
+        if all(torch.equal(context.state.values(name), weights[name]) for name in found):
+            raise self.config_error("no weight changed: all weights already have few enough values")
+        context.state.apply(context.model)
+
+
+class WeightSharing(WeightQuantization):
+    """Replaces each weight by the nearest of its layer's 2^bits centroids; `LayerStage` selects the layers.
+
+    With `epochs` the centroids are fine-tuned: the gradient of a centroid is the sum of its entries' gradients
+    (equation 3), while the assignment of entries to centroids does not change.
 
     Args:
         bits: 1 to 8.
         per: ``layer``, or ``channel``: a codebook of 2^bits numbers for each output channel (dimension 0 of the weight).
         start: initialization of k-means: linear, density or random.
-        layers, exclude: names or patterns of layers; None: all linear, convolutional and recurrent ones.
     """
 
-    kind = "weight_quantization"
+    reported = ("bits", "per", "start")
 
     @bounded
     def __init__(
-        self,
-        bits: Annotated[int, Ge(1), Le(8)] = 5,
-        per: Granularity = "layer",
-        start: Init = "linear",
-        layers: Sequence[str] | None = None,
-        exclude: Sequence[str] = (),
-        epochs: int = 0,
-        lr: float | None = None,
+        self, bits: Annotated[int, Ge(1), Le(8)] = 5, per: Granularity = "layer", start: Init = "linear", **fit: Any
     ) -> None:
-        super().__init__("after", epochs, lr)
+        super().__init__(**fit)
         self.bits, self.per, self.start = bits, per, start
-        self.layers, self.exclude = layers, exclude
-
-    def check(self, model: nn.Module, example: Tensor, num_outputs: int) -> None:
-        select_weights(self, model)
 
     def begin(self, context: StageContext) -> None:
-        generator = torch.Generator().manual_seed(context.seed)
-        changed = False
-        for name, weight in select_weights(self, context.model).items():
-            book = fit_codebook(weight, context.state.masks.get(name), self.bits, self.per, self.start, generator)
-            context.state.codebooks[name] = book
-            values = book.values()
-            if name in context.state.masks:
-                values = values * context.state.masks[name].to(values.device)
-            changed = changed or not torch.equal(values, weight)
-        if not changed:
-            raise self.config_error(
-                f"bits={self.bits}: no weight changed: each {self.per} already has at most {2**self.bits} values"
-            )
-        context.state.apply(context.model)
-
-    def settings(self) -> Settings:
-        return {"bits": self.bits, "per": self.per, "start": self.start}
-
-
-def select_weights(stage: Any, model: nn.Module) -> dict[str, Tensor]:
-    """The weights of `stage.layers` without `stage.exclude`. Raises UserError if there are none."""
-    try:
-        chosen = layer_weights(model, layers=stage.layers, exclude=stage.exclude)
-    except UserError as error:
-        raise stage.config_error(str(error)) from None
-    if not chosen:
-        raise stage.config_error("the network has no linear, convolutional or recurrent layer to quantize")
-    return chosen
+        generator, masks = torch.Generator().manual_seed(context.seed), context.state.masks
+        found = {
+            name: fit_codebook(weight, masks.get(name), self.bits, self.per, self.start, generator)
+            for name, weight in self.weights(context.model).items()
+        }
+        self.quantize(context, found)
 
 
 @torch.no_grad()

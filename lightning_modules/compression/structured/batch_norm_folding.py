@@ -9,7 +9,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from lightning_modules.compat.torch import BatchNorm
 from lightning_modules.compression.compressed_state import Step
-from lightning_modules.compression.stage import Kind, Settings, Stage, StageContext, StateDict
+from lightning_modules.compression.stage import Stage, StageContext
 from lightning_modules.compression.structured.layer_widths import LINEAR_LAYERS
 from lightning_modules.config.bounds import bounded
 
@@ -24,12 +24,14 @@ class FoldBatchNorm(Stage):
     stages train without batch norm. A batch norm before its layer, or after an addition, is kept.
     """
 
-    kind: ClassVar[Kind] = "structure"
+    kind = "structure"
+    saved: ClassVar = {"folded": "folded"}
+    reported = ("folded",)
+    folded = 0  # number of batch norms
 
     @bounded
-    def __init__(self, when: Literal["after"] = "after", epochs: int = 0, lr: float | None = None) -> None:
-        super().__init__(when, epochs, lr)
-        self.folded = 0
+    def __init__(self, when: Literal["after"] = "after", **fit: Any) -> None:
+        super().__init__(when, **fit)
 
     def check(self, model: nn.Module, example: Tensor, num_outputs: int) -> None:
         """Reject a network without a batch norm that can be folded."""
@@ -55,15 +57,6 @@ class FoldBatchNorm(Stage):
         context.log(
             {f"compression/{self.name}/folded": float(self.folded), f"compression/{self.name}/max_error": error}
         )
-
-    def state_dict(self) -> StateDict:
-        return {"folded": self.folded}
-
-    def load_state_dict(self, state_dict: StateDict) -> None:
-        self.folded = int(state_dict["folded"])
-
-    def settings(self) -> Settings:
-        return {"folded": self.folded}
 
 
 def restore(model: nn.Module, step: Step, example: Tensor) -> nn.Module:
@@ -99,19 +92,13 @@ def find_foldable_pairs(model: nn.Module, example: Tensor) -> list[tuple[str, st
         model.train(training)
         for hook in hooks:
             hook.remove()
-    return _match_pairs(model, given, read, _count_consumers(output.grad_fn))
-
-
-def _match_pairs(
-    model: nn.Module, given: dict[str, list[Node | None]], read: dict[str, Node | None], readers: dict[Node, int]
-) -> list[tuple[str, str]]:
-    found = []
+    readers = _count_consumers(output.grad_fn)
     makers = {nodes[0]: name for name, nodes in given.items() if name not in read and len(nodes) == 1}
+    found = []
     for norm, node in read.items():
-        layer, batch_norm = makers.get(node), model.get_submodule(norm)
-        settled = getattr(batch_norm, "running_var", None) is not None
-        if layer is not None and settled and len(given[norm]) == 1 and node is not None and readers.get(node) == 1:
-            found.append((layer, norm))
+        has_statistics = getattr(model.get_submodule(norm), "running_var", None) is not None
+        if node in makers and has_statistics and len(given[norm]) == 1 and node is not None and readers.get(node) == 1:
+            found.append((makers[node], norm))
     return found
 
 

@@ -1,6 +1,8 @@
 """Searches for the smallest change of a network that meets a cost budget."""
 
+import bisect
 import copy
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -11,9 +13,18 @@ from torch import Tensor, nn
 from lightning_modules.compression.compressed_state import Step
 from lightning_modules.compression.macs import count_macs, count_params
 from lightning_modules.compression.structured.layer_widths import resize_layers
+from lightning_modules.config.errors import UserError
 from lightning_modules.task.profiling import latency_ms, single_thread
 
 CostFunction = Callable[[dict[str, Any]], float]  # architecture step -> cost after it, relative to the cost before it
+
+
+def only_budget(stage: str, **ratios: float | None) -> tuple[str, float]:
+    """The name and value of the one budget that is given. Raises UserError unless it is exactly one."""
+    given = [(name, value) for name, value in ratios.items() if value is not None]
+    if len(given) != 1:
+        raise UserError(f"compression: {stage} needs exactly one of {', '.join(ratios)}")
+    return given[0]
 
 
 def relative_cost(what: str, model: nn.Module, meta_model: nn.Module, example: Tensor) -> CostFunction:
@@ -21,7 +32,7 @@ def relative_cost(what: str, model: nn.Module, meta_model: nn.Module, example: T
 
     Args:
         model: with weights; only ``latency`` needs them.
-        shell: the same network on the ``meta`` device.
+        meta_model: the same network on the ``meta`` device.
         example: floats [1, *input_shape].
     """
     if what == "latency":
@@ -41,14 +52,11 @@ def search_budget(cost: Callable[[int], float], last: int, target: float) -> tup
 
     `cost` falls with the index. All ranks get the result of rank 0, since measured times differ between ranks.
     """
-    low, high, reached = 1, last, cost(last)
-    while reached <= target and low < high:
-        middle = (low + high) // 2
-        if (found := cost(middle)) <= target:
-            high, reached = middle, found
-        else:
-            low = middle + 1
-    answer: list[Any] = [high, reached]
+    cost = functools.cache(cost)
+    index = last
+    if cost(last) <= target:
+        index = 1 + bisect.bisect_left(range(1, last), True, key=lambda i: cost(i) <= target)
+    answer: list[Any] = [index, cost(index)]
     if dist.is_available() and dist.is_initialized():
         dist.broadcast_object_list(answer, src=0)
     return answer[0], answer[1]

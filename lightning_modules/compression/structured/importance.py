@@ -1,15 +1,16 @@
-"""Importance of channels and attention heads for structured pruning: magnitude, Taylor, random."""
+"""Importance of channels and attention heads for structured pruning, and the heads of a network.
 
-from collections.abc import Iterable
+Heads are those whose queries, keys and values come from one linear layer, as in our ViT and timm's.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from lightning_modules.compression.optional_import import optional_import
-from lightning_modules.compression.stage import StageContext
-from lightning_modules.compression.structured.attention_heads import AttentionParts
-from lightning_modules.config.errors import UserError
 
 ImportanceKind = Literal["magnitude", "taylor", "random"]
 
@@ -36,7 +37,7 @@ class ChannelImportance:
         """[channels] of a group's first layer; None if the group has no weights."""
         return self.of_group(group)
 
-    def score_heads(self, model: nn.Module, attention: AttentionParts) -> Tensor:
+    def score_heads(self, model: nn.Module, attention: "AttentionParts") -> Tensor:
         """[heads], summed over the rows of the qkv layer and the columns of the projection."""
         rows = torch.tensor(attention.rows(model))
         if self.kind == "random":
@@ -55,28 +56,51 @@ def _elementwise_importance(model: nn.Module, layer: str, kind: str) -> Tensor:
     return (weight.detach() * (weight.detach() if kind == "magnitude" else weight.grad)).abs()
 
 
-def accumulate_gradients(context: StageContext, batches: int) -> None:
-    """Sum the gradients of the loss over the first training batches in the network's parameters.
+@dataclass(frozen=True)
+class AttentionParts:
+    """Names of an attention's parts: attribute `count` of `module` is the number of heads; ``qkv`` gives [3, heads, dim]."""
 
-    Raises UserError if there is no batch.
-    """
-    model, seen = context.model, 0
-    device = next(model.parameters()).device
-    training, learns = model.training, [p.requires_grad for p in model.parameters()]
-    model.eval().requires_grad_(True)
-    model.zero_grad()
-    with torch.enable_grad():
-        for batch in _take(context.batches(), batches):
-            batch = {key: value.to(device) for key, value in batch.items()}
-            context.task.loss(model(context.preprocess(batch["x"])), context.task.loss_target(batch)).backward()
-            seen += 1
-    model.train(training)
-    for parameter, flag in zip(model.parameters(), learns, strict=True):
-        parameter.requires_grad_(flag)
-    if not seen:
-        raise UserError("importance=taylor needs training batches, but there are none")
+    module: str
+    count: str
+    qkv: str
+    projection: str
+
+    def rows(self, model: nn.Module) -> list[list[int]]:
+        """For each head, its rows of the qkv layer."""
+        heads: int = getattr(model.get_submodule(self.module), self.count)
+        width: int = self._layer(model, self.projection).in_features
+        dim = width // heads
+        return [[part * width + head * dim + i for part in range(3) for i in range(dim)] for head in range(heads)]
+
+    def remove(self, model: nn.Module, gone: Sequence[int], rows: Sequence[int]) -> None:
+        """Remove the heads `gone`, whose rows of the qkv layer are `rows`."""
+        pruning = optional_import("torch_pruning")
+        module: Any = model.get_submodule(self.module)
+        qkv, projection = self._layer(model, self.qkv), self._layer(model, self.projection)
+        width = projection.in_features
+        pruning.prune_linear_out_channels(qkv, list(rows))
+        pruning.prune_linear_in_channels(projection, [row for row in rows if row < width])
+        setattr(module, self.count, getattr(module, self.count) - len(gone))
+        if hasattr(module, "attn_dim"):  # timm
+            module.attn_dim = projection.in_features
+
+    @staticmethod
+    def _layer(model: nn.Module, name: str) -> nn.Linear:
+        layer = model.get_submodule(name)
+        assert isinstance(layer, nn.Linear)
+        return layer
 
 
-def _take(batches: Iterable[dict[str, Tensor]], count: int) -> Iterable[dict[str, Tensor]]:
-    for _, batch in zip(range(count), batches, strict=False):
-        yield batch
+def find_attentions(model: nn.Module) -> list[AttentionParts]:
+    """All such attentions of `model`, in its order."""
+    found = []
+    for name, module in model.named_modules():
+        layers = dict(module.named_children())
+        qkv, projection = layers.get("qkv"), layers.get("projection", layers.get("proj"))
+        count = next((key for key in ("heads", "num_heads") if isinstance(getattr(module, key, None), int)), None)
+        if count is None or not isinstance(qkv, nn.Linear) or not isinstance(projection, nn.Linear):
+            continue
+        if qkv.out_features == 3 * projection.in_features:
+            own = "projection" if "projection" in layers else "proj"
+            found.append(AttentionParts(name, count, f"{name}.qkv".lstrip("."), f"{name}.{own}".lstrip(".")))
+    return found

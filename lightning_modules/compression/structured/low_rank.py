@@ -1,24 +1,23 @@
 """Low-rank factorization: replaces a layer by two thinner ones, from the SVD of its weight."""
 
 import copy
-from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import skip_init
 
 from lightning_modules.compression.compressed_state import Step
 from lightning_modules.compression.macs import count_macs, count_params, meta_copy
-from lightning_modules.compression.stage import Kind, Settings, Stage, StageContext, StateDict, layer_weights
-from lightning_modules.compression.structured.budget_search import cost_counter, search_budget
-from lightning_modules.compression.structured.low_rank_factor import factor_layers, load_factors, max_useful_rank, svd
+from lightning_modules.compression.stage import LayerStage, Settings, StageContext
+from lightning_modules.compression.structured.budget_search import cost_counter, only_budget, search_budget
 from lightning_modules.config.bounds import OpenFraction, bounded
-from lightning_modules.config.errors import UserError
 
 Ranks = dict[str, int]
+FACTORIZABLE = (nn.Linear, nn.Conv1d, nn.Conv2d)
 
 
-class LowRankFactorization(Stage):
+class LowRankFactorization(LayerStage):
     """Replaces layers by their best approximation of a lower rank, where that saves weights.
 
     A linear layer [out, in] becomes in -> r -> out. A convolution becomes one of the same kernel to r channels and a
@@ -30,10 +29,11 @@ class LowRankFactorization(Stage):
         energy: the fraction of each layer's squared singular values to keep, in (0, 1); or one of the budgets
         macs_ratio, params_ratio: the fraction of the network's cost to keep, in (0, 1). It is met with the largest
             possible energy, the same in all layers.
-        layers, exclude: names or patterns of layers.
+        layers, exclude: see `LayerStage`.
     """
 
-    kind: ClassVar[Kind] = "structure"
+    kind = "structure"
+    saved: ClassVar = {"ranks": "ranks"}
 
     @bounded
     def __init__(
@@ -41,20 +41,14 @@ class LowRankFactorization(Stage):
         energy: OpenFraction | None = None,
         macs_ratio: OpenFraction | None = None,
         params_ratio: OpenFraction | None = None,
-        layers: Sequence[str] | None = None,
-        exclude: Sequence[str] = (),
         when: Literal["after"] = "after",
-        epochs: int = 0,
-        lr: float | None = None,
+        **fit: Any,
     ) -> None:
-        super().__init__(when, epochs, lr)
-        given = {"energy": energy, "macs_ratio": macs_ratio, "params_ratio": params_ratio}
-        goals = [(name, value) for name, value in given.items() if value is not None]
-        self.layers, self.exclude = layers, list(exclude)
+        super().__init__(when=when, **fit)
+        self.goal, self.target = only_budget(
+            "low rank", energy=energy, macs_ratio=macs_ratio, params_ratio=params_ratio
+        )
         self.ranks: Ranks = {}
-        if len(goals) != 1:
-            raise UserError("compression: low rank needs exactly one of energy, macs_ratio, params_ratio")
-        ((self.goal, self.target),) = goals
 
     def check(self, model: nn.Module, example: Tensor, num_outputs: int) -> None:
         """Reject a network without a layer worth replacing, and a budget that rank 1 everywhere misses."""
@@ -96,23 +90,20 @@ class LowRankFactorization(Stage):
         for name, rank in self.ranks.items():
             load_factors(context.model.get_submodule(name), *parts[name], rank, layers[name].bias)
         context.state.steps.append({"do": "low_rank", "ranks": self.ranks})
-        self._report(context, before)
-
-    def state_dict(self) -> StateDict:
-        return {"ranks": self.ranks}
-
-    def load_state_dict(self, state_dict: StateDict) -> None:
-        self.ranks = dict(state_dict["ranks"])
+        example, prefix = context.preprocess(context.example[:1]), f"compression/{self.name}"
+        context.log(
+            {
+                f"{prefix}/reached_macs_ratio": count_macs(context.model, example) / count_macs(before, example),
+                f"{prefix}/reached_params_ratio": count_params(context.model) / count_params(before),
+            }
+        )
 
     def settings(self) -> Settings:
         return {self.goal: self.target, "ranks": self.ranks}
 
     def _candidates(self, model: nn.Module) -> dict[str, Any]:
         """The layers that can be factorized, by name."""
-        try:
-            names = [name.rpartition(".")[0] for name in layer_weights(model, layers=self.layers, exclude=self.exclude)]
-        except UserError as error:
-            raise self.config_error(str(error)) from error
+        names = [name.rpartition(".")[0] for name in self.weights(model)]
         found: dict[str, Any] = {name: model.get_submodule(name) for name in names if name}
         found = {name: layer for name, layer in found.items() if max_useful_rank(layer) >= 1}
         if not found:
@@ -152,16 +143,6 @@ class LowRankFactorization(Stage):
                 f"{self.goal}={self.target} cannot be met: the smallest reachable ratio is {reached:.3f}, at rank 1"
             )
 
-    def _report(self, context: StageContext, before: nn.Module) -> None:
-        example = context.preprocess(context.example[:1])
-        context.log(
-            {
-                f"compression/{self.name}/reached_macs_ratio": count_macs(context.model, example)
-                / count_macs(before, example),
-                f"compression/{self.name}/reached_params_ratio": count_params(context.model) / count_params(before),
-            }
-        )
-
 
 def _runs_with_factored(meta_model: nn.Module, name: str, example: Tensor) -> bool:
     """Whether a network runs with one layer replaced by two factors."""
@@ -178,3 +159,50 @@ def restore(model: nn.Module, step: Step, example: Tensor) -> nn.Module:
     for name, rank in step["ranks"].items():
         model.set_submodule(name, factor_layers(model.get_submodule(name), rank))
     return model
+
+
+# --- the two factors of a layer --------------------------------------------------------------------------------
+def max_useful_rank(layer: nn.Module) -> int:
+    """The largest rank at which two factors have fewer weights than `layer`; 0 if it cannot be factorized.
+
+    Subclasses cannot, since they may use their weight differently (standardized, or read by torch's attention).
+    """
+    if (
+        type(layer) not in FACTORIZABLE
+        or getattr(layer, "groups", 1) != 1
+        or getattr(layer, "padding_mode", "zeros") != "zeros"
+    ):
+        return 0
+    weight: Any = layer.weight
+    outputs, inputs = len(weight), weight[0].numel()
+    return (outputs * inputs - 1) // (outputs + inputs)
+
+
+def factor_layers(layer: Any, rank: int) -> nn.Sequential:
+    """Two layers in place of `layer`, with uninitialized weights."""
+    like: dict[str, Any] = {"device": layer.weight.device, "dtype": layer.weight.dtype}
+    biased = layer.bias is not None
+    if isinstance(layer, nn.Linear):
+        first: nn.Module = skip_init(nn.Linear, layer.in_features, rank, bias=False, **like)
+        second: nn.Module = skip_init(nn.Linear, rank, layer.out_features, bias=biased, **like)
+    else:
+        way = {"stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation}
+        first = skip_init(type(layer), layer.in_channels, rank, layer.kernel_size, bias=False, **way, **like)
+        second = skip_init(type(layer), rank, layer.out_channels, 1, bias=biased, **like)
+    return nn.Sequential(first, second).requires_grad_(layer.weight.requires_grad).train(layer.training)
+
+
+def svd(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """SVD of a weight as [out, in * kernel] in float64: U [out, k], singular values [k], V^T [k, in * kernel]."""
+    return torch.linalg.svd(weight.detach().double().flatten(1), full_matrices=False)
+
+
+@torch.no_grad()
+def load_factors(layers: Any, u: Tensor, values: Tensor, v: Tensor, rank: int, bias: Tensor | None) -> None:
+    """Set two factors to the first `rank` components of an SVD, each with the square roots of the singular values."""
+    root = values[:rank].sqrt()
+    first, second = layers
+    first.weight.copy_((root[:, None] * v[:rank]).view_as(first.weight))
+    second.weight.copy_((u[:, :rank] * root).view_as(second.weight))
+    if bias is not None:
+        second.bias.copy_(bias)

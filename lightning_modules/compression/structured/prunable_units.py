@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.compression.optional_import import optional_import
-from lightning_modules.compression.structured.attention_heads import AttentionParts, find_attentions
-from lightning_modules.compression.structured.importance import ChannelImportance
+from lightning_modules.compression.structured.importance import AttentionParts, ChannelImportance, find_attentions
 from lightning_modules.compression.structured.layer_widths import LINEAR_LAYERS
 
 # Classes of networks that torch-pruning needs minutes and many gigabytes to trace.

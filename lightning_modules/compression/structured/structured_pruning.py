@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from lightning_modules.compression.compressed_state import Step
 from lightning_modules.compression.macs import meta_copy
-from lightning_modules.compression.stage import Kind, Settings, Stage, StageContext, StateDict
-from lightning_modules.compression.structured.budget_search import relative_cost, search_budget
-from lightning_modules.compression.structured.importance import ChannelImportance, ImportanceKind, accumulate_gradients
+from lightning_modules.compression.pruning.saliency import mean_over_batches
+from lightning_modules.compression.stage import Settings, Stage, StageContext
+from lightning_modules.compression.structured.budget_search import only_budget, relative_cost, search_budget
+from lightning_modules.compression.structured.importance import ChannelImportance, ImportanceKind
 from lightning_modules.compression.structured.layer_widths import (
     LINEAR_LAYERS,
     diff_widths,
@@ -59,7 +60,8 @@ class StructuredPruning(Stage):
         batches: number of training batches for ``taylor``.
     """
 
-    kind: ClassVar[Kind] = "structure"
+    kind = "structure"
+    saved: ClassVar = {"reached": "reached"}
 
     @bounded
     def __init__(
@@ -74,17 +76,13 @@ class StructuredPruning(Stage):
         exclude: Sequence[str] = (),
         batches: Count = 8,
         when: Literal["after"] = "after",
-        epochs: int = 0,
-        lr: float | None = None,
+        **fit: Any,
     ) -> None:
-        super().__init__(when, epochs, lr)
-        given = {"macs": macs_ratio, "params": params_ratio, "latency": latency_ratio}
-        budgets = [(what, ratio) for what, ratio in given.items() if ratio is not None]
-        if len(budgets) != 1:
-            raise UserError(
-                "compression: structured pruning needs exactly one of macs_ratio, params_ratio, latency_ratio"
-            )
-        ((self.what, self.target),) = budgets
+        super().__init__(when, **fit)
+        budget, self.target = only_budget(
+            "structured pruning", macs_ratio=macs_ratio, params_ratio=params_ratio, latency_ratio=latency_ratio
+        )
+        self.what = budget.removesuffix("_ratio")
         self.importance, self.global_pruning, self.max_ratio = importance, global_pruning, max_ratio
         self.round_to, self.exclude, self.batches = round_to, list(exclude), batches
         self.reached: dict[str, float] = {}
@@ -99,7 +97,7 @@ class StructuredPruning(Stage):
         model = context.model
         example = context.preprocess(context.example[:1]).to(next(model.parameters()).device)
         if self.importance == "taylor":
-            self._gradients(context)
+            self._set_gradients(context)
         units, meta_model = self._units(model, example, ChannelImportance(self.importance, context.seed))
         model.zero_grad()
         threshold = self._threshold(model, meta_model, units, example)
@@ -109,20 +107,17 @@ class StructuredPruning(Stage):
         context.state.steps.append({"do": "channels", **step})
         self._report(context, meta_model, example)
 
-    def _gradients(self, context: StageContext) -> None:
+    def _set_gradients(self, context: StageContext) -> None:
+        parameters = dict(context.model.named_parameters())
         try:
-            accumulate_gradients(context, self.batches)
+            found = mean_over_batches(context, parameters, self.batches, lambda w, g: g, label_smoothing=True)
         except UserError as error:
-            raise self.config_error(str(error)) from error
+            raise self.config_error("importance=taylor needs training batches, but there are none") from error
+        for name, parameter in parameters.items():
+            parameter.grad = found[name]
 
     def settings(self) -> Settings:
         return {f"{self.what}_ratio": self.target, **self.reached}
-
-    def state_dict(self) -> StateDict:
-        return {"reached": self.reached}
-
-    def load_state_dict(self, state_dict: StateDict) -> None:
-        self.reached = dict(state_dict["reached"])
 
     # --- which units can be removed --------------------------------------------------------------------------
     def _units(

@@ -73,4 +73,4 @@ def test_no_batch_is_refused(work_on: Any) -> None:
     context, weights = line(work_on)
     context.batches = lambda: iter(())
     with pytest.raises(UserError, match="need training batches"):
-        mean_over_batches(context, weights, 1, True, lambda w, g: g)
+        mean_over_batches(context, weights, 1, lambda w, g: g)

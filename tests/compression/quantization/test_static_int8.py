@@ -13,8 +13,7 @@ import torchvision
 from torch import Tensor, nn
 
 from lightning_modules.compression.onnx_model import OnnxModel, restore
-from lightning_modules.compression.quantization.calibration import min_mse_range
-from lightning_modules.compression.quantization.int8 import StaticInt8
+from lightning_modules.compression.quantization.int8 import StaticInt8, min_mse_range
 from lightning_modules.config.errors import UserError
 
 ROOT = Path(__file__).parents[3]
