@@ -74,7 +74,7 @@ def pack_fashion_mnist(path: Path) -> None:
     """The four files, unpacked and compressed anew by xz, which takes a third less than gzip."""
     import gzip
 
-    from lightning_modules.zoo.data.mnist import FashionMNIST
+    from lightning_modules.zoo.data.image_datasets import FashionMNIST
 
     with tarfile.open(path, "w:xz", preset=6 | lzma.PRESET_EXTREME) as archive:
         for file in FashionMNIST().files():

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lightning_modules.zoo.data.mnist import DEBIAN_FOLDER
+from lightning_modules.zoo.data.image_datasets import DEBIAN_FOLDER
 from lightning_modules.zoo.data.mnist1d import MNIST1D
 
 

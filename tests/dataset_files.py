@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from lightning_modules.zoo.data.mnist import IDX_FILES
+from lightning_modules.zoo.data.image_datasets import IDX_FILES
 
 RNG = np.random.RandomState(0)
 

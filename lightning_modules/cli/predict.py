@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated
 
 from lightning_modules.cli.arguments import verb
-from lightning_modules.config.errors import UserError
 
 
 @verb(
@@ -22,14 +21,13 @@ def main(
 ) -> None:
     """Write a CSV with class and probability (or values) for each sample of images, recordings, arrays (.npy), tables
     (.csv, .tsv, .parquet; columns are matched by name) or texts (.txt)."""
-    from lightning_modules.data.text_encoding import encoding_problems
+    from lightning_modules.data.text_encoding import check_encoding
     from lightning_modules.run.predict import find_model, predict
     from lightning_modules.tracking.store import open_store
 
     task, wanted = find_model(open_store(), target)
     if encoding:
-        if problems := encoding_problems(encoding):
-            raise UserError(problems[0].removeprefix("data."))
+        check_encoding(encoding, "encoding")
         wanted = replace(wanted, encoding=encoding)
     table = io.StringIO()  # all of it or nothing: a damaged file in the middle leaves no half table
     count = predict(task, wanted, input.expanduser(), table)

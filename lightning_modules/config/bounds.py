@@ -16,7 +16,7 @@ from annotated_types import BaseMetadata, Ge, Gt, Le, Lt
 from omegaconf import ListConfig
 
 from lightning_modules.config.errors import UserError, suggest
-from lightning_modules.config.signature import hints_of, matches_type
+from lightning_modules.config.signature import describe_type, hints_of, matches_type
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -30,6 +30,8 @@ OpenFraction = Annotated[float, Gt(0), Lt(1)]
 NonNegative = Annotated[float, Ge(0)]
 Positive = Annotated[float, Gt(0)]
 Count = Annotated[int, Ge(1)]
+Whole = Annotated[int, Ge(0)]
+Seed = Annotated[int, Ge(0), Lt(2**32)]
 
 
 def out_of_bounds(value: Any, hint: Any) -> str | None:
@@ -62,8 +64,14 @@ def _violated(value: Any, bounds: Sequence[BaseMetadata]) -> str | None:
     return f"expected a value in {low}, {high}"
 
 
+def _wrong_type(value: Any, hint: Any) -> str | None:
+    """Return what is expected if a plain value has another type than `hint`."""
+    wrong = isinstance(value, str | bool | int | float) and not matches_type(value, hint)
+    return f"expected {describe_type(hint)}" if wrong else None
+
+
 def bounded(function: Callable[P, R]) -> Callable[P, R]:
-    """Decorate a function or constructor: a call raises one UserError for all arguments that are out of bounds."""
+    """Decorate a function or constructor: a call raises one UserError for all plain arguments of a wrong type or value."""
     signature = inspect.signature(function)
 
     @functools.wraps(function)
@@ -74,7 +82,7 @@ def bounded(function: Callable[P, R]) -> Callable[P, R]:
         mistakes = [
             f"{owner}.{name}={value}: {mistake}"
             for name, value in given.items()
-            if name in hints and (mistake := out_of_bounds(value, hints[name]))
+            if name in hints and (mistake := out_of_bounds(value, hints[name]) or _wrong_type(value, hints[name]))
         ]
         if mistakes:
             raise UserError("\n".join(mistakes))

@@ -1,22 +1,20 @@
 """Your own recordings, one folder of audio files per class, and the base datamodule of audio data."""
 
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from annotated_types import Ge, Gt, Le
 from torch import Tensor, nn
 
-from lightning_modules.config.errors import suggest
+from lightning_modules.config.bounds import Count, bounded
 from lightning_modules.data.audio_file import SUFFIXES, fit_length, read_recordings
 from lightning_modules.data.class_folders import read_class_folders
 from lightning_modules.data.files import data_root
 from lightning_modules.data.in_memory import InMemoryData, RawDataset
-from lightning_modules.data.log_mel import LogMel, MelSpectrum, spectrum_problems
+from lightning_modules.data.log_mel import LogMel, MelSpectrum, WindowLength, check_hop
 from lightning_modules.data.preprocess import CHUNK_SAMPLES, SampleSource
-from lightning_modules.data.split import check_number
-
-AudioFeatures = Literal["waveform", "log_mel"]
 
 
 class AudioData(InMemoryData):
@@ -33,30 +31,23 @@ class AudioData(InMemoryData):
 
     domain = "audio"
 
+    @bounded
     def __init__(
         self,
         *,
-        seconds: float = 1.0,
-        sample_rate: int = 8000,
-        features: AudioFeatures = "waveform",
-        n_fft: int = 256,
-        hop: int = 80,
-        n_mels: int = 40,
+        seconds: Annotated[float, Gt(0), Le(600)] = 1.0,
+        sample_rate: Annotated[int, Ge(1000)] = 8000,
+        features: Literal["waveform", "log_mel"] = "waveform",
+        n_fft: WindowLength = 256,
+        hop: Count = 80,
+        n_mels: Count = 40,
         **settings: Any,
     ) -> None:
+        check_hop(hop, n_fft)
         self.seconds, self.sample_rate, self.features = seconds, sample_rate, features
         self.n_fft, self.hop, self.n_mels = n_fft, hop, n_mels
         self.cut = 0
         super().__init__(**settings)
-
-    def problems(self) -> list[str]:
-        """Also check the audio settings."""
-        found = super().problems() + spectrum_problems(self.n_fft, self.hop, self.n_mels)
-        found += check_number("sample_rate", self.sample_rate, True, lambda v: v >= 1000, "of at least 1000")
-        found += check_number("seconds", self.seconds, False, lambda v: 0 < v <= 600, "in (0, 600]")
-        if self.features not in get_args(AudioFeatures):
-            found.append(f"data.features={self.features}: {suggest(str(self.features), get_args(AudioFeatures))}")
-        return found
 
     @property
     def length(self) -> int:

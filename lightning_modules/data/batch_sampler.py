@@ -1,7 +1,7 @@
 """Batch sampler: which samples form which batch on which rank, as a function of (seed, epoch)."""
 
 from collections.abc import Iterator
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import torch
@@ -9,7 +9,6 @@ from torch import Tensor
 from torch.utils.data import Sampler
 
 Order = Literal["shuffled", "fixed", "sequential"]
-ORDERS: tuple[str, ...] = get_args(Order)
 
 
 class BatchSampler(Sampler[Tensor]):
@@ -37,15 +36,10 @@ class BatchSampler(Sampler[Tensor]):
         chunk: int = 1,
         drop_single: bool = False,
     ) -> None:
-        self.indices = indices
-        self.batch_size = batch_size
-        self.order = order
-        self.seed = seed
-        self.drop_last = drop_last
-        self.rank = rank
-        self.world_size = world_size
+        self.indices, self.batch_size, self.order, self.seed = indices, batch_size, order, seed
+        self.drop_last, self.drop_single = drop_last, drop_single
+        self.rank, self.world_size = rank, world_size
         self.chunk = chunk
-        self.drop_single = drop_single
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:

@@ -9,14 +9,13 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 
-from lightning_modules.config.errors import UserError
+from lightning_modules.config.bounds import Count, Whole, bounded
 from lightning_modules.data.class_folders import read_class_folders, read_in_threads
 from lightning_modules.data.files import data_root
 from lightning_modules.data.fingerprint import cached_digest, files_digest
 from lightning_modules.data.image_file import COLORS, SUFFIXES, Background, background_color, read_image
 from lightning_modules.data.in_memory import InMemoryData, RawDataset
-from lightning_modules.data.preprocess import SampleSource, constants_problems, standardize
-from lightning_modules.data.split import check_number
+from lightning_modules.data.preprocess import SampleSource, check_constants, standardize
 
 MEMORY_LIMIT = 2e9  # bytes up to which in_memory=auto decodes a set once
 
@@ -53,7 +52,28 @@ class ImageFiles:
         return out
 
 
-class ImageFolder(InMemoryData):
+class ImageData(InMemoryData):
+    """Images that are standardized per channel.
+
+    Args:
+        mean, std: of pixels in [0, 1], one number or one per channel; null computes them on the training part.
+    """
+
+    domain = "image"
+
+    def __init__(
+        self, *, mean: Sequence[float] | None = None, std: Sequence[float] | None = None, **settings: Any
+    ) -> None:
+        check_constants(mean, std)
+        self.mean, self.std = mean, std
+        super().__init__(**settings)
+
+    def build_preprocess(self, x: SampleSource, train: Tensor) -> nn.Module:
+        """Standardize per channel."""
+        return standardize(x, train, self.mean, self.std)
+
+
+class ImageFolder(ImageData):
     """uint8 [3, image_size, image_size] from ``root/{train,val,test}/CLASS/*`` or ``root/CLASS/*``.
 
     Without a ``val`` or ``test`` folder, that part is split off by its fraction; `class_folders.py` lists
@@ -64,45 +84,27 @@ class ImageFolder(InMemoryData):
         in_memory: true decodes all images once, false decodes them on access in `num_workers` processes,
             "auto" chooses true up to 2 GB.
         background: behind transparent pixels: "white", "black" or [r, g, b].
-        mean, std: of pixels in [0, 1], one number per channel; null computes them on the training part.
     """
 
     name = "image_folder"
-    domain = "image"
 
+    @bounded
     def __init__(
         self,
         *,
         root: str | Path | None = None,
-        image_size: int = 64,
-        in_memory: bool | Literal["auto"] = "auto",
-        num_workers: int = 2,
+        image_size: Count = 64,
+        in_memory: Literal[True, False, "auto"] = "auto",
+        num_workers: Whole = 2,
         background: Background = "white",
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
         **settings: Any,
     ) -> None:
+        background_color(background)
         self.root = Path(root).expanduser() if root else data_root() / "images"
-        self.image_size = image_size
+        self.image_size, self.background = image_size, background
         self.keep_in_memory = in_memory  # Lightning has a property of the plain name
         self.num_decode_workers = num_workers
-        self.background = background
-        self.mean = mean
-        self.std = std
         super().__init__(**settings)
-
-    def problems(self) -> list[str]:
-        """Also check the image settings."""
-        found = super().problems() + constants_problems(self.mean, self.std)
-        found += check_number("image_size", self.image_size, True, lambda v: v >= 1, "of at least 1")
-        found += check_number("num_workers", self.num_decode_workers, True, lambda v: v >= 0, "of at least 0")
-        if self.keep_in_memory not in (True, False, "auto"):
-            found.append(f"data.in_memory={self.keep_in_memory}: expected auto, false or true")
-        try:
-            background_color(self.background)
-        except UserError as error:
-            found.append(str(error))
-        return found
 
     def load(self) -> RawDataset:
         """List the files, and decode them if they are kept in memory.
@@ -134,7 +136,3 @@ class ImageFolder(InMemoryData):
     def _background_suffix(self) -> str:
         color = background_color(self.background)
         return "" if color == COLORS["white"] else f" on {list(color)}"
-
-    def build_preprocess(self, x: SampleSource, train: Tensor) -> nn.Module:
-        """Standardise per channel."""
-        return standardize(x, train, self.mean, self.std)

@@ -4,24 +4,28 @@ import math
 from abc import abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pytorch_lightning as pl
 import torch
+from annotated_types import Ge, Gt, Le, Lt
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from lightning_modules.config.errors import UserError, suggest
+from lightning_modules.config.bounds import Count, Seed, Whole, bounded
+from lightning_modules.config.errors import UserError
 from lightning_modules.data.augmented_copies import add_augmented, append_training_samples
-from lightning_modules.data.batch_sampler import ORDERS, BatchSampler, Order
+from lightning_modules.data.batch_sampler import BatchSampler, Order
 from lightning_modules.data.exclude import drop_excluded
 from lightning_modules.data.files import cache_folder
 from lightning_modules.data.fingerprint import cached_digest, combine_fingerprint, tensor_digest
 from lightning_modules.data.labels import check_classes, check_part_classes
 from lightning_modules.data.preprocess import SampleSource
-from lightning_modules.data.split import SplitPlan, check_number, split
+from lightning_modules.data.split import SplitPlan, split
 
 Batch = dict[str, Tensor]
+BatchSize = Annotated[int, Ge(1), Lt(2**31)]
+Share = Annotated[float, Ge(0), Lt(1)]
 
 
 @dataclass
@@ -62,11 +66,6 @@ class BatchDataset(Dataset[Batch]):
         return {"x": self.x.index_select(0, index), "y": self.y.index_select(0, index), "index": index}
 
 
-def identity_collate(batch: Batch) -> Batch:
-    """Do not collate: the data set returns whole batches."""
-    return batch
-
-
 class InMemoryData(pl.LightningDataModule):
     """A data set with its split, sample order, preprocessing and fingerprint; subclasses implement `load`.
 
@@ -92,7 +91,7 @@ class InMemoryData(pl.LightningDataModule):
         cache_dir: for hashes and slow reading; default the user's cache folder.
 
     Raises:
-        UserError: listing all mistakes in the arguments.
+        UserError: arguments are out of range or contradict each other.
     """
 
     name: str
@@ -102,23 +101,24 @@ class InMemoryData(pl.LightningDataModule):
     num_workers: int = 0
     columns: list[str] | None = None  # feature names of a table, set by `setup`
 
+    @bounded
     def __init__(
         self,
         *,
-        batch_size: int = 64,
-        eval_batch_size: int | None = None,
-        val_fraction: float = 0.1,
-        test_fraction: float = 0.2,
-        split_seed: int = 0,
-        seed: int = 0,
+        batch_size: BatchSize = 64,
+        eval_batch_size: BatchSize | None = None,
+        val_fraction: Share = 0.1,
+        test_fraction: Share = 0.2,
+        split_seed: Seed = 0,
+        seed: Seed = 0,
         order: Order = "shuffled",
         drop_last: bool = False,
         eval_drop_last: bool = False,
         watch_test: bool = False,
-        folds: int | None = None,
-        fold: int | None = None,
-        fraction: float = 1.0,
-        per_class: int | None = None,
+        folds: Annotated[int, Ge(2)] | None = None,
+        fold: Whole | None = None,
+        fraction: Annotated[float, Gt(0), Le(1)] = 1.0,
+        per_class: Count | None = None,
         exclude: str | Path | None = None,
         exclude_test: bool = False,
         augmented: str | Path | None = None,
@@ -127,26 +127,21 @@ class InMemoryData(pl.LightningDataModule):
         cache_dir: str | Path | None = None,
     ) -> None:
         super().__init__()
-        self.batch_size = batch_size
-        self.eval_batch_size = eval_batch_size
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.plan = SplitPlan(val_fraction, test_fraction, split_seed, folds, fold, fraction, per_class)
         self.seed = seed
         self.order: Order = order
-        self.drop_last = drop_last
-        self.eval_drop_last = eval_drop_last
+        self.drop_last, self.eval_drop_last = drop_last, eval_drop_last
         self.watch_test = watch_test
         self.exclude, self.exclude_test = exclude, exclude_test
         self.augmented = augmented
         self.expected_fingerprint = expected_fingerprint
         self.device = device
         self.cache_dir = cache_folder(cache_dir)
-        self._on_device: dict[
-            int, tuple[Tensor, Tensor]
-        ] = {}  # on the Trainer's device, by the identity of the raw samples
+        # on the Trainer's device, by the identity of the raw samples
+        self._on_device: dict[int, tuple[Tensor, Tensor]] = {}
         self._arrays: RawDataset | None = None
         self._fingerprint: str | None = None
-        if problems := self.problems():
-            raise UserError("\n".join(problems))
 
     def sample_text(self, x: Tensor) -> str:
         """Return one raw sample as text, for data that cannot be plotted."""
@@ -164,24 +159,6 @@ class InMemoryData(pl.LightningDataModule):
     def build_preprocess(self, x: SampleSource, train: Tensor) -> nn.Module:
         """Return the module that maps raw samples to model input; it may be fitted on ``x[train]`` only."""
         return nn.Identity()
-
-    def problems(self) -> list[str]:
-        """Return all mistakes in the arguments, each naming its key; subclasses extend this."""
-        found = self.plan.problems()
-        found += check_number("batch_size", self.batch_size, True, lambda v: 1 <= v < 2**31, "from 1 to 2**31 - 1")
-        if self.eval_batch_size is not None:
-            found += check_number(
-                "eval_batch_size", self.eval_batch_size, True, lambda v: 1 <= v < 2**31, "from 1 to 2**31 - 1"
-            )
-        found += check_number("seed", self.seed, True, lambda v: 0 <= v < 2**32, "in [0, 2**32)")
-        if self.order not in ORDERS:
-            found.append(f"data.order={self.order}: {suggest(str(self.order), ORDERS)}")
-        if self.device not in ("cpu", "trainer"):
-            found.append(f"data.device={self.device}: expected cpu or trainer")
-        for key in ("drop_last", "eval_drop_last", "watch_test", "exclude_test"):
-            if not isinstance(value := getattr(self, key), bool):
-                found.append(f"data.{key}={value}: expected true or false")
-        return found
 
     def setup(self, stage: str | None = None) -> None:
         """Load, split and fit the preprocessing; only the first call has an effect.
@@ -294,14 +271,8 @@ class InMemoryData(pl.LightningDataModule):
 
     def steps_per_epoch(self, shares: int = 1) -> int:
         """Return the training batches per epoch of each of `shares` processes, independent of `chunk`."""
-        order = BatchSampler(
-            self.splits["train"],
-            self.batch_size,
-            drop_last=self.drop_last,
-            world_size=shares,
-            drop_single=self.drop_single,
-        )
-        return len(order)
+        how: Any = {"drop_last": self.drop_last, "drop_single": self.drop_single}
+        return len(BatchSampler(self.splits["train"], self.batch_size, world_size=shares, **how))
 
     @property
     def bytes_in_memory(self) -> int:
@@ -322,9 +293,8 @@ class InMemoryData(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Batches of the training part; `chunk` consecutive ones are concatenated to one item."""
-        arrays = self.arrays
-        how: Any = {"drop_last": self.drop_last, "chunk": self.chunk, "drop_single": self.drop_single}
-        return self._loader(arrays.x, arrays.y, "train", self.batch_size, self.order, **how)
+        how = {"drop_last": self.drop_last, "chunk": self.chunk, "drop_single": self.drop_single}
+        return self._loader(self.arrays.x, self.arrays.y, "train", self.batch_size, self.order, **how)
 
     def val_parts(self) -> tuple[str, ...]:
         """Return the parts evaluated at validation, in the order of the loaders: with `watch_test` also the test part."""
@@ -334,48 +304,38 @@ class InMemoryData(pl.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
         """Batches of the validation part in order, or a list with one loader for each of `val_parts`."""
-        loaders = {"val": self._val_loader, "test": self.test_dataloader}
         self.setup()
-        return [loaders[part]() for part in self.val_parts()] if self.watch_test else self._val_loader()
+        return [self._eval_loader(part) for part in self.val_parts()] if self.watch_test else self._eval_loader("val")
 
     def test_dataloader(self) -> DataLoader[Batch] | list[Any]:
         """Batches of the test part in order, or no loader if the part is empty."""
-        x, y = self.arrays.test or (self.arrays.x, self.arrays.y)
-        return self._eval_loader(x, y, "test")
-
-    def _val_loader(self) -> DataLoader[Batch] | list[Any]:
-        return self._eval_loader(self.arrays.x, self.arrays.y, "val")
+        return self._eval_loader("test")
 
     @property
     def _eval_size(self) -> int:
         return self.eval_batch_size or max(self.batch_size, 512)
 
-    def _eval_loader(self, x: SampleSource, y: Tensor, part: str) -> DataLoader[Batch] | list[Any]:
+    def _eval_loader(self, part: str) -> DataLoader[Batch] | list[Any]:
+        pool = self.arrays.x, self.arrays.y
+        x, y = (self.arrays.test or pool) if part == "test" else pool
         if not len(self.splits[part]):
             return []
-        return self._loader(x, y, part, self._eval_size, drop_last=self.eval_drop_last)
+        return self._loader(x, y, part, self._eval_size, "sequential", drop_last=self.eval_drop_last)
 
     def _loader(
-        self,
-        x: SampleSource,
-        y: Tensor,
-        part: str,
-        batch_size: int,
-        order: Order = "sequential",
-        drop_last: bool = False,
-        chunk: int = 1,
-        drop_single: bool = False,
+        self, x: SampleSource, y: Tensor, part: str, batch_size: int, order: Order, **how: Any
     ) -> DataLoader[Batch]:
         share = (self.trainer.distributed_sampler_kwargs if self.trainer else None) or {}  # None: one process
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
         if self.device == "trainer":
             x, y = self._to_device(device, x, y)
-        rank, world_size = share.get("rank", 0), share.get("num_replicas", 1)
-        sampler = BatchSampler(
-            self.splits[part], batch_size, order, self.seed, drop_last, rank, world_size, chunk, drop_single
+        ranks = {"rank": share.get("rank", 0), "world_size": share.get("num_replicas", 1)}
+        return DataLoader(
+            BatchDataset(x, y),
+            batch_size=None,
+            sampler=BatchSampler(self.splits[part], batch_size, order, self.seed, **ranks, **how),
+            generator=torch.Generator(),  # its own: a loader draws a seed for its workers from the global one
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=device.type == "cuda" and self.device == "cpu",
         )
-        # with its own generator, because a loader draws a seed for its workers from the global one
-        own: Any = {"generator": torch.Generator(), "num_workers": self.num_workers, "collate_fn": identity_collate}
-        own["persistent_workers"] = self.num_workers > 0
-        own["pin_memory"] = device.type == "cuda" and self.device == "cpu"
-        return DataLoader(BatchDataset(x, y), batch_size=None, sampler=sampler, **own)

@@ -9,16 +9,8 @@ from torch import Tensor
 
 from lightning_modules.config.errors import UserError
 
-MISSING_MARKERS = {
-    "",
-    "na",
-    "n/a",
-    "nan",
-    "none",
-    "null",
-    "<na>",
-    "#n/a",
-}  # missing values, if all other values of the column are numbers
+# missing values, if all other values of the column are numbers
+MISSING_MARKERS = {"", "na", "n/a", "nan", "none", "null", "<na>", "#n/a"}
 _WHOLE = re.compile(r"([+-]?\d+)\.0+")
 
 
@@ -112,7 +104,7 @@ def check_classes(y: Tensor, y_test: Tensor | None, names: Sequence[str] | None)
             raise UserError(f"classes {other!r} and {name!r} are spellings of the same label: rename one of them")
     found = torch.cat([y, y_test]).unique() if y_test is not None else y.unique()
     if len(found) == 1:
-        raise UserError(f"every sample has class {_class_name(int(found), names)}: at least two classes are required")
+        raise UserError(f"every sample has class {class_label(int(found), names)}: at least two classes are required")
 
 
 def check_part_classes(parts: Mapping[str, Tensor], names: Sequence[str] | None) -> None:
@@ -125,16 +117,15 @@ def check_part_classes(parts: Mapping[str, Tensor], names: Sequence[str] | None)
     trained = parts["train"].unique()
     lacking = []
     for part, labels in parts.items():
-        own, counts = labels.unique(return_counts=True)
-        for label, count in zip(own.tolist(), counts.tolist(), strict=True):
+        for label, count in class_counts(labels):
             if label not in trained:
                 raise UserError(
-                    f"class {_class_name(label, names)} has {count} samples in the {part} part, but none in the training part"
+                    f"class {class_label(label, names)} has {count} samples in the {part} part, but none in the training part"
                 )
-        missing = trained[~torch.isin(trained, own)].tolist() if len(labels) else []
+        missing = trained[~torch.isin(trained, labels)].tolist() if len(labels) else []
         if missing:
             more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
-            lacking.append(f"{part}: {', '.join(_class_name(label, names) for label in missing[:10])}{more}")
+            lacking.append(f"{part}: {', '.join(class_label(label, names) for label in missing[:10])}{more}")
     if lacking:
         warnings.warn(
             f"parts without samples of some classes (their metrics do not cover these): {'; '.join(lacking)}",
@@ -142,5 +133,11 @@ def check_part_classes(parts: Mapping[str, Tensor], names: Sequence[str] | None)
         )
 
 
-def _class_name(label: int, names: Sequence[str] | None) -> str:
+def class_label(label: int, names: Sequence[str] | None) -> str:
+    """Return the quoted name of a class, or its number if classes have no names."""
     return f"'{names[label]}'" if names else str(label)
+
+
+def class_counts(y: Tensor) -> list[tuple[int, int]]:
+    """Return each class that occurs in `y` with its number of samples."""
+    return list(zip(*(column.tolist() for column in y.unique(return_counts=True)), strict=True))

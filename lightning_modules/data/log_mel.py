@@ -1,14 +1,17 @@
 """Log-mel spectrograms: the input features of speech networks."""
 
 import math
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Ge
 from torch import Tensor, nn
 
+from lightning_modules.config.bounds import Count, bounded
 from lightning_modules.config.errors import UserError
 from lightning_modules.data.preprocess import SampleSource, Standardize
 
+WindowLength = Annotated[int, Ge(16)]
 POWER_FLOOR = 1e-6  # power of silence; about the noise floor of a 16-bit recording
 
 
@@ -26,10 +29,10 @@ class MelSpectrum(nn.Module):
         UserError: a setting is out of range, or a mel band contains no frequency of the transform.
     """
 
-    def __init__(self, sample_rate: int, n_fft: int, hop: int, n_mels: int) -> None:
+    @bounded
+    def __init__(self, sample_rate: int, n_fft: WindowLength, hop: Count, n_mels: Count) -> None:
         super().__init__()
-        if problems := spectrum_problems(n_fft, hop, n_mels):
-            raise UserError("\n".join(problems))
+        check_hop(hop, n_fft)
         self.n_fft, self.hop = n_fft, hop
         filters = mel_filters(sample_rate, n_fft, n_mels)
         if not filters.sum(0).all():
@@ -61,6 +64,12 @@ class MelSpectrum(nn.Module):
             return torch.log(self.filters.float().T @ power + POWER_FLOOR)[:, None].to(self.filters.dtype)
 
 
+def check_hop(hop: int, n_fft: int) -> None:
+    """Raise UserError if windows would not overlap."""
+    if hop > n_fft:
+        raise UserError(f"data.hop={hop} exceeds data.n_fft={n_fft}: parts of the signal would be skipped")
+
+
 def as_float_audio(x: Tensor) -> Tensor:
     """Return samples as float32: int16 scaled to [-1, 1), floats unchanged."""
     return x.float() / 32768 if x.dtype == torch.int16 else x.float()
@@ -74,17 +83,6 @@ def mel_filters(sample_rate: int, n_fft: int, n_mels: int) -> Tensor:
     left, middle, right = corners[:-2], corners[1:-1], corners[2:]
     rising, falling = (bins - left) / (middle - left), (right - bins) / (right - middle)
     return torch.minimum(rising, falling).clamp(min=0).round(decimals=6).float()
-
-
-def spectrum_problems(n_fft: int, hop: int, n_mels: int) -> list[str]:
-    """Return the problems of the spectrum settings, each naming its key."""
-    found = []
-    for key, value, least in (("n_fft", n_fft, 16), ("hop", hop, 1), ("n_mels", n_mels, 1)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            found.append(f"data.{key}={value}: expected an integer of at least {least}")
-    if not found and hop > n_fft:
-        found.append(f"data.hop={hop} exceeds data.n_fft={n_fft}: parts of the signal would be skipped")
-    return found
 
 
 class LogMel(nn.Module):

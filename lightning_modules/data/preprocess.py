@@ -106,13 +106,18 @@ class MinMax(Affine):
         return cls(found.low.tolist(), width.tolist(), fitted=True)
 
 
+def check_constants(mean: Sequence[float] | None, std: Sequence[float] | None) -> None:
+    """Raise UserError unless both are None, or `std` is positive; called before any data are read."""
+    if (mean is None) != (std is None):
+        raise UserError("data.mean and data.std: give both, or null for both (computed on the training part)")
+    if std is not None and min(std, default=0) <= 0:
+        raise UserError(f"data.std={list(std)}: every number must be greater than 0")
+
+
 def standardize(
     store: SampleSource, indices: Tensor, mean: Sequence[float] | None, std: Sequence[float] | None
 ) -> Standardize:
-    """Standardize with constants, or with moments of the training part if they are None.
-
-    Raises UserError unless there are one or one per channel.
-    """
+    """Standardize with constants, one or one per channel, or with moments of the training part if they are None."""
     if mean is None or std is None:
         return Standardize.fit(store, indices)
     channels = store.shape[1]
@@ -122,15 +127,6 @@ def standardize(
             "channels: give one number per channel, or null to compute them on the training part"
         )
     return Standardize(mean, std)
-
-
-def constants_problems(mean: Sequence[float] | None, std: Sequence[float] | None) -> list[str]:
-    """Return the problems of a pair of constants, before any data are read."""
-    if (mean is None) != (std is None):
-        return ["data.mean and data.std: give both, or null for both (computed on the training part)"]
-    if std is not None and min(std, default=0) <= 0:
-        return [f"data.std={list(std)}: every number must be greater than 0"]
-    return []
 
 
 def preprocess_spec(module: nn.Module) -> dict[str, Any]:

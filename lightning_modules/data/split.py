@@ -4,22 +4,22 @@ Random numbers come from NumPy's RandomState, whose stream is stable across NumP
 reproduced years later.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lightning_modules.config.errors import UserError
+from lightning_modules.data.labels import class_counts, class_label
 
 TEST, VAL, FOLD, SUBSAMPLE = range(4)  # one independent stream of the split seed for each decision
 
 
 @dataclass(frozen=True)
 class SplitPlan:
-    """The split settings of the config; see :class:`~lightning_modules.data.in_memory.InMemoryData`."""
+    """The split settings of `InMemoryData`. Raises UserError if they contradict each other."""
 
     val_fraction: float = 0.1
     test_fraction: float = 0.2
@@ -29,45 +29,19 @@ class SplitPlan:
     fraction: float = 1.0
     per_class: int | None = None
 
-    def problems(self) -> list[str]:
-        """Return all mistakes that are visible without data, each naming its key."""
-        found = [
-            *check_number("val_fraction", self.val_fraction, False, lambda v: 0 <= v < 1, "in [0, 1)"),
-            *check_number("test_fraction", self.test_fraction, False, lambda v: 0 <= v < 1, "in [0, 1)"),
-            *check_number("split_seed", self.split_seed, True, lambda v: 0 <= v < 2**32, "in [0, 2**32)"),
-            *check_number("fraction", self.fraction, False, lambda v: 0 < v <= 1, "in (0, 1]"),
-        ]
-        if not found and self.val_fraction + self.test_fraction >= 1:
-            total = self.val_fraction + self.test_fraction
-            found.append(f"data.val_fraction + data.test_fraction = {total:g} leaves nothing to train on")
-        if self.per_class is not None:
-            found += check_number("per_class", self.per_class, True, lambda v: v >= 1, "of at least 1")
-            if self.fraction != 1:
-                found.append("data.fraction and data.per_class both reduce the training part: set only one of them")
-        if self.folds is None and self.fold is None:
-            return found
-        if self.folds is None or self.fold is None:
-            return [*found, f"data.folds={self.folds} and data.fold={self.fold}: set both or neither"]
-        folds = self.folds
-        wrong = check_number("folds", folds, True, lambda v: v >= 2, "of at least 2")
-        wrong = wrong or check_number("fold", self.fold, True, lambda v: 0 <= v < folds, f"in 0..{folds - 1}")
-        return found + wrong
-
-
-def check_number(key: str, value: Any, whole: bool, fits: Callable[[Any], bool], words: str) -> list[str]:
-    """Return the problem of a number in the config, naming its key; nothing if it is valid."""
-    number = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
-    if number and fits(value):
-        return []
-    return [f"data.{key}={value}: expected {'an integer' if whole else 'a number'} {words}"]
+    def __post_init__(self) -> None:
+        if (total := self.val_fraction + self.test_fraction) >= 1:
+            raise UserError(f"data.val_fraction + data.test_fraction = {total:g} leaves nothing to train on")
+        if self.per_class is not None and self.fraction != 1:
+            raise UserError("data.fraction and data.per_class both reduce the training part: set only one of them")
+        if (self.folds is None) != (self.fold is None):
+            raise UserError(f"data.folds={self.folds} and data.fold={self.fold}: set both or neither")
+        if self.folds is not None and self.fold is not None and self.fold >= self.folds:
+            raise UserError(f"data.fold={self.fold}: expected an integer in 0..{self.folds - 1}")
 
 
 def split(
-    y: Tensor,
-    plan: SplitPlan,
-    test_count: int | None,
-    val: Tensor | None = None,
-    names: Sequence[str] | None = None,
+    y: Tensor, plan: SplitPlan, test_count: int | None, val: Tensor | None = None, names: Sequence[str] | None = None
 ) -> dict[str, Tensor]:
     """Return sorted int64 indices of "train", "val" and "test".
 
@@ -81,26 +55,27 @@ def split(
     """
     pool = torch.arange(len(y))
     if val is not None and not plan.folds:
-        pool = _remove(pool, val)
+        pool = remove(pool, val)
     base = len(pool)
     test = torch.arange(test_count or 0)
     if plan.folds and plan.fold is not None:
         part = _fold(y, plan.folds, plan.fold, plan.split_seed, names)
-        pool = _remove(pool, part)
+        pool = remove(pool, part)
         val, test = (None, part) if test_count is None else (part, test)
         base = len(pool)
     elif test_count is None:
         test = _draw(y, pool, "test_fraction", plan.test_fraction, base, [plan.split_seed, TEST])
-        pool = _remove(pool, test)
+        pool = remove(pool, test)
     if val is None:
         val = _draw(y, pool, "val_fraction", plan.val_fraction, base, [plan.split_seed, VAL])
-        pool = _remove(pool, val)
+        pool = remove(pool, val)
     train = _subsample(y, pool, plan, names)
     _check_classes(y, train, names)
     return {"train": train, "val": val.sort().values, "test": test}
 
 
-def _remove(pool: Tensor, part: Tensor) -> Tensor:
+def remove(pool: Tensor, part: Tensor) -> Tensor:
+    """Return the indices `pool` without those of `part`."""
     return pool[~torch.isin(pool, part)]
 
 
@@ -113,11 +88,10 @@ def _stratified_order(y: Tensor, pool: Tensor, stream: list[int]) -> Tensor:
 def _fold(y: Tensor, folds: int, fold: int, seed: int, names: Sequence[str] | None) -> Tensor:
     if folds > len(y):
         raise UserError(f"data.folds={folds} is more than the {len(y)} samples")
-    if not y.is_floating_point():
-        for label, count in zip(*(part.tolist() for part in y.unique(return_counts=True)), strict=True):
-            if count < folds:
-                text = f"class {_class_name(label, names)} has {count} samples, fewer than data.folds={folds}"
-                raise UserError(f"{text}: use at most {count} folds")
+    for label, count in () if y.is_floating_point() else class_counts(y):
+        if count < folds:
+            text = f"class {class_label(label, names)} has {count} samples, fewer than data.folds={folds}"
+            raise UserError(f"{text}: use at most {count} folds")
     return _stratified_order(y, torch.arange(len(y)), [seed, FOLD])[fold::folds].sort().values
 
 
@@ -141,19 +115,18 @@ def _subsample(y: Tensor, pool: Tensor, plan: SplitPlan, names: Sequence[str] | 
     if plan.per_class is None:
         if plan.fraction == 1:
             return pool
-        return _add_missing_classes(
-            y, pool, _draw(y, pool, "fraction", plan.fraction, len(pool), [plan.split_seed, SUBSAMPLE]), plan.split_seed
-        )
+        drawn = _draw(y, pool, "fraction", plan.fraction, len(pool), [plan.split_seed, SUBSAMPLE])
+        return _add_missing_classes(y, pool, drawn, plan.split_seed)
     if y.is_floating_point():
         raise UserError(f"data.per_class={plan.per_class} requires classes; this data set has none: use data.fraction")
     ordered = _stratified_order(y, pool, [plan.split_seed, SUBSAMPLE])
-    labels, counts = y[ordered].unique_consecutive(return_counts=True)
-    for label, count in zip(labels.tolist(), counts.tolist(), strict=True):
+    counts = class_counts(y[ordered])
+    for label, count in counts:
         if count < plan.per_class:
             raise UserError(
-                f"data.per_class={plan.per_class}: class {_class_name(label, names)} has only {count} training samples"
+                f"data.per_class={plan.per_class}: class {class_label(label, names)} has only {count} training samples"
             )
-    return torch.cat([part[: plan.per_class] for part in ordered.split(counts.tolist())]).sort().values
+    return torch.cat([part[: plan.per_class] for part in ordered.split([n for _, n in counts])]).sort().values
 
 
 def _add_missing_classes(y: Tensor, pool: Tensor, drawn: Tensor, seed: int) -> Tensor:
@@ -171,14 +144,10 @@ def _check_classes(y: Tensor, train: Tensor, names: Sequence[str] | None) -> Non
         raise UserError("the training part is empty: lower data.val_fraction or data.test_fraction")
     if y.is_floating_point():
         return
-    missing = [label for label in y.unique().tolist() if label not in set(y[train].unique().tolist())]
-    if missing:
-        count = int((y == missing[0]).sum())
-        raise UserError(
-            f"class {_class_name(missing[0], names)} has too few samples ({count}) for the training part: "
-            "change data.val_fraction, data.test_fraction or data.fraction, or use data.per_class"
-        )
-
-
-def _class_name(label: int, names: Sequence[str] | None) -> str:
-    return f"'{names[label]}'" if names else str(label)
+    trained = y[train].unique()
+    for label, count in class_counts(y):
+        if label not in trained:
+            raise UserError(
+                f"class {class_label(label, names)} has too few samples ({count}) for the training part: "
+                "change data.val_fraction, data.test_fraction or data.fraction, or use data.per_class"
+            )

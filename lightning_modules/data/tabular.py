@@ -11,16 +11,16 @@ import torch
 from sklearn import datasets
 from torch import Tensor, nn
 
+from lightning_modules.config.bounds import bounded
 from lightning_modules.config.errors import UserError, suggest
 from lightning_modules.data.float64_scaling import Float64Affine, first_imprecise_row, require_precision
 from lightning_modules.data.in_memory import InMemoryData, RawDataset
 from lightning_modules.data.labels import look_like_identifiers, normalize_labels, require_labels, warn_identifiers
 from lightning_modules.data.preprocess import MinMax, SampleSource, Standardize
 from lightning_modules.data.table_file import SUFFIXES, read_table, to_numbers
-from lightning_modules.data.text_encoding import encoding_problems
+from lightning_modules.data.text_encoding import check_encoding
 
-BUNDLED = ("iris", "wine", "breast_cancer", "diabetes", "digits")
-SCALINGS = ("standardise", "normalise", "none")
+Bundled = Literal["iris", "wine", "breast_cancer", "diabetes", "digits"]
 
 
 class Tabular(InMemoryData):
@@ -37,10 +37,11 @@ class Tabular(InMemoryData):
         regression: null decides by the target: floats are values, everything else are classes in sorted order.
     """
 
+    @bounded
     def __init__(
         self,
         *,
-        name: str | None = "iris",
+        name: Bundled | None = "iris",
         path: str | Path | None = None,
         target: str | Sequence[str] | None = None,
         scaling: Literal["standardise", "normalise", "none"] = "standardise",
@@ -48,29 +49,19 @@ class Tabular(InMemoryData):
         encoding: str | None = None,
         **settings: Any,
     ) -> None:
+        check_encoding(encoding)
+        if (name is None) == (path is None):
+            raise UserError(f"data.name={name} and data.path={path}: set one of them, the other to null")
+        if path is not None and not target:
+            raise UserError("data.target is missing: set it to the column of data.path to predict")
+        if path is not None and Path(path).suffix.lower() not in SUFFIXES:
+            raise UserError(f"data.path={path}: expected a file with suffix {', '.join(SUFFIXES)}")
         self.bundled = name
         self.path = Path(path).expanduser() if path else None
         self.targets = [target] if isinstance(target, str) else [str(column) for column in target or ()]
-        self.scaling = scaling
-        self.regression = regression
-        self.encoding = encoding
+        self.scaling, self.regression, self.encoding = scaling, regression, encoding
         super().__init__(**settings)
         self.name = name or (self.path.stem if self.path else "")
-
-    def problems(self) -> list[str]:
-        """Also check the table settings."""
-        found = super().problems()
-        if (self.bundled is None) == (self.path is None):
-            found.append(f"data.name={self.bundled} and data.path={self.path}: set one of them, the other to null")
-        elif self.bundled is not None and self.bundled not in BUNDLED:
-            found.append(f"data.name={self.bundled}: {suggest(self.bundled, BUNDLED)}")
-        elif self.path is not None and not self.targets:
-            found.append("data.target is missing: set it to the column of data.path to predict")
-        if self.path is not None and self.path.suffix.lower() not in SUFFIXES:
-            found.append(f"data.path={self.path}: expected a file with suffix {', '.join(SUFFIXES)}")
-        if self.scaling not in SCALINGS:
-            found.append(f"data.scaling={self.scaling}: {suggest(self.scaling, SCALINGS)}")
-        return found + encoding_problems(self.encoding)
 
     def load(self) -> RawDataset:
         """Read the table.

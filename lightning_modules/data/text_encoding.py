@@ -17,14 +17,14 @@ BOMS = (
 CHUNK_BYTES = 1 << 20
 
 
-def encoding_problems(encoding: str | None) -> list[str]:
-    """Return the problems of ``data.encoding``; none if Python knows the encoding."""
+def check_encoding(encoding: str | None, key: str = "data.encoding") -> None:
+    """Raise UserError unless Python knows the encoding, or it is None."""
     try:
         if encoding is not None:
             codecs.lookup(encoding)
-    except (LookupError, TypeError):
-        return [f"data.encoding={encoding} is not an encoding: expected for example utf-8, utf-16 or cp1252, or null"]
-    return []
+    except (LookupError, TypeError) as error:
+        text = f"{key}={encoding} is not an encoding: expected for example utf-8, utf-16 or cp1252, or null"
+        raise UserError(text) from error
 
 
 def detect_encoding(path: Path) -> str:

@@ -85,7 +85,7 @@ def in_batches(x: Any, y: Any, batch_size: int = 256) -> Callable[[], Iterator[A
     from lightning_modules.augmentation.image.crop_flip import CropFlip
     from lightning_modules.data.in_memory import RawDataset
     from lightning_modules.task.rng import derive_seed
-    from lightning_modules.zoo.data.cifar import CIFAR10
+    from lightning_modules.zoo.data.image_datasets import CIFAR10
 
     class Images(CIFAR10):
         def load(self) -> RawDataset:

@@ -16,7 +16,7 @@ from lightning_modules.config.signals import SignalReceived
 from lightning_modules.run.run import run
 from lightning_modules.tracking.artifacts import local_folder
 from lightning_modules.tracking.rerun import metric_histories
-from lightning_modules.zoo.data.digits import Digits
+from lightning_modules.zoo.data.image_datasets import Digits
 
 QUICK = (
     "trainer.max_epochs=2", "data.per_class=10", "model=mlp", "tracking.system_metrics_s=null", "~callbacks.progress",

@@ -93,7 +93,7 @@ NO_COMPONENTS = (
     "torchmetrics.functional.accuracy", "pytorch_lightning.cli.LightningCLI", "hydra.utils.call",
     "pytorch_lightning.LightningModule.load_from_checkpoint", "pytorch_lightning.serve.ServableModuleValidator",
     "lightning_modules.tracking.rerun._git", "lightning_modules.tracking.rerun.subprocess.run",
-    "lightning_modules.zoo.data.mnist.Path", "lightning_modules.run.build.os.system", "lightning_modules.run.run.run",
+    "lightning_modules.zoo.data.image_datasets.Path", "lightning_modules.run.build.os.system", "lightning_modules.run.run.run",
     "lightning_modules.optimizer.lr_schedules._every_step", "lightning_modules.config.trust.component",
     "lightning_modules.data.preprocess.Standardize.fit", "lightning_modules.sweep.sweep_callback.SweepCallback",
     "lightning_modules.model.pretrained.read_state_dict",

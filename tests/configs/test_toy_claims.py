@@ -14,7 +14,7 @@ from lightning_modules.config.check import check_config
 from lightning_modules.config.command_line import compose_run
 from lightning_modules.reproduction.claim import Claim, parse_claim
 from lightning_modules.run import build
-from lightning_modules.zoo.data.mnist import IDX_FILES
+from lightning_modules.zoo.data.image_datasets import IDX_FILES
 
 ROOT = Path(__file__).resolve().parents[2] / "experiments"
 CLAIMS = sorted(

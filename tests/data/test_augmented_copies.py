@@ -7,7 +7,7 @@ import torch
 from lightning_modules.cli import augment
 from lightning_modules.cli.augment import write_copies
 from lightning_modules.config.errors import UserError
-from lightning_modules.zoo.data.digits import Digits
+from lightning_modules.zoo.data.image_datasets import Digits
 
 WORDS = ("data=digits", "augmentation=image_basic", "augmentation.transforms.crop_flip.padding=1")
 

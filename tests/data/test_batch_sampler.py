@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from lightning_modules.data.batch_sampler import BatchSampler
-from lightning_modules.zoo.data.digits import Digits
+from lightning_modules.zoo.data.image_datasets import Digits
 
 
 def epoch(order: BatchSampler, number: int) -> list[Tensor]:

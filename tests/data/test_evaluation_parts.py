@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lightning_modules.config.errors import UserError
-from lightning_modules.zoo.data.digits import Digits
+from lightning_modules.zoo.data.image_datasets import Digits
 
 
 def shown(loader: object) -> torch.Tensor:
@@ -50,7 +50,7 @@ def test_how_parts_are_evaluated_is_no_part_of_the_fingerprint() -> None:
 @pytest.mark.parametrize("key", ["watch_test", "eval_drop_last", "drop_last"])
 def test_a_switch_is_true_or_false(key: str) -> None:
     settings: Any = {key: "some"}
-    with pytest.raises(UserError, match=rf"data\.{key}=some: expected true or false"):
+    with pytest.raises(UserError, match=rf"Digits\.{key}=some: expected true or false"):
         Digits(**settings)
 
 

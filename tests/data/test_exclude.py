@@ -7,7 +7,7 @@ import torch
 
 from lightning_modules.config.errors import UserError
 from lightning_modules.data.exclude import drop_excluded
-from lightning_modules.zoo.data.digits import Digits
+from lightning_modules.zoo.data.image_datasets import Digits
 
 
 def write(folder: Path, entries: list[dict[str, Any]], content: str | None = None) -> Path:

@@ -10,8 +10,7 @@ from lightning_modules.data.fingerprint import cached_digest, describe_preproces
 from lightning_modules.data.in_memory import RawDataset
 from lightning_modules.data.preprocess import Standardize
 from lightning_modules.data.tabular import Tabular
-from lightning_modules.zoo.data.digits import Digits
-from lightning_modules.zoo.data.mnist import FashionMNIST
+from lightning_modules.zoo.data.image_datasets import Digits, FashionMNIST
 
 
 class LastPixelChanged(Digits):

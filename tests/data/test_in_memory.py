@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.config.errors import UserError
-from lightning_modules.zoo.data.digits import Digits
+from lightning_modules.zoo.data.image_datasets import Digits
 from lightning_modules.zoo.data.mnist1d import MNIST1D
 
 

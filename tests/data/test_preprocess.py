@@ -3,7 +3,7 @@ import torch
 
 from lightning_modules.config.errors import UserError
 from lightning_modules.data.log_mel import LogMel
-from lightning_modules.data.preprocess import MinMax, Standardize, constants_problems, standardize
+from lightning_modules.data.preprocess import MinMax, Standardize, check_constants, standardize
 
 G = torch.Generator().manual_seed(0)
 IMAGES = torch.randint(0, 256, (700, 3, 5, 4), dtype=torch.uint8, generator=G)
@@ -71,6 +71,7 @@ def test_constants_of_the_wrong_number_are_explained() -> None:
     with pytest.raises(UserError, match=r"data.mean has 2 .* 3 channels"):
         standardize(IMAGES, PART, [0.5, 0.5], [0.2, 0.2])
     assert standardize(IMAGES, PART, [0.5], [0.2])(IMAGES).shape == IMAGES.shape
-    assert constants_problems([0.5], None)
-    assert constants_problems([0.5], [0.0])
-    assert constants_problems(None, None) == []
+    for mean, std, message in (([0.5], None, "give both"), ([0.5], [0.0], "must be greater than 0")):
+        with pytest.raises(UserError, match=message):
+            check_constants(mean, std)
+    check_constants(None, None)

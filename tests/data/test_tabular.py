@@ -1,5 +1,5 @@
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -12,7 +12,7 @@ from sklearn.preprocessing import MinMaxScaler, StandardScaler
 from lightning_modules.config.errors import UserError
 from lightning_modules.data.float64_scaling import first_imprecise_row
 from lightning_modules.data.preprocess import preprocess_spec
-from lightning_modules.data.tabular import BUNDLED, Tabular
+from lightning_modules.data.tabular import Bundled, Tabular
 from lightning_modules.quality.embedding import embed
 from lightning_modules.quality.samples import collect_samples
 
@@ -25,7 +25,7 @@ def save(table: pd.DataFrame, path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", BUNDLED)
+@pytest.mark.parametrize("name", get_args(Bundled))
 @pytest.mark.parametrize("scaling", ["standardise", "normalise", "none"])
 def test_every_bundled_set_is_finite_after_scaling(name: str, scaling: str) -> None:
     data = Tabular(name=name, scaling=scaling)  # type: ignore[arg-type]
@@ -97,12 +97,12 @@ def test_whole_numbers_that_hardly_repeat_are_no_classes(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"name": "irsi"}, "data.name=irsi: did you mean 'iris'"),
+        ({"name": "irsi"}, "Tabular.name=irsi: did you mean 'iris'"),
         ({"name": "iris", "path": "x.csv"}, "data.name=iris and data.path=x.csv: set one"),
         ({"name": None}, "set one of them"),
         ({"name": None, "path": "x.csv"}, "data.target is missing"),
         ({"name": None, "path": "x.xls", "target": "y"}, "expected a file with suffix .csv, .tsv, .parquet"),
-        ({"scaling": "normalize"}, "data.scaling=normalize: did you mean 'normalise'"),
+        ({"scaling": "normalize"}, "Tabular.scaling=normalize: did you mean 'normalise'"),
     ],
 )
 def test_wrong_settings_are_explained(settings: dict, message: str) -> None:

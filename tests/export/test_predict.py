@@ -11,7 +11,7 @@ import torch
 
 from lightning_modules.config.errors import UserError
 from lightning_modules.run.predict import find_model, predict
-from lightning_modules.zoo.data.digits import Digits
+from lightning_modules.zoo.data.image_datasets import Digits
 
 IMAGES = 6
 

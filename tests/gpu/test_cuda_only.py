@@ -58,7 +58,7 @@ def test_cuda_graphs_give_the_numbers_of_the_ordinary_way(fit: Callable[..., Any
 
 
 def test_the_loader_pins_what_it_hands_over(fit: Callable[..., Any]) -> None:
-    from lightning_modules.zoo.data.digits import Digits
+    from lightning_modules.zoo.data.image_datasets import Digits
 
     data = Digits()
     data.setup()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_modules.data.in_memory import InMemoryData, RawDataset
-from lightning_modules.zoo.data.digits import Digits
+from lightning_modules.zoo.data.image_datasets import Digits
 
 
 class Made(InMemoryData):

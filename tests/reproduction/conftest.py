@@ -21,7 +21,7 @@ def project(tmp_path: Path, empty_database: Path) -> Project:
 @pytest.fixture(scope="session")
 def digits_hash() -> str:
     """The sha256 of scikit-learn's digits as the datamodule holds them."""
-    from lightning_modules.zoo.data.digits import Digits
+    from lightning_modules.zoo.data.image_datasets import Digits
 
     return Digits().content_fingerprint()
 

@@ -15,7 +15,7 @@ from lightning_modules.config.errors import UserError
 from lightning_modules.run import cuda
 from lightning_modules.run.run import run
 from lightning_modules.task.profiling import latency_ms
-from lightning_modules.zoo.data.digits import Digits
+from lightning_modules.zoo.data.image_datasets import Digits
 
 
 @pytest.fixture(autouse=True)

@@ -134,7 +134,7 @@ def test_the_best_weights_are_a_ready_model_with_its_metrics(recorded: Any) -> N
 def test_the_served_model_gives_the_recorded_accuracy_on_raw_samples(recorded: Any) -> None:
     import mlflow
 
-    from lightning_modules.zoo.data.digits import Digits
+    from lightning_modules.zoo.data.image_datasets import Digits
 
     store, run = recorded
     mlflow.set_tracking_uri(store.uri)

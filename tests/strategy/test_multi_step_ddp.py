@@ -11,7 +11,7 @@ from lightning_modules.data.batch_sampler import BatchSampler
 from lightning_modules.tracking.checkpoint import read_checkpoint
 from lightning_modules.tracking.rerun import metric_histories
 from lightning_modules.tracking.resume import best_checkpoint
-from lightning_modules.zoo.data.digits import Digits
+from lightning_modules.zoo.data.image_datasets import Digits
 
 RANKS = ("trainer=ddp", "model=convnet", "model.channels=[8]", "callbacks=last", "tracking.pictures=false",
          "data.batch_size=8", "trainer.log_every_n_steps=1", "scheduler=cosine")  # fmt: skip

@@ -97,9 +97,9 @@ def test_the_test_loss_is_of_the_first_896_test_points(fit: Callable[..., Any]) 
 
 
 def test_settings_that_make_no_points_are_told() -> None:
-    with pytest.raises(UserError, match=r"data\.dim=1: expected an integer of at least 2") as caught:
+    with pytest.raises(UserError, match=r"NoisyQuadratic\.dim=1: expected 2 or more") as caught:
         NoisyQuadratic(dim=1, noise=0)
-    assert "data.noise=0: expected a number above 0" in str(caught.value)
+    assert "NoisyQuadratic.noise=0: expected more than 0" in str(caught.value)
 
 
 def test_the_parts_of_the_quadratic_are_composed_by_hand_too(fit: Callable[..., Any]) -> None:

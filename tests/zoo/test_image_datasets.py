@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from lightning_modules.config.errors import UserError
-from lightning_modules.zoo.data.cifar import CIFAR10, CIFAR100
-from lightning_modules.zoo.data.mnist import IDX_FILES, MNIST, FashionMNIST
+from lightning_modules.zoo.data.image_datasets import CIFAR10, CIFAR100, IDX_FILES, MNIST, FashionMNIST
 
 RNG = np.random.RandomState(0)
 IMAGES, LABELS = RNG.randint(0, 256, (60, 28, 28), np.uint8), np.arange(60, dtype=np.uint8) % 10

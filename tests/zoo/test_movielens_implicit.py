@@ -133,9 +133,12 @@ def test_the_content_is_that_of_the_ratings_and_the_fingerprint_that_of_the_spli
 
 
 def test_mistakes_are_told_at_once_by_their_keys(root: Path) -> None:
-    with pytest.raises(UserError, match=r"(?s)min_rating=-1.*data\.split=tine: did you mean 'time'.*data\.strata=x"):
+    with pytest.raises(
+        UserError,
+        match=r"(?s)min_rating=-1.*\.split=tine: did you mean 'time'.*\.strata=x",
+    ):
         MovieLensImplicit(root=root, min_rating=-1, split="tine", strata="x")  # type: ignore[arg-type]
-    with pytest.raises(UserError, match=r"data\.length=0"):
+    with pytest.raises(UserError, match=r"MovieLensSequence\.length=0: expected 1 or more"):
         MovieLensSequence(root=root, length=0)
 
 

@@ -67,11 +67,11 @@ def test_features_made_once_are_those_of_preprocessing_without_augmentation(root
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"features": "wave"}, "data.features=wave: did you mean 'waveform'"),
-        ({"seconds": 0}, "data.seconds=0: expected a number in"),
-        ({"n_fft": 2}, "data.n_fft=2: expected an integer of at least 16"),
-        ({"sample_rate": 10}, "data.sample_rate=10"),
-        ({"synthetic_voices": -1}, "data.synthetic_voices=-1: expected an integer of at least 0"),
+        ({"features": "wave"}, "SpokenDigits.features=wave: did you mean 'waveform'"),
+        ({"seconds": 0}, "SpokenDigits.seconds=0: expected a value in \\(0, 600\\]"),
+        ({"n_fft": 2}, "SpokenDigits.n_fft=2: expected 16 or more"),
+        ({"sample_rate": 10}, "SpokenDigits.sample_rate=10: expected 1000 or more"),
+        ({"synthetic_voices": -1}, "SpokenDigits.synthetic_voices=-1: expected 0 or more"),
     ],
 )
 def test_a_senseless_setting_is_told_before_anything_is_read(settings: dict[str, object], said: str) -> None:

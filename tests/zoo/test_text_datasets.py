@@ -128,7 +128,7 @@ def test_valence_is_read_from_a_folder_or_from_the_archive(tmp_path: Path) -> No
     (tmp_path / "hutto_ICWSM_2014.tar.gz").write_bytes(b"no archive")
     with pytest.raises(UserError, match=r"tar.gz is damaged, or does not contain"):
         VaderSentiment(root=tmp_path).setup()
-    with pytest.raises(UserError, match=r"data.part=tweet: did you mean 'tweets'"):
+    with pytest.raises(UserError, match=r"VaderSentiment.part=tweet: did you mean 'tweets'"):
         VaderSentiment(root=tmp_path, part="tweet")
 
 

@@ -75,7 +75,7 @@ def test_a_series_that_is_not_there_names_the_nearest_and_how_to_get_some(tmp_pa
     write(tmp_path, "1,2:a\n", "1,2:a\n")
     with pytest.raises(UserError, match=r"did you mean 'Made'.*pip install --no-deps aeon"):
         UCR(name="Mode", root=tmp_path).setup()
-    with pytest.raises(UserError, match=r"data.interpolation=cubical: did you mean 'cubic'"):
+    with pytest.raises(UserError, match=r"UCR.interpolation=cubical: did you mean 'cubic'"):
         UCR(name="Made", root=tmp_path, interpolation="cubical")  # type: ignore[arg-type]
 
 

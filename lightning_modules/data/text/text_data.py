@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.config.errors import UserError, suggest
+from lightning_modules.config.bounds import Count, bounded
+from lightning_modules.config.errors import UserError
 from lightning_modules.data.files import data_root
 from lightning_modules.data.fingerprint import tensor_digest
 from lightning_modules.data.in_memory import InMemoryData, RawDataset
 from lightning_modules.data.preprocess import SampleSource
-from lightning_modules.data.split import check_number
-from lightning_modules.data.text.tokenizers import TOKENIZERS, is_pretrained, load_tokenizer
+from lightning_modules.data.text.tokenizers import check_tokenizer, is_pretrained, load_tokenizer
 from lightning_modules.data.text.vocabulary import (
     Vocabulary,
     build_word_ids,
@@ -54,17 +54,19 @@ class TextData(InMemoryData):
 
     domain = "text"
 
+    @bounded
     def __init__(
         self,
         *,
         root: str | Path | None = None,
         tokenizer: str = "words",
-        max_length: int | None = None,
-        min_count: int = 1,
-        max_words: int | None = None,
+        max_length: Count | None = None,
+        min_count: Count = 1,
+        max_words: Count | None = None,
         download: bool = False,
         **settings: Any,
     ) -> None:
+        check_tokenizer(tokenizer)
         self.root = data_root(root)
         self.tokenizer = tokenizer
         self.max_length = max_length
@@ -77,18 +79,6 @@ class TextData(InMemoryData):
     @abstractmethod
     def read(self) -> Texts:
         """Find and read the texts. Raises UserError if they are missing or damaged."""
-
-    def problems(self) -> list[str]:
-        """Also check the text settings."""
-        found = super().problems()
-        if self.tokenizer not in TOKENIZERS and not is_pretrained(self.tokenizer):
-            found.append(
-                f"data.tokenizer={self.tokenizer}: {suggest(self.tokenizer, TOKENIZERS)} (or a Hugging Face tokenizer)"
-            )
-        for key in ("max_length", "max_words"):
-            if (value := getattr(self, key)) is not None:
-                found += check_number(key, value, True, lambda v: v >= 1, "of at least 1")
-        return found + check_number("min_count", self.min_count, True, lambda v: v >= 1, "of at least 1")
 
     def load(self) -> RawDataset:
         """Read the texts and encode them."""

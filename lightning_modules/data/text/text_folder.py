@@ -7,7 +7,7 @@ import torch
 
 from lightning_modules.data.class_folders import read_class_folders
 from lightning_modules.data.text.text_data import TextData, Texts, missing_files_error
-from lightning_modules.data.text_encoding import encoding_problems, read_texts
+from lightning_modules.data.text_encoding import check_encoding, read_texts
 
 
 class TextFolder(TextData):
@@ -21,14 +21,10 @@ class TextFolder(TextData):
     """
 
     def __init__(self, *, folder: str = "texts", encoding: str | None = None, **settings: Any) -> None:
-        self.folder = folder
-        self.encoding = encoding
+        check_encoding(encoding)
+        self.folder, self.encoding = folder, encoding
         super().__init__(**settings)
         self.name = Path(folder).name or "text_folder"
-
-    def problems(self) -> list[str]:
-        """Also check the encoding."""
-        return super().problems() + encoding_problems(self.encoding)
 
     def places(self) -> list[Path]:
         """Return the candidate folders that contain the class folders."""

@@ -20,7 +20,7 @@ from lightning_modules.data.labels import (
 )
 from lightning_modules.data.table_file import column_names, read_columns
 from lightning_modules.data.text.text_data import TextData, Texts, encode_classes, missing_files_error
-from lightning_modules.data.text_encoding import encoding_problems
+from lightning_modules.data.text_encoding import check_encoding
 
 SUFFIXES = (".csv", ".tsv")
 
@@ -47,20 +47,15 @@ class TextTable(TextData):
         encoding: str | None = None,
         **settings: Any,
     ) -> None:
+        check_encoding(encoding)
         self.paths = [Path(given).expanduser() for given in (path, test_path) if given]
+        if wrong := [given for given in self.paths if given.suffix.lower() not in SUFFIXES]:
+            raise UserError(f"data.path={wrong[0]}: expected a file with suffix {', '.join(SUFFIXES)}")
         self.text, self.label = text, label
         self.regression = regression
         self.encoding = encoding
         super().__init__(**settings)
         self.name = self.paths[0].stem
-
-    def problems(self) -> list[str]:
-        """Also check suffixes and encoding."""
-        return [*super().problems(), *encoding_problems(self.encoding)] + [
-            f"data.path={path}: expected a file with suffix {', '.join(SUFFIXES)}"
-            for path in self.paths
-            if path.suffix.lower() not in SUFFIXES
-        ]
 
     def read(self) -> Texts:
         """Read the tables.

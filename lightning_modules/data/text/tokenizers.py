@@ -43,17 +43,20 @@ def is_pretrained(name: str) -> bool:
     return name not in TOKENIZERS and ("/" in name or Path(name).expanduser().is_dir())
 
 
+def check_tokenizer(name: str) -> None:
+    """Raise UserError if there is no tokenizer of that name."""
+    if name not in TOKENIZERS and not is_pretrained(name):
+        raise UserError(f"data.tokenizer={name}: {suggest(name, TOKENIZERS)} (or a Hugging Face tokenizer)")
+
+
 def load_tokenizer(name: str, download: bool = False) -> Tokenizer:
     """Return the tokenizer `name`, or that of a pretrained tokenizer (without special tokens).
 
     Raises:
         UserError: there is no tokenizer of that name, or it is not available locally.
     """
+    check_tokenizer(name)
     if name in TOKENIZERS:
         return TOKENIZERS[name]
-    if not is_pretrained(name):
-        raise UserError(
-            f"data.tokenizer={name}: {suggest(name, TOKENIZERS)} (or the folder of a Hugging Face tokenizer)"
-        )
     pretrained = pretrained_tokenizer(name, download)
     return lambda text: [str(piece) for piece in pretrained.tokenize(text)]

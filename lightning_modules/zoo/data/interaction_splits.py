@@ -1,6 +1,6 @@
 """Train/val/test splits of user-item interactions: leave-one-out, by time or at random."""
 
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import torch
@@ -8,8 +8,6 @@ from torch import Tensor
 
 Split = Literal["leave_one_out", "time", "random"]
 Strata = Literal["item", "user"]
-SPLITS: tuple[str, ...] = get_args(Split)
-STRATA: tuple[str, ...] = get_args(Strata)
 TRAIN, VAL, TEST = range(3)
 
 

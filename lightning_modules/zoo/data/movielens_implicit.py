@@ -7,13 +7,11 @@ import torch
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
-from lightning_modules.config.errors import UserError, suggest
+from lightning_modules.config.bounds import NonNegative, bounded
+from lightning_modules.config.errors import UserError
 from lightning_modules.data.fingerprint import combine_fingerprint
 from lightning_modules.data.in_memory import RawDataset
-from lightning_modules.data.split import check_number
 from lightning_modules.zoo.data.interaction_splits import (
-    SPLITS,
-    STRATA,
     TEST,
     TRAIN,
     VAL,
@@ -46,10 +44,11 @@ class MovieLensImplicit(MovieLens):
 
     domain = "interactions"
 
+    @bounded
     def __init__(
         self,
         *,
-        min_rating: float = 1.0,
+        min_rating: NonNegative = 1.0,
         split: Split = "leave_one_out",
         strata: Strata = "item",
         cold_users: bool = False,
@@ -57,14 +56,6 @@ class MovieLensImplicit(MovieLens):
     ) -> None:
         self.min_rating, self.split, self.strata, self.cold_users = min_rating, split, strata, cold_users
         super().__init__(**settings)
-
-    def problems(self) -> list[str]:
-        found = super().problems()
-        found += check_number("min_rating", self.min_rating, False, lambda v: v >= 0, "of at least 0")
-        for key, options in (("split", SPLITS), ("strata", STRATA)):
-            if (value := getattr(self, key)) not in options:
-                found.append(f"data.{key}={value}: {suggest(str(value), options)}")
-        return found
 
     def load(self) -> RawDataset:
         """Read the file, drop low ratings, sort by user and time, and assign the parts.

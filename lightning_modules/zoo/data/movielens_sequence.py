@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_modules.config.bounds import Count, bounded
 from lightning_modules.data.in_memory import RawDataset
-from lightning_modules.data.split import check_number
 from lightning_modules.zoo.data.interaction_splits import TEST, VAL, interaction_matrix
 from lightning_modules.zoo.data.movielens_implicit import MovieLensImplicit
 
@@ -25,12 +25,10 @@ class MovieLensSequence(MovieLensImplicit):
         others: as in `MovieLensImplicit`.
     """
 
-    def __init__(self, *, length: int = 50, **settings: Any) -> None:
+    @bounded
+    def __init__(self, *, length: Count = 50, **settings: Any) -> None:
         self.length = length
         super().__init__(**settings)
-
-    def problems(self) -> list[str]:
-        return super().problems() + check_number("length", self.length, True, lambda v: v >= 1, "of at least 1")
 
     def setup(self, stage: str | None = None) -> None:
         """Set up as usual; a model has one output per item."""

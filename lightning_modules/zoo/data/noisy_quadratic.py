@@ -1,13 +1,14 @@
 """Random points of DeepOBS' noisy quadratic problem (Schneider et al., ICLR 2019)."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from annotated_types import Ge
 from torch import Tensor
 
+from lightning_modules.config.bounds import Positive, bounded
 from lightning_modules.data.in_memory import InMemoryData, RawDataset
-from lightning_modules.data.split import check_number
 
 
 class NoisyQuadratic(InMemoryData):
@@ -23,16 +24,10 @@ class NoisyQuadratic(InMemoryData):
 
     name = "quadratic"
 
-    def __init__(self, *, dim: int = 100, noise: float = 0.6, **settings: Any) -> None:
-        self.dim = dim
-        self.noise = noise
+    @bounded
+    def __init__(self, *, dim: Annotated[int, Ge(2)] = 100, noise: Positive = 0.6, **settings: Any) -> None:
+        self.dim, self.noise = dim, noise
         super().__init__(**settings)
-
-    def problems(self) -> list[str]:
-        """Also check `dim` and `noise`."""
-        found = super().problems()
-        found += check_number("dim", self.dim, True, lambda v: v >= 2, "of at least 2")
-        return found + check_number("noise", self.noise, False, lambda v: v > 0, "above 0")
 
     def load(self) -> RawDataset:
         """Draw the points."""

@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 
+from lightning_modules.config.bounds import Whole, bounded
 from lightning_modules.config.errors import UserError, suggest
 from lightning_modules.data.audio import AudioData
 from lightning_modules.data.audio_file import read_recordings
 from lightning_modules.data.files import data_root
 from lightning_modules.data.in_memory import RawDataset
-from lightning_modules.data.split import check_number
 from lightning_modules.zoo.data.synthetic_voices import synthesize_voices
 
 FILE_NAME = re.compile(r"(\d)_([^_]+)_(\d+)\.wav")
@@ -35,24 +35,17 @@ class SpokenDigits(AudioData):
 
     name = "spoken_digits"
 
+    @bounded
     def __init__(
         self,
         *,
         root: str | Path | None = None,
         held_out: str | None = None,
-        synthetic_voices: int = 0,
+        synthetic_voices: Whole = 0,
         **settings: Any,
     ) -> None:
-        self.root = data_root(root)
-        self.held_out = held_out
-        self.synthetic_voices = synthetic_voices
+        self.root, self.held_out, self.synthetic_voices = data_root(root), held_out, synthetic_voices
         super().__init__(**settings)
-
-    def problems(self) -> list[str]:
-        """Also check the number of voices."""
-        return super().problems() + check_number(
-            "synthetic_voices", self.synthetic_voices, True, lambda v: v >= 0, "of at least 0"
-        )
 
     def load(self) -> RawDataset:
         """Find and read the files.

@@ -2,12 +2,13 @@
 
 import tarfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from lightning_modules.config.errors import UserError, suggest
+from lightning_modules.config.bounds import bounded
+from lightning_modules.config.errors import UserError
 from lightning_modules.data.files import require_plausible_gzip
 from lightning_modules.data.text.text_data import TextData, Texts, missing_files_error
 from lightning_modules.data.text.text_folder import TextFolder
@@ -89,15 +90,11 @@ class VaderSentiment(TextData):
             (5190, of editorials).
     """
 
-    def __init__(self, *, part: str = "tweets", **settings: Any) -> None:
+    @bounded
+    def __init__(self, *, part: Literal["tweets", "movie", "amazon", "nyt"] = "tweets", **settings: Any) -> None:
         self.part = part
         super().__init__(**settings)
         self.name = f"valence-{part}"
-
-    def problems(self) -> list[str]:
-        """Also check the part."""
-        wrong = self.part not in PARTS
-        return super().problems() + ([f"data.part={self.part}: {suggest(self.part, PARTS)}"] if wrong else [])
 
     def read(self) -> Texts:
         """Find and read the part.

@@ -7,11 +7,12 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from lightning_modules.config.bounds import bounded
 from lightning_modules.config.errors import UserError, suggest
 from lightning_modules.data.files import data_root
 from lightning_modules.data.in_memory import InMemoryData, RawDataset
 from lightning_modules.data.labels import normalize_labels
-from lightning_modules.data.text_encoding import encoding_problems, read_texts
+from lightning_modules.data.text_encoding import check_encoding, read_texts
 
 Series = list[np.ndarray]  # each float64 [C, L], L may differ
 Interpolation = Literal["linear", "cubic"]
@@ -89,9 +90,6 @@ def _interpolate(series: np.ndarray, length: int, kind: Interpolation) -> np.nda
     return np.asarray(CubicSpline(old, series, axis=1)(new))
 
 
-INTERPOLATIONS = ("linear", "cubic")
-
-
 class UCR(InMemoryData):
     """float32 [L] (one dimension) or [C, L]; `<root>/<name>/<name>_{TRAIN,TEST}.ts`, else the files bundled with `aeon`.
 
@@ -108,6 +106,7 @@ class UCR(InMemoryData):
 
     domain = "series"
 
+    @bounded
     def __init__(
         self,
         *,
@@ -118,20 +117,11 @@ class UCR(InMemoryData):
         encoding: str | None = None,
         **settings: Any,
     ) -> None:
-        self.series = name
-        self.root = data_root(root)
-        self.z_normalise = z_normalise
-        self.interpolation = interpolation
-        self.encoding = encoding
+        check_encoding(encoding)
+        self.series, self.root = name, data_root(root)
+        self.z_normalise, self.interpolation, self.encoding = z_normalise, interpolation, encoding
         super().__init__(**settings)
         self.name = name
-
-    def problems(self) -> list[str]:
-        """Also check interpolation and encoding."""
-        found = super().problems()
-        if self.interpolation not in INTERPOLATIONS:
-            found.append(f"data.interpolation={self.interpolation}: {suggest(str(self.interpolation), INTERPOLATIONS)}")
-        return found + encoding_problems(self.encoding)
 
     def load(self) -> RawDataset:
         """Find and read both files.
