@@ -35,7 +35,7 @@ def main(
     if len(chosen) > 1:
         raise UserError(f"{' and '.join(f'{name}=true' for name in chosen)} exclude each other; choose one")
     from lightning_modules.reproduction import commands
-    from lightning_modules.reproduction.request import ClaimRequest
+    from lightning_modules.reproduction.discovery import ClaimRequest
 
     request = ClaimRequest(
         targets=targets,

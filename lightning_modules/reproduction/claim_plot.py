@@ -3,7 +3,6 @@
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -24,11 +23,7 @@ from lightning_modules.reproduction.verdict import Judgement
 
 OURS, THEIRS, BAND = COLOURS[0], COLOURS[1], COLOURS[2]
 WIDTH = 7.5  # inches: 900 pixels
-_ROW_HEIGHT, _AXES_HEIGHT, _TITLE_HEIGHT = (
-    0.36,
-    0.75,
-    0.7,
-)  # inches: height of a row, of the rest of the axes, and of the title
+_ROW_HEIGHT, _AXES_HEIGHT, _TITLE_HEIGHT = 0.36, 0.75, 0.7  # inches: of a row, the rest of the axes, and the title
 _MAX_NAME, _LINE_LENGTH = 24, 132  # characters of an arm's name and of a line
 
 
@@ -44,11 +39,6 @@ class _Row:
     is_judged: bool = False
 
 
-def save_claim_plot(path: Path | str, claim_id: str, claim: Claim, values: SeedValues, judgement: Judgement) -> None:
-    """Save `claim_figure` to `path`."""
-    plot_claim(claim_id, claim, values, judgement).savefig(Path(path))
-
-
 def plot_claim(claim_id: str, claim: Claim, values: SeedValues, judgement: Judgement) -> Figure:
     """Plot all finite values, 900 pixels wide.
 
@@ -61,7 +51,9 @@ def plot_claim(claim_id: str, claim: Claim, values: SeedValues, judgement: Judge
     reason = textwrap.fill(judgement.reason, _LINE_LENGTH).replace("$", r"\$")
     heights = [_AXES_HEIGHT + _ROW_HEIGHT * len(rows) for rows in panels]
     figure = blank_figure(WIDTH, _TITLE_HEIGHT + 0.15 * reason.count("\n") + sum(heights))
-    _add_title(figure, f"{claim_id}: {judgement.verdict}", reason)
+    title = textwrap.fill(f"{claim_id}: {judgement.verdict}".replace("$", r"\$"), 80)
+    figure.suptitle(title, fontsize=11.5, fontweight="bold", x=0.012, ha="left", color=INK)
+    figure.supxlabel(reason, fontsize=8, x=0.012, ha="left", color=INK)
     axes = figure.subplots(len(panels), 1, height_ratios=heights, squeeze=False)[:, 0]
     for place, rows in zip(axes, panels, strict=True):
         style_axes(place, "", _axis_label(claim, of_arms=place is not axes[-1]), "")
@@ -72,14 +64,7 @@ def plot_claim(claim_id: str, claim: Claim, values: SeedValues, judgement: Judge
     return figure
 
 
-def _add_title(figure: Figure, title: str, reason: str) -> None:
-    text = {"x": 0.012, "ha": "left", "color": INK}
-    figure.suptitle(textwrap.fill(title.replace("$", r"\$"), 80), fontsize=11.5, fontweight="bold", **text)
-    figure.supxlabel(reason, fontsize=8, **text)
-
-
 def _axis_label(claim: Claim, of_arms: bool) -> str:
-    """Label of the horizontal axis."""
     unit = f", {claim.unit}" if claim.unit else ""
     metric = f"{claim.metric}{f' at epoch {claim.epoch}' if claim.epoch else ''}{unit}"
     if claim.arms and not of_arms:

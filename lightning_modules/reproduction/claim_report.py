@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from lightning_modules.report.numbers import EMPTY, NumberFormatter, format_interval, number_formatter
-from lightning_modules.report.statistics import Interval
 from lightning_modules.report.t_intervals import mean_interval, summarize
 from lightning_modules.report.tables import markdown_table
 from lightning_modules.reproduction.claim import Claim, SeedValues
@@ -49,7 +48,9 @@ def claim_report(claim_id: str, claim: Claim, values: SeedValues, judgement: Jud
         "Published": format_published(claim),
         "Ours": f"{write(j.ours_mean)}{_named_interval(j.ours_interval, write)}{spread} (n {j.n})",
         "Difference": f"{write(j.difference, sign=True)}{_named_interval((j.low, j.high), write, ends, sign=True)}",
-        "Largest difference not excluded": _largest_difference(j, write),
+        "Largest difference not excluded": ""
+        if j.theirs is None or j.low is None or j.high is None
+        else write(largest_not_excluded((j.low, j.high))),
         "Tolerance": f"{EMPTY if j.tolerance is None else '±' + write(j.tolerance)} ({j.tolerance_why})",
         "Method": j.method,
         "Shortened": claim.shortened or "",
@@ -62,12 +63,6 @@ def claim_report(claim_id: str, claim: Claim, values: SeedValues, judgement: Jud
         f"## What the source does not say\n\n{_bullet_list(claim.unknowns)}",
     ]
     return "\n\n".join(parts) + "\n"
-
-
-def _largest_difference(j: Judgement, write: NumberFormatter) -> str:
-    if j.theirs is None or j.low is None or j.high is None:
-        return ""
-    return write(largest_not_excluded(Interval(j.low, j.high)))
 
 
 def _named_interval(ends: Ends, write: NumberFormatter, name: str = "95 % interval", sign: bool = False) -> str:
@@ -87,16 +82,10 @@ def _values_table(claim: Claim, values: SeedValues) -> str:
         [str(seed), *(write(values[arm][seed]) if seed in values.get(arm, {}) else EMPTY for arm in arms)]
         for seed in seeds
     ]
-    means = ["mean", *(_format_mean(list(whole.get(arm, {}).values()), write) for arm in arms)]
+    samples = [summarize(list(whole.get(arm, {}).values())) for arm in arms]
+    means = [write(s.mean) + _named_interval(mean_interval(s), write) if s else EMPTY for s in samples]
     header = ["seed", *(arm or claim.metric for arm in arms)]
-    return markdown_table(header, [*rows, means])
-
-
-def _format_mean(values: Sequence[float], write: NumberFormatter) -> str:
-    sample = summarize(values)
-    if sample is None:
-        return EMPTY
-    return write(sample.mean) + _named_interval(mean_interval(sample), write)
+    return markdown_table(header, [*rows, ["mean", *means]])
 
 
 def _bullet_list(texts: Sequence[str]) -> str:

@@ -1,29 +1,41 @@
-"""The commands of `scripts/reproduce.py`: verdicts, lint, tables and references."""
+"""The commands of `touchstone reproduce`: verdicts, lint, tables and references."""
 
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import date
+from pathlib import Path
 
+import yaml
 from omegaconf import OmegaConf
 
 from lightning_modules.config.command_line import format_error
 from lightning_modules.config.errors import UserError
 from lightning_modules.report.markdown_section import find_section, replace_section
 from lightning_modules.report.tables import open_console
-from lightning_modules.reproduction.claim_runs import claim_runs, read_values, select_seeds
+from lightning_modules.reproduction.claim import SeedValues
+from lightning_modules.reproduction.claim_runs import claim_runs, find_parent_run, read_values, select_seeds
 from lightning_modules.reproduction.committed_results import Result, merge_newest, read_results, write_results
 from lightning_modules.reproduction.compose import ComposedClaim, compose_claim
-from lightning_modules.reproduction.discovery import DEFAULT_TIERS, find_claims, tier_of
-from lightning_modules.reproduction.freeze import require_freezable, write_reference
+from lightning_modules.reproduction.discovery import (
+    DEFAULT_TIERS,
+    EXPERIMENTS,
+    ClaimRequest,
+    claim_files,
+    find_claims,
+    select_claims,
+    tier_of,
+)
 from lightning_modules.reproduction.lint import lint as lint_claim
-from lightning_modules.reproduction.reproduce import all_expected, data_hash, reproduce, select_claims
-from lightning_modules.reproduction.request import ClaimRequest
-from lightning_modules.reproduction.run_seeds import find_parent_run
+from lightning_modules.reproduction.reproduce import all_expected, data_hash, reproduce
 from lightning_modules.reproduction.verdict import judge
-from lightning_modules.reproduction.verdict_store import load_results, make_row, table_files
+from lightning_modules.reproduction.verdict_store import load_results
 from lightning_modules.reproduction.verdict_table import ClaimRow, rows_to_markdown, rows_to_terminal
 from lightning_modules.sweep.trial_results import read_trial_results
 from lightning_modules.tracking.provenance_line import provenance_of
 from lightning_modules.tracking.store import open_store
+
+MIN_FROZEN_SEEDS = 10
+REFERENCE_SUFFIX = "_frozen"
 
 
 def verdicts(request: ClaimRequest) -> bool:
@@ -35,7 +47,7 @@ def verdicts(request: ClaimRequest) -> bool:
 
 def lint(request: ClaimRequest) -> bool:
     """Print the mistakes of the claims; return whether there are none."""
-    mistakes, content = 0, _DataHashCache()
+    mistakes, content = 0, _cached_data_hash()
     for name in find_claims(request.targets):
         found = lint_claim(name, content)
         mistakes += len(found)
@@ -44,23 +56,23 @@ def lint(request: ClaimRequest) -> bool:
     return not mistakes
 
 
-class _DataHashCache:
-    """The sha256 of a claim's raw data, cached for claims with the same data."""
+def _cached_data_hash() -> Callable[[ComposedClaim], str]:
+    """The sha256 of a claim's raw data, read once for claims with the same data."""
+    known: dict[str, str | UserError] = {}
 
-    def __init__(self) -> None:
-        self._known: dict[str, str | UserError] = {}
-
-    def __call__(self, composed: ComposedClaim) -> str:
+    def content(composed: ComposedClaim) -> str:
         key = OmegaConf.to_yaml(composed.cfg.data, resolve=True, sort_keys=True)
-        if key not in self._known:
+        if key not in known:
             try:
-                self._known[key] = data_hash(composed)
+                known[key] = data_hash(composed)
             except Exception as error:
-                self._known[key] = UserError(f"no data: {format_error(error) or error}")
-        found = self._known[key]
+                known[key] = UserError(f"no data: {format_error(error) or error}")
+        found = known[key]
         if isinstance(found, UserError):
             raise found
         return found
+
+    return content
 
 
 def table(request: ClaimRequest) -> bool:
@@ -75,15 +87,13 @@ def table(request: ClaimRequest) -> bool:
     if not results:
         raise UserError("no claim has a result yet; run touchstone reproduce all")
     sections, is_complete = {}, True
-    for file, here in table_files(every).items():
+    for file, here in _table_files(every).items():
         lacking = [name for name in here if name not in results and tier_of(name) in DEFAULT_TIERS]
         if not any(name in asked and name in results for name in here):
             continue
         if lacking and not request.partial:
-            print(
-                f"{file} is unchanged: no result for {', '.join(lacking)}; use partial=true to write it without them",
-                file=sys.stderr,
-            )
+            hint = "use partial=true to write it without them"
+            print(f"{file} is unchanged: no result for {', '.join(lacking)}; {hint}", file=sys.stderr)
             is_complete = False
             continue
         find_section(file)
@@ -99,36 +109,72 @@ def table(request: ClaimRequest) -> bool:
     return is_complete
 
 
+def _table_files(claims: Sequence[str]) -> dict[Path, list[str]]:
+    """File -> the claims in its table: experiments/README.md has all, each experiments/*/README.md those of its folder."""
+    files = {EXPERIMENTS / "README.md": list(claims)}
+    for name in claims:
+        files.setdefault((EXPERIMENTS / name).parent / "README.md", []).append(name)
+    return files
+
+
 def _judge_all(results: Mapping[str, Result], names: Collection[str]) -> dict[str, ClaimRow]:
     """Claim -> its row. Raises UserError with the mistakes of all invalid claims."""
     rows, mistakes = {}, []
     for name in sorted(names):
         try:
-            composed = compose_claim(name)
+            claim, result = compose_claim(name).claim, results[name]
         except UserError as error:
             mistakes += str(error).splitlines()
             continue
-        result = results[name]
-        judged = judge(composed.claim, result.values_for(composed.claim))
-        rows[name] = make_row(composed, judged, result.seconds, result.origin)
+        rows[name] = ClaimRow(name, claim, judge(claim, result.values_for(claim)), result.seconds, result.origin)
     if mistakes:
         raise UserError("no table written:\n  " + "\n  ".join(mistakes))
     return rows
 
 
 def freeze(request: ClaimRequest) -> bool:
-    """Judge claims with at least ten seeds, and write their values as references."""
-    names = select_claims(request)
-    composed = [compose_claim(name) for name in names]
+    """Write ten or more seeds of each claim as an internal reference, to check later code changes against."""
+    composed = [compose_claim(name) for name in select_claims(request)]
     for one in composed:
-        require_freezable(one, len(select_seeds(one.claim, request.seeds)))
+        _require_freezable(one, len(select_seeds(one.claim, request.seeds)))
     reproduce(request)
     store = open_store(composed[0].cfg.tracking.get("uri"))
     for one in composed:
         parent = find_parent_run(store, one)
         assert parent is not None
         children = read_trial_results(store, parent.info.run_id)
-        parts = claim_runs(one.claim, select_seeds(one.claim, request.seeds))
+        values = read_values(store, one.claim, claim_runs(one.claim, select_seeds(one.claim, request.seeds)), children)
         commit = provenance_of(store, [child.run_id for child in children if child.run_id]).commit
-        print(f"written: {write_reference(one, read_values(store, one.claim, parts, children), commit)}")
+        print(f"written: {_write_reference(one, values, commit)}")
     return True
+
+
+def _require_freezable(composed: ComposedClaim, seeds: int) -> None:
+    name, kind = composed.name, composed.claim.kind
+    if kind not in ("absolute", "curve"):
+        raise UserError(f"{name}: a claim of kind {kind} has no single value to freeze")
+    if seeds < MIN_FROZEN_SEEDS:
+        needed = f"at least {MIN_FROZEN_SEEDS} seeds, got {seeds}; set seeds={MIN_FROZEN_SEEDS}"
+        raise UserError(f"{name}: a reference needs {needed}")
+    if name.endswith(REFERENCE_SUFFIX):
+        raise UserError(f"{name} is already a reference; freeze {name.removesuffix(REFERENCE_SUFFIX)} instead")
+
+
+def _write_reference(composed: ComposedClaim, values: SeedValues, commit: str) -> Path:
+    """Write ``<claim>_frozen.yaml`` beside the claim; return it. Raises UserError if fewer than ten seeds have values."""
+    found = dict(sorted(values[""].items()))
+    _require_freezable(composed, len(found))
+    own = claim_files()[composed.name]
+    target = own.with_name(f"{own.stem}{REFERENCE_SUFFIX}.yaml")
+    claim: dict[str, object] = {
+        "source": {"place": f"{commit or 'no commit'}, {date.today()}", "kind": "internal"},
+        **dict.fromkeys(("value", "std", "n")),
+        "runs": [round(value, 10) for value in found.values()],
+        "seeds": list(found),
+        "tolerance": None,
+        "expect": "REPRODUCED",
+    }
+    text = yaml.safe_dump({"defaults": [f"/experiment/{composed.name}@_global_", "_self_"]}, sort_keys=False)
+    text += yaml.safe_dump({"claim": claim}, sort_keys=False, default_flow_style=None, width=120)
+    target.write_text(f"# @package _global_\n# Written by: touchstone reproduce {composed.name} freeze=true\n{text}")
+    return target

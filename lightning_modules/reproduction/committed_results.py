@@ -56,10 +56,9 @@ class Result:
         mean, std, n = self.summary
         steps = np.arange(n) - (n - 1) / 2
         some = mean + std * steps / (steps.std(ddof=1) if n > 1 else 1.0)
-        count = len(claim.arm_names)
-        share = 1 if count == 1 else count - 1
+        first = max(1, len(claim.arm_names) - 1)
         return {
-            arm: {seed: float((share - place) * value) for seed, value in zip(claim.seeds, some, strict=False)}
+            arm: {seed: float((first - place) * value) for seed, value in zip(claim.seeds, some, strict=False)}
             for place, arm in enumerate(claim.arm_names)
         }
 

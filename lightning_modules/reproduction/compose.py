@@ -17,17 +17,22 @@ from lightning_modules.reproduction.discovery import claim_files, file_and_bases
 
 @dataclass(frozen=True)
 class ComposedClaim:
-    """A claim with its composed config; composed by `overrides`."""
+    """A claim with its composed config; `extra`: overrides that are not the claim's own."""
 
     name: str
     claim: Claim
     cfg: DictConfig
-    overrides: tuple[str, ...]
+    extra: tuple[str, ...] = ()
+
+    @property
+    def overrides(self) -> tuple[str, ...]:
+        """The overrides of its runs."""
+        return _overrides(self.name, self.extra)
 
 
-def experiment_overrides(name: str) -> tuple[str, ...]:
-    """The overrides of a claim's runs; they are recorded under the name of its folder."""
-    return (f"experiment={name}", f"tracking.experiment={name.partition('/')[0]}")
+def _overrides(name: str, extra: Sequence[str]) -> tuple[str, ...]:
+    """Runs are recorded under the name of the claim's folder."""
+    return (f"experiment={name}", f"tracking.experiment={name.partition('/')[0]}", *extra)
 
 
 def compose_claim(name: str, extra: Sequence[str] = ()) -> ComposedClaim:
@@ -36,7 +41,7 @@ def compose_claim(name: str, extra: Sequence[str] = ()) -> ComposedClaim:
     Raises:
         UserError: all mistakes of the node `claim`, each with file and line, or Hydra's error.
     """
-    overrides = (*experiment_overrides(name), *extra)
+    overrides = _overrides(name, extra)
     own = claim_files()[name]
     _require_utf8(own)
     try:
@@ -46,14 +51,13 @@ def compose_claim(name: str, extra: Sequence[str] = ()) -> ComposedClaim:
     node = OmegaConf.to_container(cfg.claim, resolve=True) if isinstance(cfg.claim, DictConfig) else cfg.claim
     if not isinstance(node, dict):
         given = "nothing" if node is None else f"a value of type {type(node).__name__}"
-        raise UserError(
-            f"{locate_key(name, '')}: claim: expected the keys of a claim (paper, source, metric, …), got {given}"
-        )
+        expected = "expected the keys of a claim (paper, source, metric, …)"
+        raise UserError(f"{locate_key(name, '')}: claim: {expected}, got {given}")
     claim, mistakes = parse_claim(node)
     if claim is None:
         listed = [f"{locate_key(name, key)}: claim{'.' * bool(key)}{key}: {text}" for key, text in mistakes]
         raise UserError("\n".join(listed))
-    return ComposedClaim(name, claim, cfg, overrides)
+    return ComposedClaim(name, claim, cfg, tuple(extra))
 
 
 def _require_utf8(own: Path) -> None:
@@ -64,9 +68,8 @@ def _require_utf8(own: Path) -> None:
             content.decode()
         except UnicodeDecodeError as error:
             line = content[: error.start].count(b"\n") + 1
-            raise UserError(
-                f"{project_path(file)}:{line}: not UTF-8 text (byte {content[error.start]:#04x})"
-            ) from error
+            byte = f"{content[error.start]:#04x}"
+            raise UserError(f"{project_path(file)}:{line}: not UTF-8 text (byte {byte})") from error
 
 
 def _error_location(error: Exception, own: Path) -> str:

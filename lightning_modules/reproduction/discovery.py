@@ -1,7 +1,8 @@
-"""Discovery of claims: every experiment with a node `claim`, named by its path below experiments/."""
+"""Discovery and selection of claims: every experiment with a node `claim`, named by its path below experiments/."""
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from lightning_modules.config.errors import UserError, did_you_mean, suggest
@@ -16,7 +17,8 @@ def claim_files(folder: Path = EXPERIMENTS) -> dict[str, Path]:
     return {
         str(path.relative_to(folder).with_suffix("")): path
         for path in sorted(folder.rglob("*.yaml"))
-        if not is_base_file(path) and _has_claim(path)
+        if not is_base_file(path)
+        and any(re.search(r"^claim:", _read_text(part), re.MULTILINE) for part in file_and_bases(path))
     }
 
 
@@ -31,11 +33,6 @@ def tier_of(name: str, folder: Path = EXPERIMENTS) -> str:
 def is_base_file(path: Path) -> bool:
     """Whether a file of experiments/ is only included by others."""
     return path.stem == "base" or path.stem.startswith("base_")
-
-
-def _has_claim(path: Path) -> bool:
-    """Whether a file, or one of its base files, has the node `claim`."""
-    return any(re.search(r"^claim:", _read_text(part), re.MULTILINE) for part in file_and_bases(path))
 
 
 def _read_text(path: Path) -> str:
@@ -76,10 +73,48 @@ def find_claims(targets: Sequence[str], folder: Path = EXPERIMENTS) -> list[str]
     return list(found)
 
 
-def is_claim_name(target: str, folder: Path = EXPERIMENTS) -> bool:
-    """Whether a target is a single claim."""
-    return _claim_name(target) in claim_files(folder)
-
-
 def _claim_name(target: str) -> str:
     return target.strip("/").removeprefix("experiments/").removesuffix(".yaml")
+
+
+@dataclass(frozen=True)
+class ClaimRequest:
+    """Which claims to judge, and how to run them.
+
+    Attributes:
+        targets: claims, folders, or ``all``.
+        tiers: of ``all`` and of folders; None is the default tiers.
+        overrides: further overrides of the claims' configs, which make the verdict INVALID.
+        seeds: number of seeds; None uses the claim's own.
+        jobs: number of parallel runs.
+        retries: of a failed run.
+        fresh: start again, ignoring earlier runs.
+        judge_only: judge existing runs, run nothing.
+        partial: also write tables in which verdicts are missing.
+    """
+
+    targets: Sequence[str]
+    tiers: Sequence[str] | None = None
+    overrides: Sequence[str] = ()
+    seeds: int | None = None
+    jobs: int = 1
+    retries: int = 1
+    fresh: bool = False
+    judge_only: bool = False
+    partial: bool = False
+
+
+def select_claims(request: ClaimRequest) -> list[str]:
+    """The requested claims; for ``all`` and folders, those of the requested tiers.
+
+    Raises:
+        UserError: a name is unknown, or no claim is left.
+    """
+    names = find_claims(request.targets)
+    alone = {_claim_name(target) for target in request.targets}
+    tiers = request.tiers or DEFAULT_TIERS
+    found = [n for n in names if (n in alone and not request.tiers) or tier_of(n) in tiers]
+    if not found:
+        there = sorted({tier_of(name) for name in names})
+        raise UserError(f"none of these claims has tier {', '.join(tiers)}; use tier={','.join(there)}")
+    return found

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from lightning_modules.report.numbers import number_formatter
+from lightning_modules.report.numbers import format_interval, number_formatter
 from lightning_modules.report.statistics import Interval
 from lightning_modules.report.t_intervals import (
     DIFFERENCE_CONFIDENCE,
@@ -63,9 +63,7 @@ def weigh_evidence(claim: Claim, values: SeedValues, tolerance: float | None) ->
     assert tolerance is not None  # all other kinds have one
     if claim.kind == "equivalence":
         return _equivalence_evidence(claim, pairs_with_first(claim, values), tolerance)
-    if claim.kind == "difference":
-        return _difference_evidence(claim, values, tolerance)
-    return _absolute_evidence(claim, summarize(list(values.get("", {}).values())), tolerance)
+    return _compare_with_published(claim, values, tolerance)
 
 
 def drop_nonfinite(values: SeedValues) -> dict[str, dict[int, float]]:
@@ -97,78 +95,26 @@ def _make_pair(values: SeedValues, first: str, second: str) -> ArmPair:
     return ArmPair(first, second, differences, sample, mean_interval(sample, DIFFERENCE_CONFIDENCE) if sample else None)
 
 
-def _absolute_evidence(claim: Claim, ours: Sample | None, tolerance: float) -> Evidence:
-    theirs = _require_published(claim)
-    if theirs.has_spread:
-        method = f"90 % interval of the difference to the mean of {theirs.n} published runs ({_test_name(theirs)})"
-    else:
-        method = f"90 % prediction interval: {_describe_single_number(theirs.n)}"
-    return _compare_with_published(
-        claim, ours, theirs, tolerance, method, lambda sample: difference_interval(sample, theirs)
-    )
-
-
-def _difference_evidence(claim: Claim, values: SeedValues, tolerance: float) -> Evidence:
-    """Our arms are paired by seed. Without a published spread, assume the noise of two unpaired arms for the paper."""
-    (pair,) = consecutive_pairs(claim, values)
-    theirs, ours = _require_published(claim), pair.sample
-    method = f"{pair.first} minus {pair.second}, paired by seed; "
-    if theirs.has_spread:
-        method += f"90 % interval of the difference to the mean of {theirs.n} published runs ({_test_name(theirs)})"
-        return _compare_with_published(
-            claim, ours, theirs, tolerance, method, lambda sample: difference_interval(sample, theirs)
-        )
-    arms = [arm for arm in (arm.sample() for arm in claim.arms) if arm is not None]
-    if len(arms) == 2 and all(arm.has_spread for arm in arms):
-        method += "90 % interval of the difference to that of the published arms' means, which are not paired (Welch)"
-
-        def welch(sample: Sample) -> Interval | None:
-            return (
-                welch_satterthwaite_interval(sample.mean - theirs.mean, [sample, *arms]) if sample.has_spread else None
-            )
-
-        return _compare_with_published(claim, ours, theirs, tolerance, method, welch)
-    runs = max(theirs.n, min((arm.n for arm in arms), default=1) if len(arms) == 2 else 1)
-    whole = common_seed_values(claim, values)
-    stds = [
-        sample.std for sample in (summarize(list(whole.get(arm, {}).values())) for arm in claim.arm_names) if sample
-    ]
-    method += f"90 % prediction interval with the variance of unpaired arms: {_describe_single_number(runs)}"
-
-    def unpaired(sample: Sample) -> Interval | None:
-        first, second = (std or 0.0 for std in stds)
-        return unpaired_prediction_interval(sample, (first, second), theirs.mean, runs=runs)
-
-    return _compare_with_published(claim, ours, theirs, tolerance, method, unpaired)
-
-
-def _require_published(claim: Claim) -> Sample:
+def _compare_with_published(claim: Claim, values: SeedValues, tolerance: float) -> Evidence:
+    """Our value, or the difference of our two arms paired by seed, minus the published number."""
     theirs = claim.sample()
     assert theirs is not None  # required by the schema
-    return theirs
-
-
-def _test_name(theirs: Sample) -> str:
-    return "Welch" if theirs.n >= MIN_RUNS_FOR_WELCH else "Student, with one variance"
-
-
-def _describe_single_number(runs: int) -> str:
-    if runs > 1:
-        return f"the published number is a mean of {runs} runs, assumed to vary like ours"
-    return "the published number is a single run"
-
-
-def _compare_with_published(
-    claim: Claim, ours: Sample | None, theirs: Sample, tolerance: float, method: str, interval_of: IntervalFunction
-) -> Evidence:
+    interval_of, method = _interval_method(claim, values, theirs)
+    if claim.arms:
+        (pair,) = consecutive_pairs(claim, values)
+        ours, method = pair.sample, f"{pair.first} minus {pair.second}, paired by seed; {method}"
+    else:
+        ours = summarize(list(values.get("", {}).values()))
     interval = interval_of(ours) if ours else None
     if ours is None or interval is None:
         return Evidence(ours, theirs.mean, None, method)
-    slack = 1e-12 * max(abs(ours.mean), abs(theirs.mean))
-    verdict = _verdict_from_interval(interval, tolerance, claim.better, slack)
-    write = number_formatter(claim.unit, ours.mean, theirs.mean)
-    low, high = (write(end, sign=True) for end in interval)
-    explanation = f"The 90 % interval of the difference, [{low}, {high}], "
+    slack = 1e-12 * max(abs(ours.mean), abs(theirs.mean))  # rounding error of differences that equal 0 or the tolerance
+
+    def verdict_of(interval: Interval) -> Verdict:
+        return _verdict_from_interval(interval, tolerance, claim.better, slack)
+
+    verdict, write = verdict_of(interval), number_formatter(claim.unit, ours.mean, theirs.mean)
+    explanation = f"The 90 % interval of the difference, {format_interval(interval, write, sign=True)}, "
     explanation += _EXPLANATIONS[verdict].format(
         tolerance=write(tolerance), better=claim.better, excluded=write(largest_not_excluded(interval))
     )
@@ -176,14 +122,42 @@ def _compare_with_published(
         explanation = _NO_SPREAD
     elif verdict is Verdict.INCONCLUSIVE:
         explanation += "; " + _seeds_needed(
-            ours,
-            lambda more: _is_conclusive(
-                interval_of(more), lambda i: _verdict_from_interval(i, tolerance, claim.better, slack)
-            ),
+            ours, lambda more: (i := interval_of(more)) is not None and verdict_of(i) is not Verdict.INCONCLUSIVE
         )
     elif ours.std == 0:
         explanation += "; all our seeds have the same value"
     return Evidence(ours, theirs.mean, interval, method, verdict, explanation)
+
+
+def _interval_method(claim: Claim, values: SeedValues, theirs: Sample) -> tuple[IntervalFunction, str]:
+    """How the interval is computed from our sample, and what it is called.
+
+    Our arms are paired by seed. Without a published spread, the paper's are assumed to have the noise of unpaired ones.
+    """
+    if theirs.has_spread:
+        test = "Welch" if theirs.n >= MIN_RUNS_FOR_WELCH else "Student, with one variance"
+        method = f"90 % interval of the difference to the mean of {theirs.n} published runs ({test})"
+        return lambda ours: difference_interval(ours, theirs), method
+    arms = [sample for arm in claim.arms if (sample := arm.sample()) is not None]
+    if len(arms) == 2 and all(arm.has_spread for arm in arms):
+        return (
+            lambda ours: (
+                welch_satterthwaite_interval(ours.mean - theirs.mean, [ours, *arms]) if ours.has_spread else None
+            ),
+            "90 % interval of the difference to that of the published arms' means, which are not paired (Welch)",
+        )
+    runs = max(theirs.n, min(arm.n for arm in arms) if len(arms) == 2 else 1)
+    published = f"a mean of {runs} runs, assumed to vary like ours" if runs > 1 else "a single run"
+    if not claim.arms:
+        method = f"90 % prediction interval: the published number is {published}"
+        return lambda ours: difference_interval(ours, theirs), method
+    whole = common_seed_values(claim, values)
+    samples = [summarize(list(whole.get(arm, {}).values())) for arm in claim.arm_names]
+    first, second = (sample.std or 0.0 if sample else 0.0 for sample in samples)
+    return (
+        lambda ours: unpaired_prediction_interval(ours, (first, second), theirs.mean, runs=runs),
+        f"90 % prediction interval with the variance of unpaired arms: the published number is {published}",
+    )
 
 
 _NO_SPREAD = (
@@ -200,13 +174,12 @@ _EXPLANATIONS = {
 }
 
 
-def largest_not_excluded(interval: Interval) -> float:
+def largest_not_excluded(interval: tuple[float, float]) -> float:
     """The largest difference, of either sign, that an interval contains."""
-    return max(abs(interval.low), abs(interval.high))
+    return max(map(abs, interval))
 
 
 def _verdict_from_interval(interval: Interval, tolerance: float, better: str, slack: float) -> Verdict:
-    """`slack` allows for the rounding error of differences that equal 0 or the tolerance."""
     if interval.low == interval.high:
         return Verdict.INCONCLUSIVE
     if -tolerance - slack <= interval.low and interval.high <= tolerance + slack:
@@ -214,10 +187,6 @@ def _verdict_from_interval(interval: Interval, tolerance: float, better: str, sl
     if interval.low <= slack and interval.high >= -slack:
         return Verdict.CONSISTENT if largest_not_excluded(interval) <= MAX_WIDTH * tolerance else Verdict.INCONCLUSIVE
     return Verdict.BETTER if (interval.low > 0) == (better == "higher") else Verdict.NOT_REPRODUCED
-
-
-def _is_conclusive(interval: Interval | None, verdict_of: Callable[[Interval], Verdict]) -> bool:
-    return interval is not None and verdict_of(interval) is not Verdict.INCONCLUSIVE
 
 
 def _seeds_needed(ours: Sample, is_firm: Callable[[Sample], bool]) -> str:
@@ -234,33 +203,38 @@ def _ordering_evidence(claim: Claim, pairs: list[ArmPair]) -> Evidence:
     method = "90 % interval of each arm minus the next, paired by seed"
     if any(pair.interval is None for pair in pairs):
         return Evidence(pairs[0].sample, None, None, method)
-    if any(pair.sample is not None and pair.sample.std == 0 for pair in pairs):
-        pair = next(pair for pair in pairs if pair.sample is not None and pair.sample.std == 0)
-        return Evidence(pair.sample, None, pair.interval, method, explanation=_NO_SPREAD)
+    if equal := next((pair for pair in pairs if pair.sample is not None and pair.sample.std == 0), None):
+        return Evidence(equal.sample, None, equal.interval, method, explanation=_NO_SPREAD)
     strict = 1 - (1 - DIFFERENCE_CONFIDENCE) / len(pairs)
-    closest = min(pairs, key=lambda pair: _orient(pair.interval, claim.better).low)
-    wrong = min(pairs, key=lambda pair: _orient(_interval_at(pair, strict), claim.better).high)
-    if _orient(_interval_at(wrong, strict), claim.better).high < 0:
-        verdict, pair, interval = Verdict.NOT_REPRODUCED, wrong, _interval_at(wrong, strict)
-        explanation = f"{{}} is worse than {{}} (the {100 * strict:.3g} % interval excludes 0)"
-    elif (low := _orient(closest.interval, claim.better).low) > 0:
-        verdict, pair, interval = Verdict.REPRODUCED, closest, closest.interval
-        explanation = "Each arm is better than the next (90 % intervals exclude 0); the closest are {} and {}"
+    wrong = min(pairs, key=lambda pair: _advantage(pair.sample, claim.better, strict).high)
+    if _advantage(wrong.sample, claim.better, strict).high < 0:
+        assert wrong.sample is not None
+        explanation = f"{wrong.first} is worse than {wrong.second} (the {100 * strict:.3g} % interval excludes 0)"
+        interval = mean_interval(wrong.sample, strict)
+        return Evidence(wrong.sample, None, interval, method, Verdict.NOT_REPRODUCED, explanation)
+    pair = min(pairs, key=lambda pair: _advantage(pair.sample, claim.better).low)
+    low = _advantage(pair.sample, claim.better).low
+    if low > 0:
+        verdict = Verdict.REPRODUCED
+        explanation = "Each arm is better than the next (90 % intervals exclude 0); the closest are "
+        explanation += f"{pair.first} and {pair.second}"
     else:
-        verdict, pair, interval = Verdict.CONSISTENT, closest, closest.interval
-        write, limit = number_formatter(claim.unit, low), default_tolerance(claim)
-        explanation = (
-            f"The 90 % interval of {{}} minus {{}} contains 0 and does not exclude {write(-low)} in the wrong direction"
-        )
+        verdict, write, limit = Verdict.CONSISTENT, number_formatter(claim.unit, low), default_tolerance(claim)
+        explanation = f"The 90 % interval of {pair.first} minus {pair.second} contains 0 and does not exclude "
+        explanation += f"{write(-low)} in the wrong direction"
         if limit is not None and -low > MAX_WIDTH * limit:
-            verdict, sample = Verdict.INCONCLUSIVE, pair.sample
-            assert sample is not None
-            needed = _seeds_needed(
-                sample,
-                lambda more: _orient(mean_interval(more, DIFFERENCE_CONFIDENCE), claim.better).low > -MAX_WIDTH * limit,
-            )
+            verdict = Verdict.INCONCLUSIVE
+            assert pair.sample is not None
+            needed = _seeds_needed(pair.sample, lambda more: _advantage(more, claim.better).low > -MAX_WIDTH * limit)
             explanation += f", more than {MAX_WIDTH} times {write(limit)}; {needed}"
-    return Evidence(pair.sample, None, interval, method, verdict, explanation.format(pair.first, pair.second))
+    return Evidence(pair.sample, None, pair.interval, method, verdict, explanation)
+
+
+def _advantage(sample: Sample | None, better: str, confidence: float = DIFFERENCE_CONFIDENCE) -> Interval:
+    """The interval of a pair's mean difference, positive where the first arm is better."""
+    interval = mean_interval(sample, confidence) if sample else None
+    assert interval is not None
+    return interval if better == "higher" else Interval(-interval.high, -interval.low)
 
 
 def default_tolerance(claim: Claim) -> float | None:
@@ -271,16 +245,6 @@ def default_tolerance(claim: Claim) -> float | None:
         return 1.0
     values = [abs(theirs.mean) for part in claim.arms or (claim,) if (theirs := part.sample()) is not None]
     return 0.01 * max(values) if values else None
-
-
-def _interval_at(pair: ArmPair, confidence: float) -> Interval | None:
-    return mean_interval(pair.sample, confidence) if pair.sample else None
-
-
-def _orient(interval: Interval | None, better: str) -> Interval:
-    assert interval is not None
-    low, high = interval
-    return Interval(low, high) if better == "higher" else Interval(-high, -low)
 
 
 def _equivalence_evidence(claim: Claim, pairs: list[ArmPair], tolerance: float) -> Evidence:

@@ -37,9 +37,8 @@ def lint_composed(composed: ComposedClaim, content: Content | None = None) -> li
     mistakes = [*check_claim(claim), *_check_selection(composed), *_check_data(composed, content)]
     found = [f"{locate_key(name, key)}: claim.{key}: {text}" for key, text in mistakes]
     if (tier := tier_of(name)) != claim.tier:
-        found.append(
-            f"{name}: claim.tier: {claim.tier}, but selection by tier reads {tier}; set it in the claim's own file"
-        )
+        hint = "set it in the claim's own file"
+        found.append(f"{name}: claim.tier: {claim.tier}, but selection by tier reads {tier}; {hint}")
     return found + _check_configs(composed)
 
 
@@ -80,15 +79,10 @@ def _check_difference(claim: Claim) -> Iterator[tuple[str, str]]:
     published = _published_mean(claim)
     if first is not None and second is not None and published is not None:
         expected = first - second
-        rounding = min(10.0 ** -_decimals(number) for part in claim.arms for number in _published_numbers(part))
+        written = [Decimal(repr(number)) for part in claim.arms for number in _published_numbers(part)]
+        rounding = min(1.0, *(10.0 ** int(number.normalize().as_tuple().exponent) for number in written))
         if abs(expected - published) > rounding * (1 + 1e-6):
             yield "value", f"{published:g} is not {first:g} - {second:g} = {expected:.6g}, the difference of the arms"
-
-
-def _decimals(number: float) -> int:
-    """The number of decimals of a number as written."""
-    exponent = Decimal(repr(number)).normalize().as_tuple().exponent
-    return max(0, -exponent) if isinstance(exponent, int) else 0
 
 
 def _check_tolerance(claim: Claim) -> Iterator[tuple[str, str]]:
@@ -100,16 +94,11 @@ def _check_tolerance(claim: Claim) -> Iterator[tuple[str, str]]:
     if claim.unit == "%" and tolerance > _MAX_TOLERANCE_POINTS:
         yield "tolerance", f"±{tolerance:g} points ({why}): must be at most {_MAX_TOLERANCE_POINTS:g} points"
     elif claim.kind == "difference" and theirs and tolerance >= abs(theirs):
-        yield (
-            "tolerance",
-            f"±{tolerance:g} ({why}): a difference of 0 would be within it; it must be below {abs(theirs):g}",
-        )
-    elif (
-        claim.unit != "%"
-        and claim.kind != "difference"
-        and theirs
-        and tolerance > _MAX_TOLERANCE_FRACTION * abs(theirs)
-    ):
+        within = f"a difference of 0 would be within it; it must be below {abs(theirs):g}"
+        yield "tolerance", f"±{tolerance:g} ({why}): {within}"
+    elif claim.unit == "%" or claim.kind == "difference" or not theirs:
+        return
+    elif tolerance > _MAX_TOLERANCE_FRACTION * abs(theirs):
         yield "tolerance", f"±{tolerance:g} ({why}): must be at most {100 * _MAX_TOLERANCE_FRACTION:g} % of {theirs:g}"
 
 
@@ -153,13 +142,8 @@ def _check_selection(composed: ComposedClaim) -> Iterator[tuple[str, str]]:
     if rule in ("best_val", "lowest_train_loss") and watches and not single:
         yield "selection", f"{rule} with data.watch_test=true: the last test value would be taken for the selected one"
     if claim.kind == "curve" and cfg.trainer.max_epochs != claim.epoch and not watches:
-        yield (
-            "epoch",
-            (
-                f"{claim.epoch}, but {cfg.trainer.max_epochs} epochs are trained and the test metric is measured at the end; set "
-                "trainer.max_epochs or data.watch_test=true"
-            ),
-        )
+        measured = f"{cfg.trainer.max_epochs} epochs are trained and the test metric is measured at the end"
+        yield "epoch", f"{claim.epoch}, but {measured}; set trainer.max_epochs or data.watch_test=true"
 
 
 def _check_configs(composed: ComposedClaim) -> list[str]:
@@ -179,9 +163,8 @@ def _check_configs(composed: ComposedClaim) -> list[str]:
             continue
         names = task_metric_names(cfg)
         if names is not None and not is_logged(metric, cfg, names):
+            key = f"{locate_key(composed.name, 'metric')}: claim.metric"
             every = f"{suggest(metric, names)} (the task logs: {', '.join(sorted(names))})"
-            found[
-                f"{locate_key(composed.name, 'metric')}: claim.metric: {arm}no run of this config logs {metric!r}; {every}"
-            ] = None
+            found[f"{key}: {arm}no run of this config logs {metric!r}; {every}"] = None
         found |= {f"{file}: {arm}{mistake}": None for mistake in untrusted(cfg)}
     return list(found)

@@ -5,46 +5,30 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from lightning_modules.config.command_line import format_error
 from lightning_modules.config.errors import UserError
 from lightning_modules.reproduction.claim import Claim, SeedValues, Verdict
 from lightning_modules.reproduction.claim_runs import (
     claim_runs,
+    find_parent_run,
     missing_metric_hint,
     missing_runs,
     read_values,
+    run_seeds,
     select_seeds,
 )
-from lightning_modules.reproduction.committed_results import Result, read_results, results_file
+from lightning_modules.reproduction.committed_results import read_results, results_file
 from lightning_modules.reproduction.compose import ComposedClaim, compose_claim, project_path
-from lightning_modules.reproduction.discovery import DEFAULT_TIERS, find_claims, is_claim_name, tier_of
-from lightning_modules.reproduction.freeze import compare_with_reference
+from lightning_modules.reproduction.discovery import ClaimRequest, select_claims
 from lightning_modules.reproduction.lint import lint_composed
-from lightning_modules.reproduction.request import ClaimRequest
-from lightning_modules.reproduction.run_seeds import find_parent_run, run_seeds
 from lightning_modules.reproduction.verdict import judge
-from lightning_modules.reproduction.verdict_store import log_verdict, make_row
+from lightning_modules.reproduction.verdict_store import log_verdict
 from lightning_modules.reproduction.verdict_table import ClaimRow
 from lightning_modules.sweep.controller import AllTrialsFailedError
 from lightning_modules.sweep.sweep_command import SweepBusyError
 from lightning_modules.sweep.trial_results import TrialResult, read_trial_results
 from lightning_modules.tracking.provenance_line import provenance_of
 from lightning_modules.tracking.store import Store, open_store
-
-
-def select_claims(request: ClaimRequest) -> list[str]:
-    """The requested claims; for ``all`` and folders, those of the requested tiers.
-
-    Raises:
-        UserError: a name is unknown, or no claim is left.
-    """
-    names = find_claims(request.targets)
-    alone = {name for target in request.targets if is_claim_name(target) for name in find_claims([target])}
-    tiers = request.tiers or DEFAULT_TIERS
-    found = [n for n in names if (n in alone and not request.tiers) or tier_of(n) in tiers]
-    if not found:
-        there = sorted({tier_of(name) for name in names})
-        raise UserError(f"none of these claims has tier {', '.join(tiers)}; use tier={','.join(there)}")
-    return found
 
 
 def reproduce(request: ClaimRequest) -> list[ClaimRow]:
@@ -85,101 +69,34 @@ def _compose_valid(names: Sequence[str]) -> list[ComposedClaim]:
 
 
 def _reproduce_claim(composed: ComposedClaim, request: ClaimRequest, store: Store) -> ClaimRow | None:
-    seeds = select_seeds(composed.claim, request.seeds)
-    print(f"\n── {composed.name}: {composed.claim.paper.title}", flush=True)
+    claim, seeds = composed.claim, select_seeds(composed.claim, request.seeds)
+    print(f"\n── {composed.name}: {claim.paper.title}", flush=True)
     committed = read_results([composed.name]).get(composed.name) if request.judge_only else None
-    if committed and len(composed.overrides) == 2 and find_parent_run(store, composed) is None:
-        return _judge_committed(composed, committed)
-    invalid = _data_mismatch(composed)
-    if invalid:
-        print(invalid, file=sys.stderr)
-        return make_row(composed, judge(composed.claim, _no_values(composed.claim), invalid))
+    if committed and not composed.extra and find_parent_run(store, composed) is None:
+        judged = judge(claim, committed.values_for(claim))
+        row = ClaimRow(composed.name, claim, judged, committed.seconds, committed.origin)
+        kept = "summary" if committed.summary else "values"
+        _print_verdict(row, f"from the {kept} in {project_path(results_file(composed.name))}")
+        return row
+    parent, failure = None, _data_mismatch(composed)
     try:
-        parent, failure = _run_or_find(composed, seeds, request, store)
+        if not failure:
+            parent, failure = _run_or_find(composed, seeds, request, store)
     except SweepBusyError as error:
         print(f"{composed.name}: not judged: {error}; try again when it has finished", file=sys.stderr)
         return None
     if parent is None:
         print(failure, file=sys.stderr)
-        return make_row(composed, judge(composed.claim, _no_values(composed.claim), failure))
-    children = read_trial_results(store, parent)
-    return _judge_and_record(composed, seeds, children, parent, store)
-
-
-def _run_or_find(
-    composed: ComposedClaim, seeds: tuple[int, ...], request: ClaimRequest, store: Store
-) -> tuple[str | None, str]:
-    """The parent run with its finished children, or why there is none."""
-    try:
-        if not request.judge_only:
-            return run_seeds(composed, seeds, request, store), ""
-        found = find_parent_run(store, composed)
-        return (found.info.run_id, "") if found else (None, f"{composed.name} has no runs in this store")
-    except SweepBusyError:
-        raise
-    except AllTrialsFailedError as error:
-        print(error, file=sys.stderr)
-        parent = find_parent_run(store, composed)
-        return (parent.info.run_id, "") if parent else (None, str(error))
-    except UserError as error:
-        return None, str(error)
-
-
-def _judge_and_record(
-    composed: ComposedClaim, seeds: tuple[int, ...], children: list[TrialResult], parent: str, store: Store
-) -> ClaimRow:
-    claim = composed.claim
-    seeds = select_seeds(claim, max(len(seeds), _count_started_seeds(claim, children)))
-    parts = claim_runs(claim, seeds)
-    values = read_values(store, claim, parts, children)
-    other = " ".join(composed.overrides[2:])
-    judged = judge(claim, values, f"run with {other}, which changes the claim's config" if other else None)
-    if lacks := missing_metric_hint(store, claim.metric, children):
-        judged = replace(judged, reason=f"{judged.reason} {lacks}")
-    mine = [child for child in children if child.number < len(parts)]
-    seconds = sum(child.duration_s or 0.0 for child in mine)
-    row = make_row(composed, judged, seconds, provenance_of(store, _run_ids(mine)))
-    log_verdict(store, parent, composed, values, judged, row)
-    if lost := missing_runs(values, seeds):
-        print(f"no value: {', '.join(lost[:10])}{' …' * (len(lost) > 10)}", file=sys.stderr)
-    if same := compare_with_reference(composed, values):
-        print(same)
-    print(f"{judged.verdict}{'' if row.expected else ' (NOT EXPECTED)'}: {judged.reason}\nrun    {parent}", flush=True)
-    return row
-
-
-def _judge_committed(composed: ComposedClaim, result: Result) -> ClaimRow:
-    """Judge the committed values of a claim that has no runs in the store."""
-    judged = judge(composed.claim, result.values_for(composed.claim))
-    row = make_row(composed, judged, result.seconds, result.origin)
-    file, kept = project_path(results_file(composed.name)), "summary" if result.summary else "values"
-    print(f"{judged.verdict}{'' if row.expected else ' (NOT EXPECTED)'}: {judged.reason}\nfrom the {kept} in {file}")
-    return row
-
-
-def _count_started_seeds(claim: Claim, children: Sequence[TrialResult]) -> int:
-    """The number of seeds with runs; a request for fewer seeds still uses all of them."""
-    each = len(claim_runs(claim, (0,)))
-    return -(-max((child.number + 1 for child in children), default=0) // each)
-
-
-def _no_values(claim: Claim) -> SeedValues:
-    return {arm: {} for arm in claim.arm_names}
-
-
-def _run_ids(children: Sequence[TrialResult]) -> list[str]:
-    return [child.run_id for child in children if child.run_id]
+        return ClaimRow(composed.name, claim, judge(claim, {arm: {} for arm in claim.arm_names}, failure))
+    return _judge_and_record(composed, seeds, parent, store)
 
 
 def _data_mismatch(composed: ComposedClaim) -> str | None:
     """Why the data are not those of the claim, or how to get missing data; None if they match."""
-    from lightning_modules.config.command_line import format_error
-
     try:
         found = data_hash(composed)
     except Exception as error:
-        message = format_error(error)
-        if message is None:
+        if (message := format_error(error)) is None:
             raise
         return f"no data: {message}"
     expected = composed.claim.data
@@ -196,6 +113,68 @@ def data_hash(composed: ComposedClaim) -> str:
     return str(data.content_fingerprint())
 
 
+def _run_or_find(
+    composed: ComposedClaim, seeds: tuple[int, ...], request: ClaimRequest, store: Store
+) -> tuple[str | None, str | None]:
+    """The parent run with its finished children, or why there is none."""
+    failure = f"{composed.name} has no runs in this store"
+    try:
+        if not request.judge_only:
+            run_seeds(composed, seeds, store, jobs=request.jobs, retries=request.retries, fresh=request.fresh)
+    except SweepBusyError:
+        raise
+    except AllTrialsFailedError as error:
+        failure = str(error)
+        print(error, file=sys.stderr)
+    except UserError as error:
+        return None, str(error)
+    found = find_parent_run(store, composed)
+    return (found.info.run_id, None) if found else (None, failure)
+
+
+def _judge_and_record(composed: ComposedClaim, seeds: tuple[int, ...], parent: str, store: Store) -> ClaimRow:
+    claim, children = composed.claim, read_trial_results(store, parent)
+    seeds = select_seeds(claim, max(len(seeds), _count_started_seeds(claim, children)))
+    parts = claim_runs(claim, seeds)
+    values = read_values(store, claim, parts, children)
+    other = " ".join(composed.extra)
+    judged = judge(claim, values, f"run with {other}, which changes the claim's config" if other else None)
+    if lacks := missing_metric_hint(store, claim.metric, children):
+        judged = replace(judged, reason=f"{judged.reason} {lacks}")
+    mine = [child for child in children if child.number < len(parts)]
+    seconds = sum(child.duration_s or 0.0 for child in mine)
+    origin = provenance_of(store, [child.run_id for child in mine if child.run_id])
+    row = ClaimRow(composed.name, claim, judged, seconds, origin)
+    log_verdict(store, parent, row, values)
+    if lost := missing_runs(values, seeds):
+        print(f"no value: {', '.join(lost[:10])}{' …' * (len(lost) > 10)}", file=sys.stderr)
+    if same := _compare_with_reference(claim, values):
+        print(same)
+    _print_verdict(row, f"run    {parent}")
+    return row
+
+
+def _count_started_seeds(claim: Claim, children: Sequence[TrialResult]) -> int:
+    """The number of seeds with runs; a request for fewer seeds still uses all of them."""
+    each = len(claim_runs(claim, (0,)))
+    return -(-max((child.number + 1 for child in children), default=0) // each)
+
+
+def _compare_with_reference(claim: Claim, values: SeedValues) -> str | None:
+    """For an internal reference, how many seeds have exactly the same value; None for other claims."""
+    if claim.source.kind != "internal" or len(claim.runs) != len(claim.seeds) or claim.arms:
+        return None
+    before = dict(zip(claim.seeds, claim.runs, strict=True))
+    common = [seed for seed in values[""] if seed in before]
+    same = sum(abs(values[""][seed] - before[seed]) <= 1e-9 * max(1.0, abs(before[seed])) for seed in common)
+    return f"{same} of {len(common)} seeds have exactly the value of the reference"
+
+
+def _print_verdict(row: ClaimRow, source: str) -> None:
+    surprise = "" if row.expected else " (NOT EXPECTED)"
+    print(f"{row.judged.verdict}{surprise}: {row.judged.reason}\n{source}", flush=True)
+
+
 def all_expected(rows: Sequence[ClaimRow]) -> bool:
     """Whether every verdict is expected by its claim."""
-    return all(row.expected and row.verdict != Verdict.INVALID for row in rows)
+    return all(row.expected and row.judged.verdict != Verdict.INVALID for row in rows)

@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,6 +112,19 @@ class Store:
                 f"`mlflow experiments restore --experiment-id {found.experiment_id}`"
             )
         return found.experiment_id
+
+    def search_runs(self, condition: str, order: str = "", experiments: Sequence[str] = ()) -> Iterator[Run]:
+        """All runs that match MLflow's filter `condition`, read page by page; by default of all active experiments."""
+        client, token = self.client, None
+        everywhere = list(experiments) or [found.experiment_id for found in client.search_experiments()]
+        while True:
+            page = client.search_runs(
+                everywhere, condition, max_results=1000, order_by=[order] if order else None, page_token=token
+            )
+            yield from page
+            token = page.token
+            if not token:
+                return
 
 
 def sqlite_uri(path: Path) -> str:

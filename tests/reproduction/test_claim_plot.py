@@ -14,7 +14,7 @@ from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
 from lightning_modules.reproduction.claim import Claim, SeedValues
-from lightning_modules.reproduction.claim_plot import plot_claim, save_claim_plot
+from lightning_modules.reproduction.claim_plot import plot_claim
 from lightning_modules.reproduction.verdict import judge
 
 ACCURACIES = values_by_seed(93.1, 94.2, 92.0, 93.9, 93.5)
@@ -87,7 +87,7 @@ def _shown(axis: Any) -> list[Text]:
 @pytest.mark.parametrize("case", CASES)
 def test_every_kind_is_drawn_900_pixels_wide(case: str, tmp_path: Path) -> None:
     claim, values = CASES[case]
-    save_claim_plot(tmp_path / "picture.png", "paper/result", claim, values, judge(claim, values))
+    plot_claim("paper/result", claim, values, judge(claim, values)).savefig(tmp_path / "picture.png")
     height, width = matplotlib.image.imread(tmp_path / "picture.png").shape[:2]
     assert width == 900
     assert 200 < height < 1000

@@ -189,10 +189,10 @@ def test_a_model_that_does_not_take_what_it_is_handed_is_refused_before_it_is_bu
 
 
 def test_a_run_tells_of_components_that_it_could_not_be_loaded_with() -> None:
-    cfg = compose_run(["+callbacks.mine._target_=handmade_claims.claim_of"])
+    cfg = compose_run(["+callbacks.mine._target_=claim_builder.make_claim"])
     (said,) = untrusted(cfg)
-    assert said.startswith("callbacks.mine._target_=handmade_claims.claim_of: a run with it cannot be resumed")
-    assert said.endswith("TOUCHSTONE_TRUST=handmade_claims")
+    assert said.startswith("callbacks.mine._target_=claim_builder.make_claim: a run with it cannot be resumed")
+    assert said.endswith("TOUCHSTONE_TRUST=claim_builder")
     assert untrusted(compose_run([])) == []
 
 

@@ -11,8 +11,7 @@ from lightning_modules.reproduction.compose import compose_claim
 from lightning_modules.reproduction.discovery import claim_files, find_claims
 from lightning_modules.reproduction.lint import lint_composed
 from lightning_modules.reproduction.verdict import judge
-from lightning_modules.reproduction.verdict_store import make_row
-from lightning_modules.reproduction.verdict_table import rows_to_markdown
+from lightning_modules.reproduction.verdict_table import ClaimRow, rows_to_markdown
 
 FOLDERS = sorted({name.partition("/")[0] for name in claim_files()})
 
@@ -27,7 +26,7 @@ def test_every_claim_of_a_paper_can_be_judged_and_its_tables_are_those_of_its_co
         assert (result.metric, result.unit) == (claim.metric, claim.unit)
         judged = judge(claim, result.values_for(claim))
         assert judged.n == result.n >= 3
-        rows.append(make_row(composed[name], judged, result.seconds, result.origin))
+        rows.append(ClaimRow(name, claim, judged, result.seconds, result.origin))
     assert [row.claim_id for row in rows if not row.expected] == []
     start = f"| {folder}/".replace("_", "\\_")
     lines = [line for line in rows_to_markdown(rows).splitlines() if line.startswith(start)]

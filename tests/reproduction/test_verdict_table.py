@@ -2,22 +2,35 @@
 
 import io
 import re
-from dataclasses import asdict, replace
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from claim_builder import make_claim, values_by_seed
 from rich.console import Console
 
-from lightning_modules.reproduction.claim import Claim, SeedValues
+from lightning_modules.reproduction.claim import Claim, SeedValues, Verdict
 from lightning_modules.reproduction.claim_report import claim_report, format_published
-from lightning_modules.reproduction.verdict import judge
+from lightning_modules.reproduction.verdict import Judgement, judge
 from lightning_modules.reproduction.verdict_table import COLUMNS, ClaimRow, rows_to_markdown, rows_to_terminal
+from lightning_modules.tracking.provenance_line import NO_PROVENANCE, RunProvenance
 
-ROW = ClaimRow(
-    "mnist1d/cnn", "Greydanus 2024", "notebook", "test/accuracy", "%", "92.3 %", 93.4312, 92.1, 94.76, 5, 1.1312, -0.2,
-    2.4567, 1.0, "CONSISTENT", True, 754.0, "2026-01-02", "abc1234",
+PAPER = {"title": "T", "authors": "Sam Greydanus, D. Kobak", "year": 2024, "link": "https://example.org"}
+JUDGED = Judgement(
+    verdict=Verdict.CONSISTENT, method="", ours_mean=93.4312, ours_std=1.0, n=5, theirs=92.3, difference=1.1312, low=-0.2,
+    high=2.4567, tolerance=1.0, tolerance_why="", ours_interval=(92.1, 94.76), reason="",
 )  # fmt: skip
+ROW = ClaimRow(
+    "mnist1d/cnn",
+    make_claim(paper=PAPER, source={"place": "x", "kind": "notebook"}, value=92.3, expect="CONSISTENT"),
+    JUDGED, 754.0, RunProvenance("2026-01-02", "abc1234", ""),
+)  # fmt: skip
+EQUAL = {"kind": "equivalence", "arms": [{"name": "a"}, {"name": "b"}], "tolerance": {"value": 1, "why": "w"}}
 ORDERED = [{"name": "lottery", "runs": [75.6, 74.4]}, {"name": "dense", "value": 65.6}, {"name": "random"}]
+
+
+def judged(**changes: Any) -> ClaimRow:
+    return replace(ROW, judged=replace(JUDGED, **changes))
 
 
 def cells(*rows: ClaimRow) -> list[list[str]]:
@@ -45,49 +58,47 @@ def test_a_row_has_the_numbers_of_both_and_where_theirs_come_from() -> None:
     ],
 )
 def test_a_verdict_that_was_not_expected_is_bold(verdict: str, expected: bool, shown: str) -> None:
-    assert cells(replace(ROW, verdict=verdict, expected=expected))[2][5] == shown
+    claim = make_claim(value=92.3, expect=verdict if expected else "INVALID")
+    assert cells(replace(judged(verdict=Verdict(verdict)), claim=claim))[2][5] == shown
 
 
 def test_what_was_not_measured_is_a_dash() -> None:
-    nothing = dict.fromkeys(("ours_mean", "ours_low", "ours_high", "difference", "low", "high", "tolerance", "seconds"))
-    row = cells(replace(ROW, **nothing, n=0, verdict="INVALID"))[2]  # type: ignore[arg-type]
+    nothing = dict.fromkeys(("ours_mean", "ours_interval", "difference", "low", "high", "tolerance"))
+    row = cells(replace(judged(**nothing, n=0, verdict=Verdict.INVALID), seconds=None))[2]
     assert row[2:5] == ["– (0)", "–", "–"]
     assert row[6] == "–"
 
 
 def test_an_ordering_and_an_equivalence_say_what_their_numbers_are() -> None:
-    assert cells(replace(ROW, kind="ordering"))[2][2].startswith("closest two: 93.43 %")
-    assert (
-        cells(replace(ROW, kind="equivalence", unit="", ours_mean=-2e-8, low=-1e-7, high=3e-8))[2][3]
-        == "at most 1.0e-07"
+    assert cells(replace(ROW, claim=make_claim(kind="ordering", arms=ORDERED)))[2][2].startswith("closest two: 93.43 %")
+    equal = replace(
+        judged(ours_mean=-2e-8, difference=-2e-8, low=-1e-7, high=3e-8), claim=make_claim(**EQUAL, unit=None)
     )
+    assert cells(equal)[2][3] == "at most 1.0e-07"
 
 
 def test_every_line_has_as_many_cells_whatever_stands_in_them() -> None:
-    odd = replace(ROW, claim_id="a|b_*c*", theirs="x < y > z", paper="[a](b) | `c`\nd")
+    odd = make_claim(value=1.0, unit="x < y > z", paper={**PAPER, "authors": "[a](b)|`c`_d"})
+    odd = replace(ROW, claim_id="a|b_*c*", claim=odd)
     text = rows_to_markdown([ROW, odd])
     lines = [line for line in text.splitlines() if line.startswith("|")]
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {8}
-    assert r"\[a\](b) \| \`c\` d" in text
+    assert r"\[a\](b)\|\`c\`\_d" in text
 
 
 def test_below_the_table_stand_dates_commits_circumstances_and_the_command() -> None:
-    later = replace(ROW, date="2026-01-05", commit="abc1234 def5678+")
-    below = rows_to_markdown([replace(row, machine="2 cores, torch 2.9") for row in (later, ROW)]).splitlines()[-1]
+    origins = [RunProvenance("2026-01-05", "abc1234 def5678+", "2 cores, torch 2.9"), ROW.origin]
+    below = rows_to_markdown([replace(ROW, origin=origin) for origin in origins]).splitlines()[-1]
     assert below == (
         "Run 2026-01-02 to 2026-01-05 at abc1234, def5678+. 2 cores, torch 2.9. again: `touchstone reproduce mnist1d`"
     )
     assert "`touchstone reproduce all`" in rows_to_markdown([ROW, replace(ROW, claim_id="other/x")])
-    assert "again: `make it`" in rows_to_markdown([replace(ROW, date="", commit="")], command="make it")
-
-
-def test_a_row_is_plain_values() -> None:
-    assert ClaimRow(**asdict(ROW)) == ROW
+    assert "again: `make it`" in rows_to_markdown([replace(ROW, origin=NO_PROVENANCE)], command="make it")
 
 
 def test_the_terminal_has_the_same_cells_and_red_where_nobody_expected_it() -> None:
     console = Console(file=io.StringIO(), width=200, record=True, force_terminal=True)
-    console.print(rows_to_terminal([ROW, replace(ROW, claim_id="[red]x", expected=False)]))
+    console.print(rows_to_terminal([ROW, replace(ROW, claim_id="[red]x", claim=make_claim(value=92.3))]))
     shown = console.export_text(clear=False)
     assert all(word in shown for word in (*COLUMNS, "[red]x", "93.43 % [92.10, 94.76] (5)", "NOT EXPECTED"))
     assert "\x1b[1;31m" in console.export_text(styles=True)
