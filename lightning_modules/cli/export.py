@@ -17,14 +17,13 @@ def main(
 ) -> None:
     """Write a run's best model for another runtime, from raw samples to probabilities; compare it with the checkpoint on
     the test set, time both, and log file and numbers to the run."""
-    from lightning_modules.export import export_report
-    from lightning_modules.export.export import export_run
+    from lightning_modules.export.export import export_run, log_export, print_export
     from lightning_modules.tracking.store import find_run, open_store
 
     store = open_store()
     run = find_run(store, target)
     with tempfile.TemporaryDirectory() as folder:
         found, example = export_run(store, run, format, quantized, Path(folder))
-        export_report.print_export(found)
-        export_report.log_export(store, run.info.run_id, found, example)
+        print_export(found)
+        log_export(store, run.info.run_id, found, example)
     print(f"logged to run {run.info.run_id} as export/{found.name}/{found.path.name}")

@@ -150,14 +150,14 @@ def _format_timing(timing: Timing | None, spread: bool) -> str:
     return f"{timing.median_ms:.3f}" + (f" ({timing.low_ms:.3f}–{timing.high_ms:.3f})" if spread else "")
 
 
-def plot_costs(rows: Sequence[NetworkCosts], metric: str | None, path: Path) -> None:
-    """Plot size, latency and test metric of every network, one panel each."""
+def plot_costs(rows: Sequence[NetworkCosts], path: Path) -> None:
+    """Plot size, latency and the first test metric of every network, one panel each."""
     from lightning_modules.report.figures import blank_figure
 
     panels: list[tuple[str, list[float | None]]] = [("bytes", [row.metrics["size_bytes"] for row in rows])]
     if any(row.fastest for row in rows):
         panels.append(("latency of one sample, ms (fastest runtime)", [row.fastest for row in rows]))
-    if metric and any(metric in row.metrics for row in rows):
+    for metric in [name for name in TEST_METRICS if name in rows[-1].metrics][:1]:
         panels.append((metric, [row.metrics.get(metric) for row in rows]))
     figure = blank_figure(4.2 * len(panels), 0.6 * len(rows) + 1.6)
     names = [row.name for row in rows]

@@ -1,64 +1,69 @@
 """Profiles networks: parameters, MACs, peak memory, and latency beside another network in the same process."""
 
 import os
-import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
+import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
 from lightning_modules.compression.macs import count_macs, count_nonzero, count_params
 from lightning_modules.config.errors import UserError
 from lightning_modules.task.profiling import model_size, single_thread
+from lightning_modules.task.supervised import Supervised
 
-_MIN_ROUNDS, _SECONDS_EACH = 30, 2.0  # least number of rounds, and seconds for each candidate after which timing stops
-_MIN_TIMING_SECONDS = 0.002  # shortest duration of one timing: shorter calls are repeated
+_MIN_ROUNDS, _MAX_ROUNDS = 30, 300
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Milliseconds of one call: the median of `rounds` timings, and their quartiles."""
+    """Milliseconds of one call over `rounds` timings: the median, the quartiles and the 95th percentile."""
 
     median_ms: float
     low_ms: float
     high_ms: float
+    p95_ms: float
     rounds: int
 
 
 def time_interleaved(
-    candidates: Mapping[str, Callable[[], object]], seconds: float = _SECONDS_EACH
+    candidates: Mapping[str, Callable[[], object]], seconds: float = 2.0, min_timing_s: float = 0.002
 ) -> dict[str, Timing]:
-    """Time the candidates in turns, on one thread, so that other load on the machine affects all of them."""
+    """Time the candidates in turns, on one thread, so that other load on the machine affects all of them.
+
+    Args:
+        seconds: for each candidate, after which timing stops; 30 to 300 rounds are made.
+        min_timing_s: shortest duration of one timing: shorter calls are repeated; 0: each call is a timing.
+    """
+    times: dict[str, list[float]] = {name: [] for name in candidates}
     with single_thread():
-        repeats = {name: _repeats(call) for name, call in candidates.items()}
-        times: dict[str, list[float]] = {name: [] for name in candidates}
+        for call in candidates.values():  # warm-up
+            for _ in range(3):
+                call()
+        repeats = {n: max(1, round(min_timing_s / max(_time_s(call, 1), 1e-10))) for n, call in candidates.items()}
         until = time.perf_counter() + seconds * len(candidates)
-        while len(times[next(iter(times))]) < _MIN_ROUNDS or time.perf_counter() < until:
-            for name, call in candidates.items():
-                times[name].append(_time_ms(call, repeats[name]))
-            if len(times[next(iter(times))]) >= 10 * _MIN_ROUNDS:
+        for done in range(_MAX_ROUNDS):
+            if done >= _MIN_ROUNDS and time.perf_counter() >= until:
                 break
-    return {name: _quartiles(values) for name, values in times.items()}
+            for name, call in candidates.items():
+                times[name].append(_time_s(call, repeats[name]))
+    return {name: _summarize(values) for name, values in times.items()}
 
 
-def _repeats(call: Callable[[], object]) -> int:
-    for _ in range(3):
-        call()
-    return max(1, round(_MIN_TIMING_SECONDS / max(_time_ms(call, 1), 1e-7)))
-
-
-def _time_ms(call: Callable[[], object], repeats: int) -> float:
+def _time_s(call: Callable[[], object], repeats: int) -> float:
     begin = time.perf_counter()
     for _ in range(repeats):
         call()
-    return (time.perf_counter() - begin) / repeats * 1000
+    return (time.perf_counter() - begin) / repeats
 
 
-def _quartiles(values: list[float]) -> Timing:
-    low, median, high = statistics.quantiles(values, n=4)
-    return Timing(median, low, high, len(values))
+def _summarize(seconds: list[float]) -> Timing:
+    low, median, high, p95 = (float(value) for value in np.percentile(seconds, (25, 50, 75, 95)) * 1000)
+    return Timing(median, low, high, p95, len(seconds))
 
 
 def is_onnx_model(model: nn.Module) -> bool:
@@ -133,3 +138,17 @@ def peak_memory_bytes(model: nn.Module, x: Tensor) -> int:
             alive += event.nbytes()
             peak = max(peak, alive)
     return peak + int(model_size(model)["model/size_bytes"])
+
+
+def measure_network(task: Supervised, model: nn.Module, data: Any, part: str, accelerator: str) -> dict[str, float]:
+    """The metrics of a network in the task's place on the part ``val`` or ``test``, in this one process."""
+    before, kept = task.model, task.test_buffer
+    task.model = model
+    off: Any = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    device = "cpu" if is_onnx_model(model) else accelerator
+    trainer = pl.Trainer(accelerator=device, devices=1, use_distributed_sampler=False, **off)
+    try:
+        (trainer.test if part == "test" else trainer.validate)(task, datamodule=data, verbose=False)
+    finally:
+        task.model, task.test_buffer = before, kept
+    return {key: float(value) for key, value in trainer.callback_metrics.items()}

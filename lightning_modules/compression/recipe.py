@@ -5,10 +5,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.utils import instantiate
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_modules.compression.stage import AT_MOST_ONCE, ORDER, Stage
 from lightning_modules.config.errors import UserError, suggest
+from lightning_modules.task.supervised import Supervised
 
 RUNTIMES = ("eager", "onnxruntime")
 _SETTINGS = ("stages", "runtimes")
@@ -101,11 +102,13 @@ _WHY_NOT_AFTER = {
 }
 
 
-def check_recipe(recipe: Recipe, model: nn.Module, example: Tensor, num_outputs: int) -> None:
-    """Let every stage validate the network before anything is trained. Raises UserError.
+def check_recipe(recipe: Recipe, task: Supervised, example: Tensor, num_outputs: int) -> None:
+    """Let every stage validate network and task before anything is trained. Raises UserError.
 
     `example`: preprocessed floats [2, *input_shape]. The effect of earlier stages on the network is not known yet, so
     each stage validates again when it begins.
     """
     for stage in recipe.stages:
-        stage.check(model, example, num_outputs)
+        stage.check(task.model, example, num_outputs)
+    for stage in recipe.stages:
+        stage.check_task(task)

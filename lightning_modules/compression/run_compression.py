@@ -1,87 +1,90 @@
-"""After training: save, reload, test, measure and record the network of every compression stage."""
+"""The compression of a run: what its stages work on, their part in the run's training, and their own fits after it."""
 
 import copy
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from omegaconf import DictConfig, open_dict
+from pytorch_lightning.callbacks import Checkpoint, EarlyStopping, ModelSummary
+from torch import nn
 
-from lightning_modules.compression.artifact import FILE, load_compressed, save_compressed
-from lightning_modules.compression.cost_report import TEST_METRICS, CostReport, plot_costs
-from lightning_modules.compression.stage import Stage
-from lightning_modules.compression.stage_fits import StageFits, steps_done
-from lightning_modules.report.tables import markdown_table, open_console, terminal_table
-from lightning_modules.run.compression import FitCall
-from lightning_modules.run.publish import held_out_samples, run_description
-from lightning_modules.run.serve import write_pyfunc
+from lightning_modules.compat.lightning import MultiProcessingLauncher
+from lightning_modules.compression.compressed_state import CompressedState
+from lightning_modules.compression.compression_callback import CompressionCallback
+from lightning_modules.compression.profiling import measure_network
+from lightning_modules.compression.recipe import build_recipe, check_recipe
+from lightning_modules.compression.stage import Stage, StageContext
+from lightning_modules.compression.stage_recorder import StageRecorder
+from lightning_modules.compression.stage_runner import StageRunner, calibration_batches, load_callback_states
+from lightning_modules.config.errors import UserError
+from lightning_modules.run import build
+from lightning_modules.run.compression import Compression, FitCall
+from lightning_modules.task.profiling import LatencyMonitor
+from lightning_modules.task.supervised import Supervised
+from lightning_modules.tracking.checkpoint import LastCheckpoint, read_checkpoint
 from lightning_modules.tracking.record import Record
-from lightning_modules.tracking.tags import COMPRESSED_MODEL_TAG
+
+_NUM_EXAMPLES = 64  # raw samples that stages trace a network with
 
 
-class _StageRecorder:
-    """The cost report of one run, with a LoggedModel for each stage, derived from that of the stage before."""
+class RunCompression(Compression):
+    """Implements `Compression`. Raises UserError if the recipe is invalid or a stage does not support the network."""
 
-    def __init__(self, compression: StageFits, record: Record | None, tested: dict[str, float]) -> None:
-        self.compression, self.record = compression, record
-        context = compression.context
-        self.folder = record.folder / "compression" if record else compression.folder
-        dense = (compression.dense or copy.deepcopy(context.model)).cpu().eval()
-        if tested:
-            tested = {k: v for k, v in tested.items() if k.startswith("test/")} | compression.validated(context.model)
-        self.account = CostReport(dense, context.preprocess(context.example[:1]), compression.recipe.runtimes, tested)
-        self.line = [("dense", record.model_id)] if record else []
-        self.step = 0
+    def __init__(self, cfg: DictConfig, task: Supervised, data: Any) -> None:
+        self.cfg, self.task, self.data = cfg, task, data
+        self.recipe = build_recipe(cfg.get("compression"))
+        self._log: Callable[[dict[str, float], int], None] = lambda values, step: None
+        self._steps: Callable[[], int] = lambda: 0  # optimizer steps of the run so far
+        self.context = StageContext(
+            task,
+            CompressedState(),
+            example=data.example(min(_NUM_EXAMPLES, len(data.arrays.x))),
+            batches=functools.partial(calibration_batches, data, cfg.seed),
+            evaluate=self._monitored,
+            higher_is_better=cfg.task.monitor.mode == "max",
+            seed=int(cfg.seed),
+            log=lambda values: self._log(values, self._steps()),
+        )
+        self._callback = CompressionCallback(self.context, self.recipe.in_fit)
+        check_recipe(self.recipe, task, self.context.preprocess(data.example(2)), int(cfg.model.num_outputs))
+        # where the run's own training prunes, what it gives is compressed already
+        self._dense = copy.deepcopy(task.model) if self.recipe.keeps_last else None
+        if any(stage.needs_initial for stage in self.recipe.stages):
+            self.context.initial = copy.deepcopy(task.model.state_dict())
 
-    def add(self, number: int, stage: Stage, step: int) -> None:
-        """Save, load back, test and measure the network as it is now."""
-        task, state = self.compression.task, self.compression.context.state
-        model_id, place = "", self.folder
-        if self.record:
-            said = {"stage": stage.name, "kind": stage.kind, **stage.settings()}
-            model_id, place = self.record.new_model(f"{number}-{stage.name}", self.line, said)
-            for side in ("compressed/", "compression/"):
-                self.record.logger.attach_model(model_id, side)
-        place.mkdir(parents=True, exist_ok=True)
-        written = save_compressed(place / FILE, task.model, state, task.task_spec)
-        network = load_compressed(place / FILE).model
-        self.account.add(stage.name, network, written, self.compression.quality(network))
-        self.step = step
-        if self.record:
-            data, dense = self.compression.data, task.model
-            task.model = network  # what was measured
-            try:
-                write_pyfunc(place / FILE, data.example(4), task, held_out_samples(data), model_id, self.record.run_id)
-            finally:
-                task.model = dense
-            (place / "tensors.txt").write_text(written.table())
-            self.record.logger.log_metrics(self.account.named(), step)
-            self.record.logger.flush()
-            self.record.send({"do": "model", "model_id": model_id, "step": step})
-            self.record.send({"do": "tags", "tags": {COMPRESSED_MODEL_TAG: model_id}})
-        self.line.append((f"{number}-{stage.name}", model_id))
+    # --- around the run's own training -----------------------------------------------------------------------
+    def record_in(self, folder: Path, log: Callable[[dict[str, float], int], None] | None) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.context.folder = folder
+        self._log = log or self._log
 
-    def finish(self, metrics: dict[str, float]) -> dict[str, float]:
-        """Draw and print the comparison, and put it on the run's page below `metrics`; return its metrics."""
-        head, rows = self.account.cells(spread=False)
-        verdict = self.account.verdict()
-        console = open_console()
-        console.print(terminal_table(head, rows, left=(head.index("network"),), title="compressed"))
-        console.print(verdict, highlight=False, soft_wrap=True)
-        if self.record:
-            console.print(f"model  models:/{self.line[-1][1]}", highlight=False)
-            text = f"{markdown_table(*self.account.cells(spread=True))}\n\n{verdict}\n"
-            self.record.text("compression/table.md", text)
-            self.record.send(
-                {"do": "tags", "tags": {"mlflow.note.content": run_description(self.record, metrics, text)}}
-            )
-            metric = next((name for name in TEST_METRICS if name in self.account.rows[-1].metrics), None)
-            plot_costs(self.account.rows, metric, self.record.folder / "compression" / "comparison.png")
-        return self.account.named()
+    def callbacks(self, given: Sequence[pl.Callback]) -> list[pl.Callback]:
+        if not self.recipe.in_fit:
+            return list(given)
+        if self.recipe.keeps_last:
+            given = [c for c in given if not _keeps_best(c)]
+        return [*given, *self.recipe.in_fit, self._callback]
 
+    def needs(self, callback: pl.Callback) -> bool:
+        return bool(self.recipe.in_fit) and isinstance(callback, LastCheckpoint)  # forked processes leave states there
 
-class RunCompression(StageFits):
-    """The compression recipe of a run, which `run/compression.py` builds if it has stages."""
+    def begin(self) -> None:
+        for stage in self.recipe.in_fit:
+            stage.begin(self.context)
+        self.context.state.apply(self.context.model)
 
+    def end(self, last: Path) -> None:
+        if self.recipe.in_fit:  # ranks that have exited left the stages' states in the checkpoint
+            load_callback_states(last, [self._callback, *self.recipe.in_fit])
+        for stage in self.recipe.in_fit:
+            stage.end(self.context)
+        self.context.state.apply(self.context.model)
+
+    # --- after it --------------------------------------------------------------------------------------------
     def evaluate(
         self,
         record: Record | None,
@@ -91,27 +94,99 @@ class RunCompression(StageFits):
         trainer: pl.Trainer,
         tested: dict[str, float],
     ) -> dict[str, float]:
-        """Run the stages that follow training; return the metrics of the compressed network.
-
-        Args:
-            record: None on processes that do not record; they only take part in the fits.
-            folder: for the checkpoints from which an interrupted run resumes.
-            tested: the metrics of the trained network.
-        """
-        recipe = self.recipe
+        recipe, lead = self.recipe, trainer.is_global_zero
         if not recipe.compresses:
             return {}
-        lead = trainer.is_global_zero
         first = steps_done(trainer, folder / "last.ckpt")
-        phases = self.phases(folder, logger, first, fit, writes=lead)
-        report = _StageRecorder(self, record, {} if recipe.keeps_last else dict(tested)) if lead else None
-        if report and not recipe.after:
-            report.add(1, recipe.in_fit[-1], first)
-        for number, stage, known in phases.run():
-            if report and not (known and number < len(recipe.after)):
-                report.add(number, stage, phases.steps + number)
-        if report is None:
+        fit_stage = functools.partial(self._fit_stage, fit, logger)
+        runner = StageRunner(recipe, self.context, fit_stage, folder, lead, first, getattr(logger, "flush", None))
+        self._steps = lambda: runner.steps
+        recorder = self._recorder(record, tested) if lead else None
+        if recorder and not recipe.after:
+            recorder.add(1, recipe.in_fit[-1], first)
+        for number, stage, known in runner.run():
+            if recorder and not (known and number < len(recipe.after)):
+                recorder.add(number, stage, runner.steps + number)
+        if recorder is None:
             return {}
-        metrics = report.finish(tested)
-        phases.clean()
+        metrics = recorder.finish(tested)
+        runner.clean()
         return metrics
+
+    def _recorder(self, record: Record | None, tested: dict[str, float]) -> StageRecorder:
+        dense, metrics = self._dense, {}
+        if not self.recipe.keeps_last and tested:  # else no dense network was trained
+            metrics = {name: value for name, value in tested.items() if name.startswith("test/")}
+            metrics |= self._measure(self.context.model, "val")
+        dense = (dense or copy.deepcopy(self.context.model)).cpu().eval()
+        return StageRecorder(self.context, self.data, record, dense, self.recipe.runtimes, metrics, self._measure)
+
+    def _fit_stage(
+        self, fit: FitCall, logger: Any, stage: Stage, acting: list[pl.Callback], place: Path, checkpoint: Path | None
+    ) -> tuple[int, bool]:
+        """Train the network for a stage, see `FitFunction`: the run's own trainer without what selects the best weights."""
+        own = [c for c in build.build_callbacks(self.cfg) if not _selects_best(c)]
+        build.set_checkpoint_folders(own, place, place)
+        if logger is None:
+            own = [c for c in own if isinstance(c, LastCheckpoint) or not build.needs_run_folder(c)]
+        cfg = copy.deepcopy(self.cfg)
+        with open_dict(cfg):
+            cfg.trainer.max_epochs, cfg.trainer.max_steps = stage.epochs, -1
+        trainer = build.build_trainer(cfg, [*own, *acting], logger, place)
+        with self._own_rate(stage), _stage_logger(logger, self._steps(), stage.name):
+            fit(trainer, self.task, self.data, checkpoint)
+        return steps_done(trainer, place / "last.ckpt"), _is_forked(trainer)
+
+    @contextmanager
+    def _own_rate(self, stage: Stage) -> Iterator[None]:
+        before = self.task._optimizer
+        if stage.lr is not None and before is not None:
+            self.task._optimizer = functools.partial(before, lr=stage.lr)
+        try:
+            yield
+        finally:
+            self.task._optimizer = before
+
+    # --- measuring a network in the task's place -------------------------------------------------------------
+    def _monitored(self, model: nn.Module) -> float:
+        values, metric = self._measure(model, "val"), self.cfg.task.monitor.metric
+        if metric not in values:
+            raise UserError(f"compression: {metric} is needed, but there is no validation set: data.val_fraction=0.1")
+        return values[metric]
+
+    def _measure(self, model: nn.Module, *parts: str) -> dict[str, float]:
+        """The metrics of a network on the parts ``val`` and ``test``, as far as they have samples."""
+        found: dict[str, float] = {}
+        for part in parts:
+            if len(self.data.splits[part]):
+                found |= measure_network(self.task, model, self.data, part, str(self.cfg.trainer.accelerator))
+        return found
+
+
+def steps_done(trainer: pl.Trainer, last: Path) -> int:
+    """Optimizer steps of a fit. Where its ranks were forked, this process knows them from their last checkpoint only."""
+    return int(read_checkpoint(last)["global_step"] if _is_forked(trainer) and last.exists() else trainer.global_step)
+
+
+def _is_forked(trainer: pl.Trainer) -> bool:
+    return isinstance(trainer.strategy.launcher, MultiProcessingLauncher)
+
+
+@contextmanager
+def _stage_logger(logger: Any, first_step: int, stage: str) -> Iterator[None]:
+    """Let the steps of a stage's fit come after those of the run, and what it measures on the test part bear its name."""
+    if hasattr(logger, "first_step"):
+        logger.first_step, logger.stage = first_step, stage
+    try:
+        yield
+    finally:
+        if hasattr(logger, "first_step"):
+            logger.first_step, logger.stage = 0, ""
+
+
+def _keeps_best(callback: pl.Callback) -> bool:
+    return isinstance(callback, Checkpoint) and not isinstance(callback, LastCheckpoint)
+
+
+def _selects_best(callback: pl.Callback) -> bool:
+    return _keeps_best(callback) or isinstance(callback, EarlyStopping | ModelSummary | LatencyMonitor)

@@ -1,5 +1,6 @@
 """Base class of the stages of a compression recipe, and the context that a stage works in."""
 
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -24,13 +25,17 @@ ORDER: tuple[Kind, ...] = ("distillation", "structure", "pruning", "weight_quant
 AT_MOST_ONCE: tuple[Kind, ...] = ("weight_quantization", "backend")
 
 
+def _no_validation(model: nn.Module) -> float:
+    raise UserError("compression: there is no validation set to evaluate a network on")
+
+
 @dataclass
 class StageContext:
     """What a stage works on.
 
     Attributes:
         task: the LightningModule; a stage changes ``task.model`` or replaces it.
-        form: masks, codebooks, grids and architecture steps so far; a stage adds its own.
+        state: masks, codebooks, grids and architecture steps so far; a stage adds its own.
         example: raw samples [N, *input_shape], on the CPU.
         batches: a new iterator over the training batches (dicts with raw ``x`` [B, …] and ``y``), in a fixed order and
             never augmented: for calibration, scores and caches.
@@ -46,11 +51,11 @@ class StageContext:
     state: CompressedState
     example: Tensor
     batches: Callable[[], Iterator[dict[str, Tensor]]]
-    evaluate: Callable[[nn.Module], float]
-    higher_is_better: bool
-    seed: int
-    folder: Path
-    log: Callable[[dict[str, float]], None]
+    evaluate: Callable[[nn.Module], float] = _no_validation
+    higher_is_better: bool = True
+    seed: int = 0
+    folder: Path = Path(tempfile.gettempdir())
+    log: Callable[[dict[str, float]], None] = lambda metrics: None
     initial: dict[str, Tensor] | None = None
 
     @property

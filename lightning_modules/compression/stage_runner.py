@@ -1,12 +1,14 @@
 """Runs the stages of a recipe after training, each with its fits, and resumes where an earlier process stopped."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
 
 from lightning_modules.compression.compressed_state import CompressedState, apply_steps
 from lightning_modules.compression.compression_callback import CompressionCallback
@@ -15,8 +17,9 @@ from lightning_modules.compression.stage import Stage, StageContext
 from lightning_modules.model.checksum import save_with_checksum
 from lightning_modules.tracking.checkpoint import read_checkpoint
 
-# (stage, callback, active stages, folder of its last checkpoint, checkpoint to resume from) -> optimizer steps taken
-FitFunction = Callable[[Stage, CompressionCallback, list[Stage], Path, Path | None], int]
+# (stage, active callbacks, folder of its last checkpoint, checkpoint to resume from)
+# -> optimizer steps taken, and whether the ranks were forked processes
+FitFunction = Callable[[Stage, list[pl.Callback], Path, Path | None], tuple[int, bool]]
 
 
 @dataclass
@@ -41,7 +44,6 @@ class StageRunner:
 
     def __post_init__(self) -> None:
         self.steps = self.first_step
-        self.forked = False  # set by `fit`
 
     def run(self) -> Iterator[tuple[int, Stage, bool]]:
         """Yield (number, stage, whether an earlier process had completed it) after each stage."""
@@ -76,23 +78,16 @@ class StageRunner:
             if start_point is None:
                 last.unlink(missing_ok=True)
                 self._write(place / "begun.ckpt", stage, number)
-            callback = CompressionCallback(self.context, [*self.recipe.always, stage])
-            self.steps += self.fit(
-                stage, callback, [*self.recipe.always, stage], place, last if last.exists() else None
-            )
-            self._take_over(stage, callback, last)
+            acting = [*self.recipe.always, stage]
+            callback = CompressionCallback(self.context, acting)
+            steps, forked = self.fit(stage, [*acting, callback], place, last if last.exists() else None)
+            self.steps += steps
+            if forked:
+                load_callback_states(last, [callback, stage])
             start_point = None
             if number + 1 < stage.rounds:
                 stage.after_round(self.context, number)
                 self.context.state.apply(self.context.model)
-
-    def _take_over(self, stage: Stage, callback: CompressionCallback, last: Path) -> None:
-        """After a fit in forked processes, read the stage and the compressed state from their checkpoint."""
-        if self.forked and last.exists():
-            states = read_checkpoint(last)["callbacks"]
-            callback.load_state_dict(states[callback.state_key])
-            if stage.state_key in states:
-                stage.load_state_dict(states[stage.state_key])
 
     # --- resume points ---------------------------------------------------------------------------------------
     def _write(self, path: Path, stage: Stage, number: int) -> None:
@@ -115,7 +110,9 @@ class StageRunner:
             return None
         point = read_checkpoint(path)
         state = CompressedState.of(point["form"])
-        self.context.task.model = apply_missing_steps(self.context, state)
+        missing = state.steps[len(self.context.state.steps) :]  # the network has had the others already
+        x = self.context.preprocess(self.context.example[:1])
+        self.context.task.model = apply_steps(self.context.model, missing, x)
         self.context.state.replace(state)
         stage.load_state_dict(point["stage"])
         if restore_network:
@@ -125,7 +122,20 @@ class StageRunner:
         return point
 
 
-def apply_missing_steps(context: StageContext, state: CompressedState) -> nn.Module:
-    """The network after those architecture steps of the state that it has not had yet."""
-    done = len(context.state.steps)
-    return apply_steps(context.model, state.steps[done:], context.preprocess(context.example[:1]))
+def load_callback_states(last: Path, callbacks: Sequence[pl.Callback]) -> None:
+    """Load the states that a fit in other processes left in its last checkpoint, if there is one."""
+    if last.exists():
+        states = read_checkpoint(last)["callbacks"]
+        for callback in callbacks:
+            if callback.state_key in states:
+                callback.load_state_dict(states[callback.state_key])
+
+
+def calibration_batches(data: Any, seed: int) -> Iterator[dict[str, Tensor]]:
+    """The training batches in an order that depends on the seed alone, not augmented."""
+    arrays, index = data.arrays, data.splits["train"]
+    order = index[torch.randperm(len(index), generator=torch.Generator().manual_seed(seed))]
+    for part in order.split(data.batch_size):
+        if data.drop_single and len(part) == 1:
+            return
+        yield {"x": arrays.x.index_select(0, part), "y": arrays.y.index_select(0, part), "index": part}

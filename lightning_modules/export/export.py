@@ -1,5 +1,6 @@
-"""Exports a run's model to a file, loads it back, compares it with the checkpoint, and times both."""
+"""Exports a run's model to a file, loads it back, compares it with the checkpoint, times both, and logs all of it."""
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,15 +9,16 @@ import torch
 from mlflow.entities import Run
 from torch import Tensor
 
+from lightning_modules.compression.profiling import Timing, time_interleaved
 from lightning_modules.config.errors import UserError, suggest
 from lightning_modules.data.table_input import TableInput
 from lightning_modules.export.formats import FILE_NAMES, ScoringModel, fuse_onnx, trace, write_format
-from lightning_modules.export.runtime import Predictor, load_exported
-from lightning_modules.export.source import ExportSource, load_recorded_data, load_source
-from lightning_modules.export.source import quantize_for_export as make_int8
-from lightning_modules.export.verification import Agreement, LatencyPercentiles, compare_outputs, latency_percentiles
+from lightning_modules.export.runtime import ExportedModel, Predictor, load_exported
+from lightning_modules.export.source import ExportSource, load_recorded_data, load_source, quantize_for_export
+from lightning_modules.export.verification import Agreement, compare_outputs
+from lightning_modules.report.tables import open_console, terminal_table
+from lightning_modules.run.serve import write_model_card
 from lightning_modules.task.profiling import single_thread
-from lightning_modules.task.supervised import Supervised
 from lightning_modules.tracking.store import Store
 
 TOLERANCE = 1e-3  # largest allowed difference of a float export, relative to the largest score
@@ -41,7 +43,7 @@ class ExportResult:
     source: str
     agreement: Agreement
     table: TableInput | None
-    times: dict[str, LatencyPercentiles]
+    times: dict[str, Timing]
 
 
 def export_run(store: Store, run: Run, form: str, quantized: bool, folder: Path) -> tuple[ExportResult, Tensor]:
@@ -60,17 +62,11 @@ def export_run(store: Store, run: Run, form: str, quantized: bool, folder: Path)
     x = data.example(min(BATCH_SIZE, len(data.arrays.x)))
     path = folder / FILE_NAMES[form]
     description = source.description + _write(form, quantized, source, data, x[:4], path)
-    reference, runner = _eager_predictor(source.task), load_exported(path)
-    agreement = compare_outputs(reference, runner, data, classes=hasattr(source.task, "kind"))
+    scored = ScoringModel(source.task).eval()
+    agreement = compare_outputs(scored, load_exported(path), data, classes=hasattr(source.task, "kind"))
     _check_agreement(form, quantized, agreement)
-    return ExportResult(
-        form + "_int8" * quantized,
-        path,
-        description,
-        agreement,
-        TableInput.of(source.task.task_spec),
-        _measure_latency(reference, path, x),
-    ), x[:4]
+    table, times = TableInput.of(source.task.task_spec), _measure_latency(scored, path, x)
+    return ExportResult(form + "_int8" * quantized, path, description, agreement, table, times), x[:4]
 
 
 def _write(form: str, quantized: bool, source: ExportSource, data: Any, x: Tensor, path: Path) -> str:
@@ -78,7 +74,7 @@ def _write(form: str, quantized: bool, source: ExportSource, data: Any, x: Tenso
     if not quantized:
         write_format(form, trace(ScoringModel(source.task), x), path)
         return ""
-    path.write_bytes(fuse_onnx(source.program or make_int8(source.task, data), x))
+    path.write_bytes(fuse_onnx(source.program or quantize_for_export(source.task, data), x))
     return " and the run's int8 program" if source.program else ", int8 calibrated on training samples"
 
 
@@ -93,18 +89,63 @@ def _check_agreement(form: str, quantized: bool, found: Agreement) -> None:
     raise UserError(f"format={form}: the exported model differs from the checkpoint ({description}); it was not logged")
 
 
-def _eager_predictor(task: Supervised) -> Predictor:
-    scored = ScoringModel(task).eval()
-    return lambda x: scored(x)
-
-
-def _measure_latency(reference: Predictor, path: Path, x: Tensor) -> dict[str, LatencyPercentiles]:
+def _measure_latency(reference: Predictor, path: Path, x: Tensor) -> dict[str, Timing]:
     """Latency, on one thread, of the checkpoint (eager) and of the file in its runtime, for 1 sample and for 64."""
     with torch.inference_mode(), single_thread():
         runner = load_exported(path)  # again, since some runtimes set their threads when they start
-        found: dict[str, LatencyPercentiles] = {}
+        found: dict[str, Timing] = {}
         for size in (1, BATCH_SIZE):
             batch = x.repeat(-(-size // len(x)), *(1,) * (x.ndim - 1))[:size]
-            sides = {"checkpoint": lambda b=batch: reference(b), "exported": lambda b=batch: runner(b)}
-            found |= {f"{side}_{size}": time for side, time in latency_percentiles(sides).items()}
+            sides = {"checkpoint": functools.partial(reference, batch), "exported": functools.partial(runner, batch)}
+            timed = time_interleaved(sides, seconds=0.5, min_timing_s=0)
+            found |= {f"{side}_{size}": time for side, time in timed.items()}
     return found
+
+
+# --- the report and the record ------------------------------------------------------------------------------------
+def export_metrics(found: ExportResult) -> dict[str, float]:
+    """The metrics by the names under which they are logged, ``export/<name>/…``."""
+    agreement, named = found.agreement, {}
+    named["size_bytes"] = float(found.path.stat().st_size)
+    named["max_error"] = agreement.max_error
+    if agreement.top1 is not None:
+        named["top1_agreement"] = agreement.top1
+    if agreement.accuracy is not None:
+        named[f"{agreement.part}/accuracy"] = agreement.accuracy[1]
+    for size, suffix in ((1, ""), (BATCH_SIZE, f"_batch{BATCH_SIZE}")):
+        time, eager = found.times[f"exported_{size}"], found.times[f"checkpoint_{size}"]
+        named |= {f"latency{suffix}_ms": time.median_ms, f"latency{suffix}_p95_ms": time.p95_ms}
+        named[f"speedup{suffix}"] = eager.median_ms / time.median_ms
+    return {f"export/{found.name}/{key}": value for key, value in named.items()}
+
+
+def print_export(found: ExportResult) -> None:
+    """Print checkpoint and exported file side by side."""
+    a = found.agreement
+    rows: list[list[str]] = []
+    if a.accuracy is not None:
+        rows.append([f"accuracy ({a.part}, n={a.samples})", *(f"{value:.4f}" for value in a.accuracy)])
+    if a.top1 is not None:
+        rows.append(["top-1 agreement", "", f"{a.top1:.4f}"])
+    rows.append(["largest difference of a score", "", f"{a.max_error:.2e}"])
+    rows.append(["bytes", "", f"{found.path.stat().st_size:,}"])
+    for size in (1, BATCH_SIZE):
+        cells = (found.times[f"{side}_{size}"] for side in ("checkpoint", "exported"))
+        label = f"batch of {size}, one thread: p50 / p95 ms"
+        rows.append([label, *(f"{time.median_ms:.3f} / {time.p95_ms:.3f}" for time in cells)])
+    title = f"{found.path.name} of {found.source}"
+    open_console().print(terminal_table(["", "checkpoint, eager", found.name], rows, title=title))
+
+
+def log_export(store: Store, run_id: str, found: ExportResult, example: Tensor) -> None:
+    """Log file, MLmodel with signature, and metrics to the run, under ``export/<name>``."""
+    write_mlmodel(found.path, example, run_id, found.table)
+    store.client.log_artifacts(run_id, str(found.path.parent), f"export/{found.name}")
+    for name, value in export_metrics(found).items():
+        store.client.log_metric(run_id, name, value)
+
+
+def write_mlmodel(path: Path, example: Tensor, run_id: str, table: TableInput | None = None) -> None:
+    """Write the MLmodel file, so that ``mlflow models serve -m runs:/RUN_ID/export/<name>`` serves the export."""
+    predicted = ExportedModel(load_exported(path)).predict(example.numpy())
+    write_model_card(path, "lightning_modules.export.runtime", example.numpy(), predicted, table, run_id=run_id)

@@ -1,6 +1,5 @@
 """Export formats: a task traced from raw samples to scores, written as ONNX, torch archive (pt2) or AOTInductor library."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +23,21 @@ FILE_NAMES = {"onnx": "model.onnx", "pt2": "model.pt2", "aoti": "model.aoti.pt2"
 
 def write_format(form: str, program: torch.export.ExportedProgram, path: Path) -> None:
     """Write an exported program. Raises UserError if the format's library rejects it, or if a compiler is missing."""
-    writers: dict[str, Callable[[torch.export.ExportedProgram, Path], None]]
-    writers = {"onnx": _write_onnx, "pt2": _write_pt2, "aoti": _write_aoti}
-    if form == "aoti":
-        _require_compiler()
+    try:
+        if form == "aoti":
+            require_cpp_compiler()
+    except Exception as error:
+        raise UserError(
+            "format=aoti compiles C++, and there is no compiler here: install g++ or set CXX, or choose format=onnx or pt2"
+        ) from error
     try:
         with silence_output(), torch.no_grad():
-            writers[form](program, path)
+            if form == "onnx":
+                path.write_bytes(onnx_bytes(program))
+            elif form == "pt2":
+                torch.export.save(program, path)
+            else:
+                compile_aoti(program, str(path))
     except UserError:
         raise
     except Exception as error:  # exporters raise classes of many packages
@@ -46,27 +53,6 @@ def onnx_bytes(program: torch.export.ExportedProgram) -> bytes:
         )
     assert exported is not None
     return strip_metadata(exported.model_proto)
-
-
-def _write_onnx(program: torch.export.ExportedProgram, path: Path) -> None:
-    path.write_bytes(onnx_bytes(program))
-
-
-def _write_pt2(program: torch.export.ExportedProgram, path: Path) -> None:
-    torch.export.save(program, path)
-
-
-def _write_aoti(program: torch.export.ExportedProgram, path: Path) -> None:
-    compile_aoti(program, str(path))
-
-
-def _require_compiler() -> None:
-    try:
-        require_cpp_compiler()
-    except Exception as error:
-        raise UserError(
-            "format=aoti compiles C++, and there is no compiler here: install g++ or set CXX, or choose format=onnx or pt2"
-        ) from error
 
 
 # --- tracing a task ------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lightning_modules.compat.torch import load_aoti
+from lightning_modules.compression.onnx_model import inference_session
 from lightning_modules.config.errors import UserError
 from lightning_modules.data.table_input import TableInput, parse_model_input
 from lightning_modules.export.formats import FILE_NAMES
@@ -31,32 +32,24 @@ def load_exported(path: Path) -> Predictor:
     if path.name not in forms:
         raise UserError(f"{path} is not an exported model; expected a file named {', '.join(FILE_NAMES.values())}")
     try:
-        return {"onnx": _load_onnx, "pt2": _load_pt2, "aoti": _load_aoti}[forms[path.name]](path)
+        return _load(forms[path.name], path)
     except (OSError, RuntimeError, ValueError, KeyError, AssertionError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} is damaged or was written by another version: {str(error).splitlines()[0]}") from error
 
 
-def _load_onnx(path: Path) -> Predictor:
-    from lightning_modules.compression.onnx_model import inference_session
-
-    session = inference_session(path.read_bytes())
-    name = session.get_inputs()[0].name
-    return lambda x: torch.from_numpy(session.run(None, {name: x.numpy()})[0])
-
-
-def _load_pt2(path: Path) -> Predictor:
+def _load(form: str, path: Path) -> Predictor:
+    if form == "onnx":
+        session = inference_session(path.read_bytes())
+        name = session.get_inputs()[0].name
+        return lambda x: torch.from_numpy(session.run(None, {name: x.numpy()})[0])
     with path.open("rb") as file:
         check_archive(file)
+    if form == "aoti":
+        package = load_aoti(str(path))
+        return lambda x: package(x)
     refuse_pickles(path)
     module = torch.export.load(path).module()
     return lambda x: module(x)
-
-
-def _load_aoti(path: Path) -> Predictor:
-    with path.open("rb") as file:
-        check_archive(file)
-    package = load_aoti(str(path))
-    return lambda x: package(x)
 
 
 def refuse_pickles(path: Path) -> None:

@@ -3,13 +3,10 @@
 import copy
 import functools
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from mlflow.entities import Run
 from omegaconf import open_dict
-from torch import nn
 
 from lightning_modules.compression.compressed_state import CompressedState
 from lightning_modules.compression.stage import StageContext
@@ -67,29 +64,10 @@ def quantize_for_export(task: Supervised, data: Any) -> Supervised:
     Raises UserError if the network has an operation without an int8 kernel, or if there are no calibration samples.
     """
     from lightning_modules.compression.quantization.int8 import StaticInt8
-    from lightning_modules.compression.stage_fits import calibration_batches
+    from lightning_modules.compression.stage_runner import calibration_batches
 
-    stage = StaticInt8()
+    stage, quantized = StaticInt8(), copy.deepcopy(task)
     stage.name = "quantized"
-    small = copy.deepcopy(task)
     x = data.example(min(64, len(data.arrays.x)))
-    stage.check(small.model, small.preprocess(x[:2]), int(small.task_spec["model"]["num_outputs"]))
-    with TemporaryDirectory() as folder:
-        context = StageContext(
-            task=small,
-            state=CompressedState(),
-            example=x,
-            batches=functools.partial(calibration_batches, data, 0),
-            evaluate=_unused_evaluate,
-            higher_is_better=True,
-            seed=0,
-            folder=Path(folder),
-            log=lambda values: None,
-        )
-        stage.begin(context)
-        stage.end(context)
-    return small.eval()
-
-
-def _unused_evaluate(model: nn.Module) -> float:
-    raise AssertionError("static int8 is chosen by calibration, not by the validation part")
+    stage.begin(StageContext(quantized, CompressedState(), x, functools.partial(calibration_batches, data, 0)))
+    return quantized.eval()

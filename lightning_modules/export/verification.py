@@ -1,11 +1,8 @@
-"""Compares an exported model with its checkpoint on the test set, and measures latency percentiles."""
+"""Compares an exported model with its checkpoint on the test set."""
 
-import time
-from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -36,22 +33,21 @@ def compare_outputs(reference: Predictor, exported: Predictor, data: Any, classe
 
     `classes`: the scores are probabilities.
     """
-    part, batches = _verification_batches(data)
+    part = next((part for part in ("test", "val") if len(data.splits[part])), "train")
     theirs, own, y = [], [], []
     with torch.inference_mode():
-        for batch in batches:
+        for batch in getattr(data, f"{part}_dataloader")():
             theirs.append(reference(batch["x"]).float())
             own.append(exported(batch["x"]).float())
             y.append(batch["y"])
     a, b, target = torch.cat(theirs), torch.cat(own), torch.cat(y)
-    found = Agreement(len(a), part, float((a - b).abs().max()), float(a.abs().max()), None, None)
-    if not classes:
-        return found
-    top1 = float((predicted_classes(a) == predicted_classes(b)).float().mean())
-    right = tuple(
-        float((predicted_classes(s) == target.reshape(predicted_classes(s).shape)).float().mean()) for s in (a, b)
-    )
-    return Agreement(found.samples, part, found.max_error, found.largest, top1, (right[0], right[1]))
+    top1, accuracy = None, None
+    if classes:
+        before, after = predicted_classes(a), predicted_classes(b)
+        target = target.reshape(before.shape)
+        top1 = float((before == after).float().mean())
+        accuracy = (float((before == target).float().mean()), float((after == target).float().mean()))
+    return Agreement(len(a), part, float((a - b).abs().max()), float(a.abs().max()), top1, accuracy)
 
 
 def predicted_classes(scores: Tensor) -> Tensor:
@@ -61,44 +57,3 @@ def predicted_classes(scores: Tensor) -> Tensor:
         scores.ndim == 2 and scores.shape[1] > 1 and torch.allclose(scores.sum(1), scores.new_ones(1), atol=1e-3)
     )
     return scores.argmax(1) if exclusive else (scores > 0.5).long()
-
-
-def _verification_batches(data: Any) -> tuple[str, Iterator[dict[str, Tensor]]]:
-    for part, loader in (("test", data.test_dataloader), ("val", data.val_dataloader)):
-        if len(data.splits[part]):
-            return part, iter(loader())
-    return "train", iter(data.train_dataloader())
-
-
-@dataclass(frozen=True)
-class LatencyPercentiles:
-    """The median and the 95th percentile over `calls` calls, in milliseconds."""
-
-    p50_ms: float
-    p95_ms: float
-    calls: int
-
-
-def latency_percentiles(
-    candidates: Mapping[str, Callable[[], object]], calls: int = 200, seconds: float = 1.0, warm_up: int = 5
-) -> dict[str, LatencyPercentiles]:
-    """Time single calls of the candidates in turns, so that other load on the machine affects all of them.
-
-    Args:
-        calls: largest number of calls of each candidate; at least 20 are made.
-        seconds: time limit for all candidates together.
-    """
-    for call in candidates.values():
-        for _ in range(warm_up):
-            call()
-    times: dict[str, list[float]] = {name: [] for name in candidates}
-    end = time.perf_counter() + seconds
-    for done in range(calls):
-        if done >= 20 and time.perf_counter() > end:
-            break
-        for name, call in candidates.items():
-            begin = time.perf_counter()
-            call()
-            times[name].append((time.perf_counter() - begin) * 1000)
-    found = {name: np.percentile(ms, (50, 95)) for name, ms in times.items()}
-    return {name: LatencyPercentiles(float(p50), float(p95), len(times[name])) for name, (p50, p95) in found.items()}

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pytorch_lightning as pl
 from hydra.utils import get_class
@@ -15,14 +15,16 @@ from lightning_modules.tracking.record import Record
 FitCall = Callable[[pl.Trainer, Supervised, Any, Path | None], dict[str, float]]
 
 
-class Compression(Protocol):
-    """The compression recipe of a run, before, during and after its training."""
+class Compression:
+    """The compression recipe of a run, before, during and after its training; this one has no stages."""
 
     def callbacks(self, given: Sequence[pl.Callback]) -> list[pl.Callback]:
         """The callbacks of the run's training: those given, and those of the stages that act in it."""
+        return list(given)
 
     def needs(self, callback: pl.Callback) -> bool:
         """Whether a callback is needed even if nothing is recorded."""
+        return False
 
     def record_in(self, folder: Path, log: Callable[[dict[str, float], int], None] | None) -> None:
         """Set the folder of the stages' figures and tables, and where they log metrics."""
@@ -42,25 +44,13 @@ class Compression(Protocol):
         trainer: pl.Trainer,
         tested: dict[str, float],
     ) -> dict[str, float]:
-        """Run the stages after training; save, test and record each network; return the metrics of the last one."""
+        """Run the stages after training; save, test and record each network; return the metrics of the last one.
 
-
-class NoCompression:
-    """A run without compression stages."""
-
-    def callbacks(self, given: Sequence[pl.Callback]) -> list[pl.Callback]:
-        return list(given)
-
-    def needs(self, callback: pl.Callback) -> bool:
-        return False
-
-    def record_in(self, folder: Path, log: Callable[[dict[str, float], int], None] | None) -> None: ...
-
-    def begin(self) -> None: ...
-
-    def end(self, last: Path) -> None: ...
-
-    def evaluate(self, *_: Any) -> dict[str, float]:
+        Args:
+            record: None on processes that do not record; they only take part in the fits.
+            folder: for the checkpoints from which an interrupted run resumes.
+            tested: the metrics of the trained network.
+        """
         return {}
 
 
@@ -68,7 +58,7 @@ def build_compression(cfg: DictConfig, task: Supervised, data: Any) -> Compressi
     """The compression of a config. Raises UserError if its recipe is invalid or does not support the network."""
     recipe = cfg.get("compression") or {}
     if set(recipe) <= {"stages", "runtimes"} and not any((recipe.get("stages") or {}).values()):
-        return NoCompression()
+        return Compression()
     implementation = get_class("lightning_modules.compression.run_compression.RunCompression")
     compression: Compression = implementation(cfg, task, data)
     return compression

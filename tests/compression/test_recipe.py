@@ -147,7 +147,7 @@ def _compress(name: str, context: StageContext) -> None:
         if "samples" in stage:
             stage.samples = 16
     recipe = build_recipe(node)
-    check_recipe(recipe, context.model, context.example[:2], CLASSES)
+    check_recipe(recipe, context.task, context.example[:2], CLASSES)
     in_fit = CompressionCallback(context, recipe.in_fit)
     for stage in recipe.in_fit:
         stage.begin(context)
@@ -156,7 +156,11 @@ def _compress(name: str, context: StageContext) -> None:
     for stage in recipe.in_fit:
         stage.end(context)
     phases = StageRunner(
-        recipe, context, lambda stage, keeper, *rest: _fit(context, keeper), context.folder / "points", writes=False
+        recipe,
+        context,
+        lambda stage, acting, *rest: (_fit(context, acting[-1]), False),
+        context.folder / "points",
+        writes=False,
     )
     list(phases.run())
 

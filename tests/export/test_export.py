@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
+from lightning_modules.compression.profiling import time_interleaved
 from lightning_modules.config.errors import UserError
-from lightning_modules.export import export_report
-from lightning_modules.export.export import export_run
+from lightning_modules.export.export import export_run, log_export, print_export
 from lightning_modules.export.formats import FILE_NAMES
 from lightning_modules.export.runtime import load_exported, refuse_pickles
-from lightning_modules.export.verification import latency_percentiles, predicted_classes
+from lightning_modules.export.verification import predicted_classes
 from lightning_modules.run.serve import load_task, model_weights
 from lightning_modules.tracking.resume import best_checkpoint
 
@@ -55,8 +55,8 @@ def test_an_onnx_file_gives_what_the_checkpoint_gives_and_stands_in_the_record(
     assert found.agreement.max_error < 1e-5 and found.agreement.top1 == 1.0
     assert found.agreement.part == "test" and found.agreement.accuracy is not None
     assert found.agreement.accuracy[0] == pytest.approx(run.data.metrics["test/accuracy"], abs=1e-6)
-    export_report.print_export(found)
-    export_report.log_export(store, run.info.run_id, found, example)
+    print_export(found)
+    log_export(store, run.info.run_id, found, example)
     logged = store.client.get_run(run.info.run_id)
     files = {file.path for file in store.client.list_artifacts(run.info.run_id, "export/onnx")}
     assert {"export/onnx/model.onnx", "export/onnx/MLmodel"} <= files
@@ -128,9 +128,9 @@ def test_what_is_decided_is_a_class_or_each_label() -> None:
 
 def test_percentiles_count_every_call_in_turns() -> None:
     order: list[str] = []
-    found = latency_percentiles({name: (lambda n=name: order.append(n)) for name in "ab"}, calls=30, warm_up=2)
-    assert order == ["a", "a", "b", "b"] + ["a", "b"] * 30
-    assert found["a"].calls == 30 and found["a"].p50_ms <= found["a"].p95_ms
+    found = time_interleaved({name: (lambda n=name: order.append(n)) for name in "ab"}, seconds=0, min_timing_s=0)
+    assert order == ["a"] * 3 + ["b"] * 3 + ["a", "b"] * 31
+    assert found["a"].rounds == 30 and found["a"].low_ms <= found["a"].median_ms <= found["a"].p95_ms
 
 
 def test_a_pt2_file_is_read_without_unpickling(tmp_path: Path) -> None:
@@ -178,7 +178,7 @@ def test_without_a_compiler_aoti_says_what_to_install(tmp_path: Path, monkeypatc
 def test_the_other_formats_give_what_the_checkpoint_gives(form: str, run: Any, store: Any, folder: Path) -> None:
     found, example = export_run(store, run, form, False, folder)
     agrees(store, run, found.path)
-    export_report.log_export(store, run.info.run_id, found, example)
+    log_export(store, run.info.run_id, found, example)
     assert found.agreement.top1 == 1.0
 
 

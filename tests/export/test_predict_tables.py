@@ -41,8 +41,7 @@ def test_columns_are_matched_by_name_wherever_the_model_is_used(model: Any, stor
     import mlflow
     from mlflow.exceptions import MlflowException
 
-    from lightning_modules.export.export import export_run
-    from lightning_modules.export.export_report import write_mlmodel
+    from lightning_modules.export.export import export_run, write_mlmodel
 
     task, wanted = find_model(store, model.info.run_id)
     recorded = load_task(best_checkpoint(store, model))
