@@ -7,15 +7,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lightning_modules.augmentation.image.crop_flip import interval_mask
 from lightning_modules.augmentation.image.image_transform import (
     as_float,
     match_memory_format,
     require_images,
     round_to_dtype,
 )
-from lightning_modules.augmentation.image.resized_crop import interval_mask
+from lightning_modules.augmentation.per_sample import bernoulli_mask, unsupported
 from lightning_modules.config.bounds import Fraction, Positive, bounded
-from lightning_modules.config.errors import UserError
 from lightning_modules.data.in_memory import InMemoryData
 from lightning_modules.task.manifold_mixup import blend
 
@@ -56,8 +56,7 @@ class Mixing(nn.Module):
         """Return partners int64 [n], a permutation of the batch, and weights float32 [n]; both on the CPU."""
         partner = torch.randperm(n, generator=generator)
         weight = sample_beta(n, self.alpha, generator)
-        mixed = torch.rand(n, generator=generator) < self.probability
-        return partner, torch.where(mixed, weight, 1.0)
+        return partner, torch.where(bernoulli_mask(n, self.probability, generator), weight, 1.0)
 
     def mix_targets(self, batch: Mapping[str, Tensor], partner: Tensor, weight: Tensor) -> Tensor:
         """Return soft targets float [B, K] for classes, else blended values."""
@@ -77,7 +76,7 @@ class Mixup(Mixing):
         """Return a new batch with mixed "x" and soft "y"."""
         x = batch["x"]
         if x.dtype != torch.uint8 and not x.is_floating_point():
-            raise UserError(f"augmentation: Mixup needs samples of uint8 or float values, but they are {x.dtype}")
+            raise unsupported(self, "samples of uint8 or float values", x)
         partner, weight = self.draw(len(x), generator)
         other = x.index_select(0, partner.to(x.device))
         mixed = round_to_dtype(blend(as_float(x), as_float(other), weight), x)

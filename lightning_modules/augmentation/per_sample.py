@@ -1,11 +1,15 @@
 """Base of transforms that change each sample of a batch with a probability."""
 
+import math
 from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lightning_modules.config.bounds import Fraction, bounded
+from lightning_modules.config.errors import UserError
 
 
 def uniform(n: int, low: float, high: float, generator: torch.Generator) -> Tensor:
@@ -24,6 +28,31 @@ def to_device_of(x: Tensor, drawn: Tensor) -> Tensor:
     All random numbers come from the run's CPU generator, so that all devices augment a batch equally.
     """
     return drawn.pin_memory().to(x.device, non_blocking=True) if x.is_cuda else drawn.to(x.device)
+
+
+def check_range(
+    owner: object, name: str, limits: Sequence[float], least: float = -math.inf, most: float = math.inf
+) -> None:
+    """Raise UserError unless `limits` are two finite numbers, ascending from `least` to `most`."""
+    if len(limits) != 2 or not least <= limits[0] <= limits[1] <= most or math.isinf(limits[1] - limits[0]):
+        bounds = "" if least == -math.inf else f" of at least {least:g}"
+        bounds = bounds if most == math.inf else f" in [{least:g}, {most:g}]"
+        text = f"augmentation: {type(owner).__name__}.{name}={list(limits)} must be two ascending numbers{bounds}"
+        raise UserError(text)
+
+
+def unsupported(owner: object, needs: str, x: Tensor, hint: str = "") -> UserError:
+    """Return the error for samples `x` of another shape or type than the transform `owner` needs."""
+    return UserError(
+        f"augmentation: {type(owner).__name__} needs {needs}, but a sample has shape {tuple(x.shape[1:])} and type "
+        f"{str(x.dtype).removeprefix('torch.')}{hint}"
+    )
+
+
+def require_prepared(owner: object, prepared: Any) -> None:
+    """Raise UserError if what `prepare` reads from the data is missing."""
+    if not prepared:
+        raise UserError(f"augmentation: {type(owner).__name__}: call prepare(datamodule) first")
 
 
 class PerSampleTransform(nn.Module):

@@ -3,9 +3,8 @@
 import torch
 from torch import Tensor
 
-from lightning_modules.augmentation.per_sample import PerSampleTransform, to_device_of, uniform
+from lightning_modules.augmentation.per_sample import PerSampleTransform, to_device_of, uniform, unsupported
 from lightning_modules.config.bounds import Fraction, NonNegative, bounded
-from lightning_modules.config.errors import UserError
 
 
 class TimeSeriesJitter(PerSampleTransform):
@@ -27,10 +26,7 @@ class TimeSeriesJitter(PerSampleTransform):
     def check(self, x: Tensor) -> None:
         """Raise UserError if the samples are not series of floats."""
         if x.ndim not in (2, 3) or not x.is_floating_point():
-            raise UserError(
-                f"augmentation: TimeSeriesJitter needs series of floats [length] or [channels, length], but a sample has shape "
-                f"{tuple(x.shape[1:])} and type {str(x.dtype).removeprefix('torch.')}"
-            )
+            raise unsupported(self, "series of floats [length] or [channels, length]", x)
 
     def transform_samples(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """Transform series [n, L] or [n, C, L]; all channels of a series share shift and scale."""

@@ -54,7 +54,7 @@ def _crop_and_flip(shape: tuple[int, int, int]) -> Rivals:
 def _geometric(shape: tuple[int, int, int]) -> dict[str, Rivals]:
     from torchvision.transforms import v2
 
-    from lightning_modules.augmentation.image import affine, crop_flip, resized_crop
+    from lightning_modules.augmentation.image import affine, crop_flip
 
     side, smooth = shape[1], v2.InterpolationMode.BILINEAR
     four = {"degrees": 15.0, "translate": (0.1, 0.1), "scale": (0.9, 1.1)}
@@ -72,7 +72,7 @@ def _geometric(shape: tuple[int, int, int]) -> dict[str, Rivals]:
             _kor(lambda k: k.RandomVerticalFlip()),
         ),
         "resized crop": Rivals(
-            resized_crop.RandomResizedCrop(),
+            crop_flip.RandomResizedCrop(),
             v2.RandomResizedCrop(side),
             _alb(lambda a: a.RandomResizedCrop((side, side))),
             _kor(lambda k: k.RandomResizedCrop((side, side))),
@@ -95,8 +95,8 @@ def _geometric(shape: tuple[int, int, int]) -> dict[str, Rivals]:
 def _colours(shape: tuple[int, int, int]) -> dict[str, Rivals]:
     from torchvision.transforms import v2
 
-    from lightning_modules.augmentation.image.color_jitter import ColorJitter, Grayscale
-    from lightning_modules.augmentation.image.random_policies import TrivialAugment
+    from lightning_modules.augmentation.image.photometric import ColorJitter, Grayscale
+    from lightning_modules.augmentation.image.policies import TrivialAugment
 
     coloured = shape[0] == 3
     parts = {"brightness": 0.4, "contrast": 0.4} | ({"saturation": 0.4, "hue": 0.1} if coloured else {})
@@ -154,8 +154,8 @@ def _covering() -> dict[str, Rivals]:
     import torch
     from torchvision.transforms import v2
 
-    from lightning_modules.augmentation.image.blur_noise import GaussianBlur, GaussianNoise
     from lightning_modules.augmentation.image.erasing import Cutout, RandomErasing
+    from lightning_modules.augmentation.image.photometric import GaussianBlur, GaussianNoise
 
     def noisy(x: Any) -> Any:
         return v2.functional.gaussian_noise(x, 0.0, 0.1 * float(torch.rand(())))
@@ -191,8 +191,7 @@ def _covering() -> dict[str, Rivals]:
 def _policies(coloured: bool) -> dict[str, Rivals]:
     from torchvision.transforms import v2
 
-    from lightning_modules.augmentation.image.auto_augment import AutoAugment
-    from lightning_modules.augmentation.image.random_policies import AugMix, RandAugment, TrivialAugment
+    from lightning_modules.augmentation.image.policies import AugMix, AutoAugment, RandAugment, TrivialAugment
 
     cifar = v2.AutoAugmentPolicy.CIFAR10
     return {

@@ -1,13 +1,12 @@
 """SpecAugment: masks of log-mel features."""
 
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-from annotated_types import Ge
 from torch import Tensor, nn
 
-from lightning_modules.augmentation.per_sample import PerSampleTransform
-from lightning_modules.config.bounds import Fraction, bounded
+from lightning_modules.augmentation.per_sample import PerSampleTransform, require_prepared, unsupported
+from lightning_modules.config.bounds import Fraction, Whole, bounded
 from lightning_modules.config.errors import UserError
 
 
@@ -20,7 +19,7 @@ class ToLogMel(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.spectrum: nn.Module | None = None
+        self.spectrum: Any = None
 
     def prepare(self, data: Any) -> None:
         """Take the spectrogram module from the data's preprocessing."""
@@ -34,8 +33,7 @@ class ToLogMel(nn.Module):
         """Convert ``batch["x"]`` [B, T] to [B, 1, n_mels, frames]."""
         if batch["x"].ndim == 4:
             return batch
-        if self.spectrum is None:
-            raise UserError("augmentation: ToLogMel: call prepare(datamodule) first")
+        require_prepared(self, self.spectrum)
         return {**batch, "x": self.spectrum(batch["x"])}
 
 
@@ -53,10 +51,10 @@ class SpecAugment(PerSampleTransform):
     @bounded
     def __init__(
         self,
-        bands: Annotated[int, Ge(0)] = 8,
+        bands: Whole = 8,
         frames: Fraction = 0.15,
-        frequency_masks: Annotated[int, Ge(0)] = 1,
-        time_masks: Annotated[int, Ge(0)] = 1,
+        frequency_masks: Whole = 1,
+        time_masks: Whole = 1,
         probability: float = 1.0,
     ) -> None:
         super().__init__(probability)
@@ -72,10 +70,8 @@ class SpecAugment(PerSampleTransform):
     def check(self, x: Tensor) -> None:
         """Raise UserError if the samples are not log-mel features."""
         if x.ndim != 4 or x.shape[1] != 1 or not x.is_floating_point():
-            raise UserError(
-                f"augmentation: SpecAugment needs log-mel features [1, n_mels, frames], but a sample has shape "
-                f"{tuple(x.shape[1:])}; use data.features=log_mel, or ToLogMel before it"
-            )
+            hint = "; use data.features=log_mel, or ToLogMel before it"
+            raise unsupported(self, "log-mel features [1, n_mels, frames]", x, hint)
 
     def transform_samples(self, x: Tensor, generator: torch.Generator) -> Tensor:
         count, _, bands, frames = x.shape

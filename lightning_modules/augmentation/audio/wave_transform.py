@@ -1,6 +1,5 @@
 """Base of waveform transforms: conversion to floats, clipping, reading of folders of recordings."""
 
-import math
 from abc import abstractmethod
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_modules.augmentation.per_sample import PerSampleTransform
+from lightning_modules.augmentation.per_sample import PerSampleTransform, unsupported
 from lightning_modules.config.errors import UserError
 from lightning_modules.data.audio_file import SUFFIXES, read_recordings
 from lightning_modules.data.in_memory import InMemoryData
@@ -25,11 +24,8 @@ class WaveTransform(PerSampleTransform):
     def check(self, x: Tensor) -> None:
         """Raise UserError if the samples are not waveforms."""
         if x.ndim != 2 or not (x.dtype == torch.int16 or x.is_floating_point()):
-            raise UserError(
-                f"augmentation: {type(self).__name__} needs waveforms [T] of int16 or floats, but a sample has shape "
-                f"{tuple(x.shape[1:])} and type {str(x.dtype).removeprefix('torch.')}; with log-mel "
-                "features (data.features=log_mel, or after ToLogMel) use SpecAugment"
-            )
+            hint = "; with log-mel features (data.features=log_mel, or after ToLogMel) use SpecAugment"
+            raise unsupported(self, "waveforms [T] of int16 or floats", x, hint)
 
     def transform_samples(self, x: Tensor, generator: torch.Generator) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
@@ -41,13 +37,6 @@ class WaveTransform(PerSampleTransform):
     @abstractmethod
     def transform_wave(self, wave: Tensor, generator: torch.Generator) -> Tensor:
         """Return transformed waveforms float32 [n, T], on the same device."""
-
-
-def require_range(transform: object, name: str, low: float, high: float, least: float = -math.inf) -> None:
-    """Raise UserError if the range `name` is not ascending or starts below `least`."""
-    if not least <= low <= high < math.inf:
-        known = "" if least == -math.inf else f", the first at least {least:g}"
-        raise UserError(f"augmentation: {type(transform).__name__}.{name}=[{low}, {high}] must be ascending{known}")
 
 
 def db_to_amplitude(values: Tensor) -> Tensor:

@@ -1,28 +1,25 @@
 """Random affine transforms: rotation, scale, shear and translation by one matrix per image."""
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
+from annotated_types import Ge, Le
 from torch import Tensor
 from torch.nn import functional as F
 
 from lightning_modules.augmentation.image.image_transform import (
+    Fill,
     ImageTransform,
+    Interpolation,
     as_float,
-    check_range,
     fill_values,
     round_to_dtype,
 )
-from lightning_modules.augmentation.per_sample import uniform
-from lightning_modules.config.errors import UserError, suggest
+from lightning_modules.augmentation.per_sample import check_range, uniform
+from lightning_modules.config.bounds import Fraction, NonNegative, bounded
 
-INTERPOLATIONS = ("bilinear", "nearest")
-
-
-def check_interpolation(name: str, interpolation: str) -> None:
-    """Raise UserError if `interpolation` is not supported."""
-    if interpolation not in INTERPOLATIONS:
-        raise UserError(f"augmentation: {name}.interpolation={interpolation}: {suggest(interpolation, INTERPOLATIONS)}")
+Shear = Annotated[float, Ge(0), Le(89)]
 
 
 def affine_matrix(angle: Tensor, scale: Tensor, shear_x: Tensor, shear_y: Tensor) -> Tensor:
@@ -52,7 +49,7 @@ def invert_affine(matrix: Tensor, shift: Tensor) -> Tensor:
     return torch.cat((back, -back @ shift.double()[:, :, None]), dim=2)
 
 
-def warp(x: Tensor, back: Tensor, interpolation: str = "bilinear", fill: float | Sequence[float] = 0) -> Tensor:
+def warp(x: Tensor, back: Tensor, interpolation: Interpolation = "bilinear", fill: Fill = 0) -> Tensor:
     """Warp images by the inverse map `back`.
 
     Args:
@@ -72,13 +69,13 @@ def warp(x: Tensor, back: Tensor, interpolation: str = "bilinear", fill: float |
     return sample_grid(x, grid, interpolation, fill)
 
 
-def sample_grid(x: Tensor, grid: Tensor, interpolation: str, fill: float | Sequence[float] | None) -> Tensor:
+def sample_grid(x: Tensor, grid: Tensor, interpolation: Interpolation, fill: Fill | None) -> Tensor:
     """Sample x at `grid` [n, H, W, 2], as `F.grid_sample`; with a `fill` of None, the border is replicated."""
     values = as_float(x)
     grid = grid.to(values.dtype)
     if fill is None:
         return round_to_dtype(F.grid_sample(values, grid, interpolation, "border", align_corners=False), x)
-    levels = values.new_tensor(fill_values(fill, x.shape[1])).view(1, -1, 1, 1)  # type: ignore[arg-type]
+    levels = values.new_tensor(fill_values(fill, x.shape[1])).view(1, -1, 1, 1)
     filled = bool(levels.any())
     # grid_sample pads with 0: subtract the fill before and add it afterwards
     out = F.grid_sample(values - levels if filled else values, grid, interpolation, "zeros", align_corners=False)
@@ -88,39 +85,32 @@ def sample_grid(x: Tensor, grid: Tensor, interpolation: str, fill: float | Seque
 class Affine(ImageTransform):
     """Rotates, scales, shears and translates images about their center; each parameter is uniform in its range.
 
-    By default, each of them is off. The same as torchvision's ``RandomAffine``, but translations are not rounded to
-    pixels.
+    By default all are off. As torchvision's ``RandomAffine``, but translations are not rounded to pixels.
 
     Args:
         degrees: rotation, from -degrees to degrees.
         translate: maximum translation as fractions of (width, height), or one fraction for both.
         scale: (minimum, maximum) factor.
         shear: maximum shear in degrees in (x, y), or in x only.
-        interpolation: "bilinear" or "nearest".
         fill: raw value for pixels outside of the image, or one per channel.
-        probability: of transforming an image.
     """
 
+    @bounded
     def __init__(
         self,
-        degrees: float = 0.0,
-        translate: float | Sequence[float] = 0.0,
+        degrees: NonNegative = 0.0,
+        translate: Fraction | Sequence[Fraction] = 0.0,
         scale: Sequence[float] = (1.0, 1.0),
-        shear: float | Sequence[float] = 0.0,
-        interpolation: str = "bilinear",
-        fill: float | Sequence[float] = 0,
+        shear: Shear | Sequence[Shear] = 0.0,
+        interpolation: Interpolation = "bilinear",
+        fill: Fill = 0,
         probability: float = 1.0,
     ) -> None:
         super().__init__(probability)
-        translate = (translate, translate) if isinstance(translate, int | float) else translate
-        shear = (shear, 0.0) if isinstance(shear, int | float) else shear
-        check_range("Affine.degrees", 0, degrees, 0)
-        for name, (in_x, in_y), most in (("translate", translate, 1.0), ("shear", shear, 89.0)):
-            check_range(f"Affine.{name}", 0, in_x, 0, most)
-            check_range(f"Affine.{name}", 0, in_y, 0, most)
-        check_range("Affine.scale", scale[0], scale[1], 1e-3)
-        check_interpolation("Affine", interpolation)
-        self.degrees, self.translate, self.scale, self.shear = degrees, translate, scale, shear
+        check_range(self, "scale", scale, 1e-3)
+        self.degrees, self.scale = degrees, scale
+        self.translate = (translate, translate) if isinstance(translate, int | float) else translate
+        self.shear = (shear, 0.0) if isinstance(shear, int | float) else shear
         self.interpolation, self.fill = interpolation, fill
 
     def transform_images(self, x: Tensor, generator: torch.Generator) -> Tensor:

@@ -1,20 +1,15 @@
 """Cutout and random erasing: mask a square or a rectangle of each image."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.augmentation.image.image_transform import ImageTransform, fill_values
-from lightning_modules.augmentation.image.resized_crop import (
-    check_rectangle,
-    draw_places,
-    draw_rectangles,
-    interval_mask,
-)
-from lightning_modules.augmentation.per_sample import to_device_of
+from lightning_modules.augmentation.image.crop_flip import draw_places, draw_rectangles, interval_mask
+from lightning_modules.augmentation.image.image_transform import Fill, ImageTransform, fill_values
+from lightning_modules.augmentation.per_sample import check_range, to_device_of, unsupported
 from lightning_modules.config.bounds import Count, bounded
-from lightning_modules.config.errors import UserError
 
 
 class Cutout(nn.Module):
@@ -29,34 +24,24 @@ class Cutout(nn.Module):
     """
 
     @bounded
-    def __init__(self, size: Count = 16, fill: float | Sequence[float] = 0.0) -> None:
+    def __init__(self, size: Count = 16, fill: Fill = 0.0) -> None:
         super().__init__()
         self.size = size
         self.fill = [float(value) for value in fill] if isinstance(fill, Sequence) else [float(fill)]
 
     def forward(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
-        """Mask part of ``batch["x"]``, uint8 or float [B, C, H, W]; the rest of the batch is unchanged.
-
-        Raises:
-            UserError: the samples are not images, or their channels do not match `fill`.
-        """
+        """Mask part of ``batch["x"]``, uint8 or float [B, C, H, W]. Raises UserError if the channels do not match `fill`."""
         x = batch["x"]
         if x.ndim != 4 or len(self.fill) not in (1, x.shape[1]):
-            raise UserError(
-                f"augmentation.transforms.cutout: expected images of {len(self.fill)} channels (the length of fill), but a "
-                f"sample has shape {tuple(x.shape[1:])}"
-            )
+            raise unsupported(self, f"images of {len(self.fill)} channels (the length of fill)", x)
         count, _, height, width = x.shape
-        rows = self._covered(torch.randint(height, (count,), generator=generator), height)
-        columns = self._covered(torch.randint(width, (count,), generator=generator), width)
+        rows, columns = (
+            interval_mask(torch.randint(side, (count,), generator=generator) - self.size // 2, self.size, side)
+            for side in (height, width)
+        )
         covered = (rows[:, None, :, None] & columns[:, None, None, :]).to(x.device)
         fill = torch.tensor(self.fill, device=x.device).to(x.dtype).view(1, -1, 1, 1)
         return {**batch, "x": torch.where(covered, fill, x)}
-
-    def _covered(self, centre: Tensor, length: int) -> Tensor:
-        """Return bool [B, length]: rows (or columns) covered by the square around `centre` [B]."""
-        distance = torch.arange(length) - centre[:, None]
-        return (distance >= -(self.size // 2)) & (distance < self.size - self.size // 2)
 
 
 class RandomErasing(ImageTransform):
@@ -69,22 +54,19 @@ class RandomErasing(ImageTransform):
         scale: (minimum, maximum) fraction of the area.
         ratio: (minimum, maximum) width / height, log-uniform.
         fill: "noise" (uniform values per pixel), a raw value, or one per channel.
-        probability: of masking a part of an image.
     """
 
+    @bounded
     def __init__(
         self,
         scale: Sequence[float] = (0.02, 0.4),
         ratio: Sequence[float] = (0.3, 1 / 0.3),
-        fill: str | float | Sequence[float] = "noise",
+        fill: Literal["noise"] | Fill = "noise",
         probability: float = 0.5,
     ) -> None:
         super().__init__(probability)
-        check_rectangle("RandomErasing", scale, ratio)
-        if isinstance(fill, str) and fill != "noise":
-            raise UserError(
-                f"augmentation: RandomErasing.fill={fill}: expected noise, a number, or one number per channel"
-            )
+        check_range(self, "scale", scale, 0, 1)
+        check_range(self, "ratio", ratio, 1e-3)
         self.scale, self.ratio, self.fill = scale, ratio, fill
 
     def transform_images(self, x: Tensor, generator: torch.Generator) -> Tensor:
@@ -96,7 +78,7 @@ class RandomErasing(ImageTransform):
         if isinstance(self.fill, str):
             cover = to_device_of(x, _noise(x, generator))
         else:
-            cover = torch.tensor(fill_values(self.fill, channels)).to(x.device, x.dtype).view(1, -1, 1, 1)  # type: ignore[arg-type]
+            cover = torch.tensor(fill_values(self.fill, channels)).to(x.device, x.dtype).view(1, -1, 1, 1)
         return torch.where(covered, cover, x)
 
 

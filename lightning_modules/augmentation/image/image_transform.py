@@ -1,12 +1,17 @@
 """Base of image transforms: checks of the input, conversion to floats and back."""
 
 from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.augmentation.per_sample import PerSampleTransform
+from lightning_modules.augmentation.per_sample import PerSampleTransform, unsupported
 from lightning_modules.config.errors import UserError
+
+Interpolation = Literal["bilinear", "nearest"]
+Fill = float | Sequence[float]  # raw value, or one per channel
 
 
 class ImageTransform(PerSampleTransform):
@@ -22,13 +27,11 @@ class ImageTransform(PerSampleTransform):
 
     def check(self, x: Tensor) -> None:
         """Raise UserError if the samples are not images, or have an unsupported number of channels."""
-        name = f"augmentation: {type(self).__name__}"
         require_images(self, x)
         if self.channels and x.shape[1] not in self.channels:
-            allowed = " or ".join(map(str, self.channels))
-            raise UserError(f"{name} needs images of {allowed} channels, but a sample has {x.shape[1]}")
+            raise unsupported(self, f"images of {' or '.join(map(str, self.channels))} channels", x)
         if x.dtype != torch.uint8 and not x.is_floating_point():
-            raise UserError(f"{name} needs images of uint8 or float values, but they are {x.dtype}")
+            raise unsupported(self, "images of uint8 or float values", x)
 
     def transform_samples(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """Return transformed images [n, C, H, W] in the memory format of `x`."""
@@ -42,10 +45,7 @@ class ImageTransform(PerSampleTransform):
 def require_images(transform: nn.Module, x: Tensor) -> None:
     """Raise UserError if the samples `x` are not images [B, C, H, W]."""
     if x.ndim != 4:
-        raise UserError(
-            f"augmentation: {type(transform).__name__} needs images [channels, height, width], but a sample has shape "
-            f"{tuple(x.shape[1:])}; use augmentation=none"
-        )
+        raise unsupported(transform, "images [channels, height, width]", x, "; use augmentation=none")
 
 
 def white_level(x: Tensor) -> float:
@@ -85,7 +85,7 @@ def match_memory_format(x: Tensor, out: Tensor) -> Tensor:
     return out.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
 
 
-def fill_values(fill: float | list[float], channels: int) -> list[float]:
+def fill_values(fill: Fill, channels: int) -> list[float]:
     """Return one raw value per channel. Raises UserError if their number does not match."""
     values = [float(fill)] if isinstance(fill, int | float) else [float(value) for value in fill]
     if len(values) not in (1, channels):
@@ -93,10 +93,3 @@ def fill_values(fill: float | list[float], channels: int) -> list[float]:
             f"augmentation: fill={values} has {len(values)} values, but the images have {channels} channels"
         )
     return values * channels if len(values) == 1 else values
-
-
-def check_range(name: str, low: float, high: float, least: float, most: float = float("inf")) -> None:
-    """Raise UserError unless ``least <= low <= high <= most``."""
-    if not least <= low <= high <= most:
-        limits = f"in [{least:g}, {most:g}]" if most < float("inf") else f"of at least {least:g}"
-        raise UserError(f"augmentation: {name}=[{low:g}, {high:g}] must be two ascending numbers {limits}")

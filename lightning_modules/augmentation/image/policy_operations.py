@@ -1,6 +1,6 @@
 """Operations of augmentation policies, each applied at once to all images that drew it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lightning_modules.augmentation.image import color
 from lightning_modules.augmentation.image.affine import affine_matrix, invert_affine, warp
+from lightning_modules.augmentation.image.image_transform import Fill, Interpolation
 
 
 class StrengthRange(NamedTuple):
@@ -26,18 +27,13 @@ def operation_ranges(
     shear: float, translate: StrengthRange, degrees: float, factor: float, posterize: tuple[int, int], identity: bool
 ) -> dict[str, StrengthRange]:
     """Return the operations of RandAugment and TrivialAugment, or with ``factor=0`` those of AugMix."""
-    turned = {name: StrengthRange(0, shear, True) for name in ("shear_x", "shear_y")}
-    turned |= dict.fromkeys(("translate_x", "translate_y"), translate) | {"rotate": StrengthRange(0, degrees, True)}
-    coloured = {
-        name: StrengthRange(0, factor, True) for name in ("brightness", "color", "contrast", "sharpness") if factor
-    }
-    rest = {
-        "posterize": StrengthRange(*posterize),
-        "solarize": StrengthRange(1, 0),
-        "autocontrast": StrengthRange(),
-        "equalize": StrengthRange(),
-    }
-    return ({"identity": StrengthRange()} if identity else {}) | turned | coloured | rest
+    found = {"identity": StrengthRange()} if identity else {}
+    found |= dict.fromkeys(("shear_x", "shear_y"), StrengthRange(0, shear, True))
+    found |= dict.fromkeys(("translate_x", "translate_y"), translate) | {"rotate": StrengthRange(0, degrees, True)}
+    if factor:
+        found |= dict.fromkeys(("brightness", "color", "contrast", "sharpness"), StrengthRange(0, factor, True))
+    found |= {"posterize": StrengthRange(*posterize), "solarize": StrengthRange(1, 0)}
+    return found | dict.fromkeys(("autocontrast", "equalize"), StrengthRange())
 
 
 def operation_strengths(named: StrengthRange, level: Tensor, side: int) -> Tensor:
@@ -46,18 +42,10 @@ def operation_strengths(named: StrengthRange, level: Tensor, side: int) -> Tenso
     return strength * side if named.of_side else strength
 
 
-def _shear_x(strength: Tensor, height: int, width: int) -> Tensor:
-    return _shear_about_corner(torch.atan(strength.double()).rad2deg(), torch.zeros_like(strength), height, width)
-
-
-def _shear_y(strength: Tensor, height: int, width: int) -> Tensor:
-    return _shear_about_corner(torch.zeros_like(strength), torch.atan(strength.double()).rad2deg(), height, width)
-
-
-def _shear_about_corner(in_x: Tensor, in_y: Tensor, height: int, width: int) -> Tensor:
+def _shear(in_x: Tensor, in_y: Tensor, height: int, width: int) -> Tensor:
     """Shear about the upper left corner, as Pillow does."""
     zero = torch.zeros_like(in_x)
-    matrix = affine_matrix(zero, zero + 1, in_x, in_y)
+    matrix = affine_matrix(zero, zero + 1, *(torch.atan(strength.double()).rad2deg() for strength in (in_x, in_y)))
     corner = torch.tensor([-width / 2, -height / 2], dtype=matrix.dtype)
     return invert_affine(matrix, corner - matrix @ corner)
 
@@ -73,8 +61,8 @@ def _rotate(strength: Tensor, height: int, width: int) -> Tensor:
 
 
 GEOMETRIC_OPERATIONS: dict[str, Callable[[Tensor, int, int], Tensor]] = {  # strength [n], height, width -> [n, 2, 3]
-    "shear_x": _shear_x,
-    "shear_y": _shear_y,
+    "shear_x": lambda strength, height, width: _shear(strength, torch.zeros_like(strength), height, width),
+    "shear_y": lambda strength, height, width: _shear(torch.zeros_like(strength), strength, height, width),
     "translate_x": lambda strength, height, width: _translate(strength, torch.zeros_like(strength)),
     "translate_y": lambda strength, height, width: _translate(torch.zeros_like(strength), strength),
     "rotate": _rotate,
@@ -104,8 +92,8 @@ def apply_operations(
     operation: Tensor,
     level: Tensor,
     sign: Tensor,
-    interpolation: str,
-    fill: float | Sequence[float],
+    interpolation: Interpolation,
+    fill: Fill,
 ) -> Tensor:
     """Apply to each image of x [n, C, H, W] its operation.
 

@@ -8,18 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_modules.augmentation.per_sample import PerSampleTransform, to_device_of
+from lightning_modules.augmentation.per_sample import PerSampleTransform, require_prepared, to_device_of, unsupported
 from lightning_modules.config.bounds import Fraction, bounded
 from lightning_modules.config.errors import UserError
 
 
-def check_histories(name: str, x: Tensor) -> None:
+def check_histories(transform: PerSampleTransform, x: Tensor) -> None:
     """Raise UserError if the samples are not item histories."""
     if x.ndim != 2 or x.is_floating_point():
-        raise UserError(
-            f"augmentation: {name} needs histories of items, int64 [length], not "
-            f"{str(x.dtype).removeprefix('torch.')} samples of shape {tuple(x.shape[1:])}; try data=movielens_sequence"
-        )
+        raise unsupported(transform, "histories of items, int64 [length]", x, "; try data=movielens_sequence")
 
 
 class HistoryTransform(PerSampleTransform):
@@ -36,7 +33,7 @@ class HistoryTransform(PerSampleTransform):
         self.share = share
 
     def check(self, x: Tensor) -> None:
-        check_histories(type(self).__name__, x)
+        check_histories(self, x)
 
     def window(self, x: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Draw start and length, both int64 [n, 1], of a random window of ``share`` of each history's items.
@@ -73,9 +70,8 @@ class HistoryReorder(HistoryTransform):
         places = torch.arange(x.shape[1], device=x.device)
         moved = (places >= start) & (places < start + length)
         draws = to_device_of(x, torch.rand(x.shape, generator=generator))
-        keys = torch.where(
-            moved, start + draws * length, places
-        )  # keys of the window stay between those of the other items
+        # keys of the window stay between those of the other items
+        keys = torch.where(moved, start + draws * length, places)
         return x.gather(1, keys.argsort(dim=1, stable=True))
 
 
@@ -84,7 +80,7 @@ class HistoryMask(HistoryTransform):
 
     def __init__(self, share: float = 0.3, probability: float = 1.0) -> None:
         super().__init__(share, probability)
-        self.mask: int | None = None
+        self.mask = 0
 
     def prepare(self, data: Any) -> None:
         """Read the mask number from the data. Raises UserError if they are not histories."""
@@ -95,8 +91,7 @@ class HistoryMask(HistoryTransform):
         self.mask = int(data.num_items) + 1
 
     def transform_samples(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        if self.mask is None:
-            raise UserError("augmentation: HistoryMask: call prepare(datamodule) first")
+        require_prepared(self, self.mask)
         masked = to_device_of(x, torch.rand(x.shape, generator=generator) < self.share)
         return torch.where(masked & (x != 0), self.mask, x)
 
@@ -132,7 +127,7 @@ class VirtualUsers(PerSampleTransform):
         self.share = share
 
     def check(self, x: Tensor) -> None:
-        check_histories(type(self).__name__, x)
+        check_histories(self, x)
 
     def transform_samples(self, x: Tensor, generator: torch.Generator) -> Tensor:
         partner = torch.randperm(len(x), generator=generator).to(x.device)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from lightning_modules.augmentation.per_sample import bernoulli_mask, check_range, require_prepared, unsupported
 from lightning_modules.config.bounds import Count, Fraction, NonNegative, bounded
 from lightning_modules.config.errors import UserError
 from lightning_modules.data.in_memory import InMemoryData
@@ -67,16 +68,14 @@ class NegativeSampling(nn.Module):
         """
         x = batch["x"]
         if x.ndim != 2 or x.shape[1] != 2 or x.is_floating_point():
-            raise UserError(
-                f"augmentation: negative sampling needs pairs (user, item), not samples of shape {tuple(x.shape[1:])}"
-            )
+            raise unsupported(self, "pairs (user, item)", x)
         users = x[:, 0].cpu().repeat_interleave(self.count)
         drawn = self._draw(users, generator)
         return {**batch, "negatives": drawn.view(-1, self.count).to(x.device)}
 
     def _draw(self, users: Tensor, generator: torch.Generator) -> Tensor:
-        if self._met is None:
-            raise UserError("augmentation: negative sampling: call prepare(datamodule) first")
+        require_prepared(self, self._met is not None)
+        assert self._met is not None
         drawn = self._draw_items(len(users), generator)
         again = torch.arange(len(users))
         for _ in range(_MAX_REDRAWS):
@@ -126,14 +125,13 @@ class UniformUsers(nn.Module):
     @torch.no_grad()
     def forward(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """Return a new batch of pairs int64 [B, 2]."""
-        if self._x is None:
-            raise UserError("augmentation: UniformUsers: call prepare(datamodule) first")
+        require_prepared(self, self._x is not None)
+        assert self._x is not None
         x, y = batch["x"], batch["y"]
         user = torch.randint(len(self._counts), (len(x),), generator=generator)
         place = (torch.rand(len(x), generator=generator, dtype=torch.float64) * self._counts[user]).long()
         row = self._starts[user] + place
-        changed = torch.rand(len(x), generator=generator) < self.probability
-        moved = changed.to(x.device)
+        moved = bernoulli_mask(len(x), self.probability, generator).to(x.device)
         return {
             **batch,
             "x": torch.where(moved[:, None], self._x[row].to(x.device), x),
@@ -155,10 +153,7 @@ class RatingNoise(nn.Module):
         self, std: NonNegative = 0.25, scale: Sequence[float] = (1.0, 5.0), probability: Fraction = 1.0
     ) -> None:
         super().__init__()
-        if len(scale) != 2 or not scale[0] < scale[1]:
-            raise UserError(
-                f"augmentation: RatingNoise.scale={list(scale)}: expected the lowest and the highest rating, for example [1, 5]"
-            )
+        check_range(self, "scale", scale)
         self.std, self.probability = std, probability
         self.scale = (float(scale[0]), float(scale[1]))
 
@@ -169,5 +164,5 @@ class RatingNoise(nn.Module):
         if not y.is_floating_point() or y.ndim != 1:
             raise UserError("augmentation: RatingNoise needs one rating per sample; try data=movielens")
         noise = self.std * torch.randn(len(y), generator=generator)
-        changed = (torch.rand(len(y), generator=generator) < self.probability).to(y.device)
+        changed = bernoulli_mask(len(y), self.probability, generator).to(y.device)
         return {**batch, "y": torch.where(changed, (y + noise.to(y)).clamp(*self.scale), y)}

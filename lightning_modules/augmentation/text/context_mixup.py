@@ -24,13 +24,7 @@ class AddContext(TextTransform):
     def __init__(self, max_words: Count | None = None, probability: float = 0.5) -> None:
         super().__init__(probability)
         self.max_words = max_words
-        for name in ("texts", "places", "first", "count", "rank"):
-            self.register_buffer(name, torch.zeros(0, dtype=torch.int64), persistent=False)
-        self.texts: Tensor
-        self.first: Tensor
-        self.count: Tensor
-        self.places: Tensor
-        self.rank: Tensor
+        self.texts = self.first = self.count = self.rank = torch.zeros(0, dtype=torch.int64)
 
     def prepare(self, data: TextData) -> None:
         """Sort the training texts by class. Raises UserError if the targets are not classes."""
@@ -38,12 +32,12 @@ class AddContext(TextTransform):
             raise UserError(f"augmentation: AddContext adds texts of the same class, but {data.name} has no classes")
         train = data.splits["train"]
         y = data.arrays.y[train]
-        self.places = train[y.argsort(stable=True)]  # indices of the training texts, sorted by class
-        self.texts = data.arrays.x.index_select(0, self.places)
+        places = train[y.argsort(stable=True)]  # indices of the training texts, sorted by class
+        self.texts = data.arrays.x.index_select(0, places)
         self.count = y.bincount(minlength=data.num_classes)
         self.first = self.count.cumsum(0) - self.count
         self.rank = torch.full((len(data.arrays.y),), -1)
-        self.rank[self.places] = torch.arange(len(self.places))
+        self.rank[places] = torch.arange(len(places))
 
     @torch.no_grad()
     def forward(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.augmentation.per_sample import PerSampleTransform, to_device_of
+from lightning_modules.augmentation.per_sample import PerSampleTransform, to_device_of, unsupported
 from lightning_modules.config.errors import UserError
 from lightning_modules.data.text.text_data import TextData
 
@@ -19,10 +19,7 @@ class TextTransform(PerSampleTransform):
     def check(self, x: Tensor) -> None:
         """Raise UserError if the samples are not texts."""
         if x.ndim != 2 or x.is_floating_point() or x.is_complex():
-            raise UserError(
-                f"augmentation: {type(self).__name__} needs texts (rows of word ids), not samples of shape "
-                f"{tuple(x.shape[1:])} and type {str(x.dtype).removeprefix('torch.')}"
-            )
+            raise unsupported(self, "texts (rows of word ids)", x)
 
 
 def row_lengths(x: Tensor) -> Tensor:
@@ -65,11 +62,8 @@ class OneOf(TextTransform):
     def __init__(self, transforms: Mapping[str, nn.Module | None], probability: float = 1.0) -> None:
         super().__init__(probability)
         given = [transform for transform in transforms.values() if transform is not None]
-        words = [
-            t
-            for t in given
-            if isinstance(t, TextTransform) and type(t).transform_samples is not TextTransform.transform_samples
-        ]
+        abstract = TextTransform.transform_samples
+        words = [t for t in given if isinstance(t, TextTransform) and type(t).transform_samples is not abstract]
         if not given or len(words) < len(given):
             raise UserError(
                 f"augmentation: OneOf.transforms={list(transforms)}: expected word transforms, such as SwapWords"

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lightning_modules.augmentation.per_sample import to_device_of, uniform
+from lightning_modules.augmentation.per_sample import require_prepared, to_device_of, uniform
 from lightning_modules.augmentation.text.text_transform import (
     TextTransform,
     compact,
@@ -27,10 +27,15 @@ class DeleteWords(TextTransform):
         self.share = share
 
     def transform_samples(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        draws = to_device_of(x, torch.rand(x.shape, generator=generator)).masked_fill_(x == 0, -1.0)
-        # the word with the highest draw is always kept
-        saved = torch.zeros_like(x, dtype=torch.bool).scatter_(1, draws.argmax(1, keepdim=True), True)
-        return compact(x, ((draws >= self.share) | saved) & (x != 0))
+        return compact(x, ~draw_words(x, self.share, generator) & (x != 0))
+
+
+def draw_words(x: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """Draw bool [n, L]: each word with probability `share`, but not all words of a text."""
+    draws = to_device_of(x, torch.rand(x.shape, generator=generator)).masked_fill_(x == 0, -1.0)
+    # the word with the highest draw is always kept
+    saved = torch.zeros_like(x, dtype=torch.bool).scatter_(1, draws.argmax(1, keepdim=True), True)
+    return (draws < share) & ~saved & (x != 0)
 
 
 class ReplaceByUnknown(TextTransform):
@@ -39,8 +44,7 @@ class ReplaceByUnknown(TextTransform):
     @bounded
     def __init__(self, share: Fraction, probability: float) -> None:
         super().__init__(probability)
-        self.share = share
-        self.unknown = 0
+        self.share, self.unknown = share, 0
 
     def prepare(self, data: TextData) -> None:
         """Read the id of the unknown word."""
@@ -49,8 +53,7 @@ class ReplaceByUnknown(TextTransform):
     def check(self, x: Tensor) -> None:
         """Raise UserError if the samples are not texts, or `prepare` was not called."""
         super().check(x)
-        if not self.unknown:
-            raise UserError(f"augmentation: {type(self).__name__}: call prepare(datamodule) first")
+        require_prepared(self, self.unknown)
 
 
 class WordDropout(ReplaceByUnknown):
@@ -63,9 +66,7 @@ class WordDropout(ReplaceByUnknown):
         super().__init__(share, probability)
 
     def transform_samples(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        draws = to_device_of(x, torch.rand(x.shape, generator=generator)).masked_fill_(x == 0, -1.0)
-        saved = torch.zeros_like(x, dtype=torch.bool).scatter_(1, draws.argmax(1, keepdim=True), True)
-        return x.masked_fill((draws < self.share) & ~saved & (x != 0), self.unknown)
+        return x.masked_fill(draw_words(x, self.share, generator), self.unknown)
 
 
 class MaskSpan(ReplaceByUnknown):

@@ -8,8 +8,12 @@ import pytest
 import torch
 from synthetic_audio import generator, hiss, int16, level_db, sine, write_wav
 
-from lightning_modules.augmentation.audio.background_noise import BackgroundNoise, pink_noise
-from lightning_modules.augmentation.audio.reverberation import Reverberation, fft_convolve
+from lightning_modules.augmentation.audio.noise_reverberation import (
+    BackgroundNoise,
+    Reverberation,
+    fft_convolve,
+    pink_noise,
+)
 from lightning_modules.config.errors import UserError
 
 

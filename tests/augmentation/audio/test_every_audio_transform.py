@@ -8,11 +8,9 @@ import torch
 from synthetic_audio import generator, hiss, int16, sine, write_wav
 from torch import Tensor, nn
 
-from lightning_modules.augmentation.audio.background_noise import BackgroundNoise
-from lightning_modules.augmentation.audio.gain import Gain, Polarity
-from lightning_modules.augmentation.audio.reverberation import Reverberation
+from lightning_modules.augmentation.audio.gain_shift_speed import Gain, Polarity, SpeedPerturbation, TimeShift
+from lightning_modules.augmentation.audio.noise_reverberation import BackgroundNoise, Reverberation
 from lightning_modules.augmentation.audio.spec_augment import SpecAugment, ToLogMel
-from lightning_modules.augmentation.audio.time_shift_speed import SpeedPerturbation, TimeShift
 from lightning_modules.config.errors import UserError
 from lightning_modules.data.compose import Compose
 from lightning_modules.data.log_mel import LogMel
@@ -110,14 +108,14 @@ def test_what_is_no_waveform_is_refused(name: str) -> None:
 @pytest.mark.parametrize(
     ("build", "said"),
     [
-        (lambda: Gain(3, -3), r"Gain.\[min_db, max_db\]=\[3, -3\] must be ascending"),
-        (lambda: SpeedPerturbation(0, 1), "first at least 0.1"),
+        (lambda: Gain(3, -3), r"Gain.\[min_db, max_db\]=\[3, -3\] must be two ascending numbers"),
+        (lambda: SpeedPerturbation(0, 1), "of at least 0.1"),
         (lambda: TimeShift(-0.1), "TimeShift"),
         (lambda: BackgroundNoise(30, 5), "min_snr_db"),
         (lambda: BackgroundNoise(source="whit"), "did you mean 'white'"),
         (lambda: BackgroundNoise(folder="here"), "source=folder and a folder belong together"),
         (lambda: BackgroundNoise(probability=1.5), r"Noise.probability=1.5: expected a value in \[0, 1\]"),
-        (lambda: Reverberation(0, 1), "first at least 0.001"),
+        (lambda: Reverberation(0, 1), "of at least 0.001"),
         (lambda: SpecAugment(frames=2), "SpecAugment.frames=2"),
         (lambda: SpecAugment(bands=-1), "SpecAugment.bands=-1"),
     ],

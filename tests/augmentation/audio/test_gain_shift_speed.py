@@ -6,8 +6,13 @@ import torch
 from scipy.signal import resample_poly
 from synthetic_audio import generator, hiss, int16, level_db, sine
 
-from lightning_modules.augmentation.audio.gain import Gain, Polarity
-from lightning_modules.augmentation.audio.time_shift_speed import SpeedPerturbation, TimeShift, change_speed
+from lightning_modules.augmentation.audio.gain_shift_speed import (
+    Gain,
+    Polarity,
+    SpeedPerturbation,
+    TimeShift,
+    change_speed,
+)
 
 
 def test_gains_are_uniform_in_decibels_over_their_range() -> None:

@@ -5,7 +5,13 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from lightning_modules.augmentation.image.auto_augment import POLICIES, AutoAugment, read_policy
+from lightning_modules.augmentation.image.policies import (
+    AugMix,
+    AutoAugment,
+    RandAugment,
+    TrivialAugment,
+    sample_dirichlet,
+)
 from lightning_modules.augmentation.image.policy_operations import (
     AUTO,
     MIX,
@@ -15,7 +21,6 @@ from lightning_modules.augmentation.image.policy_operations import (
     apply_operations,
     operation_strengths,
 )
-from lightning_modules.augmentation.image.random_policies import AugMix, RandAugment, TrivialAugment, sample_dirichlet
 from lightning_modules.config.errors import UserError
 
 THEIRS = {
@@ -91,7 +96,8 @@ def test_different_operations_in_one_batch_do_not_disturb_each_other() -> None:
 
 def test_the_policies_are_torchvisions() -> None:
     for name, theirs in (("cifar10", "CIFAR10"), ("svhn", "SVHN"), ("imagenet", "IMAGENET")):
-        operation, chance, level = read_policy(POLICIES[name])
+        policy = AutoAugment(name)  # type: ignore[arg-type]
+        operation, chance, level = policy.operation, policy.chance, policy.level
         table = v2.AutoAugment(getattr(v2.AutoAugmentPolicy, theirs))._policies
         assert operation.shape == (25, 2) == (len(table), 2)
         for i, pair in enumerate(table):
@@ -111,7 +117,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Tensor, Tensor, Tens
         seen.append((operation, level, sign))
         return x
 
-    for module in ("random_policies", "auto_augment"):
+    for module in ("policies",):
         monkeypatch.setattr(f"lightning_modules.augmentation.image.{module}.apply_operations", note)
     return seen
 

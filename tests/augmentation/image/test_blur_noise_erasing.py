@@ -3,8 +3,8 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as reference
 
-from lightning_modules.augmentation.image.blur_noise import GaussianBlur, GaussianNoise, gaussian_blur
 from lightning_modules.augmentation.image.erasing import RandomErasing
+from lightning_modules.augmentation.image.photometric import GaussianBlur, GaussianNoise, gaussian_blur
 from lightning_modules.config.errors import UserError
 
 
@@ -100,7 +100,7 @@ def test_what_cannot_fit_covers_nothing() -> None:
 
 
 def test_senseless_settings_of_erasing_are_refused() -> None:
-    with pytest.raises(UserError, match="fill=nosie: expected noise"):
+    with pytest.raises(UserError, match="fill=nosie: did you mean 'noise'"):
         RandomErasing(fill="nosie")
     with pytest.raises(UserError, match=r"RandomErasing\.scale"):
         RandomErasing(scale=(0.5, 0.2))

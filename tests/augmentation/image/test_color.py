@@ -8,7 +8,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as reference
 
 from lightning_modules.augmentation.image import color
-from lightning_modules.augmentation.image.color_jitter import ColorJitter, Grayscale
+from lightning_modules.augmentation.image.photometric import ColorJitter, Grayscale
 from lightning_modules.config.errors import UserError
 
 N = 24

@@ -47,5 +47,5 @@ def test_samples_that_are_no_images_and_senseless_sizes_are_refused() -> None:
     with pytest.raises(UserError, match=r"Cutout\.size=0"):
         Cutout(0)
     for cutout, shape in ((Cutout(3), (2, 40)), (Cutout(3, fill=[1, 2, 3]), (2, 1, 8, 8))):
-        with pytest.raises(UserError, match="cutout"):
+        with pytest.raises(UserError, match="Cutout"):
             cutout({"x": torch.zeros(shape)}, torch.Generator())

@@ -7,14 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.augmentation.image.affine import Affine
-from lightning_modules.augmentation.image.auto_augment import AutoAugment
-from lightning_modules.augmentation.image.blur_noise import GaussianBlur, GaussianNoise
-from lightning_modules.augmentation.image.color_jitter import ColorJitter, Grayscale
-from lightning_modules.augmentation.image.crop_flip import CropFlip, HorizontalFlip, VerticalFlip
+from lightning_modules.augmentation.image.crop_flip import CropFlip, HorizontalFlip, RandomResizedCrop, VerticalFlip
 from lightning_modules.augmentation.image.erasing import Cutout, RandomErasing
 from lightning_modules.augmentation.image.image_transform import ImageTransform
-from lightning_modules.augmentation.image.random_policies import AugMix, RandAugment, TrivialAugment
-from lightning_modules.augmentation.image.resized_crop import RandomResizedCrop
+from lightning_modules.augmentation.image.photometric import ColorJitter, GaussianBlur, GaussianNoise, Grayscale
+from lightning_modules.augmentation.image.policies import AugMix, AutoAugment, RandAugment, TrivialAugment
 from lightning_modules.augmentation.mixup import CutMix, Mixup
 from lightning_modules.config.errors import UserError
 
@@ -164,13 +161,13 @@ def test_samples_that_are_no_images_are_refused(name: str) -> None:
 
 @pytest.mark.parametrize("name", SINGLE)
 def test_whole_numbers_other_than_uint8_are_refused(name: str) -> None:
-    with pytest.raises(UserError, match=r"uint8 or float values, but they are torch\.int64"):
+    with pytest.raises(UserError, match=r"uint8 or float values, but .* type int64"):
         SINGLE[name]()(batch(images().long()), seeded())
 
 
 @pytest.mark.parametrize("name", ["jitter", "gray", "randaugment", "trivialaugment", "autoaugment", "augmix"])
 def test_colours_need_one_or_three_channels(name: str) -> None:
-    with pytest.raises(UserError, match="1 or 3 channels, but a sample has 4"):
+    with pytest.raises(UserError, match=r"1 or 3 channels, but a sample has shape \(4, 9, 7\)"):
         SINGLE[name]()(batch(images(channels=4)), seeded())
 
 

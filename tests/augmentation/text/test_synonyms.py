@@ -6,8 +6,14 @@ import pytest
 import torch
 from text_datasets import Handwritten
 
-from lightning_modules.augmentation.text.synonym_replacement import InsertWords, ReplaceWords
-from lightning_modules.augmentation.text.synonyms import distributional_neighbors, read_table, read_wordnet, synonym_ids
+from lightning_modules.augmentation.text.synonym_replacement import (
+    InsertWords,
+    ReplaceWords,
+    distributional_neighbors,
+    read_table,
+    read_wordnet,
+    synonym_ids,
+)
 from lightning_modules.config.errors import UserError
 
 LICENCE = "  1 This software and database is being provided to you\n"

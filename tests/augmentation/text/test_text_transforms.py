@@ -115,7 +115,7 @@ def test_one_text_one_word_and_no_word_are_batches_too(name: str, corpus: Handwr
 @every
 def test_samples_that_are_no_texts_are_refused(name: str, corpus: Handwritten) -> None:
     for x in (torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.rand(4, 9)):
-        with pytest.raises(UserError, match=r"needs texts \(rows of word ids\), not samples of shape"):
+        with pytest.raises(UserError, match=r"needs texts \(rows of word ids\), but a sample has shape"):
             made(name, corpus)({"x": x, "y": torch.zeros(4, dtype=torch.int64)}, generator())
 
 

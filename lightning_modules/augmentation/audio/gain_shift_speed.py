@@ -1,16 +1,44 @@
-"""Time shift and speed perturbation of recordings."""
+"""Gain, polarity, time shift and speed of recordings."""
 
 import math
 
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.augmentation.audio.wave_transform import WaveTransform, require_range
-from lightning_modules.augmentation.per_sample import uniform
+from lightning_modules.augmentation.audio.wave_transform import WaveTransform, db_to_amplitude
+from lightning_modules.augmentation.per_sample import check_range, uniform
+from lightning_modules.config.bounds import NonNegative, bounded
 
 DENSITY = 3  # upsampling factor before polynomial interpolation
 MARGIN = 64  # samples of zero padding, against wrap-around
 EDGE = 0.05  # transition width of the low-pass filter, relative to half the sample rate
+
+
+class Gain(WaveTransform):
+    """Multiplies each recording by a random gain, uniform in decibels.
+
+    Args:
+        min_db, max_db: range of the gain; 6 dB double the amplitude.
+    """
+
+    def __init__(self, min_db: float = -12.0, max_db: float = 12.0, probability: float = 1.0) -> None:
+        super().__init__(probability)
+        check_range(self, "[min_db, max_db]", (min_db, max_db))
+        self.min_db, self.max_db = min_db, max_db
+
+    def transform_wave(self, wave: Tensor, generator: torch.Generator) -> Tensor:
+        gain = db_to_amplitude(uniform(len(wave), self.min_db, self.max_db, generator))
+        return wave * gain[:, None].to(wave.device)
+
+
+class Polarity(WaveTransform):
+    """Inverts the polarity of recordings, which is inaudible."""
+
+    def __init__(self, probability: float = 0.5) -> None:
+        super().__init__(probability)
+
+    def transform_wave(self, wave: Tensor, generator: torch.Generator) -> Tensor:
+        return -wave
 
 
 class TimeShift(WaveTransform):
@@ -20,9 +48,9 @@ class TimeShift(WaveTransform):
         max_fraction: maximum shift as a fraction of the length, in both directions.
     """
 
-    def __init__(self, max_fraction: float = 0.1, probability: float = 1.0) -> None:
+    @bounded
+    def __init__(self, max_fraction: NonNegative = 0.1, probability: float = 1.0) -> None:
         super().__init__(probability)
-        require_range(self, "[0, max_fraction]", 0.0, max_fraction)
         self.max_fraction = max_fraction
 
     def transform_wave(self, wave: Tensor, generator: torch.Generator) -> Tensor:
@@ -45,7 +73,7 @@ class SpeedPerturbation(WaveTransform):
 
     def __init__(self, min_rate: float = 0.85, max_rate: float = 1.15, probability: float = 1.0) -> None:
         super().__init__(probability)
-        require_range(self, "[min_rate, max_rate]", min_rate, max_rate, least=0.1)
+        check_range(self, "[min_rate, max_rate]", (min_rate, max_rate), 0.1)
         self.min_rate, self.max_rate = min_rate, max_rate
 
     def transform_wave(self, wave: Tensor, generator: torch.Generator) -> Tensor:

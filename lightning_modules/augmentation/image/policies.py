@@ -1,21 +1,24 @@
-"""RandAugment, TrivialAugment and AugMix: operations drawn uniformly for each image."""
+"""AutoAugment, RandAugment, TrivialAugment and AugMix: operations drawn for each image."""
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 from annotated_types import Ge, Le, Lt
 from torch import Tensor
+from torchvision import transforms
 
-from lightning_modules.augmentation.image.affine import check_interpolation
 from lightning_modules.augmentation.image.image_transform import (
+    Fill,
     ImageTransform,
+    Interpolation,
     as_float,
     per_image_factor,
     round_to_dtype,
 )
 from lightning_modules.augmentation.image.policy_operations import (
+    AUTO,
     MIX,
     RAND,
     TRIVIAL,
@@ -36,30 +39,30 @@ class RandomPolicy(ImageTransform):
 
     Args:
         operations: names of the operations to draw from; null uses all.
-        interpolation: "bilinear" or "nearest", for geometric operations.
+        interpolation: of geometric operations.
         fill: raw value for pixels outside of the image, or one per channel.
-        probability: of transforming an image.
     """
 
     channels = (1, 3)
     space: OperationRanges
 
+    @bounded
     def __init__(
         self,
         operations: Sequence[str] | None = None,
-        interpolation: str = "nearest",
-        fill: float | Sequence[float] = 0,
+        interpolation: Interpolation = "nearest",
+        fill: Fill = 0,
         probability: float = 1.0,
     ) -> None:
         super().__init__(probability)
-        name = type(self).__name__
-        check_interpolation(name, interpolation)
         for operation in operations or ():
             if operation not in self.space:
-                raise UserError(f"augmentation: {name}.operations: {operation}: {suggest(operation, self.space)}")
+                wrong = f"augmentation: {type(self).__name__}.operations: {operation}"
+                raise UserError(f"{wrong}: {suggest(operation, self.space)}")
         self.named = {key: value for key, value in self.space.items() if operations is None or key in operations}
         if not self.named:
-            raise UserError(f"augmentation: {name}.operations is empty; choose from: {', '.join(self.space)}")
+            known = ", ".join(self.space)
+            raise UserError(f"augmentation: {type(self).__name__}.operations is empty; choose from: {known}")
         self.interpolation, self.fill = interpolation, fill
 
     def draw(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -70,6 +73,38 @@ class RandomPolicy(ImageTransform):
     def operate(self, x: Tensor, operation: Tensor, level: Tensor, sign: Tensor) -> Tensor:
         """Apply to each image its operation."""
         return apply_operations(x, self.named, operation, level, sign, self.interpolation, self.fill)
+
+
+class AutoAugment(RandomPolicy):
+    """Draws one of 25 pairs of operations for each image; each of the two is applied with its probability.
+
+    Cubuk et al. 2019, "AutoAugment: Learning Augmentation Policies from Data", section 3, tables 7 to 9 and ranges as in
+    torchvision. `operation` int64, `chance` and `level` in 0..1 are [25, 2].
+
+    Args:
+        policy: found on this data set.
+        settings: see `RandomPolicy`.
+    """
+
+    space = AUTO
+
+    @bounded
+    def __init__(self, policy: Literal["cifar10", "svhn", "imagenet"] = "cifar10", **settings: Any) -> None:
+        super().__init__(**settings)
+        number = {name.replace("_", ""): i for i, name in enumerate(self.space)}
+        pairs = transforms.AutoAugment(transforms.AutoAugmentPolicy(policy)).policies
+        self.operation = torch.tensor([[number[name.lower()] for name, _, _ in pair] for pair in pairs])
+        self.chance = torch.tensor([[chance for _, chance, _ in pair] for pair in pairs])
+        self.level = torch.tensor([[level or 0 for _, _, level in pair] for pair in pairs]) / 9
+
+    def transform_images(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        pair = torch.randint(len(self.operation), (len(x),), generator=generator)
+        for half in range(2):
+            operation, chance, level = (of[pair, half] for of in (self.operation, self.chance, self.level))
+            sign = draw_signs(self.named, operation, generator)
+            operation = torch.where(torch.rand(len(x), generator=generator) < chance, operation, -1)
+            x = self.operate(x, operation, level, sign)
+        return x
 
 
 class RandAugment(RandomPolicy):
@@ -86,10 +121,8 @@ class RandAugment(RandomPolicy):
     space = RAND
 
     @bounded
-    def __init__(
-        self, num_ops: Count = 2, magnitude: Annotated[float, Ge(0), Lt(LEVELS)] = 9, **settings: object
-    ) -> None:
-        super().__init__(**settings)  # type: ignore[arg-type]
+    def __init__(self, num_ops: Count = 2, magnitude: Annotated[float, Ge(0), Lt(LEVELS)] = 9, **settings: Any) -> None:
+        super().__init__(**settings)
         self.num_ops, self.magnitude = num_ops, magnitude
 
     def transform_images(self, x: Tensor, generator: torch.Generator) -> Tensor:
@@ -139,9 +172,9 @@ class AugMix(RandomPolicy):
         width: Count = 3,
         depth: int = -1,
         alpha: Positive = 1.0,
-        **settings: object,
+        **settings: Any,
     ) -> None:
-        super().__init__(**({"interpolation": "bilinear"} | settings))  # type: ignore[arg-type]
+        super().__init__(**({"interpolation": "bilinear"} | settings))
         if depth != -1 and depth < 1:
             raise UserError(f"augmentation: AugMix.depth={depth} must be at least 1, or -1 for 1 to 3")
         self.severity, self.width, self.depth, self.alpha = severity, width, depth, alpha
