@@ -2,9 +2,6 @@
 
 from collections.abc import Sequence
 
-import torch
-from torch import Tensor
-
 from lightning_modules.config.errors import UserError
 
 
@@ -37,12 +34,3 @@ def text_shape(model: str, input_shape: Sequence[int], vocab_size: int | None) -
     if vocab_size is None:
         raise UserError(f"model.vocab_size is unknown for this data; model={model} needs texts, as in data=trec")
     return int(input_shape[0]), int(vocab_size)
-
-
-def trim_padding(tokens: Tensor) -> Tensor:
-    """Token ids [B, L] without trailing columns that are padding in all rows; at least one column is kept."""
-    if torch.compiler.is_compiling():  # the length depends on the values
-        return tokens
-    used = (tokens != 0).any(0).nonzero()
-    longest = int(used[-1]) + 1 if len(used) else 1
-    return tokens[:, :longest]

@@ -11,8 +11,7 @@ from torchmetrics import Metric, MetricCollection
 from lightning_modules.compat.lightning import has_trainer, set_metrics
 from lightning_modules.config.errors import warn
 from lightning_modules.data.in_memory import Batch
-from lightning_modules.task.metrics import metric_suffixes
-from lightning_modules.task.prediction_buffer import PredictionBuffer
+from lightning_modules.task.metrics import PredictionBuffer, metric_suffixes
 from lightning_modules.task.rng import derive_seed
 
 

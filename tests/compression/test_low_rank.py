@@ -17,9 +17,8 @@ from lightning_modules.compression.stage import StageContext
 from lightning_modules.compression.structured.low_rank import LowRankFactorization, max_useful_rank, restore, svd
 from lightning_modules.config.errors import UserError
 from lightning_modules.model.mlp import MLP
-from lightning_modules.zoo.model.mnist1d import MNIST1DCNN, MNIST1DGRU
-from lightning_modules.zoo.model.resnet import CifarResNet
-from lightning_modules.zoo.model.small_cnn import LeNet5
+from lightning_modules.zoo.model.convnets import CifarResNet, LeNet5
+from lightning_modules.zoo.model.time_series import MNIST1DCNN, MNIST1DGRU
 from lightning_modules.zoo.model.vit import ViT
 
 DIGIT, SMALL = (1, 8, 8), (3, 32, 32)

@@ -6,9 +6,8 @@ from torch import Tensor, nn
 
 from lightning_modules.compression.macs import count_macs, count_nonzero, count_params
 from lightning_modules.model.mlp import MLP
-from lightning_modules.zoo.model.mnist1d import MNIST1DGRU
-from lightning_modules.zoo.model.resnet import CifarResNet
-from lightning_modules.zoo.model.small_cnn import LeNet5
+from lightning_modules.zoo.model.convnets import CifarResNet, LeNet5
+from lightning_modules.zoo.model.time_series import MNIST1DGRU
 from lightning_modules.zoo.model.vit import ViT
 
 LENET5 = 24 * 24 * 20 * 25 + 8 * 8 * 50 * 20 * 25 + 800 * 500 + 500 * 10

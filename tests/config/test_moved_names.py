@@ -38,7 +38,7 @@ def test_targets_of_a_recorded_config_are_updated_and_others_stay() -> None:
         }
     )
     refuse_untrusted_targets(cfg, "a recorded config")
-    assert cfg.model._target_ == "lightning_modules.zoo.model.small_cnn.LeNet5"
+    assert cfg.model._target_ == "lightning_modules.zoo.model.convnets.LeNet5"
     assert cfg.loss._target_ == "torch.nn.CrossEntropyLoss"
 
 

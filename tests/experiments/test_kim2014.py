@@ -11,7 +11,7 @@ from lightning_modules.reproduction.compose import compose_claim
 from lightning_modules.run import build
 from lightning_modules.run.preflight import check_parts
 from lightning_modules.run.run import run
-from lightning_modules.zoo.model.kim_cnn import KimCNN
+from lightning_modules.zoo.model.text import KimCNN
 
 LITTLE = ("trainer.max_epochs=1", "tracking=none", "~callbacks.progress", "~callbacks.summary")
 

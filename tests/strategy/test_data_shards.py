@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from lightning_modules.data.batch_sampler import BatchSampler
-from lightning_modules.task.prediction_buffer import PredictionBuffer
+from lightning_modules.task.metrics import PredictionBuffer
 
 
 def shards(samples: int, world_size: int, drop_last: bool, order: str = "shuffled") -> list[list[int]]:

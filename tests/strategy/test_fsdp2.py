@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from lightning_modules.config.errors import UserError
-from lightning_modules.strategy.fsdp2 import layers_to_wrap
+from lightning_modules.strategy.sharded import layers_to_wrap
 from lightning_modules.tracking.checkpoint import read_checkpoint
 from lightning_modules.tracking.rerun import metric_histories
 from lightning_modules.tracking.resume import best_checkpoint

@@ -21,7 +21,7 @@ from lightning_modules.strategy.pipeline_schedule import (
 )
 from lightning_modules.tracking.artifacts import artifact_path
 from lightning_modules.tracking.checkpoint import read_checkpoint
-from lightning_modules.zoo.model.resnet import BasicResNet
+from lightning_modules.zoo.model.convnets import BasicResNet
 from lightning_modules.zoo.model.vit import ViT
 
 SMALL = ("data=mnist1d", "model=mlp", "data.per_class=13", "callbacks=last", "trainer.max_epochs=2", "data.batch_size=32",

@@ -9,7 +9,7 @@ import torch
 from omegaconf import ListConfig
 
 from lightning_modules.config.errors import UserError
-from lightning_modules.strategy.zero1 import _zero_redundancy
+from lightning_modules.strategy.sharded import _zero_redundancy
 from lightning_modules.tracking.artifacts import artifact_path
 from lightning_modules.tracking.checkpoint import read_checkpoint
 from lightning_modules.tracking.resume import best_checkpoint

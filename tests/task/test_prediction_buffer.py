@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from lightning_modules.task.prediction_buffer import PredictionBuffer
+from lightning_modules.task.metrics import PredictionBuffer
 
 
 def test_batches_come_back_whole_and_in_order() -> None:

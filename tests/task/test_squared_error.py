@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lightning_modules.config.errors import UserError
-from lightning_modules.zoo.task.sonar1988 import MarginSquaredError
+from lightning_modules.zoo.task.hinge import MarginSquaredError
 
 
 def test_errors_below_the_margin_are_none_and_the_others_count_whole() -> None:

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from lightning_modules.config.errors import UserError
-from lightning_modules.zoo.model.resnet import BasicResNet, ProjectionBlock
+from lightning_modules.zoo.model.convnets import BasicResNet, ProjectionBlock
 
 
 def test_every_stage_but_the_first_halves_the_image_and_has_a_projection() -> None:
@@ -24,10 +24,11 @@ def test_a_block_adds_its_input_to_what_it_computes() -> None:
     assert torch.allclose(block(x), x)
 
 
-@pytest.mark.parametrize("arguments", [{"widths": []}, {"blocks": 0}])
-def test_a_network_without_stages_or_blocks_is_refused(arguments: dict[str, object]) -> None:
+def test_a_network_without_stages_or_blocks_is_refused() -> None:
     with pytest.raises(UserError, match=r"model\.widths"):
-        BasicResNet((3, 32, 32), 10, **arguments)  # type: ignore[arg-type]
+        BasicResNet((3, 32, 32), 10, widths=[])
+    with pytest.raises(UserError, match=r"BasicResNet\.blocks=0: expected 1 or more"):
+        BasicResNet((3, 32, 32), 10, blocks=0)
 
 
 def test_images_that_the_stages_would_empty_are_refused() -> None:

@@ -9,8 +9,7 @@ from torch import nn
 
 from lightning_modules.config.errors import UserError
 from lightning_modules.zoo.model.lightgcn import LightGCN
-from lightning_modules.zoo.model.matrix_factorization import BPRMatrixFactorization
-from lightning_modules.zoo.model.neumf import NeuMF
+from lightning_modules.zoo.model.matrix_factorization import BPRMatrixFactorization, NeuMF
 from lightning_modules.zoo.model.sequential_recommender import SequentialRecommender
 
 SIZES: dict[str, Any] = {"input_shape": [2], "num_users": 3, "num_items": 5}

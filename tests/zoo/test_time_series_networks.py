@@ -6,8 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from lightning_modules.config.errors import UserError
-from lightning_modules.zoo.model.time_series import TimeSeriesFCN, TimeSeriesMLP, TimeSeriesResNet
-from lightning_modules.zoo.task.sonar1988 import UniformMLP
+from lightning_modules.zoo.model.time_series import TimeSeriesFCN, TimeSeriesMLP, TimeSeriesResNet, UniformMLP
 
 
 @pytest.mark.parametrize(

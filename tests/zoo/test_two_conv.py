@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from lightning_modules.config.errors import UserError
-from lightning_modules.zoo.model.small_cnn import TwoConv
+from lightning_modules.zoo.model.convnets import TwoConv
 from lightning_modules.zoo.task.noisy_quadratic import LearnedConstant
 
 

@@ -28,7 +28,11 @@ class AudioCNN(nn.Module):
         dropout: float = 0.2,
     ) -> None:
         super().__init__()
-        _check_audio_shape("audio_cnn", input_shape)
+        if len(input_shape) not in (1, 3) or (len(input_shape) == 3 and input_shape[0] != 1):
+            raise UserError(
+                "model=audio_cnn needs recordings [T] or features [1, n_mels, frames], got samples of shape "
+                f"{tuple(input_shape)}"
+            )
         if not 1 <= len(channels) <= MAX_BLOCKS:
             raise UserError(f"model.channels={list(channels)}: expected 1 to {MAX_BLOCKS} widths")
         layers: list[nn.Module] = []
@@ -79,10 +83,3 @@ class AudioGRU(nn.Module):
         frames = features.reshape(len(features), self.n_mels, -1).transpose(1, 2)
         states, _ = self.gru(self.dropout(frames))
         return self.head(self.dropout(torch.mean(states, 1)))
-
-
-def _check_audio_shape(model: str, input_shape: Sequence[int]) -> None:
-    if len(input_shape) not in (1, 3) or (len(input_shape) == 3 and input_shape[0] != 1):
-        raise UserError(
-            f"model={model} needs recordings [T] or features [1, n_mels, frames], got samples of shape {tuple(input_shape)}"
-        )

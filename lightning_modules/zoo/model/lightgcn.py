@@ -2,16 +2,15 @@
 
 import warnings
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-from annotated_types import Ge
 from torch import Tensor, nn
 
 from lightning_modules.compat.torch import tensor_version
-from lightning_modules.config.bounds import bounded
+from lightning_modules.config.bounds import Whole, bounded
 from lightning_modules.config.errors import UserError
-from lightning_modules.zoo.model.matrix_factorization import PairScorer
+from lightning_modules.zoo.model.matrix_factorization import PairScorer, require_pairs
 
 
 class LightGCN(PairScorer):
@@ -35,17 +34,13 @@ class LightGCN(PairScorer):
         num_items: int | None = None,
         num_interactions: int | None = None,
         factors: int = 64,
-        layers: Annotated[int, Ge(0)] = 3,
+        layers: Whole = 3,
     ) -> None:
         super().__init__(input_shape, num_users, num_items)
-        if num_interactions is None:
-            raise UserError("model.num_interactions is unknown for this data; try data=movielens_implicit")
-
+        require_pairs(self, input_shape, "movielens_implicit", num_interactions=num_interactions)
+        assert num_interactions is not None
         self.layers = layers
-        self.user_factors, self.item_factors = (
-            nn.Embedding(self.num_users, factors),
-            nn.Embedding(self.num_items, factors),
-        )
+        self.user_factors, self.item_factors = self.embeddings(factors)
         nn.init.xavier_uniform_(self.user_factors.weight)
         nn.init.xavier_uniform_(self.item_factors.weight)
         self.register_buffer("edges", torch.zeros(num_interactions, 2, dtype=torch.int64))
@@ -53,11 +48,7 @@ class LightGCN(PairScorer):
         self._graph: tuple[Any, Tensor] | None = None  # computed from the edges on first use
 
     def set_graph(self, pairs: Tensor) -> None:
-        """Set the graph from the training pairs int64 [num_interactions, 2] (user, item).
-
-        Raises:
-            UserError: the number of pairs is not `num_interactions`.
-        """
+        """Set the graph from the training pairs int64 [num_interactions, 2] (user, item). Raises UserError for others."""
         if pairs.shape != self.edges.shape:
             raise UserError(f"model.num_interactions={len(self.edges)}, but the training split has {len(pairs)}")
         self.edges.copy_(pairs)
@@ -79,12 +70,8 @@ class LightGCN(PairScorer):
         """D^-1/2 A D^-1/2 of users and items, sparse CSR [num_users + num_items, num_users + num_items]."""
         version = (tensor_version(self.edges), self.edges.data_ptr(), self.edges.device)
         if self._graph is None or self._graph[0] != version:
-            self._graph = (version, normalized_adjacency(self.edges, self.num_users, self.num_items))
+            self._graph = (version, _normalized_adjacency(self.edges, self.num_users, self.num_items))
         return self._graph[1]
-
-    def squared_norms(self, users: Tensor, items: Tensor) -> Tensor:
-        """Of the embeddings before propagation."""
-        return self.user_factors(users).square().sum(1) + self.item_factors(items).square().sum((1, 2))
 
     def item_scores(self, users: Tensor) -> Tensor:
         of_users, of_items = self.propagate()
@@ -94,7 +81,7 @@ class LightGCN(PairScorer):
         return {**self.__dict__, "_graph": None}
 
 
-def normalized_adjacency(edges: Tensor, num_users: int, num_items: int) -> Tensor:
+def _normalized_adjacency(edges: Tensor, num_users: int, num_items: int) -> Tensor:
     """The symmetric adjacency of pairs int64 [E, 2], each weighted by 1 / sqrt(degree * degree), without duplicates."""
     size = num_users + num_items
     user, item = edges.unique(dim=0).unbind(1)

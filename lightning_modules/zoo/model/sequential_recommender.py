@@ -35,11 +35,8 @@ class SequentialRecommender(nn.Module):
     ) -> None:
         super().__init__()
         if len(input_shape) != 1 or num_items is None:
-            raise UserError(
-                f"model (SequentialRecommender) needs histories of items, got samples of shape {tuple(input_shape)}; "
-                "try data=movielens_sequence"
-            )
-
+            shape = tuple(input_shape)
+            raise UserError(f"model.num_items: samples of shape {shape} are no histories; try data=movielens_sequence")
         self.num_items = num_items
         self.items = nn.Embedding(num_items + 2, factors, padding_idx=0)
         nn.init.normal_(self.items.weight, std=factors**-0.5)

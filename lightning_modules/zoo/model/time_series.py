@@ -1,25 +1,26 @@
-"""The baselines of time series classification (Wang, Yan and Oates 2017, section II).
+"""Networks for series: the baselines of Wang, Yan and Oates 2017 (section II), of MNIST-1D and of sonar returns.
 
-As in Fawaz et al. 2019 (hfawaz/dl-4-tsc, classifiers/{fcn,resnet,mlp}.py), with Keras' defaults: Glorot-uniform weights,
-batch norm with momentum 0.99 (0.01 in torch) and eps 1e-3, and 'same' padding, which for an even kernel pads one more
-position on the right.
+The baselines are as in Fawaz et al. 2019 (hfawaz/dl-4-tsc, classifiers/{fcn,resnet,mlp}.py), with Keras' defaults:
+Glorot-uniform weights, batch norm with momentum 0.99 (0.01 in torch) and eps 1e-3, and 'same' padding, which for an even
+kernel pads one more position on the right. The networks of MNIST-1D are those of Greydanus and Kobak, ICML 2024
+(greydanus/mnist1d, notebooks/models.py).
 """
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
+from typing import Any
 
 from torch import Tensor, nn
 
 from lightning_modules.config.errors import UserError
+from lightning_modules.model.mlp import MLP
 from lightning_modules.model.shape import series_shape
 
 
 def init_glorot_uniform(network: nn.Module) -> None:
-    """Weights of every linear and convolution layer from U(-a, a), a^2 = 6 / (fan_in + fan_out), biases zero.
-
-    Glorot and Bengio 2010, equation 16; Keras' default.
-    """
+    """Weights of linear and convolution layers as in Glorot and Bengio 2010, equation 16; biases zero."""
     for layer in network.modules():
         if isinstance(layer, nn.Linear | nn.Conv1d):
             nn.init.xavier_uniform_(layer.weight)
@@ -27,34 +28,36 @@ def init_glorot_uniform(network: nn.Module) -> None:
                 nn.init.zeros_(layer.bias)
 
 
-def init_uniform(network: nn.Module, bound: float) -> None:
-    """All parameters, including biases, from U(-bound, bound)."""
-    for parameter in network.parameters():
-        nn.init.uniform_(parameter, -bound, bound)
+_KERNELS = (8, 5, 3)
+_batch_norm = partial(nn.BatchNorm1d, eps=1e-3, momentum=0.01)
 
 
-KERNELS = (8, 5, 3)
+class _MeanOverTime(nn.Module):
+    """A linear head on the mean over time of `features`."""
 
-
-class TimeSeriesFCN(nn.Module):
-    """Convolutions of `channels` filters and kernels 8, 5, 3, each with batch norm and ReLU; mean over time; linear head.
-
-    Input: series [B, L] or [B, C, L]. 264,962 parameters for one dimension and two classes.
-    """
-
-    def __init__(self, input_shape: Sequence[int], num_outputs: int, channels: Sequence[int] = (128, 256, 128)) -> None:
+    def __init__(self, shape: tuple[int, int], features: nn.Module, width: int, num_outputs: int) -> None:
         super().__init__()
-        dimensions, length = series_shape("series_fcn", input_shape)
-        self.series = (-1, dimensions, length)
-        self.features = _convolutions([dimensions, *channels], last_relu=True)
-        self.head = nn.Linear(channels[-1], num_outputs)
+        self.series = (-1, *shape)
+        self.features = features
+        self.head = nn.Linear(width, num_outputs)
         init_glorot_uniform(self)
 
     def forward(self, series: Tensor) -> Tensor:
         return self.head(self.features(series.reshape(self.series)).mean(-1))
 
 
-class TimeSeriesResNet(nn.Module):
+class TimeSeriesFCN(_MeanOverTime):
+    """Convolutions of `channels` filters and kernels 8, 5, 3, each with batch norm and ReLU; mean over time; linear head.
+
+    Input: series [B, L] or [B, C, L]. 264,962 parameters for one dimension and two classes.
+    """
+
+    def __init__(self, input_shape: Sequence[int], num_outputs: int, channels: Sequence[int] = (128, 256, 128)) -> None:
+        shape = series_shape("series_fcn", input_shape)
+        super().__init__(shape, _convolutions([shape[0], *channels], last_relu=True), channels[-1], num_outputs)
+
+
+class TimeSeriesResNet(_MeanOverTime):
     """Three residual blocks of `channels` filters, each of convolutions with kernels 8, 5, 3; mean over time; linear head.
 
     The shortcut is a batch norm, after a convolution of kernel 1 if the number of channels changes. Input: series [B, L]
@@ -62,16 +65,9 @@ class TimeSeriesResNet(nn.Module):
     """
 
     def __init__(self, input_shape: Sequence[int], num_outputs: int, channels: Sequence[int] = (64, 128, 128)) -> None:
-        super().__init__()
-        dimensions, length = series_shape("series_resnet", input_shape)
-        self.series = (-1, dimensions, length)
-        widths = [dimensions, *channels]
-        self.features = nn.Sequential(*(_Block(a, b) for a, b in pairwise(widths)))
-        self.head = nn.Linear(channels[-1], num_outputs)
-        init_glorot_uniform(self)
-
-    def forward(self, series: Tensor) -> Tensor:
-        return self.head(self.features(series.reshape(self.series)).mean(-1))
+        shape = series_shape("series_resnet", input_shape)
+        blocks = nn.Sequential(*(_Block(a, b) for a, b in pairwise([shape[0], *channels])))
+        super().__init__(shape, blocks, channels[-1], num_outputs)
 
 
 class _Block(nn.Module):
@@ -79,7 +75,7 @@ class _Block(nn.Module):
         super().__init__()
         self.residual = _convolutions([channels, width, width, width], last_relu=False)
         widen = [nn.Conv1d(channels, width, 1)] if channels != width else []
-        self.shortcut = nn.Sequential(*widen, _norm(width))
+        self.shortcut = nn.Sequential(*widen, _batch_norm(width))
         self.relu = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -89,15 +85,11 @@ class _Block(nn.Module):
 def _convolutions(widths: Sequence[int], last_relu: bool) -> nn.Sequential:
     """Convolution, batch norm and ReLU for each of the kernels; no ReLU after the last one unless `last_relu`."""
     layers: list[nn.Module] = []
-    for (a, b), kernel in zip(pairwise(widths), KERNELS, strict=True):
+    for (a, b), kernel in zip(pairwise(widths), _KERNELS, strict=True):
         if kernel % 2 == 0:
             layers.append(nn.ConstantPad1d((kernel // 2 - 1, kernel // 2), 0.0))
-        layers += [nn.Conv1d(a, b, kernel, padding=0 if kernel % 2 == 0 else kernel // 2), _norm(b), nn.ReLU()]
+        layers += [nn.Conv1d(a, b, kernel, padding=0 if kernel % 2 == 0 else kernel // 2), _batch_norm(b), nn.ReLU()]
     return nn.Sequential(*(layers if last_relu else layers[:-1]))
-
-
-def _norm(channels: int) -> nn.BatchNorm1d:
-    return nn.BatchNorm1d(channels, eps=1e-3, momentum=0.01)
 
 
 class TimeSeriesMLP(nn.Module):
@@ -126,3 +118,63 @@ class TimeSeriesMLP(nn.Module):
 
     def forward(self, series: Tensor) -> Tensor:
         return self.head(self.features(series))
+
+
+class MNIST1DCNN(nn.Module):
+    """Three strided convolutions (kernels 5, 3, 3; stride 2; padding 1) with ReLU, then a linear head.
+
+    5,210 parameters for 40 positions, 25 channels and 10 classes. Raises UserError for series of
+    fewer than 3 positions.
+    """
+
+    def __init__(self, input_shape: Sequence[int], num_outputs: int, hidden_channels: int = 25) -> None:
+        super().__init__()
+        channels, length = shape = series_shape("mnist1d_cnn", input_shape)
+        if length < 3:
+            raise UserError(f"model=mnist1d_cnn needs at least 3 positions, the data gives {length}")
+        layers: list[nn.Module] = []
+        for kernel_size in (5, 3, 3):
+            layers += [nn.Conv1d(channels, hidden_channels, kernel_size, stride=2, padding=1), nn.ReLU()]
+            channels, length = hidden_channels, (length + 2 - kernel_size) // 2 + 1
+        self.series = (-1, *shape)
+        self.features = nn.Sequential(*layers)
+        self.head = nn.Linear(channels * length, num_outputs)
+
+    def forward(self, series: Tensor) -> Tensor:
+        return self.head(self.features(series.reshape(self.series)).flatten(1))
+
+
+class MNIST1DGRU(nn.Module):
+    """One GRU layer; the states of all steps, flattened, feed the linear head.
+
+    5,134 parameters for 40 positions, 6 hidden units and 10 classes.
+    """
+
+    def __init__(
+        self,
+        input_shape: Sequence[int],
+        num_outputs: int,
+        hidden_size: int = 6,
+        bidirectional: bool = True,
+    ) -> None:
+        super().__init__()
+        channels, length = series_shape("mnist1d_gru", input_shape)
+        self.series = (-1, channels, length)
+        self.gru = nn.GRU(channels, hidden_size, batch_first=True, bidirectional=bidirectional)
+        self.head = nn.Linear(length * hidden_size * (2 if bidirectional else 1), num_outputs)
+
+    def forward(self, series: Tensor) -> Tensor:
+        states, _ = self.gru(series.reshape(self.series).transpose(1, 2))
+        return self.head(states.flatten(1))
+
+
+class UniformMLP(MLP):
+    """An `MLP` whose weights and biases are initialised in U(-bound, bound), independent of the layer width.
+
+    Gorman and Sejnowski 1988: sigmoid units, bound 0.3, and 0 to 24 hidden units.
+    """
+
+    def __init__(self, bound: float = 0.3, **settings: Any) -> None:
+        super().__init__(**settings)
+        for parameter in self.parameters():
+            nn.init.uniform_(parameter, -bound, bound)

@@ -1,8 +1,9 @@
-"""Classification with a linear support vector machine as the head of a network, trained jointly."""
+"""Losses with a margin, and classification with a linear support vector machine as the head of a network."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from annotated_types import Ge, Lt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -28,6 +29,24 @@ class SquaredHinge(nn.Module):
         return self.C * (1.0 - target * scores).clamp(min=0.0).square().mean()
 
 
+class MarginSquaredError(nn.Module):
+    """Half the squared error of sigmoid units against one-hot targets; errors below `margin` count as zero.
+
+    Logits [B, C] and classes int64 [B] -> sum over units, mean over samples. Rumelhart, Hinton and Williams 1986,
+    equation 3; the margin is from Gorman and Sejnowski 1988 (0.2).
+    """
+
+    @bounded
+    def __init__(self, margin: Annotated[float, Ge(0), Lt(1)] = 0.2) -> None:
+        super().__init__()
+        self.margin = margin
+
+    def forward(self, logits: Tensor, y: Tensor) -> Tensor:
+        target = torch.zeros_like(logits).scatter_(1, y.unsqueeze(1), 1.0)
+        error = F.hardshrink(logits.sigmoid() - target, self.margin).flatten()
+        return error.dot(error) * (0.5 / len(y))  # few operations: with one sample per step all cost is overhead
+
+
 class Hinge(Classification):
     """Scores [B, K] against classes int64 [B]; the weights W of the last linear layer are regularised in training.
 
@@ -37,8 +56,7 @@ class Hinge(Classification):
         by_sign: predict from the sign of the scores, the first class on ties, as in Agarap's code; else from the
             highest score.
 
-    Raises:
-        UserError: for an unknown `norm`, or a model without a linear layer.
+    Raises UserError for a model without a linear layer.
     """
 
     @bounded
@@ -55,12 +73,10 @@ class Hinge(Classification):
         super().__init__(model, loss, num_outputs=num_outputs, **settings)
         if self.kind != "multiclass":
             raise UserError(f"task.kind={self.kind}: task=hinge supports only multiclass")
-
         self.norm, self.by_sign = norm, by_sign
         self._last_layer()
 
     def training_loss(self, batch: Batch, step: int) -> Tensor:
-        """The loss plus the penalty on the last layer's weights."""
         loss = super().training_loss(batch, step)
         if self.norm == "none":
             return loss

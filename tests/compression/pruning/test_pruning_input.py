@@ -11,7 +11,7 @@ from lightning_modules.compression.pruning.lottery import LotteryTicket
 from lightning_modules.compression.pruning.one_shot import NOfM, OneShot
 from lightning_modules.config.errors import UserError
 from lightning_modules.model.mlp import MLP
-from lightning_modules.zoo.model.small_cnn import LeNet5
+from lightning_modules.zoo.model.convnets import LeNet5
 
 
 @pytest.mark.parametrize("sparsity", [1.0, 1.2, -0.1, 0.0, float("nan")])

@@ -16,9 +16,8 @@ from lightning_modules.compression.pruning.one_shot import NOfM, OneShot
 from lightning_modules.compression.pruning.pruning_stage import PruningStage
 from lightning_modules.compression.stage import StageContext
 from lightning_modules.model.mlp import MLP
-from lightning_modules.zoo.model.mnist1d import MNIST1DGRU
-from lightning_modules.zoo.model.resnet import CifarResNet
-from lightning_modules.zoo.model.small_cnn import LeNet5
+from lightning_modules.zoo.model.convnets import CifarResNet, LeNet5
+from lightning_modules.zoo.model.time_series import MNIST1DGRU
 from lightning_modules.zoo.model.vit import ViT
 
 NETWORKS: dict[str, tuple[Callable[..., nn.Module], tuple[int, ...], list[str]]] = {

@@ -9,7 +9,7 @@ from torch import nn
 from lightning_modules.compression.pruning.saliency import magnitude, mean_over_batches, snip, taylor, uniform_scores
 from lightning_modules.config.errors import UserError
 from lightning_modules.task.regression import Regression
-from lightning_modules.zoo.model.resnet import CifarResNet
+from lightning_modules.zoo.model.convnets import CifarResNet
 
 
 def line(work_on: Any) -> tuple[Any, dict[str, Any]]:

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from lightning_modules.compression.onnx_model import OnnxModel, restore, to_onnx
 from lightning_modules.config.errors import UserError
 from lightning_modules.model.mlp import MLP
-from lightning_modules.zoo.model.resnet import CifarResNet
-from lightning_modules.zoo.model.small_cnn import LeNet5
+from lightning_modules.zoo.model.convnets import CifarResNet, LeNet5
 from lightning_modules.zoo.model.vit import ViT
 
 NETWORKS = {
