@@ -20,6 +20,7 @@ QUICK = (
     "data.per_class=10",
     "model=mlp",
     "tracking.system_metrics_s=null",
+    "tracking.pictures=false",  # they take more time than the training; tests/run/test_record.py looks at them
     "~callbacks.progress",
     "~callbacks.summary",
 )
@@ -68,13 +69,19 @@ def newest_run(store: Any) -> Any:
 
 @pytest.fixture
 def command(store: Any, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run a script of the project in a process of its own, from another folder."""
+    """Run a script of the project in a process of its own, from another folder.
+
+    It is forked from one that has imported torch, Lightning and MLflow, unless Python itself is given an environment.
+    """
+    from command_process import run_forked
 
     def launch(script: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        words, env = [str(ROOT / "scripts" / script), *arguments], {**os.environ, **environment}
+        if not any(name.startswith(("PYTHON", "LC_")) for name in environment):
+            return run_forked(words, tmp_path, env)
         return subprocess.run(
-            [sys.executable, str(ROOT / "scripts" / script), *arguments],
-            cwd=tmp_path, env={**os.environ, **environment}, capture_output=True, text=True, check=False, timeout=280,
-        )  # fmt: skip
+            [sys.executable, *words], cwd=tmp_path, env=env, capture_output=True, text=True, check=False, timeout=280
+        )
 
     return launch
 

@@ -1,3 +1,4 @@
+import inspect
 import os
 
 import pytest
@@ -165,6 +166,15 @@ def test_torch_still_reads_the_variable_of_the_agents_store():
     assert "TORCHELASTIC_USE_AGENT_STORE" in inspect.getsource(sys.modules["torch.distributed.rendezvous"])
 
 
+def test_aoti_has_the_option_and_the_arguments_that_are_used():
+    from torch._inductor import aoti_compile_and_package, aoti_load_package, config
+
+    with config.patch({"cpp.dynamic_threads": True}):
+        inspect.signature(aoti_compile_and_package).bind(object(), package_path="model.pt2")
+    inspect.signature(aoti_load_package).bind("model.pt2")
+
+
+@pytest.mark.slow
 def test_a_package_of_aoti_is_compiled_and_loaded(tmp_path):
     try:
         compat.require_cpp_compiler()
