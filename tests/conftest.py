@@ -8,11 +8,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import config_cache
 import pytest
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tests run side by side, and some of them fork
 os.environ["COLUMNS"] = "200"  # tables and messages are not broken where a test looks for a word
+
+config_cache.install()
 
 ROOT = Path(__file__).resolve().parents[1]
 QUICK = (

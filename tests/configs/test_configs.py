@@ -4,6 +4,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from config_cache import without_cache
 from hydra.utils import instantiate
 
 from lightning_modules.config.check import check_config
@@ -107,6 +108,13 @@ SHAPES = {
 @pytest.mark.parametrize("option", OPTIONS)
 def test_an_option_is_composed_and_all_its_signatures_fit(option: str) -> None:
     check_config(compose_run([option, *FITTING.get(option, [])]))
+
+
+@pytest.mark.parametrize("words", [[], ["model=mlp", "model.dropout=0.1"], ["experiment=low_data/digits", "seed=3"]])
+def test_the_cache_of_the_tests_changes_no_config(words: list[str]) -> None:
+    with without_cache():
+        expected = compose_run(words)
+    assert compose_run(words) == compose_run(words) == expected
 
 
 def test_every_experiment_is_a_claim_which_the_lint_composes_and_checks_or_a_part_of_others() -> None:
