@@ -64,10 +64,10 @@ def _violated(value: Any, bounds: Sequence[BaseMetadata]) -> str | None:
     return f"expected a value in {low}, {high}"
 
 
-def _wrong_type(value: Any, hint: Any) -> str | None:
-    """Return what is expected if a plain value has another type than `hint`."""
-    wrong = isinstance(value, str | bool | int | float) and not matches_type(value, hint)
-    return f"expected {describe_type(hint)}" if wrong else None
+def mismatch(value: Any, hint: Any) -> str | None:
+    """Return what is expected if a plain value is out of bounds or has another type than `hint`, else None."""
+    wrong = isinstance(value, str | bool | int | float | None) and not matches_type(value, hint)
+    return out_of_bounds(value, hint) or (f"expected {describe_type(hint)}" if wrong else None)
 
 
 def bounded(function: Callable[P, R]) -> Callable[P, R]:
@@ -82,7 +82,7 @@ def bounded(function: Callable[P, R]) -> Callable[P, R]:
         mistakes = [
             f"{owner}.{name}={value}: {mistake}"
             for name, value in given.items()
-            if name in hints and (mistake := out_of_bounds(value, hints[name]) or _wrong_type(value, hints[name]))
+            if name in hints and (mistake := mismatch(value, hints[name]))
         ]
         if mistakes:
             raise UserError("\n".join(mistakes))

@@ -1,23 +1,38 @@
 """The commands of ``touchstone data``: inspect, clean and split, each with a composed config."""
 
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from lightning_modules.config.command_line import override_mistakes
 from lightning_modules.config.errors import UserError
 from lightning_modules.config.project import PROJECT_ROOT
+from lightning_modules.data.in_memory import InMemoryData
+from lightning_modules.quality.exclusion_list import describe_split, exclusions
+from lightning_modules.quality.findings import build_report, find_issues
+from lightning_modules.quality.outputs import (
+    default_path,
+    log_results,
+    replace_non_finite,
+    report_metrics,
+    write_json,
+    write_report,
+)
+from lightning_modules.quality.settings import QualitySettings, parse_settings
+from lightning_modules.quality.terminal_report import count_exclusions, show_exclusions, show_report, show_split
+from lightning_modules.tracking.store import Store, open_store
 
 
 def compose_quality(overrides: Sequence[str]) -> DictConfig:
     """Compose conf/quality.yaml. Raises UserError listing all mistakes in the overrides."""
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-    from hydra.errors import HydraException
-
     conf = PROJECT_ROOT / "conf"
     GlobalHydra.instance().clear()
     try:
@@ -32,14 +47,7 @@ def compose_quality(overrides: Sequence[str]) -> DictConfig:
 
 def inspect_data(cfg: DictConfig) -> None:
     """Run all checks; print and log the report, and write it to the folder `out` if it is set."""
-    import tempfile
-
-    from lightning_modules.quality.findings import build_report, find_issues
-    from lightning_modules.quality.outputs import log_results, report_metrics, write_report
-    from lightning_modules.quality.settings import parse_settings
-    from lightning_modules.quality.terminal_report import show_report
-
-    settings, store = parse_settings(_settings_values(cfg)), _open_store(cfg)
+    settings, store = _prepare(cfg)
     data = _build_datamodule(cfg, "data")
     other = _build_datamodule(cfg, "other") if cfg.get("other") else None
     findings = find_issues(data, settings)
@@ -56,39 +64,24 @@ def inspect_data(cfg: DictConfig) -> None:
 
 def write_exclusions(cfg: DictConfig) -> None:
     """Write the list of samples to exclude."""
-    from lightning_modules.quality.exclusion_list import exclusions
-    from lightning_modules.quality.findings import find_issues
-    from lightning_modules.quality.outputs import default_path, log_results, write_json
-    from lightning_modules.quality.settings import parse_settings
-    from lightning_modules.quality.terminal_report import exclusion_kind, show_exclusions
-
-    settings, store = parse_settings(_settings_values(cfg)), _open_store(cfg)
-    record = exclusions(
-        find_issues(_build_datamodule(cfg, "data"), settings, wants_labels=settings.rules.label_errors != 0)
-    )
+    settings, store = _prepare(cfg)
+    data = _build_datamodule(cfg, "data")
+    record = exclusions(find_issues(data, settings, wants_labels=settings.rules.label_errors != 0))
     path = Path(cfg.out).expanduser() if cfg.out else default_path("exclude", record)
     write_json(path, record)
     show_exclusions(record)
     print(f"written: {path}\nuse it with: data.exclude={path}")
-    metrics = {"excluded": float(len(record["excluded"]))}
-    for entry in record["excluded"]:
-        kind = f"excluded/{exclusion_kind(entry['why']).replace(' ', '_')}"
-        metrics[kind] = metrics.get(kind, 0) + 1
+    counts = count_exclusions(record)
+    metrics = {"excluded": float(counts.total())}
+    metrics |= {f"excluded/{kind.replace(' ', '_')}": float(count) for kind, count in counts.items()}
     log_results(store, cfg.tracking.experiment, "clean", _logged_config(cfg), record, metrics, [path])
 
 
 def write_split(cfg: DictConfig) -> None:
     """Write the split; exit with 1 if one of its checks fails."""
-    from lightning_modules.quality.findings import find_issues
-    from lightning_modules.quality.outputs import default_path, log_results, replace_non_finite, write_json
-    from lightning_modules.quality.settings import parse_settings
-    from lightning_modules.quality.split_report import describe_split
-    from lightning_modules.quality.terminal_report import show_split
-
-    settings, store = parse_settings(_settings_values(cfg)), _open_store(cfg)
-    found = replace_non_finite(
-        describe_split(find_issues(_build_datamodule(cfg, "data"), settings, wants_labels=False))
-    )
+    settings, store = _prepare(cfg)
+    data = _build_datamodule(cfg, "data")
+    found = replace_non_finite(describe_split(find_issues(data, settings, wants_labels=False)))
     path = Path(cfg.out).expanduser() if cfg.out else default_path("split", found)
     write_json(path, found)
     show_split(found)
@@ -100,9 +93,11 @@ def write_split(cfg: DictConfig) -> None:
         sys.exit(1)
 
 
-def _settings_values(cfg: DictConfig) -> dict[str, Any]:
-    return {str(key): OmegaConf.to_object(cfg[key]) if OmegaConf.is_config(cfg[key]) else cfg[key]
-            for key in cfg if key not in ("data", "other", "tracking")}  # fmt: skip
+def _prepare(cfg: DictConfig) -> tuple[QualitySettings, Store | None]:
+    """Return the settings and the store, opened before any data are read; None if logging is disabled."""
+    keys = [str(key) for key in cfg if key not in ("data", "other", "tracking")]
+    plain: Any = OmegaConf.to_container(OmegaConf.masked_copy(cfg, keys), resolve=True)
+    return parse_settings(plain), open_store(cfg.tracking.get("uri")) if cfg.tracking.enabled else None
 
 
 def _logged_config(cfg: DictConfig) -> dict[str, Any]:
@@ -110,19 +105,8 @@ def _logged_config(cfg: DictConfig) -> dict[str, Any]:
     return {key: value for key, value in found.items() if key != "tracking"}
 
 
-def _open_store(cfg: DictConfig) -> Any:
-    """Open the store before any data are read; None if logging is disabled."""
-    from lightning_modules.tracking.store import open_store
-
-    return open_store(cfg.tracking.get("uri")) if cfg.tracking.enabled else None
-
-
-def _build_datamodule(cfg: DictConfig, key: str) -> Any:
+def _build_datamodule(cfg: DictConfig, key: str) -> InMemoryData:
     """Instantiate a datamodule and read the data. Raises UserError if that is not possible."""
-    from hydra.utils import instantiate
-
-    from lightning_modules.data.in_memory import InMemoryData
-
     node = cfg.get(key)
     if not (OmegaConf.is_config(node) and node.get("_target_")):
         raise UserError(f"{key}={node}: expected a data set, for example {key}=digits")

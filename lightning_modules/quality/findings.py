@@ -19,9 +19,7 @@ from lightning_modules.quality.similar_pairs import find_similar_pairs
 from lightning_modules.quality.value_statistics import column_outliers, describe_values, find_outliers
 
 MAX_LISTED = 100  # samples or groups listed in the report
-MIN_CLASSIFIER_ACCURACY = (
-    0.9  # out-of-fold accuracy below which suspected label errors are mostly errors of the classifier
-)
+MIN_CLASSIFIER_ACCURACY = 0.9  # out of fold; below it, suspected label errors are mostly errors of the classifier
 
 
 @dataclass
@@ -61,7 +59,7 @@ def find_issues(data: InMemoryData, settings: QualitySettings, wants_labels: boo
         pairs, similarity, nearest = found.pairs, found.similarity, found.nearest
         z, outliers = find_outliers(embedding, settings.outlier_z)
     duplicates = Duplicates(exact, pairs, similarity)
-    errors = _errors(samples, embedding, duplicates, settings, notes) if wants_labels else None
+    errors = _errors(samples, embedding, duplicates, settings, notes) if wants_labels and embedding else None
     return Findings(samples, settings, embedding, duplicates, nearest, outliers, z, errors, notes)
 
 
@@ -77,14 +75,9 @@ def _embedding(samples: Samples, settings: QualitySettings, notes: list[str]) ->
 
 
 def _errors(
-    samples: Samples,
-    embedding: Embedding | WordEmbedding | None,
-    duplicates: Duplicates,
-    settings: QualitySettings,
+    samples: Samples, embedding: Embedding | WordEmbedding, duplicates: Duplicates, settings: QualitySettings,
     notes: list[str],
-) -> LabelErrors | None:
-    if embedding is None:
-        return None
+) -> LabelErrors | None:  # fmt: skip
     groups = duplicates.representatives(len(samples))
     try:
         found = find_label_errors(samples, embedding, groups, settings.classifier, settings.folds, settings.seed)

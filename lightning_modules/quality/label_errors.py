@@ -1,7 +1,7 @@
 """Class balance, and label errors by confident learning (Northcutt, Jiang & Chuang 2021, section 3)."""
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 from sklearn.base import ClassifierMixin
@@ -15,7 +15,6 @@ from lightning_modules.quality.embedding import Embedding, WordEmbedding
 from lightning_modules.quality.samples import PARTS, Samples
 
 Classifier = Literal["logistic", "knn", "boosting"]
-CLASSIFIERS: tuple[str, ...] = get_args(Classifier)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 import json
 import sys
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -71,16 +70,17 @@ def report_metrics(report: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _create_run(
-    store: Store, experiment: str, verb: str, config: Mapping[str, Any], content: str, name: str,
-    metrics: Mapping[str, float], folder: Path,
+    store: Store, experiment: str, verb: str, config: Mapping[str, Any], record: Mapping[str, Any],
+    metrics: Mapping[str, float], files: list[Path],
 ) -> str:  # fmt: skip
-    """Create a run with the files of `folder`; return its id."""
-    from mlflow.entities import Metric, Param, RunTag
+    """Create a run with these files; return its id."""
+    from mlflow.entities import Metric, Param
 
-    git = git_state(PROJECT_ROOT)
+    git, content, name = git_state(PROJECT_ROOT), record["content"], record["data"]
     tags = {
         "kind": "data", KIND_TAG: "data", "data.verb": verb, "data.name": name, "data.content": content,
         COMMAND_TAG: command_line(), GIT_COMMIT_TAG: git.commit or "", GIT_DIRTY_TAG: str(git.dirty).lower(),
+        DATA_FINGERPRINT_TAG: content,
     }  # fmt: skip
     client = store.client
     run_id: str = client.create_run(store.experiment(experiment), run_name=f"{verb} {name}", tags=tags).info.run_id
@@ -91,9 +91,9 @@ def _create_run(
             run_id,
             metrics=[Metric(key, value, 0, 0) for key, value in metrics.items()],
             params=[Param(key, str(value)[:6000]) for key, value in params.items()][:100],
-            tags=[RunTag(DATA_FINGERPRINT_TAG, content)],
         )
-        client.log_artifacts(run_id, str(folder))
+        for file in files:
+            client.log_artifact(run_id, str(file))
         status = "FINISHED"
     finally:
         client.set_terminated(run_id, status)
@@ -110,13 +110,8 @@ def log_results(
     if store is None:
         return
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            for file in files:
-                (Path(folder) / file.name).write_bytes(file.read_bytes())
-            with defer_signals():  # a signal must not leave the run in status RUNNING
-                run_id = _create_run(
-                    store, experiment, verb, config, record["content"], record["data"], metrics, Path(folder)
-                )
+        with defer_signals():  # a signal must not leave the run in status RUNNING
+            run_id = _create_run(store, experiment, verb, config, record, metrics, files)
     except (MlflowException, OSError) as error:
         print(f"warning: not logged: {' '.join(str(error).split())[:300]}", file=sys.stderr)
         return

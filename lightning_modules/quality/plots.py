@@ -30,10 +30,8 @@ def draw_plots(findings: Findings, report: dict[str, Any]) -> Iterator[tuple[str
     if np.isfinite(findings.nearest).any() and len(samples) > 1:
         yield "nearest_neighbours", plot_similarity(findings)
     if pairs := _duplicate_cells(findings):
-        yield (
-            "duplicates",
-            plot_samples(samples, pairs, "Exact and near duplicates, side by side: part, index: label", 2),
-        )
+        title = "Exact and near duplicates, side by side: part, index: label"
+        yield "duplicates", plot_samples(samples, pairs, title, 2)
     if pairs := _leak_cells(findings):
         yield "leaks", plot_samples(samples, pairs, "Leaks: equal or near samples in two parts, side by side", 2)
     if findings.errors is not None and len(findings.errors.positions):
@@ -42,14 +40,11 @@ def draw_plots(findings: Findings, report: dict[str, Any]) -> Iterator[tuple[str
             (int(i), f"{samples.describe(int(i))}\n{samples.label(int(i))} → {(samples.class_names or [])[int(k)]}")
             for i, k in zip(errors.positions[:CELLS], errors.suggested, strict=False)
         ]
-        yield (
-            "label_errors",
-            plot_samples(samples, cells, "Suspected label errors: given → suggested, most certain first"),
-        )
+        title = "Suspected label errors: given → suggested, most certain first"
+        yield "label_errors", plot_samples(samples, cells, title)
     if len(findings.outliers):
-        cells = [
-            (int(i), f"{_caption(samples, int(i))}\nz {findings.outlier_z[i]:.1f}") for i in findings.outliers[:CELLS]
-        ]
+        shown = findings.outliers[:CELLS].tolist()
+        cells = [(i, f"{_caption(samples, i)}\nz {findings.outlier_z[i]:.1f}") for i in shown]
         yield "outliers", plot_samples(samples, cells, "Outliers, the farthest from their neighbours first")
     if report.get("drift") and report["drift"]["columns"]:
         yield "drift", plot_drift(report["drift"])
@@ -92,15 +87,12 @@ def plot_class_balance(balance: dict[str, Any]) -> Figure:
     bottom = np.zeros(len(shown))
     for part in (part for part in PARTS if part in balance):
         counts = np.array([balance[part]["counts"][name] for name in shown])
-        axes.bar(
-            range(len(shown)), counts, bottom=bottom, color=SPLIT_COLOURS.get(part, "#BBBBBB"), width=0.75, label=part
-        )
+        color = SPLIT_COLOURS.get(part, "#BBBBBB")
+        axes.bar(range(len(shown)), counts, bottom=bottom, color=color, width=0.75, label=part)
         bottom += counts
-    turned = width > 3 and len(shown) * width > 40
+    turn: Any = {"rotation": 45, "ha": "right"} if width > 3 and len(shown) * width > 40 else {}
     labels = [textwrap.shorten(name, 30, placeholder="…").replace("$", r"\$") for name in shown]
-    axes.set_xticks(
-        range(len(shown)), labels, rotation=45 if turned else 0, ha="right" if turned else "center", fontsize=8
-    )
+    axes.set_xticks(range(len(shown)), labels, fontsize=8, **turn)
     axes.grid(visible=False, axis="x")
     axes.legend(frameon=False, fontsize=8, labelcolor=INK, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
@@ -156,11 +148,8 @@ def plot_samples(samples: Samples, cells: list[Cell], title: str, together: int 
     for number, (position, caption) in enumerate(cells):
         axes = figure.add_subplot(rows, columns, number + 1)
         _draw_sample(axes, samples, position)
-        axes.set_title(
-            "\n".join(_truncate(line, 27) for line in caption.split("\n")),
-            fontsize=7,
-            color=COLOURS[number // together % 2] if together > 1 else INK,
-        )
+        color = COLOURS[number // together % 2] if together > 1 else INK
+        axes.set_title("\n".join(_truncate(line, 27) for line in caption.split("\n")), fontsize=7, color=color)
         axes.set_xticks([])
         axes.set_yticks([])
         for spine in axes.spines.values():
@@ -174,9 +163,8 @@ def _draw_sample(axes: Axes, samples: Samples, position: int) -> None:
         pixels = x.movedim(0, -1).float().numpy()
         low, high = (0.0, 255.0) if x.dtype == torch.uint8 else (float(np.nanmin(pixels)), float(np.nanmax(pixels)))
         shown = (pixels - low) / max(high - low, 1e-12)
-        axes.imshow(
-            shown if shown.shape[-1] == 3 else shown[..., 0], cmap="gray", vmin=0, vmax=1, interpolation="nearest"
-        )
+        shown = shown if shown.shape[-1] == 3 else shown[..., 0]
+        axes.imshow(shown, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     elif samples.domain == "audio":
         rate = int(getattr(samples.data, "sample_rate", 16000))
         spectrum = log_mel_features(x[None], rate)[0] if x.ndim == 1 else x.reshape(-1, x.shape[-1]).float()
@@ -186,24 +174,21 @@ def _draw_sample(axes: Axes, samples: Samples, position: int) -> None:
 
 
 def _plot_text_samples(samples: Samples, cells: list[Cell], title: str, together: int) -> Figure:
-    blocks = [
-        [_truncate(caption.replace("\n", ": "), 120), *_text_lines(samples, position)] for position, caption in cells
-    ]
-    height = 0.55 + sum(
-        0.17 * len(block) + (0.16 if k % together == together - 1 else 0.06) for k, block in enumerate(blocks)
-    )
+    captions = [_truncate(caption.replace("\n", ": "), 120) for _, caption in cells]
+    blocks = [[text, *_text_lines(samples, place)] for text, (place, _) in zip(captions, cells, strict=True)]
+    gaps = [0.16 if k % together == together - 1 else 0.06 for k in range(len(blocks))]
+    height = 0.55 + sum(0.17 * len(block) + gap for block, gap in zip(blocks, gaps, strict=True))
     figure = blank_figure(10, height)
     figure.text(0.01, 1 - 0.2 / height, title, va="center", color=INK, fontsize=11, fontweight="bold")
     top = 0.45
     for k, block in enumerate(blocks):
         colour = COLOURS[k // together % 2] if together > 1 else COLOURS[0]
-        for number, line in enumerate(block):
-            style: Any = (
-                {"color": colour, "fontweight": "bold"} if number == 0 else {"color": INK, "family": "monospace"}
-            )
-            figure.text(0.01 if number == 0 else 0.02, 1 - top / height, line, va="top", fontsize=8, **style)
+        heading: Any = {"x": 0.01, "color": colour, "fontweight": "bold"}
+        body: Any = {"x": 0.02, "color": INK, "family": "monospace"}
+        for line, style in zip(block, [heading, *[body] * len(block)], strict=False):
+            figure.text(y=1 - top / height, s=line, va="top", fontsize=8, **style)
             top += 0.17
-        top += 0.16 if k % together == together - 1 else 0.06
+        top += gaps[k]
     return figure
 
 

@@ -1,6 +1,7 @@
 """All samples of a data set in one sequence: the pool, then the official test part, each with its part."""
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -9,8 +10,8 @@ from torch import Tensor
 from lightning_modules.data.in_memory import InMemoryData
 from lightning_modules.data.preprocess import SampleSource
 
-PARTS = ("train", "val", "test", "unused")  # unused: dropped by data.fraction, per_class or a fold
-DOMAINS = ("image", "series", "audio", "text", "interactions", "table")
+Part = Literal["train", "val", "test", "unused"]  # unused: dropped by data.fraction, per_class or a fold
+PARTS: tuple[str, ...] = get_args(Part)
 
 
 @dataclass(frozen=True)
@@ -87,33 +88,22 @@ class Samples:
     def text(self, position: int) -> str:
         """Return a sample as text."""
         x = self.read(torch.tensor([position]))[0]
-        return (
-            str(self.data.sample_text(x))
-            if hasattr(self.data, "sample_text")
-            else " ".join(map(str, x[x > 0].tolist()))
-        )
+        return self.data.sample_text(x)
 
 
 def collect_samples(data: InMemoryData) -> Samples:
-    """Collect the samples of a set-up datamodule (``lightning_modules.data.in_memory.InMemoryData``)."""
+    """Collect the samples of a set-up datamodule."""
     arrays = data.arrays
-    y: Tensor = arrays.y
-    stores: tuple[SampleSource, ...] = (arrays.x,)
+    sets = [(arrays.x, arrays.y), *([arrays.test] if arrays.test else [])]
+    stores, targets = zip(*sets, strict=True)
+    y = torch.cat(targets)
     parts = np.full(len(y), "unused", dtype="<U6")
-    for part in ("train", "val", *(() if arrays.test else ("test",))):
-        parts[data.splits[part].numpy()] = part
-    if arrays.test is not None:
-        stores, y = (arrays.x, arrays.test[0]), torch.cat([y, arrays.test[1]])
-        official = np.full(len(arrays.test[1]), "unused", dtype="<U6")
-        official[data.splits["test"].numpy()] = "test"
-        parts = np.concatenate([parts, official])
+    for part, index in data.splits.items():
+        parts[index.numpy() + (len(arrays.y) if part == "test" and arrays.test else 0)] = part
     return Samples(data.name, infer_domain(data), stores, y, parts, data.class_names, data)
 
 
 def infer_domain(data: InMemoryData) -> str:
     """Return the domain of the samples: that of the datamodule, else by shape."""
-    domain = getattr(data, "domain", "table")
-    if domain in DOMAINS and domain != "table":
-        return str(domain)
-    dimensions = len(data.arrays.x.shape)  # "table" is also the default of a datamodule
-    return {3: "series", 4: "image"}.get(dimensions, "table")
+    by_shape = {3: "series", 4: "image"}.get(len(data.arrays.x.shape), "table")
+    return by_shape if data.domain == "table" else data.domain  # "table" is also the default of a datamodule

@@ -1,15 +1,32 @@
 """Settings of the quality checks: the validated keys of conf/quality.yaml."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
-from lightning_modules.config.errors import UserError, suggest
-from lightning_modules.quality.label_errors import CLASSIFIERS, Classifier
-from lightning_modules.quality.samples import PARTS
+from annotated_types import Ge, Gt, Le
+
+from lightning_modules.config.bounds import Count, Positive, Whole, mismatch
+from lightning_modules.config.errors import UserError
+from lightning_modules.quality.label_errors import Classifier
+from lightning_modules.quality.samples import Part
 
 NEAR_THRESHOLDS = {"image": 0.99, "series": 0.99, "audio": 0.998, "text": 0.9, "table": 0.999}
-KINDS = ("exact", "near", "none")
+Kind = Literal["exact", "near", "none"]
+RULES: dict[str, Any] = {  # what the keys of conf/quality.yaml may be
+    "near": Annotated[float, Gt(0), Le(1)] | None,
+    "components": Count,
+    "outlier_z": Positive,
+    "seed": Whole,
+    "labels.classifier": Classifier,
+    "labels.folds": Annotated[int, Ge(2)],
+    "clean.duplicates": Kind | None,
+    "clean.leaks": Kind | None,
+    "clean.conflicts": bool,
+    "clean.label_errors": Whole | Literal["all"],
+    "clean.outliers": Whole | Literal["all"],
+    "drift": list[Part],
+}
 
 
 @dataclass(frozen=True)
@@ -43,43 +60,16 @@ class QualitySettings:
 
 def parse_settings(cfg: Mapping[str, Any]) -> QualitySettings:
     """Parse the plain values of conf/quality.yaml. Raises UserError listing all mistakes."""
-    labels, rules = cfg["labels"], dict(cfg["clean"])
-    problems = [*_check_range(cfg, "near", 0, 1, None), *_check_range(cfg, "outlier_z", 0, float("inf"))]
-    problems += _check_integer("components", cfg["components"], 1) + _check_integer("labels.folds", labels["folds"], 2)
-    problems += _check_integer("seed", cfg["seed"], 0)
-    problems += _check_choice("labels.classifier", labels["classifier"], CLASSIFIERS)
-    for key in ("duplicates", "leaks"):
-        rules[key] = "none" if rules[key] is None else rules[key]
-        problems += _check_choice(f"clean.{key}", rules[key], KINDS)
-    if not isinstance(rules["conflicts"], bool):
-        problems.append(f"clean.conflicts={rules['conflicts']}: expected true or false")
-    for key in ("label_errors", "outliers"):
-        problems += [] if rules[key] == "all" else _check_integer(f"clean.{key}", rules[key], 0, " or all")
-        rules[key] = None if rules[key] == "all" else rules[key]
-    parts = tuple(cfg["drift"] or ())
+    parts, problems = tuple(cfg["drift"] or ()), []
+    for key, hint in RULES.items():
+        group, _, name = key.rpartition(".")
+        value = cfg[group][name] if group else cfg[name]
+        if mistake := mismatch(value, hint):
+            problems.append(f"{key}={value}: {mistake}")
     if len(parts) != 2:
         problems.append(f"drift={list(parts)}: expected two parts, for example drift=[train,test]")
-    problems += [problem for part in parts for problem in _check_choice("drift", part, PARTS)]
     if problems:
         raise UserError("\n".join(problems))
-    plain = {key: cfg[key] for key in ("near", "components", "outlier_z", "seed")}
-    known = {field.name for field in fields(ExclusionRules)}
-    return QualitySettings(
-        **plain, classifier=labels["classifier"], folds=labels["folds"], drift=(str(parts[0]), str(parts[1])),
-        rules=ExclusionRules(**{key: value for key, value in rules.items() if key in known}),
-    )  # fmt: skip
-
-
-def _check_range(cfg: Mapping[str, Any], key: str, low: float, high: float, *also: Any) -> list[str]:
-    value = cfg[key]
-    right = isinstance(value, int | float) and not isinstance(value, bool) and low < value <= high
-    return [] if right or value in also else [f"{key}={value}: expected a number above {low:g}, at most {high:g}"]
-
-
-def _check_integer(key: str, value: Any, least: int, more: str = "") -> list[str]:
-    right = isinstance(value, int) and not isinstance(value, bool) and value >= least
-    return [] if right else [f"{key}={value}: expected an integer of at least {least}{more}"]
-
-
-def _check_choice(key: str, value: Any, options: tuple[str, ...]) -> list[str]:
-    return [] if value in options else [f"{key}={value}: {suggest(str(value), options)}"]
+    rules = {key: {None: "none", "all": None}.get(value, value) for key, value in cfg["clean"].items()}
+    plain = {key: cfg[key] for key in ("near", "components", "outlier_z", "seed")} | dict(cfg["labels"])
+    return QualitySettings(**plain, drift=parts, rules=ExclusionRules(**rules))

@@ -1,5 +1,7 @@
 """Terminal output of reports, exclusion lists and splits."""
 
+from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 from rich.markup import escape
@@ -13,9 +15,7 @@ MAX_EXAMPLES = 5  # examples per kind of issue
 def _table(*columns: str, title: str) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold")
     for number, column in enumerate(columns):
-        table.add_column(
-            column, justify="right" if number and column not in ("what", "found", "samples listed") else "left"
-        )
+        table.add_column(column, justify="right" if number and column != "found" else "left")
     return table
 
 
@@ -32,11 +32,11 @@ def show_report(report: dict[str, Any]) -> None:
 
 def _balance(balance: dict[str, Any], name: str) -> Table:
     classes = any("counts" in part for part in balance.values())
-    columns = (
-        ("smallest class", "largest class", "largest / smallest", "entropy")
-        if classes
-        else ("mean", "std", "min", "max")
+    by_class, by_value = (
+        ("smallest class", "largest class", "largest / smallest", "entropy"),
+        ("mean", "std", "min", "max"),
     )
+    columns = by_class if classes else by_value
     table = _table("part", "samples", *columns, title=escape(name))
     for part, found in balance.items():
         if classes:
@@ -45,28 +45,20 @@ def _balance(balance: dict[str, Any], name: str) -> Table:
             named = [escape(f"{label}: {count:,}") for label, count in (smallest, largest)]
             table.add_row(part, f"{found['samples']:,}", *named, ratio, f"{found['entropy']:.3f}")
         else:
-            table.add_row(
-                part, f"{found['samples']:,}", *(f"{found[key]:.4g}" if key in found else "–" for key in columns)
-            )
+            numbers = [f"{found[key]:.4g}" if key in found else "–" for key in columns]
+            table.add_row(part, f"{found['samples']:,}", *numbers)
     return table
 
 
 def _findings(report: dict[str, Any]) -> Table:
     table = _table("issue", "count", "found", title="")
     values, twice, out = report["values"], report["duplicates"], report["outliers"]
-    span = (
-        ""
-        if values["min"] is None
-        else f"{values['dtype']} {values['shape']} from {values['min']:g} to {values['max']:g}"
-    )
-    table.add_row(
-        "missing values",
-        f"{values['missing_values']:,}",
-        escape(f"in {values['samples_with_missing']:,} samples; {span}"),
-    )
-    table.add_row(
-        "constant columns", f"{values['constant_columns']:,}", f"{values['constant_samples']:,} constant samples"
-    )
+    missing = f"in {values['samples_with_missing']:,} samples; "
+    if values["min"] is not None:
+        missing += f"{values['dtype']} {values['shape']} from {values['min']:g} to {values['max']:g}"
+    table.add_row("missing values", f"{values['missing_values']:,}", escape(missing))
+    still = f"{values['constant_samples']:,} constant samples"
+    table.add_row("constant columns", f"{values['constant_columns']:,}", still)
     groups = f"{twice['exact_groups']:,} groups; {twice['conflicting_exact_groups']:,} of them with different labels"
     table.add_row("exact copies", f"{twice['exact_copies']:,}", groups)
     near = f"similarity ≥ {twice['near_threshold']:g}; {twice['conflicting_near_pairs']:,} with different labels"
@@ -78,9 +70,8 @@ def _findings(report: dict[str, Any]) -> Table:
     table.add_row("outliers", f"{out['isolated']:,}", f"z ≥ {out['limit_z']:g}{columns}")
     if errors := report["label_errors"]:
         said = f"{errors['classifier']}, out-of-fold accuracy {errors['out_of_fold_accuracy']:.1%}"
-        table.add_row(
-            "suspected label errors", f"{errors['found']:,}", f"{said}; noise about {errors['estimated_noise']:.1%}"
-        )
+        said += f"; noise about {errors['estimated_noise']:.1%}"
+        table.add_row("suspected label errors", f"{errors['found']:,}", said)
     if drift := report["drift"]:
         table.add_row("drifted columns", f"{drift['drifted_columns']:,}", escape(_drift(drift)))
     return table
@@ -113,26 +104,21 @@ def _examples(report: dict[str, Any]) -> list[str]:
 def show_exclusions(record: dict[str, Any]) -> None:
     """Print how many samples are excluded, and why."""
     table = _table("why", "samples", title=escape(f"{record['data']}: {len(record['excluded'])} samples to exclude"))
-    counts: dict[str, int] = {}
-    for entry in record["excluded"]:
-        kind = exclusion_kind(entry["why"])
-        counts[kind] = counts.get(kind, 0) + 1
-    for kind, count in sorted(counts.items(), key=lambda item: -item[1]):
+    for kind, count in count_exclusions(record).most_common():
         table.add_row(kind, f"{count:,}")
     open_console().print(table)
 
 
-def exclusion_kind(why: str) -> str:
-    """``exact duplicate of 17 (leak)`` -> ``leak``."""
-    if why.endswith("(leak)"):
-        return "leak"
+def count_exclusions(record: Mapping[str, Any]) -> Counter[str]:
+    """Return how many samples are excluded for each kind of reason: ``exact duplicate of 17 (leak)`` is a ``leak``."""
     kinds = {
         "exact": "exact duplicate",
         "near": "near duplicate",
         "equal": "conflicting labels",
         "label": "label error",
     }
-    return kinds.get(why.split(" ")[0], "outlier")
+    reasons = [entry["why"] for entry in record["excluded"]]
+    return Counter("leak" if why.endswith("(leak)") else kinds.get(why.split(" ")[0], "outlier") for why in reasons)
 
 
 def show_split(found: dict[str, Any]) -> None:

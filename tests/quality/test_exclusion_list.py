@@ -9,11 +9,10 @@ import pytest
 import torch
 
 from lightning_modules.config.errors import UserError
-from lightning_modules.quality.exclusion_list import exclusions
+from lightning_modules.quality.exclusion_list import describe_split, exclusions
 from lightning_modules.quality.findings import find_issues
 from lightning_modules.quality.outputs import replace_non_finite, write_json
 from lightning_modules.quality.settings import ExclusionRules, QualitySettings
-from lightning_modules.quality.split_report import describe_split
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -1,6 +1,7 @@
 """Balance and likely label errors."""
 
 from collections.abc import Callable
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from lightning_modules.config.errors import UserError
 from lightning_modules.data.in_memory import RawDataset
 from lightning_modules.quality.embedding import embed
 from lightning_modules.quality.label_errors import (
-    CLASSIFIERS,
+    Classifier,
     class_balance,
     confident_joint,
     confident_learning,
@@ -65,7 +66,7 @@ def test_no_sample_is_predicted_by_a_model_that_saw_one_of_its_group() -> None:
     assert np.allclose(together.sum(1), 1)
 
 
-@pytest.mark.parametrize("classifier", CLASSIFIERS)
+@pytest.mark.parametrize("classifier", get_args(Classifier))
 def test_every_classifier_predicts_every_sample(classifier) -> None:
     rng = np.random.RandomState(0)
     y = np.arange(60) % 3

@@ -87,11 +87,11 @@ def test_a_misspelt_override_names_the_nearest(overrides: list[str], said: str) 
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("near=2", "near=2: expected a number above 0, at most 1"),
-        ("labels.folds=1", "labels.folds=1: expected an integer of at least 2"),
+        ("near=2", r"near=2: expected a value in \(0, 1\]"),
+        ("labels.folds=1", "labels.folds=1: expected 2 or more"),
         ("labels.classifier=knm", "did you mean 'knn'"),
         ("clean.leaks=nearly", "did you mean 'near'"),
-        ("clean.label_errors=-1", "at least 0 or all"),
+        ("clean.label_errors=-1", "label_errors=-1: expected 0 or more"),
         ("drift=[train]", "expected two parts"),
         ("drift=[train,tset]", "did you mean 'test'"),
         ("clean.conflicts=maybe", "expected true or false"),
