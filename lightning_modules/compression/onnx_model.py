@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.compat.torch import tensor_version
+from lightning_modules.compression import optional_import
 from lightning_modules.compression.compressed_state import Step
-from lightning_modules.compression.optional_import import optional_import
 from lightning_modules.config.errors import UserError
 
 

@@ -1,5 +1,6 @@
-"""Profiles networks: parameters, MACs, peak memory, and latency beside another network in the same process."""
+"""Profiles networks: parameters, multiply-accumulates (MACs), peak memory, and latency beside another network."""
 
+import copy
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -7,14 +8,69 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
-from lightning_modules.compression.macs import count_macs, count_nonzero, count_params
 from lightning_modules.config.errors import UserError
 from lightning_modules.task.profiling import model_size, single_thread
-from lightning_modules.task.supervised import Supervised
+
+
+def count_macs(model: nn.Module, example: Tensor) -> int:
+    """Multiply-accumulates of one sample: half of the FLOPs that torch's counter reports.
+
+    Matrix products, convolutions, attention and recurrent layers count; biases, norms, pooling and activations do not.
+    If possible the network runs on the ``meta`` device: nothing is computed and no layer is fused. An ONNX model
+    counts as 0.
+
+    Args:
+        example: floats [N, *input_shape] as the network reads them; the first is used.
+    """
+    one = example[:1]
+    try:
+        return _count(meta_copy(model), one.to("meta"))
+    except (RuntimeError, NotImplementedError, TypeError):  # it depends on values, or is not torch code
+        return _count(model, one)
+
+
+def _count(model: nn.Module, example: Tensor) -> int:
+    training = model.training
+    model.eval()
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # fused layers and attention would not be counted
+    try:
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
+            model(example)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        model.train(training)
+    return int(counter.get_total_flops()) // 2
+
+
+def count_params(model: nn.Module) -> int:
+    """Number of parameters; a shared one counts once."""
+    return sum(p.numel() for p in model.parameters())
+
+
+def count_nonzero(model: nn.Module) -> int:
+    """Number of nonzero parameters."""
+    return sum(int(torch.count_nonzero(p)) for p in model.parameters())
+
+
+def meta_copy(model: nn.Module) -> nn.Module:
+    """A copy in evaluation mode with parameters and buffers on the ``meta`` device; all parameters require gradients."""
+    memo: dict[int, Any] = {}
+    for tensor in (*model.parameters(), *model.buffers()):
+        memo[id(tensor)] = _to_meta(tensor)
+    return copy.deepcopy(model, memo).eval()
+
+
+def _to_meta(tensor: Tensor) -> Tensor:
+    empty = tensor.detach().to("meta")
+    floats = empty.is_floating_point() or empty.is_complex()
+    return nn.Parameter(empty, requires_grad=floats) if isinstance(tensor, nn.Parameter) else empty
+
 
 _MIN_ROUNDS, _MAX_ROUNDS = 30, 300
 
@@ -138,17 +194,3 @@ def peak_memory_bytes(model: nn.Module, x: Tensor) -> int:
             alive += event.nbytes()
             peak = max(peak, alive)
     return peak + int(model_size(model)["model/size_bytes"])
-
-
-def measure_network(task: Supervised, model: nn.Module, data: Any, part: str, accelerator: str) -> dict[str, float]:
-    """The metrics of a network in the task's place on the part ``val`` or ``test``, in this one process."""
-    before, kept = task.model, task.test_buffer
-    task.model = model
-    off: Any = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
-    device = "cpu" if is_onnx_model(model) else accelerator
-    trainer = pl.Trainer(accelerator=device, devices=1, use_distributed_sampler=False, **off)
-    try:
-        (trainer.test if part == "test" else trainer.validate)(task, datamodule=data, verbose=False)
-    finally:
-        task.model, task.test_buffer = before, kept
-    return {key: float(value) for key, value in trainer.callback_metrics.items()}

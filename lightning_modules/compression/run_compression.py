@@ -15,10 +15,9 @@ from torch import nn
 from lightning_modules.compat.lightning import MultiProcessingLauncher
 from lightning_modules.compression.compressed_state import CompressedState
 from lightning_modules.compression.compression_callback import CompressionCallback
-from lightning_modules.compression.profiling import measure_network
 from lightning_modules.compression.recipe import build_recipe, check_recipe
 from lightning_modules.compression.stage import Stage, StageContext
-from lightning_modules.compression.stage_recorder import StageRecorder
+from lightning_modules.compression.stage_recorder import StageRecorder, measure_network
 from lightning_modules.compression.stage_runner import StageRunner, calibration_batches, load_callback_states
 from lightning_modules.config.errors import UserError
 from lightning_modules.run import build

@@ -3,14 +3,17 @@
 from collections.abc import Callable
 from typing import Any
 
+import pytorch_lightning as pl
 from torch import nn
 
 from lightning_modules.compression.artifact import FILE, load_compressed, save_compressed
 from lightning_modules.compression.cost_report import CostReport, plot_costs
+from lightning_modules.compression.profiling import is_onnx_model
 from lightning_modules.compression.stage import Stage, StageContext
 from lightning_modules.report.tables import markdown_table, open_console, terminal_table
 from lightning_modules.run.publish import held_out_samples, run_description
 from lightning_modules.run.serve import write_pyfunc
+from lightning_modules.task.supervised import Supervised
 from lightning_modules.tracking.record import Record
 from lightning_modules.tracking.tags import COMPRESSED_MODEL_TAG
 
@@ -78,3 +81,17 @@ class StageRecorder:
             self.record.send({"do": "tags", "tags": {"mlflow.note.content": note}})
             plot_costs(self.costs.rows, self.record.folder / "compression" / "comparison.png")
         return self.costs.named()
+
+
+def measure_network(task: Supervised, model: nn.Module, data: Any, part: str, accelerator: str) -> dict[str, float]:
+    """The metrics of a network in the task's place on the part ``val`` or ``test``, in this one process."""
+    before, kept = task.model, task.test_buffer
+    task.model = model
+    off: Any = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    device = "cpu" if is_onnx_model(model) else accelerator
+    trainer = pl.Trainer(accelerator=device, devices=1, use_distributed_sampler=False, **off)
+    try:
+        (trainer.test if part == "test" else trainer.validate)(task, datamodule=data, verbose=False)
+    finally:
+        task.model, task.test_buffer = before, kept
+    return {key: float(value) for key, value in trainer.callback_metrics.items()}

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.compat.torch import compile_aoti, require_cpp_compiler
+from lightning_modules.compression import optional_import
 from lightning_modules.compression.onnx_model import (
     OnnxModel,
     eval_copy,
@@ -14,7 +15,6 @@ from lightning_modules.compression.onnx_model import (
     silence_output,
     strip_metadata,
 )
-from lightning_modules.compression.optional_import import optional_import
 from lightning_modules.config.errors import UserError
 from lightning_modules.task.supervised import Supervised
 

@@ -16,7 +16,7 @@ def resnet18(repeats: int) -> None:
     """torchvision's ResNet-18 with random weights at 224x224: int8, and half the operations and int8."""
     import torch
 
-    from lightning_modules.compression.macs import count_macs
+    from lightning_modules.compression.profiling import count_macs
     from lightning_modules.task.profiling import single_thread
 
     x = torch.rand(8, 3, 224, 224, generator=torch.Generator().manual_seed(0))

@@ -12,7 +12,7 @@ import torchvision
 from handmade import work_on
 from torch import nn
 
-from lightning_modules.compression.macs import count_macs, count_params
+from lightning_modules.compression.profiling import count_macs, count_params
 from lightning_modules.compression.stage import StageContext
 from lightning_modules.compression.structured.low_rank import LowRankFactorization, max_useful_rank, restore, svd
 from lightning_modules.config.errors import UserError

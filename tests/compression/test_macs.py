@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.compression.macs import count_macs, count_nonzero, count_params
+from lightning_modules.compression.profiling import count_macs, count_nonzero, count_params
 from lightning_modules.model.mlp import MLP
 from lightning_modules.zoo.model.convnets import CifarResNet, LeNet5
 from lightning_modules.zoo.model.time_series import MNIST1DGRU

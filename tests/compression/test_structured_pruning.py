@@ -14,7 +14,7 @@ from handmade import work_on
 from torch import Tensor, nn
 
 from lightning_modules.compression.artifact import FILE, load_compressed
-from lightning_modules.compression.macs import count_macs, count_params
+from lightning_modules.compression.profiling import count_macs, count_params
 from lightning_modules.compression.stage import StageContext
 from lightning_modules.compression.structured.budget_search import search_budget
 from lightning_modules.compression.structured.layer_widths import find_output_layers

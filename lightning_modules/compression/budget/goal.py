@@ -185,16 +185,13 @@ def attempt_overrides(values: Mapping[str, Any], dense: str, stage_overrides: Se
 
 
 # --- the size of a network, estimated --------------------------------------------------------------------------------
-def bits_per_weight(sparsity: float, bits: float) -> float:
-    """Bits of a weight in the file: its position's entropy, and `bits` if it is not zero."""
-    if sparsity <= 0:
-        return bits
-    return (1 - sparsity) * bits - sum(p * math.log2(p) for p in (sparsity, 1 - sparsity))
-
-
 def size_ratio(sparsity: float, bits: float) -> float:
-    """How many times smaller than float32 the weights are, without names, scales and other tensors."""
-    return FLOAT_BITS / bits_per_weight(sparsity, bits)
+    """How many times smaller than float32 the weights are, without names, scales and other tensors.
+
+    A weight takes the entropy of its position, and `bits` if it is not zero.
+    """
+    positions = -sum(p * math.log2(p) for p in (sparsity, 1 - sparsity)) if sparsity > 0 else 0.0
+    return FLOAT_BITS / ((1 - sparsity) * bits + positions)
 
 
 def sparsity_for(ratio: float, bits: float) -> float:

@@ -17,28 +17,7 @@ from lightning_modules.compression.container.tensor_encoding import (
     dtype_name,
     num_symbols,
 )
-from lightning_modules.compression.container.value_codecs import encode_plain
 from lightning_modules.report.tables import markdown_table
-
-
-class SharedStreams:
-    """Streams of plain values of many small tensors, one for each dtype, which share one frequency table."""
-
-    def __init__(self) -> None:
-        self.rows: dict[str, list[np.ndarray]] = {}
-
-    def add(self, dtype: str, rows: np.ndarray) -> None:
-        self.rows.setdefault(dtype, []).append(rows)
-
-    def encode(self) -> tuple[SharedRecords, bytes]:
-        """Returns ``{dtype: [entries, streams]}`` and the data."""
-        records, blob = {}, b""
-        for dtype, parts in self.rows.items():
-            rows = np.concatenate(parts)
-            streams, data = encode_plain(rows)
-            records[dtype] = [len(rows), streams]
-            blob += data
-        return records, blob
 
 
 @dataclass(frozen=True)
@@ -92,13 +71,16 @@ def _format_cell(value: str | float) -> str:
 
 
 def entropy_report(
-    pieces: list[TensorEncoding], coded: list[tuple[Record, int]], pools: SharedStreams, records: SharedRecords
+    pieces: list[TensorEncoding],
+    coded: list[tuple[Record, int]],
+    shared: dict[str, list[np.ndarray]],
+    records: SharedRecords,
 ) -> tuple[StoredTensor, ...]:
     """The size of each tensor: its own data, and its part of the shared streams in proportion to its entries."""
     stored_each, bound_each = {}, {}
     for dtype, (n, streams) in records.items():
         stored_each[dtype] = sum(length for _, length in streams) / max(1, n)
-        bound_each[dtype] = _plain_entropy_bytes(np.concatenate(pools.rows[dtype])) / max(1, n)
+        bound_each[dtype] = _plain_entropy_bytes(np.concatenate(shared[dtype])) / max(1, n)
     table = []
     for piece, (record, own) in zip(pieces, coded, strict=True):
         is_shared = [(dtype_name(side), side.numel()) for side in piece.aux_tensors]
@@ -106,11 +88,8 @@ def entropy_report(
         stored = own + sum(stored_each[dtype] * n for dtype, n in is_shared)
         bound = _entropy_bound(piece, sum(bound_each[dtype] * n for dtype, n in is_shared))
         dense = piece.entries * DTYPES[piece.dtype].itemsize
-        table.append(
-            StoredTensor(
-                piece.name, _describe_codec(record), piece.shape, piece.dtype, dense, stored, bound, piece.zeros
-            )
-        )
+        codec = _describe_codec(record)
+        table.append(StoredTensor(piece.name, codec, piece.shape, piece.dtype, dense, stored, bound, piece.zeros))
     return tuple(table)
 
 
@@ -119,11 +98,10 @@ def _describe_codec(record: Record) -> str:
     quantized, name = record.get("few", {}), record["codec"]
     if "centroids" in quantized:
         name += f" of {quantized['centroids'][-1]}"
-    if "bits" in quantized and name == "grid":
+    if "bits" in quantized:
         name += f" of {quantized['bits']} bits"
-    coders = "+".join(dict.fromkeys(coder for coder, _ in record.get("values", [])))
-    kept = record["kept"][0] if "kept" in record and record["kept"][0] != name else ""
-    return "; ".join(part for part in (f"{name}: {coders}" if coders else name, kept) if part)
+    coders = "+".join(dict.fromkeys(coder for coder, _ in record["values"]))
+    return "; ".join([f"{name}: {coders}" if coders else name, *record.get("kept", [])[:1]])
 
 
 def entropy_bytes(counts: np.ndarray, alphabet: int) -> float:

@@ -10,7 +10,7 @@ import psutil
 import torch
 from torch import Tensor
 
-from lightning_modules.compression.compressed_state import Codebook, CompressedState, QuantGrid
+from lightning_modules.compression.compressed_state import Codebook, CompressedState, QuantGrid, QuantizedWeight
 from lightning_modules.compression.container.envelope import Header, damaged_file, unwrap
 from lightning_modules.compression.container.symbol_codecs import Buffer, decode_symbols
 from lightning_modules.compression.container.tensor_encoding import (
@@ -149,7 +149,7 @@ class _RecordDecoder:
             state.masks[name] = torch.from_numpy(scatter(np.ones(len(where), bool), where, n)).view(shape)
         return decode_values(self.record["dtype"], quantized, where, values, n).view(shape)
 
-    def _read(self, n: int, quantized: Codebook | QuantGrid | None) -> tuple[np.ndarray | None, np.ndarray]:
+    def _read(self, n: int, quantized: QuantizedWeight | None) -> tuple[np.ndarray | None, np.ndarray]:
         """Positions of the kept entries (None: all), and their values as symbols [count] or bytes [count, size]."""
         record = self.record
         where, count = None, n
@@ -172,7 +172,7 @@ class _RecordDecoder:
         [[coder, length]] = record["values"]
         return where, decode_symbols(coder, self.blob.take(length), count, num_symbols(quantized))
 
-    def _sides(self, shape: tuple[int, ...], n: int) -> Codebook | QuantGrid | None:
+    def _sides(self, shape: tuple[int, ...], n: int) -> QuantizedWeight | None:
         quantized, codec = self.record.get("few"), self.record["codec"]
         empty = torch.empty(0)
         if quantized is None:

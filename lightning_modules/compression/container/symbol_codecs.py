@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from lightning_modules.compression.optional_import import optional_import
+from lightning_modules.compression import optional_import
 
 Buffer = bytes | memoryview
 _MAX_SLOW_BYTES = 2**20  # zstd's best level takes seconds for each MiB

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_modules.compression.compressed_state import Codebook, CompressedState, QuantGrid
+from lightning_modules.compression.compressed_state import Codebook, CompressedState, QuantGrid, QuantizedWeight
 from lightning_modules.config.errors import UserError
 
 SharedRecords = dict[str, list[Any]]  # JSON: {dtype: [entries, streams]}
@@ -40,7 +40,7 @@ class TensorEncoding:
     shape: tuple[int, ...]
     kept: np.ndarray | None
     masked: bool
-    quantized: Codebook | QuantGrid | None
+    quantized: QuantizedWeight | None
     values: np.ndarray
     zeros: int
 
@@ -91,7 +91,7 @@ def from_byte_rows(rows: np.ndarray, dtype: str) -> Tensor:
     return torch.from_numpy(np.require(rows, requirements=["C", "W"]).reshape(-1)).view(DTYPES[dtype])
 
 
-def num_symbols(quantized: Codebook | QuantGrid) -> int:
+def num_symbols(quantized: QuantizedWeight) -> int:
     """The size of the symbols' alphabet."""
     return quantized.centroids.shape[-1] if isinstance(quantized, Codebook) else 2**quantized.bits
 
@@ -111,11 +111,8 @@ def plan_encodings(tensors: dict[str, Tensor], state: CompressedState) -> list[T
 
 
 def _plan_encoding(name: str, tensor: Tensor, state: CompressedState) -> TensorEncoding:
-    dtype, mask, quantized = (
-        dtype_name(tensor),
-        state.masks.get(name),
-        state.codebooks.get(name) or state.grids.get(name),
-    )
+    dtype, mask = dtype_name(tensor), state.masks.get(name)
+    quantized = state.codebooks.get(name) or state.grids.get(name)
     kept = _mostly_zero_mask(tensor, quantized) if mask is None else to_bit_patterns(mask).view(bool)
     values = to_byte_rows(tensor) if quantized is None else _symbols(quantized)
     values = values if kept is None else values[kept]
@@ -123,7 +120,7 @@ def _plan_encoding(name: str, tensor: Tensor, state: CompressedState) -> TensorE
     return TensorEncoding(name, dtype, tuple(tensor.shape), kept, mask is not None, quantized, values, zeros)
 
 
-def _mostly_zero_mask(tensor: Tensor, quantized: Codebook | QuantGrid | None) -> np.ndarray | None:
+def _mostly_zero_mask(tensor: Tensor, quantized: QuantizedWeight | None) -> np.ndarray | None:
     """The nonzero entries of a large tensor without a mask if most of its entries are zero, else None."""
     if (
         tensor.numel() <= MAX_SHARED_VALUES
@@ -135,7 +132,7 @@ def _mostly_zero_mask(tensor: Tensor, quantized: Codebook | QuantGrid | None) ->
     return nonzero if np.count_nonzero(nonzero) * 2 < len(nonzero) else None
 
 
-def _symbols(quantized: Codebook | QuantGrid) -> np.ndarray:
+def _symbols(quantized: QuantizedWeight) -> np.ndarray:
     if isinstance(quantized, Codebook):
         return to_byte_rows(quantized.indices)[:, 0]
     return (to_byte_rows(quantized.q)[:, 0].view(np.int8).astype(np.int16) + 2 ** (quantized.bits - 1)).astype(np.uint8)
@@ -154,7 +151,7 @@ def scatter(values: np.ndarray, where: np.ndarray | None, n: int, fill: np.ndarr
 
 
 def decode_values(
-    dtype: str, quantized: Codebook | QuantGrid | None, where: np.ndarray | None, values: np.ndarray, n: int
+    dtype: str, quantized: QuantizedWeight | None, where: np.ndarray | None, values: np.ndarray, n: int
 ) -> Tensor:
     """Symbols [count] or bytes [count, bytes of an entry] -> tensor [n]; entries that are not kept are +0."""
     if quantized is not None:
@@ -178,7 +175,7 @@ def _signed(symbols: np.ndarray, grid: QuantGrid) -> np.ndarray:
     return symbols.view(np.int8) - np.int8(2 ** (grid.bits - 1))
 
 
-def _dequantize(quantized: Codebook | QuantGrid, where: np.ndarray | None, symbols: np.ndarray, n: int) -> Tensor:
+def _dequantize(quantized: QuantizedWeight, where: np.ndarray | None, symbols: np.ndarray, n: int) -> Tensor:
     """The values of the codebook or grid, for the kept entries only."""
     if isinstance(quantized, Codebook):
         index = torch.from_numpy(symbols.astype(np.int64))

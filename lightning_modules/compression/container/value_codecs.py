@@ -1,4 +1,4 @@
-"""Codecs of a tensor's parts: plain values, the positions of kept entries, and both together for masked int8."""
+"""Codecs of a tensor's parts: plain values, and the positions of kept entries."""
 
 from collections.abc import Callable
 from typing import Any
@@ -109,19 +109,12 @@ def _geometric_frequencies(density: float) -> np.ndarray:
     return np.round(chances * 2.0**32)  # integers, whose sum does not depend on the order
 
 
-# --- bitmask+int8+zstd: a bit for each entry and the int8 values of the kept ones, in one zstd frame ---------------
-
-
-def encode_bitmask_int8(kept: np.ndarray, q: np.ndarray) -> bytes:
-    """Bool [n], int8 of the kept entries [count] -> a frame of ``ceil(n / 8) + count`` bytes.
-
-    The first entry is the highest bit of the first byte.
-    """
-    return zstd_compress(np.packbits(kept).tobytes() + q.tobytes())
-
-
+# --- bitmask+int8+zstd: what earlier versions wrote for masked int8, read only ---------------------------------------
 def decode_bitmask_int8(data: Buffer, n: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The kept entries' positions [count] and int8 values [count]. Raises ValueError for any other frame."""
+    """The kept entries' positions and int8 values, both [count], of a frame: a bit for each entry, then the values.
+
+    Raises ValueError for any other frame.
+    """
     split = -(-n // 8)
     plain = np.frombuffer(zstd_decompress(data, split + count), np.uint8)
     positions = np.flatnonzero(np.unpackbits(plain[:split], count=n).view(bool))

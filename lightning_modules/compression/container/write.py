@@ -7,13 +7,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_modules.compression.compressed_state import Codebook, CompressedState, QuantGrid
-from lightning_modules.compression.container.entropy_report import SharedStreams, WriteReport, entropy_report
+from lightning_modules.compression.compressed_state import Codebook, CompressedState, QuantizedWeight
+from lightning_modules.compression.container.entropy_report import WriteReport, entropy_report
 from lightning_modules.compression.container.envelope import Header, wrap, write_atomic
 from lightning_modules.compression.container.read import Contents, decode_file
-from lightning_modules.compression.container.symbol_codecs import encode_symbols, pick_smallest
+from lightning_modules.compression.container.symbol_codecs import encode_symbols
 from lightning_modules.compression.container.tensor_encoding import (
     Record,
+    SharedRecords,
     TensorEncoding,
     dtype_name,
     num_symbols,
@@ -23,7 +24,6 @@ from lightning_modules.compression.container.tensor_encoding import (
 )
 from lightning_modules.compression.container.value_codecs import (
     Streams,
-    encode_bitmask_int8,
     encode_plain,
     encode_positions,
 )
@@ -45,7 +45,7 @@ def write(path: Path, tensors: dict[str, Tensor], state: CompressedState, header
     _check_round_trip(decode_file(path, json.loads(json.dumps(inner)), data), tensors, state)
     file = wrap(inner, data)
     write_atomic(path, file)
-    stored = entropy_report(pieces, [(record, len(own)) for record, own in coded], pools, records)
+    stored = entropy_report(pieces, [(record, len(own)) for record, own in coded], pools.rows, records)
     return WriteReport(path, len(file), sum(tensor.bound_bytes for tensor in stored), stored)
 
 
@@ -69,68 +69,75 @@ def _check_round_trip(read: Contents, tensors: dict[str, Tensor], state: Compres
 
 def _same_state(state: CompressedState, found: CompressedState) -> bool:
     """The same masks, symbols of the kept entries, centroids, scales and zero points."""
-    pairs = [(state.masks[name], found.masks[name]) for name in state.masks]
+    pairs: list[tuple[Tensor, Tensor | None]] = [(state.masks[name], found.masks[name]) for name in state.masks]
+
+    def add_symbols(name: str, symbols: Tensor, read: Tensor) -> None:
+        kept = state.masks.get(name, torch.ones_like(read, dtype=torch.bool)).cpu()
+        pairs.append((symbols.cpu()[kept], read[kept]))
+
     for name, codebook in state.codebooks.items():
-        other = found.codebooks[name]
-        pairs += [(codebook.centroids, other.centroids), _kept_pair(state, name, codebook.indices, other.indices)]
+        pairs.append((codebook.centroids, found.codebooks[name].centroids))
+        add_symbols(name, codebook.indices, found.codebooks[name].indices)
     for name, grid in state.grids.items():
         same = found.grids[name]
-        pairs += [(grid.scale, same.scale), _kept_pair(state, name, grid.q, same.q)]
-        if grid.zero_point is not None and same.zero_point is not None:
-            pairs.append((grid.zero_point, same.zero_point))
-    return all(a.shape == b.shape and np.array_equal(to_bit_patterns(a), to_bit_patterns(b)) for a, b in pairs)
-
-
-def _kept_pair(state: CompressedState, name: str, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    mask = state.masks.get(name, torch.ones_like(b, dtype=torch.bool)).cpu()
-    return a.cpu()[mask], b[mask]
+        pairs += [(grid.scale, same.scale), *([] if grid.zero_point is None else [(grid.zero_point, same.zero_point)])]
+        add_symbols(name, grid.q, same.q)
+    return all(
+        b is not None and a.shape == b.shape and np.array_equal(to_bit_patterns(a), to_bit_patterns(b))
+        for a, b in pairs
+    )
 
 
 # --- one tensor ----------------------------------------------------------------------------------------------------
 
 
+class SharedStreams:
+    """Streams of plain values of many small tensors, one for each dtype, which share one frequency table."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, list[np.ndarray]] = {}
+
+    def add(self, dtype: str, rows: np.ndarray) -> None:
+        self.rows.setdefault(dtype, []).append(rows)
+
+    def encode(self) -> tuple[SharedRecords, bytes]:
+        """Returns ``{dtype: [entries, streams]}`` and the data."""
+        records, blob = {}, b""
+        for dtype, parts in self.rows.items():
+            rows = np.concatenate(parts)
+            streams, data = encode_plain(rows)
+            records[dtype] = [len(rows), streams]
+            blob += data
+        return records, blob
+
+
 def encode_tensor(piece: TensorEncoding, pools: SharedStreams) -> tuple[Record, bytes]:
-    """The record of a tensor, and its data except for what was added to the shared streams."""
+    """The record of a tensor, and its data except for what was added to the shared streams: positions, then values."""
     record: Record = {"name": piece.name, "dtype": piece.dtype, "shape": list(piece.shape)}
+    streams: Streams = []
+    data = b""
     for side in piece.aux_tensors:
         pools.add(dtype_name(side), to_byte_rows(side))
     if piece.is_shared:
+        codec = "pool"
         pools.add(piece.dtype, piece.values)
-        apart = _separate_streams(piece, "pool", [], b"")
     elif piece.quantized is None:
-        apart = _separate_streams(piece, "plain", *encode_plain(piece.values))
+        codec = "plain"
+        streams, data = encode_plain(piece.values)
     else:
-        coder, data = encode_symbols(piece.values, num_symbols(piece.quantized))
-        apart = _separate_streams(
-            piece, "codebook" if isinstance(piece.quantized, Codebook) else "grid", [[coder, len(data)]], data
-        )
+        codec = "codebook" if isinstance(piece.quantized, Codebook) else "grid"
         record["few"] = _quantized_record(piece.quantized)
-    extra, data = _pick_shorter(piece, *apart)
-    return record | extra, data
-
-
-def _separate_streams(piece: TensorEncoding, codec: str, streams: Streams, data: bytes) -> tuple[Record, bytes]:
-    """Positions first, then values."""
-    extra: Record = {"codec": codec, "values": streams}
+        coder, data = encode_symbols(piece.values, num_symbols(piece.quantized))
+        streams = [[coder, len(data)]]
+    record |= {"codec": codec, "values": streams}
     if piece.kept is not None:
         kept, where = encode_positions(piece.kept)
-        extra |= {"kept": [*kept, len(where)], "masked": piece.masked}
+        record |= {"kept": [*kept, len(where)], "masked": piece.masked}
         data = where + data
-    return extra, data
+    return record, data
 
 
-def _pick_shorter(piece: TensorEncoding, extra: Record, data: bytes) -> tuple[Record, bytes]:
-    """Positions and int8 values in one frame, which decodes fast, unless it is much longer than separate streams."""
-    if piece.kept is None or not isinstance(piece.quantized, QuantGrid) or piece.quantized.bits != 8:
-        return extra, data
-    together = encode_bitmask_int8(piece.kept, (piece.values ^ 128).view(np.int8))
-    name = "bitmask+int8+zstd"
-    if pick_smallest([(name, together), ("apart", data)], piece.kept.size)[0] != name:
-        return extra, data
-    return {"codec": name, "kept": [name, len(piece.values), 0, len(together)], "masked": piece.masked}, together
-
-
-def _quantized_record(quantized: Codebook | QuantGrid) -> Record:
+def _quantized_record(quantized: QuantizedWeight) -> Record:
     if isinstance(quantized, Codebook):
         return {"centroids": list(quantized.centroids.shape), "dtype": dtype_name(quantized.centroids)}
     return {"bits": quantized.bits, "groups": len(quantized.scale), "zero_point": quantized.zero_point is not None}

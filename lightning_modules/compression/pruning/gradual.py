@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.compression.pruning.masks import Masks, exclude_pruned
 from lightning_modules.compression.pruning.pruning_stage import PruningStage
+from lightning_modules.compression.pruning.saliency import Masks, exclude_pruned
 from lightning_modules.compression.stage import StageContext
 from lightning_modules.config.bounds import Count, Fraction, bounded
 from lightning_modules.config.errors import UserError

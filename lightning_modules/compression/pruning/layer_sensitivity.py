@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from lightning_modules.compression.pruning.masks import group_by_layer, keep_highest
+from lightning_modules.compression.pruning.saliency import group_by_layer, keep_highest
 from lightning_modules.compression.stage import StageContext
 
 LEVELS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98)

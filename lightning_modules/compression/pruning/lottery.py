@@ -7,8 +7,8 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from lightning_modules.compression.pruning.masks import count_zeros
 from lightning_modules.compression.pruning.pruning_stage import PruningStage
+from lightning_modules.compression.pruning.saliency import count_zeros
 from lightning_modules.compression.stage import Settings, StageContext, StateDict
 from lightning_modules.config.bounds import Count, NonNegative, bounded
 from lightning_modules.config.errors import UserError

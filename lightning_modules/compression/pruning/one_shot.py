@@ -12,9 +12,14 @@ from lightning_modules.compression.pruning.layer_sensitivity import (
     sparsity_per_layer,
     write_sensitivity,
 )
-from lightning_modules.compression.pruning.masks import Masks, exclude_pruned, group_by_layer, keep_n_of_m
 from lightning_modules.compression.pruning.pruning_stage import PruningStage
-from lightning_modules.compression.pruning.saliency import uniform_scores
+from lightning_modules.compression.pruning.saliency import (
+    Masks,
+    exclude_pruned,
+    group_by_layer,
+    keep_n_of_m,
+    uniform_scores,
+)
 from lightning_modules.compression.stage import StageContext, When
 from lightning_modules.config.bounds import OpenFraction, bounded
 from lightning_modules.config.errors import UserError

@@ -7,8 +7,17 @@ import torch
 from annotated_types import Ge, Lt
 from torch import Tensor, nn
 
-from lightning_modules.compression.pruning.masks import Masks, count_zeros, exclude_pruned, group_by_layer, keep_highest
-from lightning_modules.compression.pruning.saliency import CRITERIA, Criterion, Scores, uniform_scores
+from lightning_modules.compression.pruning.saliency import (
+    CRITERIA,
+    Criterion,
+    Masks,
+    Scores,
+    count_zeros,
+    exclude_pruned,
+    group_by_layer,
+    keep_highest,
+    uniform_scores,
+)
 from lightning_modules.compression.stage import LayerStage, StageContext
 from lightning_modules.config.bounds import Count, bounded
 from lightning_modules.config.errors import UserError, suggest

@@ -8,8 +8,8 @@ import numpy as np
 from annotated_types import Gt, Le
 from torch import Tensor, nn
 
+from lightning_modules.compression import optional_import
 from lightning_modules.compression.onnx_model import to_onnx
-from lightning_modules.compression.optional_import import optional_import
 from lightning_modules.compression.quantization.onnx_stage import OnnxStage, onnx_tempdir, read_model
 from lightning_modules.compression.quantization.pt2e import graph_to_onnx, quantize_graph
 from lightning_modules.config.bounds import Count, bounded

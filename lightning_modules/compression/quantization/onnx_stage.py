@@ -9,8 +9,8 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor, nn
 
+from lightning_modules.compression import optional_import
 from lightning_modules.compression.onnx_model import OnnxModel, first_error_line, silence_output, strip_metadata
-from lightning_modules.compression.optional_import import optional_import
 from lightning_modules.compression.stage import Stage, StageContext
 from lightning_modules.config.errors import UserError
 

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from lightning_modules.compression.onnx_model import first_error_line, to_onnx
 from lightning_modules.compression.quantization.int8 import Backend, quantize_static
 from lightning_modules.compression.quantization.onnx_stage import OnnxStage, calibration_samples
-from lightning_modules.compression.quantization.pt2e import graph_to_onnx
-from lightning_modules.compression.quantization.qat_graph import QATGraph, convert_to_int8, prepare_qat
+from lightning_modules.compression.quantization.pt2e import QATGraph, convert_to_int8, graph_to_onnx, prepare_qat
 from lightning_modules.compression.stage import StageContext
 from lightning_modules.config.bounds import Count, bounded
 from lightning_modules.config.errors import UserError

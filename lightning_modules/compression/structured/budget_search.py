@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from lightning_modules.compression.compressed_state import Step
-from lightning_modules.compression.macs import count_macs, count_params
+from lightning_modules.compression.profiling import count_macs, count_params
 from lightning_modules.compression.structured.layer_widths import resize_layers
 from lightning_modules.config.errors import UserError
 from lightning_modules.task.profiling import latency_ms, single_thread

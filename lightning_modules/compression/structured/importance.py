@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.compression.optional_import import optional_import
+from lightning_modules.compression import optional_import
 
 ImportanceKind = Literal["magnitude", "taylor", "random"]
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lightning_modules.compat.torch import BatchOrInstanceNorm, Convolution
 from lightning_modules.compression.compressed_state import Step
-from lightning_modules.compression.macs import meta_copy
+from lightning_modules.compression.profiling import meta_copy
 from lightning_modules.report.figures import COLOURS, GRID, INK, blank_figure, style_axes
 
 Norm = (BatchOrInstanceNorm, nn.GroupNorm, nn.LayerNorm)

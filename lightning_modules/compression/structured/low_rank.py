@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
 from lightning_modules.compression.compressed_state import Step
-from lightning_modules.compression.macs import count_macs, count_params, meta_copy
+from lightning_modules.compression.profiling import count_macs, count_params, meta_copy
 from lightning_modules.compression.stage import LayerStage, Settings, StageContext
 from lightning_modules.compression.structured.budget_search import cost_counter, only_budget, search_budget
 from lightning_modules.config.bounds import OpenFraction, bounded

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.compression.optional_import import optional_import
+from lightning_modules.compression import optional_import
 from lightning_modules.compression.structured.importance import AttentionParts, ChannelImportance, find_attentions
 from lightning_modules.compression.structured.layer_widths import LINEAR_LAYERS
 

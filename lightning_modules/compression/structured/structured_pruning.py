@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.compression.compressed_state import Step
-from lightning_modules.compression.macs import meta_copy
+from lightning_modules.compression.profiling import meta_copy
 from lightning_modules.compression.pruning.saliency import mean_over_batches
 from lightning_modules.compression.stage import Settings, Stage, StageContext
 from lightning_modules.compression.structured.budget_search import only_budget, relative_cost, search_budget

@@ -11,8 +11,8 @@ from lightning_modules.compression.pruning.layer_sensitivity import (
     measure_sensitivity,
     sparsity_per_layer,
 )
-from lightning_modules.compression.pruning.masks import count_zeros
 from lightning_modules.compression.pruning.one_shot import OneShot
+from lightning_modules.compression.pruning.saliency import count_zeros
 from lightning_modules.model.mlp import MLP
 
 LEVELS = (0.5, 0.9)

@@ -5,7 +5,7 @@ import torch
 
 from lightning_modules.compression.pruning.gradual import cubic_sparsity
 from lightning_modules.compression.pruning.lottery import iterative_sparsity
-from lightning_modules.compression.pruning.masks import (
+from lightning_modules.compression.pruning.saliency import (
     count_zeros,
     exclude_pruned,
     group_by_layer,

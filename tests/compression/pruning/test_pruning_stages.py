@@ -11,9 +11,9 @@ from torch import nn
 from lightning_modules.compression.compressed_state import CompressedState
 from lightning_modules.compression.pruning.gradual import Gradual, Movement
 from lightning_modules.compression.pruning.lottery import LotteryTicket
-from lightning_modules.compression.pruning.masks import count_zeros
 from lightning_modules.compression.pruning.one_shot import NOfM, OneShot
 from lightning_modules.compression.pruning.pruning_stage import PruningStage
+from lightning_modules.compression.pruning.saliency import count_zeros
 from lightning_modules.compression.stage import StageContext
 from lightning_modules.model.mlp import MLP
 from lightning_modules.zoo.model.convnets import CifarResNet, LeNet5

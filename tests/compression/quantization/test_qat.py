@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_modules.compression.onnx_model import OnnxModel
+from lightning_modules.compression.quantization.pt2e import QATGraph, prepare_qat
 from lightning_modules.compression.quantization.qat import QAT
-from lightning_modules.compression.quantization.qat_graph import QATGraph, prepare_qat
 from lightning_modules.config.errors import UserError
 from lightning_modules.model.mlp import MLP
 

@@ -8,8 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.compression.quantization.kmeans import SortedRows, initial_centroids, k_means
-from lightning_modules.compression.quantization.weight_sharing import WeightSharing, fit_codebook
+from lightning_modules.compression.quantization.weight_sharing import (
+    SortedRows,
+    WeightSharing,
+    fit_codebook,
+    initial_centroids,
+    k_means,
+)
 from lightning_modules.compression.stage import layer_weights
 from lightning_modules.config.errors import UserError
 
