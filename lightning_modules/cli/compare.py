@@ -35,10 +35,9 @@ def main(
     if into and not into.rpartition(":")[0]:
         raise UserError(f"into={into}: expected FILE:MARK, as in README.md:digits")
     from lightning_modules.comparison import publish
-    from lightning_modules.comparison.compare import compare
-    from lightning_modules.comparison.curve import build_curve
+    from lightning_modules.comparison.compare import compare, open_run_reader
+    from lightning_modules.comparison.plot import build_curve
     from lightning_modules.comparison.result import CompareRequest
-    from lightning_modules.comparison.run_reader import open_run_reader
 
     comparison = compare(open_run_reader(), CompareRequest(targets, by, metric, baseline, better))
     curve = build_curve(comparison, along, reference) if along else None

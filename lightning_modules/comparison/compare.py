@@ -1,5 +1,6 @@
 """Compare runs: read them, group them over seeds, and test each group against the baseline."""
 
+import os
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -17,10 +18,25 @@ from lightning_modules.comparison.groups import (
     parse_baseline,
     require_known_params,
 )
-from lightning_modules.comparison.reader_protocol import Run, RunReader
 from lightning_modules.comparison.result import CompareRequest, Comparison, Difference, GroupedRuns, Row
+from lightning_modules.comparison.run_reader import MlflowRunReader, Run, RunReader
 from lightning_modules.comparison.selection import lower_is_better, read_metric, select_runs
+from lightning_modules.comparison.sqlite_reader import SqliteRunReader
+from lightning_modules.config.project import PROJECT_ROOT
 from lightning_modules.report.statistics import bca_intervals, holm, sign_flip_p
+from lightning_modules.tracking.store import open_store, sqlite_path, sqlite_uri
+from lightning_modules.tracking.tags import SWEEP_PARAMS_TAG
+
+
+def open_run_reader(uri: str | None = None) -> RunReader:
+    """Open the store at `uri`, MLFLOW_TRACKING_URI or ``mlruns/mlflow.db``, in this order, for reading only.
+
+    Raises UserError if the store does not exist or cannot be read.
+    """
+    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or sqlite_uri(PROJECT_ROOT / "mlruns" / "mlflow.db")
+    if uri.startswith("sqlite:"):
+        return SqliteRunReader(sqlite_path(uri))
+    return MlflowRunReader(open_store(uri))
 
 
 def compare(reader: RunReader, request: CompareRequest) -> Comparison:
@@ -85,7 +101,7 @@ def _add_swept_params(runs: Sequence[Run], params: Mapping[str, Params], swept: 
     for run in runs:
         own = params.get(run.run_id, {})
         if any(key not in own for key in swept):
-            trial = {str(k).lstrip("+~"): str(v) for k, v in run.json("sweep.params", {}).items()}
+            trial = {str(k).lstrip("+~"): str(v) for k, v in run.json(SWEEP_PARAMS_TAG, {}).items()}
             own = {**{key: trial[key] for key in swept if key in trial}, **own}
         complete[run.run_id] = own
     return complete

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from lightning_modules.comparison.reader_protocol import Run, RunReader
+from lightning_modules.comparison.run_reader import Run, RunReader
 from lightning_modules.comparison.selection import Selection
 from lightning_modules.config.errors import UserError, suggest
 from lightning_modules.report.numbers import EMPTY

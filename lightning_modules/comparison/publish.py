@@ -6,12 +6,11 @@ import tempfile
 from pathlib import Path
 
 from lightning_modules.comparison import table
-from lightning_modules.comparison.curve import Curve, curve_markdown, plot_curve
+from lightning_modules.comparison.plot import Curve, curve_markdown, plot_curve
 from lightning_modules.comparison.result import Comparison
 from lightning_modules.config.errors import UserError
 from lightning_modules.config.signals import defer_signals
-from lightning_modules.report.markdown_section import replace_section
-from lightning_modules.report.tables import open_console
+from lightning_modules.report.tables import open_console, replace_section
 from lightning_modules.tracking.provenance_line import provenance_of
 from lightning_modules.tracking.store import Store, open_store
 from lightning_modules.tracking.tags import KIND_TAG

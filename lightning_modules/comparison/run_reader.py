@@ -1,33 +1,81 @@
-"""Opens a store for reading: SQL for SQLite files, MLflow's ``search_runs`` for servers and other databases."""
+"""What a comparison reads from a store: the queries of a reader, and the reader for servers, by MLflow's ``search_runs``."""
 
-import os
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from lightning_modules.comparison.reader_protocol import TAGS, Run, RunReader, decode_metric
-from lightning_modules.comparison.sqlite_reader import SqliteRunReader
-from lightning_modules.config.project import PROJECT_ROOT
-from lightning_modules.tracking.store import Store, find_run, open_store, sqlite_path, sqlite_uri
-from lightning_modules.tracking.tags import PARENT_RUN_TAG
+from lightning_modules.tracking import tags as tag
+from lightning_modules.tracking.store import Store, find_run
 
 if TYPE_CHECKING:
     from mlflow.entities import Run as MlflowRun
     from mlflow.entities import RunData
 
-PAGE_SIZE = 1000  # runs
-IDS_PER_QUERY = 100  # per query: the length of a URL is limited
+TAGS = (
+    tag.PARENT_RUN_TAG, tag.KIND_TAG, tag.ENDED_TAG, tag.SWEEP_KEYS_TAG, tag.SWEEP_OBJECTIVES_TAG, tag.SWEEP_LINKED_TAG,
+    tag.SWEEP_PARAMS_TAG,
+)  # fmt: skip
+IDS_PER_QUERY = 100  # the length of a URL is limited
+Json = TypeVar("Json", list[object], dict[str, object])
+INFINITY_THRESHOLD = 1.797e308  # MLflow stores infinities as the largest finite numbers of SQL
 
 
-def open_run_reader(uri: str | None = None) -> RunReader:
-    """Open the store at `uri`, MLFLOW_TRACKING_URI or ``mlruns/mlflow.db``, in this order, for reading only.
+@dataclass(frozen=True)
+class Run:
+    """A run's id, name, status and experiment, and those of its tags that are in `TAGS`."""
 
-    Raises:
-        UserError: the store does not exist or cannot be read.
-    """
-    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or sqlite_uri(PROJECT_ROOT / "mlruns" / "mlflow.db")
-    if uri.startswith("sqlite:"):
-        return SqliteRunReader(sqlite_path(uri))
-    return MlflowRunReader(open_store(uri))
+    run_id: str
+    name: str
+    status: str
+    experiment_id: str
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def ended(self) -> str:
+        """FINISHED, FAILED, KILLED, RUNNING …, or PRUNED."""
+        return self.tags.get(tag.ENDED_TAG) or self.status
+
+    def json(self, tag: str, otherwise: Json) -> Json:
+        """The value of a JSON tag; `otherwise` if it is missing, invalid or of another type."""
+        try:
+            value = json.loads(self.tags.get(tag, ""))
+        except ValueError:
+            return otherwise
+        return value if isinstance(value, type(otherwise)) else otherwise
+
+
+class RunReader(Protocol):
+    """Queries of a comparison. Deleted runs and experiments are excluded; metrics are the latest values."""
+
+    def experiment(self, name: str) -> str | None:
+        """The id of the experiment of that name."""
+
+    def find(self, wanted: str) -> Run:
+        """The run whose id, id prefix, name or sweep name is `wanted`. Raises UserError if none or several match."""
+
+    def runs(self, *, experiment: str = "", parent: str = "", ids: Sequence[str] = ()) -> list[Run]:
+        """The runs of an experiment, the children of a parent, or those of `ids` that exist."""
+
+    def param_names(self, ids: Sequence[str], varying: bool = False) -> set[str]:
+        """Names of the params that any of the runs has; with `varying`, only those that differ between runs."""
+
+    def params(self, ids: Sequence[str], names: Iterable[str]) -> dict[str, dict[str, str]]:
+        """run id -> param -> value, for the params that exist."""
+
+    def metric_names(self, ids: Sequence[str]) -> set[str]:
+        """Names of the metrics that any of the runs has."""
+
+    def metric(self, ids: Sequence[str], name: str) -> dict[str, float]:
+        """run id -> latest value (possibly NaN or infinite), for the runs that have the metric."""
+
+
+def decode_metric(value: float, is_nan: bool = False) -> float:
+    """Convert MLflow's stored form of NaN and infinities back."""
+    if is_nan:
+        return math.nan
+    return math.copysign(math.inf, value) if abs(value) >= INFINITY_THRESHOLD else float(value)
 
 
 class MlflowRunReader:
@@ -45,24 +93,14 @@ class MlflowRunReader:
         return self._head(find_run(self._store, wanted))
 
     def runs(self, *, experiment: str = "", parent: str = "", ids: Sequence[str] = ()) -> list[Run]:
-        everywhere = [experiment] if experiment else [e.experiment_id for e in self._client.search_experiments()]
         if experiment or parent:
-            conditions = [f"tags.`{PARENT_RUN_TAG}` = '{parent}'" if parent else ""]
+            conditions = [f"tags.`{tag.PARENT_RUN_TAG}` = '{parent}'" if parent else ""]
         else:
             parts = [ids[start : start + IDS_PER_QUERY] for start in range(0, len(ids), IDS_PER_QUERY)]
             conditions = ["attributes.run_id IN ({})".format(", ".join(f"'{i}'" for i in part)) for part in parts]
-        return [self._head(run) for condition in conditions for run in self._pages(everywhere, condition)]
-
-    def _pages(self, experiments: list[str], condition: str) -> "Iterator[MlflowRun]":
-        token: str | None = None
-        while True:
-            page = self._client.search_runs(
-                experiments, condition, max_results=PAGE_SIZE, order_by=["attributes.start_time ASC"], page_token=token
-            )
-            yield from page
-            token = page.token
-            if not token:
-                return
+        inside = [experiment] if experiment else []
+        order = "attributes.start_time ASC"
+        return [self._head(run) for each in conditions for run in self._store.search_runs(each, order, inside)]
 
     def _head(self, run: "MlflowRun") -> Run:
         self._read[run.info.run_id] = run.data

@@ -5,10 +5,16 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from lightning_modules.comparison.reader_protocol import Run, RunReader
+from lightning_modules.comparison.run_reader import Run, RunReader
 from lightning_modules.config.errors import UserError, suggest
 from lightning_modules.config.metric_direction import check_direction, higher_is_better
-from lightning_modules.tracking.tags import KIND_TAG, PARENT_RUN_TAG
+from lightning_modules.tracking.tags import (
+    KIND_TAG,
+    PARENT_RUN_TAG,
+    SWEEP_KEYS_TAG,
+    SWEEP_LINKED_TAG,
+    SWEEP_OBJECTIVES_TAG,
+)
 
 PREFERRED_METRICS = ("accuracy", "auroc", "f1", "r2", "rmse", "mae", "mse", "loss")
 UNTRAINED_KINDS = ("sweep", "comparison")  # parent runs that hold the results of others
@@ -45,7 +51,7 @@ def select_runs(reader: RunReader, targets: Sequence[str]) -> Selection:
         experiment = reader.experiment(target)
         head = None if experiment else reader.find(target)
         children = _sweep_runs(reader, head) if head else reader.runs(experiment=str(experiment))
-        is_sweep = head is not None and (bool(children) or _is_sweep(head))
+        is_sweep = head is not None and (bool(children) or head.tags.get(KIND_TAG) == "sweep")
         sweeps += [head] if head and is_sweep else []
         found |= {run.run_id: run for run in (children if is_sweep or head is None else [head])}
     trained = [run for run in found.values() if run.tags.get(KIND_TAG) not in UNTRAINED_KINDS]
@@ -57,21 +63,17 @@ def select_runs(reader: RunReader, targets: Sequence[str]) -> Selection:
     return _build_selection(finished, unfinished, sweeps, alone=len(targets) == 1)
 
 
-def _is_sweep(run: Run) -> bool:
-    return run.tags.get(KIND_TAG) == "sweep"
-
-
 def _sweep_runs(reader: RunReader, parent: Run) -> list[Run]:
     """The trials, and older runs that the sweep reused instead of training again."""
-    linked = [str(i) for i in parent.json("sweep.linked", {}).values()]
+    linked = [str(i) for i in parent.json(SWEEP_LINKED_TAG, {}).values()]
     older = reader.runs(ids=[i for i in linked if re.fullmatch(r"[0-9a-f]{32}", i)])
     return reader.runs(parent=parent.run_id) + older
 
 
 def _build_selection(runs: tuple[Run, ...], unfinished: Counter[str], sweeps: list[Run], alone: bool) -> Selection:
-    objectives = {str(k): str(v) for sweep in sweeps for k, v in sweep.json("sweep.objectives", {}).items()}
+    objectives = {str(k): str(v) for sweep in sweeps for k, v in sweep.json(SWEEP_OBJECTIVES_TAG, {}).items()}
     if alone and sweeps:
-        keys = tuple(str(key).lstrip("+~") for key in sweeps[0].json("sweep.keys", []))
+        keys = tuple(str(key).lstrip("+~") for key in sweeps[0].json(SWEEP_KEYS_TAG, []))
         return Selection(runs, unfinished, sweeps[0].run_id, keys or None, objectives)
     parents = {run.tags.get(PARENT_RUN_TAG) for run in runs}
     return Selection(runs, unfinished, parents.pop() if len(parents) == 1 else None, None, objectives)
@@ -111,9 +113,8 @@ def read_metric(reader: RunReader, ids: Sequence[str], metric: str | None) -> tu
 
 def _default_metric(names: set[str]) -> str | None:
     for split in ("test", "val"):
-        preferred = [f"{split}/{name}" for name in PREFERRED_METRICS]
-        others = sorted(name for name in names if name.startswith(f"{split}/") and name.count("/") == 1)
-        for name in [*preferred, *others]:
+        measured = sorted(name for name in names if name.startswith(f"{split}/") and name.count("/") == 1)
+        for name in [*(f"{split}/{name}" for name in PREFERRED_METRICS), *measured]:
             if name in names:
                 return name
     return None

@@ -7,17 +7,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning_modules.comparison.reader_protocol import TAGS, Run, decode_metric
+from lightning_modules.comparison.run_reader import TAGS, Run, decode_metric
+from lightning_modules.compat import mlflow_schema as schema
 from lightning_modules.config.errors import UserError, did_you_mean
-from lightning_modules.tracking.tags import PARENT_RUN_TAG
-
-ACTIVE_EXPERIMENTS = "experiments WHERE lifecycle_stage = 'active'"
-ACTIVE_RUNS = f"lifecycle_stage = 'active' AND experiment_id IN (SELECT experiment_id FROM {ACTIVE_EXPERIMENTS})"
-BY_SWEEP_NAME = (  # with `name=…` the parent run has another name than its sweep
-    "run_uuid IN (SELECT run_uuid FROM tags WHERE key = 'sweep.name' AND value = ? INTERSECT "
-    "SELECT run_uuid FROM tags WHERE key = 'touchstone.kind' AND value = 'sweep')"
-)
-JSON_LIST = "(SELECT value FROM json_each(?))"  # a list of any length as one SQL argument
+from lightning_modules.tracking.tags import KIND_TAG, PARENT_RUN_TAG, SWEEP_NAME_TAG
 
 
 class SqliteRunReader:
@@ -43,7 +36,7 @@ class SqliteRunReader:
 
     def _connect(self, how: str) -> sqlite3.Connection:
         database = sqlite3.connect(f"{self.path.as_uri()}?{how}", uri=True, timeout=20)
-        database.execute("SELECT 1 FROM runs LIMIT 1")
+        database.execute(schema.ANY_RUN_QUERY)
         return database
 
     def _rows(self, query: str, *arguments: Any) -> list[Any]:
@@ -57,15 +50,18 @@ class SqliteRunReader:
         return UserError(f"the tracking store {self.path} cannot be read: {error}")
 
     def experiment(self, name: str) -> str | None:
-        found = self._rows(f"SELECT experiment_id FROM {ACTIVE_EXPERIMENTS} AND name = ?", name)
-        return str(found[0][0]) if found else None
+        ids = dict(self._rows(schema.EXPERIMENT_NAMES_QUERY))
+        return str(ids[name]) if name in ids else None
 
     def find(self, wanted: str) -> Run:
-        for condition, *values in (
-            ("run_uuid = ?", wanted), (f"(name = ? OR {BY_SWEEP_NAME})", wanted, wanted),
-            ("run_uuid GLOB ?", _id_prefix_pattern(wanted)),
-        ):  # fmt: skip
-            found = self._select(condition, *values) if all(values) else []
+        by_sweep = (SWEEP_NAME_TAG, wanted, KIND_TAG, "sweep")  # with `name=…` the run has another name than its sweep
+        searches: list[tuple[str, ...]] = (
+            [(schema.WITH_ID, wanted), (schema.WITH_NAME_OR_TAGS, wanted, *by_sweep)] if wanted else []
+        )
+        if re.fullmatch(r"[0-9a-f]{6,31}", wanted):
+            searches.append((schema.WITH_ID_LIKE, f"{wanted}*"))
+        for condition, *values in searches:
+            found = self._select(condition, *values)
             if len(found) == 1:
                 return found[0]
             if found:
@@ -75,53 +71,42 @@ class SqliteRunReader:
         raise UserError(f"no run or experiment {wanted!r} in {self.path}: {self._nearest(wanted)}")
 
     def _nearest(self, wanted: str) -> str:
-        names = [row[0] for row in self._rows(f"SELECT name FROM {ACTIVE_EXPERIMENTS}")]
-        newest = self._rows(f"SELECT name, run_uuid FROM runs WHERE {ACTIVE_RUNS} ORDER BY start_time DESC LIMIT 100")
-        hint = did_you_mean(wanted, names + [name for name, _ in newest if name])
+        newest = self._rows(schema.NEWEST_RUNS_QUERY)
+        names = [*dict(self._rows(schema.EXPERIMENT_NAMES_QUERY)), *(name for name, _ in newest if name)]
         listed = ", ".join(f"{name} ({run_id[:8]})" for name, run_id in newest[:5])
         known = f"the newest runs are: {listed}" if newest else "the store has no runs yet"
-        return f"{hint} {known}" if hint else known
+        return f"{did_you_mean(wanted, names)} {known}".strip()
 
     def runs(self, *, experiment: str = "", parent: str = "", ids: Sequence[str] = ()) -> list[Run]:
         if experiment:
-            return self._select("experiment_id = ?", int(experiment))
+            return self._select(schema.IN_EXPERIMENT, int(experiment))
         if parent:
-            children = "run_uuid IN (SELECT run_uuid FROM tags WHERE key = ? AND value = ?)"
-            return self._select(children, PARENT_RUN_TAG, parent)
-        return self._select(f"run_uuid IN {JSON_LIST}", list(ids)) if ids else []
+            return self._select(schema.WITH_TAG, PARENT_RUN_TAG, parent)
+        return self._select(schema.WITH_IDS, list(ids)) if ids else []
 
     def _select(self, condition: str, *arguments: Any) -> list[Run]:
-        columns = "SELECT run_uuid, name, status, experiment_id FROM runs"
-        heads = self._rows(f"{columns} WHERE {ACTIVE_RUNS} AND {condition} ORDER BY start_time, run_uuid", *arguments)
+        heads = self._rows(schema.RUNS_QUERY.format(condition), *arguments)
         tags = self._values("tags", [head[0] for head in heads], TAGS)
         return [Run(run_id, name or "", status, str(of), tags.get(run_id, {})) for run_id, name, status, of in heads]
 
     def param_names(self, ids: Sequence[str], varying: bool = False) -> set[str]:
-        having = "HAVING MIN(value) <> MAX(value) OR COUNT(*) < ?" if varying else "HAVING ?"
-        query = f"SELECT key FROM params WHERE run_uuid IN {JSON_LIST} GROUP BY key {having}"
-        return {row[0] for row in self._rows(query, list(ids), len(ids))}
+        if varying:
+            return {key for (key,) in self._rows(f"{schema.PARAM_NAMES_QUERY} {schema.VARYING}", list(ids), len(ids))}
+        return {key for (key,) in self._rows(schema.PARAM_NAMES_QUERY, list(ids))}
 
     def params(self, ids: Sequence[str], names: Iterable[str]) -> dict[str, dict[str, str]]:
         return self._values("params", ids, names)
 
     def _values(self, table: str, ids: Sequence[str], keys: Iterable[str]) -> dict[str, dict[str, str]]:
-        query = f"SELECT run_uuid, key, value FROM {table} WHERE key IN {JSON_LIST} AND run_uuid IN {JSON_LIST}"
         found: dict[str, dict[str, str]] = {}
-        for run_id, key, value in self._rows(query, list(keys), list(ids)):
+        for run_id, key, value in self._rows(schema.VALUES_QUERY.format(table), list(keys), list(ids)):
             found.setdefault(run_id, {})[key] = value
         return found
 
     def metric_names(self, ids: Sequence[str]) -> set[str]:
-        return {
-            row[0]
-            for row in self._rows(f"SELECT DISTINCT key FROM latest_metrics WHERE run_uuid IN {JSON_LIST}", list(ids))
-        }
+        return {key for (key,) in self._rows(schema.METRIC_NAMES_QUERY, list(ids))}
 
     def metric(self, ids: Sequence[str], name: str) -> dict[str, float]:
-        query = f"SELECT run_uuid, value, is_nan FROM latest_metrics WHERE key = ? AND run_uuid IN {JSON_LIST}"
-        return {run_id: decode_metric(value, nan) for run_id, value, nan in self._rows(query, name, list(ids))}
-
-
-def _id_prefix_pattern(wanted: str) -> str:
-    """The GLOB pattern of run ids that start with `wanted`; empty if it cannot be the start of an id."""
-    return f"{wanted}*" if re.fullmatch(r"[0-9a-f]{6,31}", wanted) else ""
+        return {
+            run_id: decode_metric(value, nan) for run_id, value, nan in self._rows(schema.METRIC_QUERY, name, list(ids))
+        }

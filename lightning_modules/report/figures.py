@@ -43,6 +43,25 @@ def style_axes(axes: Axes, title: str, xlabel: str, ylabel: str, grid: bool = Tr
         spine.set_color(GRID)
 
 
+def seed_offsets(count: int) -> np.ndarray:
+    """Offsets [N] of a row's points, alternately above and below it, so that equal values stay visible."""
+    turn = np.arange(count)
+    return np.where(turn % 2, 1, -1) * (0.16 + 0.12 * np.abs(np.sin(2.4 * turn)))
+
+
+def draw_seeds(
+    axes: Axes, place: int, points: Sequence[float], mean: float | None, bar: tuple[float, float] | None, colour: str
+) -> None:
+    """Draw a row at height `place`: the seeds as pale points, their mean and its interval `bar`."""
+    heights = place + seed_offsets(len(points)) * (len(points) > 1)
+    alpha = max(0.15, min(0.4, 8 / max(len(points), 1)))
+    axes.scatter(points, heights, s=14, color=colour, alpha=alpha, linewidths=0, zorder=3)
+    if bar is not None:
+        axes.plot(bar, [place, place], color=colour, linewidth=2.2, solid_capstyle="butt", zorder=4)
+    if mean is not None:
+        axes.plot([mean], [place], "o", color=colour, markersize=5.5, markeredgecolor="white", zorder=5)
+
+
 def confusion_matrix(matrix: Tensor, class_names: Sequence[str]) -> Figure:
     """Plot the counts `matrix` [K, K] (rows: true classes), coloured by the fraction within each row."""
     counts = matrix.detach().cpu().numpy()

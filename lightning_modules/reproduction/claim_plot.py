@@ -4,11 +4,10 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lightning_modules.report.figures import COLOURS, INK, blank_figure, style_axes
+from lightning_modules.report.figures import COLOURS, INK, blank_figure, draw_seeds, seed_offsets, style_axes
 from lightning_modules.report.statistics import Interval
 from lightning_modules.report.t_intervals import mean_interval, summarize
 from lightning_modules.reproduction.claim import Claim, PublishedValue, SeedValues
@@ -133,14 +132,9 @@ def _pair_row(pair: ArmPair, extremes: bool) -> _Row:
 def _draw_rows(axes: Axes, rows: Sequence[_Row]) -> None:
     axes.grid(visible=False, axis="y")
     for place, row in enumerate(rows):
-        heights = [place + _jitter(number) for number in range(len(row.points))]
-        axes.scatter(list(row.points.values()), heights, s=15, color=row.colour, alpha=0.45, linewidths=0, zorder=3)
-        if row.bar:
-            axes.plot(row.bar, [place, place], color=row.colour, linewidth=2, solid_capstyle="butt", zorder=4)
+        draw_seeds(axes, place, list(row.points.values()), row.mean, row.bar, row.colour)
         if row.bar and row.is_judged:
             axes.plot(row.bar, [place, place], "|", color=row.colour, markersize=10, markeredgewidth=2, zorder=4)
-        if row.mean is not None:
-            axes.plot([row.mean], [place], "o", color=row.colour, markersize=5.5, markeredgecolor="white", zorder=5)
     axes.set_yticks(range(len(rows)), [row.label.replace("$", r"\$") for row in rows], fontsize=7.5)
     axes.set_ylim(len(rows) - 0.45, -0.55)
     axes.margins(x=0.05)
@@ -149,17 +143,12 @@ def _draw_rows(axes: Axes, rows: Sequence[_Row]) -> None:
     axes.xaxis.get_offset_text().set_fontsize(8)
 
 
-def _jitter(number: int) -> float:
-    """Deterministic vertical jitter, so that equal values stay visible."""
-    return (1 if number % 2 else -1) * (0.19 + 0.1 * abs(float(np.sin(2.4 * number))))
-
-
 def _connect_seeds(axes: Axes, rows: Sequence[_Row], whole: SeedValues) -> None:
     """Connect the points of each seed that all arms have."""
     ours = [(place, row.points) for place, row in enumerate(rows) if row.colour == OURS]
     for seed in next(iter(whole.values()), {}):
         values = [points[seed] for _, points in ours]
-        heights = [place + _jitter(list(points).index(seed)) for place, points in ours]
+        heights = [place + seed_offsets(len(points))[list(points).index(seed)] for place, points in ours]
         axes.plot(values, heights, color=OURS, alpha=0.25, linewidth=0.9, zorder=2)
 
 

@@ -10,10 +10,16 @@ from typing import TYPE_CHECKING
 from lightning_modules.config.errors import UserError, did_you_mean
 from lightning_modules.reproduction.claim import Claim, SeedValues
 from lightning_modules.reproduction.compose import ComposedClaim
-from lightning_modules.sweep.controller import SweepRequest, recorded_identity, run_sweep
+from lightning_modules.sweep.controller import SweepRequest, run_sweep
 from lightning_modules.sweep.hydra_plugin import compose_multirun
 from lightning_modules.sweep.plans import FixedPlan, Trial, run_name
-from lightning_modules.sweep.sweep_command import SweepCommand, find_sweep, identity_differences, sweep_identity
+from lightning_modules.sweep.sweep_command import (
+    SweepCommand,
+    find_sweep,
+    identity_differences,
+    recorded_identity,
+    sweep_identity,
+)
 from lightning_modules.sweep.trial_results import TrialResult
 from lightning_modules.tracking.store import Store
 from lightning_modules.tracking.tags import CLAIM_FRESH_TAG, CLAIM_OVERRIDES_TAG, CLAIM_TAG, SWEEP_NAME_TAG

@@ -10,8 +10,7 @@ from omegaconf import OmegaConf
 
 from lightning_modules.config.command_line import format_error
 from lightning_modules.config.errors import UserError
-from lightning_modules.report.markdown_section import find_section, replace_section
-from lightning_modules.report.tables import open_console
+from lightning_modules.report.tables import find_section, open_console, replace_section
 from lightning_modules.reproduction.claim import SeedValues
 from lightning_modules.reproduction.claim_runs import claim_runs, find_parent_run, read_values, select_seeds
 from lightning_modules.reproduction.committed_results import Result, merge_newest, read_results, write_results

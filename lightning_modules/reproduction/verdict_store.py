@@ -34,7 +34,7 @@ ARTIFACT_FOLDER = "claim"
 
 def log_verdict(store: Store, parent: str, row: ClaimRow, values: SeedValues) -> None:
     """Log a verdict to the run `parent` as tags, metrics, report and plot."""
-    from mlflow.entities import Metric, RunTag
+    from mlflow.entities import Metric
 
     claim, judged = row.claim, row.judged
     report = claim_report(row.claim_id, claim, values, judged)
@@ -57,7 +57,8 @@ def log_verdict(store: Store, parent: str, row: ClaimRow, values: SeedValues) ->
         CLAIM_EXPECTED_TAG: str(row.expected).lower(),
         NOTE_TAG: f"##{report}"[:5000],  # MLflow overlaps the lines of a large heading
     }
-    store.client.log_batch(parent, metrics=logged, tags=[RunTag(key, value) for key, value in tags.items()])
+    store.client.log_batch(parent, metrics=logged)
+    store.set_tags(parent, tags)
 
 
 def load_results(store: Store, names: Sequence[str]) -> dict[str, Result]:

@@ -7,18 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, unquote, urlparse
 
+from lightning_modules.compat.mlflow_schema import URI_COLUMNS
 from lightning_modules.config.errors import UserError
 from lightning_modules.tracking.store import LOCK_SECONDS, Store
-
-URI_COLUMNS = (  # the columns of MLflow's schema with artifact URIs: table, column, condition
-    ("experiments", "artifact_location", ""),
-    ("runs", "artifact_uri", ""),
-    ("logged_models", "artifact_location", ""),
-    ("model_versions", "source", ""),
-    ("model_versions", "storage_location", ""),
-    ("workspaces", "default_artifact_root", ""),
-    ("trace_tags", "value", "AND key = 'mlflow.artifactLocation'"),
-)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,7 @@
-"""`run_sweep`: find or create the sweep's run, make its plan, run it, and record the outcome."""
+"""`run_sweep`: find or create the sweep's run, make its plan, run it, and record the outcome.
+
+Longer than 200 lines: the steps of one sweep share its request, plan, store and pool.
+"""
 
 import contextlib
 import json
@@ -9,13 +12,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+from annotated_types import Ge
 from hydra.core.config_loader import ConfigLoader
 from hydra.plugins.launcher import Launcher
 from hydra.types import RunMode
 from omegaconf import DictConfig, read_write
 
+from lightning_modules.config.bounds import Count, out_of_bounds
 from lightning_modules.config.check import empty_value
 from lightning_modules.config.errors import UserError
 from lightning_modules.config.metric_direction import sweep_objective
@@ -36,6 +41,7 @@ from lightning_modules.sweep.sweep_command import (
     find_sweep,
     find_sweep_to_resume,
     lock_sweep,
+    recorded_identity,
     require_same_sweep,
     sweep_folder,
     sweep_identity,
@@ -43,16 +49,18 @@ from lightning_modules.sweep.sweep_command import (
 from lightning_modules.sweep.sweep_store import SweepStore
 from lightning_modules.sweep.trial_job import TrialJob, check_configs
 from lightning_modules.sweep.trial_results import TrialResult
+from lightning_modules.tracking import tags as tag
 from lightning_modules.tracking.provenance import command_line
 from lightning_modules.tracking.resume_drift import resume_options
 from lightning_modules.tracking.store import Store, open_store, require_free_space
-from lightning_modules.tracking.tags import WORKING_DIRECTORY_TAG
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-SETTING_TYPES: dict[str, Any] = {
-    "name": str | int | None, "resume": str | int | None, "jobs": int | None, "retries": int, "skip_finished": bool
+OWN_KINDS = ("grid", "optuna")  # of sweeps that touchstone train starts
+SETTINGS: dict[str, Any] = {
+    "name": str | int | None, "resume": str | int | None, "jobs": Count | None, "retries": Annotated[int, Ge(0)],
+    "skip_finished": bool,
 }  # fmt: skip
 
 
@@ -99,11 +107,12 @@ def run_sweep(request: SweepRequest) -> list[TrialResult]:
         SignalReceived: a signal stopped the sweep; it can be resumed.
     """
     config = request.config
-    check_settings(config)
+    _check_settings(config)
     start_forkserver()
     store = open_store(config.tracking.get("uri"))
     resumed = find_sweep_to_resume(store, str(config.sweep.resume)) if config.sweep.resume is not None else None
-    name = str((resumed and resumed.data.tags["sweep.name"]) or config.sweep.name or _default_name(request.kind))
+    now = f"{f'{request.kind}-' * (request.kind not in OWN_KINDS)}{datetime.now():%Y-%m-%d_%H-%M-%S}"
+    name = str((resumed and resumed.data.tags[tag.SWEEP_NAME_TAG]) or config.sweep.name or now)
     if resumed and (recorded := recorded_identity(store, resumed)):
         _restore_command(request, recorded, name)
     check_sweep_name(name)
@@ -115,37 +124,23 @@ def run_sweep(request: SweepRequest) -> list[TrialResult]:
         return _SweepController(request, store, name, folder).run()
 
 
-def check_settings(config: DictConfig) -> None:
+def _check_settings(config: DictConfig) -> None:
     """Raise UserError for invalid settings of the group `sweep`, or if nothing would be recorded."""
-    mistakes = [
-        f"sweep.{key}={config.sweep[key]}: expected {describe_type(kind)}"
-        for key, kind in SETTING_TYPES.items()
-        if not matches_type(config.sweep[key], kind)
-    ]
-    for key, least in (("jobs", 1), ("retries", 0)):
+    mistakes = []
+    for key, hint in SETTINGS.items():
         value = config.sweep[key]
-        if isinstance(value, int) and value < least:
-            mistakes.append(f"sweep.{key}={value}: it must be {least} or more")
+        if not matches_type(value, hint):
+            mistakes.append(f"sweep.{key}={value}: expected {describe_type(hint)}")
+        elif wrong := out_of_bounds(value, hint):
+            mistakes.append(f"sweep.{key}={value}: {wrong}")
+        elif isinstance(value, str) and not value.strip():
+            mistakes.append(empty_value(f"sweep.{key}"))
     if not config.tracking.enabled:
         mistakes.append("tracking=none: a sweep is recorded; hydra/sweeper=basic hydra/launcher=basic runs without")
-    names = {key: config.sweep[key] for key in ("name", "resume")}
-    mistakes += [
-        empty_value(f"sweep.{key}") for key, name in names.items() if name is not None and not str(name).strip()
-    ]
     if resume_options(config)[0] is not None:
         mistakes.append("resume=… continues one run; resume a sweep with sweep.resume=ID, or repeat its sweep=NAME")
     if mistakes:
         raise UserError("\n".join(mistakes))
-
-
-def recorded_identity(store: Store, run: "Run") -> dict[str, Any] | None:
-    """The `sweep_identity` that the sweep's run recorded; None if it was interrupted before."""
-    from lightning_modules.tracking.artifacts import artifact_path
-
-    try:
-        return dict(json.loads(artifact_path(store, run, "sweep/plan.json").read_text()))
-    except UserError:
-        return None
 
 
 def _restore_command(request: SweepRequest, recorded: dict[str, Any], name: str) -> None:
@@ -153,7 +148,7 @@ def _restore_command(request: SweepRequest, recorded: dict[str, Any], name: str)
     given = SweepCommand.of(request.overrides, request.loader).overrides
     if not all(override.startswith("resume.allow=") for override in given):
         return
-    if recorded["sweeper"] not in ("grid", "optuna"):
+    if recorded["sweeper"] not in OWN_KINDS:
         raise UserError(
             f"sweep.resume={name}: this sweep is not one of touchstone train; its run's description has the command"
         )
@@ -162,10 +157,6 @@ def _restore_command(request: SweepRequest, recorded: dict[str, Any], name: str)
     request.kind, request.trusted = recorded["sweeper"], False
     chosen = [*request.overrides, f"hydra/sweeper={request.kind}"]
     request.config = request.loader.load_configuration("train", chosen, run_mode=RunMode.MULTIRUN)
-
-
-def _default_name(kind: str) -> str:
-    return f"{kind}-" * (kind not in ("grid", "optuna")) + datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
 
 
 class _SweepController:
@@ -225,7 +216,7 @@ class _SweepController:
         identity = sweep_identity(self.request.kind, self.command, self.config)
         if self.plan.identity is not None:
             identity["swept"] = json.loads(json.dumps(self.plan.identity))
-        found = find_sweep(self.store, f"tags.`sweep.name` = '{self.name}'")
+        found = find_sweep(self.store, f"tags.`{tag.SWEEP_NAME_TAG}` = '{self.name}'")
         recorded = recorded_identity(self.store, found) if found else None
         if recorded:
             require_same_sweep(self.name, recorded, identity)
@@ -237,12 +228,12 @@ class _SweepController:
 
     def _create_run(self) -> "Run":
         tags = {
-            "touchstone.kind": "sweep",
-            "sweep.name": self.name,
-            "sweep.keys": json.dumps(self.plan.keys),
-            "sweep.objectives": json.dumps(self.plan.objectives),
-            "touchstone.command": command_line(),
-            WORKING_DIRECTORY_TAG: str(Path.cwd()),
+            tag.KIND_TAG: "sweep",
+            tag.SWEEP_NAME_TAG: self.name,
+            tag.SWEEP_KEYS_TAG: json.dumps(self.plan.keys),
+            tag.SWEEP_OBJECTIVES_TAG: json.dumps(self.plan.objectives),
+            tag.COMMAND_TAG: command_line(),
+            tag.WORKING_DIRECTORY_TAG: str(Path.cwd()),
             "mlflow.source.name": "touchstone train",
             "mlflow.source.type": "LOCAL",
             **self.request.tags,

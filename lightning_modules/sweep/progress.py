@@ -1,14 +1,21 @@
 """What a sweep prints, and how its run is kept up to date: a line for each trial, and the summary at the end."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from lightning_modules.report.tables import open_console
+from lightning_modules.report.tables import open_console, terminal_table
 from lightning_modules.sweep.plans import DONE_STATES, Outcome, Plan, Trial, run_name
-from lightning_modules.sweep.summary import terminal_summary, write_summary
+from lightning_modules.sweep.summary import format_objectives, result_cells, test_metrics, write_summary
 from lightning_modules.sweep.sweep_store import SweepStore
 from lightning_modules.sweep.trial_results import TrialResult
+from lightning_modules.sweep.trial_table import best_trial, first_line, pareto_trials, ranked_trials, status_line
 
+if TYPE_CHECKING:
+    from rich.console import Group
+
+
+TERMINAL_ROWS, MAX_FAILURES = 10, 5
 REFRESH_S = 60.0  # between two updates of the summary in the store
 
 
@@ -34,7 +41,7 @@ class SweepProgress:
         """Print the outcome of a trial."""
         self._done += outcome.state in DONE_STATES
         values = "  ".join(f"{key} {value:.4g}" for key, value in outcome.values.items())
-        error = next(iter((outcome.error or "").splitlines()), "")
+        error = first_line(outcome.error)
         name = trial.name or run_name(trial.params, self._plan.keys)
         print(f"{self._done:4d}/{self._plan.total}  {name}  {outcome.state}  {values}{error}", flush=True)
         if time.monotonic() - self._refreshed > REFRESH_S:
@@ -53,3 +60,30 @@ class SweepProgress:
     def _write_summary(self, final: bool) -> list[TrialResult]:
         store = self._store
         return write_summary(store.store, store.run_id, store.objectives, self._resume_command, final=final)
+
+
+def terminal_summary(results: Sequence[TrialResult], objectives: Mapping[str, str], title: str) -> "Group":
+    """What is printed when a sweep ends: the best trials, counts by status, and the errors of failed ones.
+
+    The Pareto front comes first, if there are several objectives.
+    """
+    from rich.console import Group, RenderableType
+    from rich.text import Text
+
+    metrics = test_metrics(results, objectives)
+    front = pareto_trials(results, objectives) if len(objectives) > 1 else []
+    top = (front + [one for one in ranked_trials(results, objectives) if one not in front])[:TERMINAL_ROWS]
+    table = terminal_table(
+        ["#", "run", *(f"best {name}" for name in objectives), *metrics, "duration"],
+        [[str(result.number), result.name, *result_cells(result, objectives, metrics)] for result in top],
+        left=(1,),
+        styles=["bold" if result in front else "" for result in top],
+    )
+    lines: list[RenderableType] = [Text(f"{title}: {status_line(results)}", style="bold"), *[table] * bool(top)]
+    if winner := best_trial(results, objectives):
+        line = f"best   {winner.name}  {format_objectives(winner, objectives)}  {winner.run_id}"
+        lines.append(Text(line, style="bold"))
+    failed = [result for result in results if result.status == "FAILED"]
+    errors = [f"failed {result.name}: {first_line(result.error)}" for result in failed[:MAX_FAILURES]]
+    errors += [f"failed … and {len(failed) - MAX_FAILURES} more"] * (len(failed) > MAX_FAILURES)
+    return Group(*lines, *(Text(line, style="red") for line in errors))

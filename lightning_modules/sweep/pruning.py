@@ -14,7 +14,7 @@ from optuna.storages.journal import JournalFileBackend
 
 from lightning_modules.compat.optuna import journal_lock, trial_in_storage
 from lightning_modules.config.errors import UserError, suggest
-from lightning_modules.sweep.search_settings import PRUNERS, option_mistakes, raise_mistakes
+from lightning_modules.sweep.search_settings import construct
 
 _CONSTRUCTORS: dict[str, Callable[..., BasePruner]] = {
     "none": NopPruner,
@@ -36,22 +36,16 @@ def make_pruner(name: str, options: Mapping[str, Any], max_epochs: int | None = 
     Raises:
         UserError: no such pruner or option.
     """
-    if name not in PRUNERS:
-        raise_mistakes("in the search", [f"search.pruner: there is no '{name}'; {suggest(name, PRUNERS)}"])
-    raise_mistakes("in the search", option_mistakes("search.pruner_options", _CONSTRUCTORS[name], options))
+    if name not in _CONSTRUCTORS:
+        raise UserError(f"search.pruner: there is no '{name}'; {suggest(name, _CONSTRUCTORS)}")
     given = _DEFAULTS.get(name, {}) | dict(options)
     if name == "hyperband" and max_epochs is not None and max_epochs > 0:
         given.setdefault("max_resource", max_epochs)
-    try:
-        return _CONSTRUCTORS[name](**given)
-    except ValueError as error:
-        raise_mistakes("in the search", [f"search.pruner_options: {error}"])
-        raise
+    return construct("search.pruner_options", _CONSTRUCTORS[name], given, {})
 
 
 def open_journal(path: Path) -> JournalStorage:
     """Optuna's storage in a file of JSON lines, which several processes can use at once."""
-
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return JournalStorage(JournalFileBackend(str(path)))
 
@@ -70,9 +64,8 @@ def truncate_partial_line(path: Path) -> None:
         try:
             json.loads(line)
         except ValueError:
-            raise UserError(
-                f"{path}, line {number}: invalid journal of a search; restore an intact copy, or choose another sweep name"
-            ) from None
+            hint = "restore an intact copy, or choose another sweep name"
+            raise UserError(f"{path}, line {number}: invalid journal of a search; {hint}") from None
 
 
 class PruningClient:

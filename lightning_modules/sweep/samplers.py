@@ -18,7 +18,7 @@ from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESample
 from lightning_modules.compat.optuna import reopen_trial, suggest
 from lightning_modules.config.errors import UserError
 from lightning_modules.sweep.cmaes_sampler import CmaEsSampler
-from lightning_modules.sweep.search_settings import SearchSettings, option_mistakes, raise_mistakes
+from lightning_modules.sweep.search_settings import SearchSettings, construct, raise_mistakes
 from lightning_modules.sweep.search_space import grid_values
 
 if TYPE_CHECKING:
@@ -83,7 +83,6 @@ _CONSTRUCTORS: dict[str, Callable[..., BaseSampler]] = {
 }
 # Optuna's 50 would make a search of 50 trials a random one
 _DEFAULTS: dict[str, dict[str, Any]] = {"nsga2": {"population_size": 12}}
-_INJECTED_ARGS = ("seed", "space", "number")
 
 
 def ask_trial(
@@ -105,46 +104,30 @@ def make_sampler(settings: SearchSettings, space: Space, objectives: Mapping[str
 
     Raises UserError if the sampler does not support the space or the objectives, or has no such option.
     """
-    raise_mistakes("in the search", sampler_mistakes(settings, space, objectives))
-    options: dict[str, Any] = _DEFAULTS.get(settings.sampler, {}) | dict(settings.sampler_options)
-    options["seed"] = _seed(settings.seed, number)
-    if settings.sampler == "cmaes":
-        options["space"] = space
-    if settings.sampler == "grid":  # all trials share one order
-        options |= {"space": space, "number": number, "seed": settings.seed}
-    try:
-        return AtomicSampler(_CONSTRUCTORS[settings.sampler](**options), space)
-    except ValueError as error:
-        raise_mistakes("in the search", [f"search.sampler_options: {error}"])
-        raise
-
-
-def _seed(seed: int, number: int) -> int:
-    return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
-
-
-def sampler_mistakes(settings: SearchSettings, space: Space, objectives: Mapping[str, str]) -> list[str]:
-    """The reasons why the sampler cannot search this space for these objectives."""
     name = settings.sampler
-    mistakes = option_mistakes("search.sampler_options", _CONSTRUCTORS[name], settings.sampler_options, _INJECTED_ARGS)
+    raise_mistakes("in the search", _unsupported(name, space, objectives))
+    injected: dict[str, Any] = {"seed": int(np.random.SeedSequence([settings.seed, number]).generate_state(1)[0])}
+    if name == "cmaes":
+        injected["space"] = space
+    if name == "grid":  # all trials share one order
+        injected = {"space": space, "number": number, "seed": settings.seed}
+    options = _DEFAULTS.get(name, {}) | dict(settings.sampler_options)
+    return AtomicSampler(construct("search.sampler_options", _CONSTRUCTORS[name], options, injected), space)
+
+
+def _unsupported(name: str, space: Space, objectives: Mapping[str, str]) -> list[str]:
+    """The reasons why the sampler cannot search this space for these objectives."""
+    mistakes = []
     if name == "cmaes":
         choices = [key for key, dist in space.items() if isinstance(dist, CategoricalDistribution)]
         if choices:
             have = "have choices" if len(choices) > 1 else "has choices"
-            mistakes.append(
-                f"search.sampler: cmaes needs numbers, and {', '.join(choices)} {have}; use tpe, random or nsga2"
-            )
+            mistakes.append(f"cmaes needs numbers, and {', '.join(choices)} {have}; use tpe, random or nsga2")
         if len(objectives) > 1:
-            mistakes.append(f"search.sampler: cmaes supports one objective, not {len(objectives)}; use nsga2 or tpe")
-    if name == "grid":
-        try:
-            if grid_size(space) > MAX_GRID_POINTS:
-                mistakes.append(
-                    f"search.sampler: this grid has {grid_size(space):,} points; use larger steps, tpe or random"
-                )
-        except UserError as error:
-            mistakes.append(str(error))
-    return mistakes
+            mistakes.append(f"cmaes supports one objective, not {len(objectives)}; use nsga2 or tpe")
+    elif name == "grid" and grid_size(space) > MAX_GRID_POINTS:
+        mistakes.append(f"this grid has {grid_size(space):,} points; use larger steps, tpe or random")
+    return [f"search.sampler: {mistake}" for mistake in mistakes]
 
 
 class AtomicSampler(BaseSampler):

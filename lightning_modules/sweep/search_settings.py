@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import field
 from types import NoneType
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from annotated_types import Ge, Gt, Lt
 from omegaconf import DictConfig, OmegaConf
@@ -18,12 +18,15 @@ from pydantic_core import ErrorDetails
 from lightning_modules.config.errors import UserError, suggest
 from lightning_modules.config.metric_direction import check_direction
 
+T = TypeVar("T")
 Sampler = Literal["tpe", "cmaes", "random", "grid", "nsga2"]
 Pruner = Literal["none", "asha", "hyperband", "median"]
 SAMPLERS: tuple[str, ...] = get_args(Sampler)
 PRUNERS: tuple[str, ...] = get_args(Pruner)
 DIRECTIONS = ("minimize", "maximize")
-_OPTION_TYPES: dict[str, Any] = {"int": int, "float": (int, float), "bool": bool, "str": str, "None": NoneType}
+_OPTION_TYPES: dict[str, tuple[type, ...]] = {
+    "int": (int,), "float": (int, float), "bool": (bool,), "str": (str,), "None": (NoneType,)
+}  # fmt: skip
 
 
 @dataclass(frozen=True, config={"extra": "forbid", "strict": True})
@@ -106,33 +109,32 @@ def _message(detail: ErrorDetails) -> str:
     return f"{key}={value!r}: {expected.replace('valid ', '')}"
 
 
-def option_mistakes(
-    where: str, constructor: Callable[..., Any], options: Mapping[str, Any], injected: Iterable[str] = ()
-) -> list[str]:
-    """Every mistake in `options` for the constructor, by the names and types of its signature.
+def construct(where: str, constructor: Callable[..., T], options: Mapping[str, Any], injected: Mapping[str, Any]) -> T:
+    """Call `constructor` with `options`, of the key `where`, and with arguments that the user cannot give.
 
-    Args:
-        injected: arguments that the user cannot give. The same holds for those of types that YAML cannot express.
+    Raises UserError for an option that the constructor does not have, of a wrong type, or that it refuses.
     """
-    annotations = {name: _annotation(argument) for name, argument in inspect.signature(constructor).parameters.items()}
-    types = {
-        name: annotation.split(" | ")
-        for name, annotation in annotations.items()
-        if name not in injected and set(annotation.split(" | ")) <= _OPTION_TYPES.keys()
-    }
+    raise_mistakes("in the search", option_mistakes(where, constructor, options, injected))
+    try:
+        return constructor(**options, **injected)
+    except ValueError as error:
+        raise UserError(f"A mistake in the search:\n  {where}: {error}") from error
+
+
+def option_mistakes(
+    where: str, constructor: Callable[..., Any], options: Mapping[str, Any], injected: Iterable[str]
+) -> list[str]:
+    """Every mistake in `options`, by the names of the constructor's parameters and those of their types that YAML has."""
+    types: dict[str, list[str]] = {}
+    for name, parameter in inspect.signature(constructor).parameters.items():
+        hint = parameter.annotation
+        kinds = (hint.__name__ if isinstance(hint, type) else str(hint)).split(" | ")
+        if name not in injected and set(kinds) <= _OPTION_TYPES.keys():
+            types[name] = kinds
     mistakes = []
     for name, value in options.items():
         if name not in types:
             mistakes.append(f"{where}.{name}: there is no such option; {suggest(name, types)}")
-        elif not any(_matches(value, _OPTION_TYPES[kind]) for kind in types[name]):
+        elif type(value) not in [kind for name in types[name] for kind in _OPTION_TYPES[name]]:
             mistakes.append(f"{where}.{name}={value!r}: expected {' or '.join(types[name])}")
     return mistakes
-
-
-def _matches(value: Any, kind: Any) -> bool:
-    kinds = kind if isinstance(kind, tuple) else (kind,)
-    return isinstance(value, kinds) and (not isinstance(value, bool) or bool in kinds)
-
-
-def _annotation(argument: inspect.Parameter) -> str:
-    return argument.annotation.__name__ if isinstance(argument.annotation, type) else str(argument.annotation)

@@ -2,8 +2,9 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,9 @@ from omegaconf import DictConfig, OmegaConf
 from lightning_modules.config.errors import UserError, suggest
 from lightning_modules.config.flatten import flatten
 from lightning_modules.config.moved_names import current_name
+from lightning_modules.tracking.artifacts import artifact_path
 from lightning_modules.tracking.store import Store
+from lightning_modules.tracking.tags import KIND_TAG, SWEEP_NAME_TAG
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -70,6 +73,14 @@ def sweep_identity(kind: str, command: SweepCommand, config: DictConfig) -> dict
 
 def _is_mutable(key: str) -> bool:
     return any(key == name or key.startswith(f"{name}.") for name in _MUTABLE_KEYS)
+
+
+def recorded_identity(store: Store, run: "Run") -> dict[str, Any] | None:
+    """The `sweep_identity` that the sweep's run recorded; None if it was interrupted before."""
+    try:
+        return dict(json.loads(artifact_path(store, run, "sweep/plan.json").read_text()))
+    except UserError:
+        return None
 
 
 def require_same_sweep(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
@@ -132,19 +143,11 @@ def check_sweep_name(name: str) -> None:
 
 def find_sweep(store: Store, condition: str) -> "Run | None":
     """The run of the newest sweep that matches MLflow's filter, or None."""
-    found = _newest_sweeps(store, f" AND {condition}", 1)
-    return found[0] if found else None
+    return next(_newest_sweeps(store, f" AND {condition}"), None)
 
 
-def recent_sweep_names(store: Store) -> list[str]:
-    """The names of the newest sweeps in the store."""
-    return [run.data.tags["sweep.name"] for run in _newest_sweeps(store, "", 50)]
-
-
-def _newest_sweeps(store: Store, condition: str, count: int) -> "list[Run]":
-    everywhere = [experiment.experiment_id for experiment in store.client.search_experiments()]
-    condition = f"tags.`touchstone.kind` = 'sweep'{condition}"
-    return list(store.client.search_runs(everywhere, condition, 1, count, ["attributes.start_time DESC"]))
+def _newest_sweeps(store: Store, condition: str = "") -> "Iterator[Run]":
+    return store.search_runs(f"tags.`{KIND_TAG}` = 'sweep'{condition}", "attributes.start_time DESC")
 
 
 def find_sweep_to_resume(store: Store, sweep: str) -> "Run":
@@ -153,9 +156,9 @@ def find_sweep_to_resume(store: Store, sweep: str) -> "Run":
     if re.fullmatch(r"[0-9a-f]{6,32}", sweep):
         run = find_sweep(store, f"attributes.run_id LIKE '{sweep}%'")
     if run is None and re.fullmatch(r"[\w.-]+", sweep):
-        run = find_sweep(store, f"tags.`sweep.name` = '{sweep}'")
+        run = find_sweep(store, f"tags.`{SWEEP_NAME_TAG}` = '{sweep}'")
     if run is None:
-        names = recent_sweep_names(store)
+        names = [run.data.tags[SWEEP_NAME_TAG] for run in islice(_newest_sweeps(store), 50)]
         known = suggest(sweep, names) if names else "the store has no sweep yet"
         raise UserError(f"sweep.resume={sweep}: there is no sweep with this id or name; {known}")
     return run

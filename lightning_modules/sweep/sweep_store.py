@@ -12,9 +12,9 @@ from lightning_modules.config.errors import UserError
 from lightning_modules.config.signals import defer_signals
 from lightning_modules.sweep.plans import Outcome, Plan, Trial
 from lightning_modules.sweep.trial_results import best_values, linked_runs
+from lightning_modules.tracking import tags as tag
 from lightning_modules.tracking.liveness import is_alive
 from lightning_modules.tracking.store import Store
-from lightning_modules.tracking.tags import WORKING_DIRECTORY_TAG
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -52,7 +52,7 @@ def retry_on_server_error(method: StoreMethod[P, R]) -> StoreMethod[P, R]:
 
 
 class SweepStore:
-    """The run of a sweep and the runs of its trials; used by one process at a time (`lock_sweep`).
+    """The run of a sweep and the runs of its trials; used by one process at a time (`lock_sweep`). An `engine.TrialStore`.
 
     Args:
         run: of the sweep.
@@ -61,47 +61,36 @@ class SweepStore:
 
     def __init__(self, store: Store, run: "Run", folder: Path) -> None:
         self.store, self.run_id, self.folder = store, run.info.run_id, folder
-        self.name: str = run.data.tags["sweep.name"]
+        self.name: str = run.data.tags[tag.SWEEP_NAME_TAG]
         self.experiment_id = run.info.experiment_id
-        self.working_directory: str | None = run.data.tags.get(WORKING_DIRECTORY_TAG)  # where the sweep was started
+        self.working_directory: str | None = run.data.tags.get(tag.WORKING_DIRECTORY_TAG)  # where the sweep was started
         self.has_ended = False
-        self.objectives: dict[str, str] = json.loads(run.data.tags["sweep.objectives"])
+        self.objectives: dict[str, str] = json.loads(run.data.tags[tag.SWEEP_OBJECTIVES_TAG])
 
     @property
     def stop_file(self) -> Path:
-        """While it exists, trials end with their current epoch."""
         return self.folder / "stop"
 
     def tag(self, values: Mapping[str, object]) -> None:
         """Set tags of the sweep's run."""
-        from mlflow.entities import RunTag
-
-        self.store.client.log_batch(self.run_id, tags=[RunTag(key, str(value)) for key, value in values.items()])
+        self.store.set_tags(self.run_id, values)
 
     def end(self, status: str, error: str | None = None) -> None:
         """End the sweep's run as FINISHED, FAILED or KILLED."""
         with defer_signals():
             if error:
-                self.tag({"touchstone.error": error[:2000]})
+                self.tag({tag.ERROR_TAG: error[:2000]})
             self.store.client.set_terminated(self.run_id, status)
             self.has_ended = True
 
     @retry_on_server_error
     def runs(self, number: int | None = None) -> "list[Run]":
         """The runs of all trials, or of one; oldest first."""
-        condition = f"tags.`mlflow.parentRunId` = '{self.run_id}'"
+        condition = f"tags.`{tag.PARENT_RUN_TAG}` = '{self.run_id}'"
         if number is not None:
-            condition += f" AND tags.`sweep.trial` = '{number}'"
-        found: list[Run] = []
-        token: str | None = None
-        while True:
-            page = self.store.client.search_runs(
-                [self.experiment_id], condition, 1, 1000, ["attributes.start_time ASC"], token
-            )
-            found += [run for run in page if "sweep.trial" in run.data.tags]
-            token = page.token
-            if not token:
-                return found
+            condition += f" AND tags.`{tag.SWEEP_TRIAL_TAG}` = '{number}'"
+        found = self.store.search_runs(condition, "attributes.start_time ASC", [self.experiment_id])
+        return [run for run in found if tag.SWEEP_TRIAL_TAG in run.data.tags]
 
     @retry_on_server_error
     def linked(self) -> dict[int, str]:
@@ -111,35 +100,27 @@ class SweepStore:
     # --- how trials ended ----------------------------------------------------------------------------------------
     def trial_states(self, plan: Plan) -> list[tuple[Trial, Outcome]]:
         """The trials that an earlier process started, each with its state; RUNNING only if its process is alive."""
-        newest = {int(run.data.tags["sweep.trial"]): run for run in self.runs()}
+        newest = {int(run.data.tags[tag.SWEEP_TRIAL_TAG]): run for run in self.runs()}
         linked = self.linked()
-        states = []
-        for trial in plan.started(newest.keys() | linked.keys()):
-            run = newest.get(trial.number)
-            if run is None:
-                old = linked.get(trial.number)
-                outcome = self._outcome_of_linked(old) if old else Outcome("KILLED", None)
-            elif run.info.status == "RUNNING":
-                alive = is_alive(run.data.tags)
-                if not alive:
-                    self._interrupt(run, PROCESS_GONE)
-                outcome = Outcome("RUNNING" if alive else "KILLED", run.info.run_id)
-            else:
-                outcome = self.outcome_of(run)
-            states.append((trial, outcome))
-        return states
+        started = plan.started(newest.keys() | linked.keys())
+        return [(trial, self._state(newest.get(trial.number), linked.get(trial.number))) for trial in started]
+
+    def _state(self, run: "Run | None", linked: str | None) -> Outcome:
+        if run is None:
+            return self._outcome_of_linked(linked) if linked else Outcome("KILLED", None)
+        if run.info.status != "RUNNING":
+            return self.outcome_of(run)
+        if is_alive(run.data.tags):
+            return Outcome("RUNNING", run.info.run_id)
+        self._interrupt(run, PROCESS_GONE)
+        return Outcome("KILLED", run.info.run_id)
 
     def is_alive(self, trial: Trial) -> bool:
-        """Whether a process is still running the trial."""
         run = self.runs(trial.number)[-1]
         return run.info.status == "RUNNING" and is_alive(run.data.tags)
 
     def outcome(self, trial: Trial, error: str | None = None) -> Outcome:
-        """How a trial ended whose process is gone; a run that is still RUNNING is set FAILED, a missing one is created.
-
-        Args:
-            error: of the process.
-        """
+        """As `TrialStore`; a run that is still RUNNING is set FAILED, a missing one is created."""
         runs = self.runs(trial.number)
         if runs and runs[-1].info.status != "RUNNING":
             return self.outcome_of(runs[-1])
@@ -158,10 +139,10 @@ class SweepStore:
         if status == "FINISHED":
             return Outcome("FINISHED", run_id, self._values(run_id), None, dict(run.data.metrics))
         if status == "KILLED":
-            return Outcome("PRUNED" if tags.get("touchstone.ended") == "PRUNED" else "KILLED", run_id)
-        if tags.get("touchstone.ended") == CUT_OFF:
+            return Outcome("PRUNED" if tags.get(tag.ENDED_TAG) == "PRUNED" else "KILLED", run_id)
+        if tags.get(tag.ENDED_TAG) == CUT_OFF:
             return Outcome("KILLED", run_id)
-        return Outcome("FAILED", run_id, {}, tags.get("touchstone.error", "no error is recorded"))
+        return Outcome("FAILED", run_id, {}, tags.get(tag.ERROR_TAG, "no error is recorded"))
 
     def _outcome_of_linked(self, run_id: str) -> Outcome:
         metrics = dict(self.store.client.get_run(run_id).data.metrics)
@@ -178,27 +159,24 @@ class SweepStore:
     # --- recording it --------------------------------------------------------------------------------------------
     @retry_on_server_error
     def _close(self, run: "Run", error: str, status: str = "FAILED") -> None:
-        self.store.client.set_tag(run.info.run_id, "touchstone.error", error)
+        self.store.client.set_tag(run.info.run_id, tag.ERROR_TAG, error)
         self.store.client.set_terminated(run.info.run_id, status)
 
     def mark_interrupted(self, trial: Trial) -> None:
-        """Close the run of a trial that ended together with the sweep: it has not failed."""
         for run in self.runs(trial.number)[-1:]:
             if run.info.status == "RUNNING":
                 self._interrupt(run, "the sweep was stopped")
 
     def _interrupt(self, run: "Run", error: str) -> None:
-        self.store.client.set_tag(run.info.run_id, "touchstone.ended", CUT_OFF)
+        self.store.client.set_tag(run.info.run_id, tag.ENDED_TAG, CUT_OFF)
         self._close(run, error, "KILLED")
 
     def failures(self, run_id: str | None) -> int:
-        """How often the trial of this run has failed, as recorded."""
-        return int(self.store.client.get_run(run_id).data.tags.get("sweep.failures", 1)) if run_id else 0
+        return int(self.store.client.get_run(run_id).data.tags.get(tag.SWEEP_FAILURES_TAG, 1)) if run_id else 0
 
     @retry_on_server_error
     def record_failures(self, run_id: str, count: int) -> None:
-        """Record that number, for the process that resumes the sweep."""
-        self.store.client.set_tag(run_id, "sweep.failures", str(count))
+        self.store.client.set_tag(run_id, tag.SWEEP_FAILURES_TAG, str(count))
 
     def fail(self, trial: Trial, error: str, name: str) -> None:
         """Record that a trial failed, also if its run could not start or resume."""
@@ -206,14 +184,14 @@ class SweepStore:
         if not runs:
             self.create_failed_run(trial, error, name)
         elif self.outcome_of(runs[-1]).state == "KILLED":
-            self.store.client.set_tag(runs[-1].info.run_id, "touchstone.ended", "FAILED")
+            self.store.client.set_tag(runs[-1].info.run_id, tag.ENDED_TAG, "FAILED")
             self._close(runs[-1], error)
         elif self.outcome_of(runs[-1]).state == "FAILED":  # a retry that could not start has a new error
-            self.store.client.set_tag(runs[-1].info.run_id, "touchstone.error", error[:2000])
+            self.store.client.set_tag(runs[-1].info.run_id, tag.ERROR_TAG, error[:2000])
 
     def create_failed_run(self, trial: Trial, error: str, name: str = "") -> str:
         """Record a trial that failed before its run could start; return the run's id."""
-        tags = {**trial_tags(self.run_id, trial), "touchstone.error": error[:2000]}
+        tags = {**trial_tags(self.run_id, trial), tag.ERROR_TAG: error[:2000]}
         with defer_signals():
             run = self.store.client.create_run(self.experiment_id, run_name=name or f"trial {trial.number}", tags=tags)
             self.store.client.set_terminated(run.info.run_id, "FAILED")
@@ -223,7 +201,7 @@ class SweepStore:
 def trial_tags(parent: str, trial: Trial) -> dict[str, str]:
     """The tags that make a run the run of a trial."""
     return {
-        "mlflow.parentRunId": parent,
-        "sweep.trial": str(trial.number),
-        "sweep.params": json.dumps(trial.params, default=str),
+        tag.PARENT_RUN_TAG: parent,
+        tag.SWEEP_TRIAL_TAG: str(trial.number),
+        tag.SWEEP_PARAMS_TAG: json.dumps(trial.params, default=str),
     }

@@ -26,6 +26,7 @@ from lightning_modules.config.signals import RunStopped
 from lightning_modules.sweep.plans import DONE_STATES, Trial
 from lightning_modules.sweep.resources import Slot, pin
 from lightning_modules.sweep.sweep_store import SweepStore, trial_tags
+from lightning_modules.tracking.tags import HEARTBEAT_TAG, MODEL_ID_TAG, SWEEP_LINK_TAG
 
 JOB_KEY = "sweep.job="  # the override that makes a run the run of a trial
 
@@ -145,16 +146,14 @@ def trial_lock(sweep_store: SweepStore, job: TrialJob) -> Iterator[TrialJob | No
 
 def _take_over_run(sweep_store: SweepStore, run_id: str) -> None:
     """Make this process the run's, before the run is RUNNING again; complete a run that was interrupted while created."""
-    from mlflow.entities import RunTag
-
     from lightning_modules.tracking.liveness import process_tags
     from lightning_modules.tracking.record import add_model
 
     store = sweep_store.store
     run = store.client.get_run(run_id)
-    if "touchstone.model_id" not in run.data.tags:
+    if MODEL_ID_TAG not in run.data.tags:
         add_model(store, run)
-    store.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in process_tags().items()])
+    store.set_tags(run_id, process_tags())
 
 
 def _join_rank_zero(sweep_store: SweepStore, job: TrialJob) -> TrialJob:
@@ -162,7 +161,7 @@ def _join_rank_zero(sweep_store: SweepStore, job: TrialJob) -> TrialJob:
 
     A run without a model is one that rank 0 is creating: there is nothing to continue yet.
     """
-    runs = [run for run in sweep_store.runs(job.number) if "touchstone.model_id" in run.data.tags]
+    runs = [run for run in sweep_store.runs(job.number) if MODEL_ID_TAG in run.data.tags]
     return replace(job, run_id=job.run_id or (runs[-1].info.run_id if runs else None))
 
 
@@ -177,7 +176,7 @@ def _run_and_record(cfg: DictConfig, sweep_store: SweepStore, job: TrialJob) -> 
         with _heartbeat(sweep_store, job):
             run(cfg, tags, [_sweep_callback(sweep_store, job)], job.run_id, job.skip_finished)
     except CachedRun as cached:
-        sweep_store.tag({f"sweep.link.{job.number}": cached})
+        sweep_store.tag({f"{SWEEP_LINK_TAG}{job.number}": cached})
     except RunStopped:
         pass
     except Exception as error:
@@ -229,7 +228,7 @@ def _heartbeat(sweep_store: SweepStore, job: TrialJob) -> Iterator[None]:
         while not done.wait(pause):
             with contextlib.suppress(Exception):  # the store may be unreachable for a while
                 for run in sweep_store.runs(job.number):
-                    sweep_store.store.client.set_tag(run.info.run_id, "touchstone.heartbeat", str(time.time()))
+                    sweep_store.store.client.set_tag(run.info.run_id, HEARTBEAT_TAG, str(time.time()))
                     pause = HEARTBEAT_SECONDS
 
     threading.Thread(target=beat, daemon=True).start()

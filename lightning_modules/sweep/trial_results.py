@@ -5,13 +5,15 @@ from __future__ import annotations
 import ast
 import json
 import sqlite3
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from lightning_modules.compat.mlflow_schema import EXTREMES_QUERY
 from lightning_modules.sweep.plans import run_name
+from lightning_modules.tracking import tags as tag
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -21,8 +23,7 @@ if TYPE_CHECKING:
 COMPRESSED = ("compressed/", "compression/", "dense/")  # measured after each stage: the last value counts
 SHOWN_METRICS = ("val/", "test/", "model/", *COMPRESSED)
 _INFINITE = 1e308  # MLflow stores an infinity as the largest float
-_RUNS_PER_PAGE = 1000
-_IDS_PER_QUERY = 200
+_IDS_PER_QUERY = 200  # the length of a URL is limited
 
 _Values = dict[str, dict[str, float | None]]
 _Extremes = tuple[str, str, float, float]  # run id, metric, lowest, highest
@@ -61,63 +62,49 @@ class TrialResult:
 def read_trial_results(store: Store, parent_run: str) -> list[TrialResult]:
     """The trials of the parent run (its id), linked ones too, by number."""
     tags = store.client.get_run(parent_run).data.tags
-    keys = json.loads(tags.get("sweep.keys", "[]"))
-    objectives = json.loads(tags.get("sweep.objectives", "{}"))
-    trials = _own_trials(store, parent_run)
+    keys = json.loads(tags.get(tag.SWEEP_KEYS_TAG, "[]"))
+    objectives = json.loads(tags.get(tag.SWEEP_OBJECTIVES_TAG, "{}"))
+    trials: dict[int, list[Run]] = defaultdict(list)  # the newest run last: a restarted trial has several
+    for run in store.search_runs(f"tags.`{tag.PARENT_RUN_TAG}` = '{parent_run}'", "attributes.start_time ASC"):
+        if (trial := run.data.tags.get(tag.SWEEP_TRIAL_TAG, "")).isdigit():
+            trials[int(trial)].append(run)
     linked = {number: run_id for number, run_id in linked_runs(tags).items() if number not in trials}
     older = {run.info.run_id: run for run in _runs_with_ids(store, list(linked.values()))}
-    run_ids = [runs[-1].info.run_id for runs in trials.values()] + list(older)
-    values = best_values(store, run_ids, objectives)
-    children = [_result_of(number, runs, keys, values) for number, runs in trials.items()]
+    values = best_values(store, [*(runs[-1].info.run_id for runs in trials.values()), *older], objectives)
+    results = [_result_of(number, runs, keys, values) for number, runs in trials.items()]
     for number, run_id in linked.items():
-        found = older.get(run_id)
-        children.append(
-            _linked_result(number, found, keys, values) if found else _missing_result(number, run_id, objectives)
-        )
-    return sorted(children, key=lambda child: child.number)
+        if run_id in older:
+            results.append(_linked_result(number, older[run_id], keys, values))
+        else:
+            nothing: dict[str, float | None] = dict.fromkeys(objectives)
+            missing = TrialResult(number, run_id, f"trial {number}", {}, "MISSING", nothing, {}, None)
+            results.append(replace(missing, linked=True, attempts=0))
+    return sorted(results, key=lambda result: result.number)
 
 
 def linked_runs(tags: Mapping[str, str]) -> dict[int, str]:
     """Trial number -> id of the older run reused for it, from the parent's tags (one each: a single one would overflow)."""
-    listed = {int(number): run_id for number, run_id in json.loads(tags.get("sweep.linked", "{}")).items()}
-    single = {int(key.rpartition(".")[2]): run_id for key, run_id in tags.items() if key.startswith("sweep.link.")}
-    return listed | single
-
-
-def _own_trials(store: Store, parent_run: str) -> dict[int, list[Run]]:
-    """Trial number -> its runs, the newest last: a restarted trial has several."""
-    runs = [
-        (int(run.data.tags["sweep.trial"]), run)
-        for run in _search(store, f"tags.`mlflow.parentRunId` = '{parent_run}'")
-        if run.data.tags.get("sweep.trial", "").isdigit()
-    ]
-    runs.sort(key=lambda pair: (pair[0], pair[1].info.start_time or 0))
-    return {number: [run for _, run in group] for number, group in groupby(runs, key=lambda pair: pair[0])}
+    listed = {int(number): run_id for number, run_id in json.loads(tags.get(tag.SWEEP_LINKED_TAG, "{}")).items()}
+    single = {
+        key.removeprefix(tag.SWEEP_LINK_TAG): run_id
+        for key, run_id in tags.items()
+        if key.startswith(tag.SWEEP_LINK_TAG)
+    }
+    return listed | {int(number): run_id for number, run_id in single.items()}
 
 
 def _runs_with_ids(store: Store, run_ids: Sequence[str]) -> Iterator[Run]:
     for start in range(0, len(run_ids), _IDS_PER_QUERY):
         listed = ", ".join(f"'{run_id}'" for run_id in run_ids[start : start + _IDS_PER_QUERY])
-        yield from _search(store, f"attributes.run_id IN ({listed})")
-
-
-def _search(store: Store, condition: str) -> Iterator[Run]:
-    """Matching runs of all experiments: the trials of a sweep can be in several."""
-    client, token = store.client, None
-    everywhere = [experiment.experiment_id for experiment in client.search_experiments()]
-    while True:
-        page = client.search_runs(everywhere, condition, max_results=_RUNS_PER_PAGE, page_token=token)
-        yield from page
-        token = page.token
-        if not token:
-            return
+        yield from store.search_runs(f"attributes.run_id IN ({listed})")
 
 
 def _result_of(number: int, runs: Sequence[Run], keys: Sequence[str], values: _Values) -> TrialResult:
-    run = runs[-1]
-    tags = run.data.tags
-    status = _status(run)
-    params = json.loads(tags.get("sweep.params", "{}"))
+    run, tags = runs[-1], runs[-1].data.tags
+    status = "RUNNING" if run.info.status == "SCHEDULED" else str(run.info.status)
+    if status == "KILLED" and tags.get(tag.ENDED_TAG) == "PRUNED":
+        status = "PRUNED"
+    params = json.loads(tags.get(tag.SWEEP_PARAMS_TAG, "{}"))
     ended = run.info.end_time and run.info.start_time and status != "RUNNING"
     return TrialResult(
         number=number,
@@ -128,28 +115,17 @@ def _result_of(number: int, runs: Sequence[Run], keys: Sequence[str], values: _V
         values=values[run.info.run_id],
         metrics={k: v for k, v in sorted(run.data.metrics.items()) if k.startswith(SHOWN_METRICS)},
         duration_s=(run.info.end_time - run.info.start_time) / 1000 if ended else None,
-        error=tags.get("touchstone.error") if status in ("FAILED", "KILLED") else None,
+        error=tags.get(tag.ERROR_TAG) if status in ("FAILED", "KILLED") else None,
         experiment_id=run.info.experiment_id,
-        attempts=max(len(runs), int(tags.get("sweep.failures", 0)) + (status != "FAILED")),
+        attempts=max(len(runs), int(tags.get(tag.SWEEP_FAILURES_TAG, 0)) + (status != "FAILED")),
     )
-
-
-def _status(run: Run) -> str:
-    if run.info.status == "KILLED" and run.data.tags.get("touchstone.ended") == "PRUNED":
-        return "PRUNED"
-    return "RUNNING" if run.info.status == "SCHEDULED" else str(run.info.status)
 
 
 def _linked_result(number: int, run: Run, keys: Sequence[str], values: _Values) -> TrialResult:
     """An older run has the swept keys among its params; its name is of another sweep."""
     params = {key: _parse_value(run.data.params[key]) for key in keys if key in run.data.params}
-    child = _result_of(number, [run], keys, values)
-    return replace(child, name=run_name(params, keys), params=params, linked=True)
-
-
-def _missing_result(number: int, run_id: str, objectives: Mapping[str, str]) -> TrialResult:
-    nothing: dict[str, float | None] = dict.fromkeys(objectives)
-    return TrialResult(number, run_id, f"trial {number}", {}, "MISSING", nothing, {}, None, linked=True, attempts=0)
+    result = _result_of(number, [run], keys, values)
+    return replace(result, name=run_name(params, keys), params=params, linked=True)
 
 
 def _parse_value(text: str) -> Any:
@@ -176,19 +152,9 @@ def _extremes_by_sql(store: Store, run_ids: Sequence[str], names: Sequence[str])
     last = [name for name in names if name.startswith(COMPRESSED)]
     ever = [name for name in names if name not in last]
     with closing(sqlite3.connect(f"{store.path.as_uri()}?mode=ro", uri=True, timeout=20)) as database:
-        for start in range(0, len(run_ids), _IDS_PER_QUERY):
-            some = run_ids[start : start + _IDS_PER_QUERY]
-            for table, keys in (("metrics", ever), ("latest_metrics", last)):
-                yield from database.execute(
-                    f"SELECT run_uuid, key, MIN(value), MAX(value) FROM {table} "
-                    f"WHERE run_uuid IN ({_placeholders(some)}) AND key IN ({_placeholders(keys)}) "
-                    "AND NOT is_nan AND ABS(value) < ? GROUP BY run_uuid, key",
-                    [*some, *keys, _INFINITE],
-                )
-
-
-def _placeholders(values: Sequence[str]) -> str:
-    return ", ".join("?" * len(values))
+        for table, keys in (("metrics", ever), ("latest_metrics", last)):
+            query = EXTREMES_QUERY.format(table)
+            yield from database.execute(query, [json.dumps(list(run_ids)), json.dumps(keys), _INFINITE])
 
 
 def _extremes_by_client(store: Store, run_ids: Sequence[str], names: Sequence[str]) -> Iterator[_Extremes]:

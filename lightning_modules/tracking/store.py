@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote
 
 from lightning_modules.compat.mlflow import database_engines
+from lightning_modules.compat.mlflow_schema import STORE_TABLES, WRITE_NOTHING
 from lightning_modules.config.errors import UserError, did_you_mean
 from lightning_modules.config.project import PROJECT_ROOT
 from lightning_modules.tracking.provenance import mask_secrets
@@ -36,6 +37,7 @@ os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")  # no warning on a machine 
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
 
+RUNS_PER_PAGE = 1000
 HEALTH_SECONDS = 5.0  # timeout of a health check
 LOCK_SECONDS = 20.0  # timeout for a database that another process has locked
 CREATE_SECONDS = 300.0  # timeout for another process that creates the database
@@ -113,13 +115,19 @@ class Store:
             )
         return found.experiment_id
 
+    def set_tags(self, run_id: str, tags: Mapping[str, object]) -> None:
+        """Set several tags of a run in one request."""
+        from mlflow.entities import RunTag
+
+        self.client.log_batch(run_id, tags=[RunTag(key, str(value)) for key, value in tags.items()])
+
     def search_runs(self, condition: str, order: str = "", experiments: Sequence[str] = ()) -> Iterator[Run]:
         """All runs that match MLflow's filter `condition`, read page by page; by default of all active experiments."""
         client, token = self.client, None
         everywhere = list(experiments) or [found.experiment_id for found in client.search_experiments()]
         while True:
             page = client.search_runs(
-                everywhere, condition, max_results=1000, order_by=[order] if order else None, page_token=token
+                everywhere, condition, max_results=RUNS_PER_PAGE, order_by=[order] if order else None, page_token=token
             )
             yield from page
             token = page.token
@@ -205,10 +213,10 @@ def _is_writable_store(path: Path) -> bool:
     # MLflow's client checks the schema's version itself.
     with closing(sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True, timeout=LOCK_SECONDS)) as database:
         tables = {row[0] for row in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-        if not {"alembic_version", "runs"} <= tables:
+        if not tables >= STORE_TABLES:
             raise UserError(f"the tracking store {path} is not an MLflow database")
         # A write is the only reliable test (BEGIN IMMEDIATE succeeds on a read-only database).
-        database.execute("UPDATE alembic_version SET version_num = version_num")
+        database.execute(WRITE_NOTHING)
         database.rollback()
     return True
 

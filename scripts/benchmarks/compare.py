@@ -19,9 +19,9 @@ BASELINE = "model=m0,optimizer.lr=0.0,optimizer.weight_decay=0.0"
 
 def run(repeats: int) -> None:
     """CPU seconds of the comparison (reading, grouping, statistics; its imports apart), and of the reading alone."""
-    from lightning_modules.comparison.compare import compare
+    from lightning_modules.comparison.compare import compare, open_run_reader
     from lightning_modules.comparison.result import CompareRequest
-    from lightning_modules.comparison.run_reader import MlflowRunReader, open_run_reader
+    from lightning_modules.comparison.run_reader import MlflowRunReader
     from lightning_modules.tracking.store import open_store
 
     store = open_store()

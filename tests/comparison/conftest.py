@@ -49,9 +49,9 @@ def add_parent(store: Any) -> Callable[..., str]:
 @pytest.fixture
 def ask(store: Any) -> Callable[..., Any]:
     """Compare by both readers, which must agree in everything; return the comparison."""
-    from lightning_modules.comparison.compare import compare
+    from lightning_modules.comparison.compare import compare, open_run_reader
     from lightning_modules.comparison.result import CompareRequest
-    from lightning_modules.comparison.run_reader import MlflowRunReader, open_run_reader
+    from lightning_modules.comparison.run_reader import MlflowRunReader
 
     def call(*targets: str, **options: Any) -> Any:
         request = CompareRequest(targets, **options)

@@ -14,9 +14,8 @@ from typing import Any
 import pytest
 
 from lightning_modules.comparison import publish
-from lightning_modules.comparison.compare import compare
+from lightning_modules.comparison.compare import compare, open_run_reader
 from lightning_modules.comparison.result import CompareRequest
-from lightning_modules.comparison.run_reader import open_run_reader
 from lightning_modules.tracking.record import local_folder
 from lightning_modules.tracking.store import open_store
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lightning_modules.config.errors import UserError
-from lightning_modules.report.markdown_section import replace_section
+from lightning_modules.report.tables import replace_section
 
 BEFORE = "# Title\n\n<!-- claims -->\nold\n<!-- /claims -->\nafter\n"
 

@@ -18,7 +18,8 @@ from sweep_fixture import BOTH, LOSS, RESUME, Sweep, made_up
 
 from lightning_modules.sweep import trial_results as children_module
 from lightning_modules.sweep.plans import NAME_LIMIT, run_name
-from lightning_modules.sweep.summary import DESCRIPTION_LIMIT, mlflow_description, terminal_summary, write_summary
+from lightning_modules.sweep.progress import terminal_summary
+from lightning_modules.sweep.summary import DESCRIPTION_LIMIT, mlflow_description, write_summary
 from lightning_modules.sweep.trial_results import TrialResult
 from lightning_modules.sweep.trial_table import best_trial, pareto_trials, to_csv, to_html
 from lightning_modules.tracking.store import open_store
@@ -108,7 +109,7 @@ def test_an_objective_to_maximise_takes_the_highest_value(store: Any) -> None:
 
 
 def test_children_come_from_several_pages(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(children_module, "_RUNS_PER_PAGE", 2)
+    monkeypatch.setattr("lightning_modules.tracking.store.RUNS_PER_PAGE", 2)
     monkeypatch.setattr(children_module, "_IDS_PER_QUERY", 2)
     for number in range(5):
         sweep.child(number, {"seed": number}, {"val/loss": float(number)})

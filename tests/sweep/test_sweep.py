@@ -167,7 +167,7 @@ BAD = {
     ("seed=1,1",): "duplicate value seed=1",
     ("optimizer.lr=interval(0,1)",): "hydra/sweeper=optuna",
     ("seed=0,1", "tracking=none"): "a sweep is recorded",
-    ("seed=0,1", "sweep.jobs=0"): "sweep.jobs=0: it must be 1 or more",
+    ("seed=0,1", "sweep.jobs=0"): "sweep.jobs=0: expected 1 or more",
     ("seed=0,1", "sweep.retries=many"): "sweep.retries=many: expected an integer",
     ("seed=0,1", "sweep.name='a/b'"): "a name has letters",
     ("seed=0,1", "sweep.name="): "sweep.name=: empty value",

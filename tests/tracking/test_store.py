@@ -202,7 +202,7 @@ def test_a_store_that_others_own_is_refused_before_the_run(blank: Path, folder_m
 def test_the_store_of_a_folder_with_special_characters_lies_in_that_folder(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lightning_modules.comparison.run_reader import open_run_reader
+    from lightning_modules.comparison.compare import open_run_reader
     from lightning_modules.sweep.sweep_command import sweep_folder
     from lightning_modules.sweep.trial_results import best_values
     from lightning_modules.tracking.artifacts import artifact_path
