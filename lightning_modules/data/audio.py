@@ -92,17 +92,15 @@ class AudioFolder(AudioData):
     def load(self) -> RawDataset:
         """List and read the files.
 
-        Raises:
-            UserError: there are no files, a class is unknown or empty, or a file cannot be read.
+        Raises UserError if there are no files, a class is unknown or empty, or a file cannot be read.
         """
-        folders = read_class_folders(self.root, "audio files", SUFFIXES)
+        names, parts = read_class_folders(self.root, "audio files", SUFFIXES)
         self.cut = 0
-        read = self._read(folders.parts)
-        x, y = (
-            torch.cat(both) for both in zip(*(read[part] for part in ("train", "val") if part in read), strict=True)
-        )
+        read = self._read(parts)
+        pool = [read[part] for part in ("train", "val") if part in read]
+        x, y = (torch.cat(both) for both in zip(*pool, strict=True))
         val = torch.arange(len(read["train"][1]), len(y)) if "val" in read else None
-        return RawDataset(x, y, test=read.get("test"), val=val, class_names=folders.class_names)
+        return RawDataset(x, y, test=read.get("test"), val=val, class_names=names)
 
     def _read(self, parts: dict[str, list[tuple[Path, int]]]) -> dict[str, tuple[Tensor, Tensor]]:
         """Read all parts at once, so that one message lists all damaged files."""

@@ -23,8 +23,7 @@ def read_recordings(files: Sequence[Path], sample_rate: int) -> list[np.ndarray]
     If the channels cancel out (antiphase), the loudest is used. A warning counts these files, and those that are
     clipped because samples exceed full scale.
 
-    Raises:
-        UserError: files are damaged or empty.
+    Raises UserError if files are damaged or empty.
     """
     read = list(read_in_threads(lambda file: _read(file, sample_rate), files))
     for number, what in enumerate(

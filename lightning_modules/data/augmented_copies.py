@@ -12,7 +12,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lightning_modules.config.errors import UserError
-from lightning_modules.data.preprocess import SampleSource
 
 MANIFEST_FILE, SAMPLES_FILE = "manifest.json", "samples.safetensors"
 HINT = "`touchstone augment` writes one"
@@ -31,16 +30,17 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def read_augmented(folder: Path, content: str, x: SampleSource, y: Tensor, train: Tensor) -> tuple[Tensor, Tensor, str]:
-    """Return x [M, …] and y [M] of the copies whose source is in `train`, and the sha256 of the file.
+def add_augmented(arrays: Any, splits: dict[str, Tensor], folder: Path, content: str) -> tuple[Any, dict[str, Tensor]]:
+    """Append the copies in `folder` whose source is in the training part to it; validation and test are unchanged.
 
     Args:
+        arrays: the raw data set; dtypes and shapes must match.
         content: fingerprint of the raw values; the copies must have been made from the same.
-        x, y: the raw data set; dtypes and shapes must match.
 
-    Raises:
-        UserError: the folder has no copies, or they are damaged or belong to another data set.
+    Raises UserError if the folder has no copies, or they are damaged or belong to another data set.
     """
+    if not isinstance(arrays.x, Tensor):
+        raise UserError("data.augmented requires a data set that is held in memory")
     manifest = read_manifest(folder)
     if manifest["content"] != content:
         raise UserError(
@@ -56,21 +56,13 @@ def read_augmented(folder: Path, content: str, x: SampleSource, y: Tensor, train
                 f"data.augmented={folder}: {SAMPLES_FILE} does not match the checksum in its manifest; {HINT}"
             )
         tensors = load_file(path)
-        copied_x, copied_y, source = tensors["x"], tensors["y"], tensors["source"]
+        x, y, source = tensors["x"], tensors["y"], tensors["source"]
     except (OSError, SafetensorError, KeyError) as error:
         raise UserError(f"data.augmented={folder}: {SAMPLES_FILE} cannot be read: {error}; {HINT}") from error
-    if copied_x.dtype != x.dtype or copied_x.shape[1:] != x.shape[1:] or copied_y.dtype != y.dtype:
+    if x.dtype != arrays.x.dtype or x.shape[1:] != arrays.x.shape[1:] or y.dtype != arrays.y.dtype:
         raise UserError(f"data.augmented={folder}: its samples differ in shape or dtype from the data set")
-    mine = torch.isin(source, train)
-    return copied_x[mine], copied_y[mine], digest
-
-
-def add_augmented(arrays: Any, splits: dict[str, Tensor], folder: Path, content: str) -> tuple[Any, dict[str, Tensor]]:
-    """Append the copies in `folder` to the training part; validation and test are unchanged."""
-    if not isinstance(arrays.x, Tensor):
-        raise UserError("data.augmented requires a data set that is held in memory")
-    x, y, digest = read_augmented(folder, content, arrays.x, arrays.y, splits["train"])
-    return append_training_samples(arrays, splits, x, y, f"{content} {digest}")
+    mine = torch.isin(source, splits["train"])
+    return append_training_samples(arrays, splits, x[mine], y[mine], f"{content} {digest}")
 
 
 def append_training_samples(

@@ -4,7 +4,6 @@ import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,26 +18,22 @@ PART_FOLDERS = {
 }
 MAX_LISTED = 5  # names that a message lists
 T = TypeVar("T")
+Parts = dict[str, list[tuple[Path, int]]]  # "train", and "val" and "test" if they have folders
 
 
-@dataclass(frozen=True)
-class ClassFolders:
-    """The files of each part ("train", and "val" and "test" if they have folders) with their class index."""
+def read_class_folders(
+    root: Path, kind: str, suffixes: Collection[str], key: str = "data.root"
+) -> tuple[list[str], Parts]:
+    """List ``root/CLASS/*``, or ``root/PART/CLASS/*`` (part names: `PART_FOLDERS`, in any case).
 
-    class_names: list[str]
-    parts: dict[str, list[tuple[Path, int]]]
-
-
-def read_class_folders(root: Path, kind: str, suffixes: Collection[str], key: str = "data.root") -> ClassFolders:
-    """List ``root/CLASS/*``, or ``root/PART/CLASS/*`` (part names: `PARTS`, in any case), and warn about skipped files.
+    Returns the class names, and the files of each part that has a folder, with their class index. Warns about skipped files.
 
     Args:
         kind: what the files are, used in messages.
         suffixes: accepted suffixes, in lower case.
         key: config key that sets `root`.
 
-    Raises:
-        UserError: there are no classes, a part is unknown or given twice, or a class has no training files.
+    Raises UserError if there are no classes, a part is unknown or given twice, or a class has no training files.
     """
     folders = _part_folders(root)
     train = _class_folders(folders["train"])
@@ -63,7 +58,7 @@ def read_class_folders(root: Path, kind: str, suffixes: Collection[str], key: st
         skipped["outside the class folders"] += len(outside)
         parts[part] = [(file, label) for label, name in enumerate(names) for file in found[name]]
     warn_of_skipped(root, skipped, sum(map(len, parts.values())))
-    return ClassFolders(names, parts)
+    return names, parts
 
 
 def _part_folders(root: Path) -> dict[str, Path]:
@@ -83,9 +78,8 @@ def _part_folders(root: Path) -> dict[str, Path]:
         raise UserError(f"{root} has {', '.join(path.name for path in parts.values())} but no train folder")
     if unknown := [name for name, path in subfolders.items() if path not in parts.values()]:
         known = "; ".join(", ".join(names) for names in PART_FOLDERS.values())
-        raise UserError(
-            f"{root}: {_shorten(unknown)} is not the name of a part, as {parts['train'].name} is: use {known}"
-        )
+        shown = ", ".join(unknown[:MAX_LISTED]) + (" …" if len(unknown) > MAX_LISTED else "")
+        raise UserError(f"{root}: {shown} is not the name of a part, as {parts['train'].name} is: use {known}")
     return parts
 
 
@@ -131,15 +125,10 @@ def printable_name(name: str) -> str:
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
-def _shorten(names: Sequence[str]) -> str:
-    return ", ".join(names[:MAX_LISTED]) + (" …" if len(names) > MAX_LISTED else "")
-
-
 def read_in_threads(read: Callable[[Path], T], files: Sequence[Path]) -> Iterator[T]:
     """Yield ``read(file)`` for each file, in order, reading several at once.
 
-    Raises:
-        UserError: after the last file, listing the files for which `read` raised a UserError.
+    Raises UserError after the last file, listing the files for which `read` raised a UserError.
     """
 
     def attempt(file: Path) -> T | UserError:

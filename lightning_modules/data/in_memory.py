@@ -16,12 +16,11 @@ from lightning_modules.config.bounds import Count, Seed, Whole, bounded
 from lightning_modules.config.errors import UserError
 from lightning_modules.data.augmented_copies import add_augmented, append_training_samples
 from lightning_modules.data.batch_sampler import BatchSampler, Order
-from lightning_modules.data.exclude import drop_excluded
 from lightning_modules.data.files import cache_folder
 from lightning_modules.data.fingerprint import cached_digest, combine_fingerprint, tensor_digest
 from lightning_modules.data.labels import check_classes, check_part_classes
 from lightning_modules.data.preprocess import SampleSource
-from lightning_modules.data.split import SplitPlan, split
+from lightning_modules.data.split import SplitPlan, drop_excluded, split
 
 Batch = dict[str, Tensor]
 BatchSize = Annotated[int, Ge(1), Lt(2**31)]
@@ -82,7 +81,7 @@ class InMemoryData(pl.LightningDataModule):
         watch_test: evaluate the test part at each validation, logged as ``test/<metric>``; never used for selection.
         folds, fold: stratified k-fold; the fold is the test part, or validation if there is an official test part.
         fraction, per_class: train on a stratified fraction, or on this many samples per class.
-        exclude: list of samples to leave out of training and validation, see `exclude.py`; with `exclude_test` also of
+        exclude: list of samples to leave out of training and validation, see `split.py`; with `exclude_test` also of
             the test part.
         augmented: folder of augmented copies of training samples to train on as well, see `augmented_copies.py`.
         expected_fingerprint: refuse to run with other data, another split or another preprocessing.
@@ -90,8 +89,7 @@ class InMemoryData(pl.LightningDataModule):
             main memory, from which batches go to a GPU through pinned memory. Results are identical.
         cache_dir: for hashes and slow reading; default the user's cache folder.
 
-    Raises:
-        UserError: arguments are out of range or contradict each other.
+    Raises UserError if arguments are out of range or contradict each other.
     """
 
     name: str
@@ -163,8 +161,7 @@ class InMemoryData(pl.LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         """Load, split and fit the preprocessing; only the first call has an effect.
 
-        Raises:
-            UserError: the data are missing or damaged, the split is impossible, or the fingerprint differs.
+        Raises UserError if the data are missing or damaged, the split is impossible, or the fingerprint differs.
         """
         if self._arrays is not None:
             return

@@ -25,8 +25,7 @@ class MelSpectrum(nn.Module):
         sample_rate: Hz.
         n_fft: window length in samples; hop: hop length; n_mels: number of mel bands.
 
-    Raises:
-        UserError: a setting is out of range, or a mel band contains no frequency of the transform.
+    Raises UserError if a setting is out of range, or a mel band contains no frequency of the transform.
     """
 
     @bounded

@@ -2,7 +2,6 @@
 
 import inspect
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -26,35 +25,24 @@ class SampleSource(Protocol):
     def index_select(self, dim: int, index: Tensor, /) -> Tensor: ...
 
 
-@dataclass
-class Moments:
-    """Mean, population std, minimum and maximum of each channel or feature."""
+def moments(store: SampleSource, indices: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return mean, population std, minimum and maximum [C] of ``store[indices]``, uint8 scaled to [0, 1].
 
-    mean: Tensor
-    std: Tensor
-    low: Tensor
-    high: Tensor
-
-    @staticmethod
-    def of(store: SampleSource, indices: Tensor) -> "Moments":
-        """Compute the moments [C] of ``store[indices]``, uint8 scaled to [0, 1] (Chan et al. 1979, eq. 2.1)."""
-        channels = store.shape[1]
-        count = 0
-        mean, squares = torch.zeros(2, channels, dtype=torch.float64)
-        low, high = torch.full((channels,), torch.inf).double(), torch.full((channels,), -torch.inf).double()
-        for index in indices.split(CHUNK_SAMPLES):
-            x = _floats(store.index_select(0, index)).double().transpose(0, 1).reshape(channels, -1)
-            total = count + x.shape[1]
-            delta = x.mean(1) - mean
-            squares += (x - x.mean(1, keepdim=True)).square().sum(1) + delta.square() * count * x.shape[1] / total
-            mean += delta * x.shape[1] / total
-            low, high = torch.minimum(low, x.amin(1)), torch.maximum(high, x.amax(1))
-            count = total
-        return Moments(mean, (squares / count).sqrt(), low, high)
-
-
-def _floats(x: Tensor) -> Tensor:
-    return x.float() / 255 if x.dtype == torch.uint8 else x.float()
+    Chan et al. 1979, "Updating Formulae and a Pairwise Algorithm for Computing Sample Variances", eq. 2.1.
+    """
+    channels, count = store.shape[1], 0
+    mean, squares = torch.zeros(2, channels, dtype=torch.float64)
+    low, high = torch.full((channels,), torch.inf).double(), torch.full((channels,), -torch.inf).double()
+    for index in indices.split(CHUNK_SAMPLES):
+        x = store.index_select(0, index)
+        x = (x.float() / 255 if x.dtype == torch.uint8 else x.float()).double().transpose(0, 1).reshape(channels, -1)
+        total = count + x.shape[1]
+        delta = x.mean(1) - mean
+        squares += (x - x.mean(1, keepdim=True)).square().sum(1) + delta.square() * count * x.shape[1] / total
+        mean += delta * x.shape[1] / total
+        low, high = torch.minimum(low, x.amin(1)), torch.maximum(high, x.amax(1))
+        count = total
+    return mean, (squares / count).sqrt(), low, high
 
 
 class Affine(nn.Module):
@@ -90,9 +78,8 @@ class Standardize(Affine):
     @classmethod
     def fit(cls, store: SampleSource, indices: Tensor) -> "Standardize":
         """Fit mean and std on `indices`; a constant column is only centered."""
-        found = Moments.of(store, indices)
-        std = torch.where(found.low == found.high, 1.0, found.std)
-        return cls(found.mean.tolist(), std.tolist(), fitted=True)
+        mean, std, low, high = moments(store, indices)
+        return cls(mean.tolist(), torch.where(low == high, 1.0, std).tolist(), fitted=True)
 
 
 class MinMax(Affine):
@@ -101,9 +88,8 @@ class MinMax(Affine):
     @classmethod
     def fit(cls, store: SampleSource, indices: Tensor) -> "MinMax":
         """Fit the range on `indices`."""
-        found = Moments.of(store, indices)
-        width = torch.where(found.low == found.high, 1.0, found.high - found.low)
-        return cls(found.low.tolist(), width.tolist(), fitted=True)
+        _, _, low, high = moments(store, indices)
+        return cls(low.tolist(), torch.where(low == high, 1.0, high - low).tolist(), fitted=True)
 
 
 def check_constants(mean: Sequence[float] | None, std: Sequence[float] | None) -> None:

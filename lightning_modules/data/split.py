@@ -1,11 +1,13 @@
-"""Splits into train, validation and test, as a function of the labels and a seed.
+"""Splits into train, validation and test, as a function of the labels and a seed, without listed samples.
 
 Random numbers come from NumPy's RandomState, whose stream is stable across NumPy versions: a recorded split can be
 reproduced years later.
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -50,8 +52,7 @@ def split(
     a fold is the test part, and `val_fraction` applies to the rest. `val` is an official validation part, used
     without folds.
 
-    Raises:
-        UserError: a class has too few samples for the plan, or a part becomes empty.
+    Raises UserError if a class has too few samples for the plan, or a part becomes empty.
     """
     pool = torch.arange(len(y))
     if val is not None and not plan.folds:
@@ -151,3 +152,49 @@ def _check_classes(y: Tensor, train: Tensor, names: Sequence[str] | None) -> Non
                 f"class {class_label(label, names)} has too few samples ({count}) for the training part: "
                 "change data.val_fraction, data.test_fraction or data.fraction, or use data.per_class"
             )
+
+
+def drop_excluded(
+    splits: dict[str, Tensor], file: str | Path, official_test: bool, exclude_test: bool, content: Callable[[], str]
+) -> dict[str, Tensor]:
+    """Remove the listed samples from training and validation; all other samples stay in their part.
+
+    Args:
+        splits: int64 indices of "train", "val" and "test".
+        file: JSON with ``content`` (the fingerprint of the inspected raw values) and ``excluded``: a list of
+            ``{"index": i, "part": "pool" or "test", "why": …}``; "test" indices count within an official test part.
+        official_test: whether there is an official test part with its own indices.
+        exclude_test: also remove them from the test part; test results are then no longer comparable with others.
+        content: returns the fingerprint of the current raw values.
+
+    Raises UserError if the file is missing, damaged or of different data, or no training sample is left.
+    """
+    path = Path(file).expanduser()
+    listed = _read_exclusions(path, content)
+    pool, tested = (
+        torch.tensor([i for part, i in listed if part == kind], dtype=torch.int64) for kind in ("pool", "test")
+    )
+    kept = {part: remove(splits[part], pool) for part in ("train", "val")}
+    tested = tested if official_test else pool
+    kept["test"] = remove(splits["test"], tested) if exclude_test else splits["test"]
+    if not len(kept["train"]):
+        raise UserError(f"data.exclude={path} leaves nothing to train on")
+    return kept
+
+
+def _read_exclusions(path: Path, content: Callable[[], str]) -> list[tuple[str, int]]:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        listed = [(str(entry["part"]), int(entry["index"])) for entry in record["excluded"]]
+        inspected = str(record["content"])
+    except OSError as error:
+        raise UserError(f"data.exclude={path}: {error.strerror}; `touchstone data clean` writes one") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"data.exclude={path} is damaged ({error!r}); `touchstone data clean` writes one") from error
+    if wrong := {part for part, _ in listed} - {"pool", "test"}:
+        raise UserError(f"data.exclude={path}: expected pool or test as the part of a sample, got {sorted(wrong)[0]}")
+    if inspected != content():
+        raise UserError(
+            f"data.exclude={path} was created for different data (fingerprint {inspected}, current data {content()})"
+        )
+    return listed

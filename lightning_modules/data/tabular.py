@@ -66,8 +66,7 @@ class Tabular(InMemoryData):
     def load(self) -> RawDataset:
         """Read the table.
 
-        Raises:
-            UserError: the file or its target is missing, or a column has missing or non-numeric values.
+        Raises UserError if the file or its target is missing, or a column has missing or non-numeric values.
         """
         what = f"data.path={self.path}" if self.path else f"data.name={self.bundled}"
         if self.path:

@@ -23,8 +23,7 @@ def exclusions(findings: Findings) -> dict[str, Any]:
 
     Samples of the test part are never listed, so that test results stay comparable.
 
-    Raises:
-        UserError: label errors are requested, but cannot be detected.
+    Raises UserError if label errors are requested, but cannot be detected.
     """
     rules, samples = findings.settings.rules, findings.samples
     why: dict[int, str] = {}

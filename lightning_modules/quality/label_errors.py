@@ -77,8 +77,7 @@ def find_label_errors(
     Args:
         groups: [N], equal for near duplicates, which are kept in one fold: copies would confirm each other.
 
-    Raises:
-        UserError: there are no classes, or fewer than two have a sample for each fold.
+    Raises UserError if there are no classes, or fewer than two have a sample for each fold.
     """
     if samples.num_classes is None:
         raise UserError("label errors: the targets are not classes")

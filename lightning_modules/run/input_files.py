@@ -13,8 +13,8 @@ from torch import Tensor
 from lightning_modules.config.errors import UserError
 from lightning_modules.data.class_folders import reason_to_skip, warn_of_skipped
 from lightning_modules.data.files import read_npy
-from lightning_modules.data.image_file import SUFFIXES as IMAGES
-from lightning_modules.data.image_file import Background, read_image
+from lightning_modules.data.image_folder import SUFFIXES as IMAGES
+from lightning_modules.data.image_folder import Background, read_image
 from lightning_modules.data.table_file import has_header, read_columns, read_table, to_numbers
 from lightning_modules.data.table_input import TableInput, to_samples
 from lightning_modules.data.text_encoding import read_texts

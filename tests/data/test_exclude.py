@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lightning_modules.config.errors import UserError
-from lightning_modules.data.exclude import drop_excluded
+from lightning_modules.data.split import drop_excluded
 from lightning_modules.zoo.data.image_datasets import Digits
 
 

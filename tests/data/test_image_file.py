@@ -8,8 +8,7 @@ import pytest
 from PIL import Image
 
 from lightning_modules.config.errors import UserError
-from lightning_modules.data.image_file import Background, background_color, read_image
-from lightning_modules.data.image_folder import ImageFolder, decode
+from lightning_modules.data.image_folder import Background, ImageFolder, background_color, decode, read_image
 from lightning_modules.run.input_files import InputSpec, read_samples
 
 RNG = np.random.RandomState(0)

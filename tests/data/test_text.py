@@ -10,8 +10,17 @@ from text_datasets import Handwritten
 
 from lightning_modules.config.errors import UserError
 from lightning_modules.data.preprocess import preprocess_spec
-from lightning_modules.data.text.tokenizers import kim2014, load_tokenizer, whitespace, words
-from lightning_modules.data.text.vocabulary import Vocabulary, build_word_ids, decode, encode, fit_vocabulary_ids
+from lightning_modules.data.text.vocabulary import (
+    Vocabulary,
+    build_word_ids,
+    decode,
+    encode,
+    fit_vocabulary_ids,
+    kim2014,
+    load_tokenizer,
+    whitespace,
+    words,
+)
 
 TEXTS = ["a b c", "b b ???", "", "c ${d} e f g", "a"]
 

@@ -35,8 +35,7 @@ class NegativeSampling(nn.Module):
     def prepare(self, data: InMemoryData) -> None:
         """Read the training interactions.
 
-        Raises:
-            UserError: the data are not pairs of users and items, or no item is left to draw for a user.
+        Raises UserError if the data are not pairs of users and items, or no item is left to draw for a user.
         """
         if not hasattr(data, "known") or tuple(data.input_shape) != (2,):
             raise UserError(

@@ -54,8 +54,7 @@ class SynonymTransform(TextTransform):
     def prepare(self, data: TextData) -> None:
         """Build the table of synonyms by word id.
 
-        Raises:
-            UserError: the source is missing, or has no synonym for any word of the training part.
+        Raises UserError if the source is missing, or has no synonym for any word of the training part.
         """
         from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 

@@ -16,13 +16,15 @@ from lightning_modules.data.files import data_root
 from lightning_modules.data.fingerprint import tensor_digest
 from lightning_modules.data.in_memory import InMemoryData, RawDataset
 from lightning_modules.data.preprocess import SampleSource
-from lightning_modules.data.text.tokenizers import check_tokenizer, is_pretrained, load_tokenizer
 from lightning_modules.data.text.vocabulary import (
     Vocabulary,
     build_word_ids,
+    check_tokenizer,
     decode,
     encode,
     fit_vocabulary_ids,
+    is_pretrained,
+    load_tokenizer,
     pretrained_ids,
 )
 
@@ -68,10 +70,8 @@ class TextData(InMemoryData):
     ) -> None:
         check_tokenizer(tokenizer)
         self.root = data_root(root)
-        self.tokenizer = tokenizer
-        self.max_length = max_length
-        self.min_count, self.max_words = min_count, max_words
-        self.download = download
+        self.tokenizer, self.download = tokenizer, download
+        self.max_length, self.min_count, self.max_words = max_length, min_count, max_words
         self.words: list[str] = []
         self.num_truncated_texts = 0
         super().__init__(**settings)
@@ -92,22 +92,13 @@ class TextData(InMemoryData):
         self.num_truncated_texts = sum(len(text) > length for part in parts for text in part)
         if self.num_truncated_texts:
             total = sum(len(part) for part in parts)
-            warnings.warn(
-                f"data.max_length={length} truncates {self.num_truncated_texts} of {total} texts; the longest has {longest} "
-                "words",
-                stacklevel=2,
-            )
+            cut_texts = f"data.max_length={length} truncates {self.num_truncated_texts} of {total} texts"
+            warnings.warn(f"{cut_texts}; the longest has {longest} words", stacklevel=2)
         x, *rest = (encode(part, ids, length) for part in parts)
         test = (rest[0], given.test.y) if given.test is not None else None
-        return RawDataset(
-            x, given.y, test=test, class_names=given.class_names, val=given.val, content=self._digest(x, given.y, test)
-        )
-
-    def _digest(self, x: Tensor, y: Tensor, test: tuple[Tensor, Tensor] | None) -> str:
-        """Return the sha256 of words and ids."""
-        digest = hashlib.sha256("\0".join(self.words).encode())
-        digest.update(tensor_digest(x, y, *(test or ())).encode())
-        return digest.hexdigest()
+        content = "\0".join(self.words) + tensor_digest(x, given.y, *(test or ()))
+        digest = hashlib.sha256(content.encode()).hexdigest()
+        return RawDataset(x, given.y, test=test, class_names=given.class_names, val=given.val, content=digest)
 
     def build_preprocess(self, x: SampleSource, train: Tensor) -> nn.Module:
         """Map to the vocabulary of the training part, or to the ids of a pretrained tokenizer."""

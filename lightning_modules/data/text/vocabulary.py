@@ -1,15 +1,70 @@
-"""Word ids of a corpus (lossless), and the vocabulary of a model: the words of the training part."""
+"""Tokenizers, word ids of a corpus (lossless), and the vocabulary of a model: the words of the training part."""
 
 import json
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.data.text.tokenizers import is_pretrained, load_tokenizer
+from lightning_modules.config.errors import UserError, suggest
 from lightning_modules.model.hf_text_classifier import pretrained_tokenizer
+
+Tokenizer = Callable[[str], list[str]]
+
+_WORD_OR_PUNCTUATION = re.compile(r"'(?:s|t|m|d|re|ve|ll|em)\b|\w+(?:['’]\w+)*|[^\w\s]")
+_DROPPED_CHARACTERS = re.compile(r"[^A-Za-z0-9(),!?'`]")
+_CONTRACTION = re.compile(r"(?=n't|'s|'ve|'re|'d|'ll)")
+_PUNCTUATION = re.compile(r"([(),!?])")
+
+
+def words(text: str) -> list[str]:
+    """Return lower-case words (inner apostrophes are kept) and punctuation marks."""
+    return _WORD_OR_PUNCTUATION.findall(text.lower())
+
+
+def kim2014(text: str) -> list[str]:
+    """Return lower-case words, cleaned as in Kim 2014: letters, digits and ``(),!?'`` are kept.
+
+    Contractions such as 's and n't and the marks ``(),!?`` are separate words. Full stops are dropped, and with them
+    the ends of most sentences.
+    """
+    parted = _CONTRACTION.sub(" ", _DROPPED_CHARACTERS.sub(" ", text))
+    return _PUNCTUATION.sub(r" \1 ", parted).lower().split()
+
+
+def whitespace(text: str) -> list[str]:
+    """Return the text split at white space."""
+    return text.split()
+
+
+TOKENIZERS: dict[str, Tokenizer] = {"words": words, "kim": kim2014, "spaces": whitespace}
+
+
+def is_pretrained(name: str) -> bool:
+    """Return whether `name` is a folder or a Hugging Face name, rather than one of `TOKENIZERS`."""
+    return name not in TOKENIZERS and ("/" in name or Path(name).expanduser().is_dir())
+
+
+def check_tokenizer(name: str) -> None:
+    """Raise UserError if there is no tokenizer of that name."""
+    if name not in TOKENIZERS and not is_pretrained(name):
+        raise UserError(f"data.tokenizer={name}: {suggest(name, TOKENIZERS)} (or a Hugging Face tokenizer)")
+
+
+def load_tokenizer(name: str, download: bool = False) -> Tokenizer:
+    """Return the tokenizer `name`, or that of a pretrained tokenizer (without special tokens).
+
+    Raises UserError if there is no tokenizer of that name, or it is not available locally.
+    """
+    check_tokenizer(name)
+    if name in TOKENIZERS:
+        return TOKENIZERS[name]
+    pretrained = pretrained_tokenizer(name, download)
+    return lambda text: [str(piece) for piece in pretrained.tokenize(text)]
 
 
 def build_word_ids(texts: Iterable[Sequence[str]]) -> dict[str, int]:
@@ -26,8 +81,7 @@ def encode(texts: Sequence[Sequence[str]], ids: dict[str, int], length: int) -> 
     rows = np.zeros((len(texts), length), np.int32)
     unknown = len(ids) + 1
     for row, text in zip(rows, texts, strict=True):
-        found = [ids.get(word, unknown) for word in text[:length]]
-        row[: len(found)] = found
+        row[: len(text)] = [ids.get(word, unknown) for word in text[:length]]
     return torch.from_numpy(rows)
 
 
@@ -74,8 +128,7 @@ class Vocabulary(nn.Module):
 
     def encode(self, texts: Sequence[str]) -> Tensor:
         """Return raw samples int32 [N, L] of new texts; words that are not in the corpus get the last id."""
-        cut = load_tokenizer(self.tokenizer)
-        ids = {word: i for i, word in enumerate(self.words, start=1)}
+        cut, ids = load_tokenizer(self.tokenizer), {word: i for i, word in enumerate(self.words, start=1)}
         return encode([cut(text) for text in texts], ids, self.length)
 
     def recipe(self) -> dict[str, Any]:

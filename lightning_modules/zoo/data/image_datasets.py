@@ -122,11 +122,7 @@ class MNIST(DownloadableImages):
         super().__init__(mean=mean, std=std, **settings)
 
     def load(self) -> RawDataset:
-        """Find and read the four files.
-
-        Raises:
-            UserError: the files are missing, damaged or inconsistent.
-        """
+        """Find and read the four files. Raises UserError if the files are missing, damaged or inconsistent."""
         files = self.files()
         images, labels, test_images, test_labels = (read_idx(file) for file in files)
         for (x, y), pair in (((images, labels), files[:2]), ((test_images, test_labels), files[2:])):
@@ -209,8 +205,7 @@ class CIFAR10(DownloadableImages):
     def load(self) -> RawDataset:
         """Find and read the files.
 
-        Raises:
-            UserError: the files are missing or damaged, or contain anything but NumPy arrays.
+        Raises UserError if the files are missing or damaged, or contain anything but NumPy arrays.
         """
         files = self.files()
         read = self._read_binary if files[0].suffix == ".bin" else self._read_python

@@ -33,11 +33,7 @@ class MovieLens(InMemoryData):
         super().__init__(**settings)
 
     def load(self) -> RawDataset:
-        """Find and read the file.
-
-        Raises:
-            UserError: the file is missing or damaged.
-        """
+        """Find and read the file. Raises UserError if the file is missing or damaged."""
         path = self._find()
         users, items, ratings, times = _read(path).T
         self.user_ids, user = np.unique(users.astype(np.int64), return_inverse=True)

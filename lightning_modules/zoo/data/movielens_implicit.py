@@ -60,8 +60,7 @@ class MovieLensImplicit(MovieLens):
     def load(self) -> RawDataset:
         """Read the file, drop low ratings, sort by user and time, and assign the parts.
 
-        Raises:
-            UserError: the file is missing or damaged, or no rating is high enough.
+        Raises UserError if the file is missing or damaged, or no rating is high enough.
         """
         raw = super().load()
         pairs = torch.as_tensor(raw.x)

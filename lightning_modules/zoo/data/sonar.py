@@ -32,8 +32,7 @@ class Sonar(InMemoryData):
     def load(self) -> RawDataset:
         """Find and read the file.
 
-        Raises:
-            UserError: the file is missing or damaged, or the package that reads it is not installed.
+        Raises UserError if the file is missing or damaged, or the package that reads it is not installed.
         """
         path = self._find()
         x, labels = _read_rda(path) if path.suffix == ".rda" else _read_csv(path)

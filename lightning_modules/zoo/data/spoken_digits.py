@@ -50,8 +50,7 @@ class SpokenDigits(AudioData):
     def load(self) -> RawDataset:
         """Find and read the files.
 
-        Raises:
-            UserError: the files are missing or damaged, or there is no speaker `held_out`.
+        Raises UserError if the files are missing or damaged, or there is no speaker `held_out`.
         """
         files, digits, speakers, indices = self._list()
         self.cut = 0

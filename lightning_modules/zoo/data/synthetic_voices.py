@@ -44,8 +44,7 @@ def synthesize_voices(voices: int, words: Sequence[str], sample_rate: int, cache
 
     Results are cached in the folder `cache` by the version of the package.
 
-    Raises:
-        UserError: the package is not installed, or its library does not work on this system.
+    Raises UserError if the package is not installed, or its library does not work on this system.
     """
     said = f"{_version()} {list(words)} {sample_rate} {voices} {ACCENTS} {sorted(EXCLUDED_VARIANTS)} {PEAK} {SILENCE_LEVEL}"
     file = cache / f"voices-{hashlib.sha256(said.encode()).hexdigest()[:16]}.npz"

