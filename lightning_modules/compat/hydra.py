@@ -1,7 +1,6 @@
 """What we need of Hydra beyond its public interface."""
 
 import importlib
-import os
 import sys
 import types
 from argparse import ArgumentParser
@@ -9,7 +8,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hydra._internal.callbacks import Callbacks
     from hydra.plugins.plugin import Plugin
 
 DEFAULTS_LIST_MODULE = "hydra._internal.defaults_list"  # in a traceback: the error arose while groups were composed
@@ -20,13 +18,6 @@ def args_parser() -> ArgumentParser:
     from hydra._internal.utils import get_args_parser
 
     return get_args_parser()
-
-
-def no_callbacks() -> "Callbacks":
-    """An empty set of callbacks: a HydraContext needs one, and only Hydra's main function makes it."""
-    from hydra._internal.callbacks import Callbacks
-
-    return Callbacks()
 
 
 def convert_value(value: Any) -> Any:
@@ -50,13 +41,3 @@ def register_plugins(name: str, module: types.ModuleType, plugins: "Sequence[typ
     for plugin in plugins:
         plugin.__module__ = f"hydra_plugins.{name}"
         Plugins.instance().register(plugin)
-
-
-def wants_traceback() -> bool:
-    """Whether the user has asked Hydra for full tracebacks."""
-    return os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
-
-
-def raise_errors() -> None:
-    """Have `hydra.main` raise where it would print its own message and exit: we make the message."""
-    os.environ["HYDRA_FULL_ERROR"] = "1"

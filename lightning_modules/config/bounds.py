@@ -21,8 +21,6 @@ from lightning_modules.config.signature import describe_type, hints_of, matches_
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_HOLDS: dict[type, Callable[[Any, Any], bool]] = {Ge: operator.ge, Gt: operator.gt, Le: operator.le, Lt: operator.lt}
-_LIMIT = {Ge: "ge", Gt: "gt", Le: "le", Lt: "lt"}
 _ONE_SIDED = {Ge: "{} or more", Gt: "more than {}", Le: "at most {}", Lt: "less than {}"}
 
 Fraction = Annotated[float, Ge(0), Le(1)]
@@ -53,8 +51,9 @@ def out_of_bounds(value: Any, hint: Any) -> str | None:
 def _violated(value: Any, bounds: Sequence[BaseMetadata]) -> str | None:
     if not isinstance(value, int | float) or isinstance(value, bool):
         return None  # another type: `matches_type` reports it
-    limits = {type(bound): getattr(bound, _LIMIT[type(bound)]) for bound in bounds if type(bound) in _HOLDS}
-    if all(_HOLDS[kind](value, limit) for kind, limit in limits.items()):
+    names = {kind: kind.__name__.lower() for kind in _ONE_SIDED}  # of the attribute and of the operator
+    limits = {type(bound): getattr(bound, names[type(bound)]) for bound in bounds if type(bound) in names}
+    if all(getattr(operator, names[kind])(value, limit) for kind, limit in limits.items()):
         return None
     if len(limits) == 1:
         ((kind, limit),) = limits.items()

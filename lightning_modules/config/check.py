@@ -1,11 +1,15 @@
-"""Check a composed config against the signatures of its components, and report all mistakes together."""
+"""Check a composed config against the signatures of its components, and report all mistakes together.
 
-from typing import Any, Literal
+Longer than most: rules, and a function for each kind of mistake.
+"""
 
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lightning_modules.config.bounds import out_of_bounds
+from lightning_modules.config.bounds import Count, NonNegative, out_of_bounds
 from lightning_modules.config.command_line import GROUPS
 from lightning_modules.config.errors import UserError, suggest
 from lightning_modules.config.metric_direction import check_direction, higher_is_better
@@ -27,42 +31,35 @@ INJECTED_ARGS: dict[str, set[str]] = {
 RUN_KEYS = {"task": {"monitor"}}
 RUNTIME_ARGS = {"model": ("input_shape", "num_outputs")}  # always passed, so the callable must accept them
 REQUIRED = ("data", "model", "task", "task.loss", "optimizer", "trainer")  # each with a `_target_`
-# Values outside components: the type, and the smallest value that makes sense.
-SCALAR_RULES: dict[str, tuple[Any, float | None]] = {
-    "seed": (int, 0),
-    "name": (str | int | float | None, None),
-    "resume.run": (str | int | None, None),
-    "resume.allow": (list[str], None),
-    "init_from": (str | int | None, None),
-    "decay_norms_and_biases": (bool, None),
-    "steps_per_call": (int | Literal["auto"], 1),
-    "compile": (bool, None),
-    "channels_last": (bool, None),
-    "cuda_graphs": (bool, None),
-    "matmul_precision": (Literal["highest", "high", "medium"] | None, None),
-    "cpu_threads": (int | None, 1),
-    "trainer.accumulate_grad_batches": (int, 1),
-    "tracking.enabled": (bool, None),
-    "tracking.uri": (str | None, None),
-    "tracking.experiment": (str, None),
-    "tracking.flush_points": (int, 1),
-    "tracking.flush_seconds": (float, 0),
-    "tracking.system_metrics_s": (float | None, 0),
-    "tracking.pictures": (bool, None),
-    "tracking.min_free_mb": (float, 0),
-    "task.monitor.metric": (str, None),
-    "task.monitor.mode": (Literal["min", "max"] | None, None),
+# Values outside components, with their types and bounds.
+SCALAR_RULES: dict[str, Any] = {
+    "seed": Annotated[int, Ge(0)],
+    "name": str | int | float | None,
+    "resume.run": str | int | None,
+    "resume.allow": list[str],
+    "init_from": str | int | None,
+    "decay_norms_and_biases": bool,
+    "steps_per_call": Count | Literal["auto"],
+    "compile": bool,
+    "channels_last": bool,
+    "cuda_graphs": bool,
+    "matmul_precision": Literal["highest", "high", "medium"] | None,
+    "cpu_threads": Count | None,
+    "trainer.accumulate_grad_batches": Count,
+    "tracking.enabled": bool,
+    "tracking.uri": str | None,
+    "tracking.experiment": str,
+    "tracking.flush_points": Count,
+    "tracking.flush_seconds": NonNegative,
+    "tracking.system_metrics_s": NonNegative | None,
+    "tracking.pictures": bool,
+    "tracking.min_free_mb": NonNegative,
+    "task.monitor.metric": str,
+    "task.monitor.mode": Literal["min", "max"] | None,
 }
 TOP_LEVEL_KEYS = {
-    *GROUPS,
-    *(key for key in SCALAR_RULES if "." not in key),
-    "resume",
-    "search",
-    "sweep",
-    "claim",
-    "choices",
-    "overrides",
-}
+    *GROUPS, *(key for key in SCALAR_RULES if "." not in key), "resume", "search", "sweep", "claim", "choices", "overrides",
+}  # fmt: skip
 _HYDRA_KEYS = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
 
 
@@ -76,9 +73,8 @@ def check_config(cfg: DictConfig) -> None:
     mistakes += _interpolation_errors(cfg, "")
     if not mistakes:  # the following checks read every value
         mistakes += _scalar_mistakes(cfg) + _missing_groups(cfg)
-        if isinstance(monitor := OmegaConf.select(cfg, "task.monitor"), DictConfig) and {"metric", "mode"} <= set(
-            monitor
-        ):
+        monitor = OmegaConf.select(cfg, "task.monitor")
+        if isinstance(monitor, DictConfig) and {"metric", "mode"} <= set(monitor):
             mistakes += _check_monitor_mode("task.monitor", monitor.metric, monitor.mode)
         for path, node in components(cfg, ""):
             mistakes += _node_mistakes(path, node)
@@ -121,19 +117,23 @@ def _scalar_mistakes(cfg: DictConfig) -> list[str]:
             for key in (given if isinstance(given, DictConfig) else ())
             if str(key) not in names
         ]
-    for path, (kind, least) in SCALAR_RULES.items():
+    for path, hint in SCALAR_RULES.items():
         parent, _, leaf = path.rpartition(".")
         node = OmegaConf.select(cfg, parent) if parent else cfg
         if not isinstance(node, DictConfig) or leaf not in node:
             continue
-        value = node[leaf]
-        if not matches_type(value, kind):
-            mistakes.append(f"{path}={_raw_node(node, leaf)}: expected {describe_type(kind)}")
-        elif isinstance(value, str) and not value.strip():
-            mistakes.append(empty_value(path))
-        elif least is not None and isinstance(value, int | float) and value < least:
-            mistakes.append(f"{path}={_raw_node(node, leaf)}: must be at least {least}")
+        empty = isinstance(node[leaf], str) and not node[leaf].strip()
+        mistakes += [empty_value(path)] if empty else _value_mistakes(path, node, leaf, hint)
     return mistakes
+
+
+def _value_mistakes(path: str, node: DictConfig, key: str, hint: Any) -> list[str]:
+    """The mistake in the value at `key`, if it has not the type and the bounds of `hint`."""
+    value = node[key]
+    if not matches_type(value, hint):
+        return [f"{path}={_raw_node(node, key)}: expected {describe_type(hint)}, got {_type_name(value)}"]
+    mistake = out_of_bounds(value, hint)
+    return [f"{path}={_raw_node(node, key)}: {mistake}"] if mistake else []
 
 
 def empty_value(key: str) -> str:
@@ -156,10 +156,11 @@ def _missing_groups(cfg: DictConfig) -> list[str]:
             mistakes.append(f"{path}: required key is missing (it was deleted)")
     if isinstance(cfg.get("tracking"), DictConfig) and "enabled" not in cfg.tracking:
         mistakes.append("tracking.enabled: required key is missing (it was deleted)")
-    for key, node in (cfg.get("callbacks") or {}).items():
-        name = str(key)
-        if node and not (isinstance(node, DictConfig) and node.get("_target_")):
-            mistakes.append(f"callbacks.{name}: '_target_' is missing: give the callback's class")
+    mistakes += [
+        f"callbacks.{name!s}: '_target_' is missing: give the callback's class"
+        for name, node in (cfg.get("callbacks") or {}).items()
+        if node and not (isinstance(node, DictConfig) and node.get("_target_"))
+    ]
     return mistakes
 
 
@@ -190,14 +191,8 @@ def _node_mistakes(path: str, node: DictConfig) -> list[str]:
     ]
     hints = hints_of(function)
     for key in sorted(given & accepts.keys() & hints.keys()):
-        value = node[key]
-        may_be_null = key in supplied or accepts[key].default is None
-        if not (value is None and may_be_null) and not matches_type(value, hints[key]):
-            mistakes.append(
-                f"{path}.{key}={_raw_node(node, key)}: expected {describe_type(hints[key])}, got {_type_name(value)}"
-            )
-        elif mistake := out_of_bounds(value, hints[key]):
-            mistakes.append(f"{path}.{key}={_raw_node(node, key)}: {mistake}")
+        if node[key] is not None or not (key in supplied or accepts[key].default is None):
+            mistakes += _value_mistakes(f"{path}.{key}", node, key, hints[key])
     if {"monitor", "mode"} <= accepts.keys():
         metric = node.get("monitor", accepts["monitor"].default)
         unset = accepts["mode"].default if higher_is_better(str(metric)) is not None else None

@@ -1,4 +1,7 @@
-"""Entry point shared by all verbs: composing configs, one message per mistake (with suggestions), exit codes."""
+"""Entry point shared by all verbs: composing configs, one message per mistake (with suggestions), exit codes.
+
+Longer than most: a function for each kind of mistake on a command line, with its message.
+"""
 
 import contextlib
 import io
@@ -54,11 +57,8 @@ def report_errors() -> Iterator[None]:
         sys.exit(141)
     except Exception as error:
         message = format_error(error)
-        if (
-            message is None
-            or os.environ.get("TOUCHSTONE_TRACEBACK") == "1"
-            or (debugs and not _is_composition_error(error))
-        ):
+        wanted = os.environ.get("TOUCHSTONE_TRACEBACK") == "1" or (debugs and not _is_composition_error(error))
+        if message is None or wanted:
             traceback.print_exc()
         print(message or f"{type(error).__name__}: {error}", file=sys.stderr)
         sys.exit(1)
@@ -71,10 +71,10 @@ def ignore_sigint() -> None:
 
 
 def run_cli(main: Callable[[], Any]) -> None:
-    """Run a verb's `main`; errors and signals become messages and exit codes (see `told`)."""
-    if hydra.wants_traceback():
+    """Run a verb's `main`; errors and signals become messages and exit codes (see `report_errors`)."""
+    if os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0"):
         os.environ["TOUCHSTONE_TRACEBACK"] = "1"
-    hydra.raise_errors()
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # `hydra.main` raises where it would print its own message and exit
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal without UTF-8 must not end a run
             stream.reconfigure(errors="backslashreplace")
@@ -124,8 +124,8 @@ def _yaml_message(error: yaml.MarkedYAMLError) -> str:
     """``FILE:LINE: not valid YAML: what``."""
     mark = error.problem_mark or error.context_mark
     file = Path(mark.name) if mark else Path("config")
-    inside = file.is_relative_to(PROJECT_ROOT) or file.is_relative_to(PROJECT_ROOT / "conf")
-    place = f"{file.relative_to(PROJECT_ROOT) if inside else file}:{mark.line + 1 if mark else 0}"
+    file = file.relative_to(PROJECT_ROOT) if file.is_relative_to(PROJECT_ROOT) else file
+    place = f"{file}:{mark.line + 1 if mark else 0}"
     said = " ".join(part for part in (error.context, error.problem) if part)
     return f"{place}: not valid YAML: {said}"
 
@@ -141,9 +141,7 @@ def _is_composition_error(error: Exception) -> bool:
 def _constructor_message(error: Exception) -> str | None:
     """A component's key and target with its constructor's error; None if the config's values are not the cause."""
     cause: BaseException = error
-    while cause.__cause__ is not None:
-        if isinstance(cause, UserError):
-            break
+    while cause.__cause__ is not None and not isinstance(cause, UserError):
         cause = cause.__cause__
     if isinstance(cause, UserError):
         return str(cause)
@@ -218,17 +216,14 @@ def _missing_option(error: Any) -> str:
     options = {str(option) for option in error.options or ()}
     if not options:
         return f"a defaults list names '{error.missing_cfg_file}', which does not exist"
-    hint = f"{suggest(name, options)}{_all_options(name, options)}"
-    return f"a defaults list names {group}={name}: unknown option of {group}; {hint}"
+    return f"a defaults list names {_unknown_option(group, name, options)}"
 
 
 def _syntax_message(word: str, error: str) -> str:
     if "=" not in word:
         return f"expected KEY=VALUE, e.g. {word}=…"
-    reason = error.splitlines()[0]
-    return (
-        f"cannot parse the value ({reason}); quote values that contain = , : [ or {{, e.g. '{word.split('=')[0]}=\"…\"'"
-    )
+    example = f"'{word.split('=')[0]}=\"…\"'"
+    return f"cannot parse the value ({error.splitlines()[0]}); quote values that contain = , : [ or {{, e.g. {example}"
 
 
 def _misused_prefix(override: Any, word: str, group: str) -> list[str]:
@@ -249,36 +244,21 @@ def _unknown_options(override: Any, folder: Path) -> list[str]:
     else:
         value = override.value()
         chosen = [str(v) for v in value] if isinstance(value, list) else [str(value)]
-    return [
-        f"{folder.name}={name}: unknown option of {folder.name}; {suggest(name, options)}{_all_options(name, options)}"
-        for name in chosen
-        if name not in options
-    ]
+    return [_unknown_option(folder.name, name, options) for name in chosen if name not in options]
 
 
 def options_of(folder: Path) -> set[str]:
     """The options of a group, without the parts in its `base` folder."""
-    options = {str(path.relative_to(folder).with_suffix("")) for path in _yaml_files(folder)}
+    real = folder.resolve()  # a group may be a symbolic link
+    options = {str(path.relative_to(real).with_suffix("")) for path in real.rglob("*.yaml")}
     return {option for option in options if not option.startswith("base/")}
 
 
-def _all_options(name: str, options: set[str]) -> str:
-    """The list of all options, if `nearest` has named only some of them."""
-    return (
-        f" (all: {', '.join(sorted(options))})"
-        if suggest(name, options).startswith("did") and len(options) < 30
-        else ""
-    )
-
-
-def _yaml_files(folder: Path) -> Iterator[Path]:
-    """YAML files below a folder, which may be a symbolic link."""
-    return folder.resolve().rglob("*.yaml") if not folder.is_symlink() else _yaml_files_below_link(folder)
-
-
-def _yaml_files_below_link(folder: Path) -> Iterator[Path]:
-    real = folder.resolve()
-    return (folder / path.relative_to(real) for path in real.rglob("*.yaml"))
+def _unknown_option(group: str, name: str, options: set[str]) -> str:
+    """The message with similar options, and with all of them if they are not too many."""
+    hint = suggest(name, options)
+    whole = f" (all: {', '.join(sorted(options))})" if hint.startswith("did") and len(options) < 30 else ""
+    return f"{group}={name}: unknown option of {group}; {hint}{whole}"
 
 
 def _unknown_key(cfg: Any, key: str) -> str | None:

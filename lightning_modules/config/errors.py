@@ -19,17 +19,15 @@ class UserError(Exception):
         self.step = step
 
 
-def suggest(word: str, options: Iterable[str], limit: int = 3) -> str:
+def suggest(word: str, options: Iterable[str]) -> str:
     """Return ``did you mean 'a' or 'b'?``, or the list of all `options` if none is similar."""
     names = sorted({str(option) for option in options})
-    if hint := did_you_mean(word, names, limit):
-        return hint
-    return "choose one of: " + ", ".join(names) if names else "none available"
+    return did_you_mean(word, names) or ("choose one of: " + ", ".join(names) if names else "none available")
 
 
-def did_you_mean(word: str, options: Iterable[str], limit: int = 3) -> str:
+def did_you_mean(word: str, options: Iterable[str]) -> str:
     """Return ``did you mean 'a' or 'b'?``, or an empty text if none is similar."""
-    close = get_close_matches(word, sorted({str(option) for option in options}), n=limit, cutoff=0.6)
+    close = get_close_matches(word, sorted({str(option) for option in options}), n=3, cutoff=0.6)
     return "did you mean " + " or ".join(f"'{name}'" for name in close) + "?" if close else ""
 
 

@@ -19,9 +19,8 @@ _LOWER_IS_BETTER = (
     "drop"
 )
 _DIRECTIONS = dict.fromkeys(_HIGHER_IS_BETTER.split(), True) | dict.fromkeys(_LOWER_IS_BETTER.split(), False)
-_QUALIFIER = re.compile(
-    r"(_at_\d+|@\d+|_best|_best_val|_best_runtime|_epoch|_step|_mean|_p\d+)$"
-)  # a suffix that keeps the direction
+# a suffix that keeps the direction
+_QUALIFIER = re.compile(r"(_at_\d+|@\d+|_best|_best_val|_best_runtime|_epoch|_step|_mean|_p\d+)$")
 _NEGATION = {"neg", "negative", "minus", "inverse", "non"}
 
 

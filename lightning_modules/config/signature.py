@@ -33,7 +33,9 @@ def locate(target: str) -> Any:
         for depth, part in enumerate(parts[i:], start=i):
             if not hasattr(found, part):
                 names = [n for n in dir(found) if not n.startswith("_")]
-                raise UserError(f"'{'.'.join(parts[:depth])}' has no '{part}'; {_short_suggestion(part, names)}")
+                hint = suggest(part, names)
+                hint = hint if len(hint) < 300 else "see its documentation for the valid names"
+                raise UserError(f"'{'.'.join(parts[:depth])}' has no '{part}'; {hint}")
             found = getattr(found, part)
         return found
     raise UserError(f"no module named '{parts[0]}'")
@@ -105,13 +107,9 @@ def matches_type(value: Any, hint: Any) -> bool:
         return not inspect.isclass(kind) or kind in (type(None), object)
     if isinstance(value, ListConfig | list | tuple):
         return kind not in (int, float, bool, str, type(None))
-    if kind is bool:
-        return isinstance(value, bool)
-    if kind is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    if kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if kind in (str, type(None)):
+    if kind in (int, float):
+        return isinstance(value, int | kind) and not isinstance(value, bool)
+    if kind in (bool, str, type(None)):
         return isinstance(value, kind)
     if kind in (list, tuple, dict):
         return False
@@ -121,11 +119,6 @@ def matches_type(value: Any, hint: Any) -> bool:
         return isinstance(value, str)
     name = getattr(kind, "__name__", "")
     return not (name in ("Tensor", "Sequence", "Mapping", "Iterable") and isinstance(value, str | int | float | bool))
-
-
-def _short_suggestion(word: str, names: list[str]) -> str:
-    said = suggest(word, names)
-    return said if len(said) < 300 else "see its documentation for the valid names"
 
 
 def describe_type(hint: Any) -> str:

@@ -67,21 +67,14 @@ def is_component(found: Any) -> bool:
         or not _within(home, (*COMPONENT_MODULES, *LIBRARIES))
     ):
         return False
-    if home.startswith("transformers.") and not _takes_a_checked_config(found):
-        return False
-    registered = tuple(factory for factory in _REGISTERED if inspect.isclass(factory))
-    return issubclass(found, (*component_bases(), *registered)) and not _holds_code(found)
-
-
-def _takes_a_checked_config(found: type) -> bool:
-    """Whether it is a whole model or an optimizer. Parts of models load whatever file a mapping as config names."""
-    return any(base.__name__ in ("PreTrainedModel", "Optimizer") for base in found.__mro__)
-
-
-def _holds_code(found: type) -> bool:
     import torch
 
-    return issubclass(found, (torch.fx.GraphModule, torch.jit.ScriptModule))
+    whole = any(base.__name__ in ("PreTrainedModel", "Optimizer") for base in found.__mro__)
+    if home.startswith("transformers.") and not whole:
+        return False  # parts of models load whatever file a mapping as config names
+    registered = tuple(factory for factory in _REGISTERED if inspect.isclass(factory))
+    holds_code = issubclass(found, (torch.fx.GraphModule, torch.jit.ScriptModule))
+    return issubclass(found, (*component_bases(), *registered)) and not holds_code
 
 
 def _trusted_packages() -> tuple[str, ...]:

@@ -11,7 +11,8 @@ from lightning_modules.config.flatten import flatten
 from lightning_modules.config.project import PROJECT_ROOT
 from lightning_modules.config.signals import defer_signals
 from lightning_modules.quality.findings import Findings
-from lightning_modules.tracking.provenance import command_line, git_state, mask_secrets
+from lightning_modules.tracking.provenance import command_line, git_state
+from lightning_modules.tracking.secrets import mask_secrets
 from lightning_modules.tracking.store import Store
 from lightning_modules.tracking.tags import COMMAND_TAG, DATA_FINGERPRINT_TAG, GIT_COMMIT_TAG, GIT_DIRTY_TAG, KIND_TAG
 

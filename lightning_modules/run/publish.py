@@ -11,8 +11,8 @@ from lightning_modules.report.figures import learning_curves
 from lightning_modules.report.sample_figures import SampleGrid, draw_samples
 from lightning_modules.report.tables import markdown_table, open_console, terminal_table
 from lightning_modules.run.serve import write_pyfunc
-from lightning_modules.tracking.provenance import mask_secrets
 from lightning_modules.tracking.record import Record
+from lightning_modules.tracking.secrets import mask_secrets
 
 _CURVE_POINTS = 5000
 _NUM_SAMPLES, _NUM_DRAWS = 8, 4  # columns and rows of the figure of augmented samples

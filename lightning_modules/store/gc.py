@@ -84,8 +84,7 @@ def gc(store: Store, dry_run: bool = False) -> int:
     Returns:
         The bytes freed (or to be freed).
 
-    Raises:
-        UserError: some files could not be deleted.
+    Raises UserError if some files could not be deleted.
     """
     if store.uri.startswith(("http", "databricks")):
         deleters = [SafeDeleter(PROJECT_ROOT / "mlruns" / "work", dry_run)]

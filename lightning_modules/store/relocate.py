@@ -42,16 +42,13 @@ def relocate(store: Store, old: Path | None = None, dry_run: bool = False) -> in
     Returns:
         The number of rewritten URIs; 0 if all are correct.
 
-    Raises:
-        UserError: the store is a server, or the artifacts are not in its folder.
+    Raises UserError if the store is a server, or the artifacts are not in its folder.
     """
     if not store.is_local:
-        raise UserError(
-            f"relocate repairs a SQLite store; {store.uri.split('@')[-1]} is a server, which needs no relocation"
-        )
-    database = store.path
-    folder = database.parent
-    with closing(sqlite3.connect(database, timeout=LOCK_SECONDS, isolation_level=None)) as connection:
+        server = store.uri.split("@")[-1]
+        raise UserError(f"relocate repairs a SQLite store; {server} is a server, which needs no relocation")
+    folder = store.folder
+    with closing(sqlite3.connect(store.path, timeout=LOCK_SECONDS, isolation_level=None)) as connection:
         connection.execute("BEGIN IMMEDIATE")
         uris = [uri for uri in _artifact_uris(connection) if not _is_within(uri.path, folder)]
         moves = {old.absolute(): _new_root(old.absolute(), folder, uris)} if old else _infer_moves(folder, uris)
@@ -78,22 +75,16 @@ def _infer_moves(folder: Path, uris: Iterable[ArtifactUri]) -> dict[Path, Path]:
     """Old folder -> the store's folder, from URIs without a target whose last part exists in the store's folder."""
     lost = [uri for uri in uris if not uri.path.exists()]
     found = {old_root: folder for uri in lost if (old_root := _old_root(uri.path, folder))}
-    gone = [
-        a for a in lost if not _artifact_root(a.path).exists()
-    ]  # in an intact store, a run may simply have no files
-    left = [
-        a for a in gone if a.table != "experiments" and not any(a.path.is_relative_to(old_root) for old_root in found)
-    ]
+    gone = [uri for uri in lost if not _artifact_root(uri.path).exists()]  # else the run may simply have no files
+    left = [uri for uri in gone if uri.table != "experiments" and not _move_for(uri, found)]
     if left and not found:
         raise UserError(
             f"{len(gone)} artifact URIs have no target, e.g. {left[0].path}, and {folder} contains nothing of that "
             "name either: put the old folder `artifacts` beside the database, or give the old folder with from=…"
         )
-    for empty in (
-        a.path for a in gone if a.path.parent.name == "artifacts"
-    ):  # of an experiment that stored nothing yet
-        if not any(uri.path.is_relative_to(empty) for uri in left):
-            found[empty.parents[1]] = folder
+    for uri in gone:  # of an experiment that stored nothing yet
+        if uri.path.parent.name == "artifacts" and not any(other.path.is_relative_to(uri.path) for other in left):
+            found[uri.path.parents[1]] = folder
     return found
 
 
@@ -115,9 +106,7 @@ def _new_root(old: Path, folder: Path, uris: list[ArtifactUri]) -> Path:
     """The folder that replaces `old`: the store's folder or the first parent that contains artifacts of the old URIs."""
     rests = [uri.path.relative_to(old) for uri in uris if uri.path.is_relative_to(old)]
     if not rests and uris:
-        raise UserError(
-            f"from={old}: no artifact URI begins with it; an example of those in the store: {uris[-1].path}"
-        )
+        raise UserError(f"from={old}: no artifact URI begins with it; the store has for example {uris[-1].path}")
     for new in (folder, *folder.parents):
         if not rests or any(new.joinpath(rest).exists() for rest in rests):
             return new
@@ -149,8 +138,7 @@ def _report(
     if gone:
         print(f"{len(gone)} artifact URIs have no target and were left unchanged, e.g. {gone[0].path}")
     for old_root in sorted({p for a in left if a.path.exists() and (p := _old_root(a.path, folder))}):
-        print(
-            f"{old_root} still exists with the content of {folder}; from={old_root} makes this store use its own copy"
-        )
+        same = f"{old_root} still exists with the content of {folder}"
+        print(f"{same}; from={old_root} makes this store use its own copy")
     if not changes:
         print("all artifact URIs are correct; nothing to do" if not left else "nothing was rewritten")

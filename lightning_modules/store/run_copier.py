@@ -1,4 +1,4 @@
-"""Copy a run and its models to another store, under new ids."""
+"""Copy runs to another store, each as one copy: config, metrics, files, models, and links between runs with their new ids."""
 
 import hashlib
 import json
@@ -12,13 +12,12 @@ from lightning_modules.compat.mlflow import latest_metrics
 from lightning_modules.config.errors import UserError
 from lightning_modules.tracking.artifacts import local_folder
 from lightning_modules.tracking.outbox import MAX_BATCH
-from lightning_modules.tracking.provenance import mask_secrets
+from lightning_modules.tracking.secrets import mask_secrets
 from lightning_modules.tracking.sqlite_metrics import log_metrics_fast
 from lightning_modules.tracking.store import Store
 from lightning_modules.tracking.tags import PARENT_RUN_TAG, SYNCED_FROM_TAG, SYNCED_STATE_TAG
 
 _ID = re.compile(r"\b(?:m-)?[0-9a-f]{32}\b")
-_PER_CALL = 100  # params or tags in one call
 _VIEW_ALL = 3  # MLflow's ViewType.ALL
 
 
@@ -31,43 +30,38 @@ class RunCopier:
 
     def __init__(self, source: Store, target: Store) -> None:
         self._from, self._to, self._target = source.client, target.client, target
-        self._spaces: dict[str, str] = {}  # experiment here -> there
+        self._experiments: dict[str, str] = {}  # experiment here -> there
         self._ids: dict[str, str] = {}  # run or model here -> there
-        self._twins: dict[str, Any] = {}
+        self._copies: dict[str, Any] = {}
         self.made = 0
-        for twin in self._known():
-            origin = twin.data.tags[SYNCED_FROM_TAG]
-            if origin not in self._twins:
-                self._twins[origin], self._ids[origin] = twin, twin.info.run_id
-            elif twin.info.lifecycle_stage == "active":  # MLflow repeated a request whose response was lost
-                self._to.delete_run(twin.info.run_id)
-
-    def _known(self) -> list[Any]:
-        """Existing copies, active and complete ones first."""
-        spaces = [space.experiment_id for space in self._to.search_experiments()]
-        found = all_runs(self._to, spaces, f"tags.`{SYNCED_FROM_TAG}` != ''", _VIEW_ALL)
-        return sorted(
-            found, key=lambda twin: (twin.info.lifecycle_stage != "active", SYNCED_STATE_TAG not in twin.data.tags)
-        )
+        known = target.search_runs(f"tags.`{SYNCED_FROM_TAG}` != ''", view=_VIEW_ALL)
+        for copy in sorted(known, key=_incomplete):
+            origin = copy.data.tags[SYNCED_FROM_TAG]
+            if origin not in self._copies:
+                self._copies[origin], self._ids[origin] = copy, copy.info.run_id
+            elif copy.info.lifecycle_stage == "active":  # MLflow repeated a request whose response was lost
+                self._to.delete_run(copy.info.run_id)
 
     def open(self, run: Any) -> Any:
         """The copy of a run, created if necessary; None if it was deleted there."""
-        origin, tags = run.info.run_id, run.data.tags
-        if origin not in self._twins:
+        origin = run.info.run_id
+        if origin not in self._copies:
             if not self.made:
                 self._refuse_itself(origin)
-            first = {key: self._translated(tags[key]) for key in (PARENT_RUN_TAG, "mlflow.user") if key in tags}
-            twin = self._to.create_run(
-                self._space(run), run.info.start_time, {**first, SYNCED_FROM_TAG: origin}, run.info.run_name
-            )
-            self._twins[origin], self._ids[origin] = twin, twin.info.run_id
+            tags = {key: self._translated(run.data.tags.get(key, "")) for key in (PARENT_RUN_TAG, "mlflow.user")}
+            tags = {key: value for key, value in tags.items() if value} | {SYNCED_FROM_TAG: origin}
+            here = run.info.experiment_id
+            if here not in self._experiments:
+                self._experiments[here] = self._target.experiment(self._from.get_experiment(here).name)
+            copy = self._to.create_run(self._experiments[here], run.info.start_time, tags, run.info.run_name)
+            self._copies[origin], self._ids[origin] = copy, copy.info.run_id
             self.made += 1
-        twin = self._twins[origin]
-        if twin.info.lifecycle_stage != "active":
+        copy = self._copies[origin]
+        if copy.info.lifecycle_stage != "active":
             return None
         for model in self._models(run):
-            self._ids[model.model_id] = self._twin_of_model(model, twin)
-        return twin
+            self._ids[model.model_id] = self._copy_of_model(model, copy)
+        return copy
 
     def _refuse_itself(self, run_id: str) -> None:
         from mlflow.exceptions import MlflowException
@@ -78,22 +72,16 @@ class RunCopier:
             return
         raise UserError(f"{mask_secrets(self._target.uri)} serves this same store; nothing to sync")
 
-    def _space(self, run: Any) -> str:
-        here = run.info.experiment_id
-        if here not in self._spaces:
-            self._spaces[here] = self._target.experiment(self._from.get_experiment(here).name)
-        return self._spaces[here]
-
     def _models(self, run: Any) -> Any:
         return self._from.search_logged_models([run.info.experiment_id], f"source_run_id = '{run.info.run_id}'")
 
-    def _twin_of_model(self, model: Any, twin: Any) -> str:
-        space, run_id = twin.info.experiment_id, twin.info.run_id
-        for known in self._to.search_logged_models([space], f"source_run_id = '{run_id}'"):
+    def _copy_of_model(self, model: Any, copy: Any) -> str:
+        experiment, run_id = copy.info.experiment_id, copy.info.run_id
+        for known in self._to.search_logged_models([experiment], f"source_run_id = '{run_id}'"):
             if known.tags.get(SYNCED_FROM_TAG) == model.model_id:
                 return str(known.model_id)
         tags = {**model.tags, SYNCED_FROM_TAG: model.model_id}
-        made = self._to.create_logged_model(space, model.name, run_id, tags, model.params, model.model_type)
+        made = self._to.create_logged_model(experiment, model.name, run_id, tags, model.params, model.model_type)
         return str(made.model_id)
 
     def _translated(self, text: str) -> str:
@@ -101,20 +89,19 @@ class RunCopier:
         return _ID.sub(lambda found: self._ids.get(found[0], found[0]), text)
 
     # --- content of a run --------------------------------------------------------------------------------------
-    def fill(self, run: Any, twin: Any) -> str:
+    def fill(self, run: Any, copy: Any) -> str:
         """Copy everything of the run, unless the copy is up to date; return a description of what was done."""
-        run, models, run_id = self._from.get_run(run.info.run_id), self._models(run), twin.info.run_id
+        run, models, run_id = self._from.get_run(run.info.run_id), self._models(run), copy.info.run_id
         folders = [local_folder(uri) for uri in (run.info.artifact_uri, *(m.artifact_location for m in models))]
         state = _state(run, folders)
-        if twin.data.tags.get(SYNCED_STATE_TAG) == state:
+        if copy.data.tags.get(SYNCED_STATE_TAG) == state:
             return "already up to date"
         count = self._send_numbers(run, models, run_id)
-        self._send_inputs(run, run_id)
         if folders[0] is not None and folders[0].is_dir():
             self._to.log_artifacts(run_id, str(folders[0]))
         for model, folder in zip(models, folders[1:], strict=True):
             self._send_model(model, folder)
-        self._send_outputs(run, run_id)
+        self._send_links(run, run_id)
         if run.info.status in ("FINISHED", "FAILED", "KILLED"):
             self._to.set_terminated(run_id, run.info.status, run.info.end_time)
         else:
@@ -127,10 +114,7 @@ class RunCopier:
 
         own = (SYNCED_FROM_TAG, SYNCED_STATE_TAG, "mlflow.runName")
         tags = [RunTag(k, self._translated(v)) for k, v in run.data.tags.items() if k not in own]
-        params = [Param(key, value) for key, value in run.data.params.items()]
-        for start in range(0, max(len(tags), len(params)), _PER_CALL):
-            part = slice(start, start + _PER_CALL)
-            self._to.log_batch(run_id, tags=tags[part], params=params[part])
+        self._to.log_batch(run_id, tags=tags, params=[Param(key, value) for key, value in run.data.params.items()])
         points = list(self._points(run, models))
         for start in range(0, len(points), MAX_BATCH):
             log_metrics_fast(self._to, run_id, points[start : start + MAX_BATCH])
@@ -147,25 +131,17 @@ class RunCopier:
             for p in self._from.get_metric_history(run.info.run_id, key):
                 yield Metric(key, p.value, p.timestamp, p.step, model_id=linked.get((key, p.timestamp, p.step)))
 
-    def _send_inputs(self, run: Any, run_id: str) -> None:
-        from mlflow.entities import LoggedModelInput
+    def _send_links(self, run: Any, run_id: str) -> None:
+        """The data sets and models that the run used, and the models that it made."""
+        from mlflow.entities import LoggedModelInput, LoggedModelOutput
 
         if run.inputs and (run.inputs.dataset_inputs or run.inputs.model_inputs):
-            known = [self._ids[m.model_id] for m in run.inputs.model_inputs or [] if m.model_id in self._ids]
-            inputs = [LoggedModelInput(model_id) for model_id in known]
-            self._to.log_inputs(run_id, run.inputs.dataset_inputs, inputs or None)
-
-    def _send_outputs(self, run: Any, run_id: str) -> None:
-        from mlflow.entities import LoggedModelOutput
-
+            used = [self._ids[m.model_id] for m in run.inputs.model_inputs or [] if m.model_id in self._ids]
+            self._to.log_inputs(run_id, run.inputs.dataset_inputs, [LoggedModelInput(i) for i in used] or None)
         there = self._to.get_run(run_id).outputs
         known = {output.model_id for output in (there.model_outputs if there else [])}
-        outputs = [
-            LoggedModelOutput(self._ids[output.model_id], output.step)
-            for output in (run.outputs.model_outputs if run.outputs else [])
-            if output.model_id in self._ids and self._ids[output.model_id] not in known
-        ]
-        if outputs:
+        made = [(self._ids.get(o.model_id), o.step) for o in (run.outputs.model_outputs if run.outputs else [])]
+        if outputs := [LoggedModelOutput(i, step) for i, step in made if i is not None and i not in known]:
             self._to.log_outputs(run_id, outputs)
 
     def _send_model(self, model: Any, folder: Path | None) -> None:
@@ -174,11 +150,10 @@ class RunCopier:
         if folder is not None and folder.is_dir() and any(folder.iterdir()):
             self._to.log_model_artifacts(model_id, str(folder))
             if (folder / "MLmodel").is_file():
+                text = self._translated((folder / "MLmodel").read_text(encoding="utf-8"))
                 with tempfile.TemporaryDirectory() as place:
                     file = Path(place) / "MLmodel"
-                    file.write_text(
-                        self._translated((folder / "MLmodel").read_text(encoding="utf-8")), encoding="utf-8"
-                    )
+                    file.write_text(text, encoding="utf-8")
                     self._to.log_model_artifact(model_id, str(file))
         if str(model.status) != "PENDING":
             self._to.finalize_logged_model(model_id, model.status)
@@ -193,14 +168,6 @@ def _state(run: Any, folders: list[Path | None]) -> str:
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()
 
 
-def all_runs(client: Any, experiments: list[str], condition: str = "", view: int = 1) -> list[Any]:
-    """All runs of a search, page by page; `view` as in MLflow's ViewType."""
-    runs: list[Any] = []
-    token: str | None = None
-    while experiments:
-        page = client.search_runs(experiments, condition, view, 1000, page_token=token)
-        runs += page
-        token = page.token
-        if not token:
-            break
-    return runs
+def _incomplete(copy: Any) -> tuple[bool, bool]:
+    """Sorts active and complete copies first."""
+    return copy.info.lifecycle_stage != "active", SYNCED_STATE_TAG not in copy.data.tags

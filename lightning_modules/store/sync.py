@@ -4,11 +4,13 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from lightning_modules.config.errors import UserError, suggest
 from lightning_modules.config.project import PROJECT_ROOT
-from lightning_modules.store.run_copier import RunCopier, all_runs
+from lightning_modules.store.run_copier import RunCopier
 from lightning_modules.tracking.outbox import deliver_all
-from lightning_modules.tracking.provenance import mask_secrets
+from lightning_modules.tracking.secrets import mask_secrets
 from lightning_modules.tracking.store import LOCK_SECONDS, Store, find_run, open_store, sqlite_uri
 from lightning_modules.tracking.tags import PARENT_RUN_TAG
 
@@ -24,8 +26,7 @@ def sync(
         runs: ids, id prefixes or names; default: all. A sweep includes its runs.
         experiment: only the runs of this experiment.
 
-    Raises:
-        UserError: a store is not available, both are the same, or a run, experiment or file is invalid.
+    Raises UserError if a store is not available, both are the same, or a run, experiment or file is invalid.
     """
     environment = os.environ.get("MLFLOW_TRACKING_URI", "")
     server = environment if environment.startswith("http") else None
@@ -40,7 +41,12 @@ def sync(
         raise UserError(f"{mask_secrets(source.uri)} would be synced to itself: --to names another store")
     if is_push and not target:
         raise UserError("say where the runs go: --to http://…, or MLFLOW_TRACKING_URI")
-    with _sync_lock(source):
+    lock = FileLock(f"{source.path}.sync.lock")  # two concurrent syncs would copy runs twice
+    try:
+        held = lock.acquire(timeout=LOCK_SECONDS)
+    except Timeout as error:
+        raise UserError(f"another sync of this store is running (it holds {lock.lock_file})") from error
+    with held:
         delivered = deliver_all(source, target)
         if target:
             _push(source, target, _select_runs(source, runs, experiment))
@@ -48,25 +54,13 @@ def sync(
             print("there is nothing to deliver; --to http://… pushes the local runs to a server")
 
 
-def _sync_lock(source: Store) -> Any:
-    """A lock on the local store: two concurrent syncs would copy runs twice."""
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(f"{source.path}.sync.lock")
-    try:
-        return lock.acquire(timeout=LOCK_SECONDS)
-    except Timeout as error:
-        raise UserError(f"another sync of this store is running (it holds {lock.lock_file})") from error
-
-
 def _select_runs(source: Store, wanted: Sequence[str], experiment: str | None) -> list[Any]:
     """The runs to push, parents before children, else oldest first."""
-    client = source.client
-    spaces = {space.name: space.experiment_id for space in client.search_experiments()}
+    spaces = {space.name: space.experiment_id for space in source.client.search_experiments()}
     if experiment is not None and experiment not in spaces:
         raise UserError(f"experiment={experiment}: there is none of this name; {suggest(experiment, spaces)}")
-    within = [spaces[experiment]] if experiment is not None else list(spaces.values())
-    runs = {run.info.run_id: run for run in all_runs(client, within)}
+    within = [spaces[experiment]] if experiment is not None else []
+    runs = {run.info.run_id: run for run in source.search_runs(experiments=within)}
     if wanted:
         ids = {find_run(source, name).info.run_id for name in wanted}
         runs = {i: run for i, run in runs.items() if i in ids or _ancestors(run, runs) & ids}
@@ -83,15 +77,14 @@ def _ancestors(run: Any, runs: dict[str, Any]) -> set[str]:
 
 
 def _push(source: Store, target: Store, runs: list[Any]) -> None:
-    mirror = RunCopier(source, target)
-    outcomes = [(run, mirror.open(run)) for run in runs]  # create all ids first: tags refer to other runs
+    copier = RunCopier(source, target)
+    outcomes = [(run, copier.open(run)) for run in runs]  # create all ids first: tags refer to other runs
     for run, twin in outcomes:
         if twin is None:
             print(f"left {run.info.run_id} ({run.info.run_name}): it was deleted on the server")
             continue
-        told = mirror.fill(run, twin)
-        print(f"{run.info.run_id} ({run.info.run_name}) -> {twin.info.run_id}: {told}")
+        print(f"{run.info.run_id} ({run.info.run_name}) -> {twin.info.run_id}: {copier.fill(run, twin)}")
     where = mask_secrets(target.uri)
     print(
-        f"{len(runs)} runs at {where}, {mirror.made} of them new" if runs else f"there are no runs to push to {where}"
+        f"{len(runs)} runs at {where}, {copier.made} of them new" if runs else f"there are no runs to push to {where}"
     )

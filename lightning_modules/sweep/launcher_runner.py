@@ -5,7 +5,7 @@ import os
 import queue
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any
 
@@ -13,7 +13,6 @@ from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from omegaconf import OmegaConf
 
-from lightning_modules.compat.submitit import preemption_handler
 from lightning_modules.config.signals import SignalReceived, raise_or_defer
 
 DEFAULT_PARALLEL = 256  # trials at a time by default: those that cannot run yet wait in the queue of the cluster
@@ -120,3 +119,14 @@ def requeue_on_preemption() -> Iterator[None]:
             raise
         requeue(killed.signal_number, None)  # ends this process, or raises if the job has used up its time
         raise
+
+
+def preemption_handler() -> Callable[[int, Any], Any] | None:
+    """The handler that submitit has set for Slurm's signal before a job loses its place; None outside of its Slurm jobs.
+
+    We close the run first and then call it: it would put the job back into the queue at once, in the middle of a step.
+    """
+    if os.environ.get("SUBMITIT_EXECUTOR") != "slurm":
+        return None
+    found = signal.getsignal(getattr(signal, "SIG" + os.environ.get("SUBMITIT_PREEMPT_SIGNAL", "USR2")))
+    return found if callable(found) else None

@@ -50,11 +50,8 @@ class LastCheckpoint(Checkpoint):
                 self._write(trainer)
 
     def _is_over(self, trainer: Trainer) -> bool:
-        last = (
-            trainer.max_epochs is not None
-            and trainer.max_epochs != -1
-            and trainer.current_epoch + 1 >= trainer.max_epochs
-        )
+        epochs = -1 if trainer.max_epochs is None else trainer.max_epochs  # -1: no limit
+        last = 0 <= epochs <= trainer.current_epoch + 1
         return last or trainer.should_stop or 0 <= trainer.max_steps <= trainer.global_step
 
     def _write(self, trainer: Trainer) -> None:

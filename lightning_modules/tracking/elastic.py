@@ -7,7 +7,6 @@ import os
 import platform
 import time
 from collections.abc import Iterator, MutableMapping
-from typing import Any
 
 from omegaconf import DictConfig
 
@@ -65,7 +64,8 @@ def resume_after_restart(
         return None
     said = [job, list(cfg.get("overrides", [])), fingerprint]
     marks[TORCHRUN_JOB_TAG] = hashlib.sha256(json.dumps(said).encode()).hexdigest()
-    run = _interrupted_run(store, cfg.tracking.experiment, marks[TORCHRUN_JOB_TAG])
+    condition = f"tags.`{TORCHRUN_JOB_TAG}` = '{marks[TORCHRUN_JOB_TAG]}' AND attributes.status != 'FINISHED'"
+    run = store.newest_run(condition, store.experiment(cfg.tracking.experiment))
     if run is None or (not lead and MODEL_ID_TAG not in run.data.tags):  # rank 0 is creating it
         return None
     if lead and run.info.status == "RUNNING" and is_alive(run.data.tags):
@@ -75,25 +75,12 @@ def resume_after_restart(
     resumed = continue_run(store, run.info.run_id, cfg, alone=lead)
     if lead:
         marks[RESTARTS_TAG] = str(int(run.data.tags.get(RESTARTS_TAG, "0")) + 1)
-        print(f"torchrun restarted the ranks: {_checkpoint_text(run, resumed)}", flush=True)
+        how = "has no checkpoint yet; restarting from scratch"
+        if resumed.checkpoint is not None:
+            how = f"resumes after epoch {int(read_checkpoint(resumed.checkpoint)['epoch']) + 1}"
+        named = f"run {run.info.run_name} ({run.info.run_id})"
+        print(f"torchrun restarted the ranks: {named} {how}", flush=True)
     return resumed
-
-
-def _interrupted_run(store: Store, experiment: str, key: str) -> Any:
-    found = store.client.search_runs(
-        [store.experiment(experiment)],
-        f"tags.`{TORCHRUN_JOB_TAG}` = '{key}' AND attributes.status != 'FINISHED'",
-        order_by=["attributes.start_time DESC"],
-        max_results=1,
-    )
-    return found[0] if found else None
-
-
-def _checkpoint_text(run: Any, resumed: ResumedRun) -> str:
-    named = f"run {run.info.run_name} ({run.info.run_id})"
-    if resumed.checkpoint is None:
-        return f"{named} has no checkpoint yet; restarting from scratch"
-    return f"{named} resumes after epoch {int(read_checkpoint(resumed.checkpoint)['epoch']) + 1}"
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from lightning_modules.tracking.provenance import mask_secrets
+from lightning_modules.tracking.secrets import mask_secrets
 
 
 class _SilentHandler(logging.StreamHandler[Any]):
@@ -18,22 +18,21 @@ class _SilentHandler(logging.StreamHandler[Any]):
 class LogFile:
     """Collects Python's logging and warnings of this process for the record."""
 
+    LOGGERS = ("", "pytorch_lightning", "lightning.pytorch", "py.warnings")
+
     def __init__(self) -> None:
         self._file = tempfile.NamedTemporaryFile("w+", suffix=".log", encoding="utf-8")  # noqa: SIM115
         self._handler = _SilentHandler(self._file)
         self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         logging.captureWarnings(True)
-        logging.getLogger().addHandler(self._handler)
-        for name in ("pytorch_lightning", "lightning.pytorch", "py.warnings"):
+        for name in self.LOGGERS:
             logging.getLogger(name).addHandler(self._handler)
 
-    def text(self) -> str:
-        path = Path(self._file.name)
-        return str(mask_secrets(path.read_text(encoding="utf-8"))) if path.exists() else self._text
-
-    def close(self) -> None:
+    def close(self) -> str:
+        """End the collection; return the text without secrets."""
         self._handler.flush()
-        self._text = self.text()
-        for name in ("", "pytorch_lightning", "lightning.pytorch", "py.warnings"):
+        for name in self.LOGGERS:
             logging.getLogger(name).removeHandler(self._handler)
+        text = Path(self._file.name).read_text(encoding="utf-8")
         self._file.close()
+        return mask_secrets(text)

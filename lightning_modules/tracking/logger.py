@@ -1,4 +1,7 @@
-"""Lightning logger for MLflow that buffers metrics in memory, stores them in batches, and never loses any."""
+"""Lightning logger for MLflow that buffers metrics in memory, stores them in batches, and never loses any.
+
+Longer than most: one buffer serves Lightning's interface, a SQLite store, a server, forks and the end of a run.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import threading
 import time
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,15 +25,15 @@ from torch import Tensor
 from lightning_modules.compat.mlflow import latest_metrics
 from lightning_modules.config.errors import UserError
 from lightning_modules.config.signals import defer_signals
-from lightning_modules.tracking.metric_sender import FIRST_PAUSE_S, LONGEST_PAUSE_S, TIMEOUT_S, MetricSender, first_line
-from lightning_modules.tracking.outbox import MAX_BATCH, UnsentDataWarning, enqueue, metric_batches
+from lightning_modules.tracking.metric_sender import FIRST_PAUSE_S, LONGEST_PAUSE_S, TIMEOUT_S, MetricSender
+from lightning_modules.tracking.outbox import MAX_BATCH, UnsentDataWarning, enqueue, first_line, metrics_of
 from lightning_modules.tracking.sqlite_metrics import log_metrics_fast
 from lightning_modules.tracking.store import is_reachable
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-    from lightning_modules.tracking.resume_rollback import RunSnapshot
+    from lightning_modules.tracking.record_run import RunSnapshot
 
 LAST_TRIES, LAST_PAUSE = 3, 1.0  # of finalize
 PROBE_S = 30.0  # after a server did not respond, until it is asked again
@@ -123,11 +126,10 @@ class BufferedMLflowLogger(Logger):
     def log_metrics(self, metrics: Mapping[str, float | Tensor], step: int | None = None) -> None:
         """Buffer the metrics until the next flush.
 
-        Raises:
-            UserError: MLflow does not allow the name, or the value is not a scalar.
+        Raises UserError if MLflow does not allow the name, or the value is not a scalar.
         """
         self.collect(metrics, step)
-        self._flush_if_due()
+        self.save()
 
     @rank_zero_only
     def collect(self, metrics: Mapping[str, float | Tensor], step: int | None = None) -> None:
@@ -145,16 +147,13 @@ class BufferedMLflowLogger(Logger):
 
     def save(self) -> None:
         """Flush if due: Lightning calls this after every `log_metrics`."""
-        self._flush_if_due()
+        full = len(self._points) >= self._flush_points and not self._pause
+        if self._points and not self._is_held() and (full or time.monotonic() >= self._due):
+            self._hand_over() if self._sender else self.flush()
 
     def discard(self) -> None:
         """Drop the buffered points."""
         self._points.clear()
-
-    def _flush_if_due(self) -> None:
-        full = len(self._points) >= self._flush_points and not self._pause
-        if self._points and not self._is_held() and (full or time.monotonic() >= self._due):
-            self._hand_over() if self._sender else self.flush()
 
     def _is_held(self) -> bool:
         return self._held_until is not None and not self._held_until.stepped
@@ -201,10 +200,9 @@ class BufferedMLflowLogger(Logger):
         assert sender is not None
         if sender.drain(1.0):
             return True
-        if time.monotonic() < self._silent_until:
-            return False
-        if uri.startswith("http") and not is_reachable(uri):
+        if time.monotonic() >= self._silent_until and uri.startswith("http") and not is_reachable(uri):
             self._silent_until = time.monotonic() + PROBE_S
+        if time.monotonic() < self._silent_until:
             return False
         sender.retry()
         return sender.drain(TIMEOUT_S)
@@ -214,8 +212,7 @@ class BufferedMLflowLogger(Logger):
             try:
                 while self._points:
                     batch = [self._points[i] for i in range(min(MAX_BATCH, len(self._points)))]
-                    for metrics in metric_batches(self._rows(batch)):
-                        log_metrics_fast(self._client, self._run_id, metrics)
+                    log_metrics_fast(self._client, self._run_id, metrics_of(self._rows(batch)))
                     for _ in batch:
                         self._points.popleft()
             except Exception as error:  # any error: training continues, the points stay buffered
@@ -226,9 +223,6 @@ class BufferedMLflowLogger(Logger):
             self._pause, self._warned = 0.0, False
             self._due = time.monotonic() + self._flush_seconds
         return True
-
-    def _model_of(self, key: str) -> str | None:
-        return next((model_id for prefix, model_id in self._models.items() if key.startswith(prefix)), None)
 
     def _warn_once(self, reason: str) -> None:
         if not self._warned:
@@ -257,16 +251,14 @@ class BufferedMLflowLogger(Logger):
         """Warn once which file contains the unsent points."""
         before, self.undelivered = self.undelivered, file
         if file is not None and file != before:
-            text = (
-                f"points that the tracking store did not accept are in {file}; send them with `touchstone store sync`"
-            )
+            text = f"the tracking store did not accept the points in {file}; send them with `touchstone store sync`"
             warnings.warn(f"MLflow run {self._run_id}: {text}", UnsentDataWarning, stacklevel=3)
 
     def _rows(self, batch: list[Point]) -> Iterator[dict[str, Any]]:
         """Points as rows of the outbox."""
         for point, value in zip(batch, _numbers(batch), strict=True):
-            model_id = self._model_of(point.key)
-            yield {**point._asdict(), "value": value, **({"model_id": model_id} if model_id else {})}
+            found = next((model_id for prefix, model_id in self._models.items() if point.key.startswith(prefix)), None)
+            yield {**point._asdict(), "value": value, **({"model_id": found} if found else {})}
 
     def __getstate__(self) -> dict[str, Any]:
         """Spawned ranks get neither lock nor points: this process stores its own."""
@@ -293,9 +285,8 @@ def _as_number(key: str, value: float | Tensor) -> float | Tensor:
         raise UserError(f"metric {key!r} is a {type(value).__name__}; log a scalar") from error
 
 
-def _numbers(batch: Iterable[Point]) -> list[float]:
+def _numbers(points: list[Point]) -> list[float]:
     """All values as floats, with one transfer per device and dtype instead of one per point."""
-    points = list(batch)
     numbers = [math.nan if isinstance(point.value, Tensor) else point.value for point in points]
     kinds: dict[tuple[Any, Any], list[int]] = {}
     for i, point in enumerate(points):

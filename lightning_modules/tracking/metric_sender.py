@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightning_modules.tracking.outbox import MAX_BATCH, enqueue, metric_batches
+from lightning_modules.tracking.outbox import MAX_BATCH, enqueue, first_line, metrics_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -85,8 +85,7 @@ class MetricSender:
         pause = FIRST_PAUSE_S
         while batch := self._next_batch():
             try:
-                for metrics in metric_batches(batch):
-                    self._client.log_batch(self._run_id, metrics=metrics)
+                self._client.log_batch(self._run_id, metrics=metrics_of(batch))
             except Exception as error:  # any error: the points stay pending
                 with self._changed:
                     self._error, self._request_began = first_line(error), None
@@ -116,8 +115,3 @@ class MetricSender:
                 self.file.unlink(missing_ok=True)
                 self.file = None
             self._changed.notify_all()
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's message."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

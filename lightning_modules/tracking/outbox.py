@@ -1,4 +1,7 @@
-"""Outbox: metrics, tags, files and final statuses that a store did not accept, buffered in files until it does."""
+"""Outbox: metrics, tags, files and final statuses that a store did not accept, buffered in files until it does.
+
+Longer than most: writer and reader of a row are beside each other, and every store that a row may belong to is considered.
+"""
 
 from __future__ import annotations
 
@@ -10,20 +13,26 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning_modules.config.errors import UserError
 from lightning_modules.config.project import PROJECT_ROOT
-from lightning_modules.tracking.provenance import mask_secrets
+from lightning_modules.tracking.secrets import mask_secrets
 from lightning_modules.tracking.store import Store, open_store, sqlite_path, sqlite_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Metric
 
 MAX_BATCH = 1000  # metrics per MLflow call
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
 class UnsentDataWarning(UserWarning):
@@ -39,7 +48,7 @@ def outbox_folders(uri: str) -> list[Path]:
 def enqueue(uri: str, run_id: str, rows: Iterable[Mapping[str, Any]], onto: Path | None = None) -> Path:
     """Write rows of a run of the store `uri` to a new file: ``undelivered/<run id>.jsonl`` or ``…-1.jsonl``.
 
-    A row is a metric (key, value, timestamp, step, optionally model_id) or an action (`do`: see `DEEDS`).
+    A row is a metric (key, value, timestamp, step, optionally model_id) or an action (`do`: see `ACTIONS`).
 
     Args:
         onto: the file of an earlier call; the rows are appended to it if possible.
@@ -79,7 +88,7 @@ def _append(path: Path, data: bytes) -> Path:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a file written by `keep`. Raises UserError if it is damaged."""
+    """The rows of a file written by `enqueue`. Raises UserError if it is damaged."""
     rows = []
     for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
         try:
@@ -100,25 +109,22 @@ def deliver(client: MlflowClient, path: Path, but: Collection[str] = ()) -> int:
     rows = read_rows(path)
     for run_id in dict.fromkeys(row["run_id"] for row in rows):
         own = [row for row in rows if row["run_id"] == run_id]
-        for batch in metric_batches([row for row in own if "key" in row]):
-            client.log_batch(run_id, metrics=batch)
+        client.log_batch(run_id, metrics=metrics_of(row for row in own if "key" in row))
         for row in own:
             if "do" in row and row["do"] not in but:
                 ACTIONS[row["do"]](client, row)
     return len(rows)
 
 
-def metric_batches(points: Iterable[dict[str, Any]]) -> Iterator[list[Any]]:
-    """MLflow metrics of the rows, in batches of one call."""
+def metrics_of(rows: Iterable[Mapping[str, Any]]) -> list[Metric]:
+    """The rows as MLflow's metrics, without repeated ones: it rejects equal metrics of a model in one call."""
     from mlflow.entities import Metric
 
-    # MLflow rejects equal metrics of a model in one call; NaN is not equal to itself.
-    unique = {(p["key"], p["step"], p["timestamp"], None if math.isnan(p["value"]) else p["value"]): p for p in points}
-    metrics = [
-        Metric(p["key"], p["value"], p["timestamp"], p["step"], model_id=p.get("model_id")) for p in unique.values()
+    # NaN is not equal to itself
+    unique = {(r["key"], r["step"], r["timestamp"], None if math.isnan(r["value"]) else r["value"]): r for r in rows}
+    return [
+        Metric(r["key"], r["value"], r["timestamp"], r["step"], model_id=r.get("model_id")) for r in unique.values()
     ]
-    for start in range(0, len(metrics), MAX_BATCH):
-        yield metrics[start : start + MAX_BATCH]
 
 
 def work_folder(run_id: str) -> Path:
@@ -143,33 +149,28 @@ def _finalize_model(client: MlflowClient, row: Mapping[str, Any]) -> None:
 
 
 def _upload(client: MlflowClient, row: Mapping[str, Any]) -> None:
-    """Upload the work folders to the server, then delete them."""
+    """Upload the work folders to the server, then delete them.
+
+    With MLflow's default timeout: the server may forward a large file before it responds.
+    """
     work = work_folder(row["run_id"])
-    with _default_timeout():
+    short = os.environ.pop("MLFLOW_HTTP_REQUEST_TIMEOUT", None)
+    try:
         if (work / "run").is_dir():
             client.log_artifacts(row["run_id"], str(work / "run"))
         if (work / "model").is_dir() and any((work / "model").iterdir()):
             client.log_model_artifacts(row["model_id"], str(work / "model"))
         for folder in sorted((work / "models").glob("*")):
             client.log_model_artifacts(folder.name, str(folder))
-    shutil.rmtree(work, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _default_timeout() -> Iterator[None]:
-    """Use MLflow's default timeout: the server may forward a large file before it responds."""
-    short = os.environ.pop("MLFLOW_HTTP_REQUEST_TIMEOUT", None)
-    try:
-        yield
     finally:
         if short is not None:
             os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = short
+    shutil.rmtree(work, ignore_errors=True)
 
 
 def _terminate_run(client: MlflowClient, row: Mapping[str, Any]) -> None:
-    if (
-        row.get("now") or client.get_run(row["run_id"]).info.status == "RUNNING"
-    ):  # else it was resumed and has ended meanwhile
+    # with another status it was resumed and has ended meanwhile
+    if row.get("now") or client.get_run(row["run_id"]).info.status == "RUNNING":
         client.set_terminated(row["run_id"], row["status"], row["end_time"])
 
 
@@ -179,9 +180,7 @@ ACTIONS = {"tags": _set_tags, "model": _finalize_model, "upload": _upload, "end"
 def pending_files(uri: str, run_id: str = "") -> list[Path]:
     """The files of unsent data for a store `uri` (and one run), oldest first."""
     found = [path for folder in dict.fromkeys(outbox_folders(uri)) for path in folder.glob(f"{run_id}*.jsonl")]
-    mine = [
-        path for path in found if path.stat().st_uid == os.getuid()
-    ]  # the temporary folder is shared with other users
+    mine = [path for path in found if path.stat().st_uid == os.getuid()]  # others write to the temporary folder, too
     return sorted(mine, key=lambda path: path.stat().st_mtime_ns)
 
 
@@ -205,19 +204,16 @@ def deliver_all(source: Store, to: Store | None) -> int:
     Returns:
         The number of files delivered.
 
-    Raises:
-        UserError: some files could not be sent, and remain; the others were sent.
+    Raises UserError if some files could not be sent, and remain; the others were sent.
     """
     failures, done = [], 0
-    for path in pending_files(source.uri) + [
-        path for path in pending_files("http") if path not in pending_files(source.uri)
-    ]:
+    for path in dict.fromkeys(pending_files(source.uri) + pending_files("http")):
         try:
             rows = read_rows(path)
             store = _target_store(path, rows, source, to) if rows else source
             count = deliver(store.client, path)
         except Exception as error:  # the other files must still be sent
-            failures.append(f"{path}: {(str(error).strip().splitlines() or [type(error).__name__])[0][:300]}")
+            failures.append(f"{path}: {first_line(error)}")
             continue
         path.unlink()
         done += 1
@@ -229,6 +225,8 @@ def deliver_all(source: Store, to: Store | None) -> int:
 
 def _target_store(path: Path, rows: list[dict[str, object]], source: Store, to: Store | None) -> Store:
     """The store of a file's rows. Raises UserError if it is not available."""
+    from mlflow.exceptions import MlflowException
+
     recorded, run_id = str(rows[0].get("store") or ""), str(rows[0]["run_id"])
     if not recorded or recorded.startswith("sqlite:"):  # the file was moved together with its store
         known = [*([sqlite_path(recorded)] if recorded else []), source.path]
@@ -237,8 +235,10 @@ def _target_store(path: Path, rows: list[dict[str, object]], source: Store, to: 
         if database is None:
             raise UserError(f"its store {recorded} does not exist")
         return open_store(sqlite_uri(database))
-    if to is not None and (mask_secrets(to.uri) == recorded or _has_run(to, run_id)):
-        return to
+    if to is not None:
+        with contextlib.suppress(MlflowException):  # it does not know the run
+            if mask_secrets(to.uri) == recorded or to.client.get_run(run_id):
+                return to
     environment = os.environ.get("MLFLOW_TRACKING_URI", "")
     if "***" in recorded and mask_secrets(environment) != recorded:
         raise UserError(f"give the server's address with the password: --to {recorded}")
@@ -248,11 +248,3 @@ def _target_store(path: Path, rows: list[dict[str, object]], source: Store, to: 
         raise UserError(
             f"its server {recorded} is not responding: start it, or give its new address with --to"
         ) from error
-
-
-def _has_run(store: Store, run_id: str) -> bool:
-    from mlflow.exceptions import MlflowException
-
-    with contextlib.suppress(MlflowException):
-        return bool(store.client.get_run(run_id))
-    return False

@@ -1,7 +1,11 @@
-"""Provenance of a run: git state, packages, hardware and command line, with secrets masked. Read-only."""
+"""Provenance of a run: git state, packages, hardware and command line. Read-only.
+
+Longer than most: the state of code, packages and machine is one thing to the reader of a record.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import platform
@@ -14,19 +18,16 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
-from lightning_modules.tracking.secret_scan import secret_lines, secret_name, secrets_in_diff
-
-HIDDEN = "***"
-# `token`, but not the hyperparameters `tokenizer` and `max_tokens`.
-SECRET_KEY = re.compile(r"(?i)password|passwd|secret|credential|(?:api|access|private)[_-]?key|token(?![a-z])")
-_USERINFO = re.compile(r"(\w://)[^/\s'\"]*@")
-# A whole word and what separates it from a value, matched without backtracking into the word.
-_ASSIGNED = re.compile(r"(?<![\w.+~/-])([\w.+~/-]++)=")
-_IN_DICT = re.compile(r"(?<![\w.+~/-])([\w.+~/-]++)[\"']?\s*+:\s*+")
-_ASSIGNED_VALUE = re.compile(r"\"[^\"]*+\"|'[^']*+'|\S++")
-_DICT_VALUE = re.compile(r"\"[^\"]*+\"|'[^']*+'|[^\s,}\]]++")
+from lightning_modules.tracking.secrets import (
+    HIDDEN,
+    mask_secrets,
+    names_a_secret,
+    secret_lines,
+    secret_name,
+    secrets_in_diff,
+)
 
 # Files of code and config. Other untracked files may contain data or secrets, and a rerun does not need them.
 CODE_SUFFIXES = (
@@ -34,13 +35,8 @@ CODE_SUFFIXES = (
 )  # fmt: skip
 MAX_UNTRACKED_BYTES = 256_000
 # Git variables of the caller (e.g. in a hook) would point to another repository or index.
-_GIT_VARIABLES = (
-    "GIT_DIR",
-    "GIT_WORK_TREE",
-    "GIT_INDEX_FILE",
-    "GIT_PREFIX",
-    "GIT_COMMON_DIR",
-    "GIT_OBJECT_DIRECTORY",
+_GIT_VARIABLES = tuple(
+    f"GIT_{name}" for name in ["DIR", "WORK_TREE", "INDEX_FILE", "PREFIX", "COMMON_DIR", "OBJECT_DIRECTORY"]
 )
 
 
@@ -65,7 +61,7 @@ class GitState:
 def repository_of(folder: Path) -> Path | None:
     """The root of the git repository that contains `folder`; None if there is none."""
     try:
-        return Path(_git(folder, "rev-parse", "--show-toplevel").decode().strip())
+        return _top_level(folder)
     except (OSError, subprocess.CalledProcessError):
         return None
 
@@ -78,7 +74,7 @@ def git_state(root: Path) -> GitState:
     are named in `note`.
     """
     try:
-        top = Path(_git(root, "rev-parse", "--show-toplevel").decode().strip())
+        top = _top_level(root)
         commit = _git_or_none(top, "rev-parse", "--verify", "--quiet", "HEAD")
         branch = _git_or_none(top, "symbolic-ref", "--quiet", "--short", "HEAD")
         remote = _git_or_none(top, "config", "--get", "remote.origin.url")
@@ -166,6 +162,10 @@ def _git(folder: Path, *arguments: str, extra: Mapping[str, str] | None = None, 
     return subprocess.run(command, env=environment, input=stdin, capture_output=True, check=True).stdout
 
 
+def _top_level(folder: Path) -> Path:
+    return Path(_git(folder, "rev-parse", "--show-toplevel").decode().strip())
+
+
 def _git_or_none(folder: Path, *arguments: str) -> str | None:
     try:
         return _git(folder, *arguments).decode(errors="replace").strip() or None
@@ -189,10 +189,13 @@ def hardware() -> dict[str, Any]:
     import torch
 
     affinity = getattr(os, "sched_getaffinity", None)
+    cpu = None
+    with contextlib.suppress(OSError):
+        cpu = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     return {
         "platform": platform.platform(),
         "python": platform.python_version(),
-        "cpu": _cpu_model(),
+        "cpu": cpu[1] if cpu else platform.processor() or platform.machine(),
         "cores_physical": psutil.cpu_count(logical=False),
         "cores_logical": psutil.cpu_count(),
         "cores_allowed": len(affinity(0)) if affinity else psutil.cpu_count(),
@@ -206,23 +209,12 @@ def hardware() -> dict[str, Any]:
     }
 
 
-def _cpu_model() -> str:
-    try:
-        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    except OSError:
-        found = None
-    return found.group(1) if found else platform.processor() or platform.machine()
-
-
 def _gpus() -> list[dict[str, Any]]:
     query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader,nounits"]
     try:
         listed = subprocess.run(query, capture_output=True, text=True, check=True, timeout=20).stdout
         rows = [[field.strip() for field in line.split(",")] for line in listed.splitlines() if line.strip()]
-        return [
-            {"name": name, "memory_bytes": int(float(mebibytes) * 2**20), "driver": driver}
-            for name, mebibytes, driver in rows
-        ]
+        return [{"name": name, "memory_bytes": int(float(mib) * 2**20), "driver": driver} for name, mib, driver in rows]
     except (OSError, subprocess.SubprocessError, ValueError):
         return []
 
@@ -236,62 +228,11 @@ def command_line() -> str:
     is_verb = program.parent == Path(__file__).resolve().parents[1] / "cli"
     start = ["touchstone", program.stem] if is_verb else [Path(sys.executable).name, sys.argv[0]]
     arguments = [*start, *(word for word in sys.argv[1:] if not word.startswith("sweep.job="))]
-    masked = [_masked_argument(argument, before) for before, argument in zip(["", *arguments], arguments, strict=False)]
+    masked = []
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        key, equals, _ = argument.partition("=")
+        if before.startswith("-") and not argument.startswith("-") and names_a_secret(before):
+            masked.append(HIDDEN)
+        else:  # of a key that names a secret the whole value, with spaces and commas
+            masked.append(f"{key}={HIDDEN}" if equals and names_a_secret(key) else mask_secrets(argument))
     return shlex.join(masked)
-
-
-def _masked_argument(argument: str, before: str) -> str:
-    if before.startswith("-") and not argument.startswith("-") and _names_a_secret(before):
-        return HIDDEN
-    key, equals, _ = argument.partition("=")
-    if equals and _names_a_secret(key):  # the whole value, with spaces and commas
-        return f"{key}={HIDDEN}"
-    return mask_secrets(argument)
-
-
-def _names_a_secret(key: str) -> bool:
-    """Whether the last part of a key such as ``+tracking/db.password`` looks like a secret."""
-    return bool(re.fullmatch(r"[\w.+~/-]+", key) and SECRET_KEY.search(re.split(r"[+~/]", key)[-1]))
-
-
-@overload
-def mask_secrets(value: str) -> str: ...
-@overload
-def mask_secrets(value: Mapping[str, Any]) -> dict[str, Any]: ...
-
-
-def mask_secrets(value: str | Mapping[str, Any]) -> str | dict[str, Any]:
-    """Return a copy with secrets as ``***``.
-
-    In a mapping (at any depth) that is the value of every key that reads like a secret; in a text what
-    follows such a key after ``=`` or ``:``; in both the user and password of a URL.
-    """
-    masked: str | dict[str, Any] = _masked(value)
-    return masked
-
-
-def _masked(value: Any) -> Any:
-    if isinstance(value, str):
-        value = _USERINFO.sub(rf"\1{HIDDEN}@", value)
-        return _mask_values(_mask_values(value, _ASSIGNED, _ASSIGNED_VALUE), _IN_DICT, _DICT_VALUE)
-    if isinstance(value, Mapping):
-        return {key: _masked_item(str(key), item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_masked(item) for item in value]
-    return value
-
-
-def _mask_values(text: str, key: re.Pattern[str], value: re.Pattern[str]) -> str:
-    parts, done = [], 0
-    for found in key.finditer(text):
-        if found.start() < done or not _names_a_secret(found[1]):
-            continue
-        if masked := value.match(text, found.end()):
-            parts += [text[done : found.end()], HIDDEN]
-            done = masked.end()
-    return "".join([*parts, text[done:]])
-
-
-def _masked_item(key: str, item: Any) -> Any:
-    harmless = item is None or isinstance(item, (bool, float, Mapping))  # `token_dropout: 0.1` is not a secret
-    return HIDDEN if SECRET_KEY.search(key) and not harmless else _masked(item)

@@ -1,7 +1,7 @@
 """Where runs came from, as a line below a table: day, commit, machine and versions."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from datetime import date
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -31,14 +31,11 @@ def provenance_of(store: Store, run_ids: Iterable[str]) -> RunProvenance:
     """What the runs themselves recorded; nothing of the process that judges them."""
     runs = [store.client.get_run(run_id) for run_id in run_ids]
     days = [str(date.fromtimestamp((run.info.end_time or run.info.start_time) / 1000)) for run in runs]
-    commits = dict.fromkeys(_commit(run.data.tags) for run in runs)
+    dirty = ["+" * (run.data.tags.get(GIT_DIRTY_TAG) == "true") for run in runs]
+    hashes = [run.data.tags.get(GIT_COMMIT_TAG, "")[:7] for run in runs]
+    commits = dict.fromkeys(name + mark for name, mark in zip(hashes, dirty, strict=True) if name)
     machines = dict.fromkeys(_machine(store, run) for run in runs)
-    return RunProvenance(max(days, default=""), " ".join(filter(None, commits)), "; ".join(machines))
-
-
-def _commit(tags: Mapping[str, str]) -> str:
-    commit = tags.get(GIT_COMMIT_TAG, "")[:7]
-    return commit + "+" * (bool(commit) and tags.get(GIT_DIRTY_TAG) == "true")
+    return RunProvenance(max(days, default=""), " ".join(commits), "; ".join(machines))
 
 
 def _machine(store: Store, run: "Run") -> str:

@@ -1,15 +1,19 @@
-"""The record of one run in MLflow: config, code, environment and data at its start, results and status at its end."""
+"""The record of one run in MLflow: config, code, environment and data at its start, results and status at its end.
+
+Longer than most: a record is one object, and each step of its end must follow the one before, whatever fails.
+"""
 
 import contextlib
+import getpass
 import json
 import logging
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lightning_modules.config.errors import UserError, disk_is_full
 from lightning_modules.config.flatten import flatten
@@ -20,16 +24,8 @@ from lightning_modules.tracking.liveness import process_tags
 from lightning_modules.tracking.log_file import LogFile
 from lightning_modules.tracking.logger import BufferedMLflowLogger, last_steps
 from lightning_modules.tracking.outbox import ACTIONS, deliver_run, enqueue, work_folder
-from lightning_modules.tracking.provenance import (
-    GitState,
-    command_line,
-    git_state,
-    hardware,
-    mask_secrets,
-    package_versions,
-    repository_of,
-)
-from lightning_modules.tracking.resume_rollback import RunSnapshot
+from lightning_modules.tracking.provenance import command_line, git_state, hardware, package_versions
+from lightning_modules.tracking.secrets import mask_secrets
 from lightning_modules.tracking.store import Store, is_reachable
 from lightning_modules.tracking.tags import (
     COMMAND_TAG,
@@ -42,10 +38,12 @@ from lightning_modules.tracking.tags import (
     RESUMED_WITH_TAG,
     WORKING_DIRECTORY_TAG,
 )
-from lightning_modules.tracking.user_code import digest, user_modules
+from lightning_modules.tracking.user_code import record_diff, record_user_code
+
+if TYPE_CHECKING:
+    from lightning_modules.tracking.record_run import RunSnapshot
 
 PARAM_LIMIT = 6000  # length limit of an MLflow param
-_PER_CALL = 100  # params in one call of log_batch
 
 
 class Record:
@@ -60,7 +58,7 @@ class Record:
     """
 
     def __init__(
-        self, store: Store, run_id: str, model_id: str, settings: Mapping[str, Any], before: RunSnapshot | None = None
+        self, store: Store, run_id: str, model_id: str, settings: Mapping[str, Any], before: "RunSnapshot | None" = None
     ) -> None:
         resumed = before is not None
         self.store, self.run_id, self.model_id = store, run_id, model_id
@@ -74,9 +72,7 @@ class Record:
         self.folder = self._local(run.info.artifact_uri, "run")
         self.model_folder = self._local(self.client.get_logged_model(model_id).artifact_location, "model")
         if resumed and self._work is not None and not any(self.model_folder.iterdir()):
-            download_model(
-                store, model_id, self.model_folder
-            )  # the best weights so far must be there to find the best ones now
+            download_model(store, model_id, self.model_folder)  # to compare new weights with the best so far
         self.logger = BufferedMLflowLogger(
             self.client,
             run_id,
@@ -109,10 +105,10 @@ class Record:
     def _start_monitor(self, seconds: float | None, resumed: bool) -> Any:
         if not seconds:
             return None
-        from lightning_modules.tracking.system_metrics import SystemMonitor
+        from lightning_modules.compat.mlflow_system_metrics import SystemMetrics
 
         logging.getLogger("mlflow.system_metrics").setLevel(logging.ERROR)
-        monitor = SystemMonitor(self.logger, self.store.uri, seconds, resumed)
+        monitor = SystemMetrics(self.run_id, self.store.uri, self.logger.collect, seconds, resumed)
         monitor.start()
         return monitor
 
@@ -121,25 +117,24 @@ class Record:
         """Record config, code, environment and data as artifacts and as searchable params and tags."""
         import yaml
 
-        config = mask_secrets(config)
+        config = dict(mask_secrets(config))
         choices = config.pop("choices", {})
-        config_text = {**config, "choices": choices}
-        self.text("config/config.yaml", yaml.safe_dump(config_text, sort_keys=False, allow_unicode=True))
+        text = yaml.safe_dump({**config, "choices": choices}, sort_keys=False, allow_unicode=True)
+        self.text("config/config.yaml", text)
         self.text("config/overrides.yaml", yaml.safe_dump([mask_secrets(o) for o in overrides], allow_unicode=True))
         self.params({**flatten(config), **choices})
-        machine = hardware()
-        self.text("environment/hardware.json", json.dumps(machine, indent=2))
+        self.text("environment/hardware.json", json.dumps(hardware(), indent=2))
         packages = "".join(f"{name}=={version}\n" for name, version in package_versions().items())
         self.text("environment/requirements.txt", packages)
         where = {COMMAND_TAG: command_line(), WORKING_DIRECTORY_TAG: str(Path.cwd())}
-        self._user_code(config)
+        record_user_code(self.text, config)
         self.tags(self._code() | process_tags() | where)
         self.tags({f"data.{key}": value for key, value in data.items() if isinstance(value, str | int)})
         self._dataset(data)
 
     def _code(self) -> dict[str, Any]:
         git = git_state(PROJECT_ROOT)
-        _store_diff(self.text, "code/diff.patch", git)
+        record_diff(self.text, "code/diff.patch", git)
         found = {
             "mlflow.source.type": "LOCAL",
             "mlflow.source.name": "touchstone train",
@@ -150,26 +145,6 @@ class Record:
             GIT_NOTE_TAG: git.note or None,
         }
         return {key: value for key, value in found.items() if value is not None}
-
-    def _user_code(self, config: Mapping[str, Any]) -> None:
-        """Record the user's own modules with their hashes and the state of their git repositories."""
-        modules = user_modules(config)
-        if not modules:
-            return
-        found = {repository_of(folder) for folder in {path.parent for path in modules.values()}}
-        tops = sorted(top for top in found - {repository_of(PROJECT_ROOT)} if top is not None)
-        states = {top: git_state(top) for top in tops}
-        repositories = {}
-        for number, (top, git) in enumerate(states.items(), 1):
-            patch = f"code/{number}-{top.name}.patch"
-            _store_diff(self.text, patch, git)
-            repositories[str(top)] = {
-                "commit": git.commit, "branch": git.branch, "remote": git.remote, "dirty": git.dirty, "note": git.note,
-                "diff": patch if git.diff else None,
-            }  # fmt: skip
-        hashes = digest(modules)
-        listed = {name: {"file": str(path), "sha256": hashes[name]} for name, path in modules.items()}
-        self.text("code/modules.json", json.dumps({"modules": listed, "repositories": repositories}, indent=1))
 
     def _dataset(self, data: Mapping[str, Any]) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
@@ -199,15 +174,12 @@ class Record:
 
         known = self.client.get_run(self.run_id).data.params
         texts = {key: str(value) for key, value in values.items()}
-        texts = {
-            k: v if len(v) <= PARAM_LIMIT else f"{len(v)} characters: see config/config.yaml" for k, v in texts.items()
-        }
+        long = {k: f"{len(v)} characters: see config/config.yaml" for k, v in texts.items() if len(v) > PARAM_LIMIT}
+        texts |= long
         changed = {k: f"{known[k]} -> {v}" for k, v in texts.items() if k in known and known[k] != v}
         if changed:  # MLflow's params are immutable: changes of a resumed run go to a tag
             self.tags({RESUMED_WITH_TAG: "; ".join(f"{key}: {value}" for key, value in changed.items())})
-        new = [Param(k, v) for k, v in texts.items() if k not in known]
-        for start in range(0, len(new), _PER_CALL):
-            self.client.log_batch(self.run_id, params=new[start : start + _PER_CALL])
+        self.client.log_batch(self.run_id, params=[Param(k, v) for k, v in texts.items() if k not in known])
 
     @defer_signals()
     def tags(self, values: Mapping[str, Any]) -> None:
@@ -231,10 +203,7 @@ class Record:
         """
         said = {key: str(value)[:PARAM_LIMIT] for key, value in params.items()}
         links = [f"[{known}](#/experiments/{self.experiment_id}/models/{model_id})" for known, model_id in line]
-        tags = {
-            PARENT_MODEL_TAG: line[-1][1],
-            "mlflow.note.content": " → ".join([*links, f"**{name}**"]),
-        }
+        tags = {PARENT_MODEL_TAG: line[-1][1], "mlflow.note.content": " → ".join([*links, f"**{name}**"])}
         model = self.client.create_logged_model(
             self.experiment_id, name=name, source_run_id=self.run_id, tags=tags, params=said, model_type="compressed"
         )
@@ -247,8 +216,7 @@ class Record:
         A resume that fails before its first step leaves the run unchanged. Data that the store does not accept is
         buffered in files, which `touchstone store sync` sends later.
 
-        Raises:
-            UserError: the disk is full; the message names the files with the run's status and metrics.
+        Raises UserError if the disk is full; the message names the files with the run's status and metrics.
         """
         if status != "FINISHED" and self.before is not None and not self.before.stepped and self._withdraw(self.before):
             return
@@ -274,7 +242,7 @@ class Record:
 
     @defer_signals()
     def send(self, row: Mapping[str, Any]) -> None:
-        """Perform an action (`undelivered.DEEDS`) in the store; buffer it until the end if the store is unavailable."""
+        """Perform an action (`outbox.ACTIONS`) in the store; buffer it until the end if the store is unavailable."""
         row = {**row, "run_id": self.run_id}
         server = self.store.uri.startswith("http")
         if not self._unsent and (not server or is_reachable(self.store.uri)):  # MLflow would retry for minutes
@@ -292,15 +260,14 @@ class Record:
             self.text("traceback.txt", "".join(traceback.format_exception(error)))
 
     def _store_log(self) -> None:
-        self._log.close()
-        if self._log.text():
-            self.text("log.txt", self._log.text())
+        if text := self._log.close():
+            self.text("log.txt", text)
 
     def _upload(self) -> None:
         if self._work is not None:
             self.send({"do": "upload", "model_id": self.model_id})
 
-    def _withdraw(self, before: RunSnapshot) -> bool:
+    def _withdraw(self, before: "RunSnapshot") -> bool:
         self._stop_monitor()
         if not before.restore(self.store):
             before.mark()  # it ends like any other run
@@ -345,23 +312,12 @@ class Record:
         self._monitor = None
 
 
-def _store_diff(write: Callable[[str, str], None], path: str, git: GitState) -> None:
-    """Store the changes of a repository as the artifact `path`; warn of lines that look like secrets."""
-    if git.suspicious:
-        print(
-            f"warning: {path} of this run has lines that look like secrets: {', '.join(git.suspicious)}. "
-            "If they are, replace them, and delete the artifact from the run",
-            file=sys.stderr,
-        )
-    if git.diff:
-        write(path, git.diff)
-
-
 def start_run(store: Store, experiment: str, name: str, tags: Mapping[str, str]) -> tuple[str, str]:
     """Create a run and the LoggedModel of its best weights; return their ids."""
-    client = store.client
-    experiment_id = store.experiment(experiment)
-    run = client.create_run(experiment_id, run_name=name, tags={**tags, "mlflow.user": _user()})
+    client, user = store.client, "unknown"
+    with contextlib.suppress(KeyError, OSError):  # an account without a name, as in some containers
+        user = getpass.getuser()
+    run = client.create_run(store.experiment(experiment), run_name=name, tags={**tags, "mlflow.user": user})
     try:
         return run.info.run_id, add_model(store, run)
     except BaseException as error:  # the run is there: it must not stay RUNNING
@@ -376,12 +332,3 @@ def add_model(store: Store, run: Any) -> str:
     )
     store.client.set_tag(run.info.run_id, MODEL_ID_TAG, model.model_id)
     return str(model.model_id)
-
-
-def _user() -> str:
-    import getpass
-
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return "unknown"

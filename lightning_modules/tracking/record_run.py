@@ -1,11 +1,18 @@
-"""Open the record of a run, and close it with its status: FINISHED, KILLED by a signal, else FAILED."""
+"""Open the record of a run, and close it with its status: FINISHED, KILLED by a signal, else FAILED.
+
+A resume that fails before its first step leaves the run as it was.
+"""
 
 import contextlib
 import logging
+import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 
 from lightning_modules.config.signals import (
     RunStopped,
@@ -15,11 +22,15 @@ from lightning_modules.config.signals import (
     received_signal,
     signals_as_exceptions,
 )
+from lightning_modules.tracking.artifacts import local_folder
+from lightning_modules.tracking.outbox import work_folder
 from lightning_modules.tracking.record import Record, start_run
 from lightning_modules.tracking.resume import ResumedRun, reopen_run
-from lightning_modules.tracking.resume_rollback import RunSnapshot
 from lightning_modules.tracking.store import Store, find_run
 from lightning_modules.tracking.tags import ENDED_TAG, INIT_FROM_TAG
+
+# artifacts that every start overwrites
+_CHANGING_FILES = ("config/*", "environment/*", "code/*", "log.txt", "traceback.txt")
 
 
 def open_record(
@@ -105,3 +116,65 @@ class StopOnSignal(pl.Callback):
 
     def on_test_batch_start(self, *_: object) -> None:
         raise_if_received()
+
+
+class RunSnapshot(pl.Callback):
+    """Status, end time, tags and descriptive artifacts of a run; as a callback it detects the first optimizer step.
+
+    Ranks may be forked, so the flag is in shared memory.
+    """
+
+    def __init__(self, store: Store, run_id: str) -> None:
+        run = store.client.get_run(run_id)
+        self.run_id, self.status, self.end_time = run_id, run.info.status, run.info.end_time
+        self.tags = dict(run.data.tags)
+        local, work = local_folder(run.info.artifact_uri), work_folder(run_id)
+        self.folder = local or work / "run"
+        self.scratch = None if local or work.exists() else work  # a folder that only the resume creates
+        self.files = {path: path.read_bytes() for path in self._files()}
+        self._stepped = torch.zeros(1, dtype=torch.bool).share_memory_()
+        self._handles: list[Any] = []
+
+    def _files(self) -> set[Path]:
+        return {path for pattern in _CHANGING_FILES for path in self.folder.glob(pattern) if path.is_file()}
+
+    @property
+    def stepped(self) -> bool:
+        """Whether the resumed run has trained."""
+        return bool(self._stepped)
+
+    def mark(self, *_: Any) -> None:
+        """Note that the resumed run has trained: from now on its end is recorded."""
+        self._stepped[0] = True
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        optimizers: list[Any] = [getattr(optimizer, "optimizer", optimizer) for optimizer in trainer.optimizers]
+        self._handles = [optimizer.register_step_post_hook(self.mark) for optimizer in optimizers]
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    def restore(self, store: Store) -> bool:
+        """Restore the run, if it was not trained since; return whether it was restored."""
+        if self.stepped or self.status == "RUNNING":  # RUNNING: its process was killed, so there is no end to restore
+            return False
+        with contextlib.suppress(Exception):  # the caller records the failure if the store is unreachable
+            for path in self._files() - self.files.keys():
+                path.unlink()
+            for path, content in self.files.items():
+                path.write_bytes(content)
+            if self.scratch is not None:
+                shutil.rmtree(self.scratch, ignore_errors=True)
+            now = store.client.get_run(self.run_id).data.tags
+            for key in now.keys() - self.tags.keys():
+                store.client.delete_tag(self.run_id, key)
+            for key, value in self.tags.items():
+                if now.get(key) != value:
+                    store.client.set_tag(self.run_id, key, value)
+            store.client.set_terminated(self.run_id, self.status, self.end_time)
+            text = f"the resume failed before its first step; the run is unchanged ({self.status})"
+            print(f"run {self.run_id}: {text}", file=sys.stderr)
+            return True
+        return False

@@ -1,6 +1,7 @@
 """Rerun a recorded config on the recorded code and compare all metrics."""
 
 import contextlib
+import itertools
 import json
 import math
 import os
@@ -32,8 +33,7 @@ def rerun(wanted: str, here: bool = False) -> None:
         wanted: id, id prefix or name of a run.
         here: use the code of this working tree instead of the recorded commit and diff.
 
-    Raises:
-        UserError: the run, its code or its data are not available, or the rerun fails.
+    Raises UserError if the run, its code or its data are not available, or the rerun fails.
     """
     store = open_store()
     run = find_run(store, wanted)
@@ -96,15 +96,10 @@ def _start_rerun(store: Store, run: Any, cfg: DictConfig, code: Path, folder: Pa
     }
     command = [sys.executable, "-m", "lightning_modules.recorded", str(path), run.info.run_id]
     status = subprocess.run(command, env=environment, cwd=code, check=False).returncode
-    found = store.client.search_runs(
-        [run.info.experiment_id],
-        f"tags.`{RERUN_OF_TAG}` = '{run.info.run_id}'",
-        order_by=["attributes.start_time DESC"],
-        max_results=1,
-    )
+    found = store.newest_run(f"tags.`{RERUN_OF_TAG}` = '{run.info.run_id}'", run.info.experiment_id)
     if status or not found:
         raise UserError(f"the rerun of {run.info.run_id} failed with exit code {status}")
-    return str(found[0].info.run_id)
+    return str(found.info.run_id)
 
 
 def metric_histories(store: Store, run_id: str) -> dict[str, list[tuple[int, float]]]:
@@ -116,21 +111,18 @@ def metric_histories(store: Store, run_id: str) -> dict[str, list[tuple[int, flo
 
 def first_difference(old: list[tuple[int, float]], new: list[tuple[int, float]]) -> int | None:
     """The first step whose value differs or is missing on one side; None if all are equal (NaN equals NaN)."""
-    for a, b in zip(sorted(old), sorted(new), strict=False):
-        same = a[0] == b[0] and (a[1] == b[1] or (math.isnan(a[1]) and math.isnan(b[1])))
-        if not same:
+    for a, b in itertools.zip_longest(sorted(old), sorted(new)):
+        if a is None or b is None:
+            return (a or b)[0]
+        if a[0] != b[0] or (a[1] != b[1] and not (math.isnan(a[1]) and math.isnan(b[1]))):
             return min(a[0], b[0])
-    if len(old) != len(new):
-        longer = sorted(old if len(old) > len(new) else new)
-        return longer[min(len(old), len(new))][0]
     return None
 
 
 def _compare(store: Store, old_id: str, new_id: str) -> int:
     old, new = metric_histories(store, old_id), metric_histories(store, new_id)
-    rows = []
-    different = 0
-    for name in sorted(old.keys() | new.keys()):
+    names, rows, different = sorted(old.keys() | new.keys()), [], 0
+    for name in names:
         a, b = old.get(name, []), new.get(name, [])
         step = first_difference(a, b)
         different += step is not None
@@ -138,11 +130,7 @@ def _compare(store: Store, old_id: str, new_id: str) -> int:
         rows.append([name, str(len(a)), outcome, *(f"{max(side)[1]:.6g}" if side else "-" for side in (a, b))])
     columns = ["metric", "points", "outcome", "recorded", "now"]
     open_console().print(terminal_table(columns, rows, left=(0, 2), title=f"{old_id} and its rerun {new_id}"))
-    print(
-        "all metrics are equal"
-        if not different
-        else f"{different} of {len(old.keys() | new.keys())} metrics are different"
-    )
+    print(f"{different} of {len(names)} metrics are different" if different else "all metrics are equal")
     return different
 
 
@@ -151,13 +139,11 @@ def _print_code_changes(run: Any) -> None:
     if not then or not now.commit:
         print("code: cannot compare, because the commit is unknown in the record or here")
         return
-    shown = subprocess.run(
-        ["git", "diff", "--stat", then], cwd=PROJECT_ROOT, capture_output=True, text=True, check=False
-    )
-    dirty = " with uncommitted changes" if run.data.tags.get(GIT_DIRTY_TAG) == "true" else ""
-    print(
-        f"code: recorded on {then[:10]}{dirty}; here {now.commit[:10]}{' with uncommitted changes' if now.dirty else ''}"
-    )
+    command = ["git", "diff", "--stat", then]
+    shown = subprocess.run(command, cwd=PROJECT_ROOT, capture_output=True, text=True, check=False)
+    dirty = {True: " with uncommitted changes", False: ""}
+    recorded = f"{then[:10]}{dirty[run.data.tags.get(GIT_DIRTY_TAG) == 'true']}"
+    print(f"code: recorded on {recorded}; here {now.commit[:10]}{dirty[now.dirty]}")
     print(shown.stdout.strip() or "  no tracked file differs from that commit")
 
 
@@ -178,14 +164,10 @@ def _print_user_code_changes(store: Store, run: Any) -> None:
 
 
 def _print_environment_changes(store: Store, run: Any) -> None:
-    recorded = dict(
-        line.split("==", 1) for line in artifact_path(store, run, "environment/requirements.txt").read_text().split()
-    )
-    now = package_versions()
-    for name in sorted(recorded.keys() | now.keys()):
-        if recorded.get(name) != now.get(name):
-            print(f"  {name}: recorded {recorded.get(name)}, now {now.get(name)}")
-    machine, today = json.loads(artifact_path(store, run, "environment/hardware.json").read_text()), hardware()
-    for key in sorted(machine):
-        if machine[key] != today.get(key):
-            print(f"  {key}: recorded {machine[key]}, now {today.get(key)}")
+    packages = artifact_path(store, run, "environment/requirements.txt").read_text().split()
+    machine = json.loads(artifact_path(store, run, "environment/hardware.json").read_text())
+    today = {key: value for key, value in hardware().items() if key in machine}
+    for then, now in ((dict(line.split("==", 1) for line in packages), package_versions()), (machine, today)):
+        for key in sorted(then.keys() | now.keys()):
+            if then.get(key) != now.get(key):
+                print(f"  {key}: recorded {then.get(key)}, now {now.get(key)}")

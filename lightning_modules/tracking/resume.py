@@ -1,4 +1,7 @@
-"""Resume a recorded run, or start from its weights (init_from): its config, checkpoint and differences to the record."""
+"""Resume a recorded run, or start from its weights (init_from): its config, checkpoint and differences to the record.
+
+Longer than most: the three ways to go on (resume, after a restart, from weights) share what they read of a run.
+"""
 
 import contextlib
 import copy
@@ -59,12 +62,17 @@ class ResumedRun:
     allow: Sequence[str] = ()
     drift: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def starts_anew(self) -> bool:
+        """Whether it trains from its first step."""
+        return self.checkpoint is None and self.cfg.trainer.max_epochs != 0
+
     def check_data(self, fingerprint: str, samples: Mapping[str, int]) -> "ResumedRun":
         """Compare the data with the record, unless the run starts from the beginning.
 
         Raises UserError if the data differ and ``resume.allow`` does not accept it.
         """
-        if self.checkpoint is None and self.cfg.trainer.max_epochs != 0:
+        if self.starts_anew:
             return self
         found = data_drift(self.tags, fingerprint, samples)
         refuse_drift(self.wanted, found, self.allow)
@@ -72,14 +80,11 @@ class ResumedRun:
 
     def marks(self, signature: str) -> dict[str, str]:
         """Tags of the resumed run: its signature (empty if another config trained a part of it), and the accepted drift."""
-        whole = self.checkpoint is None and self.cfg.trainer.max_epochs != 0
-        known = signature if whole or self.tags.get(SIGNATURE_TAG) == signature else ""
-        drift = (
-            {RESUME_DRIFT_TAG: "; ".join(filter(None, [self.tags.get(RESUME_DRIFT_TAG), self.accepted]))}
-            if self.drift
-            else {}
-        )
-        return {SIGNATURE_TAG: known, **drift}
+        whole = self.starts_anew or self.tags.get(SIGNATURE_TAG) == signature
+        marks = {SIGNATURE_TAG: signature if whole else ""}
+        if self.drift:
+            marks[RESUME_DRIFT_TAG] = "; ".join(filter(None, [self.tags.get(RESUME_DRIFT_TAG), self.accepted]))
+        return marks
 
     @property
     def accepted(self) -> str:
@@ -123,16 +128,15 @@ def resume_run(store: Store, cfg: DictConfig, alone: bool = True) -> ResumedRun:
     Args:
         alone: whether to check that no other process trains it; false on ranks other than 0.
 
-    Raises:
-        UserError: the run cannot continue, or overrides change its results and ``resume.allow`` does not accept it.
+    Raises UserError if the run cannot continue, or overrides change its results and ``resume.allow`` does not accept it.
     """
     wanted, allow = resume_options(cfg)
     run = find_run(store, str(wanted))
     tags, run_id = run.data.tags, run.info.run_id
     named = f"resume={wanted}"
-    if alone and run.info.status == "RUNNING" and is_alive(tags):
-        raise UserError(f"{named}: the run is still training in process {tags[PID_TAG]}")
     if alone:
+        if run.info.status == "RUNNING" and is_alive(tags):
+            raise UserError(f"{named}: the run is still training in process {tags[PID_TAG]}")
         deliver_run(store, run_id)
     recorded = recorded_config(store, run)
     add_new_settings(recorded)
@@ -174,18 +178,15 @@ def continue_run(store: Store, run_id: str, cfg: DictConfig, alone: bool = True)
     if checkpoint is not None:
         with contextlib.suppress(UserError):  # the run ended before its config was recorded
             recorded = recorded_config(store, run)
-            changed = config_drift(recorded, cfg)
-            drift = {key: change for key, change in changed.items() if _has_key_in_both(key, recorded, cfg)}
+            old, new = (flatten(OmegaConf.to_container(c, resolve=True)) for c in (recorded, cfg))
+            unset = {
+                key for key in new if key.split(".")[0] in ("model", "task") and new[key] is None
+            }  # inferred from data
+            both = (old.keys() & new.keys()) - unset  # a new version may have more keys
+            drift = {key: change for key, change in config_drift(recorded, cfg).items() if key in both}
         refuse_drift(named, drift, allow)
     model_id = run.data.tags.get(MODEL_ID_TAG) or add_model(store, run)  # none: the run failed at its start
     return ResumedRun(run_id, model_id, cfg, checkpoint, named, run.data.tags, allow, drift)
-
-
-def _has_key_in_both(key: str, recorded: DictConfig, cfg: DictConfig) -> bool:
-    """Whether both configs set a key: some values are inferred from the data, and new versions add keys."""
-    old, new = (flatten(OmegaConf.to_container(c, resolve=True)) for c in (recorded, cfg))
-    from_data = key.split(".")[0] in ("model", "task") and new.get(key) is None
-    return key in old and key in new and not from_data
 
 
 def reopen_run(store: Store, run_id: str, marks: Mapping[str, str]) -> None:
@@ -227,17 +228,12 @@ def load_weights(store: Store, wanted: str, module: nn.Module) -> None:
 
     Raises UserError if the run has none, or if they belong to another network.
     """
-    run = find_run(store, wanted)
-    path = best_checkpoint(store, run)
-    state = {
-        k.removeprefix("model."): v for k, v in read_checkpoint(path)["state_dict"].items() if k.startswith("model.")
-    }
+    weights = read_checkpoint(best_checkpoint(store, find_run(store, wanted)))["state_dict"]
+    state = {k.removeprefix("model."): v for k, v in weights.items() if k.startswith("model.")}
     network: Any = module.model
     own = network.state_dict()
-    wrong = sorted(
-        k for k in own.keys() | state.keys() if k not in own or k not in state or own[k].shape != state[k].shape
-    )
-    if wrong:
+    both = own.keys() & state.keys()
+    if wrong := sorted((own.keys() ^ state.keys()) | {k for k in both if own[k].shape != state[k].shape}):
         raise UserError(
             f"init_from={wanted}: {len(wrong)} of {len(own)} tensors of that run's model do not match this model "
             f"({', '.join(wrong[:4])} …): use the same model and the same number of outputs"

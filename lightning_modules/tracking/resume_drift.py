@@ -6,10 +6,10 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from lightning_modules.config.errors import UserError
+from lightning_modules.config.errors import UserError, suggest
 from lightning_modules.config.flatten import flatten
-from lightning_modules.tracking.provenance import HIDDEN
 from lightning_modules.tracking.run_cache import affects_results
+from lightning_modules.tracking.secrets import HIDDEN
 from lightning_modules.tracking.tags import DATA_FINGERPRINT_TAG
 
 # Keys that a resumed run may change: how long and where it trains, and how it is displayed.
@@ -70,7 +70,8 @@ def data_drift(recorded: Mapping[str, str], fingerprint: str, samples: Mapping[s
 
 def refuse_drift(wanted: str, drift: Mapping[str, str], allow: Sequence[str]) -> None:
     """Raise UserError unless `allow` names every key of `drift`, or a parent of it."""
-    refused = {key: change for key, change in drift.items() if not _is_allowed(key, allow)}
+    allowed = tuple(f"{name}." for name in allow)
+    refused = {key: change for key, change in drift.items() if not f"{key}.".startswith(allowed)}
     if not refused:
         return
     roots = ",".join([*allow, *dict.fromkeys(key.split(".")[0] for key in refused)])
@@ -84,13 +85,7 @@ def refuse_drift(wanted: str, drift: Mapping[str, str], allow: Sequence[str]) ->
 
 def check_allow(allow: Sequence[str], cfg: DictConfig) -> None:
     """Raise UserError for a name in ``resume.allow`` that is not a key of the config."""
-    from lightning_modules.config.errors import suggest
-
     for name in allow:
         if name not in cfg and OmegaConf.select(cfg, name) is None:
             names = [str(key) for key in cfg if affects_results(str(key))]
             raise UserError(f"resume.allow=[{name}]: the config has no '{name}'; {suggest(name, names)}")
-
-
-def _is_allowed(key: str, allow: Sequence[str]) -> bool:
-    return any(key == name or key.startswith(f"{name}.") for name in allow)

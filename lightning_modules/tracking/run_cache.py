@@ -4,7 +4,6 @@ import functools
 import hashlib
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from lightning_modules.config.flatten import flatten
@@ -15,29 +14,12 @@ from lightning_modules.tracking.user_code import digest, user_modules
 
 # Keys that affect how a run is recorded, displayed or distributed over cores, but not its results.
 _IGNORED_GROUPS = (
-    "tracking",
-    "name",
-    "resume",
-    "sweep",
-    "search",
-    "overrides",
-    "choices",
-    "cpu_threads",
-    "steps_per_call",
-)
+    "tracking", "name", "resume", "sweep", "search", "overrides", "choices", "cpu_threads", "steps_per_call",
+)  # fmt: skip
 _DISPLAY_KEYS = ("callbacks.progress.", "callbacks.summary.", "callbacks.learning_rate.", "callbacks.last.")
 _LOCATION_KEYS = {
-    "root",
-    "path",
-    "folder",
-    "dirpath",
-    "num_workers",
-    "log_every_n_steps",
-    "profiler",
-    "threads",
-    "timeout_s",
-    "device",
-}
+    "root", "path", "folder", "dirpath", "num_workers", "log_every_n_steps", "profiler", "threads", "timeout_s", "device",
+}  # fmt: skip
 
 
 class CachedRun(Exception):  # noqa: N818 # not an error
@@ -52,8 +34,7 @@ def run_signature(config: Mapping[str, Any], fingerprint: str) -> str:
     Args:
         config: resolved, as plain values.
     """
-    flat = flatten(config)
-    told = {key: value for key, value in flat.items() if affects_results(key)}
+    told = {key: value for key, value in flatten(config).items() if affects_results(key)}
     own = digest(user_modules(config))
     text = json.dumps([told, _code_digest(), fingerprint, *([own] if own else [])], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
@@ -70,16 +51,12 @@ def _code_digest() -> str:
     """A sha256 of the package's sources."""
     total = hashlib.sha256()
     for path in sorted((PROJECT_ROOT / "lightning_modules").rglob("*.py")):
-        total.update(str(path.relative_to(PROJECT_ROOT)).encode() + b"\0" + Path(path).read_bytes() + b"\0")
+        total.update(str(path.relative_to(PROJECT_ROOT)).encode() + b"\0" + path.read_bytes() + b"\0")
     return total.hexdigest()
 
 
 def find_cached_run(store: Store, experiment: str, signature: str) -> str | None:
     """The id of the newest FINISHED run of this experiment with this signature, or None."""
-    found = store.client.search_runs(
-        [store.experiment(experiment)],
-        f"tags.`{SIGNATURE_TAG}` = '{signature}' AND attributes.status = 'FINISHED'",
-        order_by=["attributes.start_time DESC"],
-        max_results=1,
-    )
-    return str(found[0].info.run_id) if found else None
+    condition = f"tags.`{SIGNATURE_TAG}` = '{signature}' AND attributes.status = 'FINISHED'"
+    found = store.newest_run(condition, store.experiment(experiment))
+    return str(found.info.run_id) if found else None

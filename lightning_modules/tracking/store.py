@@ -1,4 +1,7 @@
-"""The tracking store: a local SQLite file, or the server named by MLFLOW_TRACKING_URI."""
+"""The tracking store: a local SQLite file, or the server named by MLFLOW_TRACKING_URI.
+
+Longer than most: half of it are the checks that find a store which cannot be used before a run begins, each with its message.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ from lightning_modules.compat.mlflow import database_engines
 from lightning_modules.compat.mlflow_schema import STORE_TABLES, WRITE_NOTHING
 from lightning_modules.config.errors import UserError, did_you_mean
 from lightning_modules.config.project import PROJECT_ROOT
-from lightning_modules.tracking.provenance import mask_secrets
+from lightning_modules.tracking.secrets import mask_secrets
 from lightning_modules.tracking.tags import KIND_TAG, SWEEP_NAME_TAG
 
 if TYPE_CHECKING:
@@ -71,8 +74,7 @@ class Store:
     def client(self) -> MlflowClient:
         """MLflow's client of this store (cheap after the first time: MLflow caches the connections).
 
-        Raises:
-            UserError: another MLflow version wrote the schema, or the database cannot be opened.
+        Raises UserError if another MLflow version wrote the schema, or if the database cannot be opened.
         """
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
@@ -91,8 +93,7 @@ class Store:
     def experiment(self, name: str) -> str:
         """Return the id of the experiment `name`; create it if necessary (other processes may do so at the same time).
 
-        Raises:
-            UserError: the experiment was deleted, or MLflow rejects the name.
+        Raises UserError if the experiment was deleted, or if MLflow rejects the name.
         """
         from mlflow.exceptions import MlflowException
 
@@ -121,18 +122,26 @@ class Store:
 
         self.client.log_batch(run_id, tags=[RunTag(key, str(value)) for key, value in tags.items()])
 
-    def search_runs(self, condition: str, order: str = "", experiments: Sequence[str] = ()) -> Iterator[Run]:
-        """All runs that match MLflow's filter `condition`, read page by page; by default of all active experiments."""
+    def search_runs(
+        self, condition: str = "", order: str = "", experiments: Sequence[str] = (), view: int = 1
+    ) -> Iterator[Run]:
+        """All runs that match MLflow's filter `condition`, read page by page; by default of all active experiments.
+
+        `view` is MLflow's ViewType.
+        """
         client, token = self.client, None
         everywhere = list(experiments) or [found.experiment_id for found in client.search_experiments()]
-        while True:
-            page = client.search_runs(
-                everywhere, condition, max_results=RUNS_PER_PAGE, order_by=[order] if order else None, page_token=token
-            )
+        while everywhere:
+            page = client.search_runs(everywhere, condition, view, RUNS_PER_PAGE, [order] if order else None, token)
             yield from page
             token = page.token
             if not token:
                 return
+
+    def newest_run(self, condition: str, experiment_id: str) -> Run | None:
+        """The newest run of an experiment that matches MLflow's filter `condition`, or None."""
+        order = ["attributes.start_time DESC"]
+        return next(iter(self.client.search_runs([experiment_id], condition, 1, 1, order)), None)
 
 
 def sqlite_uri(path: Path) -> str:
@@ -171,8 +180,7 @@ def open_store(uri: str | None = None, root: Path = PROJECT_ROOT) -> Store:
         uri: default MLFLOW_TRACKING_URI, else ``<root>/mlruns/mlflow.db``.
         root: the project's folder.
 
-    Raises:
-        UserError: the store is damaged, read-only, locked, unreachable, or a file store (which MLflow 3 does not support).
+    Raises UserError if it is damaged, read-only, locked, unreachable, or a file store (MLflow 3 has none).
     """
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or sqlite_uri(root / "mlruns" / "mlflow.db")
     if uri.startswith("sqlite:"):
@@ -200,7 +208,12 @@ def _open_sqlite(uri: str) -> Store:
             path.parent.mkdir(parents=True, exist_ok=True)
             _create_once(path)
     except sqlite3.DatabaseError as error:
-        raise UserError(_database_error(path, str(error))) from error
+        what = f"is not writable: {error}"
+        if "not a database" in str(error) or "malformed" in str(error):
+            what = f"is damaged ({error}): move it away, or restore it from a backup"
+        elif "locked" in str(error):
+            what = f"has been locked by another process for more than {LOCK_SECONDS:.0f} s"
+        raise UserError(f"the tracking store {path} {what}") from error
     except OSError as error:
         raise UserError(f"the tracking store {path} is not writable: {error.strerror or error}") from error
     return Store(sqlite_uri(path), (path.parent / "artifacts").as_uri())
@@ -221,14 +234,6 @@ def _is_writable_store(path: Path) -> bool:
     return True
 
 
-def _database_error(path: Path, error: str) -> str:
-    if "not a database" in error or "malformed" in error:
-        return f"the tracking store {path} is damaged ({error}): move it away, or restore it from a backup"
-    if "locked" in error:
-        return f"the tracking store {path} has been locked by another process for more than {LOCK_SECONDS:.0f} s"
-    return f"the tracking store {path} is not writable: {error}"
-
-
 def _create_once(path: Path) -> None:
     """Create the database under another name and move it into place, so that no process sees an incomplete schema."""
     from filelock import FileLock, Timeout
@@ -241,7 +246,8 @@ def _create_once(path: Path) -> None:
             if _is_writable_store(path):
                 return
             draft = path.with_name(f"{path.name}.creating")
-            _remove_draft(draft)  # of a process that died while creating it
+            for ending in ("", "-wal", "-shm", "-journal"):  # of a process that died while creating it
+                draft.with_name(draft.name + ending).unlink(missing_ok=True)
             SqlAlchemyStore(sqlite_uri(draft), (path.parent / "artifacts").as_uri()).engine.dispose()
             with closing(sqlite3.connect(draft)) as database:
                 if not _on_network(path.parent):  # faster for concurrent readers and writers, but needs shared memory
@@ -253,11 +259,6 @@ def _create_once(path: Path) -> None:
         raise UserError(
             f"another process holds {path}.lock: stop it, or delete the lock if there is no such process"
         ) from error
-
-
-def _remove_draft(draft: Path) -> None:
-    for ending in ("", "-wal", "-shm", "-journal"):
-        draft.with_name(draft.name + ending).unlink(missing_ok=True)
 
 
 def _on_network(folder: Path) -> bool:
@@ -332,8 +333,7 @@ def require_free_space(path: Path, needed_bytes: int) -> None:
 def find_run(store: Store, wanted: str) -> Run:
     """Return the run whose id, id prefix (at least 6 characters), name or sweep name is `wanted`.
 
-    Raises:
-        UserError: none or several match; the message names the candidates, or similar and the newest runs.
+    Raises UserError if none or several match; the message names the candidates, or similar and the newest runs.
     """
     client = store.client
     everywhere = [experiment.experiment_id for experiment in client.search_experiments()]
@@ -346,12 +346,10 @@ def find_run(store: Store, wanted: str) -> Run:
             ids = ", ".join(run.info.run_id for run in runs[:5])
             raise UserError(f"{wanted!r} matches several runs: give the id of one: {ids}{', …' * (len(runs) > 5)}")
     newest = client.search_runs(everywhere, max_results=100, order_by=["attributes.start_time DESC"])
-    names = [run.info.run_name or "" for run in newest]
-    guess = did_you_mean(wanted, names)
+    guess = did_you_mean(wanted, [run.info.run_name or "" for run in newest])
     listed = ", ".join(f"{run.info.run_name} ({run.info.run_id[:8]})" for run in newest[:5])
-    hint = f"{guess} " if guess else ""
     known = f"the newest are: {listed}" if listed else "it has no runs yet"
-    raise UserError(f"no run {wanted!r} in {mask_secrets(store.uri)}: {hint}{known}")
+    raise UserError(f"no run {wanted!r} in {mask_secrets(store.uri)}: {f'{guess} ' if guess else ''}{known}")
 
 
 def _conditions(wanted: str) -> Iterator[list[str]]:

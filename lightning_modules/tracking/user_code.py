@@ -1,16 +1,20 @@
-"""The user's own modules used by a run: those of its `_target_`s and everything they import."""
+"""The user's own modules used by a run (those of its `_target_`s and everything they import), and the record of code."""
 
 import ast
+import contextlib
 import hashlib
 import importlib.util
+import json
+import sys
 import sysconfig
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any
 
 from lightning_modules.config.flatten import flatten
 from lightning_modules.config.project import PROJECT_ROOT
+from lightning_modules.tracking.provenance import GitState, git_state, repository_of
 
 _PACKAGE = PROJECT_ROOT / "lightning_modules"
 _STANDARD = tuple(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib"))
@@ -29,7 +33,7 @@ def user_modules(config: Mapping[str, Any]) -> dict[str, Path]:
     seen = set(waiting)
     while waiting:
         for name, spec in _modules_on_the_way(waiting.pop()):
-            path = Path(spec.origin) if spec.has_location and spec.origin else None
+            path = _source(spec)
             if name in found or (path is not None and not _is_users(path)):
                 continue
             if path is not None:
@@ -40,6 +44,37 @@ def user_modules(config: Mapping[str, Any]) -> dict[str, Path]:
     return dict(sorted(found.items()))
 
 
+def record_user_code(write: Callable[[str, str], None], config: Mapping[str, Any]) -> None:
+    """Write the user's own modules with their hashes and the state of their git repositories as artifacts."""
+    modules = user_modules(config)
+    if not modules:
+        return
+    found = {repository_of(folder) for folder in {path.parent for path in modules.values()}}
+    repositories = {}
+    for number, top in enumerate(sorted(top for top in found - {repository_of(PROJECT_ROOT)} if top is not None), 1):
+        git, patch = git_state(top), f"code/{number}-{top.name}.patch"
+        record_diff(write, patch, git)
+        repositories[str(top)] = {
+            "commit": git.commit, "branch": git.branch, "remote": git.remote, "dirty": git.dirty, "note": git.note,
+            "diff": patch if git.diff else None,
+        }  # fmt: skip
+    hashes = digest(modules)
+    listed = {name: {"file": str(path), "sha256": hashes[name]} for name, path in modules.items()}
+    write("code/modules.json", json.dumps({"modules": listed, "repositories": repositories}, indent=1))
+
+
+def record_diff(write: Callable[[str, str], None], path: str, git: GitState) -> None:
+    """Write the changes of a repository as the artifact `path`; warn of lines that look like secrets."""
+    if git.suspicious:
+        print(
+            f"warning: {path} of this run has lines that look like secrets: {', '.join(git.suspicious)}. "
+            "If they are, replace them, and delete the artifact from the run",
+            file=sys.stderr,
+        )
+    if git.diff:
+        write(path, git.diff)
+
+
 def digest(modules: Mapping[str, Path]) -> dict[str, str]:
     """Module name -> sha256 of its source."""
     return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in modules.items()}
@@ -48,26 +83,22 @@ def digest(modules: Mapping[str, Path]) -> dict[str, str]:
 def _modules_on_the_way(dotted: str) -> Iterator[tuple[str, ModuleSpec]]:
     """The modules that ``import a.b.c`` imports: ``a``, ``a.b``, …"""
     parts = dotted.split(".")
-    spec = _top_level(parts[0])
+    spec = None
+    with contextlib.suppress(ImportError, ValueError):  # `__main__` has no spec
+        spec = importlib.util.find_spec(parts[0])  # imports nothing for a name without a dot
     for i in range(1, len(parts) + 1):
         if spec is None:
             return
         yield ".".join(parts[:i]), spec
         places = spec.submodule_search_locations
-        if places is None or i == len(parts) or not _may_be_users(spec):
+        path = _source(spec)
+        if places is None or i == len(parts) or (path is not None and not _is_users(path)):
             return
         spec = PathFinder.find_spec(f"{'.'.join(parts[:i])}.{parts[i]}", list(places))
 
 
-def _top_level(name: str) -> ModuleSpec | None:
-    try:
-        return importlib.util.find_spec(name)  # imports nothing for a name without a dot
-    except (ImportError, ValueError):  # `__main__` has no spec
-        return None
-
-
-def _may_be_users(spec: ModuleSpec) -> bool:
-    return spec.origin is None or not spec.has_location or _is_users(Path(spec.origin))
+def _source(spec: ModuleSpec) -> Path | None:
+    return Path(spec.origin) if spec.has_location and spec.origin else None
 
 
 def _is_users(path: Path) -> bool:

@@ -15,14 +15,6 @@ def test_the_parser_tells_overrides_from_flags():
     assert found.cfg == "job" and found.multirun
 
 
-def test_a_context_takes_no_callbacks():
-    from hydra.types import HydraContext
-
-    callbacks = compat.no_callbacks()
-    callbacks.on_job_start(config=None, task_function=None)
-    assert HydraContext(config_loader=None, callbacks=callbacks).callbacks is callbacks
-
-
 def test_choices_become_plain_values():
     override = OverridesParser.create().parse_override("key=choice(1,'2',[a,b],{c:0.5},1e-3)")
     assert [compat.convert_value(value) for value in override.value().list] == [
@@ -64,19 +56,12 @@ def test_plugins_of_our_own_are_found_by_name():
     subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True)
 
 
-@pytest.mark.parametrize("asked", ["", "0", "1"])
-def test_the_users_wish_for_a_traceback_is_known(monkeypatch, asked):
-    monkeypatch.setenv("HYDRA_FULL_ERROR", asked)
-    assert compat.wants_traceback() == (asked == "1")
-
-
 def test_errors_are_raised_and_not_printed(tmp_path):
     (tmp_path / "main.py").write_text(
-        "import hydra\n"
-        "from lightning_modules.compat.hydra import raise_errors\n"
+        "import os\nimport hydra\n"
         "@hydra.main(version_base='1.3', config_path=None)\n"
         "def main(cfg):\n    raise ZeroDivisionError\n"
-        "raise_errors()\n"
+        "os.environ['HYDRA_FULL_ERROR'] = '1'\n"
         "try: main()\n"
         "except ZeroDivisionError: print('raised')\n"
     )

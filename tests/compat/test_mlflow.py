@@ -97,17 +97,16 @@ def test_the_tag_of_a_view_is_the_one_that_mlflows_page_reads():
 
 
 def test_samples_of_the_machine_are_collected_with_their_steps(client, run):
-    class Collected(SystemMetrics):
-        samples = []  # noqa: RUF012
+    samples = []
 
-        def collect(self, metrics, step):
-            self.samples.append((metrics, step))
+    def collect(metrics, step):
+        samples.append((metrics, step))
 
-    monitor = Collected(run.info.run_id, sampling_interval=0.05, tracking_uri=client.tracking_uri)
+    monitor = SystemMetrics(run.info.run_id, client.tracking_uri, collect, 0.05, resumed=False)
     monitor.start()
     deadline = time.monotonic() + 30
-    while len(monitor.samples) < 2 and time.monotonic() < deadline:
+    while len(samples) < 2 and time.monotonic() < deadline:
         time.sleep(0.01)
     monitor.finish()
-    assert [step for _, step in monitor.samples[:2]] == [0, 1]
-    assert "system/cpu_utilization_percentage" in monitor.samples[0][0]
+    assert [step for _, step in samples[:2]] == [0, 1]
+    assert "system/cpu_utilization_percentage" in samples[0][0]

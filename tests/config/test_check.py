@@ -22,7 +22,7 @@ MISTAKES = {
     "optimizer.lr=null": ["optimizer.lr=null", "a number"],
     "model.channels=abc": ["model.channels=abc", "expected a list, got a string"],
     "trainer.max_epochs=1.5": ["trainer.max_epochs=1.5", "an integer"],
-    "trainer.accumulate_grad_batches=0": ["trainer.accumulate_grad_batches=0", "at least 1"],
+    "trainer.accumulate_grad_batches=0": ["trainer.accumulate_grad_batches=0", "1 or more"],
     "trainer.max_epochs=9223372036854775808": ["trainer.max_epochs=9223372036854775808", "64-bit"],
     "trainer.accumulate_grad_batches=-9223372036854775809": ["accumulate_grad_batches=-9223372036854775809", "64-bit"],
     "model.channels=[4,9223372036854775808]": ["model.channels[1]=9223372036854775808", "64-bit"],
@@ -39,16 +39,16 @@ MISTAKES = {
     "+task.monitor.metrik=x": ["task.monitor.metrik", "did you mean 'metric'?"],
     "+callbacks.mine.patience=3": ["callbacks.mine", "_target_"],
     "tracking.min_free_mb=much": ["tracking.min_free_mb=much", "a number"],
-    "tracking.flush_points=0": ["tracking.flush_points=0", "at least 1"],
+    "tracking.flush_points=0": ["tracking.flush_points=0", "1 or more"],
     "+tracking.flush=1": ["tracking.flush", "flush_points"],
     "tracking.enabled=maybe": ["tracking.enabled=maybe", "true or false"],
-    "seed=-1": ["seed=-1", "at least 0"],
+    "seed=-1": ["seed=-1", "0 or more"],
     "seed=${nope}": ["seed=${nope}", "'nope' not found"],
     "optimizer.lr=${oc.env:NO_SUCH_NAME}": ["optimizer.lr=", "NO_SUCH_NAME"],
     "data.batch_size=???": ["data.batch_size", "missing value"],
     "steps_per_call=often": ["steps_per_call=often", "'auto'"],
     "compile=perhaps": ["compile=perhaps", "true or false"],
-    "cpu_threads=0": ["cpu_threads=0", "at least 1"],
+    "cpu_threads=0": ["cpu_threads=0", "1 or more"],
     "data.batch_size=1000000000000000000000000000000": ["data.batch_size=10000", "a 64-bit integer"],
 }
 
@@ -165,6 +165,22 @@ def test_an_empty_argument_of_any_verb_is_refused(
     assert exit_.value.code == 1
     said = capsys.readouterr()
     assert "empty argument: " in said.err and not said.out
+
+
+@pytest.mark.parametrize(("asked", "traced"), [("", False), ("0", False), ("1", True)])
+def test_a_traceback_is_printed_where_the_user_asks_hydra_for_it(
+    asked: str, traced: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def verb() -> None:
+        raise UserError("a mistake")
+
+    monkeypatch.setattr("sys.argv", ["verb.py"])
+    monkeypatch.setenv("HYDRA_FULL_ERROR", asked)
+    monkeypatch.setenv("TOUCHSTONE_TRACEBACK", "0")
+    with pytest.raises(SystemExit):
+        run_cli(verb)
+    said = capsys.readouterr().err
+    assert said.endswith("a mistake\n") and ("Traceback" in said) == traced
 
 
 @pytest.mark.parametrize("word", ["sweep.resume=rates", "sweep.resume=", "sweep.name=rates"])

@@ -10,9 +10,9 @@ from lightning_modules.tracking.provenance import (
     command_line,
     git_state,
     hardware,
-    mask_secrets,
     package_versions,
 )
+from lightning_modules.tracking.secrets import mask_secrets
 
 
 def git(folder: Path, *arguments: str) -> str:

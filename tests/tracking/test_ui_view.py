@@ -12,9 +12,8 @@ from typing import Any
 
 import pytest
 
-from lightning_modules.cli.ui import free_port
+from lightning_modules.cli.ui import configure_columns, free_port
 from lightning_modules.config.errors import UserError
-from lightning_modules.tracking.ui_view import configure_columns
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -1,18 +1,64 @@
-"""Find files and lines of a diff that look like secrets, by name and with detect-secrets."""
+"""Secrets: masked in what is recorded, and found in files and lines of a diff, by name and with detect-secrets."""
 
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
+Value = TypeVar("Value")
+HIDDEN = "***"
+# `token`, but not the hyperparameters `tokenizer` and `max_tokens`.
+SECRET_KEY = re.compile(r"(?i)password|passwd|secret|credential|(?:api|access|private)[_-]?key|token(?![a-z])")
+_USERINFO = re.compile(r"(\w://)[^/\s'\"]*@")
+# A whole word and what separates it from a value, matched without backtracking into the word.
+_ASSIGNED = re.compile(r"(?<![\w.+~/-])([\w.+~/-]++)=")
+_IN_DICT = re.compile(r"(?<![\w.+~/-])([\w.+~/-]++)[\"']?\s*+:\s*+")
+_ASSIGNED_VALUE = re.compile(r"\"[^\"]*+\"|'[^']*+'|\S++")
+_DICT_VALUE = re.compile(r"\"[^\"]*+\"|'[^']*+'|[^\s,}\]]++")
 SECRET_NAME = re.compile(
     r"(?i)\.env\b|\.(?:pem|key|p12|pfx|jks|keystore|kdbx|gpg|asc|tfvars)$|^id_(?:rsa|dsa|ecdsa|ed25519)|kube_?config"
     r"|service[-_]?account|credential|secret|passw|(?:api|access|private|auth)[-_]?keys?\b|token(?![a-z])"
     r"|^\.(?:netrc|npmrc|pypirc|pgpass|htpasswd|dockercfg)$"
 )
 MAX_LINES = 5000  # of a diff; takes about a second
+
+
+def mask_secrets(value: Value) -> Value:
+    """Return a copy with secrets as ``***``.
+
+    In a mapping (at any depth) that is the value of every key that reads like a secret; in a text what
+    follows such a key after ``=`` or ``:``; in both the user and password of a URL.
+    """
+    masked: Any = value
+    if isinstance(value, str):
+        text = _mask_values(_USERINFO.sub(rf"\1{HIDDEN}@", value), _ASSIGNED, _ASSIGNED_VALUE)
+        masked = _mask_values(text, _IN_DICT, _DICT_VALUE)
+    elif isinstance(value, Mapping):
+        masked = {key: HIDDEN if _is_secret(str(key), item) else mask_secrets(item) for key, item in value.items()}
+    elif isinstance(value, list | tuple):
+        masked = [mask_secrets(item) for item in value]
+    return masked
+
+
+def _is_secret(key: str, item: Any) -> bool:
+    harmless = item is None or isinstance(item, bool | float | Mapping)  # `token_dropout: 0.1` is not a secret
+    return SECRET_KEY.search(key) is not None and not harmless
+
+
+def _mask_values(text: str, key: re.Pattern[str], value: re.Pattern[str]) -> str:
+    parts, done = [], 0
+    for found in key.finditer(text):
+        if found.start() >= done and names_a_secret(found[1]) and (masked := value.match(text, found.end())):
+            parts += [text[done : found.end()], HIDDEN]
+            done = masked.end()
+    return "".join([*parts, text[done:]])
+
+
+def names_a_secret(key: str) -> bool:
+    """Whether the last part of a key such as ``+tracking/db.password`` looks like a secret."""
+    return bool(re.fullmatch(r"[\w.+~/-]+", key) and SECRET_KEY.search(re.split(r"[+~/]", key)[-1]))
 
 
 def secret_name(path: str) -> bool:

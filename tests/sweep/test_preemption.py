@@ -2,7 +2,7 @@ import signal
 
 import pytest
 
-from lightning_modules.compat.submitit import preemption_handler
+from lightning_modules.sweep.launcher_runner import preemption_handler
 
 
 @pytest.fixture
