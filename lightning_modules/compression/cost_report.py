@@ -64,9 +64,8 @@ class CostReport:
         kept = ("params", "nonzero", "macs") if is_onnx_model(network) else ()
         inherited = {key: before[key] for key in kept if key in before}
         metrics = {"size_bytes": float(written.size_bytes), **inherited, **measure_costs(network, self.x), **tested}
-        sides = measure_latencies(self.dense, network, self.x, self.runtimes) if self.runtimes else {}
-        own, theirs = (_timings_of(side, sides) for side in ("compressed", "dense"))
-        self.missing = {name: why for name, why in sides.items() if isinstance(why, str)}
+        timed = measure_latencies(self.dense, network, self.x, self.runtimes) if self.runtimes else ({}, {}, {})
+        theirs, own, self.missing = timed
         self.rows[0] = NetworkCosts("dense", self.rows[0].metrics, theirs)
         self.rows.append(NetworkCosts(name, metrics, own, written.bound_bytes))
         return self.rows[-1]
@@ -103,8 +102,8 @@ class CostReport:
         """Header and rows of the table; `spread` adds the quartiles of latencies and writes all digits."""
         runtimes = list(dict.fromkeys(name for row in self.rows for name in row.latency))
         tests = [key for key in TEST_METRICS if key in self.rows[-1].metrics][:1]
-        short = {"onnxruntime": "ort", "eager": "eager"}
-        head = ["network", "size", "ratio", "nonzero", "macs", *(f"ms, {short[name]}" for name in runtimes)]
+        columns = (f"ms, {name.replace('onnxruntime', 'ort')}" for name in runtimes)
+        head = ["network", "size", "ratio", "nonzero", "macs", *columns]
         head += [name if spread else name.removeprefix("test/") for name in tests]
         size = self.rows[0].metrics["size_bytes"]
         count: Callable[[float], str] = (lambda value: f"{value:,.0f}") if spread else format_count
@@ -126,12 +125,6 @@ def format_count(value: float) -> str:
         if value >= limit:
             return f"{value / limit:.1f}{unit}"
     return f"{value:.0f}"
-
-
-def _timings_of(side: str, sides: dict[str, Timing | str]) -> dict[str, Timing]:
-    """The timings of ``dense`` or ``compressed``, by runtime."""
-    named = {name.partition("/")[2]: t for name, t in sides.items() if name.startswith(f"{side}/")}
-    return {runtime: timing for runtime, timing in named.items() if isinstance(timing, Timing)}
 
 
 def _metrics_of(side: str, row: NetworkCosts) -> dict[str, float]:

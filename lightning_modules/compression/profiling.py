@@ -130,9 +130,9 @@ def is_onnx_model(model: nn.Module) -> bool:
 
 
 def runtime_calls(
-    side: str, model: nn.Module, x: Tensor, runtimes: tuple[str, ...]
-) -> dict[str, Callable[[], object] | str]:
-    """A call of the network for each runtime, by ``<side>/<runtime>``, or the reason why it does not run there.
+    model: nn.Module, x: Tensor, runtimes: tuple[str, ...]
+) -> tuple[dict[str, Callable[[], object]], dict[str, str]]:
+    """A call of the network for each runtime, and the reasons why it does not run in the others.
 
     An ONNX model runs in ONNX Runtime only. `x`: floats [B, *input_shape].
     """
@@ -140,30 +140,29 @@ def runtime_calls(
 
     model.eval()
     if is_onnx_model(model):
-        return {f"{side}/onnxruntime": lambda: model(x)}
-    found: dict[str, Callable[[], object] | str] = {}
-    if "eager" in runtimes:
-        found[f"{side}/eager"] = lambda: model(x)
+        return {"onnxruntime": lambda: model(x)}, {}
+    calls: dict[str, Callable[[], object]] = {"eager": lambda: model(x)} if "eager" in runtimes else {}
     if "onnxruntime" in runtimes:
         try:
             exported = OnnxModel(to_onnx(model, x))
             exported(x)
-            found[f"{side}/onnxruntime"] = lambda: exported(x)
+            calls["onnxruntime"] = lambda: exported(x)
         except UserError as error:  # no kernel for these types, or the exporter does not support an operator
-            found[f"{side}/onnxruntime"] = str(error).splitlines()[0]
-    return found
+            return calls, {"onnxruntime": str(error).splitlines()[0]}
+    return calls, {}
 
 
 def measure_latencies(
     dense: nn.Module, compressed: nn.Module, x: Tensor, runtimes: tuple[str, ...]
-) -> dict[str, Timing | str]:
-    """Latency of both networks in each runtime, by ``dense/<runtime>`` and ``compressed/<runtime>``, or the reason why a
-    network does not run there.
-    """
+) -> tuple[dict[str, Timing], dict[str, Timing], dict[str, str]]:
+    """Latencies of both networks by runtime, and why one does not run in a runtime, by ``<dense or compressed>/<runtime>``."""
     with torch.inference_mode(), single_thread():
-        both = {**runtime_calls("dense", dense, x, runtimes), **runtime_calls("compressed", compressed, x, runtimes)}
-        times = time_interleaved({name: call for name, call in both.items() if not isinstance(call, str)})
-    return {**{name: call for name, call in both.items() if isinstance(call, str)}, **times}
+        sides = {"dense": runtime_calls(dense, x, runtimes), "compressed": runtime_calls(compressed, x, runtimes)}
+        calls = {f"{side}/{name}": call for side, (known, _) in sides.items() for name, call in known.items()}
+        times = time_interleaved(calls)
+    missing = {f"{side}/{name}": why for side, (_, absent) in sides.items() for name, why in absent.items()}
+    own, theirs = ({name: times[f"{side}/{name}"] for name in sides[side][0]} for side in ("dense", "compressed"))
+    return own, theirs, missing
 
 
 def measure_costs(model: nn.Module, x: Tensor) -> dict[str, float]:

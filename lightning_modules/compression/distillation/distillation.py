@@ -1,5 +1,6 @@
 """The distillation stage, which changes only the loss of the fits in which it acts."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, cast, get_args
 
@@ -15,7 +16,7 @@ from lightning_modules.compression.distillation.feature_matching import (
 )
 from lightning_modules.compression.distillation.losses import attention_transfer_loss, relational_loss, soft_target_loss
 from lightning_modules.compression.distillation.teacher import LogitCache, Teacher, load_teacher
-from lightning_modules.compression.stage import Kind, Settings, Stage, StageContext, StateDict, When
+from lightning_modules.compression.stage import Settings, Stage, StageContext, StateDict, When
 from lightning_modules.config.bounds import Fraction, NonNegative, Positive, bounded
 from lightning_modules.config.errors import UserError
 from lightning_modules.task.supervised import Supervised
@@ -40,7 +41,7 @@ class Distillation(Stage):
     The teacher gets exactly the student's samples, including augmentation and mixing.
     """
 
-    kind: ClassVar[Kind] = "distillation"
+    kind = "distillation"
     changes_weights: ClassVar[bool] = False
 
     @bounded
@@ -56,10 +57,9 @@ class Distillation(Stage):
         hint_lr: Positive = 1e-3,
         cache: bool = False,
         when: When = "fit",
-        epochs: int = 0,
-        lr: float | None = None,
+        **fit: Any,
     ) -> None:
-        super().__init__(when, epochs, lr)
+        super().__init__(when, **fit)
         self.teacher_uris = [teacher] if isinstance(teacher, str) else [str(name) for name in teacher]
         self.weights, self.temperature, self.alpha = weights, temperature, alpha
         self.term, self.layers, self.caches = term, dict(layers or {}), cache
@@ -70,24 +70,25 @@ class Distillation(Stage):
         self._preprocess: Any = None
         self._kind = "multiclass"
         self._device: torch.device | None = None
-        if problems := self._find_problems(hint_lr):
-            raise UserError("compression: " + "; ".join(problems))
-
-    def _find_problems(self, hint_lr: float) -> list[str]:
-        found = []
-        if not self.teacher_uris:
-            found.append("teacher=[]: expected at least one teacher")
-        if not self.alpha and not (self.term and self.weight):
-            found.append("alpha=0 needs a term with a weight above 0, else nothing is learned from the teacher")
-        if self.term in ("hints", "attention") and not self.layers:
-            found.append(f"term={self.term} needs the layers to compare: layers={{STUDENT: TEACHER}}")
-        if self.layers and not self.term:
-            found.append(f"layers need a term; choose one of: {', '.join(get_args(Term))}")
-        if self.layers and len(self.teacher_uris) > 1:
-            found.append("layers: only the outputs of an ensemble can be compared, not its features")
-        if self.caches and self.layers:
-            found.append("cache=true caches the teacher's logits, not features; remove layers")
-        return found
+        problems = (
+            (not self.teacher_uris, "teacher=[]: expected at least one teacher"),
+            (
+                not alpha and not (term and self.weight),
+                "alpha=0 needs a term with a weight above 0, else nothing is learned from the teacher",
+            ),
+            (
+                term in ("hints", "attention") and not layers,
+                f"term={term} needs the layers to compare: layers={{STUDENT: TEACHER}}",
+            ),
+            (layers and not term, f"layers need a term; choose one of: {', '.join(get_args(Term))}"),
+            (
+                layers and len(self.teacher_uris) > 1,
+                "layers: only the outputs of an ensemble can be compared, not its features",
+            ),
+            (cache and layers, "cache=true caches the teacher's logits, not features; remove layers"),
+        )
+        if any(holds for holds, _ in problems):
+            raise UserError("compression: " + "; ".join(text for holds, text in problems if holds))
 
     # --- before training -------------------------------------------------------------------------------------
     @torch.no_grad()
@@ -143,10 +144,8 @@ class Distillation(Stage):
                 student = FeatureHooks(task.model, list(self.layers), "the student's network of this fit")
             except UserError as error:
                 raise self.config_error(str(error)) from error
-            self._features = [student]
-            self._features.append(
-                FeatureHooks(self._teacher.members[0].network, list(self.layers.values()), "the teacher")
-            )
+            teacher = FeatureHooks(self._teacher.members[0].network, list(self.layers.values()), "the teacher")
+            self._features = [student, teacher]
 
     def detach(self) -> None:
         """Remove the hooks."""
@@ -155,9 +154,13 @@ class Distillation(Stage):
         self._features = []
 
     def loss(self, loss: Tensor, outputs: Tensor, batch: dict[str, Tensor]) -> Tensor:
-        self._move_to(outputs.device)
+        assert self._teacher is not None, "attach comes first"
+        if outputs.device != self._device:
+            self._teacher.to(outputs.device)
+            self._device = outputs.device
         own = self._features[0].take() if self._features else [outputs]
-        logits = self.cache.look_up(batch, self._ask) if self.caches else self._ask(batch["x"])
+        compute = functools.partial(self._teacher.logits, preprocess=self._preprocess)
+        logits = self.cache.look_up(batch, compute) if self.caches else compute(batch["x"])
         total = loss
         if self.alpha:
             soft = soft_target_loss(outputs, logits, self.temperature, self._kind)
@@ -166,16 +169,6 @@ class Distillation(Stage):
             theirs = self._features[1].take() if self._features else [logits.float().mean(0)]
             total = total + self.weight * self._compare(own, theirs)
         return total
-
-    def _move_to(self, device: torch.device) -> None:
-        assert self._teacher is not None, "attach comes first"
-        if device != self._device:
-            self._teacher.to(device)
-            self._device = device
-
-    def _ask(self, x: Tensor) -> Tensor:
-        assert self._teacher is not None
-        return self._teacher.logits(x, self._preprocess)
 
     def _compare(self, student: list[Tensor], teacher: list[Tensor]) -> Tensor:
         if self.term == "hints":

@@ -35,10 +35,10 @@ class Teacher:
 
     def __init__(self, members: Sequence[TeacherMember]) -> None:
         self.members = list(members)
-        for member in self.members:
-            for module in (member.network, member.preprocess):
-                if module is not None:
-                    module.requires_grad_(False).eval()
+        self._modules = nn.ModuleList(
+            m for member in members for m in (member.network, member.preprocess) if m is not None
+        )
+        self._modules.requires_grad_(False).eval()
 
     @torch.no_grad()
     def logits(self, x: Tensor, preprocess: Callable[[Tensor], Tensor]) -> Tensor:
@@ -47,10 +47,7 @@ class Teacher:
 
     def to(self, device: torch.device) -> None:
         """Move all members to a device."""
-        for member in self.members:
-            for module in (member.network, member.preprocess):
-                if module is not None:
-                    module.to(device)
+        self._modules.to(device)
 
     def check_shapes(self, input_shape: Sequence[int], num_outputs: int) -> None:
         """Raise UserError if a member's input shape or number of outputs differs from the student's."""
@@ -91,14 +88,13 @@ def load_teacher(
     names = [teacher_uri] if isinstance(teacher_uri, str) else [str(name) for name in teacher_uri]
     if weights and not any(name.startswith("torchvision:") for name in names):
         raise UserError(f"weights={weights}: only teacher=torchvision:NAME takes a file of weights")
-    return Teacher(
-        [
-            _load_torchvision(name, weights, input_shape, num_outputs)
-            if name.startswith("torchvision:")
-            else _load_from_store(name)
-            for name in names
-        ]
-    )
+    members = []
+    for name in names:
+        is_torchvision = name.startswith("torchvision:")
+        members.append(
+            _load_torchvision(name, weights, input_shape, num_outputs) if is_torchvision else _load_from_store(name)
+        )
+    return Teacher(members)
 
 
 def _load_from_store(teacher_uri: str) -> TeacherMember:
@@ -151,29 +147,20 @@ class LogitCache:
     def look_up(self, batch: dict[str, Tensor], compute: Callable[[Tensor], Tensor]) -> Tensor:
         """The logits [M, B, K] of a batch; `compute` maps raw samples that are not cached to their logits."""
         index = batch["index"]
-        new = self._is_new(index)
-        if new.any():
-            self._put(index[new], compute(batch["x"][new]))
-        assert self.logits is not None
-        return self.logits.index_select(1, index)
-
-    def _is_new(self, index: Tensor) -> Tensor:
+        known = torch.empty(1, 0, 1) if self.logits is None else self.logits
+        known = known.to(index.device)
         new = torch.ones_like(index, dtype=torch.bool)
-        if self.logits is not None:
-            self.logits = self.logits.to(index.device)
-            inside = index < self.logits.shape[1]
-            new[inside] = self.logits[0, index[inside], 0].isnan()
-        return new
-
-    def _put(self, index: Tensor, found: Tensor) -> None:
-        size, known = int(index.max()) + 1, self.logits
-        if known is None or known.shape[1] < size:
-            self.logits = found.new_full((found.shape[0], size, found.shape[2]), torch.nan, dtype=torch.float32)
-            if known is not None:
-                self.logits[:, : known.shape[1]] = known
-        assert self.logits is not None
-        self.logits[:, index] = found.float()
-        self.computed += len(index)
+        inside = index < known.shape[1]
+        new[inside] = known[0, index[inside], 0].isnan()
+        if new.any():
+            found = compute(batch["x"][new]).float()
+            size = max(known.shape[1], int(index.max()) + 1)
+            grown = found.new_full((len(found), size, found.shape[2]), torch.nan)
+            grown[:, : known.shape[1]] = known
+            grown[:, index[new]] = found
+            known, self.computed = grown, self.computed + int(new.sum())
+        self.logits = known
+        return known.index_select(1, index)
 
     def state_dict(self) -> StateDict:
         return {} if self.logits is None else {"logits": self.logits.cpu()}
