@@ -1,5 +1,6 @@
 """What the tests share: a store of their own, and runs composed as the command line composes them."""
 
+import gc
 import os
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tests run side by side, and some of them fork
 os.environ["COLUMNS"] = "200"  # tables and messages are not broken where a test looks for a word
 
+gc.set_threshold(5_000, 20, 20)  # a full collection looks at all of torch, and they took a seventh of the suite's time
 config_cache.install()
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -27,6 +29,10 @@ QUICK = (
     "~callbacks.progress",
     "~callbacks.summary",
 )
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # what is imported stays
 
 
 @pytest.fixture(scope="session")
