@@ -53,7 +53,7 @@ RENAMED = {  # former path of a class or function, without the package -> its na
     "optimizer.layer_wise.LayerWise": "LayerWiseOptimizer",
     "optimizer.scaling.scaled": "scaled_warmup",
     "strategy.hooks.GradientHook": "CommHook",
-    "strategy.slow_ranks.Paced": "StepTimer",
+    "strategy.slow_ranks.Paced": "CommStats",
     "strategy.traffic.Measured": "CommStats",
     "strategy.zero.ZeroOne": "ZeRO1",
     "task.anomaly.AnomalyDetection": "NanDetector",

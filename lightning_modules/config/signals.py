@@ -94,6 +94,14 @@ def handle_signals(handler: Callable[[int, Any], None]) -> Iterator[None]:
             signal.signal(number, old)
 
 
+def set_sigterm_action(action: signal.Handlers) -> bool:
+    """Have SIGTERM end this process (SIG_DFL) or ignored from now on; return whether this is the main thread, which can."""
+    if threading.current_thread() is not threading.main_thread():
+        return False
+    signal.signal(signal.SIGTERM, action)
+    return True
+
+
 def _discard_output(terminals: list[int]) -> None:
     """Discard further output: writing to a closed terminal would raise an error."""
     with contextlib.suppress(OSError):

@@ -53,7 +53,9 @@ def load_verified(path: Path, ours: bool = True) -> Any:
     """
     with path.open("rb") as file:
         if _has_checksum(file):
-            _verify_checksum(file)
+            size = file.seek(-_TRAILER_BYTES, os.SEEK_END)
+            if _sha256(file, size) != file.read()[-64:]:
+                raise DamagedFileError("its content does not match its checksum")
             check_archive(file, crc=False)
         elif zipfile.is_zipfile(file):
             check_archive(file)
@@ -100,12 +102,6 @@ def _has_checksum(file: BinaryIO) -> bool:
     if is_archive and not (trailer[-_END_RECORD_BYTES:].startswith(b"PK\x05\x06") and trailer.endswith(b"\0\0")):
         raise DamagedFileError("it is truncated, or its checksum is damaged")
     return False
-
-
-def _verify_checksum(file: BinaryIO) -> None:
-    size = file.seek(-_TRAILER_BYTES, os.SEEK_END)
-    if _sha256(file, size) != file.read()[-64:]:
-        raise DamagedFileError("its content does not match its checksum")
 
 
 def _sha256(file: BinaryIO, size: int) -> bytes:

@@ -25,8 +25,7 @@ class HFTextClassifier(nn.Module):
         freeze_backbone: train the head only.
         download: allow downloads of missing files.
 
-    Raises:
-        UserError: transformers is not installed, or the model is missing or not a text classifier.
+    Raises UserError if transformers is not installed, or the model is missing or not a text classifier.
     """
 
     def __init__(
@@ -39,17 +38,15 @@ class HFTextClassifier(nn.Module):
         download: bool = False,
     ) -> None:
         super().__init__()
-        transformers = _import_transformers()
+        transformers = _import_transformers("model=hf_text")
         if name is None or len(input_shape) != 1:
             raise UserError(
                 "model=hf_text needs texts tokenized by its own tokenizer: set data.tokenizer=NAME, as in data=trec"
             )
         tokenizer = pretrained_tokenizer(name, download)
-        path = str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name
-        self.network: Any = _load_network(transformers, path, num_outputs, pretrained, download)
+        self.network: Any = _load_network(transformers, _folder_or_name(name), num_outputs, pretrained, download)
         self.padding = int(tokenizer.pad_token_id or 0)
-        config: Any = self.network.config
-        config.pad_token_id = self.padding
+        self.network.config.pad_token_id = self.padding
         before, after = _special_tokens(tokenizer)
         self.register_buffer("before", before, persistent=False)
         self.register_buffer("after", after, persistent=False)
@@ -86,34 +83,29 @@ class HFTextClassifier(nn.Module):
         return ids[:, :longest], mask[:, :longest]
 
 
-def _import_transformers() -> ModuleType:
+def _import_transformers(needed_by: str) -> ModuleType:
     try:
         import transformers
     except ModuleNotFoundError as error:
-        raise UserError("model=hf_text needs transformers: pip install -e '.[text]'") from error
+        raise UserError(f"{needed_by} needs transformers: pip install -e '.[text]'") from error
     return transformers
 
 
-def _load_network(transformers: ModuleType, path: str, num_outputs: int, pretrained: bool, download: bool) -> nn.Module:
-    builder, local = transformers.AutoModelForSequenceClassification, not download
+def _folder_or_name(name: str) -> str:
+    folder = Path(name).expanduser()
+    return str(folder) if folder.is_dir() else name
+
+
+def _load_network(transformers: Any, path: str, num_outputs: int, pretrained: bool, download: bool) -> Any:
+    builder, common = transformers.AutoModelForSequenceClassification, {"trust_remote_code": False}
+    files = {**common, "local_files_only": not download}
     level = transformers.utils.logging.get_verbosity()
     transformers.utils.logging.set_verbosity_error()  # it warns that the head is new, as intended
     try:
-        config = transformers.AutoConfig.from_pretrained(
-            path, num_labels=num_outputs, local_files_only=local, trust_remote_code=False
-        )
+        config = transformers.AutoConfig.from_pretrained(path, num_labels=num_outputs, **files)
         if not pretrained:
-            built: nn.Module = builder.from_config(config, trust_remote_code=False)
-            return built
-        loaded: nn.Module = builder.from_pretrained(
-            path,
-            config=config,
-            local_files_only=local,
-            use_safetensors=True,
-            ignore_mismatched_sizes=True,
-            trust_remote_code=False,
-        )
-        return loaded
+            return builder.from_config(config, **common)
+        return builder.from_pretrained(path, config=config, use_safetensors=True, ignore_mismatched_sizes=True, **files)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
             f"model.name={path}: no text model with safetensors in a folder of that name, nor in the local Hugging Face "
@@ -148,16 +140,11 @@ def _check_length(network: Any, length: int, padding: int) -> None:
 def pretrained_tokenizer(name: str, download: bool = False) -> Any:
     """Load a tokenizer from a folder, the local Hugging Face cache or, with `download`, from Hugging Face.
 
-    Raises:
-        UserError: transformers is not installed, or the tokenizer was not found.
+    Raises UserError if transformers is not installed, or the tokenizer was not found.
     """
+    tokenizers = _import_transformers(f"data.tokenizer={name}").AutoTokenizer
     try:
-        from transformers import AutoTokenizer
-    except ModuleNotFoundError as error:
-        raise UserError(f"data.tokenizer={name} needs transformers: pip install -e '.[text]'") from error
-    place = str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name
-    try:
-        return AutoTokenizer.from_pretrained(place, local_files_only=not download, trust_remote_code=False)
+        return tokenizers.from_pretrained(_folder_or_name(name), local_files_only=not download, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
             f"data.tokenizer={name}: found neither as a folder nor in the local Hugging Face cache; set "

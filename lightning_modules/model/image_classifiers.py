@@ -11,7 +11,7 @@ import torchvision
 from torch import nn
 
 from lightning_modules.config.errors import UserError, suggest
-from lightning_modules.model.pretrained import PretrainedNetwork, load_weights, read_state_dict
+from lightning_modules.model.pretrained import PretrainedNetwork, build_network, load_weights, read_state_dict
 from lightning_modules.model.shape import image_shape
 
 # the auxiliary heads of googlenet and inception_v3, which are built without them
@@ -43,12 +43,8 @@ class TorchvisionClassifier(PretrainedNetwork):
         if channels not in (1, 3):
             raise UserError(f"model=torchvision needs 1 or 3 channels, the data gives {channels}")
         arguments = _builder_arguments(name, height, width, bool(weights)) | arguments
-        try:
-            network = torchvision.models.get_model(name, weights=None, num_classes=num_outputs, **arguments)
-        except (TypeError, ValueError, RuntimeError, AssertionError) as error:
-            raise UserError(
-                f"model.name={name} with {arguments} cannot be built for images of shape {tuple(input_shape)}: {error}"
-            ) from error
+        create = torchvision.models.get_model
+        network = build_network(create, name, input_shape, arguments, weights=None, num_classes=num_outputs)
         heads = [_find_head(network, num_outputs)]
         super().__init__(network, heads, repeat_gray=channels == 1, freeze_backbone=freeze_backbone)
         if weights:
@@ -118,7 +114,10 @@ class TimmClassifier(PretrainedNetwork):
         freeze_backbone: bool = False,
         **arguments: object,
     ) -> None:
-        timm = _import_timm()
+        try:
+            import timm
+        except ModuleNotFoundError as error:
+            raise UserError("model=timm needs timm: pip install -e '.[timm]'") from error
         config = _config(timm, name)
         if pretrained and weights:
             raise UserError("model.pretrained=true and model.weights exclude each other: set one of them")
@@ -129,28 +128,14 @@ class TimmClassifier(PretrainedNetwork):
         if pretrained:
             overlay = {"file": str(_cached_file(name, config))}
             arguments = {"pretrained": True, "pretrained_cfg_overlay": overlay} | arguments
-        try:
-            network = timm.create_model(
-                name, num_classes=num_outputs, in_chans=3 if repeat_gray else channels, **arguments
-            )
-        except (TypeError, ValueError, RuntimeError, AssertionError) as error:
-            raise UserError(
-                f"model.name={name} with {arguments} cannot be built for images of shape {tuple(input_shape)}: {error}"
-            ) from error
+        sizes = {"num_classes": num_outputs, "in_chans": 3 if repeat_gray else channels}
+        network = build_network(timm.create_model, name, input_shape, arguments, **sizes)
         classifier = config.classifier or ()
         heads = [classifier] if isinstance(classifier, str) else list(classifier)
         super().__init__(network, heads, repeat_gray, freeze_backbone)
         if weights:
             load_weights(network, Path(weights).expanduser(), heads)
         self.check(name, input_shape, num_outputs)
-
-
-def _import_timm() -> ModuleType:
-    try:
-        import timm
-    except ModuleNotFoundError as error:
-        raise UserError("model=timm needs timm: pip install -e '.[timm]'") from error
-    return timm
 
 
 def _config(timm: ModuleType, name: str) -> Any:

@@ -1,10 +1,11 @@
 """What the torchvision and timm classifiers share: loading weight files, gray images, the head, a frozen backbone."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lightning_modules.config.errors import UserError
@@ -32,12 +33,8 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 def _read(path: Path) -> object:
     try:
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
             return load_file(path)
         return load_verified(path, ours=False)
-    except ModuleNotFoundError as error:
-        raise UserError(f"model.weights={path} needs a package: pip install safetensors") from error
     except Exception as error:  # each reader raises its own types for damaged files
         reason = str(error).strip().splitlines()[:1]
         raise UserError(
@@ -45,38 +42,29 @@ def _read(path: Path) -> object:
         ) from error
 
 
-def load_weights(
-    network: nn.Module,
-    path: Path,
-    optional: Sequence[str],
-    rename: Callable[[str], str] = str,
-) -> None:
+def load_weights(network: nn.Module, path: Path, optional: Sequence[str], rename: Callable[[str], str] = str) -> None:
     """Load the file into `network` in place. Names may have a prefix, as in checkpoints of a task.
 
     Modules named in `optional` (the heads) keep their values if the file lacks them or has other shapes. Raises UserError
     with a few of the differing names if the weights belong to another network.
     """
     state = _strip_prefix(read_state_dict(path), network)
-    own = network.state_dict()
+    own, heads = network.state_dict(), tuple(f"{module}." for module in optional)
     for key in list(state):  # in place, to keep the versions in the dict's metadata
         value = state.pop(key)
         key = rename(key)
-        if not _is_part_of(key, optional) or (key in own and own[key].shape == value.shape):
+        if not key.startswith(heads) or (key in own and own[key].shape == value.shape):
             state[key] = value
     try:
         missing, unexpected = network.load_state_dict(state, strict=False)
     except (RuntimeError, ValueError) as error:
         differences = [line.strip() for line in str(error).splitlines()[1:]] or [str(error)]
     else:
-        differences = [f"missing {key}" for key in missing if not _is_part_of(key, optional)]
+        differences = [f"missing {key}" for key in missing if not key.startswith(heads)]
         differences += [f"unexpected {key}" for key in unexpected]
     if differences:
         more = f" and {len(differences) - 3} more" if len(differences) > 3 else ""
         raise UserError(f"model.weights={path} belongs to another network: {'; '.join(differences[:3])}{more}")
-
-
-def _is_part_of(key: str, modules: Sequence[str]) -> bool:
-    return any(key.startswith(f"{module}.") for module in modules)
 
 
 def _strip_prefix(state: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
@@ -86,6 +74,22 @@ def _strip_prefix(state: dict[str, Tensor], network: nn.Module) -> dict[str, Ten
         return state
     prefix = min(prefixes, key=len)  # `model.` rather than `model.layer1.0.`
     return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+
+
+def build_network(
+    create: Callable[..., nn.Module],
+    name: str,
+    input_shape: Sequence[int],
+    arguments: Mapping[str, object],
+    **more: object,
+) -> nn.Module:
+    """The library's network `name`. Raises UserError, with the user's `arguments`, if its builder rejects them."""
+    try:
+        return create(name, **more, **arguments)
+    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+        raise UserError(
+            f"model.name={name} with {dict(arguments)} cannot be built for images of shape {tuple(input_shape)}: {error}"
+        ) from error
 
 
 class PretrainedNetwork(nn.Module):

@@ -15,8 +15,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.optimizer import ParamsT
 
 from lightning_modules.config.bounds import Count, NonNegative, bounded
-from lightning_modules.config.errors import UserError
 from lightning_modules.config.trust import component
+from lightning_modules.optimizer.lr_schedules import require_warmup_fits
 
 Momentum = Annotated[float, Ge(0), Lt(1)]
 
@@ -64,7 +64,6 @@ class LARS(LayerWiseOptimizer):
         trust: NonNegative = 0.001,
         adapt_vectors: bool = False,
     ) -> None:
-
         settings = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "trust": trust}
         super().__init__(params, {**settings, "adapt_vectors": adapt_vectors})
 
@@ -86,8 +85,8 @@ class LAMB(LayerWiseOptimizer):
     """Layer-wise Adam (You et al. 2019, algorithm 2, with phi(||w||) = ||w||).
 
     With Adam's bias-corrected moments m and v: u = m / (sqrt(v) + eps) + weight_decay w, and
-    w <- w - lr (||w|| / ||u||) u. The ratio is 1 if w or u is zero, and for parameters with one dimension (biases,
-    norms) unless ``adapt_vectors``. Gradients are not clipped, as in the paper.
+    w <- w - lr (||w|| / ||u||) u. The ratio is 1 if w or u is zero, and for parameters with one dimension unless
+    ``adapt_vectors``. Gradients are not clipped, as in the paper.
     """
 
     @bounded
@@ -100,7 +99,6 @@ class LAMB(LayerWiseOptimizer):
         weight_decay: NonNegative = 0.01,
         adapt_vectors: bool = False,
     ) -> None:
-
         settings = {"lr": lr, "betas": tuple(betas), "eps": eps, "weight_decay": weight_decay}
         super().__init__(params, {**settings, "adapt_vectors": adapt_vectors})
 
@@ -148,12 +146,8 @@ def scaled_warmup(
 
     Raises UserError if the warm-up is not shorter than the training.
     """
-
     warmup = round(warmup_epochs * steps_per_epoch)
-    if warmup >= total_steps:
-        raise UserError(
-            f"scheduler.warmup_epochs={warmup_epochs}: a warm-up of {warmup} steps does not fit into a training of {total_steps}"
-        )
+    require_warmup_fits(warmup, total_steps, warmup_epochs)
     ranks = ranks or (dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1)
     ratio = batch_size * accumulated * ranks / reference_batch
     peak = {"linear": ratio, "sqrt": math.sqrt(ratio), "none": 1.0}[rule]

@@ -10,18 +10,17 @@ continue from their saved state.
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
 import torch
-from annotated_types import Ge
+from annotated_types import Lt
 from pytorch_lightning.utilities.types import LRSchedulerConfigType, LRSchedulerTypeUnion
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler, MultiStepLR, OneCycleLR, ReduceLROnPlateau, StepLR
+from torch.optim.lr_scheduler import LambdaLR, MultiStepLR, OneCycleLR, ReduceLROnPlateau, StepLR
 
 from lightning_modules.compat.torch import one_cycle_plan, set_last_lr
-from lightning_modules.config.bounds import Count, NonNegative, bounded
+from lightning_modules.config.bounds import Count, Fraction, NonNegative, Whole, bounded
 from lightning_modules.config.errors import UserError
 from lightning_modules.config.trust import component
 
@@ -33,7 +32,7 @@ def cosine(
     total_steps: int,
     steps_per_epoch: int,
     warmup_epochs: NonNegative = 0.0,
-    warmup_steps: Annotated[int, Ge(0)] | None = None,
+    warmup_steps: Whole | None = None,
     min_lr: NonNegative = 0.0,
 ) -> LRSchedulerConfigType:
     """Linear warm-up, then half a cosine down to `min_lr` at the last step (Loshchilov and Hutter 2017, equation 5).
@@ -44,19 +43,20 @@ def cosine(
     if warmup_steps is not None and warmup_epochs:
         raise UserError("scheduler.warmup_steps and scheduler.warmup_epochs exclude each other: set one of them")
     warmup = round(warmup_epochs * steps_per_epoch) if warmup_steps is None else warmup_steps
-    if warmup >= total_steps:
-        raise UserError(
-            f"scheduler.warmup_epochs or warmup_steps: a warm-up of {warmup} steps does not fit into a "
-            f"training of {total_steps} steps"
-        )
+    require_warmup_fits(warmup, total_steps, warmup_epochs if warmup_steps is None else None)
+    rates = [float(group.get("initial_lr", group["lr"])) for group in optimizer.param_groups]
     # closures are not saved: a resumed schedule is planned by the config, not by the checkpoint
-    factors = [_cosine_factor(total_steps, warmup, _relative_min_lr(group, min_lr)) for group in optimizer.param_groups]
-    return _every_step(LambdaLR(optimizer, factors))
+    factors = [_cosine_factor(total_steps, warmup, min_lr / lr if lr else 1.0) for lr in rates]
+    return {"scheduler": LambdaLR(optimizer, factors), "interval": "step"}
 
 
-def _relative_min_lr(group: dict[str, Any], min_lr: float) -> float:
-    lr = float(group.get("initial_lr", group["lr"]))
-    return min_lr / lr if lr else 1.0
+def require_warmup_fits(steps: int, total_steps: int, epochs: float | None) -> None:
+    """Raise UserError if a warm-up, given in `epochs` or in steps, is not shorter than the training."""
+    if steps >= total_steps:
+        key = f"warmup_steps={steps}" if epochs is None else f"warmup_epochs={epochs}"
+        raise UserError(
+            f"scheduler.{key}: a warm-up of {steps} steps does not fit into a training of {total_steps} steps"
+        )
 
 
 def _cosine_factor(total_steps: int, warmup: int, floor: float) -> Callable[[int], float]:
@@ -84,18 +84,18 @@ def step(
     gamma: float = 0.1,
 ) -> LRSchedulerConfigType:
     """Multiply the learning rate by `gamma` every `every` epochs or, if given, at the epochs in `milestones`."""
-    if milestones:
-        return _every_epoch(MultiStepLR(optimizer, list(milestones), gamma))
-    return _every_epoch(StepLR(optimizer, every, gamma))
+    scheduler = MultiStepLR(optimizer, list(milestones), gamma) if milestones else StepLR(optimizer, every, gamma)
+    return {"scheduler": scheduler, "interval": "epoch"}
 
 
 @component
+@bounded
 def one_cycle(
     optimizer: Optimizer,
     total_steps: int,
     steps_per_epoch: int,
     max_lr: float | None = None,
-    pct_start: float = 0.3,
+    pct_start: Fraction = 0.3,
     div_factor: float = 25.0,
     final_div_factor: float = 1e4,
     anneal_strategy: Literal["cos", "linear"] = "cos",
@@ -105,19 +105,20 @@ def one_cycle(
     On resuming with another length the learning rate may rise again. Momentum is cycled only if the optimizer has one
     (torch would add it to plain SGD).
     """
+    if total_steps < 1:
+        raise UserError("scheduler: one_cycle needs a training of at least one step")
     groups = optimizer.param_groups
-    with _as_user_error():
-        scheduler = OneCycle(
-            optimizer,
-            max_lr=[group["lr"] if max_lr is None else max_lr for group in groups],
-            total_steps=total_steps,
-            pct_start=pct_start,
-            div_factor=div_factor,
-            final_div_factor=final_div_factor,
-            anneal_strategy=anneal_strategy,
-            cycle_momentum=all(group.get("betas") or group.get("momentum") for group in groups),
-        )
-    return _every_step(scheduler)
+    scheduler = OneCycle(
+        optimizer,
+        max_lr=[group["lr"] if max_lr is None else max_lr for group in groups],
+        total_steps=total_steps,
+        pct_start=pct_start,
+        div_factor=div_factor,
+        final_div_factor=final_div_factor,
+        anneal_strategy=anneal_strategy,
+        cycle_momentum=all(group.get("betas") or group.get("momentum") for group in groups),
+    )
+    return {"scheduler": scheduler, "interval": "step"}
 
 
 class OneCycle(OneCycleLR):
@@ -134,13 +135,14 @@ class Plateau(ReduceLROnPlateau):
 
 
 @component
+@bounded
 def plateau(
     optimizer: Optimizer,
     total_steps: int,
     steps_per_epoch: int,
     monitor: str = "val/loss",
     mode: Literal["min", "max"] = "min",
-    factor: float = 0.1,
+    factor: Annotated[float, Lt(1)] = 0.1,
     patience: int = 10,
     min_lr: float = 0.0,
     threshold: float = 1e-4,
@@ -151,11 +153,8 @@ def plateau(
     An improvement must exceed `threshold`, relative to the best value or, with "abs", absolute. Keras' schedule with
     patience p equals this one with patience p - 1 and "abs".
     """
-    with _as_user_error():
-        scheduler = Plateau(
-            optimizer, mode, factor, patience, threshold=threshold, threshold_mode=threshold_mode, min_lr=min_lr
-        )
-        scheduler.monitor = monitor
+    scheduler = Plateau(optimizer, mode, factor, patience, threshold, threshold_mode, min_lr=min_lr)
+    scheduler.monitor = monitor
     return {"scheduler": scheduler, "interval": "epoch", "monitor": monitor}
 
 
@@ -187,20 +186,3 @@ def replan_on_resume(scheduler: LRSchedulerTypeUnion, total: int, total_before: 
         f"scheduler: {total} steps are planned instead of {total_before}; {type(scheduler).__name__} continues from its "
         f"saved state, with the learning rate {float(restored):.4g}"
     )
-
-
-@contextmanager
-def _as_user_error() -> Iterator[None]:
-    """Turn torch's error about an argument into a UserError."""
-    try:
-        yield
-    except ValueError as error:
-        raise UserError(f"scheduler: {error}") from error
-
-
-def _every_step(scheduler: LRScheduler) -> LRSchedulerConfigType:
-    return {"scheduler": scheduler, "interval": "step"}
-
-
-def _every_epoch(scheduler: LRScheduler) -> LRSchedulerConfigType:
-    return {"scheduler": scheduler, "interval": "epoch"}

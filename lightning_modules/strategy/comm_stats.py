@@ -1,4 +1,4 @@
-"""Communication metrics: bytes sent between processes, time in communication, samples per second."""
+"""Communication metrics: bytes sent between processes, time in communication, samples per second, and the slowest rank."""
 
 import statistics
 import time
@@ -22,14 +22,35 @@ from lightning_modules.config.errors import warn
 _MIN_GAP_S = 1e-3  # per batch: smaller differences are not worth a warning
 
 
-class StepTimer(Strategy):
-    """Measures the seconds per batch in which this rank does not wait for another.
+@dataclass
+class BytesCounter:
+    """Counts the bytes that this rank passes to collectives in training (payloads, before any algorithm's overhead)."""
 
-    They are the time between two training steps (data, callbacks), of the forward pass with augmentation, after DDP's
-    buffer broadcast, and of the backward pass, from DDP's own timer. The optimizer's step, in which some strategies
-    communicate, and the first batch are excluded. On GPUs the passes are measured on the host.
+    sent: int = 0
 
-    `compare_step_times` returns ``comm/slowest_rank`` and ``comm/slowest_ratio``, its time over the median of the others.
+    def add(self, num_bytes: int) -> None:
+        """Count a payload."""
+        self.sent += num_bytes
+
+
+class CommStats(Strategy):
+    """Mixin that logs communication metrics once per epoch. Must precede Lightning's strategy in the bases.
+
+    Logged, for the batches since the last time:
+
+    - ``comm/bytes``: payload per batch and rank, whether or not the batch ends in an optimizer step.
+    - ``comm/time_s``: seconds per batch from the first gradients ready to be sent until all are averaged, including
+      waiting for slower ranks; ``comm/exposed_s``: the part of it without computation. Only where measured.
+    - ``throughput/samples_per_s``: of all ranks, from the first batch to the validation.
+    - ``comm/world_size``: the number of ranks.
+    - ``comm/slowest_rank``, and ``comm/slowest_ratio``, its time over the median of the others.
+
+    The time of a rank is that in which it does not wait for another: between two training steps (data, callbacks), of the
+    forward pass with augmentation, after DDP's buffer broadcast, and of the backward pass, from DDP's own timer. The
+    optimizer's step, in which some strategies communicate, and the first batch are excluded. On GPUs the passes are
+    measured on the host.
+
+    Subclasses count bytes in `bytes_counter` and override `comm_seconds`.
     """
 
     forward_communicates = False  # whether ranks communicate in the forward or backward pass: these are then excluded
@@ -37,11 +58,19 @@ class StepTimer(Strategy):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.bytes_counter = BytesCounter()
+        self._since: float | None = None  # None: not in training
+        self._sent_before = self._batches = self._samples = 0
         self._idle_since: float | None = None  # None: this rank may have waited for others since
         self._computing_since = 0.0
         self._seconds, self._timed_batches, self._is_warm, self._has_warned = 0.0, 0, False, False
         self._forward_hook: RemovableHandle | None = None
 
+    def comm_seconds(self) -> tuple[float, float] | None:
+        """(seconds in communication, of these without computation), mean per batch so far; None if unknown."""
+        return None
+
+    # --- the epoch ---------------------------------------------------------------------------------------------
     def setup(self, trainer: pl.Trainer) -> None:
         callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined] # set by Lightning's connector
         if trainer.state.fn == "fit" and not any(isinstance(callback, _StepEndHook) for callback in callbacks):
@@ -54,10 +83,50 @@ class StepTimer(Strategy):
         if self.lightning_module is not None:
             self._forward_hook = self.lightning_module.register_forward_pre_hook(self._begin_forward)
 
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        super().on_train_batch_start(batch, batch_idx)
+        if batch_idx == 0:
+            self._log()
+        if self._since is None:
+            self._since, self._sent_before = time.perf_counter(), self.bytes_counter.sent
+        task: Any = self.lightning_module
+        samples = len(next(iter(batch.values())))
+        self._batches += -(-samples // task.batch_size) if self._is_multi_step else 1
+        self._samples += samples
+
+    def on_validation_start(self) -> None:
+        self._log()
+        super().on_validation_start()
+
     def on_train_end(self) -> None:
+        self._log()
         super().on_train_end()
         if self._forward_hook is not None:
             self._forward_hook.remove()
+
+    def _log(self) -> None:
+        self._idle_since = None
+        if self._since is None or self.lightning_module is None:
+            return
+        trainer, seconds = self.lightning_module.trainer, time.perf_counter() - self._since
+        shares = int((trainer.distributed_sampler_kwargs or {}).get("num_replicas", 1))
+        values = {
+            "comm/bytes": (self.bytes_counter.sent - self._sent_before) / self._batches,
+            "throughput/samples_per_s": self._samples * shares / seconds,
+            "comm/world_size": float(trainer.world_size),
+        }
+        if measured := self.comm_seconds():
+            values |= dict(zip(("comm/time_s", "comm/exposed_s"), measured, strict=True))
+        values |= self._compare_step_times()
+        if trainer.logger is not None:
+            trainer.logger.log_metrics(values, trainer.global_step)
+        self._since, self._batches, self._samples = None, 0, 0
+
+    # --- the time of this rank ---------------------------------------------------------------------------------
+    @property
+    def _is_multi_step(self) -> bool:
+        """Whether one training step runs several mini-batches, each with its own backward pass."""
+        return self.lightning_module is not None and not self.lightning_module.automatic_optimization
 
     def _begin_forward(self, *_: object) -> None:
         self._computing_since = time.perf_counter()
@@ -73,11 +142,6 @@ class StepTimer(Strategy):
                 self._timed_batches += 1
         return result
 
-    @property
-    def _is_multi_step(self) -> bool:
-        """Whether one training step runs several mini-batches, each with its own backward pass."""
-        return self.lightning_module is not None and not self.lightning_module.automatic_optimization
-
     def pre_backward(self, closure_loss: Tensor) -> None:
         super().pre_backward(closure_loss)
         now = time.perf_counter()
@@ -92,31 +156,26 @@ class StepTimer(Strategy):
         super().post_backward(closure_loss)
         self._computing_since = time.perf_counter()
 
-    def pause_timer(self) -> None:
-        """Exclude the time since the last step."""
-        self._idle_since = None
-
-    def on_step_end(self) -> None:
+    def end_step(self) -> None:
+        """Called after the optimizer's step."""
         self._idle_since, self._is_warm = time.perf_counter(), True
 
-    def compare_step_times(self) -> dict[str, float]:
+    def _compare_step_times(self) -> dict[str, float]:
         """Metrics of the batches since the last call. A collective: all ranks must call it after as many batches."""
-        batches, self._timed_batches = self._timed_batches, 0
-        seconds, self._seconds = self._seconds, 0.0
+        batches, seconds = self._timed_batches, self._seconds
+        self._timed_batches, self._seconds = 0, 0.0
         if not batches or not dist.is_initialized() or dist.get_world_size() == 1:
             return {}
-        own = torch.tensor([seconds / batches + self._backward_seconds()], device=self.root_device)
+        timing = ddp_timing(self.model) if isinstance(self.model, DistributedDataParallel) else {}
+        backward = float(timing.get("avg_backward_compute_time", 0)) * 1e-9
+        own = torch.tensor([seconds / batches + backward], device=self.root_device)
         of_all = own.new_empty(dist.get_world_size())
         dist.all_gather_into_tensor(of_all, own)
         times = of_all.tolist()
         rank, ratio = slowest_rank(times)
         others = times[rank] / ratio
-        if (
-            self.is_global_zero
-            and not self._has_warned
-            and ratio > self.slow_ratio
-            and times[rank] - others > _MIN_GAP_S
-        ):
+        is_slow = ratio > self.slow_ratio and times[rank] - others > _MIN_GAP_S
+        if is_slow and self.is_global_zero and not self._has_warned:
             self._has_warned = True
             warn(
                 f"rank {rank} needs {1e3 * times[rank]:.1f} ms for a batch, {ratio:.1f} times as long as the others "
@@ -125,18 +184,13 @@ class StepTimer(Strategy):
             )
         return {"comm/slowest_rank": float(rank), "comm/slowest_ratio": ratio}
 
-    def _backward_seconds(self) -> float:
-        if not isinstance(self.model, DistributedDataParallel):
-            return 0.0
-        return float(ddp_timing(self.model).get("avg_backward_compute_time", 0)) * 1e-9
-
 
 class _StepEndHook(pl.Callback):
-    """Calls `StepTimer.on_step_end` after the optimizer's step, where Lightning has no strategy hook."""
+    """Calls `CommStats.end_step` after the optimizer's step, where Lightning has no strategy hook."""
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
-        if isinstance(trainer.strategy, StepTimer):
-            trainer.strategy.on_step_end()
+        if isinstance(trainer.strategy, CommStats):
+            trainer.strategy.end_step()
 
 
 def slowest_rank(seconds: Sequence[float]) -> tuple[int, float]:
@@ -144,78 +198,3 @@ def slowest_rank(seconds: Sequence[float]) -> tuple[int, float]:
     rank = max(range(len(seconds)), key=lambda r: seconds[r])
     others = statistics.median(value for r, value in enumerate(seconds) if r != rank)
     return rank, seconds[rank] / max(others, 1e-9)
-
-
-@dataclass
-class BytesCounter:
-    """Counts the bytes that this rank passes to collectives in training (payloads, before any algorithm's overhead)."""
-
-    sent: int = 0
-
-    def add(self, num_bytes: int) -> None:
-        """Count a payload."""
-        self.sent += num_bytes
-
-
-class CommStats(StepTimer):
-    """Mixin that logs communication metrics once per epoch. Must precede Lightning's strategy in the bases.
-
-    Logged, for the batches since the last time:
-
-    - ``comm/bytes``: payload per batch and rank, whether or not the batch ends in an optimizer step.
-    - ``comm/time_s``: seconds per batch from the first gradients ready to be sent until all are averaged, including
-      waiting for slower ranks; ``comm/exposed_s``: the part of it without computation. Only where measured.
-    - ``throughput/samples_per_s``: of all ranks, from the first batch to the validation.
-    - ``comm/world_size``: the number of ranks.
-    - ``comm/slowest_rank``, ``comm/slowest_ratio``: see `StepTimer`.
-
-    Subclasses count bytes in `bytes_counter` and override `comm_seconds`.
-    """
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.bytes_counter = BytesCounter()
-        self._since: float | None = None  # None: not in training
-        self._sent_before = self._batches = self._samples = 0
-
-    def comm_seconds(self) -> tuple[float, float] | None:
-        """(seconds in communication, of these without computation), mean per batch so far; None if unknown."""
-        return None
-
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        super().on_train_batch_start(batch, batch_idx)
-        if batch_idx == 0:
-            self._log()
-            self.pause_timer()
-        if self._since is None:
-            self._since, self._sent_before = time.perf_counter(), self.bytes_counter.sent
-        task: Any = self.lightning_module
-        samples = len(next(iter(batch.values())))
-        self._batches += 1 if task is None or task.automatic_optimization else -(-samples // task.batch_size)
-        self._samples += samples
-
-    def on_validation_start(self) -> None:
-        self._log()
-        self.pause_timer()
-        super().on_validation_start()
-
-    def on_train_end(self) -> None:
-        self._log()
-        super().on_train_end()
-
-    def _log(self) -> None:
-        if self._since is None or self.lightning_module is None:
-            return
-        trainer, seconds = self.lightning_module.trainer, time.perf_counter() - self._since
-        shares = int((trainer.distributed_sampler_kwargs or {}).get("num_replicas", 1))
-        values = {
-            "comm/bytes": (self.bytes_counter.sent - self._sent_before) / self._batches,
-            "throughput/samples_per_s": self._samples * shares / seconds,
-            "comm/world_size": float(trainer.world_size),
-        }
-        if measured := self.comm_seconds():
-            values |= dict(zip(("comm/time_s", "comm/exposed_s"), measured, strict=True))
-        values |= self.compare_step_times()
-        if trainer.logger is not None:
-            trainer.logger.log_metrics(values, trainer.global_step)
-        self._since, self._batches, self._samples = None, 0, 0

@@ -24,6 +24,7 @@ from lightning_modules.strategy.launch.environment import available_cores, num_t
 from lightning_modules.strategy.launch.launchers import ForkLauncher, SubprocessLauncher
 from lightning_modules.strategy.launch.rank_status import register_process
 from lightning_modules.strategy.launch.rendezvous import require_free_port
+from lightning_modules.strategy.sharded_checkpoint import gather_on_rank_zero
 from lightning_modules.strategy.sync_batch_norm import SyncBatchNormLayers
 
 _TIMING_SAMPLE_RATE = 20  # torch times every 20th backward pass
@@ -92,19 +93,17 @@ class CheckedDDP(CommStats, ExtensibleDDP):
                 self.layer_sync = SyncBatchNormLayers()
         register_process(self.global_rank)
         skip_sigterm_broadcast(trainer)
-        self.check_ranks_agree(self._data_fingerprint(trainer))
+        fingerprint = getattr(getattr(trainer, "datamodule", None), "fingerprint", None)
+        self.check_ranks_agree(str(fingerprint()) if fingerprint else "")
         super().setup(trainer)
 
     def check_ranks_agree(self, data: str = "") -> None:
         """Compare number, config, data and weights of the ranks."""
-        if not dist.is_initialized():
-            if self.world_size > 1:
-                raise UserError(
-                    f"trainer.devices: expected {self.world_size} processes, but this one has no process group"
-                )
-            return
-        assert self.model is not None
-        verify_ranks_agree(self.model, self.world_size, self.root_device, self.config, data)
+        if dist.is_initialized():
+            assert self.model is not None
+            verify_ranks_agree(self.model, self.world_size, self.config, data)
+        elif self.world_size > 1:
+            raise UserError(f"trainer.devices: expected {self.world_size} processes, but this one has no process group")
 
     def process_dataloader(self, dataloader: object) -> object:
         """When training starts, check that all ranks have the same number of batches."""
@@ -112,10 +111,6 @@ class CheckedDDP(CommStats, ExtensibleDDP):
         if trainer is not None and trainer.training and not has_combined_loader(trainer):
             verify_equal_batch_counts(dataloader, trainer.limit_train_batches)
         return super().process_dataloader(dataloader)
-
-    def _data_fingerprint(self, trainer: pl.Trainer) -> str:
-        fingerprint = getattr(getattr(trainer, "datamodule", None), "fingerprint", None)
-        return str(fingerprint()) if fingerprint else ""
 
     # --- gradient averaging ----------------------------------------------------------------------------------
     def wrap_model(self, model: nn.Module) -> DistributedDataParallel:
@@ -174,11 +169,8 @@ class CheckedDDP(CommStats, ExtensibleDDP):
         """Write the checkpoint, with the hook states of all ranks under ``gradient_hook``."""
         if self.hook is not None and "optimizer_states" in checkpoint:  # not for weights-only checkpoints
             mine = self.hook.state_dict()
-            states: list[StateDict | None] | None = [None] * self.world_size if self.is_global_zero else None
-            if dist.is_initialized() and mine:
-                dist.gather_object(mine, states)
-                if self.is_global_zero:
-                    checkpoint["gradient_hook"] = states
+            if mine and (states := gather_on_rank_zero(mine)) is not None:
+                checkpoint["gradient_hook"] = states
         super().save_checkpoint(checkpoint, filepath, storage_options)
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> StateDict:

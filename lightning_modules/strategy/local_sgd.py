@@ -9,8 +9,7 @@ from torch import Tensor
 
 from lightning_modules.compat.torch import StateDict
 from lightning_modules.config.bounds import Positive, bounded
-from lightning_modules.config.errors import UserError
-from lightning_modules.strategy.local_steps import LocalSteps, flatten_by_dtype, unflatten_into
+from lightning_modules.strategy.local_steps import LocalSteps, unflatten_into
 
 
 class LocalSGD(LocalSteps):
@@ -23,7 +22,7 @@ class LocalSGD(LocalSteps):
     """
 
     def end_period(self, step: int) -> None:
-        unflatten_into(self.parameters(), self.mean(flatten_by_dtype(self.parameters())))
+        unflatten_into(self.parameters(), self.mean(self.flat_parameters()))
 
 
 class DiLoCo(LocalSteps):
@@ -55,15 +54,11 @@ class DiLoCo(LocalSteps):
     def on_train_start(self) -> None:
         super().on_train_start()
         if not self._outer:
-            self._outer = flatten_by_dtype(self.parameters())
+            self._outer = self.flat_parameters()
             self._velocity = [w.new_zeros(w.shape) for w in self._outer]
 
     def end_period(self, step: int) -> None:
-        here = self.mean(flatten_by_dtype(self.parameters()))
-        if [v.shape for v in here] != [w.shape for w in self._outer]:
-            raise UserError(
-                "strategy=diloco: the set of trained parameters changed; do not freeze parameters during training"
-            )
+        here = self.mean(self.flat_parameters(before=self._outer))
         for w, v, mean in zip(self._outer, self._velocity, here, strict=True):
             d = w - mean
             v.mul_(self.outer_momentum).add_(d)
@@ -123,22 +118,17 @@ class AsynchronousAveraging(LocalSteps):
         self._apply(step)
         if self.world_size == 1:
             return
-        snapshot = flatten_by_dtype(self.parameters())
+        snapshot = self.flat_parameters()
         total = [s.clone() for s in snapshot]
-        self._pending = _PendingAverage(
-            step, snapshot, total, [work for t in total if (work := self.send(t, background=True))]
-        )
+        works = [work for t in total if (work := self.send(t, background=True))]
+        self._pending = _PendingAverage(step, snapshot, total, works)
 
     def _apply(self, step: int) -> None:
         if self._pending is None:
             return
         average, self._pending = self._pending, None
         average.wait()
-        here = flatten_by_dtype(self.parameters())
-        if [w.shape for w in here] != [s.shape for s in average.snapshot]:
-            raise UserError(
-                "strategy=async_averaging: the set of trained parameters changed; do not freeze parameters during training"
-            )
+        here = self.flat_parameters(before=average.snapshot)
         for w, s, total in zip(here, average.snapshot, average.total, strict=True):
             w.add_(total.div_(self.world_size).sub_(s))
         unflatten_into(self.parameters(), here)

@@ -18,7 +18,7 @@ from lightning_modules.compat.torch import StateDict, set_ddp_sync
 from lightning_modules.config.bounds import Count, bounded
 from lightning_modules.config.errors import UserError
 from lightning_modules.strategy.ddp import CheckedDDP
-from lightning_modules.strategy.sharded_checkpoint import gather_rank_states, rank_state_of, shared_state_of
+from lightning_modules.strategy.sharded_checkpoint import gather_rank_states, rank_states_of
 
 
 def flatten_by_dtype(tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -119,6 +119,13 @@ class LocalSteps(CheckedDDP):
         assert self.lightning_module is not None
         return [p for p in self.lightning_module.parameters() if p.requires_grad]
 
+    def flat_parameters(self, before: Sequence[Tensor] | None = None) -> list[Tensor]:
+        """A copy of them, one vector per dtype. Raises UserError if they are not those of the vectors `before`."""
+        vectors = flatten_by_dtype(self.parameters())
+        if before is not None and [v.shape for v in vectors] != [v.shape for v in before]:
+            raise UserError("strategy: the set of trained parameters changed; do not freeze parameters during training")
+        return vectors
+
     def mean(self, vectors: Sequence[Tensor]) -> list[Tensor]:
         """Average vectors over all ranks, in place."""
         if self.world_size > 1:
@@ -201,10 +208,10 @@ class LocalSteps(CheckedDDP):
         super().save_checkpoint(checkpoint, filepath, storage_options)
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
-        name = type(self).__name__
-        if (shared := shared_state_of(checkpoint, name)) is not None:
+        shared, ranks = rank_states_of(checkpoint, type(self).__name__) or ({}, [])
+        if shared:
             self.load_shared_state(shared)
-        mine = rank_state_of(checkpoint, name, self.global_rank, self.world_size)
+        mine = ranks[self.global_rank] if len(ranks) == self.world_size else None
         super().load_optimizer_state_dict({"optimizer_states": mine["optimizers"]} if mine else checkpoint)
         if mine:
             with torch.no_grad():

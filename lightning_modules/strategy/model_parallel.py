@@ -87,8 +87,7 @@ class ModelParallel(CheckedDDP):
 
     def gather_model(self) -> dict[str, Tensor]:
         """The full model's state dict on the CPU. A collective: all ranks must call it."""
-        state: dict[str, Tensor] = gather(self._task.model.state_dict())
-        return state
+        return gather(self._task.model.state_dict())
 
     def unshard(self) -> None:
         """Replace this rank's shard by the full model. A collective: all ranks must call it."""
@@ -139,12 +138,10 @@ class ModelParallel(CheckedDDP):
         self._task.load_state_dict(state, strict=strict)
 
     def lightning_module_state_dict(self) -> StateDict:
-        state: StateDict = gather(self._task.state_dict())
-        return state
+        return gather(self._task.state_dict())
 
     def optimizer_state(self, optimizer: Optimizer) -> StateDict:
-        state: StateDict = gather(super().optimizer_state(optimizer))
-        return state
+        return gather(super().optimizer_state(optimizer))
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         for optimizer, states in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
@@ -180,9 +177,8 @@ class _UnshardHook(pl.Callback):
     """Restores the full model before other callbacks read it."""
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        strategy = trainer.strategy
-        if isinstance(strategy, ModelParallel):
-            strategy.unshard()
+        if isinstance(trainer.strategy, ModelParallel):
+            trainer.strategy.unshard()
 
 
 def meta_copy(model: nn.Module) -> nn.Module:

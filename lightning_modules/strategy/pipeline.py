@@ -18,7 +18,7 @@ from lightning_modules.strategy.comm_stats import CommStats
 from lightning_modules.strategy.model_parallel import ModelParallel
 from lightning_modules.strategy.pipeline_partition import drop_other_parts, partition
 from lightning_modules.strategy.pipeline_schedule import PipelineExecutor, attach_gradients
-from lightning_modules.strategy.sharded_checkpoint import to_cpu
+from lightning_modules.strategy.sharded_checkpoint import gather_on_rank_zero
 from lightning_modules.task.supervised import Supervised
 
 
@@ -188,9 +188,7 @@ def gather_optimizer_state(optimizer: Optimizer) -> StateDict:
     """On rank 0 the states of all ranks, numbered as in one process; on other ranks their own states."""
     plain: StateDict = optimizer.state_dict()
     mine = local_optimizer_states(optimizer, plain["state"])
-    states: list[Any] | None = [None] * dist.get_world_size() if dist.get_rank() == 0 else None
-    dist.gather_object(to_cpu(mine), states)
-    together = {n: state for part in states or [mine] for n, state in part.items()}
+    together = {n: state for part in gather_on_rank_zero(mine) or [mine] for n, state in part.items()}
     return {**plain, "state": dict(sorted(together.items()))}
 
 

@@ -1,12 +1,11 @@
 """Partition of a network into consecutive parts of equal cost that pass on one tensor each."""
 
 import operator
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import cache, cached_property
 from itertools import accumulate
 from math import inf
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
@@ -66,12 +65,6 @@ class TracedGraph:
         read = (operator.attrgetter(str(n.target))(self.model) for n in node.all_input_nodes if n.op == "get_attr")
         return [value for value in read if isinstance(value, Tensor)]
 
-    def num_weights(self, i: int) -> int:
-        return sum(t.numel() for t in self.tensors[i] if isinstance(t, nn.Parameter))
-
-    def is_trained(self, i: int) -> bool:
-        return any(t.requires_grad for t in self.tensors[i])
-
     @cached_property
     def cut_points(self) -> dict[int, fx.Node]:
         """The positions after which later nodes need only one value, and no weight used before, with that value."""
@@ -126,22 +119,24 @@ def partition(model: nn.Module, example: Tensor, parts: int, balance: str = "ope
         example: a few samples, run through the network once.
         balance: cost measure: ``operations`` of matrix products and convolutions, or number of ``parameters``.
 
-    Raises:
-        UserError: the graph depends on the data, or has too few cut points. Every part must have trainable weights.
+    Raises UserError if the graph depends on the data, or has too few cut points. Every part must have trainable weights.
     """
     program = TracedGraph(model, trace(model))
-    profiler = _Profiler(model, program.graph)
+    profiler, training = _Profiler(model, program.graph), model.training
     try:
-        profiler.profile(model, example)
+        with torch.no_grad():
+            model.eval()
+            profiler.run(example)
     except Exception as error:  # a graph that misses part of the network may raise anything
         raise unsupported(model, f"cannot be run from its torch.fx graph ({error})") from error
-    costs = [
-        profiler.operations[n] if balance == "operations" else program.num_weights(i)
-        for i, n in enumerate(program.nodes)
-    ]
-    ends = _best_cuts(
-        program, costs, {i: n for i, n in program.cut_points.items() if n in profiler.numbers}, profiler, parts
-    )
+    finally:
+        model.train(training)
+    if balance == "operations":
+        costs = [profiler.operations[node] for node in program.nodes]
+    else:
+        costs = [sum(t.numel() for t in tensors if isinstance(t, nn.Parameter)) for tensors in program.tensors]
+    sizes = {i: profiler.numbers[node] for i, node in program.cut_points.items() if node in profiler.numbers}
+    ends = _best_cuts(program, costs, sizes, parts)
     if ends is None:
         raise unsupported(
             model, f"cannot be split into {parts} consecutive parts that have weights and pass on one tensor"
@@ -158,15 +153,6 @@ class _Profiler(fx.Interpreter):
         self.operations: dict[fx.Node, int] = {}
         self.numbers: dict[fx.Node, int] = {}
 
-    def profile(self, model: nn.Module, example: Tensor) -> None:
-        training = model.training
-        model.eval()
-        try:
-            with torch.no_grad():
-                self.run(example)
-        finally:
-            model.train(training)
-
     def run_node(self, n: fx.Node) -> Any:
         with FlopCounterMode(display=False) as counter:
             value = super().run_node(n)
@@ -176,8 +162,7 @@ class _Profiler(fx.Interpreter):
         return value
 
 
-@dataclass(frozen=True, order=True)
-class _Partition:
+class _Partition(NamedTuple):
     """A partition: the cost of its most expensive part, the numbers passed on, and the last node of each part."""
 
     cost: float
@@ -186,12 +171,11 @@ class _Partition:
 
 
 def _best_cuts(
-    program: TracedGraph, costs: Sequence[float], cut_points: dict[int, fx.Node], profiler: _Profiler, parts: int
+    program: TracedGraph, costs: Sequence[float], sizes: Mapping[int, int], parts: int
 ) -> tuple[int, ...] | None:
-    """Positions to cut after; None if impossible, () for one part."""
+    """Positions to cut after, of those with the `sizes` of what is passed on; None if impossible, () for one part."""
     cost = [0.0, *accumulate(costs)]
-    trained = [0, *accumulate(program.is_trained(i) for i in range(len(costs)))]
-    places = sorted(cut_points)
+    trained = [0, *accumulate(any(t.requires_grad for t in tensors) for tensors in program.tensors)]
 
     @cache
     def best(count: int, end: int) -> _Partition:
@@ -199,13 +183,11 @@ def _best_cuts(
         if count == 1:
             return _Partition(cost[end + 1] if trained[end + 1] else inf, 0, ())
         choices = [_Partition(inf, 0, ())]
-        for place in places:
+        for place in sorted(sizes):
             if place < end and trained[end + 1] > trained[place + 1]:
                 before = best(count - 1, place)
                 most = max(before.cost, cost[end + 1] - cost[place + 1])
-                choices.append(
-                    _Partition(most, before.passed + profiler.numbers[cut_points[place]], (*before.ends, place))
-                )
+                choices.append(_Partition(most, before.passed + sizes[place], (*before.ends, place)))
         return min(choices)
 
     chosen = best(parts, len(costs) - 1)
@@ -219,5 +201,4 @@ def drop_other_parts(model: nn.Module, part: nn.Module) -> None:
         parameters = own_parameters(module)
         for name, parameter in parameters.items():
             if parameter is not None and id(parameter) not in own:
-                bare = nn.Parameter(parameter.detach().to("meta"), requires_grad=parameter.requires_grad)
-                parameters[name] = bare
+                parameters[name] = nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)

@@ -107,8 +107,5 @@ def layers_to_wrap(model: nn.Module, min_params: int) -> list[nn.Module]:
     """Elements of ``Sequential`` and ``ModuleList`` with at least `min_params` parameters, innermost first."""
     holders = [module for module in model.modules() if isinstance(module, nn.Sequential | nn.ModuleList)]
     members = [member for holder in reversed(holders) for member in holder.children()]
-    containers = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-    large = (
-        m for m in members if sum(p.numel() for p in m.parameters()) >= min_params and not isinstance(m, containers)
-    )
-    return list(dict.fromkeys(large))
+    layers = (m for m in members if not isinstance(m, nn.Sequential | nn.ModuleList | nn.ModuleDict))
+    return list(dict.fromkeys(m for m in layers if sum(p.numel() for p in m.parameters()) >= min_params))

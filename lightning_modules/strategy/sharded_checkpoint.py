@@ -4,7 +4,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -16,11 +16,12 @@ from lightning_modules.config.errors import UserError
 from lightning_modules.model.checksum import save_with_checksum
 from lightning_modules.tracking.checkpoint import read_checkpoint
 
+_Value = TypeVar("_Value")
 FULL_SHAPE = "piece_of"  # key of the full shape in a dict that holds one shard of a tensor
 _FILE = re.compile(r"rank-(\d+)-of-(\d+)\.ckpt")
 
 
-def gather(value: Any) -> Any:
+def gather(value: _Value) -> _Value:
     """`value` with each sharded tensor gathered on the CPU. A collective: all ranks must call it with the same structure."""
     return _map_tensors(value, lambda tensor: tensor.full_tensor().cpu() if isinstance(tensor, DTensor) else tensor)
 
@@ -63,8 +64,7 @@ def write_shards(
 def read_shards(folder: Path) -> StateDict:
     """Assemble the full state written by any number of ranks; unsharded values are taken from rank 0.
 
-    Raises:
-        UserError: files are missing or damaged.
+    Raises UserError if files are missing or damaged.
     """
     found = {path: match for path in sorted(folder.glob("*.ckpt")) if (match := _FILE.fullmatch(path.name))}
     sizes = {int(match.group(2)) for match in found.values()}
@@ -72,8 +72,7 @@ def read_shards(folder: Path) -> StateDict:
         names = ", ".join(path.name for path in found) or "no file"
         raise UserError(f"The sharded checkpoint {folder} is incomplete: it contains {names}")
     parts = [read_checkpoint(path) for path in sorted(found, key=lambda path: int(found[path].group(1)))]
-    joined: StateDict = _assemble(parts)
-    return joined
+    return _assemble(parts)
 
 
 def _assemble(parts: list[Any]) -> Any:
@@ -114,33 +113,28 @@ def shard_optimizer_state(states: Mapping[str, Any], parameters: Iterator[Tensor
 CHECKPOINT_KEY = "local_steps"
 
 
+def gather_on_rank_zero(mine: Any) -> list[Any] | None:
+    """`mine` of each rank with its tensors on the CPU, or None on other ranks than 0. All ranks must call it."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return [to_cpu(mine)]
+    ranks: list[Any] | None = [None] * dist.get_world_size() if dist.get_rank() == 0 else None
+    dist.gather_object(to_cpu(mine), ranks)
+    return ranks
+
+
 def gather_rank_states(checkpoint: StateDict, algorithm: str, mine: Any, shared: Any) -> None:
     """Store ``{"algorithm", "shared", "ranks": [of rank 0, …]}`` in the checkpoint of rank 0. All ranks must call it."""
-    mine = to_cpu(mine)
-    ranks: list[Any] | None = [mine]
-    if dist.is_initialized() and dist.get_world_size() > 1:
-        ranks = [None] * dist.get_world_size() if dist.get_rank() == 0 else None
-        dist.gather_object(mine, ranks)
-    if ranks is not None:
+    if (ranks := gather_on_rank_zero(mine)) is not None:
         checkpoint[CHECKPOINT_KEY] = {"algorithm": algorithm, "shared": to_cpu(shared), "ranks": ranks}
 
 
-def shared_state_of(checkpoint: Mapping[str, Any], algorithm: str) -> StateDict | None:
-    """The state common to all ranks, or None if another algorithm wrote the checkpoint."""
+def rank_states_of(checkpoint: Mapping[str, Any], algorithm: str) -> tuple[StateDict, list[StateDict]] | None:
+    """The state common to all ranks and the states of each, or None if another algorithm wrote the checkpoint."""
     found = checkpoint.get(CHECKPOINT_KEY)
-    return found["shared"] if found and found["algorithm"] == algorithm else None
-
-
-def rank_state_of(checkpoint: Mapping[str, Any], algorithm: str, rank: int, world_size: int) -> StateDict | None:
-    """The state of one rank, or None if another algorithm or another number of ranks wrote the checkpoint."""
-    found = checkpoint.get(CHECKPOINT_KEY)
-    if not found or found["algorithm"] != algorithm or len(found["ranks"]) != world_size:
-        return None
-    return found["ranks"][rank]
+    return (found["shared"], found["ranks"]) if found and found["algorithm"] == algorithm else None
 
 
 def to_cpu(value: Any) -> Any:
     """`value` with its tensors copied to the CPU."""
-    return _map_tensors(
-        value, lambda tensor: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
-    )
+    form = torch.contiguous_format
+    return _map_tensors(value, lambda tensor: tensor.detach().to("cpu", copy=True, memory_format=form))

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import Replicate
-from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, RowwiseParallel
+from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, RowwiseParallel, parallelize_module
 
 from lightning_modules.config.errors import UserError
-from lightning_modules.model.mlp import MLP
+from lightning_modules.model.mlp import ACTIVATIONS, MLP
 from lightning_modules.strategy.model_parallel import ModelParallel
 
 
@@ -25,16 +25,13 @@ class TensorParallel(ModelParallel):
     splits_samples = False
 
     def shard(self, model: nn.Module, mesh: DeviceMesh) -> None:
-        from torch.distributed.tensor.parallel import parallelize_module
-
         torch.backends.mha.set_fastpath_enabled(False)  # torch's fused encoder layer does not support sharded weights
         plan = parallelize_plan(model, mesh.size())
         parallelize_module(model, mesh, plan)
         self._pending, self._ranks = 0, mesh.size()
         for name, style in plan.items():
-            model.get_submodule(name).register_forward_hook(
-                self._count_rows if is_rowwise(style) else self._count_columns
-            )
+            count = self._count_rows if isinstance(style, RowwiseParallel) else self._count_columns
+            model.get_submodule(name).register_forward_hook(count)
 
     def _count_rows(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         """Row-wise layers all-reduce their outputs."""
@@ -62,17 +59,8 @@ class TensorParallel(ModelParallel):
             )
 
 
-_ELEMENTWISE = (
-    nn.ReLU,
-    nn.GELU,
-    nn.SiLU,
-    nn.ELU,
-    nn.Tanh,
-    nn.Sigmoid,
-    nn.Dropout,
-    nn.Identity,
-)  # act on each unit separately
-_FUSED_ATTENTION = (nn.MultiheadAttention,)  # uses the weights of its projection without calling the layer
+# they act on each unit separately
+_ELEMENTWISE = (*ACTIVATIONS.values(), nn.Dropout, nn.Identity)
 
 
 def parallelize_plan(model: nn.Module, ranks: int) -> dict[str, ParallelStyle]:
@@ -81,19 +69,18 @@ def parallelize_plan(model: nn.Module, ranks: int) -> dict[str, ParallelStyle]:
     Of two layers with only elementwise functions between them, the first is sharded by outputs and the second by inputs,
     which needs one all-reduce per direction (Shoeybi et al. 2019, section 3). Such pairs are found in `MLP`,
     ``Sequential`` and torch's encoder layers. Other layers are sharded by outputs, which are gathered at once. Layers
-    with fewer units than ranks and torch's fused attention are not sharded.
+    with fewer units than ranks and torch's fused attention, which does not call its projection, are not sharded.
 
-    Raises:
-        UserError: no layer can be sharded.
+    Raises UserError if no layer can be sharded.
     """
     plan: dict[str, ParallelStyle] = {}
-    fused = [name for name, module in model.named_modules() if isinstance(module, _FUSED_ATTENTION)]
+    attention = tuple(f"{name}." for name, m in model.named_modules() if isinstance(m, nn.MultiheadAttention))
+    large = [name for name, m in model.named_modules() if isinstance(m, nn.Linear) and m.out_features >= ranks]
     for first, second in linear_pairs(model):
-        if _has_enough_outputs(model, first, ranks):
+        if first in large:
             plan |= {first: ColwiseParallel(), second: RowwiseParallel()}
-    for name, module in model.named_modules():
-        single = isinstance(module, nn.Linear) and name not in plan and _has_enough_outputs(model, name, ranks)
-        if single and not any(name.startswith(f"{attention}.") for attention in fused):
+    for name in large:
+        if name not in plan and not name.startswith(attention):
             plan[name] = ColwiseParallel(output_layouts=Replicate())
     if not plan:
         raise UserError(
@@ -101,11 +88,6 @@ def parallelize_plan(model: nn.Module, ranks: int) -> dict[str, ParallelStyle]:
             "use strategy=fsdp2 or strategy=ddp"
         )
     return plan
-
-
-def is_rowwise(style: ParallelStyle) -> bool:
-    """Whether a layer is sharded by its inputs."""
-    return isinstance(style, RowwiseParallel)
 
 
 def linear_pairs(model: nn.Module) -> list[tuple[str, str]]:
@@ -125,19 +107,12 @@ def linear_pairs(model: nn.Module) -> list[tuple[str, str]]:
 
 def _pairs_in_sequence(layers: Sequence[nn.Module]) -> list[tuple[int, int]]:
     """Positions of paired linear layers in a sequence; each layer is in one pair at most."""
-    found, open_at = [], -1
+    found, first = [], None
     for position, layer in enumerate(layers):
         if isinstance(layer, nn.Linear):
-            if open_at >= 0:
-                found.append((open_at, position))
-                open_at = -1
-            else:
-                open_at = position
+            if first is not None:
+                found.append((first, position))
+            first = position if first is None else None
         elif not isinstance(layer, _ELEMENTWISE):
-            open_at = -1
+            first = None
     return found
-
-
-def _has_enough_outputs(model: nn.Module, name: str, ranks: int) -> bool:
-    layer = model.get_submodule(name)
-    return isinstance(layer, nn.Linear) and layer.out_features >= ranks

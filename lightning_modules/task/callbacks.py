@@ -78,18 +78,14 @@ class WeightProjections(pl.Callback):
 @torch.no_grad()
 def project_weights(network: nn.Module, directions: int, seed: int) -> dict[str, float]:
     """``weights/norm`` and ``weights/projection_<k>`` of all floating tensors in the network's state."""
-    flat = _flatten_state(network)
+    floats = (tensor for tensor in network.state_dict().values() if tensor.is_floating_point())
+    flat = torch.cat([tensor.detach().double().cpu().flatten() for tensor in floats])
     generator = torch.Generator().manual_seed(seed)
     values = {"weights/norm": float(flat.norm())}
     for k in range(directions):
         vector = torch.randn(flat.shape, dtype=torch.float64, generator=generator)
         values[f"weights/projection_{k}"] = float(flat @ vector)
     return values
-
-
-def _flatten_state(network: nn.Module) -> Tensor:
-    floats = (tensor for tensor in network.state_dict().values() if tensor.is_floating_point())
-    return torch.cat([tensor.detach().double().cpu().flatten() for tensor in floats])
 
 
 class CompactProgressBar(RichProgressBar):

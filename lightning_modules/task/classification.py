@@ -30,6 +30,8 @@ class Classification(Supervised):
         top_k: k of the metric ``top_k``: correct if the class is among the k highest scores.
     """
 
+    train_metric_names = ("accuracy",)
+
     @bounded
     def __init__(
         self,
@@ -51,17 +53,13 @@ class Classification(Supervised):
         self.class_names = list(class_names) if class_names else None
         self.metrics = select_metrics(metrics, {"val": VAL_METRICS, "test": TEST_METRICS})
         self.label_smoothing = label_smoothing
-
-        self._set_label_smoothing(label_smoothing)
-        self._set_class_weights(class_weights, class_counts)
-
-    def _set_label_smoothing(self, label_smoothing: float) -> None:
         if label_smoothing and self.kind == "multiclass":
             if not hasattr(self.loss, "label_smoothing"):
                 raise UserError(
                     f"task.label_smoothing={label_smoothing}: {type(self.loss).__name__} does not support label smoothing"
                 )
             self.loss.label_smoothing = label_smoothing
+        self._set_class_weights(class_weights, class_counts)
 
     def _set_class_weights(self, class_weights: str | Sequence[float] | None, counts: Tensor | None) -> None:
         if class_weights is None:
@@ -81,16 +79,13 @@ class Classification(Supervised):
             raise UserError(f"task.class_weights: {type(self.loss).__name__} has no argument {name}")
         setattr(self.loss, name, weights)
 
-    train_metric_names = ("accuracy",)
-
     def loss_target(self, batch: Batch) -> Tensor:
         y = batch["y"]
         if self.kind == "multiclass":
             return y
         y = y.float().reshape(len(y), self.num_outputs)
-        return (
-            y * (1 - self.label_smoothing) + self.label_smoothing / 2 if self.training and self.label_smoothing else y
-        )
+        smooth = self.training and self.label_smoothing
+        return y * (1 - self.label_smoothing) + self.label_smoothing / 2 if smooth else y
 
     def scores(self, outputs: Tensor) -> Tensor:
         scores = self._probabilities(outputs)
@@ -134,5 +129,5 @@ class Classification(Supervised):
         return [name for name, count in zip(names, counts.tolist(), strict=False) if not count]
 
     def output_name(self, i: int) -> str:
-        named = i < len(self.class_names or ())  # the model may have more outputs than there are classes
-        return self.class_names[i] if self.class_names and named else str(i)
+        names = self.class_names or []  # the model may have more outputs than there are classes
+        return names[i] if i < len(names) else str(i)

@@ -6,7 +6,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
-from torchmetrics import Metric, MetricCollection
+from torchmetrics import MetricCollection
 
 from lightning_modules.compat.lightning import has_trainer, set_metrics
 from lightning_modules.config.errors import warn
@@ -176,7 +176,9 @@ class EvaluatedModule(pl.LightningModule):
         """All names that can be monitored; known before training."""
         names = {"val/loss"}
         for key, metric in self.build_metrics("val").items():
-            names.update(self._expand_names(f"val/{key}", *_metric_shape(metric)))
+            several = getattr(metric, "average", "macro") in ("none", None)  # one value per class or label
+            size = getattr(metric, "num_classes", None) or getattr(metric, "num_labels", None) or 0
+            names.update(self._expand_names(f"val/{key}", several, int(size)))
         return names
 
     def _flatten(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -190,9 +192,3 @@ class EvaluatedModule(pl.LightningModule):
     def _expand_names(self, key: str, several: bool, size: int) -> Sequence[str]:
         suffixes = metric_suffixes([self.output_name(i) for i in range(size)])
         return [f"{key}/{suffix}" for suffix in suffixes] if several else [key]
-
-
-def _metric_shape(metric: Metric) -> tuple[bool, int]:
-    """Whether a metric has one value per class or label, and how many."""
-    size = getattr(metric, "num_classes", None) or getattr(metric, "num_labels", None) or 0
-    return getattr(metric, "average", "macro") in ("none", None), int(size)

@@ -111,15 +111,13 @@ class FastLoop:
             if key in cfg.trainer
             and not any(cfg.trainer[key] == value and type(cfg.trainer[key]) is type(value) for value in allowed)
         ]
-        acting = [type(callback).__name__ for callback in callbacks if cls._acts_on_steps(callback)]
+        acting = [
+            type(callback).__name__
+            for callback in callbacks
+            if isinstance(callback, BatchSizeFinder | LearningRateFinder)
+            or (isinstance(callback, ModelCheckpoint) and saves_within_epochs(callback))
+        ]
         return settings + acting + cls._strategy_that_acts_on_steps(cfg)
-
-    @staticmethod
-    def _acts_on_steps(callback: pl.Callback) -> bool:
-        """Whether a callback of Lightning's own would give another result with the fast loop."""
-        if isinstance(callback, ModelCheckpoint):
-            return saves_within_epochs(callback)
-        return isinstance(callback, BatchSizeFinder | LearningRateFinder)
 
     @staticmethod
     def _strategy_that_acts_on_steps(cfg: DictConfig) -> list[str]:
@@ -168,9 +166,10 @@ class FastLoop:
     def end_epoch(self, trainer: pl.Trainer) -> None:
         """Step the schedule that counts epochs; on a plateau with the latest value of its metric."""
         schedule = _find_schedule(trainer, "epoch")
+        if schedule is None:
+            return
         if not isinstance(schedule, Plateau):
-            if schedule is not None:
-                schedule.step()
+            schedule.step()
         elif schedule.monitor in trainer.callback_metrics:
             schedule.step(trainer.callback_metrics[schedule.monitor])
         else:

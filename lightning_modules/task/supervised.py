@@ -176,17 +176,18 @@ class Supervised(EvaluatedModule):
         self._penalised = []  # a compression stage may have replaced the model
         if self._reached_max_steps:  # in a trial of Lightning's BatchSizeFinder, which leaves it set
             self._reached_max_steps = self.trainer.should_stop = False
-            self._warn_of_other_batch_size()
-
-    def _warn_of_other_batch_size(self) -> None:
-        if self._planned is not None and self._planned != (total := self.planned_steps()[0]):
-            self._warn(
-                f"scheduler: planned for {self._planned} steps, but data.batch_size={self.batch_size}, which BatchSizeFinder "
-                f"found, gives {total}; set it and remove BatchSizeFinder"
-            )
+            if self._planned is not None and self._planned != (total := self.planned_steps()[0]):
+                self._warn(
+                    f"scheduler: planned for {self._planned} steps, but data.batch_size={self.batch_size}, which "
+                    f"BatchSizeFinder found, gives {total}; set it and remove BatchSizeFinder"
+                )
 
     def on_train_start(self) -> None:
-        self._report_schedule_change()
+        if self._resumed and self.trainer.lr_scheduler_configs and self._planned is not None:
+            scheduler = self.trainer.lr_scheduler_configs[0].scheduler
+            message = replan_on_resume(scheduler, self._planned, self._planned_in_checkpoint)
+            if message and self.trainer.is_global_zero:
+                print(f"{message} (step {self.global_step})", flush=True)
         sampler = self._train_sampler()
         if sampler is not None and sampler.num_dropped:
             self._warn(
@@ -259,11 +260,3 @@ class Supervised(EvaluatedModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._planned_in_checkpoint = checkpoint.get("planned_steps")
         self._resumed = True
-
-    def _report_schedule_change(self) -> None:
-        """Report how the schedule continues in a run that is resumed with another length."""
-        if self._resumed and self.trainer.lr_scheduler_configs and self._planned is not None:
-            scheduler = self.trainer.lr_scheduler_configs[0].scheduler
-            message = replan_on_resume(scheduler, self._planned, self._planned_in_checkpoint)
-            if message and self.trainer.is_global_zero:
-                print(f"{message} (step {self.global_step})", flush=True)

@@ -42,7 +42,7 @@ def build_task_from_spec(task_spec: Mapping[str, Any], where: str) -> Supervised
 def load_task_from_spec(task_spec: Mapping[str, Any], state: Mapping[str, Tensor], where: str) -> Supervised:
     """Build the task with its weights in evaluation mode, without the parts needed in training only.
 
-    Raises UserError like `task_of`, and if the weights do not match; `where` names the file in the message.
+    Raises UserError like `build_task_from_spec`, and if the weights do not match; `where` names the file in the message.
     """
     task = build_task_from_spec(task_spec, where)
     kept = {key: value for key, value in state.items() if not key.startswith(_TRAINING_ONLY)}

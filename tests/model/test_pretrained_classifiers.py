@@ -211,13 +211,7 @@ def test_a_weights_file_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     refuse(tmp_path / "empty.pt", "is not a state dict")
 
 
-def test_a_missing_package_is_answered_with_its_install_command(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = save(library(SMALL, 5), tmp_path / "weights.safetensors")
-    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
-    with pytest.raises(UserError, match="pip install safetensors"):
-        TorchvisionClassifier(COLOUR, 5, SMALL, weights=str(path))
+def test_a_missing_package_is_answered_with_its_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(UserError, match=r"pip install -e '\.\[timm\]'"):
         TimmClassifier(COLOUR, 5, TIMM)

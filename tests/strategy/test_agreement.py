@@ -23,7 +23,7 @@ def verify(rank: int, second: dict[str, Any]) -> str:
         nn.init.constant_(parameter, 1.0)
     nn.init.constant_(model[0].weight, told.pop("weight"))  # type: ignore[arg-type]
     try:
-        verify_ranks_agree(model, device=torch.device("cpu"), **told)
+        verify_ranks_agree(model, **told)
     except UserError as error:
         return str(error)
     return "one job"

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -23,46 +23,48 @@ _Value = TypeVar("_Value")
 
 
 def verify_ranks_agree(
-    model: nn.Module,
-    world_size: int,
-    device: torch.device,
-    config: Mapping[str, object] | None = None,
-    data: str = "",
+    model: nn.Module, world_size: int, config: Mapping[str, object] | None = None, data: str = ""
 ) -> None:
     """Raise the same UserError on all ranks if they disagree. A collective: all ranks must call it.
 
     Args:
         world_size: number of processes that this rank's trainer expects.
-        device: for the tensors of the collectives.
         config: resolved config as plain values.
         data: fingerprint of the data, if known.
     """
-    count = torch.ones(1, device=device)
-    dist.all_reduce(count)
-    settings, weights = flatten_config(config or {}), weight_hashes(model)
-    sizes = _all_gather(world_size)
-    reports = _all_gather(
-        {"config": _hash(settings), "weights": _hash(weights), "data fingerprint": data, "torch": torch.__version__}
-    )
-    mistakes = _world_size_errors(int(count), sizes)
+    mine = {"size": world_size, "data fingerprint": data, "torch": torch.__version__}
+    reports = _all_gather({**mine, "config": flatten_config(config or {}), "weights": weight_hashes(model)})
+    expected, joined, mistakes = [report["size"] for report in reports], len(reports), []
+    for size in dict.fromkeys(size for size in expected if size != joined):
+        by = ", ".join(str(rank) for rank, own in enumerate(expected) if own == size)
+        mistakes.append(f"trainer.devices: {joined} processes joined, but {size} were expected (by rank {by})")
     for rank, report in enumerate(reports):
-        for key in ("data fingerprint", "torch"):
-            if report[key] != reports[0][key]:
-                mistakes.append(f"rank {rank} has {key} {report[key]}, rank 0 {reports[0][key]}")
-    # all ranks have the same reports, so either all or none enter the next collectives
-    if len({report["config"] for report in reports}) > 1:
-        every = _all_gather(settings)
-        for rank, keys in _differing_keys(every):
-            shown = [f"{key}={_shown(every[rank], key)} (rank 0: {_shown(every[0], key)})" for key in keys]
-            mistakes.append(f"rank {rank} has {_listed(shown)}")
-    if len({report["weights"] for report in reports}) > 1:
-        for rank, names in _differing_keys(_all_gather(weights)):
-            mistakes.append(f"rank {rank} starts from different parameters than rank 0: {_listed(names)}")
+        mistakes += _differences(rank, report, reports[0])
     if mistakes:
         raise UserError("The ranks disagree:\n" + "\n".join(f"  {mistake}" for mistake in mistakes))
 
 
-def verify_equal_batch_counts(loader: object, limit: int | float = 1.0) -> None:
+def _differences(rank: int, report: Mapping[str, Any], first: Mapping[str, Any]) -> list[str]:
+    """What a rank reported differently from rank 0."""
+    found = [
+        f"rank {rank} has {key} {report[key]}, rank 0 {first[key]}"
+        for key in ("data fingerprint", "torch")
+        if report[key] != first[key]
+    ]
+    here, there = ({key: text.strip('"') for key, text in part["config"].items()} for part in (report, first))
+    if settings := _differing_keys(report, first, "config"):
+        shown = [f"{key}={here.get(key, 'nothing')} (rank 0: {there.get(key, 'nothing')})" for key in settings]
+        found.append(f"rank {rank} has {_listed(shown)}")
+    if weights := _differing_keys(report, first, "weights"):
+        found.append(f"rank {rank} starts from different parameters than rank 0: {_listed(weights)}")
+    return found
+
+
+def _differing_keys(report: Mapping[str, Any], first: Mapping[str, Any], part: str) -> list[str]:
+    return [key for key in {**first[part], **report[part]} if report[part].get(key) != first[part].get(key)]
+
+
+def verify_equal_batch_counts(loader: Any, limit: int | float = 1.0) -> None:
     """Raise the same UserError on all ranks if their numbers of batches per epoch differ or are all 0.
 
     Args:
@@ -71,11 +73,15 @@ def verify_equal_batch_counts(loader: object, limit: int | float = 1.0) -> None:
     """
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return
+    sampler = getattr(loader, "sampler", None)
     try:
-        count = min(_num_batches(loader), limit) if isinstance(limit, int) else _num_batches(loader)
+        if isinstance(sampler, BatchSampler):  # one item of the loader may hold several batches
+            count = -(-sampler.num_samples // sampler.batch_size)
+        else:
+            count = len(loader)
     except (TypeError, NotImplementedError):
         count = -1
-    counts = _all_gather(count)
+    counts = _all_gather(min(count, limit) if isinstance(limit, int) else count)
     if -1 in counts:
         return
     listed = ", ".join(f"rank {rank} has {count}" for rank, count in enumerate(counts))
@@ -89,12 +95,6 @@ def verify_equal_batch_counts(loader: object, limit: int | float = 1.0) -> None:
             f"Too few training samples for a full batch on each rank ({listed}): use data.drop_last=false, "
             "a smaller data.batch_size, or fewer trainer.devices"
         )
-
-
-def _num_batches(loader: object) -> int:
-    """Batches per epoch; with our `BatchSampler` one item of the loader may hold several."""
-    sampler = getattr(loader, "sampler", None)
-    return -(-sampler.num_samples // sampler.batch_size) if isinstance(sampler, BatchSampler) else len(loader)  # type: ignore[arg-type]
 
 
 def flatten_config(config: Mapping[str, object]) -> dict[str, str]:
@@ -116,38 +116,11 @@ def weight_hashes(model: nn.Module) -> dict[str, str]:
     return hashes
 
 
-def _hash(values: Mapping[str, str]) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
-
-
 def _all_gather(value: _Value) -> list[_Value]:
     """The value of each rank, in rank order."""
     gathered: list[_Value] = [value] * dist.get_world_size()
     dist.all_gather_object(gathered, value)
     return gathered
-
-
-def _world_size_errors(joined: int, expected: Sequence[int]) -> list[str]:
-    ranks = {
-        size: [str(rank) for rank, own in enumerate(expected) if own == size] for size in expected if size != joined
-    }
-    return [
-        f"trainer.devices: {joined} processes joined, but {size} were expected (by rank {', '.join(by)})"
-        for size, by in ranks.items()
-    ]
-
-
-def _differing_keys(every: Sequence[Mapping[str, str]]) -> list[tuple[int, list[str]]]:
-    """Ranks whose values differ from those of rank 0, with the keys."""
-    first = every[0]
-    keys = [
-        (rank, [key for key in {**first, **own} if own.get(key) != first.get(key)]) for rank, own in enumerate(every)
-    ]
-    return [(rank, differing) for rank, differing in keys if differing]
-
-
-def _shown(values: Mapping[str, str], key: str) -> str:
-    return values[key].strip('"') if key in values else "nothing"
 
 
 def _listed(items: Sequence[str]) -> str:

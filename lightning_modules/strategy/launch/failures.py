@@ -2,7 +2,6 @@
 
 import os
 import signal
-import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -17,7 +16,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from lightning_modules.compat.lightning import has_trainer, process_group_timeout, restore_on_exit
 from lightning_modules.compat.torch import is_connection_error, is_port_in_use, is_timeout, num_joined
 from lightning_modules.config.errors import UserError
-from lightning_modules.config.signals import RunStopped, SignalReceived, received_signal
+from lightning_modules.config.signals import RunStopped, SignalReceived, received_signal, set_sigterm_action
 from lightning_modules.strategy.launch.rank_status import (
     ExitReason,
     Failure,
@@ -26,7 +25,7 @@ from lightning_modules.strategy.launch.rank_status import (
     other_rank_failed,
     post_exit_reason,
     write_failure,
-)
+)  # fmt: skip
 from lightning_modules.strategy.launch.rendezvous import port_in_use_message
 
 _REPORT_WAIT_S = 5.0  # for the reason of a rank that exited
@@ -92,27 +91,19 @@ def _fail_process(strategy: DDPStrategy, error: BaseException) -> NoReturn:
 
 # --- messages --------------------------------------------------------------------------------------------------
 def rank_killed_message(trainer: pl.Trainer, rank: int, pid: int | None, number: int | None) -> str:
-    """The message for a rank that reported no reason: which, by what signal (None: unknown), and how to resume."""
-    how = f"was killed by {_signal_name(number)}" if number else "exited without reporting an error"
-    why = " (manually, or because memory ran out)" if number in (None, signal.SIGKILL) else ""
+    """The message for a rank that reported no reason: which, by what signal (None or 0: unknown), and how to resume."""
+    names = {int(known): known.name for known in signal.Signals}
+    how = f"was killed by {names.get(number, f'signal {number}')}" if number else "exited without reporting an error"
+    why = " (manually, or because memory ran out)" if not number or number == signal.SIGKILL else ""
     process = f", process {pid}," if pid else ""
     return f"Rank {rank} of {trainer.world_size}{process} {how}{why}; the remaining ranks were stopped{_resume_hint(trainer)}"
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
 
 
 def _resume_hint(trainer: pl.Trainer) -> str:
     """``; resume=ID continues …`` if a run is recorded and has a checkpoint."""
     run_id = getattr(trainer.logger, "version", None)
-    paths = [callback.path for callback in trainer.checkpoint_callbacks if hasattr(callback, "path")]
-    if not run_id or not any(path.exists() for path in paths):
-        return ""
-    return f"; resume={run_id} continues from the last checkpoint"
+    saved = any(hasattr(callback, "path") and callback.path.exists() for callback in trainer.checkpoint_callbacks)
+    return f"; resume={run_id} continues from the last checkpoint" if run_id and saved else ""
 
 
 def merge_errors(reasons: Mapping[int, ExitReason], world_size: int) -> str:
@@ -150,12 +141,6 @@ def _rendezvous_message(strategy: DDPStrategy, error: BaseException) -> str:
     )
 
 
-def _connection_lost_message(strategy: DDPStrategy, error: BaseException) -> str:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    hint = f" (strategy.timeout_s={process_group_timeout(strategy):g})" if is_timeout(error) else ""
-    return f"Rank {strategy.global_rank} of {strategy.world_size} lost connection to the other ranks{hint}: {reason}"
-
-
 # --- agreement -------------------------------------------------------------------------------------------------
 def _agree_on_failure(strategy: DDPStrategy, error: BaseException, signalled: bool) -> Failure:
     """Exchange reasons with the other ranks; what they agree on."""
@@ -167,9 +152,13 @@ def _agree_on_failure(strategy: DDPStrategy, error: BaseException, signalled: bo
         post_exit_reason(strategy.global_rank, reason)
     if failure := _wait_for_reasons(strategy, own):
         return failure
+    me = f"Rank {strategy.global_rank} of {strategy.world_size}"
     if own:
-        return Failure(f"Rank {strategy.global_rank} of {strategy.world_size}: {_describe_error(error)}")
-    return Failure(f"{_connection_lost_message(strategy, error)}{_resume_hint(_trainer(strategy))}", guessed=True)
+        return Failure(f"{me}: {_describe_error(error)}")
+    reason_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    waited = f" (strategy.timeout_s={process_group_timeout(strategy):g})" if is_timeout(error) else ""
+    hint = _resume_hint(_trainer(strategy))
+    return Failure(f"{me} lost connection to the other ranks{waited}: {reason_line}{hint}", guessed=True)
 
 
 def _wait_for_reasons(strategy: DDPStrategy, own: bool) -> Failure | None:
@@ -181,8 +170,7 @@ def _wait_for_reasons(strategy: DDPStrategy, own: bool) -> Failure | None:
         if errors and (late or not own or len(errors) == strategy.world_size):
             return Failure(merge_errors(errors, strategy.world_size))
         if not own and (dead := dead_ranks(strategy)):
-            rank = min(dead)
-            pid, number = dead[rank]
+            rank, (pid, number) = min(dead.items())
             message = rank_killed_message(_trainer(strategy), rank, pid, number)
             return Failure(message, guessed=number is None, rank_zero_dead=0 in dead)
         if late:
@@ -210,8 +198,6 @@ def _signal_of(strategy: DDPStrategy, error: BaseException) -> int | None:
 
 def _set_sigterm_action(strategy: DDPStrategy, action: signal.Handlers) -> None:
     """Set the action of SIGTERM from now on, also after Lightning has restored the handlers."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, action)
-        task = strategy.lightning_module
-        if task is not None and has_trainer(task):
-            restore_on_exit(task.trainer, action)
+    task = strategy.lightning_module
+    if set_sigterm_action(action) and task is not None and has_trainer(task):
+        restore_on_exit(task.trainer, action)

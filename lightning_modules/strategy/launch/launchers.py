@@ -41,10 +41,8 @@ class ForkLauncher(MultiProcessingLauncher):
             except ProcessRaisedException as error:
                 self._raise_reported(trainer, Path(folder), error)
             except ProcessExitedException as error:
-                number = -error.exit_code if error.exit_code < 0 else error.exit_code - 128
-                message = rank_killed_message(
-                    trainer, error.error_index, error.error_pid, number if number > 0 else None
-                )
+                number = -error.exit_code if error.exit_code < 0 else max(0, error.exit_code - 128)
+                message = rank_killed_message(trainer, error.error_index, error.error_pid, number)
                 raise UserError(message) from error
 
     def _raise_reported(self, trainer: pl.Trainer, folder: Path, error: ProcessRaisedException) -> NoReturn:
@@ -104,13 +102,9 @@ def terminate_ranks_on_error(trainer: pl.Trainer) -> Iterator[None]:
     """Leave no rank running after an error or a signal."""
     try:
         yield
-    except UserError:
-        _terminate_ranks(
-            trainer, patience_s=2.0
-        )  # they wait for this rank in a collective, where a signal has no effect
-        raise
-    except BaseException:
-        _terminate_ranks(trainer, patience_s=10.0)
+    except BaseException as error:
+        # after a UserError they wait for this rank in a collective, where a signal has no effect
+        _terminate_ranks(trainer, patience_s=2.0 if isinstance(error, UserError) else 10.0)
         raise
 
 

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import platform
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -40,7 +39,6 @@ class Failure:
     stopped: bool = False
 
 
-# --- to the process that forked the ranks ----------------------------------------------------------------------
 def write_failure(folder: Path, local_rank: int, failure: Failure) -> None:
     """Leave `failure` for the process that forked this rank."""
     (folder / f"{local_rank}.json").write_text(json.dumps(asdict(failure)), encoding="utf-8")
@@ -52,7 +50,6 @@ def read_failure(folder: Path, local_rank: int) -> Failure | None:
     return Failure(**json.loads(file.read_text(encoding="utf-8"))) if file.exists() else None
 
 
-# --- to the other ranks ----------------------------------------------------------------------------------------
 def register_process(rank: int) -> None:
     """Tell the other ranks of this machine which process this rank is, so that they can see whether it is alive."""
     if dist.is_initialized():
@@ -88,16 +85,10 @@ def dead_ranks(strategy: DDPStrategy) -> dict[int, tuple[int, int | None]]:
             continue
         machine, pid, created = json.loads(store.get(key))
         if machine == platform.node() and not _is_alive(pid, created):
-            dead[rank] = pid, _signals_of_children(strategy).get(pid)
+            ended = (child for child in getattr(strategy.launcher, "procs", []) if child.pid == pid)
+            code = next((child.poll() or 0 for child in ended if hasattr(child, "poll")), 0)
+            dead[rank] = pid, -code if code < 0 else None
     return dead
-
-
-def _signals_of_children(strategy: DDPStrategy) -> Mapping[int, int]:
-    """The signals that ended processes started by this one, by process id."""
-    codes = {
-        child.pid: child.poll() or 0 for child in getattr(strategy.launcher, "procs", []) if hasattr(child, "poll")
-    }
-    return {pid: -code for pid, code in codes.items() if code < 0}
 
 
 def _is_alive(pid: int, created: float) -> bool:

@@ -74,7 +74,9 @@ def _request_port(store: dist.Store, rank: int) -> int:
 
 def _serve_port(store: dist.Store, world_size: int, deadline: float) -> int:
     """Choose a port and send it to all ranks that ask, until all of them have confirmed it."""
-    attempt, port = uuid.uuid4().hex, _free_port()
+    with socket.socket() as free:
+        free.bind(("", 0))
+        attempt, port = uuid.uuid4().hex, int(free.getsockname()[1])
     answered: dict[int, str] = {}
     missing = set(range(1, world_size))
     while missing:
@@ -90,9 +92,3 @@ def _serve_port(store: dist.Store, world_size: int, deadline: float) -> int:
             raise UserError(f"torchrun: ranks {', '.join(map(str, sorted(missing)))} of {world_size} did not join")
         time.sleep(_POLL_S)
     return port
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("", 0))
-        return int(free.getsockname()[1])

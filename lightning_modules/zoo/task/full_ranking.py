@@ -2,14 +2,13 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from annotated_types import Ge
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
-from lightning_modules.config.bounds import Count, bounded
+from lightning_modules.config.bounds import Count, Whole, bounded
 from lightning_modules.config.errors import UserError
 from lightning_modules.data.in_memory import Batch
 from lightning_modules.task.metrics import select_metrics
@@ -50,12 +49,11 @@ class FullRanking(Supervised):
         *,
         num_outputs: int = 1,
         top_k: Count = 10,
-        sampled_negatives: Annotated[int, Ge(0)] = 0,
+        sampled_negatives: Whole = 0,
         metrics: Mapping[str, Sequence[str] | None] | None = None,
         **loop: Any,
     ) -> None:
         super().__init__(model, loss, **loop)
-
         self.num_outputs, self.top_k, self.sampled_negatives = num_outputs, top_k, sampled_negatives
         self.metrics = select_metrics(metrics, {"val": tuple(MEASURES), "test": tuple(MEASURES)})
         self._lists: dict[str, tuple[Tensor, Tensor]] = {}

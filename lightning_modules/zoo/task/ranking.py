@@ -46,7 +46,6 @@ class Ranking(FullRanking):
                     f"task=ranking: {type(model).__name__} does not score (user, item) pairs; try model=bpr, model=neumf "
                     "or model=lightgcn"
                 )
-
         self.loss_negatives, self.decay = negatives, decay
         sampling = NegativeSampling(count=negatives)
         sampling.set_interactions(torch.zeros(self._scorer.num_users, self._scorer.num_items, dtype=torch.bool))
@@ -75,9 +74,9 @@ class Ranking(FullRanking):
     def training_loss(self, batch: Batch, step: int) -> Tensor:
         loss = super().training_loss(batch, step)
         pairs = self.candidates.pairs
-        if not self.decay or pairs is None:
-            return loss
-        return loss + 0.5 * self.decay * self._scorer.squared_norms(pairs[:, 0, 0], pairs[..., 1]).mean()
+        if self.decay and pairs is not None:
+            loss = loss + 0.5 * self.decay * self._scorer.squared_norms(pairs[:, 0, 0], pairs[..., 1]).mean()
+        return loss
 
     def query(self, batch: Batch) -> RankingQuery:
         user, items = batch["x"].unbind(1)

@@ -1,7 +1,7 @@
 """Rating prediction on a bounded scale."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -48,16 +48,13 @@ class Rating(Regression):
         self.pair_decay, self.user_decay, self.item_decay = pair_decay, user_decay, item_decay
 
     def training_loss(self, batch: Batch, step: int) -> Tensor:
-        loss = super().training_loss(batch, step)
+        loss, model = super().training_loss(batch, step), cast(Any, self.model)
         if self.pair_decay:
-            loss = loss + self.pair_decay * self._model_part("squared_norms")(batch["x"]).mean()
+            loss = loss + self.pair_decay * model.squared_norms(batch["x"]).mean()
         for name, weight in (("user_bias", self.user_decay), ("item_bias", self.item_decay)):
             if weight:
-                loss = loss + weight / len(batch["y"]) * self._model_part(name).weight.square().sum()
+                loss = loss + weight / len(batch["y"]) * getattr(model, name).weight.square().sum()
         return loss
-
-    def _model_part(self, name: str) -> Any:
-        return getattr(self.model, name)
 
     def scores(self, outputs: Tensor) -> Tensor:
         return super().scores(outputs).clamp(*self.scale)
