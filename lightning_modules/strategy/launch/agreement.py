@@ -73,12 +73,10 @@ def verify_equal_batch_counts(loader: Any, limit: int | float = 1.0) -> None:
     """
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return
-    sampler = getattr(loader, "sampler", None)
+    sampler: Any = getattr(loader, "sampler", None)
+    ours = isinstance(sampler, BatchSampler)  # then one item of the loader may hold several batches
     try:
-        if isinstance(sampler, BatchSampler):  # one item of the loader may hold several batches
-            count = -(-sampler.num_samples // sampler.batch_size)
-        else:
-            count = len(loader)
+        count = -(-sampler.num_samples // sampler.batch_size) if ours else len(loader)
     except (TypeError, NotImplementedError):
         count = -1
     counts = _all_gather(min(count, limit) if isinstance(limit, int) else count)
