@@ -190,6 +190,5 @@ class Engine:
 
 
 def _print_in_handler(text: str) -> None:
-    """Print from a signal handler, where `print` may raise: the signal may have interrupted another `print`."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):  # `print` may raise here: the signal may have interrupted another one
         os.write(1, f"\n{text}\n".encode())

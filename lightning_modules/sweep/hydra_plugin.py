@@ -122,7 +122,7 @@ def refuse_multiprocess_runs(cfg: DictConfig) -> None:
 
 def refuse_sweep_without_m(cfg: DictConfig) -> None:
     """Raise UserError if a single run has settings of a sweep: it would be trained without them."""
-    given = {key: cfg.sweep.get(key) for key in ("name", "resume")}
-    for key, name in given.items():
+    for key in ("name", "resume"):
+        name = cfg.sweep.get(key)
         if name is not None and HydraConfig.get().mode != RunMode.MULTIRUN:
             raise UserError(f"sweep.{key}={name} needs -m: touchstone train -m sweep.{key}=NAME …")

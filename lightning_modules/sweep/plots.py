@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -101,7 +101,9 @@ def pareto_front(results: Sequence[TrialResult], objectives: Mapping[str, str]) 
         return None
     names = list(objectives)[:MAX_AXES]
     with _optuna_figure():
-        axes = plot_pareto_front(_study(ranked, objectives), target_names=names, targets=_first_values(len(names)))
+        axes = plot_pareto_front(
+            _study(ranked, objectives), target_names=names, targets=lambda trial: trial.values[: len(names)]
+        )
         figure = _figure_of(axes)
     axes.set_title(f"Pareto front: {len(front)} of {len(ranked)} runs")
     figure.set_size_inches(8, 5.6)
@@ -116,10 +118,6 @@ def pareto_front(results: Sequence[TrialResult], objectives: Mapping[str, str]) 
             x, y = (result.values[name] or 0.0 for name in names)
             axes.annotate(f"#{result.number}", (x, y), (5, 5), textcoords="offset points", fontsize=7.5)
     return figure
-
-
-def _first_values(count: int) -> Callable[[Any], Sequence[float]]:
-    return lambda trial: trial.values[:count]
 
 
 @contextmanager
@@ -151,7 +149,7 @@ def _study(results: Sequence[TrialResult], objectives: Mapping[str, str], keys: 
     if keys is None:
         keys = [key for key in results[0].params if all(key in result.params for result in results)]
     names = short_keys(keys)
-    distributions = {key: _distribution([result.params[key] for result in results]) for key in keys}
+    distributions = {names[key]: _distribution([result.params[key] for result in results]) for key in keys}
     values = np.array([[result.values[name] for name in objectives] for result in results], dtype=float)
     directions: Any = list(objectives.values())
     if len(directions) == 1:
@@ -162,12 +160,11 @@ def _study(results: Sequence[TrialResult], objectives: Mapping[str, str], keys: 
     study = optuna.create_study(directions=directions)
     optuna.logging.set_verbosity(verbosity)
     for result, row in zip(results, values.tolist(), strict=True):
-        is_text = {
-            k: isinstance(found, optuna.distributions.CategoricalDistribution) for k, found in distributions.items()
-        }
-        params = {names[k]: short_value(result.params[k]) if is_text[k] else result.params[k] for k in keys}
-        described = {names[key]: distributions[key] for key in keys}
-        study.add_trial(optuna.create_trial(params=params, distributions=described, values=row))
+        params = {names[key]: result.params[key] for key in keys}
+        for name, distribution in distributions.items():
+            if isinstance(distribution, optuna.distributions.CategoricalDistribution):
+                params[name] = short_value(params[name])
+        study.add_trial(optuna.create_trial(params=params, distributions=distributions, values=row))
     return study
 
 

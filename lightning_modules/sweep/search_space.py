@@ -89,7 +89,11 @@ def check_keys(space: Space, cfg: DictConfig, conf_dir: Path) -> None:
     from lightning_modules.config.command_line import override_mistakes
 
     mistakes = [f"{key}: a search cannot vary this" for key in space if _root_key(key) in _NOT_SEARCHED]
-    groups = {key: _options(dist) for key, dist in space.items() if (conf_dir / key).is_dir()}
+    groups = {
+        key: [str(choice) for choice in getattr(dist, "choices", ["(a range of numbers)"])]
+        for key, dist in space.items()
+        if (conf_dir / key).is_dir()
+    }
     keys = [key for key in space if key not in groups and _root_key(key) not in _NOT_SEARCHED]
     below = {group: [key for key in keys if key.lstrip("+").startswith(group + ".")] for group in groups}
     free = [key for key in keys if not any(key in names for names in below.values())]
@@ -99,29 +103,16 @@ def check_keys(space: Space, cfg: DictConfig, conf_dir: Path) -> None:
             found = override_mistakes([*fixed, f"{group}={','.join(options)}"], conf_dir, "train")
             mistakes += found
             for option in options if below[group] and not found else ():
-                problems = override_mistakes(
-                    [*fixed, f"{group}={option}", *_dummy_overrides(below[group])], conf_dir, "train"
-                )
-                mistakes += [f"{_without_dummy_value(problem)} (with {group}={option})" for problem in problems]
-        mistakes += map(_without_dummy_value, override_mistakes([*fixed, *_dummy_overrides(free)], conf_dir, "train"))
+                words = [*fixed, f"{group}={option}", *(f"{key}=0" for key in below[group])]
+                problems = override_mistakes(words, conf_dir, "train")
+                mistakes += [f"{problem} (with {group}={option})" for problem in problems]
+        mistakes += override_mistakes([*fixed, *(f"{key}=0" for key in free)], conf_dir, "train")
+    mistakes = [re.sub(r"^(\S+)=0:", r"\1:", mistake) for mistake in mistakes]  # the 0 stands for any value
     raise_mistakes("in the search space", mistakes)
 
 
 def _root_key(key: str) -> str:
     return re.split(r"[./]", key.lstrip("+"))[0]
-
-
-def _options(distribution: BaseDistribution) -> list[str]:
-    return [str(choice) for choice in getattr(distribution, "choices", ["(a range of numbers)"])]
-
-
-def _dummy_overrides(keys: Sequence[str]) -> list[str]:
-    return [f"{key}=0" for key in keys]
-
-
-def _without_dummy_value(problem: str) -> str:
-    """A message about KEY=0 as one about KEY."""
-    return re.sub(r"^(\S+)=0:", r"\1:", problem)
 
 
 def _fixed_overrides(cfg: DictConfig) -> list[str]:
@@ -237,10 +228,8 @@ def _choice_mistakes(choices: Any) -> list[str]:
 
 def _number_mistakes(spec: dict[str, Any]) -> list[str]:
     numbers = {name: spec[name] for name in ("low", "high", "step") if spec.get(name) is not None}
-    noun = "an integer" if spec["type"] == "int" else "a number"
-    mistakes = [
-        f"{n}={value!r}: expected {noun}" for n, value in numbers.items() if not _is_number(value, spec["type"])
-    ]
+    noun, is_valid = ("an integer", _is_whole) if spec["type"] == "int" else ("a number", _is_finite)
+    mistakes = [f"{name}={value!r}: expected {noun}" for name, value in numbers.items() if not is_valid(value)]
     if not isinstance(spec.get("log") or False, bool):
         mistakes.append(f"log={spec['log']!r}: expected true or false")
     if mistakes:
@@ -259,10 +248,12 @@ def _number_mistakes(spec: dict[str, Any]) -> list[str]:
     return mistakes
 
 
-def _is_number(value: Any, kind: str) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return False
-    return kind == "float" or float(value).is_integer()
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_whole(value: Any) -> bool:
+    return _is_finite(value) and float(value).is_integer()
 
 
 def to_distribution(spec: Any) -> BaseDistribution:
@@ -313,14 +304,13 @@ def spec_of(override: Override) -> dict[str, Any]:
         if value.tags:
             raise UserError("log is for an interval or a range, not for choices")
         return {"type": "categorical", "choices": [convert_value(choice) for choice in value.list]}
-    spec: dict[str, Any] = _range_of(value) if isinstance(value, RangeSweep) else _interval_of(value)
+    if isinstance(value, RangeSweep):
+        spec = _range_of(value)
+    else:
+        assert isinstance(value, IntervalSweep)
+        whole = isinstance(value.start, int) and isinstance(value.end, int)
+        spec = {"type": "int" if whole else "float", "low": value.start, "high": value.end}
     return spec | ({"log": True} if value.tags else {})
-
-
-def _interval_of(value: Any) -> dict[str, Any]:
-    assert isinstance(value, IntervalSweep)
-    whole = isinstance(value.start, int) and isinstance(value.end, int)
-    return {"type": "int" if whole else "float", "low": value.start, "high": value.end}
 
 
 def _range_of(value: RangeSweep) -> dict[str, Any]:

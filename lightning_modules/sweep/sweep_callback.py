@@ -1,12 +1,12 @@
 """The callback of a sweep's runs: ends them when the sweep stops or a search prunes them."""
 
 import math
-import os
 import platform
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
 import pytorch_lightning as pl
 
 from lightning_modules.config.errors import UserError
@@ -37,17 +37,18 @@ class SweepCallback(pl.Callback):
         objectives: Sequence[str] = (),
     ) -> None:
         self._stop, self._pruning = stop, pruning
-        self._is_finite = dict.fromkeys(objectives, False)
-        self._measured: set[str] = set()
+        self._objectives = set(objectives)
+        self._is_finite: dict[str, bool] = {}  # of the objectives that were measured: whether they ever were
         self._sweep_pid = sweep_pid if host == platform.node() else None
         self._reason = ""
         self._value: float | None = None
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self._pruning is not None and not trainer.sanity_checking:
+        if trainer.sanity_checking:
+            return
+        if self._pruning is not None:
             self._value = float(trainer.callback_metrics.get(self._pruning.metric, math.nan))
-        if not trainer.sanity_checking:
-            self._record_objectives(trainer)
+        self._record_objectives(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         reason = self._stop_reason(trainer.current_epoch) if trainer.is_global_zero else ""
@@ -64,32 +65,20 @@ class SweepCallback(pl.Callback):
         return "STOPPED" if self._stop.exists() or self._is_orphan() else ""
 
     def _is_orphan(self) -> bool:
-        if self._sweep_pid is None:
-            return False
-        try:
-            os.kill(self._sweep_pid, 0)
-        except ProcessLookupError:
-            return True
-        except PermissionError:
-            return False
-        return False
+        return self._sweep_pid is not None and not psutil.pid_exists(self._sweep_pid)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._reason:
             raise RunStopped(self._reason)
-        self._record_objectives(trainer)
-        self._require_finite()
+        self.on_test_end(trainer, pl_module)
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._record_objectives(trainer)
-        self._require_finite()
+        for name, is_finite in sorted(self._is_finite.items()):
+            if not is_finite:
+                raise UserError(f"the objective {name} has no finite value on this data")
 
     def _record_objectives(self, trainer: pl.Trainer) -> None:
-        for name in self._is_finite.keys() & trainer.callback_metrics.keys():
-            self._measured.add(name)
-            self._is_finite[name] |= math.isfinite(float(trainer.callback_metrics[name]))
-
-    def _require_finite(self) -> None:
-        for name in sorted(self._measured):
-            if not self._is_finite[name]:
-                raise UserError(f"the objective {name} has no finite value on this data")
+        for name in self._objectives & trainer.callback_metrics.keys():
+            value = float(trainer.callback_metrics[name])
+            self._is_finite[name] = self._is_finite.get(name, False) or math.isfinite(value)

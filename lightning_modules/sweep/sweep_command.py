@@ -65,14 +65,11 @@ def _root_key(key: str) -> str:
 def sweep_identity(kind: str, command: SweepCommand, config: DictConfig) -> dict[str, Any]:
     """What makes two commands the same sweep, with its overrides, as JSON values."""
     plain: Any = OmegaConf.to_container(config, resolve=False)
-    same = {key: value for key, value in flatten(plain).items() if not _is_mutable(key)}
+    mutable = tuple(f"{key}." for key in _MUTABLE_KEYS)
+    same = {key: value for key, value in flatten(plain).items() if not f"{key}.".startswith(mutable)}
     swept = {override.get_key_element(): override.get_value_string() for override in command.swept}
     plan = {"sweeper": kind, "words": command.overrides, "swept": swept, "config": same}
     return dict(json.loads(json.dumps(plan, default=str)))
-
-
-def _is_mutable(key: str) -> bool:
-    return any(key == name or key.startswith(f"{name}.") for name in _MUTABLE_KEYS)
 
 
 def recorded_identity(store: Store, run: "Run") -> dict[str, Any] | None:
@@ -100,7 +97,8 @@ def identity_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
         for key in sorted(old[part].keys() | new[part].keys()):
             then, now = old[part].get(key), new[part].get(key)
             if then != now and not _is_equivalent(key, key in old[part], then, now):
-                changes.append(f"{key}: was {_format_value(then)}, now {_format_value(now)}")
+                was, is_now = ("null" if value is None else value for value in (then, now))
+                changes.append(f"{key}: was {was}, now {is_now}")
     more = [f"… and {len(changes) - 10} more"] if len(changes) > 10 else []
     return "\n".join(f"  {change}" for change in [*changes[:10], *more])
 
@@ -119,10 +117,6 @@ def _is_equivalent(key: str, was_recorded: bool, then: Any, now: Any) -> bool:
     return now == "${monitor_mode:}" or (
         not was_recorded and key in _DEFAULTS_OF_LATER_KEYS and _DEFAULTS_OF_LATER_KEYS[key] == now
     )
-
-
-def _format_value(value: Any) -> str:
-    return "null" if value is None else str(value)
 
 
 # --- the sweeps of a store -----------------------------------------------------------------------------------------

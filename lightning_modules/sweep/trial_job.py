@@ -1,6 +1,7 @@
 """One trial of a sweep as a run in a process of its own, composed from plain overrides.
 
 `ProcessPool` calls `trial_process_main`, a launcher of Hydra `run_launched_trial`; both end in `run_trial`.
+Longer than 200 lines: the steps from a job to its recorded run.
 """
 
 import contextlib
@@ -65,7 +66,10 @@ class TrialJob:
 
 def trial_process_main(overrides: Sequence[str], slot: Slot, log: str) -> str | None:
     """Run a trial in this process, with its output in the file `log`; return its error."""
-    _redirect_output(Path(log))
+    sys.stdout.flush()
+    with Path(log).open("a") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
     pin(slot)
     try:
         return run_trial(compose_run(overrides), overrides)
@@ -90,13 +94,6 @@ def _error_text(error: Exception) -> str:
     return (format_error(error) or f"{type(error).__name__}: {error}")[:5000]
 
 
-def _redirect_output(log: Path) -> None:
-    sys.stdout.flush()
-    with log.open("a") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-
-
 def run_trial(cfg: DictConfig, overrides: Sequence[str]) -> str | None:
     """Run the trial that ``cfg.sweep.job`` names; return its error.
 
@@ -116,7 +113,9 @@ def run_trial(cfg: DictConfig, overrides: Sequence[str]) -> str | None:
         if locked is None:
             return None
         job = locked if is_rank_zero() else _join_rank_zero(sweep_store, locked)
-        _reset_argv([*(word for word in overrides if not word.startswith(JOB_KEY)), job.to_override()])
+        # Lightning starts the other ranks with this process's command, which must not start the sweep again
+        words = [*(word for word in overrides if not word.startswith(JOB_KEY)), job.to_override()]
+        set_rank_command([str(PROJECT_ROOT / "lightning_modules" / "cli" / "train.py"), *words])
         _strip_sweep_config(cfg, job)
         if job.folder and Path(job.folder).is_dir():
             os.chdir(job.folder)
@@ -167,6 +166,8 @@ def _join_rank_zero(sweep_store: SweepStore, job: TrialJob) -> TrialJob:
 
 def _run_and_record(cfg: DictConfig, sweep_store: SweepStore, job: TrialJob) -> str | None:
     from lightning_modules.run.run import run
+    from lightning_modules.sweep.pruning import PruningClient
+    from lightning_modules.sweep.sweep_callback import SweepCallback
     from lightning_modules.tracking.liveness import process_tags
     from lightning_modules.tracking.run_cache import CachedRun
 
@@ -174,7 +175,9 @@ def _run_and_record(cfg: DictConfig, sweep_store: SweepStore, job: TrialJob) -> 
     tags = trial_tags(job.parent, trial) | process_tags()
     try:
         with _heartbeat(sweep_store, job):
-            run(cfg, tags, [_sweep_callback(sweep_store, job)], job.run_id, job.skip_finished)
+            pruning = PruningClient(job.pruning, job.number) if job.pruning else None
+            callback = SweepCallback(sweep_store.stop_file, job.pid, job.host, pruning, list(sweep_store.objectives))
+            run(cfg, tags, [callback], job.run_id, job.skip_finished)
     except CachedRun as cached:
         sweep_store.tag({f"{SWEEP_LINK_TAG}{job.number}": cached})
     except RunStopped:
@@ -187,15 +190,6 @@ def _run_and_record(cfg: DictConfig, sweep_store: SweepStore, job: TrialJob) -> 
     return None
 
 
-def _reset_argv(overrides: Sequence[str]) -> None:
-    """Make this process look as if ``touchstone train`` had been called with these overrides, without ``-m``.
-
-    Lightning starts the other ranks of a run with this process's command; with the sweep's command each would start the
-    sweep again, and train with the hyper-parameters of another trial.
-    """
-    set_rank_command([str(PROJECT_ROOT / "lightning_modules" / "cli" / "train.py"), *overrides])
-
-
 def _strip_sweep_config(cfg: DictConfig, job: TrialJob) -> None:
     with open_dict(cfg):
         cfg.name = job.name
@@ -203,14 +197,6 @@ def _strip_sweep_config(cfg: DictConfig, job: TrialJob) -> None:
         cfg.overrides = [override for override in cfg.overrides if not override.startswith(JOB_KEY)]
         if cfg.callbacks and "progress" in cfg.callbacks:
             cfg.callbacks.progress = None
-
-
-def _sweep_callback(sweep_store: SweepStore, job: TrialJob) -> Any:
-    from lightning_modules.sweep.pruning import PruningClient
-    from lightning_modules.sweep.sweep_callback import SweepCallback
-
-    pruning = PruningClient(job.pruning, job.number) if job.pruning else None
-    return SweepCallback(sweep_store.stop_file, job.pid, job.host, pruning, list(sweep_store.objectives))
 
 
 @contextlib.contextmanager

@@ -29,10 +29,7 @@ tr.FAILED td.text { color: #b03a00; }
 
 def best_trial(results: Iterable[TrialResult], objectives: Mapping[str, str]) -> TrialResult | None:
     """The FINISHED trial with the best value; None without one, or with several objectives."""
-    if len(objectives) != 1:
-        return None
-    ranked = ranked_trials(results, objectives)
-    return ranked[0] if ranked else None
+    return next(iter(ranked_trials(results, objectives)), None) if len(objectives) == 1 else None
 
 
 def ranked_trials(results: Iterable[TrialResult], objectives: Mapping[str, str]) -> list[TrialResult]:
@@ -74,8 +71,7 @@ def counts(results: Iterable[TrialResult]) -> dict[str, int]:
 def sorted_trials(results: Sequence[TrialResult], objectives: Mapping[str, str]) -> list[TrialResult]:
     """The ranked trials, then the others by number."""
     first = ranked_trials(results, objectives)
-    numbers = {result.number for result in first}
-    return first + [result for result in results if result.number not in numbers]
+    return first + [result for result in results if result not in first]
 
 
 def highlighted(results: Iterable[TrialResult], objectives: Mapping[str, str]) -> set[int]:
