@@ -12,6 +12,7 @@ from lightning_modules.config.command_line import format_error
 from lightning_modules.config.errors import UserError
 from lightning_modules.report.tables import find_section, open_console, replace_section
 from lightning_modules.reproduction.claim import SeedValues
+from lightning_modules.reproduction.claim_report import ClaimRow, rows_to_markdown, rows_to_terminal
 from lightning_modules.reproduction.claim_runs import claim_runs, find_parent_run, read_values, select_seeds
 from lightning_modules.reproduction.committed_results import Result, merge_newest, read_results, write_results
 from lightning_modules.reproduction.compose import ComposedClaim, compose_claim
@@ -28,7 +29,6 @@ from lightning_modules.reproduction.lint import lint as lint_claim
 from lightning_modules.reproduction.reproduce import all_expected, data_hash, reproduce
 from lightning_modules.reproduction.verdict import judge
 from lightning_modules.reproduction.verdict_store import load_results
-from lightning_modules.reproduction.verdict_table import ClaimRow, rows_to_markdown, rows_to_terminal
 from lightning_modules.sweep.trial_results import read_trial_results
 from lightning_modules.tracking.provenance_line import provenance_of
 from lightning_modules.tracking.store import open_store

@@ -8,6 +8,7 @@ from typing import Any
 from lightning_modules.config.command_line import format_error
 from lightning_modules.config.errors import UserError
 from lightning_modules.reproduction.claim import Claim, SeedValues, Verdict
+from lightning_modules.reproduction.claim_report import ClaimRow
 from lightning_modules.reproduction.claim_runs import (
     claim_runs,
     find_parent_run,
@@ -23,7 +24,6 @@ from lightning_modules.reproduction.discovery import ClaimRequest, select_claims
 from lightning_modules.reproduction.lint import lint_composed
 from lightning_modules.reproduction.verdict import judge
 from lightning_modules.reproduction.verdict_store import log_verdict
-from lightning_modules.reproduction.verdict_table import ClaimRow
 from lightning_modules.sweep.controller import AllTrialsFailedError
 from lightning_modules.sweep.sweep_command import SweepBusyError
 from lightning_modules.sweep.trial_results import TrialResult, read_trial_results

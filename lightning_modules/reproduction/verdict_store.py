@@ -11,9 +11,8 @@ import yaml
 from lightning_modules.config.errors import UserError
 from lightning_modules.reproduction.claim import SeedValues
 from lightning_modules.reproduction.claim_plot import plot_claim
-from lightning_modules.reproduction.claim_report import claim_report
+from lightning_modules.reproduction.claim_report import ClaimRow, claim_report
 from lightning_modules.reproduction.committed_results import Result
-from lightning_modules.reproduction.verdict_table import ClaimRow
 from lightning_modules.tracking.artifacts import artifact_path
 from lightning_modules.tracking.provenance_line import RunProvenance
 from lightning_modules.tracking.store import Store

@@ -1,16 +1,23 @@
-"""The plan of a search: an Optuna study in a journal file beside the sweep's other files."""
+"""The plan of a search: an Optuna study in a journal file beside the sweep's other files, and its pruners."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import json
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import optuna
+from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+
+from lightning_modules.compat.optuna import journal_lock
 from lightning_modules.config.errors import UserError, suggest
 from lightning_modules.sweep.plans import Outcome, Plan, Trial
-from lightning_modules.sweep.pruning import make_pruner, open_journal, truncate_partial_line
 from lightning_modules.sweep.samplers import ask_trial, grid_size, make_sampler
-from lightning_modules.sweep.search_settings import SearchSettings
+from lightning_modules.sweep.search_settings import SearchSettings, construct
 from lightning_modules.sweep.search_space import describe_difference, space_signature, to_overrides
 
 if TYPE_CHECKING:
@@ -18,6 +25,16 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
     from lightning_modules.sweep.search_space import Space
+
+
+_PRUNERS: dict[str, Callable[..., BasePruner]] = {
+    "none": NopPruner,
+    "asha": SuccessiveHalvingPruner,
+    "hyperband": HyperbandPruner,
+    "median": MedianPruner,
+}
+# Optuna's "auto" is guessed from the trials that happen to have ended, and so depends on when it is asked
+_PRUNER_DEFAULTS: dict[str, dict[str, Any]] = {"asha": {"min_resource": 1}}
 
 
 class OptunaPlan(Plan):
@@ -42,8 +59,6 @@ class OptunaPlan(Plan):
         name: str,
         max_epochs: int | None = None,
     ) -> None:
-        import optuna
-
         make_sampler(settings, space, objectives, 0)  # raises if it does not fit
         make_pruner(settings.pruner, settings.pruner_options)
         self.settings, self.space, self.objectives, self._max_epochs = settings, space, objectives, max_epochs
@@ -60,8 +75,6 @@ class OptunaPlan(Plan):
         self._study.set_user_attr("objectives", objectives)
 
     def _check_journal(self, storage: BaseStorage, name: str) -> None:
-        import optuna
-
         if name not in [study.study_name for study in storage.get_all_studies()]:
             return
         stored = optuna.load_study(study_name=name, storage=storage).user_attrs
@@ -95,8 +108,6 @@ class OptunaPlan(Plan):
 
     def tell(self, trial: Trial, outcome: Outcome) -> None:
         """Raises UserError if a finished run has not logged an objective."""
-        from optuna.trial import TrialState
-
         if outcome.state == "PRUNED":
             self._study.tell(trial.number, state=TrialState.PRUNED, skip_if_finished=True)
         elif outcome.state == "FINISHED" and all(key in outcome.values for key in self.objectives):
@@ -123,3 +134,45 @@ class OptunaPlan(Plan):
             "options": dict(self.settings.pruner_options),
             "max_epochs": self._max_epochs,
         }
+
+
+def make_pruner(name: str, options: Mapping[str, Any], max_epochs: int | None = None) -> BasePruner:
+    """Return the pruner `search.pruner` with `search.pruner_options`.
+
+    Its steps are completed epochs, from 1.
+
+    Args:
+        max_epochs: of a trial that is not pruned; Hyperband's `max_resource` unless the options give it.
+    Raises:
+        UserError: no such pruner or option.
+    """
+    if name not in _PRUNERS:
+        raise UserError(f"search.pruner: there is no '{name}'; {suggest(name, _PRUNERS)}")
+    given = _PRUNER_DEFAULTS.get(name, {}) | dict(options)
+    if name == "hyperband" and max_epochs is not None and max_epochs > 0:
+        given.setdefault("max_resource", max_epochs)
+    return construct("search.pruner_options", _PRUNERS[name], given, {})
+
+
+def open_journal(path: Path) -> JournalStorage:
+    """Optuna's storage in a file of JSON lines, which several processes can use at once."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return JournalStorage(JournalFileBackend(str(path)))
+
+
+def truncate_partial_line(path: Path) -> None:
+    """Remove a last line that a kill left incomplete, or Optuna would append to it. Raises UserError for a damaged file."""
+    if not path.exists():
+        return
+    with journal_lock(path):  # runs of an earlier process may still report
+        lines = path.read_bytes().splitlines(keepends=True)
+        if lines and not lines[-1].endswith(b"\n"):
+            with path.open("r+b") as file:
+                file.truncate(sum(map(len, lines[:-1])))
+            lines.pop()
+    for number, line in enumerate(lines, 1):
+        try:
+            json.loads(line)
+        except ValueError:
+            hint = "restore an intact copy, or choose another sweep name"
+            raise UserError(f"{path}, line {number}: invalid journal of a search; {hint}") from None

@@ -1,10 +1,10 @@
-"""The callback of a sweep's runs: ends them when the sweep stops or a search prunes them."""
+"""The callback of a sweep's runs: ends them when the sweep stops or a search prunes them, which it asks the journal."""
 
 import math
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import psutil
 import pytorch_lightning as pl
@@ -12,8 +12,40 @@ import pytorch_lightning as pl
 from lightning_modules.config.errors import UserError
 from lightning_modules.config.signals import RunStopped
 
-if TYPE_CHECKING:
-    from lightning_modules.sweep.pruning import PruningClient
+
+class PruningClient:
+    """Reports a trial's metric to its study, and asks whether to prune the trial.
+
+    Args:
+        settings: `journal` (file of the study), `study`, `metric`, `pruner`, `options` and `max_epochs`.
+        number: of the trial.
+    """
+
+    def __init__(self, settings: Mapping[str, Any], number: int) -> None:
+        self.metric: str = settings["metric"]
+        self._settings, self._number = settings, number
+        self._trial: Any = None
+
+    def prune(self, epoch: int, value: float) -> bool:
+        """Report the metric's `value` after this epoch, counted from 0; whether to end the trial."""
+        if self._trial is None:  # not before a fork: each process opens the file itself
+            self._trial = self._open()
+        self._trial.report(value, epoch + 1)
+        return bool(self._trial.should_prune())
+
+    def _open(self) -> Any:
+        import optuna
+
+        from lightning_modules.compat.optuna import trial_in_storage
+        from lightning_modules.sweep.optuna_plan import make_pruner, open_journal
+
+        study = optuna.load_study(
+            study_name=self._settings["study"],
+            storage=open_journal(Path(self._settings["journal"])),
+            sampler=optuna.samplers.RandomSampler(),  # unused
+            pruner=make_pruner(self._settings["pruner"], self._settings["options"], self._settings["max_epochs"]),
+        )
+        return trial_in_storage(study, self._number)
 
 
 class SweepCallback(pl.Callback):
@@ -33,7 +65,7 @@ class SweepCallback(pl.Callback):
         stop: Path,
         sweep_pid: int,
         host: str,
-        pruning: "PruningClient | None" = None,
+        pruning: PruningClient | None = None,
         objectives: Sequence[str] = (),
     ) -> None:
         self._stop, self._pruning = stop, pruning

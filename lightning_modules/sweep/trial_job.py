@@ -166,8 +166,7 @@ def _join_rank_zero(sweep_store: SweepStore, job: TrialJob) -> TrialJob:
 
 def _run_and_record(cfg: DictConfig, sweep_store: SweepStore, job: TrialJob) -> str | None:
     from lightning_modules.run.run import run
-    from lightning_modules.sweep.pruning import PruningClient
-    from lightning_modules.sweep.sweep_callback import SweepCallback
+    from lightning_modules.sweep.sweep_callback import PruningClient, SweepCallback
     from lightning_modules.tracking.liveness import process_tags
     from lightning_modules.tracking.run_cache import CachedRun
 

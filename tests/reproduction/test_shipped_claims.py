@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 from claim_project import ROOT, Project
 
+from lightning_modules.reproduction.claim_report import ClaimRow, rows_to_markdown
 from lightning_modules.reproduction.committed_results import read_results
 from lightning_modules.reproduction.compose import compose_claim
 from lightning_modules.reproduction.discovery import claim_files, find_claims
 from lightning_modules.reproduction.lint import lint_composed
 from lightning_modules.reproduction.verdict import judge
-from lightning_modules.reproduction.verdict_table import ClaimRow, rows_to_markdown
 
 FOLDERS = sorted({name.partition("/")[0] for name in claim_files()})
 

@@ -10,9 +10,15 @@ from claim_builder import make_claim, values_by_seed
 from rich.console import Console
 
 from lightning_modules.reproduction.claim import Claim, SeedValues, Verdict
-from lightning_modules.reproduction.claim_report import claim_report, format_published
+from lightning_modules.reproduction.claim_report import (
+    COLUMNS,
+    ClaimRow,
+    claim_report,
+    format_published,
+    rows_to_markdown,
+    rows_to_terminal,
+)
 from lightning_modules.reproduction.verdict import Judgement, judge
-from lightning_modules.reproduction.verdict_table import COLUMNS, ClaimRow, rows_to_markdown, rows_to_terminal
 from lightning_modules.tracking.provenance_line import NO_PROVENANCE, RunProvenance
 
 PAPER = {"title": "T", "authors": "Sam Greydanus, D. Kobak", "year": 2024, "link": "https://example.org"}

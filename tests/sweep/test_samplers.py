@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 
 from lightning_modules.config.errors import UserError
 from lightning_modules.sweep.cmaes_sampler import Axis
-from lightning_modules.sweep.pruning import make_pruner
+from lightning_modules.sweep.optuna_plan import make_pruner
 from lightning_modules.sweep.samplers import ask_trial, grid_size, make_sampler
 from lightning_modules.sweep.search_settings import PRUNERS, SAMPLERS, SearchSettings
 from lightning_modules.sweep.search_space import Space

@@ -19,8 +19,8 @@ from lightning_modules.compression.budget.goal import (
     values_for,
 )
 from lightning_modules.compression.budget.search import Attempt, Point, best_attempt, propose, suggest
+from lightning_modules.sweep.optuna_plan import open_journal, truncate_partial_line
 from lightning_modules.sweep.plans import Outcome, Plan, Trial
-from lightning_modules.sweep.pruning import open_journal, truncate_partial_line
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
