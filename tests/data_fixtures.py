@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from lightning_modules.zoo.data.generated_datasets import MNIST1D
 from lightning_modules.zoo.data.image_datasets import DEBIAN_FOLDER
-from lightning_modules.zoo.data.mnist1d import MNIST1D
 
 
 @pytest.fixture(autouse=True)

@@ -65,11 +65,8 @@ def look_like_identifiers(labels: Sequence[str]) -> bool:
 def warn_identifiers(labels: Sequence[str], what: str) -> None:
     """Warn that labels that look like numbers are read as class names."""
     sample = ", ".join(repr(label) for label in sorted(set(labels))[:3])
-    warnings.warn(
-        f"{what}: zero-padded labels or versions ({sample}) are read as class names; "
-        "set data.regression=true to read them as numbers",
-        stacklevel=3,
-    )
+    text = f"{what}: zero-padded labels or versions ({sample}) are read as class names"
+    warnings.warn(f"{text}; set data.regression=true to read them as numbers", stacklevel=3)
 
 
 def require_labels(labels: Sequence[str], what: str, classes: bool = False) -> None:
@@ -127,10 +124,8 @@ def check_part_classes(parts: Mapping[str, Tensor], names: Sequence[str] | None)
             more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
             lacking.append(f"{part}: {', '.join(class_label(label, names) for label in missing[:10])}{more}")
     if lacking:
-        warnings.warn(
-            f"parts without samples of some classes (their metrics do not cover these): {'; '.join(lacking)}",
-            stacklevel=3,
-        )
+        text = "parts without samples of some classes (their metrics do not cover these)"
+        warnings.warn(f"{text}: {'; '.join(lacking)}", stacklevel=3)
 
 
 def class_label(label: int, names: Sequence[str] | None) -> str:

@@ -2,7 +2,7 @@
 
 import csv
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,27 +32,22 @@ class Format:
 
     def rows(self, path: Path) -> Iterator[tuple[int, list[str]]]:
         """Yield each non-blank row with the number of its first line."""
+        last = ""
+
+        def remember(line: str) -> str:
+            nonlocal last
+            last = line
+            return line
+
         with path.open(encoding=self.encoding, newline="") as opened:
-            lines = _Lines(opened)
-            reader = csv.reader(lines, delimiter=self.delimiter, quoting=self.quoting)
+            reader = csv.reader(map(remember, opened), delimiter=self.delimiter, quoting=self.quoting)
             start, begun, row = 1, 1, [""]
             for row in reader:
                 if row and not (len(row) == 1 and not row[0].strip()):
                     yield start, row
                 begun, start = start, reader.line_num + 1
-            if row and "\n" in row[-1] and not lines.last.rstrip("\r\n").endswith('"'):
+            if row and "\n" in row[-1] and not last.rstrip("\r\n").endswith('"'):
                 raise UserError(f"{path}: a quote that opens on line {begun} is never closed")
-
-
-class _Lines(Iterator[str]):
-    """Iterates over the lines of a file and remembers the last one."""
-
-    def __init__(self, lines: Iterable[str]) -> None:
-        self.lines, self.last = iter(lines), ""
-
-    def __next__(self) -> str:
-        self.last = next(self.lines)
-        return self.last
 
 
 def read_columns(path: Path, columns: Sequence[str], encoding: str | None = None) -> dict[str, list[str]]:
@@ -164,19 +159,11 @@ def _wrap_errors(path: Path) -> Iterator[None]:
 
 def _drop_index_column(table: pd.DataFrame, path: Path) -> pd.DataFrame:
     """Drop an unnamed column of unique integers: the index that `DataFrame.to_csv` writes."""
-    unnamed = [
-        name
-        for name in table.columns
-        if (not name or name.startswith("Unnamed: "))
-        and pd.api.types.is_integer_dtype(table[name])
-        and table[name].is_unique
-    ]
+    nameless = [name for name in table.columns if not name or name.startswith("Unnamed: ")]
+    unnamed = [n for n in nameless if pd.api.types.is_integer_dtype(table[n]) and table[n].is_unique]
     if unnamed:
-        warnings.warn(
-            f"{path}: dropped the unnamed column of row numbers ({', '.join(map(repr, unnamed))}); "
-            "name it to use it as a feature",
-            stacklevel=3,
-        )
+        dropped = f"{path}: dropped the unnamed column of row numbers ({', '.join(map(repr, unnamed))})"
+        warnings.warn(f"{dropped}; name it to use it as a feature", stacklevel=3)
     return table.drop(columns=unnamed)
 
 
@@ -199,16 +186,12 @@ def to_numbers(table: pd.DataFrame, what: str) -> pd.DataFrame:
         for name, column in numbers.items()
         if not column.isna().any() and not np.isfinite(column.astype(float)).all()
     ]
-    problems = [
-        f"{kind}: {list_names(found)}"
-        for kind, found in (
-            ("columns that are not numbers (encode or drop them)", words),
-            ("columns with missing values (fill them in or drop the rows)", gaps),
-            ("columns with infinite values", endless),
-        )
-        if found
-    ]
-    if problems:
+    kinds = {
+        "columns that are not numbers (encode or drop them)": words,
+        "columns with missing values (fill them in or drop the rows)": gaps,
+        "columns with infinite values": endless,
+    }
+    if problems := [f"{kind}: {list_names(found)}" for kind, found in kinds.items() if found]:
         raise UserError(f"{what} cannot be used: " + "; ".join(problems))
     return pd.DataFrame(numbers, index=table.index)
 

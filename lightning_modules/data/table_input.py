@@ -80,11 +80,9 @@ def to_samples(table: pd.DataFrame, dtype: torch.dtype, what: str) -> Tensor:
     wrong = ~cast.isfinite() if dtype.is_floating_point else cast.double() != x
     if wrong.any():
         row, column = wrong.nonzero()[0].tolist()
+        value = f"{what}, column '{table.columns[column]}', row {row + 1}: {x[row, column]:g}"
         name = str(dtype).removeprefix("torch.")
-        raise UserError(
-            f"{what}, column '{table.columns[column]}', row {row + 1}: {x[row, column]:g} cannot be represented in {name}, "
-            "the dtype of the model's input"
-        )
+        raise UserError(f"{value} cannot be represented in {name}, the dtype of the model's input")
     return cast
 
 

@@ -2,7 +2,6 @@
 
 import codecs
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 from lightning_modules.config.errors import UserError
@@ -14,7 +13,7 @@ BOMS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-CHUNK_BYTES = 1 << 20
+CHUNK_SIZE = 1 << 20
 
 
 def check_encoding(encoding: str | None, key: str = "data.encoding") -> None:
@@ -41,20 +40,13 @@ def detect_encoding(path: Path) -> str:
 
 
 def _decodes(path: Path, encoding: str) -> bool:
-    decoder = codecs.getincrementaldecoder(encoding)()
     try:
-        for chunk in _chunks(path):
-            decoder.decode(chunk)
-        decoder.decode(b"", final=True)
+        with path.open(encoding=encoding, newline="") as opened:
+            while opened.read(CHUNK_SIZE):
+                pass
     except UnicodeDecodeError:
         return False
     return True
-
-
-def _chunks(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as opened:
-        while chunk := opened.read(CHUNK_BYTES):
-            yield chunk
 
 
 def detect_encodings(paths: list[Path], encoding: str | None = None) -> list[str]:
@@ -75,12 +67,10 @@ def read_texts(paths: list[Path], encoding: str | None = None) -> list[str]:
 
     Raises UserError if a file cannot be decoded with the given `encoding`.
     """
-    pairs = zip(paths, detect_encodings(paths, encoding), strict=True)
-    return [_decode(path, name) for path, name in pairs]
-
-
-def _decode(path: Path, encoding: str) -> str:
-    try:
-        return path.read_bytes().decode(encoding)
-    except UnicodeError as error:
-        raise UserError(f"{path} cannot be decoded as {encoding}: {error}; set data.encoding, or null") from error
+    texts = []
+    for path, name in zip(paths, detect_encodings(paths, encoding), strict=True):
+        try:
+            texts.append(path.read_bytes().decode(name))
+        except UnicodeError as error:
+            raise UserError(f"{path} cannot be decoded as {name}: {error}; set data.encoding, or null") from error
+    return texts

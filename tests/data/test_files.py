@@ -26,8 +26,8 @@ from lightning_modules.data.image_folder import ImageFolder
 from lightning_modules.data.table_file import read_table
 from lightning_modules.run.input_files import InputSpec
 from lightning_modules.run.predict import predict
+from lightning_modules.zoo.data.generated_datasets import MNIST1D
 from lightning_modules.zoo.data.image_datasets import read_idx
-from lightning_modules.zoo.data.mnist1d import MNIST1D
 from lightning_modules.zoo.data.text_datasets import FOLDER, _content
 
 HUGE = 8 * 10**9  # entries

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.config.errors import UserError
+from lightning_modules.zoo.data.generated_datasets import MNIST1D
 from lightning_modules.zoo.data.image_datasets import Digits
-from lightning_modules.zoo.data.mnist1d import MNIST1D
 
 
 def test_a_batch_names_its_samples() -> None:

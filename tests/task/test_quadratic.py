@@ -9,7 +9,7 @@ import torch
 
 from lightning_modules.config.command_line import compose_run
 from lightning_modules.config.errors import UserError
-from lightning_modules.zoo.data.noisy_quadratic import NoisyQuadratic
+from lightning_modules.zoo.data.generated_datasets import NoisyQuadratic
 from lightning_modules.zoo.task.noisy_quadratic import QuadraticLoss, random_rotation, rotated_hessian
 
 

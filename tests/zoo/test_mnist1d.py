@@ -6,7 +6,7 @@ import pytest
 import torch
 from mnist1d.data import get_dataset_args, make_dataset
 
-from lightning_modules.zoo.data.mnist1d import MNIST1D
+from lightning_modules.zoo.data.generated_datasets import MNIST1D
 
 
 def numpy_state() -> np.ndarray:

@@ -14,8 +14,7 @@ from lightning_modules.zoo.data.interaction_splits import (
     split_by_time,
     split_leave_one_out,
 )
-from lightning_modules.zoo.data.movielens import MovieLens
-from lightning_modules.zoo.data.movielens_implicit import MovieLensImplicit
+from lightning_modules.zoo.data.movielens import MovieLens, MovieLensImplicit
 from lightning_modules.zoo.data.movielens_sequence import MovieLensSequence
 
 # user, film, stars, second: user 1 has four, user 2 two, user 3 one

@@ -20,7 +20,6 @@ class ImageTransform(PerSampleTransform):
     Shape, dtype and memory format are unchanged. Half precision is computed in float32.
 
     Args:
-        probability: of transforming an image.
     """
 
     channels: tuple[int, ...] = ()  # allowed numbers of channels; empty: any

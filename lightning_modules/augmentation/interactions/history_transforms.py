@@ -24,7 +24,6 @@ class HistoryTransform(PerSampleTransform):
 
     Args:
         share: fraction of the items, in [0, 1].
-        probability: of transforming a history.
     """
 
     @bounded
@@ -118,7 +117,6 @@ class VirtualUsers(PerSampleTransform):
 
     Args:
         share: minimum fraction of a history that is kept.
-        probability: of mixing a history.
     """
 
     @bounded

@@ -8,7 +8,7 @@ from torch import Tensor
 from lightning_modules.config.bounds import Count, bounded
 from lightning_modules.data.in_memory import RawDataset
 from lightning_modules.zoo.data.interaction_splits import TEST, VAL, interaction_matrix
-from lightning_modules.zoo.data.movielens_implicit import MovieLensImplicit
+from lightning_modules.zoo.data.movielens import MovieLensImplicit
 
 PADDING = 0
 
