@@ -7,7 +7,9 @@ from datetime import timedelta
 from typing import Any
 
 import pytorch_lightning as pl
+from lightning_fabric.utilities.distributed import DistributedSamplerWrapper
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint, RichProgressBar
+from pytorch_lightning.overrides.distributed import UnrepeatedDistributedSampler, UnrepeatedDistributedSamplerWrapper
 from pytorch_lightning.plugins import LayerSync, Precision
 from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher as MultiProcessingLauncher
@@ -15,6 +17,7 @@ from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher as 
 from pytorch_lightning.strategies.launchers.launcher import _Launcher as Launcher
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DistributedSampler
 
 # our launchers extend both: how ranks are started stays Lightning's, how their end is noticed and reported is ours
 __all__ = ["Launcher", "MultiProcessingLauncher", "SubprocessScriptLauncher"]
@@ -140,6 +143,22 @@ def replace_clip_by_norm(plugin: Precision, clip: Any) -> None:
 def restore_clip_by_norm(plugin: Precision) -> None:
     """Undo `replace_clip_by_norm`."""
     del plugin.clip_grad_by_norm  # type: ignore[attr-defined, unused-ignore]
+
+
+def repeat_no_sample(loader: object) -> None:
+    """Have the sampler that Lightning has put into an evaluation loader give each sample to one rank, once.
+
+    Lightning's own repeats samples until all ranks have equally many; its prediction uses the classes that do not.
+    """
+    sampler: Any = getattr(loader, "sampler", None)
+    classes: dict[type, type] = {
+        DistributedSampler: UnrepeatedDistributedSampler,
+        DistributedSamplerWrapper: UnrepeatedDistributedSamplerWrapper,
+    }
+    if type(sampler) in classes:
+        sampler.__class__ = classes[type(sampler)]
+        sampler.num_samples = len(range(sampler.rank, len(sampler.dataset), sampler.num_replicas))
+        sampler.total_size = len(sampler.dataset)
 
 
 # --- ranks -----------------------------------------------------------------------------------------------------

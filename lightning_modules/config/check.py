@@ -14,6 +14,7 @@ from lightning_modules.config.command_line import GROUPS
 from lightning_modules.config.errors import UserError, suggest
 from lightning_modules.config.metric_direction import check_direction, higher_is_better
 from lightning_modules.config.signature import describe_type, hints_of, locate, matches_type, parameters_of
+from lightning_modules.config.task_groups import OPTIONAL_GROUPS, is_supervised, required_groups
 from lightning_modules.config.trust import components
 
 # Arguments that the run passes to a component itself, in addition to those of its config.
@@ -28,9 +29,8 @@ INJECTED_ARGS: dict[str, set[str]] = {
     "trainer": {"strategy", "callbacks", "logger"},
 }  # fmt: skip
 # Keys of a component's node that the run reads and does not pass on.
-RUN_KEYS = {"task": {"monitor"}}
-RUNTIME_ARGS = {"model": ("input_shape", "num_outputs")}  # always passed, so the callable must accept them
-REQUIRED = ("data", "model", "task", "task.loss", "optimizer", "trainer")  # each with a `_target_`
+RUN_KEYS = {"task": {"monitor"}, "data": {"data_files", "data_hash"}}
+REQUIRED = ("data", "task", "trainer")  # each with a `_target_`; a task of ours also requires its `required_groups`
 # Values outside components, with their types and bounds.
 SCALAR_RULES: dict[str, Any] = {
     "seed": Annotated[int, Ge(0)],
@@ -54,7 +54,7 @@ SCALAR_RULES: dict[str, Any] = {
     "tracking.system_metrics_s": NonNegative | None,
     "tracking.pictures": bool,
     "tracking.min_free_mb": NonNegative,
-    "task.monitor.metric": str,
+    "task.monitor.metric": str | None,
     "task.monitor.mode": Literal["min", "max"] | None,
 }
 TOP_LEVEL_KEYS = {
@@ -76,8 +76,9 @@ def check_config(cfg: DictConfig) -> None:
         monitor = OmegaConf.select(cfg, "task.monitor")
         if isinstance(monitor, DictConfig) and {"metric", "mode"} <= set(monitor):
             mistakes += _check_monitor_mode("task.monitor", monitor.metric, monitor.mode)
+        own = is_supervised(cfg)
         for path, node in components(cfg, ""):
-            mistakes += _node_mistakes(path, node)
+            mistakes += _node_mistakes(path, node, own)
     mistakes = [mistake for mistake in mistakes if "${monitor_mode:}" not in mistake]  # reported by _wrong_direction
     if mistakes:
         count = f"{len(mistakes)} mistakes" if len(mistakes) > 1 else "A mistake"
@@ -144,7 +145,7 @@ def empty_value(key: str) -> str:
 def _missing_groups(cfg: DictConfig) -> list[str]:
     """Required keys and groups that were deleted or set to null."""
     mistakes = []
-    for path in REQUIRED:
+    for path in (*REQUIRED, *required_groups(cfg)):
         node = OmegaConf.select(cfg, path)
         if not isinstance(node, DictConfig):
             given = "null" if node is None else str(node)
@@ -164,7 +165,7 @@ def _missing_groups(cfg: DictConfig) -> list[str]:
     return mistakes
 
 
-def _node_mistakes(path: str, node: DictConfig) -> list[str]:
+def _node_mistakes(path: str, node: DictConfig, own: bool) -> list[str]:
     target = str(node["_target_"])
     try:
         function = locate(target)
@@ -174,7 +175,7 @@ def _node_mistakes(path: str, node: DictConfig) -> list[str]:
         return [f"{path}._target_={target}: expected a class or function, got a {type(function).__name__}"]
     accepts, anything = parameters_of(function)
     given = {str(key) for key in node} - _HYDRA_KEYS
-    supplied = INJECTED_ARGS.get(path, set())
+    supplied = INJECTED_ARGS.get(path, set()) if own or path != "task" else set(OPTIONAL_GROUPS)
     options = accepts.keys() - (supplied - given)
     mistakes = [
         f"{path}.{key!s}={_raw_node(node, key)}: {target} has no argument '{key}'; {suggest(key, options)}"
@@ -184,11 +185,6 @@ def _node_mistakes(path: str, node: DictConfig) -> list[str]:
     needed = [name for name, p in accepts.items() if p.default is p.empty and name not in given | supplied]
     if needed and "_args_" not in node and not (node.get("_partial_") and path not in INJECTED_ARGS):
         mistakes += [f"{path}.{name}: missing argument of {target}" for name in needed]
-    mistakes += [
-        f"{path}._target_={target}: it has no argument '{name}', which every {path} receives; wrap it in a class that accepts it"
-        for name in RUNTIME_ARGS.get(path, ())
-        if name not in given | accepts.keys() and not anything
-    ]
     hints = hints_of(function)
     for key in sorted(given & accepts.keys() & hints.keys()):
         if node[key] is not None or not (key in supplied or accepts[key].default is None):

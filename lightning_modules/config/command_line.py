@@ -23,6 +23,7 @@ from lightning_modules.config.errors import UserError, suggest
 from lightning_modules.config.metric_direction import monitor_mode
 from lightning_modules.config.project import PROJECT_ROOT
 from lightning_modules.config.signals import SignalReceived, signals_as_exceptions
+from lightning_modules.config.task_groups import drop_unused_groups
 
 GROUPS = (
     "data", "augmentation", "model", "task", "optimizer", "scheduler", "trainer", "strategy", "callbacks", "tracking",
@@ -322,5 +323,13 @@ def complete_choices(cfg: DictConfig) -> DictConfig:
     with open_dict(cfg):
         cfg.choices = {group: str(option) for group, option in chosen.items() if option not in (None, "none")}
         cfg.overrides = OmegaConf.to_container(hydra_cfg.overrides.task, resolve=False)
-        cfg.name = cfg.name or f"{chosen['data']}-{chosen['model']}"
+        drop_unused_groups(cfg)
+        cfg.name = cfg.name or f"{_label(cfg, 'data')}-{_label(cfg, 'model' if cfg.get('model') else 'task')}"
     return cfg
+
+
+def _label(cfg: DictConfig, group: str) -> str:
+    """The option of a group; the class, where the option stands for any class."""
+    option = str(cfg.choices.get(group))
+    target = OmegaConf.select(cfg, f"{group}._target_", throw_on_missing=False)
+    return str(target).rpartition(".")[2] if option.startswith("lightning_") and target else option

@@ -22,7 +22,7 @@ LIBRARIES = (
         "retrieval", "segmentation", "wrappers",
     )),
     *(f"{package}.{name}" for package in ("pytorch_lightning", "lightning.pytorch")
-      for name in ("callbacks", "core", "profilers", "strategies", "trainer")),
+      for name in ("callbacks", "core", "demos", "profilers", "strategies", "trainer")),
     *(f"timm.{name}" for name in ("layers", "loss", "models", "optim")),
     *(f"transformers.{name}" for name in ("modeling_utils", "models", "optimization")),
 )  # fmt: skip

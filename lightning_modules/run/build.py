@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,37 +22,58 @@ from torch import Tensor, nn
 from lightning_modules.compat.lightning import notify_ranks_by_signal
 from lightning_modules.compat.torch import BatchNorm
 from lightning_modules.config.errors import UserError
+from lightning_modules.config.signature import locate, parameters_of
+from lightning_modules.data.in_memory import InMemoryData
 from lightning_modules.data.preprocess import preprocess_spec
 from lightning_modules.data.table_input import TableInput
 from lightning_modules.run.cuda import CudaGraphs, PeakMemory, uses_cuda
+from lightning_modules.run.data_adapter import RunData, open_data
 from lightning_modules.task.fast_loop import FastLoop
 from lightning_modules.task.supervised import Supervised
 from lightning_modules.tracking.checkpoint import VerifiedCheckpointIO
 from lightning_modules.tracking.record_run import StopOnSignal
 
 
-def build_data(cfg: DictConfig) -> Any:
-    """Instantiate the datamodule and read the data; raises UserError if it is missing."""
-    data = instantiate(cfg.data)
-    data.setup()
-    return data
+def build_data(cfg: DictConfig) -> InMemoryData:
+    """Build a datamodule of ours and read its data. Raises UserError if it is missing, or another kind of datamodule."""
+    data = open_data(cfg)
+    if data.own is None:
+        raise UserError(
+            f"data={data.name}: this needs samples by index, which {type(data.module).__name__} does not have; derive it "
+            "from lightning_modules.data.in_memory.InMemoryData"
+        )
+    return data.own
 
 
-def infer_shapes(cfg: DictConfig, data: Any) -> None:
-    """Infer the input shape and the number of outputs from the data where the config leaves them open; else check them."""
-    needed = _outputs_needed(cfg, data)
+def fill_from_data(cfg: DictConfig, data: RunData) -> None:
+    """Set the arguments of model and task that are null in the config to the datamodule's attributes of that name."""
+    known = {key: getattr(data.module, key, None) for key in ("num_classes", "num_targets")}
+    outputs = {"num_outputs": next((value for value in known.values() if value is not None), None)}
     with open_dict(cfg):
         for room in ("model", "task"):
-            if cfg[room].get("num_outputs") is None:
-                cfg[room].num_outputs = cfg.model.get("num_outputs") or needed
-        if cfg.model.get("input_shape") is None:
-            cfg.model.input_shape = list(data.input_shape)
-        for key, value in getattr(data, "model_settings", dict)().items():
-            if key in cfg.model and cfg.model[key] is None:
+            for key, value in (cfg.get(room) or {}).items():
+                if value is None and not hasattr(pl.LightningDataModule, str(key)):
+                    found = getattr(data.module, str(key), outputs.get(str(key)))
+                    if isinstance(found, int | list | tuple):
+                        cfg[room][key] = list(found) if isinstance(found, tuple) else found
+
+
+def infer_shapes(cfg: DictConfig, data: InMemoryData) -> None:
+    """Infer the input shape and the number of outputs from the data where the config leaves them open; else check them."""
+    needed = _outputs_needed(cfg, data)
+    accepted, anything = parameters_of(locate(cfg.model["_target_"]))
+    with open_dict(cfg):
+        chosen = cfg.model.get("num_outputs") or needed
+        if cfg.task.get("num_outputs") is None:
+            cfg.task.num_outputs = chosen
+        shapes = {"num_outputs": chosen, "input_shape": list(data.input_shape)}
+        for key, value in {**shapes, **getattr(data, "model_settings", dict)()}.items():
+            present = key in cfg.model or (key in shapes and (anything or key in accepted))
+            if present and cfg.model.get(key) is None:
                 cfg.model[key] = value
-    if cfg.model.num_outputs < needed:
+    if chosen < needed:
         raise UserError(
-            f"model.num_outputs={cfg.model.num_outputs}: the data ({data.name}) needs {needed}"
+            f"model.num_outputs={chosen}: the data ({data.name}) needs {needed}"
             + (f" (classes: {', '.join(data.class_names[:12])})" if data.class_names else "")
         )
 
@@ -82,8 +104,27 @@ def build_model(cfg: DictConfig) -> nn.Module:
     return model
 
 
-def build_task(cfg: DictConfig, data: Any, callbacks: list[pl.Callback], **loop: Any) -> Supervised:
-    """Instantiate the LightningModule around the model, with the data's preprocessing in it."""
+def build_lightning_module(cfg: DictConfig) -> pl.LightningModule:
+    """Instantiate a LightningModule that is not one of ours, with the groups that its constructor names."""
+    accepted, _ = parameters_of(locate(cfg.task["_target_"]))
+    given: dict[str, Any] = {}
+    if "model" in accepted and cfg.get("model") and "model" not in cfg.task:
+        given["model"] = build_model(cfg)
+    for group in ("optimizer", "scheduler"):
+        if group in accepted and (cfg.get(group) or {}).get("_target_") and group not in cfg.task:
+            given[group] = instantiate(cfg[group])
+    settings = {key: value for key, value in cfg.task.items() if key != "monitor"}
+    pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    task = instantiate({"_convert_": "all", **settings}, _partial_=True)(
+        **given
+    )  # instantiate would convert the objects
+    if not isinstance(task, pl.LightningModule):
+        raise UserError(f"task: {cfg.task['_target_']} is not a LightningModule, but a {type(task).__name__}")
+    return task
+
+
+def build_task(cfg: DictConfig, data: InMemoryData, callbacks: list[pl.Callback], **loop: Any) -> Supervised:
+    """Instantiate one of our tasks around the model, with the data's preprocessing in it."""
     model = build_model(cfg)
     scheduler = instantiate(cfg.scheduler) if cfg.scheduler and cfg.scheduler.get("_target_") else None
     known = {"class_counts": data.class_counts, "class_names": data.class_names} if data.num_classes else {}
@@ -111,7 +152,7 @@ def build_task(cfg: DictConfig, data: Any, callbacks: list[pl.Callback], **loop:
     return task
 
 
-def task_spec(cfg: DictConfig, data: Any) -> dict[str, Any]:
+def task_spec(cfg: DictConfig, data: InMemoryData) -> dict[str, Any]:
     """Plain values in each checkpoint from which model, task and preprocessing are rebuilt without the data."""
     plain: Any = OmegaConf.to_container(cfg, resolve=True)
     task = {key: value for key, value in plain["task"].items() if key != "monitor"}
@@ -126,7 +167,7 @@ def task_spec(cfg: DictConfig, data: Any) -> dict[str, Any]:
     }
 
 
-def _with_synced_batch_norm(task: Supervised, data: Any) -> bool:
+def _with_synced_batch_norm(task: Supervised, data: InMemoryData) -> bool:
     """Whether the network has a batch norm that would normalize over a single value for a batch of one sample (torch raises).
 
     Raises UserError if every batch has one sample.
@@ -175,19 +216,31 @@ def build_callbacks(cfg: DictConfig) -> list[pl.Callback]:
     return callbacks
 
 
-def build_trainer(cfg: DictConfig, callbacks: list[pl.Callback], logger: Any, folder: Path) -> pl.Trainer:
-    """Instantiate the Trainer. Raises UserError if the device does not exist."""
+def build_trainer(
+    cfg: DictConfig,
+    callbacks: list[pl.Callback],
+    logger: Any,
+    folder: Path,
+    checkpoint_extra: Mapping[str, Any] | None = None,
+    shards_itself: bool = True,
+) -> pl.Trainer:
+    """Instantiate the Trainer. Raises UserError if the device does not exist.
+
+    Args:
+        checkpoint_extra: plain values that are added to each checkpoint.
+        shards_itself: whether the datamodule divides the samples between the ranks, as ours do.
+    """
     # partial: instantiate would convert the objects to config nodes
     trainer: pl.Trainer = instantiate(cfg.trainer, _partial_=True)(
         callbacks=[StopOnSignal(), *callbacks],
         logger=logger or False,
         strategy=instantiate(cfg.strategy) if cfg.strategy.get("_target_") else "auto",
         default_root_dir=str(folder),
-        use_distributed_sampler=False,  # the datamodule shards the samples itself
+        use_distributed_sampler=not shards_itself,
         enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
         enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
         enable_model_summary=any(isinstance(callback, ModelSummary) for callback in callbacks),
-        plugins=[*_cluster_plugins(), VerifiedCheckpointIO()],
+        plugins=[*_cluster_plugins(), VerifiedCheckpointIO(checkpoint_extra)],
     )
     strategy: Any = trainer.strategy
     if hasattr(strategy, "config"):  # the ranks compare their configs

@@ -10,11 +10,16 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lightning_modules.config.check import check_config
 from lightning_modules.config.errors import UserError
+from lightning_modules.config.task_groups import is_supervised
 from lightning_modules.config.trust import untrusted
+from lightning_modules.data.in_memory import InMemoryData
 from lightning_modules.run import build
 from lightning_modules.run.compression import Compression, build_compression
+from lightning_modules.run.contracts import Services, check_services, find_services
 from lightning_modules.run.cuda import set_matmul_precision
-from lightning_modules.run.preflight import check_parts
+from lightning_modules.run.data_adapter import RunData, open_data
+from lightning_modules.run.lightning_task import EpochSeeds, check_checkpoint, module_spec
+from lightning_modules.run.preflight import check_device, check_parts
 from lightning_modules.run.process import is_rank_zero, set_threads
 from lightning_modules.task.supervised import Supervised
 from lightning_modules.tracking.elastic import resume_after_restart
@@ -27,16 +32,30 @@ from lightning_modules.tracking.tags import SIGNATURE_TAG
 
 @dataclass(frozen=True)
 class RunParts:
-    """What a run consists of. `store`: None with ``tracking=none``; `resumed`: None for a new run; `tags`: of its record."""
+    """What a run consists of.
+
+    Attributes:
+        store: None with ``tracking=none``.
+        spec: plain values from which the task is rebuilt, in each checkpoint.
+        resumed: None for a new run.
+        tags: of its record.
+    """
 
     cfg: DictConfig
     store: Store | None
-    data: Any
-    task: Supervised
+    data: RunData
+    task: pl.LightningModule
+    spec: Mapping[str, Any]
+    services: Services
     callbacks: list[pl.Callback]
     compression: Compression
     resumed: ResumedRun | None
     tags: Mapping[str, str]
+
+    @property
+    def own(self) -> tuple[Supervised, InMemoryData] | None:
+        """Task and data, if the task is one of ours; then the data are, too."""
+        return (self.task, self.data.own) if isinstance(self.task, Supervised) and self.data.own else None
 
     @property
     def is_recorded(self) -> bool:
@@ -52,17 +71,19 @@ def prepare(
     cfg = resumed.cfg if resumed else cfg
     set_threads(cfg)
     set_matmul_precision(cfg)
-    data = build.build_data(cfg)
-    resumed = resumed and resumed.check_data(data.fingerprint(), split_sizes(data))
-    build.infer_shapes(cfg, data)
+    data = open_data(cfg)
+    resumed = resumed and resumed.check_data(data.fingerprint(), data.sizes())
     callbacks = [*build.build_callbacks(cfg), *extra]
-    task = build.build_task(cfg, data, callbacks)
-    task.task_spec = build.task_spec(cfg, data)
-    check_parts(cfg, task, data, callbacks)
+    task, spec = _build_task(cfg, data, callbacks)
+    services = find_services(cfg, task, data)
+    check_services(cfg, services)
+    _check_parts(cfg, task, data, callbacks, services)
     if cfg.init_from:
         load_weights(store or open_store(cfg.tracking.get("uri")), str(cfg.init_from), task)
-    compression = build_compression(cfg, task, data)
+    compression = build_compression(cfg, task, data.own) if isinstance(task, Supervised) else Compression()
     marks = dict(tags)
+    if skip_cached and data.is_declared:
+        raise UserError(f"sweep.skip_finished=true: {services.known_data}")
     if store:
         signature = run_signature(plain_config(cfg), data.fingerprint())
         if skip_cached and (cached := find_cached_run(store, cfg.tracking.experiment, signature)):
@@ -70,7 +91,39 @@ def prepare(
         marks[SIGNATURE_TAG] = signature
         resumed = resumed or resume_after_restart(store, cfg, data.fingerprint(), marks, is_rank_zero())
         marks |= resumed.marks(signature) if resumed else {}
-    return RunParts(cfg, store, data, task, callbacks, compression, resumed, marks)
+    if is_rank_zero() and (lines := services.lines()):
+        print("\n".join(["services that are off:", *(f"  {line}" for line in lines)]), flush=True)
+    return RunParts(cfg, store, data, task, spec, services, callbacks, compression, resumed, marks)
+
+
+def _build_task(
+    cfg: DictConfig, data: RunData, callbacks: list[pl.Callback]
+) -> tuple[pl.LightningModule, dict[str, Any]]:
+    """Build the task, with the callbacks that it needs, and the spec from which it is rebuilt."""
+    if not is_supervised(cfg):
+        build.fill_from_data(cfg, data)
+        callbacks.append(EpochSeeds(cfg.seed))
+        return build.build_lightning_module(cfg), module_spec(cfg)
+    if data.own is None:
+        raise UserError(
+            f"data={data.name}: {cfg.task['_target_']} needs batches {{x, y, index}} of a datamodule derived from "
+            "lightning_modules.data.in_memory.InMemoryData; with your own datamodule, use your own LightningModule as task"
+        )
+    build.infer_shapes(cfg, data.own)
+    task = build.build_task(cfg, data.own, callbacks)
+    task.task_spec = build.task_spec(cfg, data.own)
+    return task, task.task_spec
+
+
+def _check_parts(
+    cfg: DictConfig, task: pl.LightningModule, data: RunData, callbacks: list[pl.Callback], services: Services
+) -> None:
+    if isinstance(task, Supervised) and data.own is not None:
+        check_parts(cfg, task, data.own, callbacks)
+        return
+    check_device(cfg)
+    if cfg.tracking.enabled:
+        check_checkpoint(cfg, task, servable=not services.serving.lacks)
 
 
 def _open(cfg: DictConfig, continue_in: str | None) -> tuple[Store | None, ResumedRun | None]:
@@ -98,11 +151,6 @@ def require_disk_space(parts: RunParts) -> None:
     assert parts.store is not None
     checkpoints = 8 * sum(p.numel() * p.element_size() for p in parts.task.parameters())
     require_free_space(parts.store.folder, int(parts.cfg.tracking.min_free_mb * 1e6) + checkpoints)
-
-
-def split_sizes(data: Any) -> dict[str, int]:
-    """Number of samples of each split, by the names under which they are recorded."""
-    return {f"{part}_samples": len(index) for part, index in data.splits.items()}
 
 
 def plain_config(cfg: DictConfig) -> dict[str, Any]:

@@ -5,12 +5,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 
 from lightning_modules.report.figures import learning_curves
 from lightning_modules.report.sample_figures import SampleGrid, draw_samples
 from lightning_modules.report.tables import markdown_table, open_console, terminal_table
-from lightning_modules.run.serve import write_pyfunc
+from lightning_modules.run.serve import write_module_pyfunc, write_pyfunc
 from lightning_modules.tracking.record import Record
 from lightning_modules.tracking.secrets import mask_secrets
 
@@ -27,6 +28,21 @@ def publish(record: Record, weights: Path, data: Any, task: Any, metrics: Mappin
     write_pyfunc(weights, data.example(4), task, held_out_samples(data), record.model_id, record.run_id)
     record.send({"do": "model", "model_id": record.model_id, "step": task.tested_step})
     record.send({"do": "tags", "tags": {"mlflow.note.content": run_description(record, metrics)}})
+
+
+def publish_module(
+    record: Record, weights: Path, task: pl.LightningModule, not_servable: str, metrics: Mapping[str, float]
+) -> None:
+    """Record the best weights of a LightningModule that is not one of ours: as a servable model, where it can be one.
+
+    Raises UserError if the weights, loaded back, give other outputs.
+    """
+    record.logger.flush()
+    if not not_servable:
+        write_module_pyfunc(weights, task, record.model_id, record.run_id)
+    record.send({"do": "model", "model_id": record.model_id, "step": task.global_step})
+    note = run_description(record, metrics, not_servable=not_servable)
+    record.send({"do": "tags", "tags": {"mlflow.note.content": note}})
 
 
 def held_out_samples(data: Any, count: int = 64) -> torch.Tensor:
@@ -80,22 +96,26 @@ def draw_curves(record: Record) -> None:
         figure.savefig(folder / "curves.png", dpi=120)
 
 
-def run_description(record: Record, metrics: Mapping[str, float], below: str = "") -> str:
-    """The run's description in Markdown: its test metrics and the commands to rerun and serve it."""
+def run_description(record: Record, metrics: Mapping[str, float], below: str = "", not_servable: str = "") -> str:
+    """The run's description in Markdown: its test metrics, and the commands to rerun and serve it or why it is not served."""
     serve = f"mlflow models serve -m models:/{record.model_id} --env-manager local"
     store = shlex.quote(mask_secrets(record.store.uri))
     table = markdown_table(["metric", "value"], [(name, f"{value:.4f}") for name, value in _test_metrics(metrics)])
     return (
         f"{table}\n\n"
         f"`touchstone rerun {record.run_id}` reruns it and compares the metrics;\n"
-        f"`touchstone serve {record.run_id}` serves it, as `MLFLOW_TRACKING_URI={store} {serve}` does.\n\n"
-        f"{below}"
+        + (
+            f"{not_servable[:1].upper()}{not_servable[1:]}.\n\n"
+            if not_servable
+            else f"`touchstone serve {record.run_id}` serves it, as `MLFLOW_TRACKING_URI={store} {serve}` does.\n\n"
+        )
+        + below
     )
 
 
 def _test_metrics(metrics: Mapping[str, float]) -> list[tuple[str, float]]:
-    own = [name for name in sorted(metrics) if name.removeprefix("tta/").startswith("test/")]
-    return [(name, metrics[name]) for name in own if name.removeprefix("tta/").count("/") == 1]
+    own = [name for name in sorted(metrics) if name.removeprefix("tta/").startswith(("test/", "test_"))]
+    return [(name, metrics[name]) for name in own if name.removeprefix("tta/").count("/") <= 1]
 
 
 def _history(record: Record, name: str) -> list[tuple[int, float]]:
@@ -104,11 +124,12 @@ def _history(record: Record, name: str) -> list[tuple[int, float]]:
     return [(point.step, point.value) for point in points[::thin]]
 
 
-def print_report(record: Record | None, task_spec: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
+def print_report(record: Record | None, name: str, metrics: Mapping[str, float]) -> None:
     """Print the test metrics, the run's name and id, and where to view it."""
     console = open_console()
     rows = [(name, f"{value:.4f}") for name, value in _test_metrics(metrics)]
-    console.print(terminal_table(["metric", "value"], rows, title=str(task_spec["name"])))
+    if rows:
+        console.print(terminal_table(["metric", "value"], rows, title=name))
     if record is not None:
         console.print(f"run    {record.run_name}  {record.run_id}", highlight=False)
         console.print(f"model  models:/{record.model_id}", highlight=False)

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytorch_lightning as pl
 from omegaconf import DictConfig
@@ -17,19 +16,21 @@ from lightning_modules.config.signals import SignalReceived, signals_as_exceptio
 from lightning_modules.model.checksum import save_with_checksum
 from lightning_modules.run import build
 from lightning_modules.run.cuda import explain_out_of_memory
-from lightning_modules.run.prepare import RunParts, plain_config, prepare, require_disk_space, split_sizes
+from lightning_modules.run.lightning_task import load_weights_from_checkpoint
+from lightning_modules.run.prepare import RunParts, plain_config, prepare, require_disk_space
 from lightning_modules.run.process import is_rank_zero, silence_lightning
-from lightning_modules.run.publish import draw_augmented, draw_curves, print_report, publish
+from lightning_modules.run.publish import draw_augmented, draw_curves, print_report, publish, publish_module
 from lightning_modules.run.test_plots import TestPlots
 from lightning_modules.strategy.launch.environment import restore_environment
 from lightning_modules.strategy.launch.launchers import terminate_ranks_on_error
 from lightning_modules.strategy.launch.rendezvous import renegotiate_port
 from lightning_modules.task.profiling import model_size
-from lightning_modules.task.supervised import Supervised
 from lightning_modules.tracking.checkpoint import read_checkpoint
 from lightning_modules.tracking.elastic import report_once
 from lightning_modules.tracking.record import Record
 from lightning_modules.tracking.record_run import open_record, record_run
+
+_LIGHTNING_KEYS = ("pytorch-lightning_version", "hyper_parameters", "hparams_name", "hparams_type")  # of a checkpoint
 
 __all__ = ["SignalReceived", "run"]
 
@@ -60,15 +61,15 @@ def run(
         with _open_outputs(parts) as out, explain_out_of_memory(parts.cfg):
             trainer = _build_trainer(parts, out)
             metrics = _train(trainer, parts, out)
-            weights = _best_weights(trainer, parts.task, out)
+            weights = _best_weights(trainer, parts, out)
             metrics |= _test(trainer, parts, weights)
             if out.record and weights and trainer.is_global_zero:
-                publish(out.record, weights, parts.data, parts.task, metrics)
+                _publish(out.record, weights, parts, metrics)
             metrics |= parts.compression.evaluate(out.record, out.logger, out.checkpoints, _fit, trainer, metrics)
             if trainer.is_global_zero:
                 if out.record and _draws(parts):
                     draw_curves(out.record)
-                print_report(out.record, parts.task.task_spec, metrics)
+                print_report(out.record, str(parts.cfg.name), metrics)
         return metrics
 
 
@@ -98,7 +99,7 @@ def _open_outputs(parts: RunParts) -> Iterator[_Outputs]:
 
 def _open_record(parts: RunParts) -> Record:
     assert parts.store is not None
-    data = {"name": parts.data.name, "fingerprint": parts.data.fingerprint(), **split_sizes(parts.data)}
+    data = {"name": parts.data.name, "fingerprint": parts.data.fingerprint(), **parts.data.sizes()}
     return open_record(parts.store, plain_config(parts.cfg), data, parts.resumed, parts.tags)
 
 
@@ -117,14 +118,24 @@ def _build_trainer(parts: RunParts, out: _Outputs) -> pl.Trainer:
         callbacks += [record.before] if record.before else []
     elif not parts.store:
         callbacks = [c for c in callbacks if parts.compression.needs(c) or not build.needs_run_folder(c)]
-    trainer = build.build_trainer(parts.cfg, callbacks, out.logger, out.folder)
+    spec = {} if parts.own else {"passport": parts.spec}
+    trainer = build.build_trainer(
+        parts.cfg, callbacks, out.logger, out.folder, spec, shards_itself=parts.data.own is not None
+    )
     if record:
-        record.logger.log_metrics(model_size(parts.task.model), 0)
-        if _draws(parts) and trainer.is_global_zero:
-            draw_augmented(record, parts.data, parts.task)
+        record.logger.log_metrics(model_size(parts.own[0].model if parts.own else parts.task), 0)
+        if parts.own and _draws(parts) and trainer.is_global_zero:
+            draw_augmented(record, parts.own[1], parts.own[0])
     else:
         parts.compression.record_in(out.folder / "compression", None)
     return trainer
+
+
+def _publish(record: Record, weights: Path, parts: RunParts, metrics: Mapping[str, float]) -> None:
+    if parts.own:
+        publish(record, weights, parts.own[1], parts.own[0], metrics)
+    else:
+        publish_module(record, weights, parts.task, parts.services.serving.lacks, metrics)
 
 
 def _train(trainer: pl.Trainer, parts: RunParts, out: _Outputs) -> dict[str, float]:
@@ -132,20 +143,24 @@ def _train(trainer: pl.Trainer, parts: RunParts, out: _Outputs) -> dict[str, flo
     checkpoint = parts.resumed.checkpoint if parts.resumed else None
     if checkpoint is None:
         parts.compression.begin()
-    metrics = _fit(trainer, parts.task, parts.data, checkpoint)
+    if not parts.own:
+        pl.seed_everything(parts.cfg.seed, workers=True, verbose=False)  # its setup may draw a split
+    metrics = _fit(trainer, parts.task, parts.data.module, checkpoint)
     parts.compression.end(out.checkpoints / "last.ckpt")
     if out.record and out.record.before:
         out.record.before.mark()  # failures from here on are not failures of the resume
     return metrics
 
 
-def _fit(trainer: pl.Trainer, task: Supervised, data: Any, checkpoint: Path | None) -> dict[str, float]:
+def _fit(
+    trainer: pl.Trainer, task: pl.LightningModule, data: pl.LightningDataModule, checkpoint: Path | None
+) -> dict[str, float]:
     with terminate_ranks_on_error(trainer):
         trainer.fit(task, datamodule=data, ckpt_path=str(checkpoint) if checkpoint else None, weights_only=True)
     return {key: float(value) for key, value in trainer.callback_metrics.items()}
 
 
-def _best_weights(trainer: pl.Trainer, task: Supervised, out: _Outputs) -> Path | None:
+def _best_weights(trainer: pl.Trainer, parts: RunParts, out: _Outputs) -> Path | None:
     """The file of the best weights; without a monitored metric, write the last ones. None without a record."""
     if out.record is None:
         return None
@@ -161,7 +176,9 @@ def _best_weights(trainer: pl.Trainer, task: Supervised, out: _Outputs) -> Path 
             key: trained.get(key, getattr(trainer, name))
             for key, name in (("epoch", "current_epoch"), ("global_step", "global_step"))
         }
-        save_with_checksum({"state_dict": task.state_dict(), "passport": task.task_spec, **counters}, last)
+        lightning = {key: trained[key] for key in _LIGHTNING_KEYS if key in trained}  # for its `load_from_checkpoint`
+        weights = {"state_dict": parts.task.state_dict(), "passport": dict(parts.spec)}
+        save_with_checksum({**lightning, **weights, **counters}, last)
     return last
 
 
@@ -170,10 +187,13 @@ def _test(trainer: pl.Trainer, parts: RunParts, weights: Path | None) -> dict[st
     path = trainer.strategy.broadcast(str(weights) if weights else None)
     if path is not None:
         checkpoint = read_checkpoint(Path(path))
-        parts.task.load_state_dict(checkpoint["state_dict"])
-        parts.task.tested_step = int(checkpoint["global_step"])
-    if not len(parts.data.splits["test"]):
+        if parts.own:
+            parts.task.load_state_dict(checkpoint["state_dict"])
+            parts.own[0].tested_step = int(checkpoint["global_step"])
+        else:
+            load_weights_from_checkpoint(parts.task, checkpoint, str(path))
+    if parts.services.test.lacks:
         return {}
     with terminate_ranks_on_error(trainer):
-        trainer.test(parts.task, datamodule=parts.data, verbose=False)
+        trainer.test(parts.task, datamodule=parts.data.module, verbose=False)
     return {key: float(value) for key, value in trainer.callback_metrics.items()}

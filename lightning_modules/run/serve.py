@@ -5,12 +5,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytorch_lightning as pl
 import torch
 from hydra.utils import get_method
 
 from lightning_modules.compat.mlflow import save_example
 from lightning_modules.config.errors import UserError, suggest
 from lightning_modules.data.table_input import TableInput, parse_model_input
+from lightning_modules.run.lightning_task import (
+    is_module_spec,
+    load_module_from_spec,
+    module_outputs,
+    require_same_module_outputs,
+)
 from lightning_modules.task.supervised import Supervised
 from lightning_modules.task.task_spec import load_task_from_spec, require_same_outputs
 from lightning_modules.tracking.artifacts import download_model, local_folder
@@ -22,7 +29,7 @@ from lightning_modules.tracking.tags import MODEL_ID_TAG
 WEIGHTS = ("best.ckpt", "last_weights.ckpt", "model.compressed.safetensors")
 
 
-def load_task(path: Path) -> Supervised:
+def load_module(path: Path) -> pl.LightningModule:
     """Rebuild the task of a checkpoint or of a compressed file, in evaluation mode, without its data.
 
     Raises UserError if the file is damaged, or if its config names a target that is not allowed.
@@ -31,9 +38,20 @@ def load_task(path: Path) -> Supervised:
         loaded: Supervised = get_method("lightning_modules.compression.artifact.load_compressed")(path)
         return loaded
     checkpoint = read_checkpoint(path)
-    if "passport" not in checkpoint:
+    spec = checkpoint.get("passport")
+    if spec is None:
         raise UserError(f"checkpoint {path} has no embedded config; it was not written by Touchstone")
-    return load_task_from_spec(checkpoint["passport"], checkpoint["state_dict"], f"checkpoint {path}")
+    if is_module_spec(spec):
+        return load_module_from_spec(spec, checkpoint, f"checkpoint {path}")
+    return load_task_from_spec(spec, checkpoint["state_dict"], f"checkpoint {path}")
+
+
+def load_task(path: Path) -> Supervised:
+    """The same for a task of ours. Raises UserError if it is another LightningModule."""
+    task = load_module(path)
+    if not isinstance(task, Supervised):
+        raise UserError(f"{path}: {type(task).__name__} is not derived from Supervised, which this needs")
+    return task
 
 
 def model_weights(store: Store, uri: str) -> Path:
@@ -72,7 +90,10 @@ def find_logged_model(store: Store, wanted: str) -> tuple[str, Path]:
                 "it is logged when the run finishes"
             )
         wanted = f"models:/{model_id}"
-    return wanted, model_weights(store, wanted).parent
+    folder = model_weights(store, wanted).parent
+    if not (folder / "MLmodel").is_file():
+        raise UserError(f"{wanted} has weights, but cannot be served; the description of its run says why")
+    return wanted, folder
 
 
 def _model_id(store: Store, name: str) -> str:
@@ -104,9 +125,23 @@ class ServedModel:
             return self.task.scores(self.task(x)).numpy()
 
 
-def _load_pyfunc(path: str) -> ServedModel:
+class ServedModule:
+    """The pyfunc model of a LightningModule that is not one of ours: ``predict`` is its ``forward``, on one array."""
+
+    def __init__(self, task: pl.LightningModule) -> None:
+        self.task = task
+
+    def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> np.ndarray:
+        """Outputs [B, …] of the inputs [B, …], which have the type of ``example_input_array``."""
+        example = self.task.example_input_array
+        assert isinstance(example, torch.Tensor)
+        return module_outputs(self.task, torch.as_tensor(np.asarray(model_input)).to(example.dtype)).numpy()
+
+
+def _load_pyfunc(path: str) -> ServedModel | ServedModule:
     """MLflow's entry point: `path` is the file in the model's folder."""
-    return ServedModel(load_task(Path(path)))
+    task = load_module(Path(path))
+    return ServedModel(task) if isinstance(task, Supervised) else ServedModule(task)
 
 
 def write_pyfunc(
@@ -127,6 +162,18 @@ def write_pyfunc(
     served = ServedModel(task)
     write_model_card(
         path, "lightning_modules.run.serve", x, served.predict(x), served.table, run_id=run_id, model_id=model_id
+    )  # fmt: skip
+
+
+def write_module_pyfunc(path: Path, trained: pl.LightningModule, model_id: str, run_id: str) -> None:
+    """The same for a LightningModule that is not one of ours, with its ``example_input_array`` as the example."""
+    task = load_module(path)
+    require_same_module_outputs(trained, task, str(path))
+    example = task.example_input_array
+    assert isinstance(example, torch.Tensor)
+    x = example[:4].numpy()
+    write_model_card(
+        path, "lightning_modules.run.serve", x, ServedModule(task).predict(x), run_id=run_id, model_id=model_id
     )  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch.utils.hooks import RemovableHandle
 from lightning_modules.compat.lightning import insert_callback
 from lightning_modules.compat.torch import ddp_timing
 from lightning_modules.config.errors import warn
+from lightning_modules.strategy.launch.agreement import BatchComparison
 
 _MIN_GAP_S = 1e-3  # per batch: smaller differences are not worth a warning
 
@@ -59,6 +60,7 @@ class CommStats(Strategy):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.bytes_counter = BytesCounter()
+        self._comparison = BatchComparison()
         self._since: float | None = None  # None: not in training
         self._sent_before = self._batches = self._samples = 0
         self._idle_since: float | None = None  # None: this rank may have waited for others since
@@ -90,8 +92,11 @@ class CommStats(Strategy):
         if self._since is None:
             self._since, self._sent_before = time.perf_counter(), self.bytes_counter.sent
         task: Any = self.lightning_module
-        samples = len(next(iter(batch.values())))
-        self._batches += -(-samples // task.batch_size) if self._is_multi_step else 1
+        shared = task is not None and _num_shares(task.trainer) > 1
+        if shared and self._comparison.is_needed(task.trainer.train_dataloader):
+            self._comparison.compare(batch)
+        samples = num_samples(batch)
+        self._batches += -(-samples // task.batch_size) if getattr(task, "fast_loop", None) else 1
         self._samples += samples
 
     def on_validation_start(self) -> None:
@@ -109,10 +114,9 @@ class CommStats(Strategy):
         if self._since is None or self.lightning_module is None:
             return
         trainer, seconds = self.lightning_module.trainer, time.perf_counter() - self._since
-        shares = int((trainer.distributed_sampler_kwargs or {}).get("num_replicas", 1))
         values = {
             "comm/bytes": (self.bytes_counter.sent - self._sent_before) / self._batches,
-            "throughput/samples_per_s": self._samples * shares / seconds,
+            "throughput/samples_per_s": self._samples * _num_shares(trainer) / seconds,
             "comm/world_size": float(trainer.world_size),
         }
         if measured := self.comm_seconds():
@@ -191,6 +195,19 @@ class _StepEndHook(pl.Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
         if isinstance(trainer.strategy, CommStats):
             trainer.strategy.end_step()
+
+
+def _num_shares(trainer: pl.Trainer) -> int:
+    """Among how many ranks the samples are divided."""
+    return int((trainer.distributed_sampler_kwargs or {}).get("num_replicas", 1))
+
+
+def num_samples(batch: Any) -> int:
+    """The length of the first tensor in a batch of any structure; 1 if it has none."""
+    if isinstance(batch, Tensor):
+        return len(batch) if batch.ndim else 1
+    parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, list | tuple) else ()
+    return next((num_samples(part) for part in parts if isinstance(part, Tensor | Mapping | list | tuple)), 1)
 
 
 def slowest_rank(seconds: Sequence[float]) -> tuple[int, float]:

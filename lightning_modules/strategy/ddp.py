@@ -13,7 +13,13 @@ from pytorch_lightning.utilities.types import STEP_OUTPUT
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from lightning_modules.compat.lightning import ExtensibleDDP, Launcher, has_combined_loader, skip_sigterm_broadcast
+from lightning_modules.compat.lightning import (
+    ExtensibleDDP,
+    Launcher,
+    has_combined_loader,
+    repeat_no_sample,
+    skip_sigterm_broadcast,
+)
 from lightning_modules.compat.torch import StateDict, ddp_timing, sample_ddp_timing, sends_gradients
 from lightning_modules.config.bounds import Positive, bounded
 from lightning_modules.config.errors import UserError
@@ -110,7 +116,15 @@ class CheckedDDP(CommStats, ExtensibleDDP):
         trainer = self.lightning_module.trainer if self.lightning_module else None
         if trainer is not None and trainer.training and not has_combined_loader(trainer):
             verify_equal_batch_counts(dataloader, trainer.limit_train_batches)
+        elif trainer is not None and not trainer.training:
+            repeat_no_sample(dataloader)
         return super().process_dataloader(dataloader)
+
+    def validation_step(self, *args: object, **kwargs: object) -> STEP_OUTPUT:
+        """Call the module itself: DDP's forward would broadcast buffers, and ranks may have unequal numbers of batches."""
+        assert self.lightning_module is not None
+        with self.precision_plugin.val_step_context():
+            return self.lightning_module.validation_step(*args, **kwargs)
 
     # --- gradient averaging ----------------------------------------------------------------------------------
     def wrap_model(self, model: nn.Module) -> DistributedDataParallel:

@@ -49,7 +49,9 @@ class Data(Protocol):
     """What the choice of the loop depends on in a datamodule."""
 
     batch_size: int
-    in_memory: bool
+
+    @property
+    def in_memory(self) -> bool: ...
 
     @property
     def bytes_per_sample(self) -> int: ...

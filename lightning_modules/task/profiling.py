@@ -8,15 +8,16 @@ from collections.abc import Iterator
 import pytorch_lightning as pl
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 _MIN_PASSES, _MAX_SECONDS = 10, 0.5  # minimum number of timed forward passes; seconds after which no more are timed
 
 
 def model_size(model: nn.Module) -> dict[str, float]:
     """Number of parameters, and bytes of all saved parameters and buffers."""
-    tensors = list(model.state_dict().values())
+    tensors = [tensor for tensor in model.state_dict().values() if not is_lazy(tensor)]
     return {
-        "model/params": float(sum(p.numel() for p in model.parameters())),
+        "model/params": float(sum(p.numel() for p in model.parameters() if not is_lazy(p))),
         "model/size_bytes": float(sum(t.numel() * t.element_size() for t in tensors)),
     }
 

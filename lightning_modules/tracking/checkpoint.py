@@ -1,12 +1,14 @@
 """Checkpoints: the last one for resuming, and verified reading and writing without unpickling."""
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
+from torch import Tensor
 
 from lightning_modules.config.errors import UserError
 from lightning_modules.config.moved_names import update_callback_states
@@ -64,10 +66,22 @@ class LastCheckpoint(Checkpoint):
 class VerifiedCheckpointIO(TorchCheckpointIO):
     """Writes checkpoints atomically with a checksum, and verifies them before loading.
 
-    Remote paths (``s3://…``) are handled by Lightning.
+    Remote paths (``s3://…``) are handled by Lightning. Hyper-parameters that are objects are left out, since a checkpoint
+    is read without unpickling.
+
+    Args:
+        extra: plain values that are added to each checkpoint.
     """
 
+    def __init__(self, extra: Mapping[str, Any] | None = None) -> None:
+        super().__init__()
+        self._extra = extra or {}
+
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        checkpoint = {**checkpoint, **self._extra}
+        for key in ("hyper_parameters", "datamodule_hyper_parameters"):
+            if key in checkpoint:
+                checkpoint[key], _ = plain_hyperparameters(checkpoint[key])
         if storage_options is not None or "://" in str(path):
             super().save_checkpoint(checkpoint, path, storage_options)
         else:
@@ -77,6 +91,22 @@ class VerifiedCheckpointIO(TorchCheckpointIO):
         if "://" in str(path):
             return super().load_checkpoint(path, weights_only=weights_only)
         return read_checkpoint(Path(path))
+
+
+def plain_hyperparameters(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The hyper-parameters that a checkpoint can hold as plain values, and the names of the others."""
+    kept = {key: value for key, value in values.items() if _is_plain(value)}
+    return kept, [key for key in values if key not in kept]
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return type(value) is dict and all(
+            isinstance(key, str | int) and _is_plain(item) for key, item in value.items()
+        )
+    if type(value) in (list, tuple):
+        return all(_is_plain(item) for item in value)
+    return value is None or type(value) in (bool, int, float, str, Tensor)
 
 
 def _moved(value: Any, old: str, new: str) -> Any:

@@ -83,14 +83,15 @@ def _git(*arguments: str, cwd: Path = PROJECT_ROOT) -> None:
 def _start_rerun(store: Store, run: Any, cfg: DictConfig, code: Path, folder: Path) -> str:
     """Run the recorded config in a subprocess with the code of `code`; return the id of the new run."""
     with open_dict(cfg):
-        cfg.data.expected_fingerprint = run.data.tags.get(DATA_FINGERPRINT_TAG)
+        if "expected_fingerprint" in cfg.data:  # of our datamodules
+            cfg.data.expected_fingerprint = run.data.tags.get(DATA_FINGERPRINT_TAG)
         cfg.resume = None
         cfg.name = f"{run.info.run_name}-rerun"
     path = folder / "config.yaml"
     OmegaConf.save(cfg, path)
     environment = {
         **os.environ,
-        "PYTHONPATH": str(code),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(code), os.environ.get("PYTHONPATH"), str(Path.cwd())])),
         "MLFLOW_TRACKING_URI": store.uri,
         "TOUCHSTONE_DATA": os.environ.get("TOUCHSTONE_DATA", str(PROJECT_ROOT / "data")),
     }

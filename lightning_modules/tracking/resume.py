@@ -224,13 +224,14 @@ def _with_overrides(recorded: DictConfig, overrides: list[str]) -> DictConfig:
 
 
 def load_weights(store: Store, wanted: str, module: nn.Module) -> None:
-    """Load the model weights of another run's best checkpoint into `module.model`.
+    """Load the weights of another run's best checkpoint: those of `module.model`, or of a whole module without a spec.
 
     Raises UserError if the run has none, or if they belong to another network.
     """
     weights = read_checkpoint(best_checkpoint(store, find_run(store, wanted)))["state_dict"]
-    state = {k.removeprefix("model."): v for k, v in weights.items() if k.startswith("model.")}
-    network: Any = module.model
+    prefix = "model." if getattr(module, "task_spec", None) else ""  # of a task of ours only the network
+    state = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
+    network: Any = module.model if prefix else module
     own = network.state_dict()
     both = own.keys() & state.keys()
     if wrong := sorted((own.keys() ^ state.keys()) | {k for k in both if own[k].shape != state[k].shape}):

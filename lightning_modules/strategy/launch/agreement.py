@@ -2,13 +2,14 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+from torch.utils.data import DistributedSampler
 
 from lightning_modules.config.errors import UserError
 from lightning_modules.config.flatten import flatten
@@ -18,6 +19,7 @@ from lightning_modules.data.batch_sampler import BatchSampler
 RANK_SPECIFIC_KEYS = (
     "tracking", "sweep", "search", "claim", "name", "overrides", "choices", "data.root", "data.cache_dir",
 )  # fmt: skip
+_COMPARED_BATCHES = 8
 _MAX_SHOWN = 6  # differences listed in a message
 _Value = TypeVar("_Value")
 
@@ -93,6 +95,45 @@ def verify_equal_batch_counts(loader: Any, limit: int | float = 1.0) -> None:
             f"Too few training samples for a full batch on each rank ({listed}): use data.drop_last=false, "
             "a smaller data.batch_size, or fewer trainer.devices"
         )
+
+
+class BatchComparison:
+    """Compares the first batches of the ranks: if all are equal, the data are not divided between the ranks."""
+
+    def __init__(self) -> None:
+        self._left = _COMPARED_BATCHES
+
+    def is_needed(self, loader: object) -> bool:
+        """Whether the batches are still to be compared: not those of samplers that divide the samples by rank."""
+        return self._left > 0 and not isinstance(getattr(loader, "sampler", None), BatchSampler | DistributedSampler)
+
+    def compare(self, batch: object) -> None:
+        """Compare this rank's batch with those of the others. A collective, and for the last one that is compared:
+
+        Raises UserError on all ranks if all have been equal.
+        """
+        digest = hashlib.sha256()
+        for tensor in _tensors(batch):
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        differ = len(set(_all_gather(digest.hexdigest()))) > 1
+        self._left = 0 if differ else self._left - 1
+        if self._left == 0 and not differ:
+            raise UserError(
+                f"All ranks get the same batches (the first {_COMPARED_BATCHES} are equal): an iterable data set must yield "
+                "the samples of its own rank only, by torch.distributed.get_rank(), or use a map-style data set"
+            )
+
+
+def _tensors(batch: object) -> Iterator[Tensor]:
+    """The tensors in a batch of any structure."""
+    if isinstance(batch, Tensor):
+        yield batch
+    elif isinstance(batch, Mapping):
+        for part in batch.values():
+            yield from _tensors(part)
+    elif isinstance(batch, list | tuple):
+        for part in batch:
+            yield from _tensors(part)
 
 
 def flatten_config(config: Mapping[str, object]) -> dict[str, str]:

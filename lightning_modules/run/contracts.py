@@ -1,0 +1,137 @@
+"""What each service of a run needs beyond what Lightning requires: one Protocol each, detected by presence.
+
+A run trains any LightningModule on any LightningDataModule. Where a service lacks what it needs, it is off, and the run
+says so before its first step.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import pytorch_lightning as pl
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.utilities.model_helpers import is_overridden
+from torch import Tensor, nn
+
+from lightning_modules.config.errors import UserError
+from lightning_modules.run.data_adapter import RunData
+from lightning_modules.task.supervised import Supervised
+
+
+@runtime_checkable
+class Fingerprinted(Protocol):
+    """Data whose content is known: ``skip_finished``, claims and the verdict of a rerun."""
+
+    def fingerprint(self) -> str:
+        """Hash of values, split and preprocessing."""
+
+
+@runtime_checkable
+class Servable(Protocol):
+    """A module that can be served: it is rebuilt from its config, and must give the outputs of the trained one."""
+
+    example_input_array: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Input [B, …] -> outputs [B, …]."""
+
+
+@runtime_checkable
+class Compressible(Protocol):
+    """A task with the network that compression stages replace."""
+
+    model: nn.Module
+
+
+@dataclass(frozen=True)
+class Service:
+    """A service of a run. `lacks`: why it is off; empty if it is on."""
+
+    name: str
+    lacks: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.lacks or 'on'}"
+
+
+@dataclass(frozen=True)
+class Services:
+    """What a run does for its task and data beside training and recording."""
+
+    best_weights: Service
+    test: Service
+    exact_resume: Service
+    known_data: Service
+    serving: Service
+    augmentation: Service
+    compression: Service
+
+    def lines(self) -> list[str]:
+        """Those that are off, a line each."""
+        return [str(service) for service in vars(self).values() if service.lacks]
+
+
+def find_services(cfg: DictConfig, task: pl.LightningModule, data: RunData) -> Services:
+    """The services that a run with this task and data has."""
+    own = isinstance(task, Supervised) and data.own is not None
+    return Services(
+        best_weights=Service("best weights", _best_lacks(cfg)),
+        test=Service("test", _test_lacks(task, data)),
+        exact_resume=Service("exact resume", "" if data.own is not None else _order_lacks(task)),
+        known_data=Service(
+            "data fingerprint",
+            "declared by the config only: set data.data_files, or give the datamodule a fingerprint()"
+            if data.is_declared
+            else "",
+        ),
+        serving=Service("serving", "" if own else _serving_lacks(task)),
+        augmentation=Service("augmentation", "" if own else "for tasks derived from Supervised on data of ours"),
+        compression=Service("compression", "" if own else "for tasks derived from Supervised on data of ours"),
+    )
+
+
+def check_services(cfg: DictConfig, services: Services) -> None:
+    """Raise UserError if the config asks for a service that the task and data do not support."""
+    asked = {
+        "augmentation": (cfg.get("augmentation") or {}).get("_target_") and cfg.choices.get("augmentation"),
+        "tta": (cfg.get("tta") or {}).get("_target_") and cfg.choices.get("tta"),
+        "compression": any(((cfg.get("compression") or {}).get("stages") or {}).values())
+        and cfg.choices.get("compression"),
+    }
+    for group, chosen in asked.items():
+        service = services.compression if group == "compression" else services.augmentation
+        if chosen and service.lacks:
+            raise UserError(f"{group}={chosen}: only {service.lacks}; use {group}=none")
+
+
+def monitor_of(cfg: DictConfig) -> str | None:
+    """The metric by which the best weights are selected, or None."""
+    metric = OmegaConf.select(cfg, "task.monitor.metric")
+    return None if metric is None else str(metric)
+
+
+def _best_lacks(cfg: DictConfig) -> str:
+    if monitor_of(cfg) is None:
+        return "the last weights are kept: set task.monitor.metric and task.monitor.mode to a metric that the task logs"
+    watching = [node for node in (cfg.callbacks or {}).values() if node and node.get("monitor")]
+    return "" if watching else "the last weights are kept: no callback monitors a metric"
+
+
+def _test_lacks(task: pl.LightningModule, data: RunData) -> str:
+    if not is_overridden("test_step", task):
+        return "the task has no test_step"
+    if not (data.has("test") or is_overridden("test_dataloader", task)):
+        return "there are no test data"
+    return ""
+
+
+def _order_lacks(task: pl.LightningModule) -> str:
+    """Loaders are known at the start of the fit only: what is iterable has no order that (seed, epoch) determines."""
+    return ""
+
+
+def _serving_lacks(task: pl.LightningModule) -> str:
+    if not is_overridden("forward", task):
+        return "the checkpoint is kept, but cannot be served: the task has no forward"
+    if not isinstance(getattr(task, "example_input_array", None), Tensor):
+        return "the checkpoint is kept, but cannot be served: the task has no example_input_array (a tensor)"
+    return ""

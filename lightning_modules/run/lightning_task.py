@@ -1,0 +1,173 @@
+"""A LightningModule that is not one of ours: rebuilt from its config, seeded by epoch, and loaded from its checkpoints."""
+
+import functools
+import io
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.utilities.model_helpers import is_overridden
+from pytorch_lightning.utilities.seed import isolate_rng
+from torch import Tensor
+
+from lightning_modules.config.errors import UserError
+from lightning_modules.config.task_groups import OPTIONAL_GROUPS
+from lightning_modules.config.trust import refuse_untrusted
+from lightning_modules.run.build import build_lightning_module
+from lightning_modules.task.rng import seed_epoch
+from lightning_modules.tracking.checkpoint import plain_hyperparameters
+
+_TOLERANCE = 1e-4  # of the largest output
+
+
+class EpochSeeds(pl.Callback):
+    """Seeds the global generators from (seed, epoch): a resumed run shuffles and drops out as an uninterrupted one.
+
+    A loader draws its order when it is iterated: in the first epoch of a fit before any hook, later after the hook of the
+    epoch's start. So the loaders are seeded where they are requested, too, and the steps get a stream of their own.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._resumed_epoch = 0
+        self._seeded_epoch = -1  # where its loaders were requested
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self._resumed_epoch = (
+            int(checkpoint["epoch"]) + 1
+        )  # the trainer counts it only after it has requested the loaders
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        for owner in (trainer.datamodule, pl_module) if stage == "fit" else ():  # type: ignore[attr-defined]
+            if owner is not None and is_overridden("train_dataloader", owner):
+                setattr(owner, "train_dataloader", self._seeded(owner.train_dataloader, trainer, pl_module))  # noqa: B010
+
+    def _seeded(
+        self, loaders: Callable[[], object], trainer: pl.Trainer, pl_module: pl.LightningModule
+    ) -> Callable[[], object]:
+        @functools.wraps(loaders)
+        def request() -> object:
+            requested, epoch = loaders(), max(self._resumed_epoch, trainer.current_epoch)
+            self._seeded_epoch = epoch
+            seed_epoch(self._seed, 2 * epoch, trainer.global_rank, pl_module.device)
+            return requested
+
+        return request
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.current_epoch != self._seeded_epoch:
+            seed_epoch(self._seed, 2 * trainer.current_epoch, trainer.global_rank, pl_module.device)
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: object, batch_idx: int
+    ) -> None:
+        if batch_idx == 0:
+            seed_epoch(self._seed, 2 * trainer.current_epoch + 1, trainer.global_rank, pl_module.device)
+
+
+def module_spec(cfg: DictConfig) -> dict[str, Any]:
+    """Plain values in each checkpoint from which the module is rebuilt: its config and that of the groups it uses."""
+    plain: Any = OmegaConf.to_container(cfg, resolve=True)
+    groups = {group: plain[group] for group in OPTIONAL_GROUPS if plain.get(group)}
+    return {"name": plain["name"], "seed": plain["seed"], "task": plain["task"], **groups}
+
+
+def is_module_spec(spec: Mapping[str, Any]) -> bool:
+    """Whether a spec is one of `module_spec`, rather than of a task of ours."""
+    return "preprocess" not in spec
+
+
+def load_module_from_spec(spec: Mapping[str, Any], checkpoint: Mapping[str, Any], where: str) -> pl.LightningModule:
+    """Rebuild a module with its weights, in evaluation mode.
+
+    Args:
+        spec: of `module_spec`.
+        checkpoint: as Lightning writes it, with ``state_dict``.
+        where: names the file in messages.
+
+    Raises:
+        UserError: a target is not allowed, or the weights do not match.
+    """
+    config = OmegaConf.create({"compile": False, **spec})
+    refuse_untrusted(config, where)
+    with isolate_rng(include_cuda=False):
+        task = build_lightning_module(config)
+    load_weights_from_checkpoint(task, checkpoint, where)
+    return task.eval()
+
+
+def load_weights_from_checkpoint(task: pl.LightningModule, checkpoint: Mapping[str, Any], where: str) -> None:
+    """Load a whole state dict as Lightning's ``load_from_checkpoint`` does. Raises UserError if it does not match."""
+    task.on_load_checkpoint(dict(checkpoint))
+    try:
+        task.load_state_dict(checkpoint["state_dict"])
+    except RuntimeError as error:
+        first = " ".join(str(error).split())[:500]
+        raise UserError(f"{where} does not match the task: {first}") from error
+
+
+def check_checkpoint(cfg: DictConfig, task: pl.LightningModule, servable: bool) -> None:
+    """Raise UserError if checkpoints of this task could not be read again: they hold plain values and tensors only.
+
+    A `servable` task is also rebuilt from its config and must give the same outputs.
+    """
+    kept, dropped = plain_hyperparameters(dict(task.hparams))
+    if dropped:
+        print(f"hyper-parameters that are objects are left out of the checkpoints: {', '.join(dropped)}", flush=True)
+    trial: dict[str, Any] = {"state_dict": task.state_dict(), "hyper_parameters": kept}
+    try:
+        task.on_save_checkpoint(trial)
+    except (RuntimeError, AttributeError):  # it needs the trainer, which does not exist yet
+        trial = {"state_dict": task.state_dict(), "hyper_parameters": kept}
+    for key, value in trial.items():
+        if error := _reading_error(value):
+            raise UserError(
+                f"task: its checkpoint cannot be read again, because '{key}' holds more than tensors and plain values: "
+                f"{error}; save tensors, numbers, strings, lists and dicts in on_save_checkpoint"
+            )
+    if servable:
+        rebuilt = load_module_from_spec(module_spec(cfg), {"state_dict": task.state_dict()}, "the recorded task")
+        require_same_module_outputs(task, rebuilt, "the recorded task")
+
+
+def _reading_error(value: Any) -> str | None:
+    """Why torch does not load `value` without unpickling, or None."""
+    file = io.BytesIO()
+    try:
+        torch.save(value, file)
+        file.seek(0)
+        torch.load(file, weights_only=True)
+    except Exception as error:  # pickle and torch raise many types
+        return str(error).splitlines()[0][:200]
+    return None
+
+
+def module_outputs(task: pl.LightningModule, x: Tensor) -> Tensor:
+    """Outputs of the module in evaluation mode, on the CPU. Raises UserError if they are not one tensor."""
+    training = task.training
+    try:
+        with isolate_rng(include_cuda=False), torch.no_grad():
+            torch.default_generator.manual_seed(0)
+            outputs = task.eval()(x.to(task.device))
+    finally:
+        task.train(training)
+    if not isinstance(outputs, Tensor):
+        raise UserError(f"task: forward returns a {type(outputs).__name__}; a served model returns one tensor")
+    return outputs.cpu()
+
+
+def require_same_module_outputs(trained: pl.LightningModule, rebuilt: pl.LightningModule, where: str) -> None:
+    """Raise UserError if the outputs for ``example_input_array`` differ."""
+    x = trained.example_input_array
+    assert isinstance(x, Tensor)
+    expected, found = module_outputs(trained, x), module_outputs(rebuilt, x)
+    scale = float(expected.abs().max()) if expected.numel() else 0.0
+    if found.shape != expected.shape or not torch.allclose(found, expected, rtol=0, atol=_TOLERANCE * scale):
+        raise UserError(
+            f"{where} is not the trained one: rebuilt from its config and weights, it gives other outputs for "
+            "example_input_array. Everything that they depend on must be an argument, a parameter or a persistent buffer"
+        )

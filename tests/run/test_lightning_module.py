@@ -1,0 +1,170 @@
+"""A run trains any LightningModule on any LightningDataModule, and says which services it lacks."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pytest
+import torch
+import user_modules
+
+from lightning_modules.config.errors import UserError
+from lightning_modules.tracking.artifacts import artifact_path
+from lightning_modules.tracking.resume import best_checkpoint
+
+QUIET = (
+    "tracking.system_metrics_s=null",
+    "tracking.pictures=false",
+    "callbacks.progress=null",
+    "callbacks.summary=null",
+)
+BORING = "pytorch_lightning.demos.boring_classes"
+MONITOR = "task.monitor={metric: val_loss, mode: min}"
+
+
+@pytest.fixture(autouse=True)
+def trust(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOUCHSTONE_TRUST", "user_modules")
+
+
+@pytest.fixture
+def fit(train: Callable[..., Any]) -> Callable[..., Any]:
+    def launch(task: str, data: str = "Points", *overrides: str) -> Any:
+        names = {"task=lightning_module": ("task", task), "data=lightning_datamodule": ("data", data)}
+        chosen = [
+            word
+            for group, (key, name) in names.items()
+            for word in (group, f"{key}._target_={name if '.' in name else f'user_modules.{name}'}")
+        ]
+        return train(*chosen, *QUIET, "trainer.max_epochs=2", *overrides, quick=False)
+
+    return launch
+
+
+def last_checkpoint(store: Any, run: Any) -> dict[str, Any]:
+    return torch.load(artifact_path(store, run, "checkpoints/last.ckpt"), weights_only=True)
+
+
+def test_boring_model_runs_unmodified(fit: Callable[..., Any], store: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    run = fit(f"{BORING}.BoringModel", f"{BORING}.BoringDataModule")
+    assert run.info.status == "FINISHED"
+    assert last_checkpoint(store, run)["epoch"] == 1
+    shown = capsys.readouterr().out
+    assert "best weights: the last weights are kept" in shown
+    assert "data fingerprint: declared by the config only" in shown
+    assert "no example_input_array" in shown
+
+
+def test_a_module_is_selected_tested_and_served_by_its_own_metric(fit: Callable[..., Any], store: Any) -> None:
+    run = fit("Classifier", "Points", MONITOR, "+task.width=6", "trainer.max_epochs=3")
+    history = [point.value for point in store.client.get_metric_history(run.info.run_id, "val_loss")]
+    assert len(history) == 3
+    assert run.data.metrics["test_samples"] == 21
+    model = store.client.get_logged_model(run.data.tags["touchstone.model_id"])
+    path = best_checkpoint(store, run)
+    assert path.name == "best.ckpt"
+    best = torch.load(path, weights_only=True)
+    assert best["epoch"] == history.index(min(history))
+    x = np.random.default_rng(0).normal(size=(5, 4)).astype("float32")
+    mlflow.set_tracking_uri(store.uri)
+    served = mlflow.pyfunc.load_model(f"models:/{model.model_id}").predict(x)
+    task = user_modules.Classifier(width=6)
+    task.load_state_dict(best["state_dict"])
+    assert np.allclose(served, task.eval()(torch.from_numpy(x)).detach().numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize("task", ["Classifier", "GAN"])
+def test_a_resumed_run_is_bit_equal_to_an_uninterrupted_one(
+    fit: Callable[..., Any], train: Any, store: Any, task: str
+) -> None:
+    whole = fit(task, "Points", "trainer.max_epochs=4")
+    half = fit(task, "Points", "name=half")
+    train("resume=half", "trainer.max_epochs=4", quick=False)
+    resumed = store.client.get_run(half.info.run_id)
+    expected, found = (last_checkpoint(store, run) for run in (whole, resumed))
+    assert found["epoch"] == 3
+    for name, value in expected["state_dict"].items():
+        assert torch.equal(value, found["state_dict"][name]), name
+    for key in whole.data.metrics.keys() - {"epoch", "test_loss", "test_samples"}:
+        points = [
+            [(point.step, point.value) for point in store.client.get_metric_history(run.info.run_id, key)]
+            for run in (whole, resumed)
+        ]
+        assert points[0] == points[1], key
+
+
+def test_checkpoints_load_in_plain_lightning(fit: Callable[..., Any], store: Any) -> None:
+    run = fit("Classifier", "Points", "+task.width=6", "+task.activation={_target_: torch.nn.Tanh}")
+    path = artifact_path(store, run, "checkpoints/last.ckpt")
+    assert "activation" not in torch.load(path, weights_only=True)["hyper_parameters"]
+    task = user_modules.Classifier.load_from_checkpoint(path, activation=torch.nn.Tanh())
+    assert task.hparams["width"] == 6
+
+
+def test_a_module_without_forward_is_not_published_as_servable(fit: Callable[..., Any], store: Any) -> None:
+    from lightning_modules.run.serve import find_logged_model
+
+    run = fit("GAN")
+    assert "cannot be served: the task has no forward" in run.data.tags["mlflow.note.content"]
+    with pytest.raises(UserError, match="cannot be served"):
+        find_logged_model(store, run.info.run_id)
+
+
+def test_what_cannot_be_loaded_again_is_found_before_the_first_step(fit: Callable[..., Any], store: Any) -> None:
+    with pytest.raises(UserError, match="'history' holds more than tensors and plain values"):
+        fit("WithObject")
+    assert not store.client.search_runs([e.experiment_id for e in store.client.search_experiments()])
+
+
+@pytest.mark.parametrize(
+    "overrides, message",
+    [
+        (["model=mlp"], "model=mlp: user_modules.Classifier has no argument 'model'"),
+        (["optimizer.lr=0.1"], "optimizer.lr=0.1: user_modules.Classifier has no argument 'optimizer'"),
+        (["augmentation=image_basic"], "augmentation=image_basic: only"),
+        (["compression=magnitude"], "compression=magnitude: only"),
+        (["callbacks=early_stopping"], "task.monitor.metric=NAME"),
+        (["+task.widht=3"], "user_modules.Classifier has no argument 'widht'"),
+        (["data.data_files=[nowhere.csv]"], "no file matches nowhere.csv"),
+    ],
+)
+def test_what_the_task_does_not_support_is_named(fit: Callable[..., Any], overrides: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message.replace(".", r"\.")):
+        fit("Classifier", "Points", *overrides)
+
+
+def test_our_tasks_need_our_data(train: Callable[..., Any]) -> None:
+    with pytest.raises(UserError, match="use your own LightningModule as task"):
+        train("data=lightning_datamodule", "data._target_=user_modules.Points", quick=False)
+
+
+def test_data_files_are_the_fingerprint(fit: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("1")
+    fingerprints = []
+    for text in ("1", "1", "2"):
+        (tmp_path / "a.csv").write_text(text)
+        run = fit("GAN", "Points", f"data.data_files=['{tmp_path}/*.csv']", "trainer.max_epochs=1")
+        fingerprints.append(run.data.tags["data.fingerprint"])
+    assert fingerprints[0] == fingerprints[1] != fingerprints[2]
+    assert not fingerprints[0].startswith("declared:")
+
+
+def test_ranks_share_the_samples_and_test_each_once(fit: Callable[..., Any]) -> None:
+    run = fit("Classifier", "Points", "strategy=ddp", "trainer.devices=2")
+    assert run.data.metrics["comm/world_size"] == 2
+    assert run.data.metrics["test_samples"] == 21  # an odd number on two ranks
+
+
+@pytest.mark.slow
+def test_an_iterable_that_is_not_divided_by_rank_is_rejected(fit: Callable[..., Any]) -> None:
+    assert fit("Classifier", "Stream", "strategy=ddp", "trainer.devices=2").info.status == "FINISHED"
+    with pytest.raises(UserError, match="All ranks get the same batches"):
+        fit("Classifier", "Stream", "strategy=ddp", "trainer.devices=2", "+data.by_rank=false")
+
+
+def test_a_stream_of_unknown_length_is_trained(fit: Callable[..., Any]) -> None:
+    run = fit("Classifier", "Stream", MONITOR)
+    assert run.info.status == "FINISHED"
+    assert "val_accuracy" in run.data.metrics

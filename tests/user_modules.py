@@ -1,0 +1,128 @@
+"""LightningModules and datamodules as people write them, without anything of this package."""
+
+import pytorch_lightning as pl
+import torch
+import torchmetrics
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset, random_split
+
+
+class Classifier(pl.LightningModule):
+    """Hyper-parameters, dropout, a torchmetrics object, a schedule by step."""
+
+    def __init__(self, width: int = 8, lr: float = 0.1, activation: nn.Module | None = None) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.layers = nn.Sequential(nn.Linear(4, width), activation or nn.ReLU(), nn.Dropout(0.2), nn.Linear(width, 3))
+        self.accuracy = torchmetrics.Accuracy("multiclass", num_classes=3)
+        self.tested = torchmetrics.SumMetric()
+        self.example_input_array = torch.zeros(2, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        loss = nn.functional.cross_entropy(self(batch[0]), batch[1])
+        self.log("train_loss", loss)
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self.accuracy(self(batch[0]), batch[1])
+        self.log("val_accuracy", self.accuracy)
+        self.log("val_loss", nn.functional.cross_entropy(self(batch[0]), batch[1]), sync_dist=True)
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self.tested(float(len(batch[0])))
+        self.log("test_samples", self.tested)
+        self.log("test_loss", nn.functional.cross_entropy(self(batch[0]), batch[1]), sync_dist=True)
+
+    def configure_optimizers(self) -> dict[str, object]:
+        optimizer = torch.optim.SGD(self.parameters(), self.hparams["lr"], momentum=0.9)
+        schedule = torch.optim.lr_scheduler.StepLR(optimizer, 5, 0.9)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class GAN(pl.LightningModule):
+    """Two optimizers, manual optimization, no validation, test or forward."""
+
+    def __init__(self, latent: int = 4) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.automatic_optimization = False
+        self.generator, self.discriminator = nn.Linear(latent, 4), nn.Linear(4, 1)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        real, of_generator, of_discriminator = batch[0], *self.optimizers()
+        fake = self.generator(torch.randn(len(real), self.hparams["latent"]))
+        loss = nn.functional.softplus(-self.discriminator(real)) + nn.functional.softplus(
+            self.discriminator(fake.detach())
+        )
+        self._step(of_discriminator, loss.mean())
+        generator_loss = nn.functional.softplus(-self.discriminator(fake)).mean()
+        self._step(of_generator, generator_loss)
+        self.log_dict({"generator_loss": generator_loss, "discriminator_loss": loss.mean()}, on_epoch=True)
+
+    def _step(self, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        optimizer.step()
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        return [torch.optim.Adam(part.parameters(), 1e-2) for part in (self.generator, self.discriminator)]
+
+
+class WithObject(Classifier):
+    """Writes an object into its checkpoints that cannot be loaded without unpickling it."""
+
+    def on_save_checkpoint(self, checkpoint: dict[str, object]) -> None:
+        checkpoint["history"] = [TensorDataset(torch.zeros(1))]
+
+
+class Points(pl.LightningDataModule):
+    """An ordinary shuffled DataLoader of tuples; the split is drawn in `setup`."""
+
+    def __init__(self, samples: int = 121, batch_size: int = 16) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+
+    def setup(self, stage: str) -> None:
+        samples = self.hparams["samples"]
+        x = torch.randn(samples, 4, generator=torch.Generator().manual_seed(0))
+        self.parts = random_split(TensorDataset(x, x[:, :3].argmax(1)), [samples - 41, 20, 21])
+
+    def train_dataloader(self) -> DataLoader:
+        return DataLoader(self.parts[0], self.hparams["batch_size"], shuffle=True)
+
+    def val_dataloader(self) -> DataLoader:
+        return DataLoader(self.parts[1], self.hparams["batch_size"])
+
+    def test_dataloader(self) -> DataLoader:
+        return DataLoader(self.parts[2], self.hparams["batch_size"])
+
+
+class _Stream(IterableDataset):
+    def __init__(self, by_rank: bool) -> None:
+        self.by_rank = by_rank
+
+    def __iter__(self):
+        divided = self.by_rank and torch.distributed.is_initialized()
+        rank, ranks = (torch.distributed.get_rank(), torch.distributed.get_world_size()) if divided else (0, 1)
+        source = torch.Generator().manual_seed(0)
+        for number in range(200):
+            x = torch.randn(4, generator=source)
+            if number % ranks == rank:
+                yield x, x[:3].argmax()
+
+
+class Stream(pl.LightningDataModule):
+    """An iterable of unknown length; `by_rank`: whether each rank reads samples of its own."""
+
+    def __init__(self, by_rank: bool = True) -> None:
+        super().__init__()
+        self.by_rank = by_rank
+
+    def train_dataloader(self) -> DataLoader:
+        return DataLoader(_Stream(self.by_rank), 10)
+
+    def val_dataloader(self) -> DataLoader:
+        return DataLoader(_Stream(self.by_rank), 10)
