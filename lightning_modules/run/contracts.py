@@ -1,45 +1,19 @@
-"""What each service of a run needs beyond what Lightning requires: one Protocol each, detected by presence.
+"""What each service of a run needs beyond what Lightning requires, detected by presence.
 
 A run trains any LightningModule on any LightningDataModule. Where a service lacks what it needs, it is off, and the run
 says so before its first step.
 """
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities.model_helpers import is_overridden
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_modules.config.errors import UserError
 from lightning_modules.run.data_adapter import RunData
 from lightning_modules.task.supervised import Supervised
-
-
-@runtime_checkable
-class Fingerprinted(Protocol):
-    """Data whose content is known: ``skip_finished``, claims and the verdict of a rerun."""
-
-    def fingerprint(self) -> str:
-        """Hash of values, split and preprocessing."""
-
-
-@runtime_checkable
-class Servable(Protocol):
-    """A module that can be served: it is rebuilt from its config, and must give the outputs of the trained one."""
-
-    example_input_array: Tensor
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Input [B, …] -> outputs [B, …]."""
-
-
-@runtime_checkable
-class Compressible(Protocol):
-    """A task with the network that compression stages replace."""
-
-    model: nn.Module
 
 
 @dataclass(frozen=True)
@@ -59,7 +33,6 @@ class Services:
 
     best_weights: Service
     test: Service
-    exact_resume: Service
     known_data: Service
     serving: Service
     augmentation: Service
@@ -76,7 +49,6 @@ def find_services(cfg: DictConfig, task: pl.LightningModule, data: RunData) -> S
     return Services(
         best_weights=Service("best weights", _best_lacks(cfg)),
         test=Service("test", _test_lacks(task, data)),
-        exact_resume=Service("exact resume", "" if data.own is not None else _order_lacks(task)),
         known_data=Service(
             "data fingerprint",
             "declared by the config only: set data.data_files, or give the datamodule a fingerprint()"
@@ -121,11 +93,6 @@ def _test_lacks(task: pl.LightningModule, data: RunData) -> str:
         return "the task has no test_step"
     if not (data.has("test") or is_overridden("test_dataloader", task)):
         return "there are no test data"
-    return ""
-
-
-def _order_lacks(task: pl.LightningModule) -> str:
-    """Loaders are known at the start of the fit only: what is iterable has no order that (seed, epoch) determines."""
     return ""
 
 

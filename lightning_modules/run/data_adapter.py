@@ -17,9 +17,9 @@ from lightning_modules.config.errors import UserError
 from lightning_modules.config.signature import locate
 from lightning_modules.data.fingerprint import files_digest
 from lightning_modules.data.in_memory import InMemoryData
+from lightning_modules.tracking.tags import DECLARED
 
 RUN_KEYS = ("data_files", "data_hash")  # of the config group data, read here and not passed to the datamodule
-DECLARED = "declared:"  # begins the fingerprint of data that cannot be hashed: it is that of their config
 
 
 class RunData:

@@ -11,13 +11,17 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
+from torch.utils.data import IterableDataset
 
-from lightning_modules.config.errors import UserError
+from lightning_modules.config.errors import UserError, warn
 from lightning_modules.config.task_groups import OPTIONAL_GROUPS
 from lightning_modules.config.trust import refuse_untrusted
 from lightning_modules.run.build import build_lightning_module
 from lightning_modules.task.rng import seed_epoch
 from lightning_modules.tracking.checkpoint import plain_hyperparameters
+from lightning_modules.tracking.logger import BufferedMLflowLogger
+from lightning_modules.tracking.tags import RESUME_TAG
 
 _TOLERANCE = 1e-4  # of the largest output
 
@@ -52,6 +56,8 @@ class EpochSeeds(pl.Callback):
         @functools.wraps(loaders)
         def request() -> object:
             requested, epoch = loaders(), max(self._resumed_epoch, trainer.current_epoch)
+            if trainer.is_global_zero and any(_has_own_order(loader) for loader in tree_leaves(requested)):
+                _tag_approximate(trainer)
             self._seeded_epoch = epoch
             seed_epoch(self._seed, 2 * epoch, trainer.global_rank, pl_module.device)
             return requested
@@ -67,6 +73,18 @@ class EpochSeeds(pl.Callback):
     ) -> None:
         if batch_idx == 0:
             seed_epoch(self._seed, 2 * trainer.current_epoch + 1, trainer.global_rank, pl_module.device)
+
+
+def _has_own_order(loader: object) -> bool:
+    """Whether (seed, epoch) does not determine the order of a loader: a stream, or one with a generator of its own."""
+    own = getattr(loader, "generator", None) or getattr(getattr(loader, "sampler", None), "generator", None)
+    return own is not None or isinstance(getattr(loader, "dataset", None), IterableDataset)
+
+
+def _tag_approximate(trainer: pl.Trainer) -> None:
+    warn("exact resume: off, because a training loader is a stream, or has a generator of its own")
+    if isinstance(trainer.logger, BufferedMLflowLogger):
+        trainer.logger.experiment.set_tag(trainer.logger.version, RESUME_TAG, "approximate")
 
 
 def module_spec(cfg: DictConfig) -> dict[str, Any]:

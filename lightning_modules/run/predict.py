@@ -7,6 +7,7 @@ from typing import Any, TextIO
 from warnings import warn
 
 import numpy as np
+import pytorch_lightning as pl
 import torch
 import yaml
 from torch import Tensor
@@ -15,7 +16,8 @@ from lightning_modules.config.errors import UserError
 from lightning_modules.data.class_folders import printable_name
 from lightning_modules.data.table_input import TableInput
 from lightning_modules.run.input_files import InputSpec, list_files, read_samples
-from lightning_modules.run.serve import load_task, model_weights
+from lightning_modules.run.lightning_task import module_outputs
+from lightning_modules.run.serve import load_module, model_weights
 from lightning_modules.task.supervised import Supervised
 from lightning_modules.tracking.resume import best_checkpoint, recorded_config
 from lightning_modules.tracking.store import Store, find_run
@@ -24,7 +26,7 @@ _BATCH_SIZE = 256
 _MAX_LISTED = 5  # files that a message names
 
 
-def find_model(store: Store, wanted: str) -> tuple[Supervised, InputSpec]:
+def find_model(store: Store, wanted: str) -> tuple[pl.LightningModule, InputSpec]:
     """The task with the best weights of a run or of ``models:/…`` (also compressed), and the samples it accepts.
 
     Raises UserError if it does not exist or is damaged.
@@ -33,10 +35,12 @@ def find_model(store: Store, wanted: str) -> tuple[Supervised, InputSpec]:
 
     models = wanted.startswith("models:/")
     path = model_weights(store, wanted) if models else best_checkpoint(store, find_run(store, wanted))
+    if not (path.parent / "MLmodel").is_file():
+        raise UserError(f"{wanted} has weights, but cannot predict files; the description of the run says why")
     described: Any = Model.from_dict(yaml.safe_load((path.parent / "MLmodel").read_text()))
     data = recorded_config(store, store.client.get_run(described.run_id)).data
-    task, target = load_task(path), str(data.get("_target_"))
-    table = TableInput.of(task.task_spec)
+    task, target = load_module(path), str(data.get("_target_"))
+    table = TableInput.of(task.task_spec) if isinstance(task, Supervised) else None
     if table is not None:
         shape, dtype = (len(table.columns),), table.dtype
     else:
@@ -44,16 +48,16 @@ def find_model(store: Store, wanted: str) -> tuple[Supervised, InputSpec]:
         shape, dtype = tuple(spec.shape[1:]), torch.from_numpy(np.zeros(1, spec.type)).dtype
         table = TableInput((), dtype) if target.endswith(".Tabular") else None
     text = str(data.get("text", "text"))
-    encode, images = getattr(task.preprocess, "encode", None), target.endswith(".ImageFolder")
+    encode, images = getattr(getattr(task, "preprocess", None), "encode", None), target.endswith(".ImageFolder")
     settings = {"encoding": data.get("encoding"), "background": data.get("background", "white")}
     return task, InputSpec(shape, dtype, images, encode, table=table, text=text, **settings)
 
 
-def predict(task: Supervised, wanted: InputSpec, source: Path, out: TextIO) -> int:
+def predict(task: pl.LightningModule, wanted: InputSpec, source: Path, out: TextIO) -> int:
     """Write a CSV row for each sample of a file, or of all files in a folder; return the number of rows.
 
     Columns: ``file``, ``sample`` (its number in the file), then ``class`` and ``probability``; one probability per label
-    for multilabel tasks, one value per output for regression.
+    for multilabel tasks, one value per output for regression and for another LightningModule.
 
     A warning lists files that cannot be read or whose samples have another shape or type than the model's. Raises
     UserError if no file is left.
@@ -79,12 +83,19 @@ def predict(task: Supervised, wanted: InputSpec, source: Path, out: TextIO) -> i
     return count
 
 
-def _scores(task: Supervised, x: Tensor) -> Tensor:
+def _scores(task: pl.LightningModule, x: Tensor) -> Tensor:
+    if not isinstance(task, Supervised):
+        return module_outputs(task, x)
     with torch.inference_mode():
         return task.scores(task(x))
 
 
-def _columns(task: Supervised) -> list[str]:
+def _columns(task: pl.LightningModule) -> list[str]:
+    if not isinstance(task, Supervised):
+        example = task.example_input_array
+        assert isinstance(example, Tensor)
+        size = module_outputs(task, example[:1]).numel()
+        return [f"value {i}" for i in range(size)] if size > 1 else ["value"]
     kind, outputs = getattr(task, "kind", None), int(getattr(task, "num_outputs", 1))
     if kind in ("multiclass", "binary"):
         return ["class", "probability"]
@@ -92,7 +103,10 @@ def _columns(task: Supervised) -> list[str]:
     return [f"{word} {task.output_name(i)}" if outputs > 1 or kind else word for i in range(outputs)]
 
 
-def _rows(task: Supervised, scores: Tensor) -> Iterator[list[str]]:
+def _rows(task: pl.LightningModule, scores: Tensor) -> Iterator[list[str]]:
+    if not isinstance(task, Supervised):
+        yield from ([f"{value:.6g}" for value in row] for row in scores.flatten(1).tolist())
+        return
     kind = getattr(task, "kind", None)
     if kind == "binary":  # the score is that of class 1
         scores = torch.stack([1 - scores, scores], 1)

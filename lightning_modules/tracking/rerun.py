@@ -22,7 +22,7 @@ from lightning_modules.tracking.artifacts import artifact_path
 from lightning_modules.tracking.provenance import git_state, hardware, package_versions
 from lightning_modules.tracking.resume import recorded_config
 from lightning_modules.tracking.store import Store, find_run, open_store
-from lightning_modules.tracking.tags import DATA_FINGERPRINT_TAG, GIT_COMMIT_TAG, GIT_DIRTY_TAG, RERUN_OF_TAG
+from lightning_modules.tracking.tags import DATA_FINGERPRINT_TAG, DECLARED, GIT_COMMIT_TAG, GIT_DIRTY_TAG, RERUN_OF_TAG
 from lightning_modules.tracking.user_code import digest, user_modules
 
 
@@ -44,7 +44,7 @@ def rerun(wanted: str, here: bool = False) -> None:
             _print_code_changes(run)
         _print_user_code_changes(store, run)
         new = _start_rerun(store, run, cfg, code, Path(stack.enter_context(tempfile.TemporaryDirectory())))
-    different = _compare(store, run.info.run_id, new)
+    different = _compare(store, run.info.run_id, new) + _compare_data(store, run, new)
     if different:
         _print_environment_changes(store, run)
         sys.exit(1)
@@ -118,6 +118,18 @@ def first_difference(old: list[tuple[int, float]], new: list[tuple[int, float]])
         if a[0] != b[0] or (a[1] != b[1] and not (math.isnan(a[1]) and math.isnan(b[1]))):
             return min(a[0], b[0])
     return None
+
+
+def _compare_data(store: Store, run: Any, new_id: str) -> bool:
+    """Whether the data differ; print it, or that it is not known."""
+    recorded, now = (
+        tags.get(DATA_FINGERPRINT_TAG, "") for tags in (run.data.tags, store.client.get_run(new_id).data.tags)
+    )
+    if recorded != now:
+        print(f"data: other values than recorded (fingerprint {recorded[:20]}, now {now[:20]})")
+    elif recorded.startswith(DECLARED):
+        print("data: whether the values are those of the record is unknown: they have no fingerprint (data.data_files)")
+    return recorded != now
 
 
 def _compare(store: Store, old_id: str, new_id: str) -> int:

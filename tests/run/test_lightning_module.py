@@ -80,6 +80,7 @@ def test_a_resumed_run_is_bit_equal_to_an_uninterrupted_one(
     fit: Callable[..., Any], train: Any, store: Any, task: str
 ) -> None:
     whole = fit(task, "Points", "trainer.max_epochs=4")
+    assert "resume" not in whole.data.tags
     half = fit(task, "Points", "name=half")
     train("resume=half", "trainer.max_epochs=4", quick=False)
     resumed = store.client.get_run(half.info.run_id)
@@ -166,5 +167,29 @@ def test_an_iterable_that_is_not_divided_by_rank_is_rejected(fit: Callable[..., 
 
 def test_a_stream_of_unknown_length_is_trained(fit: Callable[..., Any]) -> None:
     run = fit("Classifier", "Stream", MONITOR)
-    assert run.info.status == "FINISHED"
+    assert (run.info.status, run.data.tags["resume"]) == ("FINISHED", "approximate")
     assert "val_accuracy" in run.data.metrics
+
+
+def test_files_are_predicted_and_a_rerun_names_data_without_fingerprint(
+    fit: Callable[..., Any],
+    store: Any,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from lightning_modules.run.predict import find_model, predict
+    from lightning_modules.tracking.rerun import rerun
+
+    run = fit("Classifier", "Points", "trainer.max_epochs=1")
+    np.save(tmp_path / "x.npy", np.zeros((3, 4), "float32"))
+    with (tmp_path / "out.csv").open("w") as out:
+        predict(*find_model(store, run.info.run_id), tmp_path / "x.npy", out)
+    rows = (tmp_path / "out.csv").read_text().splitlines()
+    assert rows[0] == "file,sample,value 0,value 1,value 2"
+    assert len(rows) == 4
+    monkeypatch.setenv("PYTHONPATH", str(Path(user_modules.__file__).parent))
+    rerun(run.info.run_id, here=True)
+    shown = capfd.readouterr().out
+    assert "all metrics are equal" in shown
+    assert "they have no fingerprint" in shown
