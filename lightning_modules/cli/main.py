@@ -2,10 +2,12 @@
 
 import importlib
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from lightning_modules.config.command_line import run_cli
 from lightning_modules.config.errors import UserError, suggest
+from lightning_modules.config.project import enter_project
 
 VERBS = {  # cli/VERB.py has `main()`
     "train": "train one model, or with -m a sweep, and record it in MLflow",
@@ -19,6 +21,7 @@ VERBS = {  # cli/VERB.py has `main()`
     "data": "inspect, clean or split a data set",
     "augment": "write augmented copies of a training set",
     "store": "sync, relocate or prune the store of runs",
+    "new": "write the folder of a project of your own",
     "ui": "open MLflow's pages on this store",
 }
 
@@ -36,7 +39,12 @@ def main(verb: str | None = None) -> None:
         sys.argv = [sys.argv[0], *words[1:]]
     module = importlib.import_module(f"lightning_modules.cli.{verb}")
     sys.argv[0] = str(Path(str(module.__file__)))  # ranks and trials are started by this file
-    run_cli(module.main)
+    run_cli(lambda: _start(module.main))
+
+
+def _start(verb_main: Callable[[], None]) -> None:
+    enter_project()
+    verb_main()
 
 
 def overview() -> str:

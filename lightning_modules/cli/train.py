@@ -8,13 +8,15 @@ from omegaconf import DictConfig
 from lightning_modules.config.command_line import (
     GROUPS,
     complete_choices,
+    config_dirs,
     move_flags_last,
     options_of,
     quote_run_ids,
     report_errors,
     run_cli,
 )
-from lightning_modules.config.project import PROJECT_ROOT
+from lightning_modules.config.project import CONF, add_config_roots
+from lightning_modules.config.trust import trust_packages
 from lightning_modules.sweep.hydra_plugin import (
     expand_sweep_name,
     refuse_former_budget,
@@ -42,7 +44,7 @@ Examples:
 --cfg job prints the composed config; --hydra-help says what else Hydra can do."""
 
 
-@hydra.main(version_base="1.3", config_path=str(PROJECT_ROOT / "conf"), config_name="train")
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
 def task_function(cfg: DictConfig) -> float | str | None:
     """What Hydra calls for each job, with its composed config."""
     if cfg.sweep.job:  # one trial of a sweep, behind a launcher
@@ -50,6 +52,7 @@ def task_function(cfg: DictConfig) -> float | str | None:
 
         return run_launched_trial(cfg)
     with report_errors():  # here, not outside of Hydra, which would add a line of its own to the message
+        trust_packages(cfg)
         refuse_multiprocess_runs(cfg)
         refuse_sweep_without_m(cfg)
         from lightning_modules.run.run import run
@@ -59,10 +62,9 @@ def task_function(cfg: DictConfig) -> float | str | None:
 
 def main() -> None:
     """Hand the overrides of this process to Hydra, or print the help."""
+    add_config_roots(config_dirs(sys.argv[1:]))
     if {"--help", "-h"} & set(sys.argv[1:]):  # Hydra's own help composes a config for each group, which takes a second
-        options = {
-            group: options_of(PROJECT_ROOT / "conf" / group) for group in (*GROUPS, "hydra/sweeper", "hydra/launcher")
-        }
+        options = {group: options_of(group) for group in (*GROUPS, "hydra/sweeper", "hydra/launcher")}
         print(
             HELP.format(groups="\n".join(f"  {group}: {', '.join(sorted(found))}" for group, found in options.items()))
         )

@@ -21,7 +21,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from lightning_modules.compat import hydra
 from lightning_modules.config.errors import UserError, suggest
 from lightning_modules.config.metric_direction import monitor_mode
-from lightning_modules.config.project import PROJECT_ROOT
+from lightning_modules.config.project import config_roots, home
 from lightning_modules.config.signals import SignalReceived, signals_as_exceptions
 from lightning_modules.config.task_groups import drop_unused_groups
 
@@ -32,7 +32,7 @@ GROUPS = (
 RUN_ID_OVERRIDE = re.compile(r"\+{0,2}(resume(\.run)?|init_from|[\w.]+\.teacher)=")
 REQUIRED_GROUPS = {"data", "model", "task", "optimizer", "trainer", "tracking", "callbacks", "strategy"}
 
-OmegaConf.register_new_resolver("touchstone_root", lambda: str(PROJECT_ROOT), replace=True)
+OmegaConf.register_new_resolver("touchstone_root", lambda: str(home()), replace=True)
 OmegaConf.register_new_resolver("monitor_mode", monitor_mode, replace=True)
 
 
@@ -125,7 +125,7 @@ def _yaml_message(error: yaml.MarkedYAMLError) -> str:
     """``FILE:LINE: not valid YAML: what``."""
     mark = error.problem_mark or error.context_mark
     file = Path(mark.name) if mark else Path("config")
-    file = file.relative_to(PROJECT_ROOT) if file.is_relative_to(PROJECT_ROOT) else file
+    file = file.relative_to(home()) if file.is_relative_to(home()) else file
     place = f"{file}:{mark.line + 1 if mark else 0}"
     said = " ".join(part for part in (error.context, error.problem) if part)
     return f"{place}: not valid YAML: {said}"
@@ -161,7 +161,7 @@ def _composing_message(error: Exception, overrides: Sequence[str] | None) -> str
         return "hydra/launcher=slurm: the plugin is not installed: pip install -e '.[slurm]'"
     if overrides is None:
         overrides = hydra.args_parser().parse_known_args()[0].overrides
-    mistakes = override_mistakes(list(overrides or ()), PROJECT_ROOT / "conf", "train")
+    mistakes = override_mistakes(list(overrides or ()), "train")
     if mistakes:
         count = f"{len(mistakes)} mistakes" if len(mistakes) > 1 else "A mistake"
         return f"{count} on the command line:\n" + "\n".join(f"  {mistake}" for mistake in mistakes)
@@ -169,12 +169,13 @@ def _composing_message(error: Exception, overrides: Sequence[str] | None) -> str
     return str(error) + (f"\n{cause}" if isinstance(cause, OmegaConfBaseException) else "")
 
 
-def override_mistakes(overrides: list[str], conf: Path, config_name: str) -> list[str]:
+def override_mistakes(overrides: list[str], config_name: str) -> list[str]:
     """All invalid overrides, each with suggestions."""
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
+    from hydra import compose
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException, MissingConfigException
+
+    from lightning_modules.config.search_path import config_search_path
 
     mistakes: list[str] = []
     groups, values = [], []
@@ -191,14 +192,13 @@ def override_mistakes(overrides: list[str], conf: Path, config_name: str) -> lis
             continue
         if key.startswith("hydra"):
             continue  # Hydra and its plugins check their own keys
-        if (conf / key).is_dir():
-            wrong = _unknown_options(override, conf / key) or _misused_prefix(override, word, key)
+        if is_group(key):
+            wrong = _unknown_options(override, key) or _misused_prefix(override, word, key)
             mistakes += wrong
             groups += [] if wrong or override.is_sweep_override() else [word]
         elif not override.is_force_add() and not override.is_add():
             values.append((word, key))
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(conf), version_base="1.3"):
+    with config_search_path():
         try:
             cfg = compose(config_name, groups)
         except MissingConfigException as error:
@@ -236,22 +236,27 @@ def _misused_prefix(override: Any, word: str, group: str) -> list[str]:
     return []
 
 
-def _unknown_options(override: Any, folder: Path) -> list[str]:
+def _unknown_options(override: Any, group: str) -> list[str]:
     if override.is_delete() and override.value() in (None, ""):
         return []
-    options = options_of(folder)
+    options = options_of(group)
     if override.is_sweep_override():
         chosen = [str(value) for value in override.sweep_string_iterator()]
     else:
         value = override.value()
         chosen = [str(v) for v in value] if isinstance(value, list) else [str(value)]
-    return [_unknown_option(folder.name, name, options) for name in chosen if name not in options]
+    return [_unknown_option(group, name, options) for name in chosen if name not in options]
 
 
-def options_of(folder: Path) -> set[str]:
-    """The options of a group, without the parts in its `base` folder."""
-    real = folder.resolve()  # a group may be a symbolic link
-    options = {str(path.relative_to(real).with_suffix("")) for path in real.rglob("*.yaml")}
+def is_group(key: str) -> bool:
+    """Whether a config root has options of this group."""
+    return any((root / key).is_dir() for root in config_roots())
+
+
+def options_of(group: str) -> set[str]:
+    """The options of a group in all config roots, without the parts in its `base` folders."""
+    folders = [(root / group).resolve() for root in config_roots()]  # a group may be a symbolic link
+    options = {str(path.relative_to(real).with_suffix("")) for real in folders for path in real.rglob("*.yaml")}
     return {option for option in options if not option.startswith("base/")}
 
 
@@ -299,14 +304,29 @@ def move_flags_last(words: Sequence[str]) -> list[str]:
     return [*overrides, *flags]
 
 
+def config_dirs(words: Sequence[str]) -> list[str]:
+    """The folders of configs that a command line names: ``--config-dir`` and ``hydra.searchpath=[…]``."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    given = hydra.args_parser().parse_intermixed_args(list(words))
+    found = [given.config_dir] if given.config_dir else []
+    for word in given.overrides or ():
+        if re.match(r"\+{0,2}hydra\.searchpath=", word):
+            with contextlib.suppress(HydraException):  # reported with the other mistakes
+                value: Any = OverridesParser.create().parse_override(word).value()
+                found += [str(place) for place in (value if isinstance(value, list) else [value])]
+    return found
+
+
 def compose_run(overrides: Sequence[str]) -> DictConfig:
     """Compose the config of a run as ``touchstone train`` with these overrides would."""
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
+    from hydra import compose
     from hydra.core.hydra_config import HydraConfig
 
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base="1.3"):
+    from lightning_modules.config.search_path import config_search_path
+
+    with config_search_path():
         cfg = compose("train", quote_run_ids(overrides), return_hydra_config=True)
     HydraConfig.instance().set_config(cfg)
     with open_dict(cfg):
@@ -321,6 +341,7 @@ def complete_choices(cfg: DictConfig) -> DictConfig:
     hydra_cfg = HydraConfig.get()
     chosen = {group: hydra_cfg.runtime.choices.get(group) for group in GROUPS}
     with open_dict(cfg):
+        cfg.pop("trust", None)  # see trust.trust_packages: no recorded config names trusted packages
         cfg.choices = {group: str(option) for group, option in chosen.items() if option not in (None, "none")}
         cfg.overrides = OmegaConf.to_container(hydra_cfg.overrides.task, resolve=False)
         drop_unused_groups(cfg)

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
-from lightning_modules.config.project import PROJECT_ROOT
+from lightning_modules.config.project import PACKAGE
 
 _PACKAGE = "lightning_modules"
 # Where this package defines components.
@@ -78,8 +78,8 @@ def current_name(target: str) -> str:
 def _homes() -> dict[str, list[str]]:
     """The modules that define each class or function of a name."""
     homes = defaultdict(list)
-    for file in sorted((PROJECT_ROOT / _PACKAGE).rglob("*.py")):
-        module = ".".join(file.relative_to(PROJECT_ROOT).with_suffix("").parts)
+    for file in sorted(PACKAGE.rglob("*.py")):
+        module = ".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts)
         if f"{module}.".startswith(tuple(f"{name}." for name in COMPONENT_MODULES)):
             for name in re.findall(r"^(?:class|def) (\w+)", file.read_text(encoding="utf-8"), re.MULTILINE):
                 homes[name].append(module)

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from lightning_modules.config.errors import UserError
 from lightning_modules.config.moved_names import COMPONENT_MODULES, current_name
+from lightning_modules.config.project import package_names
 from lightning_modules.config.signature import locate
 
 # Where libraries define components: their other modules start processes, run code that they are given as text, or
@@ -77,6 +78,16 @@ def is_component(found: Any) -> bool:
     return issubclass(found, (*component_bases(), *registered)) and not holds_code
 
 
+def trust_packages(cfg: DictConfig) -> None:
+    """Trust what ``trust=[…]`` of a config names, in this process and those that it starts.
+
+    For a config that the user has composed, never for one that was recorded or is composed of recorded words.
+    """
+    if cfg.get("trust") is not None:
+        plain: Any = OmegaConf.to_container(OmegaConf.create([cfg.trust]), resolve=True)
+        os.environ["TOUCHSTONE_TRUST"] = ",".join(package_names(plain[0], "trust"))
+
+
 def _trusted_packages() -> tuple[str, ...]:
     """The packages that the user trusts, with all of their functions: ``TOUCHSTONE_TRUST=mine,yours``."""
     return tuple(name.strip() for name in os.environ.get("TOUCHSTONE_TRUST", "").split(",") if name.strip())
@@ -125,7 +136,8 @@ def refuse_untrusted_targets(cfg: Any, where: str) -> None:
             raise UserError(
                 f"{where}: {path}._target_={target} is not called: it is not a component of this package, torch, "
                 "torchvision, torchmetrics, Lightning, timm or transformers. Only if you trust a package of your own that "
-                "defines it, name that package in the environment, as in TOUCHSTONE_TRUST=mypackage"
+                "defines it, name that package in the environment, as in TOUCHSTONE_TRUST=mypackage, or in the "
+                "project's pyproject.toml: [tool.touchstone] trust = ['mypackage']"
             )
 
 

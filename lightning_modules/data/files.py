@@ -12,12 +12,12 @@ import numpy as np
 import psutil
 
 from lightning_modules.config.errors import UserError
-from lightning_modules.config.project import PROJECT_ROOT
+from lightning_modules.config.project import home
 
 
 def data_root(root: str | Path | None = None) -> Path:
-    """Return `root`, else the environment's TOUCHSTONE_DATA, else ``data/`` beside the package."""
-    return Path(root or os.environ.get("TOUCHSTONE_DATA") or PROJECT_ROOT / "data").expanduser()
+    """Return `root`, else the environment's TOUCHSTONE_DATA, else ``data/`` beside the store."""
+    return Path(root or os.environ.get("TOUCHSTONE_DATA") or home() / "data").expanduser()
 
 
 def cache_folder(folder: str | Path | None = None) -> Path:

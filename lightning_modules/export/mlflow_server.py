@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.request import urlopen
 
 from lightning_modules.config.errors import UserError
-from lightning_modules.config.project import PROJECT_ROOT
+from lightning_modules.config.project import PACKAGE
 from lightning_modules.config.signals import signals_as_exceptions
 
 _START_SECONDS = 120
@@ -39,7 +39,7 @@ def running_server(model_uri: str, tracking_uri: str, port: int) -> Iterator[sub
     Raises UserError if it exits or does not respond in time.
     """
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", model_uri, "-h", "127.0.0.1", "-p", str(port)]
-    modules = os.pathsep.join(filter(None, (str(PROJECT_ROOT), os.environ.get("PYTHONPATH"))))
+    modules = os.pathsep.join(filter(None, (str(PACKAGE.parent), os.environ.get("PYTHONPATH"))))
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"  # MLflow calls uvicorn by its name
     environment = {**os.environ, "MLFLOW_TRACKING_URI": tracking_uri, "PYTHONPATH": modules, "PATH": path}
     command += ["--env-manager", "local", "-w", "1"]

@@ -6,15 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
+from hydra import compose
 from hydra.errors import HydraException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from lightning_modules.config.command_line import override_mistakes
 from lightning_modules.config.errors import UserError
-from lightning_modules.config.project import PROJECT_ROOT
+from lightning_modules.config.search_path import config_search_path
 from lightning_modules.data.in_memory import InMemoryData
 from lightning_modules.quality.exclusion_list import describe_split, exclusions
 from lightning_modules.quality.findings import build_report, find_issues
@@ -33,13 +32,11 @@ from lightning_modules.tracking.store import Store, open_store
 
 def compose_quality(overrides: Sequence[str]) -> DictConfig:
     """Compose conf/quality.yaml. Raises UserError listing all mistakes in the overrides."""
-    conf = PROJECT_ROOT / "conf"
-    GlobalHydra.instance().clear()
     try:
-        with initialize_config_dir(str(conf), version_base="1.3"):
+        with config_search_path():
             return compose("quality", list(overrides))
     except (HydraException, ValueError) as error:
-        mistakes = override_mistakes(list(overrides), conf, "quality") or [str(error).splitlines()[0]]
+        mistakes = override_mistakes(list(overrides), "quality") or [str(error).splitlines()[0]]
         count = f"{len(mistakes)} mistakes" if len(mistakes) > 1 else "A mistake"
         text = f"{count} on the command line:\n" + "\n".join(f"  {mistake}" for mistake in mistakes)
         raise UserError(text) from error

@@ -8,7 +8,7 @@ from typing import Any
 
 from lightning_modules.config.errors import UserError
 from lightning_modules.config.flatten import flatten
-from lightning_modules.config.project import PROJECT_ROOT
+from lightning_modules.config.project import code_folder, runs_folder
 from lightning_modules.config.signals import defer_signals
 from lightning_modules.quality.findings import Findings
 from lightning_modules.tracking.provenance import command_line, git_state
@@ -31,7 +31,7 @@ def write_json(path: Path, record: Mapping[str, Any]) -> None:
 
 def default_path(verb: str, record: Mapping[str, Any]) -> Path:
     """Return ``mlruns/quality/NAME-CONTENT.VERB.json`` in the project."""
-    return PROJECT_ROOT / "mlruns" / "quality" / f"{record['data']}-{record['content'][:8]}.{verb}.json"
+    return runs_folder() / "quality" / f"{record['data']}-{record['content'][:8]}.{verb}.json"
 
 
 def write_report(folder: Path, findings: Findings, report: Mapping[str, Any]) -> list[Path]:
@@ -77,7 +77,7 @@ def _create_run(
     """Create a run with these files; return its id."""
     from mlflow.entities import Metric, Param
 
-    git, content, name = git_state(PROJECT_ROOT), record["content"], record["data"]
+    git, content, name = git_state(code_folder()), record["content"], record["data"]
     tags = {
         "kind": "data", KIND_TAG: "data", "data.verb": verb, "data.name": name, "data.content": content,
         COMMAND_TAG: command_line(), GIT_COMMIT_TAG: git.commit or "", GIT_DIRTY_TAG: str(git.dirty).lower(),

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lightning_modules.config.command_line import compose_run, format_error
 from lightning_modules.config.errors import UserError
-from lightning_modules.config.project import PROJECT_ROOT
+from lightning_modules.config.project import home
 from lightning_modules.reproduction.claim import Claim, parse_claim
 from lightning_modules.reproduction.discovery import claim_files, file_and_bases, is_base_file
 
@@ -103,7 +103,7 @@ def locate_key(name: str, place: str) -> str:
 
 def project_path(file: Path) -> str:
     """A path relative to the project, if it is inside."""
-    return str(file.relative_to(PROJECT_ROOT)) if file.is_relative_to(PROJECT_ROOT) else str(file)
+    return str(file.relative_to(home())) if file.is_relative_to(home()) else str(file)
 
 
 def _line_and_depth(file: Path, path: Sequence[str]) -> tuple[int, int]:

@@ -6,9 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lightning_modules.config.errors import UserError, did_you_mean, suggest
-from lightning_modules.config.project import PROJECT_ROOT
+from lightning_modules.config.project import CONF, project_folder
 
-EXPERIMENTS = PROJECT_ROOT / "experiments"
+EXPERIMENTS = next(
+    path.resolve()  # conf/experiment of a checkout is a symbolic link to experiments/
+    for path in ((project_folder() or CONF.parent) / "conf" / "experiment", CONF / "experiment")
+    if path.is_dir()
+)
 DEFAULT_TIERS = ("ci", "cpu")  # for `all` and folders, if no tier is given
 
 

@@ -26,6 +26,7 @@ from lightning_modules.tracking.elastic import resume_after_restart
 from lightning_modules.tracking.resume import ResumedRun, continue_run, load_weights, resume_run
 from lightning_modules.tracking.resume_drift import resume_options
 from lightning_modules.tracking.run_cache import CachedRun, find_cached_run, run_signature
+from lightning_modules.tracking.secrets import mask_secrets
 from lightning_modules.tracking.store import Store, open_store, require_free_space
 from lightning_modules.tracking.tags import SIGNATURE_TAG
 
@@ -91,6 +92,8 @@ def prepare(
         marks[SIGNATURE_TAG] = signature
         resumed = resumed or resume_after_restart(store, cfg, data.fingerprint(), marks, is_rank_zero())
         marks |= resumed.marks(signature) if resumed else {}
+    if store and is_rank_zero():
+        print(f"store: {mask_secrets(store.uri)}", flush=True)
     if is_rank_zero() and (lines := services.lines()):
         print("\n".join(["services that are off:", *(f"  {line}" for line in lines)]), flush=True)
     return RunParts(cfg, store, data, task, spec, services, callbacks, compression, resumed, marks)

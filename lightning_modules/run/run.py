@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 from omegaconf import DictConfig
 from pytorch_lightning.loggers.logger import DummyLogger, Logger
 
-from lightning_modules.config.project import PROJECT_ROOT
+from lightning_modules.config.project import runs_folder
 from lightning_modules.config.signals import SignalReceived, signals_as_exceptions
 from lightning_modules.model.checksum import save_with_checksum
 from lightning_modules.run import build
@@ -88,7 +88,7 @@ class _Outputs:
 def _open_outputs(parts: RunParts) -> Iterator[_Outputs]:
     """The outputs of a run; a record gets the status with which the block ends."""
     if not parts.is_recorded:
-        folder = PROJECT_ROOT / "mlruns" / "work" / str(os.getpid())  # rank 0 broadcasts its own to the other ranks
+        folder = runs_folder() / "work" / str(os.getpid())  # rank 0 broadcasts its own to the other ranks
         yield _Outputs(None, DummyLogger() if parts.store else None, folder, folder, folder)
         shutil.rmtree(folder, ignore_errors=True)
         return

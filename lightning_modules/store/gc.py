@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from lightning_modules.compat import mlflow
 from lightning_modules.config.errors import UserError
-from lightning_modules.config.project import PROJECT_ROOT
+from lightning_modules.config.project import runs_folder
 from lightning_modules.tracking.artifacts import local_folder
 from lightning_modules.tracking.liveness import is_alive
 from lightning_modules.tracking.store import Store
@@ -87,7 +87,7 @@ def gc(store: Store, dry_run: bool = False) -> int:
     Raises UserError if some files could not be deleted.
     """
     if store.uri.startswith(("http", "databricks")):
-        deleters = [SafeDeleter(PROJECT_ROOT / "mlruns" / "work", dry_run)]
+        deleters = [SafeDeleter(runs_folder() / "work", dry_run)]
         _delete_server_work_folders(store, deleters[0])
         print("run `mlflow gc` on the server's machine to delete its runs permanently")
     else:

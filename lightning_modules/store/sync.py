@@ -7,7 +7,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from lightning_modules.config.errors import UserError, suggest
-from lightning_modules.config.project import PROJECT_ROOT
+from lightning_modules.config.project import runs_folder
 from lightning_modules.store.run_copier import RunCopier
 from lightning_modules.tracking.outbox import deliver_all
 from lightning_modules.tracking.secrets import mask_secrets
@@ -30,7 +30,7 @@ def sync(
     """
     environment = os.environ.get("MLFLOW_TRACKING_URI", "")
     server = environment if environment.startswith("http") else None
-    source = open_store(source_uri or (sqlite_uri(PROJECT_ROOT / "mlruns" / "mlflow.db") if server else None))
+    source = open_store(source_uri or (sqlite_uri(runs_folder() / "mlflow.db") if server else None))
     if not source.is_local:
         raise UserError(
             f"tracking.uri={mask_secrets(source.uri)}: sync pushes from a SQLite file to a server, not the other way"

@@ -24,7 +24,6 @@ from lightning_modules.config.bounds import Count, out_of_bounds
 from lightning_modules.config.check import empty_value
 from lightning_modules.config.errors import UserError
 from lightning_modules.config.metric_direction import sweep_objective
-from lightning_modules.config.project import PROJECT_ROOT
 from lightning_modules.config.signals import SignalReceived, defer_signals, signals_as_exceptions
 from lightning_modules.config.signature import describe_type, matches_type
 from lightning_modules.config.trust import refuse_untrusted_overrides
@@ -198,7 +197,7 @@ class _SweepController:
 
         settings = SearchSettings.from_config(self.config.search)
         space = parse_space(self.config.search.space, self.command.overrides)
-        check_keys(space, self.config, PROJECT_ROOT / "conf")
+        check_keys(space, self.config)
         objectives, epochs = dict(settings.objectives) or objectives, self.config.trainer.max_epochs
         return OptunaPlan(settings, space, objectives, self.folder, self.name, epochs)
 

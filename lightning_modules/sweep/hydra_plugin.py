@@ -15,7 +15,8 @@ from omegaconf import DictConfig
 
 from lightning_modules.compat.hydra import register_plugins
 from lightning_modules.config.errors import UserError
-from lightning_modules.config.project import PROJECT_ROOT
+from lightning_modules.config.search_path import config_search_path, register_config_roots
+from lightning_modules.config.trust import trust_packages
 
 
 class GridSweeper(Sweeper):
@@ -34,6 +35,7 @@ class GridSweeper(Sweeper):
             from lightning_modules.sweep.controller import SweepRequest, run_sweep
 
             assert self.config is not None and self.context is not None
+            trust_packages(self.config)
             request = SweepRequest(
                 self.kind, self.config, arguments, self.context.config_loader, launcher=self._chosen_launcher
             )
@@ -76,17 +78,16 @@ class PoolLauncher(Launcher):
 
 def register() -> None:
     """Register the plugins with Hydra, which looks for them in `hydra_plugins` only."""
+    register_config_roots()
     register_plugins("touchstone", sys.modules[__name__], (GridSweeper, OptunaSweeper, PoolLauncher))
 
 
 def compose_multirun(overrides: Sequence[str]) -> tuple[DictConfig, ConfigLoader]:
     """The config that ``touchstone train -m OVERRIDES`` has, and its loader, for sweeps that other verbs start."""
-    from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
     register()
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base="1.3"):
+    with config_search_path():
         loader = GlobalHydra.instance().config_loader()
         config = loader.load_configuration("train", list(overrides), run_mode=RunMode.MULTIRUN)
         HydraConfig.instance().set_config(config)

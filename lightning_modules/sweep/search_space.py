@@ -11,7 +11,6 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep, Sweep
@@ -79,20 +78,20 @@ def _parse_overrides(overrides: Sequence[str]) -> tuple[dict[str, Any], set[str]
     return swept, fixed, mistakes
 
 
-def check_keys(space: Space, cfg: DictConfig, conf_dir: Path) -> None:
+def check_keys(space: Space, cfg: DictConfig) -> None:
     """Raise UserError for every key that the config does not have and every option that a group does not have.
 
     Args:
         cfg: the composed config, with Hydra's node or `overrides`: the keys are looked up in a config with the same
             fixed overrides, and those below a searched group in every option of it.
     """
-    from lightning_modules.config.command_line import override_mistakes
+    from lightning_modules.config.command_line import is_group, override_mistakes
 
     mistakes = [f"{key}: a search cannot vary this" for key in space if _root_key(key) in _NOT_SEARCHED]
     groups = {
         key: [str(choice) for choice in getattr(dist, "choices", ["(a range of numbers)"])]
         for key, dist in space.items()
-        if (conf_dir / key).is_dir()
+        if is_group(key)
     }
     keys = [key for key in space if key not in groups and _root_key(key) not in _NOT_SEARCHED]
     below = {group: [key for key in keys if key.lstrip("+").startswith(group + ".")] for group in groups}
@@ -100,13 +99,13 @@ def check_keys(space: Space, cfg: DictConfig, conf_dir: Path) -> None:
     fixed = _fixed_overrides(cfg)
     with _preserve_hydra_state():
         for group, options in groups.items():
-            found = override_mistakes([*fixed, f"{group}={','.join(options)}"], conf_dir, "train")
+            found = override_mistakes([*fixed, f"{group}={','.join(options)}"], "train")
             mistakes += found
             for option in options if below[group] and not found else ():
                 words = [*fixed, f"{group}={option}", *(f"{key}=0" for key in below[group])]
-                problems = override_mistakes(words, conf_dir, "train")
+                problems = override_mistakes(words, "train")
                 mistakes += [f"{problem} (with {group}={option})" for problem in problems]
-        mistakes += override_mistakes([*fixed, *(f"{key}=0" for key in free)], conf_dir, "train")
+        mistakes += override_mistakes([*fixed, *(f"{key}=0" for key in free)], "train")
     mistakes = [re.sub(r"^(\S+)=0:", r"\1:", mistake) for mistake in mistakes]  # the 0 stands for any value
     raise_mistakes("in the search space", mistakes)
 

@@ -22,7 +22,7 @@ from omegaconf import DictConfig, open_dict
 
 from lightning_modules.compat.lightning import set_rank_command
 from lightning_modules.config.command_line import complete_choices, compose_run, format_error
-from lightning_modules.config.project import PROJECT_ROOT
+from lightning_modules.config.project import PACKAGE
 from lightning_modules.config.signals import RunStopped
 from lightning_modules.sweep.plans import DONE_STATES, Trial
 from lightning_modules.sweep.resources import Slot, pin
@@ -82,9 +82,12 @@ def run_launched_trial(cfg: DictConfig) -> str | None:
     """Run the trial of a job that a launcher of Hydra has composed and started; return its error."""
     from hydra.core.hydra_config import HydraConfig
 
+    from lightning_modules.config.trust import trust_packages
     from lightning_modules.sweep.launcher_runner import requeue_on_preemption
 
     overrides = list(HydraConfig.get().overrides.task)
+    if TrialJob(**json.loads(cfg.sweep.job)).trusted:
+        trust_packages(cfg)
     with requeue_on_preemption():
         return run_trial(complete_choices(cfg), overrides)
 
@@ -115,7 +118,7 @@ def run_trial(cfg: DictConfig, overrides: Sequence[str]) -> str | None:
         job = locked if is_rank_zero() else _join_rank_zero(sweep_store, locked)
         # Lightning starts the other ranks with this process's command, which must not start the sweep again
         words = [*(word for word in overrides if not word.startswith(JOB_KEY)), job.to_override()]
-        set_rank_command([str(PROJECT_ROOT / "lightning_modules" / "cli" / "train.py"), *words])
+        set_rank_command([str(PACKAGE / "cli" / "train.py"), *words])
         _strip_sweep_config(cfg, job)
         if job.folder and Path(job.folder).is_dir():
             os.chdir(job.folder)

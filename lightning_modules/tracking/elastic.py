@@ -11,7 +11,7 @@ from collections.abc import Iterator, MutableMapping
 from omegaconf import DictConfig
 
 from lightning_modules.config.errors import UserError
-from lightning_modules.config.project import PROJECT_ROOT
+from lightning_modules.config.project import runs_folder
 from lightning_modules.tracking.checkpoint import read_checkpoint
 from lightning_modules.tracking.liveness import is_alive
 from lightning_modules.tracking.resume import ResumedRun, continue_run
@@ -93,7 +93,7 @@ def report_once(lead: bool) -> Iterator[None]:
         yield
         return
     job = torchrun_job()
-    told = PROJECT_ROOT / "mlruns" / "work" / f"torchrun-{job}.told"
+    told = runs_folder() / "work" / f"torchrun-{job}.told"
     attempt = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
     if job and attempt and told.exists():
         if attempt >= _max_restarts() and lead:

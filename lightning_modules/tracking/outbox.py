@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning_modules.config.errors import UserError
-from lightning_modules.config.project import PROJECT_ROOT
+from lightning_modules.config.project import runs_folder
 from lightning_modules.tracking.secrets import mask_secrets
 from lightning_modules.tracking.store import Store, open_store, sqlite_path, sqlite_uri
 
@@ -41,7 +41,7 @@ class UnsentDataWarning(UserWarning):
 
 def outbox_folders(uri: str) -> list[Path]:
     """Folders for a store's unsent data, in order of preference: beside the store, then any writable place."""
-    beside = sqlite_path(uri).parent if uri.startswith("sqlite:") else PROJECT_ROOT / "mlruns"
+    beside = sqlite_path(uri).parent if uri.startswith("sqlite:") else runs_folder()
     return [folder / "undelivered" for folder in (beside, Path.cwd(), Path(tempfile.gettempdir()))]
 
 
@@ -129,7 +129,7 @@ def metrics_of(rows: Iterable[Mapping[str, Any]]) -> list[Metric]:
 
 def work_folder(run_id: str) -> Path:
     """Local folder of a run's files until its server has them, with ``run/``, ``model/`` and optionally ``models/<id>/``."""
-    return PROJECT_ROOT / "mlruns" / "work" / run_id
+    return runs_folder() / "work" / run_id
 
 
 def _set_tags(client: MlflowClient, row: Mapping[str, Any]) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from lightning_modules.config.errors import UserError, disk_is_full
 from lightning_modules.config.flatten import flatten
-from lightning_modules.config.project import PROJECT_ROOT
+from lightning_modules.config.project import code_folder
 from lightning_modules.config.signals import defer_signals
 from lightning_modules.tracking.artifacts import download_model, local_folder
 from lightning_modules.tracking.liveness import process_tags
@@ -133,7 +133,7 @@ class Record:
         self._dataset(data)
 
     def _code(self) -> dict[str, Any]:
-        git = git_state(PROJECT_ROOT)
+        git = git_state(code_folder())
         record_diff(self.text, "code/diff.patch", git)
         found = {
             "mlflow.source.type": "LOCAL",

@@ -16,10 +16,10 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lightning_modules.config.errors import UserError
-from lightning_modules.config.project import PROJECT_ROOT
+from lightning_modules.config.project import code_folder, home
 from lightning_modules.report.tables import open_console, terminal_table
 from lightning_modules.tracking.artifacts import artifact_path
-from lightning_modules.tracking.provenance import git_state, hardware, package_versions
+from lightning_modules.tracking.provenance import git_state, hardware, package_versions, repository_of
 from lightning_modules.tracking.resume import recorded_config
 from lightning_modules.tracking.store import Store, find_run, open_store
 from lightning_modules.tracking.tags import DATA_FINGERPRINT_TAG, DECLARED, GIT_COMMIT_TAG, GIT_DIRTY_TAG, RERUN_OF_TAG
@@ -39,7 +39,7 @@ def rerun(wanted: str, here: bool = False) -> None:
     run = find_run(store, wanted)
     cfg = recorded_config(store, run)  # before any of its code is checked out
     with contextlib.ExitStack() as stack:
-        code = PROJECT_ROOT if here else stack.enter_context(recorded_code(store, run))
+        code = code_folder() if here else stack.enter_context(recorded_code(store, run))
         if here:
             _print_code_changes(run)
         _print_user_code_changes(store, run)
@@ -66,13 +66,14 @@ def recorded_code(store: Store, run: Any) -> Iterator[Path]:
                 patch = artifact_path(store, run, "code/diff.patch")
                 if patch.stat().st_size:
                     _git("apply", "--whitespace=nowarn", str(patch), cwd=tree)
-            yield tree
+            top = repository_of(code_folder())
+            yield tree / code_folder().resolve().relative_to(top) if top else tree
         finally:
             _git("worktree", "remove", "--force", str(tree))
 
 
-def _git(*arguments: str, cwd: Path = PROJECT_ROOT) -> None:
-    done = subprocess.run(["git", *arguments], cwd=cwd, capture_output=True, text=True, check=False)
+def _git(*arguments: str, cwd: Path | None = None) -> None:
+    done = subprocess.run(["git", *arguments], cwd=cwd or code_folder(), capture_output=True, text=True, check=False)
     if done.returncode:
         raise UserError(
             "cannot check out the recorded code; use here=true to run with the current code: "
@@ -93,7 +94,7 @@ def _start_rerun(store: Store, run: Any, cfg: DictConfig, code: Path, folder: Pa
         **os.environ,
         "PYTHONPATH": os.pathsep.join(filter(None, [str(code), os.environ.get("PYTHONPATH"), str(Path.cwd())])),
         "MLFLOW_TRACKING_URI": store.uri,
-        "TOUCHSTONE_DATA": os.environ.get("TOUCHSTONE_DATA", str(PROJECT_ROOT / "data")),
+        "TOUCHSTONE_DATA": os.environ.get("TOUCHSTONE_DATA", str(home() / "data")),
     }
     command = [sys.executable, "-m", "lightning_modules.recorded", str(path), run.info.run_id]
     status = subprocess.run(command, env=environment, cwd=code, check=False).returncode
@@ -148,12 +149,12 @@ def _compare(store: Store, old_id: str, new_id: str) -> int:
 
 
 def _print_code_changes(run: Any) -> None:
-    then, now = run.data.tags.get(GIT_COMMIT_TAG), git_state(PROJECT_ROOT)
+    then, now = run.data.tags.get(GIT_COMMIT_TAG), git_state(code_folder())
     if not then or not now.commit:
         print("code: cannot compare, because the commit is unknown in the record or here")
         return
     command = ["git", "diff", "--stat", then]
-    shown = subprocess.run(command, cwd=PROJECT_ROOT, capture_output=True, text=True, check=False)
+    shown = subprocess.run(command, cwd=code_folder(), capture_output=True, text=True, check=False)
     dirty = {True: " with uncommitted changes", False: ""}
     recorded = f"{then[:10]}{dirty[run.data.tags.get(GIT_DIRTY_TAG) == 'true']}"
     print(f"code: recorded on {recorded}; here {now.commit[:10]}{dirty[now.dirty]}")

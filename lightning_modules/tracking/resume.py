@@ -19,7 +19,7 @@ from lightning_modules.config.check import SCALAR_RULES
 from lightning_modules.config.command_line import GROUPS
 from lightning_modules.config.errors import UserError
 from lightning_modules.config.flatten import flatten
-from lightning_modules.config.project import PROJECT_ROOT
+from lightning_modules.config.project import CONF, home
 from lightning_modules.config.trust import refuse_untrusted
 from lightning_modules.tracking.artifacts import artifact_path, download_model, local_folder
 from lightning_modules.tracking.checkpoint import read_checkpoint
@@ -99,7 +99,7 @@ def recorded_config(store: Store, run: Any) -> DictConfig:
     with open_dict(cfg):
         cfg.overrides = OmegaConf.load(artifact_path(store, run, "config/overrides.yaml"))
     refuse_untrusted(cfg, f"config of run {run.info.run_id}")
-    _resolve_paths(cfg, [Path(run.data.tags.get(WORKING_DIRECTORY_TAG, PROJECT_ROOT)), PROJECT_ROOT])
+    _resolve_paths(cfg, [Path(run.data.tags.get(WORKING_DIRECTORY_TAG, home())), home()])
     return cfg
 
 
@@ -115,7 +115,7 @@ def _resolve_paths(cfg: DictConfig, folders: Sequence[Path]) -> None:
 
 def add_new_settings(cfg: DictConfig) -> None:
     """Add settings that are newer than a recorded config, with their defaults."""
-    defaults: Any = OmegaConf.load(PROJECT_ROOT / "conf" / "train.yaml")
+    defaults: Any = OmegaConf.load(CONF / "train.yaml")
     with open_dict(cfg):
         for key in SCALAR_RULES:
             if "." not in key and key not in cfg:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lightning_modules.config.flatten import flatten
-from lightning_modules.config.project import PROJECT_ROOT
+from lightning_modules.config.project import PACKAGE
 from lightning_modules.tracking.store import Store
 from lightning_modules.tracking.tags import SIGNATURE_TAG
 from lightning_modules.tracking.user_code import digest, user_modules
@@ -50,8 +50,8 @@ def affects_results(key: str) -> bool:
 def _code_digest() -> str:
     """A sha256 of the package's sources."""
     total = hashlib.sha256()
-    for path in sorted((PROJECT_ROOT / "lightning_modules").rglob("*.py")):
-        total.update(str(path.relative_to(PROJECT_ROOT)).encode() + b"\0" + path.read_bytes() + b"\0")
+    for path in sorted(PACKAGE.rglob("*.py")):
+        total.update(str(path.relative_to(PACKAGE.parent)).encode() + b"\0" + path.read_bytes() + b"\0")
     return total.hexdigest()
 
 

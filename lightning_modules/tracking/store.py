@@ -21,7 +21,7 @@ from urllib.parse import quote, unquote
 from lightning_modules.compat.mlflow import database_engines
 from lightning_modules.compat.mlflow_schema import STORE_TABLES, WRITE_NOTHING
 from lightning_modules.config.errors import UserError, did_you_mean
-from lightning_modules.config.project import PROJECT_ROOT
+from lightning_modules.config.project import runs_folder
 from lightning_modules.tracking.secrets import mask_secrets
 from lightning_modules.tracking.tags import KIND_TAG, SWEEP_NAME_TAG
 
@@ -68,7 +68,7 @@ class Store:
     @property
     def folder(self) -> Path:
         """The folder for files beside the store: that of its database, or this project's mlruns for a server."""
-        return self.path.parent if self.is_local else PROJECT_ROOT / "mlruns"
+        return self.path.parent if self.is_local else runs_folder()
 
     @property
     def client(self) -> MlflowClient:
@@ -173,16 +173,15 @@ def sqlite_path(uri: str) -> Path:
     return Path(unquote(text)).absolute()
 
 
-def open_store(uri: str | None = None, root: Path = PROJECT_ROOT) -> Store:
+def open_store(uri: str | None = None) -> Store:
     """Open the store and check that it is writable; create it if it is local.
 
     Args:
-        uri: default MLFLOW_TRACKING_URI, else ``<root>/mlruns/mlflow.db``.
-        root: the project's folder.
+        uri: default MLFLOW_TRACKING_URI, else ``mlruns/mlflow.db`` in the folder of `config.project.home`.
 
     Raises UserError if it is damaged, read-only, locked, unreachable, or a file store (MLflow 3 has none).
     """
-    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or sqlite_uri(root / "mlruns" / "mlflow.db")
+    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or sqlite_uri(runs_folder() / "mlflow.db")
     if uri.startswith("sqlite:"):
         return _open_sqlite(uri)
     if uri.startswith(("http://", "https://")):
@@ -191,7 +190,7 @@ def open_store(uri: str | None = None, root: Path = PROJECT_ROOT) -> Store:
     if kind := re.match(r"(postgresql|mysql|mssql)\b", uri):  # no server in between: artifacts are in this folder …
         _require_driver(uri)
         # … but apart from those of mlflow.db, which would treat them as orphans
-        return Store(uri, (root.absolute() / "mlruns" / f"artifacts-{kind[1]}").as_uri())
+        return Store(uri, (runs_folder() / f"artifacts-{kind[1]}").as_uri())
     if uri.startswith("databricks"):
         return Store(uri)
     raise UserError(
@@ -309,7 +308,7 @@ def _require_server(uri: str) -> None:
 
     shown = mask_secrets(uri)
     advice = (
-        f"start it with `mlflow server --backend-store-uri '{sqlite_uri(PROJECT_ROOT / 'mlruns' / 'mlflow.db')}'`, "
+        f"start it with `mlflow server --backend-store-uri '{sqlite_uri(runs_folder() / 'mlflow.db')}'`, "
         "or unset MLFLOW_TRACKING_URI to use the local store"
     )
     try:

@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from lightning_modules.config.flatten import flatten
-from lightning_modules.config.project import PROJECT_ROOT
+from lightning_modules.config.project import PACKAGE, code_folder
 from lightning_modules.tracking.provenance import GitState, git_state, repository_of
 
-_PACKAGE = PROJECT_ROOT / "lightning_modules"
 _STANDARD = tuple(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib"))
 
 
@@ -51,7 +50,7 @@ def record_user_code(write: Callable[[str, str], None], config: Mapping[str, Any
         return
     found = {repository_of(folder) for folder in {path.parent for path in modules.values()}}
     repositories = {}
-    for number, top in enumerate(sorted(top for top in found - {repository_of(PROJECT_ROOT)} if top is not None), 1):
+    for number, top in enumerate(sorted(top for top in found - {repository_of(code_folder())} if top is not None), 1):
         git, patch = git_state(top), f"code/{number}-{top.name}.patch"
         record_diff(write, patch, git)
         repositories[str(top)] = {
@@ -103,7 +102,7 @@ def _source(spec: ModuleSpec) -> Path | None:
 
 def _is_users(path: Path) -> bool:
     real = path.resolve()
-    if {"site-packages", "dist-packages"} & set(real.parts) or real.is_relative_to(_PACKAGE):
+    if {"site-packages", "dist-packages"} & set(real.parts) or real.is_relative_to(PACKAGE):
         return False
     return not any(real.is_relative_to(folder) for folder in _STANDARD)
 

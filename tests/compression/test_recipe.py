@@ -52,9 +52,9 @@ REFUSED = {  # what cannot be done to a network, and why
 
 
 def test_every_recipe_is_looked_at() -> None:
-    from lightning_modules.config.project import PROJECT_ROOT
+    from lightning_modules.config.project import CONF
 
-    options = {path.stem for path in (PROJECT_ROOT / "conf" / "compression").glob("*.yaml")}
+    options = {path.stem for path in (CONF / "compression").glob("*.yaml")}
     elsewhere = {
         "none", "prune_and_share", "lottery_ticket", "random_mask", "distillation", "feature_hints",
         "attention_transfer", "relational",

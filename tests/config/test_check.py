@@ -11,10 +11,7 @@ from lightning_modules.config.command_line import (
     run_cli,
 )
 from lightning_modules.config.errors import UserError, suggest
-from lightning_modules.config.project import PROJECT_ROOT
 from lightning_modules.sweep.hydra_plugin import refuse_sweep_without_m
-
-CONF = PROJECT_ROOT / "conf"
 
 MISTAKES = {
     "+optimizer.lrr=1": ["optimizer.lrr=1", "AdamW", "did you mean 'lr'?"],
@@ -109,13 +106,13 @@ WORDS = {
 def test_a_word_of_the_command_line_that_means_nothing_is_answered_with_what_could_be_meant(
     word: str,
 ) -> None:
-    mistakes = override_mistakes([word, "seed=3"], CONF, "train")
+    mistakes = override_mistakes([word, "seed=3"], "train")
     assert len(mistakes) == 1
     assert WORDS[word] in mistakes[0]
 
 
 def test_parts_of_options_are_not_offered_as_options() -> None:
-    (told,) = override_mistakes(["data=digit"], CONF, "train")
+    (told,) = override_mistakes(["data=digit"], "train")
     assert "base/" not in told
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lightning_modules.config.project import PROJECT_ROOT
+from lightning_modules.config.project import CONF
 
 pytestmark = pytest.mark.slow  # with the other tests of engines, whose packages the plain install leaves out
 SEVERAL = ("hydra.launcher.nodes=2", "hydra.launcher.tasks_per_node=2", "trainer.num_nodes=2", "trainer.devices=2")
@@ -29,7 +29,7 @@ def launch(folder: Path, *overrides: str) -> None:
     from hydra.utils import instantiate
 
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(PROJECT_ROOT / "conf"), version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         words = ["hydra/launcher=slurm", f"hydra.sweep.dir='{folder}'", "hydra.job.name=train", *overrides]
         config = compose("train", words, return_hydra_config=True)
     launcher = instantiate(config.hydra.launcher)

@@ -57,9 +57,7 @@ class Server:
 @pytest.fixture(autouse=True)
 def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is kept for later lies in the test's folder, and so does what is kept where nothing else can be written."""
-    from lightning_modules.tracking import outbox
-
-    monkeypatch.setattr(outbox, "PROJECT_ROOT", tmp_path / "project")
+    monkeypatch.setenv("TOUCHSTONE_HOME", str(tmp_path / "project"))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.chdir(tmp_path)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from lightning_modules.config.project import PROJECT_ROOT
+from lightning_modules.config.project import SHIPPED
 from lightning_modules.tracking.store import open_store
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -27,11 +27,11 @@ def name() -> Iterator[str]:
     """Of a sweep whose files lie in the project, as they do for a server."""
     chosen = f"test-{uuid.uuid4().hex[:8]}"
     yield chosen
-    shutil.rmtree(PROJECT_ROOT / "mlruns" / "sweeps" / chosen, ignore_errors=True)
+    shutil.rmtree(SHIPPED / "mlruns" / "sweeps" / chosen, ignore_errors=True)
 
 
 def begin(uri: str, *words: str) -> "subprocess.Popen[str]":
-    command = [sys.executable, str(PROJECT_ROOT / "scripts" / "train.py"), "-m", *WORDS, *words]
+    command = [sys.executable, str(SHIPPED / "scripts" / "train.py"), "-m", *WORDS, *words]
     environment = {**os.environ, "MLFLOW_TRACKING_URI": uri, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
@@ -53,7 +53,7 @@ def test_a_sweep_and_its_comparison(new_server: Callable[..., Any], postgres: st
     assert [run.info.status for run in children(server.uri, name)] == ["FINISHED"] * 4
     command = [
         sys.executable,
-        str(PROJECT_ROOT / "scripts" / "compare.py"),
+        str(SHIPPED / "scripts" / "compare.py"),
         name,
         "by=model",
         f"out={tmp_path}",

@@ -133,7 +133,7 @@ def test_prune_looks_after_the_work_folders_of_a_server_and_deletes_rows_in_the_
     kept, gone = (store.client.create_run(store.experiment("pruned")).info.run_id for _ in range(2))
     store.client.log_metric(gone, "loss", 1.0)
     store.client.delete_run(gone)
-    monkeypatch.setattr(prune_module, "PROJECT_ROOT", tmp_path / "project")
+    monkeypatch.setenv("TOUCHSTONE_HOME", str(tmp_path / "project"))
     for name in (kept, gone, "f" * 32):
         work_folder(name).mkdir(parents=True)
         (work_folder(name) / "file").write_text(json.dumps(name))

@@ -142,15 +142,15 @@ def cfg() -> DictConfig:
 )
 def test_an_unknown_key_or_option_is_answered_with_the_nearest(cfg: DictConfig, word: str, said: str) -> None:
     with pytest.raises(UserError) as error:
-        check_keys(parse_space({}, [word, "seed=1,2"]), cfg, CONF)
+        check_keys(parse_space({}, [word, "seed=1,2"]), cfg)
     assert said in str(error.value)
 
 
 @pytest.mark.slow
 def test_a_key_below_a_searched_group_must_exist_in_every_option(cfg: DictConfig) -> None:
-    check_keys(parse_space({}, ["model=mlp,convnet", "model.dropout=interval(0,1)", "+trainer.x=1,2"]), cfg, CONF)
+    check_keys(parse_space({}, ["model=mlp,convnet", "model.dropout=interval(0,1)", "+trainer.x=1,2"]), cfg)
     with pytest.raises(UserError) as error:
-        check_keys(parse_space({}, ["model=mlp,convnet", "model.depth=1,2", "optimizer.lr=1,2"]), cfg, CONF)
+        check_keys(parse_space({}, ["model=mlp,convnet", "model.depth=1,2", "optimizer.lr=1,2"]), cfg)
     assert "model.depth: 'model' has no 'depth'" in str(error.value)
     assert "(with model=mlp)" in str(error.value) and "convnet)" not in str(error.value)
 
@@ -158,8 +158,8 @@ def test_a_key_below_a_searched_group_must_exist_in_every_option(cfg: DictConfig
 def test_keys_are_looked_up_in_the_groups_of_the_command_line(cfg: DictConfig) -> None:
     space = parse_space({}, ["optimizer.momentum=0.5,0.9"])
     with pytest.raises(UserError, match="'optimizer' has no 'momentum'"):
-        check_keys(space, cfg, CONF)
-    check_keys(space, compose_run(["optimizer=momentum"]), CONF)
+        check_keys(space, cfg)
+    check_keys(space, compose_run(["optimizer=momentum"]))
 
 
 def _random_value(draw: random.Random) -> Any:
@@ -251,4 +251,4 @@ def test_every_shipped_search_is_right_in_settings_space_and_keys(option: str) -
         assert settings == SearchSettings()
         return
     space = parse_space(cfg.search.space, [])
-    check_keys(space, cfg, CONF)
+    check_keys(space, cfg)

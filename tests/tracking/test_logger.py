@@ -9,7 +9,6 @@ import torch
 
 from lightning_modules.config.errors import UserError
 from lightning_modules.tracking import logger as logger_module
-from lightning_modules.tracking import outbox as undelivered_module
 from lightning_modules.tracking.logger import BufferedMLflowLogger, last_steps
 from lightning_modules.tracking.outbox import UnsentDataWarning, deliver
 from lightning_modules.tracking.store import Store, open_store
@@ -155,7 +154,7 @@ def test_points_that_no_server_takes_go_to_a_file_that_can_be_delivered_later(
 
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setattr(logger_module, "LAST_PAUSE", 0.0)
-    monkeypatch.setattr(undelivered_module, "PROJECT_ROOT", tmp_path)
+    monkeypatch.setenv("TOUCHSTONE_HOME", str(tmp_path))
     logger = BufferedMLflowLogger(MlflowClient(tracking_uri="http://127.0.0.1:9"), run_id)
     for step in range(30):
         logger.log_metrics({"loss": torch.tensor(step / 4), "odd": math.nan}, step)

@@ -14,7 +14,6 @@ import pytest
 from mlflow import MlflowClient
 
 from lightning_modules.tracking import metric_sender as sender_module
-from lightning_modules.tracking import outbox as undelivered_module
 from lightning_modules.tracking import store as store_module
 from lightning_modules.tracking.logger import BufferedMLflowLogger
 from lightning_modules.tracking.metric_sender import MetricSender
@@ -44,7 +43,7 @@ def silent() -> Iterator[str]:
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(undelivered_module, "PROJECT_ROOT", tmp_path)
+    monkeypatch.setenv("TOUCHSTONE_HOME", str(tmp_path))
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
     return tmp_path / "mlruns" / "undelivered"

@@ -125,7 +125,7 @@ def test_a_run_whose_diff_looks_like_a_secret_warns_without_the_value(
     from lightning_modules.tracking import record
 
     (repo / "train.py").write_text(f"KEY = '{AWS_KEY}'\n")
-    monkeypatch.setattr(record, "PROJECT_ROOT", repo)
+    monkeypatch.setattr(record, "code_folder", lambda: repo)
     record.Record._code(SimpleNamespace(text=lambda *_: None))  # type: ignore[arg-type]
     warning = capsys.readouterr().err
     assert warning.startswith("warning: code/diff.patch of this run has lines that look like secrets: train.py:1.")

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from lightning_modules.config.errors import UserError
-from lightning_modules.config.project import PROJECT_ROOT
+from lightning_modules.config.project import SHIPPED
 from lightning_modules.tracking.store import (
     Store,
     find_run,
@@ -45,14 +45,18 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     root = tmp_path_factory.mktemp("store") / "a? b#c%41"
     (root / "mlruns").mkdir(parents=True)
     (root / "mlruns" / "mlflow.db").touch()
-    return open_store(root=root)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        patch.setenv("TOUCHSTONE_HOME", str(root))
+        return open_store()
 
 
 def open_together(root: Path, go: str, answers: "multiprocessing.Queue[str]") -> None:
     while not Path(go).exists():
         time.sleep(0.001)
     try:
-        answers.put(open_store(root=root).experiment("together"))
+        os.environ["TOUCHSTONE_HOME"] = str(root)
+        answers.put(open_store().experiment("together"))
     except BaseException as error:
         answers.put(repr(error))
 
@@ -80,7 +84,7 @@ def test_six_processes_create_an_empty_store_at_once(tmp_path: Path) -> None:
 
 def test_importing_the_store_imports_neither_mlflow_nor_torch() -> None:
     code = "import sys, lightning_modules.tracking.store; print({'mlflow', 'torch'} & set(sys.modules))"
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PROJECT_ROOT)
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=SHIPPED)
     assert said.stdout.strip() == "set()", said.stderr
 
 

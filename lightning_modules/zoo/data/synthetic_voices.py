@@ -18,7 +18,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from lightning_modules.config.errors import UserError
-from lightning_modules.config.project import PROJECT_ROOT
+from lightning_modules.config.project import PACKAGE
 from lightning_modules.data.audio_file import resample
 from lightning_modules.data.files import read_npz, write_atomic
 
@@ -62,7 +62,7 @@ def synthesize_voices(voices: int, words: Sequence[str], sample_rate: int, cache
 def _run_subprocess(voices: int, words: Sequence[str], sample_rate: int) -> bytes:
     """Return the voices' npz file. espeak-ng keeps state between words, so only a new process is reproducible."""
     order = json.dumps([voices, list(words), sample_rate])
-    done = subprocess.run([sys.executable, "-m", __name__, order], cwd=PROJECT_ROOT, capture_output=True, check=False)
+    done = subprocess.run([sys.executable, "-m", __name__, order], cwd=PACKAGE.parent, capture_output=True, check=False)
     if done.returncode or not done.stdout:
         reason = done.stderr.decode(errors="replace").strip().splitlines()
         raise UserError(f"data.synthetic_voices: espeak-ng failed: {reason[-1] if reason else done.returncode}")
