@@ -112,9 +112,9 @@ def read_metric(reader: RunReader, ids: Sequence[str], metric: str | None) -> tu
 
 
 def _default_metric(names: set[str]) -> str | None:
-    for split in ("test", "val"):
-        measured = sorted(name for name in names if name.startswith(f"{split}/") and name.count("/") == 1)
-        for name in [*(f"{split}/{name}" for name in PREFERRED_METRICS), *measured]:
+    for split in ("test/", "val/", "test_", "val_"):  # the last two: as many LightningModules name them
+        measured = sorted(name for name in names if name.startswith(split) and name.count("/") == split.count("/"))
+        for name in [*(f"{split}{name}" for name in PREFERRED_METRICS), *measured]:
             if name in names:
                 return name
     return None

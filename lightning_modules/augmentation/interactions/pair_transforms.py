@@ -153,6 +153,8 @@ class RatingNoise(nn.Module):
     ) -> None:
         super().__init__()
         check_range(self, "scale", scale)
+        if scale[0] == scale[1]:
+            raise UserError(f"augmentation: RatingNoise.scale={list(scale)} must be two different ratings")
         self.std, self.probability = std, probability
         self.scale = (float(scale[0]), float(scale[1]))
 
