@@ -42,6 +42,17 @@ class Classifier(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
+class Network(nn.Module):
+    """Has no arguments for the shapes of the data."""
+
+    def __init__(self, outputs: int = 10) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(64, outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
 class GAN(pl.LightningModule):
     """Two optimizers, manual optimization, no validation, test or forward."""
 

@@ -49,7 +49,7 @@ class _DummyNetwork(nn.Sequential):
 
 def task_metric_names(cfg: DictConfig) -> set[str] | None:
     """The metric names that the config's task logs; None if the task needs data to know them."""
-    known = cfg.task.get("num_outputs") or cfg.model.get("num_outputs")
+    known = cfg.task.get("num_outputs") or (cfg.model or {}).get("num_outputs")
     for outputs in [known] if known else [_DUMMY_CLASSES, 1]:
         settings = {key: value for key, value in cfg.task.items() if key != "monitor"}
         settings |= {"num_outputs": outputs} if "num_outputs" in settings else {}

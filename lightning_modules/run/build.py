@@ -158,11 +158,13 @@ def task_spec(cfg: DictConfig, data: InMemoryData) -> dict[str, Any]:
     task = {key: value for key, value in plain["task"].items() if key != "monitor"}
     names = {"class_names": data.class_names} if data.num_classes else {}
     columns = getattr(data, "columns", None)
+    shapes = {"input_shape": list(data.input_shape), "num_outputs": plain["task"]["num_outputs"]}  # of a plain network
     return {
         "name": plain["name"],
         "model": plain["model"],
         "task": {**task, **names},
         "preprocess": preprocess_spec(data.preprocess),
+        **({} if {"input_shape", "num_outputs"} <= set(plain["model"]) else {"shapes": shapes}),
         **({"inputs": TableInput(tuple(columns), data.arrays.x.dtype).plain()} if columns else {}),
     }
 

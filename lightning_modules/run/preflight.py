@@ -121,10 +121,11 @@ def check_forward(cfg: DictConfig, task: Supervised, data: Any) -> None:
         ) from error
     finally:
         task.train(training)
-    if tuple(outputs.shape) != (len(samples), cfg.model.num_outputs):
+    needed = cfg.model.get("num_outputs") or cfg.task.num_outputs
+    if tuple(outputs.shape) != (len(samples), needed):
         raise UserError(
             f"model: {cfg.model._target_} returns {tuple(outputs.shape[1:])} values per sample, "
-            f"but the task needs model.num_outputs={cfg.model.num_outputs}"
+            f"but the task needs model.num_outputs={needed}"
         )
     try:
         loss = task.loss(outputs, task.loss_target({"y": data.arrays.y[: len(samples)]}))

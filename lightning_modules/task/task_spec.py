@@ -39,6 +39,12 @@ def build_task_from_spec(task_spec: Mapping[str, Any], where: str) -> Supervised
     return task
 
 
+def model_shapes(task_spec: Mapping[str, Any]) -> tuple[tuple[int, ...], int]:
+    """The shape of a sample and the number of outputs for which a task was trained."""
+    shapes = {**task_spec.get("shapes", {}), **task_spec["model"]}
+    return tuple(shapes["input_shape"]), int(shapes["num_outputs"])
+
+
 def load_task_from_spec(task_spec: Mapping[str, Any], state: Mapping[str, Tensor], where: str) -> Supervised:
     """Build the task with its weights in evaluation mode, without the parts needed in training only.
 

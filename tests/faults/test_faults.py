@@ -27,7 +27,7 @@ def statuses(store: Any) -> list[str]:
 
 BEFORE_THE_FIRST_STEP = {
     "optimizer.lr=-1": r"optimizer \(torch.optim.AdamW\): Invalid learning rate",
-    "scheduler=one_cycle scheduler.pct_start=5": r"scheduler: .*pct_start",
+    "scheduler=one_cycle scheduler.pct_start=5": r"scheduler\.pct_start=5: expected a value in",
     "callbacks=early_stopping callbacks.early_stopping.monitor=val/acuracy": "'val/acuracy' is not known .did you mean 'acc",
     "data.val_fraction=0": "use callbacks=last",
     "data=image_folder data.per_class=null data.root=/nonexistent": "/nonexistent",

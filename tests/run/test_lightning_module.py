@@ -10,7 +10,9 @@ import pytest
 import torch
 import user_modules
 
+from lightning_modules.config.command_line import compose_run
 from lightning_modules.config.errors import UserError
+from lightning_modules.run.run import run as run_config
 from lightning_modules.tracking.artifacts import artifact_path
 from lightning_modules.tracking.resume import best_checkpoint
 
@@ -193,3 +195,12 @@ def test_files_are_predicted_and_a_rerun_names_data_without_fingerprint(
     shown = capfd.readouterr().out
     assert "all metrics are equal" in shown
     assert "they have no fingerprint" in shown
+
+
+def test_a_network_gets_shapes_only_where_its_constructor_names_them(store: Any) -> None:
+    cfg = compose_run(["data.per_class=10", "trainer.max_epochs=1", *QUIET])
+    cfg.model = {"_target_": "user_modules.Network"}
+    assert "test/accuracy" in run_config(cfg.copy())
+    cfg.model = {"_target_": "user_modules.Network", "outputs": 9}
+    with pytest.raises(UserError, match=r"returns \(9,\) values per sample, but the task needs model.num_outputs=10"):
+        run_config(cfg)

@@ -20,6 +20,7 @@ from lightning_modules.compression.stage import Settings, Stage, StageContext, S
 from lightning_modules.config.bounds import Fraction, NonNegative, Positive, bounded
 from lightning_modules.config.errors import UserError
 from lightning_modules.task.supervised import Supervised
+from lightning_modules.task.task_spec import model_shapes
 
 Term = Literal["hints", "attention", "relational"]
 
@@ -110,10 +111,7 @@ class Distillation(Stage):
             raise self.config_error(f"alpha={self.alpha}: a regression has no soft targets; use alpha=0 and a term")
         try:
             if self._teacher is None:
-                model = task.task_spec["model"]
-                self._teacher = load_teacher(
-                    self.teacher_uris, self.weights, model["input_shape"], model["num_outputs"]
-                )
+                self._teacher = load_teacher(self.teacher_uris, self.weights, *model_shapes(task.task_spec))
             self._teacher.check_classes(self._kind, getattr(task, "class_names", None))
         except UserError as error:
             raise self.config_error(str(error)) from error

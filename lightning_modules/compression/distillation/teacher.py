@@ -99,6 +99,7 @@ def load_teacher(
 
 def _load_from_store(teacher_uri: str) -> TeacherMember:
     from lightning_modules.run.serve import load_task, model_weights
+    from lightning_modules.task.task_spec import model_shapes
     from lightning_modules.tracking.resume import best_checkpoint
     from lightning_modules.tracking.store import find_run, open_store
 
@@ -108,9 +109,8 @@ def _load_from_store(teacher_uri: str) -> TeacherMember:
     else:
         path = best_checkpoint(store, find_run(store, teacher_uri.removeprefix("runs:/").strip("/")))
     task = load_task(path)
-    model = task.task_spec["model"]
     return TeacherMember(
-        teacher_uri, task.model, task.preprocess, tuple(model["input_shape"]), int(model["num_outputs"]),
+        teacher_uri, task.model, task.preprocess, *model_shapes(task.task_spec),
         getattr(task, "kind", "regression"), getattr(task, "class_names", None),
     )  # fmt: skip
 
