@@ -8,10 +8,10 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.utilities.combined_loader import CombinedLoader
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 from torch.utils.data import IterableDataset
 
 from lightning_modules.config.errors import UserError, warn
@@ -56,7 +56,7 @@ class EpochSeeds(pl.Callback):
         @functools.wraps(loaders)
         def request() -> object:
             requested, epoch = loaders(), max(self._resumed_epoch, trainer.current_epoch)
-            if trainer.is_global_zero and any(_has_own_order(loader) for loader in tree_leaves(requested)):
+            if trainer.is_global_zero and any(map(_has_own_order, _loaders_in(requested))):
                 _tag_approximate(trainer)
             self._seeded_epoch = epoch
             seed_epoch(self._seed, 2 * epoch, trainer.global_rank, pl_module.device)
@@ -73,6 +73,11 @@ class EpochSeeds(pl.Callback):
     ) -> None:
         if batch_idx == 0:
             seed_epoch(self._seed, 2 * trainer.current_epoch + 1, trainer.global_rank, pl_module.device)
+
+
+def _loaders_in(requested: object) -> list[object]:
+    combined = requested if isinstance(requested, CombinedLoader) else CombinedLoader(requested)
+    return list(combined.flattened)
 
 
 def _has_own_order(loader: object) -> bool:

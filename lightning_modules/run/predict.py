@@ -83,15 +83,20 @@ def predict(task: pl.LightningModule, wanted: InputSpec, source: Path, out: Text
     return count
 
 
-def _scores(task: pl.LightningModule, x: Tensor) -> Tensor:
-    if not isinstance(task, Supervised):
+def _is_plain_module(task: object) -> bool:
+    """Whether it is a LightningModule that is not one of ours."""
+    return isinstance(task, pl.LightningModule) and not isinstance(task, Supervised)
+
+
+def _scores(task: Any, x: Tensor) -> Tensor:
+    if _is_plain_module(task):
         return module_outputs(task, x)
     with torch.inference_mode():
         return task.scores(task(x))
 
 
-def _columns(task: pl.LightningModule) -> list[str]:
-    if not isinstance(task, Supervised):
+def _columns(task: Any) -> list[str]:
+    if _is_plain_module(task):
         example = task.example_input_array
         assert isinstance(example, Tensor)
         size = module_outputs(task, example[:1]).numel()
@@ -103,8 +108,8 @@ def _columns(task: pl.LightningModule) -> list[str]:
     return [f"{word} {task.output_name(i)}" if outputs > 1 or kind else word for i in range(outputs)]
 
 
-def _rows(task: pl.LightningModule, scores: Tensor) -> Iterator[list[str]]:
-    if not isinstance(task, Supervised):
+def _rows(task: Any, scores: Tensor) -> Iterator[list[str]]:
+    if _is_plain_module(task):
         yield from ([f"{value:.6g}" for value in row] for row in scores.flatten(1).tolist())
         return
     kind = getattr(task, "kind", None)

@@ -111,7 +111,7 @@ def test_data_are_moved_once_for_all_loaders() -> None:
 
 
 def test_another_device_is_refused() -> None:
-    with pytest.raises(UserError, match=r"data\.device=gpu: expected cpu or trainer"):
+    with pytest.raises(UserError, match=r"device=gpu: did you mean 'cpu'"):
         Digits(device="gpu")  # type: ignore[arg-type]
 
 

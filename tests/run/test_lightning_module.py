@@ -64,14 +64,12 @@ def test_a_module_is_selected_tested_and_served_by_its_own_metric(fit: Callable[
     history = [point.value for point in store.client.get_metric_history(run.info.run_id, "val_loss")]
     assert len(history) == 3
     assert run.data.metrics["test_samples"] == 21
-    model = store.client.get_logged_model(run.data.tags["touchstone.model_id"])
     path = best_checkpoint(store, run)
     assert path.name == "best.ckpt"
     best = torch.load(path, weights_only=True)
     assert best["epoch"] == history.index(min(history))
     x = np.random.default_rng(0).normal(size=(5, 4)).astype("float32")
-    mlflow.set_tracking_uri(store.uri)
-    served = mlflow.pyfunc.load_model(f"models:/{model.model_id}").predict(x)
+    served = mlflow.pyfunc.load_model(str(path.parent)).predict(x)
     task = user_modules.Classifier(width=6)
     task.load_state_dict(best["state_dict"])
     assert np.allclose(served, task.eval()(torch.from_numpy(x)).detach().numpy(), atol=1e-6)
