@@ -22,7 +22,14 @@ from lightning_modules.tracking.artifacts import artifact_path
 from lightning_modules.tracking.provenance import git_state, hardware, package_versions, repository_of
 from lightning_modules.tracking.resume import recorded_config
 from lightning_modules.tracking.store import Store, find_run, open_store
-from lightning_modules.tracking.tags import DATA_FINGERPRINT_TAG, DECLARED, GIT_COMMIT_TAG, GIT_DIRTY_TAG, RERUN_OF_TAG
+from lightning_modules.tracking.tags import (
+    DATA_FINGERPRINT_TAG,
+    DECLARED,
+    GIT_COMMIT_TAG,
+    GIT_DIRTY_TAG,
+    GIT_NOTE_TAG,
+    RERUN_OF_TAG,
+)
 from lightning_modules.tracking.user_code import digest, user_modules
 
 
@@ -63,13 +70,22 @@ def recorded_code(store: Store, run: Any) -> Iterator[Path]:
         _git("worktree", "add", "--detach", str(tree), commit)
         try:
             if run.data.tags.get(GIT_DIRTY_TAG) == "true":
-                patch = artifact_path(store, run, "code/diff.patch")
-                if patch.stat().st_size:
-                    _git("apply", "--whitespace=nowarn", str(patch), cwd=tree)
+                _apply_diff(store, run, tree)
             top = repository_of(code_folder())
             yield tree / code_folder().resolve().relative_to(top) if top else tree
         finally:
             _git("worktree", "remove", "--force", str(tree))
+
+
+def _apply_diff(store: Store, run: Any, tree: Path) -> None:
+    """Apply the recorded changes; there are none if the only changed files were left out of the diff, which is printed."""
+    try:
+        patch = artifact_path(store, run, "code/diff.patch")
+    except UserError:
+        print(f"code: {run.data.tags.get(GIT_NOTE_TAG, 'the changes were not recorded')}")
+        return
+    if patch.stat().st_size:
+        _git("apply", "--whitespace=nowarn", str(patch), cwd=tree)
 
 
 def _git(*arguments: str, cwd: Path | None = None) -> None:
