@@ -15,6 +15,8 @@ from lightning_modules.config.errors import UserError
 from lightning_modules.run.data_adapter import RunData
 from lightning_modules.task.supervised import Supervised
 
+_OURS_ONLY = "only for tasks derived from Supervised, with our datamodules"
+
 
 @dataclass(frozen=True)
 class Service:
@@ -56,8 +58,8 @@ def find_services(cfg: DictConfig, task: pl.LightningModule, data: RunData) -> S
             else "",
         ),
         serving=Service("serving", "" if own else _serving_lacks(task)),
-        augmentation=Service("augmentation", "" if own else "for tasks derived from Supervised on data of ours"),
-        compression=Service("compression", "" if own else "for tasks derived from Supervised on data of ours"),
+        augmentation=Service("augmentation", "" if own else _OURS_ONLY),
+        compression=Service("compression", "" if own else _OURS_ONLY),
     )
 
 
@@ -72,7 +74,7 @@ def check_services(cfg: DictConfig, services: Services) -> None:
     for group, chosen in asked.items():
         service = services.compression if group == "compression" else services.augmentation
         if chosen and service.lacks:
-            raise UserError(f"{group}={chosen}: only {service.lacks}; use {group}=none")
+            raise UserError(f"{group}={chosen}: {service.lacks}; use {group}=none")
 
 
 def monitor_of(cfg: DictConfig) -> str | None:

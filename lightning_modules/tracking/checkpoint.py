@@ -117,15 +117,15 @@ def _moved(value: Any, old: str, new: str) -> Any:
     return new + value[len(old) :] if is_path else value
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Verify a checkpoint and load its plain values and tensors.
+def read_checkpoint(path: Path, ours: bool = True) -> dict[str, Any]:
+    """Verify a checkpoint and load its plain values and tensors. `ours`: whether a checksum is expected.
 
     Raises UserError if the file is missing, damaged, truncated, or contains code.
     """
     if not path.is_file():
         raise UserError(f"no checkpoint at {path}")
     try:
-        loaded: dict[str, Any] = load_verified(path)
+        loaded: dict[str, Any] = load_verified(path, ours)
     except MemoryError as error:
         raise UserError(f"checkpoint {path} does not fit into memory: {error}") from error
     except Exception as error:  # torch raises many types

@@ -25,7 +25,7 @@ from lightning_modules.config.signals import (
 from lightning_modules.tracking.artifacts import local_folder
 from lightning_modules.tracking.outbox import work_folder
 from lightning_modules.tracking.record import Record, start_run
-from lightning_modules.tracking.resume import ResumedRun, reopen_run
+from lightning_modules.tracking.resume import ResumedRun, is_checkpoint_file, reopen_run
 from lightning_modules.tracking.store import Store, find_run
 from lightning_modules.tracking.tags import ENDED_TAG, INIT_FROM_TAG
 
@@ -52,8 +52,10 @@ def open_record(
         before = RunSnapshot(store, run_id)
         reopen_run(store, run_id, tags)
     else:
-        parent = config.get("init_from")
-        origin = {INIT_FROM_TAG: find_run(store, str(parent)).info.run_id} if parent else {}
+        origin = {}
+        if parent := str(config.get("init_from") or ""):
+            is_file = is_checkpoint_file(parent)
+            origin = {INIT_FROM_TAG: parent if is_file else find_run(store, parent).info.run_id}
         run_id, model_id = start_run(store, config["tracking"]["experiment"], config["name"], {**tags, **origin})
     record = None
     try:

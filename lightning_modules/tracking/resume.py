@@ -223,12 +223,22 @@ def _with_overrides(recorded: DictConfig, overrides: list[str]) -> DictConfig:
     return recorded
 
 
-def load_weights(store: Store, wanted: str, module: nn.Module) -> None:
-    """Load the weights of another run's best checkpoint: those of `module.model`, or of a whole module without a spec.
+def is_checkpoint_file(wanted: str) -> bool:
+    """Whether ``init_from`` names a file, also one of plain Lightning, rather than a run."""
+    return wanted.endswith(".ckpt")
 
-    Raises UserError if the run has none, or if they belong to another network.
+
+def load_weights(store: Store, wanted: str, module: nn.Module) -> None:
+    """Load the weights of a file, or of another run's best checkpoint, into `module.model`, or into a whole module that has
+    no spec.
+
+    Raises UserError if there are none, or if they belong to another network.
     """
-    weights = read_checkpoint(best_checkpoint(store, find_run(store, wanted)))["state_dict"]
+    is_file = is_checkpoint_file(wanted)
+    path = Path(wanted).expanduser() if is_file else best_checkpoint(store, find_run(store, wanted))
+    weights = read_checkpoint(path, ours=not is_file).get("state_dict")
+    if weights is None:
+        raise UserError(f"init_from={wanted}: the file has no state_dict; it is not a checkpoint of Lightning")
     prefix = "model." if getattr(module, "task_spec", None) else ""  # of a task of ours only the network
     state = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
     network: Any = module.model if prefix else module
@@ -236,7 +246,7 @@ def load_weights(store: Store, wanted: str, module: nn.Module) -> None:
     both = own.keys() & state.keys()
     if wrong := sorted((own.keys() ^ state.keys()) | {k for k in both if own[k].shape != state[k].shape}):
         raise UserError(
-            f"init_from={wanted}: {len(wrong)} of {len(own)} tensors of that run's model do not match this model "
+            f"init_from={wanted}: {len(wrong)} of {len(own)} tensors do not match this model "
             f"({', '.join(wrong[:4])} …): use the same model and the same number of outputs"
         )
     network.load_state_dict(state)

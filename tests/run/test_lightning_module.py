@@ -7,6 +7,7 @@ from typing import Any
 import mlflow
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 import user_modules
 
@@ -202,3 +203,18 @@ def test_a_network_gets_shapes_only_where_its_constructor_names_them(store: Any)
     cfg.model = {"_target_": "user_modules.Network", "outputs": 9}
     with pytest.raises(UserError, match=r"returns \(9,\) values per sample, but the task needs model.num_outputs=10"):
         run_config(cfg)
+
+
+def test_a_run_starts_from_a_checkpoint_of_plain_lightning(fit: Callable[..., Any], store: Any, tmp_path: Path) -> None:
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = pl.Trainer(max_epochs=1, default_root_dir=tmp_path, **quiet)
+    trainer.fit(user_modules.Classifier(), user_modules.Points())
+    trainer.save_checkpoint(tmp_path / "plain.ckpt")
+    run = fit("Classifier", "Points", f"init_from='{tmp_path}/plain.ckpt'", "trainer.max_epochs=0")
+    expected = torch.load(tmp_path / "plain.ckpt", weights_only=True)["state_dict"]
+    found = torch.load(best_checkpoint(store, run), weights_only=True)["state_dict"]
+    assert all(torch.equal(value, found[name]) for name, value in expected.items())
+    with pytest.raises(UserError, match="no checkpoint at"):
+        fit("Classifier", "Points", "init_from=nowhere.ckpt")
+    with pytest.raises(UserError, match="tensors do not match this model"):
+        fit("Classifier", "Points", f"init_from='{tmp_path}/plain.ckpt'", "+task.width=5")
