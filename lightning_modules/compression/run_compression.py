@@ -24,7 +24,6 @@ from lightning_modules.run import build
 from lightning_modules.run.compression import Compression, FitCall
 from lightning_modules.task.profiling import LatencyMonitor
 from lightning_modules.task.supervised import Supervised
-from lightning_modules.task.task_spec import model_shapes
 from lightning_modules.tracking.checkpoint import LastCheckpoint, read_checkpoint
 from lightning_modules.tracking.record import Record
 
@@ -50,7 +49,8 @@ class RunCompression(Compression):
             log=lambda values: self._log(values, self._steps()),
         )
         self._callback = CompressionCallback(self.context, self.recipe.in_fit)
-        check_recipe(self.recipe, task, self.context.preprocess(data.example(2)), model_shapes(task.task_spec)[1])
+        num_outputs = int(cfg.model.get("num_outputs") or cfg.task.num_outputs)
+        check_recipe(self.recipe, task, self.context.preprocess(data.example(2)), num_outputs)
         # where the run's own training prunes, what it gives is compressed already
         self._dense = copy.deepcopy(task.model) if self.recipe.keeps_last else None
         if any(stage.needs_initial for stage in self.recipe.stages):

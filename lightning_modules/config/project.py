@@ -19,7 +19,9 @@ def _is_project(folder: Path) -> bool:
     return (folder / "conf").is_dir() and (folder / "pyproject.toml").is_file()
 
 
-CHECKOUT = PACKAGE.parent if _is_project(PACKAGE.parent) else None  # None: installed from a wheel (see setup.py)
+CHECKOUT = (
+    PACKAGE.parent if (PACKAGE.parent / "conf" / "train.yaml").is_file() else None
+)  # None: a wheel (see setup.py)
 SHIPPED = CHECKOUT or PACKAGE  # has conf/ and template/
 CONF = SHIPPED / "conf"
 

@@ -8,11 +8,9 @@ from pathlib import Path
 from lightning_modules.config.errors import UserError, did_you_mean, suggest
 from lightning_modules.config.project import CONF, project_folder
 
-EXPERIMENTS = next(
-    path.resolve()  # conf/experiment of a checkout is a symbolic link to experiments/
-    for path in ((project_folder() or CONF.parent) / "conf" / "experiment", CONF / "experiment")
-    if path.is_dir()
-)
+_PLACES = ((project_folder() or CONF.parent) / "conf" / "experiment", CONF / "experiment")
+# resolved, as conf/experiment of a checkout is a symbolic link to experiments/
+EXPERIMENTS = next((path for path in _PLACES if path.is_dir()), _PLACES[-1]).resolve()
 DEFAULT_TIERS = ("ci", "cpu")  # for `all` and folders, if no tier is given
 
 

@@ -147,7 +147,7 @@ def test_a_run_that_was_killed_is_resumed_from_the_files_that_its_server_never_g
     store, runs = open_store(), []
     while not runs and process.poll() is None:
         runs = store.client.search_runs([store.experiment("touchstone")])
-    work = ROOT / "mlruns" / "work" / runs[0].info.run_id
+    work = work_folder(runs[0].info.run_id)
     checkpoint = work / "run" / "checkpoints" / "last.ckpt"
     while not checkpoint.exists() and process.poll() is None:
         time.sleep(0.05)
