@@ -42,7 +42,7 @@ class Project:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        for name in ("lightning_modules", "conf", "scripts"):
+        for name in ("lightning_modules", "conf", "scripts", "template"):
             ignored = shutil.ignore_patterns("__pycache__")
             shutil.copytree(ROOT / name, folder / name, symlinks=True, ignore=ignored)
         (folder / "experiments").mkdir()

@@ -23,6 +23,8 @@ def main(target: Annotated[str, "a folder that does not exist; its name is that 
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{target} exists already and is not empty")
     template = SHIPPED / "template"
+    if not template.is_dir():
+        raise UserError(f"{template} is missing: the installation is incomplete")
     for source in sorted(path for path in template.rglob("*") if path.is_file() and "__pycache__" not in path.parts):
         relative = str(source.relative_to(template)).replace(_NAME, package)
         path = folder / (".gitignore" if relative == "gitignore" else relative)

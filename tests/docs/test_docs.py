@@ -136,7 +136,7 @@ def _tiny(argv: list[str]) -> list[str]:
     """Overrides that make a training short, of the keys that the command does not set."""
     given = {word.partition("=")[0] for word in argv}
     tiny = {"trainer.max_epochs": "1", "tracking.system_metrics_s": "null", "tracking.pictures": "false"}
-    if not any(word.startswith(("data.name=", "resume=")) for word in argv):
+    if not any(word.startswith(("data.name=", "resume=", "data=lightning_datamodule")) for word in argv):
         tiny["data.per_class"] = "20"
     if any(word.startswith("resume=") for word in argv):
         tiny = {}
