@@ -80,11 +80,13 @@ def check_direction(key: str, metric: str, given: str | None, modes: tuple[str, 
     return None
 
 
-def sweep_objective(monitor: Mapping[str, str]) -> dict[str, str]:
-    """The monitored metric of a task as a sweep objective: metric -> ``minimize`` or ``maximize``.
+def sweep_objective(monitor: Mapping[str, Any]) -> dict[str, str]:
+    """The monitored metric of a task as a sweep objective: metric -> ``minimize`` or ``maximize``; empty if there is none.
 
     Raises UserError if its mode contradicts its name, or if the direction is unknown.
     """
+    if monitor["metric"] is None:
+        return {}
     if wrong := check_direction("task.monitor.mode", monitor["metric"], monitor["mode"]):
         raise UserError(wrong)
     return {monitor["metric"]: {"min": "minimize", "max": "maximize"}[monitor["mode"]]}

@@ -199,6 +199,10 @@ class _SweepController:
         space = parse_space(self.config.search.space, self.command.overrides)
         check_keys(space, self.config)
         objectives, epochs = dict(settings.objectives) or objectives, self.config.trainer.max_epochs
+        if not objectives:
+            raise UserError(
+                "a search needs a metric that the task logs: task.monitor.metric=NAME task.monitor.mode=min (or max)"
+            )
         return OptunaPlan(settings, space, objectives, self.folder, self.name, epochs)
 
     def _check_configs(self) -> None:

@@ -105,3 +105,9 @@ def test_a_comparison_takes_the_direction_from_the_name_then_the_user_then_the_s
         lower_is_better("my/thing", None, {})
     with pytest.raises(UserError, match="better=higher: a lower 'test/loss' is better"):
         lower_is_better("test/loss", "higher", {})
+
+
+def test_a_task_that_monitors_nothing_has_no_objective_and_one_of_unknown_direction_needs_a_mode() -> None:
+    assert sweep_objective({"metric": None, "mode": None}) == {}
+    with pytest.raises(UserError, match=r"task\.monitor\.mode: the direction of 'score' is not known"):
+        sweep_objective({"metric": "score", "mode": None})
