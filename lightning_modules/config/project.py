@@ -15,15 +15,16 @@ from lightning_modules.config.errors import UserError
 PACKAGE = Path(__file__).resolve().parents[1]
 
 
-def _is_project(folder: Path) -> bool:
-    return (folder / "conf").is_dir() and (folder / "pyproject.toml").is_file()
-
-
 CHECKOUT = (
     PACKAGE.parent if (PACKAGE.parent / "conf" / "train.yaml").is_file() else None
 )  # None: a wheel (see setup.py)
 SHIPPED = CHECKOUT or PACKAGE  # has conf/ and template/
 CONF = SHIPPED / "conf"
+
+
+def _is_project(folder: Path) -> bool:
+    another_checkout = CHECKOUT and folder != CHECKOUT and (folder / PACKAGE.name).is_dir()  # its verbs are its own
+    return not another_checkout and (folder / "conf").is_dir() and (folder / "pyproject.toml").is_file()
 
 
 def project_folder() -> Path | None:

@@ -50,6 +50,15 @@ def test_outside_of_a_project_it_is_the_checkout_or_else_the_working_directory(
     assert project.home() == project.code_folder() == tmp_path
 
 
+def test_another_checkout_of_ours_is_not_the_project_of_this_one(
+    lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = lab.rename(tmp_path / "clone")
+    (other / "lightning_modules").mkdir()
+    monkeypatch.chdir(other)
+    assert project.home() == project.CHECKOUT and project.config_roots() == [project.CONF]
+
+
 def test_entering_fixes_the_project_for_processes_that_run_elsewhere(
     lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
