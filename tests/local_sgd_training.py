@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.strategy.ddp import CheckedDDP
-from lightning_modules.strategy.local_sgd import AsynchronousAveraging, DiLoCo, LocalSGD
-from lightning_modules.strategy.local_steps import LocalSteps
+from lightning_modules.zoo.strategy.local_sgd import AsynchronousAveraging, DiLoCo, LocalSGD
+from lightning_modules.zoo.strategy.local_steps import LocalSteps
 
 STEPS_PER_EPOCH, BATCH = 10, 4
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {

@@ -70,8 +70,8 @@ def current_name(target: str) -> str:
         return target
     name = RENAMED.get(target.removeprefix(f"{_PACKAGE}."), name)
     homes = _homes().get(name, [])
-    room = ".".join(module.split(".")[:2]) + "."  # two rooms may have a component of the same name
-    return f"{min(homes, key=lambda home: (home != module, not home.startswith(room)), default=module)}.{name}"
+    room = module.split(".")[1]  # two rooms may have a component of the same name; zoo has folders named like rooms
+    return f"{min(homes, key=lambda home: (home != module, room not in home.split('.')), default=module)}.{name}"
 
 
 @functools.cache

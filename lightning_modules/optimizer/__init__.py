@@ -1,1 +1,1 @@
-"""Parameter groups, learning-rate schedules, and the optimizers LARS and LAMB."""
+"""Parameter groups and learning-rate schedules."""

@@ -110,9 +110,6 @@ def shard_optimizer_state(states: Mapping[str, Any], parameters: Iterator[Tensor
 
 
 # --- state that differs between ranks that each have the full model --------------------------------------------
-CHECKPOINT_KEY = "local_steps"
-
-
 def gather_on_rank_zero(mine: Any) -> list[Any] | None:
     """`mine` of each rank with its tensors on the CPU, or None on other ranks than 0. All ranks must call it."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
@@ -120,18 +117,6 @@ def gather_on_rank_zero(mine: Any) -> list[Any] | None:
     ranks: list[Any] | None = [None] * dist.get_world_size() if dist.get_rank() == 0 else None
     dist.gather_object(to_cpu(mine), ranks)
     return ranks
-
-
-def gather_rank_states(checkpoint: StateDict, algorithm: str, mine: Any, shared: Any) -> None:
-    """Store ``{"algorithm", "shared", "ranks": [of rank 0, …]}`` in the checkpoint of rank 0. All ranks must call it."""
-    if (ranks := gather_on_rank_zero(mine)) is not None:
-        checkpoint[CHECKPOINT_KEY] = {"algorithm": algorithm, "shared": to_cpu(shared), "ranks": ranks}
-
-
-def rank_states_of(checkpoint: Mapping[str, Any], algorithm: str) -> tuple[StateDict, list[StateDict]] | None:
-    """The state common to all ranks and the states of each, or None if another algorithm wrote the checkpoint."""
-    found = checkpoint.get(CHECKPOINT_KEY)
-    return (found["shared"], found["ranks"]) if found and found["algorithm"] == algorithm else None
 
 
 def to_cpu(value: Any) -> Any:

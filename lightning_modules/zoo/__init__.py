@@ -1,1 +1,1 @@
-"""Networks, tasks and data sets of papers: reached from configs by `_target_`; the core works without them."""
+"""Networks, tasks, data sets, optimizers and strategies of papers and model libraries: reached from configs by `_target_`."""

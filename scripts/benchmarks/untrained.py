@@ -23,7 +23,7 @@ def compressed_resnet18(x: Any, stages: Sequence[str]) -> Any:
     from lightning_modules.compression.structured.structured_pruning import StructuredPruning
     from lightning_modules.task.task_spec import build_task_from_spec
 
-    model = {"_target_": "lightning_modules.model.image_classifiers.TorchvisionClassifier", "name": "resnet18"}
+    model = {"_target_": "lightning_modules.zoo.model.image_classifiers.TorchvisionClassifier", "name": "resnet18"}
     task = {
         "_target_": "lightning_modules.task.classification.Classification",
         "loss": {"_target_": "torch.nn.CrossEntropyLoss"},

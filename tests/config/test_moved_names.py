@@ -20,7 +20,7 @@ def test_every_renamed_component_is_found(path: str) -> None:
         ("augmentation.image.images.ImageTransform", "augmentation.image.image_transform.ImageTransform"),
         ("data.text.folder.BBCNews", "zoo.data.text_datasets.BBCNews"),
         ("model.bpr.BPRFactorization", "zoo.model.matrix_factorization.BPRMatrixFactorization"),
-        ("strategy.hooks.HalfPrecision", "strategy.comm_hooks.HalfPrecision"),  # two rooms have one of this name
+        ("strategy.hooks.HalfPrecision", "zoo.strategy.comm_hooks.HalfPrecision"),  # two rooms have one of it
         ("compression.half.Half", "compression.quantization.half_precision.HalfPrecision"),
         ("data.preprocess.Affine", "data.preprocess.Affine"),
         ("data.memory.Gone", "data.memory.Gone"),

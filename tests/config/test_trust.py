@@ -96,7 +96,7 @@ NO_COMPONENTS = (
     "lightning_modules.zoo.data.image_datasets.Path", "lightning_modules.run.build.os.system", "lightning_modules.run.run.run",
     "lightning_modules.optimizer.lr_schedules._cosine_factor", "lightning_modules.config.trust.component",
     "lightning_modules.data.preprocess.Standardize.fit", "lightning_modules.sweep.sweep_callback.SweepCallback",
-    "lightning_modules.model.pretrained.read_state_dict",
+    "lightning_modules.zoo.model.pretrained.read_state_dict",
 )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ import torch
 from text_datasets import Handwritten
 
 from lightning_modules.config.errors import UserError
-from lightning_modules.model.hf_text_classifier import HFTextClassifier
+from lightning_modules.zoo.model.hf_text_classifier import HFTextClassifier
 
 pytestmark = pytest.mark.slow  # importing transformers takes seconds
 

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from lightning_modules.config.errors import UserError
-from lightning_modules.model.image_classifiers import TimmClassifier, TorchvisionClassifier
+from lightning_modules.zoo.model.image_classifiers import TimmClassifier, TorchvisionClassifier
 
 GRAY, COLOUR = (1, 32, 32), (3, 32, 32)
 SMALL = "mobilenet_v3_small"

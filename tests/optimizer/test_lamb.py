@@ -9,7 +9,7 @@ from timm.optim.lamb import Lamb
 from torch import nn
 
 from lightning_modules.config.errors import UserError
-from lightning_modules.optimizer.large_batch import LAMB
+from lightning_modules.zoo.optimizer.large_batch import LAMB
 
 
 def parameter(values: list[list[float]] | list[float], gradient: list[list[float]] | list[float]) -> nn.Parameter:

@@ -6,7 +6,7 @@ from timm.optim.lars import Lars
 from torch import Tensor, nn
 
 from lightning_modules.config.errors import UserError
-from lightning_modules.optimizer.large_batch import LARS
+from lightning_modules.zoo.optimizer.large_batch import LARS
 
 
 def parameter(values: list[list[float]] | list[float], gradient: list[list[float]] | list[float]) -> nn.Parameter:

@@ -5,7 +5,7 @@ from torch import nn
 from torch.optim import SGD
 
 from lightning_modules.config.errors import UserError
-from lightning_modules.optimizer.large_batch import scaled_warmup
+from lightning_modules.zoo.optimizer.large_batch import scaled_warmup
 
 
 def rates(steps: int = 11, **settings: object) -> list[float]:

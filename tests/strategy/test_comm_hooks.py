@@ -9,15 +9,15 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from lightning_modules.config.errors import UserError
-from lightning_modules.strategy.comm_hooks import (
-    CommHook,
+from lightning_modules.strategy.comm_hooks import CommHook
+from lightning_modules.strategy.comm_stats import BytesCounter
+from lightning_modules.zoo.strategy.comm_hooks import (
     HalfPrecision,
     PowerSGD,
     TopK,
     decode_entries,
     encode_entries,
 )
-from lightning_modules.strategy.comm_stats import BytesCounter
 
 NUMBERS = 40 * 30 + 30 + 30 * 4 + 4  # of the network below
 

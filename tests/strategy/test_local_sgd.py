@@ -13,8 +13,8 @@ from local_sgd_training import ALGORITHMS, OPTIMIZERS, Batches, ddp, loss_of, ma
 from torch import Tensor, nn
 
 from lightning_modules.config.errors import UserError
-from lightning_modules.strategy.local_sgd import AsynchronousAveraging, DiLoCo, LocalSGD
-from lightning_modules.strategy.local_steps import LocalSteps
+from lightning_modules.zoo.strategy.local_sgd import AsynchronousAveraging, DiLoCo, LocalSGD
+from lightning_modules.zoo.strategy.local_steps import LocalSteps
 
 HUNDRED_STEPS = {"max_epochs": 10}
 

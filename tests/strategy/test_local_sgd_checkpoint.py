@@ -6,8 +6,8 @@ import pytest
 import torch
 from local_sgd_training import ALGORITHMS, SaveEveryEpoch, ddp, max_difference, train
 
-from lightning_modules.strategy.local_sgd import DiLoCo, LocalSGD
-from lightning_modules.strategy.sharded_checkpoint import CHECKPOINT_KEY
+from lightning_modules.zoo.strategy.local_sgd import DiLoCo, LocalSGD
+from lightning_modules.zoo.strategy.local_steps import CHECKPOINT_KEY
 
 
 @pytest.mark.slow

@@ -12,17 +12,17 @@ from torch import Tensor, nn
 from lightning_modules.config.errors import UserError
 from lightning_modules.model.convnet import ConvNet
 from lightning_modules.model.mlp import MLP
-from lightning_modules.strategy.pipeline_partition import drop_other_parts, partition
-from lightning_modules.strategy.pipeline_schedule import (
+from lightning_modules.tracking.artifacts import artifact_path
+from lightning_modules.tracking.checkpoint import read_checkpoint
+from lightning_modules.zoo.model.convnets import BasicResNet
+from lightning_modules.zoo.model.vit import ViT
+from lightning_modules.zoo.strategy.pipeline_partition import drop_other_parts, partition
+from lightning_modules.zoo.strategy.pipeline_schedule import (
     PipelineExecutor,
     StepResult,
     attach_gradients,
     num_microbatches,
 )
-from lightning_modules.tracking.artifacts import artifact_path
-from lightning_modules.tracking.checkpoint import read_checkpoint
-from lightning_modules.zoo.model.convnets import BasicResNet
-from lightning_modules.zoo.model.vit import ViT
 
 SMALL = ("data=mnist1d", "model=mlp", "data.per_class=13", "callbacks=last", "trainer.max_epochs=2", "data.batch_size=32",
          "trainer.precision=64-true", "tracking.system_metrics_s=null", "tracking.pictures=false", "~callbacks.progress",

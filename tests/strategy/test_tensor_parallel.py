@@ -14,11 +14,11 @@ from torch.distributed.tensor.parallel import RowwiseParallel
 
 from lightning_modules.config.errors import UserError
 from lightning_modules.model.mlp import MLP
-from lightning_modules.strategy.tensor_parallel import linear_pairs, parallelize_plan
 from lightning_modules.tracking.artifacts import artifact_path
 from lightning_modules.tracking.checkpoint import read_checkpoint
 from lightning_modules.zoo.model.text import TextTransformer
 from lightning_modules.zoo.model.vit import ViT
+from lightning_modules.zoo.strategy.tensor_parallel import linear_pairs, parallelize_plan
 
 SMALL = ("data=mnist1d", "model=mlp", "data.per_class=13", "data.drop_last=true", "callbacks=last", "trainer.max_epochs=2",
          "trainer.precision=64-true", "tracking.system_metrics_s=null", "tracking.pictures=false", "data.batch_size=32",
@@ -58,7 +58,7 @@ def test_every_plan_leaves_outputs_and_gradients_as_they_are() -> None:
 def _compare(rank: int, port: int) -> None:
     from torch.distributed.device_mesh import init_device_mesh
 
-    from lightning_modules.strategy.tensor_parallel import TensorParallel
+    from lightning_modules.zoo.strategy.tensor_parallel import TensorParallel
 
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)

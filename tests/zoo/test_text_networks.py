@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.config.errors import UserError
-from lightning_modules.model.hf_text_classifier import HFTextClassifier
 from lightning_modules.task.manifold_mixup import blend, manifold_mixup
+from lightning_modules.zoo.model.hf_text_classifier import HFTextClassifier
 from lightning_modules.zoo.model.text import KimCNN, MaxNormLinear, TextGRU, TextTransformer
 
 NETWORKS = [KimCNN, TextGRU, TextTransformer]

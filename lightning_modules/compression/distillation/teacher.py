@@ -119,8 +119,8 @@ def _load_torchvision(
     teacher_uri: str, weights: str | None, input_shape: Sequence[int], num_outputs: int
 ) -> TeacherMember:
     """A torchvision network with the student's inputs; its file must contain the head for the student's classes."""
-    from lightning_modules.model.image_classifiers import TorchvisionClassifier, weights_file
-    from lightning_modules.model.pretrained import read_state_dict
+    from lightning_modules.zoo.model.image_classifiers import TorchvisionClassifier, weights_file
+    from lightning_modules.zoo.model.pretrained import read_state_dict
 
     name = teacher_uri.removeprefix("torchvision:")
     if not weights:

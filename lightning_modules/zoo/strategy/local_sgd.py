@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lightning_modules.compat.torch import StateDict
 from lightning_modules.config.bounds import Positive, bounded
-from lightning_modules.strategy.local_steps import LocalSteps, unflatten_into
+from lightning_modules.zoo.strategy.local_steps import LocalSteps, unflatten_into
 
 
 class LocalSGD(LocalSteps):

@@ -1,15 +1,13 @@
 """Text classifiers of Hugging Face transformers (an optional extra); nothing is downloaded unless requested."""
 
 from collections.abc import Sequence
-from functools import cache
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lightning_modules.config.errors import UserError
+from lightning_modules.model.pretrained_tokenizer import folder_or_name, import_transformers, pretrained_tokenizer
 
 
 class HFTextClassifier(nn.Module):
@@ -38,13 +36,13 @@ class HFTextClassifier(nn.Module):
         download: bool = False,
     ) -> None:
         super().__init__()
-        transformers = _import_transformers("model=hf_text")
+        transformers = import_transformers("model=hf_text")
         if name is None or len(input_shape) != 1:
             raise UserError(
                 "model=hf_text needs texts tokenized by its own tokenizer: set data.tokenizer=NAME, as in data=trec"
             )
         tokenizer = pretrained_tokenizer(name, download)
-        self.network: Any = _load_network(transformers, _folder_or_name(name), num_outputs, pretrained, download)
+        self.network: Any = _load_network(transformers, folder_or_name(name), num_outputs, pretrained, download)
         self.padding = int(tokenizer.pad_token_id or 0)
         self.network.config.pad_token_id = self.padding
         before, after = _special_tokens(tokenizer)
@@ -81,19 +79,6 @@ class HFTextClassifier(nn.Module):
         mask = (torch.arange(total, device=tokens.device) < ends[:, None] + len(self.after)).long()
         longest = int(mask.sum(1).max())
         return ids[:, :longest], mask[:, :longest]
-
-
-def _import_transformers(needed_by: str) -> ModuleType:
-    try:
-        import transformers
-    except ModuleNotFoundError as error:
-        raise UserError(f"{needed_by} needs transformers: pip install -e '.[text]'") from error
-    return transformers
-
-
-def _folder_or_name(name: str) -> str:
-    folder = Path(name).expanduser()
-    return str(folder) if folder.is_dir() else name
 
 
 def _load_network(transformers: Any, path: str, num_outputs: int, pretrained: bool, download: bool) -> Any:
@@ -134,19 +119,3 @@ def _check_length(network: Any, length: int, padding: int) -> None:
             f"model=hf_text: texts of {length} tokens, special tokens included, but the network has {most} positions; set "
             f"data.max_length={most - 2}"
         )
-
-
-@cache
-def pretrained_tokenizer(name: str, download: bool = False) -> Any:
-    """Load a tokenizer from a folder, the local Hugging Face cache or, with `download`, from Hugging Face.
-
-    Raises UserError if transformers is not installed, or the tokenizer was not found.
-    """
-    tokenizers = _import_transformers(f"data.tokenizer={name}").AutoTokenizer
-    try:
-        return tokenizers.from_pretrained(_folder_or_name(name), local_files_only=not download, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(
-            f"data.tokenizer={name}: found neither as a folder nor in the local Hugging Face cache; set "
-            f"data.download=true to download it ({str(error).splitlines()[0]})"
-        ) from error

@@ -1,4 +1,7 @@
-"""Base of local SGD, DiLoCo and asynchronous averaging: ranks train independently between synchronizations."""
+"""Base of local SGD, DiLoCo and asynchronous averaging: ranks train independently between synchronizations.
+
+Longer than 200 lines: the steps, what is validated and saved of them, and what they exclude are one class.
+"""
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +21,9 @@ from lightning_modules.compat.torch import StateDict, set_ddp_sync
 from lightning_modules.config.bounds import Count, bounded
 from lightning_modules.config.errors import UserError
 from lightning_modules.strategy.ddp import CheckedDDP
-from lightning_modules.strategy.sharded_checkpoint import gather_rank_states, rank_states_of
+from lightning_modules.strategy.sharded_checkpoint import gather_on_rank_zero, to_cpu
+
+CHECKPOINT_KEY = "local_steps"
 
 
 def flatten_by_dtype(tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -204,14 +209,17 @@ class LocalSteps(CheckedDDP):
         if "optimizer_states" in checkpoint:  # not for weights-only checkpoints
             weights = self._local if self._local is not None else self._averaged_tensors()
             mine = {"weights": weights, "optimizers": checkpoint["optimizer_states"], "more": self.local_state()}
-            gather_rank_states(checkpoint, type(self).__name__, mine, self.shared_state())
+            if (ranks := gather_on_rank_zero(mine)) is not None:
+                of_all = {"algorithm": type(self).__name__, "shared": to_cpu(self.shared_state())}
+                checkpoint[CHECKPOINT_KEY] = {**of_all, "ranks": ranks}
         super().save_checkpoint(checkpoint, filepath, storage_options)
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
-        shared, ranks = rank_states_of(checkpoint, type(self).__name__) or ({}, [])
-        if shared:
-            self.load_shared_state(shared)
-        mine = ranks[self.global_rank] if len(ranks) == self.world_size else None
+        found = checkpoint.get(CHECKPOINT_KEY, {})
+        own = found if found.get("algorithm") == type(self).__name__ else {"shared": {}, "ranks": []}
+        if own["shared"]:
+            self.load_shared_state(own["shared"])
+        mine = own["ranks"][self.global_rank] if len(own["ranks"]) == self.world_size else None
         super().load_optimizer_state_dict({"optimizer_states": mine["optimizers"]} if mine else checkpoint)
         if mine:
             with torch.no_grad():

@@ -11,8 +11,8 @@ import torchvision
 from torch import nn
 
 from lightning_modules.config.errors import UserError, suggest
-from lightning_modules.model.pretrained import PretrainedNetwork, build_network, load_weights, read_state_dict
 from lightning_modules.model.shape import image_shape
+from lightning_modules.zoo.model.pretrained import PretrainedNetwork, build_network, load_weights, read_state_dict
 
 # the auxiliary heads of googlenet and inception_v3, which are built without them
 AUXILIARY = ("aux1", "aux2", "AuxLogits")
