@@ -65,7 +65,7 @@ def _violated(value: Any, bounds: Sequence[BaseMetadata]) -> str | None:
 
 def mismatch(value: Any, hint: Any) -> str | None:
     """Return what is expected if a plain value is out of bounds or has another type than `hint`, else None."""
-    wrong = isinstance(value, str | bool | int | float | None) and not matches_type(value, hint)
+    wrong = isinstance(value, str | bool | int | float | list | None) and not matches_type(value, hint)
     return out_of_bounds(value, hint) or (f"expected {describe_type(hint)}" if wrong else None)
 
 

@@ -106,7 +106,7 @@ def matches_type(value: Any, hint: Any) -> bool:
     if value is None:
         return not inspect.isclass(kind) or kind in (type(None), object)
     if isinstance(value, ListConfig | list | tuple):
-        return kind not in (int, float, bool, str, type(None))
+        return kind not in (int, float, bool, str, type(None), dict, Mapping)
     if kind in (int, float):
         return isinstance(value, int | kind) and not isinstance(value, bool)
     if kind in (bool, str, type(None)):

@@ -1,6 +1,10 @@
-"""The interface of DDP's communication hooks: how gradients are averaged over the ranks."""
+"""The interface of DDP's communication hooks, and how state that differs between ranks reaches the checkpoint."""
 
+from typing import Any
+
+import torch
 import torch.distributed as dist
+from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
@@ -32,3 +36,18 @@ class CommHook:
 
     def load_state_dicts(self, states: list[StateDict], rank: int, world_size: int) -> None:
         """Restore from the states of all ranks: empty for a new run; their number may differ from `world_size`."""
+
+
+def gather_on_rank_zero(mine: Any) -> list[Any] | None:
+    """`mine` of each rank with its tensors on the CPU, or None on other ranks than 0. All ranks must call it."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return [to_cpu(mine)]
+    ranks: list[Any] | None = [None] * dist.get_world_size() if dist.get_rank() == 0 else None
+    dist.gather_object(to_cpu(mine), ranks)
+    return ranks
+
+
+def to_cpu(value: Any) -> Any:
+    """`value` with its tensors copied to the CPU."""
+    form = torch.contiguous_format
+    return apply_to_collection(value, Tensor, lambda tensor: tensor.detach().to("cpu", copy=True, memory_format=form))

@@ -23,14 +23,13 @@ from lightning_modules.compat.lightning import (
 from lightning_modules.compat.torch import StateDict, ddp_timing, sample_ddp_timing, sends_gradients
 from lightning_modules.config.bounds import Positive, bounded
 from lightning_modules.config.errors import UserError
-from lightning_modules.strategy.comm_hooks import CommHook
+from lightning_modules.strategy.comm_hooks import CommHook, gather_on_rank_zero
 from lightning_modules.strategy.comm_stats import CommStats
 from lightning_modules.strategy.launch.agreement import verify_equal_batch_counts, verify_ranks_agree
 from lightning_modules.strategy.launch.environment import available_cores, num_threads
 from lightning_modules.strategy.launch.launchers import ForkLauncher, SubprocessLauncher
 from lightning_modules.strategy.launch.rank_status import register_process
 from lightning_modules.strategy.launch.rendezvous import require_free_port
-from lightning_modules.strategy.sharded_checkpoint import gather_on_rank_zero
 from lightning_modules.strategy.sync_batch_norm import SyncBatchNormLayers
 
 _TIMING_SAMPLE_RATE = 20  # torch times every 20th backward pass

@@ -12,20 +12,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-from annotated_types import Ge
 from hydra.core.config_loader import ConfigLoader
 from hydra.plugins.launcher import Launcher
 from hydra.types import RunMode
 from omegaconf import DictConfig, read_write
 
-from lightning_modules.config.bounds import Count, out_of_bounds
+from lightning_modules.config.bounds import Count, Whole, mismatch
 from lightning_modules.config.check import empty_value
 from lightning_modules.config.errors import UserError
 from lightning_modules.config.metric_direction import sweep_objective
 from lightning_modules.config.signals import SignalReceived, defer_signals, signals_as_exceptions
-from lightning_modules.config.signature import describe_type, matches_type
 from lightning_modules.config.trust import refuse_untrusted_overrides
 from lightning_modules.strategy.launch.environment import available_cores
 from lightning_modules.sweep.engine import Engine, Runner
@@ -58,7 +56,7 @@ if TYPE_CHECKING:
 
 OWN_KINDS = ("grid", "optuna")  # of sweeps that touchstone train starts
 SETTINGS: dict[str, Any] = {
-    "name": str | int | None, "resume": str | int | None, "jobs": Count | None, "retries": Annotated[int, Ge(0)],
+    "name": str | int | None, "resume": str | int | None, "jobs": Count | None, "retries": Whole,
     "skip_finished": bool,
 }  # fmt: skip
 
@@ -128,9 +126,7 @@ def _check_settings(config: DictConfig) -> None:
     mistakes = []
     for key, hint in SETTINGS.items():
         value = config.sweep[key]
-        if not matches_type(value, hint):
-            mistakes.append(f"sweep.{key}={value}: expected {describe_type(hint)}")
-        elif wrong := out_of_bounds(value, hint):
+        if wrong := mismatch(value, hint):
             mistakes.append(f"sweep.{key}={value}: {wrong}")
         elif isinstance(value, str) and not value.strip():
             mistakes.append(empty_value(f"sweep.{key}"))

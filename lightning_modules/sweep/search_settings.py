@@ -1,20 +1,16 @@
 """The config group `search`: its settings with their bounds, and every mistake in them at once."""
 
-from __future__ import annotations
-
-import dataclasses
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import field
-from types import NoneType
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from dataclasses import dataclass, field
+from functools import reduce
+from operator import or_
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from annotated_types import Ge, Gt, Lt
 from omegaconf import DictConfig, OmegaConf
-from pydantic import ValidationError
-from pydantic.dataclasses import dataclass
-from pydantic_core import ErrorDetails
 
+from lightning_modules.config.bounds import Count, mismatch
 from lightning_modules.config.errors import UserError, suggest
 from lightning_modules.config.metric_direction import check_direction
 
@@ -24,12 +20,10 @@ Pruner = Literal["none", "asha", "hyperband", "median"]
 SAMPLERS: tuple[str, ...] = get_args(Sampler)
 PRUNERS: tuple[str, ...] = get_args(Pruner)
 DIRECTIONS = ("minimize", "maximize")
-_OPTION_TYPES: dict[str, tuple[type, ...]] = {
-    "int": (int,), "float": (int, float), "bool": (bool,), "str": (str,), "None": (NoneType,)
-}  # fmt: skip
+_PLAIN_TYPES: dict[str, Any] = {kind.__name__: kind for kind in (int, float, bool, str)} | {"None": type(None)}
 
 
-@dataclass(frozen=True, config={"extra": "forbid", "strict": True})
+@dataclass(frozen=True)
 class SearchSettings:
     """The settings of a search.
 
@@ -42,17 +36,17 @@ class SearchSettings:
     """
 
     space: Mapping[str, Any] = field(default_factory=dict)
-    trials: Annotated[int, Ge(1)] = 20
+    trials: Count = 20
     sampler: Sampler = "tpe"
     sampler_options: Mapping[str, Any] = field(default_factory=dict)
     pruner: Pruner = "none"
     pruner_options: Mapping[str, Any] = field(default_factory=dict)
     seed: Annotated[int, Ge(0), Lt(2**32)] = 0
-    objectives: Mapping[str, Literal["minimize", "maximize"]] = field(default_factory=dict)
+    objectives: Mapping[str, Any] = field(default_factory=dict)
     timeout_s: Annotated[float, Gt(0)] | None = None
 
     @classmethod
-    def from_config(cls, node: DictConfig | Mapping[str, Any]) -> SearchSettings:
+    def from_config(cls, node: DictConfig | Mapping[str, Any]) -> "SearchSettings":
         """Raises UserError that lists every mistake of the node `search`."""
         raise_mistakes("in the group search", check_search(node))
         return cls(**to_plain(node))
@@ -76,17 +70,15 @@ def raise_mistakes(where: str, mistakes: Iterable[str]) -> None:
 def check_search(node: DictConfig | Mapping[str, Any]) -> list[str]:
     """Every mistake in the node `search`: unknown settings, wrong types, values out of bounds, contradictions."""
     values = to_plain(node)
-    try:
-        SearchSettings(**values)
-        mistakes = []
-    except ValidationError as error:
-        mistakes = [_message(detail) for detail in error.errors()]
+    mistakes = setting_mistakes("search", values, get_type_hints(SearchSettings, include_extras=True))
     objectives = values.get("objectives")
     objectives = objectives if isinstance(objectives, Mapping) else {}
     for metric, direction in objectives.items():
-        if direction in DIRECTIONS:
-            wrong = check_direction(f"search.objectives.{metric}", str(metric), direction, DIRECTIONS)
-            mistakes += [wrong] if wrong else []
+        key = f"search.objectives.{metric}"
+        if direction not in DIRECTIONS:
+            mistakes.append(f"{key}={direction!r}: unknown value; {suggest(str(direction), DIRECTIONS)}")
+        elif wrong := check_direction(key, str(metric), direction, DIRECTIONS):
+            mistakes.append(wrong)
     pruner = values.get("pruner", "none")
     if len(objectives) > 1 and pruner in PRUNERS and pruner != "none":
         mistakes.append(
@@ -96,17 +88,18 @@ def check_search(node: DictConfig | Mapping[str, Any]) -> list[str]:
     return mistakes
 
 
-def _message(detail: ErrorDetails) -> str:
-    """One error of pydantic as a message about a key of the config."""
-    key, value = f"search.{'.'.join(map(str, detail['loc']))}", detail["input"]
-    if detail["type"] == "unexpected_keyword_argument":
-        names = [setting.name for setting in dataclasses.fields(SearchSettings)]
-        return f"{key}: there is no such setting; {suggest(str(detail['loc'][0]), names)}"
-    if detail["type"] == "literal_error":
-        options = {"sampler": SAMPLERS, "pruner": PRUNERS}.get(str(detail["loc"][0]), DIRECTIONS)
-        return f"{key}={value!r}: unknown value; {suggest(str(value), options)}"
-    expected = detail["msg"].replace("Input should be", "expected").replace("a valid integer", "an integer")
-    return f"{key}={value!r}: {expected.replace('valid ', '')}"
+def setting_mistakes(
+    group: str, values: Mapping[str, Any], hints: Mapping[str, Any], noun: str = "setting"
+) -> list[str]:
+    """The keys of `group` that have no hint, and the values that do not fit theirs."""
+    mistakes = []
+    for key, value in values.items():
+        if key not in hints:
+            mistakes.append(f"{group}.{key}: there is no such {noun}; {suggest(key, hints)}")
+        elif wrong := mismatch(value, hints[key]):
+            unknown = "unknown value; " * (get_origin(hints[key]) is Literal)
+            mistakes.append(f"{group}.{key}={value!r}: {unknown}{wrong}")
+    return mistakes
 
 
 def construct(where: str, constructor: Callable[..., T], options: Mapping[str, Any], injected: Mapping[str, Any]) -> T:
@@ -114,27 +107,15 @@ def construct(where: str, constructor: Callable[..., T], options: Mapping[str, A
 
     Raises UserError for an option that the constructor does not have, of a wrong type, or that it refuses.
     """
-    raise_mistakes("in the search", option_mistakes(where, constructor, options, injected))
+    texts = {  # not all of Optuna's annotations can be evaluated
+        name: inspect.formatannotation(parameter.annotation).strip("'").split(" | ")
+        for name, parameter in inspect.signature(constructor).parameters.items()
+        if name not in injected
+    }
+    plain = {name: kinds for name, kinds in texts.items() if set(kinds) <= _PLAIN_TYPES.keys()}
+    hints = {name: reduce(or_, (_PLAIN_TYPES[kind] for kind in kinds)) for name, kinds in plain.items()}
+    raise_mistakes("in the search", setting_mistakes(where, options, hints, "option"))
     try:
         return constructor(**options, **injected)
     except ValueError as error:
         raise UserError(f"A mistake in the search:\n  {where}: {error}") from error
-
-
-def option_mistakes(
-    where: str, constructor: Callable[..., Any], options: Mapping[str, Any], injected: Iterable[str]
-) -> list[str]:
-    """Every mistake in `options`, by the names of the constructor's parameters and those of their types that YAML has."""
-    types: dict[str, list[str]] = {}
-    for name, parameter in inspect.signature(constructor).parameters.items():
-        hint = parameter.annotation
-        kinds = (hint.__name__ if isinstance(hint, type) else str(hint)).split(" | ")
-        if name not in injected and set(kinds) <= _OPTION_TYPES.keys():
-            types[name] = kinds
-    mistakes = []
-    for name, value in options.items():
-        if name not in types:
-            mistakes.append(f"{where}.{name}: there is no such option; {suggest(name, types)}")
-        elif type(value) not in [kind for name in types[name] for kind in _OPTION_TYPES[name]]:
-            mistakes.append(f"{where}.{name}={value!r}: expected {' or '.join(types[name])}")
-    return mistakes

@@ -24,9 +24,9 @@ from lightning_modules.compat.torch import is_connection_error
 from lightning_modules.config.errors import UserError
 from lightning_modules.strategy.launch.failures import merge_errors
 from lightning_modules.strategy.launch.rank_status import ExitReason
-from lightning_modules.strategy.sharded_checkpoint import read_shards, write_shards
 from lightning_modules.tracking.artifacts import artifact_path
 from lightning_modules.tracking.checkpoint import read_checkpoint
+from lightning_modules.zoo.strategy.sharded_checkpoint import read_shards, write_shards
 
 ROOT = Path(__file__).resolve().parents[2]
 WORDS = ("trainer=ddp", "trainer.max_epochs=4", "data.per_class=10", "data.batch_size=8", "model=mlp", "callbacks=last",
@@ -250,8 +250,7 @@ def delete_shard(folder: Path) -> str:
     return r"is incomplete: it contains rank-0-of-2\.ckpt"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("damage", [truncate_shard, delete_shard])
+@pytest.mark.parametrize("damage", [truncate_shard, pytest.param(delete_shard, marks=pytest.mark.slow)])
 def test_a_run_resumes_from_the_plain_file_where_a_part_is_damaged(
     store: Any, train: Callable[..., Any], tmp_path: Path, damage: Callable[[Path], str]
 ) -> None:

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from lightning_modules.config.errors import UserError
-from lightning_modules.strategy.sharded import layers_to_wrap
 from lightning_modules.tracking.checkpoint import read_checkpoint
 from lightning_modules.tracking.rerun import metric_histories
 from lightning_modules.tracking.resume import best_checkpoint
+from lightning_modules.zoo.strategy.sharded import layers_to_wrap
 
 SMALL = ("data=mnist1d", "model=mlp", "data.per_class=13", "data.drop_last=true", "callbacks=last", "trainer.max_epochs=2",
          "trainer.precision=64-true", "tracking.system_metrics_s=null", "tracking.pictures=false", "data.batch_size=16",

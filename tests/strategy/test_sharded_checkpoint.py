@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from lightning_modules.config.errors import UserError
-from lightning_modules.strategy.sharded_checkpoint import FULL_SHAPE, read_shards, shard_optimizer_state
 from lightning_modules.tracking.artifacts import artifact_path
 from lightning_modules.tracking.checkpoint import read_checkpoint
 from lightning_modules.tracking.resume import best_checkpoint
+from lightning_modules.zoo.strategy.sharded_checkpoint import FULL_SHAPE, read_shards, shard_optimizer_state
 
 SMALL = ("data=mnist1d", "model=mlp", "data.per_class=13", "data.drop_last=true", "callbacks=last",
          "trainer.precision=64-true", "tracking.system_metrics_s=null", "tracking.pictures=false", "optimizer=adamw",

@@ -9,10 +9,10 @@ import torch
 from omegaconf import ListConfig
 
 from lightning_modules.config.errors import UserError
-from lightning_modules.strategy.sharded import _zero_redundancy
 from lightning_modules.tracking.artifacts import artifact_path
 from lightning_modules.tracking.checkpoint import read_checkpoint
 from lightning_modules.tracking.resume import best_checkpoint
+from lightning_modules.zoo.strategy.sharded import _zero_redundancy
 
 LAST = "checkpoints/last.ckpt"
 WORDS = (

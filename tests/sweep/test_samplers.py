@@ -229,7 +229,7 @@ def test_a_coordinate_leads_into_the_range_and_back(distribution: Any) -> None:
         ({"sampler": "grid"}, MIXED, ONE, "grid needs a finite number of values, and lr is a range without a step"),
         ({"sampler": "grid"}, {"a": IntDistribution(0, 10**7)}, ONE, "this grid has 10,000,001 points"),
         ({"sampler_options": {"n_startup_trial": 3}}, MIXED, ONE, "did you mean 'n_startup_trials'"),
-        ({"sampler_options": {"n_startup_trials": "3"}}, MIXED, ONE, "n_startup_trials='3': expected int"),
+        ({"sampler_options": {"n_startup_trials": "3"}}, MIXED, ONE, "n_startup_trials='3': expected an integer"),
         ({"sampler_options": {"seed": 3}}, MIXED, ONE, "sampler_options.seed: there is no such option"),
         ({"sampler": "nsga2", "sampler_options": {"population_size": 1}}, MIXED, TWO, "must be greater than or equal"),
         ({"sampler": "cmaes", "sampler_options": {"sigma": 0}}, NUMBERS, ONE, "sigma: 0 is not above 0"),
@@ -265,7 +265,7 @@ def test_every_pruner_that_is_named_can_be_made_and_wrong_ones_are_refused() -> 
         make_pruner("ahsa", {})
     with pytest.raises(UserError, match="no such option; did you mean 'reduction_factor'"):
         make_pruner("asha", {"reduction_facto": 3})
-    with pytest.raises(UserError, match="reduction_factor='3': expected int"):
+    with pytest.raises(UserError, match="reduction_factor='3': expected an integer"):
         make_pruner("asha", {"reduction_factor": "3"})
     with pytest.raises(UserError, match="must be `reduction_factor >= 2`"):
         make_pruner("asha", {"reduction_factor": 1})

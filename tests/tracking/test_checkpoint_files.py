@@ -25,11 +25,11 @@ from lightning_modules.export.source import load_source
 from lightning_modules.model import checksum
 from lightning_modules.model.checksum import DamagedFileError, load_verified, save_with_checksum
 from lightning_modules.run.predict import find_model
-from lightning_modules.strategy.sharded_checkpoint import read_shards, write_shards
 from lightning_modules.tracking.artifacts import artifact_path
 from lightning_modules.tracking.checkpoint import VerifiedCheckpointIO, read_checkpoint
 from lightning_modules.tracking.resume import best_checkpoint, continue_run, recorded_config
 from lightning_modules.zoo.model.pretrained import read_state_dict
+from lightning_modules.zoo.strategy.sharded_checkpoint import read_shards, write_shards
 
 CHECKSUM = 2 + len("touchstone sha256 ") + 64  # bytes: length of the comment, label, digest
 

@@ -2,11 +2,12 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.utils.data import DistributedSampler
@@ -113,8 +114,11 @@ class BatchComparison:
         Raises UserError on all ranks if all have been equal.
         """
         digest = hashlib.sha256()
-        for tensor in _tensors(batch):
+
+        def add(tensor: Tensor) -> None:
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+
+        apply_to_collection(batch, Tensor, add, allow_frozen=True)
         differ = len(set(_all_gather(digest.hexdigest()))) > 1
         self._left = 0 if differ else self._left - 1
         if self._left == 0 and not differ:
@@ -122,18 +126,6 @@ class BatchComparison:
                 f"All ranks get the same batches (the first {_COMPARED_BATCHES} are equal): an iterable data set must yield "
                 "the samples of its own rank only, by torch.distributed.get_rank(), or use a map-style data set"
             )
-
-
-def _tensors(batch: object) -> Iterator[Tensor]:
-    """The tensors in a batch of any structure."""
-    if isinstance(batch, Tensor):
-        yield batch
-    elif isinstance(batch, Mapping):
-        for part in batch.values():
-            yield from _tensors(part)
-    elif isinstance(batch, list | tuple):
-        for part in batch:
-            yield from _tensors(part)
 
 
 def flatten_config(config: Mapping[str, object]) -> dict[str, str]:

@@ -20,8 +20,8 @@ from lightning_modules.compat.lightning import Launcher, insert_callback
 from lightning_modules.compat.torch import StateDict, set_ddp_sync
 from lightning_modules.config.bounds import Count, bounded
 from lightning_modules.config.errors import UserError
+from lightning_modules.strategy.comm_hooks import gather_on_rank_zero, to_cpu
 from lightning_modules.strategy.ddp import CheckedDDP
-from lightning_modules.strategy.sharded_checkpoint import gather_on_rank_zero, to_cpu
 
 CHECKPOINT_KEY = "local_steps"
 

@@ -14,10 +14,10 @@ from lightning_modules.compat.lightning import replace_clip_by_norm, restore_cli
 from lightning_modules.compat.torch import StateDict, is_compiled, replace_forward
 from lightning_modules.config.bounds import Count, bounded
 from lightning_modules.config.errors import UserError
+from lightning_modules.strategy.comm_hooks import gather_on_rank_zero
 from lightning_modules.strategy.comm_stats import CommStats
-from lightning_modules.strategy.model_parallel import ModelParallel
-from lightning_modules.strategy.sharded_checkpoint import gather_on_rank_zero
 from lightning_modules.task.supervised import Supervised
+from lightning_modules.zoo.strategy.model_parallel import ModelParallel
 from lightning_modules.zoo.strategy.pipeline_partition import drop_other_parts, partition
 from lightning_modules.zoo.strategy.pipeline_schedule import PipelineExecutor, attach_gradients
 

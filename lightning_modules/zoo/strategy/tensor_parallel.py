@@ -11,7 +11,7 @@ from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, Ro
 
 from lightning_modules.config.errors import UserError
 from lightning_modules.model.mlp import ACTIVATIONS, MLP
-from lightning_modules.strategy.model_parallel import ModelParallel
+from lightning_modules.zoo.strategy.model_parallel import ModelParallel
 
 
 class TensorParallel(ModelParallel):

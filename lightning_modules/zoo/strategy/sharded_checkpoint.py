@@ -1,4 +1,4 @@
-"""Checkpoints of shards, or of other state that differs between ranks: read by any number of ranks, without unpickling."""
+"""Checkpoints of shards: read by any number of ranks, without unpickling."""
 
 import re
 import shutil
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-import torch.distributed as dist
+from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -23,7 +23,9 @@ _FILE = re.compile(r"rank-(\d+)-of-(\d+)\.ckpt")
 
 def gather(value: _Value) -> _Value:
     """`value` with each sharded tensor gathered on the CPU. A collective: all ranks must call it with the same structure."""
-    return _map_tensors(value, lambda tensor: tensor.full_tensor().cpu() if isinstance(tensor, DTensor) else tensor)
+    return apply_to_collection(
+        value, Tensor, lambda tensor: tensor.full_tensor().cpu() if isinstance(tensor, DTensor) else tensor
+    )
 
 
 def shard_like(value: Any, parameter: Tensor | None) -> Any:
@@ -36,13 +38,11 @@ def shard_like(value: Any, parameter: Tensor | None) -> Any:
 def local_shards(value: Any) -> Any:
     """`value` with each sharded tensor replaced by a plain dict: this rank's part, its offset and the full shape."""
 
-    def piece(tensor: Tensor) -> Any:
-        if not isinstance(tensor, DTensor):
-            return tensor
+    def piece(tensor: DTensor) -> StateDict:
         local = tensor.to_local().detach().cpu().clone()
         return {FULL_SHAPE: list(tensor.shape), "offset": list(shard_offset(tensor)), "part": local}
 
-    return _map_tensors(value, piece)
+    return apply_to_collection(value, DTensor, piece)
 
 
 def write_shards(
@@ -90,36 +90,9 @@ def _assemble(parts: list[Any]) -> Any:
     return first
 
 
-def _map_tensors(value: Any, change: Callable[[Tensor], Any]) -> Any:
-    """Plain containers with `change` applied to every tensor, in the same order on all ranks."""
-    if isinstance(value, Tensor):
-        return change(value)
-    if isinstance(value, Mapping):
-        return type(value)((key, _map_tensors(item, change)) for key, item in value.items())  # type: ignore[call-arg]
-    if isinstance(value, list | tuple):
-        return type(value)(_map_tensors(item, change) for item in value)
-    return value
-
-
 def shard_optimizer_state(states: Mapping[str, Any], parameters: Iterator[Tensor]) -> StateDict:
     """An optimizer's ``state_dict`` with its tensors sharded like `parameters`, which are in the order of its groups."""
     ids = [number for group in states["param_groups"] for number in group["params"]]
     of = dict(zip(ids, parameters, strict=True))
     state = {n: {key: shard_like(v, of[n]) for key, v in values.items()} for n, values in states["state"].items()}
     return {**states, "state": state}
-
-
-# --- state that differs between ranks that each have the full model --------------------------------------------
-def gather_on_rank_zero(mine: Any) -> list[Any] | None:
-    """`mine` of each rank with its tensors on the CPU, or None on other ranks than 0. All ranks must call it."""
-    if not dist.is_initialized() or dist.get_world_size() == 1:
-        return [to_cpu(mine)]
-    ranks: list[Any] | None = [None] * dist.get_world_size() if dist.get_rank() == 0 else None
-    dist.gather_object(to_cpu(mine), ranks)
-    return ranks
-
-
-def to_cpu(value: Any) -> Any:
-    """`value` with its tensors copied to the CPU."""
-    form = torch.contiguous_format
-    return _map_tensors(value, lambda tensor: tensor.detach().to("cpu", copy=True, memory_format=form))

@@ -16,15 +16,15 @@ from lightning_modules.compat.lightning import insert_callback
 from lightning_modules.compat.torch import StateDict
 from lightning_modules.config.errors import UserError, warn
 from lightning_modules.strategy.ddp import CheckedDDP
-from lightning_modules.strategy.sharded_checkpoint import (
+from lightning_modules.task.supervised import Supervised
+from lightning_modules.tracking.checkpoint import read_checkpoint
+from lightning_modules.zoo.strategy.sharded_checkpoint import (
     gather,
     read_shards,
     shard_like,
     shard_optimizer_state,
     write_shards,
 )
-from lightning_modules.task.supervised import Supervised
-from lightning_modules.tracking.checkpoint import read_checkpoint
 
 
 class ModelParallel(CheckedDDP):

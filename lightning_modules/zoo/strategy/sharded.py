@@ -15,7 +15,7 @@ from torch.distributed.optim import ZeroRedundancyOptimizer
 
 from lightning_modules.config.errors import UserError
 from lightning_modules.strategy.ddp import CheckedDDP
-from lightning_modules.strategy.model_parallel import ModelParallel
+from lightning_modules.zoo.strategy.model_parallel import ModelParallel
 
 
 class ZeRO1(CheckedDDP):
