@@ -80,9 +80,9 @@ class Verb:
             lines += textwrap.wrap(text, 80, subsequent_indent=" " * 27, break_on_hyphens=False)
         return "\n".join([*lines, "", "examples:", *(f"  touchstone {self.name} {one}" for one in self.examples)])
 
-    def parse(self, words: Sequence[str]) -> dict[str, Any]:
+    def parse(self, words: Sequence[str]) -> dict[str, object]:
         """The function's arguments that these words give. Raises UserError with every mistake in them."""
-        values: dict[str, Any] = {}
+        values: dict[str, object] = {}
         mistakes = []
         for word in words:
             try:
@@ -161,11 +161,11 @@ def convert(key: str, text: str, kind: Any) -> Any:
         raise UserError(f"{text if key in POSITIONAL else f'{key}={text}'}: {reason}") from error
 
 
-def _is_list(kind: Any) -> bool:
+def _is_list(kind: object) -> bool:
     return get_origin(kind) is list or any(_is_list(part) for part in get_args(kind) if not isinstance(part, str))
 
 
-def _shown(default: Any) -> str:
+def _shown(default: object) -> str:
     if isinstance(default, bool):
         return str(default).lower()
     return "…" if default is None or default is REQUIRED else str(default)

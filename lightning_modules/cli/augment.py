@@ -36,7 +36,7 @@ def main(
     print(f"train on them:  touchstone train data.augmented={out} …")
 
 
-def write_copies(words: Sequence[str], out: Path, copies: int = 1, overwrite: bool = False) -> dict[str, Any]:
+def write_copies(words: Sequence[str], out: Path, copies: int = 1, overwrite: bool = False) -> dict[str, object]:
     """Write `copies` of each training sample of the config that `words` compose, all or nothing; return the manifest.
 
     Raises:
@@ -103,7 +103,7 @@ def _augment(cfg: "DictConfig", data: Any, copies: int) -> "dict[str, Tensor]":
     return {"x": x, "y": y, "source": source}
 
 
-def _manifest(cfg: "DictConfig", data: Any, words: Sequence[str], copies: int, samples: Path) -> dict[str, Any]:
+def _manifest(cfg: "DictConfig", data: Any, words: Sequence[str], copies: int, samples: Path) -> dict[str, object]:
     import torch
     from omegaconf import OmegaConf
 

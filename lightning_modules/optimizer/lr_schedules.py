@@ -11,7 +11,7 @@ continue from their saved state.
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 from annotated_types import Lt
@@ -124,7 +124,7 @@ def one_cycle(
 class OneCycle(OneCycleLR):
     """OneCycleLR planned by the config instead of the checkpoint: torch restores the old total and fails after it."""
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: dict[str, object]) -> None:
         super().load_state_dict({**state_dict, **one_cycle_plan(self)})
 
 

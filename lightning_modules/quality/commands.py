@@ -97,7 +97,7 @@ def _prepare(cfg: DictConfig) -> tuple[QualitySettings, Store | None]:
     return parse_settings(plain), open_store(cfg.tracking.get("uri")) if cfg.tracking.enabled else None
 
 
-def _logged_config(cfg: DictConfig) -> dict[str, Any]:
+def _logged_config(cfg: DictConfig) -> dict[str, object]:
     found: Any = OmegaConf.to_container(cfg, resolve=True)
     return {key: value for key, value in found.items() if key != "tracking"}
 

@@ -15,7 +15,7 @@ MAX_SAMPLES = 4000  # samples per side for the classifier
 MAX_COLUMNS = 200  # compared columns: the first raw columns, or the leading components
 
 
-def compare_distributions(x_a: Any, x_b: Any, names: list[str], seed: int = 0) -> dict[str, Any]:
+def compare_distributions(x_a: Any, x_b: Any, names: list[str], seed: int = 0) -> dict[str, object]:
     """Compare two sets of rows [N, D] and [M, D].
 
     Each column by a Kolmogorov-Smirnov test (chi-squared if it has few values) with Holm correction; jointly by the
@@ -51,7 +51,7 @@ def _column(a: np.ndarray, b: np.ndarray) -> tuple[str, float, float]:
     return "ks", float(found.statistic), float(found.pvalue)
 
 
-def _chi2(table: Any) -> tuple[float, float]:
+def _chi2(table: object) -> tuple[float, float]:
     counts = np.asarray(table, float)
     counts = counts[:, counts.sum(0) > 0]
     if counts.shape[1] < 2 or (counts.sum(1) == 0).any():

@@ -3,7 +3,6 @@
 import hashlib
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 from scipy import sparse
@@ -89,7 +88,7 @@ def conflicts(groups: list[np.ndarray], samples: Samples) -> list[np.ndarray]:
     return [group for group in groups if not all(np.array_equal(y[group[0]], y[i], equal_nan=True) for i in group[1:])]
 
 
-def summarize_duplicates(duplicates: Duplicates, samples: Samples) -> dict[str, Any]:
+def summarize_duplicates(duplicates: Duplicates, samples: Samples) -> dict[str, object]:
     """Return the counts for the report."""
     count = len(samples)
     close = duplicates.groups(count)

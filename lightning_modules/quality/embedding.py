@@ -7,7 +7,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy import sparse
-from sklearn.feature_extraction.text import TfidfTransformer, TfidfVectorizer
+from sklearn.feature_extraction.text import TfidfTransformer
 from torch import Tensor
 
 from lightning_modules.config.errors import UserError
@@ -78,13 +78,8 @@ def embed(samples: Samples, components: int = 128) -> Embedding | WordEmbedding 
         return embed_ids(torch.cat([samples.read(index) for index in samples.chunks()]))
     read = _build_flatten(samples)
     by_column = samples.domain == "table"
-    return embed_rows(
-        lambda index: read(samples.read(index)), len(samples), components, by_column, _by_distance(samples)
-    )
-
-
-def _by_distance(samples: Samples) -> bool:
-    return samples.domain in DISTANCE_DOMAINS
+    by_distance = samples.domain in DISTANCE_DOMAINS
+    return embed_rows(lambda index: read(samples.read(index)), len(samples), components, by_column, by_distance)
 
 
 def _build_flatten(samples: Samples) -> Callable[[Tensor], Tensor]:
@@ -146,7 +141,7 @@ def _moments(read: Callable[[Tensor], Tensor], count: int) -> tuple[Tensor, Tens
 
 
 def _basis(rows: Callable[[Tensor], Tensor], count: int, components: int) -> Tensor:
-    """Return the principal directions of up to FITTED_ON samples, orthonormal [D, components]."""
+    """Return the principal directions of up to MAX_FIT_SAMPLES samples, orthonormal [D, components]."""
     chosen = np.random.RandomState(0).permutation(count)[:MAX_FIT_SAMPLES]
     x = torch.cat([rows(index) for index in torch.from_numpy(np.sort(chosen)).split(1024)])
     if x.shape[1] <= 4096:
@@ -173,11 +168,3 @@ def embed_ids(ids: Tensor) -> WordEmbedding:
     shape = (len(ids), int(ids.max()) + 1 if ids.numel() else 1)
     counts = sparse.csr_matrix((np.ones(len(words), np.float32), (row.numpy(), words)), shape=shape)
     return WordEmbedding(TfidfTransformer(sublinear_tf=True).fit_transform(counts))
-
-
-def embed_texts(texts: list[str]) -> WordEmbedding:
-    """Embed plain texts by TF-IDF. Raises UserError if none of them contains a word."""
-    try:
-        return WordEmbedding(TfidfVectorizer(sublinear_tf=True, dtype=np.float32).fit_transform(texts))
-    except ValueError as error:
-        raise UserError(f"the {len(texts)} texts cannot be compared: {error}") from error

@@ -1,7 +1,6 @@
 """List of samples to exclude, which a datamodule reads as ``data.exclude=FILE``; description and checks of a split."""
 
 from dataclasses import asdict
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ PART_RANK = {"test": 0, "val": 1, "train": 2, "unused": 3}  # of two copies, tha
 ALPHA = 0.01  # p-value of the class shares below which a part counts as not stratified
 
 
-def exclusions(findings: Findings) -> dict[str, Any]:
+def exclusions(findings: Findings) -> dict[str, object]:
     """Apply the rules: {"data", "content", "criteria", "excluded": [{"index", "part", "why"}, …]}.
 
     Samples of the test part are never listed, so that test results stay comparable.
@@ -78,13 +77,10 @@ def _list_duplicates(findings: Findings, kind: str, why: dict[int, str]) -> None
             continue
         for original in sorted(kept, key=lambda k: _rank(samples, k)):
             leak = samples.parts[i] != "unused" and samples.parts[original] != samples.parts[i]
-            if kind in _kinds_of(rules.leaks if leak else rules.duplicates):
+            rule = rules.leaks if leak else rules.duplicates  # exact ones are near, too
+            if rule == "near" or rule == kind:
                 why[i] = f"{kind} duplicate of {_describe(samples, original)}{' (leak)' if leak else ''}"
                 break
-
-
-def _kinds_of(rule: str) -> tuple[str, ...]:
-    return {"near": ("exact", "near"), "exact": ("exact",)}.get(rule, ())
 
 
 def _expand_copies(partners: dict[int, list[int]], exact: list[np.ndarray]) -> dict[int, list[int]]:
@@ -119,7 +115,7 @@ def _list_label_errors(findings: Findings, why: dict[int, str]) -> None:
         why.setdefault(i, text)
 
 
-def describe_split(findings: Findings) -> dict[str, Any]:
+def describe_split(findings: Findings) -> dict[str, object]:
     """Return indices and class counts of each part, and the checks: name -> {"holds": …, "found": …}."""
     samples, data = findings.samples, findings.samples.data
     counts = class_balance(samples)
@@ -138,7 +134,7 @@ def describe_split(findings: Findings) -> dict[str, Any]:
     }
 
 
-def _disjoint(data: InMemoryData) -> dict[str, Any]:
+def _disjoint(data: InMemoryData) -> dict[str, object]:
     official = data.arrays.test is not None
     pool = [data.splits[part] for part in ("train", "val", *(() if official else ("test",)))]
     twice = sum(len(part) for part in pool) - len(torch.cat(pool).unique())
@@ -146,12 +142,12 @@ def _disjoint(data: InMemoryData) -> dict[str, Any]:
     return {"holds": twice == 0, "found": f"{twice} duplicate indices"}
 
 
-def _stratified(findings: Findings) -> dict[str, Any]:
+def _stratified(findings: Findings) -> dict[str, object]:
     """Check the targets of validation and test against those of training."""
     samples = findings.samples
     y = samples.y.numpy()
     train = y[samples.members("train")]
-    found: dict[str, Any] = {"holds": True, "found": "one part"}
+    found: dict[str, object] = {"holds": True, "found": "one part"}
     said = []
     for part in ("val", "test"):
         own = y[samples.members(part)]
@@ -165,7 +161,7 @@ def _stratified(findings: Findings) -> dict[str, Any]:
     return {**found, "found": "; ".join(said)} if said else found
 
 
-def _leak_free(findings: Findings) -> dict[str, Any]:
+def _leak_free(findings: Findings) -> dict[str, object]:
     """Check that no group of equal or near samples is in two parts."""
     across = leaks(findings.duplicates, findings.samples)
     said = ", ".join(f"{len(groups)} groups in {parts}" for parts, groups in sorted(across.items()))

@@ -95,7 +95,7 @@ def _errors(
     return found
 
 
-def build_report(findings: Findings, other: InMemoryData | None = None) -> dict[str, Any]:
+def build_report(findings: Findings, other: InMemoryData | None = None) -> dict[str, object]:
     """Return the report as plain values; `other` is a datamodule to compare with (drift)."""
     samples, settings = findings.samples, findings.settings
     drifted = _drift(findings, other)
@@ -118,7 +118,7 @@ def build_report(findings: Findings, other: InMemoryData | None = None) -> dict[
     }
 
 
-def _outliers(findings: Findings) -> dict[str, Any]:
+def _outliers(findings: Findings) -> dict[str, object]:
     samples, limit = findings.samples, findings.settings.outlier_z
     columns = column_outliers(samples, limit)
     return {
@@ -132,7 +132,7 @@ def _outliers(findings: Findings) -> dict[str, Any]:
     }
 
 
-def _label_errors(findings: Findings) -> dict[str, Any] | None:
+def _label_errors(findings: Findings) -> dict[str, object] | None:
     errors, samples = findings.errors, findings.samples
     if errors is None:
         return None
@@ -153,7 +153,7 @@ def _label_errors(findings: Findings) -> dict[str, Any] | None:
     }
 
 
-def _listed(findings: Findings) -> dict[str, Any]:
+def _listed(findings: Findings) -> dict[str, object]:
     samples, found = findings.samples, findings.duplicates
     order = np.argsort(-found.similarity, kind="stable")[:MAX_LISTED]
     across = twice.leaks(found, samples)
@@ -173,7 +173,7 @@ def _listed(findings: Findings) -> dict[str, Any]:
     }
 
 
-def _drift(findings: Findings, other: InMemoryData | None) -> dict[str, Any] | None:
+def _drift(findings: Findings, other: InMemoryData | None) -> dict[str, object] | None:
     samples, settings = findings.samples, findings.settings
     if other is not None:
         return _drift_between(samples, collect_samples(other), settings)
@@ -191,7 +191,7 @@ def _drift(findings: Findings, other: InMemoryData | None) -> dict[str, Any] | N
     return {"between": [a, b], **found, "labels": label_shift(y[sides[0]], y[sides[1]])}
 
 
-def _drift_between(samples: Samples, others: Samples, settings: QualitySettings) -> dict[str, Any]:
+def _drift_between(samples: Samples, others: Samples, settings: QualitySettings) -> dict[str, object]:
     """Compare the pools of two data sets in one joint embedding."""
     if samples.shape != others.shape or samples.domain != others.domain or samples.domain in ("text", "interactions"):
         raise UserError(

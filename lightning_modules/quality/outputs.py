@@ -17,7 +17,7 @@ from lightning_modules.tracking.store import Store
 from lightning_modules.tracking.tags import COMMAND_TAG, DATA_FINGERPRINT_TAG, GIT_COMMIT_TAG, GIT_DIRTY_TAG, KIND_TAG
 
 
-def write_json(path: Path, record: Mapping[str, Any]) -> None:
+def write_json(path: Path, record: Mapping[str, object]) -> None:
     """Write a record atomically. Raises UserError if it cannot be written."""
     part = path.with_name(f".{path.name}.part")
     try:
@@ -34,7 +34,7 @@ def default_path(verb: str, record: Mapping[str, Any]) -> Path:
     return runs_folder() / "quality" / f"{record['data']}-{record['content'][:8]}.{verb}.json"
 
 
-def write_report(folder: Path, findings: Findings, report: Mapping[str, Any]) -> list[Path]:
+def write_report(folder: Path, findings: Findings, report: Mapping[str, object]) -> list[Path]:
     """Write report.json and the plots to `folder`."""
     from lightning_modules.quality.plots import draw_plots
 
@@ -46,7 +46,7 @@ def write_report(folder: Path, findings: Findings, report: Mapping[str, Any]) ->
     return files
 
 
-def replace_non_finite(value: Any) -> Any:
+def replace_non_finite(value: object) -> Any:
     """Replace NaN and infinities by None for JSON."""
     if isinstance(value, Mapping):
         return {str(key): replace_non_finite(inner) for key, inner in value.items()}
@@ -71,7 +71,7 @@ def report_metrics(report: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _create_run(
-    store: Store, experiment: str, verb: str, config: Mapping[str, Any], record: Mapping[str, Any],
+    store: Store, experiment: str, verb: str, config: Mapping[str, object], record: Mapping[str, object],
     metrics: Mapping[str, float], files: list[Path],
 ) -> str:  # fmt: skip
     """Create a run with these files; return its id."""
@@ -102,7 +102,7 @@ def _create_run(
 
 
 def log_results(
-    store: Store | None, experiment: str, verb: str, config: Mapping[str, Any], record: Mapping[str, Any],
+    store: Store | None, experiment: str, verb: str, config: Mapping[str, object], record: Mapping[str, object],
     metrics: Mapping[str, float], files: list[Path],
 ) -> None:  # fmt: skip
     """Log these files as a run if there is a store; warn if it is not available (everything is printed anyway)."""

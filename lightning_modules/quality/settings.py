@@ -13,7 +13,7 @@ from lightning_modules.quality.samples import Part
 
 NEAR_THRESHOLDS = {"image": 0.99, "series": 0.99, "audio": 0.998, "text": 0.9, "table": 0.999}
 Kind = Literal["exact", "near", "none"]
-RULES: dict[str, Any] = {  # what the keys of conf/quality.yaml may be
+RULES: dict[str, object] = {  # what the keys of conf/quality.yaml may be
     "near": Annotated[float, Gt(0), Le(1)] | None,
     "components": Count,
     "outlier_z": Positive,

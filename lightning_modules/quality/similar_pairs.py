@@ -30,7 +30,7 @@ class SimilarPairs:
 def find_similar_pairs(
     embedding: Embedding | WordEmbedding, threshold: float, among: np.ndarray | None = None
 ) -> SimilarPairs:
-    """Find all pairs with at least this similarity; at most about MOST partners per sample.
+    """Find all pairs with at least this similarity; at most about MAX_PARTNERS per sample.
 
     Args:
         among: positions to compare; default all. `nearest` is NaN for the others.
@@ -82,7 +82,7 @@ def _search(embedding: Embedding, threshold: float, chosen: np.ndarray) -> tuple
 
 
 def _top_entries(block: Tensor, threshold: float, full: Tensor) -> Tensor:
-    """Return the positions [P, 2] of entries above the threshold: the MOST highest per row, one for a `full` row."""
+    """Return the positions [P, 2] of entries above the threshold: the MAX_PARTNERS highest per row, one for a `full` row."""
     rows = (block.amax(1) >= threshold).nonzero().squeeze(1)
     values, columns = block[rows].topk(min(MAX_PARTNERS, block.shape[1]), dim=1)
     values[full[rows], 1:] = -torch.inf
@@ -121,7 +121,7 @@ def _search_words(
 
 
 def knn_distance(embedding: Embedding | WordEmbedding, k: int = 5) -> np.ndarray:
-    """Return 1 - similarity to the k-th nearest of up to REFERENCE random samples, [N] (Sugiyama & Borgwardt 2013)."""
+    """Return 1 - similarity to the k-th nearest of up to MAX_REFERENCE random samples, [N] (Sugiyama & Borgwardt 2013)."""
     count = len(embedding)
     drawn = np.sort(np.random.RandomState(0).permutation(count)[:MAX_REFERENCE])
     k = min(k, len(drawn) - 1)

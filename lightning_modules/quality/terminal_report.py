@@ -4,19 +4,11 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from rich.markup import escape
 from rich.table import Table
 
-from lightning_modules.report.tables import open_console
+from lightning_modules.report.tables import open_console, terminal_table
 
 MAX_EXAMPLES = 5  # examples per kind of issue
-
-
-def _table(*columns: str, title: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold")
-    for number, column in enumerate(columns):
-        table.add_column(column, justify="right" if number and column != "found" else "left")
-    return table
 
 
 def show_report(report: dict[str, Any]) -> None:
@@ -31,50 +23,48 @@ def show_report(report: dict[str, Any]) -> None:
 
 
 def _balance(balance: dict[str, Any], name: str) -> Table:
-    classes = any("counts" in part for part in balance.values())
-    by_class, by_value = (
-        ("smallest class", "largest class", "largest / smallest", "entropy"),
-        ("mean", "std", "min", "max"),
-    )
-    columns = by_class if classes else by_value
-    table = _table("part", "samples", *columns, title=escape(name))
+    columns, rows = ["mean", "std", "min", "max"], []
+    if classes := any("counts" in part for part in balance.values()):
+        columns = ["smallest class", "largest class", "largest / smallest", "entropy"]
     for part, found in balance.items():
         if classes:
             smallest, largest = (pick(found["counts"].items(), key=lambda item: item[1]) for pick in (min, max))
             ratio = "a class is missing" if found["imbalance"] is None else f"{found['imbalance']:.2f}"
-            named = [escape(f"{label}: {count:,}") for label, count in (smallest, largest)]
-            table.add_row(part, f"{found['samples']:,}", *named, ratio, f"{found['entropy']:.3f}")
+            named = [f"{label}: {count:,}" for label, count in (smallest, largest)]
+            numbers = [*named, ratio, f"{found['entropy']:.3f}"]
         else:
             numbers = [f"{found[key]:.4g}" if key in found else "–" for key in columns]
-            table.add_row(part, f"{found['samples']:,}", *numbers)
-    return table
+        rows.append([part, f"{found['samples']:,}", *numbers])
+    return terminal_table(["part", "samples", *columns], rows, title=name)
 
 
 def _findings(report: dict[str, Any]) -> Table:
-    table = _table("issue", "count", "found", title="")
     values, twice, out = report["values"], report["duplicates"], report["outliers"]
     missing = f"in {values['samples_with_missing']:,} samples; "
     if values["min"] is not None:
         missing += f"{values['dtype']} {values['shape']} from {values['min']:g} to {values['max']:g}"
-    table.add_row("missing values", f"{values['missing_values']:,}", escape(missing))
     still = f"{values['constant_samples']:,} constant samples"
-    table.add_row("constant columns", f"{values['constant_columns']:,}", still)
     groups = f"{twice['exact_groups']:,} groups; {twice['conflicting_exact_groups']:,} of them with different labels"
-    table.add_row("exact copies", f"{twice['exact_copies']:,}", groups)
     near = f"similarity ≥ {twice['near_threshold']:g}; {twice['conflicting_near_pairs']:,} with different labels"
-    table.add_row("near pairs", f"{twice['near_pairs']:,}", near)
     across = ", ".join(f"{count:,} in {parts}" for parts, count in twice["leaks"].items()) or "none"
-    table.add_row("leaks", f"{sum(twice['leaks'].values()):,}", f"groups: {across}")
     far = out["far_in_a_column"]
     columns = "" if far is None else f"; {far:,} samples with a value that far out in its column"
-    table.add_row("outliers", f"{out['isolated']:,}", f"z ≥ {out['limit_z']:g}{columns}")
+    rows = [
+        ("missing values", values["missing_values"], missing),
+        ("constant columns", values["constant_columns"], still),
+        ("exact copies", twice["exact_copies"], groups),
+        ("near pairs", twice["near_pairs"], near),
+        ("leaks", sum(twice["leaks"].values()), f"groups: {across}"),
+        ("outliers", out["isolated"], f"z ≥ {out['limit_z']:g}{columns}"),
+    ]
     if errors := report["label_errors"]:
         said = f"{errors['classifier']}, out-of-fold accuracy {errors['out_of_fold_accuracy']:.1%}"
         said += f"; noise about {errors['estimated_noise']:.1%}"
-        table.add_row("suspected label errors", f"{errors['found']:,}", said)
+        rows.append(("suspected label errors", errors["found"], said))
     if drift := report["drift"]:
-        table.add_row("drifted columns", f"{drift['drifted_columns']:,}", escape(_drift(drift)))
-    return table
+        rows.append(("drifted columns", drift["drifted_columns"], _drift(drift)))
+    cells = [(issue, f"{count:,}", text) for issue, count, text in rows]
+    return terminal_table(["issue", "count", "found"], cells, left=(0, 2))
 
 
 def _drift(drift: dict[str, Any]) -> str:
@@ -103,10 +93,9 @@ def _examples(report: dict[str, Any]) -> list[str]:
 
 def show_exclusions(record: dict[str, Any]) -> None:
     """Print how many samples are excluded, and why."""
-    table = _table("why", "samples", title=escape(f"{record['data']}: {len(record['excluded'])} samples to exclude"))
-    for kind, count in count_exclusions(record).most_common():
-        table.add_row(kind, f"{count:,}")
-    open_console().print(table)
+    rows = [(kind, f"{count:,}") for kind, count in count_exclusions(record).most_common()]
+    title = f"{record['data']}: {len(record['excluded'])} samples to exclude"
+    open_console().print(terminal_table(["why", "samples"], rows, title=title))
 
 
 def count_exclusions(record: Mapping[str, Any]) -> Counter[str]:
@@ -125,7 +114,6 @@ def show_split(found: dict[str, Any]) -> None:
     """Print the parts and the results of the checks."""
     out = open_console()
     out.print(_balance({name: part for name, part in found["parts"].items() if part["samples"]}, found["data"]))
-    table = _table("check", "holds", "found", title="")
-    for name, check in found["checks"].items():
-        table.add_row(name.replace("_", " "), "yes" if check["holds"] else "no", escape(check["found"]))
-    out.print(table)
+    checks = found["checks"].items()
+    rows = [(name.replace("_", " "), "yes" if check["holds"] else "no", check["found"]) for name, check in checks]
+    out.print(terminal_table(["check", "holds", "found"], rows, left=(0, 2)))

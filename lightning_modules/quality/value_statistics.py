@@ -13,7 +13,7 @@ MAX_LISTED = 20  # columns listed in the report
 MAX_COLUMNS = 1000  # columns up to which outliers are detected per column
 
 
-def describe_values(samples: Samples) -> dict[str, Any]:
+def describe_values(samples: Samples) -> dict[str, object]:
     """Return shape, dtype, range, missing values, constant columns (positions) and constant samples (such as silence)."""
     low: Any = None
     high: Any = None

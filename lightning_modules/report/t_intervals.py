@@ -54,26 +54,26 @@ def mean_interval(ours: Sample, confidence: float = MEAN_CONFIDENCE) -> Interval
     return _t_interval(ours.mean, ours.std / math.sqrt(ours.n), ours.n - 1, confidence)
 
 
-def difference_interval(ours: Sample, theirs: Sample, confidence: float = DIFFERENCE_CONFIDENCE) -> Interval | None:
+def difference_interval(ours: Sample, theirs: Sample) -> Interval | None:
     """Interval of the difference of means: Welch's if the spread is published, otherwise a prediction interval.
 
     Two published runs have too few degrees of freedom for Welch's approximation; their spread is pooled with ours.
     """
     if theirs.n == MIN_RUNS_FOR_WELCH - 1 and theirs.has_spread:
-        return pooled_interval(ours, theirs, confidence)
+        return pooled_interval(ours, theirs)
     if theirs.has_spread:
-        return welch_interval(ours, theirs, confidence)
-    return prediction_interval(ours, theirs.mean, confidence, theirs.n)
+        return welch_interval(ours, theirs)
+    return prediction_interval(ours, theirs.mean, theirs.n)
 
 
-def welch_interval(ours: Sample, theirs: Sample, confidence: float = DIFFERENCE_CONFIDENCE) -> Interval | None:
+def welch_interval(ours: Sample, theirs: Sample) -> Interval | None:
     """Difference of two means with unequal variances; degrees of freedom by Satterthwaite (1946), Welch (1947)."""
     if not (ours.has_spread and theirs.has_spread):
         return None
-    return welch_satterthwaite_interval(ours.mean - theirs.mean, [ours, theirs], confidence)
+    return welch_satterthwaite_interval(ours.mean - theirs.mean, [ours, theirs])
 
 
-def pooled_interval(ours: Sample, theirs: Sample, confidence: float = DIFFERENCE_CONFIDENCE) -> Interval | None:
+def pooled_interval(ours: Sample, theirs: Sample) -> Interval | None:
     """Difference of two means with a common variance (Student)."""
     if not (ours.has_spread and theirs.has_spread):
         return None
@@ -81,24 +81,20 @@ def pooled_interval(ours: Sample, theirs: Sample, confidence: float = DIFFERENCE
     freedom = ours.n + theirs.n - 2
     variance = ((ours.n - 1) * ours.std**2 + (theirs.n - 1) * theirs.std**2) / freedom
     error = math.sqrt(variance * (1 / ours.n + 1 / theirs.n))
-    return _t_interval(ours.mean - theirs.mean, error, freedom, confidence)
+    return _t_interval(ours.mean - theirs.mean, error, freedom)
 
 
-def welch_satterthwaite_interval(
-    centre: float, samples: Sequence[Sample], confidence: float = DIFFERENCE_CONFIDENCE
-) -> Interval:
+def welch_satterthwaite_interval(centre: float, samples: Sequence[Sample]) -> Interval:
     """Interval around `centre`, whose variance is the sum of the variances of independent means."""
     errors = [(float(sample.std or 0.0) ** 2 / sample.n, sample.n - 1) for sample in samples]
     total = sum(square for square, _ in errors)
     if total == 0:
-        return _t_interval(centre, 0.0, 1, confidence)
+        return _t_interval(centre, 0.0, 1)
     freedom = 1 / sum((square / total) ** 2 / free for square, free in errors)
-    return _t_interval(centre, math.sqrt(total), freedom, confidence)
+    return _t_interval(centre, math.sqrt(total), freedom)
 
 
-def prediction_interval(
-    ours: Sample, number: float, confidence: float = DIFFERENCE_CONFIDENCE, runs: int = 1
-) -> Interval | None:
+def prediction_interval(ours: Sample, number: float, runs: int = 1) -> Interval | None:
     """Our mean minus the mean of `runs` further runs: ``s * sqrt(1/n + 1/runs)``, n - 1 degrees of freedom.
 
     A single published run is not a true mean: it varies as much as any of our own runs.
@@ -106,11 +102,11 @@ def prediction_interval(
     if not ours.has_spread:
         return None
     assert ours.std is not None
-    return _t_interval(ours.mean - number, ours.std * math.sqrt(1 / ours.n + 1 / runs), ours.n - 1, confidence)
+    return _t_interval(ours.mean - number, ours.std * math.sqrt(1 / ours.n + 1 / runs), ours.n - 1)
 
 
 def unpaired_prediction_interval(
-    ours: Sample, arms: tuple[float, float], number: float, confidence: float = DIFFERENCE_CONFIDENCE, runs: int = 1
+    ours: Sample, arms: tuple[float, float], number: float, runs: int = 1
 ) -> Interval | None:
     """Our mean difference, paired by seed, minus a published difference of two arms with `runs` runs each.
 
@@ -131,12 +127,12 @@ def unpaired_prediction_interval(
     form = weights @ np.array([[first, shared], [shared, second]])
     variance = float(np.trace(form))
     if variance == 0:
-        return _t_interval(ours.mean - number, 0.0, 1, confidence)
+        return _t_interval(ours.mean - number, 0.0, 1)
     freedom = (ours.n - 1) * variance**2 / float(np.trace(form @ form))
-    return _t_interval(ours.mean - number, math.sqrt(variance), freedom, confidence)
+    return _t_interval(ours.mean - number, math.sqrt(variance), freedom)
 
 
-def _t_interval(centre: float, error: float, freedom: float, confidence: float) -> Interval:
+def _t_interval(centre: float, error: float, freedom: float, confidence: float = DIFFERENCE_CONFIDENCE) -> Interval:
     from scipy.special import stdtrit  # the quantile of Student's t; scipy.stats takes a second to import
 
     half = float(stdtrit(freedom, (1 + confidence) / 2)) * error

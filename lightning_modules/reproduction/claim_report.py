@@ -120,23 +120,23 @@ class ClaimRow:
         return self.judged.verdict in self.claim.expect
 
 
-def rows_to_markdown(rows: Sequence[ClaimRow], command: str = "") -> str:
-    """The table, and a line with dates, commits, machines and versions of its runs, and the `command`."""
+def rows_to_markdown(rows: Sequence[ClaimRow]) -> str:
+    """The table, and a line with dates, commits, machines and versions of its runs, and the command."""
     lines = []
     for row in rows:
         *front, verdict, time = (escape_markdown(cell) for cell in _row_cells(row))
         lines.append([*front, verdict if row.expected else f"**{verdict}**", time])
-    return f"{markdown_table(COLUMNS, lines, left=_TEXT_COLUMNS)}\n\n{_footer(rows, command)}\n"
+    return f"{markdown_table(COLUMNS, lines, left=_TEXT_COLUMNS)}\n\n{_footer(rows)}\n"
 
 
-def _footer(rows: Sequence[ClaimRow], command: str) -> str:
+def _footer(rows: Sequence[ClaimRow]) -> str:
     origins = [row.origin for row in rows]
     days = sorted({origin.date for origin in origins if origin.date})
     commits = list(dict.fromkeys(commit for origin in origins for commit in origin.commit.split()))
     run = " to ".join(dict.fromkeys((days[0], days[-1]))) if days else ""
     at = f"at {', '.join(commits[:4])}{' …' * (len(commits) > 4)}" if commits else ""
     folders = {row.claim_id.rpartition("/")[0] for row in rows}
-    again = command or f"touchstone reproduce {folders.pop() if len(folders) == 1 else 'all'}"
+    again = f"touchstone reproduce {folders.pop() if len(folders) == 1 else 'all'}"
     machines = "; ".join(dict.fromkeys(origin.machine for origin in origins if origin.machine))
     parts = [f"Run {run} {at}".strip() if run or at else "", escape_markdown(machines), f"again: `{again}`"]
     return ". ".join(" ".join(part.split()) for part in parts if part)

@@ -104,7 +104,7 @@ def merge_newest(committed: Mapping[str, Result], stored: Mapping[str, Result]) 
     return found
 
 
-def _read_entries(file: Path) -> dict[str, Any]:
+def _read_entries(file: Path) -> dict[str, object]:
     try:
         entries = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:

@@ -125,7 +125,7 @@ def find_garbage(database: Any) -> Garbage:
     tag, version = mlflow.tables().SqlTag, mlflow.model_version_table()
     with database.ManagedSessionMaker(read_only=True) as session:
 
-        def rows(table: Any, *names: str) -> list[Any]:
+        def rows(table: object, *names: str) -> list[Any]:
             return list(session.execute(select(*(getattr(table, name) for name in names))).all())
 
         experiments = rows(experiment, "experiment_id", "artifact_location", "lifecycle_stage")

@@ -38,16 +38,16 @@ class CommHook:
         """Restore from the states of all ranks: empty for a new run; their number may differ from `world_size`."""
 
 
-def gather_on_rank_zero(mine: Any) -> list[Any] | None:
+def gather_on_rank_zero(mine: object) -> list[Any] | None:
     """`mine` of each rank with its tensors on the CPU, or None on other ranks than 0. All ranks must call it."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return [to_cpu(mine)]
-    ranks: list[Any] | None = [None] * dist.get_world_size() if dist.get_rank() == 0 else None
+    ranks: list[object] | None = [None] * dist.get_world_size() if dist.get_rank() == 0 else None
     dist.gather_object(to_cpu(mine), ranks)
     return ranks
 
 
-def to_cpu(value: Any) -> Any:
+def to_cpu(value: object) -> Any:
     """`value` with its tensors copied to the CPU."""
     form = torch.contiguous_format
     return apply_to_collection(value, Tensor, lambda tensor: tensor.detach().to("cpu", copy=True, memory_format=form))

@@ -156,7 +156,7 @@ class CheckedDDP(CommStats, ExtensibleDDP):
         self._num_backwards += 1
         if model is not None and sends_gradients(model):  # False while gradients are accumulated
             self._num_syncs += 1
-            self.bytes_counter.add(self._buffers_due + (0 if self.hook else self._gradient_bytes))
+            self.bytes_counter.sent += self._buffers_due + (0 if self.hook else self._gradient_bytes)
             self._buffers_due = 0
 
     def on_validation_start(self) -> None:

@@ -33,7 +33,7 @@ class _AllReduceSum(torch.autograd.Function):
     """Sum over the ranks. Every rank uses the sum, so its gradient is the sum of the ranks' gradients."""
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor) -> Tensor:
+    def forward(ctx: object, values: Tensor) -> Tensor:
         total = values.clone()
         dist.all_reduce(total)
         return total

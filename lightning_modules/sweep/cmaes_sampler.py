@@ -59,7 +59,7 @@ class CmaEsSampler(BaseSampler):
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
+    ) -> dict[str, object]:
         point = self._optimiser(study).ask()
         return {key: axis.value(x) for (key, axis), x in zip(self._axes.items(), point, strict=True)}
 

@@ -25,13 +25,12 @@ from lightning_modules.config.errors import UserError
 from lightning_modules.config.metric_direction import sweep_objective
 from lightning_modules.config.signals import SignalReceived, defer_signals, signals_as_exceptions
 from lightning_modules.config.trust import refuse_untrusted_overrides
-from lightning_modules.strategy.launch.environment import available_cores
+from lightning_modules.strategy.launch.environment import allocate, available_cores, visible_gpus
 from lightning_modules.sweep.engine import Engine, Runner
 from lightning_modules.sweep.launcher_runner import LauncherRunner
-from lightning_modules.sweep.plans import DONE_STATES, GridPlan, Plan, Trial, run_name
+from lightning_modules.sweep.plans import DONE_STATES, Plan, Trial, grid_plan, run_name
 from lightning_modules.sweep.process_pool import ProcessPool, start_forkserver
 from lightning_modules.sweep.progress import SweepProgress
-from lightning_modules.sweep.resources import allocate, visible_gpus
 from lightning_modules.sweep.sweep_command import (
     SweepCommand,
     check_sweep_name,
@@ -55,7 +54,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 OWN_KINDS = ("grid", "optuna")  # of sweeps that touchstone train starts
-SETTINGS: dict[str, Any] = {
+SETTINGS: dict[str, object] = {
     "name": str | int | None, "resume": str | int | None, "jobs": Count | None, "retries": Whole,
     "skip_finished": bool,
 }  # fmt: skip
@@ -186,7 +185,7 @@ class _SweepController:
     def _make_plan(self) -> Plan:
         objectives = sweep_objective(self.config.task.monitor)
         if self.request.kind == "grid":
-            return GridPlan(self.command.swept, objectives)
+            return grid_plan(self.command.swept, objectives)
         from lightning_modules.sweep.optuna_plan import OptunaPlan
         from lightning_modules.sweep.search_settings import SearchSettings
         from lightning_modules.sweep.search_space import check_keys, parse_space

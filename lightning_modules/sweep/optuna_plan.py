@@ -34,7 +34,7 @@ _PRUNERS: dict[str, Callable[..., BasePruner]] = {
     "median": MedianPruner,
 }
 # Optuna's "auto" is guessed from the trials that happen to have ended, and so depends on when it is asked
-_PRUNER_DEFAULTS: dict[str, dict[str, Any]] = {"asha": {"min_resource": 1}}
+_PRUNER_DEFAULTS: dict[str, dict[str, object]] = {"asha": {"min_resource": 1}}
 
 
 class OptunaPlan(Plan):
@@ -94,7 +94,7 @@ class OptunaPlan(Plan):
         """Whether the trial has all its values: it may have been interrupted while they were drawn."""
         return self.space.keys() <= trial.params.keys()
 
-    def _trial(self, number: int, params: dict[str, Any]) -> Trial:
+    def _trial(self, number: int, params: dict[str, object]) -> Trial:
         in_order = {key: params[key] for key in self.keys}
         return Trial(number, in_order, tuple(to_overrides(in_order)))
 
@@ -123,7 +123,7 @@ class OptunaPlan(Plan):
                 names = [name for name in outcome.logged if name.startswith(("val/", "test/", "train/", "model/"))]
                 raise UserError(f"search.objectives: no run logs '{key}'; {suggest(key, names)}")
 
-    def pruning(self) -> dict[str, Any] | None:
+    def pruning(self) -> dict[str, object] | None:
         if self.settings.pruner == "none":
             return None
         return {
@@ -136,7 +136,7 @@ class OptunaPlan(Plan):
         }
 
 
-def make_pruner(name: str, options: Mapping[str, Any], max_epochs: int | None = None) -> BasePruner:
+def make_pruner(name: str, options: Mapping[str, object], max_epochs: int | None = None) -> BasePruner:
     """Return the pruner `search.pruner` with `search.pruner_options`.
 
     Its steps are completed epochs, from 1.

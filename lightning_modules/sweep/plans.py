@@ -3,9 +3,10 @@
 import itertools
 import math
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 from hydra.core.override_parser.types import Override, Transformer
 
@@ -28,7 +29,7 @@ class Trial:
     """
 
     number: int
-    params: dict[str, Any]
+    params: dict[str, object]
     overrides: tuple[str, ...]
     name: str = ""
 
@@ -59,7 +60,7 @@ class Plan(Protocol):
     objectives: dict[str, str]
     total: int
     is_sequential: bool
-    identity: dict[str, Any] | None = None
+    identity: dict[str, object] | None = None
 
     def ask(self) -> Trial | None:
         """The next trial that was never started; None if there is none."""
@@ -74,7 +75,7 @@ class Plan(Protocol):
         """Overrides to compose and check before the first trial is started."""
         return []
 
-    def pruning(self) -> dict[str, Any] | None:
+    def pruning(self) -> dict[str, object] | None:
         """The settings of `PruningClient` for the trials of this plan; None if none is pruned."""
         return None
 
@@ -83,8 +84,7 @@ class FixedPlan(Plan):
     """A given list of trials, in that order.
 
     Args:
-        samples: see `Plan.samples`.
-        identity: see `Plan`.
+        samples, identity: see `Plan`.
     """
 
     is_sequential = False
@@ -95,52 +95,43 @@ class FixedPlan(Plan):
         keys: Sequence[str],
         objectives: Mapping[str, str],
         samples: Sequence[tuple[str, ...]],
-        identity: Mapping[str, Any],
+        identity: Mapping[str, object] | None = None,
     ) -> None:
-        self.trials = list(trials)
-        self.keys, self.objectives = list(keys), dict(objectives)
-        self.total, self.identity = len(self.trials), dict(identity)
-        self._samples = list(samples)
-        self._recorded: Collection[int] = ()
-        self._remaining = self._all_trials()
-
-    def _all_trials(self) -> Iterator[Trial]:
-        return iter(self.trials)
+        self.trials, self.keys, self.objectives = list(trials), list(keys), dict(objectives)
+        self.total, self.identity = len(self.trials), None if identity is None else dict(identity)
+        self._samples, self._remaining = list(samples), iter(self.trials)
 
     def started(self, recorded: Collection[int]) -> list[Trial]:
-        self._recorded = recorded
-        return [trial for trial in self._all_trials() if trial.number in recorded] if recorded else []
+        self._remaining = iter([trial for trial in self.trials if trial.number not in recorded])
+        return [trial for trial in self.trials if trial.number in recorded]
 
     def samples(self) -> list[tuple[str, ...]]:
         return self._samples
 
     def ask(self) -> Trial | None:
-        return next((trial for trial in self._remaining if trial.number not in self._recorded), None)
+        return next(self._remaining, None)
 
     def tell(self, trial: Trial, outcome: Outcome) -> None:
         """Outcomes do not change the list."""
 
 
-class GridPlan(FixedPlan):
+def grid_plan(swept: Sequence[Override], objectives: Mapping[str, str]) -> FixedPlan:
     """Every combination of the values on the command line, the last key fastest.
 
     Raises UserError if a key has no values, has one twice, or ranges over an interval.
     """
-
-    def __init__(self, swept: Sequence[Override], objectives: Mapping[str, str]) -> None:
-        self._axes = [_axis_values(override) for override in swept]
-        longest = max((len(axis) for axis in self._axes), default=1)  # so many samples have every value of every key
-        samples = [tuple(axis[i % len(axis)][0] for axis in self._axes) for i in range(longest)]
-        super().__init__([], [key.get_key_element().lstrip("+") for key in swept], objectives, samples, {})
-        self.total, self.identity = math.prod(len(axis) for axis in self._axes), None
-
-    def _all_trials(self) -> Iterator[Trial]:
-        for number, point in enumerate(itertools.product(*self._axes)):
-            params = dict(zip(self.keys, (value for _, value in point), strict=True))
-            yield Trial(number, params, tuple(override for override, _ in point))
+    axes = [_axis_values(override) for override in swept]
+    keys = [override.get_key_element().lstrip("+") for override in swept]
+    trials = []
+    for number, point in enumerate(itertools.product(*axes)):
+        params = dict(zip(keys, (value for _, value in point), strict=True))
+        trials.append(Trial(number, params, tuple(override for override, _ in point)))
+    longest = max(map(len, axes), default=1)  # so many samples have every value of every key
+    samples = [tuple(axis[i % len(axis)][0] for axis in axes) for i in range(longest)]
+    return FixedPlan(trials, keys, objectives, samples)
 
 
-def _axis_values(override: Override) -> list[tuple[str, Any]]:
+def _axis_values(override: Override) -> list[tuple[str, object]]:
     """Each value of a swept key, as an override and as a plain value."""
     key, text = override.get_key_element(), override.input_line
     if not override.is_discrete_sweep():
@@ -157,7 +148,7 @@ def _axis_values(override: Override) -> list[tuple[str, Any]]:
     return list(zip(overrides, map(convert_value, found), strict=True))
 
 
-def run_name(params: Mapping[str, Any], keys: Sequence[str]) -> str:
+def run_name(params: Mapping[str, object], keys: Sequence[str]) -> str:
     """The run name of a trial: ``lr=0.01 seed=3``, in the order of `keys`, at most `NAME_LIMIT` characters.
 
     A key that `params` lacks (one that depends on another choice) is left out.
@@ -173,19 +164,12 @@ def short_keys(keys: Sequence[str]) -> dict[str, str]:
     >>> short_keys(["optimizer.lr", "model.dropout", "head.dropout"])
     {'optimizer.lr': 'lr', 'model.dropout': 'model.dropout', 'head.dropout': 'head.dropout'}
     """
-    return {key: next(tail for tail in _tails(key) if _is_unique(tail, key, keys)) for key in keys}
+    tails = {key: [key[match.end() :] for match in re.finditer(r"^|[./]", key)][::-1] for key in keys}
+    count = Counter(tail for of_key in tails.values() for tail in of_key)
+    return {key: next((tail for tail in of_key if count[tail] == 1), key) for key, of_key in tails.items()}
 
 
-def _tails(key: str) -> list[str]:
-    starts = [match.end() for match in re.finditer(r"[./]", key)]
-    return [key[start:] for start in reversed(starts)] + [key]
-
-
-def _is_unique(tail: str, key: str, keys: Sequence[str]) -> bool:
-    return tail == key or not any(tail in _tails(other) for other in keys if other != key)
-
-
-def short_value(value: Any) -> str:
+def short_value(value: object) -> str:
     """A value as it is typed, floats with at most 6 digits: ``0.3``, ``1e-5``, ``true``, ``null``, ``[64,32]``."""
     if isinstance(value, float) and math.isfinite(value):
         return f"{value:.6g}".replace("e-0", "e-").replace("e+0", "e").replace("e+", "e")

@@ -18,7 +18,7 @@ import psutil
 from lightning_modules.config.errors import UserError
 from lightning_modules.config.signals import SignalReceived, signals_as_exceptions
 from lightning_modules.strategy.launch.environment import RANK_VARIABLES as OF_RANKS
-from lightning_modules.sweep.resources import Slot
+from lightning_modules.strategy.launch.environment import Slot
 
 _SERVER_DIED = 255  # multiprocessing's exit code of a process whose forkserver is gone
 SAFE_PATH, PRELOAD_MARK = "PYTHONSAFEPATH", "touchstone"  # preload.py removes it
@@ -91,7 +91,7 @@ class ProcessPool:
         process = self._start(trial_process_main, (list(overrides), slot, str(log)), theirs)
         self._jobs[number] = _TrialProcess(process, slot, ours)
 
-    def _start(self, function: Callable[..., Any], arguments: tuple[Any, ...], answer: Connection) -> Any:
+    def _start(self, function: Callable[..., Any], arguments: tuple[object, ...], answer: Connection) -> Any:
         for attempt in range(2):
             environment = {name: value for name, value in os.environ.items() if name not in OF_RANKS}
             process = self._context.Process(target=_child_main, args=(environment, answer, function, arguments))
@@ -160,7 +160,7 @@ def _received_error(job: _TrialProcess) -> str | None:
 
 
 def _child_main(
-    environment: dict[str, str], answer: Connection, function: Callable[..., Any], arguments: Sequence[Any]
+    environment: dict[str, str], answer: Connection, function: Callable[..., Any], arguments: Sequence[object]
 ) -> None:
     """In the new process: its own session, away from the terminal's signals, with the sweep's current environment."""
     os.setsid()

@@ -50,7 +50,7 @@ class ShuffledGridSampler(BaseSampler):
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
+    ) -> dict[str, object]:
         values = [grid_values(distribution) or () for distribution in self._space.values()]
         order = np.random.RandomState(self._seed).permutation(grid_size(self._space))
         places = np.unravel_index(order[self._number % len(order)], [len(of_key) for of_key in values])
@@ -82,7 +82,7 @@ _CONSTRUCTORS: dict[str, Callable[..., BaseSampler]] = {
     "nsga2": NSGAIISampler,
 }
 # Optuna's 50 would make a search of 50 trials a random one
-_DEFAULTS: dict[str, dict[str, Any]] = {"nsga2": {"population_size": 12}}
+_DEFAULTS: dict[str, dict[str, object]] = {"nsga2": {"population_size": 12}}
 
 
 def ask_trial(
@@ -106,7 +106,7 @@ def make_sampler(settings: SearchSettings, space: Space, objectives: Mapping[str
     """
     name = settings.sampler
     raise_mistakes("in the search", _unsupported(name, space, objectives))
-    injected: dict[str, Any] = {"seed": int(np.random.SeedSequence([settings.seed, number]).generate_state(1)[0])}
+    injected: dict[str, object] = {"seed": int(np.random.SeedSequence([settings.seed, number]).generate_state(1)[0])}
     if name == "cmaes":
         injected["space"] = space
     if name == "grid":  # all trials share one order
@@ -147,7 +147,7 @@ class AtomicSampler(BaseSampler):
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
+    ) -> dict[str, object]:
         together = self._inner.infer_relative_search_space(study, trial)
         values = self._inner.sample_relative(study, trial, together)
         for key, distribution in search_space.items():

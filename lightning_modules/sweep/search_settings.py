@@ -20,7 +20,7 @@ Pruner = Literal["none", "asha", "hyperband", "median"]
 SAMPLERS: tuple[str, ...] = get_args(Sampler)
 PRUNERS: tuple[str, ...] = get_args(Pruner)
 DIRECTIONS = ("minimize", "maximize")
-_PLAIN_TYPES: dict[str, Any] = {kind.__name__: kind for kind in (int, float, bool, str)} | {"None": type(None)}
+_PLAIN_TYPES: dict[str, object] = {kind.__name__: kind for kind in (int, float, bool, str)} | {"None": type(None)}
 
 
 @dataclass(frozen=True)
@@ -35,24 +35,24 @@ class SearchSettings:
         timeout_s: no new trial starts after so many seconds.
     """
 
-    space: Mapping[str, Any] = field(default_factory=dict)
+    space: Mapping[str, object] = field(default_factory=dict)
     trials: Count = 20
     sampler: Sampler = "tpe"
-    sampler_options: Mapping[str, Any] = field(default_factory=dict)
+    sampler_options: Mapping[str, object] = field(default_factory=dict)
     pruner: Pruner = "none"
-    pruner_options: Mapping[str, Any] = field(default_factory=dict)
+    pruner_options: Mapping[str, object] = field(default_factory=dict)
     seed: Annotated[int, Ge(0), Lt(2**32)] = 0
     objectives: Mapping[str, Any] = field(default_factory=dict)
     timeout_s: Annotated[float, Gt(0)] | None = None
 
     @classmethod
-    def from_config(cls, node: DictConfig | Mapping[str, Any]) -> "SearchSettings":
+    def from_config(cls, node: DictConfig | Mapping[str, object]) -> "SearchSettings":
         """Raises UserError that lists every mistake of the node `search`."""
         raise_mistakes("in the group search", check_search(node))
         return cls(**to_plain(node))
 
 
-def to_plain(node: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
+def to_plain(node: DictConfig | Mapping[str, object]) -> dict[str, Any]:
     """The node as dicts and lists, with its interpolations resolved."""
     values = OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else dict(node)
     assert isinstance(values, dict)
@@ -67,7 +67,7 @@ def raise_mistakes(where: str, mistakes: Iterable[str]) -> None:
         raise UserError(f"{count} {where}:\n" + "\n".join(f"  {mistake}" for mistake in listed))
 
 
-def check_search(node: DictConfig | Mapping[str, Any]) -> list[str]:
+def check_search(node: DictConfig | Mapping[str, object]) -> list[str]:
     """Every mistake in the node `search`: unknown settings, wrong types, values out of bounds, contradictions."""
     values = to_plain(node)
     mistakes = setting_mistakes("search", values, get_type_hints(SearchSettings, include_extras=True))
@@ -89,7 +89,7 @@ def check_search(node: DictConfig | Mapping[str, Any]) -> list[str]:
 
 
 def setting_mistakes(
-    group: str, values: Mapping[str, Any], hints: Mapping[str, Any], noun: str = "setting"
+    group: str, values: Mapping[str, object], hints: Mapping[str, object], noun: str = "setting"
 ) -> list[str]:
     """The keys of `group` that have no hint, and the values that do not fit theirs."""
     mistakes = []

@@ -33,7 +33,7 @@ _EXAMPLE = "{type: float, low: 1e-4, high: 1e-1, log: true}"
 _NOT_SEARCHED = ("search", "sweep", "hydra", "tracking")
 
 
-def parse_space(node: DictConfig | Mapping[str, Any], overrides: Sequence[str]) -> Space:
+def parse_space(node: DictConfig | Mapping[str, object], overrides: Sequence[str]) -> Space:
     """Return key -> distribution, sorted by key.
 
     Args:
@@ -58,12 +58,12 @@ def parse_space(node: DictConfig | Mapping[str, Any], overrides: Sequence[str]) 
     return {key: to_distribution(specs[key]) for key in sorted(specs)}
 
 
-def _parse_overrides(overrides: Sequence[str]) -> tuple[dict[str, Any], set[str], list[str]]:
+def _parse_overrides(overrides: Sequence[str]) -> tuple[dict[str, object], set[str], list[str]]:
     """The ranges by key, the keys with a fixed value, and the mistakes."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
-    swept: dict[str, Any] = {}
+    swept: dict[str, object] = {}
     fixed, mistakes = set(), []
     parser = OverridesParser.create()
     for word in overrides:
@@ -135,7 +135,7 @@ def _preserve_hydra_state() -> Iterator[None]:
         GlobalHydra.instance().hydra = before
 
 
-def to_overrides(params: Mapping[str, Any]) -> list[str]:
+def to_overrides(params: Mapping[str, object]) -> list[str]:
     """``KEY=VALUE`` for each value of a trial, which Hydra parses as exactly the same value and type.
 
     Raises UserError for a value that is not a number, string, bool or None.
@@ -143,7 +143,7 @@ def to_overrides(params: Mapping[str, Any]) -> list[str]:
     return [f"{key}={_format_value(key, value)}" for key, value in params.items()]
 
 
-def _format_value(key: str, value: Any) -> str:
+def _format_value(key: str, value: object) -> str:
     from hydra.core.override_parser.types import Quote, QuotedString
 
     if value is None:
@@ -189,7 +189,7 @@ def _described(distribution: dict[str, Any]) -> str:
 # --- one range of the space ----------------------------------------------------------------------------------------
 
 
-def range_mistakes(spec: Any) -> list[str]:
+def range_mistakes(spec: object) -> list[str]:
     """All mistakes in a range as it is written in YAML: a list of choices, or a mapping with its `type`."""
     if isinstance(spec, list):
         return _choice_mistakes(spec)
@@ -209,7 +209,7 @@ def range_mistakes(spec: Any) -> list[str]:
     return _choice_mistakes(spec["choices"]) if kind == "categorical" else _number_mistakes(spec)
 
 
-def _choice_mistakes(choices: Any) -> list[str]:
+def _choice_mistakes(choices: object) -> list[str]:
     if not isinstance(choices, list):
         return [f"choices: {choices!r} is not a list"]
     if not choices:
@@ -247,7 +247,7 @@ def _number_mistakes(spec: dict[str, Any]) -> list[str]:
     return mistakes
 
 
-def _is_finite(value: Any) -> bool:
+def _is_finite(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
@@ -273,7 +273,7 @@ def _size(low: float, high: float, step: float) -> int:
     return int((Decimal(str(high)) - Decimal(str(low))) // Decimal(str(step))) + 1
 
 
-def grid_values(distribution: BaseDistribution) -> Sequence[Any] | None:
+def grid_values(distribution: BaseDistribution) -> Sequence[object] | None:
     """All values in order; None for infinitely many: a float without a step."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
@@ -289,7 +289,7 @@ def grid_values(distribution: BaseDistribution) -> Sequence[Any] | None:
     return [float(low + index * step) for index in range(count)]
 
 
-def spec_of(override: Override) -> dict[str, Any]:
+def spec_of(override: Override) -> dict[str, object]:
     """The range of a sweep on Hydra's command line, as it would be written in YAML.
 
     ``range`` excludes its end, as in Python. Raises UserError for a sweep that is not a range.

@@ -21,12 +21,10 @@ from lightning_modules.sweep.trial_table import (
     to_html,
 )
 from lightning_modules.tracking import tags as tag
-from lightning_modules.tracking.artifacts import local_folder
 from lightning_modules.tracking.store import Store
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from mlflow.entities import Run
 
 FOLDER = "sweep"  # among the artifacts of the sweep's run
 _MOST_OF_FRONT = 200  # run ids that a tag has room for
@@ -56,7 +54,9 @@ def write_summary(
     parent = store.client.get_run(parent_run)
     name = parent.data.tags.get(tag.SWEEP_NAME_TAG, parent.info.run_name or parent_run)
     try:
-        _write_files(store, parent, results, objectives, f"Sweep {name}", final)
+        with tempfile.TemporaryDirectory() as folder:
+            _write_files(Path(folder), results, objectives, f"Sweep {name}", final)
+            store.client.log_artifacts(parent_run, folder, FOLDER)
         note = mlflow_description(results, objectives, parent.info.experiment_id, parent_run, resume_command)
         store.set_tags(parent_run, {**summary_tags(results, objectives), tag.NOTE_TAG: note})
     except (OSError, MlflowException) as error:
@@ -79,19 +79,8 @@ def summary_tags(results: Sequence[TrialResult], objectives: Mapping[str, str]) 
 
 
 def _write_files(
-    store: Store, parent: "Run", results: Sequence[TrialResult], objectives: Mapping[str, str], title: str, final: bool
+    folder: Path, results: Sequence[TrialResult], objectives: Mapping[str, str], title: str, final: bool
 ) -> None:
-    """Write directly into the artifact folder if it is on this disk; else upload all at once."""
-    place = local_folder(parent.info.artifact_uri)
-    if place is not None:
-        return _fill(place / FOLDER, results, objectives, title, final)
-    with tempfile.TemporaryDirectory() as folder:
-        _fill(Path(folder), results, objectives, title, final)
-        return store.client.log_artifacts(parent.info.run_id, folder, FOLDER)
-
-
-def _fill(folder: Path, results: Sequence[TrialResult], objectives: Mapping[str, str], title: str, final: bool) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
     (folder / "children.csv").write_text(to_csv(results, objectives), encoding="utf-8", newline="")
     (folder / "children.html").write_text(to_html(results, objectives, title), encoding="utf-8")
     if final and objectives:

@@ -62,7 +62,7 @@ def _root_key(key: str) -> str:
     return key.split(".")[0].split("/")[0]
 
 
-def sweep_identity(kind: str, command: SweepCommand, config: DictConfig) -> dict[str, Any]:
+def sweep_identity(kind: str, command: SweepCommand, config: DictConfig) -> dict[str, object]:
     """What makes two commands the same sweep, with its overrides, as JSON values."""
     plain: Any = OmegaConf.to_container(config, resolve=False)
     mutable = tuple(f"{key}." for key in _MUTABLE_KEYS)
@@ -72,7 +72,7 @@ def sweep_identity(kind: str, command: SweepCommand, config: DictConfig) -> dict
     return dict(json.loads(json.dumps(plan, default=str)))
 
 
-def recorded_identity(store: Store, run: "Run") -> dict[str, Any] | None:
+def recorded_identity(store: Store, run: "Run") -> dict[str, object] | None:
     """The `sweep_identity` that the sweep's run recorded; None if it was interrupted before."""
     try:
         return dict(json.loads(artifact_path(store, run, "sweep/plan.json").read_text()))
@@ -80,7 +80,7 @@ def recorded_identity(store: Store, run: "Run") -> dict[str, Any] | None:
         return None
 
 
-def require_same_sweep(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+def require_same_sweep(name: str, old: Mapping[str, object], new: Mapping[str, object]) -> None:
     """Raise UserError, with the differences, if `new` is not the same sweep as `old`."""
     if changed := identity_differences(old, new):
         raise UserError(
@@ -110,7 +110,7 @@ _DEFAULTS_OF_LATER_KEYS = {
 }  # fmt: skip
 
 
-def _is_equivalent(key: str, was_recorded: bool, then: Any, now: Any) -> bool:
+def _is_equivalent(key: str, was_recorded: bool, then: object, now: object) -> bool:
     """Whether an earlier version recorded no `key`, a former name of a component, or a mode that now follows from the metric."""
     if key.endswith("_target_") and isinstance(then, str) and current_name(then) == now:
         return True

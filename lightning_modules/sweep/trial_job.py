@@ -15,7 +15,6 @@ import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import DictConfig, open_dict
@@ -24,8 +23,8 @@ from lightning_modules.compat.lightning import set_rank_command
 from lightning_modules.config.command_line import complete_choices, compose_run, format_error
 from lightning_modules.config.project import PACKAGE
 from lightning_modules.config.signals import RunStopped
+from lightning_modules.strategy.launch.environment import Slot, pin
 from lightning_modules.sweep.plans import DONE_STATES, Trial
-from lightning_modules.sweep.resources import Slot, pin
 from lightning_modules.sweep.sweep_store import SweepStore, trial_tags
 from lightning_modules.tracking.tags import HEARTBEAT_TAG, MODEL_ID_TAG, SWEEP_LINK_TAG
 
@@ -49,13 +48,13 @@ class TrialJob:
     parent: str
     sweep: str
     number: int
-    params: dict[str, Any]
+    params: dict[str, object]
     name: str
     pid: int
     host: str
     run_id: str | None = None
     skip_finished: bool = False
-    pruning: dict[str, Any] | None = None
+    pruning: dict[str, object] | None = None
     heartbeat: bool = False
     trusted: bool = True
     folder: str | None = None

@@ -48,7 +48,7 @@ class TrialResult:
     number: int
     run_id: str | None
     name: str
-    params: dict[str, Any]
+    params: dict[str, object]
     status: str
     values: dict[str, float | None]
     metrics: dict[str, float]

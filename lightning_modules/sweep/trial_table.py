@@ -5,7 +5,6 @@ import html
 import io
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from lightning_modules.report.numbers import format_exact_duration, format_number
 from lightning_modules.sweep.plans import short_keys, short_value
@@ -137,7 +136,7 @@ def _html_row(
     )
 
 
-def _union(mappings: Iterable[Mapping[str, Any]]) -> list[str]:
+def _union(mappings: Iterable[Mapping[str, object]]) -> list[str]:
     return list(dict.fromkeys(key for mapping in mappings for key in mapping))
 
 

@@ -19,7 +19,7 @@ from lightning_modules.reproduction.claim_report import (
     rows_to_terminal,
 )
 from lightning_modules.reproduction.verdict import Judgement, judge
-from lightning_modules.tracking.provenance_line import NO_PROVENANCE, RunProvenance
+from lightning_modules.tracking.provenance_line import RunProvenance
 
 PAPER = {"title": "T", "authors": "Sam Greydanus, D. Kobak", "year": 2024, "link": "https://example.org"}
 JUDGED = Judgement(
@@ -99,7 +99,6 @@ def test_below_the_table_stand_dates_commits_circumstances_and_the_command() -> 
         "Run 2026-01-02 to 2026-01-05 at abc1234, def5678+. 2 cores, torch 2.9. again: `touchstone reproduce mnist1d`"
     )
     assert "`touchstone reproduce all`" in rows_to_markdown([ROW, replace(ROW, claim_id="other/x")])
-    assert "again: `make it`" in rows_to_markdown([replace(ROW, origin=NO_PROVENANCE)], command="make it")
 
 
 def test_the_terminal_has_the_same_cells_and_red_where_nobody_expected_it() -> None:

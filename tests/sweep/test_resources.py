@@ -5,8 +5,7 @@ import os
 import pytest
 import torch
 
-from lightning_modules.strategy.launch.environment import num_threads
-from lightning_modules.sweep.resources import Slot, allocate, pin, visible_gpus
+from lightning_modules.strategy.launch.environment import Slot, allocate, num_threads, pin, visible_gpus
 
 CASES = {
     "an equal share": ((2, [0, 1, 2, 3]), [Slot((0, 1)), Slot((2, 3))]),

@@ -31,7 +31,7 @@ class HalfPrecision(CommHook):
         self._average: Any = known[dtype]
 
     def average(self, bucket: dist.GradBucket) -> Future[Tensor]:
-        self.bytes_counter.add(2 * bucket.buffer().numel())
+        self.bytes_counter.sent += 2 * bucket.buffer().numel()
         return self._average(dist.group.WORLD, bucket)
 
 
@@ -86,7 +86,7 @@ class PowerSGD(CommHook):
         if dist.get_backend() == "gloo":  # its threads may start a bucket's second all-reduce before or after the next
             future.wait()  # bucket's first one, in a different order on each rank
         numbers = state.total_numel_after_compression - before if compresses else whole
-        self.bytes_counter.add(numbers * torch.finfo(bucket.buffer().dtype).bits // 8)
+        self.bytes_counter.sent += numbers * torch.finfo(bucket.buffer().dtype).bits // 8
         return future
 
 
@@ -125,7 +125,7 @@ class TopK(CommHook):
         self._step += bucket.is_last()
         gradients = bucket.buffer()
         if whole:
-            self.bytes_counter.add(gradients.numel() * gradients.element_size())
+            self.bytes_counter.sent += gradients.numel() * gradients.element_size()
             mean = gradients.div_(dist.get_world_size())
             return dist.all_reduce(mean, async_op=True).get_future().then(lambda done: done.value()[0])
         self._add_residuals(bucket)
@@ -140,7 +140,7 @@ class TopK(CommHook):
         """Gather the entries of all ranks and write their mean into the bucket's buffer."""
         world_size = dist.get_world_size()
         received = message.new_empty(world_size * message.numel())
-        self.bytes_counter.add(message.numel() * message.element_size())
+        self.bytes_counter.sent += message.numel() * message.element_size()
         sent: Any = dist.all_gather_into_tensor(received, message, async_op=True)
 
         def spread(done: Future[Any]) -> Tensor:

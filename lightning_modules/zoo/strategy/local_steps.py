@@ -141,7 +141,7 @@ class LocalSteps(CheckedDDP):
 
     def send(self, vector: Tensor, background: bool = False) -> dist.Work | None:
         """All-reduce a vector in place and count its bytes; with `background`, return the work to wait for."""
-        self.bytes_counter.add(vector.numel() * vector.element_size())
+        self.bytes_counter.sent += vector.numel() * vector.element_size()
         return dist.all_reduce(vector, async_op=background)
 
     # --- weights for evaluation --------------------------------------------------------------------------------

@@ -111,7 +111,7 @@ class ModelParallel(CheckedDDP):
 
     def post_backward(self, closure_loss: Tensor) -> None:
         super().post_backward(closure_loss)
-        self.bytes_counter.add(self.bytes_per_backward(self._synchronised))
+        self.bytes_counter.sent += self.bytes_per_backward(self._synchronised)
 
     def teardown(self) -> None:
         """Unshard after a fit without steps; after a failure the other ranks may not be there for a collective."""

@@ -41,7 +41,7 @@ class ZeRO1(CheckedDDP):
         )
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> object:
-        self.bytes_counter.add(self._broadcast_bytes)
+        self.bytes_counter.sent += self._broadcast_bytes
         return super().optimizer_step(*args, **kwargs)
 
 
