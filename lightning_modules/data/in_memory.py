@@ -288,6 +288,10 @@ class InMemoryData(pl.LightningDataModule):
         """Return the first `count` raw samples, [count, *input_shape]."""
         return self.arrays.x.index_select(0, torch.arange(count))
 
+    def train_batch(self, count: int) -> Batch:
+        """Return a batch of the first `count` training samples."""
+        return BatchDataset(self.arrays.x, self.arrays.y)[self.splits["train"][:count]]
+
     def train_dataloader(self) -> DataLoader[Batch]:
         """Batches of the training part; `chunk` consecutive ones are concatenated to one item."""
         how = {"drop_last": self.drop_last, "chunk": self.chunk, "drop_single": self.drop_single}

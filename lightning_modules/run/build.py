@@ -27,7 +27,7 @@ from lightning_modules.data.in_memory import InMemoryData
 from lightning_modules.data.preprocess import preprocess_spec
 from lightning_modules.data.table_input import TableInput
 from lightning_modules.run.cuda import CudaGraphs, PeakMemory, uses_cuda
-from lightning_modules.run.data_adapter import RunData, open_data
+from lightning_modules.run.data_adapter import FirstBatch, RunData, open_data
 from lightning_modules.task.fast_loop import FastLoop
 from lightning_modules.task.supervised import Supervised
 from lightning_modules.tracking.checkpoint import VerifiedCheckpointIO
@@ -60,8 +60,10 @@ def fill_from_data(cfg: DictConfig, data: RunData) -> None:
 
 def infer_shapes(cfg: DictConfig, data: InMemoryData) -> None:
     """Infer the input shape and the number of outputs from the data where the config leaves them open; else check them."""
-    needed = _outputs_needed(cfg, data)
     accepted, anything = parameters_of(locate(cfg.model["_target_"]))
+    if isinstance(data, FirstBatch):
+        _require_known_shapes(cfg, data, takes_shape=anything or "input_shape" in accepted)
+    needed = _outputs_needed(cfg, data)
     with open_dict(cfg):
         chosen = cfg.model.get("num_outputs") or needed
         if cfg.task.get("num_outputs") is None:
@@ -76,6 +78,19 @@ def infer_shapes(cfg: DictConfig, data: InMemoryData) -> None:
             f"model.num_outputs={chosen}: the data ({data.name}) needs {needed}"
             + (f" (classes: {', '.join(data.class_names[:12])})" if data.class_names else "")
         )
+
+
+def _require_known_shapes(cfg: DictConfig, data: FirstBatch, takes_shape: bool) -> None:
+    """Raise UserError for a shape that neither the config nor an attribute of another's datamodule gives."""
+    shape, seen = getattr(data.source, "input_shape", None), list(data.input_shape)
+    if takes_shape and cfg.model.get("input_shape") is None and list(shape or ()) != seen:
+        hint = f"its samples have {seen}; set it, or model.input_shape={seen}"
+        raise UserError(f"data: {data.name}.input_shape is {shape}, {hint}")
+    if data.num_classes is None and data.has_classes and (kind := cfg.task.get("kind")) in ("multiclass", "binary"):
+        given = cfg.model.get("num_outputs") or cfg.task.get("num_outputs") or getattr(data.source, "num_outputs", None)
+        data.num_classes = 2 if kind == "binary" else given
+        if data.num_classes is None:
+            raise UserError(f"data: {data.name}.num_classes is missing; set it, or model.num_outputs=NUMBER of classes")
 
 
 def _outputs_needed(cfg: DictConfig, data: Any) -> int:
@@ -135,8 +150,8 @@ def build_task(cfg: DictConfig, data: InMemoryData, callbacks: list[pl.Callback]
         OmegaConf.create(settings),
         model=model,
         preprocess=data.preprocess,
-        augmentation=_build_augmentation(cfg.augmentation, data) if cfg.choices.get("augmentation") else None,
-        tta=_build_augmentation(cfg.tta, data) if (cfg.get("tta") or {}).get("_target_") else None,
+        augmentation=build_augmentation(cfg.augmentation, data) if cfg.choices.get("augmentation") else None,
+        tta=build_augmentation(cfg.tta, data) if (cfg.get("tta") or {}).get("_target_") else None,
         optimizer=instantiate(cfg.optimizer),
         scheduler=scheduler,
         decay_norms_and_biases=cfg.decay_norms_and_biases,
@@ -199,11 +214,16 @@ def _with_synced_batch_norm(task: Supervised, data: InMemoryData) -> bool:
     return any(single)
 
 
-def _build_augmentation(node: DictConfig, data: Any) -> nn.Module:
-    """Instantiate transforms and prepare them for the data."""
+def build_augmentation(node: DictConfig, data: Any) -> nn.Module:
+    """Instantiate transforms and prepare them for the data. Raises UserError if these lack what a transform reads."""
     transforms: Any = instantiate(node)
     if hasattr(transforms, "prepare"):
-        transforms.prepare(data)
+        try:
+            transforms.prepare(getattr(data, "source", data))
+        except AttributeError as error:
+            raise UserError(
+                f"augmentation: {error}, which a transform reads; add this attribute to the datamodule"
+            ) from error
     return transforms
 
 

@@ -4,6 +4,7 @@ A run trains any LightningModule on any LightningDataModule. Where a service lac
 says so before its first step.
 """
 
+import inspect
 from dataclasses import dataclass
 
 import pytorch_lightning as pl
@@ -38,7 +39,9 @@ class Services:
     known_data: Service
     serving: Service
     augmentation: Service
+    tta: Service
     compression: Service
+    fast_loop: Service
 
     def lines(self) -> list[str]:
         """Those that are off, a line each."""
@@ -48,6 +51,7 @@ class Services:
 def find_services(cfg: DictConfig, task: pl.LightningModule, data: RunData) -> Services:
     """The services that a run with this task and data has."""
     own = isinstance(task, Supervised) and data.own is not None
+    iterates = "dataloader_iter" in inspect.signature(task.training_step).parameters
     return Services(
         best_weights=Service("best weights", _best_lacks(cfg)),
         test=Service("test", _test_lacks(task, data)),
@@ -57,9 +61,11 @@ def find_services(cfg: DictConfig, task: pl.LightningModule, data: RunData) -> S
             if data.is_declared
             else "",
         ),
-        serving=Service("serving", "" if own else _serving_lacks(task)),
-        augmentation=Service("augmentation", "" if own else _OURS_ONLY),
+        serving=Service("serving", "" if isinstance(task, Supervised) else _serving_lacks(task)),
+        augmentation=Service("augmentation", "the task takes batches from dataloader_iter itself" if iterates else ""),
+        tta=Service("tta", "" if isinstance(task, Supervised) else "only for tasks derived from Supervised"),
         compression=Service("compression", "" if own else _OURS_ONLY),
+        fast_loop=Service("fast loop", "" if own else f"{_OURS_ONLY}; Lightning's ordinary loop is used"),
     )
 
 
@@ -72,7 +78,7 @@ def check_services(cfg: DictConfig, services: Services) -> None:
         and cfg.choices.get("compression"),
     }
     for group, chosen in asked.items():
-        service = services.compression if group == "compression" else services.augmentation
+        service: Service = getattr(services, group)
         if chosen and service.lacks:
             raise UserError(f"{group}={chosen}: {service.lacks}; use {group}=none")
 

@@ -10,16 +10,21 @@ from typing import Any
 
 import pytorch_lightning as pl
 from hydra.utils import instantiate
+from lightning_fabric.utilities.data import sized_len
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.utilities.combined_loader import CombinedLoader
 from pytorch_lightning.utilities.model_helpers import is_overridden
+from torch import Tensor
 
 from lightning_modules.config.errors import UserError
 from lightning_modules.config.signature import locate
 from lightning_modules.data.fingerprint import files_digest
-from lightning_modules.data.in_memory import InMemoryData
+from lightning_modules.data.in_memory import InMemoryData, RawDataset
+from lightning_modules.task.batches import as_dict, owner_of
 from lightning_modules.tracking.tags import DECLARED
 
 RUN_KEYS = ("data_files", "data_hash")  # of the config group data, read here and not passed to the datamodule
+_NUM_SAMPLES = 64  # of a first batch, with which parts are checked
 
 
 class RunData:
@@ -28,6 +33,7 @@ class RunData:
     Attributes:
         module: the datamodule that the Trainer gets.
         own: the same, if it is one of ours; it is set up by the constructor. Lightning sets up any other one.
+        samples: what stands for another's datamodule in a task of ours, once they are read.
         name: of the data set, as recorded.
     """
 
@@ -36,14 +42,41 @@ class RunData:
         self.own = module if isinstance(module, InMemoryData) else None
         if self.own is not None:
             self.own.setup()
+        self.samples: FirstBatch | None = None
         self.name = str(getattr(module, "name", None) or type(module).__name__)
         self._config = config
         self._fingerprint: str | None = None
 
-    @property
-    def class_names(self) -> list[str] | None:
-        """Names of the classes, if the datamodule knows them."""
-        return getattr(self.module, "class_names", None)
+    def first_batch(self, trainer: pl.Trainer, task: pl.LightningModule | None = None) -> tuple[Any, int | None]:
+        """A training batch as the `task` gets it, on the CPU, and the number of batches. Sets up as Lightning will again."""
+        owners: list[Any] = [self.module] if task is None else [self.module, task]
+        trainer.training = True  # hooks ask for it
+        for owner in owners:
+            owner.trainer = trainer
+        if trainer.local_rank == 0:
+            self.module.prepare_data()
+        self.module.setup("fit")
+        loader = owner_of("train_dataloader", self.module, owners[-1]).train_dataloader()
+        batch, *_ = next(iter(CombinedLoader(loader)), (None,))
+        for hook in ("on_before_batch_transfer", "on_after_batch_transfer"):
+            batch = getattr(owner_of(hook, self.module, owners[-1]), hook)(batch, 0)
+        for owner in owners:
+            owner.trainer = None
+        return batch, sized_len(loader)
+
+    def read_samples(self, trainer: pl.Trainer) -> "FirstBatch":
+        """What stands for another's datamodule in a task of ours. Raises UserError if it cannot be trained on."""
+        self.samples = FirstBatch(self, *self.first_batch(trainer))
+        self.samples.setup()
+        loaders = CombinedLoader(self.module.val_dataloader()).flattened if self.has("val") else []
+        if len(loaders) > 1:
+            raise UserError(
+                f"data: tasks derived from Supervised have one validation loader, {self.name} has {len(loaders)}"
+            )
+        self.samples.splits["val"] = self.samples.splits["train" if loaders else "test"]
+        if not hasattr(self.module, "example"):  # what strategies and callbacks build the network with
+            self.module.example = self.samples.example  # type: ignore[attr-defined]
+        return self.samples
 
     def fingerprint(self) -> str:
         """The datamodule's ``fingerprint()``, else a hash of ``data_files``, else one of the config, marked as declared.
@@ -77,6 +110,29 @@ class RunData:
         if self.own is not None:
             return len(self.own.splits[part]) > 0
         return is_overridden(f"{part}_dataloader", self.module)
+
+
+class FirstBatch(InMemoryData):
+    """The first training batch of another's datamodule, with which a task of ours is built and checked."""
+
+    in_memory = False
+    chunk: Any = None  # its loader does not concatenate batches
+
+    def __init__(self, data: RunData, batch: Any, num_batches: int | None) -> None:
+        self._samples = as_dict(batch)
+        super().__init__(batch_size=len(self._samples["y"]), val_fraction=0, test_fraction=0)
+        self.name, self.source, self._num_batches = data.name, data.module, num_batches or 0
+
+    def load(self) -> RawDataset:
+        return RawDataset(*(self._samples[key][:_NUM_SAMPLES].clone() for key in "xy"))
+
+    def steps_per_epoch(self, shares: int = 1) -> int:
+        return self._num_batches  # 0: unknown
+
+    def _describe_classes(self, arrays: RawDataset, train: Tensor) -> None:
+        self.has_classes = arrays.y.ndim == 1 and not arrays.y.is_floating_point()
+        self.num_classes = getattr(self.source, "num_classes", None) if self.has_classes else None
+        self.class_names, self.class_counts = getattr(self.source, "class_names", None), None
 
 
 def open_data(cfg: DictConfig) -> RunData:

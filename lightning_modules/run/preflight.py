@@ -10,11 +10,14 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from pytorch_lightning.utilities import rank_zero_warn
+from torch import Tensor, nn
 
 from lightning_modules.config.errors import UserError, suggest
+from lightning_modules.data.in_memory import Batch
 from lightning_modules.run.build import build_trainer
 from lightning_modules.run.cuda import allow_nondeterministic, require_free_memory
 from lightning_modules.run.publish import held_out_samples
+from lightning_modules.task.batches import as_dict
 from lightning_modules.task.manifold_mixup import manifold_mixup
 from lightning_modules.task.metrics import metric_suffixes
 from lightning_modules.task.supervised import Supervised
@@ -32,7 +35,8 @@ def check_parts(cfg: DictConfig, task: Supervised, data: Any, callbacks: list[pl
         check_rebuild(task, data, compressed=bool((cfg.get("compression") or {}).get("stages")))
     if device.type == "cuda" and not cfg.compile:
         allow_nondeterministic(cfg, lambda: _trial_step(task, data, device))
-    check_augmentation(cfg, task, data)
+    if not cfg.compile:
+        check_augmentation(cfg, task, task.augmentation, data.train_batch(4))
     check_optimizer(cfg, task, data)
 
 
@@ -146,31 +150,41 @@ def check_rebuild(task: Supervised, data: Any, compressed: bool) -> None:
     require_same_outputs(task, recorded, held_out_samples(data, 8), where)
 
 
-def check_augmentation(cfg: DictConfig, task: Supervised, data: Any) -> None:
+def check_augmentation(cfg: DictConfig, task: pl.LightningModule, transforms: nn.Module | None, batch: Any) -> None:
     """Raise UserError if augmentation, test-time augmentation or the loss reject four training samples."""
-    if cfg.compile:
-        return
-    index = data.splits["train"][:4]
-    batch = {"x": data.arrays.x.index_select(0, index), "y": data.arrays.y[index], "index": index}
+    batch = {key: part[:4] for key, part in as_dict(batch).items() if isinstance(part, Tensor)}
     training, generator = task.training, torch.Generator().manual_seed(int(cfg.seed))
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            if task.augmentation is not None:
-                augmented = task.augmentation(batch, generator)
-                with manifold_mixup(task.eval().model, augmented):
-                    task.loss(task(augmented["x"]), task.loss_target(augmented))
-            if task.tta is not None:
+            if transforms is not None:
+                _check_augmented(cfg, task, batch, transforms(batch, generator))
+            if isinstance(task, Supervised) and task.tta is not None:
                 task.average_views([task.eval()(view) for view in task.tta(batch, generator)])
     except UserError:
         raise
     except Exception as error:  # a transform may raise anything for unsupported samples
-        chosen = cfg.choices.get("augmentation")
         raise UserError(
-            f"augmentation={chosen}: it does not work for samples of shape {tuple(data.input_shape)} with this model and task: "
-            f"{_first_line(error)}"
+            f"augmentation={cfg.choices.get('augmentation')}: it does not work for samples of shape "
+            f"{tuple(batch['x'].shape[1:])} with this model and task: {_first_line(error)}"
         ) from error
     finally:
         task.train(training)
+
+
+def _check_augmented(cfg: DictConfig, task: pl.LightningModule, batch: Batch, augmented: Batch) -> None:
+    """Whether the loss of a task of ours takes the augmented batch; any other task must get targets as it has them."""
+    chosen = cfg.choices.get("augmentation")
+    if isinstance(task, Supervised):
+        with manifold_mixup(task.eval().model, augmented):
+            task.loss(task(augmented["x"]), task.loss_target(augmented))
+        return
+    if batch["y"].ndim > 2 or batch["y"].shape == batch["x"].shape:
+        raise UserError(
+            f"augmentation={chosen}: targets {list(batch['y'].shape)} would not be changed with their inputs"
+        )
+    if batch.keys() != augmented.keys() or batch["y"].dtype != augmented["y"].dtype:
+        needs = f"which only tasks derived from Supervised train on; {cfg.task['_target_']} is none"
+        raise UserError(f"augmentation={chosen}: it mixes or adds targets, {needs}")
 
 
 def check_optimizer(cfg: DictConfig, task: Supervised, data: Any) -> None:
@@ -182,6 +196,11 @@ def check_optimizer(cfg: DictConfig, task: Supervised, data: Any) -> None:
         optimizer = instantiate(cfg.optimizer)(list(task.parameters()))
         room = "scheduler"
         if cfg.scheduler and cfg.scheduler.get("_target_"):
+            if not steps and limit < 0 and not isinstance(cfg.trainer.get("limit_train_batches"), int):
+                raise UserError(
+                    f"scheduler={cfg.choices.get('scheduler')}: {data.name} has no length; set trainer.max_steps or "
+                    "trainer.limit_train_batches"
+                )
             instantiate(cfg.scheduler)(
                 optimizer,
                 total_steps=max(1, min(total, limit) if limit > 0 else total),

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -19,8 +20,9 @@ from lightning_modules.run.contracts import Services, check_services, find_servi
 from lightning_modules.run.cuda import set_matmul_precision
 from lightning_modules.run.data_adapter import RunData, open_data
 from lightning_modules.run.lightning_task import EpochSeeds, check_checkpoint, module_spec
-from lightning_modules.run.preflight import check_device, check_parts
+from lightning_modules.run.preflight import check_augmentation, check_device, check_parts
 from lightning_modules.run.process import is_rank_zero, set_threads
+from lightning_modules.task.batches import AugmentTraining
 from lightning_modules.task.supervised import Supervised
 from lightning_modules.tracking.elastic import resume_after_restart
 from lightning_modules.tracking.resume import ResumedRun, continue_run, load_weights, resume_run
@@ -55,8 +57,9 @@ class RunParts:
 
     @property
     def own(self) -> tuple[Supervised, InMemoryData] | None:
-        """Task and data, if the task is one of ours; then the data are, too."""
-        return (self.task, self.data.own) if isinstance(self.task, Supervised) and self.data.own else None
+        """Task and data, if the task is one of ours; `FirstBatch` stands for another's data."""
+        samples = self.data.own or self.data.samples
+        return (self.task, samples) if isinstance(self.task, Supervised) and samples else None
 
     @property
     def is_recorded(self) -> bool:
@@ -103,28 +106,38 @@ def _build_task(
     cfg: DictConfig, data: RunData, callbacks: list[pl.Callback]
 ) -> tuple[pl.LightningModule, dict[str, Any]]:
     """Build the task, with the callbacks that it needs, and the spec from which it is rebuilt."""
+    if data.own is None or not is_supervised(cfg):
+        callbacks.append(EpochSeeds(cfg.seed))
     if not is_supervised(cfg):
         build.fill_from_data(cfg, data)
-        callbacks.append(EpochSeeds(cfg.seed))
         return build.build_lightning_module(cfg), module_spec(cfg)
-    if data.own is None:
-        raise UserError(
-            f"data={data.name}: {cfg.task['_target_']} needs batches {{x, y, index}} of a datamodule derived from "
-            "lightning_modules.data.in_memory.InMemoryData; with your own datamodule, use your own LightningModule as task"
-        )
-    build.infer_shapes(cfg, data.own)
-    task = build.build_task(cfg, data.own, callbacks)
-    task.task_spec = build.task_spec(cfg, data.own)
+    samples = data.own or data.read_samples(_look(cfg))
+    build.infer_shapes(cfg, samples)
+    task = build.build_task(cfg, samples, callbacks)
+    task.seeds_epochs = data.own is not None
+    task.task_spec = build.task_spec(cfg, samples)
     return task, task.task_spec
+
+
+def _look(cfg: DictConfig) -> pl.Trainer:
+    """A trainer for a look at the first batch, with the random numbers of the run."""
+    check_device(cfg)
+    pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    return build.build_trainer(cfg, [], None, Path())
 
 
 def _check_parts(
     cfg: DictConfig, task: pl.LightningModule, data: RunData, callbacks: list[pl.Callback], services: Services
 ) -> None:
-    if isinstance(task, Supervised) and data.own is not None:
-        check_parts(cfg, task, data.own, callbacks)
+    if isinstance(task, Supervised):
+        check_parts(cfg, task, data.own or data.samples, callbacks)
         return
     check_device(cfg)
+    if cfg.choices.get("augmentation"):
+        batch, _ = data.first_batch(_look(cfg), task)
+        transforms = build.build_augmentation(cfg.augmentation, data.module)
+        check_augmentation(cfg, task, transforms, batch)
+        callbacks.append(AugmentTraining(transforms, cfg.seed))
     if cfg.tracking.enabled:
         check_checkpoint(cfg, task, servable=not services.serving.lacks)
 

@@ -114,7 +114,8 @@ def _build_trainer(parts: RunParts, out: _Outputs) -> pl.Trainer:
     record = out.record
     if record:
         parts.compression.record_in(out.folder / "compression", record.logger.log_metrics)
-        callbacks += [TestPlots(out.folder / "pictures", parts.data.class_names)] if _draws(parts) else []
+        names = getattr(parts.data.module, "class_names", None)
+        callbacks += [TestPlots(out.folder / "pictures", names)] if _draws(parts) else []
         callbacks += [record.before] if record.before else []
     elif not parts.store:
         callbacks = [c for c in callbacks if parts.compression.needs(c) or not build.needs_run_folder(c)]
@@ -124,7 +125,7 @@ def _build_trainer(parts: RunParts, out: _Outputs) -> pl.Trainer:
     )
     if record:
         record.logger.log_metrics(model_size(parts.own[0].model if parts.own else parts.task), 0)
-        if parts.own and _draws(parts) and trainer.is_global_zero:
+        if parts.own and parts.data.own and _draws(parts) and trainer.is_global_zero:
             draw_augmented(record, parts.own[1], parts.own[0])
     else:
         parts.compression.record_in(out.folder / "compression", None)
@@ -143,7 +144,7 @@ def _train(trainer: pl.Trainer, parts: RunParts, out: _Outputs) -> dict[str, flo
     checkpoint = parts.resumed.checkpoint if parts.resumed else None
     if checkpoint is None:
         parts.compression.begin()
-    if not parts.own:
+    if not parts.data.own:
         pl.seed_everything(parts.cfg.seed, workers=True, verbose=False)  # its setup may draw a split
     metrics = _fit(trainer, parts.task, parts.data.module, checkpoint)
     parts.compression.end(out.checkpoints / "last.ckpt")

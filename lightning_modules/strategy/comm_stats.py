@@ -91,12 +91,17 @@ class CommStats(Strategy):
         if self._since is None:
             self._since, self._sent_before = time.perf_counter(), self.bytes_counter.sent
         task: Any = self.lightning_module
-        shared = task is not None and _num_shares(task.trainer) > 1
-        if shared and self._comparison.is_needed(task.trainer.train_dataloader):
-            self._comparison.compare(batch)
         samples = num_samples(batch)
         self._batches += -(-samples // task.batch_size) if getattr(task, "fast_loop", None) else 1
         self._samples += samples
+
+    def batch_to_device(self, batch: Any, device: torch.device | None = None, dataloader_idx: int = 0) -> Any:
+        """Compare the ranks' training batches, before each rank augments its own."""
+        task: Any = self.lightning_module
+        shared = task is not None and task.trainer.training and _num_shares(task.trainer) > 1
+        if shared and self._comparison.is_needed(task.trainer.train_dataloader):
+            self._comparison.compare(batch)
+        return super().batch_to_device(batch, device, dataloader_idx)
 
     def on_validation_start(self) -> None:
         self._log()

@@ -11,6 +11,7 @@ from torchmetrics import MetricCollection
 from lightning_modules.compat.lightning import has_trainer, set_metrics
 from lightning_modules.config.errors import warn
 from lightning_modules.data.in_memory import Batch
+from lightning_modules.task.batches import as_dict
 from lightning_modules.task.metrics import PredictionBuffer, metric_suffixes
 from lightning_modules.task.rng import derive_seed
 
@@ -89,9 +90,10 @@ class EvaluatedModule(pl.LightningModule):
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         self._buffer_predictions("test", batch)
         if self.tta is not None:
+            batch = as_dict(batch)
             self.generator.manual_seed(derive_seed(self.seed, batch_idx, self.data_rank))
             outputs = self.average_views([self.forward(view) for view in self.tta(batch, self.generator)])
-            self.prediction_buffers["tta/test"].add(outputs, batch["y"], batch["index"])
+            self.prediction_buffers["tta/test"].add(outputs, batch["y"], batch.get("index"), self.data_rank)
 
     def _val_parts(self) -> tuple[str, ...]:
         """The splits of the validation loaders: ``val``, and ``test`` if the datamodule has it monitored."""
@@ -99,7 +101,8 @@ class EvaluatedModule(pl.LightningModule):
         return parts() if parts else ("val",)
 
     def _buffer_predictions(self, stage: str, batch: Batch) -> None:
-        self.prediction_buffers[stage].add(self.forward(batch["x"]), batch["y"], batch["index"])
+        batch = as_dict(batch)
+        self.prediction_buffers[stage].add(self.forward(batch["x"]), batch["y"], batch.get("index"), self.data_rank)
 
     # --- metrics -----------------------------------------------------------------------------------------------
     def on_validation_epoch_end(self) -> None:

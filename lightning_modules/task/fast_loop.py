@@ -90,6 +90,7 @@ class FastLoop:
         1 is Lightning's ordinary loop. Raises UserError if `steps_per_call` is set although something needs single steps.
         """
         needing = cls._what_needs_single_steps(cfg, callbacks)
+        needing += [f"data={cfg.data['_target_']}"] if getattr(data, "chunk", 1) is None else []  # not our loader
         if cfg.steps_per_call != "auto":
             if cfg.steps_per_call > 1 and needing:
                 raise UserError(

@@ -13,6 +13,8 @@ from torchmetrics import regression as r
 
 from lightning_modules.config.errors import UserError, suggest
 
+_MAX_RANKS = 2**20
+
 
 class PredictionBuffer:
     """Stores (outputs, targets, index) of every batch; `collect` returns each sample once, in the order of the set."""
@@ -20,14 +22,17 @@ class PredictionBuffer:
     def __init__(self) -> None:
         self._parts: list[tuple[Tensor, Tensor, Tensor]] = []
 
-    def add(self, outputs: Tensor, y: Tensor, index: Tensor) -> None:
-        """Store a batch: outputs [B, K], targets [B] or [B, D], index [B]."""
+    def add(self, outputs: Tensor, y: Tensor, index: Tensor | None, rank: int = 0) -> None:
+        """Store a batch: outputs [B, K], targets [B] or [B, D], index [B] (None: the ranks take the samples in turn)."""
+        if index is None:
+            first = sum(len(part[1]) for part in self._parts)
+            index = torch.arange(first, first + len(y), device=y.device) * _MAX_RANKS + rank
         self._parts.append((outputs.detach().float(), y, index))
 
     def collect(self, all_gather: Callable[[Tensor], Any] | None) -> tuple[Tensor, Tensor]:
         """Empty the buffer and return (outputs, targets), without duplicates from padding; ordered by index if gathered.
 
-        `all_gather` maps a tensor [N, …] of each of W processes to [W, N, …]; N is the same in all processes.
+        `all_gather` maps a tensor [N, …] of each of W processes to [W, N, …].
         """
         if not self._parts:
             raise RuntimeError("no predictions to collect: the evaluation set is empty")
@@ -35,6 +40,11 @@ class PredictionBuffer:
         self._parts = []
         if all_gather is None:
             return outputs, y
+        missing = int(all_gather(torch.tensor(len(index), device=index.device)).max()) - len(index)
+        if missing:  # N must be the same in all processes: the last sample is repeated
+            outputs, y, index = (
+                torch.cat([part, part[-1:].expand(missing, *part.shape[1:])]) for part in (outputs, y, index)
+            )
         outputs, y, index = (all_gather(part).flatten(0, 1) for part in (outputs, y, index))
         order = index.argsort(stable=True)
         first = torch.ones_like(order, dtype=torch.bool)

@@ -18,7 +18,7 @@ class NanGuard:
         self._recent: list[tuple[int, Tensor, Tensor, float | Tensor]] = []
 
     def record(self, step: int, loss: Tensor, index: Tensor, lr: float | Tensor) -> None:
-        """Store the detached loss of `step`, computed on samples `index` [B] with learning rate `lr`."""
+        """Store the detached loss of `step`, computed on samples `index` [B] (empty: unknown) with learning rate `lr`."""
         self._recent.append((step, loss, index, lr))
         if len(self._recent) >= self.window:
             self.check()
@@ -29,10 +29,11 @@ class NanGuard:
         if not recent or bool(torch.isfinite(torch.stack([seen[1] for seen in recent])).all()):
             return
         step, loss, index, lr = next(seen for seen in recent if not math.isfinite(float(seen[1])))
-        shown = ", ".join(str(int(i)) for i in index[:20].flatten())
+        listed = ", ".join(str(int(i)) for i in index[:20].flatten())
         more = f" … ({len(index)} samples)" if len(index) > 20 else ""
+        shown = f" Samples of the batch: {listed}{more}." if len(index) else ""
         raise UserError(
-            f"The loss is {float(loss)} at step {step} (lr={float(lr):g}). Samples of the batch: {shown}{more}.\n"
+            f"The loss is {float(loss)} at step {step} (lr={float(lr):g}).{shown}\n"
             "Try a smaller optimizer.lr, trainer.gradient_clip_val=1, or debug=anomaly, which names the layer.",
             step=step,
         )

@@ -13,6 +13,7 @@ from lightning_modules.data.batch_sampler import BatchSampler
 from lightning_modules.data.in_memory import Batch
 from lightning_modules.optimizer.lr_schedules import replan_on_resume
 from lightning_modules.optimizer.param_groups import parameter_groups
+from lightning_modules.task.batches import as_dict
 from lightning_modules.task.evaluation import EvaluatedModule
 from lightning_modules.task.fast_loop import FastLoop
 from lightning_modules.task.manifold_mixup import manifold_mixup
@@ -73,6 +74,7 @@ class Supervised(EvaluatedModule):
         self.nan_guard = NanGuard(window=log_every_n_steps)
         self.train_outputs: list[tuple[Tensor, Tensor]] = []
         self.extra_losses: list[Callable[[Tensor, Tensor, Batch], Tensor]] = []  # (loss, outputs, batch) -> loss
+        self.seeds_epochs = True  # False: a callback seeds the global generators, also for the order of the data
         self._penalised: list[nn.Parameter] = []
         self._train_metric_sums: list[Tensor] = []
         self._last_step = -1
@@ -120,17 +122,18 @@ class Supervised(EvaluatedModule):
 
     # --- steps -------------------------------------------------------------------------------------------------
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
-        self.throughput.add(len(batch["index"]))
+        batch = as_dict(batch)
+        self.throughput.add(len(batch["y"]))
         if self.fast_loop is not None:
             self.fast_loop.take_steps(self, batch)
             self._reduce_train_outputs()
             return None
         step = self.global_step
         loss = self.training_loss(batch, self.trainer.fit_loop.epoch_loop.total_batch_idx)
-        self.log_step(step, loss, batch["index"], self.trainer.optimizers[0].param_groups[0]["lr"])
+        self.log_step(step, loss, batch.get("index", batch["y"][:0]), self.trainer.optimizers[0].param_groups[0]["lr"])
         if len(self.train_outputs) >= _MAX_BUFFERED_BATCHES:
             self._reduce_train_outputs()
-        weight = self._accumulation_weight(batch_idx, len(batch["index"]))
+        weight = self._accumulation_weight(batch_idx, len(batch["y"]))
         return loss if weight == 1 else loss * weight
 
     def _accumulation_weight(self, batch_idx: int, size: int) -> float:
@@ -198,7 +201,8 @@ class Supervised(EvaluatedModule):
             )
 
     def on_train_epoch_start(self) -> None:
-        seed_epoch(self.seed, self.current_epoch, self.data_rank, self.device)
+        if self.seeds_epochs:
+            seed_epoch(self.seed, self.current_epoch, self.data_rank, self.device)
         self.train_outputs, self._train_metric_sums = [], []
         self.throughput.start()
 

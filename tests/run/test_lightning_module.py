@@ -125,7 +125,7 @@ def test_what_cannot_be_loaded_again_is_found_before_the_first_step(fit: Callabl
     [
         (["model=mlp"], "model=mlp: user_modules.Classifier has no argument 'model'"),
         (["optimizer.lr=0.1"], "optimizer.lr=0.1: user_modules.Classifier has no argument 'optimizer'"),
-        (["augmentation=image_basic"], "augmentation=image_basic: only"),
+        (["augmentation=image_basic"], "augmentation: CropFlip needs images"),
         (["compression=magnitude"], "compression=magnitude: only"),
         (["callbacks=early_stopping"], "task.monitor.metric=NAME"),
         (["+task.widht=3"], "user_modules.Classifier has no argument 'widht'"),
@@ -135,11 +135,6 @@ def test_what_cannot_be_loaded_again_is_found_before_the_first_step(fit: Callabl
 def test_what_the_task_does_not_support_is_named(fit: Callable[..., Any], overrides: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message.replace(".", r"\.")):
         fit("Classifier", "Points", *overrides)
-
-
-def test_our_tasks_need_our_data(train: Callable[..., Any]) -> None:
-    with pytest.raises(UserError, match="use your own LightningModule as task"):
-        train("data=lightning_datamodule", "data._target_=user_modules.Points", quick=False)
 
 
 def test_data_files_are_the_fingerprint(fit: Callable[..., Any], tmp_path: Path) -> None:
@@ -164,6 +159,15 @@ def test_an_iterable_that_is_not_divided_by_rank_is_rejected(fit: Callable[..., 
     assert fit("Classifier", "Stream", "strategy=ddp", "trainer.devices=2").info.status == "FINISHED"
     with pytest.raises(UserError, match="All ranks get the same batches"):
         fit("Classifier", "Stream", "strategy=ddp", "trainer.devices=2", "+data.by_rank=false")
+    with pytest.raises(UserError, match="All ranks get the same batches"):  # which each rank would augment differently
+        fit(
+            "Classifier",
+            "Stream",
+            "strategy=ddp",
+            "trainer.devices=2",
+            "+data.by_rank=false",
+            "augmentation=series_basic",
+        )
 
 
 def test_a_stream_of_unknown_length_is_trained(fit: Callable[..., Any]) -> None:

@@ -47,6 +47,10 @@ def test_predictions_of_uneven_shards_come_back_once_each_and_in_order(samples: 
         kept.append((index[:, None].float(), index % 3, index))
     buffer, parts = PredictionBuffer(), iter(zip(*kept, strict=True))
     buffer.add(*kept[0])
-    outputs, y = buffer.collect(lambda own: torch.stack(next(parts)))  # what each rank holds, as a gather gives it
+
+    def all_gather(own: Tensor) -> Tensor:  # what each rank holds: equal numbers of samples, and these
+        return torch.stack(next(parts)) if own.ndim else own.repeat(world_size)
+
+    outputs, y = buffer.collect(all_gather)
     assert outputs[:, 0].tolist() == list(range(100, 100 + samples))
     assert torch.equal(y, torch.arange(100, 100 + samples) % 3)

@@ -1,5 +1,7 @@
 """Predictions gathered over ranks: each sample once, in the order of the set."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -17,21 +19,28 @@ def test_batches_come_back_whole_and_in_order() -> None:
     assert y.tolist() == list(range(10))
 
 
-def test_samples_that_padding_doubled_over_ranks_count_once() -> None:
-    """Three ranks share 7 samples: rank r has r, r+3, r+6, and the first two samples fill the last places."""
-    ranks = [[0, 3, 6], [1, 4, 0], [2, 5, 1]]
-    buffers = [PredictionBuffer() for _ in ranks]
-    for buffer, samples in zip(buffers, ranks, strict=True):
-        index = torch.tensor(samples)
+@pytest.mark.parametrize("ranks", [[[0, 3, 6], [1, 4, 0], [2, 5, 1]], [[0, 3, 6], [1, 4], [2, 5]]])
+def test_each_sample_counts_once_whether_or_not_ranks_have_equally_many(ranks: list[list[int]]) -> None:
+    """Three ranks share 7 samples: the first two samples fill the last places, or the places do not exist."""
+    given: list[Any] = [None] * len(ranks)
+    barrier = threading.Barrier(len(ranks), timeout=10)
+
+    def collect(rank: int) -> tuple[torch.Tensor, torch.Tensor]:
+        def all_gather(part: torch.Tensor) -> torch.Tensor:
+            given[rank] = part
+            barrier.wait()
+            gathered = torch.stack(given)  # as the collective, only of equal shapes
+            barrier.wait()
+            return gathered
+
+        buffer, index = PredictionBuffer(), torch.tensor(ranks[rank])
         buffer.add(index[:, None] * 2.0, index * 10, index)
-    parts = [iter([torch.cat(column) for column in zip(*buffer._parts, strict=True)]) for buffer in buffers]
+        return buffer.collect(all_gather)
 
-    def all_gather(part: torch.Tensor) -> Any:
-        return torch.stack([next(mine) for mine in parts])
-
-    outputs, y = buffers[0].collect(all_gather)
-    assert outputs.squeeze(-1).tolist() == [2 * i for i in range(7)]
-    assert y.tolist() == [10 * i for i in range(7)]
+    with ThreadPoolExecutor(len(ranks)) as threads:
+        for outputs, y in threads.map(collect, range(len(ranks))):
+            assert outputs.squeeze(-1).tolist() == [2 * i for i in range(7)]
+            assert y.tolist() == [10 * i for i in range(7)]
 
 
 def test_collecting_empties_the_buffer() -> None:

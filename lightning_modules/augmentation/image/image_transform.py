@@ -11,6 +11,7 @@ from lightning_modules.augmentation.per_sample import PerSampleTransform, unsupp
 from lightning_modules.config.errors import UserError
 
 Interpolation = Literal["bilinear", "nearest"]
+_ROUNDING = 1e-3
 Fill = float | Sequence[float]  # raw value, or one per channel
 
 
@@ -23,6 +24,7 @@ class ImageTransform(PerSampleTransform):
     """
 
     channels: tuple[int, ...] = ()  # allowed numbers of channels; empty: any
+    clips = False  # whether floats outside of 0..1 would be clipped
 
     def check(self, x: Tensor) -> None:
         """Raise UserError if the samples are not images, or have an unsupported number of channels."""
@@ -31,6 +33,8 @@ class ImageTransform(PerSampleTransform):
             raise unsupported(self, f"images of {' or '.join(map(str, self.channels))} channels", x)
         if x.dtype != torch.uint8 and not x.is_floating_point():
             raise unsupported(self, "images of uint8 or float values", x)
+        if self.clips and x.is_floating_point() and not bool(((x > -_ROUNDING) & (x < 1 + _ROUNDING)).all()):
+            raise unsupported(self, "images of floats in 0..1", x, f" and values in {x.min():.3g}..{x.max():.3g}")
 
     def transform_samples(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """Return transformed images [n, C, H, W] in the memory format of `x`."""

@@ -29,7 +29,7 @@ class ColorJitter(ImageTransform):
         hue: a number h for the range [-h, h], or the range; fractions of a circle within -0.5..0.5.
     """
 
-    channels = (1, 3)
+    channels, clips = (1, 3), True
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class ColorJitter(ImageTransform):
 class Grayscale(ImageTransform):
     """Converts images to gray without changing their number of channels."""
 
-    channels = (1, 3)
+    channels, clips = (1, 3), True
 
     def __init__(self, probability: float = 0.1) -> None:
         super().__init__(probability)
@@ -125,6 +125,8 @@ class GaussianNoise(ImageTransform):
     Args:
         std: (minimum, maximum) standard deviation as a fraction of white, or one number for both.
     """
+
+    clips = True
 
     def __init__(self, std: float | Sequence[float] = (0.0, 0.1), probability: float = 0.5) -> None:
         super().__init__(probability)

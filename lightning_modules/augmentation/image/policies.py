@@ -43,7 +43,7 @@ class RandomPolicy(ImageTransform):
         fill: raw value for pixels outside of the image, or one per channel.
     """
 
-    channels = (1, 3)
+    channels, clips = (1, 3), True
     space: OperationRanges
 
     @bounded

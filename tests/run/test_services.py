@@ -1,0 +1,181 @@
+"""Services for any task and datamodule: augmentation by config, our tasks on other data, and what is rejected at the start."""
+
+from collections.abc import Callable
+from typing import Any
+
+import mlflow
+import pytest
+import service_modules
+import torch
+from hydra.utils import instantiate
+from service_modules import SEEN, Samples
+
+from lightning_modules.config.command_line import compose_run
+from lightning_modules.config.errors import UserError
+from lightning_modules.run.run import run
+from lightning_modules.task.rng import derive_seed
+from lightning_modules.tracking.artifacts import artifact_path
+
+RECORD = ("tracking.system_metrics_s=null", "tracking.pictures=false")
+QUIET = (
+    "callbacks.progress=null",
+    "callbacks.summary=null",
+    "trainer.max_epochs=2",
+)
+CROP = "augmentation=image_basic"
+
+
+@pytest.fixture(autouse=True)
+def trust(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOUCHSTONE_TRUST", "service_modules,user_modules")
+    for batches in SEEN.values():
+        batches.clear()
+
+
+def words(task: str = "ImageTask", data: str = "Images", *overrides: str) -> list[str]:
+    groups = ["task=lightning_module", f"task._target_=service_modules.{task}"] if task else ["model=linear"]
+    return [*groups, "data=lightning_datamodule", f"data._target_=service_modules.{data}", *QUIET, *overrides]
+
+
+def augmented_by_hand(scale: float = 1.0) -> list[torch.Tensor]:
+    """The training batches of two epochs in the order of the file, augmented with the random numbers of their steps."""
+    augmentation = instantiate(compose_run([CROP]).augmentation)
+    batches = [{"x": part * scale, "y": part} for part in Samples(43, 0, "tuple").x.split(8)] * 2
+    seeds = [torch.Generator().manual_seed(derive_seed(0, step, 0)) for step in range(len(batches))]
+    return [augmentation(batch, seed)["x"] for batch, seed in zip(batches, seeds, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("form", "data", "kind", "scale"),
+    [
+        ("tuple", "Images", list, 1.0),  # as torch collates tuples
+        ("named", "Images", service_modules.Pair, 1.0),
+        ("dict", "Images", dict, 1.0),
+        ("tuple", "HalvedImages", list, 0.5),
+    ],
+)
+def test_training_batches_are_augmented_after_the_own_hook(form: str, data: str, kind: type, scale: float) -> None:
+    run(compose_run(words("ImageTask", data, "tracking=none", "+task.keep=true", f"+data.form={form}", CROP)))
+    expected = augmented_by_hand(scale)
+    assert len(SEEN["train"]) == len(expected)
+    for batch, x in zip(SEEN["train"], expected, strict=True):
+        assert isinstance(batch, kind)
+        assert torch.equal(batch["x"] if kind is dict else batch[0], x)
+    held_out = torch.cat([batch["x"] if kind is dict else batch[0] for batch in SEEN["val"]])
+    plain = [Samples(21, 1, form).x] * 2 + [Samples(31, 2, form).x]
+    assert torch.equal(held_out, torch.cat(plain))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ((CROP, "+data.form=three"), r"need batches \(x, y\) or \{x, y\} .* got \['Tensor \[8, 1, 8, 8\]', 'Tensor"),
+        ((CROP, "+data.form=boxes"), r"got \{'image': 'Tensor \[8, 1, 8, 8\]'\}"),
+        (("augmentation=text_sentences",), r"'Images' object has no attribute '\w+', which a transform reads"),
+        (("augmentation=series_basic",), r"TimeSeriesJitter needs series of floats"),
+        (
+            ("augmentation=image_mixup",),
+            r"augmentation=image_mixup: it mixes or adds targets, which only tasks derived",
+        ),
+        (("augmentation=image_cutmix",), r"it mixes or adds targets"),
+        (
+            ("augmentation=image_color", "+data.form=signed"),
+            r"ColorJitter needs images of floats in 0\.\.1, but .* values in -0\.499",
+        ),
+        ((CROP, "+data.form=mask"), r"image_basic: targets \[4, 8, 8\] would not be changed with their inputs"),
+        (("tta=flip",), r"tta=flip: only for tasks derived from Supervised; use tta=none"),
+        ((CROP, "task._target_=service_modules.OwnIterator"), r"takes batches from dataloader_iter itself"),
+    ],
+)
+def test_what_cannot_be_augmented_is_rejected_before_the_run(
+    overrides: tuple[str, ...], message: str, store: Any
+) -> None:
+    with pytest.raises(UserError, match=message):
+        run(compose_run(words("ImageTask", "Images", *overrides)))
+    assert not store.client.search_runs([e.experiment_id for e in store.client.search_experiments()])
+
+
+def state_of(store: Any, recorded: Any) -> dict[str, Any]:
+    return torch.load(artifact_path(store, recorded, "checkpoints/last.ckpt"), weights_only=True)
+
+
+def test_our_task_trains_on_any_datamodule(train: Callable[..., Any], store: Any, capsys: Any) -> None:
+    recorded = train(*words("", "Images", *RECORD, CROP, "callbacks=last", "+data.shuffle=true"), quick=False)
+    assert recorded.info.status == "FINISHED"
+    assert "fast loop: only for tasks derived from Supervised, with our datamodules" in capsys.readouterr().out
+    served = mlflow.pyfunc.load_model(f"models:/{recorded.data.tags['touchstone.model_id']}")
+    test = Samples(31, 2, "tuple")
+    scores = torch.from_numpy(served.predict(test.x.numpy()))
+    assert recorded.data.metrics["test/accuracy"] == pytest.approx(float((scores.argmax(1) == test.y).float().mean()))
+    assert recorded.data.metrics["train/accuracy"] > 0.2
+
+
+def test_our_task_on_other_data_resumes_bit_for_bit(train: Callable[..., Any], store: Any) -> None:
+    settings = words("", "Images", *RECORD, CROP, "+data.shuffle=true")
+    whole = train(*settings, quick=False)
+    train(*settings, "trainer.max_epochs=1", "name=half", quick=False)
+    train("resume=half", "trainer.max_epochs=2", quick=False)
+    half = next(iter(store.search_runs("attributes.run_name = 'half'")))
+    for name, value in state_of(store, whole)["state_dict"].items():
+        assert torch.equal(value, state_of(store, half)["state_dict"][name]), name
+
+
+@pytest.mark.slow
+def test_our_task_on_other_data_evaluates_each_sample_once_on_two_ranks(train: Callable[..., Any], store: Any) -> None:
+    settings = words("", "Images", *RECORD, CROP, "callbacks=last", "+data.shuffle=true")
+    recorded = train(*settings, "strategy=ddp", "trainer.devices=2", quick=False)
+    weights = state_of(store, recorded)["state_dict"]
+    net = torch.nn.Linear(64, 3)
+    net.load_state_dict({key.rpartition(".")[2]: value for key, value in weights.items() if key.startswith("model.")})
+    for part, samples in (("val", Samples(21, 1, "tuple")), ("test", Samples(31, 2, "tuple"))):
+        outputs = net(samples.x.flatten(1)).detach()
+        assert recorded.data.metrics[f"{part}/accuracy"] == pytest.approx(
+            float((outputs.argmax(1) == samples.y).float().mean())
+        )
+        loss = torch.nn.functional.cross_entropy(outputs, samples.y)
+        assert recorded.data.metrics[f"{part}/loss"] == pytest.approx(float(loss), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("data", "overrides", "message"),
+    [
+        ("NamelessImages", (), r"NamelessImages\.input_shape is None, its samples have \[1, 8, 8\]; set it"),
+        (
+            "NamelessImages",
+            ("model.input_shape=[1,8,8]",),
+            "NamelessImages.num_classes is missing; set it, or model.num_outputs=NUMBER",
+        ),
+        ("Images", ("+data.form=three",), r"need batches \(x, y\)"),
+        ("Images", ("steps_per_call=5",), "data=service_modules.Images acts on single steps"),
+        (
+            "Images",
+            ("compression=magnitude",),
+            "compression=magnitude: only for tasks derived from Supervised, with our",
+        ),
+        (
+            "Images",
+            ("data._target_=user_modules.Stream", "model.input_shape=[4]", "model.num_outputs=3", "scheduler=cosine"),
+            "scheduler=cosine: Stream has no length; set trainer.max_steps or trainer.limit_train_batches",
+        ),
+        ("TwoValidations", (), "one validation loader, TwoValidations has 2"),
+        ("Images", ("task=regression",), "the targets of Images are classes"),
+        ("Images", ("model=mlp", "model.num_outputs=2"), "the data \\(Images\\) needs 3"),
+    ],
+)
+def test_what_our_task_lacks_is_named_before_the_run(
+    data: str, overrides: tuple[str, ...], message: str, store: Any
+) -> None:
+    with pytest.raises(UserError, match=message):
+        run(compose_run(words("", data, *RECORD, *overrides)))
+    assert not store.client.search_runs([e.experiment_id for e in store.client.search_experiments()])
+
+
+def test_our_task_trains_on_a_stream() -> None:
+    stream = ("data._target_=user_modules.Stream", "model.input_shape=[4]", "model.num_outputs=3", "tracking=none")
+    metrics = run(compose_run(words("", "Images", *stream, "scheduler=cosine", "trainer.limit_train_batches=5")))
+    assert metrics.keys() == {"val/loss", "val/accuracy", "train/accuracy"}
+
+
+def test_shapes_may_be_given_in_the_config() -> None:
+    given = ("model.input_shape=[1,8,8]", "model.num_outputs=3", "tracking=none")
+    assert "test/accuracy" in run(compose_run(words("", "NamelessImages", *given)))
