@@ -133,6 +133,12 @@ class CompressedState:
             list(plain_dict["steps"]),
         )
 
+    def prefixed(self, prefix: str) -> "CompressedState":
+        """The same for a module that has the network as its part `prefix`."""
+        plain = self.plain_dict()
+        renamed = {kind: {f"{prefix}.{k}": v for k, v in plain[kind].items()} for kind in plain if kind != "steps"}
+        return CompressedState.of({**plain, **renamed})
+
     def replace(self, other: "CompressedState") -> None:
         """Become equal to `other`, as the same object."""
         self.masks, self.codebooks, self.grids, self.steps = other.masks, other.codebooks, other.grids, other.steps

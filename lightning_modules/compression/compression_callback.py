@@ -5,11 +5,13 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from lightning_modules.compression.compressed_state import Codebook, CompressedState
 from lightning_modules.compression.stage import Stage, StageContext, StateDict
+from lightning_modules.config.errors import UserError
+from lightning_modules.task.supervised import Supervised
 
 _SYNC_EVERY = 100  # steps between two synchronizations of shared values, which differ by rounding only
 
@@ -37,10 +39,13 @@ class CompressionCallback(pl.Callback):
 
     # --- the fit ---------------------------------------------------------------------------------------------
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.total = self.context.task.planned_steps()[0]
-        self.context.task.extra_losses = [stage.loss for stage in self.stages if type(stage).loss is not Stage.loss]
+        if isinstance(pl_module, Supervised):
+            self.total = pl_module.planned_steps()[0]
+            pl_module.extra_losses = [stage.loss for stage in self.stages if type(stage).loss is not Stage.loss]
+        else:
+            self.total = int(trainer.estimated_stepping_batches)
         self._move_to(pl_module.device)
-        optimizer: Any = trainer.optimizers[0]
+        optimizer: Any = optimizer_of(self.context.model, trainer.optimizers)
         optimizer = getattr(optimizer, "optimizer", optimizer)  # Lightning's wrapper has no hooks
         self._handles = [optimizer.register_step_post_hook(lambda *_: self.after_step())]
         if not pl_module.automatic_optimization:  # else there are no gradients yet when the optimizer is called
@@ -104,9 +109,10 @@ class CompressionCallback(pl.Callback):
     ) -> None:
         """Mask the saved weights: they may be an average over steps with other masks."""
         for name, mask in self.context.state.masks.items():
-            tensor = checkpoint["state_dict"].get(f"model.{name}")
+            key = f"{self.context.module}.{name}"
+            tensor = checkpoint["state_dict"].get(key)
             if tensor is not None:
-                checkpoint["state_dict"][f"model.{name}"] = tensor * mask.to(tensor.device)
+                checkpoint["state_dict"][key] = tensor * mask.to(tensor.device)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.settle()
@@ -116,7 +122,17 @@ class CompressionCallback(pl.Callback):
         for handle in self._handles:
             handle.remove()
         self._handles = []
-        self.context.task.extra_losses = []
+        if isinstance(pl_module, Supervised):
+            pl_module.extra_losses = []
+
+
+def optimizer_of(network: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> torch.optim.Optimizer:
+    """The first optimizer with a parameter of the network. Raises UserError if there is none."""
+    own = {id(parameter) for parameter in network.parameters()}
+    for optimizer in optimizers:
+        if any(id(parameter) in own for group in optimizer.param_groups for parameter in group["params"]):
+            return optimizer
+    raise UserError("compression: no optimizer of the task trains the network to compress")
 
 
 @torch.no_grad()

@@ -1,6 +1,6 @@
 """Compares the network after each stage of a recipe with the dense network: metrics, a table and a plot."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from lightning_modules.compression.profiling import Timing, is_onnx_model, measu
 from lightning_modules.task.profiling import model_size
 
 TEST_METRICS = ("test/accuracy", "test/rmse", "test/loss")  # the table shows the first that exists
+_COSTS = ("size_bytes", "params", "nonzero", "macs", "peak_memory_bytes")
 MIN_SPEEDUP = 1.05  # a speed-up below this is reported as none
 
 
@@ -45,6 +46,7 @@ class CostReport:
         x: floats [1, *input_shape].
         tested: the dense network's test metrics; empty if no dense network was trained.
         missing: why the last network or the dense one does not run in a runtime, by ``<side>/<runtime>``.
+        other_bytes: of what a file holds beside the network.
     """
 
     dense: nn.Module
@@ -53,9 +55,10 @@ class CostReport:
     tested: dict[str, float]
     rows: list[NetworkCosts] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
+    other_bytes: float = 0
 
     def __post_init__(self) -> None:
-        size = model_size(self.dense)["model/size_bytes"]
+        size = model_size(self.dense)["model/size_bytes"] + self.other_bytes
         self.rows = [NetworkCosts("dense", {"size_bytes": size, **measure_costs(self.dense, self.x), **self.tested})]
 
     def add(self, name: str, network: nn.Module, written: WriteReport, tested: dict[str, float]) -> NetworkCosts:
@@ -101,7 +104,7 @@ class CostReport:
     def cells(self, spread: bool) -> tuple[list[str], list[list[str]]]:
         """Header and rows of the table; `spread` adds the quartiles of latencies and writes all digits."""
         runtimes = list(dict.fromkeys(name for row in self.rows for name in row.latency))
-        tests = [key for key in TEST_METRICS if key in self.rows[-1].metrics][:1]
+        tests = _shown_metric(self.rows[-1].metrics)
         columns = (f"ms, {name.replace('onnxruntime', 'ort')}" for name in runtimes)
         head = ["network", "size", "ratio", "nonzero", "macs", *columns]
         head += [name if spread else name.removeprefix("test/") for name in tests]
@@ -117,6 +120,12 @@ class CostReport:
                 + [f"{m[key]:.4f}" if key in m else "" for key in tests]
             )
         return head, body
+
+
+def _shown_metric(metrics: Mapping[str, float]) -> list[str]:
+    """The metric in table and plot: the first of ours that exists, else the last that the task logs."""
+    others = [name for name in metrics if name not in _COSTS]
+    return ([name for name in TEST_METRICS if name in metrics] or others[-1:])[:1]
 
 
 def format_count(value: float) -> str:
@@ -150,7 +159,7 @@ def plot_costs(rows: Sequence[NetworkCosts], path: Path) -> None:
     panels: list[tuple[str, list[float | None]]] = [("bytes", [row.metrics["size_bytes"] for row in rows])]
     if any(row.fastest for row in rows):
         panels.append(("latency of one sample, ms (fastest runtime)", [row.fastest for row in rows]))
-    for metric in [name for name in TEST_METRICS if name in rows[-1].metrics][:1]:
+    for metric in _shown_metric(rows[-1].metrics):
         panels.append((metric, [row.metrics.get(metric) for row in rows]))
     figure = blank_figure(4.2 * len(panels), 0.6 * len(rows) + 1.6)
     names = [row.name for row in rows]

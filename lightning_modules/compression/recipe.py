@@ -4,15 +4,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytorch_lightning as pl
 from hydra.utils import instantiate
 from torch import Tensor
 
-from lightning_modules.compression.stage import AT_MOST_ONCE, ORDER, Stage
+from lightning_modules.compression.stage import AT_MOST_ONCE, ORDER, Stage, StageContext
 from lightning_modules.config.errors import UserError, suggest
 from lightning_modules.task.supervised import Supervised
 
 RUNTIMES = ("eager", "onnxruntime")
-_SETTINGS = ("stages", "runtimes")
+_SETTINGS = ("stages", "runtimes", "module")
 
 
 @dataclass(frozen=True)
@@ -102,13 +103,39 @@ _WHY_NOT_AFTER = {
 }
 
 
-def check_recipe(recipe: Recipe, task: Supervised, example: Tensor, num_outputs: int) -> None:
+def check_recipe(recipe: Recipe, context: StageContext, example: Tensor, num_outputs: int, metric: str | None) -> None:
     """Let every stage validate network and task before anything is trained. Raises UserError.
 
-    `example`: preprocessed floats [2, *input_shape]. The effect of earlier stages on the network is not known yet, so
-    each stage validates again when it begins.
+    The effect of earlier stages on the network is not known yet, so each stage validates again when it begins.
+
+    Args:
+        example: preprocessed floats [2, *input_shape].
+        metric: that is monitored.
     """
+    task = context.task
+    for stage in recipe.stages if not isinstance(task, Supervised) else ():
+        _check_supported(stage, task, metric)
     for stage in recipe.stages:
-        stage.check(task.model, example, num_outputs)
+        stage.check(context.model, example, num_outputs)
     for stage in recipe.stages:
         stage.check_task(task)
+
+
+def _check_supported(stage: Stage, task: pl.LightningModule, metric: str | None) -> None:
+    """Raise UserError if a stage needs more than the network of a task that is not one of ours."""
+    chosen = {getattr(stage, name, None) for name in ("criterion", "importance", "by")}
+    by_gradients, by_metric = (
+        {"snip", "taylor", "proxy"} & chosen,
+        "metric" in chosen or getattr(stage, "sensitivity", False),
+    )
+    for lacking, reason in (
+        (type(stage).loss is not Stage.loss, "it adds to the loss, so the task must be derived from Supervised"),
+        (stage.lr, f"lr={stage.lr}: configure_optimizers of the task sets its own; set it there"),
+        (by_gradients and not task.automatic_optimization, "with manual optimization, training_step returns no loss"),
+        (
+            by_metric and metric is None,
+            "it compares networks: set task.monitor.metric to one that validation_step logs",
+        ),
+    ):
+        if lacking:
+            raise stage.config_error(f"{type(task).__name__}: {reason}")

@@ -2,7 +2,7 @@
 
 import copy
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from torch import nn
 from lightning_modules.compat.lightning import MultiProcessingLauncher
 from lightning_modules.compression.compressed_state import CompressedState
 from lightning_modules.compression.compression_callback import CompressionCallback
+from lightning_modules.compression.plain_module import FirstBatchCheck, example_inputs, training_batches
 from lightning_modules.compression.recipe import build_recipe, check_recipe
 from lightning_modules.compression.stage import Stage, StageContext
 from lightning_modules.compression.stage_recorder import StageRecorder, measure_network
@@ -22,6 +23,10 @@ from lightning_modules.compression.stage_runner import StageRunner, calibration_
 from lightning_modules.config.errors import UserError
 from lightning_modules.run import build
 from lightning_modules.run.compression import Compression, FitCall
+from lightning_modules.run.contracts import has_part
+from lightning_modules.run.data_adapter import RunData
+from lightning_modules.run.lightning_task import EpochSeeds
+from lightning_modules.task.batches import AugmentTraining
 from lightning_modules.task.profiling import LatencyMonitor
 from lightning_modules.task.supervised import Supervised
 from lightning_modules.tracking.checkpoint import LastCheckpoint, read_checkpoint
@@ -33,28 +38,40 @@ _NUM_EXAMPLES = 64  # raw samples that stages trace a network with
 class RunCompression(Compression):
     """Implements `Compression`. Raises UserError if the recipe is invalid or a stage does not support the network."""
 
-    def __init__(self, cfg: DictConfig, task: Supervised, data: Any) -> None:
+    def __init__(
+        self, cfg: DictConfig, task: Any, run_data: RunData, spec: Mapping[str, Any], not_servable: str
+    ) -> None:
+        data: Any = run_data.module
+        self._shards_itself = run_data.own is not None
+        self._augmentation: list[pl.Callback] = []  # of a task that is not one of ours
         self.cfg, self.task, self.data = cfg, task, data
+        self._parts = [part for part in ("val", "test") if has_part(task, run_data, part)]
+        self.own = isinstance(task, Supervised)  # else any LightningModule, on any datamodule
         self.recipe = build_recipe(cfg.get("compression"))
         self._log: Callable[[dict[str, float], int], None] = lambda values, step: None
         self._steps: Callable[[], int] = lambda: 0  # optimizer steps of the run so far
+        batches: Any = (calibration_batches, data) if self.own else (training_batches, task, data)
         self.context = StageContext(
             task,
             CompressedState(),
-            example=data.example(min(_NUM_EXAMPLES, len(data.arrays.x))),
-            batches=functools.partial(calibration_batches, data, cfg.seed),
+            example=data.example(min(_NUM_EXAMPLES, len(data.arrays.x))) if self.own else example_inputs(task),
+            batches=functools.partial(*batches, cfg.seed),
             evaluate=self._monitored,
             higher_is_better=cfg.task.monitor.mode == "max",
             seed=int(cfg.seed),
             log=lambda values: self._log(values, self._steps()),
+            module=str(cfg.compression.get("module") or "model"),
+            spec=spec if self.own else {**spec, "module": cfg.compression.get("module") or "model"},
+            not_servable=not_servable,
         )
         self._callback = CompressionCallback(self.context, self.recipe.in_fit)
-        num_outputs = int(cfg.model.get("num_outputs") or cfg.task.num_outputs)
-        check_recipe(self.recipe, task, self.context.preprocess(data.example(2)), num_outputs)
+        num_outputs = int(cfg.model.get("num_outputs") or cfg.task.num_outputs) if self.own else 0
+        example = self.context.preprocess(data.example(2) if self.own else self.context.example)
+        check_recipe(self.recipe, self.context, example, num_outputs, cfg.task.monitor.metric)
         # where the run's own training prunes, what it gives is compressed already
-        self._dense = copy.deepcopy(task.model) if self.recipe.keeps_last else None
+        self._dense = copy.deepcopy(self.context.model) if self.recipe.keeps_last else None
         if any(stage.needs_initial for stage in self.recipe.stages):
-            self.context.initial = copy.deepcopy(task.model.state_dict())
+            self.context.initial = copy.deepcopy(self.context.model.state_dict())
 
     # --- around the run's own training -----------------------------------------------------------------------
     def record_in(self, folder: Path, log: Callable[[dict[str, float], int], None] | None) -> None:
@@ -63,6 +80,9 @@ class RunCompression(Compression):
         self._log = log or self._log
 
     def callbacks(self, given: Sequence[pl.Callback]) -> list[pl.Callback]:
+        if not self.own:
+            self._augmentation = [c for c in given if isinstance(c, AugmentTraining)]
+            given = [*given, FirstBatchCheck(self.recipe.stages, self.context.preprocess)]
         if not self.recipe.in_fit:
             return list(given)
         if self.recipe.keeps_last:
@@ -117,7 +137,7 @@ class RunCompression(Compression):
         dense, metrics = self._dense, {}
         if not self.recipe.keeps_last and tested:  # else no dense network was trained
             metrics = {name: value for name, value in tested.items() if name.startswith("test/")}
-            metrics |= self._measure(self.context.model, "val")
+            metrics |= self._measure(self.context.model, *(("val",) if self.own else ("val", "test")))
         dense = (dense or copy.deepcopy(self.context.model)).cpu().eval()
         return StageRecorder(self.context, self.data, record, dense, self.recipe.runtimes, metrics, self._measure)
 
@@ -126,40 +146,46 @@ class RunCompression(Compression):
     ) -> tuple[int, bool]:
         """Train the network for a stage, see `FitFunction`: the run's own trainer without what selects the best weights."""
         own = [c for c in build.build_callbacks(self.cfg) if not _selects_best(c)]
+        own += [] if self.own else [EpochSeeds(self.cfg.seed), *self._augmentation]
         build.set_checkpoint_folders(own, place, place)
         if logger is None:
             own = [c for c in own if isinstance(c, LastCheckpoint) or not build.needs_run_folder(c)]
         cfg = copy.deepcopy(self.cfg)
         with open_dict(cfg):
             cfg.trainer.max_epochs, cfg.trainer.max_steps = stage.epochs, -1
-        trainer = build.build_trainer(cfg, [*own, *acting], logger, place)
+        extra = {} if self.own else {"passport": dict(self.context.spec)}
+        trainer = build.build_trainer(cfg, [*own, *acting], logger, place, extra, shards_itself=self._shards_itself)
+        if not self.own:
+            pl.seed_everything(self.cfg.seed, workers=True, verbose=False)  # `setup` may draw a split
         with self._own_rate(stage), _stage_logger(logger, self._steps(), stage.name):
             fit(trainer, self.task, self.data, checkpoint)
         return steps_done(trainer, place / "last.ckpt"), _is_forked(trainer)
 
     @contextmanager
     def _own_rate(self, stage: Stage) -> Iterator[None]:
-        before = self.task._optimizer
+        before = getattr(self.task, "_optimizer", None)
         if stage.lr is not None and before is not None:
             self.task._optimizer = functools.partial(before, lr=stage.lr)
         try:
             yield
         finally:
-            self.task._optimizer = before
+            if before is not None:
+                self.task._optimizer = before
 
     # --- measuring a network in the task's place -------------------------------------------------------------
     def _monitored(self, model: nn.Module) -> float:
         values, metric = self._measure(model, "val"), self.cfg.task.monitor.metric
         if metric not in values:
-            raise UserError(f"compression: {metric} is needed, but there is no validation set: data.val_fraction=0.1")
+            what = "there is no validation set: data.val_fraction=0.1" if self.own else "the validation does not log it"
+            raise UserError(f"compression: {metric} is needed, but {what}")
         return values[metric]
 
     def _measure(self, model: nn.Module, *parts: str) -> dict[str, float]:
         """The metrics of a network on the parts ``val`` and ``test``, as far as they have samples."""
         found: dict[str, float] = {}
         for part in parts:
-            if len(self.data.splits[part]):
-                found |= measure_network(self.task, model, self.data, part, str(self.cfg.trainer.accelerator))
+            if part in self._parts:
+                found |= measure_network(self.context, model, self.data, part, str(self.cfg.trainer.accelerator))
         return found
 
 

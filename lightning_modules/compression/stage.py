@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -12,6 +12,7 @@ from annotated_types import Ge
 from torch import Tensor, nn
 
 from lightning_modules.compression.compressed_state import CompressedState
+from lightning_modules.compression.plain_module import detached_copy, network_inputs, training_loss
 from lightning_modules.config.bounds import Positive, bounded
 from lightning_modules.config.errors import UserError, suggest
 from lightning_modules.task.supervised import Supervised
@@ -34,20 +35,23 @@ class StageContext:
     """What a stage works on.
 
     Attributes:
-        task: the LightningModule; a stage changes ``task.model`` or replaces it.
+        task: the LightningModule; a stage changes `model` or replaces it.
         state: masks, codebooks, grids and architecture steps so far; a stage adds its own.
         example: raw samples [N, *input_shape], on the CPU.
-        batches: a new iterator over the training batches (dicts with raw ``x`` [B, …] and ``y``), in a fixed order and
-            never augmented: for calibration, scores and caches.
+        batches: a new iterator over the training batches (dicts with raw ``x`` [B, …] and ``y``, or the ``batch`` of
+            another task), in a fixed order and never augmented: for calibration, scores and caches.
         evaluate: returns the monitored metric of a network on the validation set.
         higher_is_better: of `evaluate`.
-        initial: the state dict of ``task.model`` before training, if a stage has `needs_initial`.
+        initial: the state dict of `model` before training, if a stage has `needs_initial`.
         seed: for a stage's random numbers.
         folder: plots and tables written here become artifacts of the run.
         log: logs metrics to the run.
+        module: the attribute of the task that is the network, dotted.
+        spec: from which the task is rebuilt.
+        not_servable: why the task cannot be served, or empty.
     """
 
-    task: Supervised
+    task: pl.LightningModule
     state: CompressedState
     example: Tensor
     batches: Callable[[], Iterator[dict[str, Tensor]]]
@@ -57,15 +61,37 @@ class StageContext:
     folder: Path = Path(tempfile.gettempdir())
     log: Callable[[dict[str, float]], None] = lambda metrics: None
     initial: dict[str, Tensor] | None = None
+    module: str = "model"
+    spec: Mapping[str, Any] = field(default_factory=dict)
+    not_servable: str = ""
 
     @property
     def model(self) -> nn.Module:
         """The network: floats [B, *input_shape] -> [B, num_outputs]."""
-        return self.task.model
+        return self.task.get_submodule(self.module)
+
+    @model.setter
+    def model(self, network: nn.Module) -> None:
+        self.task.set_submodule(self.module, network)
 
     def preprocess(self, x: Tensor) -> Tensor:
         """Raw samples -> the network's inputs."""
-        return self.task.preprocess(x)
+        if isinstance(self.task, Supervised):
+            return self.task.preprocess(x)
+        return network_inputs(self.task, self.module, x)
+
+    def for_gradients(self) -> "StageContext":
+        """What gradients of the training loss are taken from: a copy, where a training step may change the task."""
+        return self if isinstance(self.task, Supervised) else replace(self, task=detached_copy(self.task))
+
+    def loss(self, batch: dict[str, Any], label_smoothing: bool) -> Tensor:
+        """The loss of a batch: as in training, or without `label_smoothing` that of evaluation."""
+        task = self.task
+        if not isinstance(task, Supervised):
+            return training_loss(task, batch["batch"])
+        x, y = (batch[key].to(next(task.model.parameters()).device) for key in ("x", "y"))
+        outputs = task.model(task.preprocess(x))
+        return task.loss(outputs, task.loss_target({"y": y})) if label_smoothing else task.evaluation_loss(outputs, y)
 
 
 class Stage(pl.Callback):
@@ -116,7 +142,7 @@ class Stage(pl.Callback):
         `example`: preprocessed floats [2, *input_shape]. `model` must not be changed.
         """
 
-    def check_task(self, task: Supervised) -> None:
+    def check_task(self, task: Any) -> None:
         """Like `check`, for what depends on the task: its classes, its augmentation."""
 
     def begin(self, context: StageContext) -> None:

@@ -1,6 +1,7 @@
 """Saves, reloads, tests, measures and records the network after every compression stage."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -12,7 +13,8 @@ from lightning_modules.compression.profiling import is_onnx_model
 from lightning_modules.compression.stage import Stage, StageContext
 from lightning_modules.report.tables import markdown_table, open_console, terminal_table
 from lightning_modules.run.publish import held_out_samples, run_description
-from lightning_modules.run.serve import write_pyfunc
+from lightning_modules.run.serve import write_module_pyfunc, write_pyfunc
+from lightning_modules.task.profiling import model_size
 from lightning_modules.task.supervised import Supervised
 from lightning_modules.tracking.record import Record
 from lightning_modules.tracking.tags import COMPRESSED_MODEL_TAG
@@ -38,34 +40,45 @@ class StageRecorder:
     ) -> None:
         self.context, self.data, self.record, self.measure = context, data, record, measure
         self.folder = record.folder / "compression" if record else context.folder
-        self.costs = CostReport(dense, context.preprocess(context.example[:1]), runtimes, tested)
+        self.own = context.task if isinstance(context.task, Supervised) else None
+        sizes = (model_size(part)["model/size_bytes"] for part in (context.task, context.model))
+        x, others = context.preprocess(context.example[:1]), 0 if self.own else next(sizes) - next(sizes)
+        self.costs = CostReport(dense, x, runtimes, tested, other_bytes=others)
         self.line = [("dense", record.model_id)] if record else []
 
     def add(self, number: int, stage: Stage, step: int) -> None:
         """Save, load back, test and measure the network as it is now."""
-        task, model_id, place = self.context.task, "", self.folder
+        context, model_id, place = self.context, "", self.folder
         if self.record:
             params = {"stage": stage.name, "kind": stage.kind, **stage.settings()}
             model_id, place = self.record.new_model(f"{number}-{stage.name}", self.line, params)
             for side in ("compressed/", "compression/"):
                 self.record.logger.attach_model(model_id, side)
         place.mkdir(parents=True, exist_ok=True)
-        written = save_compressed(place / FILE, task.model, self.context.state, task.task_spec)
-        network = load_compressed(place / FILE).model
+        module, state = (
+            (context.model, context.state) if self.own else (context.task, context.state.prefixed(context.module))
+        )
+        written = save_compressed(place / FILE, module, state, context.spec)
+        network = load_compressed(place / FILE).get_submodule(context.module)
         self.costs.add(stage.name, network, written, self.measure(network, "val", "test"))
         if self.record:
-            dense, task.model = task.model, network  # what was measured
+            dense, context.model = context.model, network  # what was measured
             try:
-                example, samples = self.data.example(4), held_out_samples(self.data)
-                write_pyfunc(place / FILE, example, task, samples, model_id, self.record.run_id)
+                self._publish(place / FILE, model_id, self.record.run_id)
             finally:
-                task.model = dense
+                context.model = dense
             (place / "tensors.txt").write_text(written.table())
             self.record.logger.log_metrics(self.costs.named(), step)
             self.record.logger.flush()
             self.record.send({"do": "model", "model_id": model_id, "step": step})
             self.record.send({"do": "tags", "tags": {COMPRESSED_MODEL_TAG: model_id}})
         self.line.append((f"{number}-{stage.name}", model_id))
+
+    def _publish(self, path: Path, model_id: str, run_id: str) -> None:
+        if self.own:
+            write_pyfunc(path, self.data.example(4), self.own, held_out_samples(self.data), model_id, run_id)
+        elif not self.context.not_servable:
+            write_module_pyfunc(path, self.context.task, model_id, run_id)
 
     def finish(self, metrics: dict[str, float]) -> dict[str, float]:
         """Draw and print the comparison, and put it on the run's page below `metrics`; return its metrics."""
@@ -77,21 +90,26 @@ class StageRecorder:
             console.print(f"model  models:/{self.line[-1][1]}", highlight=False)
             text = f"{markdown_table(*self.costs.cells(spread=True))}\n\n{verdict}\n"
             self.record.text("compression/table.md", text)
-            note = run_description(self.record, metrics, text)
+            note = run_description(self.record, metrics, text, self.context.not_servable)
             self.record.send({"do": "tags", "tags": {"mlflow.note.content": note}})
             plot_costs(self.costs.rows, self.record.folder / "compression" / "comparison.png")
         return self.costs.named()
 
 
-def measure_network(task: Supervised, model: nn.Module, data: Any, part: str, accelerator: str) -> dict[str, float]:
-    """The metrics of a network in the task's place on the part ``val`` or ``test``, in this one process."""
-    before, kept = task.model, task.test_buffer
-    task.model = model
+def measure_network(context: StageContext, model: nn.Module, data: Any, part: str, device: str) -> dict[str, float]:
+    """The metrics of a network in the task on the part ``val`` or ``test``, in this one process."""
+    task, before, kept = context.task, context.model, getattr(context.task, "test_buffer", None)
+    context.model = model
+    if not isinstance(task, Supervised):
+        pl.seed_everything(context.seed, workers=True, verbose=False)  # `setup` may draw a split
     off: Any = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
-    device = "cpu" if is_onnx_model(model) else accelerator
-    trainer = pl.Trainer(accelerator=device, devices=1, use_distributed_sampler=False, **off)
+    trainer = pl.Trainer(
+        accelerator="cpu" if is_onnx_model(model) else device, devices=1, use_distributed_sampler=False, **off
+    )
     try:
         (trainer.test if part == "test" else trainer.validate)(task, datamodule=data, verbose=False)
     finally:
-        task.model, task.test_buffer = before, kept
+        context.model = before
+        if isinstance(task, Supervised):
+            task.test_buffer = kept
     return {key: float(value) for key, value in trainer.callback_metrics.items()}

@@ -112,7 +112,7 @@ class StageRunner:
         state = CompressedState.of(point["form"])
         missing = state.steps[len(self.context.state.steps) :]  # the network has had the others already
         x = self.context.preprocess(self.context.example[:1])
-        self.context.task.model = apply_steps(self.context.model, missing, x)
+        self.context.model = apply_steps(self.context.model, missing, x)
         self.context.state.replace(state)
         stage.load_state_dict(point["stage"])
         if restore_network:

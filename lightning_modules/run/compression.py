@@ -1,6 +1,6 @@
 """Compression as a run sees it. The room `compression/` implements it and is imported only if a recipe has stages."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +8,11 @@ import pytorch_lightning as pl
 from hydra.utils import get_class
 from omegaconf import DictConfig
 
-from lightning_modules.task.supervised import Supervised
+from lightning_modules.run.data_adapter import RunData
 from lightning_modules.tracking.record import Record
 
 # trains a task with a trainer from a checkpoint, in processes that end with it; returns the metrics
-FitCall = Callable[[pl.Trainer, Supervised, Any, Path | None], dict[str, float]]
+FitCall = Callable[[pl.Trainer, pl.LightningModule, Any, Path | None], dict[str, float]]
 
 
 class Compression:
@@ -54,11 +54,18 @@ class Compression:
         return {}
 
 
-def build_compression(cfg: DictConfig, task: Supervised, data: Any) -> Compression:
-    """The compression of a config. Raises UserError if its recipe is invalid or does not support the network."""
+def build_compression(
+    cfg: DictConfig, task: pl.LightningModule, data: RunData, spec: Mapping[str, Any], not_servable: str
+) -> Compression:
+    """The compression of a config. Raises UserError if its recipe is invalid or does not support the network.
+
+    Args:
+        spec: from which the task is rebuilt.
+        not_servable: why the task cannot be served, or empty.
+    """
     recipe = cfg.get("compression") or {}
-    if set(recipe) <= {"stages", "runtimes"} and not any((recipe.get("stages") or {}).values()):
+    if set(recipe) <= {"stages", "runtimes", "module"} and not any((recipe.get("stages") or {}).values()):
         return Compression()
     implementation = get_class("lightning_modules.compression.run_compression.RunCompression")
-    compression: Compression = implementation(cfg, task, data)
+    compression: Compression = implementation(cfg, task, data, spec, not_servable)
     return compression

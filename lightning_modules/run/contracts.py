@@ -64,7 +64,7 @@ def find_services(cfg: DictConfig, task: pl.LightningModule, data: RunData) -> S
         serving=Service("serving", "" if isinstance(task, Supervised) else _serving_lacks(task)),
         augmentation=Service("augmentation", "the task takes batches from dataloader_iter itself" if iterates else ""),
         tta=Service("tta", "" if isinstance(task, Supervised) else "only for tasks derived from Supervised"),
-        compression=Service("compression", "" if own else _OURS_ONLY),
+        compression=Service("compression", "" if own else _compression_lacks(cfg, task, data)),
         fast_loop=Service("fast loop", "" if own else f"{_OURS_ONLY}; Lightning's ordinary loop is used"),
     )
 
@@ -99,9 +99,25 @@ def _best_lacks(cfg: DictConfig) -> str:
 def _test_lacks(task: pl.LightningModule, data: RunData) -> str:
     if not is_overridden("test_step", task):
         return "the task has no test_step"
-    if not (data.has("test") or is_overridden("test_dataloader", task)):
-        return "there are no test data"
-    return ""
+    return "" if has_part(task, data, "test") else "there are no test data"
+
+
+def has_part(task: pl.LightningModule, data: RunData, part: str) -> bool:
+    """Whether the task has a step and data for ``val`` or ``test``."""
+    step = "validation_step" if part == "val" else "test_step"
+    return is_overridden(step, task) and (data.has(part) or is_overridden(f"{part}_dataloader", task))
+
+
+def _compression_lacks(cfg: DictConfig, task: pl.LightningModule, data: RunData) -> str:
+    if isinstance(task, Supervised):
+        return _OURS_ONLY
+    name, children = str(OmegaConf.select(cfg, "compression.module") or "model"), dict(task.named_children())
+    lacks = [_test_lacks(task, data)]
+    if not isinstance(task.example_input_array, Tensor):
+        lacks.insert(0, "the task has no example_input_array (a tensor)")
+    if name not in dict(task.named_modules()):
+        lacks.insert(0, f"the task has no module '{name}': set compression.module to one of {', '.join(children)}")
+    return "; ".join(filter(None, lacks))
 
 
 def _serving_lacks(task: pl.LightningModule) -> str:

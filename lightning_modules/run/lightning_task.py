@@ -2,7 +2,8 @@
 
 import functools
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import pytorch_lightning as pl
@@ -64,6 +65,11 @@ class EpochSeeds(pl.Callback):
 
         return request
 
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        for owner in (trainer.datamodule, pl_module) if stage == "fit" else ():  # type: ignore[attr-defined]
+            if loaders := vars(owner).get("train_dataloader") if owner is not None else None:
+                setattr(owner, "train_dataloader", getattr(loaders, "__wrapped__", loaders))  # noqa: B010
+
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.current_epoch != self._seeded_epoch:
             seed_epoch(self._seed, 2 * trainer.current_epoch, trainer.global_rank, pl_module.device)
@@ -115,12 +121,17 @@ def load_module_from_spec(spec: Mapping[str, Any], checkpoint: Mapping[str, Any]
     Raises:
         UserError: a target is not allowed, or the weights do not match.
     """
+    task = build_module_from_spec(spec, where)
+    load_weights_from_checkpoint(task, checkpoint, where)
+    return task.eval()
+
+
+def build_module_from_spec(spec: Mapping[str, Any], where: str) -> pl.LightningModule:
+    """The module without its weights. Raises UserError if a target is not allowed."""
     config = OmegaConf.create({"compile": False, **spec})
     refuse_untrusted(config, where)
     with isolate_rng(include_cuda=False):
-        task = build_lightning_module(config)
-    load_weights_from_checkpoint(task, checkpoint, where)
-    return task.eval()
+        return build_lightning_module(config)
 
 
 def load_weights_from_checkpoint(task: pl.LightningModule, checkpoint: Mapping[str, Any], where: str) -> None:
@@ -171,16 +182,25 @@ def _reading_error(value: Any) -> str | None:
 
 def module_outputs(task: pl.LightningModule, x: Tensor) -> Tensor:
     """Outputs of the module in evaluation mode, on the CPU. Raises UserError if they are not one tensor."""
-    training = task.training
-    try:
-        with isolate_rng(include_cuda=False), torch.no_grad():
-            torch.default_generator.manual_seed(0)
-            outputs = task.eval()(x.to(task.device))
-    finally:
-        task.train(training)
+    with evaluation_mode(task):
+        outputs = task(x.to(task.device))
     if not isinstance(outputs, Tensor):
         raise UserError(f"task: forward returns a {type(outputs).__name__}; a served model returns one tensor")
     return outputs.cpu()
+
+
+@contextmanager
+def evaluation_mode(task: pl.LightningModule) -> Iterator[None]:
+    """The module in evaluation mode, without gradients, with fixed random numbers; afterwards each part is as before."""
+    training = [part for part in task.modules() if part.training]
+    try:
+        with isolate_rng(include_cuda=False), torch.no_grad():
+            torch.default_generator.manual_seed(0)
+            task.eval()
+            yield
+    finally:
+        for part in training:
+            part.training = True
 
 
 def require_same_module_outputs(trained: pl.LightningModule, rebuilt: pl.LightningModule, where: str) -> None:

@@ -78,13 +78,13 @@ def prepare(
     data = open_data(cfg)
     resumed = resumed and resumed.check_data(data.fingerprint(), data.sizes())
     callbacks = [*build.build_callbacks(cfg), *extra]
-    task, spec = _build_task(cfg, data, callbacks)
+    task, spec = build_task(cfg, data, callbacks)
     services = find_services(cfg, task, data)
     check_services(cfg, services)
     _check_parts(cfg, task, data, callbacks, services)
     if cfg.init_from:
         load_weights(store or open_store(cfg.tracking.get("uri")), str(cfg.init_from), task)
-    compression = build_compression(cfg, task, data.own) if isinstance(task, Supervised) else Compression()
+    compression = build_compression(cfg, task, data, spec, services.serving.lacks)
     marks = dict(tags)
     if skip_cached and data.is_declared:
         raise UserError(f"sweep.skip_finished=true: {services.known_data}")
@@ -102,7 +102,7 @@ def prepare(
     return RunParts(cfg, store, data, task, spec, services, callbacks, compression, resumed, marks)
 
 
-def _build_task(
+def build_task(
     cfg: DictConfig, data: RunData, callbacks: list[pl.Callback]
 ) -> tuple[pl.LightningModule, dict[str, Any]]:
     """Build the task, with the callbacks that it needs, and the spec from which it is rebuilt."""

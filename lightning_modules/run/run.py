@@ -195,6 +195,8 @@ def _test(trainer: pl.Trainer, parts: RunParts, weights: Path | None) -> dict[st
             load_weights_from_checkpoint(parts.task, checkpoint, str(path))
     if parts.services.test.lacks:
         return {}
+    if not parts.data.own:
+        pl.seed_everything(parts.cfg.seed, workers=True, verbose=False)  # its setup draws the split of the training
     with terminate_ranks_on_error(trainer):
         trainer.test(parts.task, datamodule=parts.data.module, verbose=False)
     return {key: float(value) for key, value in trainer.callback_metrics.items()}

@@ -147,7 +147,7 @@ def _compress(name: str, context: StageContext) -> None:
         if "samples" in stage:
             stage.samples = 16
     recipe = build_recipe(node)
-    check_recipe(recipe, context.task, context.example[:2], CLASSES)
+    check_recipe(recipe, context, context.example[:2], CLASSES, "val/accuracy")
     in_fit = CompressionCallback(context, recipe.in_fit)
     for stage in recipe.in_fit:
         stage.begin(context)

@@ -12,6 +12,7 @@ from lightning_modules.config.command_line import compose_run
 from lightning_modules.reproduction.compose import compose_claim
 from lightning_modules.reproduction.discovery import claim_files
 from lightning_modules.run import build
+from lightning_modules.run.data_adapter import RunData
 
 CLAIMS = [name for name in claim_files() if name.startswith("lottery_mnist1d/")]
 
@@ -37,7 +38,7 @@ def test_the_arms_of_each_network_are_built_and_their_stages_suit_it() -> None:
             data = build.build_data(cfg)
             build.infer_shapes(cfg, data)
             task = build.build_task(cfg, data, build.build_callbacks(cfg))
-            stage = RunCompression(cfg, task, data).recipe.after[0]
+            stage = RunCompression(cfg, task, RunData(data, {}), {}, "").recipe.after[0]
             assert sum(p.numel() for p in task.model.parameters()) == 41 * 500 + 501 * 500 + 501 * 10
             assert stage.rounds == (1 if arm.name in ("dense", "random") else 13 if "80" in name else 15)
     assert len(seen) == 4

@@ -126,7 +126,10 @@ def test_what_cannot_be_loaded_again_is_found_before_the_first_step(fit: Callabl
         (["model=mlp"], "model=mlp: user_modules.Classifier has no argument 'model'"),
         (["optimizer.lr=0.1"], "optimizer.lr=0.1: user_modules.Classifier has no argument 'optimizer'"),
         (["augmentation=image_basic"], "augmentation: CropFlip needs images"),
-        (["compression=magnitude"], "compression=magnitude: only"),
+        (
+            ["compression=magnitude"],
+            "compression=magnitude: the task has no module 'model': set compression.module to one of layers",
+        ),
         (["callbacks=early_stopping"], "task.monitor.metric=NAME"),
         (["+task.widht=3"], "user_modules.Classifier has no argument 'widht'"),
         (["data.data_files=[nowhere.csv]"], "no file matches nowhere.csv"),

@@ -85,19 +85,26 @@ def check_attempt(folder: str, overrides: Sequence[str]) -> list[str]:
     Args:
         folder: to which relative paths of the overrides are relative.
     """
-    from lightning_modules.compression.run_compression import RunCompression
     from lightning_modules.config.command_line import compose_run, format_error
-    from lightning_modules.run import build
+    from lightning_modules.run.compression import build_compression
+    from lightning_modules.run.contracts import check_services, find_services, has_part
+    from lightning_modules.run.data_adapter import open_data
+    from lightning_modules.run.prepare import build_task
 
     try:
         cfg = compose_run(overrides)
         if Path(folder).is_dir():
             os.chdir(folder)
-        data = build.build_data(cfg)
-        build.infer_shapes(cfg, data)
-        RunCompression(cfg, build.build_task(cfg, data, []), data)
-        if not len(data.splits["val"]):
-            return ["max_drop is measured on the validation part, and there is none: data.val_fraction=0.1"]
+        data = open_data(cfg)
+        task, spec = build_task(cfg, data, [])
+        services = find_services(cfg, task, data)
+        check_services(cfg, services)
+        build_compression(cfg, task, data, spec, services.serving.lacks)
+        if not has_part(task, data, "val"):
+            hint = (
+                ": data.val_fraction=0.1" if data.own else f": {type(task).__name__} needs validation_step and a loader"
+            )
+            return [f"max_drop is measured on the validation part, and there is none{hint}"]
     except Exception as error:
         return [format_error(error) or f"{type(error).__name__}: {error}"]
     return []

@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from lightning_modules.compression.budget.search import Point
 from lightning_modules.config.errors import UserError
+from lightning_modules.config.task_groups import is_supervised
 from lightning_modules.sweep.search_space import to_overrides
 
 RATIO_NAMES = {"size_ratio": "smaller", "macs_ratio": "fewer macs", "latency_ratio": "faster"}
@@ -85,7 +86,7 @@ def make_goal(
 ) -> Goal:
     """The goal for the metric that the config's task monitors. Raises UserError that lists every mistake."""
     given = {key: value for key, value in ratios.items() if value is not None}
-    metric = str(config.task.monitor.metric)
+    metric, own = str(config.task.monitor.metric), is_supervised(config)
     mistakes = []
     if not given:
         mistakes.append("a goal is missing: give size_ratio, macs_ratio or latency_ratio, as in size_ratio=10")
@@ -93,7 +94,9 @@ def make_goal(
         mistakes.append(
             "macs_ratio and latency_ratio exclude each other: channels are removed until one is met; give one"
         )
-    if not metric.startswith("val/"):
+    if not own and config.task.monitor.metric is None:
+        mistakes.append("task.monitor.metric=null: max_drop is measured in it; train with a metric of validation_step")
+    if own and not metric.startswith("val/"):
         mistakes.append(f"task.monitor.metric={metric}: max_drop is measured on the validation part: val/…")
     if config.data.get("val_fraction") == 0:
         mistakes.append("data.val_fraction=0: max_drop is measured on the validation part, and there is none")

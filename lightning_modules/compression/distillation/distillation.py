@@ -104,7 +104,7 @@ class Distillation(Stage):
             raise self.config_error(str(error)) from error
         self._teacher = teacher
 
-    def check_task(self, task: Supervised) -> None:
+    def check_task(self, task: Any) -> None:
         """Raise UserError if the teacher was trained for other classes, or if its logits cannot be cached."""
         self._kind = getattr(task, "kind", "regression")
         if self.alpha and self._kind == "regression":

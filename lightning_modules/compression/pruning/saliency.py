@@ -72,13 +72,12 @@ def mean_over_batches(
         label_smoothing: as in training; else the loss is that of evaluation.
     """
     total: Scores = {name: torch.zeros_like(weight) for name, weight in weights.items()}
-    tensors, seen, task = list(weights.values()), 0, context.task
+    seen, context = 0, context.for_gradients()
+    parameters = dict(context.model.named_parameters(remove_duplicate=False))
+    tensors = [parameters[name] for name in weights]
     with _temporary_gradients(context.model, tensors, training, context.seed):
         for batch in islice(context.batches(), batches):
-            x, y = (batch[key].to(tensors[0].device) for key in ("x", "y"))
-            outputs = context.model(context.preprocess(x))
-            smooth = label_smoothing
-            loss = task.loss(outputs, task.loss_target({"y": y})) if smooth else task.evaluation_loss(outputs, y)
+            loss = context.loss(batch, label_smoothing)
             found = torch.autograd.grad(loss, tensors, materialize_grads=True)
             for (name, weight), g in zip(weights.items(), found, strict=True):
                 total[name] += of(weight.detach(), g)

@@ -59,7 +59,7 @@ class OnnxStage(Stage):
         """Replace the network; masks, codebooks and grids of its float weights no longer apply."""
         batches = calibration_samples(self, context, self.samples) if self.samples else []
         network = self.build_network(context.model, context.preprocess(context.example), batches)
-        context.task.model = network
+        context.model = network
         context.state.masks, context.state.codebooks, context.state.grids = {}, {}, {}
         context.state.steps.append({"do": "onnx", "bytes": len(network.program)})
         context.log({"compression/quantized_ops": float(count_quantized_ops(network.bytes()))})

@@ -78,7 +78,7 @@ class QAT(OnnxStage):
         self.original = deepcopy(context.model).cpu()
         network = self._prepared(self.original, context.preprocess(context.example).cpu())
         network.observe(observed)
-        context.task.model = network
+        context.model = network
 
     def after_step(self, context: StageContext, step: int, total: int) -> None:
         if step + 1 >= self.freeze * total:

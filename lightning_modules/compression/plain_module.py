@@ -1,0 +1,101 @@
+"""What stages read of a LightningModule that is not one of ours: its network's inputs, its batches and its loss."""
+
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities.combined_loader import CombinedLoader
+from pytorch_lightning.utilities.model_helpers import is_overridden
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from lightning_modules.compat.lightning import has_trainer
+from lightning_modules.config.errors import UserError
+from lightning_modules.run.lightning_task import evaluation_mode
+from lightning_modules.task.batches import owner_of
+
+
+def network_inputs(task: pl.LightningModule, module: str, x: Tensor) -> Tensor:
+    """What the task's ``forward`` passes to its network for the samples `x`; without a ``forward``, `x` itself.
+
+    Raises UserError unless that is one tensor, in one call.
+    """
+    if not is_overridden("forward", task):
+        return x
+    calls: list[tuple[Any, ...]] = []
+    handle = task.get_submodule(module).register_forward_pre_hook(
+        lambda _, args, kwargs: calls.append((*args, *kwargs.values())), with_kwargs=True, prepend=True
+    )
+    try:
+        with evaluation_mode(task):
+            task(x.to(task.device))
+    except Exception as error:  # the code of a user
+        reason = f"for inputs of shape {list(x.shape)}: {type(error).__name__}: {error}"
+        raise UserError(f"compression: forward of the task fails {reason}") from error
+    finally:
+        handle.remove()
+    if len(calls) != 1 or len(calls[0]) != 1 or not isinstance(calls[0][0], Tensor):
+        found = f"{len(calls)} calls, with {', '.join(str(len(call)) for call in calls) or 'no'} inputs"
+        raise UserError(f"compression.module={module}: expected one call in forward, with one tensor; found {found}")
+    return calls[0][0].to(x.device)
+
+
+def example_inputs(task: Any) -> Tensor:
+    """At least two samples: exporters take a batch size of 1 for a constant."""
+    x: Tensor = task.example_input_array
+    return x if len(x) > 1 else torch.cat([x, x])
+
+
+def training_batches(task: pl.LightningModule, data: pl.LightningDataModule, seed: int) -> Iterator[dict[str, Any]]:
+    """The batches of the training loader in an order that depends on the seed alone, each with its samples as ``x``."""
+    pl.seed_everything(seed, workers=True, verbose=False)  # as before the training: `setup` may draw a split
+    data.prepare_data()
+    data.setup("fit")
+    loaders = owner_of("train_dataloader", data, task).train_dataloader()
+    for batch, *_ in CombinedLoader(loaders, "min_size"):
+        for hook in ("on_before_batch_transfer", "on_after_batch_transfer"):  # not augmented
+            batch = getattr(owner_of(hook, data, task), hook)(batch, 0)
+        yield {"x": samples_of(batch), "batch": batch}
+
+
+def samples_of(batch: Any) -> Tensor:
+    """The ``x`` of a batch, else its first tensor. Raises UserError if there is none."""
+    found = batch.get("x") if isinstance(batch, Mapping) else None
+    for leaf in (found, *tree_leaves(batch)):
+        if isinstance(leaf, Tensor):
+            return leaf
+    raise UserError(f"compression: a training batch ({type(batch).__name__}) has no tensor to calibrate with")
+
+
+def detached_copy(task: pl.LightningModule) -> pl.LightningModule:
+    """A copy without its trainer, so that its steps log nothing and change nothing of the task."""
+    trainer = task.trainer if has_trainer(task) else None
+    task.trainer = None
+    try:
+        return deepcopy(task)
+    finally:
+        task.trainer = trainer
+
+
+def training_loss(task: pl.LightningModule, batch: Any) -> Tensor:
+    """The loss that ``training_step`` returns."""
+    step: Any = task.training_step(task.transfer_batch_to_device(batch, task.device, 0), 0)
+    loss: Tensor = step["loss"] if isinstance(step, Mapping) else step
+    return loss
+
+
+class FirstBatchCheck(pl.Callback):
+    """Raises UserError before the first step if a stage would fail after the training."""
+
+    def __init__(self, stages: Any, preprocess: Any) -> None:
+        self.stages, self.preprocess = stages, preprocess
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, index: int) -> None:
+        if trainer.global_step:
+            return
+        if trainer.num_training_batches == float("inf") and any(stage.epochs for stage in self.stages):
+            raise UserError("compression: the training loader has no length; set trainer.limit_train_batches=N")
+        if any(getattr(stage, "samples", 0) for stage in self.stages):
+            self.preprocess(samples_of(batch))  # as calibration does
