@@ -1,14 +1,13 @@
 """The commands of `touchstone reproduce`: verdicts, lint, tables and references."""
 
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 
 import yaml
 from omegaconf import OmegaConf
 
-from lightning_modules.config.command_line import format_error
 from lightning_modules.config.errors import UserError
 from lightning_modules.report.tables import find_section, open_console, replace_section
 from lightning_modules.reproduction.claim import SeedValues
@@ -46,32 +45,18 @@ def verdicts(request: ClaimRequest) -> bool:
 
 def lint(request: ClaimRequest) -> bool:
     """Print the mistakes of the claims; return whether there are none."""
-    mistakes, content = 0, _cached_data_hash()
+    mistakes, hashes = 0, dict[str, str]()
+
+    def content(composed: ComposedClaim) -> str:  # claims with the same data read them once
+        key = OmegaConf.to_yaml(composed.cfg.data, resolve=True, sort_keys=True)
+        return hashes.get(key) or hashes.setdefault(key, data_hash(composed))
+
     for name in find_claims(request.targets):
         found = lint_claim(name, content)
         mistakes += len(found)
         print(f"{name}: {'ok' if not found else f'{len(found)} mistakes'}", flush=True)
         print("".join(f"  {mistake}\n" for mistake in found), end="")
     return not mistakes
-
-
-def _cached_data_hash() -> Callable[[ComposedClaim], str]:
-    """The sha256 of a claim's raw data, read once for claims with the same data."""
-    known: dict[str, str | UserError] = {}
-
-    def content(composed: ComposedClaim) -> str:
-        key = OmegaConf.to_yaml(composed.cfg.data, resolve=True, sort_keys=True)
-        if key not in known:
-            try:
-                known[key] = data_hash(composed)
-            except Exception as error:
-                known[key] = UserError(f"no data: {format_error(error) or error}")
-        found = known[key]
-        if isinstance(found, UserError):
-            raise found
-        return found
-
-    return content
 
 
 def table(request: ClaimRequest) -> bool:

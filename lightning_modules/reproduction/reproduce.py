@@ -95,10 +95,8 @@ def _data_mismatch(composed: ComposedClaim) -> str | None:
     """Why the data are not those of the claim, or how to get missing data; None if they match."""
     try:
         found = data_hash(composed)
-    except Exception as error:
-        if (message := format_error(error)) is None:
-            raise
-        return f"no data: {message}"
+    except UserError as error:
+        return str(error)
     expected = composed.claim.data
     if expected and found != expected:
         return f"data mismatch: the claim expects sha256 {expected}, the data have {found}"
@@ -106,11 +104,16 @@ def _data_mismatch(composed: ComposedClaim) -> str | None:
 
 
 def data_hash(composed: ComposedClaim) -> str:
-    """The sha256 of the claim's raw data."""
+    """The sha256 of the claim's raw data. Raises UserError if they cannot be read."""
     from lightning_modules.run.build import build_data
 
-    data: Any = build_data(composed.cfg)
-    return str(data.content_fingerprint())
+    try:
+        data: Any = build_data(composed.cfg)
+        return str(data.content_fingerprint())
+    except Exception as error:
+        if (message := format_error(error)) is None:
+            raise
+        raise UserError(f"no data: {message}") from error
 
 
 def _run_or_find(

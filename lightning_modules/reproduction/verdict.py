@@ -1,6 +1,6 @@
 """The verdict on a claim from its measured values. Absence of significance (p > 0.05) never counts as reproduced."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from lightning_modules.report.t_intervals import mean_interval
 from lightning_modules.reproduction.claim import Claim, SeedValues, Verdict
@@ -38,11 +38,6 @@ class Judgement:
     tolerance_why: str
     ours_interval: tuple[float, float] | None
     reason: str
-
-    def as_dict(self) -> dict[str, object]:
-        """JSON-serialisable values."""
-        interval = list(self.ours_interval) if self.ours_interval else None
-        return asdict(self) | {"verdict": self.verdict.value, "ours_interval": interval}
 
 
 def judge(claim: Claim, values: SeedValues, invalid: str | None = None) -> Judgement:

@@ -3,6 +3,7 @@
 import json
 import tempfile
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,7 +42,7 @@ def log_verdict(store: Store, parent: str, row: ClaimRow, values: SeedValues) ->
         place = Path(folder)
         (place / "report.md").write_text(report, encoding="utf-8")
         about = {"metric": claim.metric, "unit": claim.unit, "seconds": row.seconds, **row.origin._asdict()}
-        record = {"row": about, "judgement": judged.as_dict(), "values": values}
+        record = {"row": about, "judgement": asdict(judged), "values": values}
         (place / "verdict.json").write_text(json.dumps(record, indent=1, default=str))
         plain = claim.model_dump(mode="json", exclude_none=True)
         (place / "claim.yaml").write_text(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))

@@ -192,7 +192,7 @@ class _SweepController:
 
         settings = SearchSettings.from_config(self.config.search)
         space = parse_space(self.config.search.space, self.command.overrides)
-        check_keys(space, self.config)
+        check_keys(space, self.command.fixed)
         objectives, epochs = dict(settings.objectives) or objectives, self.config.trainer.max_epochs
         if not objectives:
             raise UserError(

@@ -52,24 +52,19 @@ def parallel_coordinates(results: Sequence[TrialResult], objective: str, directi
     return figure
 
 
-def importances(results: Sequence[TrialResult], objective: str, direction: str) -> dict[str, float] | None:
-    """Share of the objective's variance that each varying key explains, the largest first (fANOVA, Hutter et al. 2014).
-
-    Keys that some finished trial lacks are left out. None with fewer than 4 finished trials or 2 varying keys, or if all
-    values are equal.
-    """
-    study = _importance_study(results, objective, direction)
-    if study is None:
-        return None
-    from optuna.importance import FanovaImportanceEvaluator, get_param_importances
-
-    return get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=0))
-
-
 def importance(results: Sequence[TrialResult], objective: str, direction: str) -> Figure | None:
-    """`importances` as bars. A swept seed shows the noise: a key that explains no more may not matter."""
-    study = _importance_study(results, objective, direction)
-    if study is None:
+    """Share of the objective's variance that each varying key explains, as bars (fANOVA, Hutter et al. 2014).
+
+    A swept seed shows the noise: a key that explains no more may not matter. Keys that some finished trial lacks are left
+    out. None with fewer than 4 finished trials or 2 varying keys, or if all values are equal.
+    """
+    finished = ranked_trials(results, {objective: direction})
+    keys = [key for key in (finished[0].params if finished else {}) if all(key in one.params for one in finished)]
+    varying = [key for key in keys if len({short_value(one.params[key]) for one in finished}) > 1]
+    if len(finished) < MIN_TRIALS or len(varying) < 2:
+        return None
+    study = _study(finished, {objective: direction}, varying)
+    if np.ptp([trial.values[0] for trial in study.trials]) == 0:
         return None
     from optuna.importance import FanovaImportanceEvaluator
     from optuna.visualization.matplotlib import plot_param_importances
@@ -80,16 +75,6 @@ def importance(results: Sequence[TrialResult], objective: str, direction: str) -
     axes.set_xlabel(f"share of the variance of {objective} explained (fANOVA, {len(study.trials)} runs)")
     figure.set_size_inches(7, 1.5 + 0.38 * len(study.trials[0].params))
     return figure
-
-
-def _importance_study(results: Sequence[TrialResult], objective: str, direction: str) -> Study | None:
-    finished = ranked_trials(results, {objective: direction})
-    keys = [key for key in (finished[0].params if finished else {}) if all(key in one.params for one in finished)]
-    varying = [key for key in keys if len({short_value(one.params[key]) for one in finished}) > 1]
-    if len(finished) < MIN_TRIALS or len(varying) < 2:
-        return None
-    study = _study(finished, {objective: direction}, varying)
-    return None if np.ptp([trial.values[0] for trial in study.trials]) == 0 else study
 
 
 def pareto_front(results: Sequence[TrialResult], objectives: Mapping[str, str]) -> Figure | None:

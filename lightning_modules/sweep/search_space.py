@@ -78,12 +78,12 @@ def _parse_overrides(overrides: Sequence[str]) -> tuple[dict[str, object], set[s
     return swept, fixed, mistakes
 
 
-def check_keys(space: Space, cfg: DictConfig) -> None:
+def check_keys(space: Space, fixed: Sequence[str]) -> None:
     """Raise UserError for every key that the config does not have and every option that a group does not have.
 
     Args:
-        cfg: the composed config, with Hydra's node or `overrides`: the keys are looked up in a config with the same
-            fixed overrides, and those below a searched group in every option of it.
+        fixed: the overrides of every trial: the keys are looked up in a config that has them, and those below a searched
+            group in every option of it.
     """
     from lightning_modules.config.command_line import is_group, override_mistakes
 
@@ -96,7 +96,6 @@ def check_keys(space: Space, cfg: DictConfig) -> None:
     keys = [key for key in space if key not in groups and _root_key(key) not in _NOT_SEARCHED]
     below = {group: [key for key in keys if key.lstrip("+").startswith(group + ".")] for group in groups}
     free = [key for key in keys if not any(key in names for names in below.values())]
-    fixed = _fixed_overrides(cfg)
     with _preserve_hydra_state():
         for group, options in groups.items():
             found = override_mistakes([*fixed, f"{group}={','.join(options)}"], "train")
@@ -112,15 +111,6 @@ def check_keys(space: Space, cfg: DictConfig) -> None:
 
 def _root_key(key: str) -> str:
     return re.split(r"[./]", key.lstrip("+"))[0]
-
-
-def _fixed_overrides(cfg: DictConfig) -> list[str]:
-    """The overrides of every trial."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
-    overrides = [str(word) for word in (cfg.hydra.overrides.task if "hydra" in cfg else cfg.get("overrides") or [])]
-    parser = OverridesParser.create()
-    return [word for word in overrides if not parser.parse_override(word).is_sweep_override()]
 
 
 @contextmanager
