@@ -1,1 +1,23 @@
 """Touchstone: a research harness. One room per config group; importing this package imports nothing heavy."""
+
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lightning_modules.api import compose, load, recorded, run, runs
+
+__all__ = ["compose", "load", "recorded", "run", "runs"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        return getattr(import_module("lightning_modules.api"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+class CallableModule(ModuleType):
+    """A module with the name of one of these functions, which it is as well."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return __getattr__(self.__name__.rpartition(".")[2])(*args, **kwargs)

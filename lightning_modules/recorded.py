@@ -8,6 +8,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from lightning_modules import CallableModule
 from lightning_modules.config.command_line import run_cli
 from lightning_modules.config.errors import UserError
 from lightning_modules.tracking.tags import RERUN_OF_TAG
@@ -28,5 +29,6 @@ def main() -> None:
     run(cfg, tags={RERUN_OF_TAG: sys.argv[2]} if len(sys.argv) == 3 else {})
 
 
+sys.modules[__name__].__class__ = CallableModule  # `lightning_modules.recorded` is a function, too
 if __name__ == "__main__":
     run_cli(main)

@@ -14,7 +14,7 @@ FLOORS = (  # a room imports from its own floor and those below; rooms of one fl
     {"data", "task", "strategy", "tracking", "report", "augmentation", "zoo"},
     {"run"},
     {"sweep", "comparison", "reproduction", "compression", "export", "quality", "store"},
-    {"cli"},
+    {"cli", "api"},
 )
 OPTIONAL = ("augmentation", "compression", "export", "quality", "store", "zoo")
 CORE = (

@@ -6,16 +6,16 @@ from typing import Annotated, Literal
 from lightning_modules.cli.arguments import verb
 from lightning_modules.config.errors import UserError
 
-KEYS = {"relocate": {"from", "dry_run"}, "sync": {"to", "runs", "experiment"}, "prune": {"dry_run"}}
+KEYS = {"relocate": {"from", "dry_run"}, "sync": {"to", "runs", "experiment"}, "prune": {"dry_run"}, "upgrade": set()}
 
 
 @verb(
-    "sync|relocate|prune [KEY=VALUE …]",
-    ("sync to=http://127.0.0.1:5000 runs=my-sweep", "relocate dry_run=true", "prune dry_run=true"),
+    "sync|relocate|prune|upgrade [KEY=VALUE …]",
+    ("sync to=http://127.0.0.1:5000 runs=my-sweep", "relocate dry_run=true", "prune dry_run=true", "upgrade"),
     {"--store": "tracking.uri"},
 )
 def main(
-    target: Annotated[Literal["relocate", "sync", "prune"], "relocate, sync or prune"],
+    target: Annotated[Literal["relocate", "sync", "prune", "upgrade"], "relocate, sync, prune or upgrade"],
     tracking__uri: Annotated[str | None, "the local store (default: MLFLOW_TRACKING_URI or mlruns/mlflow.db)"] = None,
     from_: Annotated[Path | None, "relocate: the old folder (default: found where it is gone)"] = None,
     to: Annotated[str | None, "sync: push to this server; for runs= and experiment= also MLFLOW_TRACKING_URI"] = None,
@@ -25,7 +25,8 @@ def main(
 ) -> None:
     """Look after the store of runs. relocate: find the artifacts again after the project's folder has moved. sync: send the
     data that were buffered while a server was unavailable, and push local runs to a server. prune: delete deleted runs for
-    good, with their files, and files that belong to no run."""
+    good, with their files, and files that belong to no run. upgrade: bring the database of an older MLflow to the schema of
+    the installed one, after a backup."""
     given = {"from": from_, "to": to, "runs": runs, "experiment": experiment, "dry_run": dry_run or None}
     if wrong := [key for key, value in given.items() if value is not None and key not in KEYS[target]]:
         raise UserError(f"store {target} has no {' and no '.join(f'{key}=' for key in wrong)}")
@@ -33,6 +34,12 @@ def main(
         from lightning_modules.store.sync import sync
 
         sync(tracking__uri, to, runs or [], experiment)
+        return
+    if target == "upgrade":
+        from lightning_modules.store.upgrade import upgrade
+        from lightning_modules.tracking.store import store_uri
+
+        upgrade(store_uri(tracking__uri))
         return
     from lightning_modules.store.gc import gc
     from lightning_modules.store.relocate import relocate

@@ -1,10 +1,17 @@
 """MLflow's database schema, for plain SQL on a SQLite store, without MLflow and its locks; lists are given as JSON."""
 
+import functools
+import importlib.util
+import re
+from pathlib import Path
+
 _IN_LIST = "IN (SELECT value FROM json_each(?))"  # a list of any length as one argument
 _ACTIVE_EXPERIMENTS = "experiments WHERE lifecycle_stage = 'active'"
 _ACTIVE_RUNS = f"lifecycle_stage = 'active' AND experiment_id IN (SELECT experiment_id FROM {_ACTIVE_EXPERIMENTS})"
 STORE_TABLES = {"alembic_version", "runs"}  # by which a database of MLflow is known
 WRITE_NOTHING = "UPDATE alembic_version SET version_num = version_num"
+REVISION_QUERY = "SELECT version_num FROM alembic_version"
+ARTIFACTS_QUERY = "SELECT artifact_uri FROM runs ORDER BY start_time DESC LIMIT 20"
 ANY_RUN_QUERY = "SELECT 1 FROM runs LIMIT 1"
 EXPERIMENT_NAMES_QUERY = f"SELECT name, experiment_id FROM {_ACTIVE_EXPERIMENTS}"
 NEWEST_RUNS_QUERY = f"SELECT name, run_uuid FROM runs WHERE {_ACTIVE_RUNS} ORDER BY start_time DESC LIMIT 100"
@@ -33,3 +40,13 @@ URI_COLUMNS = (  # with artifact URIs: table, column, condition
     ("workspaces", "default_artifact_root", ""),
     ("trace_tags", "value", "AND key = 'mlflow.artifactLocation'"),
 )
+
+
+@functools.cache
+def schema_revisions() -> dict[str, bool]:
+    """Revision of the schema -> whether it is the newest, of those that the installed MLflow knows (not imported for this)."""
+    spec = importlib.util.find_spec("mlflow")
+    folder = Path(*(spec.submodule_search_locations or () if spec else ()), "store", "db_migrations", "versions")
+    text = "".join(path.read_text(encoding="utf-8") for path in folder.glob("*.py"))
+    replaced = set(re.findall(r"^down_revision = .(\w+)", text, re.MULTILINE))
+    return {revision: revision not in replaced for revision in re.findall(r"^revision = .(\w+)", text, re.MULTILINE)}

@@ -24,6 +24,7 @@ from lightning_modules.config.metric_direction import monitor_mode
 from lightning_modules.config.project import config_roots, home
 from lightning_modules.config.signals import SignalReceived, signals_as_exceptions
 from lightning_modules.config.task_groups import drop_unused_groups
+from lightning_modules.config.trust import trust_packages
 
 GROUPS = (
     "data", "augmentation", "model", "task", "optimizer", "scheduler", "trainer", "strategy", "callbacks", "tracking",
@@ -319,8 +320,12 @@ def config_dirs(words: Sequence[str]) -> list[str]:
     return found
 
 
-def compose_run(overrides: Sequence[str]) -> DictConfig:
-    """Compose the config of a run as ``touchstone train`` with these overrides would."""
+def compose_run(overrides: Sequence[str], by_user: bool = False) -> DictConfig:
+    """Compose the config of a run as ``touchstone train`` with these overrides would.
+
+    Args:
+        by_user: whether the user gives them, rather than a record: only then ``trust=[…]`` is followed.
+    """
     from hydra import compose
     from hydra.core.hydra_config import HydraConfig
 
@@ -331,6 +336,8 @@ def compose_run(overrides: Sequence[str]) -> DictConfig:
     HydraConfig.instance().set_config(cfg)
     with open_dict(cfg):
         del cfg["hydra"]
+    if by_user:
+        trust_packages(cfg)
     return complete_choices(cfg)
 
 
@@ -345,12 +352,18 @@ def complete_choices(cfg: DictConfig) -> DictConfig:
         cfg.choices = {group: str(option) for group, option in chosen.items() if option not in (None, "none")}
         cfg.overrides = OmegaConf.to_container(hydra_cfg.overrides.task, resolve=False)
         drop_unused_groups(cfg)
-        cfg.name = cfg.name or f"{_label(cfg, 'data')}-{_label(cfg, 'model' if cfg.get('model') else 'task')}"
+        cfg.name = cfg.name or default_name(cfg)
     return cfg
+
+
+def default_name(cfg: DictConfig) -> str:
+    """The name of a run that the user has not named: ``data-model``."""
+    return f"{_label(cfg, 'data')}-{_label(cfg, 'model' if cfg.get('model') else 'task')}"
 
 
 def _label(cfg: DictConfig, group: str) -> str:
     """The option of a group; the class, where the option stands for any class."""
     option = str(cfg.choices.get(group))
-    target = OmegaConf.select(cfg, f"{group}._target_", throw_on_missing=False)
+    keys = f"{group}.object_class", f"{group}._target_"
+    target = next(filter(None, (OmegaConf.select(cfg, key, throw_on_missing=False) for key in keys)), None)
     return str(target).rpartition(".")[2] if option.startswith("lightning_") and target else option

@@ -92,7 +92,7 @@ def enter_project() -> None:
     project = project_folder()
     folder = project or Path.cwd()
     if not (folder / PACKAGE.name).is_dir():  # another checkout must not replace the package that runs
-        sys.path.insert(0, str(folder))
+        sys.path[:0] = [] if str(folder) in sys.path else [str(folder)]
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(folder)]))
     if project and "TOUCHSTONE_TRUST" not in os.environ:
         os.environ["TOUCHSTONE_TRUST"] = ",".join(_project_trust(project / "pyproject.toml"))

@@ -38,7 +38,7 @@ def drop_unused_groups(cfg: DictConfig) -> None:
     if task is None:
         return
     names, _ = parameters_of(task)
-    target = cfg.task["_target_"]
+    target = cfg.task.get("object_class") or cfg.task["_target_"]  # of an object: given_object.py
     for group in OPTIONAL_GROUPS:
         if group in names or not cfg.get(group):
             continue

@@ -16,6 +16,7 @@ from lightning_modules.config.errors import UserError
 from lightning_modules.run.data_adapter import RunData
 from lightning_modules.task.supervised import Supervised
 
+_OBJECT = "a record cannot rebuild the {} given in Python"
 _OURS_ONLY = "only for tasks derived from Supervised, with our datamodules"
 
 
@@ -34,6 +35,7 @@ class Service:
 class Services:
     """What a run does for its task and data beside training and recording."""
 
+    rerun: Service
     best_weights: Service
     test: Service
     known_data: Service
@@ -52,7 +54,9 @@ def find_services(cfg: DictConfig, task: pl.LightningModule, data: RunData) -> S
     """The services that a run with this task and data has."""
     own = isinstance(task, Supervised) and data.own is not None
     iterates = "dataloader_iter" in inspect.signature(task.training_step).parameters
+    objects = " and ".join(group for group in ("task", "data") if "object_class" in (cfg.get(group) or {}))
     return Services(
+        rerun=Service("rerun and resume", _OBJECT.format(objects) if objects else ""),
         best_weights=Service("best weights", _best_lacks(cfg)),
         test=Service("test", _test_lacks(task, data)),
         known_data=Service(
@@ -61,7 +65,7 @@ def find_services(cfg: DictConfig, task: pl.LightningModule, data: RunData) -> S
             if data.is_declared
             else "",
         ),
-        serving=Service("serving", "" if isinstance(task, Supervised) else _serving_lacks(task)),
+        serving=Service("serving", "" if isinstance(task, Supervised) else _serving_lacks(cfg, task)),
         augmentation=Service("augmentation", "the task takes batches from dataloader_iter itself" if iterates else ""),
         tta=Service("tta", "" if isinstance(task, Supervised) else "only for tasks derived from Supervised"),
         compression=Service("compression", "" if own else _compression_lacks(cfg, task, data)),
@@ -111,6 +115,8 @@ def has_part(task: pl.LightningModule, data: RunData, part: str) -> bool:
 def _compression_lacks(cfg: DictConfig, task: pl.LightningModule, data: RunData) -> str:
     if isinstance(task, Supervised):
         return _OURS_ONLY
+    if "object_class" in cfg.task:
+        return _OBJECT.format("task")
     name, children = str(OmegaConf.select(cfg, "compression.module") or "model"), dict(task.named_children())
     lacks = [_test_lacks(task, data)]
     if not isinstance(task.example_input_array, Tensor):
@@ -120,7 +126,9 @@ def _compression_lacks(cfg: DictConfig, task: pl.LightningModule, data: RunData)
     return "; ".join(filter(None, lacks))
 
 
-def _serving_lacks(task: pl.LightningModule) -> str:
+def _serving_lacks(cfg: DictConfig, task: pl.LightningModule) -> str:
+    if "object_class" in cfg.task:
+        return f"the checkpoint is kept, but cannot be served: {_OBJECT.format('task')}"
     if not is_overridden("forward", task):
         return "the checkpoint is kept, but cannot be served: the task has no forward"
     if not isinstance(getattr(task, "example_input_array", None), Tensor):

@@ -70,6 +70,9 @@ class EpochSeeds(pl.Callback):
             if loaders := vars(owner).get("train_dataloader") if owner is not None else None:
                 setattr(owner, "train_dataloader", getattr(loaders, "__wrapped__", loaders))  # noqa: B010
 
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self.teardown(trainer, pl_module, "fit")  # the caller may give the same objects to another run
+
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.current_epoch != self._seeded_epoch:
             seed_epoch(self._seed, 2 * trainer.current_epoch, trainer.global_rank, pl_module.device)

@@ -103,7 +103,7 @@ def run_description(record: Record, metrics: Mapping[str, float], below: str = "
     table = markdown_table(["metric", "value"], [(name, f"{value:.4f}") for name, value in _test_metrics(metrics)])
     return (
         f"{table}\n\n"
-        f"`touchstone rerun {record.run_id}` reruns it and compares the metrics;\n"
+        + ("" if record.is_partial else f"`touchstone rerun {record.run_id}` reruns it and compares the metrics;\n")
         + (
             f"{not_servable[:1].upper()}{not_servable[1:]}.\n\n"
             if not_servable

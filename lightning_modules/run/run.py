@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +41,7 @@ def run(
     extra: Sequence[pl.Callback] = (),
     continue_in: str | None = None,
     skip_cached: bool = False,
+    on_start: Callable[[str], object] | None = None,
 ) -> dict[str, float]:
     """Train, test and record the run of a config; return the last value of each val and test metric.
 
@@ -49,6 +50,7 @@ def run(
         extra: additional callbacks, which are not recorded.
         continue_in: id of an interrupted run of this same config, which is continued from its checkpoint, if any.
         skip_cached: raise `CachedRun` if a finished run with the same signature exists.
+        on_start: called with the run's id when its record is open.
 
     Raises:
         UserError: every mistake that can be found before the first step, and a non-finite loss.
@@ -59,6 +61,8 @@ def run(
             parts = prepare(cfg, tags or {}, extra, continue_in, skip_cached)
         renegotiate_port()
         with _open_outputs(parts) as out, explain_out_of_memory(parts.cfg):
+            if out.record and on_start:
+                on_start(out.record.run_id)
             trainer = _build_trainer(parts, out)
             metrics = _train(trainer, parts, out)
             weights = _best_weights(trainer, parts, out)

@@ -34,6 +34,7 @@ from lightning_modules.tracking.tags import (
     GIT_DIRTY_TAG,
     GIT_NOTE_TAG,
     MODEL_ID_TAG,
+    NOT_RERUNNABLE_TAG,
     PARENT_MODEL_TAG,
     RESUMED_WITH_TAG,
     WORKING_DIRECTORY_TAG,
@@ -51,7 +52,7 @@ class Record:
 
     Attributes:
         run_id, run_name: as in MLflow.
-        model_id: the LoggedModel of the best weights.
+        model_id: the LoggedModel of the best weights; empty if there is none.
         folder: the run's artifacts; model_folder: the model's artifacts; local work folders if the store is a server.
         logger: Lightning's logger of this run.
         before: snapshot of a resumed run; None for a new run.
@@ -66,11 +67,13 @@ class Record:
         run = self.client.get_run(run_id)
         self.run_name = run.info.run_name
         self.experiment_id = run.info.experiment_id
+        self.is_partial = NOT_RERUNNABLE_TAG in run.data.tags
         self._work: Path | None = None
         self._unsent: list[Mapping[str, Any]] = []
         self._kept: Path | None = None  # the file of unsent actions
         self.folder = self._local(run.info.artifact_uri, "run")
-        self.model_folder = self._local(self.client.get_logged_model(model_id).artifact_location, "model")
+        model = self.client.get_logged_model(model_id) if model_id else None
+        self.model_folder = self._local(model.artifact_location, "model") if model else self.folder
         if resumed and self._work is not None and not any(self.model_folder.iterdir()):
             download_model(store, model_id, self.model_folder)  # to compare new weights with the best so far
         self.logger = BufferedMLflowLogger(
@@ -81,6 +84,7 @@ class Record:
             already=last_steps(self.client, run_id) if resumed else None,
             held_until=before,
         )
+        self.log_metrics = self.logger.log_metrics
         self._monitor = self._start_monitor(settings["system_metrics_s"], resumed)
         self._log = LogFile()
 
@@ -114,23 +118,22 @@ class Record:
 
     # --- at the start of the run ------------------------------------------------------------------------------
     def describe(self, config: Mapping[str, Any], overrides: list[str], data: Mapping[str, Any]) -> None:
-        """Record config, code, environment and data as artifacts and as searchable params and tags."""
+        """Record config, code, environment and data (if any) as artifacts and as searchable params and tags."""
         import yaml
 
-        config = dict(mask_secrets(config))
-        choices = config.pop("choices", {})
-        text = yaml.safe_dump({**config, "choices": choices}, sort_keys=False, allow_unicode=True)
-        self.text("config/config.yaml", text)
+        config = mask_secrets(config)
+        self.text("config/config.yaml", yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
         self.text("config/overrides.yaml", yaml.safe_dump([mask_secrets(o) for o in overrides], allow_unicode=True))
-        self.params({**flatten(config), **choices})
+        self.params({key.removeprefix("choices."): value for key, value in flatten(config).items() if key})
         self.text("environment/hardware.json", json.dumps(hardware(), indent=2))
         packages = "".join(f"{name}=={version}\n" for name, version in package_versions().items())
         self.text("environment/requirements.txt", packages)
         where = {COMMAND_TAG: command_line(), WORKING_DIRECTORY_TAG: str(Path.cwd())}
-        record_user_code(self.text, config)
+        record_user_code(self.text, config if data else {"_target_": "__main__"})
         self.tags(self._code() | process_tags() | where)
         self.tags({f"data.{key}": value for key, value in data.items() if isinstance(value, str | int)})
-        self._dataset(data)
+        if data:
+            self._dataset(data)
 
     def _code(self) -> dict[str, Any]:
         git = git_state(code_folder())
@@ -312,14 +315,16 @@ class Record:
         self._monitor = None
 
 
-def start_run(store: Store, experiment: str, name: str, tags: Mapping[str, str]) -> tuple[str, str]:
-    """Create a run and the LoggedModel of its best weights; return their ids."""
+def start_run(
+    store: Store, experiment: str, name: str | None, tags: Mapping[str, str], has_model: bool = True
+) -> tuple[str, str]:
+    """Create a run and the LoggedModel of its best weights, if it has one; return their ids."""
     client, user = store.client, "unknown"
     with contextlib.suppress(KeyError, OSError):  # an account without a name, as in some containers
         user = getpass.getuser()
     run = client.create_run(store.experiment(experiment), run_name=name, tags={**tags, "mlflow.user": user})
     try:
-        return run.info.run_id, add_model(store, run)
+        return run.info.run_id, add_model(store, run) if has_model else ""
     except BaseException as error:  # the run is there: it must not stay RUNNING
         client.set_terminated(run.info.run_id, "FAILED" if isinstance(error, Exception) else "KILLED")
         raise

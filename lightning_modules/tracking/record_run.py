@@ -39,32 +39,35 @@ def open_record(
     data: Mapping[str, Any],
     resumed: ResumedRun | None,
     tags: Mapping[str, str],
+    settings: Mapping[str, Any] | None = None,
 ) -> Record:
     """Create the run, or reopen the resumed one, and describe it.
 
     Args:
         config: resolved, as plain values.
-        data: its name, fingerprint and sizes.
+        data: its name, fingerprint and sizes; empty for a loop of the user's, with a config of any keys and no model.
+        settings: of the record, by default those of the config.
     """
-    before = None
+    before, settings = None, settings or {**config["tracking"], "name": config["name"]}
     if resumed:
         run_id, model_id = resumed.run_id, resumed.model_id
         before = RunSnapshot(store, run_id)
         reopen_run(store, run_id, tags)
     else:
         origin = {}
-        if parent := str(config.get("init_from") or ""):
+        if data and (parent := str(config.get("init_from") or "")):
             is_file = is_checkpoint_file(parent)
             origin = {INIT_FROM_TAG: parent if is_file else find_run(store, parent).info.run_id}
-        run_id, model_id = start_run(store, config["tracking"]["experiment"], config["name"], {**tags, **origin})
+        names = settings["experiment"], settings["name"]
+        run_id, model_id = start_run(store, *names, {**tags, **origin}, has_model=bool(data))
     record = None
     try:
-        record = Record(store, run_id, model_id, config["tracking"], before)
+        record = Record(store, run_id, model_id, settings, before)
         if resumed and resumed.drift:
             print(f"{resumed.wanted}: resuming with accepted differences: {resumed.accepted}", flush=True)
             logging.getLogger("touchstone").warning("resumed with accepted differences: %s", resumed.accepted)
-        described = {key: value for key, value in config.items() if key != "overrides"}
-        record.describe(described, config.get("overrides", []), data)
+        described = {key: value for key, value in config.items() if key != "overrides" or not data}
+        record.describe(described, config.get("overrides", []) if data else [], data)
     except BaseException as error:  # the run exists and must not stay RUNNING
         status = "FAILED" if isinstance(error, Exception) else "KILLED"
         if record is not None:

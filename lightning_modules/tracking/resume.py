@@ -32,6 +32,7 @@ from lightning_modules.tracking.tags import (
     ENDED_TAG,
     ERROR_TAG,
     MODEL_ID_TAG,
+    NOT_RERUNNABLE_TAG,
     PID_TAG,
     RESUME_DRIFT_TAG,
     SIGNATURE_TAG,
@@ -93,7 +94,12 @@ class ResumedRun:
 
 
 def recorded_config(store: Store, run: Any) -> DictConfig:
-    """Read the config of a recorded run and check its targets. Raises UserError if it does not exist."""
+    """Read the config of a recorded run and check its targets. Raises UserError if it does not exist, or is not the whole run."""
+    if parts := run.data.tags.get(NOT_RERUNNABLE_TAG):
+        raise UserError(
+            f"run {run.info.run_id} cannot be rerun or resumed: its {parts} existed only in the Python program that "
+            "started it; run that program again"
+        )
     cfg = OmegaConf.load(artifact_path(store, run, "config/config.yaml"))
     assert isinstance(cfg, DictConfig)
     with open_dict(cfg):

@@ -9,17 +9,27 @@ import contextlib
 import logging
 import os
 import re
+import shlex
 import shutil
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import quote, unquote
+from urllib.parse import quote, unquote, urlparse
+
+from packaging.version import Version
 
 from lightning_modules.compat.mlflow import database_engines
-from lightning_modules.compat.mlflow_schema import STORE_TABLES, WRITE_NOTHING
+from lightning_modules.compat.mlflow_schema import (
+    ARTIFACTS_QUERY,
+    REVISION_QUERY,
+    STORE_TABLES,
+    WRITE_NOTHING,
+    schema_revisions,
+)
 from lightning_modules.config.errors import UserError, did_you_mean
 from lightning_modules.config.project import runs_folder
 from lightning_modules.tracking.secrets import mask_secrets
@@ -74,21 +84,16 @@ class Store:
     def client(self) -> MlflowClient:
         """MLflow's client of this store (cheap after the first time: MLflow caches the connections).
 
-        Raises UserError if another MLflow version wrote the schema, or if the database cannot be opened.
+        Raises UserError if the database cannot be opened.
         """
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
 
         try:
             return MlflowClient(tracking_uri=self.uri)
-        except MlflowException as error:
-            uri = mask_secrets(self.uri)
-            if "out-of-date database schema" in str(error):
-                raise UserError(
-                    f"tracking.uri={uri} was written by another version of MLflow: copy the database, "
-                    f"then run `mlflow db upgrade '{uri}'`, or install the MLflow that wrote it"
-                ) from error
-            raise UserError(f"tracking.uri={uri} cannot be opened: {mask_secrets(str(error))}") from error
+        except MlflowException as error:  # it names the command that upgrades a schema, and asks for a backup
+            text = mask_secrets(str(error))
+            raise UserError(f"tracking.uri={mask_secrets(self.uri)} cannot be opened: {text}") from error
 
     def experiment(self, name: str) -> str:
         """Return the id of the experiment `name`; create it if necessary (other processes may do so at the same time).
@@ -173,15 +178,20 @@ def sqlite_path(uri: str) -> Path:
     return Path(unquote(text)).absolute()
 
 
+def store_uri(given: str | None = None) -> str:
+    """The given URI, else MLFLOW_TRACKING_URI, else ``mlruns/mlflow.db`` in the folder of `config.project.home`."""
+    return given or os.environ.get("MLFLOW_TRACKING_URI") or sqlite_uri(runs_folder() / "mlflow.db")
+
+
 def open_store(uri: str | None = None) -> Store:
     """Open the store and check that it is writable; create it if it is local.
 
     Args:
-        uri: default MLFLOW_TRACKING_URI, else ``mlruns/mlflow.db`` in the folder of `config.project.home`.
+        uri: default: see `store_uri`.
 
     Raises UserError if it is damaged, read-only, locked, unreachable, or a file store (MLflow 3 has none).
     """
-    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or sqlite_uri(runs_folder() / "mlflow.db")
+    uri = store_uri(uri)
     if uri.startswith("sqlite:"):
         return _open_sqlite(uri)
     if uri.startswith(("http://", "https://")):
@@ -222,15 +232,43 @@ def _is_writable_store(path: Path) -> bool:
     """Whether `path` contains MLflow's schema and is writable; False if there is no database yet."""
     if not path.exists() or (path.is_file() and path.stat().st_size == 0):
         return False
-    # MLflow's client checks the schema's version itself.
     with closing(sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True, timeout=LOCK_SECONDS)) as database:
-        tables = {row[0] for row in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-        if not tables >= STORE_TABLES:
-            raise UserError(f"the tracking store {path} is not an MLflow database")
+        if not has_newest_schema(path, database):  # MLflow's client would upgrade some of them without a backup
+            raise UserError(
+                f"the tracking store {path} was written by an older MLflow: `touchstone store upgrade "
+                f"{shlex.quote(f'tracking.uri={sqlite_uri(path)}')}` makes a backup and upgrades it"
+            )
         # A write is the only reliable test (BEGIN IMMEDIATE succeeds on a read-only database).
         database.execute(WRITE_NOTHING)
         database.rollback()
     return True
+
+
+def has_newest_schema(path: Path, database: sqlite3.Connection) -> bool:
+    """Whether a database has the schema of the installed MLflow, rather than an older one.
+
+    Raises UserError if it is not one of MLflow, or has the schema of a newer MLflow.
+    """
+    tables = {row[0] for row in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    if not tables >= STORE_TABLES:
+        raise UserError(f"the tracking store {path} is not an MLflow database")
+    known, (revision,) = schema_revisions(), database.execute(REVISION_QUERY).fetchone() or ("none",)
+    if revision in known:
+        return known[revision]
+    written_by = _newest_version(database)
+    needed = f"install mlflow>={written_by}" if written_by else f"install one that has its revision, {revision}"
+    raise UserError(f"the tracking store {path} was written by a newer MLflow than {version('mlflow')}: {needed}")
+
+
+def _newest_version(database: sqlite3.Connection) -> str | None:
+    """The newest MLflow of the last runs, as they have recorded it, if it is newer than the installed one."""
+    found = [version("mlflow")]
+    for (uri,) in database.execute(ARTIFACTS_QUERY):
+        with contextlib.suppress(OSError):
+            packages = Path(unquote(urlparse(uri).path), "environment", "requirements.txt").read_text()
+            found += re.findall(r"^mlflow==(.+)$", packages, re.MULTILINE)
+    newest = max(found, key=Version)
+    return None if newest == found[0] else newest
 
 
 def _create_once(path: Path) -> None:

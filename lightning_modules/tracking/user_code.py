@@ -28,7 +28,8 @@ def user_modules(config: Mapping[str, Any]) -> dict[str, Path]:
         config: of the run, as plain values.
     """
     found: dict[str, Path] = {}
-    waiting = [str(value) for key, value in flatten(config).items() if key.split(".")[-1] == "_target_" and value]
+    leaves = flatten(config).items()
+    waiting = [str(value) for key, value in leaves if key.split(".")[-1] in ("_target_", "object_class") and value]
     seen = set(waiting)
     while waiting:
         for name, spec in _modules_on_the_way(waiting.pop()):
@@ -83,8 +84,13 @@ def _modules_on_the_way(dotted: str) -> Iterator[tuple[str, ModuleSpec]]:
     """The modules that ``import a.b.c`` imports: ``a``, ``a.b``, …"""
     parts = dotted.split(".")
     spec = None
-    with contextlib.suppress(ImportError, ValueError):  # `__main__` has no spec
-        spec = importlib.util.find_spec(parts[0])  # imports nothing for a name without a dot
+    if parts[0] == "__main__":  # a script, or what `python -m` runs
+        main = sys.modules["__main__"]
+        parts = main.__spec__.name.split(".") if main.__spec__ else parts[:1]
+        if not main.__spec__ and (script := getattr(main, "__file__", None)):
+            spec = importlib.util.spec_from_file_location("__main__", script)
+    with contextlib.suppress(ImportError, ValueError):
+        spec = spec or importlib.util.find_spec(parts[0])  # imports nothing for a name without a dot
     for i in range(1, len(parts) + 1):
         if spec is None:
             return

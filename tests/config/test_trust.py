@@ -175,8 +175,9 @@ def test_no_entry_point_runs_what_a_recorded_run_names(
 ) -> None:
     import mlflow
 
-    from lightning_modules import recorded
+    from lightning_modules import load
     from lightning_modules.export.source import load_recorded_data, load_source
+    from lightning_modules.recorded import main as run_recorded
     from lightning_modules.run.predict import find_model
     from lightning_modules.run.run import run
     from lightning_modules.run.serve import load_task
@@ -199,7 +200,8 @@ def test_no_entry_point_runs_what_a_recorded_run_names(
         "resume": (lambda: run(compose_run([f"resume={run_id}", "trainer.max_epochs=2"])), of_config),
         "rerun": (lambda: rerun(run_id), of_config),
         "rerun here": (lambda: rerun(run_id, here=True), of_config),
-        "recorded": (recorded.main, of_config),
+        "recorded": (run_recorded, of_config),
+        "load": (lambda: load(run_id), of_weights),
         "export": (lambda: load_source(store, hostile), of_weights),
         "export's data": (lambda: load_recorded_data(store, hostile), of_config),
         "teacher": (lambda: distil(run_id), of_weights),

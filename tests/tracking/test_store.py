@@ -173,8 +173,8 @@ def test_a_database_of_another_mlflow_says_how_to_upgrade_it(blank: Path, tmp_pa
     shutil.copy(blank, path)
     with sqlite3.connect(path) as database:
         database.execute("UPDATE alembic_version SET version_num = '451aebb31d03'")
-    with pytest.raises(UserError, match="mlflow db upgrade"):
-        _ = open_store(f"sqlite:///{path}").client
+    with pytest.raises(UserError, match="touchstone store upgrade"):
+        open_store(f"sqlite:///{path}")
 
 
 @pytest.mark.parametrize("folder_mode", [0o777, 0o555])

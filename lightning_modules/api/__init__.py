@@ -1,0 +1,240 @@
+"""Touchstone from Python: in a script, a notebook or a larger program, within a project's folder or outside of one."""
+
+import contextlib
+import json
+import os
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from contextvars import copy_context
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from lightning_modules.config.check import RUN_KEYS
+from lightning_modules.config.command_line import compose_run, default_name, format_error
+from lightning_modules.config.errors import UserError, suggest
+from lightning_modules.config.given_object import GIVEN, given_object
+from lightning_modules.config.project import enter_project
+from lightning_modules.config.signals import SignalReceived
+from lightning_modules.config.task_groups import drop_unused_groups
+from lightning_modules.tracking.tags import NOT_RERUNNABLE_TAG
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pytorch_lightning as pl
+
+    from lightning_modules.tracking.record import Record
+    from lightning_modules.tracking.store import Store
+
+
+class RunResult(NamedTuple):
+    """The id of a finished run (None with ``tracking=none``), and the last value of each of its metrics."""
+
+    run_id: str | None
+    metrics: Mapping[str, float]
+
+
+def compose(overrides: Sequence[str] = ()) -> DictConfig:
+    """Compose a config as ``touchstone train`` does with these overrides. Packages that they trust, this process trusts."""
+    with _as_command(overrides):
+        before = os.environ.get("TOUCHSTONE_TRUST")
+        cfg = compose_run(overrides, by_user=True)
+        trusted = os.environ.get("TOUCHSTONE_TRUST")
+    if trusted is not None and trusted != before:
+        os.environ["TOUCHSTONE_TRUST"] = trusted
+    return cfg
+
+
+def run(
+    cfg: DictConfig, task: "pl.LightningModule | None" = None, data: "pl.LightningDataModule | None" = None
+) -> RunResult:
+    """Train, test and record the run of a composed config, which is not changed.
+
+    Args:
+        task, data: objects in place of those of the config. Such a run cannot be rerun or resumed. Afterwards the task has
+            the weights that were tested.
+
+    Raises UserError for every mistake that can be found before the first step.
+    """
+    with _as_command(cfg.get("overrides") or ()):
+        from lightning_modules.run.run import run as run_config
+
+        cfg, context, started = cfg.copy(), copy_context(), list[str]()
+        objects = {group: given for group, given in (("task", task), ("data", data)) if given is not None}
+        for group, given in objects.items():
+            _set_object(cfg, group, given)
+        context.run(GIVEN.set, dict(objects))
+        tags = {NOT_RERUNNABLE_TAG: " and ".join(objects)} if objects else {}
+        metrics = context.run(run_config, cfg, tags, on_start=started.append)
+    return RunResult(next(iter(started), None), metrics)
+
+
+def _set_object(cfg: DictConfig, group: str, given: Any) -> None:
+    """Name an object in the config. Raises UserError if it is none of Lightning's, or if the user has chosen something else."""
+    import pytorch_lightning as pl
+
+    from lightning_modules.task.supervised import Supervised
+    from lightning_modules.tracking.checkpoint import plain_hyperparameters
+
+    kind, option = {
+        "task": (pl.LightningModule, "lightning_module"),
+        "data": (pl.LightningDataModule, "lightning_datamodule"),
+    }[group]
+    if not isinstance(given, kind):
+        raise UserError(f"{group}: expected a {kind.__name__}, got a {type(given).__name__}")
+    if isinstance(given, Supervised):
+        raise UserError("task: a task of ours is built from the config: run(cfg), with init_from=RUN for its weights")
+    if cfg.resume.run is not None:
+        raise UserError(f"resume={cfg.resume.run}: a resumed run has the {group} of its record; give no object")
+    chosen = cfg[group] if cfg.choices.get(group) == option else {}  # else the user has chosen none, or the wrong one
+    words = [str(word).lstrip("+~") for word in cfg.get("overrides") or () if not chosen]
+    settings = [key for key in chosen if key not in RUN_KEYS[group] and not OmegaConf.is_missing(chosen, key)]
+    if wrong := [*settings, *(word for word in words if word.startswith((f"{group}=", f"{group}.")))]:
+        raise UserError(f"{group}: {wrong[0]} has no effect on an object; remove it, and use {group}={option}")
+    hparams, _ = plain_hyperparameters(dict(given.hparams))
+    recorded_only = {k: v if isinstance(v, int | float) else str(v).replace("${", r"\${") for k, v in hparams.items()}
+    name = {"group": group, "object_class": f"{type(given).__module__}.{type(given).__qualname__}"}
+    target = f"{given_object.__module__}.{given_object.__name__}"
+    with open_dict(cfg):
+        unnamed = cfg.name == default_name(cfg)
+        kept = {key: chosen.get(key) for key in RUN_KEYS[group]}
+        cfg[group] = OmegaConf.create({**recorded_only, **kept, **name, "_target_": target})
+        cfg.choices[group] = option
+        drop_unused_groups(cfg)
+        cfg.name = default_name(cfg) if unnamed else cfg.name
+
+
+@contextlib.contextmanager
+def recorded(
+    experiment: str = "touchstone", config: Mapping[str, Any] | None = None, name: str | None = None
+) -> Iterator["Record"]:
+    """Record a block of code as a run: its config, program, environment, system metrics, and how it ends.
+
+    ``run.log_metrics({"loss": 0.3}, step)`` is fast enough for every step; files in ``run.folder`` are its artifacts, and
+    ``mlflow.log_*`` write to the same run. The status is FINISHED, FAILED with the traceback, or KILLED by a signal.
+
+    Args:
+        experiment: created if it does not exist.
+        config: settings, recorded as params; a mapping, also of OmegaConf.
+        name: of the run; MLflow makes one up by default.
+    """
+    import mlflow
+
+    from lightning_modules.tracking.record_run import open_record, record_run
+    from lightning_modules.tracking.store import open_store
+
+    plain: Any = OmegaConf.to_container(config, resolve=True) if isinstance(config, DictConfig) else config
+    settings = {"experiment": experiment, "name": name, "flush_points": 500, "flush_seconds": 5, "system_metrics_s": 5}
+    values, tags = json.loads(json.dumps(plain or {}, default=str)), {NOT_RERUNNABLE_TAG: "loop"}
+    store = open_store()
+    with (
+        _signals_passed_on(),
+        record_run(lambda: _user_errors()(open_record)(store, values, {}, None, tags, settings)) as record,
+        _mlflow_on(store),
+        mlflow.start_run(record.run_id, nested=True, log_system_metrics=False),
+    ):
+        yield record
+
+
+def load(wanted: str, task: "pl.LightningModule | None" = None) -> "pl.LightningModule":
+    """The module of a run with its best weights (the last ones if it monitors nothing), in evaluation mode.
+
+    Args:
+        wanted: id, its first 6 or more characters, or name of a run; or ``models:/…``.
+        task: takes the weights, if the run was given its task as an object.
+
+    Raises UserError if there is no such run, if it has no weights, or if they do not belong to the module.
+    """
+    with _as_command():
+        from lightning_modules.run.lightning_task import load_weights_from_checkpoint
+        from lightning_modules.run.serve import load_module, model_weights
+        from lightning_modules.tracking.checkpoint import read_checkpoint
+        from lightning_modules.tracking.resume import best_checkpoint
+        from lightning_modules.tracking.store import find_run, open_store
+
+        store, model = open_store(), wanted.startswith("models:/")
+        path = model_weights(store, wanted) if model else best_checkpoint(store, find_run(store, wanted))
+        if task is None:
+            return load_module(path)
+        load_weights_from_checkpoint(task, read_checkpoint(path), str(path))
+        return task.eval()
+
+
+def runs(experiment: str | None = None, where: str = "", order_by: str = "start_time DESC") -> "pd.DataFrame":
+    """The recorded runs, a row each, as ``mlflow.search_runs`` returns them.
+
+    Args:
+        experiment: its name; None for all.
+        where: a filter of MLflow, as in ``metrics.`val/loss` < 0.3 and params.data = 'digits'``.
+
+    Raises UserError if there is no such experiment, or if MLflow rejects the filter.
+    """
+    with _as_command():
+        import mlflow
+
+        from lightning_modules.tracking.store import open_store
+
+        store = open_store()
+        ids = {found.name: found.experiment_id for found in store.client.search_experiments()}
+        if experiment is not None and experiment not in ids:
+            raise UserError(f"no experiment {experiment!r}; {suggest(experiment, ids)}")
+        with _mlflow_on(store):
+            chosen = [ids[experiment]] if experiment is not None else list(ids.values())
+            found: Any = mlflow.search_runs(chosen, where, order_by=[order_by])
+            return found
+
+
+@contextlib.contextmanager
+def _mlflow_on(store: "Store") -> Iterator[None]:
+    """``mlflow.…`` uses this store, and afterwards what the environment names."""
+    import mlflow
+
+    before = os.environ.get("MLFLOW_TRACKING_URI")
+    mlflow.set_tracking_uri(store.uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(None)  # type: ignore[arg-type] # also removes it from the environment
+        os.environ.update({"MLFLOW_TRACKING_URI": before} if before is not None else {})
+
+
+@contextlib.contextmanager
+def _user_errors(overrides: Sequence[str] = ()) -> Iterator[None]:
+    """Raise what the command line prints as one message as a UserError."""
+    try:
+        yield
+    except Exception as error:
+        message = format_error(error, list(overrides))
+        if message is None or isinstance(error, UserError):
+            raise
+        raise UserError(message) from error
+
+
+@contextlib.contextmanager
+def _as_command(overrides: Sequence[str] = ()) -> Iterator[None]:
+    """In the project of the working directory; afterwards the caller's process is as it was."""
+    import torch
+    from pytorch_lightning.utilities.seed import isolate_rng
+
+    environment, threads = dict(os.environ), torch.get_num_threads()
+    exact, warn = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    try:
+        with _signals_passed_on(), _user_errors(overrides), isolate_rng(torch.cuda.is_initialized()):
+            enter_project()
+            yield
+    finally:
+        for key in os.environ.keys() - environment.keys():
+            del os.environ[key]
+        os.environ.update(environment)
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(exact, warn_only=warn)
+
+
+@contextlib.contextmanager
+def _signals_passed_on() -> Iterator[None]:
+    """A signal that has ended the block has the effect that it has without it: Ctrl-C raises KeyboardInterrupt."""
+    try:
+        yield
+    except SignalReceived as received:
+        signal.raise_signal(received.signal_number)
+        raise
