@@ -137,3 +137,19 @@ class Stream(pl.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader:
         return DataLoader(_Stream(self.by_rank), 10)
+
+
+def halving(optimizer: torch.optim.Optimizer, steps_per_epoch: int, factor: float = 0.5) -> dict[str, object]:
+    """A function as `scheduler`."""
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer, steps_per_epoch, factor)
+    return {"scheduler": schedule, "interval": "step"}
+
+
+def adam(params: list[dict[str, object]], lr: float = 1e-3) -> torch.optim.Optimizer:
+    """A function as `optimizer`, with a weight decay of its own."""
+    return torch.optim.AdamW(params, lr, weight_decay=0.125)
+
+
+def smooth_loss(amount: float = 0.1) -> nn.Module:
+    """A function as `task.loss`."""
+    return nn.CrossEntropyLoss(label_smoothing=amount)

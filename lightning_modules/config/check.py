@@ -29,7 +29,21 @@ INJECTED_ARGS: dict[str, set[str]] = {
     "trainer": {"strategy", "callbacks", "logger"},
 }  # fmt: skip
 # Keys of a component's node that the run reads and does not pass on.
-RUN_KEYS = {"task": {"monitor"}, "data": {"data_files", "data_hash"}}
+RUN_KEYS = {
+    "task": {"monitor"}, "data": {"data_files", "data_hash"}, "scheduler": {"interval", "frequency", "monitor"},
+}  # fmt: skip
+# Arguments of Lightning's Trainer that the run sets itself, and what to use instead.
+_TRAINER_ALTERNATIVES = {
+    "fast_dev_run": "its metrics would not be recorded; use debug=fast",
+    "barebones": "it records nothing; use tracking=none callbacks.progress=null callbacks.summary=null",
+    "strategy": "use strategy=… or strategy._target_=…",
+    "logger": "use loggers=… for loggers beside the record, tracking=none for no record",
+    "callbacks": "use callbacks.NAME._target_=…",
+    "default_root_dir": "the files are in the run's folder; tracking.uri sets the store",
+    "enable_checkpointing": "use callbacks.best=null callbacks.last=null",
+    "enable_progress_bar": "use callbacks.progress=null",
+    "enable_model_summary": "use callbacks.summary=null",
+}
 REQUIRED = ("data", "task", "trainer")  # each with a `_target_`; a task of ours also requires its `required_groups`
 # Values outside components, with their types and bounds.
 SCALAR_RULES: dict[str, Any] = {
@@ -182,6 +196,11 @@ def _node_mistakes(path: str, node: DictConfig, own: bool) -> list[str]:
         for key in sorted(given - accepts.keys())
         if not anything and key not in RUN_KEYS.get(path, ())
     ]
+    if path == "trainer":
+        mistakes += [
+            f"trainer.{key}={_raw_node(node, key)}: {_TRAINER_ALTERNATIVES[key]}"
+            for key in sorted(given & _TRAINER_ALTERNATIVES.keys())
+        ]
     needed = [name for name, p in accepts.items() if p.default is p.empty and name not in given | supplied]
     if needed and "_args_" not in node and not (node.get("_partial_") and path not in INJECTED_ARGS):
         mistakes += [f"{path}.{name}: missing argument of {target}" for name in needed]

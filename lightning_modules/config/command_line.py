@@ -114,12 +114,21 @@ def format_error(error: Exception, overrides: Sequence[str] | None = None) -> st
         return f"config: {error}"
     if type(error).__name__ == "MlflowException":  # by name, so that MLflow is not imported here
         return f"the tracking store failed: {str(error).splitlines()[0]}"
-    if type(error).__name__ == "MisconfigurationException":
+    if type(error).__name__ == "MisconfigurationException" or _is_raised_by_lightning(error):
         return f"Lightning: {error}"
     if isinstance(error, OSError):
         where = f" ({error.filename})" if error.filename else ""
         return f"{error.strerror or error}{where}"
     return None
+
+
+def _is_raised_by_lightning(error: Exception) -> bool:
+    """Whether Lightning itself rejects an argument, a hook or a loader, rather than code that it calls."""
+    *_, (frame, _) = [(None, 0), *traceback.walk_tb(error.__traceback__)]
+    module = frame.f_globals.get("__name__", "") if frame else ""
+    return isinstance(error, ValueError | RuntimeError | AttributeError) and module.startswith(
+        ("pytorch_lightning.", "lightning.pytorch.")
+    )
 
 
 def _yaml_message(error: yaml.MarkedYAMLError) -> str:
@@ -287,9 +296,13 @@ def _unknown_key(cfg: Any, key: str) -> str | None:
 
 
 def quote_run_ids(words: Sequence[str]) -> list[str]:
-    """Rewrite ``resume=RUN`` to ``resume.run=RUN`` and quote run ids that look like numbers (3e782338)."""
+    """Rewrite ``resume=RUN`` to ``resume.run=RUN`` and quote run ids that look like numbers (3e782338).
+
+    ``scheduler._target_=…`` becomes ``++scheduler._target_=…``: the default, ``scheduler=none``, has no such key.
+    """
     number = r"(?<=[=,])\d+(?:e\d+)?(?=,|$)"
     words = [re.sub(r"^(\+{0,2})resume=(?!\{)", r"\1resume.run=", word) for word in words]
+    words = [re.sub(r"^\+{0,2}scheduler\._target_=", "++scheduler._target_=", word) for word in words]
     return [re.sub(number, r"'\g<0>'", word) if RUN_ID_OVERRIDE.match(word) else word for word in words]
 
 

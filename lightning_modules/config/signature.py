@@ -44,6 +44,7 @@ def locate(target: str) -> Any:
 def parameters_of(function: Any) -> tuple[dict[str, inspect.Parameter], bool]:
     """Keyword parameters of a callable, including those its ``**kwargs`` pass to the parent; and whether it accepts any other."""
     found: dict[str, inspect.Parameter] = {}
+    passed: set[str] = set()  # by a constructor to its parent
     for owner in function.__mro__ if inspect.isclass(function) else [function]:
         init = owner.__dict__.get("__init__") if inspect.isclass(owner) else owner
         if init is None:
@@ -55,28 +56,29 @@ def parameters_of(function: Any) -> tuple[dict[str, inspect.Parameter], bool]:
         if inspect.isclass(owner):
             parameters = parameters[1:]
         for p in parameters:
-            if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD):
+            if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD) and p.name not in passed:
                 found.setdefault(p.name, p)
         rest = next((p.name for p in parameters if p.kind is p.VAR_KEYWORD), None)
         if rest is None:
             return found, False
-        if not _passes_kwargs_to_parent(init, rest):
+        if (keywords := _keywords_of_parent_call(init, rest)) is None:
             break
+        passed |= keywords
     return found, True
 
 
-def _passes_kwargs_to_parent(init: Any, keywords: str) -> bool:
-    """Whether a constructor calls ``super().__init__(…, **keywords)``, so that the parent defines the valid keywords."""
+def _keywords_of_parent_call(init: Any, rest: str) -> set[str] | None:
+    """The other keywords where a constructor calls ``super().__init__(…, **rest)``, so that the parent defines the valid ones."""
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(init)))
     except (OSError, TypeError, SyntaxError):
-        return False
-    return any(
-        isinstance(call, ast.Call)
-        and ast.unparse(call.func) == "super().__init__"
-        and any(k.arg is None and ast.unparse(k.value) == keywords for k in call.keywords)
-        for call in ast.walk(tree)
-    )
+        return None
+    calls = (call for call in ast.walk(tree) if isinstance(call, ast.Call))
+    for call in calls:
+        given = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+        if ast.unparse(call.func) == "super().__init__" and given.get(None) == rest:
+            return {name for name in given if name}
+    return None
 
 
 def hints_of(function: Any) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Which config groups a task uses: a task is any LightningModule, and gets only the groups that its constructor names."""
 
+import re
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -41,6 +42,7 @@ def drop_unused_groups(cfg: DictConfig) -> None:
     target = cfg.task.get("object_class") or cfg.task["_target_"]  # of an object: given_object.py
     for group in OPTIONAL_GROUPS:
         if group in names or not cfg.get(group):
+            _drop_options_of_former_target(cfg, group)
             continue
         if given := _set_by_user(cfg, group):
             raise UserError(f"{given}: {target} has no argument '{group}'; remove this override")
@@ -48,6 +50,26 @@ def drop_unused_groups(cfg: DictConfig) -> None:
     metric = OmegaConf.select(cfg, "task.monitor.metric", throw_on_missing=False)
     if metric is None:
         _drop_monitoring_callbacks(cfg)
+    elif str(OmegaConf.select(cfg, "scheduler._target_", throw_on_resolution_failure=False)).endswith(
+        "ReduceLROnPlateau"
+    ):
+        with open_dict(cfg):
+            cfg.scheduler = {"monitor": metric, "mode": "${monitor_mode:}", **cfg.scheduler}
+
+
+def _drop_options_of_former_target(cfg: DictConfig, group: str) -> None:
+    """Where the command line replaces the ``_target_`` of a group, leave out arguments of the option that it does not have."""
+    given = " ".join(word for word in _words(cfg) if word.startswith((f"{group}.", f"{group}={{")))
+    if "_target_" not in given or not (target := (cfg.get(group) or {}).get("_target_")):
+        return
+    try:
+        accepted, anything = parameters_of(locate(str(target)))
+    except UserError:
+        return  # reported by `check_config`
+    with open_dict(cfg):
+        for key in list(cfg[group]):
+            if not (anything or key in accepted or str(key).startswith("_") or re.search(rf"\b{key}\b[=:.]", given)):
+                del cfg[group][key]
 
 
 def _drop_monitoring_callbacks(cfg: DictConfig) -> None:
@@ -72,5 +94,10 @@ def _set_null(cfg: DictConfig, group: str) -> None:
 
 def _set_by_user(cfg: DictConfig, group: str) -> str | None:
     """The override of the command line that sets this group or a value of it."""
-    words = (str(word) for word in cfg.get("overrides") or ())
-    return next((word for word in words if word.lstrip("+~").startswith((f"{group}=", f"{group}."))), None)
+    return next((word for word in _words(cfg) if word.startswith((f"{group}=", f"{group}."))), None)
+
+
+def _words(cfg: DictConfig) -> list[str]:
+    """The overrides of the command line, without ``+`` and ``~``."""
+    plain: Any = OmegaConf.to_container(OmegaConf.create([cfg.get("overrides") or []]), resolve=False)
+    return [str(word).lstrip("+~") for word in plain[0]]

@@ -10,8 +10,9 @@ continue from their saved state.
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
-from typing import Annotated, Literal
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Annotated, Any, Literal, cast
 
 import torch
 from annotated_types import Lt
@@ -22,7 +23,33 @@ from torch.optim.lr_scheduler import LambdaLR, MultiStepLR, OneCycleLR, ReduceLR
 from lightning_modules.compat.torch import one_cycle_plan, set_last_lr
 from lightning_modules.config.bounds import Count, Fraction, NonNegative, Whole, bounded
 from lightning_modules.config.errors import UserError
+from lightning_modules.config.signature import parameters_of
 from lightning_modules.config.trust import component
+
+
+def plan_schedule(
+    factory: partial[Any], settings: Mapping[str, Any], optimizer: Optimizer, total_steps: int, steps_per_epoch: int
+) -> LRSchedulerConfigType:
+    """Lightning's scheduler dict from a class of torch, or from a function that returns a scheduler or such a dict.
+
+    Lightning steps a scheduler once an epoch, OneCycleLR once a step, unless `settings` has another ``interval``.
+    """
+    accepted, _ = parameters_of(factory.func)
+    given: dict[str, Any] = {"total_steps": total_steps, "steps_per_epoch": steps_per_epoch}
+    given = {key: value for key, value in given.items() if key in accepted and key not in factory.keywords}
+    if "epochs" in factory.keywords:
+        given.pop("total_steps", None)
+    if "schedulers" in factory.keywords:  # of SequentialLR and ChainedScheduler
+        given["schedulers"] = [part(optimizer) for part in factory.keywords["schedulers"]]
+    built: Any = (OneCycle if factory.func is OneCycleLR else factory.func)(optimizer, **{**factory.keywords, **given})
+    if isinstance(built, dict):
+        if settings:
+            raise UserError(f"scheduler: {factory.func.__name__} chooses {', '.join(settings)} itself; remove it")
+        return cast(LRSchedulerConfigType, built)
+    if "monitor" in settings:
+        built.monitor = settings["monitor"]  # for the fast loop: Lightning does not store it under manual optimization
+    interval = "step" if isinstance(built, OneCycleLR) else "epoch"
+    return cast(LRSchedulerConfigType, {"scheduler": built, "interval": interval, **settings})
 
 
 @component
@@ -128,12 +155,6 @@ class OneCycle(OneCycleLR):
         super().load_state_dict({**state_dict, **one_cycle_plan(self)})
 
 
-class Plateau(ReduceLROnPlateau):
-    """ReduceLROnPlateau that knows its metric, which Lightning does not store under manual optimization."""
-
-    monitor: str
-
-
 @component
 @bounded
 def plateau(
@@ -153,7 +174,7 @@ def plateau(
     An improvement must exceed `threshold`, relative to the best value or, with "abs", absolute. Keras' schedule with
     patience p equals this one with patience p - 1 and "abs".
     """
-    scheduler = Plateau(optimizer, mode, factor, patience, threshold, threshold_mode, min_lr=min_lr)
+    scheduler: Any = ReduceLROnPlateau(optimizer, mode, factor, patience, threshold, threshold_mode, min_lr=min_lr)
     scheduler.monitor = monitor
     return {"scheduler": scheduler, "interval": "epoch", "monitor": monitor}
 

@@ -8,12 +8,15 @@ from lightning_modules.config.errors import UserError
 
 
 def parameter_groups(
-    model: nn.Module, weight_decay: float, decay_norms_and_biases: bool = True
+    model: nn.Module, weight_decay: float | None, decay_norms_and_biases: bool = True
 ) -> list[dict[str, Any]]:
     """Return groups for a torch optimizer: one, or two of which the second does not decay.
 
     Frozen parameters are left out; shared ones appear once. A parameter counts as norm or bias if it has at most one
     dimension or belongs to a LayerNorm or RMSNorm. Raises UserError if there is nothing to train.
+
+    Args:
+        weight_decay: None leaves it to the optimizer.
     """
     decayed = [parameter for parameter in model.parameters() if parameter.requires_grad]
     undecayed: list[nn.Parameter] = []
@@ -23,8 +26,8 @@ def parameter_groups(
         exempt = _norms_and_biases(model)
         undecayed = [parameter for parameter in decayed if id(parameter) in exempt]
         decayed = [parameter for parameter in decayed if id(parameter) not in exempt]
-    groups = [
-        {"params": decayed, "weight_decay": weight_decay},
+    groups: list[dict[str, Any]] = [
+        {"params": decayed, **({} if weight_decay is None else {"weight_decay": weight_decay})},
         {"params": undecayed, "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]

@@ -2,7 +2,8 @@
 
 import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,13 @@ from torch import Tensor, nn
 
 from lightning_modules.compat.lightning import notify_ranks_by_signal
 from lightning_modules.compat.torch import BatchNorm
+from lightning_modules.config.check import RUN_KEYS
 from lightning_modules.config.errors import UserError
 from lightning_modules.config.signature import locate, parameters_of
 from lightning_modules.data.in_memory import InMemoryData
 from lightning_modules.data.preprocess import preprocess_spec
 from lightning_modules.data.table_input import TableInput
+from lightning_modules.optimizer.lr_schedules import plan_schedule
 from lightning_modules.run.cuda import CudaGraphs, PeakMemory, uses_cuda
 from lightning_modules.run.data_adapter import FirstBatch, RunData, open_data
 from lightning_modules.task.fast_loop import FastLoop
@@ -127,7 +130,7 @@ def build_lightning_module(cfg: DictConfig) -> pl.LightningModule:
         given["model"] = build_model(cfg)
     for group in ("optimizer", "scheduler"):
         if group in accepted and (cfg.get(group) or {}).get("_target_") and group not in cfg.task:
-            given[group] = instantiate(cfg[group])
+            given[group] = instantiate(cfg[group], _partial_=True)
     settings = {key: value for key, value in cfg.task.items() if key != "monitor"}
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     task = instantiate({"_convert_": "all", **settings}, _partial_=True)(
@@ -141,7 +144,6 @@ def build_lightning_module(cfg: DictConfig) -> pl.LightningModule:
 def build_task(cfg: DictConfig, data: InMemoryData, callbacks: list[pl.Callback], **loop: Any) -> Supervised:
     """Instantiate one of our tasks around the model, with the data's preprocessing in it."""
     model = build_model(cfg)
-    scheduler = instantiate(cfg.scheduler) if cfg.scheduler and cfg.scheduler.get("_target_") else None
     known = {"class_counts": data.class_counts, "class_names": data.class_names} if data.num_classes else {}
     steps = FastLoop.steps_per_call(cfg, data, model, callbacks)
     data.chunk = steps
@@ -152,8 +154,8 @@ def build_task(cfg: DictConfig, data: InMemoryData, callbacks: list[pl.Callback]
         preprocess=data.preprocess,
         augmentation=build_augmentation(cfg.augmentation, data) if cfg.choices.get("augmentation") else None,
         tta=build_augmentation(cfg.tta, data) if (cfg.get("tta") or {}).get("_target_") else None,
-        optimizer=instantiate(cfg.optimizer),
-        scheduler=scheduler,
+        optimizer=instantiate(cfg.optimizer, _partial_=True),
+        scheduler=build_scheduler(cfg),
         decay_norms_and_biases=cfg.decay_norms_and_biases,
         seed=cfg.seed,
         batch_size=data.batch_size,
@@ -165,6 +167,16 @@ def build_task(cfg: DictConfig, data: InMemoryData, callbacks: list[pl.Callback]
     over_ranks = cfg.trainer.get("sync_batchnorm") and (cfg.trainer.devices, cfg.trainer.num_nodes) != (1, 1)
     data.drop_single = not over_ranks and _with_synced_batch_norm(task, data)
     return task
+
+
+def build_scheduler(cfg: DictConfig) -> Callable[..., Any] | None:
+    """The schedule of the config, which takes the optimizer and the planned steps; None without one."""
+    if not (cfg.scheduler or {}).get("_target_"):
+        return None
+    accepted, _ = parameters_of(locate(cfg.scheduler["_target_"]))
+    settings = {key: cfg.scheduler[key] for key in RUN_KEYS["scheduler"] & set(cfg.scheduler) - accepted.keys()}
+    node = {key: value for key, value in cfg.scheduler.items() if key not in settings}
+    return partial(plan_schedule, instantiate(node, _partial_=True), settings)
 
 
 def task_spec(cfg: DictConfig, data: InMemoryData) -> dict[str, Any]:
@@ -253,16 +265,22 @@ def build_trainer(
         shards_itself: whether the datamodule divides the samples between the ranks, as ours do.
     """
     # partial: instantiate would convert the objects to config nodes
-    trainer: pl.Trainer = instantiate(cfg.trainer, _partial_=True)(
+    build = instantiate(cfg.trainer, _partial_=True, _convert_="all")
+    plugins = build.keywords.get("plugins") or []
+    trainer: pl.Trainer = build(
         callbacks=[StopOnSignal(), *callbacks],
         logger=logger or False,
         strategy=instantiate(cfg.strategy) if cfg.strategy.get("_target_") else "auto",
         default_root_dir=str(folder),
-        use_distributed_sampler=not shards_itself,
+        use_distributed_sampler=build.keywords.get("use_distributed_sampler", not shards_itself),
         enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
         enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
         enable_model_summary=any(isinstance(callback, ModelSummary) for callback in callbacks),
-        plugins=[*_cluster_plugins(), VerifiedCheckpointIO(checkpoint_extra)],
+        plugins=[
+            *_cluster_plugins(),
+            VerifiedCheckpointIO(checkpoint_extra),
+            *(plugins if isinstance(plugins, list) else [plugins]),
+        ],
     )
     strategy: Any = trainer.strategy
     if hasattr(strategy, "config"):  # the ranks compare their configs

@@ -20,11 +20,10 @@ from lightning_modules.config.task_groups import OPTIONAL_GROUPS
 from lightning_modules.config.trust import refuse_untrusted
 from lightning_modules.run.build import build_lightning_module
 from lightning_modules.task.rng import seed_epoch
+from lightning_modules.task.task_spec import in_precision, output_tolerance
 from lightning_modules.tracking.checkpoint import plain_hyperparameters
 from lightning_modules.tracking.logger import BufferedMLflowLogger
 from lightning_modules.tracking.tags import RESUME_TAG
-
-_TOLERANCE = 1e-4  # of the largest output
 
 
 class EpochSeeds(pl.Callback):
@@ -186,10 +185,10 @@ def _reading_error(value: Any) -> str | None:
 def module_outputs(task: pl.LightningModule, x: Tensor) -> Tensor:
     """Outputs of the module in evaluation mode, on the CPU. Raises UserError if they are not one tensor."""
     with evaluation_mode(task):
-        outputs = task(x.to(task.device))
+        outputs = task(in_precision(task, x).to(task.device))
     if not isinstance(outputs, Tensor):
         raise UserError(f"task: forward returns a {type(outputs).__name__}; a served model returns one tensor")
-    return outputs.cpu()
+    return outputs.float().cpu()
 
 
 @contextmanager
@@ -211,8 +210,9 @@ def require_same_module_outputs(trained: pl.LightningModule, rebuilt: pl.Lightni
     x = trained.example_input_array
     assert isinstance(x, Tensor)
     expected, found = module_outputs(trained, x), module_outputs(rebuilt, x)
-    scale = float(expected.abs().max()) if expected.numel() else 0.0
-    if found.shape != expected.shape or not torch.allclose(found, expected, rtol=0, atol=_TOLERANCE * scale):
+    largest = float(expected.abs().max()) if expected.numel() else 0.0
+    tolerance = output_tolerance(trained) * largest
+    if found.shape != expected.shape or not torch.allclose(found, expected, rtol=0, atol=tolerance):
         raise UserError(
             f"{where} is not the trained one: rebuilt from its config and weights, it gives other outputs for "
             "example_input_array. Everything that they depend on must be an argument, a parameter or a persistent buffer"

@@ -1,6 +1,8 @@
 """Checks of the built components before anything is trained or recorded."""
 
+import contextlib
 import copy
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,10 +13,11 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
+from torchmetrics import Metric
 
 from lightning_modules.config.errors import UserError, suggest
 from lightning_modules.data.in_memory import Batch
-from lightning_modules.run.build import build_trainer
+from lightning_modules.run.build import build_scheduler, build_trainer
 from lightning_modules.run.cuda import allow_nondeterministic, require_free_memory
 from lightning_modules.run.publish import held_out_samples
 from lightning_modules.task.batches import as_dict
@@ -139,6 +142,24 @@ def check_forward(cfg: DictConfig, task: Supervised, data: Any) -> None:
         raise UserError(
             f"task.loss: {cfg.task.loss._target_} does not work with this task and data: {_first_line(error)}"
         ) from error
+    _check_metrics(task, outputs, data.arrays.y[: len(samples)])
+
+
+def _check_metrics(task: Supervised, outputs: torch.Tensor, y: torch.Tensor) -> None:
+    """Raise UserError if a metric of torchmetrics does not accept two samples, or is neither a number nor one per class."""
+    for stage, metrics in (getattr(task, "metrics", None) or {}).items():
+        for metric in (metric for metric in metrics if isinstance(metric, Metric)):
+            name = f"task.metrics.{stage}: {type(metric).__name__}"
+            try:
+                metric.update(task.scores(outputs), task.metric_target(y))
+            except Exception as error:  # torchmetrics raises ValueError, RuntimeError and others
+                raise UserError(f"{name} does not work with this task and data: {_first_line(error)}") from error
+            value: Any = None
+            with contextlib.suppress(Exception), warnings.catch_warnings(action="ignore"):  # two samples may be too few
+                value = metric.compute()
+            if isinstance(value, torch.Tensor) and value.ndim > 1:
+                raise UserError(f"{name} has shape {tuple(value.shape)}; expected a number, or one for each class")
+            metric.reset()
 
 
 def check_rebuild(task: Supervised, data: Any, compressed: bool) -> None:
@@ -193,19 +214,15 @@ def check_optimizer(cfg: DictConfig, task: Supervised, data: Any) -> None:
     total = steps * max(epochs if epochs is not None else 1000, 1)
     room = "optimizer"
     try:
-        optimizer = instantiate(cfg.optimizer)(list(task.parameters()))
+        optimizer = instantiate(cfg.optimizer, _partial_=True)(list(task.parameters()))
         room = "scheduler"
-        if cfg.scheduler and cfg.scheduler.get("_target_"):
+        if (schedule := build_scheduler(cfg)) is not None:
             if not steps and limit < 0 and not isinstance(cfg.trainer.get("limit_train_batches"), int):
                 raise UserError(
                     f"scheduler={cfg.choices.get('scheduler')}: {data.name} has no length; set trainer.max_steps or "
                     "trainer.limit_train_batches"
                 )
-            instantiate(cfg.scheduler)(
-                optimizer,
-                total_steps=max(1, min(total, limit) if limit > 0 else total),
-                steps_per_epoch=steps,
-            )
+            schedule(optimizer, max(1, min(total, limit) if limit > 0 else total), steps)
     except UserError:
         raise
     except Exception as error:  # torch raises ValueError, TypeError and others

@@ -76,6 +76,12 @@ def prepare(
     set_threads(cfg)
     set_matmul_precision(cfg)
     data = open_data(cfg)
+    for key in ("overfit_batches", "use_distributed_sampler") if data.own else ():
+        if cfg.trainer.get(key):
+            raise UserError(
+                f"trainer.{key}={cfg.trainer[key]}: our datamodules choose and divide their samples themselves; use "
+                "debug=overfit, data.per_class or data.fraction"
+            )
     resumed = resumed and resumed.check_data(data.fingerprint(), data.sizes())
     callbacks = [*build.build_callbacks(cfg), *extra]
     task, spec = build_task(cfg, data, callbacks)

@@ -22,11 +22,12 @@ from pytorch_lightning.callbacks import (
 )
 from pytorch_lightning.utilities.types import LRSchedulerTypeUnion
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from lightning_modules.compat.lightning import count_steps, saves_within_epochs
 from lightning_modules.config.errors import UserError
+from lightning_modules.config.signature import locate, parameters_of
 from lightning_modules.data.in_memory import Batch
-from lightning_modules.optimizer.lr_schedules import Plateau
 
 
 class Task(Protocol):
@@ -120,6 +121,12 @@ class FastLoop:
             if isinstance(callback, BatchSizeFinder | LearningRateFinder)
             or (isinstance(callback, ModelCheckpoint) and saves_within_epochs(callback))
         ]
+        step = parameters_of(getattr(locate(cfg.optimizer["_target_"]), "step", lambda: None))[0].get("closure")
+        if step and step.default is step.empty:  # as LBFGS, which evaluates the loss several times
+            acting.append(cfg.optimizer["_target_"])
+        scheduler = cfg.scheduler or {}
+        if scheduler.get("frequency", 1) != 1 or (scheduler.get("monitor") and scheduler.get("interval") == "step"):
+            acting.append("scheduler.frequency or scheduler.interval")
         return settings + acting + cls._strategy_that_acts_on_steps(cfg)
 
     @staticmethod
@@ -171,13 +178,14 @@ class FastLoop:
         schedule = _find_schedule(trainer, "epoch")
         if schedule is None:
             return
-        if not isinstance(schedule, Plateau):
+        monitor = getattr(schedule, "monitor", None)
+        if not isinstance(schedule, ReduceLROnPlateau):
             schedule.step()
-        elif schedule.monitor in trainer.callback_metrics:
-            schedule.step(trainer.callback_metrics[schedule.monitor])
+        elif monitor in trainer.callback_metrics:
+            schedule.step(trainer.callback_metrics[monitor])
         else:
             raise UserError(
-                f"scheduler.monitor={schedule.monitor}: not logged in the first epoch; set trainer.check_val_every_n_epoch=1"
+                f"scheduler.monitor={monitor}: not logged in the first epoch; set trainer.check_val_every_n_epoch=1"
             )
 
     def planned_steps(self, trainer: pl.Trainer) -> tuple[int, int]:

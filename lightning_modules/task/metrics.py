@@ -54,19 +54,28 @@ class PredictionBuffer:
 
 
 Kind = str
-Names = Mapping[str, Sequence[str]]
+Names = Mapping[str, Sequence[Any]]  # of each stage: names, or objects of torchmetrics
 # every process has all predictions (`PredictionBuffer`), so metrics must not be summed over ranks
 NO_SYNC = {"sync_on_compute": False}
 _MAX_SUFFIX_LENGTH = 200  # characters of a class name within a metric name; MLflow allows 250 in total
 _SIZE_ARGUMENT = {"multiclass": "num_classes", "multilabel": "num_labels"}
 
 
-def select_metrics(metrics: Mapping[str, Sequence[str] | None] | None, default: Names) -> Names:
-    """The metric names of ``val`` and ``test``, from `metrics` or else `default`. Raises UserError for other stages."""
+def select_metrics(metrics: Mapping[str, Sequence[Any] | None] | None, default: Names) -> Names:
+    """The metrics of ``val`` and ``test``, from `metrics` or else `default`: names, and objects of torchmetrics.
+
+    Raises UserError for other stages, and for objects that are no metrics.
+    """
     given = {stage: names for stage, names in (metrics or {}).items() if names is not None}
     for stage, names in given.items():
-        if stage not in default or isinstance(names, str):
+        if stage not in default or isinstance(names, str | Metric):
             raise UserError(f"task.metrics.{stage}={names}: expected a list of names under val or test")
+        for i, metric in enumerate(names):
+            if not isinstance(metric, str | Metric):
+                raise UserError(
+                    f"task.metrics.{stage}[{i}]: {type(metric).__name__} is not a metric; give a name, or a "
+                    "_target_ derived from torchmetrics.Metric"
+                )
     return {**default, **given}
 
 
@@ -105,9 +114,8 @@ def classification_metrics(kind: Kind, size: int, names: Sequence[str], top_k: i
         known["class_accuracy"] = lambda: c.MultilabelAccuracy(**per_class)
     if kind == "multiclass" and size > top_k:
         known[f"top{top_k}_accuracy"] = lambda: c.MulticlassAccuracy(top_k=top_k, **micro)
-    wanted = [f"top{top_k}_accuracy" if name == "top_k" else name for name in names]
-    optional = {f"top{top_k}_accuracy", "class_accuracy"}
-    return _build_collection({name: known[name] for name in wanted if name in known}, wanted, known.keys() | optional)
+    wanted = [f"top{top_k}_accuracy" if isinstance(name, str) and name == "top_k" else name for name in names]
+    return _build_collection(known, wanted, optional={f"top{top_k}_accuracy", "class_accuracy"})
 
 
 class MacroAverage(Metric):
@@ -180,13 +188,24 @@ def regression_metrics(size: int, names: Sequence[str]) -> MetricCollection:
         "mae": lambda: r.MeanAbsoluteError(**NO_SYNC),
         "r2": lambda: R2(sync_on_compute=False),
     }
-    return _build_collection({name: known[name] for name in names if name in known}, names, known.keys())
+    return _build_collection(known, names)
 
 
 def _build_collection(
-    builders: dict[str, Callable[[], Metric]], wanted: Sequence[str], known: Collection[str]
+    known: Mapping[str, Callable[[], Metric]], wanted: Sequence[Any], optional: Collection[str] = ()
 ) -> MetricCollection:
-    for name in wanted:
-        if name not in known:
-            raise UserError(f"task.metrics: unknown metric '{name}'; {suggest(name, known)}")
-    return MetricCollection({name: build() for name, build in builders.items()}, compute_groups=False)
+    """The `wanted` metrics; those of torchmetrics by the name of their class. `optional` names may be missing in `known`."""
+    built: dict[str, Metric | MetricCollection] = {}
+    for metric in wanted:
+        if isinstance(metric, Metric):
+            name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(metric).__name__).lower()
+            if name in built:
+                raise UserError(f"task.metrics: two metrics are {name}; derive a class of another name for one of them")
+            for part in metric.modules():  # wrappers hold metrics
+                part.__dict__.update(NO_SYNC)
+            built[name] = metric
+        elif metric in known:
+            built[metric] = known[metric]()
+        elif metric not in optional:
+            raise UserError(f"task.metrics: unknown metric '{metric}'; {suggest(metric, {*known, *optional})}")
+    return MetricCollection(built, compute_groups=False)

@@ -240,7 +240,7 @@ class Supervised(EvaluatedModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         assert self._optimizer is not None
         keywords = getattr(self._optimizer, "keywords", {})
-        groups = parameter_groups(self.model, keywords.get("weight_decay", 0.0), self.decay_norms_and_biases)
+        groups = parameter_groups(self.model, keywords.get("weight_decay"), self.decay_norms_and_biases)
         optimizer = self._optimizer(groups)
         if self._scheduler is None:
             return optimizer

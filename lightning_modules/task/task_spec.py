@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
@@ -65,11 +66,22 @@ def load_task_from_spec(task_spec: Mapping[str, Any], state: Mapping[str, Tensor
     return task.eval()
 
 
+def in_precision(task: pl.LightningModule, x: Tensor) -> Tensor:
+    """Samples as the half or double precision of the task's trainer takes them."""
+    converted: Tensor = task.trainer.precision_plugin.convert_input(x) if has_trainer(task) else x
+    return converted
+
+
+def output_tolerance(task: nn.Module) -> float:
+    """The largest difference of equal outputs, relative to the largest output, by the dtypes of the parameters."""
+    dtypes = {parameter.dtype for parameter in task.parameters()}
+    return max((_TOLERANCE.get(dtype, 1e-4) for dtype in dtypes), default=1e-4)
+
+
 def eval_outputs(task: Supervised, x: Tensor) -> Tensor:
     """Scores of raw samples in evaluation mode, as float32 on the CPU; compiled networks run eagerly."""
     training = task.training
-    plugin = task.trainer.precision_plugin if has_trainer(task) else None
-    x = plugin.convert_input(x) if plugin else x  # as half and double precision take it
+    x = in_precision(task, x)
     try:
         with isolate_rng(include_cuda=False), torch.no_grad(), torch.compiler.set_stance("force_eager"):
             torch.default_generator.manual_seed(0)
@@ -80,8 +92,7 @@ def eval_outputs(task: Supervised, x: Tensor) -> Tensor:
 
 def require_same_outputs(trained: Supervised, rebuilt: Supervised, x: Tensor, where: str) -> None:
     """Raise UserError if the scores of the `rebuilt` and the `trained` task differ for the raw samples `x`."""
-    dtypes = {parameter.dtype for parameter in trained.parameters()}
-    share = max((_TOLERANCE.get(dtype, 1e-4) for dtype in dtypes), default=1e-4)
+    share = output_tolerance(trained)
     expected, found = eval_outputs(trained, x), eval_outputs(rebuilt, x)
     largest = float(torch.where(expected.isfinite(), expected.abs(), 0).max())
     same_shape = found.shape == expected.shape

@@ -10,9 +10,18 @@ import pytest
 import torch
 from torch import nn
 from torch.optim import SGD, Adagrad, Adam, Optimizer
+from torch.optim.lr_scheduler import (
+    CosineAnnealingWarmRestarts,
+    ExponentialLR,
+    LinearLR,
+    OneCycleLR,
+    ReduceLROnPlateau,
+    SequentialLR,
+    StepLR,
+)
 
 from lightning_modules.config.errors import UserError
-from lightning_modules.optimizer.lr_schedules import cosine, one_cycle, plateau, step
+from lightning_modules.optimizer.lr_schedules import cosine, one_cycle, plan_schedule, plateau, step
 
 Schedule = Callable[..., dict[str, Any]]
 
@@ -123,6 +132,20 @@ SCHEDULES: list[Schedule] = [
     partial(step, every=4),
     one_cycle,
     partial(plateau, factor=0.7, patience=1),
+    partial(plan_schedule, partial(StepLR, step_size=4), {}),
+    partial(plan_schedule, partial(OneCycleLR, max_lr=0.3), {}),
+    partial(plan_schedule, partial(CosineAnnealingWarmRestarts, T_0=6), {"interval": "step"}),
+    partial(plan_schedule, partial(ReduceLROnPlateau, patience=1), {"monitor": "val/loss"}),
+    partial(
+        plan_schedule,
+        partial(
+            SequentialLR,
+            schedulers=[partial(LinearLR, total_iters=4), partial(ExponentialLR, gamma=0.9)],
+            milestones=[4],
+        ),
+        {},
+    ),
+    partial(plan_schedule, partial(lambda optimizer, gamma: ExponentialLR(optimizer, gamma), gamma=0.8), {}),
 ]
 
 
@@ -160,6 +183,18 @@ def test_a_cosine_resumed_for_longer_follows_the_new_length() -> None:
     rates = run(long, scheduler, 16)
     assert rates[5] == pytest.approx(0.5)
     assert rates[-1] == 0.0
+
+
+def test_a_schedule_of_torch_is_stepped_as_lightning_does_by_default() -> None:
+    one_cycle_rate = plan_schedule(partial(OneCycleLR, max_lr=1.0), {}, sgd(momentum=0.9), 12, 4)
+    assert (one_cycle_rate["interval"], one_cycle_rate["scheduler"].total_steps) == ("step", 12)  # type: ignore[union-attr]
+    by_epochs = plan_schedule(partial(OneCycleLR, max_lr=1.0, epochs=2), {}, sgd(momentum=0.9), 12, 4)
+    assert by_epochs["scheduler"].total_steps == 8  # type: ignore[union-attr]
+    every = plan_schedule(partial(ExponentialLR, gamma=0.5), {"interval": "step", "frequency": 2}, sgd(), 12, 4)
+    assert (every["interval"], every["frequency"]) == ("step", 2)
+    assert plan_schedule(partial(ExponentialLR, gamma=0.5), {}, sgd(), 12, 4)["interval"] == "epoch"
+    with pytest.raises(UserError, match="cosine chooses interval itself"):
+        plan_schedule(partial(cosine), {"interval": "epoch"}, sgd(), 12, 4)
 
 
 def test_arguments_that_no_schedule_can_have_are_named() -> None:

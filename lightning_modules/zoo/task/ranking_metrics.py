@@ -81,7 +81,7 @@ def ranking_metrics(names: Sequence[str], top_k: int, sampled: bool) -> MetricCo
     """
     for name in names:
         if name not in MEASURES:
-            raise UserError(f"task.metrics: unknown metric '{name}'; {suggest(name, MEASURES)}")
+            raise UserError(f"task.metrics: unknown metric '{name}'; {suggest(str(name), MEASURES)}")
     found: dict[str, Any] = {}
     for column, prefix in enumerate(("", "sampled_")[: 1 + sampled]):
         for name in names:
