@@ -4,9 +4,12 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from lightning_modules.compat.lightning_names import unify_lightning
+
 if TYPE_CHECKING:
     from lightning_modules.api import compose, load, recorded, run, runs
 
+unify_lightning()
 __all__ = ["compose", "load", "recorded", "run", "runs"]
 
 

@@ -1,5 +1,10 @@
 """Systems that are no classifiers, as their authors write them: dict batches, lists of dicts, several inputs and heads."""
 
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
@@ -88,15 +93,20 @@ class Boxes(_Data):
 
 
 class Detector(pl.LightningModule):
-    """torchvision's Faster R-CNN, whose loss is a dict."""
+    """torchvision's Faster R-CNN on a small backbone; its loss is a dict."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int = 8) -> None:
         super().__init__()
-        from torchvision.models.detection import fasterrcnn_mobilenet_v3_large_320_fpn
+        from torchvision.models.detection import FasterRCNN
+        from torchvision.models.detection.anchor_utils import AnchorGenerator
+        from torchvision.models.detection.faster_rcnn import TwoMLPHead
 
-        self.network = fasterrcnn_mobilenet_v3_large_320_fpn(
-            weights=None, weights_backbone=None, num_classes=2, min_size=48, max_size=64
-        )
+        backbone = nn.Sequential(nn.Conv2d(3, width, 3, 4, 1), nn.ReLU(), nn.Conv2d(width, width, 3, 2, 1), nn.ReLU())
+        backbone.out_channels = width
+        anchors = AnchorGenerator(((16, 32),), ((1.0,),))
+        head = TwoMLPHead(width * 7**2, 1024)
+        sizes = {"min_size": 48, "max_size": 64}
+        self.network = FasterRCNN(backbone, 2, **sizes, rpn_anchor_generator=anchors, box_head=head)
 
     def training_step(self, batch, batch_idx: int) -> Tensor:
         losses = self.network(list(batch[0]), list(batch[1]))
@@ -105,7 +115,7 @@ class Detector(pl.LightningModule):
 
     def validation_step(self, batch, batch_idx: int) -> None:
         found = self.network(list(batch[0]))
-        self.log("val_boxes", float(sum(len(one["boxes"]) for one in found)), batch_size=len(found))
+        self.log("val_boxes", float(sum(len(one["boxes"]) for one in found)), batch_size=len(found), sync_dist=True)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD([p for p in self.parameters() if p.requires_grad], 1e-3)
@@ -123,10 +133,10 @@ class Pairs(_Data):
 class TwoHeads(pl.LightningModule):
     """Two inputs; two heads, whose outputs are a dict."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int = 8) -> None:
         super().__init__()
-        self.body = nn.Linear(8, 8)
-        self.heads = nn.ModuleDict({"sum": nn.Linear(8, 1), "larger": nn.Linear(8, 2)})
+        self.body = nn.Linear(8, width)
+        self.heads = nn.ModuleDict({"sum": nn.Linear(width, 1), "larger": nn.Linear(width, 2)})
 
     def forward(self, left: Tensor, right: Tensor) -> dict[str, Tensor]:
         hidden = self.body(torch.cat([left, right], 1)).relu()
@@ -145,3 +155,229 @@ class TwoHeads(pl.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.AdamW(self.parameters(), 1e-2)
+
+
+class Memmap(pl.LightningDataModule):
+    """Rows of a file that are read as they are needed; it is written once."""
+
+    def __init__(self, file: str, batch_size: int = 8) -> None:
+        super().__init__()
+        self.file, self.batch_size = Path(file), batch_size
+
+    def prepare_data(self) -> None:
+        if not self.file.exists():
+            rows = np.memmap(self.file, np.float32, "w+", shape=(32, 5))
+            rows[:] = np.random.default_rng(0).normal(size=rows.shape)
+            rows.flush()
+
+    def setup(self, stage: str) -> None:
+        self.rows = np.memmap(self.file, np.float32, "r").reshape(-1, 5)
+
+    def train_dataloader(self) -> DataLoader:
+        return DataLoader(self.rows, self.batch_size, shuffle=True, num_workers=1)
+
+    def val_dataloader(self) -> DataLoader:
+        return DataLoader(self.rows, self.batch_size)
+
+
+class RowModel(pl.LightningModule):
+    """The last column of a row from the others."""
+
+    def __init__(self, width: int = 8) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(4, width), nn.Tanh(), nn.Linear(width, 1))
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        return nn.functional.mse_loss(self.layers(batch[:, :4]), batch[:, 4:])
+
+    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
+        self.log("val_loss", self.training_step(batch, batch_idx), sync_dist=True)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.LBFGS(self.parameters(), 0.1, max_iter=2)
+
+
+class Discs(_Data):
+    """Images of a disc, and where it is."""
+
+    count = 16
+
+    @staticmethod
+    def make(source: torch.Generator) -> tuple[Tensor, Tensor]:
+        x, y = torch.randint(4, 12, (2,), generator=source)
+        rows, columns = torch.meshgrid(torch.arange(16), torch.arange(16), indexing="ij")
+        disc = ((rows - y) ** 2 + (columns - x) ** 2 < 12).float()[None]
+        return disc + 0.1 * torch.randn(1, 16, 16, generator=source), disc
+
+
+class DCGAN(pl.LightningModule):
+    """Two optimizers, each with a schedule, and manual optimization; no validation."""
+
+    def __init__(self, width: int = 8, latent: int = 4) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.automatic_optimization = False
+        self.generator = nn.Sequential(
+            nn.ConvTranspose2d(latent, width, 4), nn.BatchNorm2d(width), nn.ReLU(),
+            nn.ConvTranspose2d(width, width, 4, 2, 1), nn.BatchNorm2d(width), nn.ReLU(),
+            nn.ConvTranspose2d(width, 1, 4, 2, 1), nn.Tanh(),
+        )  # fmt: skip
+        self.discriminator = nn.Sequential(
+            nn.Conv2d(1, width, 4, 2, 1), nn.LeakyReLU(0.2),
+            nn.Conv2d(width, width, 4, 2, 1), nn.BatchNorm2d(width), nn.LeakyReLU(0.2), nn.Conv2d(width, 1, 4),
+        )  # fmt: skip
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        real, optimizers = batch[0], self.optimizers()
+        fake = self.generator(torch.randn(len(real), self.hparams["latent"], 1, 1, device=self.device))
+        judged, kept = self.discriminator(fake.detach()), self.discriminator(real)
+        losses = {"discriminator": (nn.functional.softplus(judged) + nn.functional.softplus(-kept)).mean()}
+        self._step(optimizers[1], losses["discriminator"])
+        losses["generator"] = nn.functional.softplus(-self.discriminator(fake)).mean()
+        self._step(optimizers[0], losses["generator"])
+        self.log_dict({f"{name}_loss": loss for name, loss in losses.items()}, on_step=False, on_epoch=True)
+
+    def _step(self, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+        self.toggle_optimizer(optimizer)
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        optimizer.step()
+        self.untoggle_optimizer(optimizer)
+
+    def on_train_epoch_end(self) -> None:
+        for schedule in self.lr_schedulers():
+            schedule.step()
+
+    def configure_optimizers(self):
+        parts = (self.generator, self.discriminator)
+        optimizers = [torch.optim.Adam(part.parameters(), 2e-3, betas=(0.5, 0.999)) for part in parts]
+        return optimizers, [torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9) for optimizer in optimizers]
+
+
+class UNet(pl.LightningModule):
+    """Segmentation: a mask of the size of the image, over a skip connection."""
+
+    def __init__(self, width: int = 8) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.down, self.inner = nn.Conv2d(1, width, 3, padding=1), nn.Conv2d(width, 2 * width, 3, padding=1)
+        self.up, self.head = nn.ConvTranspose2d(2 * width, width, 2, 2), nn.Conv2d(2 * width, 1, 1)
+        self.example_input_array = torch.zeros(2, 1, 16, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        outer = self.down(x).relu()
+        inner = self.inner(nn.functional.max_pool2d(outer, 2)).relu()
+        return self.head(torch.cat([outer, self.up(inner)], 1))
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        return nn.functional.binary_cross_entropy_with_logits(self(batch[0]), batch[1])
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        found = self(batch[0]) > 0
+        overlap = (found & (batch[1] > 0)).sum() / (found | (batch[1] > 0)).sum().clamp(min=1)
+        self.log_dict({"val_loss": self.training_step(batch, batch_idx), "val_iou": overlap}, sync_dist=True)
+
+    def configure_optimizers(self):
+        optimizer = torch.optim.AdamW(self.parameters(), 1e-2)
+        schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "monitor": "val_loss"}}
+
+
+class Views(Discs):
+    """Two random views of each image, drawn as it is read."""
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        self.collate = lambda samples: tuple(torch.stack([_view(image) for image, _ in samples]) for _ in range(2))
+
+
+def _view(image: Tensor) -> Tensor:
+    shift = torch.randint(-2, 3, (2,)).tolist()
+    return torch.roll(image, shift, (1, 2)) + 0.1 * torch.randn_like(image)
+
+
+class SimCLR(pl.LightningModule):
+    """Contrastive learning: the other view of the same image among all views of the batch."""
+
+    def __init__(self, width: int = 8, temperature: float = 0.5) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.encoder = nn.Sequential(nn.Conv2d(1, width, 3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(width * 49, 16))
+        self.projection = nn.Sequential(nn.ReLU(), nn.Linear(16, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.encoder(x)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        z = nn.functional.normalize(self.projection(self(torch.cat(batch))), dim=1)
+        similar = (z @ z.T / self.hparams["temperature"]).masked_fill(torch.eye(len(z), dtype=torch.bool), -1e9)
+        return nn.functional.cross_entropy(similar, torch.arange(len(z)).roll(len(z) // 2))
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self.log("val_loss", self.training_step(batch, batch_idx), sync_dist=True)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), 0.1, momentum=0.9)
+
+
+class Sentences(_Data):
+    """Token ids with their mask and label, as transformers' models take them."""
+
+    @staticmethod
+    def make(source: torch.Generator) -> dict[str, Tensor]:
+        tokens = torch.randint(0, 32, (8,), generator=source)
+        mask = torch.arange(8) < torch.randint(4, 9, (), generator=source)
+        return {"input_ids": tokens, "attention_mask": mask.long(), "labels": (tokens[0] > 15).long()}
+
+
+class Bert(pl.LightningModule):
+    """transformers' BERT from a config, which counts the loss itself."""
+
+    def __init__(self, width: int = 8, layers: int = 1) -> None:
+        super().__init__()
+        from transformers import BertConfig, BertForSequenceClassification
+
+        sizes = {"hidden_size": width, "intermediate_size": 2 * width, "num_hidden_layers": layers}
+        self.save_hyperparameters()
+        self.model = BertForSequenceClassification(BertConfig(vocab_size=32, num_attention_heads=2, **sizes))
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        return self.model(**batch).loss
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        self.log("val_loss", self.model(**batch).loss, sync_dist=True)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(self.parameters(), 1e-3)
+
+
+class Labelled(Discs):
+    """Images of discs, and in which quarter each is."""
+
+    @staticmethod
+    def make(source: torch.Generator) -> tuple[Tensor, Tensor]:
+        image, disc = Discs.make(source)
+        return image, disc.reshape(2, 8, 2, 8).sum((1, 3)).argmax()
+
+
+class Features(nn.Module):
+    """A backbone for the modules of other packages: 16 features of an image, or `outputs` of a head."""
+
+    def __init__(self, width: int = 8, outputs: int = 16) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(1, width, 3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(width * 49, outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
+class StopOnce(pl.Callback):
+    """Ends the process as a batch system does, in epoch 1 of the first run; `mark` is a file that is then made."""
+
+    def __init__(self, mark: str) -> None:
+        self.mark = Path(mark)
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: object, _: int) -> None:
+        if trainer.current_epoch == 1 and not self.mark.exists():
+            self.mark.touch()
+            os.kill(os.getpid(), signal.SIGTERM)

@@ -16,6 +16,7 @@ from lightning_modules.config.errors import UserError, suggest
 from lightning_modules.config.given_object import GIVEN, given_object
 from lightning_modules.config.project import enter_project
 from lightning_modules.config.signals import SignalReceived
+from lightning_modules.config.signature import require_lightning_type
 from lightning_modules.config.task_groups import drop_unused_groups
 from lightning_modules.tracking.tags import NOT_RERUNNABLE_TAG
 
@@ -80,8 +81,7 @@ def _set_object(cfg: DictConfig, group: str, given: Any) -> None:
         "task": (pl.LightningModule, "lightning_module"),
         "data": (pl.LightningDataModule, "lightning_datamodule"),
     }[group]
-    if not isinstance(given, kind):
-        raise UserError(f"{group}: expected a {kind.__name__}, got a {type(given).__name__}")
+    require_lightning_type(given, kind, group)
     if isinstance(given, Supervised):
         raise UserError("task: a task of ours is built from the config: run(cfg), with init_from=RUN for its weights")
     if cfg.resume.run is not None:

@@ -68,7 +68,7 @@ def compare(reader: RunReader, request: CompareRequest) -> Comparison:
 def _read_groups(reader: RunReader, request: CompareRequest) -> GroupedRuns:
     selection = select_runs(reader, request.targets)
     ids = [run.run_id for run in selection.runs]
-    metric, values = read_metric(reader, ids, request.metric)
+    metric, values = read_metric(reader, ids, request.metric, selection.objectives)
     if request.by is not None:
         require_known_params(reader, selection, request.by)
     varying = candidate_keys(reader, selection)

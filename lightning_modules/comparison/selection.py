@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lightning_modules.comparison.run_reader import Run, RunReader
@@ -92,8 +92,12 @@ def lower_is_better(metric: str, better: str | None, objectives: Mapping[str, st
     return (better or known) == "lower"
 
 
-def read_metric(reader: RunReader, ids: Sequence[str], metric: str | None) -> tuple[str, dict[str, float]]:
-    """The metric's name and run id -> value. The default (None) is test/accuracy if any run has it, else a similar metric.
+def read_metric(
+    reader: RunReader, ids: Sequence[str], metric: str | None, objectives: Iterable[str] = ()
+) -> tuple[str, dict[str, float]]:
+    """The metric's name and run id -> value.
+
+    The default (None) is test/accuracy if any run has it, else a similar metric, else what the sweeps optimized.
 
     Raises:
         UserError: no run has the metric.
@@ -105,7 +109,7 @@ def read_metric(reader: RunReader, ids: Sequence[str], metric: str | None) -> tu
     names = {name for name in reader.metric_names(ids) if not name.startswith("system/")}
     if metric is not None:
         raise UserError(f"metric=: no finished run has the metric '{metric}'; {suggest(metric, names)}")
-    found = _default_metric(names)
+    found = _default_metric(names) or next((name for name in objectives if name in names), None)
     if found is None:
         raise UserError(f"no run has a test/… or val/… metric; choose another with metric=; {suggest('test/', names)}")
     return found, reader.metric(ids, found)

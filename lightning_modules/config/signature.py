@@ -41,6 +41,20 @@ def locate(target: str) -> Any:
     raise UserError(f"no module named '{parts[0]}'")
 
 
+def require_lightning_type(part: object, kind: type, where: str) -> None:
+    """Raise UserError unless `part` is a `kind` of Lightning; name both namespaces if it is one of the other."""
+    if isinstance(part, kind):
+        return
+    message = f"{where} is not a {kind.__name__}, but a {type(part).__name__}"
+    bases = (base for base in type(part).__mro__ if base.__name__ == kind.__name__)
+    if other := next(bases, None):
+        message += (
+            f" of {other.__module__}, and runs use {kind.__module__}: this process has imported both lightning and "
+            "pytorch_lightning. Import lightning_modules before them, or only one of them"
+        )
+    raise UserError(message)
+
+
 def parameters_of(function: Any) -> tuple[dict[str, inspect.Parameter], bool]:
     """Keyword parameters of a callable, including those its ``**kwargs`` pass to the parent; and whether it accepts any other."""
     found: dict[str, inspect.Parameter] = {}

@@ -24,7 +24,7 @@ from lightning_modules.compat.lightning import notify_ranks_by_signal
 from lightning_modules.compat.torch import BatchNorm
 from lightning_modules.config.check import RUN_KEYS
 from lightning_modules.config.errors import UserError
-from lightning_modules.config.signature import locate, parameters_of
+from lightning_modules.config.signature import locate, parameters_of, require_lightning_type
 from lightning_modules.data.in_memory import InMemoryData
 from lightning_modules.data.preprocess import preprocess_spec
 from lightning_modules.data.table_input import TableInput
@@ -136,8 +136,7 @@ def build_lightning_module(cfg: DictConfig) -> pl.LightningModule:
     task = instantiate({"_convert_": "all", **settings}, _partial_=True)(
         **given
     )  # instantiate would convert the objects
-    if not isinstance(task, pl.LightningModule):
-        raise UserError(f"task: {cfg.task['_target_']} is not a LightningModule, but a {type(task).__name__}")
+    require_lightning_type(task, pl.LightningModule, f"task: {cfg.task['_target_']}")
     return task
 
 
@@ -243,8 +242,7 @@ def build_callbacks(cfg: DictConfig) -> list[pl.Callback]:
     """Instantiate the callbacks of the config; null entries are switched off."""
     callbacks = [instantiate(node) for node in (cfg.callbacks or {}).values() if node]
     for key, callback in zip((k for k, node in (cfg.callbacks or {}).items() if node), callbacks, strict=True):
-        if not isinstance(callback, pl.Callback):
-            raise UserError(f"callbacks.{key}: {type(callback).__name__} is not a Lightning Callback")
+        require_lightning_type(callback, pl.Callback, f"callbacks.{key}")
     if uses_cuda(cfg):
         callbacks += [PeakMemory(), *([CudaGraphs()] if cfg.get("cuda_graphs") else [])]
     return callbacks

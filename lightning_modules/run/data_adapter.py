@@ -17,7 +17,7 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor
 
 from lightning_modules.config.errors import UserError
-from lightning_modules.config.signature import locate
+from lightning_modules.config.signature import locate, require_lightning_type
 from lightning_modules.data.fingerprint import files_digest
 from lightning_modules.data.in_memory import InMemoryData, RawDataset
 from lightning_modules.task.batches import as_dict, owner_of
@@ -142,8 +142,7 @@ def open_data(cfg: DictConfig) -> RunData:
     settings = {key: value for key, value in config.items() if key not in RUN_KEYS}
     own = issubclass(found, InMemoryData) if inspect.isclass(found := locate(str(config["_target_"]))) else False
     module = instantiate({"_convert_": "none" if own else "all", **settings})  # lists as lists, not as config nodes
-    if not isinstance(module, pl.LightningDataModule):
-        raise UserError(f"data: {cfg.data['_target_']} is not a LightningDataModule, but a {type(module).__name__}")
+    require_lightning_type(module, pl.LightningDataModule, f"data: {cfg.data['_target_']}")
     return RunData(module, config)
 
 

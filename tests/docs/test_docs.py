@@ -6,6 +6,7 @@ commands are composed and checked as ``touchstone train`` does before the first 
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -75,7 +76,7 @@ def test_every_link_leads_to_a_file(page: Path) -> None:
         assert (page.parent / link).exists(), link
 
 
-@pytest.mark.parametrize("command", [command for command in TRAINING if "two_layers" not in command])
+@pytest.mark.parametrize("command", [word for word in TRAINING if "two_layers" not in word and "png_" not in word])
 def test_a_training_command_is_composed_and_its_config_has_no_mistake(command: str) -> None:
     words = shlex.split(command.partition("touchstone train")[2])
     chosen = []
@@ -91,6 +92,18 @@ def test_a_training_command_is_composed_and_its_config_has_no_mistake(command: s
     check_config(compose_run(chosen))
 
 
+def test_the_classifier_of_png_files_takes_no_more_files_and_lines_than_the_template() -> None:
+    page = (ROOT / "docs" / "own_module.md").read_text()
+    rows = re.findall(r"^\| \[`(\w+\.py)`\]\(\.\./(\S+)\) \| (\d+) \| (\d+), the same file \|$", page, re.MULTILINE)
+    files = [
+        path for path in (ROOT / "examples" / "png_classifier").iterdir() if path.is_file() and path.stat().st_size
+    ]
+    assert {ROOT / path for _, path, *_ in rows} == set(files)
+    counted = [sum(bool(line.strip()) for line in (ROOT / path).read_text().splitlines()) for _, path, *_ in rows]
+    assert [[str(count)] * 2 for count in counted] == [[here, there] for *_, here, there in rows]
+    assert f"| **4 files there, 2 here** | **{sum(counted)}** | **{sum(counted) + 2}** |" in page
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_every_command_runs_in_a_copy_of_the_project(tmp_path: Path) -> None:
@@ -102,6 +115,11 @@ def test_every_command_runs_in_a_copy_of_the_project(tmp_path: Path) -> None:
         (project.folder / name).write_text(text)
     (project.folder / "images").mkdir()
     _write_image(project.folder / "images" / "one.png")
+    shutil.copytree(ROOT / "examples" / "png_classifier", project.folder / "png_classifier")
+    for number in range(12):
+        path = project.folder / "photos" / f"class{number % 2}" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write_image(path)
     for block, command in SHELL:
         program = re.sub(r"^(\w+=\S+ )*", "", command).split()[0]
         if not block.info and program == "touchstone":

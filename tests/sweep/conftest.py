@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from interrupted import CALLBACKS, Command, newest_sweep
+from multirun import multirun
 
 QUICK = (
     "trainer.max_epochs=2",
@@ -17,20 +18,6 @@ QUICK = (
     "tracking.pictures=false",
     "~callbacks.summary",
 )
-
-
-def multirun(words: list[str]) -> list[Any]:
-    """What ``touchstone train -m WORDS`` does, in this process; returns the children."""
-    from hydra._internal.callbacks import Callbacks
-    from hydra.core.plugins import Plugins
-    from hydra.types import HydraContext
-
-    from lightning_modules.sweep.hydra_plugin import compose_multirun
-
-    config, loader = compose_multirun(words)
-    context = HydraContext(config_loader=loader, callbacks=Callbacks())
-    sweeper = Plugins.instance().instantiate_sweeper(hydra_context=context, task_function=print, config=config)
-    return sweeper.sweep(list(config.hydra.overrides.task))
 
 
 @pytest.fixture
