@@ -113,3 +113,48 @@ class SameZeros(pl.Callback):
         zeros = torch.cat([(weight == 0).flatten() for weight in weights])
         assert (pl_module.all_gather(zeros) == zeros).all()
         print(f"rank {trainer.global_rank} of {trainer.world_size}: {int(zeros.sum())} zeros, as all ranks", flush=True)
+
+
+class TwoInputs(Convnet):
+    """Two inputs, and outputs by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.example_input_array = (torch.rand(3, 1, 8, 8) * 16, torch.ones(3, 64))
+
+    def forward(self, image: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        logits = self.model(image * mask.view_as(image))
+        return {"logits": logits, "seen": mask.mean(1)}
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        return nn.functional.cross_entropy(self(batch[0], torch.ones(len(batch[0]), 64))["logits"], batch[1])
+
+    validation_step = test_step = pl.LightningModule.test_step
+
+
+class Predicting(Bare):
+    """Has `predict_step` only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.example_input_array = torch.rand(2, 1, 8, 8)
+
+    def predict_step(self, batch: Tensor, batch_idx: int) -> tuple[Tensor, Tensor]:
+        scores = self.body(batch.flatten(1)).softmax(1)
+        self.log("mean", scores.mean())
+        return scores.argmax(1), scores.amax(1)
+
+
+class Boxes(Predicting):
+    """Returns a list of dicts, which cannot be served; a part of it is frozen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frozen = nn.BatchNorm1d(10).eval()
+
+    def predict_step(self, batch: Tensor, batch_idx: int) -> list[dict[str, Tensor]]:
+        return [{"boxes": box} for box in self.body(batch.flatten(1))]
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        assert not self.frozen.training
+        return super().training_step(batch, batch_idx)

@@ -6,15 +6,15 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from lightning_utilities.core.apply_func import apply_to_collection
 from pytorch_lightning.utilities.combined_loader import CombinedLoader
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
-from lightning_modules.compat.lightning import has_trainer
 from lightning_modules.config.errors import UserError
-from lightning_modules.run.lightning_task import evaluation_mode
+from lightning_modules.run.named_forward import evaluation_mode
 from lightning_modules.task.batches import owner_of
+from lightning_modules.task.task_spec import in_precision
 
 
 def network_inputs(task: pl.LightningModule, module: str, x: Tensor) -> Tensor:
@@ -29,8 +29,9 @@ def network_inputs(task: pl.LightningModule, module: str, x: Tensor) -> Tensor:
         lambda _, args, kwargs: calls.append((*args, *kwargs.values())), with_kwargs=True, prepend=True
     )
     try:
+        given = in_precision(task, x).to(task.device)
         with evaluation_mode(task):
-            task(x.to(task.device))
+            task(given)
     except Exception as error:  # the code of a user
         reason = f"for inputs of shape {list(x.shape)}: {type(error).__name__}: {error}"
         raise UserError(f"compression: forward of the task fails {reason}") from error
@@ -62,21 +63,18 @@ def training_batches(task: pl.LightningModule, data: pl.LightningDataModule, see
 
 def samples_of(batch: Any) -> Tensor:
     """The ``x`` of a batch, else its first tensor. Raises UserError if there is none."""
-    found = batch.get("x") if isinstance(batch, Mapping) else None
-    for leaf in (found, *tree_leaves(batch)):
-        if isinstance(leaf, Tensor):
-            return leaf
+    found: list[Tensor] = []
+    apply_to_collection(batch["x"] if isinstance(batch, Mapping) and "x" in batch else batch, Tensor, found.append)
+    if found:
+        return found[0]
     raise UserError(f"compression: a training batch ({type(batch).__name__}) has no tensor to calibrate with")
 
 
 def detached_copy(task: pl.LightningModule) -> pl.LightningModule:
     """A copy without its trainer, so that its steps log nothing and change nothing of the task."""
-    trainer = task.trainer if has_trainer(task) else None
-    task.trainer = None
-    try:
-        return deepcopy(task)
-    finally:
-        task.trainer = trainer
+    with evaluation_mode(task):
+        copied = deepcopy(task)
+    return copied.train(task.training)
 
 
 def training_loss(task: pl.LightningModule, batch: Any) -> Tensor:

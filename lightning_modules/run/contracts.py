@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lightning_modules.config.errors import UserError
 from lightning_modules.run.data_adapter import RunData
+from lightning_modules.run.named_forward import NamedForward
 from lightning_modules.task.supervised import Supervised
 
 _OBJECT = "a record cannot rebuild the {} given in Python"
@@ -127,10 +128,10 @@ def _compression_lacks(cfg: DictConfig, task: pl.LightningModule, data: RunData)
 
 
 def _serving_lacks(cfg: DictConfig, task: pl.LightningModule) -> str:
-    if "object_class" in cfg.task:
-        return f"the checkpoint is kept, but cannot be served: {_OBJECT.format('task')}"
-    if not is_overridden("forward", task):
-        return "the checkpoint is kept, but cannot be served: the task has no forward"
-    if not isinstance(getattr(task, "example_input_array", None), Tensor):
-        return "the checkpoint is kept, but cannot be served: the task has no example_input_array (a tensor)"
+    try:
+        if "object_class" in cfg.task:
+            raise UserError(_OBJECT.format("task"))
+        NamedForward(task)
+    except UserError as error:
+        return f"the checkpoint is kept, but cannot be served: {error}"
     return ""

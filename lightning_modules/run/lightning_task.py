@@ -2,8 +2,7 @@
 
 import functools
 import io
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytorch_lightning as pl
@@ -12,15 +11,14 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities.combined_loader import CombinedLoader
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from pytorch_lightning.utilities.seed import isolate_rng
-from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from lightning_modules.config.errors import UserError, warn
 from lightning_modules.config.task_groups import OPTIONAL_GROUPS
 from lightning_modules.config.trust import refuse_untrusted
 from lightning_modules.run.build import build_lightning_module
+from lightning_modules.run.named_forward import require_same_module_outputs
 from lightning_modules.task.rng import seed_epoch
-from lightning_modules.task.task_spec import in_precision, output_tolerance
 from lightning_modules.tracking.checkpoint import plain_hyperparameters
 from lightning_modules.tracking.logger import BufferedMLflowLogger
 from lightning_modules.tracking.tags import RESUME_TAG
@@ -180,40 +178,3 @@ def _reading_error(value: Any) -> str | None:
     except Exception as error:  # pickle and torch raise many types
         return str(error).splitlines()[0][:200]
     return None
-
-
-def module_outputs(task: pl.LightningModule, x: Tensor) -> Tensor:
-    """Outputs of the module in evaluation mode, on the CPU. Raises UserError if they are not one tensor."""
-    with evaluation_mode(task):
-        outputs = task(in_precision(task, x).to(task.device))
-    if not isinstance(outputs, Tensor):
-        raise UserError(f"task: forward returns a {type(outputs).__name__}; a served model returns one tensor")
-    return outputs.float().cpu()
-
-
-@contextmanager
-def evaluation_mode(task: pl.LightningModule) -> Iterator[None]:
-    """The module in evaluation mode, without gradients, with fixed random numbers; afterwards each part is as before."""
-    training = [part for part in task.modules() if part.training]
-    try:
-        with isolate_rng(include_cuda=False), torch.no_grad():
-            torch.default_generator.manual_seed(0)
-            task.eval()
-            yield
-    finally:
-        for part in training:
-            part.training = True
-
-
-def require_same_module_outputs(trained: pl.LightningModule, rebuilt: pl.LightningModule, where: str) -> None:
-    """Raise UserError if the outputs for ``example_input_array`` differ."""
-    x = trained.example_input_array
-    assert isinstance(x, Tensor)
-    expected, found = module_outputs(trained, x), module_outputs(rebuilt, x)
-    largest = float(expected.abs().max()) if expected.numel() else 0.0
-    tolerance = output_tolerance(trained) * largest
-    if found.shape != expected.shape or not torch.allclose(found, expected, rtol=0, atol=tolerance):
-        raise UserError(
-            f"{where} is not the trained one: rebuilt from its config and weights, it gives other outputs for "
-            "example_input_array. Everything that they depend on must be an argument, a parameter or a persistent buffer"
-        )

@@ -16,7 +16,7 @@ from lightning_modules.config.errors import UserError
 from lightning_modules.data.class_folders import printable_name
 from lightning_modules.data.table_input import TableInput
 from lightning_modules.run.input_files import InputSpec, list_files, read_samples
-from lightning_modules.run.lightning_task import module_outputs
+from lightning_modules.run.named_forward import NamedForward
 from lightning_modules.run.serve import load_module, model_weights
 from lightning_modules.task.supervised import Supervised
 from lightning_modules.tracking.resume import best_checkpoint, recorded_config
@@ -44,7 +44,11 @@ def find_model(store: Store, wanted: str) -> tuple[pl.LightningModule, InputSpec
     if table is not None:
         shape, dtype = (len(table.columns),), table.dtype
     else:
-        [spec] = described.signature.inputs.inputs
+        spec, *more = described.signature.inputs.inputs
+        if more:
+            raise UserError(
+                f"{wanted} takes {1 + len(more)} inputs, but a file holds one: send it arrays by name with serve"
+            )
         shape, dtype = tuple(spec.shape[1:]), torch.from_numpy(np.zeros(1, spec.type)).dtype
         table = TableInput((), dtype) if target.endswith(".Tabular") else None
     text = str(data.get("text", "text"))
@@ -53,7 +57,7 @@ def find_model(store: Store, wanted: str) -> tuple[pl.LightningModule, InputSpec
     return task, InputSpec(shape, dtype, images, encode, table=table, text=text, **settings)
 
 
-def predict(task: pl.LightningModule, wanted: InputSpec, source: Path, out: TextIO) -> int:
+def predict(task: Any, wanted: InputSpec, source: Path, out: TextIO) -> int:
     """Write a CSV row for each sample of a file, or of all files in a folder; return the number of rows.
 
     Columns: ``file``, ``sample`` (its number in the file), then ``class`` and ``probability``; one probability per label
@@ -62,6 +66,8 @@ def predict(task: pl.LightningModule, wanted: InputSpec, source: Path, out: Text
     A warning lists files that cannot be read or whose samples have another shape or type than the model's. Raises
     UserError if no file is left.
     """
+    if not isinstance(task, Supervised):
+        task = NamedForward(task)
     table = csv.writer(out, lineterminator="\n")
     table.writerow(["file", "sample", *_columns(task)])
     files, failed, count = list_files(source), [], 0
@@ -83,24 +89,18 @@ def predict(task: pl.LightningModule, wanted: InputSpec, source: Path, out: Text
     return count
 
 
-def _is_plain_module(task: object) -> bool:
-    """Whether it is a LightningModule that is not one of ours."""
-    return isinstance(task, pl.LightningModule) and not isinstance(task, Supervised)
-
-
 def _scores(task: Any, x: Tensor) -> Tensor:
-    if _is_plain_module(task):
-        return module_outputs(task, x)
+    if isinstance(task, NamedForward):
+        found = task.outputs(dict.fromkeys(task.example, x)).values()
+        return torch.cat([output.reshape(len(output), -1) for output in found], 1)
     with torch.inference_mode():
         return task.scores(task(x))
 
 
 def _columns(task: Any) -> list[str]:
-    if _is_plain_module(task):
-        example = task.example_input_array
-        assert isinstance(example, Tensor)
-        size = module_outputs(task, example[:1]).numel()
-        return [f"value {i}" for i in range(size)] if size > 1 else ["value"]
+    if isinstance(task, NamedForward):
+        sizes = {name: output[0].numel() for name, output in task.outputs(task.example).items()}
+        return [f"{name} {i}" if size > 1 else name for name, size in sizes.items() for i in range(size)]
     kind, outputs = getattr(task, "kind", None), int(getattr(task, "num_outputs", 1))
     if kind in ("multiclass", "binary"):
         return ["class", "probability"]
@@ -109,7 +109,7 @@ def _columns(task: Any) -> list[str]:
 
 
 def _rows(task: Any, scores: Tensor) -> Iterator[list[str]]:
-    if _is_plain_module(task):
+    if isinstance(task, NamedForward):
         yield from ([f"{value:.6g}" for value in row] for row in scores.flatten(1).tolist())
         return
     kind = getattr(task, "kind", None)

@@ -12,12 +12,8 @@ from hydra.utils import get_method
 from lightning_modules.compat.mlflow import save_example
 from lightning_modules.config.errors import UserError, suggest
 from lightning_modules.data.table_input import TableInput, parse_model_input
-from lightning_modules.run.lightning_task import (
-    is_module_spec,
-    load_module_from_spec,
-    module_outputs,
-    require_same_module_outputs,
-)
+from lightning_modules.run.lightning_task import is_module_spec, load_module_from_spec
+from lightning_modules.run.named_forward import NamedForward, require_same_module_outputs
 from lightning_modules.task.supervised import Supervised
 from lightning_modules.task.task_spec import load_task_from_spec, require_same_outputs
 from lightning_modules.tracking.artifacts import download_model, local_folder
@@ -126,16 +122,14 @@ class ServedModel:
 
 
 class ServedModule:
-    """The pyfunc model of a LightningModule that is not one of ours: ``predict`` is its ``forward``, on one array."""
+    """The pyfunc model of a LightningModule that is not one of ours."""
 
     def __init__(self, task: pl.LightningModule) -> None:
-        self.task = task
+        self.call = NamedForward(task)
 
-    def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> np.ndarray:
-        """Outputs [B, …] of the inputs [B, …], which have the type of ``example_input_array``."""
-        example = self.task.example_input_array
-        assert isinstance(example, torch.Tensor)
-        return module_outputs(self.task, torch.as_tensor(np.asarray(model_input)).to(example.dtype)).numpy()
+    def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> Any:
+        """Outputs [B, …] of the inputs [B, …]: an array, or several by name."""
+        return self.call.arrays(model_input)
 
 
 def _load_pyfunc(path: str) -> ServedModel | ServedModule:
@@ -169,21 +163,19 @@ def write_module_pyfunc(path: Path, trained: pl.LightningModule, model_id: str, 
     """The same for a LightningModule that is not one of ours, with its ``example_input_array`` as the example."""
     task = load_module(path)
     require_same_module_outputs(trained, task, str(path))
-    example = task.example_input_array
-    assert isinstance(example, torch.Tensor)
-    x = example[:4].numpy()
-    write_model_card(
-        path, "lightning_modules.run.serve", x, ServedModule(task).predict(x), run_id=run_id, model_id=model_id
-    )  # fmt: skip
+    call = NamedForward(task)
+    x = call.example_arrays()
+    write_model_card(path, "lightning_modules.run.serve", x, call.arrays(x), run_id=run_id, model_id=model_id)
 
 
 def write_model_card(
-    path: Path, loader: str, inputs: np.ndarray, outputs: np.ndarray, table: TableInput | None = None, **ids: Any
+    path: Path, loader: str, inputs: Any, outputs: Any, table: TableInput | None = None, **ids: Any
 ) -> None:
     """Write MLmodel, requirements and input example beside a file that the module `loader` reads.
 
     Args:
-        inputs, outputs: raw samples [N, …] and what is predicted for them: the signature, for any N.
+        inputs, outputs: raw samples [N, …] and what is predicted for them, arrays or arrays by name: the signature, for
+            any N.
         table: the columns, where the model was trained on a table. The signature then has no inputs, as MLflow would
             drop the names of a data frame's columns, or reject arrays: the model itself matches and checks them.
         ids: ``run_id`` and ``model_id`` where there is one.
@@ -206,12 +198,13 @@ def write_model_card(
     model.save(str(folder / "MLmodel"))
 
 
-def signature_of(inputs: np.ndarray, outputs: np.ndarray) -> Any:
-    """MLflow's signature of a model that maps the one array to the other, for any number of samples."""
+def signature_of(inputs: Any, outputs: Any) -> Any:
+    """MLflow's signature of a model that maps the one to the other, arrays or arrays by name, for any number of samples."""
     from mlflow.models import ModelSignature
     from mlflow.types import Schema, TensorSpec
 
-    own, given = (Schema([TensorSpec(array.dtype, (-1, *array.shape[1:]))]) for array in (inputs, outputs))
+    named = (part if isinstance(part, dict) else {None: part} for part in (inputs, outputs))
+    own, given = (Schema([TensorSpec(x.dtype, (-1, *x.shape[1:]), key) for key, x in part.items()]) for part in named)
     return ModelSignature(own, given)
 
 
