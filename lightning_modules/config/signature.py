@@ -45,7 +45,7 @@ def require_lightning_type(part: object, kind: type, where: str) -> None:
     """Raise UserError unless `part` is a `kind` of Lightning; name both namespaces if it is one of the other."""
     if isinstance(part, kind):
         return
-    message = f"{where} is not a {kind.__name__}, but a {type(part).__name__}"
+    message = f"{where}: expected a {kind.__name__}, got a {type(part).__name__}"
     bases = (base for base in type(part).__mro__ if base.__name__ == kind.__name__)
     if other := next(bases, None):
         message += (

@@ -37,7 +37,7 @@ BEFORE_THE_FIRST_STEP = {
     "task=binary": "task=binary: digits has 10 classes; try task=classification",
     "task=multilabel": "try task=classification",
     "task=regression": "try task=classification",
-    "+callbacks.mine._target_=torch.nn.ReLU": "callbacks.mine is not a Callback, but a ReLU",
+    "+callbacks.mine._target_=torch.nn.ReLU": "callbacks.mine: expected a Callback, got a ReLU",
     "trainer.devices=3": "need a strategy",
     "trainer.max_epochs=-2": "max_epochs",
     "tracking.min_free_mb=1e12": "not enough disk space",

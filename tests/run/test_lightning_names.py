@@ -73,7 +73,7 @@ def test_two_sets_of_classes_are_rejected_by_name(store: Any) -> None:
     done = python(BOTH.format(name="lightning.pytorch"), check=False)
     assert done.returncode
     message = done.stderr.splitlines()[-1]
-    assert "is not a LightningModule, but a BoringModel of lightning.pytorch" in message
+    assert "expected a LightningModule, got a BoringModel of lightning.pytorch" in message
     assert "this process has imported both lightning and pytorch_lightning" in message
 
 
