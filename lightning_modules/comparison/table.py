@@ -1,19 +1,15 @@
 """A comparison as a rich table, Markdown, LaTeX and CSV."""
 
-import csv
-import io
-from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from lightning_modules.comparison.result import Comparison, Row
 from lightning_modules.report.numbers import EMPTY, NumberFormatter, format_interval, format_p, spread_formatter
-from lightning_modules.report.tables import escape_markdown, latex_table, markdown_table, terminal_table
+from lightning_modules.report.tables import csv_table, escape_markdown, latex_table, markdown_table, terminal_table
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 MAX_TERMINAL_ROWS = 40  # rows in the terminal; files contain all
-Cell = str | float | None
 
 
 def formatter(comparison: Comparison) -> NumberFormatter:
@@ -83,24 +79,14 @@ def to_latex(comparison: Comparison) -> str:
 
 def to_csv(comparison: Comparison) -> str:
     """Unrounded numbers, the value of each seed and the run ids; a missing number is an empty cell."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
     tested = ["pairs", "difference", "difference_low", "difference_high", "p", "p_holm", "is_baseline"]
     plain = ["n", "mean", "std", "low", "high", "not_finite"]
-    writer.writerow([*comparison.by, *plain, *(tested if comparison.baseline else []), "values", "runs"])
+    rows: list[list[object]] = []
     for row in comparison.rows:
-        numbers: list[Cell] = [row.n, row.mean, row.std, *(row.interval or (None, None)), row.not_finite]
-        compared = _difference_numbers(row) if comparison.baseline else []
-        writer.writerow([*row.values, *numbers, *compared, _join(row.points), _join(row.runs)])
-    return out.getvalue()
-
-
-def _difference_numbers(row: Row) -> Sequence[Cell]:
-    d = row.difference
-    if d is None:
-        return [*[None] * 6, row.is_baseline]
-    return [d.pairs, d.mean, *(d.interval or (None, None)), d.p, d.p_holm, row.is_baseline]
-
-
-def _join(values: Iterable[object]) -> str:
-    return " ".join(map(str, values))
+        numbers = [row.n, row.mean, row.std, *(row.interval or (None, None)), row.not_finite]
+        d = row.difference
+        compared = [d.pairs, d.mean, *(d.interval or (None, None)), d.p, d.p_holm] if d else [None] * 6
+        compared = [*compared, row.is_baseline] if comparison.baseline else []
+        rows.append([*row.values, *numbers, *compared, " ".join(map(str, row.points)), " ".join(row.runs)])
+    columns = [*comparison.by, *plain, *(tested if comparison.baseline else []), "values", "runs"]
+    return csv_table(columns, rows)

@@ -20,8 +20,8 @@ _INCHES, _POINTS = 11.0, 7.2  # width of a figure of text, and its font size
 _MAX_COLUMNS = (
     _INCHES * 72 / (_POINTS * 0.65)
 )  # characters per line: monospaced ones are 0.6 of their size wide, plus a pixel
-_FONT_SIZE = 24  # column in which the text begins, after the title
-_LINE = int(_MAX_COLUMNS) - _FONT_SIZE - 4  # characters of a line of text
+_TEXT_COLUMN = 24  # column in which the text begins, after the title
+_LINE = int(_MAX_COLUMNS) - _TEXT_COLUMN - 4  # characters of a line of text
 _MOST_LINES = 3  # lines of one text
 _MUTED_COLOUR = "#888888"
 
@@ -134,7 +134,7 @@ def _wrap_words(block: Sequence[tuple[str, str]]) -> list[list[tuple[int, str, s
 
 def _colour_words(words: str, known: set[str], plain: str) -> list[tuple[int, str, str]]:
     """Place each word separately: characters are rounded to pixels, which would add up over a line."""
-    found, place = [], _FONT_SIZE
+    found, place = [], _TEXT_COLUMN
     for word in words.split(" "):
         found.append((place, word, plain if word in known or word == "…" else COLOURS[1]))
         place += len(word) + 1

@@ -1,5 +1,7 @@
-"""Tables for the terminal (rich), Markdown and LaTeX, with their escaping; and where Markdown files have them."""
+"""Tables for the terminal (rich), Markdown, LaTeX and CSV, with their escaping; and where Markdown files have them."""
 
+import csv
+import io
 import os
 import re
 import shutil
@@ -70,6 +72,15 @@ def latex_table(columns: Sequence[str], rows: Iterable[Sequence[str]], left: Col
     head, *lines = (" & ".join(map(escape_latex, line)) + r" \\" for line in [columns, *rows])
     body = "\n".join([r"\toprule", head, r"\midrule", *lines, r"\bottomrule"])
     return f"\\begin{{tabular}}{{{alignment}}}\n{body}\n\\end{{tabular}}\n"
+
+
+def csv_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """CSV with a header; None is an empty cell."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def escape_markdown(text: str) -> str:

@@ -3,6 +3,8 @@
 `mlflow gc` cannot stand behind this: it deletes whatever folder a recorded URI names, also outside of the store, ends at the
 first URI of a missing driver, leaves the models of deleted runs, the rows that link them and the folders of experiments, and
 has no dry run. Its private `_hard_delete_…` are used for the rows.
+
+Longer than 200 lines: one rule for what is deleted, and its rows and folders.
 """
 
 import re

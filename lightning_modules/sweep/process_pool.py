@@ -17,8 +17,7 @@ import psutil
 
 from lightning_modules.config.errors import UserError
 from lightning_modules.config.signals import SignalReceived, signals_as_exceptions
-from lightning_modules.strategy.launch.environment import RANK_VARIABLES as OF_RANKS
-from lightning_modules.strategy.launch.environment import Slot
+from lightning_modules.strategy.launch.environment import RANK_VARIABLES, Slot
 
 _SERVER_DIED = 255  # multiprocessing's exit code of a process whose forkserver is gone
 SAFE_PATH, PRELOAD_MARK = "PYTHONSAFEPATH", "touchstone"  # preload.py removes it
@@ -71,8 +70,8 @@ class ProcessPool:
         logs: the folder for the output of the trials, a file each.
     """
 
-    def __init__(self, places: Sequence[Slot], logs: Path) -> None:
-        self._free = list(places)
+    def __init__(self, slots: Sequence[Slot], logs: Path) -> None:
+        self._free = list(slots)
         self._logs = logs
         self._jobs: dict[int, _TrialProcess] = {}
         self._context = start_forkserver()
@@ -93,7 +92,7 @@ class ProcessPool:
 
     def _start(self, function: Callable[..., Any], arguments: tuple[object, ...], answer: Connection) -> Any:
         for attempt in range(2):
-            environment = {name: value for name, value in os.environ.items() if name not in OF_RANKS}
+            environment = {name: value for name, value in os.environ.items() if name not in RANK_VARIABLES}
             process = self._context.Process(target=_child_main, args=(environment, answer, function, arguments))
             try:
                 process.start()

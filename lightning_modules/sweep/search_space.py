@@ -38,7 +38,7 @@ def parse_space(node: DictConfig | Mapping[str, object], overrides: Sequence[str
 
     Args:
         node: `search.space`: key -> range (see `range_mistakes`).
-        words: overrides of the command line. A sweep (``a,b``, ``choice``, ``range``, ``interval``) adds a
+        overrides: of the command line. A sweep (``a,b``, ``choice``, ``range``, ``interval``) adds a
             key or replaces the one in `node`; a fixed value removes the key from the space.
     Raises:
         UserError: lists every mistake, also an empty space.

@@ -110,7 +110,7 @@ def _plots(results: Sequence[TrialResult], objectives: Mapping[str, str]) -> "di
 def mlflow_description(
     results: Sequence[TrialResult], objectives: Mapping[str, str], experiment_id: str, run_id: str, resume_command: str
 ) -> str:
-    """Describe the sweep in Markdown, with links to its best runs; at most `NOTE_LIMIT` characters.
+    """Describe the sweep in Markdown, with links to its best runs; at most `DESCRIPTION_LIMIT` characters.
 
     Args:
         experiment_id, run_id: of the sweep's own run.
@@ -121,10 +121,10 @@ def mlflow_description(
     top = f"{status_line(results)}\n\n{_markdown_best(results, objectives, experiment_id)}"
     top += markdown_table([escape_markdown(title) for title in titles], [], left=(1, 2)) + "\n"
     commands = f"\nResume:\n\n    {resume_command}\n\nCompare over seeds:\n\n    touchstone compare {run_id}\n"
-    free_slots, rows = DESCRIPTION_LIMIT - len(top) - len(commands) - 100, ""
+    left, rows = DESCRIPTION_LIMIT - len(top) - len(commands) - 100, ""
     for result in sorted_trials(results, objectives)[:DESCRIPTION_ROWS]:
         row = _markdown_row(result, objectives, metrics, experiment_id)
-        if len(rows) + len(row) > free_slots:
+        if len(rows) + len(row) > left:
             break
         rows += row
     shown = rows.count("\n")

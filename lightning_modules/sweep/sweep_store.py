@@ -1,4 +1,7 @@
-"""The record of one sweep in MLflow: its own run, the runs of its trials, and how those ended."""
+"""The record of one sweep in MLflow: its own run, the runs of its trials, and how those ended.
+
+Longer than 200 lines: what it reads of a trial and what it writes are one interface, that of `engine.TrialStore`.
+"""
 
 import functools
 import json

@@ -1,12 +1,11 @@
 """The trials of a sweep, ranked, and as a table in CSV and HTML."""
 
-import csv
 import html
-import io
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from lightning_modules.report.numbers import format_exact_duration, format_number
+from lightning_modules.report.tables import csv_table
 from lightning_modules.sweep.plans import short_keys, short_value
 from lightning_modules.sweep.trial_results import TrialResult
 
@@ -84,21 +83,29 @@ def highlighted(results: Iterable[TrialResult], objectives: Mapping[str, str]) -
 def to_csv(results: Sequence[TrialResult], objectives: Mapping[str, str]) -> str:
     """One row per trial, by number, in full precision."""
     params, metrics = _union(result.params for result in results), _metrics(results)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
     best_of = [f"best {name}" for name in objectives]
-    writer.writerow(
-        ["number", "name", "status", *params, *best_of, *metrics, "duration_s", "attempts", "linked", "run_id", "error"]
-    )
-    for result in results:
-        writer.writerow(
-            [result.number, result.name, result.status]
-            + [result.params.get(key, "") for key in params]
-            + [result.values.get(name) for name in objectives]
-            + [result.metrics.get(name) for name in metrics]
-            + [result.duration_s, result.attempts, str(result.linked).lower(), result.run_id, first_line(result.error)]
-        )  # fmt: skip
-    return text.getvalue()
+    columns = [
+        "number",
+        "name",
+        "status",
+        *params,
+        *best_of,
+        *metrics,
+        "duration_s",
+        "attempts",
+        "linked",
+        "run_id",
+        "error",
+    ]
+    rows = [
+        [result.number, result.name, result.status]
+        + [result.params.get(key, "") for key in params]
+        + [result.values.get(name) for name in objectives]
+        + [result.metrics.get(name) for name in metrics]
+        + [result.duration_s, result.attempts, str(result.linked).lower(), result.run_id, first_line(result.error)]
+        for result in results
+    ]
+    return csv_table(columns, rows)
 
 
 def to_html(results: Sequence[TrialResult], objectives: Mapping[str, str], title: str) -> str:

@@ -1,4 +1,7 @@
-"""What happens when a rank fails: all ranks learn which one and why, and one of them reports it."""
+"""What happens when a rank fails: all ranks learn which one and why, and one of them reports it.
+
+Longer than 200 lines: signals, lost connections and errors end in the same exchange of reasons.
+"""
 
 import os
 import signal
