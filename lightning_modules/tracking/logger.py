@@ -260,10 +260,6 @@ class BufferedMLflowLogger(Logger):
             found = next((model_id for prefix, model_id in self._models.items() if point.key.startswith(prefix)), None)
             yield {**point._asdict(), "value": value, **({"model_id": found} if found else {})}
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Spawned ranks get neither lock nor points: this process stores its own."""
-        return {**self.__dict__, "_flushing": None, "_points": None, "_sender": None, "_pid": -1}
-
 
 def last_steps(client: MlflowClient, run_id: str) -> dict[str, int]:
     """The last stored step of each metric of the run."""

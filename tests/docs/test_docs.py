@@ -5,12 +5,13 @@ commands are composed and checked as ``touchstone train`` does before the first 
 """
 
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -102,6 +103,17 @@ def test_the_classifier_of_png_files_takes_no_more_files_and_lines_than_the_temp
     counted = [sum(bool(line.strip()) for line in (ROOT / path).read_text().splitlines()) for _, path, *_ in rows]
     assert [[str(count)] * 2 for count in counted] == [[here, there] for *_, here, there in rows]
     assert f"| **4 files there, 2 here** | **{sum(counted)}** | **{sum(counted) + 2}** |" in page
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in FILES if name.startswith("from_")])
+def test_a_program_of_the_page_on_python_runs(
+    name: str, store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).write_text(FILES[name])
+    runpy.run_path(name, run_name="__main__")
+    assert [run.info.status for run in store.search_runs()] == ["FINISHED"]
 
 
 @pytest.mark.slow

@@ -110,6 +110,20 @@ def _start_from_rank(rank: int, port: int) -> None:
     strategy.check_ranks_agree()
 
 
+@pytest.mark.parametrize(("system", "method"), [("linux", "fork"), ("darwin", "popen")])
+def test_ranks_are_forked_on_linux_only(system: str, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lightning_modules.strategy.ddp import CheckedDDP
+
+    monkeypatch.setattr("sys.platform", system)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert CheckedDDP()._start_method == method
+
+
+def test_a_start_method_that_does_not_work_is_rejected(train: Callable[..., Any]) -> None:
+    with pytest.raises(UserError, match="start_method=spawn: expected 'auto' or 'fork' or 'popen'"):
+        train("strategy=ddp", "trainer.devices=2", "strategy.start_method=spawn")
+
+
 @pytest.mark.slow
 def test_processes_that_lightning_starts_anew_make_one_run(store: Any, command: Callable[..., Any]) -> None:
     done = command(

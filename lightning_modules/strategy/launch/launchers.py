@@ -31,7 +31,7 @@ _POLL_S, _TERMINATE_AFTER_S, _KILL_AFTER_S = 0.5, 8.0, 12.0  # together less tha
 
 
 class ForkLauncher(MultiProcessingLauncher):
-    """Forks or spawns all ranks, and raises the failure that they agree on."""
+    """Forks all ranks, and raises the failure that they agree on."""
 
     def launch(self, function: Callable[..., Any], *args: Any, trainer: Any = None, **kwargs: Any) -> Any:
         with tempfile.TemporaryDirectory(prefix="touchstone-ranks-") as folder:
