@@ -282,7 +282,7 @@ def _unknown_key(cfg: Any, key: str) -> str | None:
     walked = ""
     for part in key.replace("[", ".").replace("]", "").split("."):
         if isinstance(node, DictConfig):
-            if part not in node:
+            if part not in list(node):  # also one whose value is ???
                 names = [str(name) for name in node]
                 where = f"'{walked}'" if walked else "the config"
                 return f"{where} has no '{part}'; {suggest(part, names)} (to add a new key: +{key}=…)"

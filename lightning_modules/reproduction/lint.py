@@ -130,11 +130,12 @@ def _check_selection(composed: ComposedClaim) -> Iterator[tuple[str, str]]:
     rule = claim.selection
     if rule == "last" and monitors:
         yield "selection", f"last, but the best weights are tested{after}; use callbacks=last"
-    if rule == "best_val" and not any(monitor.startswith("val/") for monitor in monitors):
+    if rule == "best_val" and not any(monitor.startswith(("val/", "val_", "valid")) for monitor in monitors):
         yield "selection", f"best_val needs a checkpoint that monitors a val/ metric{after}; use callbacks=default"
-    if rule == "best_val" and not (cfg.data.get("val_fraction") or cfg.data.get("fold") is not None):
+    splits = "val_fraction" in cfg.data  # as our datamodules do
+    if rule == "best_val" and splits and not (cfg.data.val_fraction or cfg.data.get("fold") is not None):
         yield "selection", "best_val needs validation data; set data.val_fraction"
-    if rule == "lowest_train_loss" and not any(monitor.startswith("train/") for monitor in monitors):
+    if rule == "lowest_train_loss" and not any(monitor.startswith(("train/", "train_")) for monitor in monitors):
         yield "selection", f"lowest_train_loss needs a checkpoint that monitors the training loss{after}"
     if rule == "best_test" and not watches:
         yield "selection", "best_test needs test metrics of every epoch; set data.watch_test=true"

@@ -7,6 +7,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from lightning_modules.config.task_groups import is_supervised
+
 # Metrics that a run logs besides those of its task.
 _ALWAYS_LOGGED = ("model/params", "model/size_bytes", "throughput/samples_per_s", "epoch")
 _CALLBACK_METRICS = {
@@ -48,7 +50,9 @@ class _DummyNetwork(nn.Sequential):
 
 
 def task_metric_names(cfg: DictConfig) -> set[str] | None:
-    """The metric names that the config's task logs; None if the task needs data to know them."""
+    """The metric names that the config's task logs; None if the task needs data to know them, or is not one of ours."""
+    if not is_supervised(cfg):
+        return None
     known = cfg.task.get("num_outputs") or (cfg.model or {}).get("num_outputs")
     for outputs in [known] if known else [_DUMMY_CLASSES, 1]:
         settings = {key: value for key, value in cfg.task.items() if key != "monitor"}

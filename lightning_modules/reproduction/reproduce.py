@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from lightning_modules.config.command_line import format_error
 from lightning_modules.config.errors import UserError
@@ -104,12 +103,12 @@ def _data_mismatch(composed: ComposedClaim) -> str | None:
 
 
 def data_hash(composed: ComposedClaim) -> str:
-    """The sha256 of the claim's raw data. Raises UserError if they cannot be read."""
-    from lightning_modules.run.build import build_data
+    """The sha256 of the claim's raw data. Raises UserError if they cannot be read, or are another's without a fingerprint."""
+    from lightning_modules.run.data_adapter import open_data
 
     try:
-        data: Any = build_data(composed.cfg)
-        return str(data.content_fingerprint())
+        data = open_data(composed.cfg)
+        return data.own.content_fingerprint() if data.own else data.known_fingerprint("a claim")
     except Exception as error:
         if (message := format_error(error)) is None:
             raise

@@ -13,7 +13,7 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor
 
 from lightning_modules.config.errors import UserError
-from lightning_modules.run.data_adapter import RunData
+from lightning_modules.run.data_adapter import NOT_KNOWN, RunData
 from lightning_modules.run.named_forward import NamedForward
 from lightning_modules.task.supervised import Supervised
 
@@ -60,12 +60,7 @@ def find_services(cfg: DictConfig, task: pl.LightningModule, data: RunData) -> S
         rerun=Service("rerun and resume", _OBJECT.format(objects) if objects else ""),
         best_weights=Service("best weights", _best_lacks(cfg)),
         test=Service("test", _test_lacks(task, data)),
-        known_data=Service(
-            "data fingerprint",
-            "declared by the config only: set data.data_files, or give the datamodule a fingerprint()"
-            if data.is_declared
-            else "",
-        ),
+        known_data=Service("data fingerprint", NOT_KNOWN if data.is_declared else ""),
         serving=Service("serving", "" if isinstance(task, Supervised) else _serving_lacks(cfg, task)),
         augmentation=Service("augmentation", "the task takes batches from dataloader_iter itself" if iterates else ""),
         tta=Service("tta", "" if isinstance(task, Supervised) else "only for tasks derived from Supervised"),

@@ -24,6 +24,7 @@ from lightning_modules.task.batches import as_dict, owner_of
 from lightning_modules.tracking.tags import DECLARED
 
 RUN_KEYS = ("data_files", "data_hash")  # of the config group data, read here and not passed to the datamodule
+NOT_KNOWN = "declared by the config only: set data.data_files, or give the datamodule a fingerprint()"
 _NUM_SAMPLES = 64  # of a first batch, with which parts are checked
 
 
@@ -99,6 +100,12 @@ class RunData:
     def is_declared(self) -> bool:
         """Whether the content of the data is unknown, so that two runs cannot be said to have the same data."""
         return self.fingerprint().startswith(DECLARED)
+
+    def known_fingerprint(self, use: str) -> str:
+        """The fingerprint, for a `use` that compares data. Raises UserError if their content is unknown."""
+        if self.is_declared:
+            raise UserError(f"{use} needs the content of the data={self.name}, which is {NOT_KNOWN}")
+        return self.fingerprint()
 
     def sizes(self) -> dict[str, int]:
         """Number of samples of each split, as recorded; empty if unknown."""

@@ -92,8 +92,8 @@ def prepare(
         load_weights(store or open_store(cfg.tracking.get("uri")), str(cfg.init_from), task)
     compression = build_compression(cfg, task, data, spec, services.serving.lacks)
     marks = dict(tags)
-    if skip_cached and data.is_declared:
-        raise UserError(f"sweep.skip_finished=true: {services.known_data}")
+    if skip_cached:
+        data.known_fingerprint("sweep.skip_finished=true")
     if store:
         signature = run_signature(plain_config(cfg), data.fingerprint())
         if skip_cached and (cached := find_cached_run(store, cfg.tracking.experiment, signature)):

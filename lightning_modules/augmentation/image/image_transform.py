@@ -33,7 +33,7 @@ class ImageTransform(PerSampleTransform):
             raise unsupported(self, f"images of {' or '.join(map(str, self.channels))} channels", x)
         if x.dtype != torch.uint8 and not x.is_floating_point():
             raise unsupported(self, "images of uint8 or float values", x)
-        if self.clips and x.is_floating_point() and not bool(((x > -_ROUNDING) & (x < 1 + _ROUNDING)).all()):
+        if self.clips and x.is_floating_point() and not bool(((x >= -_ROUNDING) & (x <= 1 + _ROUNDING)).all()):
             raise unsupported(self, "images of floats in 0..1", x, f" and values in {x.min():.3g}..{x.max():.3g}")
 
     def transform_samples(self, x: Tensor, generator: torch.Generator) -> Tensor:
