@@ -1,10 +1,12 @@
 """Exports a run's model to a file, loads it back, compares it with the checkpoint, times both, and logs all of it."""
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 from mlflow.entities import Run
 from torch import Tensor
@@ -17,8 +19,10 @@ from lightning_modules.export.runtime import ExportedModel, Predictor, load_expo
 from lightning_modules.export.source import ExportSource, load_recorded_data, load_source, quantize_for_export
 from lightning_modules.export.verification import Agreement, compare_outputs
 from lightning_modules.report.tables import open_console, terminal_table
+from lightning_modules.run.named_forward import NamedForward
 from lightning_modules.run.serve import write_model_card
 from lightning_modules.task.profiling import single_thread
+from lightning_modules.task.supervised import Supervised
 from lightning_modules.tracking.store import Store
 
 TOLERANCE = 1e-3  # largest allowed difference of a float export, relative to the largest score
@@ -46,10 +50,10 @@ class ExportResult:
     times: dict[str, Timing]
 
 
-def export_run(store: Store, run: Run, form: str, quantized: bool, folder: Path) -> tuple[ExportResult, Tensor]:
+def export_run(store: Store, run: Run, form: str, quantized: bool, folder: Path) -> tuple[ExportResult, Any]:
     """Write the run's model into `folder`, load it back, compare it with the checkpoint and time both.
 
-    Returns the result, and an example of raw samples.
+    Returns the result, and an example of raw samples (of another module: of its inputs, arrays by name).
 
     Raises UserError for an unknown format, a run without weights, other data than recorded, a network that the format
     does not support, and a file whose outputs differ from the checkpoint's.
@@ -58,23 +62,52 @@ def export_run(store: Store, run: Run, form: str, quantized: bool, folder: Path)
         raise UserError(f"format={form}: {suggest(form, FILE_NAMES)}")
     if quantized and form != "onnx":  # ResNet-20 on torch 2.14.1: int8 in AOTInductor is no faster, or wrong if frozen
         raise UserError(f"format={form} quantized=true: int8 is not faster in this format; choose format=onnx")
-    source, data = load_source(store, run), load_recorded_data(store, run)
+    source = load_source(store, run)
+    task = source.task
+    if not isinstance(task, Supervised):
+        return _export_module(task, source.description, form, quantized, folder / FILE_NAMES[form])
+    data = load_recorded_data(store, run)
     x = data.example(min(BATCH_SIZE, len(data.arrays.x)))
     path = folder / FILE_NAMES[form]
-    description = source.description + _write(form, quantized, source, data, x[:4], path)
-    scored = ScoringModel(source.task).eval()
-    agreement = compare_outputs(scored, load_exported(path), data, classes=hasattr(source.task, "kind"))
+    description = source.description + _write(form, quantized, source, task, data, x[:4], path)
+    scored = ScoringModel(task).eval()
+    agreement = compare_outputs(scored, load_exported(path), data, classes=hasattr(task, "kind"))
     _check_agreement(form, quantized, agreement)
-    table, times = TableInput.of(source.task.task_spec), _measure_latency(scored, path, x)
+    table, times = TableInput.of(task.task_spec), _measure_latency(scored, path, [x])
     return ExportResult(form + "_int8" * quantized, path, description, agreement, table, times), x[:4]
 
 
-def _write(form: str, quantized: bool, source: ExportSource, data: Any, x: Tensor, path: Path) -> str:
+def _export_module(
+    task: pl.LightningModule, description: str, form: str, quantized: bool, path: Path
+) -> tuple[ExportResult, Any]:
+    """The same for a LightningModule that is not one of ours, verified on its ``example_input_array``, and with noise."""
+    if quantized:
+        raise UserError("quantized=true: only for tasks derived from Supervised; train with compression=int8_static")
+    try:
+        call = NamedForward(task).eval()
+    except UserError as error:
+        raise UserError(f"format={form}: {type(task).__name__} cannot be exported: {error}") from error
+    inputs = [torch.cat([x, x]) for x in call.example.values()]  # a batch size of 1 would be exported as a constant
+    write_format(form, trace(call, *inputs), path, inputs=list(call.example), outputs=list(call.outputs(call.example)))
+    exported = load_exported(path)
+    noisy = [torch.cat([x, x + torch.randn_like(x)]) if x.is_floating_point() else torch.cat([x, x]) for x in inputs]
+    with torch.inference_mode():
+        pairs = [(out, exported(*xs)[name]) for xs in (inputs, noisy) for name, out in call(*xs).items()]
+    errors = [float((a.float() - b.float()).abs().max()) for a, b in pairs]
+    largest = max(float(a.float().abs().max()) for a, _ in pairs)
+    count = len(inputs[0]) + len(noisy[0])
+    agreement = Agreement(count, "example_input_array", max(errors), largest, None, None)
+    _check_agreement(form, quantized, agreement)
+    result = ExportResult(form, path, description, agreement, None, _measure_latency(call, path, inputs))
+    return result, call.example_arrays()
+
+
+def _write(form: str, quantized: bool, source: ExportSource, task: Supervised, data: Any, x: Tensor, path: Path) -> str:
     """Write the file; return what to add to the description of the source."""
     if not quantized:
-        write_format(form, trace(ScoringModel(source.task), x), path)
+        write_format(form, trace(ScoringModel(task), x), path)
         return ""
-    path.write_bytes(fuse_onnx(source.program or quantize_for_export(source.task, data), x))
+    path.write_bytes(fuse_onnx(source.program or quantize_for_export(task, data), x))
     return " and the run's int8 program" if source.program else ", int8 calibrated on training samples"
 
 
@@ -89,14 +122,14 @@ def _check_agreement(form: str, quantized: bool, found: Agreement) -> None:
     raise UserError(f"format={form}: the exported model differs from the checkpoint ({description}); it was not logged")
 
 
-def _measure_latency(reference: Predictor, path: Path, x: Tensor) -> dict[str, Timing]:
+def _measure_latency(reference: Predictor, path: Path, inputs: Sequence[Tensor]) -> dict[str, Timing]:
     """Latency, on one thread, of the checkpoint (eager) and of the file in its runtime, for 1 sample and for 64."""
     with torch.inference_mode(), single_thread():
         runner = load_exported(path)  # again, since some runtimes set their threads when they start
         found: dict[str, Timing] = {}
         for size in (1, BATCH_SIZE):
-            batch = x.repeat(-(-size // len(x)), *(1,) * (x.ndim - 1))[:size]
-            sides = {"checkpoint": functools.partial(reference, batch), "exported": functools.partial(runner, batch)}
+            batch = [x.repeat(-(-size // len(x)), *(1,) * (x.ndim - 1))[:size] for x in inputs]
+            sides = {"checkpoint": functools.partial(reference, *batch), "exported": functools.partial(runner, *batch)}
             timed = time_interleaved(sides, seconds=0.5, min_timing_s=0)
             found |= {f"{side}_{size}": time for side, time in timed.items()}
     return found
@@ -137,7 +170,7 @@ def print_export(found: ExportResult) -> None:
     open_console().print(terminal_table(["", "checkpoint, eager", found.name], rows, title=title))
 
 
-def log_export(store: Store, run_id: str, found: ExportResult, example: Tensor) -> None:
+def log_export(store: Store, run_id: str, found: ExportResult, example: Any) -> None:
     """Log file, MLmodel with signature, and metrics to the run, under ``export/<name>``."""
     write_mlmodel(found.path, example, run_id, found.table)
     store.client.log_artifacts(run_id, str(found.path.parent), f"export/{found.name}")
@@ -145,7 +178,9 @@ def log_export(store: Store, run_id: str, found: ExportResult, example: Tensor) 
         store.client.log_metric(run_id, name, value)
 
 
-def write_mlmodel(path: Path, example: Tensor, run_id: str, table: TableInput | None = None) -> None:
+def write_mlmodel(path: Path, example: Any, run_id: str, table: TableInput | None = None) -> None:
     """Write the MLmodel file, so that ``mlflow models serve -m runs:/RUN_ID/export/<name>`` serves the export."""
-    predicted = ExportedModel(load_exported(path)).predict(example.numpy())
-    write_model_card(path, "lightning_modules.export.runtime", example.numpy(), predicted, table, run_id=run_id)
+    inputs = example.numpy() if isinstance(example, Tensor) else example
+    names = list(inputs) if isinstance(inputs, dict) else ()
+    predicted = ExportedModel(load_exported(path), names=names).predict(inputs)
+    write_model_card(path, "lightning_modules.export.runtime", inputs, predicted, table, run_id=run_id)

@@ -1,5 +1,6 @@
 """Export formats: a task traced from raw samples to scores, written as ONNX, torch archive (pt2) or AOTInductor library."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,17 @@ from lightning_modules.compression.onnx_model import (
     strip_metadata,
 )
 from lightning_modules.config.errors import UserError
+from lightning_modules.run.named_forward import NamedForward
 from lightning_modules.task.supervised import Supervised
 
 FILE_NAMES = {"onnx": "model.onnx", "pt2": "model.pt2", "aoti": "model.aoti.pt2"}
 
 
-def write_format(form: str, program: torch.export.ExportedProgram, path: Path) -> None:
-    """Write an exported program. Raises UserError if the format's library rejects it, or if a compiler is missing."""
+def write_format(form: str, program: torch.export.ExportedProgram, path: Path, **names: list[str]) -> None:
+    """Write an exported program. Raises UserError if the format's library rejects it, or if a compiler is missing.
+
+    `names`: of an ONNX file, see `onnx_bytes`.
+    """
     try:
         if form == "aoti":
             require_cpp_compiler()
@@ -33,7 +38,7 @@ def write_format(form: str, program: torch.export.ExportedProgram, path: Path) -
     try:
         with silence_output(), torch.no_grad():
             if form == "onnx":
-                path.write_bytes(onnx_bytes(program))
+                path.write_bytes(onnx_bytes(program, **names))
             elif form == "pt2":
                 torch.export.save(program, path)
             else:
@@ -44,12 +49,14 @@ def write_format(form: str, program: torch.export.ExportedProgram, path: Path) -
         raise UserError(f"format={form}: the network cannot be exported: {first_error_line(error)}") from error
 
 
-def onnx_bytes(program: torch.export.ExportedProgram) -> bytes:
-    """The ONNX file with its weights; the input is called ``x``, the output ``scores``."""
+def onnx_bytes(
+    program: torch.export.ExportedProgram, inputs: Sequence[str] = ("x",), outputs: Sequence[str] = ("scores",)
+) -> bytes:
+    """The ONNX file with its weights, and these names of its inputs and outputs."""
     optional_import("onnxscript")
     with silence_output(), torch.no_grad():
         exported = torch.onnx.export(
-            program, dynamo=True, verbose=False, external_data=False, input_names=["x"], output_names=["scores"]
+            program, dynamo=True, verbose=False, external_data=False, input_names=inputs, output_names=outputs
         )
     assert exported is not None
     return strip_metadata(exported.model_proto)
@@ -78,18 +85,20 @@ class ScoreHead(nn.Module):
         return self.scores(outputs).clone()  # a graph that returns its input would have no nodes
 
 
-def trace(module: nn.Module, x: Tensor) -> torch.export.ExportedProgram:
+def trace(module: nn.Module, *inputs: Tensor) -> torch.export.ExportedProgram:
     """The module in evaluation mode on the CPU as an exported program with a dynamic batch size.
 
     Args:
-        x: [N, …] with N >= 2: a batch size of 1 would be exported as a constant.
+        inputs: [N, …] each, with N >= 2: a batch size of 1 would be exported as a constant.
 
     Raises UserError with the exporter's reason.
     """
     try:
         with silence_output(), torch.no_grad():
             copy = eval_copy(module)
-            return torch.export.export(copy, (x.cpu(),), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
+            shapes: Any = tuple({0: torch.export.Dim.DYNAMIC} for _ in inputs)
+            shapes = (shapes,) if isinstance(module, NamedForward) else shapes  # its forward takes *inputs
+            return torch.export.export(copy, tuple(x.cpu() for x in inputs), dynamic_shapes=shapes)
     except Exception as error:  # exporters raise exceptions of many packages
         raise UserError(f"the network cannot be exported: {first_error_line(error)}") from error
 

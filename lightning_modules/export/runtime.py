@@ -1,9 +1,10 @@
 """Loads an exported file in its runtime; MLflow serves it the same way."""
 
+import functools
 import io
 import json
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,13 @@ from lightning_modules.config.errors import UserError
 from lightning_modules.data.table_input import TableInput, parse_model_input
 from lightning_modules.export.formats import FILE_NAMES
 from lightning_modules.model.checksum import check_archive
+from lightning_modules.run.named_forward import as_arrays
 
-Predictor = Callable[[Tensor], Tensor]
+Predictor = Callable[..., Any]  # raw samples -> scores; of another module: inputs -> outputs by name
 
 
 def load_exported(path: Path) -> Predictor:
-    """The function that maps raw samples [B, …] to scores, on the CPU, with as many threads as torch uses now.
+    """The function that maps raw samples [B, …] to scores (see `Predictor`), on the CPU, with as many threads as torch uses now.
 
     A library of AOTInductor is native code: load only files that you trust. The other formats contain no code.
 
@@ -40,16 +42,22 @@ def load_exported(path: Path) -> Predictor:
 def _load(form: str, path: Path) -> Predictor:
     if form == "onnx":
         session = inference_session(path.read_bytes())
-        name = session.get_inputs()[0].name
-        return lambda x: torch.from_numpy(session.run(None, {name: x.numpy()})[0])
+        names, outputs = ([value.name for value in side] for side in (session.get_inputs(), session.get_outputs()))
+        return functools.partial(_run_onnx, session, names, outputs)
     with path.open("rb") as file:
         check_archive(file)
     if form == "aoti":
         package = load_aoti(str(path))
-        return lambda x: package(x)
+        return lambda *inputs: package(*inputs)
     refuse_pickles(path)
     module = torch.export.load(path).module()
-    return lambda x: module(x)
+    return lambda *inputs: module(*inputs)
+
+
+def _run_onnx(session: Any, names: list[str], outputs: list[str], *inputs: Tensor) -> Any:
+    arrays = session.run(None, {name: x.numpy() for name, x in zip(names, inputs, strict=True)})
+    found = {name: torch.from_numpy(array) for name, array in zip(outputs, arrays, strict=True)}
+    return found["scores"] if outputs == ["scores"] else found
 
 
 def refuse_pickles(path: Path) -> None:
@@ -78,16 +86,20 @@ def _is_pickle_free(content: bytes) -> bool:
 
 
 class ExportedModel:
-    """The object that MLflow calls: ``predict`` maps raw samples to an array of scores."""
+    """The object that MLflow calls: ``predict`` maps raw samples to an array of scores, or arrays by name to others."""
 
-    def __init__(self, run: Predictor, table: TableInput | None = None) -> None:
-        self.run, self.table = run, table
+    def __init__(self, run: Predictor, table: TableInput | None = None, names: Sequence[str] = ()) -> None:
+        self.run, self.table, self.names = run, table, names
 
-    def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> np.ndarray:
+    def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> Any:
         """Predict an array or a data frame; for a model trained on a table, columns are matched by name."""
-        x = parse_model_input(model_input, self.table)
+        arrays = [model_input[name] for name in self.names]
+        inputs = [torch.as_tensor(np.asarray(array)) for array in arrays] or [
+            parse_model_input(model_input, self.table)
+        ]
         with torch.inference_mode():
-            return self.run(x).numpy()
+            found = self.run(*inputs)
+        return as_arrays(found) if isinstance(found, dict) else found.numpy()
 
 
 def _load_pyfunc(path: str) -> ExportedModel:
@@ -95,4 +107,6 @@ def _load_pyfunc(path: str) -> ExportedModel:
     from mlflow.models import Model
 
     described: Any = Model.load(str(Path(path).parent / "MLmodel"))
-    return ExportedModel(load_exported(Path(path)), TableInput.of(described.metadata or {}))
+    inputs = described.signature.inputs
+    names = inputs.input_names() if inputs and inputs.has_input_names() else ()
+    return ExportedModel(load_exported(Path(path)), TableInput.of(described.metadata or {}), names)

@@ -5,6 +5,7 @@ import functools
 from dataclasses import dataclass
 from typing import Any
 
+import pytorch_lightning as pl
 from mlflow.entities import Run
 from omegaconf import open_dict
 
@@ -12,7 +13,7 @@ from lightning_modules.compression.compressed_state import CompressedState
 from lightning_modules.compression.stage import StageContext
 from lightning_modules.config.errors import UserError
 from lightning_modules.run import build
-from lightning_modules.run.serve import load_task, model_weights
+from lightning_modules.run.serve import load_module, model_weights
 from lightning_modules.task.supervised import Supervised
 from lightning_modules.tracking.resume import best_checkpoint, recorded_config
 from lightning_modules.tracking.store import Store
@@ -24,12 +25,12 @@ class ExportSource:
     """The models of a run.
 
     Attributes:
-        task: the float network: the compressed one if it is in floats, else the best checkpoint.
+        task: with the float network: the compressed one if it is in floats, else the best checkpoint.
         description: which of the two.
         program: the compressed network if it is an int8 ONNX model.
     """
 
-    task: Supervised
+    task: pl.LightningModule
     description: str
     program: Supervised | None
 
@@ -38,13 +39,13 @@ def load_source(store: Store, run: Run) -> ExportSource:
     """Load the run's models. Raises UserError if it has saved none, or if one is damaged."""
     from lightning_modules.compression.onnx_model import OnnxModel
 
-    compressed = None
+    compressed: Any = None
     if model_id := run.data.tags.get(COMPRESSED_MODEL_TAG):
-        compressed = load_task(model_weights(store, f"models:/{model_id}"))
-        if not isinstance(compressed.model, OnnxModel):
+        compressed = load_module(model_weights(store, f"models:/{model_id}"))
+        if not isinstance(compressed.get_submodule(compressed.task_spec.get("module") or "model"), OnnxModel):
             return ExportSource(compressed, f"compressed model models:/{model_id}", None)
     path = best_checkpoint(store, run)
-    return ExportSource(load_task(path), path.name, compressed)
+    return ExportSource(load_module(path), path.name, compressed)
 
 
 def load_recorded_data(store: Store, run: Run) -> Any:

@@ -54,9 +54,7 @@ class NamedForward(nn.Module):
     def arrays(self, inputs: Any) -> Any:
         """As `outputs`: an array for a single tensor, else arrays by name."""
         named = inputs if len(self.example) > 1 else dict.fromkeys(self.example, inputs)
-        found = self.outputs({name: torch.as_tensor(np.asarray(named[name])) for name in self.example})
-        arrays = {name: output.numpy() for name, output in found.items()}
-        return arrays[_SINGLE] if list(arrays) == [_SINGLE] else arrays
+        return as_arrays(self.outputs({name: torch.as_tensor(np.asarray(named[name])) for name in self.example}))
 
     def example_arrays(self, count: int = 4) -> Any:
         """`example` in the form that `arrays` takes."""
@@ -67,8 +65,14 @@ class NamedForward(nn.Module):
         tensor, named = isinstance(self.given, Tensor), isinstance(self.given, Mapping)
         batch: Any = dict(zip(self.example, inputs, strict=True)) if named else inputs[0] if tensor else inputs
         if self.step == "predict_step":
-            return _name_outputs(self.task.predict_step(batch, 0), len(inputs[0]))
-        return _name_outputs(self.task(**batch) if named else self.task(*inputs), len(inputs[0]))
+            return _name_outputs(self.task.predict_step(batch, 0), inputs[0].shape[0])
+        return _name_outputs(self.task(**batch) if named else self.task(*inputs), inputs[0].shape[0])
+
+
+def as_arrays(outputs: Mapping[str, Tensor]) -> Any:
+    """An array for a single tensor, else arrays by name."""
+    arrays = {name: output.numpy() for name, output in outputs.items()}
+    return arrays[_SINGLE] if list(arrays) == [_SINGLE] else arrays
 
 
 def _name_inputs(task: pl.LightningModule, given: Any) -> dict[str, Tensor]:
@@ -88,7 +92,7 @@ def _name_outputs(found: Any, count: int) -> dict[str, Tensor]:
     if not isinstance(named, Mapping) or not named:
         raise UserError(f"returns a {type(found).__name__}, not tensors")
     for name, value in named.items():
-        if not isinstance(value, Tensor) or not value.ndim or len(value) != count:
+        if not isinstance(value, Tensor) or not value.ndim or value.shape[0] != count:
             raise UserError(f"returns '{name}', which is no tensor with a row for each sample")
     return {str(name): value for name, value in named.items()}
 

@@ -66,6 +66,7 @@ def test_deep_compression(fit: Callable[..., Any], store: Any) -> None:
     assert float(tensors["temperature"]) != 1  # a tensor outside of the network
 
 
+@pytest.mark.slow
 def test_fewer_channels_in_int8(fit: Callable[..., Any], store: Any) -> None:
     run = fit("compression=channels_int8", "compression.stages.channels.epochs=2")
     metrics, path = run.data.metrics, compressed_file(store, run)
@@ -77,6 +78,7 @@ def test_fewer_channels_in_int8(fit: Callable[..., Any], store: Any) -> None:
     assert np.allclose(served, load_compressed(path)(torch.from_numpy(x)).detach().numpy(), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_pruning_in_the_training_of_a_nested_network(fit: Callable[..., Any], store: Any) -> None:
     prune = "compression.stages.prune={when: fit, epochs: 0, sparsity: 0.5, every: 5}"
     run = fit("compression=gradual", prune, "compression.module=net.encoder", task="Nested")
@@ -113,9 +115,10 @@ def test_pruning_in_the_training_of_a_nested_network(fit: Callable[..., Any], st
             ["compression=magnitude", "task._target_=user_networks.Twice"],
             "expected one call in forward, with one tensor; found 2 calls, with 1, 1 inputs",
         ),
-        (
+        pytest.param(
             ["compression=int8_static", "+data.labels_first=true"],
             "forward of the task fails for inputs of shape [50]: ",
+            marks=pytest.mark.slow,
         ),
         (["compression=magnitude", "compression.stages.prune.sensitivity=true"], "task.monitor.metric"),
     ],

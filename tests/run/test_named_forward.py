@@ -47,6 +47,7 @@ def test_several_inputs_are_served_by_name(fit: Callable[..., Any], store: Any) 
         find_model(store, run.info.run_id)
 
 
+@pytest.mark.slow
 def test_files_are_predicted_by_predict_step(fit: Callable[..., Any], store: Any, tmp_path: Path) -> None:
     run = fit("Predicting")
     x = np.random.default_rng(0).uniform(size=(3, 1, 8, 8)).astype("float32")
