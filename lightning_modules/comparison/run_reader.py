@@ -24,7 +24,7 @@ INFINITY_THRESHOLD = 1.797e308  # MLflow stores infinities as the largest finite
 
 @dataclass(frozen=True)
 class Run:
-    """A run's id, name, status and experiment, and those of its tags that are in `TAGS`."""
+    """A run's id, name, status and experiment, its tags of `TAGS`, and those that begin with `SWEEP_LINK_TAG`."""
 
     run_id: str
     name: str
@@ -104,7 +104,7 @@ class MlflowRunReader:
 
     def _head(self, run: "MlflowRun") -> Run:
         self._read[run.info.run_id] = run.data
-        tags = {key: value for key, value in run.data.tags.items() if key in TAGS}
+        tags = {key: value for key, value in run.data.tags.items() if key in TAGS or key.startswith(tag.SWEEP_LINK_TAG)}
         return Run(run.info.run_id, run.info.run_name or "", run.info.status, run.info.experiment_id, tags)
 
     def param_names(self, ids: Sequence[str], varying: bool = False) -> set[str]:

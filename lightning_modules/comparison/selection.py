@@ -12,6 +12,7 @@ from lightning_modules.tracking.tags import (
     KIND_TAG,
     PARENT_RUN_TAG,
     SWEEP_KEYS_TAG,
+    SWEEP_LINK_TAG,
     SWEEP_LINKED_TAG,
     SWEEP_OBJECTIVES_TAG,
 )
@@ -66,6 +67,7 @@ def select_runs(reader: RunReader, targets: Sequence[str]) -> Selection:
 def _sweep_runs(reader: RunReader, parent: Run) -> list[Run]:
     """The trials, and older runs that the sweep reused instead of training again."""
     linked = [str(i) for i in parent.json(SWEEP_LINKED_TAG, {}).values()]
+    linked += [run_id for key, run_id in parent.tags.items() if key.startswith(SWEEP_LINK_TAG)]
     older = reader.runs(ids=[i for i in linked if re.fullmatch(r"[0-9a-f]{32}", i)])
     return reader.runs(parent=parent.run_id) + older
 

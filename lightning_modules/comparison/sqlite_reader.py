@@ -10,7 +10,7 @@ from typing import Any
 from lightning_modules.comparison.run_reader import TAGS, Run, decode_metric
 from lightning_modules.compat import mlflow_schema as schema
 from lightning_modules.config.errors import UserError, did_you_mean
-from lightning_modules.tracking.tags import KIND_TAG, PARENT_RUN_TAG, SWEEP_NAME_TAG
+from lightning_modules.tracking.tags import KIND_TAG, PARENT_RUN_TAG, SWEEP_LINK_TAG, SWEEP_NAME_TAG
 
 
 class SqliteRunReader:
@@ -86,7 +86,8 @@ class SqliteRunReader:
 
     def _select(self, condition: str, *arguments: Any) -> list[Run]:
         heads = self._rows(schema.RUNS_QUERY.format(condition), *arguments)
-        tags = self._values("tags", [head[0] for head in heads], TAGS)
+        links = (SWEEP_LINK_TAG, f"{SWEEP_LINK_TAG}~")
+        tags = self._values(schema.TAGS_QUERY, TAGS, *links, [head[0] for head in heads])
         return [Run(run_id, name or "", status, str(of), tags.get(run_id, {})) for run_id, name, status, of in heads]
 
     def param_names(self, ids: Sequence[str], varying: bool = False) -> set[str]:
@@ -95,11 +96,11 @@ class SqliteRunReader:
         return {key for (key,) in self._rows(schema.PARAM_NAMES_QUERY, list(ids))}
 
     def params(self, ids: Sequence[str], names: Iterable[str]) -> dict[str, dict[str, str]]:
-        return self._values("params", ids, names)
+        return self._values(schema.PARAMS_QUERY, list(names), list(ids))
 
-    def _values(self, table: str, ids: Sequence[str], keys: Iterable[str]) -> dict[str, dict[str, str]]:
+    def _values(self, query: str, *arguments: Any) -> dict[str, dict[str, str]]:
         found: dict[str, dict[str, str]] = {}
-        for run_id, key, value in self._rows(schema.VALUES_QUERY.format(table), list(keys), list(ids)):
+        for run_id, key, value in self._rows(query, *arguments):
             found.setdefault(run_id, {})[key] = value
         return found
 

@@ -22,7 +22,10 @@ WITH_ID, WITH_ID_LIKE, WITH_IDS = "run_uuid = ?", "run_uuid GLOB ?", f"run_uuid 
 IN_EXPERIMENT = "experiment_id = ?"
 WITH_TAG = "run_uuid IN (SELECT run_uuid FROM tags WHERE key = ? AND value = ?)"
 WITH_NAME_OR_TAGS = f"(name = ? OR {WITH_TAG} AND {WITH_TAG})"
-VALUES_QUERY = f"SELECT run_uuid, key, value FROM {{}} WHERE key {_IN_LIST} AND run_uuid {_IN_LIST}"  # {}: tags, params
+PARAMS_QUERY = f"SELECT run_uuid, key, value FROM params WHERE key {_IN_LIST} AND run_uuid {_IN_LIST}"
+TAGS_QUERY = (  # those of a list, and those between two names
+    f"SELECT run_uuid, key, value FROM tags WHERE (key {_IN_LIST} OR key BETWEEN ? AND ?) AND run_uuid {_IN_LIST}"
+)
 PARAM_NAMES_QUERY = f"SELECT key FROM params WHERE run_uuid {_IN_LIST} GROUP BY key"
 VARYING = "HAVING MIN(value) <> MAX(value) OR COUNT(*) < ?"  # of the names of params
 METRIC_NAMES_QUERY = f"SELECT DISTINCT key FROM latest_metrics WHERE run_uuid {_IN_LIST}"

@@ -38,9 +38,11 @@ def test_nan_and_infinity_are_named_and_left_out_of_the_mean(add: Make, add_pare
 def test_a_run_that_was_linked_instead_of_trained_again_counts(add: Make, add_parent: Make, ask: Ask) -> None:
     old = add({"model": "mlp", "seed": 0}, {"test/accuracy": 0.9}, experiment="older")
     linked = {"0": old, "1": "' OR 1=1 --", "2": "0" * 32}
-    parent = add_parent(["model", "seed"], **{"sweep.linked": json.dumps(linked)})
-    child(add, parent, 1, {"model": "mlp", "seed": 1}, 0.7)
-    assert ask(parent).rows[0].points == (0.9, 0.7)
+    of_earlier_versions = {"sweep.linked": json.dumps(linked)}
+    for tags in (of_earlier_versions, {f"sweep.link.{number}": run_id for number, run_id in linked.items()}):
+        parent = add_parent(["model", "seed"], **tags)
+        child(add, parent, 1, {"model": "mlp", "seed": 1}, 0.7)
+        assert ask(parent).rows[0].points == (0.9, 0.7)
 
 
 def test_a_sweep_is_compared_by_its_name_where_its_run_has_another(add: Make, add_parent: Make, ask: Ask) -> None:

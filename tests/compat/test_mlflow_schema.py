@@ -18,7 +18,8 @@ QUERIES = (
     schema.WRITE_NOTHING, schema.ANY_RUN_QUERY, schema.EXPERIMENT_NAMES_QUERY, schema.NEWEST_RUNS_QUERY,
     schema.PARAM_NAMES_QUERY, f"{schema.PARAM_NAMES_QUERY} {schema.VARYING}", schema.METRIC_NAMES_QUERY, schema.METRIC_QUERY,
     *(schema.RUNS_QUERY.format(condition) for condition in CONDITIONS),
-    *(schema.VALUES_QUERY.format(table) for table in ("tags", "params")),
+    schema.PARAMS_QUERY,
+    schema.TAGS_QUERY,
     *(schema.EXTREMES_QUERY.format(table) for table in ("metrics", "latest_metrics")),
     *(f"SELECT {column} FROM {table} WHERE 1 {condition}" for table, column, condition in schema.URI_COLUMNS),
 )  # fmt: skip
