@@ -19,6 +19,11 @@ class UserError(Exception):
         self.step = step
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message; its type if it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def suggest(word: str, options: Iterable[str]) -> str:
     """Return ``did you mean 'a' or 'b'?``, or the list of all `options` if none is similar."""
     names = sorted({str(option) for option in options})

@@ -5,7 +5,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from lightning_modules.config.errors import UserError
+from lightning_modules.config.errors import UserError, first_line
 
 
 def import_transformers(needed_by: str) -> ModuleType:
@@ -33,5 +33,5 @@ def pretrained_tokenizer(name: str, download: bool = False) -> Any:
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
             f"data.tokenizer={name}: found neither as a folder nor in the local Hugging Face cache; set "
-            f"data.download=true to download it ({str(error).splitlines()[0]})"
+            f"data.download=true to download it ({first_line(error)})"
         ) from error

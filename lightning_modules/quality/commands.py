@@ -12,7 +12,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from lightning_modules.config.command_line import override_mistakes
-from lightning_modules.config.errors import UserError
+from lightning_modules.config.errors import UserError, first_line
 from lightning_modules.config.search_path import config_search_path
 from lightning_modules.data.in_memory import InMemoryData
 from lightning_modules.quality.exclusion_list import describe_split, exclusions
@@ -36,7 +36,7 @@ def compose_quality(overrides: Sequence[str]) -> DictConfig:
         with config_search_path():
             return compose("quality", list(overrides))
     except (HydraException, ValueError) as error:
-        mistakes = override_mistakes(list(overrides), "quality") or [str(error).splitlines()[0]]
+        mistakes = override_mistakes(list(overrides), "quality") or [first_line(error)]
         count = f"{len(mistakes)} mistakes" if len(mistakes) > 1 else "A mistake"
         text = f"{count} on the command line:\n" + "\n".join(f"  {mistake}" for mistake in mistakes)
         raise UserError(text) from error

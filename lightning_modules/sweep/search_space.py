@@ -17,7 +17,7 @@ from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Overrid
 from omegaconf import DictConfig
 
 from lightning_modules.compat.hydra import convert_value
-from lightning_modules.config.errors import UserError, suggest
+from lightning_modules.config.errors import UserError, first_line, suggest
 from lightning_modules.sweep.search_settings import raise_mistakes, to_plain
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def _parse_overrides(overrides: Sequence[str]) -> tuple[dict[str, object], set[s
             else:
                 fixed.add(override.key_or_group)
         except (HydraException, UserError) as error:
-            mistakes.append(f"{word}: {str(error).splitlines()[0]}")
+            mistakes.append(f"{word}: {first_line(error)}")
     return swept, fixed, mistakes
 
 

@@ -18,7 +18,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from lightning_modules.compat.lightning import has_trainer, process_group_timeout, restore_on_exit
 from lightning_modules.compat.torch import is_connection_error, is_port_in_use, is_timeout, num_joined
-from lightning_modules.config.errors import UserError
+from lightning_modules.config.errors import UserError, first_line
 from lightning_modules.config.signals import RunStopped, SignalReceived, received_signal, set_sigterm_action
 from lightning_modules.strategy.launch.rank_status import (
     ExitReason,
@@ -158,10 +158,9 @@ def _agree_on_failure(strategy: DDPStrategy, error: BaseException, signalled: bo
     me = f"Rank {strategy.global_rank} of {strategy.world_size}"
     if own:
         return Failure(f"{me}: {_describe_error(error)}")
-    reason_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
     waited = f" (strategy.timeout_s={process_group_timeout(strategy):g})" if is_timeout(error) else ""
     hint = _resume_hint(_trainer(strategy))
-    return Failure(f"{me} lost connection to the other ranks{waited}: {reason_line}{hint}", guessed=True)
+    return Failure(f"{me} lost connection to the other ranks{waited}: {first_line(error)}{hint}", guessed=True)
 
 
 def _wait_for_reasons(strategy: DDPStrategy, own: bool) -> Failure | None:

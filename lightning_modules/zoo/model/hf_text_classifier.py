@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.config.errors import UserError
+from lightning_modules.config.errors import UserError, first_line
 from lightning_modules.model.pretrained_tokenizer import folder_or_name, import_transformers, pretrained_tokenizer
 
 
@@ -94,7 +94,7 @@ def _load_network(transformers: Any, path: str, num_outputs: int, pretrained: bo
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
             f"model.name={path}: no text model with safetensors in a folder of that name, nor in the local Hugging Face "
-            f"cache, and nothing is downloaded unless model.download=true ({str(error).splitlines()[0]})"
+            f"cache, and nothing is downloaded unless model.download=true ({first_line(error)})"
         ) from error
     finally:
         transformers.utils.logging.set_verbosity(level)

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from lightning_modules.config.errors import UserError
+from lightning_modules.config.errors import UserError, first_line
 from lightning_modules.model.checksum import load_verified
 
 
@@ -36,9 +36,8 @@ def _read(path: Path) -> object:
             return load_file(path)
         return load_verified(path, ours=False)
     except Exception as error:  # each reader raises its own types for damaged files
-        reason = str(error).strip().splitlines()[:1]
         raise UserError(
-            f"model.weights={path} cannot be read: it is damaged or not a plain state dict ({''.join(reason)})"
+            f"model.weights={path} cannot be read: it is damaged or not a plain state dict ({first_line(error)})"
         ) from error
 
 
@@ -128,9 +127,8 @@ class PretrainedNetwork(nn.Module):
             with torch.no_grad():
                 logits = self(torch.zeros(1, *input_shape))
         except (RuntimeError, ValueError, AssertionError) as error:
-            reason = str(error).strip().splitlines()[:1]
             raise UserError(
-                f"model.name={name} cannot take images of shape {tuple(input_shape)}: {''.join(reason)}"
+                f"model.name={name} cannot take images of shape {tuple(input_shape)}: {first_line(error)}"
             ) from error
         self.train()
         if not isinstance(logits, Tensor) or logits.shape != (1, num_outputs):
