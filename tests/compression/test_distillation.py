@@ -200,10 +200,8 @@ def test_a_wrong_teacher_is_one_message_and_nothing_is_trained(teacher: Any, tra
     assert len(store.client.search_runs([teacher.info.experiment_id])) == len(before)
 
 
-@pytest.mark.parametrize(
-    "recipe",
-    ["feature_hints", *(pytest.param(r, marks=pytest.mark.slow) for r in ("attention_transfer", "relational"))],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["feature_hints", "attention_transfer", "relational"])
 def test_recipes_with_a_term_train_a_student(recipe: str, train: Any) -> None:
     run = train("model=convnet")
     conv = first_conv(run.info.run_id)

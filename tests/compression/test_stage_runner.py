@@ -219,6 +219,7 @@ def test_pruning_after_shared_values_is_refused() -> None:
         build_recipe(OmegaConf.create({"stages": {"share": stages["share"], "again": stages["share"]}}))
 
 
+@pytest.mark.slow
 def test_a_file_of_another_network_is_refused(store: Any, train: Any, tmp_path: Path) -> None:
     from lightning_modules.compression.artifact import load_into
 

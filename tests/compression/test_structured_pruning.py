@@ -370,12 +370,13 @@ def test_all_ranks_remove_what_the_first_found(tmp_path: Path) -> None:
         assert answers[0] == answers[1] == (30, pytest.approx(0.7))
 
 
+@slow
 @pytest.mark.parametrize(
     ("recipe", "overrides"),
     [
-        pytest.param("channels", ["compression.stages.channels.epochs=1"], marks=pytest.mark.slow),
+        ("channels", ["compression.stages.channels.epochs=1"]),
         ("low_rank", ["compression.stages.low_rank.energy=0.5", "compression.stages.low_rank.epochs=1"]),
-        pytest.param("fold", [], marks=pytest.mark.slow),
+        ("fold", []),
     ],
 )
 def test_a_run_ends_with_a_file_of_the_smaller_structure(

@@ -12,7 +12,7 @@ from lightning_modules.reproduction.discovery import claim_files
 
 CLAIMS = [name for name in claim_files() if "_equals_" in name and name.startswith("distributed/")]
 SHORT = ("trainer.max_steps=20", "tracking.system_metrics_s=null", "~callbacks.progress", "~callbacks.summary")
-QUICK = ("distributed/ddp_equals_one_process_sgd", "distributed/fsdp2_equals_ddp")  # tests/strategy has the pipeline
+QUICK = ("distributed/ddp_equals_one_process_sgd",)  # tests/strategy has FSDP2 and the pipeline
 WHOLE = ("tensor_parallel", "pipeline")  # strategies whose ranks see the same samples
 
 

@@ -14,9 +14,12 @@ from lightning_modules.reproduction.lint import lint_composed
 from lightning_modules.reproduction.verdict import judge
 
 FOLDERS = sorted({name.partition("/")[0] for name in claim_files()})
+MANY_CLAIMS = ("distributed", "lottery_mnist1d")
 
 
-@pytest.mark.parametrize("folder", FOLDERS)
+@pytest.mark.parametrize(
+    "folder", [pytest.param(f, marks=pytest.mark.slow) if f in MANY_CLAIMS else f for f in FOLDERS]
+)
 def test_every_claim_of_a_paper_can_be_judged_and_its_tables_are_those_of_its_committed_values(folder: str) -> None:
     composed = {name: compose_claim(name) for name in find_claims([folder])}
     assert [mistake for one in composed.values() for mistake in lint_composed(one)] == []

@@ -179,15 +179,8 @@ def test_a_stream_of_unknown_length_is_trained(fit: Callable[..., Any]) -> None:
     assert "val_accuracy" in run.data.metrics
 
 
-def test_files_are_predicted_and_a_rerun_names_data_without_fingerprint(
-    fit: Callable[..., Any],
-    store: Any,
-    tmp_path: Path,
-    capfd: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_files_are_predicted(fit: Callable[..., Any], store: Any, tmp_path: Path) -> None:
     from lightning_modules.run.predict import find_model, predict
-    from lightning_modules.tracking.rerun import rerun
 
     run = fit("Classifier", "Points", "trainer.max_epochs=1")
     np.save(tmp_path / "x.npy", np.zeros((3, 4), "float32"))
@@ -196,6 +189,15 @@ def test_files_are_predicted_and_a_rerun_names_data_without_fingerprint(
     rows = (tmp_path / "out.csv").read_text().splitlines()
     assert rows[0] == "file,sample,value 0,value 1,value 2"
     assert len(rows) == 4
+
+
+@pytest.mark.slow
+def test_a_rerun_names_data_without_fingerprint(
+    fit: Callable[..., Any], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lightning_modules.tracking.rerun import rerun
+
+    run = fit("Classifier", "Points", "trainer.max_epochs=1")
     monkeypatch.setenv("PYTHONPATH", str(Path(user_modules.__file__).parent))
     rerun(run.info.run_id, here=True)
     shown = capfd.readouterr().out

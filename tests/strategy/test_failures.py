@@ -250,7 +250,8 @@ def delete_shard(folder: Path) -> str:
     return r"is incomplete: it contains rank-0-of-2\.ckpt"
 
 
-@pytest.mark.parametrize("damage", [truncate_shard, pytest.param(delete_shard, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", [truncate_shard, delete_shard])
 def test_a_run_resumes_from_the_plain_file_where_a_part_is_damaged(
     store: Any, train: Callable[..., Any], tmp_path: Path, damage: Callable[[Path], str]
 ) -> None:

@@ -19,7 +19,7 @@ from lightning_modules.config.errors import UserError
         "mlp",
         pytest.param("lenet5", marks=pytest.mark.slow),
         pytest.param("resnet", marks=pytest.mark.slow),
-        "vit",
+        pytest.param("vit", marks=pytest.mark.slow),
         pytest.param("gru", marks=pytest.mark.slow),
     ],
 )
