@@ -8,7 +8,6 @@ from typing import Any
 
 from hydra import compose
 from hydra.errors import HydraException
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from lightning_modules.config.command_line import override_mistakes
@@ -27,6 +26,7 @@ from lightning_modules.quality.outputs import (
 )
 from lightning_modules.quality.settings import QualitySettings, parse_settings
 from lightning_modules.quality.terminal_report import count_exclusions, show_exclusions, show_report, show_split
+from lightning_modules.run.build import build_data
 from lightning_modules.tracking.store import Store, open_store
 
 
@@ -107,13 +107,7 @@ def _build_datamodule(cfg: DictConfig, key: str) -> InMemoryData:
     node = cfg.get(key)
     if not (OmegaConf.is_config(node) and node.get("_target_")):
         raise UserError(f"{key}={node}: expected a data set, for example {key}=digits")
-    data = instantiate(node)
-    if not isinstance(data, InMemoryData):
-        raise UserError(
-            f"{key}._target_={node['_target_']}: this command supports only datamodules derived from InMemoryData"
-        )
-    data.setup()
-    return data
+    return build_data(OmegaConf.create({"data": node}))
 
 
 COMMANDS = {"inspect": inspect_data, "clean": write_exclusions, "split": write_split}

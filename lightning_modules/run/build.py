@@ -42,8 +42,8 @@ def build_data(cfg: DictConfig) -> InMemoryData:
     data = open_data(cfg)
     if data.own is None:
         raise UserError(
-            f"data={data.name}: this needs samples by index, which {type(data.module).__name__} does not have; derive it "
-            "from lightning_modules.data.in_memory.InMemoryData"
+            f"data={data.name}: this reads and splits the whole data set, for which {type(data.module).__name__} must be "
+            "derived from lightning_modules.data.in_memory.InMemoryData"
         )
     return data.own
 

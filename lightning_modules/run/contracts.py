@@ -13,11 +13,14 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor
 
 from lightning_modules.config.errors import UserError
+from lightning_modules.config.task_groups import is_supervised
 from lightning_modules.run.data_adapter import NOT_KNOWN, RunData
 from lightning_modules.run.named_forward import NamedForward
 from lightning_modules.task.supervised import Supervised
 
 _OBJECT = "a record cannot rebuild the {} given in Python"
+_SUPERVISED_OPTIONS = {"steps_per_call": ("auto", 1), "decay_norms_and_biases": (True,), "cuda_graphs": (False,)}
+_MODEL_OPTIONS = {"compile": (False,), "channels_last": (False,)}
 _OURS_ONLY = "only for tasks derived from Supervised, with our datamodules"
 
 
@@ -77,6 +80,9 @@ def check_services(cfg: DictConfig, services: Services) -> None:
         "compression": any(((cfg.get("compression") or {}).get("stages") or {}).values())
         and cfg.choices.get("compression"),
     }
+    unused = {} if is_supervised(cfg) else _SUPERVISED_OPTIONS | ({} if cfg.get("model") else _MODEL_OPTIONS)
+    for key in (key for key, usual in unused.items() if cfg.get(key, usual[0]) not in usual):
+        raise UserError(f"{key}={cfg[key]}: only for tasks derived from Supervised, or with a model; remove it")
     for group, chosen in asked.items():
         service: Service = getattr(services, group)
         if chosen and service.lacks:

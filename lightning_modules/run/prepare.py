@@ -139,6 +139,11 @@ def _check_parts(
         check_parts(cfg, task, data.own or data.samples, callbacks)
         return
     check_device(cfg)
+    for callback in callbacks:
+        if (name := getattr(callback, "needs", None)) and not (hasattr(task, name) or hasattr(data.module, name)):
+            raise UserError(
+                f"callbacks: {type(callback).__name__} needs '{name}', which tasks derived from Supervised have"
+            )
     if cfg.choices.get("augmentation"):
         batch, _ = data.first_batch(_look(cfg), task)
         transforms = build.build_augmentation(cfg.augmentation, data.module)

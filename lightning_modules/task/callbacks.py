@@ -22,6 +22,7 @@ class EpochLoss(pl.Callback):
     """
 
     logs = (METRIC,)  # names that can be monitored in addition to the task's
+    needs = "extra_losses"  # attribute of the task
 
     def __init__(self) -> None:
         self._sums: list[Tensor] = []
@@ -63,6 +64,8 @@ class WeightProjections(pl.Callback):
         directions: number of projections.
         seed: of the random vectors; only runs with equal seed and network are comparable.
     """
+
+    needs = "model"
 
     def __init__(self, directions: int = 8, seed: int = 0) -> None:
         self.directions, self.seed = directions, seed

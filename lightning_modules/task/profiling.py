@@ -25,6 +25,8 @@ def model_size(model: nn.Module) -> dict[str, float]:
 class LatencyMonitor(pl.Callback):
     """Logs ``model/latency_ms`` at the end of training: the median latency of one sample on the module's device."""
 
+    needs = "example"  # of the datamodule
+
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.is_global_zero:
             x: torch.Tensor = trainer.datamodule.example(1).to(pl_module.device)  # type: ignore[attr-defined]

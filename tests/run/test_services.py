@@ -1,6 +1,7 @@
 """Services for any task and datamodule: augmentation by config, our tasks on other data, and what is rejected at the start."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import mlflow
@@ -10,11 +11,14 @@ import torch
 from hydra.utils import instantiate
 from service_modules import SEEN, Samples
 
+from lightning_modules.cli.augment import write_copies
 from lightning_modules.config.command_line import compose_run
 from lightning_modules.config.errors import UserError
+from lightning_modules.quality.commands import COMMANDS, compose_quality
 from lightning_modules.run.run import run
 from lightning_modules.task.rng import derive_seed
 from lightning_modules.tracking.artifacts import artifact_path
+from lightning_modules.tracking.run_cache import CachedRun
 
 RECORD = ("tracking.system_metrics_s=null", "tracking.pictures=false")
 QUIET = (
@@ -49,7 +53,7 @@ def augmented_by_hand(scale: float = 1.0) -> list[torch.Tensor]:
     ("form", "data", "kind", "scale"),
     [
         ("tuple", "Images", list, 1.0),  # as torch collates tuples
-        ("named", "Images", service_modules.Pair, 1.0),
+        pytest.param("named", "Images", service_modules.Pair, 1.0, marks=pytest.mark.slow),
         ("dict", "Images", dict, 1.0),
         ("tuple", "HalvedImages", list, 0.5),
     ],
@@ -110,8 +114,10 @@ def test_our_task_trains_on_any_datamodule(train: Callable[..., Any], store: Any
     assert recorded.data.metrics["train/accuracy"] > 0.2
 
 
-def test_our_task_on_other_data_resumes_bit_for_bit(train: Callable[..., Any], store: Any) -> None:
-    settings = words("", "Images", *RECORD, CROP, "+data.shuffle=true")
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["", "ImageTask"])
+def test_an_augmented_run_on_other_data_resumes_bit_for_bit(train: Callable[..., Any], store: Any, task: str) -> None:
+    settings = words(task, "Images", *RECORD, CROP, "+data.shuffle=true")
     whole = train(*settings, quick=False)
     train(*settings, "trainer.max_epochs=1", "name=half", quick=False)
     train("resume=half", "trainer.max_epochs=2", quick=False)
@@ -134,6 +140,13 @@ def test_our_task_on_other_data_evaluates_each_sample_once_on_two_ranks(train: C
         )
         loss = torch.nn.functional.cross_entropy(outputs, samples.y)
         assert recorded.data.metrics[f"{part}/loss"] == pytest.approx(float(loss), abs=1e-6)
+
+
+@pytest.mark.slow
+def test_augmentation_of_two_ranks_is_repeated_by_the_same_run(train: Callable[..., Any], store: Any) -> None:
+    settings = words("ImageTask", "Images", *RECORD, CROP, "strategy=ddp", "trainer.devices=2", "+data.shuffle=true")
+    first, second = (state_of(store, train(*settings, quick=False))["state_dict"] for _ in range(2))
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
 
 
 @pytest.mark.parametrize(
@@ -168,6 +181,49 @@ def test_what_our_task_lacks_is_named_before_the_run(
     with pytest.raises(UserError, match=message):
         run(compose_run(words("", data, *RECORD, *overrides)))
     assert not store.client.search_runs([e.experiment_id for e in store.client.search_experiments()])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("callbacks=latency", "LatencyMonitor needs 'example'"),
+        ("callbacks=weight_probe", "WeightProjections needs 'model'"),
+        ("+callbacks.loss._target_=lightning_modules.task.callbacks.EpochLoss", "EpochLoss needs 'extra_losses'"),
+        ("steps_per_call=5", "steps_per_call=5: only for tasks derived from Supervised"),
+        ("decay_norms_and_biases=false", "decay_norms_and_biases=False: only for tasks derived from Supervised"),
+        ("cuda_graphs=true", "cuda_graphs=True: only for tasks derived from Supervised"),
+        ("compile=true", "compile=True: only for tasks derived from Supervised, or with a model"),
+        ("channels_last=true", "channels_last=True: only for tasks derived from Supervised, or with a model"),
+    ],
+)
+def test_what_another_task_would_ignore_or_fail_on_is_rejected(override: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        run(compose_run(words("ImageTask", "Images", "tracking=none", override)))
+
+
+@pytest.mark.parametrize("verb", ["inspect", "clean", "split", "augment"])
+def test_verbs_on_whole_data_sets_name_what_they_need(verb: str, tmp_path: Path) -> None:
+    data = ["data=lightning_datamodule", "data._target_=service_modules.Images", "data.data_files=[images]"]
+    with pytest.raises(
+        UserError, match=r"data=Images: this reads and splits the whole data set, for which Images must be der"
+    ):
+        if verb == "augment":
+            write_copies([*data, CROP], tmp_path / "copies")
+        else:
+            COMMANDS[verb](compose_quality([*data, "tracking=none"]))
+
+
+def test_finished_runs_are_found_only_where_the_data_are_known(train: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "images").write_text("1")
+    known = words("ImageTask", "Images", *RECORD, f"data.data_files=['{tmp_path}/images']")
+    recorded = train(*known, quick=False)
+    with pytest.raises(CachedRun, match=recorded.info.run_id):
+        run(compose_run(known), skip_cached=True)
+    declared = words("ImageTask", "Images", *RECORD)
+    with pytest.raises(
+        UserError, match="skip_finished=true needs the content of the data=Images, which is declared by"
+    ):
+        run(compose_run(declared), skip_cached=True)
 
 
 def test_our_task_trains_on_a_stream() -> None:
