@@ -34,6 +34,7 @@ SUBJECTS = {  # benchmarks/NAME.py has `run(repeats)`
     "latency": "structured, quantized and masked networks with random weights",
     "distillation": "a student with and without its teacher",
     "gpu": "what only a GPU can show, checks first: minutes=8 out=mlruns/gpu (not part of all)",
+    "large_data": "memory of an epoch over 4 GB of each format (needs 5 GB of disk; minutes; not part of all)",
     "lottery": "tickets, random zeros and dense networks on MNIST-1D",
 }
 LONG = (
@@ -46,6 +47,7 @@ LONG = (
     "latency",
     "distillation",
     "lottery",
+    "large_data",
     "gpu",
 )
 PACKAGES = ("torch", "pytorch-lightning", "hydra-core", "mlflow", "torchvision", "torchmetrics", "scipy", "onnxruntime")

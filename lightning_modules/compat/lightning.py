@@ -145,12 +145,17 @@ def restore_clip_by_norm(plugin: Precision) -> None:
     del plugin.clip_grad_by_norm  # type: ignore[attr-defined, unused-ignore]
 
 
+def sampler_of(loader: object) -> Any:
+    """What chooses the samples of a loader: in its batch sampler, if it has one."""
+    return getattr(getattr(loader, "batch_sampler", None), "sampler", getattr(loader, "sampler", None))
+
+
 def repeat_no_sample(loader: object) -> None:
     """Have the sampler that Lightning has put into an evaluation loader give each sample to one rank, once.
 
     Lightning's own repeats samples until all ranks have equally many; its prediction uses the classes that do not.
     """
-    sampler: Any = getattr(loader, "sampler", None)
+    sampler = sampler_of(loader)
     classes: dict[type, type] = {
         DistributedSampler: UnrepeatedDistributedSampler,
         DistributedSamplerWrapper: UnrepeatedDistributedSamplerWrapper,

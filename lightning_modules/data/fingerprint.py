@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from lightning_modules.data.files import write_atomic
+from lightning_modules.data.files import cache_folder, write_atomic
 
 
 def tensor_digest(*tensors: Tensor) -> str:
@@ -29,6 +29,16 @@ def files_digest(root: Path, files: Sequence[Path]) -> str:
             content = hashlib.file_digest(opened, "sha256").hexdigest()
         digest.update(os.fsencode(file.relative_to(root).as_posix()) + f"\0{content}\n".encode())
     return digest.hexdigest()
+
+
+def hash_files(files: Sequence[Path], quick: bool = False) -> str:
+    """A sha256 over the contents of files, cached, or (`quick`) over their names, sizes and modification times."""
+    files = sorted(files)
+    if not quick:
+        root = Path(os.path.commonpath([file.parent for file in files]))
+        return cached_digest(cache_folder(), "files", files, lambda: files_digest(root, files))
+    listed = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
 
 
 def cached_digest(cache: Path, kind: str, files: Sequence[Path], compute: Callable[[], str]) -> str:

@@ -3,7 +3,6 @@
 import hashlib
 import inspect
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from lightning_modules.config.errors import UserError
 from lightning_modules.config.signature import locate, require_lightning_type
-from lightning_modules.data.fingerprint import files_digest
+from lightning_modules.data.fingerprint import hash_files
 from lightning_modules.data.in_memory import InMemoryData, RawDataset
 from lightning_modules.task.batches import as_dict, owner_of
 from lightning_modules.tracking.tags import DECLARED
@@ -163,7 +162,4 @@ def _hash_files(patterns: str | list[str], quick: bool) -> str:
         if not files:
             raise UserError(f"data.data_files: no file matches {pattern}")
         found |= files
-    if not quick:
-        return files_digest(Path(os.path.commonpath([file.parent for file in found])), sorted(found))
-    listed = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(found)]
-    return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
+    return hash_files(sorted(found), quick)

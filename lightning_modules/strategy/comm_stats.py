@@ -21,7 +21,6 @@ from torch.utils.hooks import RemovableHandle
 from lightning_modules.compat.lightning import insert_callback
 from lightning_modules.compat.torch import ddp_timing
 from lightning_modules.config.errors import warn
-from lightning_modules.strategy.launch.agreement import BatchComparison
 
 _MIN_GAP_S = 1e-3  # per batch: smaller differences are not worth a warning
 
@@ -59,7 +58,6 @@ class CommStats(Strategy):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.bytes_counter = BytesCounter()
-        self._comparison = BatchComparison()
         self._since: float | None = None  # None: not in training
         self._sent_before = self._batches = self._samples = 0
         self._idle_since: float | None = None  # None: this rank may have waited for others since
@@ -94,14 +92,6 @@ class CommStats(Strategy):
         samples = num_samples(batch)
         self._batches += -(-samples // task.batch_size) if getattr(task, "fast_loop", None) else 1
         self._samples += samples
-
-    def batch_to_device(self, batch: Any, device: torch.device | None = None, dataloader_idx: int = 0) -> Any:
-        """Compare the ranks' training batches, before each rank augments its own."""
-        task: Any = self.lightning_module
-        shared = task is not None and task.trainer.training and _num_shares(task.trainer) > 1
-        if shared and self._comparison.is_needed(task.trainer.train_dataloader):
-            self._comparison.compare(batch)
-        return super().batch_to_device(batch, device, dataloader_idx)
 
     def on_validation_start(self) -> None:
         self._log()

@@ -26,7 +26,12 @@ from lightning_modules.config.bounds import Positive, bounded
 from lightning_modules.config.errors import UserError
 from lightning_modules.strategy.comm_hooks import CommHook, gather_on_rank_zero
 from lightning_modules.strategy.comm_stats import CommStats
-from lightning_modules.strategy.launch.agreement import verify_equal_batch_counts, verify_ranks_agree
+from lightning_modules.strategy.launch.agreement import (
+    ComparedBatches,
+    is_divided,
+    verify_equal_batch_counts,
+    verify_ranks_agree,
+)
 from lightning_modules.strategy.launch.environment import available_cores, num_threads
 from lightning_modules.strategy.launch.launchers import ForkLauncher, SubprocessLauncher
 from lightning_modules.strategy.launch.rank_status import register_process
@@ -112,12 +117,17 @@ class CheckedDDP(CommStats, ExtensibleDDP):
             raise UserError(f"trainer.devices: expected {self.world_size} processes, but this one has no process group")
 
     def process_dataloader(self, dataloader: object) -> object:
-        """When training starts, check that all ranks have the same number of batches."""
+        """When training starts, check that all ranks have the same number of batches; compare batches not known to differ."""
         trainer = self.lightning_module.trainer if self.lightning_module else None
-        if trainer is not None and trainer.training and not has_combined_loader(trainer):
+        if trainer is None or trainer.predicting:
+            return super().process_dataloader(dataloader)
+        if trainer.training and not has_combined_loader(trainer):
             verify_equal_batch_counts(dataloader, trainer.limit_train_batches)
-        elif trainer is not None and not trainer.training:
+        elif not trainer.training:
             repeat_no_sample(dataloader)
+        share = trainer.distributed_sampler_kwargs or {}
+        if share.get("num_replicas", 1) > 1 and not is_divided(dataloader, share):
+            dataloader = ComparedBatches(dataloader, self.root_device if trainer.training else None)
         return super().process_dataloader(dataloader)
 
     def validation_step(self, *args: object, **kwargs: object) -> STEP_OUTPUT:

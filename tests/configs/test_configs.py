@@ -22,6 +22,7 @@ OPTIONS = sorted(
 EXPERIMENTS = sorted(
     str(p.relative_to(ROOT / "experiments").with_suffix("")) for p in (ROOT / "experiments").rglob("*.yaml")
 )
+_LARGE = {"data=memmap", "data=parquet", "data=tar_shards"}  # tests/zoo/test_large_data.py builds them
 _RANKING = ["data=movielens_implicit", "task=ranking"]
 FITTING = {  # data that a model needs where digits do not fit it
     "task=lightning_module": ["task._target_=pytorch_lightning.demos.boring_classes.BoringModel"],
@@ -30,6 +31,14 @@ FITTING = {  # data that a model needs where digits do not fit it
         "task=lightning_module",
         "task._target_=pytorch_lightning.demos.boring_classes.BoringModel",
     ],
+    **{
+        option: [
+            "data.root=large",
+            "task=lightning_module",
+            "task._target_=pytorch_lightning.demos.boring_classes.BoringModel",
+        ]
+        for option in _LARGE
+    },
     "model=mnist1d_cnn": ["data=mnist1d"],
     "model=mnist1d_gru": ["data=mnist1d"],
     "model=lenet5": ["data=fashion_mnist"],
@@ -142,7 +151,9 @@ def test_a_model_is_built_as_its_config_says(option: str) -> None:
     assert sum(p.numel() for p in build.build_model(cfg).parameters()) > 0
 
 
-@pytest.mark.parametrize("option", [o for o in OPTIONS if o.startswith("data=") and o != "data=lightning_datamodule"])
+@pytest.mark.parametrize(
+    "option", [o for o in OPTIONS if o.startswith("data=") and o not in {"data=lightning_datamodule", *_LARGE}]
+)
 def test_a_datamodule_is_built_as_its_config_says(option: str, tmp_path: Path) -> None:
     cfg = compose_run([option, *FITTING.get(option, [])])
     if option not in BY_PATH:

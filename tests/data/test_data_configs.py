@@ -11,8 +11,11 @@ from lightning_modules.data.in_memory import InMemoryData
 CONF = Path(__file__).parents[2] / "conf"
 
 
+NOT_IN_MEMORY = ("lightning_datamodule", "memmap", "parquet", "tar_shards")
+
+
 @pytest.mark.parametrize(
-    "name", sorted(path.stem for path in (CONF / "data").glob("*.yaml") if path.stem != "lightning_datamodule")
+    "name", sorted(path.stem for path in (CONF / "data").glob("*.yaml") if path.stem not in NOT_IN_MEMORY)
 )
 def test_every_data_config_builds_and_says_where_its_set_is_missing(name: str, mnist1d_cache: Path) -> None:
     with initialize_config_dir(str(CONF), version_base=None):

@@ -1,17 +1,20 @@
 """Verify before training that all ranks agree: number of processes, config, data, weights and torch version."""
 
 import hashlib
+import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from lightning_fabric.utilities.data import sized_len
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.utils.data import DistributedSampler
 
+from lightning_modules.compat.lightning import sampler_of
 from lightning_modules.config.errors import UserError
 from lightning_modules.config.flatten import flatten
 from lightning_modules.data.batch_sampler import BatchSampler
@@ -21,6 +24,7 @@ RANK_SPECIFIC_KEYS = (
     "tracking", "sweep", "search", "claim", "name", "overrides", "choices", "data.root", "data.cache_dir",
 )  # fmt: skip
 _COMPARED_BATCHES = 8
+_END = object()  # of batches
 _MAX_SHOWN = 6  # differences listed in a message
 _Value = TypeVar("_Value")
 
@@ -98,34 +102,64 @@ def verify_equal_batch_counts(loader: Any, limit: int | float = 1.0) -> None:
         )
 
 
-class BatchComparison:
-    """Compares the first batches of the ranks: if all are equal, the data are not divided between the ranks."""
+def is_divided(loader: Any, share: Mapping[str, int]) -> bool:
+    """Whether the sampler of a loader gives this rank its `share` (``rank`` of ``num_replicas``) of the samples."""
+    sampler = sampler_of(loader)
+    known = isinstance(sampler, DistributedSampler) and all(getattr(sampler, key) == share[key] for key in share)
+    return known or isinstance(sampler, BatchSampler)
 
-    def __init__(self) -> None:
-        self._left = _COMPARED_BATCHES
 
-    def is_needed(self, loader: object) -> bool:
-        """Whether the batches are still to be compared: not those of samplers that divide the samples by rank."""
-        return self._left > 0 and not isinstance(getattr(loader, "sampler", None), BatchSampler | DistributedSampler)
+class ComparedBatches:
+    """The batches of a loader whose sampler is not known to divide the samples between the ranks.
 
-    def compare(self, batch: object) -> None:
-        """Compare this rank's batch with those of the others. A collective, and for the last one that is compared:
+    The first ones of all ranks are compared before any is used. In training with a loader of unknown length an epoch ends
+    with the first rank that has no more batches: the others would wait for it.
 
-        Raises UserError on all ranks if all have been equal.
-        """
-        digest = hashlib.sha256()
+    Raises UserError on all ranks if all ranks have the same batches.
+    """
 
-        def add(tensor: Tensor) -> None:
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    def __init__(self, loader: Any, device: torch.device | None) -> None:
+        """`device`: of collectives in training."""
+        self._loader, self._is_compared = loader, False
+        self._device = device if sized_len(loader) is None else None
 
-        apply_to_collection(batch, Tensor, add, allow_frozen=True)
-        differ = len(set(_all_gather(digest.hexdigest()))) > 1
-        self._left = 0 if differ else self._left - 1
-        if self._left == 0 and not differ:
+    def __getattr__(self, name: str) -> Any:  # what else Lightning asks of a loader
+        return getattr(self._loader, name)
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[Any]:
+        batches = iter(self._loader)
+        first = list(
+            itertools.islice(batches, _COMPARED_BATCHES)
+        )  # in each epoch: a resumed one draws the same numbers
+        reports = [] if self._is_compared else _all_gather([_digest(batch) for batch in first])
+        if reports and reports[0] and all(report == reports[0] for report in reports):
             raise UserError(
-                f"All ranks get the same batches (the first {_COMPARED_BATCHES} are equal): an iterable data set must yield "
-                "the samples of its own rank only, by torch.distributed.get_rank(), or use a map-style data set"
+                f"All ranks get the same batches (the first {len(first)} are equal): an iterable data set must yield the "
+                "samples of its own rank only, by torch.distributed.get_rank(), and a DistributedSampler must be made when "
+                "the ranks are known; or use a map-style data set without a sampler"
             )
+        self._is_compared = True
+        for batch in itertools.chain(first, batches, [_END]):
+            if self._device is not None:
+                have_more = torch.tensor(int(batch is not _END), device=self._device)
+                dist.all_reduce(have_more, dist.ReduceOp.MIN)
+                batch = batch if have_more else _END
+            if batch is _END:
+                return
+            yield batch
+
+
+def _digest(batch: object) -> str:
+    digest = hashlib.sha256()
+
+    def add(tensor: Tensor) -> None:
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+
+    apply_to_collection(batch, Tensor, add, allow_frozen=True)
+    return digest.hexdigest()
 
 
 def flatten_config(config: Mapping[str, object]) -> dict[str, str]:
