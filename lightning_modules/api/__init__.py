@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lightning_modules.config.check import RUN_KEYS
@@ -38,9 +39,9 @@ class RunResult(NamedTuple):
 def compose(overrides: Sequence[str] = ()) -> DictConfig:
     """Compose a config as ``touchstone train`` does with these overrides. Packages that they trust, this process trusts."""
     with _as_command(overrides):
-        before = os.environ.get("TOUCHSTONE_TRUST")
+        before, of_caller = os.environ.get("TOUCHSTONE_TRUST"), HydraConfig.instance().cfg
         cfg = compose_run(overrides, by_user=True)
-        trusted = os.environ.get("TOUCHSTONE_TRUST")
+        trusted, HydraConfig.instance().cfg = os.environ.get("TOUCHSTONE_TRUST"), of_caller
     if trusted is not None and trusted != before:
         os.environ["TOUCHSTONE_TRUST"] = trusted
     return cfg
@@ -57,6 +58,8 @@ def run(
 
     Raises UserError for every mistake that can be found before the first step.
     """
+    if not isinstance(cfg, DictConfig):
+        raise UserError(f"run: expected a config, as compose(['data=digits']) makes it, got a {type(cfg).__name__}")
     with _as_command(cfg.get("overrides") or ()):
         from lightning_modules.run.run import run as run_config
 
@@ -125,6 +128,8 @@ def recorded(
 
     plain: Any = OmegaConf.to_container(config, resolve=True) if isinstance(config, DictConfig) else config
     settings = {"experiment": experiment, "name": name, "flush_points": 500, "flush_seconds": 5, "system_metrics_s": 5}
+    if not isinstance(plain or {}, Mapping):
+        raise UserError(f"recorded: expected a mapping as config, as vars(args) is, got a {type(plain).__name__}")
     values, tags = json.loads(json.dumps(plain or {}, default=str)), {NOT_RERUNNABLE_TAG: "loop"}
     store = open_store()
     with (

@@ -29,8 +29,12 @@ def register_config_roots() -> None:
 
 @contextlib.contextmanager
 def config_search_path() -> Iterator[None]:
-    """Hydra's global state, anew, with all config roots."""
+    """Hydra's global state, anew, with all config roots; afterwards that of the caller, which may be an app of Hydra."""
     register_config_roots()
+    before = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        yield
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            yield
+    finally:
+        GlobalHydra.instance().hydra = before

@@ -64,6 +64,7 @@ def test_a_loop_is_recorded(store: Any, monkeypatch: pytest.MonkeyPatch) -> None
         run(compose([f"resume={run_id}"]))
 
 
+@pytest.mark.slow
 def test_an_error_is_recorded_and_passed_on(store: Any) -> None:
     with pytest.raises(FileNotFoundError), recorded() as loop:
         Path("nowhere").read_text()
@@ -79,6 +80,7 @@ def test_ctrl_c_is_a_keyboard_interrupt_of_a_killed_run(store: Any) -> None:
     assert store.client.get_run(loop.run_id).info.status == "KILLED"
 
 
+@pytest.mark.slow
 def test_a_signal_ends_the_process_as_it_does_without_a_record(store: Any) -> None:
     child = os.fork()
     if child == 0:

@@ -3,6 +3,7 @@
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -14,9 +15,13 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import user_modules
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 
-from lightning_modules import compose, load, run, runs
+from lightning_modules import compose, load, recorded, run, runs
 from lightning_modules.config.errors import UserError
 from lightning_modules.tracking.artifacts import artifact_path
 from lightning_modules.tracking.rerun import rerun
@@ -142,6 +147,9 @@ def test_one_object_is_combined_with_a_config(store: Any) -> None:
         ),
         (lambda: run(compose(OWN), task=pl.LightningModule()), "task: _target_ has no effect on an object"),
         (lambda: run(compose(["resume=a"]), task=pl.LightningModule()), "resume=a: a resumed run has the task of"),
+        (lambda: run(["data=digits"]), r"run: expected a config, as compose\(.* makes it, got a list"),
+        (lambda: recorded(config=Path()).__enter__(), "recorded: expected a mapping as config, .*, got a PosixPath"),
+        (lambda: recorded(config={"a=b": 1}).__enter__(), "the tracking store failed: .*a=b"),
         (lambda: load("nothing"), "no run 'nothing'"),
         (lambda: load("models:/m-0"), "models:/m-0: "),
         (lambda: runs("touchstoned"), "no experiment 'touchstoned'"),
@@ -154,6 +162,39 @@ def test_a_mistake_is_one_error(store: Any, call: Callable[[], Any], message: st
 
 
 @pytest.mark.slow
+def test_an_interrupted_run_is_killed_and_raises_keyboard_interrupt(store: Any) -> None:
+    class Interrupted(user_modules.GAN):
+        def training_step(self, batch: Any, batch_idx: int) -> None:
+            signal.raise_signal(signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM), dict(os.environ)
+    with pytest.raises(KeyboardInterrupt):
+        run(compose(["task=lightning_module", *TINY]), task=Interrupted(), data=user_modules.Points())
+    assert before == (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM), dict(os.environ))
+    assert runs().status[0] == "KILLED"
+
+
+@pytest.mark.slow
+def test_an_app_of_hydra_has_its_own_config_afterwards(tmp_path: Path) -> None:
+    (tmp_path / "app.yaml").write_text("of: the app")
+    with initialize_config_dir(str(tmp_path), version_base="1.3"):
+        before = GlobalHydra.instance().hydra, HydraConfig.instance().cfg
+        compose(["data=digits"])
+        assert (GlobalHydra.instance().hydra, HydraConfig.instance().cfg) == before
+        assert hydra_compose("app").of == "the app"
+
+
+@pytest.mark.slow
+def test_objects_are_trained_on_two_ranks(store: Any) -> None:
+    task = user_modules.Classifier()
+    cfg = compose(["task=lightning_module", "strategy=ddp", "trainer.devices=2", *TINY])
+    result = run(cfg, task=task, data=user_modules.Points())
+    assert result.metrics["test_samples"] == 21
+    again = load(str(result.run_id), task=user_modules.Classifier())
+    assert all(torch.equal(*pair) for pair in zip(again.state_dict().values(), task.state_dict().values(), strict=True))
+
+
+@pytest.mark.slow
 def test_a_run_works_in_a_thread_and_leaves_the_signals_alone(store: Any) -> None:
     found: list[Any] = []
     cfg = compose(OWN)
@@ -163,6 +204,7 @@ def test_a_run_works_in_a_thread_and_leaves_the_signals_alone(store: Any) -> Non
     assert store.client.get_run(found[0].run_id).info.status == "FINISHED"
 
 
+@pytest.mark.slow
 def test_the_project_of_the_working_directory_counts(
     tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

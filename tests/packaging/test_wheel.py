@@ -103,3 +103,17 @@ def test_our_own_experiments_run_from_any_folder(venv: Path, tmp_path: Path) -> 
     words = ("experiment=sonar1988/hidden12", "--cfg", "job")
     said = call(venv / "bin" / "touchstone", "train", *words, cwd=tmp_path)
     assert "_target_" in said and not list(venv.rglob("mlflow.db"))
+
+
+def test_the_installed_package_is_used_from_python_outside_of_a_project(venv: Path, tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(
+        "import mlflow\n"
+        "from lightning_modules import compose, load, recorded, run, runs\n"
+        f"result = run(compose({['model=mlp', 'data.per_class=20', *QUICK]}))\n"
+        "assert load(result.run_id) is not None\n"
+        "with recorded(config={'lr': 1}) as loop:\n"
+        "    mlflow.log_metric('loss', 1)\n"
+        "assert set(runs().run_id) == {result.run_id, loop.run_id}\n"
+    )
+    call(venv / "bin" / "python", "program.py", cwd=tmp_path)
+    assert (tmp_path / "mlruns" / "mlflow.db").is_file()

@@ -78,6 +78,7 @@ def test_an_upgrade_makes_a_backup_and_keeps_the_runs(
         migrate(path, alembic.downgrade, "-1")
 
 
+@pytest.mark.slow
 def test_an_upgrade_that_fails_changes_nothing(ancient: Path) -> None:
     with closing(sqlite3.connect(ancient)) as database:
         database.execute("CREATE TABLE latest_metrics (key TEXT)")  # which the next migration creates
