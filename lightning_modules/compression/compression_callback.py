@@ -5,7 +5,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from lightning_modules.compression.compressed_state import Codebook, CompressedState
@@ -45,7 +45,11 @@ class CompressionCallback(pl.Callback):
         else:
             self.total = int(trainer.estimated_stepping_batches)
         self._move_to(pl_module.device)
-        optimizer: Any = optimizer_of(self.context.model, trainer.optimizers)
+        own = set(self.context.model.parameters())
+        trained = [o for o in trainer.optimizers if any(own & set(group["params"]) for group in o.param_groups)]
+        if not trained:
+            raise UserError("compression: no optimizer of the task trains the network to compress")
+        optimizer: Any = trained[0]
         optimizer = getattr(optimizer, "optimizer", optimizer)  # Lightning's wrapper has no hooks
         self._handles = [optimizer.register_step_post_hook(lambda *_: self.after_step())]
         if not pl_module.automatic_optimization:  # else there are no gradients yet when the optimizer is called
@@ -124,15 +128,6 @@ class CompressionCallback(pl.Callback):
         self._handles = []
         if isinstance(pl_module, Supervised):
             pl_module.extra_losses = []
-
-
-def optimizer_of(network: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> torch.optim.Optimizer:
-    """The first optimizer with a parameter of the network. Raises UserError if there is none."""
-    own = {id(parameter) for parameter in network.parameters()}
-    for optimizer in optimizers:
-        if any(id(parameter) in own for group in optimizer.param_groups for parameter in group["params"]):
-            return optimizer
-    raise UserError("compression: no optimizer of the task trains the network to compress")
 
 
 @torch.no_grad()

@@ -1,6 +1,6 @@
 """Compares the network after each stage of a recipe with the dense network: metrics, a table and a plot."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -122,10 +122,9 @@ class CostReport:
         return head, body
 
 
-def _shown_metric(metrics: Mapping[str, float]) -> list[str]:
+def _shown_metric(metrics: dict[str, float]) -> list[str]:
     """The metric in table and plot: the first of ours that exists, else the last that the task logs."""
-    others = [name for name in metrics if name not in _COSTS]
-    return ([name for name in TEST_METRICS if name in metrics] or others[-1:])[:1]
+    return [name for name in (*TEST_METRICS, *reversed(metrics)) if name in metrics and name not in _COSTS][:1]
 
 
 def format_count(value: float) -> str:

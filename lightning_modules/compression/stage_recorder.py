@@ -1,7 +1,6 @@
 """Saves, reloads, tests, measures and records the network after every compression stage."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -12,8 +11,7 @@ from lightning_modules.compression.cost_report import CostReport, plot_costs
 from lightning_modules.compression.profiling import is_onnx_model
 from lightning_modules.compression.stage import Stage, StageContext
 from lightning_modules.report.tables import markdown_table, open_console, terminal_table
-from lightning_modules.run.publish import held_out_samples, run_description
-from lightning_modules.run.serve import write_module_pyfunc, write_pyfunc
+from lightning_modules.run.publish import run_description, write_served
 from lightning_modules.task.profiling import model_size
 from lightning_modules.task.supervised import Supervised
 from lightning_modules.tracking.record import Record
@@ -64,7 +62,8 @@ class StageRecorder:
         if self.record:
             dense, context.model = context.model, network  # what was measured
             try:
-                self._publish(place / FILE, model_id, self.record.run_id)
+                served = (self.data, context.task, context.not_servable, model_id, self.record.run_id)
+                write_served(place / FILE, *served)
             finally:
                 context.model = dense
             (place / "tensors.txt").write_text(written.table())
@@ -73,12 +72,6 @@ class StageRecorder:
             self.record.send({"do": "model", "model_id": model_id, "step": step})
             self.record.send({"do": "tags", "tags": {COMPRESSED_MODEL_TAG: model_id}})
         self.line.append((f"{number}-{stage.name}", model_id))
-
-    def _publish(self, path: Path, model_id: str, run_id: str) -> None:
-        if self.own:
-            write_pyfunc(path, self.data.example(4), self.own, held_out_samples(self.data), model_id, run_id)
-        elif not self.context.not_servable:
-            write_module_pyfunc(path, self.context.task, model_id, run_id)
 
     def finish(self, metrics: dict[str, float]) -> dict[str, float]:
         """Draw and print the comparison, and put it on the run's page below `metrics`; return its metrics."""

@@ -3,16 +3,17 @@
 import copy
 import functools
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 from mlflow.entities import Run
-from omegaconf import open_dict
 
 from lightning_modules.compression.compressed_state import CompressedState
 from lightning_modules.compression.stage import StageContext
 from lightning_modules.config.errors import UserError
 from lightning_modules.run import build
+from lightning_modules.run.data_adapter import open_data
 from lightning_modules.run.serve import load_module, model_weights
 from lightning_modules.task.supervised import Supervised
 from lightning_modules.tracking.resume import best_checkpoint, recorded_config
@@ -51,9 +52,10 @@ def load_source(store: Store, run: Run) -> ExportSource:
 def load_recorded_data(store: Store, run: Run) -> Any:
     """The data of the run's config. Raises UserError if it is missing or has changed."""
     cfg = recorded_config(store, run)
-    with open_dict(cfg):
-        cfg.data.expected_fingerprint = run.data.tags.get(DATA_FINGERPRINT_TAG)
-    data = build.build_data(cfg)
+    found = open_data(cfg)
+    if found.fingerprint() != run.data.tags.get(DATA_FINGERPRINT_TAG):
+        raise UserError(f"data fingerprint mismatch: {found.name} is not what run {run.info.run_id} was trained on")
+    data = found.own or found.read_samples(build.build_trainer(cfg, [], None, Path()))
     if not any(len(data.splits[part]) for part in ("test", "val", "train")):
         raise UserError(f"run {run.info.run_id} has no samples to verify an export on")
     return data

@@ -59,9 +59,7 @@ def build_compression(
 ) -> Compression:
     """The compression of a config. Raises UserError if its recipe is invalid or does not support the network.
 
-    Args:
-        spec: from which the task is rebuilt.
-        not_servable: why the task cannot be served, or empty.
+    `spec`: from which the task is rebuilt; `not_servable`: why it cannot be served.
     """
     recipe = cfg.get("compression") or {}
     if set(recipe) <= {"stages", "runtimes", "module"} and not any((recipe.get("stages") or {}).values()):

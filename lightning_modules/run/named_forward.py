@@ -51,13 +51,13 @@ class NamedForward(nn.Module):
             found = self(*(x.to(self.task.device) for x in given))
         return {name: (x.float() if x.is_floating_point() else x).cpu() for name, x in found.items()}
 
-    def arrays(self, inputs: Any) -> Any:
-        """As `outputs`: an array for a single tensor, else arrays by name."""
-        named = inputs if len(self.example) > 1 else dict.fromkeys(self.example, inputs)
+    def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> Any:
+        """What MLflow calls: as `outputs`, with an array for a single tensor, else arrays by name."""
+        named = model_input if len(self.example) > 1 else dict.fromkeys(self.example, model_input)
         return as_arrays(self.outputs({name: torch.as_tensor(np.asarray(named[name])) for name in self.example}))
 
     def example_arrays(self, count: int = 4) -> Any:
-        """`example` in the form that `arrays` takes."""
+        """`example` in the form that `predict` takes."""
         arrays = {name: x[:count].numpy() for name, x in self.example.items()}
         return arrays if len(arrays) > 1 else next(iter(arrays.values()))
 

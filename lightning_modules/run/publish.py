@@ -12,6 +12,7 @@ from lightning_modules.report.figures import learning_curves
 from lightning_modules.report.sample_figures import SampleGrid, draw_samples
 from lightning_modules.report.tables import markdown_table, open_console, terminal_table
 from lightning_modules.run.serve import write_module_pyfunc, write_pyfunc
+from lightning_modules.task.supervised import Supervised
 from lightning_modules.tracking.record import Record
 from lightning_modules.tracking.secrets import mask_secrets
 
@@ -19,30 +20,29 @@ _CURVE_POINTS = 5000
 _NUM_SAMPLES, _NUM_DRAWS = 8, 4  # columns and rows of the figure of augmented samples
 
 
-def publish(record: Record, weights: Path, data: Any, task: Any, metrics: Mapping[str, float]) -> None:
-    """Turn the best weights into a READY LoggedModel that MLflow can serve, and describe the run.
+def publish(
+    record: Record, weights: Path, data: Any, task: Any, not_servable: str, metrics: Mapping[str, float]
+) -> None:
+    """Turn the best weights into a READY LoggedModel, servable unless `not_servable` says why not, and describe the run.
 
     Raises UserError if the weights, loaded back, are not those that were tested.
     """
     record.logger.flush()
-    write_pyfunc(weights, data.example(4), task, held_out_samples(data), record.model_id, record.run_id)
-    record.send({"do": "model", "model_id": record.model_id, "step": task.tested_step})
-    record.send({"do": "tags", "tags": {"mlflow.note.content": run_description(record, metrics)}})
-
-
-def publish_module(
-    record: Record, weights: Path, task: pl.LightningModule, not_servable: str, metrics: Mapping[str, float]
-) -> None:
-    """Record the best weights of a LightningModule that is not one of ours: as a servable model, where it can be one.
-
-    Raises UserError if the weights, loaded back, give other outputs.
-    """
-    record.logger.flush()
-    if not not_servable:
-        write_module_pyfunc(weights, task, record.model_id, record.run_id)
-    record.send({"do": "model", "model_id": record.model_id, "step": task.global_step})
+    write_served(weights, data, task, not_servable, record.model_id, record.run_id)
+    step = task.tested_step if isinstance(task, Supervised) else task.global_step
+    record.send({"do": "model", "model_id": record.model_id, "step": step})
     note = run_description(record, metrics, not_servable=not_servable)
     record.send({"do": "tags", "tags": {"mlflow.note.content": note}})
+
+
+def write_served(
+    path: Path, data: Any, task: pl.LightningModule, not_servable: str, model_id: str, run_id: str
+) -> None:
+    """Write what MLflow needs to serve the weights beside them, unless `not_servable`."""
+    if isinstance(task, Supervised):
+        write_pyfunc(path, data.example(4), task, held_out_samples(data), model_id, run_id)
+    elif not not_servable:
+        write_module_pyfunc(path, task, model_id, run_id)
 
 
 def held_out_samples(data: Any, count: int = 64) -> torch.Tensor:

@@ -19,7 +19,7 @@ from lightning_modules.run.cuda import explain_out_of_memory
 from lightning_modules.run.lightning_task import load_weights_from_checkpoint
 from lightning_modules.run.prepare import RunParts, plain_config, prepare, require_disk_space
 from lightning_modules.run.process import is_rank_zero, silence_lightning
-from lightning_modules.run.publish import draw_augmented, draw_curves, print_report, publish, publish_module
+from lightning_modules.run.publish import draw_augmented, draw_curves, print_report, publish
 from lightning_modules.run.test_plots import TestPlots
 from lightning_modules.strategy.launch.environment import restore_environment
 from lightning_modules.strategy.launch.launchers import terminate_ranks_on_error
@@ -68,7 +68,8 @@ def run(
             weights = _best_weights(trainer, parts, out)
             metrics |= _test(trainer, parts, weights)
             if out.record and weights and trainer.is_global_zero:
-                _publish(out.record, weights, parts, metrics)
+                data = parts.own[1] if parts.own else None
+                publish(out.record, weights, data, parts.task, parts.services.serving.lacks, metrics)
             metrics |= parts.compression.evaluate(out.record, out.logger, out.checkpoints, _fit, trainer, metrics)
             if trainer.is_global_zero:
                 if out.record and _draws(parts):
@@ -134,13 +135,6 @@ def _build_trainer(parts: RunParts, out: _Outputs) -> pl.Trainer:
     else:
         parts.compression.record_in(out.folder / "compression", None)
     return trainer
-
-
-def _publish(record: Record, weights: Path, parts: RunParts, metrics: Mapping[str, float]) -> None:
-    if parts.own:
-        publish(record, weights, parts.own[1], parts.own[0], metrics)
-    else:
-        publish_module(record, weights, parts.task, parts.services.serving.lacks, metrics)
 
 
 def _train(trainer: pl.Trainer, parts: RunParts, out: _Outputs) -> dict[str, float]:

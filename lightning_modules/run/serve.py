@@ -121,21 +121,10 @@ class ServedModel:
             return self.task.scores(self.task(x)).numpy()
 
 
-class ServedModule:
-    """The pyfunc model of a LightningModule that is not one of ours."""
-
-    def __init__(self, task: pl.LightningModule) -> None:
-        self.call = NamedForward(task)
-
-    def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> Any:
-        """Outputs [B, …] of the inputs [B, …]: an array, or several by name."""
-        return self.call.arrays(model_input)
-
-
-def _load_pyfunc(path: str) -> ServedModel | ServedModule:
+def _load_pyfunc(path: str) -> ServedModel | NamedForward:
     """MLflow's entry point: `path` is the file in the model's folder."""
     task = load_module(Path(path))
-    return ServedModel(task) if isinstance(task, Supervised) else ServedModule(task)
+    return ServedModel(task) if isinstance(task, Supervised) else NamedForward(task)
 
 
 def write_pyfunc(
@@ -165,7 +154,7 @@ def write_module_pyfunc(path: Path, trained: pl.LightningModule, model_id: str, 
     require_same_module_outputs(trained, task, str(path))
     call = NamedForward(task)
     x = call.example_arrays()
-    write_model_card(path, "lightning_modules.run.serve", x, call.arrays(x), run_id=run_id, model_id=model_id)
+    write_model_card(path, "lightning_modules.run.serve", x, call.predict(x), run_id=run_id, model_id=model_id)
 
 
 def write_model_card(

@@ -95,3 +95,18 @@ def test_what_cannot_be_exported_is_named(fit: Callable[..., Any], store: Any, t
     with pytest.raises(UserError, match="quantized=true: only for tasks derived from Supervised"):
         export_run(store, run, "onnx", True, tmp_path)
     assert not list(tmp_path.glob("model*"))
+
+
+@pytest.mark.slow
+def test_our_task_on_any_datamodule_is_exported(
+    train: Callable[..., Any], store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOUCHSTONE_TRUST", "user_networks")
+    chosen = ("model=mlp", "model.input_shape=[1,8,8]", "model.num_outputs=10", "data._target_=user_networks.Digits")
+    quiet = ("tracking.system_metrics_s=null", "callbacks.progress=null", "callbacks.summary=null")
+    run = train("data=lightning_datamodule", *chosen, "trainer.max_epochs=1", *quiet, quick=False)
+    found, _ = export_run(store, run, "onnx", False, tmp_path)
+    assert found.agreement.max_error < 1e-4
+    store.client.set_tag(run.info.run_id, "data.fingerprint", "0" * 64)
+    with pytest.raises(UserError, match="data fingerprint mismatch"):
+        export_run(store, store.client.get_run(run.info.run_id), "onnx", False, tmp_path)
