@@ -14,7 +14,6 @@ from command_process import run_forked
 from multirun import multirun
 from optional_package import require_package
 
-from lightning_modules import recorded
 from lightning_modules.comparison.compare import compare, open_run_reader
 from lightning_modules.comparison.result import CompareRequest
 from lightning_modules.config.command_line import compose_run
@@ -152,9 +151,9 @@ def rerun_forked(run_id: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
     start = subprocess.run
 
     def run(words: list[str], **options: Any) -> Any:
-        if words[:3] != [sys.executable, "-m", recorded.__name__]:
+        if words[:3] != [sys.executable, "-m", "lightning_modules.recorded"]:
             return start(words, **options)
-        done = run_forked([str(recorded.__file__), *words[3:]], options["cwd"], options["env"])
+        done = run_forked([str(ROOT / "lightning_modules" / "recorded.py"), *words[3:]], options["cwd"], options["env"])
         print(done.stdout, done.stderr)
         return done
 
