@@ -202,6 +202,9 @@ class Discs(_Data):
 
     count = 16
 
+    def test_dataloader(self) -> DataLoader:
+        return self._loader()
+
     @staticmethod
     def make(source: torch.Generator) -> tuple[Tensor, Tensor]:
         x, y = torch.randint(4, 12, (2,), generator=source)
@@ -254,20 +257,31 @@ class DCGAN(pl.LightningModule):
         return optimizers, [torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9) for optimizer in optimizers]
 
 
-class UNet(pl.LightningModule):
-    """Segmentation: a mask of the size of the image, over a skip connection."""
+class UNet(nn.Module):
+    """A mask of the size of the image, over a skip connection."""
 
-    def __init__(self, width: int = 8) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.save_hyperparameters()
         self.down, self.inner = nn.Conv2d(1, width, 3, padding=1), nn.Conv2d(width, 2 * width, 3, padding=1)
         self.up, self.head = nn.ConvTranspose2d(2 * width, width, 2, 2), nn.Conv2d(2 * width, 1, 1)
-        self.example_input_array = torch.zeros(2, 1, 16, 16)
 
     def forward(self, x: Tensor) -> Tensor:
         outer = self.down(x).relu()
         inner = self.inner(nn.functional.max_pool2d(outer, 2)).relu()
         return self.head(torch.cat([outer, self.up(inner)], 1))
+
+
+class Segmenter(pl.LightningModule):
+    """A U-Net, with a schedule that watches the validation."""
+
+    def __init__(self, width: int = 8) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.model = UNet(width)
+        self.example_input_array = torch.zeros(2, 1, 16, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         return nn.functional.binary_cross_entropy_with_logits(self(batch[0]), batch[1])
@@ -276,6 +290,9 @@ class UNet(pl.LightningModule):
         found = self(batch[0]) > 0
         overlap = (found & (batch[1] > 0)).sum() / (found | (batch[1] > 0)).sum().clamp(min=1)
         self.log_dict({"val_loss": self.training_step(batch, batch_idx), "val_iou": overlap}, sync_dist=True)
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self.log("test_loss", self.training_step(batch, batch_idx), sync_dist=True)
 
     def configure_optimizers(self):
         optimizer = torch.optim.AdamW(self.parameters(), 1e-2)

@@ -11,6 +11,7 @@ import pytorch_lightning as pl
 from annotated_types import Ge
 from torch import Tensor, nn
 
+from lightning_modules.compat.torch import Convolution
 from lightning_modules.compression.compressed_state import CompressedState
 from lightning_modules.compression.plain_module import detached_copy, network_inputs, training_loss
 from lightning_modules.config.bounds import Positive, bounded
@@ -212,7 +213,7 @@ def layer_weights(
 
     A recurrent layer has several. Raises UserError for a name that matches no layer, with suggestions.
     """
-    kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.RNNBase)
+    kinds = (nn.Linear, Convolution, nn.RNNBase)
     found = {name: layer for name, layer in model.named_modules() if isinstance(layer, kinds)}
     for pattern in (*(layers or ()), *exclude):
         if not any(fnmatchcase(name, pattern) for name in found):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from command_process import run_forked
@@ -16,12 +17,16 @@ from optional_package import require_package
 
 from lightning_modules.comparison.compare import compare, open_run_reader
 from lightning_modules.comparison.result import CompareRequest
+from lightning_modules.compression.artifact import load_compressed
 from lightning_modules.config.command_line import compose_run
 from lightning_modules.config.errors import UserError
 from lightning_modules.config.signals import SignalReceived
+from lightning_modules.export.export import export_run
 from lightning_modules.run.run import run as run_config
+from lightning_modules.run.serve import model_weights
 from lightning_modules.tracking import rerun as rerun_module
 from lightning_modules.tracking.artifacts import artifact_path
+from lightning_modules.tracking.tags import COMPRESSED_MODEL_TAG
 
 ROOT = Path(__file__).resolve().parents[2]
 QUIET = (
@@ -64,7 +69,7 @@ SYSTEMS = {
     "dcgan": System("DCGAN", "Discs", metric="generator_loss", ranks=("strategy.find_unused_parameters=true",)),
     "transformer": System("Translator", "Reversal"),
     "detector": System("Detector", "Boxes", metric="val_boxes"),
-    "unet": System("UNet", "Discs"),
+    "unet": System("Segmenter", "Discs"),
     "simclr": System("SimCLR", "Views"),
     "heads": System("TwoHeads", "Pairs"),
     "bert": System("Bert", "Sentences"),
@@ -171,6 +176,29 @@ def test_a_sweep_over_a_system_is_compared(system: System, store: Any) -> None:
             compare(open_run_reader(), request)
         return
     assert len(compare(open_run_reader(), request).rows) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "system, network, metric",
+    [("png", "layers", "test/acc"), ("unet", "model", "test_loss")],
+    indirect=["system"],
+    ids=["png", "unet"],
+)
+def test_a_system_is_compressed_and_exported(
+    system: System, network: str, metric: str, store: Any, train: Callable[..., Any], tmp_path: Path
+) -> None:
+    stages = ("compression=magnitude", "compression.stages.prune.epochs=1", "compression.runtimes=[]")
+    run = train(*system.words(*stages, f"compression.module={network}"), quick=False)
+    assert f"dense/{metric}" in run.data.metrics and f"compressed/{metric}" in run.data.metrics
+    file = model_weights(store, f"models:/{run.data.tags[COMPRESSED_MODEL_TAG]}")
+    task = load_compressed(file)
+    weights = torch.cat([w.flatten() for w in task.get_submodule(network).parameters() if w.ndim > 1])
+    assert float((weights == 0).float().mean()) == pytest.approx(0.9, abs=0.01)
+    exported, x = export_run(store, run, "onnx", False, tmp_path)
+    session = onnxruntime.InferenceSession(exported.path)
+    (outputs,) = session.run(None, {session.get_inputs()[0].name: x})
+    assert np.allclose(outputs, task(torch.from_numpy(x)).detach().numpy(), atol=1e-4)
 
 
 def test_any_batch_is_counted_by_its_first_tensor() -> None:
