@@ -1,1 +1,1 @@
-"""Strategies that distribute a run over processes and devices."""
+"""DDP with its checks, and what starts and watches the ranks of a run; other strategies are in `zoo/strategy`."""

@@ -21,6 +21,10 @@ def test_every_renamed_component_is_found(path: str) -> None:
         ("data.text.folder.BBCNews", "zoo.data.text_datasets.BBCNews"),
         ("model.bpr.BPRFactorization", "zoo.model.matrix_factorization.BPRMatrixFactorization"),
         ("strategy.hooks.HalfPrecision", "zoo.strategy.comm_hooks.HalfPrecision"),  # two rooms have one of it
+        ("strategy.local_sgd.DiLoCo", "zoo.strategy.local_sgd.DiLoCo"),
+        ("strategy.zero.ZeroOne", "zoo.strategy.sharded.ZeRO1"),
+        ("optimizer.large_batch.LARS", "zoo.optimizer.large_batch.LARS"),
+        ("model.image_classifiers.TimmClassifier", "zoo.model.image_classifiers.TimmClassifier"),
         ("compression.half.Half", "compression.quantization.half_precision.HalfPrecision"),
         ("data.preprocess.Affine", "data.preprocess.Affine"),
         ("data.memory.Gone", "data.memory.Gone"),
