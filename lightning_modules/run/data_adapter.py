@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from hydra.utils import instantiate
-from lightning_fabric.utilities.data import sized_len
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities.combined_loader import CombinedLoader
 from pytorch_lightning.utilities.model_helpers import is_overridden
@@ -47,8 +47,8 @@ class RunData:
         self._config = config
         self._fingerprint: str | None = None
 
-    def first_batch(self, trainer: pl.Trainer, task: pl.LightningModule | None = None) -> tuple[Any, int | None]:
-        """A training batch as the `task` gets it, on the CPU, and the number of batches. Sets up as Lightning will again."""
+    def first_batch(self, trainer: pl.Trainer, task: pl.LightningModule | None = None) -> Any:
+        """A training batch as the `task` gets it, on the CPU. The datamodule is set up for it, as Lightning does again."""
         owners: list[Any] = [self.module] if task is None else [self.module, task]
         trainer.training = True  # hooks ask for it
         for owner in owners:
@@ -62,11 +62,11 @@ class RunData:
             batch = getattr(owner_of(hook, self.module, owners[-1]), hook)(batch, 0)
         for owner in owners:
             owner.trainer = None
-        return batch, sized_len(loader)
+        return batch
 
     def read_samples(self, trainer: pl.Trainer) -> "FirstBatch":
         """What stands for another's datamodule in a task of ours. Raises UserError if it cannot be trained on."""
-        self.samples = FirstBatch(self, *self.first_batch(trainer))
+        self.samples = FirstBatch(self, self.first_batch(trainer))
         self.samples.setup()
         loaders = CombinedLoader(self.module.val_dataloader()).flattened if self.has("val") else []
         if len(loaders) > 1:
@@ -124,16 +124,14 @@ class FirstBatch(InMemoryData):
     in_memory = False
     chunk: Any = None  # its loader does not concatenate batches
 
-    def __init__(self, data: RunData, batch: Any, num_batches: int | None) -> None:
+    def __init__(self, data: RunData, batch: Any) -> None:
         self._samples = as_dict(batch)
         super().__init__(batch_size=len(self._samples["y"]), val_fraction=0, test_fraction=0)
-        self.name, self.source, self._num_batches = data.name, data.module, num_batches or 0
+        self.name, self.source = data.name, data.module
 
     def load(self) -> RawDataset:
-        return RawDataset(*(self._samples[key][:_NUM_SAMPLES].clone() for key in "xy"))
-
-    def steps_per_epoch(self, shares: int = 1) -> int:
-        return self._num_batches  # 0: unknown
+        x, y = (torch.cat([self._samples[key][:_NUM_SAMPLES]] * 4)[:_NUM_SAMPLES] for key in "xy")
+        return RawDataset(x, y)
 
     def _describe_classes(self, arrays: RawDataset, train: Tensor) -> None:
         self.has_classes = arrays.y.ndim == 1 and not arrays.y.is_floating_point()

@@ -217,11 +217,6 @@ def check_optimizer(cfg: DictConfig, task: Supervised, data: Any) -> None:
         optimizer = instantiate(cfg.optimizer, _partial_=True)(list(task.parameters()))
         room = "scheduler"
         if (schedule := build_scheduler(cfg)) is not None:
-            if not steps and limit < 0 and not isinstance(cfg.trainer.get("limit_train_batches"), int):
-                raise UserError(
-                    f"scheduler={cfg.choices.get('scheduler')}: {data.name} has no length; set trainer.max_steps or "
-                    "trainer.limit_train_batches"
-                )
             schedule(optimizer, max(1, min(total, limit) if limit > 0 else total), steps)
     except UserError:
         raise

@@ -145,7 +145,7 @@ def _check_parts(
                 f"callbacks: {type(callback).__name__} needs '{name}', which tasks derived from Supervised have"
             )
     if cfg.choices.get("augmentation"):
-        batch, _ = data.first_batch(_look(cfg), task)
+        batch = data.first_batch(_look(cfg), task)
         transforms = build.build_augmentation(cfg.augmentation, data.module)
         check_augmentation(cfg, task, transforms, batch)
         callbacks.append(AugmentTraining(transforms, cfg.seed))

@@ -67,7 +67,7 @@ class Classification(Supervised):
         if isinstance(class_weights, str):
             if class_weights != "balanced" or counts is None or self.kind != "multiclass":
                 raise UserError(
-                    f"task.class_weights={class_weights}: expected 'balanced' (multiclass), one number per class, or null"
+                    f"task.class_weights={class_weights}: expected 'balanced' (multiclass, our data), a number per class, or null"
                 )
             weights = counts.sum() / (len(counts) * counts.clamp(min=1).float())
         else:

@@ -1,5 +1,6 @@
 """The supervised LightningModule: the training loss, its optimizer and schedule, and what happens in each step and epoch."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +9,7 @@ from pytorch_lightning.utilities.types import LRSchedulerConfigType, OptimizerLR
 from torch import Tensor, nn
 
 from lightning_modules.config.bounds import Count, NonNegative, bounded
+from lightning_modules.config.errors import UserError
 from lightning_modules.config.signals import raise_if_received
 from lightning_modules.data.batch_sampler import BatchSampler
 from lightning_modules.data.in_memory import Batch
@@ -255,7 +257,10 @@ class Supervised(EvaluatedModule):
         """Optimizer steps of the whole fit and of one epoch."""
         if self.fast_loop is not None:
             return self.fast_loop.planned_steps(self.trainer)
-        total, epochs = int(self.trainer.estimated_stepping_batches), self.trainer.max_epochs
+        steps, epochs = self.trainer.estimated_stepping_batches, self.trainer.max_epochs
+        if steps in (-1, math.inf):
+            raise UserError("scheduler: the number of steps is not known; set trainer.max_steps or limit_train_batches")
+        total = int(steps)
         return total, max(1, total // max(1, epochs or 1))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -165,11 +165,6 @@ def test_augmentation_of_two_ranks_is_repeated_by_the_same_run(train: Callable[.
             ("compression=magnitude",),
             "compression=magnitude: only for tasks derived from Supervised, with our",
         ),
-        (
-            "Images",
-            ("data._target_=user_modules.Stream", "model.input_shape=[4]", "model.num_outputs=3", "scheduler=cosine"),
-            "scheduler=cosine: Stream has no length; set trainer.max_steps or trainer.limit_train_batches",
-        ),
         ("TwoValidations", (), "one validation loader, TwoValidations has 2"),
         ("Images", ("task=regression",), "the targets of Images are classes"),
         ("Images", ("model=mlp", "model.num_outputs=2"), "the data \\(Images\\) needs 3"),
@@ -226,12 +221,17 @@ def test_finished_runs_are_found_only_where_the_data_are_known(train: Callable[.
         run(compose_run(declared), skip_cached=True)
 
 
-def test_our_task_trains_on_a_stream() -> None:
+def test_our_task_trains_on_a_stream_with_a_schedule_of_known_length() -> None:
     stream = ("data._target_=user_modules.Stream", "model.input_shape=[4]", "model.num_outputs=3", "tracking=none")
-    metrics = run(compose_run(words("", "Images", *stream, "scheduler=cosine", "trainer.limit_train_batches=5")))
+    settings = words("", "Images", *stream, "scheduler=cosine")
+    metrics = run(compose_run([*settings, "trainer.limit_train_batches=5"]))
     assert metrics.keys() == {"val/loss", "val/accuracy", "train/accuracy"}
+    with pytest.raises(
+        UserError, match=r"scheduler: the number of steps is not known; set trainer\.max_steps or limit"
+    ):
+        run(compose_run(settings))
 
 
 def test_shapes_may_be_given_in_the_config() -> None:
-    given = ("model.input_shape=[1,8,8]", "model.num_outputs=3", "tracking=none")
+    given = ("model.input_shape=[1,8,8]", "model.num_outputs=3", "tracking=none", "+data.batch_size=1")
     assert "test/accuracy" in run(compose_run(words("", "NamelessImages", *given)))
