@@ -25,15 +25,10 @@ class Duplicates:
     near: np.ndarray
     similarity: np.ndarray
 
-    def links(self, near: bool = True) -> np.ndarray:
-        """Return all pairs [P, 2], with equal samples as a chain."""
-        chains = [link for group in self.exact for link in pairwise(group.tolist())]
-        found = np.array(chains, np.int64).reshape(-1, 2)
-        return np.concatenate([found, self.near]) if near else found
-
-    def groups(self, count: int, near: bool = True) -> list[np.ndarray]:
+    def groups(self, count: int) -> list[np.ndarray]:
         """Return the connected groups of samples, each in order."""
-        return groups_of(self.links(near), count)
+        chains = [link for group in self.exact for link in pairwise(group.tolist())]
+        return groups_of(np.concatenate([np.array(chains, np.int64).reshape(-1, 2), self.near]), count)
 
     def representatives(self, count: int) -> np.ndarray:
         """Return the first sample of the group of each of `count` samples (itself if it has none): [N]."""

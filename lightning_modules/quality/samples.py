@@ -61,9 +61,9 @@ class Samples:
         x[official] = self.stores[1].index_select(0, index[official] - pool)
         return x
 
-    def chunks(self, size: int = 1024) -> tuple[Tensor, ...]:
+    def chunks(self) -> tuple[Tensor, ...]:
         """Return index tensors that together cover all samples in order."""
-        return torch.arange(len(self)).split(size)
+        return torch.arange(len(self)).split(1024)
 
     def members(self, part: str) -> np.ndarray:
         """Return the positions of a part's samples."""

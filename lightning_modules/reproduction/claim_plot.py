@@ -13,10 +13,9 @@ from lightning_modules.report.t_intervals import mean_interval, summarize
 from lightning_modules.reproduction.claim import Claim, PublishedValue, SeedValues
 from lightning_modules.reproduction.evidence import (
     ArmPair,
+    arm_pairs,
     common_seed_values,
-    consecutive_pairs,
     drop_nonfinite,
-    pairs_with_first,
 )
 from lightning_modules.reproduction.verdict import Judgement
 
@@ -81,11 +80,10 @@ def _arm_rows(claim: Claim, values: SeedValues) -> list[_Row]:
 
 
 def _judged_rows(claim: Claim, values: SeedValues, judgement: Judgement) -> list[_Row]:
-    if claim.kind == "equivalence":
-        return [_pair_row(pair, extremes=True) for pair in pairs_with_first(claim, values)]
-    if claim.kind == "ordering":
-        return [_pair_row(pair, extremes=False) for pair in consecutive_pairs(claim, values)]
-    ours = consecutive_pairs(claim, values)[0].differences if claim.arms else values.get("", {})
+    pairs = arm_pairs(claim, values)
+    if claim.kind in ("equivalence", "ordering"):
+        return [_pair_row(pair, extremes=claim.kind == "equivalence") for pair in pairs]
+    ours = pairs[0].differences if claim.arms else values.get("", {})
     what = f"{_difference_label(*claim.arm_names)}, " if claim.arms else ""
     rows = [_published_row(claim, what + _source_label(claim)), _our_row(ours, f"{what}ours")]
     if judgement.theirs is not None and judgement.low is not None and judgement.high is not None:

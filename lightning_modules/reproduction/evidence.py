@@ -59,10 +59,10 @@ class ArmPair:
 def weigh_evidence(claim: Claim, values: SeedValues, tolerance: float | None) -> Evidence:
     """Weigh `values`; for claims with arms, only seeds that all arms have are used."""
     if claim.kind == "ordering":
-        return _ordering_evidence(claim, consecutive_pairs(claim, values))
+        return _ordering_evidence(claim, arm_pairs(claim, values))
     assert tolerance is not None  # all other kinds have one
     if claim.kind == "equivalence":
-        return _equivalence_evidence(claim, pairs_with_first(claim, values), tolerance)
+        return _equivalence_evidence(claim, arm_pairs(claim, values), tolerance)
     return _compare_with_published(claim, values, tolerance)
 
 
@@ -71,16 +71,11 @@ def drop_nonfinite(values: SeedValues) -> dict[str, dict[int, float]]:
     return {arm: {seed: v for seed, v in of_arm.items() if abs(v) < DIVERGED_ABOVE} for arm, of_arm in values.items()}
 
 
-def consecutive_pairs(claim: Claim, values: SeedValues) -> list[ArmPair]:
-    """Each arm minus the next."""
-    whole = common_seed_values(claim, values)
-    return [_make_pair(whole, first, second) for first, second in pairwise(claim.arm_names)]
-
-
-def pairs_with_first(claim: Claim, values: SeedValues) -> list[ArmPair]:
-    """Each other arm minus the first."""
-    whole = common_seed_values(claim, values)
-    return [_make_pair(whole, other, claim.arm_names[0]) for other in claim.arm_names[1:]]
+def arm_pairs(claim: Claim, values: SeedValues) -> list[ArmPair]:
+    """Each arm minus the next; for an equivalence, each other arm minus the first."""
+    whole, (first, *others) = common_seed_values(claim, values), claim.arm_names
+    names = [(other, first) for other in others] if claim.kind == "equivalence" else pairwise(claim.arm_names)
+    return [_make_pair(whole, one, another) for one, another in names]
 
 
 def common_seed_values(claim: Claim, values: SeedValues) -> dict[str, dict[int, float]]:
@@ -101,7 +96,7 @@ def _compare_with_published(claim: Claim, values: SeedValues, tolerance: float) 
     assert theirs is not None  # required by the schema
     interval_of, method = _interval_method(claim, values, theirs)
     if claim.arms:
-        (pair,) = consecutive_pairs(claim, values)
+        (pair,) = arm_pairs(claim, values)
         ours, method = pair.sample, f"{pair.first} minus {pair.second}, paired by seed; {method}"
     else:
         ours = summarize(list(values.get("", {}).values()))
