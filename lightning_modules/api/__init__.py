@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -11,12 +10,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from lightning_modules.api.process import as_command, mlflow_on, signals_passed_on, user_errors
 from lightning_modules.config.check import RUN_KEYS
-from lightning_modules.config.command_line import compose_run, default_name, format_error
+from lightning_modules.config.command_line import compose_run, default_name
 from lightning_modules.config.errors import UserError, suggest
 from lightning_modules.config.given_object import GIVEN, given_object
-from lightning_modules.config.project import enter_project
-from lightning_modules.config.signals import SignalReceived
 from lightning_modules.config.signature import require_lightning_type
 from lightning_modules.config.task_groups import drop_unused_groups
 from lightning_modules.tracking.tags import NOT_RERUNNABLE_TAG
@@ -26,7 +24,6 @@ if TYPE_CHECKING:
     import pytorch_lightning as pl
 
     from lightning_modules.tracking.record import Record
-    from lightning_modules.tracking.store import Store
 
 
 class RunResult(NamedTuple):
@@ -38,7 +35,7 @@ class RunResult(NamedTuple):
 
 def compose(overrides: Sequence[str] = ()) -> DictConfig:
     """Compose a config as ``touchstone train`` does with these overrides. Packages that they trust, this process trusts."""
-    with _as_command(overrides):
+    with as_command(overrides):
         before, of_caller = os.environ.get("TOUCHSTONE_TRUST"), HydraConfig.instance().cfg
         cfg = compose_run(overrides, by_user=True)
         trusted, HydraConfig.instance().cfg = os.environ.get("TOUCHSTONE_TRUST"), of_caller
@@ -60,7 +57,7 @@ def run(
     """
     if not isinstance(cfg, DictConfig):
         raise UserError(f"run: expected a config, as compose(['data=digits']) makes it, got a {type(cfg).__name__}")
-    with _as_command(cfg.get("overrides") or ()):
+    with as_command(cfg.get("overrides") or ()):
         from lightning_modules.run.run import run as run_config
 
         cfg, context, started = cfg.copy(), copy_context(), list[str]()
@@ -133,9 +130,9 @@ def recorded(
     values, tags = json.loads(json.dumps(plain or {}, default=str)), {NOT_RERUNNABLE_TAG: "loop"}
     store = open_store()
     with (
-        _signals_passed_on(),
-        record_run(lambda: _user_errors()(open_record)(store, values, {}, None, tags, settings)) as record,
-        _mlflow_on(store),
+        signals_passed_on(),
+        record_run(lambda: user_errors()(open_record)(store, values, {}, None, tags, settings)) as record,
+        mlflow_on(store),
         mlflow.start_run(record.run_id, nested=True, log_system_metrics=False),
     ):
         yield record
@@ -150,7 +147,7 @@ def load(wanted: str, task: "pl.LightningModule | None" = None) -> "pl.Lightning
 
     Raises UserError if there is no such run, if it has no weights, or if they do not belong to the module.
     """
-    with _as_command():
+    with as_command():
         from lightning_modules.run.lightning_task import load_weights_from_checkpoint
         from lightning_modules.run.serve import load_module, model_weights
         from lightning_modules.tracking.checkpoint import read_checkpoint
@@ -174,7 +171,7 @@ def runs(experiment: str | None = None, where: str = "", order_by: str = "start_
 
     Raises UserError if there is no such experiment, or if MLflow rejects the filter.
     """
-    with _as_command():
+    with as_command():
         import mlflow
 
         from lightning_modules.tracking.store import open_store
@@ -183,63 +180,7 @@ def runs(experiment: str | None = None, where: str = "", order_by: str = "start_
         ids = {found.name: found.experiment_id for found in store.client.search_experiments()}
         if experiment is not None and experiment not in ids:
             raise UserError(f"no experiment {experiment!r}; {suggest(experiment, ids)}")
-        with _mlflow_on(store):
+        with mlflow_on(store):
             chosen = [ids[experiment]] if experiment is not None else list(ids.values())
             found: Any = mlflow.search_runs(chosen, where, order_by=[order_by])
             return found
-
-
-@contextlib.contextmanager
-def _mlflow_on(store: "Store") -> Iterator[None]:
-    """``mlflow.…`` uses this store, and afterwards what the environment names."""
-    import mlflow
-
-    before = os.environ.get("MLFLOW_TRACKING_URI")
-    mlflow.set_tracking_uri(store.uri)
-    try:
-        yield
-    finally:
-        mlflow.set_tracking_uri(None)  # type: ignore[arg-type] # also removes it from the environment
-        os.environ.update({"MLFLOW_TRACKING_URI": before} if before is not None else {})
-
-
-@contextlib.contextmanager
-def _user_errors(overrides: Sequence[str] = ()) -> Iterator[None]:
-    """Raise what the command line prints as one message as a UserError."""
-    try:
-        yield
-    except Exception as error:
-        message = format_error(error, list(overrides))
-        if message is None or isinstance(error, UserError):
-            raise
-        raise UserError(message) from error
-
-
-@contextlib.contextmanager
-def _as_command(overrides: Sequence[str] = ()) -> Iterator[None]:
-    """In the project of the working directory; afterwards the caller's process is as it was."""
-    import torch
-    from pytorch_lightning.utilities.seed import isolate_rng
-
-    environment, threads = dict(os.environ), torch.get_num_threads()
-    exact, warn = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    try:
-        with _signals_passed_on(), _user_errors(overrides), isolate_rng(torch.cuda.is_initialized()):
-            enter_project()
-            yield
-    finally:
-        for key in os.environ.keys() - environment.keys():
-            del os.environ[key]
-        os.environ.update(environment)
-        torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(exact, warn_only=warn)
-
-
-@contextlib.contextmanager
-def _signals_passed_on() -> Iterator[None]:
-    """A signal that has ended the block has the effect that it has without it: Ctrl-C raises KeyboardInterrupt."""
-    try:
-        yield
-    except SignalReceived as received:
-        signal.raise_signal(received.signal_number)
-        raise

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -222,4 +223,7 @@ def test_the_project_of_the_working_directory_counts(
     result = run(compose(["task=net", "data=lightning_datamodule", "data._target_=user_modules.Points", *TINY]))
     assert type(load(str(result.run_id))).__name__ == "Net"
     assert list(runs().run_id) == [result.run_id]
+    with recorded() as loop:
+        mlflow.log_metric("inside", 1)
+    assert list(runs(where="metrics.inside = 1").run_id) == [loop.run_id]
     assert "MLFLOW_TRACKING_URI" not in os.environ and "TOUCHSTONE_HOME" not in os.environ
