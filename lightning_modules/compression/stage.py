@@ -75,6 +75,11 @@ class StageContext:
     def model(self, network: nn.Module) -> None:
         self.task.set_submodule(self.module, network)
 
+    @property
+    def saved(self) -> nn.Module:
+        """What a file of the network holds: the network, or another's task with all that was trained beside it."""
+        return self.model if isinstance(self.task, Supervised) else self.task
+
     def preprocess(self, x: Tensor) -> Tensor:
         """Raw samples -> the network's inputs."""
         if isinstance(self.task, Supervised):

@@ -53,10 +53,8 @@ class StageRecorder:
             for side in ("compressed/", "compression/"):
                 self.record.logger.attach_model(model_id, side)
         place.mkdir(parents=True, exist_ok=True)
-        module, state = (
-            (context.model, context.state) if self.own else (context.task, context.state.prefixed(context.module))
-        )
-        written = save_compressed(place / FILE, module, state, context.spec)
+        state = context.state if self.own else context.state.prefixed(context.module)
+        written = save_compressed(place / FILE, context.saved, state, context.spec)
         network = load_compressed(place / FILE).get_submodule(context.module)
         self.costs.add(stage.name, network, written, self.measure(network, "val", "test"))
         if self.record:

@@ -100,7 +100,7 @@ class StageRunner:
             "steps": self.steps,
             "form": self.context.state.plain_dict(),
             "stage": stage.state_dict(),
-            "model": self.context.model.state_dict(),
+            "model": self.context.saved.state_dict(),
         }
         save_with_checksum(point, path)
 
@@ -117,7 +117,7 @@ class StageRunner:
         stage.load_state_dict(point["stage"])
         if restore_network:
             stage.restore_network(self.context)
-        self.context.model.load_state_dict(point["model"])
+        self.context.saved.load_state_dict(point["model"])
         self.steps = max(self.steps, int(point["steps"]))  # older runs counted from their best weights
         return point
 

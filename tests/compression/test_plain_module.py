@@ -16,6 +16,7 @@ from conftest import newest_run
 from lightning_modules.compression.artifact import load_compressed
 from lightning_modules.compression.budget.compress import compress_run
 from lightning_modules.compression.container import read
+from lightning_modules.compression.quantization.weight_sharing import WeightSharing
 from lightning_modules.config.errors import UserError
 from lightning_modules.run.serve import model_weights
 from lightning_modules.tracking.tags import COMPRESSED_MODEL_TAG
@@ -135,6 +136,27 @@ def test_what_is_missing_is_named_before_the_first_step(
 def test_distillation_needs_a_task_of_ours(fit: Callable[..., Any]) -> None:
     with pytest.raises(UserError, match="it adds to the loss, so the task must be derived from Supervised"):
         fit("compression=distillation", "compression.stages.distil.teacher=nothing")
+
+
+@pytest.mark.slow
+def test_an_interrupted_compression_is_resumed(
+    fit: Callable[..., Any], train: Callable[..., Any], store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prune = "compression.stages.prune={sparsity: 0.8, epochs: 1, every: 5}"
+    words = ("compression=deep_compression", prune, "compression.stages.share.epochs=0", "trainer.max_epochs=1")
+    whole = fit(*words)
+    with monkeypatch.context() as patch:
+        patch.setattr(WeightSharing, "begin", _interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            fit(*words, "name=half")
+    train("resume=half", quick=False)
+    [half] = store.search_runs("attributes.run_name = 'half'")
+    expected, found = (load_compressed(compressed_file(store, run)).state_dict() for run in (whole, half))
+    assert all(torch.equal(value, found[name]) for name, value in expected.items())
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 @pytest.mark.slow

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 import user_networks
+from mlflow.pyfunc import scoring_server
+from starlette.testclient import TestClient
 
 from lightning_modules.config.errors import UserError
 from lightning_modules.run.predict import find_model, predict
@@ -43,6 +45,9 @@ def test_several_inputs_are_served_by_name(fit: Callable[..., Any], store: Any) 
     expected = task.eval()(torch.from_numpy(x["image"]), torch.from_numpy(x["mask"]))
     assert served.keys() == expected.keys()
     assert all(np.allclose(served[name], expected[name].detach().numpy(), atol=1e-5) for name in expected)
+    client = TestClient(scoring_server.init(mlflow.pyfunc.load_model(str(folder))))
+    answer = client.post("/invocations", json={"inputs": {name: value.tolist() for name, value in x.items()}})
+    assert np.allclose(answer.json()["predictions"]["logits"], served["logits"], atol=1e-5)
     with pytest.raises(UserError, match="takes 2 inputs, but a file holds one"):
         find_model(store, run.info.run_id)
 
