@@ -109,8 +109,8 @@ def _difference(top: Path, commit: str | None) -> tuple[str, list[str], list[str
             "GIT_ALTERNATE_OBJECT_DIRECTORIES": str(git_folder / "objects"),
             "GIT_LITERAL_PATHSPECS": "1",
         }
-        if index.exists():  # with its file times, git need not read every file
-            shutil.copy(index, own["GIT_INDEX_FILE"])
+        if index.exists():  # with its file times, git need not read every file; by its own it knows which it must
+            shutil.copy2(index, own["GIT_INDEX_FILE"])
         base = commit or _git(top, "hash-object", "-t", "tree", "-w", "--stdin", extra=own).decode().strip()
         staged = _git(top, "diff", "--cached", "--name-only", "--diff-filter=A", "-z", base, extra=own)
         _git(top, "read-tree", "--reset", base, extra=own)

@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +45,17 @@ def rerun(wanted: str, here: bool = False) -> None:
     store = open_store()
     run = find_run(store, wanted)
     cfg = recorded_config(store, run)  # before any of its code is checked out
+    modules = user_modules(OmegaConf.to_container(cfg))  # type: ignore[arg-type] # a dict
     with contextlib.ExitStack() as stack:
-        code = code_folder() if here else stack.enter_context(recorded_code(store, run))
         if here:
+            code, trees = code_folder(), dict[Path, Path]()
             _print_code_changes(run)
-        _print_user_code_changes(store, run)
-        new = _start_rerun(store, run, cfg, code, Path(stack.enter_context(tempfile.TemporaryDirectory())))
+        else:
+            code = stack.enter_context(recorded_code(store, run))
+            trees = stack.enter_context(_recorded_repositories(store, run, modules)) | {code_folder().resolve(): code}
+        _print_user_code_changes(store, run, modules, trees)
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        new = _start_rerun(store, run, cfg, code, _import_folders(modules, trees), scratch)
     different = _compare(store, run.info.run_id, new) + _compare_data(store, run, new)
     if different:
         _print_environment_changes(store, run)
@@ -60,45 +65,71 @@ def rerun(wanted: str, here: bool = False) -> None:
 @contextlib.contextmanager
 def recorded_code(store: Store, run: Any) -> Iterator[Path]:
     """A temporary git worktree of the recorded commit, with the recorded diff applied."""
-    commit = run.data.tags.get(GIT_COMMIT_TAG)
+    patch = None
+    if run.data.tags.get(GIT_DIRTY_TAG) == "true":
+        try:
+            patch = artifact_path(store, run, "code/diff.patch")
+        except UserError:  # the only changed files were left out of the diff
+            print(f"code: {run.data.tags.get(GIT_NOTE_TAG, 'the changes were not recorded')}")
+    top = repository_of(code_folder()) or code_folder()
+    with _check_out(top, run.data.tags.get(GIT_COMMIT_TAG), patch) as tree:
+        yield tree / code_folder().resolve().relative_to(top)
+
+
+@contextlib.contextmanager
+def _recorded_repositories(store: Store, run: Any, modules: Mapping[str, Path]) -> Iterator[dict[Path, Path]]:
+    """The repositories that the user's own `modules` are in today, each with a temporary worktree of what was recorded."""
+    recorded, trees = _recorded_modules(store, run), {}
+    with contextlib.ExitStack() as stack:
+        for place, git in recorded["repositories"].items():
+            names = [name for name, module in recorded["modules"].items() if Path(module["file"]).is_relative_to(place)]
+            top = next((repository_of(modules[name].parent) for name in names if name in modules), None)
+            if top is None:
+                raise UserError(
+                    f"the recorded code of {', '.join(names)} is not available: expected a clone of {git['remote'] or place} "
+                    "on PYTHONPATH; use here=true to run with the current code"
+                )
+            patch = artifact_path(store, run, git["diff"]) if git["diff"] else None
+            trees[top] = stack.enter_context(_check_out(top, git["commit"], patch))
+        yield trees
+
+
+@contextlib.contextmanager
+def _check_out(top: Path, commit: str | None, patch: Path | None) -> Iterator[Path]:
+    """A temporary worktree of a commit of the repository `top`, with a diff applied."""
     if not re.fullmatch("[0-9a-f]{40,64}", commit or ""):
-        raise UserError(
-            f"run {run.info.run_id} has no recorded commit (git was not available); use here=true to run with the current code"
-        )
+        raise UserError(f"{top}: the run has no recorded commit of it; use here=true to run with the current code")
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder) / "code"
-        _git("worktree", "add", "--detach", str(tree), commit)
+        _git("worktree", "add", "--detach", str(tree), str(commit), cwd=top)
         try:
-            if run.data.tags.get(GIT_DIRTY_TAG) == "true":
-                _apply_diff(store, run, tree)
-            top = repository_of(code_folder())
-            yield tree / code_folder().resolve().relative_to(top) if top else tree
+            if patch and patch.stat().st_size:
+                _git("apply", "--whitespace=nowarn", str(patch), cwd=tree)
+            yield tree
         finally:
-            _git("worktree", "remove", "--force", str(tree))
+            _git("worktree", "remove", "--force", str(tree), cwd=top)
 
 
-def _apply_diff(store: Store, run: Any, tree: Path) -> None:
-    """Apply the recorded changes; there are none if the only changed files were left out of the diff, which is printed."""
-    try:
-        patch = artifact_path(store, run, "code/diff.patch")
-    except UserError:
-        print(f"code: {run.data.tags.get(GIT_NOTE_TAG, 'the changes were not recorded')}")
-        return
-    if patch.stat().st_size:
-        _git("apply", "--whitespace=nowarn", str(patch), cwd=tree)
+def _import_folders(modules: Mapping[str, Path], trees: Mapping[Path, Path]) -> list[str]:
+    """The folders of the worktrees from which `modules` are imported."""
+    found = []
+    for name, file in modules.items():
+        root = file.resolve().parents[name.count(".") + (file.stem == "__init__")]
+        found += [str(tree / root.relative_to(top)) for top, tree in trees.items() if root.is_relative_to(top)][:1]
+    return list(dict.fromkeys(found))
 
 
 def _git(*arguments: str, cwd: Path | None = None) -> None:
     done = subprocess.run(["git", *arguments], cwd=cwd or code_folder(), capture_output=True, text=True, check=False)
     if done.returncode:
         raise UserError(
-            "cannot check out the recorded code; use here=true to run with the current code: "
+            f"cannot check out the recorded code of {cwd or code_folder()}; use here=true to run with the current code: "
             f"git {arguments[0]} failed:\n{done.stderr.strip()}"
         )
 
 
-def _start_rerun(store: Store, run: Any, cfg: DictConfig, code: Path, folder: Path) -> str:
-    """Run the recorded config in a subprocess with the code of `code`; return the id of the new run."""
+def _start_rerun(store: Store, run: Any, cfg: DictConfig, code: Path, paths: list[str], folder: Path) -> str:
+    """Run the recorded config in a subprocess with the code of `code` and of `paths`; return the id of the new run."""
     with open_dict(cfg):
         if "expected_fingerprint" in cfg.data:  # of our datamodules
             cfg.data.expected_fingerprint = run.data.tags.get(DATA_FINGERPRINT_TAG)
@@ -108,7 +139,7 @@ def _start_rerun(store: Store, run: Any, cfg: DictConfig, code: Path, folder: Pa
     OmegaConf.save(cfg, path)
     environment = {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(code), os.environ.get("PYTHONPATH"), str(Path.cwd())])),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(code), *paths, os.environ.get("PYTHONPATH"), str(Path.cwd())])),
         "MLFLOW_TRACKING_URI": store.uri,
         "TOUCHSTONE_DATA": os.environ.get("TOUCHSTONE_DATA", str(home() / "data")),
     }
@@ -177,16 +208,21 @@ def _print_code_changes(run: Any) -> None:
     print(shown.stdout.strip() or "  no tracked file differs from that commit")
 
 
-def _print_user_code_changes(store: Store, run: Any) -> None:
-    """Warn about the user's own modules that differ from the record: they are not checked out."""
+def _recorded_modules(store: Store, run: Any) -> dict[str, Any]:
     try:
-        recorded = json.loads(artifact_path(store, run, "code/modules.json").read_text())
+        return json.loads(artifact_path(store, run, "code/modules.json").read_text())
     except UserError:  # the run used none
-        return
-    hashes = {name: module["sha256"] for name, module in recorded["modules"].items()}
-    config: Any = OmegaConf.to_container(recorded_config(store, run))
-    now = digest(user_modules(config))
-    if changed := sorted(name for name in hashes.keys() | now.keys() if hashes.get(name) != now.get(name)):
+        return {"modules": {}, "repositories": {}}
+
+
+def _print_user_code_changes(
+    store: Store, run: Any, modules: Mapping[str, Path], trees: Mapping[Path, Path] | None = None
+) -> None:
+    """Warn about the user's own modules that differ from the record and are not in checked out repositories."""
+    recorded = _recorded_modules(store, run)
+    hashes, now = {name: module["sha256"] for name, module in recorded["modules"].items()}, digest(modules)
+    inside = {name for name, file in modules.items() if any(file.resolve().is_relative_to(top) for top in trees or ())}
+    if changed := sorted(name for name in {*hashes, *now} - inside if hashes.get(name) != now.get(name)):
         print(
             f"warning: your own code differs from the record; the current code is used: {', '.join(changed)}; "
             f"the recorded commits are in the artifact code/modules.json: {', '.join(recorded['repositories']) or 'none'}"

@@ -93,7 +93,7 @@ def test_a_run_of_other_user_code_is_not_reused_and_the_code_is_recorded(
     (repository,) = recorded["repositories"].items()
     assert repository[0] == str(lab)
     assert (repository[1]["commit"], repository[1]["dirty"]) == (git(lab, "rev-parse", "HEAD"), True)
-    _print_user_code_changes(store, first)
+    _print_user_code_changes(store, first, user_modules(TARGET))
     assert "your own code differs from the record; the current code is used: ownlab.rules;" in capsys.readouterr().out
     patch = artifact_path(store, first, repository[1]["diff"]).read_text()
     assert "+bound = 2" in patch and "hunter2" not in patch
