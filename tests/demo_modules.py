@@ -388,6 +388,14 @@ class Features(nn.Module):
         return self.layers(x)
 
 
+class Wrapper(TwoHeads):
+    """Takes a network and an optimizer as arguments."""
+
+    def __init__(self, model: nn.Module, optimizer: object = None) -> None:
+        super().__init__()
+        self.model, self.optimizer = model, optimizer
+
+
 class StopOnce(pl.Callback):
     """Ends the process as a batch system does, in epoch 1 of the first run; `mark` is a file that is then made."""
 

@@ -31,7 +31,8 @@ def is_supervised(cfg: DictConfig) -> bool:
 
 
 def drop_unused_groups(cfg: DictConfig) -> None:
-    """Set to null what the task does not use: groups that it has no argument for, and callbacks without a metric to monitor.
+    """Set to null what the task does not use: groups that it has no argument for, or whose argument `task` sets itself,
+    and callbacks without a metric to monitor.
 
     Raises UserError if the command line sets one of them.
     """
@@ -41,11 +42,12 @@ def drop_unused_groups(cfg: DictConfig) -> None:
     names, _ = parameters_of(task)
     target = cfg.task.get("object_class") or cfg.task["_target_"]  # of an object: given_object.py
     for group in OPTIONAL_GROUPS:
-        if group in names or not cfg.get(group):
+        if (group in names and group not in cfg.task) or not cfg.get(group):
             _drop_options_of_former_target(cfg, group)
             continue
         if given := _set_by_user(cfg, group):
-            raise UserError(f"{given}: {target} has no argument '{group}'; remove this override")
+            why = f"task.{group} is set, too" if group in cfg.task else f"{target} has no argument '{group}'"
+            raise UserError(f"{given}: {why}; remove this override")
         _set_null(cfg, group)
     metric = OmegaConf.select(cfg, "task.monitor.metric", throw_on_missing=False)
     if metric is None:

@@ -201,6 +201,16 @@ def test_a_system_is_compressed_and_exported(
     assert np.allclose(outputs, task(torch.from_numpy(x)).detach().numpy(), atol=1e-4)
 
 
+def test_the_network_of_the_task_itself_replaces_that_of_the_group() -> None:
+    own = "+task.model={_target_: demo_modules.Features}"
+    cfg = compose_run(System("Wrapper", "Pairs").words(own))
+    assert cfg.model is None and "model" not in cfg.choices
+    assert cfg.name == "Pairs-Wrapper"
+    assert cfg.optimizer is not None
+    with pytest.raises(UserError, match=r"model=mlp: task\.model is set, too"):
+        compose_run(System("Wrapper", "Pairs").words(own, "model=mlp"))
+
+
 def test_any_batch_is_counted_by_its_first_tensor() -> None:
     from lightning_modules.strategy.comm_stats import num_samples
 
