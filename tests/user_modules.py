@@ -1,8 +1,10 @@
 """LightningModules and datamodules as people write them, without anything of this package."""
 
+import mlflow
 import pytorch_lightning as pl
 import torch
 import torchmetrics
+from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset, random_split
 
@@ -153,3 +155,40 @@ def adam(params: list[dict[str, object]], lr: float = 1e-3) -> torch.optim.Optim
 def smooth_loss(amount: float = 0.1) -> nn.Module:
     """A function as `task.loss`."""
     return nn.CrossEntropyLoss(label_smoothing=amount)
+
+
+class WithCheckpoints(Classifier):
+    """Keeps checkpoints of its own."""
+
+    def configure_callbacks(self) -> list[pl.Callback]:
+        return [pl.callbacks.ModelCheckpoint(monitor="train_loss", save_top_k=2, filename="low-{step}")]
+
+
+class WritesToMLflow(Classifier):
+    """Logs by MLflow's own functions, on rank 0, in the module's hooks; `autolog`: turns autologging on."""
+
+    def __init__(self, autolog: bool = False) -> None:
+        super().__init__()
+        if autolog:
+            mlflow.autolog(log_models=False)
+
+    @rank_zero_only
+    def setup(self, stage) -> None:
+        mlflow.set_tag(f"at.{stage.value}", "here")
+
+    @rank_zero_only
+    def on_train_start(self) -> None:
+        mlflow.log_param("mine", 3)
+        mlflow.log_metric("my/metric", 0.5, step=2)
+        mlflow.log_text("hello", "mine/hello.txt")
+        self.logger.experiment.log_param(self.logger.run_id, "by_experiment", 4)
+
+
+class TwoValidationLoaders(Points):
+    def val_dataloader(self) -> list[DataLoader]:
+        return [DataLoader(part, self.hparams["batch_size"]) for part in self.parts[1:]]
+
+
+class ValidatedTwice(Classifier):
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
+        self.log("val_loss", nn.functional.cross_entropy(self(batch[0]), batch[1]))

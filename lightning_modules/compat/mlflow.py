@@ -1,7 +1,9 @@
 """What we need of MLflow beyond its public interface: the objects of its database, and a few private members."""
 
+import os
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -54,3 +56,25 @@ def save_example(model: "Model", example: Any, path: str) -> Any:
     from mlflow.models.utils import _save_example
 
     return _save_example(model, example, path)
+
+
+@contextmanager
+def active_run(uri: str, run: "Run") -> Iterator[None]:
+    """Make `run` the one that ``mlflow.log_*`` and autologging write to, here and in forked processes.
+
+    ``mlflow.start_run`` would write its status, and set it to FINISHED when this process exits.
+    """
+    import mlflow
+    from mlflow.tracking._tracking_service.utils import _use_tracking_uri
+    from mlflow.tracking.fluent import _active_run_stack
+
+    before, given = _active_run_stack.get(), os.environ.get("MLFLOW_TRACKING_URI")
+    _active_run_stack.reset_in_subprocess = False
+    _active_run_stack.set([*before, mlflow.ActiveRun(run)])
+    try:
+        with _use_tracking_uri(uri):
+            yield
+    finally:
+        _active_run_stack.set(before)
+        if given is not None:  # MLflow has removed it
+            os.environ["MLFLOW_TRACKING_URI"] = given

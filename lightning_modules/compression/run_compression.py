@@ -147,7 +147,7 @@ class RunCompression(Compression):
         """Train the network for a stage, see `FitFunction`: the run's own trainer without what selects the best weights."""
         own = [c for c in build.build_callbacks(self.cfg) if not _selects_best(c)]
         own += [] if self.own else [EpochSeeds(self.cfg.seed), *self._augmentation]
-        build.set_checkpoint_folders(own, place, place)
+        own = [build.CheckpointFolders(place, place), *own]
         if logger is None:
             own = [c for c in own if isinstance(c, LastCheckpoint) or not build.needs_run_folder(c)]
         cfg = copy.deepcopy(self.cfg)

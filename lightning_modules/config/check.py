@@ -27,6 +27,7 @@ INJECTED_ARGS: dict[str, set[str]] = {
         "class_names", "seed", "batch_size", "steps_per_call", "log_every_n_steps", "decay_norms_and_biases",
     },
     "trainer": {"strategy", "callbacks", "logger"},
+    "loggers": {"save_dir"},
 }  # fmt: skip
 # Keys of a component's node that the run reads and does not pass on.
 RUN_KEYS = {
@@ -172,8 +173,9 @@ def _missing_groups(cfg: DictConfig) -> list[str]:
     if isinstance(cfg.get("tracking"), DictConfig) and "enabled" not in cfg.tracking:
         mistakes.append("tracking.enabled: required key is missing (it was deleted)")
     mistakes += [
-        f"callbacks.{name!s}: '_target_' is missing: give the callback's class"
-        for name, node in (cfg.get("callbacks") or {}).items()
+        f"{group}.{name!s}: '_target_' is missing: give its class"
+        for group in ("callbacks", "loggers")
+        for name, node in (cfg.get(group) or {}).items()
         if node and not (isinstance(node, DictConfig) and node.get("_target_"))
     ]
     return mistakes
@@ -189,7 +191,8 @@ def _node_mistakes(path: str, node: DictConfig, own: bool) -> list[str]:
         return [f"{path}._target_={target}: expected a class or function, got a {type(function).__name__}"]
     accepts, anything = parameters_of(function)
     given = {str(key) for key in node} - _HYDRA_KEYS
-    supplied = INJECTED_ARGS.get(path, set()) if own or path != "task" else set(OPTIONAL_GROUPS)
+    known = INJECTED_ARGS.get("loggers" if path.startswith("loggers.") else path, set())
+    supplied = known if own or path != "task" else set(OPTIONAL_GROUPS)
     options = accepts.keys() - (supplied - given)
     mistakes = [
         f"{path}.{key!s}={_raw_node(node, key)}: {target} has no argument '{key}'; {suggest(key, options)}"

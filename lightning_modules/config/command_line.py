@@ -28,7 +28,7 @@ from lightning_modules.config.trust import trust_packages
 
 GROUPS = (
     "data", "augmentation", "model", "task", "optimizer", "scheduler", "trainer", "strategy", "callbacks", "tracking",
-    "compression", "search", "experiment", "debug", "tta",
+    "compression", "search", "experiment", "debug", "tta", "loggers",
 )  # fmt: skip
 RUN_ID_OVERRIDE = re.compile(r"\+{0,2}(resume(\.run)?|init_from|[\w.]+\.teacher)=")
 REQUIRED_GROUPS = {"data", "model", "task", "optimizer", "trainer", "tracking", "callbacks", "strategy"}

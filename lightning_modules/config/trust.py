@@ -23,7 +23,7 @@ LIBRARIES = (
         "retrieval", "segmentation", "wrappers",
     )),
     *(f"{package}.{name}" for package in ("pytorch_lightning", "lightning.pytorch")
-      for name in ("callbacks", "core", "demos", "profilers", "strategies", "trainer")),
+      for name in ("callbacks", "core", "demos", "loggers", "profilers", "strategies", "trainer")),
     *(f"timm.{name}" for name in ("layers", "loss", "models", "optim")),
     *(f"transformers.{name}" for name in ("modeling_utils", "models", "optimization")),
 )  # fmt: skip
@@ -46,12 +46,13 @@ def component_bases() -> tuple[type, ...]:
     """The types of torch and Lightning that every component which is a class derives from."""
     import pytorch_lightning as pl
     import torch
+    from pytorch_lightning.loggers.logger import Logger
     from pytorch_lightning.profilers import Profiler
     from pytorch_lightning.strategies import Strategy
 
     return (
         torch.nn.Module, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler, pl.Callback, Strategy, Profiler,
-        pl.LightningDataModule, pl.Trainer,
+        pl.LightningDataModule, pl.Trainer, Logger,
     )  # fmt: skip
 
 

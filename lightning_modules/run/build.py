@@ -33,7 +33,7 @@ from lightning_modules.run.cuda import CudaGraphs, PeakMemory, uses_cuda
 from lightning_modules.run.data_adapter import FirstBatch, RunData, open_data
 from lightning_modules.task.fast_loop import FastLoop
 from lightning_modules.task.supervised import Supervised
-from lightning_modules.tracking.checkpoint import VerifiedCheckpointIO
+from lightning_modules.tracking.checkpoint import BestCheckpoint, VerifiedCheckpointIO
 from lightning_modules.tracking.record_run import StopOnSignal
 
 
@@ -243,6 +243,8 @@ def build_callbacks(cfg: DictConfig) -> list[pl.Callback]:
     callbacks = [instantiate(node) for node in (cfg.callbacks or {}).values() if node]
     for key, callback in zip((k for k, node in (cfg.callbacks or {}).items() if node), callbacks, strict=True):
         require_lightning_type(callback, pl.Callback, f"callbacks.{key}")
+        if key == "best" and type(callback) is ModelCheckpoint:
+            callback.__class__ = BestCheckpoint
     if uses_cuda(cfg):
         callbacks += [PeakMemory(), *([CudaGraphs()] if cfg.get("cuda_graphs") else [])]
     return callbacks
@@ -302,9 +304,19 @@ def needs_run_folder(callback: pl.Callback) -> bool:
     return isinstance(callback, Checkpoint | LearningRateMonitor)
 
 
-def set_checkpoint_folders(callbacks: list[pl.Callback], run_folder: Path, model_folder: Path) -> None:
-    """Set the folder of each checkpoint callback: the logged model's for the best weights, the run's for all others."""
-    for callback in callbacks:
-        if isinstance(callback, Checkpoint) and getattr(callback, "dirpath", "") is None:
-            best = isinstance(callback, ModelCheckpoint) and callback.monitor is not None
-            callback.dirpath = str(model_folder if best else run_folder)  # type: ignore[attr-defined]
+class CheckpointFolders(pl.Callback):
+    """Sets the folder of each checkpoint callback: the logged model's for ``best.ckpt``, the run's for all others.
+
+    Also of those that the module configures: they are known only when a fit begins. A user's own have a folder of theirs,
+    so that their names are free.
+    """
+
+    def __init__(self, run_folder: Path, model_folder: Path) -> None:
+        self._run_folder, self._model_folder = run_folder, model_folder
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        for callback in trainer.checkpoint_callbacks:
+            if getattr(callback, "dirpath", "") is None:
+                own = self._run_folder / "own" if isinstance(callback, ModelCheckpoint) else self._run_folder
+                best = isinstance(callback, BestCheckpoint) and callback.monitor is not None
+                callback.dirpath = str(self._model_folder if best else own)  # type: ignore[attr-defined]

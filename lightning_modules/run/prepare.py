@@ -1,6 +1,7 @@
 """Check and build all parts of a run; every mistake that can be found before the first step is found here."""
 
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from lightning_modules.run.contracts import Services, check_services, find_servi
 from lightning_modules.run.cuda import set_matmul_precision
 from lightning_modules.run.data_adapter import RunData, open_data
 from lightning_modules.run.lightning_task import EpochSeeds, check_checkpoint, module_spec
+from lightning_modules.run.loggers import build_loggers
 from lightning_modules.run.preflight import check_augmentation, check_device, check_parts
 from lightning_modules.run.process import is_rank_zero, set_threads
 from lightning_modules.task.batches import AugmentTraining
@@ -87,6 +89,8 @@ def prepare(
     task, spec = build_task(cfg, data, callbacks)
     services = find_services(cfg, task, data)
     check_services(cfg, services)
+    with tempfile.TemporaryDirectory() as folder:
+        build_loggers(cfg, Path(folder) if store else None)
     _check_parts(cfg, task, data, callbacks, services)
     if cfg.init_from:
         load_weights(store or open_store(cfg.tracking.get("uri")), str(cfg.init_from), task)

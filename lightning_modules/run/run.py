@@ -15,8 +15,11 @@ from lightning_modules.config.project import runs_folder
 from lightning_modules.config.signals import SignalReceived, signals_as_exceptions
 from lightning_modules.model.checksum import save_with_checksum
 from lightning_modules.run import build
+from lightning_modules.run.compression import Compression
+from lightning_modules.run.contracts import has_part
 from lightning_modules.run.cuda import explain_out_of_memory
 from lightning_modules.run.lightning_task import load_weights_from_checkpoint
+from lightning_modules.run.loggers import build_loggers
 from lightning_modules.run.prepare import RunParts, plain_config, prepare, require_disk_space
 from lightning_modules.run.process import is_rank_zero, silence_lightning
 from lightning_modules.run.publish import draw_augmented, draw_curves, print_report, publish
@@ -29,6 +32,7 @@ from lightning_modules.tracking.checkpoint import read_checkpoint
 from lightning_modules.tracking.elastic import report_once
 from lightning_modules.tracking.record import Record
 from lightning_modules.tracking.record_run import open_record, record_run
+from lightning_modules.tracking.secrets import mask_secrets
 
 _LIGHTNING_KEYS = ("pytorch-lightning_version", "hyper_parameters", "hparams_name", "hparams_type")  # of a checkpoint
 
@@ -115,7 +119,7 @@ def _draws(parts: RunParts) -> bool:
 def _build_trainer(parts: RunParts, out: _Outputs) -> pl.Trainer:
     """The trainer of the run, with the callbacks of compression and of the record."""
     callbacks = parts.compression.callbacks(parts.callbacks)
-    build.set_checkpoint_folders(callbacks, out.checkpoints, out.model_folder)
+    callbacks = [build.CheckpointFolders(out.checkpoints, out.model_folder), *callbacks]
     record = out.record
     if record:
         parts.compression.record_in(out.folder / "compression", record.logger.log_metrics)
@@ -125,9 +129,8 @@ def _build_trainer(parts: RunParts, out: _Outputs) -> pl.Trainer:
     elif not parts.store:
         callbacks = [c for c in callbacks if parts.compression.needs(c) or not build.needs_run_folder(c)]
     spec = {} if parts.own else {"passport": parts.spec}
-    trainer = build.build_trainer(
-        parts.cfg, callbacks, out.logger, out.folder, spec, shards_itself=parts.data.own is not None
-    )
+    shards_itself = parts.data.own is not None
+    trainer = build.build_trainer(parts.cfg, callbacks, _loggers(parts, out), out.folder, spec, shards_itself)
     if record:
         record.logger.log_metrics(model_size(parts.own[0].model if parts.own else parts.task), 0)
         if parts.own and parts.data.own and _draws(parts) and trainer.is_global_zero:
@@ -135,6 +138,16 @@ def _build_trainer(parts: RunParts, out: _Outputs) -> pl.Trainer:
     else:
         parts.compression.record_in(out.folder / "compression", None)
     return trainer
+
+
+def _loggers(parts: RunParts, out: _Outputs) -> list[Logger]:
+    """The record's logger, and those of the config, which also get the whole config."""
+    if parts.store and not out.record:
+        return [DummyLogger()]
+    others = build_loggers(parts.cfg, out.folder if out.record else None)
+    for logger in others:
+        logger.log_hyperparams(dict(mask_secrets(plain_config(parts.cfg))))
+    return [*([out.record.logger] if out.record else []), *others]
 
 
 def _train(trainer: pl.Trainer, parts: RunParts, out: _Outputs) -> dict[str, float]:
@@ -182,7 +195,7 @@ def _best_weights(trainer: pl.Trainer, parts: RunParts, out: _Outputs) -> Path |
 
 
 def _test(trainer: pl.Trainer, parts: RunParts, weights: Path | None) -> dict[str, float]:
-    """Test the saved weights, loaded back from disk."""
+    """Test the saved weights, loaded back from disk; without training (``trainer.max_epochs=0``), also validate them."""
     path = trainer.strategy.broadcast(str(weights) if weights else None)
     if path is not None:
         checkpoint = read_checkpoint(Path(path))
@@ -191,10 +204,14 @@ def _test(trainer: pl.Trainer, parts: RunParts, weights: Path | None) -> dict[st
             parts.own[0].tested_step = int(checkpoint["global_step"])
         else:
             load_weights_from_checkpoint(parts.task, checkpoint, str(path))
-    if parts.services.test.lacks:
-        return {}
-    if not parts.data.own:
-        pl.seed_everything(parts.cfg.seed, workers=True, verbose=False)  # its setup draws the split of the training
-    with terminate_ranks_on_error(trainer):
-        trainer.test(parts.task, datamodule=parts.data.module, verbose=False)
-    return {key: float(value) for key, value in trainer.callback_metrics.items()}
+    passes = [] if parts.services.test.lacks else [trainer.test]
+    if trainer.max_epochs == 0 and type(parts.compression) is Compression and has_part(parts.task, parts.data, "val"):
+        passes.insert(0, trainer.validate)  # nothing was trained
+    metrics: dict[str, float] = {}
+    for evaluate in passes:
+        if not parts.data.own:
+            pl.seed_everything(parts.cfg.seed, workers=True, verbose=False)  # its setup draws the split of the training
+        with terminate_ranks_on_error(trainer):
+            evaluate(parts.task, datamodule=parts.data.module, verbose=False)
+        metrics |= {key: float(value) for key, value in trainer.callback_metrics.items()}
+    return metrics

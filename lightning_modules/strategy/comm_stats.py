@@ -116,8 +116,8 @@ class CommStats(Strategy):
         if measured := self.comm_seconds():
             values |= dict(zip(("comm/time_s", "comm/exposed_s"), measured, strict=True))
         values |= self._compare_step_times()
-        if trainer.logger is not None:
-            trainer.logger.log_metrics(values, trainer.global_step)
+        for logger in trainer.loggers:
+            logger.log_metrics(values, trainer.global_step)
         self._since, self._batches, self._samples = None, 0, 0
 
     # --- the time of this rank ---------------------------------------------------------------------------------

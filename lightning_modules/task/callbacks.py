@@ -49,8 +49,8 @@ class EpochLoss(pl.Callback):
         total = trainer.strategy.reduce(total.to(pl_module.device), reduce_op="sum").cpu()
         value = (total[0] / total[1]).float()
         set_metrics(trainer, {METRIC: value})
-        if trainer.logger is not None:
-            trainer.logger.log_metrics({METRIC: value}, trainer.global_step)  # type: ignore[dict-item]
+        for logger in trainer.loggers:
+            logger.log_metrics({METRIC: value}, trainer.global_step)  # type: ignore[dict-item]
 
 
 class WeightProjections(pl.Callback):

@@ -149,9 +149,9 @@ class EvaluatedModule(pl.LightningModule):
             set_metrics(self.trainer, values)
         else:
             self.log_dict(values, logger=False)
-        if self.logger is not None:
+        for logger in self.loggers:
             defined = {name: value for name, value in values.items() if name.endswith("/loss") or not value.isnan()}
-            self.logger.log_metrics({**defined, **(extra_metrics or {})}, step)  # type: ignore[dict-item]
+            logger.log_metrics({**defined, **(extra_metrics or {})}, step)  # type: ignore[dict-item]
 
     def _warn_of_undefined(self, part: str, values: Mapping[str, Tensor], outputs: Tensor, y: Tensor) -> None:
         """Warn once per split of classes without samples and of metrics that are not defined on its targets."""

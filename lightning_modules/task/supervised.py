@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -159,8 +160,8 @@ class Supervised(EvaluatedModule):
         raise_if_received()  # the fast loop takes many steps per call
         loss = loss.detach()
         self.nan_guard.record(step, loss, index, lr)
-        if step % self.log_every_n_steps == 0 and step != self._last_step and self.logger is not None:
-            self.logger.log_metrics({"train/loss": loss}, step)  # type: ignore[dict-item]
+        for logger in self.loggers if step % self.log_every_n_steps == 0 and step != self._last_step else ():
+            logger.log_metrics({"train/loss": loss}, step)  # type: ignore[dict-item]
         self._last_step = step  # accumulated gradients: several micro-batches have the same step
 
     def _reduce_train_outputs(self) -> None:
@@ -232,11 +233,25 @@ class Supervised(EvaluatedModule):
     def _log_throughput(self) -> None:
         """Log the throughput of a single process; strategies of several measure it themselves."""
         pace = self.throughput.read()
-        if pace is not None and self.logger is not None and not hasattr(self.trainer.strategy, "bytes_counter"):
-            self.logger.log_metrics({"throughput/samples_per_s": pace}, self.global_step)
+        for logger in self.loggers if not hasattr(self.trainer.strategy, "bytes_counter") else ():
+            logger.log_metrics({} if pace is None else {"throughput/samples_per_s": pace}, self.global_step)
 
     def metric_names(self) -> set[str]:
         return super().metric_names() | {f"train/{name}" for name in self.train_metric_names}
+
+    @property
+    def lr(self) -> float:
+        """The optimizer's learning rate, which Lightning's LearningRateFinder sets. Raises UserError under a schedule."""
+        if self._scheduler is not None:
+            raise UserError(
+                "LearningRateFinder: the schedule would overwrite the rate that it finds; use scheduler=none"
+            )
+        return float(getattr(self._optimizer, "keywords", {})["lr"])
+
+    @lr.setter
+    def lr(self, value: float) -> None:
+        assert self._optimizer is not None
+        self._optimizer = partial(self._optimizer, lr=value)
 
     # --- optimizer and checkpoint ------------------------------------------------------------------------------
     def configure_optimizers(self) -> OptimizerLRScheduler:

@@ -7,13 +7,17 @@ from typing import Any
 
 from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 from torch import Tensor
 
 from lightning_modules.config.errors import UserError
 from lightning_modules.config.moved_names import update_callback_states
 from lightning_modules.config.signals import defer_signals
 from lightning_modules.model.checksum import load_verified, save_with_checksum
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """The run's own ModelCheckpoint, a type of its own: those that a module configures would replace it."""
 
 
 class LastCheckpoint(Checkpoint):
@@ -40,7 +44,9 @@ class LastCheckpoint(Checkpoint):
         If the folder has moved, Lightning resets the best score, and the next epoch would count as the best.
         """
         for callback in trainer.checkpoint_callbacks:
-            state = checkpoint.get("callbacks", {}).get(callback.state_key, {})
+            states = checkpoint.get("callbacks", {})
+            earlier = states.get(callback.state_key.replace("BestCheckpoint", "ModelCheckpoint"), {})
+            state = states.setdefault(callback.state_key, earlier) if earlier else states.get(callback.state_key, {})
             old, new = state.get("dirpath"), getattr(callback, "dirpath", None)
             if old and new and old != str(new):
                 checkpoint["callbacks"][callback.state_key] = _moved(state, old, str(new))

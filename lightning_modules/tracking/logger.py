@@ -71,7 +71,7 @@ class BufferedMLflowLogger(Logger):
         super().__init__()
         self.undelivered: Path | None = None  # the file of unsent points
         self._client = client
-        self._run_id = run_id
+        self.run_id = run_id  # as Lightning's MLFlowLogger has it
         self._flush_points = flush_points
         self._flush_seconds = flush_seconds
         self._already = dict(already or {})
@@ -91,7 +91,7 @@ class BufferedMLflowLogger(Logger):
         self._pause = 0.0
         self._due = time.monotonic() + self._flush_seconds
         local = self._client.tracking_uri.startswith("sqlite:")
-        self._sender = None if local else MetricSender(self._client, self._run_id)
+        self._sender = None if local else MetricSender(self._client, self.run_id)
         self._silent_until = 0.0
 
     def attach_model(self, model_id: str, prefix: str = "test/") -> None:
@@ -104,14 +104,14 @@ class BufferedMLflowLogger(Logger):
     def name(self) -> str | None:
         """The experiment's name."""
         if self._name is None:
-            experiment_id = self._client.get_run(self._run_id).info.experiment_id
+            experiment_id = self._client.get_run(self.run_id).info.experiment_id
             self._name = self._client.get_experiment(experiment_id).name
         return self._name
 
     @property
     def version(self) -> str:
         """The run's id."""
-        return self._run_id
+        return self.run_id
 
     @property
     @rank_zero_experiment
@@ -212,7 +212,7 @@ class BufferedMLflowLogger(Logger):
             try:
                 while self._points:
                     batch = [self._points[i] for i in range(min(MAX_BATCH, len(self._points)))]
-                    log_metrics_fast(self._client, self._run_id, metrics_of(self._rows(batch)))
+                    log_metrics_fast(self._client, self.run_id, metrics_of(self._rows(batch)))
                     for _ in batch:
                         self._points.popleft()
             except Exception as error:  # any error: training continues, the points stay buffered
@@ -228,7 +228,7 @@ class BufferedMLflowLogger(Logger):
         if not self._warned:
             count = len(self._points) + (self._sender.pending if self._sender else 0)
             text = f"{count} points are buffered because the tracking store does not accept them: {reason}"
-            warnings.warn(f"MLflow run {self._run_id}: {text}", stacklevel=2)
+            warnings.warn(f"MLflow run {self.run_id}: {text}", stacklevel=2)
         self._warned = True
 
     @rank_zero_only
@@ -244,7 +244,7 @@ class BufferedMLflowLogger(Logger):
                 return
             if attempt < LAST_TRIES - 1:
                 time.sleep(LAST_PAUSE)
-        self._name_file(enqueue(self._client.tracking_uri, self._run_id, self._rows(list(self._points))))
+        self._name_file(enqueue(self._client.tracking_uri, self.run_id, self._rows(list(self._points))))
         self._points.clear()
 
     def _name_file(self, file: Path | None) -> None:
@@ -252,7 +252,7 @@ class BufferedMLflowLogger(Logger):
         before, self.undelivered = self.undelivered, file
         if file is not None and file != before:
             text = f"the tracking store did not accept the points in {file}; send them with `touchstone store sync`"
-            warnings.warn(f"MLflow run {self._run_id}: {text}", UnsentDataWarning, stacklevel=3)
+            warnings.warn(f"MLflow run {self.run_id}: {text}", UnsentDataWarning, stacklevel=3)
 
     def _rows(self, batch: list[Point]) -> Iterator[dict[str, Any]]:
         """Points as rows of the outbox."""

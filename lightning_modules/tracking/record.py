@@ -64,7 +64,7 @@ class Record:
         resumed = before is not None
         self.store, self.run_id, self.model_id = store, run_id, model_id
         self.client, self.before = store.client, before
-        run = self.client.get_run(run_id)
+        self.run = run = self.client.get_run(run_id)
         self.run_name = run.info.run_name
         self.experiment_id = run.info.experiment_id
         self.is_partial = NOT_RERUNNABLE_TAG in run.data.tags

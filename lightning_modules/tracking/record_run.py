@@ -14,6 +14,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
+from lightning_modules.compat.mlflow import active_run
 from lightning_modules.config.signals import (
     RunStopped,
     SignalReceived,
@@ -89,7 +90,8 @@ def record_run(open_record: Callable[[], Record]) -> Iterator[Record]:
         try:
             with defer_signals():
                 record = open_record()
-            yield record
+            with active_run(record.store.uri, record.run):
+                yield record
             raise_if_received()
         except RunStopped as stopped:
             if record:

@@ -14,7 +14,7 @@ from lightning_modules.tracking.user_code import digest, user_modules
 
 # Keys that affect how a run is recorded, displayed or distributed over cores, but not its results.
 _IGNORED_GROUPS = (
-    "tracking", "name", "resume", "sweep", "search", "overrides", "choices", "cpu_threads", "steps_per_call",
+    "tracking", "loggers", "name", "resume", "sweep", "search", "overrides", "choices", "cpu_threads", "steps_per_call",
 )  # fmt: skip
 _DISPLAY_KEYS = ("callbacks.progress.", "callbacks.summary.", "callbacks.learning_rate.", "callbacks.last.")
 _LOCATION_KEYS = {
