@@ -1,5 +1,6 @@
 """Services for any task and datamodule: augmentation by config, our tasks on other data, and what is rejected at the start."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -219,6 +220,21 @@ def test_finished_runs_are_found_only_where_the_data_are_known(train: Callable[.
         UserError, match="skip_finished=true needs the content of the data=Images, which is declared by"
     ):
         run(compose_run(declared), skip_cached=True)
+
+
+@pytest.mark.slow
+def test_a_rerun_says_whether_the_data_are_those_of_the_record(
+    train: Callable[..., Any], command: Callable[..., Any], tmp_path: Path
+) -> None:
+    images = tmp_path / "images"
+    images.write_text("1")
+    recorded = train(*words("ImageTask", "Images", *RECORD, f"data.data_files=['{images}']"), quick=False)
+    folders = [str(Path(str(service_modules.__file__)).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {"TOUCHSTONE_TRUST": "service_modules", "PYTHONPATH": os.pathsep.join(folders)}
+    images.write_text("2")
+    rerun = command("rerun.py", recorded.info.run_id, "here=true", **environment)
+    assert rerun.returncode == 1, rerun.stdout + rerun.stderr
+    assert "all metrics are equal" in rerun.stdout and "data: other values than recorded" in rerun.stdout
 
 
 def test_our_task_trains_on_a_stream_with_a_schedule_of_known_length() -> None:
