@@ -174,7 +174,7 @@ class Memmap(pl.LightningDataModule):
         self.rows = np.memmap(self.file, np.float32, "r").reshape(-1, 5)
 
     def train_dataloader(self) -> DataLoader:
-        return DataLoader(self.rows, self.batch_size, shuffle=True, num_workers=1)
+        return DataLoader(self.rows, self.batch_size, shuffle=True)
 
     def val_dataloader(self) -> DataLoader:
         return DataLoader(self.rows, self.batch_size)
