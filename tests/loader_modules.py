@@ -114,7 +114,7 @@ class Counter(pl.LightningModule):
 
     def __init__(self) -> None:
         super().__init__()
-        self.layer = nn.Linear(1, 1)
+        self.model = nn.Linear(1, 1)
         parts = [f"{part}_{kind}" for part in COUNTS for kind in ("count", "sum")]
         self.seen = nn.ModuleDict({name: torchmetrics.SumMetric() for name in parts})
 
@@ -126,7 +126,7 @@ class Counter(pl.LightningModule):
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         self._count("train", batch)
-        return self.layer(batch / 100).square().mean()
+        return self.model(batch / 100).square().mean()
 
     def validation_step(self, batch: Tensor, batch_idx: int) -> None:
         self._count("val", batch)

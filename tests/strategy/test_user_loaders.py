@@ -18,14 +18,13 @@ QUIET = (
 
 @pytest.fixture
 def on_two_ranks(train: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    monkeypatch.setenv("TOUCHSTONE_TRUST", "loader_modules")
+    monkeypatch.setenv("TOUCHSTONE_TRUST", "loader_modules,user_modules")
 
-    def launch(kind: str, evaluated: str = "plain") -> dict[str, float]:
+    def launch(kind: str, evaluated: str = "plain", *more: str) -> dict[str, float]:
         words = ["task=lightning_module", "task._target_=loader_modules.Counter", "data=lightning_datamodule"]
         words += ["data._target_=loader_modules.Loaders", f"+data.kind={kind}", f"+data.evaluated={evaluated}", *QUIET]
-        run = train(
-            *words, "strategy=ddp", "strategy.timeout_s=20", "trainer.devices=2", "trainer.max_epochs=1", quick=False
-        )
+        words += ["strategy=ddp", "strategy.timeout_s=20", "trainer.devices=2", "trainer.max_epochs=1", *more]
+        run = train(*words, quick=False)
         return run.data.metrics
 
     return launch
@@ -67,3 +66,14 @@ def test_an_epoch_of_streams_of_different_length_ends_with_the_shorter_one(on_tw
 def test_what_all_ranks_would_get_is_rejected(kind: str, evaluated: str, message: str, on_two_ranks: Any) -> None:
     with pytest.raises(UserError, match=message):
         on_two_ranks(kind, evaluated)
+
+
+@pytest.mark.slow
+def test_a_network_of_any_module_is_sharded_and_one_without_a_name_is_rejected(on_two_ranks: Any) -> None:
+    found, expected = on_two_ranks("shuffled", "plain", "strategy=fsdp2"), sums("train", "val", "test")
+    assert {name: found[name] for name in expected} == expected
+    with pytest.raises(UserError, match="FSDP2 shards the network in the attribute 'model' of the task, which GAN"):
+        on_two_ranks(
+            "shuffled", "plain", "strategy=fsdp2", "task._target_=user_modules.GAN", "data._target_=user_modules.Points",
+            "~data.kind", "~data.evaluated",
+        )  # fmt: skip

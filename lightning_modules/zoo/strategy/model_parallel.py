@@ -62,6 +62,11 @@ class ModelParallel(CheckedDDP):
     def check_supported(self, trainer: pl.Trainer) -> None:
         """Raise UserError for settings that do not work with a sharded model."""
         task = trainer.lightning_module
+        if not isinstance(getattr(task, "model", None), nn.Module):
+            raise UserError(
+                f"strategy: {type(self).__name__} shards the network in the attribute 'model' of the task, which "
+                f"{type(task).__name__} does not have; use strategy=ddp"
+            )
         if getattr(task, "l1", 0) or getattr(task, "l2", 0):
             raise UserError(
                 "task.l1, task.l2: no rank has all weights with this strategy; use optimizer.weight_decay, or strategy=ddp"
