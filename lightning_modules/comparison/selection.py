@@ -97,9 +97,7 @@ def lower_is_better(metric: str, better: str | None, objectives: Mapping[str, st
 def read_metric(
     reader: RunReader, ids: Sequence[str], metric: str | None, objectives: Iterable[str] = ()
 ) -> tuple[str, dict[str, float]]:
-    """The metric's name and run id -> value.
-
-    The default (None) is test/accuracy if any run has it, else a similar metric, else what the sweeps optimized.
+    """The metric's name and run id -> value. None: test/accuracy, else a similar metric, else what the sweeps optimized.
 
     Raises:
         UserError: no run has the metric.

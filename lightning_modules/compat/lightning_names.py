@@ -2,7 +2,6 @@
 
 import importlib.util
 import sys
-from collections.abc import Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
@@ -19,9 +18,7 @@ class _SameModules(MetaPathFinder, Loader):
     def _other_name(self, name: str) -> str | None:
         return next((b + name[len(a) :] for a, b in self._names.items() if f"{name}.".startswith(f"{a}.")), None)
 
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
+    def find_spec(self, fullname: str, *_: object) -> ModuleSpec | None:
         other = self._other_name(fullname)
         return ModuleSpec(fullname, self) if other and importlib.util.find_spec(other) else None
 

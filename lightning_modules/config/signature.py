@@ -45,14 +45,10 @@ def require_lightning_type(part: object, kind: type, where: str) -> None:
     """Raise UserError unless `part` is a `kind` of Lightning; name both namespaces if it is one of the other."""
     if isinstance(part, kind):
         return
-    message = f"{where}: expected a {kind.__name__}, got a {type(part).__name__}"
-    bases = (base for base in type(part).__mro__ if base.__name__ == kind.__name__)
-    if other := next(bases, None):
-        message += (
-            f" of {other.__module__}, and runs use {kind.__module__}: this process has imported both lightning and "
-            "pytorch_lightning. Import lightning_modules before them, or only one of them"
-        )
-    raise UserError(message)
+    others = [base.__module__ for base in type(part).__mro__ if base.__name__ == kind.__name__]
+    both = "this process has imported both lightning and pytorch_lightning; import lightning_modules first"
+    hint = f" of {others[0]}, and runs use {kind.__module__}: {both}" if others else ""
+    raise UserError(f"{where}: expected a {kind.__name__}, got a {type(part).__name__}{hint}")
 
 
 def parameters_of(function: Any) -> tuple[dict[str, inspect.Parameter], bool]:
