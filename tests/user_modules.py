@@ -91,6 +91,33 @@ class WithObject(Classifier):
         checkpoint["history"] = [TensorDataset(torch.zeros(1))]
 
 
+class WithEntries(Classifier):
+    """Reads what it has written into its checkpoints."""
+
+    def on_save_checkpoint(self, checkpoint: dict[str, object]) -> None:
+        checkpoint["mine"] = {"n": 3}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, object]) -> None:
+        self.read = checkpoint["mine"]["n"]
+
+
+class Diverging(Classifier):
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        return super().training_step(batch, batch_idx) * float("nan")
+
+
+class OnlyPredicts(Classifier):
+    forward = pl.LightningModule.forward
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        return nn.functional.cross_entropy(self.layers(batch[0]), batch[1])
+
+    validation_step = test_step = training_step
+
+    def predict_step(self, batch: Tensor, batch_idx: int = 0) -> Tensor:
+        return self.layers(batch) > 0  # a mask
+
+
 class Points(pl.LightningDataModule):
     """An ordinary shuffled DataLoader of tuples; the split is drawn in `setup`."""
 
@@ -182,6 +209,27 @@ class WritesToMLflow(Classifier):
         mlflow.log_metric("my/metric", 0.5, step=2)
         mlflow.log_text("hello", "mine/hello.txt")
         self.logger.experiment.log_param(self.logger.run_id, "by_experiment", 4)
+
+
+class NoSamples(Points):
+    """`stream`: of unknown length."""
+
+    def __init__(self, stream: bool = False) -> None:
+        super().__init__()
+        self.stream = stream
+
+    def train_dataloader(self) -> DataLoader:
+        return DataLoader(_Nothing() if self.stream else [], 10)
+
+
+class _Nothing(IterableDataset):
+    def __iter__(self):
+        return iter(())
+
+
+class NotValidated(pl.LightningDataModule):
+    def train_dataloader(self) -> DataLoader:
+        return DataLoader(TensorDataset(torch.randn(20, 4), torch.zeros(20).long()), 10)
 
 
 class TwoValidationLoaders(Points):

@@ -65,6 +65,13 @@ def run(
         for group, given in objects.items():
             _set_object(cfg, group, given)
         context.run(GIVEN.set, dict(objects))
+        words = [str(word).lstrip("+~") for word in cfg.get("overrides") or ()]
+        if (
+            "data" not in objects
+            and task is not None
+            and not any(word.startswith(("data=", "data.")) for word in words)
+        ):
+            print(f"data: {cfg.choices.get('data')} (the config's default), as run() was given no data=", flush=True)
         tags = {NOT_RERUNNABLE_TAG: " and ".join(objects)} if objects else {}
         metrics = context.run(run_config, cfg, tags, on_start=started.append)
     return RunResult(next(iter(started), None), metrics)

@@ -36,6 +36,9 @@ def drop_unused_groups(cfg: DictConfig) -> None:
 
     Raises UserError if the command line sets one of them.
     """
+    if cfg.get("task") and cfg.task.get("monitor") is None:
+        with open_dict(cfg):
+            cfg.task.monitor = {"metric": None, "mode": None}
     task = task_class(cfg)
     if task is None:
         return

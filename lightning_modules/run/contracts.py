@@ -55,13 +55,13 @@ class Services:
 
 
 def find_services(cfg: DictConfig, task: pl.LightningModule, data: RunData) -> Services:
-    """The services that a run with this task and data has."""
+    """The services that a run with this task and data has. Raises UserError if it monitors what it does not validate."""
     own = isinstance(task, Supervised) and data.own is not None
     iterates = "dataloader_iter" in inspect.signature(task.training_step).parameters
     objects = " and ".join(group for group in ("task", "data") if "object_class" in (cfg.get(group) or {}))
     return Services(
         rerun=Service("rerun and resume", _OBJECT.format(objects) if objects else ""),
-        best_weights=Service("best weights", _best_lacks(cfg)),
+        best_weights=Service("best weights", _best_lacks(cfg, is_supervised(cfg) or has_part(task, data, "val"))),
         test=Service("test", _test_lacks(task, data)),
         known_data=Service("data fingerprint", NOT_KNOWN if data.is_declared else ""),
         serving=Service("serving", "" if isinstance(task, Supervised) else _serving_lacks(cfg, task)),
@@ -95,8 +95,14 @@ def monitor_of(cfg: DictConfig) -> str | None:
     return None if metric is None else str(metric)
 
 
-def _best_lacks(cfg: DictConfig) -> str:
-    if monitor_of(cfg) is None:
+def _best_lacks(cfg: DictConfig, validates: bool) -> str:
+    metric = monitor_of(cfg)
+    if metric and metric.startswith(("val_", "val/", "valid_", "valid/")) and not validates:
+        raise UserError(
+            f"task.monitor.metric={metric}: nothing is validated: there are no validation data, or no validation_step; "
+            "choose a metric of training_step, or task.monitor.metric=null"
+        )
+    if metric is None:
         return "the last weights are kept: set task.monitor.metric and task.monitor.mode to a metric that the task logs"
     watching = [node for node in (cfg.callbacks or {}).values() if node and node.get("monitor")]
     return "" if watching else "the last weights are kept: no callback monitors a metric"

@@ -19,7 +19,7 @@ from lightning_modules.config.trust import refuse_untrusted
 from lightning_modules.run.build import build_lightning_module
 from lightning_modules.run.named_forward import require_same_module_outputs
 from lightning_modules.task.rng import seed_epoch
-from lightning_modules.tracking.checkpoint import plain_hyperparameters
+from lightning_modules.tracking.checkpoint import call_load_hook, plain_hyperparameters
 from lightning_modules.tracking.logger import BufferedMLflowLogger
 from lightning_modules.tracking.tags import RESUME_TAG
 
@@ -73,6 +73,10 @@ class EpochSeeds(pl.Callback):
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.current_epoch != self._seeded_epoch:
             seed_epoch(self._seed, 2 * trainer.current_epoch, trainer.global_rank, pl_module.device)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.fit_loop.batch_idx < 0:
+            raise UserError(f"data: train_dataloader gave no batch in epoch {trainer.current_epoch}")
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: object, batch_idx: int
@@ -136,9 +140,9 @@ def build_module_from_spec(spec: Mapping[str, Any], where: str) -> pl.LightningM
 
 def load_weights_from_checkpoint(task: pl.LightningModule, checkpoint: Mapping[str, Any], where: str) -> None:
     """Load a whole state dict as Lightning's ``load_from_checkpoint`` does. Raises UserError if it does not match."""
-    task.on_load_checkpoint(dict(checkpoint))
+    call_load_hook(task, checkpoint, where)
     try:
-        task.load_state_dict(checkpoint["state_dict"])
+        task.load_state_dict(checkpoint["state_dict"], strict=task.strict_loading)
     except RuntimeError as error:
         first = " ".join(str(error).split())[:500]
         raise UserError(f"{where} does not match the task: {first}") from error
@@ -152,20 +156,25 @@ def check_checkpoint(cfg: DictConfig, task: pl.LightningModule, servable: bool) 
     kept, dropped = plain_hyperparameters(dict(task.hparams))
     if dropped:
         print(f"hyper-parameters that are objects are left out of the checkpoints: {', '.join(dropped)}", flush=True)
-    trial: dict[str, Any] = {"state_dict": task.state_dict(), "hyper_parameters": kept}
+    usual: dict[str, Any] = {"epoch": 0, "global_step": 0, "state_dict": task.state_dict(), "hyper_parameters": kept}
+    trial = usual.copy()
     try:
         task.on_save_checkpoint(trial)
     except (RuntimeError, AttributeError):  # it needs the trainer, which does not exist yet
-        trial = {"state_dict": task.state_dict(), "hyper_parameters": kept}
-    for key, value in trial.items():
+        trial = {}
+    for key, value in (trial or usual).items():
         if error := _reading_error(value):
             raise UserError(
                 f"task: its checkpoint cannot be read again, because '{key}' holds more than tensors and plain values: "
                 f"{error}; save tensors, numbers, strings, lists and dicts in on_save_checkpoint"
             )
     if servable:
-        rebuilt = load_module_from_spec(module_spec(cfg), {"state_dict": task.state_dict()}, "the recorded task")
-        require_same_module_outputs(task, rebuilt, "the recorded task")
+        rebuilt = build_module_from_spec(module_spec(cfg), where := "the recorded task")
+        if trial:
+            load_weights_from_checkpoint(rebuilt, trial, where)
+        else:
+            rebuilt.load_state_dict(usual["state_dict"])
+        require_same_module_outputs(task, rebuilt, where)
 
 
 def _reading_error(value: Any) -> str | None:

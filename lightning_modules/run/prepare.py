@@ -9,6 +9,8 @@ from typing import Any
 
 import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf, open_dict
+from pytorch_lightning.callbacks import ModelSummary
+from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from lightning_modules.config.check import check_config
 from lightning_modules.config.errors import UserError
@@ -143,6 +145,8 @@ def _check_parts(
         check_parts(cfg, task, data.own or data.samples, callbacks)
         return
     check_device(cfg)
+    if task.example_input_array is not None and not is_overridden("forward", task):  # which a summary calls
+        callbacks[:] = [callback for callback in callbacks if not isinstance(callback, ModelSummary)]
     for callback in callbacks:
         if (name := getattr(callback, "needs", None)) and not (hasattr(task, name) or hasattr(data.module, name)):
             raise UserError(

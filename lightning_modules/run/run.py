@@ -1,5 +1,6 @@
 """One run from top to bottom: check -> build -> fit -> test -> compress -> record."""
 
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,6 +12,7 @@ import pytorch_lightning as pl
 from omegaconf import DictConfig
 from pytorch_lightning.loggers.logger import DummyLogger, Logger
 
+from lightning_modules.config.errors import UserError, warn
 from lightning_modules.config.project import runs_folder
 from lightning_modules.config.signals import SignalReceived, signals_as_exceptions
 from lightning_modules.model.checksum import save_with_checksum
@@ -33,6 +35,7 @@ from lightning_modules.tracking.elastic import report_once
 from lightning_modules.tracking.record import Record
 from lightning_modules.tracking.record_run import open_record, record_run
 from lightning_modules.tracking.secrets import mask_secrets
+from lightning_modules.tracking.tags import NOT_FINITE_TAG
 
 _LIGHTNING_KEYS = ("pytorch-lightning_version", "hyper_parameters", "hparams_name", "hparams_type")  # of a checkpoint
 
@@ -74,6 +77,8 @@ def run(
             if out.record and weights and trainer.is_global_zero:
                 data = parts.own[1] if parts.own else None
                 publish(out.record, weights, data, parts.task, parts.services.serving.lacks, metrics)
+            if not parts.own:
+                _warn_if_not_finite(parts.task, metrics, out.record)
             metrics |= parts.compression.evaluate(out.record, out.logger, out.checkpoints, _fit, trainer, metrics)
             if trainer.is_global_zero:
                 if out.record and _draws(parts):
@@ -158,6 +163,8 @@ def _train(trainer: pl.Trainer, parts: RunParts, out: _Outputs) -> dict[str, flo
     if not parts.data.own:
         pl.seed_everything(parts.cfg.seed, workers=True, verbose=False)  # its setup may draw a split
     metrics = _fit(trainer, parts.task, parts.data.module, checkpoint)
+    if not parts.data.own and trainer.max_epochs and trainer.limit_train_batches and not trainer.num_training_batches:
+        raise UserError(f"data: the train_dataloader of {parts.data.name} has no batch: nothing was trained")
     parts.compression.end(out.checkpoints / "last.ckpt")
     if out.record and out.record.before:
         out.record.before.mark()  # failures from here on are not failures of the resume
@@ -170,6 +177,16 @@ def _fit(
     with terminate_ranks_on_error(trainer):
         trainer.fit(task, datamodule=data, ckpt_path=str(checkpoint) if checkpoint else None, weights_only=True)
     return {key: float(value) for key, value in trainer.callback_metrics.items()}
+
+
+def _warn_if_not_finite(task: pl.LightningModule, metrics: Mapping[str, float], record: Record | None) -> None:
+    """Say which weights and metrics ended as NaN or infinite; our tasks end at the first such loss."""
+    names = [name for name, weight in task.named_parameters() if not bool(weight.isfinite().all())]
+    if names := [*names[:3], *(name for name, value in metrics.items() if not math.isfinite(value))]:
+        if is_rank_zero():
+            warn(f"warning: NaN or infinite at the end of the run: {', '.join(names)}")
+        if record:
+            record.send({"do": "tags", "tags": {NOT_FINITE_TAG: ", ".join(names)}})
 
 
 def _best_weights(trainer: pl.Trainer, parts: RunParts, out: _Outputs) -> Path | None:
@@ -189,8 +206,10 @@ def _best_weights(trainer: pl.Trainer, parts: RunParts, out: _Outputs) -> Path |
             for key, name in (("epoch", "current_epoch"), ("global_step", "global_step"))
         }
         lightning = {key: trained[key] for key in _LIGHTNING_KEYS if key in trained}  # for its `load_from_checkpoint`
-        weights = {"state_dict": parts.task.state_dict(), "passport": dict(parts.spec)}
-        save_with_checksum({**lightning, **weights, **counters}, last)
+        weights = {**lightning, "state_dict": parts.task.state_dict(), "passport": dict(parts.spec), **counters}
+        if not parts.own:
+            parts.task.on_save_checkpoint(weights)
+        save_with_checksum(weights, last)
     return last
 
 

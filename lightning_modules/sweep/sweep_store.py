@@ -6,7 +6,9 @@ Longer than 200 lines: what it reads of a trial and what it writes are one inter
 import functools
 import json
 import sqlite3
+import sys
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
@@ -198,6 +200,8 @@ class SweepStore:
         with defer_signals():
             run = self.store.client.create_run(self.experiment_id, run_name=name or f"trial {trial.number}", tags=tags)
             self.store.client.set_terminated(run.info.run_id, "FAILED")
+            text = traceback.format_exc() if sys.exc_info()[0] else error
+            self.store.client.log_text(run.info.run_id, text, "traceback.txt")
         return str(run.info.run_id)
 
 

@@ -19,6 +19,16 @@ from lightning_modules.model.checksum import load_verified, save_with_checksum
 class BestCheckpoint(ModelCheckpoint):
     """The run's own ModelCheckpoint, a type of its own: those that a module configures would replace it."""
 
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        validated = trainer.enable_validation and (trainer.val_dataloaders is None or any(trainer.num_val_batches))
+        if self.monitor and not validated and self.monitor not in trainer.callback_metrics:  # Lightning only warns
+            logged = ", ".join(sorted(trainer.callback_metrics)) or "nothing"
+            raise UserError(
+                f"task.monitor.metric={self.monitor}: it was not logged in the first epoch, and nothing is validated; "
+                f"logged: {logged}. Choose one of them, or task.monitor.metric=null"
+            )
+        super().on_train_epoch_end(trainer, pl_module)
+
 
 class LastCheckpoint(Checkpoint):
     """Writes ``last.ckpt`` with the full training state, independent of any monitored metric.
@@ -121,6 +131,14 @@ def _moved(value: Any, old: str, new: str) -> Any:
         return {_moved(key, old, new): _moved(item, old, new) for key, item in value.items()}
     is_path = isinstance(value, str) and (value == old or value.startswith(f"{old}/"))
     return new + value[len(old) :] if is_path else value
+
+
+def call_load_hook(task: LightningModule, checkpoint: Mapping[str, Any], where: str) -> None:
+    """Call ``on_load_checkpoint``, with the entries that the task saved. Raises UserError if one is missing."""
+    try:
+        task.on_load_checkpoint(dict(checkpoint))
+    except KeyError as error:
+        raise UserError(f"{where} has no entry {error}, which on_load_checkpoint of the task reads") from error
 
 
 def read_checkpoint(path: Path, ours: bool = True) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
+from pytorch_lightning import LightningModule
 from torch import nn
 
 from lightning_modules.config.check import SCALAR_RULES
@@ -22,7 +23,7 @@ from lightning_modules.config.flatten import flatten
 from lightning_modules.config.project import CONF, home
 from lightning_modules.config.trust import refuse_untrusted
 from lightning_modules.tracking.artifacts import artifact_path, download_model, local_folder
-from lightning_modules.tracking.checkpoint import read_checkpoint
+from lightning_modules.tracking.checkpoint import call_load_hook, read_checkpoint
 from lightning_modules.tracking.liveness import is_alive
 from lightning_modules.tracking.outbox import deliver_run
 from lightning_modules.tracking.record import add_model
@@ -242,12 +243,14 @@ def load_weights(store: Store, wanted: str, module: nn.Module) -> None:
     """
     is_file = is_checkpoint_file(wanted)
     path = Path(wanted).expanduser() if is_file else best_checkpoint(store, find_run(store, wanted))
-    weights = read_checkpoint(path, ours=not is_file).get("state_dict")
-    if weights is None:
+    checkpoint = read_checkpoint(path, ours=not is_file)
+    if (weights := checkpoint.get("state_dict")) is None:
         raise UserError(f"init_from={wanted}: the file has no state_dict; it is not a checkpoint of Lightning")
     prefix = "model." if getattr(module, "task_spec", None) else ""  # of a task of ours only the network
     state = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
     network: Any = module.model if prefix else module
+    if not prefix and isinstance(network, LightningModule):
+        call_load_hook(network, checkpoint, f"init_from={wanted}")
     own = network.state_dict()
     both = own.keys() & state.keys()
     if wrong := sorted((own.keys() ^ state.keys()) | {k for k in both if own[k].shape != state[k].shape}):

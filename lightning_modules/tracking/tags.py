@@ -19,6 +19,7 @@ INIT_FROM_TAG = "touchstone.init_from"
 KIND_TAG = "touchstone.kind"  # of runs that are no training: sweep, comparison, data
 MODEL_ID_TAG = "touchstone.model_id"  # the LoggedModel of the best weights
 NOTE_TAG = "mlflow.note.content"  # the description on a run's page, in Markdown
+NOT_FINITE_TAG = "touchstone.not_finite"  # weights and metrics that ended as NaN or infinite
 NOT_RERUNNABLE_TAG = "touchstone.not_rerunnable"  # what of the run a record cannot hold: objects or a loop in Python
 PARENT_MODEL_TAG = "touchstone.parent_model_id"
 PARENT_RUN_TAG = "mlflow.parentRunId"

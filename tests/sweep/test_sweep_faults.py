@@ -11,6 +11,7 @@ import pytest
 from interrupted import QUICK, check_whole, finished, gate, is_there, newest_parent, once, until
 
 from lightning_modules.sweep.trial_results import read_trial_results
+from lightning_modules.tracking.artifacts import artifact_path
 from lightning_modules.tracking.rerun import metric_histories
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -239,3 +240,18 @@ def test_a_sweep_whose_recorded_command_was_changed_to_call_a_shell_is_not_resum
         assert message in again.said and "Traceback" not in again.said
         assert len(again.children) == 1
         assert not (tmp_path / "ran").exists()
+
+
+def test_a_trial_that_could_not_start_keeps_its_traceback(store: Any, tmp_path: Path) -> None:
+    from lightning_modules.sweep.plans import Trial
+    from lightning_modules.sweep.sweep_store import SweepStore
+
+    tags = {"touchstone.kind": "sweep", "sweep.name": "cut", "sweep.objectives": "{}"}
+    ledger = SweepStore(store, store.client.create_run(store.experiment("mine"), tags=tags), tmp_path)
+    trial = Trial(0, {"seed": 0}, ())
+    try:
+        {}["mine"]
+    except KeyError:
+        ledger.fail(trial, "KeyError: 'mine'", "seed=0")
+    run = ledger.runs(0)[0]
+    assert '{}["mine"]' in artifact_path(store, run, "traceback.txt").read_text()

@@ -1,0 +1,117 @@
+"""What modules write into their checkpoints, how trainings end that train or validate nothing, or diverge."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import user_modules
+
+from lightning_modules import compose, load, run, runs
+from lightning_modules.config.check import check_config
+from lightning_modules.config.errors import UserError
+from lightning_modules.tracking.artifacts import artifact_path
+from lightning_modules.tracking.resume import best_checkpoint
+
+QUIET = (
+    "tracking.system_metrics_s=null",
+    "tracking.pictures=false",
+    "callbacks.progress=null",
+    "trainer.max_epochs=1",
+)
+MONITOR = "task.monitor={metric: val_loss, mode: min}"
+
+
+@pytest.fixture(autouse=True)
+def trust(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOUCHSTONE_TRUST", "user_modules")
+
+
+def config(task: str, data: str = "Points", *overrides: str) -> Any:
+    chosen = [f"task._target_=user_modules.{task}", f"data._target_=user_modules.{data}"]
+    return compose(["task=lightning_module", "data=lightning_datamodule", *chosen, *QUIET, *overrides])
+
+
+@pytest.mark.parametrize("monitor", ["task.monitor.metric=null", pytest.param(MONITOR, marks=pytest.mark.slow)])
+def test_entries_of_a_checkpoint_hook_are_in_every_file(store: Any, monitor: str) -> None:
+    result = run(config("WithEntries", "Points", monitor))
+    recorded = store.client.get_run(str(result.run_id))
+    path = best_checkpoint(store, recorded)
+    assert path.name == ("best.ckpt" if monitor == MONITOR else "last_weights.ckpt")
+    assert load(str(result.run_id)).read == 3
+    assert user_modules.WithEntries.load_from_checkpoint(path).read == 3
+    last = artifact_path(store, recorded, "checkpoints/last.ckpt")
+    assert (
+        load(str(run(config("WithEntries", "Points", f"init_from='{last}'", "trainer.max_epochs=0")).run_id)).read == 3
+    )
+
+
+def test_a_file_without_the_entries_is_named(store: Any, tmp_path: Path) -> None:
+    torch.save({"state_dict": user_modules.Classifier().state_dict()}, tmp_path / "plain.ckpt")
+    with pytest.raises(UserError, match=r"init_from=.*plain.ckpt has no entry 'mine', which on_load_checkpoint"):
+        run(config("WithEntries", "Points", f"init_from='{tmp_path}/plain.ckpt'"))
+
+
+@pytest.mark.parametrize("given", ["config", pytest.param("objects", marks=pytest.mark.slow)])
+def test_a_diverged_run_says_what_is_not_finite(store: Any, given: str, capsys: pytest.CaptureFixture[str]) -> None:
+    objects = (user_modules.Diverging(), user_modules.Points()) if given == "objects" else ()
+    result = run(compose(["task=lightning_module", *QUIET]) if objects else config("Diverging"), *objects)
+    assert "warning: NaN or infinite at the end of the run: layers.0.weight" in capsys.readouterr().err
+    recorded = store.client.get_run(str(result.run_id))
+    assert recorded.info.status == "FINISHED"
+    assert "test_loss" in recorded.data.tags["touchstone.not_finite"]
+
+
+@pytest.mark.parametrize("length", ["known", "unknown"])
+def test_training_data_without_a_batch_end_the_run(store: Any, length: str) -> None:
+    with pytest.raises(UserError, match=r"data: .*train_dataloader.* no batch"):
+        run(config("Classifier", "NoSamples", f"+data.stream={length == 'unknown'}"))
+    assert runs().status[0] == "FAILED"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["NotValidated", MONITOR], "task.monitor.metric=val_loss: nothing is validated"),
+        (
+            ["NotValidated", "task.monitor={metric: my_loss, mode: min}"],
+            "my_loss: it was not logged in the first epoch",
+        ),
+        (["Points", MONITOR, "trainer.limit_val_batches=0"], "val_loss: it was not logged in .* logged: .*train_loss"),
+    ],
+)
+def test_a_metric_that_nothing_logs_is_not_monitored(store: Any, overrides: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        run(config("Classifier", *overrides))
+
+
+@pytest.mark.slow
+def test_a_training_metric_selects_without_validation(store: Any) -> None:
+    result = run(config("Classifier", "NotValidated", "task.monitor={metric: train_loss, mode: min}"))
+    assert best_checkpoint(store, store.client.get_run(str(result.run_id))).name == "best.ckpt"
+
+
+def test_a_summary_does_not_call_a_forward_that_the_task_lacks(store: Any) -> None:
+    result = run(config("OnlyPredicts"))
+    assert load(str(result.run_id)).predict_step(torch.zeros(2, 4)).shape == (2, 3)
+
+
+@pytest.mark.parametrize("target", ["user_modules.Classifier", "user_modules.Missing"])
+def test_a_task_of_a_users_config_needs_no_monitor(tmp_path: Path, target: str) -> None:
+    (tmp_path / "task").mkdir()
+    (tmp_path / "task" / "Mine.yaml").write_text(f"_target_: {target}\nwidth: 4\n")
+    cfg = compose([f"hydra.searchpath=[file://{tmp_path}]", "task=Mine", "data=lightning_datamodule",
+                   "data._target_=user_modules.Points", *QUIET])  # fmt: skip
+    if target == "user_modules.Missing":
+        with pytest.raises(UserError, match=r"(?s)^A mistake in the config:.*Missing"):
+            check_config(cfg)
+        return
+    check_config(cfg)
+    assert cfg.task.monitor.metric is None
+    assert cfg.callbacks.best is None
+
+
+def test_where_the_data_come_from_is_said(store: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(KeyError):
+        run(compose(["task=lightning_module", *QUIET]), user_modules.Classifier())
+    assert "data: digits (the config's default)" in capsys.readouterr().out
