@@ -240,3 +240,8 @@ class TwoValidationLoaders(Points):
 class ValidatedTwice(Classifier):
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
         self.log("val_loss", nn.functional.cross_entropy(self(batch[0]), batch[1]))
+
+
+class TwoTestLoaders(Points):
+    def test_dataloader(self) -> list[DataLoader]:
+        return [super().test_dataloader()] * 2

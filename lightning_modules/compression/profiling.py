@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from lightning_modules.config.errors import UserError
+from lightning_modules.config.errors import UserError, first_line
 from lightning_modules.task.profiling import model_size, single_thread
 
 
@@ -148,7 +148,7 @@ def runtime_calls(
             exported(x)
             calls["onnxruntime"] = lambda: exported(x)
         except UserError as error:  # no kernel for these types, or the exporter does not support an operator
-            return calls, {"onnxruntime": str(error).splitlines()[0]}
+            return calls, {"onnxruntime": first_line(error)}
     return calls, {}
 
 

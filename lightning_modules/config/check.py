@@ -11,7 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lightning_modules.config.bounds import Count, NonNegative, out_of_bounds
 from lightning_modules.config.command_line import GROUPS
-from lightning_modules.config.errors import UserError, suggest
+from lightning_modules.config.errors import UserError, first_line, suggest
 from lightning_modules.config.metric_direction import check_direction, higher_is_better
 from lightning_modules.config.signature import describe_type, hints_of, locate, matches_type, parameters_of
 from lightning_modules.config.task_groups import OPTIONAL_GROUPS, is_supervised, required_groups
@@ -114,7 +114,7 @@ def _interpolation_errors(node: DictConfig | ListConfig, path: str) -> list[str]
         try:
             value = node[key]
         except OmegaConfBaseException as error:
-            mistakes.append(f"{where}={_raw_node(node, key)}: {str(error).splitlines()[0]}")
+            mistakes.append(f"{where}={_raw_node(node, key)}: {first_line(error)}")
             continue
         if isinstance(value, int) and not -(2**63) <= value < 2**63:
             mistakes.append(f"{where}={value}: expected a 64-bit integer, between -2**63 and 2**63 - 1")
@@ -147,7 +147,7 @@ def _value_mistakes(path: str, node: DictConfig, key: str, hint: Any) -> list[st
     """The mistake in the value at `key`, if it has not the type and the bounds of `hint`."""
     value = node[key]
     if not matches_type(value, hint):
-        return [f"{path}={_raw_node(node, key)}: expected {describe_type(hint)}, got {_type_name(value)}"]
+        return [f"{path}={_raw_node(node, key)}: expected {describe_type(hint)}, got {_given(value, hint)}"]
     mistake = out_of_bounds(value, hint)
     return [f"{path}={_raw_node(node, key)}: {mistake}"] if mistake else []
 
@@ -224,6 +224,11 @@ def _check_monitor_mode(path: str, metric: Any, mode: Any) -> list[str]:
         return []  # the type check reports these
     wrong = check_direction(f"{path}.mode", metric, mode)
     return [wrong] if wrong else []
+
+
+def _given(value: Any, hint: Any) -> str:
+    """The value itself, if one of several strings is expected; else its type."""
+    return repr(value) if isinstance(value, str) and "'" in describe_type(hint) else _type_name(value)
 
 
 def _type_name(value: Any) -> str:

@@ -19,7 +19,7 @@ import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 from lightning_modules.compat import hydra
-from lightning_modules.config.errors import UserError, suggest
+from lightning_modules.config.errors import UserError, first_line, suggest
 from lightning_modules.config.metric_direction import monitor_mode
 from lightning_modules.config.project import config_roots, home
 from lightning_modules.config.signals import SignalReceived, signals_as_exceptions
@@ -113,7 +113,7 @@ def format_error(error: Exception, overrides: Sequence[str] | None = None) -> st
     if isinstance(error, OmegaConfBaseException):
         return f"config: {error}"
     if type(error).__name__ == "MlflowException":  # by name, so that MLflow is not imported here
-        return f"the tracking store failed: {str(error).splitlines()[0]}"
+        return f"the tracking store failed: {first_line(error)}"
     if type(error).__name__ == "MisconfigurationException" or _is_raised_by_lightning(error):
         return f"Lightning: {error}"
     if isinstance(error, OSError):
@@ -160,8 +160,7 @@ def _constructor_message(error: Exception) -> str | None:
     target = re.search(r"target '([^']+)'", str(error))
     if isinstance(cause, ImportError | AttributeError | NameError) or not target:
         return None
-    said = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
-    return f"{key[1] if key else 'config'}: {target[1]} rejected its arguments: {said}"
+    return f"{key[1] if key else 'config'}: {target[1]} rejected its arguments: {first_line(cause)}"
 
 
 def _composing_message(error: Exception, overrides: Sequence[str] | None) -> str:

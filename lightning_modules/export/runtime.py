@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lightning_modules.compat.torch import load_aoti
 from lightning_modules.compression.onnx_model import inference_session
-from lightning_modules.config.errors import UserError
+from lightning_modules.config.errors import UserError, first_line
 from lightning_modules.data.table_input import TableInput, parse_model_input
 from lightning_modules.export.formats import FILE_NAMES
 from lightning_modules.model.checksum import check_archive
@@ -36,7 +36,7 @@ def load_exported(path: Path) -> Predictor:
     try:
         return _load(forms[path.name], path)
     except (OSError, RuntimeError, ValueError, KeyError, AssertionError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is damaged or was written by another version: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{path} is damaged or was written by another version: {first_line(error)}") from error
 
 
 def _load(form: str, path: Path) -> Predictor:

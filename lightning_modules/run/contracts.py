@@ -4,23 +4,31 @@ A run trains any LightningModule on any LightningDataModule. Where a service lac
 says so before its first step.
 """
 
+import contextlib
+import copy
 import inspect
 from dataclasses import dataclass
+from typing import Any
 
 import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.utilities.combined_loader import CombinedLoader
 from pytorch_lightning.utilities.model_helpers import is_overridden
+from pytorch_lightning.utilities.seed import isolate_rng
+from pytorch_lightning.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor
 
-from lightning_modules.config.errors import UserError
+from lightning_modules.config.errors import UserError, did_you_mean
 from lightning_modules.config.task_groups import is_supervised
 from lightning_modules.run.data_adapter import NOT_KNOWN, RunData
 from lightning_modules.run.named_forward import NamedForward
+from lightning_modules.task.batches import owner_of
 from lightning_modules.task.supervised import Supervised
 
 _OBJECT = "a record cannot rebuild the {} given in Python"
 _SUPERVISED_OPTIONS = {"steps_per_call": ("auto", 1), "decay_norms_and_biases": (True,), "cuda_graphs": (False,)}
 _MODEL_OPTIONS = {"compile": (False,), "channels_last": (False,)}
+_WHOLE_DATA = "only for our datamodules, which hold a whole data set"
 _OURS_ONLY = "only for tasks derived from Supervised, with our datamodules"
 
 
@@ -44,10 +52,12 @@ class Services:
     test: Service
     known_data: Service
     serving: Service
+    export: Service
     augmentation: Service
     tta: Service
     compression: Service
     fast_loop: Service
+    whole_data: Service
 
     def lines(self) -> list[str]:
         """Those that are off, a line each."""
@@ -59,16 +69,19 @@ def find_services(cfg: DictConfig, task: pl.LightningModule, data: RunData) -> S
     own = isinstance(task, Supervised) and data.own is not None
     iterates = "dataloader_iter" in inspect.signature(task.training_step).parameters
     objects = " and ".join(group for group in ("task", "data") if "object_class" in (cfg.get(group) or {}))
+    not_servable = "" if isinstance(task, Supervised) else _serving_lacks(cfg, task)
     return Services(
         rerun=Service("rerun and resume", _OBJECT.format(objects) if objects else ""),
         best_weights=Service("best weights", _best_lacks(cfg, is_supervised(cfg) or has_part(task, data, "val"))),
         test=Service("test", _test_lacks(task, data)),
         known_data=Service("data fingerprint", NOT_KNOWN if data.is_declared else ""),
-        serving=Service("serving", "" if isinstance(task, Supervised) else _serving_lacks(cfg, task)),
+        serving=Service("serving", not_servable),
+        export=Service("export", "it needs what serving needs" if not_servable else ""),
         augmentation=Service("augmentation", "the task takes batches from dataloader_iter itself" if iterates else ""),
         tta=Service("tta", "" if isinstance(task, Supervised) else "only for tasks derived from Supervised"),
         compression=Service("compression", "" if own else _compression_lacks(cfg, task, data)),
         fast_loop=Service("fast loop", "" if own else f"{_OURS_ONLY}; Lightning's ordinary loop is used"),
+        whole_data=Service("data inspect, clean and split, augment", "" if data.own is not None else _WHOLE_DATA),
     )
 
 
@@ -93,6 +106,58 @@ def monitor_of(cfg: DictConfig) -> str | None:
     """The metric by which the best weights are selected, or None."""
     metric = OmegaConf.select(cfg, "task.monitor.metric")
     return None if metric is None else str(metric)
+
+
+class MonitoredMetric(pl.Callback):
+    """Names the metric of ``task.monitor`` that is not logged, when the callbacks that monitor it look at it first."""
+
+    def __init__(self, metric: str) -> None:
+        self.metric = metric
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not trainer.sanity_checking and not _validates_by_epoch(trainer):
+            self._require(trainer)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if _validates_by_epoch(trainer):
+            self._require(trainer)
+
+    def _require(self, trainer: pl.Trainer) -> None:
+        logged = sorted(trainer.callback_metrics)
+        if self.metric not in logged:
+            parts = [name for name in logged if name.startswith(f"{self.metric}/dataloader_idx_")]
+            hint = f"did you mean '{parts[0]}'?" if parts else did_you_mean(self.metric, logged)
+            every = ", ".join(logged) or "nothing"
+            raise UserError(f"task.monitor.metric={self.metric}: not logged; {hint} logged are: {every}")
+
+
+def _validates_by_epoch(trainer: Any) -> bool:
+    """Whether Lightning's callbacks look at metrics at the end of each training epoch, rather than of a validation."""
+    return bool(trainer.check_val_every_n_epoch == 1 and trainer.val_check_interval == 1.0)
+
+
+def check_loaders(cfg: DictConfig, task: pl.LightningModule, data: RunData, trainer: pl.Trainer) -> None:
+    """Raise UserError for several loaders of a step without ``dataloader_idx``, which Lightning finds when they run.
+
+    The data are set up for it in a shallow copy of the datamodule, so that the run's own stays as it is.
+    """
+    steps = (("val", "fit", "validation_step", Exception), ("test", "test", "test_step", AttributeError))
+    for part, stage, name, later in steps:  # `later`: errors that are left to the loop itself
+        takes = is_param_in_hook_signature(getattr(task, name), "dataloader_idx")
+        if takes or not has_part(task, data, part) or cfg.trainer.get(f"limit_{part}_batches") == 0:
+            continue
+        module = copy.copy(data.module)
+        module.trainer, count = trainer, 1
+        with isolate_rng(), contextlib.suppress(later):
+            module.prepare_data()
+            module.setup(stage)
+            owner = owner_of(f"{part}_dataloader", module, task)
+            count = len(CombinedLoader(getattr(owner, f"{part}_dataloader")()).flattened)
+        if count > 1:
+            raise UserError(
+                f"task: there are {count} {part} loaders, so {type(task).__name__}.{name} needs the argument "
+                "dataloader_idx=0"
+            )
 
 
 def _best_lacks(cfg: DictConfig, validates: bool) -> str:

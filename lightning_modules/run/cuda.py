@@ -10,7 +10,7 @@ import torch
 from omegaconf import DictConfig, open_dict
 from torch import nn
 
-from lightning_modules.config.errors import UserError
+from lightning_modules.config.errors import UserError, first_line
 
 log = logging.getLogger(__name__)
 # Weights, gradients and Adam's two moments; activations and cuDNN's workspace come on top.
@@ -88,7 +88,7 @@ def require_free_memory(cfg: DictConfig, weights: int, dataset: int, free: int, 
 
 def out_of_memory_message(cfg: DictConfig, error: BaseException) -> str:
     """What to change in a run that is out of memory."""
-    reason = str(error).splitlines()[0]
+    reason = first_line(error)
     size = cfg.data.get("batch_size")
     advice = [
         f"data.batch_size={max(1, size // 2)} trainer.accumulate_grad_batches=2 (now {size})" if size else "",

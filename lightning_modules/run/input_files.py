@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_modules.config.errors import UserError
+from lightning_modules.config.errors import UserError, first_line
 from lightning_modules.data.class_folders import reason_to_skip, warn_of_skipped
 from lightning_modules.data.files import read_npy
 from lightning_modules.data.image_folder import SUFFIXES as IMAGES
@@ -68,7 +68,7 @@ def read_samples(file: Path, wanted: InputSpec) -> Tensor:
     try:
         return read(file, wanted)
     except (OSError, ValueError, EOFError, SyntaxError) as error:
-        raise UserError(f"{file} cannot be read: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{file} cannot be read: {first_line(error)}") from error
 
 
 def _read_image(file: Path, wanted: InputSpec) -> Tensor:

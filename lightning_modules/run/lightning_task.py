@@ -13,7 +13,7 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 from pytorch_lightning.utilities.seed import isolate_rng
 from torch.utils.data import IterableDataset
 
-from lightning_modules.config.errors import UserError, warn
+from lightning_modules.config.errors import UserError, first_line, warn
 from lightning_modules.config.task_groups import OPTIONAL_GROUPS
 from lightning_modules.config.trust import refuse_untrusted
 from lightning_modules.run.build import build_lightning_module
@@ -185,5 +185,5 @@ def _reading_error(value: Any) -> str | None:
         file.seek(0)
         torch.load(file, weights_only=True)
     except Exception as error:  # pickle and torch raise many types
-        return str(error).splitlines()[0][:200]
+        return first_line(error)[:200]
     return None

@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 from pytorch_lightning.loggers import MLFlowLogger
 from pytorch_lightning.loggers.logger import Logger
 
-from lightning_modules.config.errors import UserError
+from lightning_modules.config.errors import UserError, first_line
 from lightning_modules.config.signature import locate, parameters_of, require_lightning_type
 
 
@@ -37,7 +37,7 @@ def _build_logger(key: str, node: DictConfig, folder: Path | None) -> Logger:
         if not isinstance(error.__cause__, ImportError):
             raise
         package = node["_target_"].rpartition(".")[2].removesuffix("Logger").lower()
-        reason = str(error.__cause__).splitlines()[0]
+        reason = first_line(error.__cause__)
         raise UserError(f"loggers.{key}: {reason} Install it: pip install {package}") from error
     require_lightning_type(logger, Logger, f"loggers.{key}")
     return logger

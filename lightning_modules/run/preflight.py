@@ -15,7 +15,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from lightning_modules.config.errors import UserError, suggest
+from lightning_modules.config.errors import UserError, first_line, suggest
 from lightning_modules.data.in_memory import Batch
 from lightning_modules.run.build import build_scheduler, build_trainer
 from lightning_modules.run.cuda import allow_nondeterministic, require_free_memory
@@ -108,9 +108,7 @@ def _device_message(cfg: DictConfig, cause: BaseException) -> str:
     there += ["trainer=gpu"] if torch.cuda.is_available() else []
     there += ["trainer=mps"] if torch.backends.mps.is_available() else []
     wanted = f"trainer.accelerator={cfg.trainer.accelerator} trainer.devices={cfg.trainer.devices}"
-    return (
-        f"trainer: {str(cause).splitlines()[0]}\n  requested: {wanted}; available on this machine: {', '.join(there)}"
-    )
+    return f"trainer: {first_line(cause)}\n  requested: {wanted}; available on this machine: {', '.join(there)}"
 
 
 def check_forward(cfg: DictConfig, task: Supervised, data: Any) -> None:
@@ -124,7 +122,7 @@ def check_forward(cfg: DictConfig, task: Supervised, data: Any) -> None:
             outputs = task.eval()(samples)
     except Exception as error:  # a network may raise anything for an unsupported shape
         raise UserError(
-            f"model: {cfg.model._target_} does not accept samples of shape {tuple(samples.shape[1:])}: {_first_line(error)}"
+            f"model: {cfg.model._target_} does not accept samples of shape {tuple(samples.shape[1:])}: {first_line(error)}"
         ) from error
     finally:
         task.train(training)
@@ -140,7 +138,7 @@ def check_forward(cfg: DictConfig, task: Supervised, data: Any) -> None:
             raise ValueError(f"expected a scalar, got shape {tuple(loss.shape)}")
     except Exception as error:
         raise UserError(
-            f"task.loss: {cfg.task.loss._target_} does not work with this task and data: {_first_line(error)}"
+            f"task.loss: {cfg.task.loss._target_} does not work with this task and data: {first_line(error)}"
         ) from error
     _check_metrics(task, outputs, data.arrays.y[: len(samples)])
 
@@ -153,7 +151,7 @@ def _check_metrics(task: Supervised, outputs: torch.Tensor, y: torch.Tensor) -> 
             try:
                 metric.update(task.scores(outputs), task.metric_target(y))
             except Exception as error:  # torchmetrics raises ValueError, RuntimeError and others
-                raise UserError(f"{name} does not work with this task and data: {_first_line(error)}") from error
+                raise UserError(f"{name} does not work with this task and data: {first_line(error)}") from error
             value: Any = None
             with contextlib.suppress(Exception), warnings.catch_warnings(action="ignore"):  # two samples may be too few
                 value = metric.compute()
@@ -186,7 +184,7 @@ def check_augmentation(cfg: DictConfig, task: pl.LightningModule, transforms: nn
     except Exception as error:  # a transform may raise anything for unsupported samples
         raise UserError(
             f"augmentation={cfg.choices.get('augmentation')}: it does not work for samples of shape "
-            f"{tuple(batch['x'].shape[1:])} with this model and task: {_first_line(error)}"
+            f"{tuple(batch['x'].shape[1:])} with this model and task: {first_line(error)}"
         ) from error
     finally:
         task.train(training)
@@ -221,8 +219,4 @@ def check_optimizer(cfg: DictConfig, task: Supervised, data: Any) -> None:
     except UserError:
         raise
     except Exception as error:  # torch raises ValueError, TypeError and others
-        raise UserError(f"{room} ({cfg[room]._target_}): {_first_line(error)}") from error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{room} ({cfg[room]._target_}): {first_line(error)}") from error

@@ -19,7 +19,14 @@ from lightning_modules.config.trust import untrusted
 from lightning_modules.data.in_memory import InMemoryData
 from lightning_modules.run import build
 from lightning_modules.run.compression import Compression, build_compression
-from lightning_modules.run.contracts import Services, check_services, find_services
+from lightning_modules.run.contracts import (
+    MonitoredMetric,
+    Services,
+    check_loaders,
+    check_services,
+    find_services,
+    monitor_of,
+)
 from lightning_modules.run.cuda import set_matmul_precision
 from lightning_modules.run.data_adapter import RunData, open_data
 from lightning_modules.run.lightning_task import EpochSeeds, check_checkpoint, module_spec
@@ -141,9 +148,13 @@ def _look(cfg: DictConfig) -> pl.Trainer:
 def _check_parts(
     cfg: DictConfig, task: pl.LightningModule, data: RunData, callbacks: list[pl.Callback], services: Services
 ) -> None:
+    if data.own is None and is_rank_zero():
+        check_loaders(cfg, task, data, _look(cfg))
     if isinstance(task, Supervised):
         check_parts(cfg, task, data.own or data.samples, callbacks)
         return
+    if (metric := monitor_of(cfg)) and not services.best_weights.lacks:
+        callbacks.insert(0, MonitoredMetric(metric))
     check_device(cfg)
     if task.example_input_array is not None and not is_overridden("forward", task):  # which a summary calls
         callbacks[:] = [callback for callback in callbacks if not isinstance(callback, ModelSummary)]

@@ -134,5 +134,5 @@ def print_report(record: Record | None, name: str, metrics: Mapping[str, float])
         console.print(f"run    {record.run_name}  {record.run_id}", highlight=False)
         console.print(f"model  models:/{record.model_id}", highlight=False)
         server = record.store.uri.startswith("http")
-        where = mask_secrets(record.store.uri) if server else "make ui, then http://127.0.0.1:5000"
+        where = mask_secrets(record.store.uri) if server else "touchstone ui, then http://127.0.0.1:5000"
         console.print(f"see    {where}", highlight=False, soft_wrap=True)

@@ -10,7 +10,7 @@ import torch
 from hydra.utils import get_method
 
 from lightning_modules.compat.mlflow import save_example
-from lightning_modules.config.errors import UserError, suggest
+from lightning_modules.config.errors import UserError, first_line, suggest
 from lightning_modules.data.table_input import TableInput, parse_model_input
 from lightning_modules.run.lightning_task import is_module_spec, load_module_from_spec
 from lightning_modules.run.named_forward import NamedForward, require_same_module_outputs
@@ -61,7 +61,7 @@ def model_weights(store: Store, uri: str) -> Path:
         model_id = _model_id(store, uri.removeprefix("models:/").strip("/"))
         location = store.client.get_logged_model(model_id).artifact_location
     except MlflowException as error:
-        raise UserError(f"{uri}: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{uri}: {first_line(error)}") from error
     folder = local_folder(location)
     if folder is None:
         folder = Path(tempfile.mkdtemp(prefix="touchstone-"))

@@ -154,7 +154,7 @@ class Engine:
         assert outcome.run_id is not None
         self.store.record_failures(outcome.run_id, count)
         self._on_trial_end(trial, outcome)
-        if count <= self.retries:
+        if count <= self.retries and outcome.retry:
             self._queue.append(QueuedTrial(trial, outcome.run_id))
         else:
             self.plan.tell(trial, outcome)

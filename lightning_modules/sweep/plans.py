@@ -43,6 +43,7 @@ class Outcome:
     values: dict[str, float] = field(default_factory=dict)
     error: str | None = None
     logged: Mapping[str, float] = field(default_factory=dict)
+    retry: bool = True  # false for a user's mistake, which would fail again
 
 
 class Plan(Protocol):

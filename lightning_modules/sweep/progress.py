@@ -53,7 +53,7 @@ class SweepProgress:
         results = self._write_summary(final=True)
         if print_table:
             open_console().print(terminal_summary(results, self._store.objectives, f"sweep {self._store.name}"))
-            print(f"sweep  {self._store.name}  {self._store.run_id}\nsee    make ui, then http://127.0.0.1:5000")
+            print(f"sweep  {self._store.name}  {self._store.run_id}\nsee    touchstone ui, then http://127.0.0.1:5000")
             print(f"       touchstone compare {self._store.run_id}", flush=True)
         return results
 

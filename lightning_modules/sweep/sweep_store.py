@@ -147,7 +147,8 @@ class SweepStore:
             return Outcome("PRUNED" if tags.get(tag.ENDED_TAG) == "PRUNED" else "KILLED", run_id)
         if tags.get(tag.ENDED_TAG) == CUT_OFF:
             return Outcome("KILLED", run_id)
-        return Outcome("FAILED", run_id, {}, tags.get(tag.ERROR_TAG, "no error is recorded"))
+        retry = tags.get(tag.SWEEP_MISTAKE_TAG) != "True"
+        return Outcome("FAILED", run_id, {}, tags.get(tag.ERROR_TAG, "no error is recorded"), retry=retry)
 
     def _outcome_of_linked(self, run_id: str) -> Outcome:
         metrics = dict(self.store.client.get_run(run_id).data.metrics)
@@ -183,12 +184,14 @@ class SweepStore:
     def record_failures(self, run_id: str, count: int) -> None:
         self.store.client.set_tag(run_id, tag.SWEEP_FAILURES_TAG, str(count))
 
-    def fail(self, trial: Trial, error: str, name: str) -> None:
+    def fail(self, trial: Trial, error: str, name: str, is_mistake: bool) -> None:
         """Record that a trial failed, also if its run could not start or resume."""
         runs = self.runs(trial.number)
+        run_id = runs[-1].info.run_id if runs else self.create_failed_run(trial, error, name)
+        self.store.client.set_tag(run_id, tag.SWEEP_MISTAKE_TAG, str(is_mistake))
         if not runs:
-            self.create_failed_run(trial, error, name)
-        elif self.outcome_of(runs[-1]).state == "KILLED":
+            return
+        if self.outcome_of(runs[-1]).state == "KILLED":
             self.store.client.set_tag(runs[-1].info.run_id, tag.ENDED_TAG, "FAILED")
             self._close(runs[-1], error)
         elif self.outcome_of(runs[-1]).state == "FAILED":  # a retry that could not start has a new error

@@ -23,10 +23,10 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 
 from lightning_modules.compat.mlflow import latest_metrics
-from lightning_modules.config.errors import UserError
+from lightning_modules.config.errors import UserError, first_line
 from lightning_modules.config.signals import defer_signals
 from lightning_modules.tracking.metric_sender import FIRST_PAUSE_S, LONGEST_PAUSE_S, TIMEOUT_S, MetricSender
-from lightning_modules.tracking.outbox import MAX_BATCH, UnsentDataWarning, enqueue, first_line, metrics_of
+from lightning_modules.tracking.outbox import MAX_BATCH, UnsentDataWarning, enqueue, metrics_of
 from lightning_modules.tracking.sqlite_metrics import log_metrics_fast
 from lightning_modules.tracking.store import is_reachable
 

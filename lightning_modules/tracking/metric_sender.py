@@ -11,7 +11,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightning_modules.tracking.outbox import MAX_BATCH, enqueue, first_line, metrics_of
+from lightning_modules.config.errors import first_line
+from lightning_modules.tracking.outbox import MAX_BATCH, enqueue, metrics_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -18,7 +18,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightning_modules.config.errors import UserError
+from lightning_modules.config.errors import UserError, first_line
 from lightning_modules.config.project import runs_folder
 from lightning_modules.tracking.secrets import mask_secrets
 from lightning_modules.tracking.store import Store, open_store, sqlite_path, sqlite_uri
@@ -28,11 +28,6 @@ if TYPE_CHECKING:
     from mlflow.entities import Metric
 
 MAX_BATCH = 1000  # metrics per MLflow call
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's message."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
 class UnsentDataWarning(UserWarning):

@@ -38,6 +38,7 @@ SWEEP_FAILURES_TAG = "sweep.failures"  # of a trial's run: how often the trial h
 SWEEP_KEYS_TAG = "sweep.keys"
 SWEEP_LINKED_TAG = "sweep.linked"  # trial number -> reused run; written by earlier versions
 SWEEP_LINK_TAG = "sweep.link."  # with the trial's number: the run that is reused for it
+SWEEP_MISTAKE_TAG = "sweep.mistake"  # of a trial's run: it failed through a mistake of the user
 SWEEP_NAME_TAG = "sweep.name"
 SWEEP_OBJECTIVES_TAG = "sweep.objectives"
 SWEEP_PARAMS_TAG = "sweep.params"  # of a trial's run: swept key -> value

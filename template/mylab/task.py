@@ -15,7 +15,7 @@ class DigitClassifier(pl.LightningModule):
         self.layers = nn.Sequential(nn.Linear(64, hidden), nn.ReLU(), nn.Linear(hidden, 10))
         self.val_accuracy = torchmetrics.Accuracy("multiclass", num_classes=10)
         self.test_accuracy = torchmetrics.Accuracy("multiclass", num_classes=10)
-        self.example_input_array = torch.zeros(2, 64)  # with it the trained model can be served and exported
+        self.example_input_array = torch.zeros(2, 64)  # for `touchstone predict`, `serve` and `export`
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layers(x)

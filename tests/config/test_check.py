@@ -32,7 +32,7 @@ MISTAKES = {
     "task.loss._target_=torch.nn.CrossEntropyLos": ["task.loss._target_", "'CrossEntropyLoss'"],
     "task.loss._target_=torch.nn": ["task.loss._target_", "module"],
     "model._target_=nowhere.Net": ["model._target_=nowhere.Net", "no module named 'nowhere'"],
-    "task.monitor.mode=most": ["task.monitor.mode=most", "'min' or 'max'"],
+    "task.monitor.mode=most": ["task.monitor.mode=most", "'min' or 'max' or null, got 'most'"],
     "+task.monitor.metrik=x": ["task.monitor.metrik", "did you mean 'metric'?"],
     "+callbacks.mine.patience=3": ["callbacks.mine", "_target_"],
     "tracking.min_free_mb=much": ["tracking.min_free_mb=much", "a number"],

@@ -57,7 +57,8 @@ def test_boring_model_runs_unmodified(fit: Callable[..., Any], store: Any, capsy
     shown = capsys.readouterr().out
     assert "best weights: the last weights are kept" in shown
     assert "data fingerprint: declared by the config only" in shown
-    assert "no example_input_array" in shown
+    assert "no example_input_array" in shown and "export: it needs what serving needs" in shown
+    assert "data inspect, clean and split, augment: only for our datamodules" in shown
 
 
 def test_a_module_is_selected_tested_and_served_by_its_own_metric(fit: Callable[..., Any], store: Any) -> None:

@@ -19,7 +19,8 @@ DONE: Ending = ("FINISHED", None)
 class MemoryStore:
     """A `TrialStore` whose trials end as `endings` says, one ending after the other for each trial."""
 
-    def __init__(self, folder: Path, endings: dict[int, list[Ending]]) -> None:
+    def __init__(self, folder: Path, endings: dict[int, list[Ending]], retry: bool = True) -> None:
+        self.retry = retry
         self.stop_file = folder / "stop"
         self.endings, self.counts = endings, dict[str, int]()
         self.interrupted: list[int] = []
@@ -28,7 +29,7 @@ class MemoryStore:
     def outcome(self, trial: Trial, error: str | None = None) -> Outcome:
         states = self.endings.get(trial.number, [])
         state, message = states.pop(0) if states else DONE
-        return Outcome(state, f"run{trial.number}", {"loss": float(trial.number)}, error or message)
+        return Outcome(state, f"run{trial.number}", {"loss": float(trial.number)}, error or message, retry=self.retry)
 
     def is_alive(self, trial: Trial) -> bool:
         return trial.number in self.alive
@@ -110,6 +111,13 @@ def test_a_failed_trial_is_retried_in_its_run_and_told_once(tmp_path: Path) -> N
     assert [number for number, _ in runner.submitted].count(1) == 3
     assert sorted(plan.told) == [(0, "FINISHED"), (1, "FAILED")]
     assert ended.count((1, "FAILED")) == 3 and store.counts == {"run0": 1, "run1": 3}
+
+
+def test_a_mistake_of_the_user_is_not_retried(tmp_path: Path) -> None:
+    plan, runner = Recorder(1), MemoryRunner()
+    store = MemoryStore(tmp_path, {0: [("FAILED", "a wrong key"), DONE]}, retry=False)
+    make_engine(plan, store, runner, retries=3)[0].run()
+    assert len(runner.submitted) == 1 and plan.told == [(0, "FAILED")]
 
 
 def test_a_trial_that_someone_kills_again_and_again_is_given_up(tmp_path: Path) -> None:

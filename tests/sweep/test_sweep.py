@@ -119,7 +119,7 @@ def test_a_loss_that_is_no_number_ends_neither_the_sweep_nor_the_other_trials(sw
     assert "1 of 2 trials failed" in done.said
     bad, good = done.children
     assert (bad.status, good.status) == ("FAILED", "FINISHED")
-    assert "loss is" in bad.error
+    assert "loss is" in bad.error and bad.attempts == 1  # a mistake is not retried
     assert done.parent.info.status == "FINISHED"
     assert done.parent.data.tags["sweep.failed"] == "1"
 

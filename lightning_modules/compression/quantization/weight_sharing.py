@@ -28,7 +28,10 @@ class WeightQuantization(LayerStage):
         for name, quantized in found.items():
             context.state.add(name, quantized)
         if all(torch.equal(context.state.values(name), weights[name]) for name in found):
-            raise self.config_error("no weight changed: all weights already have few enough values")
+            raise self.config_error(
+                "no weight changed: all weights already have few enough values; lower its bits, or leave the stage out: "
+                f"compression.stages.{self.name}=null"
+            )
         context.state.apply(context.model)
 
 

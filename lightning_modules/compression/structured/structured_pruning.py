@@ -33,7 +33,7 @@ from lightning_modules.compression.structured.prunable_units import (
     unsupported_reason,
 )
 from lightning_modules.config.bounds import Count, OpenFraction, bounded
-from lightning_modules.config.errors import UserError, suggest
+from lightning_modules.config.errors import UserError, first_line, suggest
 
 _LATENCY_STEPS = 64  # a latency measurement does not resolve finer steps
 
@@ -133,7 +133,7 @@ class StructuredPruning(Stage):
         except UserError:
             raise
         except Exception as error:  # torch-pruning raises many kinds of exceptions
-            raise self.config_error(f"torch-pruning cannot follow this network: {_first_line(error)}") from error
+            raise self.config_error(f"torch-pruning cannot follow this network: {first_line(error)}") from error
         return self._removable(meta_model, found, example), meta_model
 
     def _fixed(self, meta_model: nn.Module, example: Tensor) -> set[str]:
@@ -155,7 +155,7 @@ class StructuredPruning(Stage):
                 self._step(meta_model, units, example, float("inf"))
                 return units
             except Exception as error:
-                reason = _first_line(error)
+                reason = first_line(error)
         raise self.config_error(f"no channel of this network can be removed: {reason}")
 
     # --- how much to remove ----------------------------------------------------------------------------------
@@ -212,7 +212,3 @@ class StructuredPruning(Stage):
 def restore(model: nn.Module, step: Step, example: Tensor) -> nn.Module:
     """Give a network built from its config the widths after pruning."""
     return resize_layers(model, step)
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {''.join(str(error).strip().splitlines()[:1])}"

@@ -95,8 +95,8 @@ def _read_rows(array: Any, rows: np.ndarray) -> np.ndarray:
     if not array.flags.c_contiguous:
         raise ValueError("expected an array in C order; write it with np.save(path, np.ascontiguousarray(array))")
     found = np.empty((len(rows), *array.shape[1:]), array.dtype)
-    places = found.view(np.uint8).reshape(len(rows), -1) if len(rows) else []
-    with open(array.filename, "rb", buffering=0) as opened:
+    places: Any = found.view(np.uint8).reshape(len(rows), -1) if len(rows) else []
+    with Path(array.filename).open("rb", buffering=0) as opened:
         for row, place in zip(rows.tolist(), places, strict=True):
             opened.seek(array.offset + row * len(place))
             opened.readinto(place)
