@@ -184,7 +184,7 @@ class SweepStore:
     def record_failures(self, run_id: str, count: int) -> None:
         self.store.client.set_tag(run_id, tag.SWEEP_FAILURES_TAG, str(count))
 
-    def fail(self, trial: Trial, error: str, name: str, is_mistake: bool) -> None:
+    def fail(self, trial: Trial, error: str, name: str, is_mistake: bool = False) -> None:
         """Record that a trial failed, also if its run could not start or resume."""
         runs = self.runs(trial.number)
         run_id = runs[-1].info.run_id if runs else self.create_failed_run(trial, error, name)
