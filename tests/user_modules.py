@@ -106,6 +106,11 @@ class Diverging(Classifier):
         return super().training_step(batch, batch_idx) * float("nan")
 
 
+class LogsAtTheEnd(Classifier):
+    def on_train_epoch_end(self) -> None:
+        self.log("my_loss", 0.5)
+
+
 class OnlyPredicts(Classifier):
     forward = pl.LightningModule.forward
 

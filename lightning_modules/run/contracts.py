@@ -119,7 +119,7 @@ class MonitoredMetric(pl.Callback):
             self._require(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if _validates_by_epoch(trainer):
+        if _validates_by_epoch(trainer) and not is_overridden("on_train_epoch_end", pl_module):  # it may log it later
             self._require(trainer)
 
     def _require(self, trainer: pl.Trainer) -> None:
