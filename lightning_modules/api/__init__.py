@@ -125,8 +125,6 @@ def recorded(
         config: settings, recorded as params; a mapping, also of OmegaConf.
         name: of the run; MLflow makes one up by default.
     """
-    import mlflow
-
     from lightning_modules.tracking.record_run import open_record, record_run
     from lightning_modules.tracking.store import open_store
 
@@ -139,8 +137,6 @@ def recorded(
     with (
         signals_passed_on(),
         record_run(lambda: user_errors()(open_record)(store, values, {}, None, tags, settings)) as record,
-        mlflow_on(store),
-        mlflow.start_run(record.run_id, nested=True, log_system_metrics=False),
     ):
         yield record
 
