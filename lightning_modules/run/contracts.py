@@ -136,28 +136,32 @@ def _validates_by_epoch(trainer: Any) -> bool:
     return bool(trainer.check_val_every_n_epoch == 1 and trainer.val_check_interval == 1.0)
 
 
-def check_loaders(cfg: DictConfig, task: pl.LightningModule, data: RunData, trainer: pl.Trainer) -> None:
-    """Raise UserError for several loaders of a step without ``dataloader_idx``, which Lightning finds when they run.
+class LoaderIndex(pl.Callback):
+    """Rejects several loaders of a step without ``dataloader_idx`` before the first step.
 
-    The data are set up for it in a shallow copy of the datamodule, so that the run's own stays as it is.
+    Lightning looks at those of the test only after the training. They are set up in a shallow copy of the datamodule, so
+    that the run's own stays as it is; an error in it is left to the test itself.
     """
-    steps = (("val", "fit", "validation_step", Exception), ("test", "test", "test_step", AttributeError))
-    for part, stage, name, later in steps:  # `later`: errors that are left to the loop itself
-        takes = is_param_in_hook_signature(getattr(task, name), "dataloader_idx")
-        if takes or not has_part(task, data, part) or cfg.trainer.get(f"limit_{part}_batches") == 0:
-            continue
-        module = copy.copy(data.module)
-        module.trainer, count = trainer, 1
-        with isolate_rng(), contextlib.suppress(later):
-            module.prepare_data()
-            module.setup(stage)
-            owner = owner_of(f"{part}_dataloader", module, task)
-            count = len(CombinedLoader(getattr(owner, f"{part}_dataloader")()).flattened)
-        if count > 1:
-            raise UserError(
-                f"task: there are {count} {part} loaders, so {type(task).__name__}.{name} needs the argument "
-                "dataloader_idx=0"
-            )
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        module = copy.copy(trainer.datamodule)  # type: ignore[attr-defined]
+        for part, name in (("val", "validation_step"), ("test", "test_step")):
+            owner = owner_of(f"{part}_dataloader", module, pl_module)
+            takes_index = is_param_in_hook_signature(getattr(pl_module, name), "dataloader_idx")
+            if takes_index or not is_overridden(f"{part}_dataloader", owner) or not is_overridden(name, pl_module):
+                continue
+            if getattr(trainer, f"limit_{part}_batches") == 0:
+                continue
+            loaders: object = []
+            with isolate_rng(), contextlib.suppress(Exception):
+                if part == "test":
+                    module.setup("test")
+                loaders = getattr(owner, f"{part}_dataloader")()
+            if (count := len(CombinedLoader(loaders).flattened)) > 1:
+                raise UserError(
+                    f"task: there are {count} {part} loaders, so {type(pl_module).__name__}.{name} needs the argument "
+                    "dataloader_idx=0"
+                )
 
 
 def _best_lacks(cfg: DictConfig, validates: bool) -> str:

@@ -20,9 +20,9 @@ from lightning_modules.data.in_memory import InMemoryData
 from lightning_modules.run import build
 from lightning_modules.run.compression import Compression, build_compression
 from lightning_modules.run.contracts import (
+    LoaderIndex,
     MonitoredMetric,
     Services,
-    check_loaders,
     check_services,
     find_services,
     monitor_of,
@@ -148,8 +148,8 @@ def _look(cfg: DictConfig) -> pl.Trainer:
 def _check_parts(
     cfg: DictConfig, task: pl.LightningModule, data: RunData, callbacks: list[pl.Callback], services: Services
 ) -> None:
-    if data.own is None and is_rank_zero():
-        check_loaders(cfg, task, data, _look(cfg))
+    if data.own is None:
+        callbacks.append(LoaderIndex())
     if isinstance(task, Supervised):
         check_parts(cfg, task, data.own or data.samples, callbacks)
         return
