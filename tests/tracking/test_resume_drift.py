@@ -211,7 +211,7 @@ EXTENDED = [
     ("step scheduler.every=1", CONTINUES.format("StepLR")),
     pytest.param("cosine", f"{REPLANNED}0 to ", marks=pytest.mark.slow),
     pytest.param("scaled scheduler.warmup_epochs=1", f"{REPLANNED}0 to ", marks=pytest.mark.slow),
-    pytest.param("plateau", CONTINUES.format("Plateau"), marks=pytest.mark.slow),
+    pytest.param("plateau", CONTINUES.format("ReduceLROnPlateau"), marks=pytest.mark.slow),
 ]
 
 
