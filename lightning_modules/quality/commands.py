@@ -107,7 +107,7 @@ def _build_datamodule(cfg: DictConfig, key: str) -> InMemoryData:
     node = cfg.get(key)
     if not (OmegaConf.is_config(node) and node.get("_target_")):
         raise UserError(f"{key}={node}: expected a data set, for example {key}=digits")
-    return build_data(OmegaConf.create({"data": node}))
+    return build_data(OmegaConf.create({"data": OmegaConf.to_container(node, resolve=True)}))
 
 
 COMMANDS = {"inspect": inspect_data, "clean": write_exclusions, "split": write_split}

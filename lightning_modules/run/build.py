@@ -282,6 +282,9 @@ def build_trainer(
             *(plugins if isinstance(plugins, list) else [plugins]),
         ],
     )
+    for callback in callbacks:
+        if isinstance(callback, CheckpointFolders):
+            callback.set_folders(trainer)  # the process that starts the ranks looks for the files after a failure
     strategy: Any = trainer.strategy
     if hasattr(strategy, "config"):  # the ranks compare their configs
         strategy.config = OmegaConf.to_container(cfg, resolve=True)
@@ -315,6 +318,10 @@ class CheckpointFolders(pl.Callback):
         self._run_folder, self._model_folder = run_folder, model_folder
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self.set_folders(trainer)
+
+    def set_folders(self, trainer: pl.Trainer) -> None:
+        """Set the folders of the callbacks that the trainer has now."""
         for callback in trainer.checkpoint_callbacks:
             if getattr(callback, "dirpath", "") is None:
                 own = self._run_folder / "own" if isinstance(callback, ModelCheckpoint) else self._run_folder

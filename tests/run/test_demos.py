@@ -222,8 +222,6 @@ def test_any_batch_is_counted_by_its_first_tensor() -> None:
 def test_a_metric_that_is_never_logged_ends_the_run_after_the_first_validation(
     store: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pytorch_lightning.utilities.exceptions import MisconfigurationException
-
     monkeypatch.setenv("TOUCHSTONE_TRUST", "demo_modules")
-    with pytest.raises(MisconfigurationException, match="val_losss"):
+    with pytest.raises(UserError, match=r"task\.monitor\.metric=val_losss: not logged; did you mean 'val_loss'"):
         run_config(compose_run(SYSTEMS["heads"].words("task.monitor={metric: val_losss, mode: min}")))
