@@ -5,6 +5,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import NamedTuple, Protocol
@@ -122,7 +123,7 @@ class Engine:
             self._queue.append(QueuedTrial(trial, outcome.run_id))
         else:
             self._failures[trial.number] = self.store.failures(outcome.run_id) - 1
-            self._count_failure(trial, outcome)
+            self._count_failure(trial, replace(outcome, retry=True))  # a mistake may have been corrected since
 
     def _fill_slots(self) -> bool:
         """Start trials in the free slots; whether any was started."""
