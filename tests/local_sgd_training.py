@@ -71,7 +71,7 @@ class Task(pl.LightningModule):
         return Batches(self.global_rank, self.trainer.world_size)
 
     def val_dataloader(self) -> Any:
-        return Batches(0, 1)
+        return Batches(self.global_rank, self.trainer.world_size)
 
 
 def loss_of(model: nn.Module, batch: Any) -> Tensor:
