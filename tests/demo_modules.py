@@ -1,7 +1,5 @@
 """Systems that are no classifiers, as their authors write them: dict batches, lists of dicts, several inputs and heads."""
 
-import os
-import signal
 from pathlib import Path
 
 import numpy as np
@@ -394,15 +392,3 @@ class Wrapper(TwoHeads):
     def __init__(self, model: nn.Module, optimizer: object = None) -> None:
         super().__init__()
         self.model, self.optimizer = model, optimizer
-
-
-class StopOnce(pl.Callback):
-    """Ends the process as a batch system does, in epoch 1 of the first run; `mark` is a file that is then made."""
-
-    def __init__(self, mark: str) -> None:
-        self.mark = Path(mark)
-
-    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: object, _: int) -> None:
-        if trainer.current_epoch == 1 and not self.mark.exists():
-            self.mark.touch()
-            os.kill(os.getpid(), signal.SIGTERM)

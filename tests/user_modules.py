@@ -109,6 +109,12 @@ class Diverging(Classifier):
 class LogsAtTheEnd(Classifier):
     def on_train_epoch_end(self) -> None:
         self.log("my_loss", 0.5)
+        self.log("val_own", 0.5)
+
+
+class LogAtTheEnd(pl.Callback):
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        pl_module.log("by_callback", 0.5)
 
 
 class OnlyPredicts(Classifier):

@@ -1,4 +1,7 @@
-"""The compression of a run: what its stages work on, their part in the run's training, and their own fits after it."""
+"""The compression of a run: what its stages work on, their part in the run's training, and their own fits after it.
+
+Longer than 200 lines: what stages ask of a run is one interface.
+"""
 
 import copy
 import functools

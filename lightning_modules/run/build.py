@@ -1,4 +1,7 @@
-"""Build the datamodule, the task and the trainer of one run from its config."""
+"""Build the datamodule, the task and the trainer of one run from its config.
+
+Longer than 200 lines: one function for each part of a run.
+"""
 
 import contextlib
 import os

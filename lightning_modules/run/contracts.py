@@ -2,16 +2,18 @@
 
 A run trains any LightningModule on any LightningDataModule. Where a service lacks what it needs, it is off, and the run
 says so before its first step.
+
+Longer than 200 lines: each service is a few lines, and one table.
 """
 
 import contextlib
-import copy
 import inspect
 from dataclasses import dataclass
 from typing import Any
 
 import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.utilities.combined_loader import CombinedLoader
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from pytorch_lightning.utilities.seed import isolate_rng
@@ -69,10 +71,11 @@ def find_services(cfg: DictConfig, task: pl.LightningModule, data: RunData) -> S
     own = isinstance(task, Supervised) and data.own is not None
     iterates = "dataloader_iter" in inspect.signature(task.training_step).parameters
     objects = " and ".join(group for group in ("task", "data") if "object_class" in (cfg.get(group) or {}))
+    logs_val = is_supervised(cfg) or has_part(task, data, "val") or is_overridden("on_train_epoch_end", task)
     not_servable = "" if isinstance(task, Supervised) else _serving_lacks(cfg, task)
     return Services(
         rerun=Service("rerun and resume", _OBJECT.format(objects) if objects else ""),
-        best_weights=Service("best weights", _best_lacks(cfg, is_supervised(cfg) or has_part(task, data, "val"))),
+        best_weights=Service("best weights", _best_lacks(cfg, logs_val)),
         test=Service("test", _test_lacks(task, data)),
         known_data=Service("data fingerprint", NOT_KNOWN if data.is_declared else ""),
         serving=Service("serving", not_servable),
@@ -108,27 +111,33 @@ def monitor_of(cfg: DictConfig) -> str | None:
     return None if metric is None else str(metric)
 
 
-class MonitoredMetric(pl.Callback):
-    """Names the metric of ``task.monitor`` that is not logged, when the callbacks that monitor it look at it first."""
+class MonitoredMetric(EarlyStopping):
+    """Names the metric of ``task.monitor`` that is not logged, and stops nothing.
+
+    An EarlyStopping, because Lightning calls these after the hooks of the module and of other callbacks, which may log it.
+    """
 
     def __init__(self, metric: str) -> None:
-        self.metric = metric
+        super().__init__(metric)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not trainer.sanity_checking and not _validates_by_epoch(trainer):
             self._require(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if _validates_by_epoch(trainer) and not is_overridden("on_train_epoch_end", pl_module):  # it may log it later
+        if _validates_by_epoch(trainer):
             self._require(trainer)
 
     def _require(self, trainer: pl.Trainer) -> None:
         logged = sorted(trainer.callback_metrics)
-        if self.metric not in logged:
-            parts = [name for name in logged if name.startswith(f"{self.metric}/dataloader_idx_")]
-            hint = f"did you mean '{parts[0]}'?" if parts else did_you_mean(self.metric, logged)
+        if self.monitor not in logged:
+            parts = [name for name in logged if name.startswith(f"{self.monitor}/dataloader_idx_")]
+            hint = f"did you mean '{parts[0]}'?" if parts else did_you_mean(self.monitor, logged)
             every = ", ".join(logged) or "nothing"
-            raise UserError(f"task.monitor.metric={self.metric}: not logged; {hint} logged are: {every}")
+            raise UserError(f"task.monitor.metric={self.monitor}: not logged; {hint} logged are: {every}")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}  # nothing of it belongs in a checkpoint
 
 
 def _validates_by_epoch(trainer: Any) -> bool:
@@ -139,14 +148,13 @@ def _validates_by_epoch(trainer: Any) -> bool:
 class LoaderIndex(pl.Callback):
     """Rejects several loaders of a step without ``dataloader_idx`` before the first step.
 
-    Lightning looks at those of the test only after the training. They are set up in a shallow copy of the datamodule, so
-    that the run's own stays as it is; an error in it is left to the test itself.
+    Lightning looks at those of the test only after the training. Loaders that cannot be requested yet, because Lightning has
+    not set up the test, are left to it.
     """
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        module = copy.copy(trainer.datamodule)  # type: ignore[attr-defined]
         for part, name in (("val", "validation_step"), ("test", "test_step")):
-            owner = owner_of(f"{part}_dataloader", module, pl_module)
+            owner = owner_of(f"{part}_dataloader", trainer.datamodule, pl_module)  # type: ignore[attr-defined]
             takes_index = is_param_in_hook_signature(getattr(pl_module, name), "dataloader_idx")
             if takes_index or not is_overridden(f"{part}_dataloader", owner) or not is_overridden(name, pl_module):
                 continue
@@ -154,8 +162,6 @@ class LoaderIndex(pl.Callback):
                 continue
             loaders: object = []
             with isolate_rng(), contextlib.suppress(Exception):
-                if part == "test":
-                    module.setup("test")
                 loaders = getattr(owner, f"{part}_dataloader")()
             if (count := len(CombinedLoader(loaders).flattened)) > 1:
                 raise UserError(
@@ -164,9 +170,9 @@ class LoaderIndex(pl.Callback):
                 )
 
 
-def _best_lacks(cfg: DictConfig, validates: bool) -> str:
+def _best_lacks(cfg: DictConfig, logs_val: bool) -> str:
     metric = monitor_of(cfg)
-    if metric and metric.startswith(("val_", "val/", "valid_", "valid/")) and not validates:
+    if metric and metric.startswith(("val_", "val/", "valid_", "valid/")) and not logs_val:
         raise UserError(
             f"task.monitor.metric={metric}: nothing is validated: there are no validation data, or no validation_step; "
             "choose a metric of training_step, or task.monitor.metric=null"

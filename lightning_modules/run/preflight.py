@@ -1,4 +1,7 @@
-"""Checks of the built components before anything is trained or recorded."""
+"""Checks of the built components before anything is trained or recorded.
+
+Longer than 200 lines: each check is a few lines with its message.
+"""
 
 import contextlib
 import copy

@@ -1,4 +1,7 @@
-"""Check and build all parts of a run; every mistake that can be found before the first step is found here."""
+"""Check and build all parts of a run; every mistake that can be found before the first step is found here.
+
+Longer than 200 lines: one order of checks, each of which needs what the ones before it have built.
+"""
 
 import sys
 import tempfile

@@ -1,4 +1,7 @@
-"""One run from top to bottom: check -> build -> fit -> test -> compress -> record."""
+"""One run from top to bottom: check -> build -> fit -> test -> compress -> record.
+
+Longer than 200 lines: the story of a run, and what each of its parts returns.
+"""
 
 import math
 import os

@@ -1,4 +1,7 @@
-"""Serve a checkpoint or a compressed file as an MLflow pyfunc model: raw samples in, probabilities or values out."""
+"""Serve a checkpoint or a compressed file as an MLflow pyfunc model: raw samples in, probabilities or values out.
+
+Longer than 200 lines: one model class for tasks of ours, other modules and compressed files.
+"""
 
 import tempfile
 from pathlib import Path

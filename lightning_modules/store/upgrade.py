@@ -5,8 +5,9 @@ from contextlib import closing
 from pathlib import Path
 
 from lightning_modules.config.errors import UserError
+from lightning_modules.tracking.schema_version import has_newest_schema
 from lightning_modules.tracking.secrets import mask_secrets
-from lightning_modules.tracking.store import has_newest_schema, require_free_space, sqlite_path, sqlite_uri
+from lightning_modules.tracking.store import require_free_space, sqlite_path, sqlite_uri
 
 
 def upgrade(uri: str) -> None:

@@ -2,6 +2,8 @@
 
 Lightning's loop costs more per step than a small network needs. `FastLoop` decides whether it can be bypassed, takes the
 steps by manual optimization, and leaves schedules and Lightning's counters as automatic optimization would.
+
+Longer than 200 lines: the decision and the steps that it permits read the same state.
 """
 
 from collections.abc import Iterator

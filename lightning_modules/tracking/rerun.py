@@ -1,4 +1,7 @@
-"""Rerun a recorded config on the recorded code and compare all metrics."""
+"""Rerun a recorded config on the recorded code and compare all metrics.
+
+Longer than 200 lines: finding the code, running it, and the verdict are one command.
+"""
 
 import contextlib
 import itertools

@@ -15,23 +15,15 @@ import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import quote, unquote, urlparse
-
-from packaging.version import Version
+from urllib.parse import quote, unquote
 
 from lightning_modules.compat.mlflow import database_engines
-from lightning_modules.compat.mlflow_schema import (
-    ARTIFACTS_QUERY,
-    REVISION_QUERY,
-    STORE_TABLES,
-    WRITE_NOTHING,
-    schema_revisions,
-)
+from lightning_modules.compat.mlflow_schema import WRITE_NOTHING
 from lightning_modules.config.errors import UserError, did_you_mean
 from lightning_modules.config.project import runs_folder
+from lightning_modules.tracking.schema_version import has_newest_schema
 from lightning_modules.tracking.secrets import mask_secrets
 from lightning_modules.tracking.tags import KIND_TAG, SWEEP_NAME_TAG
 
@@ -242,33 +234,6 @@ def _is_writable_store(path: Path) -> bool:
         database.execute(WRITE_NOTHING)
         database.rollback()
     return True
-
-
-def has_newest_schema(path: Path, database: sqlite3.Connection) -> bool:
-    """Whether a database has the schema of the installed MLflow, rather than an older one.
-
-    Raises UserError if it is not one of MLflow, or has the schema of a newer MLflow.
-    """
-    tables = {row[0] for row in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    if not tables >= STORE_TABLES:
-        raise UserError(f"the tracking store {path} is not an MLflow database")
-    known, (revision,) = schema_revisions(), database.execute(REVISION_QUERY).fetchone() or ("none",)
-    if revision in known:
-        return known[revision]
-    written_by = _newest_version(database)
-    needed = f"install mlflow>={written_by}" if written_by else f"install one that has its revision, {revision}"
-    raise UserError(f"the tracking store {path} was written by a newer MLflow than {version('mlflow')}: {needed}")
-
-
-def _newest_version(database: sqlite3.Connection) -> str | None:
-    """The newest MLflow of the last runs, as they have recorded it, if it is newer than the installed one."""
-    found = [version("mlflow")]
-    for (uri,) in database.execute(ARTIFACTS_QUERY):
-        with contextlib.suppress(OSError):
-            packages = Path(unquote(urlparse(uri).path), "environment", "requirements.txt").read_text()
-            found += re.findall(r"^mlflow==(.+)$", packages, re.MULTILINE)
-    newest = max(found, key=Version)
-    return None if newest == found[0] else newest
 
 
 def _create_once(path: Path) -> None:

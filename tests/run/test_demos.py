@@ -36,7 +36,7 @@ QUIET = (
     "callbacks.summary=null",
 )
 BORING = "pytorch_lightning.demos.boring_classes."
-STOP = ("+callbacks.stop._target_=demo_modules.StopOnce", "callbacks.last.every_s=0")
+STOP = ("+callbacks.stop._target_=kill_once_callbacks.StopOnce", "callbacks.last.every_s=0")
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def system(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
     name = request.param
     require_package(OPTIONAL.get(name, "torch"))
     monkeypatch.setattr(sys, "path", ["", *sys.path, str(ROOT / "examples")])  # a script replaces the first
-    trusted = ("demo_modules", "user_modules", "png_classifier", "lightly", "torch_uncertainty")
+    trusted = ("demo_modules", "kill_once_callbacks", "user_modules", "png_classifier", "lightly", "torch_uncertainty")
     monkeypatch.setenv("TOUCHSTONE_TRUST", ",".join(trusted))
     found = SYSTEMS[name]
     places = {"png": f"+data.folder='{tmp_path}/photos'", "memmap": f"+data.file='{tmp_path}/rows.dat'"}

@@ -125,3 +125,15 @@ def test_where_the_data_come_from_is_said(store: Any, capsys: pytest.CaptureFixt
 def test_a_metric_of_the_end_of_the_epoch_selects(store: Any) -> None:
     result = run(config("LogsAtTheEnd", "Points", "task.monitor={metric: my_loss, mode: min}"))
     assert best_checkpoint(store, store.client.get_run(str(result.run_id))).name == "best.ckpt"
+
+
+@pytest.mark.parametrize(
+    ("task", "data", "metric"), [("LogsAtTheEnd", "NotValidated", "val_own"), ("Classifier", "Points", "by_callback")]
+)
+def test_a_metric_of_a_hook_at_the_end_of_an_epoch_is_monitored(task: str, data: str, metric: str, store: Any) -> None:
+    callback = "+callbacks.mine._target_=user_modules.LogAtTheEnd"
+    result = run(config(task, data, f"task.monitor={{metric: {metric}, mode: min}}", callback))
+    recorded = store.client.get_run(str(result.run_id))
+    assert best_checkpoint(store, recorded).name == "best.ckpt"
+    states = torch.load(artifact_path(store, recorded, "checkpoints/last.ckpt"), weights_only=True)["callbacks"]
+    assert not [key for key in states if "MonitoredMetric" in key]
