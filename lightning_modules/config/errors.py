@@ -19,6 +19,10 @@ class UserError(Exception):
         self.step = step
 
 
+class TransientError(UserError):
+    """No mistake of a config: a killed process, a server, a disk or memory. Another attempt may succeed."""
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's message; its type if it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -132,6 +132,10 @@ def test_every_command_runs_in_a_copy_of_the_project(tmp_path: Path) -> None:
         path = project.folder / "photos" / f"class{number % 2}" / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         _write_image(path)
+    (project.folder / "arrays").mkdir()
+    for part in ("train", "val"):
+        np.save(project.folder / "arrays" / f"{part}_x.npy", np.zeros((40, 8), dtype=np.float32))
+        np.save(project.folder / "arrays" / f"{part}_y.npy", np.arange(40) % 10)
     for block, command in SHELL:
         program = re.sub(r"^(\w+=\S+ )*", "", command).split()[0]
         if not block.info and program == "touchstone":
@@ -166,7 +170,7 @@ def _tiny(argv: list[str]) -> list[str]:
     """Overrides that make a training short, of the keys that the command does not set."""
     given = {word.partition("=")[0] for word in argv}
     tiny = {"trainer.max_epochs": "1", "tracking.system_metrics_s": "null", "tracking.pictures": "false"}
-    if not any(word.startswith(("data.name=", "resume=", "data=lightning_datamodule")) for word in argv):
+    if not any(word.startswith(("data.name=", "resume=", "data=lightning_datamodule", "data=memmap")) for word in argv):
         tiny["data.per_class"] = "20"
     if any(word.startswith("resume=") for word in argv):
         tiny = {}
