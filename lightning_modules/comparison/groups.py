@@ -9,18 +9,15 @@ from lightning_modules.comparison.run_reader import Run, RunReader
 from lightning_modules.comparison.selection import Selection
 from lightning_modules.config.errors import UserError, suggest
 from lightning_modules.report.numbers import EMPTY
+from lightning_modules.tracking.params import BOOKKEEPING
 
 Params = Mapping[str, str]
 PairingKey = tuple[str, ...]  # seed, split seed and fold; the run's id if no seed is recorded
 SEED_PATTERN = re.compile(r"(^|[._])(seed|fold)$")
 SEED_KEYS = ("seed", "data.seed", "data.split_seed", "data.fold")  # runs that share these are paired
-_BOOKKEEPING_GROUPS = (
-    r"^(name|resume|sweep|hydra|tracking|choices|callbacks\.(progress|summary|learning_rate|last))(\.|$)"
-)
-_MACHINE_KEYS = (
+_MACHINE_KEYS = re.compile(  # may differ between runs of the same experiment
     r"(^|[._])(root|path|dir|dirpath|folder|file|uri|download|expected_fingerprint|num_workers|cpu_threads)$"
 )
-BOOKKEEPING = re.compile(f"{_BOOKKEEPING_GROUPS}|{_MACHINE_KEYS}")  # may differ between runs of the same experiment
 
 
 def display_value(params: Params, key: str) -> str:
@@ -33,7 +30,7 @@ def candidate_keys(reader: RunReader, selection: Selection) -> list[str]:
     if selection.swept is not None:
         return list(selection.swept)
     varying = reader.param_names([run.run_id for run in selection.runs], varying=True)
-    return sorted((key for key in varying if not BOOKKEEPING.search(key)), key=_sort_key)
+    return sorted((key for key in varying if not (BOOKKEEPING.match(key) or _MACHINE_KEYS.search(key))), key=_sort_key)
 
 
 def _sort_key(key: str) -> tuple[bool, int, str]:

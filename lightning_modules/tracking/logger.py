@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 LAST_TRIES, LAST_PAUSE = 3, 1.0  # of finalize
 PROBE_S = 30.0  # after a server did not respond, until it is asked again
 METRIC_NAME = re.compile(r"[\w./:\- ]{1,250}")
+# MLflow's page "compare runs" opens with the metric that was stored first: a score or a loss, none of these
+SIDE_METRIC = re.compile(r"(model|system|throughput|comm)/|lr-|epoch$")
 
 
 class Point(NamedTuple):
@@ -148,7 +150,8 @@ class BufferedMLflowLogger(Logger):
     def save(self) -> None:
         """Flush if due: Lightning calls this after every `log_metrics`."""
         full = len(self._points) >= self._flush_points and not self._pause
-        if self._points and not self._is_held() and (full or time.monotonic() >= self._due):
+        due = time.monotonic() >= self._due and not all(map(SIDE_METRIC.match, self._newest))
+        if self._points and not self._is_held() and (full or due):
             self._hand_over() if self._sender else self.flush()
 
     def discard(self) -> None:
@@ -255,8 +258,8 @@ class BufferedMLflowLogger(Logger):
             warnings.warn(f"MLflow run {self.run_id}: {text}", UnsentDataWarning, stacklevel=3)
 
     def _rows(self, batch: list[Point]) -> Iterator[dict[str, Any]]:
-        """Points as rows of the outbox."""
-        for point, value in zip(batch, _numbers(batch), strict=True):
+        """Points as rows of the outbox, scores first."""
+        for point, value in sorted(zip(batch, _numbers(batch), strict=True), key=_display_order):
             found = next((model_id for prefix, model_id in self._models.items() if point.key.startswith(prefix)), None)
             yield {**point._asdict(), "value": value, **({"model_id": found} if found else {})}
 
@@ -265,6 +268,11 @@ def last_steps(client: MlflowClient, run_id: str) -> dict[str, int]:
     """The last stored step of each metric of the run."""
     # MLflow's latest value is that of the highest step.
     return {metric.key: int(metric.step) for metric in latest_metrics(client.get_run(run_id))}
+
+
+def _display_order(row: tuple[Point, float]) -> tuple[bool, bool]:
+    key = row[0].key
+    return SIDE_METRIC.match(key) is not None, not key.startswith("val")
 
 
 def _as_number(key: str, value: float | Tensor) -> float | Tensor:

@@ -24,6 +24,7 @@ from lightning_modules.tracking.liveness import process_tags
 from lightning_modules.tracking.log_file import LogFile
 from lightning_modules.tracking.logger import BufferedMLflowLogger, last_steps
 from lightning_modules.tracking.outbox import ACTIONS, deliver_run, enqueue, work_folder
+from lightning_modules.tracking.params import experiment_params
 from lightning_modules.tracking.provenance import command_line, git_state, hardware, package_versions
 from lightning_modules.tracking.secrets import mask_secrets
 from lightning_modules.tracking.store import Store, is_reachable
@@ -124,7 +125,7 @@ class Record:
         config = mask_secrets(config)
         self.text("config/config.yaml", yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
         self.text("config/overrides.yaml", yaml.safe_dump([mask_secrets(o) for o in overrides], allow_unicode=True))
-        self.params({key.removeprefix("choices."): value for key, value in flatten(config).items() if key})
+        self.params(experiment_params(config, overrides) if data else {k: v for k, v in flatten(config).items() if k})
         self.text("environment/hardware.json", json.dumps(hardware(), indent=2))
         packages = "".join(f"{name}=={version}\n" for name, version in package_versions().items())
         self.text("environment/requirements.txt", packages)

@@ -37,7 +37,7 @@ def _insert_rows(store: Any, run_id: str, metrics: "list[Metric]") -> bool:
         is_nan, value = store.sanitize_metric_value(metric.value)
         row = {"key": metric.key, "value": value, "timestamp": metric.timestamp, "step": metric.step}
         rows.append({**row, "is_nan": is_nan, "run_uuid": run_id})
-    latest: dict[str, dict[str, Any]] = {}
+    latest = {str(row["key"]): row for row in rows}  # in this order, which is that of MLflow's pages
     for row in sorted(rows, key=_recency):
         latest[str(row["key"])] = row
     with store.ManagedSessionMaker(read_only=False) as session:
