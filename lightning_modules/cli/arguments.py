@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 from lightning_modules.config.errors import UserError, suggest
 
 POSITIONAL = ("targets", "target")  # parameters that take the words without a key
+MORE = "runs"  # a parameter of this name beside `target` takes the further words
 OVERRIDES = "overrides"  # a parameter of this name takes every KEY=VALUE that is not another one
 REQUIRED = inspect.Parameter.empty
 
@@ -43,7 +44,7 @@ class Verb:
         former: old spellings of keys and flags: ``{"--by": "by", "jobs": "sweep.jobs"}``.
     """
 
-    function: Callable[..., None]
+    function: Callable[..., Any]
     usage: str
     examples: Sequence[str]
     former: Mapping[str, str]
@@ -52,13 +53,13 @@ class Verb:
     def name(self) -> str:
         return self.function.__module__.rpartition(".")[2]
 
-    def __call__(self, words: Sequence[str] | None = None) -> None:
-        """Parse the words (those of this process by default) and run the verb, or print its help."""
+    def __call__(self, words: Sequence[str] | None = None) -> Any:
+        """Parse the words (those of this process by default) and run the verb, whose result is plain data, or print its help."""
         words = sys.argv[1:] if words is None else words
         if {"--help", "-h"} & set(words):
             print(self.help())
-        else:
-            self.function(**self.parse(words))
+            return None
+        return self.function(**self.parse(words))
 
     @functools.cached_property
     def arguments(self) -> dict[str, Argument]:
@@ -107,6 +108,9 @@ class Verb:
         if key in self.former or word.startswith("-"):
             raise UserError(self._new_form(word))
         if not equals:
+            if target == "target" and target in values and MORE in self.arguments:
+                values.setdefault(MORE, []).append(word)
+                return
             if not target or (target == "target" and target in values):
                 raise UserError(f"{word}: expected KEY=VALUE; {suggest(word, keys)}")
             if target == "target":
@@ -137,7 +141,7 @@ class Verb:
 
 def verb(
     usage: str, examples: Sequence[str], former: Mapping[str, str] | None = None
-) -> Callable[[Callable[..., None]], Verb]:
+) -> Callable[[Callable[..., Any]], Verb]:
     """Make a function the verb that is named like its module."""
     return lambda function: Verb(function, usage, examples, former or {})
 

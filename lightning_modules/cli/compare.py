@@ -1,25 +1,33 @@
 """``touchstone compare``: runs over seeds, as a table, a curve and pictures."""
 
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from lightning_modules.cli.arguments import verb
 from lightning_modules.config.errors import UserError
 
 
 @verb(
-    "SWEEP | RUN… | EXPERIMENT [KEY=VALUE …]",
+    "SWEEP | RUN… | EXPERIMENT | diff=[A,B] [KEY=VALUE …]",
     (
         "augmentation-study by=augmentation baseline=augmentation=none",
         "3e782338 9a01bc47 metric=val/loss",
         "data-sizes by=augmentation,data.per_class along=data.per_class out=results/",
+        "my-sweep 'metric=test/accuracy / model/params' better=higher",
+        "diff=3e782338,9a01bc47",
     ),
     {"--no-log": "log=false"},
 )
 def main(
-    targets: Annotated[list[str], "id, its first 6 or more characters, or name of a sweep or a run; or an experiment"],
+    targets: Annotated[
+        Sequence[str], "id, its first 6 or more characters, or name of a sweep or a run; or an experiment"
+    ] = (),
     by: Annotated[list[str] | None, "params that make a group (default: what was swept, or differs)"] = None,
-    metric: Annotated[str | None, "metric to compare (default: test/accuracy)"] = None,
+    metric: Annotated[
+        str | None, "metric to compare (default: test/accuracy), or 'test/accuracy / model/params'"
+    ] = None,
     better: Annotated[Literal["higher", "lower"] | None, "direction of a metric that is not known"] = None,
     baseline: Annotated[str | None, "KEY=VALUE,… of the group that all others are tested against"] = None,
     along: Annotated[str | None, "curve over this number (one of by=), a line for each of the others"] = None,
@@ -27,9 +35,16 @@ def main(
     into: Annotated[str | None, "FILE:MARK: write curve and picture into a Markdown file, between its marks"] = None,
     out: Annotated[Path | None, "folder: write the files there too"] = None,
     log: Annotated[bool, "store the comparison"] = True,
-) -> None:
+    diff: Annotated[list[str] | None, "two runs: what differs in config, code, data, packages, metrics"] = None,
+) -> Any:
     """Mean, spread and interval over seeds, and the paired difference to a baseline. The table is printed and logged to the
-    sweep (or to a new run) as Markdown, LaTeX, CSV and a picture."""
+    sweep (or to a new run) as Markdown, LaTeX, CSV and a picture. metric= may be an expression: + - * / ** with spaces around
+    them, parentheses, min, max, log. diff= shows instead what differs between two runs."""
+    if diff is not None:
+        others = {"by": by, "metric": metric, "better": better, "baseline": baseline, "along": along, "out": out}
+        return _diff(diff, [*targets, *(f"{key}=" for key, value in others.items() if value is not None)])
+    if not targets:
+        raise UserError("RUN is missing: name a sweep, runs or an experiment, or two runs with diff=[A,B]")
     if (into or reference) and not along:
         raise UserError("into= and reference= belong to a curve: along=KEY is missing")
     if into and not into.rpartition(":")[0]:
@@ -38,8 +53,10 @@ def main(
     from lightning_modules.comparison.compare import compare, open_run_reader
     from lightning_modules.comparison.plot import build_curve
     from lightning_modules.comparison.result import CompareRequest
+    from lightning_modules.store.metric_expression import with_expressions
 
-    comparison = compare(open_run_reader(), CompareRequest(targets, by, metric, baseline, better))
+    request = CompareRequest(targets, by, metric, baseline, better)
+    comparison = compare(with_expressions(open_run_reader()), request)
     curve = build_curve(comparison, along, reference) if along else None
     publish.print_comparison(comparison)
     if out:
@@ -52,3 +69,17 @@ def main(
         print(f"written: {file}")
     if log:
         publish.log_comparison(comparison, curve)
+    return asdict(comparison)
+
+
+def _diff(runs: Sequence[str], others: Sequence[str]) -> dict[str, Any]:
+    if len(runs) != 2 or others:
+        raise UserError(
+            f"diff={','.join(runs)}: expected two runs, diff=[A,B], and nothing else {' '.join(others)}".strip()
+        )
+    from lightning_modules.store.run_diff import diff_runs, print_diff
+    from lightning_modules.tracking.store import open_store
+
+    found = diff_runs(open_store(), *runs)
+    print_diff(found)
+    return found

@@ -20,7 +20,7 @@ VERBS = {  # cli/VERB.py has `main()`
     "compress": "search the cheapest compression of a recorded run that keeps its accuracy",
     "data": "inspect, clean or split a data set",
     "augment": "write augmented copies of a training set",
-    "store": "sync, relocate or prune the store of runs",
+    "store": "delete, keep, sync, relocate or prune recorded runs",
     "new": "write the folder of a project of your own",
     "ui": "open MLflow's pages on this store",
 }

@@ -1,6 +1,5 @@
 """Compare runs: read them, group them over seeds, and test each group against the baseline."""
 
-import os
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -22,9 +21,8 @@ from lightning_modules.comparison.result import CompareRequest, Comparison, Diff
 from lightning_modules.comparison.run_reader import MlflowRunReader, Run, RunReader
 from lightning_modules.comparison.selection import lower_is_better, read_metric, select_runs
 from lightning_modules.comparison.sqlite_reader import SqliteRunReader
-from lightning_modules.config.project import runs_folder
 from lightning_modules.report.statistics import bca_intervals, holm, sign_flip_p
-from lightning_modules.tracking.store import open_store, sqlite_path, sqlite_uri
+from lightning_modules.tracking.store import open_store, sqlite_path, store_uri
 from lightning_modules.tracking.tags import SWEEP_PARAMS_TAG
 
 
@@ -33,7 +31,7 @@ def open_run_reader(uri: str | None = None) -> RunReader:
 
     Raises UserError if the store does not exist or cannot be read.
     """
-    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or sqlite_uri(runs_folder() / "mlflow.db")
+    uri = store_uri(uri)
     if uri.startswith("sqlite:"):
         return SqliteRunReader(sqlite_path(uri))
     return MlflowRunReader(open_store(uri))

@@ -32,10 +32,10 @@ def higher_is_better(metric: str) -> bool | None:
     >>> higher_is_better("val/ndcg_at_10"), higher_is_better("val/loss"), higher_is_better("weights/norm")
     (True, False, None)
     """
+    if re.search(r"\s[-+*/]+\s|\(", metric):  # an expression of metrics
+        return None
     name = metric.lower()
-    if name in _DIRECTIONS:
-        return _DIRECTIONS[name]
-    known = (_lookup(segment) for segment in name.split("/"))
+    known = (_DIRECTIONS.get(name), *map(_lookup, name.split("/")))
     return next((found for found in known if found is not None), None)
 
 
@@ -71,7 +71,7 @@ def check_direction(key: str, metric: str, given: str | None, modes: tuple[str, 
     """
     higher = higher_is_better(metric)
     if given is None and higher is None:
-        guess = did_you_mean(metric.rpartition("/")[2], _DIRECTIONS)
+        guess = did_you_mean(metric.rpartition("/")[2], _DIRECTIONS) if " " not in metric else ""
         hint = f" ({guess})" if guess else ""
         return f"{key}: the direction of '{metric}' is not known{hint}; set {key}={modes[0]} or {key}={modes[1]}"
     if higher is not None and given != modes[higher]:

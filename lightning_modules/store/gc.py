@@ -20,7 +20,7 @@ from lightning_modules.config.project import runs_folder
 from lightning_modules.tracking.artifacts import local_folder
 from lightning_modules.tracking.liveness import is_alive
 from lightning_modules.tracking.store import Store
-from lightning_modules.tracking.tags import SWEEP_NAME_TAG
+from lightning_modules.tracking.tags import KEEP_TAG, SWEEP_NAME_TAG
 
 RUN_ID, MODEL_ID = re.compile(r"[0-9a-f]{32}"), re.compile(r"m-[0-9a-f]{32}")
 LOCK_TIMEOUT_S = 86400.0  # age of a work folder before it counts as orphaned: its process may be on another machine
@@ -137,6 +137,10 @@ def find_garbage(database: Any) -> Garbage:
         sweep_tags = session.execute(select(tag.run_uuid, tag.value).where(tag.key == SWEEP_NAME_TAG)).all()
         gone = {e.experiment_id: e for e in experiments if e.lifecycle_stage == "deleted"}
         dead = {r.run_uuid: r for r in runs if r.lifecycle_stage == "deleted" or r.experiment_id in gone}
+        marked = set(session.scalars(select(tag.run_uuid).where(tag.key == KEEP_TAG)))
+        for run_id in marked & dead.keys():
+            print(f"left run {run_id}: it is kept")
+            del dead[run_id]
         for run_id in [run_id for run_id, r in dead.items() if r.status == "RUNNING"]:
             if is_alive(dict(session.execute(select(tag.key, tag.value).where(tag.run_uuid == run_id)).all())):
                 print(f"left run {run_id}: it is deleted, but still training")
@@ -145,7 +149,9 @@ def find_garbage(database: Any) -> Garbage:
     lost = {}
     for m in models:
         if m.lifecycle_stage == "deleted" or m.experiment_id in gone or m.source_run_id in dead:
-            if any(m.model_id in source for source in registered):
+            if m.source_run_id in marked:
+                print(f"left model {m.model_id}: its run is kept")
+            elif any(m.model_id in source for source in registered):
                 print(f"left model {m.model_id}: it is registered as a model version")
             else:
                 lost[m.model_id] = m
@@ -226,7 +232,7 @@ def _delete_work_folders(garbage: Garbage, work: SafeDeleter) -> None:
         elif folder.name in garbage.runs:
             work.clear(folder, f"run {folder.name} is deleted")
         elif RUN_ID.fullmatch(folder.name) and folder.name not in garbage.known:
-            print(f"left {folder}: the run of a server; `--store http://…` of that server prunes it")
+            print(f"left {folder}: the run of a server; `tracking.uri=http://…` of that server prunes it")
 
 
 def _delete_server_work_folders(store: Store, work: SafeDeleter) -> None:
@@ -236,11 +242,11 @@ def _delete_server_work_folders(store: Store, work: SafeDeleter) -> None:
         if not RUN_ID.fullmatch(folder.name):
             continue
         try:
-            stage = store.client.get_run(folder.name).info.lifecycle_stage
+            run = store.client.get_run(folder.name)
         except MlflowException as error:
             print(f"left {folder}: the server knows no such run ({error.error_code})")
             continue
-        if stage == "deleted":
+        if run.info.lifecycle_stage == "deleted" and KEEP_TAG not in run.data.tags:
             work.clear(folder, f"run {folder.name} is deleted")
 
 

@@ -17,8 +17,8 @@ from lightning_modules.tracking.tags import PARENT_RUN_TAG
 
 def sync(
     source_uri: str | None = None, to_uri: str | None = None, runs: Sequence[str] = (), experiment: str | None = None
-) -> None:
-    """Send buffered data, and push local runs to a server if requested; print each.
+) -> list[dict[str, str]]:
+    """Send buffered data, and push local runs to a server if requested; print each, and return the pushed runs.
 
     Args:
         source_uri: the local store; default: MLFLOW_TRACKING_URI if it is local, else the project's store.
@@ -38,9 +38,9 @@ def sync(
     is_push = bool(to_uri or runs or experiment)
     target = open_store(to_uri or server) if to_uri or (server and is_push) else None
     if target and target.uri == source.uri:
-        raise UserError(f"{mask_secrets(source.uri)} would be synced to itself: --to names another store")
+        raise UserError(f"{mask_secrets(source.uri)} would be synced to itself: to= names another store")
     if is_push and not target:
-        raise UserError("say where the runs go: --to http://…, or MLFLOW_TRACKING_URI")
+        raise UserError("say where the runs go: to=http://…, or MLFLOW_TRACKING_URI")
     lock = FileLock(f"{source.path}.sync.lock")  # two concurrent syncs would copy runs twice
     try:
         held = lock.acquire(timeout=LOCK_SECONDS)
@@ -49,9 +49,10 @@ def sync(
     with held:
         delivered = deliver_all(source, target)
         if target:
-            _push(source, target, _select_runs(source, runs, experiment))
-        elif not delivered:
-            print("there is nothing to deliver; --to http://… pushes the local runs to a server")
+            return _push(source, target, _select_runs(source, runs, experiment))
+        if not delivered:
+            print("there is nothing to deliver; to=http://… pushes the local runs to a server")
+    return []
 
 
 def _select_runs(source: Store, wanted: Sequence[str], experiment: str | None) -> list[Any]:
@@ -76,15 +77,18 @@ def _ancestors(run: Any, runs: dict[str, Any]) -> set[str]:
     return found
 
 
-def _push(source: Store, target: Store, runs: list[Any]) -> None:
-    copier = RunCopier(source, target)
+def _push(source: Store, target: Store, runs: list[Any]) -> list[dict[str, str]]:
+    copier, pushed = RunCopier(source, target), []
     outcomes = [(run, copier.open(run)) for run in runs]  # create all ids first: tags refer to other runs
     for run, twin in outcomes:
         if twin is None:
             print(f"left {run.info.run_id} ({run.info.run_name}): it was deleted on the server")
             continue
-        print(f"{run.info.run_id} ({run.info.run_name}) -> {twin.info.run_id}: {copier.fill(run, twin)}")
+        outcome = str(copier.fill(run, twin))
+        pushed.append({"run_id": run.info.run_id, "copy_id": twin.info.run_id, "outcome": outcome})
+        print(f"{run.info.run_id} ({run.info.run_name}) -> {twin.info.run_id}: {outcome}")
     where = mask_secrets(target.uri)
     print(
         f"{len(runs)} runs at {where}, {copier.made} of them new" if runs else f"there are no runs to push to {where}"
     )
+    return pushed

@@ -236,10 +236,10 @@ def _target_store(path: Path, rows: list[dict[str, object]], source: Store, to: 
                 return to
     environment = os.environ.get("MLFLOW_TRACKING_URI", "")
     if "***" in recorded and mask_secrets(environment) != recorded:
-        raise UserError(f"give the server's address with the password: --to {recorded}")
+        raise UserError(f"give the server's address with the password: to={recorded}")
     try:
         return open_store(environment if mask_secrets(environment) == recorded else recorded)
     except UserError as error:
         raise UserError(
-            f"its server {recorded} is not responding: start it, or give its new address with --to"
+            f"its server {recorded} is not responding: start it, or give its new address with to=…"
         ) from error

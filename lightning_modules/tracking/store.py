@@ -332,26 +332,26 @@ def require_free_space(path: Path, needed_bytes: int) -> None:
         )
 
 
-def find_run(store: Store, wanted: str) -> Run:
-    """Return the run whose id, id prefix (at least 6 characters), name or sweep name is `wanted`.
+def find_run(store: Store, wanted: str, view: int = 1) -> Run:
+    """Return the run whose id, id prefix (at least 6 characters), name or sweep name is `wanted`; `view`: MLflow's ViewType.
 
     Raises UserError if none or several match; the message names the candidates, or similar and the newest runs.
     """
     client = store.client
     everywhere = [experiment.experiment_id for experiment in client.search_experiments()]
     for conditions in _conditions(wanted):
-        found = [client.search_runs(everywhere, c, 1, 6, ["attributes.start_time DESC"]) for c in conditions]
+        found = [client.search_runs(everywhere, c, view, 6, ["attributes.start_time DESC"]) for c in conditions]
         runs = list({run.info.run_id: run for page in found for run in page}.values())
         if len(runs) == 1:
             return runs[0]
         if runs:
             ids = ", ".join(run.info.run_id for run in runs[:5])
             raise UserError(f"{wanted!r} matches several runs: give the id of one: {ids}{', …' * (len(runs) > 5)}")
-    newest = client.search_runs(everywhere, max_results=100, order_by=["attributes.start_time DESC"])
-    guess = did_you_mean(wanted, [run.info.run_name or "" for run in newest])
+    newest = client.search_runs(everywhere, "", view, 100, ["attributes.start_time DESC"])
     listed = ", ".join(f"{run.info.run_name} ({run.info.run_id[:8]})" for run in newest[:5])
     known = f"the newest are: {listed}" if listed else "it has no runs yet"
-    raise UserError(f"no run {wanted!r} in {mask_secrets(store.uri)}: {f'{guess} ' if guess else ''}{known}")
+    hint = f"{did_you_mean(wanted, [run.info.run_name or '' for run in newest])} {known}".strip()
+    raise UserError(f"no {'deleted ' * (view == 2)}run {wanted!r} in {mask_secrets(store.uri)}: {hint}")
 
 
 def _conditions(wanted: str) -> Iterator[list[str]]:

@@ -16,6 +16,7 @@ GIT_NOTE_TAG = "git.note"
 HEARTBEAT_TAG = "touchstone.heartbeat"
 HOST_TAG = "touchstone.host"
 INIT_FROM_TAG = "touchstone.init_from"
+KEEP_TAG = "touchstone.keep"  # the user excludes the run from deletion
 KIND_TAG = "touchstone.kind"  # of runs that are no training: sweep, comparison, data
 MODEL_ID_TAG = "touchstone.model_id"  # the LoggedModel of the best weights
 NOTE_TAG = "mlflow.note.content"  # the description on a run's page, in Markdown

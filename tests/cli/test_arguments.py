@@ -39,7 +39,7 @@ def test_a_value_may_hold_an_equals_sign_and_a_list_may_have_brackets() -> None:
         (predict, ["run", "input=a", "output="], "output=: the value is empty"),
         (predict, ["run"], "input=… is missing"),
         (compress, ["init_from=3e782338"], "init_from is now written without a key: touchstone compress 3e782338"),
-        (store, ["sink"], "sink: expected 'relocate', 'sync', 'prune' or 'upgrade'"),
+        (store, ["sink"], "sink: expected 'relocate', 'sync', 'prune', 'upgrade', 'delete', 'restore', 'keep'"),
         (store, ["prune", "--store", "x"], "--store is now written tracking.uri=…"),
         (store, ["prune", "--dry-run"], "--dry-run is now written dry_run=true"),
     ],

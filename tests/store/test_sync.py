@@ -215,7 +215,7 @@ def test_mistakes_are_told(
 ) -> None:
     with pytest.raises(UserError, match="would be synced to itself"):
         sync(to_uri=store.uri)
-    with pytest.raises(UserError, match="say where the runs go: --to"):
+    with pytest.raises(UserError, match="say where the runs go: to="):
         sync(experiment="sweep")
     with pytest.raises(UserError, match="experiment=swep: there is none of this name; did you mean 'sweep'"):
         sweep(store)
