@@ -111,6 +111,12 @@ class RunData:
         splits = getattr(self.own, "splits", {})
         return {f"{part}_samples": len(index) for part, index in splits.items()}
 
+    def fold_part(self) -> dict[str, str]:
+        """The part that is the fold of a cross-validation, as recorded."""
+        if self.own is None or self.own.plan.fold is None:
+            return {}
+        return {"fold_part": "test" if self.own.arrays.test is None else "val"}
+
     def has(self, part: str) -> bool:
         """Whether there are samples for ``val`` or ``test``, from the datamodule alone."""
         if self.own is not None:

@@ -116,7 +116,8 @@ def _open_outputs(parts: RunParts) -> Iterator[_Outputs]:
 
 def _open_record(parts: RunParts) -> Record:
     assert parts.store is not None
-    data = {"name": parts.data.name, "fingerprint": parts.data.fingerprint(), **parts.data.sizes()}
+    of_data = parts.data
+    data = {"name": of_data.name, "fingerprint": of_data.fingerprint(), **of_data.sizes(), **of_data.fold_part()}
     return open_record(parts.store, plain_config(parts.cfg), data, parts.resumed, parts.tags)
 
 

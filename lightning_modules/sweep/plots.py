@@ -13,9 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from lightning_modules.report.numbers import format_number
+from lightning_modules.sweep.configurations import ranked_configurations
 from lightning_modules.sweep.plans import short_keys, short_value
 from lightning_modules.sweep.trial_results import TrialResult
-from lightning_modules.sweep.trial_table import pareto_trials, ranked_trials
+from lightning_modules.sweep.trial_table import pareto_front, ranked_trials
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,7 +47,8 @@ def parallel_coordinates(results: Sequence[TrialResult], objective: str, directi
     with _optuna_figure():
         figure = _figure_of(plot_parallel_coordinate(study, target_name=objective))
     figure.set_size_inches(min(2.0 * len(study.trials[0].params) + 4, 26), 5.2)
-    best = f"Best {objective} {format_number(ranked[0].values[objective])}: {ranked[0].name}"
+    winner = ranked_configurations(results, {objective: direction})[0].mean
+    best = f"Best {objective} {format_number(winner.values[objective])}: {winner.name}"
     figure.axes[0].set_title("")
     figure.axes[0].set_title(best if len(best) < 90 else f"{best[:90]}…", loc="left", fontsize=10)
     return figure
@@ -77,11 +79,12 @@ def importance(results: Sequence[TrialResult], objective: str, direction: str) -
     return figure
 
 
-def pareto_front(results: Sequence[TrialResult], objectives: Mapping[str, str]) -> Figure | None:
-    """The finished trials over the first two or three objectives, those of the front numbered; None without one."""
+def plot_pareto(results: Sequence[TrialResult], objectives: Mapping[str, str]) -> Figure | None:
+    """The configurations over the first two or three objectives, those of the front numbered; None without one."""
     from optuna.visualization.matplotlib import plot_pareto_front
 
-    ranked, front = ranked_trials(results, objectives), pareto_trials(results, objectives)
+    ranked = [one.mean for one in ranked_configurations(results, objectives)]
+    front = [one.mean for one in pareto_front(results, objectives)]
     if not ranked:
         return None
     names = list(objectives)[:MAX_AXES]
@@ -90,7 +93,7 @@ def pareto_front(results: Sequence[TrialResult], objectives: Mapping[str, str]) 
             _study(ranked, objectives), target_names=names, targets=lambda trial: trial.values[: len(names)]
         )
         figure = _figure_of(axes)
-    axes.set_title(f"Pareto front: {len(front)} of {len(ranked)} runs")
+    axes.set_title(f"Pareto front: {len(front)} of {len(ranked)}")
     figure.set_size_inches(8, 5.6)
     if len(names) == 2:
         for name, axis, set_scale in ((names[0], axes.xaxis, axes.set_xscale), (names[1], axes.yaxis, axes.set_yscale)):

@@ -5,11 +5,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from lightning_modules.report.tables import open_console, terminal_table
+from lightning_modules.sweep.configurations import ranked_configurations
 from lightning_modules.sweep.plans import DONE_STATES, Outcome, Plan, Trial, run_name
 from lightning_modules.sweep.summary import format_objectives, result_cells, test_metrics, write_summary
 from lightning_modules.sweep.sweep_store import SweepStore
 from lightning_modules.sweep.trial_results import TrialResult
-from lightning_modules.sweep.trial_table import best_trial, first_line, pareto_trials, ranked_trials, status_line
+from lightning_modules.sweep.trial_table import first_line, pareto_front, status_line
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -63,7 +64,7 @@ class SweepProgress:
 
 
 def terminal_summary(results: Sequence[TrialResult], objectives: Mapping[str, str], title: str) -> "Group":
-    """What is printed when a sweep ends: the best trials, counts by status, and the errors of failed ones.
+    """What is printed when a sweep ends: the best configurations, counts by status, and the errors of failed ones.
 
     The Pareto front comes first, if there are several objectives.
     """
@@ -71,8 +72,9 @@ def terminal_summary(results: Sequence[TrialResult], objectives: Mapping[str, st
     from rich.text import Text
 
     metrics = test_metrics(results, objectives)
-    front = pareto_trials(results, objectives) if len(objectives) > 1 else []
-    top = (front + [one for one in ranked_trials(results, objectives) if one not in front])[:TERMINAL_ROWS]
+    front = [one.mean for one in pareto_front(results, objectives)] if len(objectives) > 1 else []
+    ranked = ranked_configurations(results, objectives)
+    top = (front + [one.mean for one in ranked if one.mean not in front])[:TERMINAL_ROWS]
     table = terminal_table(
         ["#", "run", *(f"best {name}" for name in objectives), *metrics, "duration"],
         [[str(result.number), result.name, *result_cells(result, objectives, metrics)] for result in top],
@@ -80,9 +82,10 @@ def terminal_summary(results: Sequence[TrialResult], objectives: Mapping[str, st
         styles=["bold" if result in front else "" for result in top],
     )
     lines: list[RenderableType] = [Text(f"{title}: {status_line(results)}", style="bold"), *[table] * bool(top)]
-    if winner := best_trial(results, objectives):
-        line = f"best   {winner.name}  {format_objectives(winner, objectives)}  {winner.run_id}"
-        lines.append(Text(line, style="bold"))
+    if len(objectives) == 1 and ranked:
+        winner, trials = ranked[0]
+        line = f"best   {winner.name}  {format_objectives(winner, objectives)}  {winner.run_id if len(trials) == 1 else ''}"
+        lines.append(Text(line.rstrip(), style="bold"))
     failed = [result for result in results if result.status == "FAILED"]
     errors = [f"failed {result.name}: {first_line(result.error)}" for result in failed[:MAX_FAILURES]]
     errors += [f"failed … and {len(failed) - MAX_FAILURES} more"] * (len(failed) > MAX_FAILURES)

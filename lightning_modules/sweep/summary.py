@@ -3,6 +3,7 @@
 import json
 import logging
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -10,11 +11,12 @@ from typing import TYPE_CHECKING
 
 from lightning_modules.report.numbers import format_exact_duration, format_number
 from lightning_modules.report.tables import escape_markdown, markdown_table
+from lightning_modules.sweep.configurations import metrics_of_children, ranked_configurations
 from lightning_modules.sweep.trial_results import TrialResult, read_trial_results
 from lightning_modules.sweep.trial_table import (
     best_trial,
     counts,
-    pareto_trials,
+    pareto_front,
     sorted_trials,
     status_line,
     to_csv,
@@ -59,9 +61,18 @@ def write_summary(
             store.client.log_artifacts(parent_run, folder, FOLDER)
         note = mlflow_description(results, objectives, parent.info.experiment_id, parent_run, resume_command)
         store.set_tags(parent_run, {**summary_tags(results, objectives), tag.NOTE_TAG: note})
+        _log_metrics(store, parent_run, results, objectives)
     except (OSError, MlflowException) as error:
         log.warning("the summary of sweep %s could not be written: %s", name, error)
     return results
+
+
+def _log_metrics(store: Store, parent_run: str, results: Sequence[TrialResult], objectives: Mapping[str, str]) -> None:
+    from mlflow.entities import Metric
+
+    now, step = int(time.time() * 1000), counts(results).get("FINISHED", 0)
+    values = metrics_of_children(results, objectives)
+    store.client.log_batch(parent_run, [Metric(name, value, now, step) for name, value in values.items()])
 
 
 def summary_tags(results: Sequence[TrialResult], objectives: Mapping[str, str]) -> dict[str, str]:
@@ -73,7 +84,7 @@ def summary_tags(results: Sequence[TrialResult], objectives: Mapping[str, str]) 
         tags[tag.SWEEP_BEST_RUN_TAG], tags[tag.SWEEP_BEST_NAME_TAG] = winner.run_id or "", winner.name
         tags[tag.SWEEP_BEST_PARAMS_TAG] = json.dumps(winner.params, default=str)
     elif len(objectives) > 1:
-        front = [child.run_id for child in pareto_trials(results, objectives)]
+        front = [child.run_id for one in pareto_front(results, objectives) for child in one.trials]
         tags[tag.SWEEP_PARETO_TAG] = json.dumps(front[:_MOST_OF_FRONT])
     return tags
 
@@ -94,7 +105,7 @@ def _write_files(
 
 def _plots(results: Sequence[TrialResult], objectives: Mapping[str, str]) -> "dict[str, Callable[[], Figure | None]]":
     """File name -> what draws it; of several objectives each has its parallel coordinates and importances."""
-    from lightning_modules.sweep.plots import importance, parallel_coordinates, pareto_front
+    from lightning_modules.sweep.plots import importance, parallel_coordinates, plot_pareto
 
     plots: dict[str, Callable[[], Figure | None]] = {}
     for index, (objective, direction) in enumerate(objectives.items()):
@@ -102,7 +113,7 @@ def _plots(results: Sequence[TrialResult], objectives: Mapping[str, str]) -> "di
         plots[f"parallel_coordinates{ending}.png"] = partial(parallel_coordinates, results, objective, direction)
         plots[f"importance{ending}.png"] = partial(importance, results, objective, direction)
     if len(objectives) > 1:
-        plots["pareto.png"] = partial(pareto_front, results, objectives)
+        plots["pareto.png"] = partial(plot_pareto, results, objectives)
     return plots
 
 
@@ -133,12 +144,14 @@ def mlflow_description(
 
 
 def _markdown_best(results: Sequence[TrialResult], objectives: Mapping[str, str], experiment_id: str) -> str:
-    winner = best_trial(results, objectives)
-    if winner is not None:
+    ranked = ranked_configurations(results, objectives)
+    if len(objectives) == 1 and ranked:
+        winner, trials = ranked[0]
         values = format_objectives(winner, objectives)
         params = ", ".join(f"`{key}={value}`" for key, value in winner.params.items())
-        return f"**Best:** {_link(winner, experiment_id)} with {values}\n\n{params}\n\n"
-    front = pareto_trials(results, objectives)
+        named = _link(winner, experiment_id) if len(trials) == 1 else escape_markdown(winner.name)
+        return f"**Best:** {named} with {values}\n\n{params}\n\n"
+    front = [trial for one in pareto_front(results, objectives) for trial in one.trials]
     if len(objectives) < 2 or not front:
         return ""
     links = ", ".join(_link(result, experiment_id) for result in front[:DESCRIPTION_ROWS])

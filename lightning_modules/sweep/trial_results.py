@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lightning_modules.compat.mlflow_schema import EXTREMES_QUERY
 from lightning_modules.sweep.plans import run_name
@@ -22,11 +22,24 @@ if TYPE_CHECKING:
 
 COMPRESSED = ("compressed/", "compression/", "dense/")  # measured after each stage: the last value counts
 SHOWN_METRICS = ("val/", "test/", "model/", *COMPRESSED)
+_AVERAGING_TASKS = (
+    "lightning_modules.task.classification.Classification",
+    "lightning_modules.task.regression.Regression",
+)
 _INFINITE = 1e308  # MLflow stores an infinity as the largest float
 _IDS_PER_QUERY = 200  # the length of a URL is limited
 
 _Values = dict[str, dict[str, float | None]]
 _Extremes = tuple[str, str, float, float]  # run id, metric, lowest, highest
+
+
+class Fold(NamedTuple):
+    """A fold of a cross-validation: its number of `total`, the part (``val`` or ``test``) that it is, and its samples."""
+
+    number: int
+    total: int
+    part: str
+    samples: int
 
 
 @dataclass(frozen=True)
@@ -43,6 +56,7 @@ class TrialResult:
         linked: whether an older run is reused for this trial.
         error: of a FAILED or KILLED run.
         attempts: how often the trial was started.
+        fold: of a cross-validation with our data, where our task logs what samples average to.
     """
 
     number: int
@@ -57,6 +71,7 @@ class TrialResult:
     error: str | None = None
     attempts: int = 1
     experiment_id: str | None = None
+    fold: Fold | None = None
 
 
 def read_trial_results(store: Store, parent_run: str) -> list[TrialResult]:
@@ -118,7 +133,16 @@ def _result_of(number: int, runs: Sequence[Run], keys: Sequence[str], values: _V
         error=tags.get(tag.ERROR_TAG) if status in ("FAILED", "KILLED") else None,
         experiment_id=run.info.experiment_id,
         attempts=max(len(runs), int(tags.get(tag.SWEEP_FAILURES_TAG, 0)) + (status != "FAILED")),
+        fold=_fold(run),
     )
+
+
+def _fold(run: Run) -> Fold | None:
+    tags, params = run.data.tags, run.data.params
+    part = tags.get(tag.FOLD_PART_TAG, "")
+    if not part or params.get("task._target_") not in _AVERAGING_TASKS:
+        return None
+    return Fold(int(params["data.fold"]), int(params["data.folds"]), part, int(tags[f"data.{part}_samples"]))
 
 
 def _linked_result(number: int, run: Run, keys: Sequence[str], values: _Values) -> TrialResult:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from lightning_modules.report.numbers import format_exact_duration, format_number
 from lightning_modules.report.tables import csv_table
+from lightning_modules.sweep.configurations import Configuration, ranked_configurations, scores
 from lightning_modules.sweep.plans import short_keys, short_value
 from lightning_modules.sweep.trial_results import TrialResult
 
@@ -26,32 +27,27 @@ tr.FAILED td.text { color: #b03a00; }
 
 
 def best_trial(results: Iterable[TrialResult], objectives: Mapping[str, str]) -> TrialResult | None:
-    """The FINISHED trial with the best value; None without one, or with several objectives."""
-    return next(iter(ranked_trials(results, objectives)), None) if len(objectives) == 1 else None
+    """The best configuration's mean, the trial itself if it has one; None without any, or with several objectives."""
+    return (
+        next((one.mean for one in ranked_configurations(results, objectives)), None) if len(objectives) == 1 else None
+    )
 
 
 def ranked_trials(results: Iterable[TrialResult], objectives: Mapping[str, str]) -> list[TrialResult]:
     """The FINISHED trials that have all values, the best first, by the first objective."""
-    comparable = [result for result in results if result.status == "FINISHED" and _scores(result, objectives)]
-    return sorted(comparable, key=lambda result: (_scores(result, objectives), result.number))
+    comparable = [result for result in results if result.status == "FINISHED" and scores(result, objectives)]
+    return sorted(comparable, key=lambda result: (scores(result, objectives), result.number))
 
 
-def pareto_trials(results: Iterable[TrialResult], objectives: Mapping[str, str]) -> list[TrialResult]:
-    """The Pareto front of the FINISHED trials, sorted by the first objective."""
-    ranked = ranked_trials(results, objectives)
-    scores = [_scores(result, objectives) for result in ranked]
+def pareto_front(results: Iterable[TrialResult], objectives: Mapping[str, str]) -> list[Configuration]:
+    """The Pareto front of the configurations, sorted by the first objective."""
+    ranked = ranked_configurations(results, objectives)
+    points = [scores(one.mean, objectives) for one in ranked]
     return [
-        result
-        for result, own in zip(ranked, scores, strict=True)
-        if not any(other != own and all(a <= b for a, b in zip(other, own, strict=True)) for other in scores)
+        one
+        for one, own in zip(ranked, points, strict=True)
+        if not any(other != own and all(a <= b for a, b in zip(other, own, strict=True)) for other in points)
     ]
-
-
-def _scores(result: TrialResult, objectives: Mapping[str, str]) -> tuple[float, ...]:
-    """The values, negated where larger is better; empty if one is missing."""
-    values = [(result.values.get(name), direction) for name, direction in objectives.items()]
-    scores = [value if direction == "minimize" else -value for value, direction in values if value is not None]
-    return tuple(scores) if len(scores) == len(objectives) else ()
 
 
 def status_line(results: Sequence[TrialResult]) -> str:
@@ -67,17 +63,16 @@ def counts(results: Iterable[TrialResult]) -> dict[str, int]:
 
 
 def sorted_trials(results: Sequence[TrialResult], objectives: Mapping[str, str]) -> list[TrialResult]:
-    """The ranked trials, then the others by number."""
-    first = ranked_trials(results, objectives)
+    """The trials of each configuration, the best one first, then the others by number."""
+    first = [trial for one in ranked_configurations(results, objectives) for trial in one.trials]
     return first + [result for result in results if result not in first]
 
 
 def highlighted(results: Iterable[TrialResult], objectives: Mapping[str, str]) -> set[int]:
-    """The numbers of the best trial, or of the Pareto front if there are several objectives."""
-    if len(objectives) > 1:
-        return {result.number for result in pareto_trials(results, objectives)}
-    winner = best_trial(results, objectives)
-    return {winner.number} if winner else set()
+    """The numbers of the trials of the best configuration, or of the Pareto front if there are several objectives."""
+    few = len(objectives) == 1
+    best = ranked_configurations(results, objectives)[:1] if few else pareto_front(results, objectives)
+    return {trial.number for one in best for trial in one.trials}
 
 
 def to_csv(results: Sequence[TrialResult], objectives: Mapping[str, str]) -> str:

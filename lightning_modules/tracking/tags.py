@@ -10,6 +10,7 @@ DATA_FINGERPRINT_TAG = "data.fingerprint"
 DECLARED = "declared:"  # begins the fingerprint of data that cannot be hashed: it is that of their config
 ENDED_TAG = "touchstone.ended"  # why a run ended early: PRUNED or STOPPED
 ERROR_TAG = "touchstone.error"
+FOLD_PART_TAG = "data.fold_part"  # val or test, of a cross-validation
 GIT_COMMIT_TAG = "mlflow.source.git.commit"
 GIT_DIRTY_TAG = "git.dirty"
 GIT_NOTE_TAG = "git.note"

@@ -13,7 +13,7 @@ from lightning_modules.sweep.plots import (
     is_log,
     outlier_limit,
     parallel_coordinates,
-    pareto_front,
+    plot_pareto,
 )
 from lightning_modules.sweep.trial_results import TrialResult
 
@@ -66,12 +66,12 @@ def test_every_plot_can_be_drawn_of_few_and_of_many_trials(count: int, tmp_path:
         for i in range(count)
     ]
     tried.append(made_up(count, {"lr": 0.5}, "PRUNED", val__accuracy=0.1, model__size_bytes=None))
-    figures: list[Any] = [parallel_coordinates(tried, "val/accuracy", "maximize"), pareto_front(tried, BOTH)]
-    figures.append(pareto_front(tried, {**BOTH, "val/accuracy ": "maximize"}) or figures[0])
+    figures: list[Any] = [parallel_coordinates(tried, "val/accuracy", "maximize"), plot_pareto(tried, BOTH)]
+    figures.append(plot_pareto(tried, {**BOTH, "val/accuracy ": "maximize"}) or figures[0])
     for number, figure in enumerate(figures):
         figure.savefig(tmp_path / f"{number}.png", bbox_inches="tight")
     assert parallel_coordinates(tried[count:], "val/accuracy", "maximize") is None
-    assert pareto_front(tried[count:], BOTH) is None
+    assert plot_pareto(tried[count:], BOTH) is None
     assert not pyplot.get_fignums() and {**mpl.rcParams, "backend": ""} == {**style, "backend": ""}
 
 
@@ -87,6 +87,6 @@ def test_fronts_of_several_objectives(names: int, tmp_path: Path) -> None:
     objectives = {f"val/m{k}": ["minimize", "maximize"][k % 2] for k in range(names)}
     rng = np.random.default_rng(0)
     tried = [made_up(i, {"lr": i}, **{f"val__m{k}": float(rng.random()) for k in range(names)}) for i in range(9)]
-    figure = pareto_front(tried, objectives)
+    figure = plot_pareto(tried, objectives)
     assert figure is not None
     figure.savefig(tmp_path / "front.png")

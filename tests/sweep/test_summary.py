@@ -21,7 +21,7 @@ from lightning_modules.sweep.plans import NAME_LIMIT, run_name
 from lightning_modules.sweep.progress import terminal_summary
 from lightning_modules.sweep.summary import DESCRIPTION_LIMIT, mlflow_description, write_summary
 from lightning_modules.sweep.trial_results import TrialResult
-from lightning_modules.sweep.trial_table import best_trial, pareto_trials, to_csv, to_html
+from lightning_modules.sweep.trial_table import best_trial, pareto_front, to_csv, to_html
 from lightning_modules.tracking.store import open_store
 
 
@@ -158,7 +158,7 @@ def test_the_best_child_has_finished_and_has_a_value() -> None:
 def test_the_pareto_front_holds_what_nothing_dominates() -> None:
     points = [(0.9, 10), (0.8, 5), (0.85, 10), (0.8, 5), (0.5, 1), (0.5, 2), (0.95, None)]
     tried = [made_up(i, {}, val__accuracy=a, model__size_bytes=s) for i, (a, s) in enumerate(points)]
-    assert [child.number for child in pareto_trials(tried, BOTH)] == [0, 1, 3, 4]
+    assert [one.mean.number for one in pareto_front(tried, BOTH)] == [0, 1, 3, 4]
 
 
 # --- tables ----------------------------------------------------------------------------------------------------
@@ -204,7 +204,7 @@ def test_a_description_of_long_names_fits_into_a_tag() -> None:
 
 
 def test_the_terminal_shows_the_top_ten_the_counts_and_what_failed() -> None:
-    tried = [made_up(i, {"seed": i}, val__loss=float(i)) for i in range(12)]
+    tried = [made_up(i, {"width": i}, val__loss=float(i)) for i in range(12)]
     tried.append(
         TrialResult(
             12, "c" * 32, "seed=[/x]", {}, "FAILED", {"val/loss": None}, {}, 1.0, error="ValueError: no [red]\nat"
@@ -214,10 +214,10 @@ def test_the_terminal_shows_the_top_ten_the_counts_and_what_failed() -> None:
     console.print(terminal_summary(tried, LOSS, "sweep tuning"))
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     assert "sweep tuning: 13 runs: 12 finished, 1 failed" in shown
-    assert "seed=9" in shown
-    assert "seed=10" not in shown
+    assert "width=9" in shown
+    assert "width=10" not in shown
     assert "failed seed=[/x]: ValueError: no [red]\n" in shown
-    assert f"best   seed=0  val/loss 0  {0:032x}" in shown
+    assert f"best   width=0  val/loss 0  {0:032x}" in shown
 
 
 # --- pictures --------------------------------------------------------------------------------------------------
@@ -235,8 +235,8 @@ def test_the_sweeps_run_gets_files_and_tags_and_the_pictures_when_it_is_over(swe
     tags = sweep.tags()
     assert (tags["sweep.finished"], tags["sweep.failed"], tags["sweep.pruned"]) == ("6", "1", "0")
     assert tags["sweep.best_run_id"] == sweep.children()[0].run_id
-    assert tags["sweep.best_name"] == "lr=1 seed=0"
-    assert json.loads(tags["sweep.best_params"]) == {"optimizer.lr": 1.0, "seed": 0}
+    assert tags["sweep.best_name"] == "lr=1, mean of 2 runs"
+    assert json.loads(tags["sweep.best_params"]) == {"optimizer.lr": 1.0}
     listed = {file.path for file in sweep.client.list_artifacts(sweep.run_id, "sweep")}
     assert listed == {f"sweep/{name}" for name in names}, "MLflow sees them"
 
@@ -305,4 +305,4 @@ def test_a_sweep_on_a_server_gets_the_same_summary(server: str) -> None:
     assert sweep.client.get_run(sweep.run_id).info.artifact_uri.startswith("mlflow-artifacts:")
     listed = {file.path for file in sweep.client.list_artifacts(sweep.run_id, "sweep")}
     assert listed == {"sweep/children.csv", "sweep/children.html", "sweep/parallel_coordinates.png"}
-    assert sweep.tags()["sweep.best_name"] == "seed=0"
+    assert sweep.tags()["sweep.best_name"] == "mean of 3 runs"
