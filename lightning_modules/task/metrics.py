@@ -6,10 +6,12 @@ Longer than 200 lines: a table of metrics by name, and what builds them.
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 from torchmetrics import Metric, MetricCollection
 from torchmetrics import classification as c
 from torchmetrics import regression as r
@@ -62,6 +64,11 @@ Names = Mapping[str, Sequence[Any]]  # of each stage: names, or objects of torch
 NO_SYNC = {"sync_on_compute": False}
 _MAX_SUFFIX_LENGTH = 200  # characters of a class name within a metric name; MLflow allows 250 in total
 _SIZE_ARGUMENT = {"multiclass": "num_classes", "multilabel": "num_labels"}
+# names, and the classes of torchmetrics without Binary, Multiclass or Multilabel: of each class or label, and of all together
+_BY_CLASS = {
+    "precision": "Precision", "recall": "Recall", "f1": "F1Score", "auroc": "AUROC", "pr_auc": "AveragePrecision",
+}  # fmt: skip
+_OVERALL = {"mcc": "MatthewsCorrCoef", "kappa": "CohenKappa", "ece": "CalibrationError"}
 
 
 def select_metrics(metrics: Mapping[str, Sequence[Any] | None] | None, default: Names) -> Names:
@@ -97,28 +104,37 @@ def metric_suffixes(members: Sequence[str]) -> list[str]:
 def classification_metrics(kind: Kind, size: int, names: Sequence[str], top_k: int) -> MetricCollection:
     """Metrics of probabilities [N, size] (binary: [N]) against classes [N] or labels [N, size].
 
-    Averages are macro over the classes that have samples; ``accuracy`` is the fraction of correct samples (micro).
-    Raises UserError for an unknown name.
+    Averages are macro over the classes that have samples; ``accuracy`` is the fraction of correct samples (micro), and
+    ``class_…`` has one value per class. Raises UserError for a name that this kind of task does not have.
     """
     prefix = kind.capitalize()
     of: dict[str, Any] = NO_SYNC if kind == "binary" else {_SIZE_ARGUMENT[kind]: size, **NO_SYNC}
-    per_class = of if kind == "binary" else {**of, "average": "none"}
     micro = of if kind == "binary" else {**of, "average": "micro"}
-    known: dict[str, Callable[[], Metric]] = {
-        "accuracy": lambda: getattr(c, f"{prefix}Accuracy")(**micro),
-        "precision": lambda: MacroAverage(getattr(c, f"{prefix}Precision")(**per_class), kind, size),
-        "recall": lambda: MacroAverage(getattr(c, f"{prefix}Recall")(**per_class), kind, size),
-        "f1": lambda: MacroAverage(getattr(c, f"{prefix}F1Score")(**per_class), kind, size),
-        "auroc": lambda: MacroAverage(getattr(c, f"{prefix}AUROC")(**per_class), kind, size, needs_negatives=True),
+    known: dict[str, Callable[[], Metric]] = {"accuracy": lambda: getattr(c, f"{prefix}Accuracy")(**micro)}
+    known |= {
+        name: partial(getattr(c, prefix + cls), **of) for name, cls in _OVERALL.items() if hasattr(c, prefix + cls)
     }
-    if kind == "multiclass":
-        known["class_accuracy"] = lambda: ClassAccuracy(**per_class)
+    classes = ("multiclass", 2) if kind == "binary" else (kind, size)  # each of the two classes is one of a binary task
+    for name, cls in _BY_CLASS.items():
+        known[name] = partial(_over_classes, cls, kind, size)
+        known[f"class_{name}"] = partial(_over_classes, cls, *classes, each=True)
     if kind == "multilabel":
-        known["class_accuracy"] = lambda: c.MultilabelAccuracy(**per_class)
-    if kind == "multiclass" and size > top_k:
-        known[f"top{top_k}_accuracy"] = lambda: c.MulticlassAccuracy(top_k=top_k, **micro)
+        known["class_accuracy"] = lambda: c.MultilabelAccuracy(**of, average="none")
+    else:
+        known |= {"balanced_accuracy": partial(_over_classes, "Recall", *classes), "brier": lambda: Brier(size)}
+    if kind == "multiclass":
+        known["class_accuracy"] = lambda: ClassAccuracy(**of, average="none")
+        if size > top_k:
+            known[f"top{top_k}_accuracy"] = lambda: c.MulticlassAccuracy(top_k=top_k, **micro)
     wanted = [f"top{top_k}_accuracy" if isinstance(name, str) and name == "top_k" else name for name in names]
-    return _build_collection(known, wanted, optional={f"top{top_k}_accuracy", "class_accuracy"})
+    return _build_collection(known, wanted, kind, optional={f"top{top_k}_accuracy", "class_accuracy"})
+
+
+def _over_classes(cls: str, kind: Kind, size: int, each: bool = False) -> Metric:
+    """A metric of torchmetrics over the classes or labels: its mean, or `each` value."""
+    of = NO_SYNC if kind == "binary" else {_SIZE_ARGUMENT[kind]: size, "average": "none", **NO_SYNC}
+    per_class = getattr(c, kind.capitalize() + cls)(**of)
+    return MacroAverage(per_class, kind, size, needs_negatives=cls == "AUROC", each=each)
 
 
 class MacroAverage(Metric):
@@ -128,20 +144,26 @@ class MacroAverage(Metric):
         per_class: the metric without averaging; one value (the positive class) for ``binary``.
         kind, size: see `classification_metrics`.
         needs_negatives: whether classes that all samples belong to are excluded too.
+        each: the value of each class instead, NaN for those excluded.
     """
 
     full_state_update = False
     samples: Tensor
     total: Tensor
 
-    def __init__(self, per_class: Metric, kind: Kind, size: int, needs_negatives: bool = False) -> None:
+    def __init__(
+        self, per_class: Metric, kind: Kind, size: int, needs_negatives: bool = False, each: bool = False
+    ) -> None:
         super().__init__(**NO_SYNC)
         self.per_class, self.kind, self.size, self.needs_negatives = per_class, kind, size, needs_negatives
+        self.average, self.num_classes = "none" if each else "macro", size
         self.add_state("samples", torch.zeros(1 if kind == "binary" else size, dtype=torch.int64), "sum")
         self.add_state("total", torch.tensor(0), "sum")
 
     def update(self, scores: Tensor, target: Tensor) -> None:
-        """Add probabilities and targets, shaped as in `classification_metrics`."""
+        """Add probabilities and targets, shaped as in `classification_metrics`; [N] of the second of two classes, too."""
+        if self.kind == "multiclass" and scores.ndim == 1:
+            scores, target = torch.stack([1 - scores, scores], -1), target.reshape(-1)
         self.per_class.update(scores, target)
         self.samples = self.samples + samples_per_class(target, self.kind, self.size)
         self.total = self.total + len(target)
@@ -151,7 +173,10 @@ class MacroAverage(Metric):
         defined = self.samples > 0
         if self.needs_negatives:
             defined &= self.samples < self.total
-        values = self.per_class.compute().reshape(-1)[defined]
+        values = self.per_class.compute().reshape(-1)
+        if self.average == "none":
+            return values.where(defined, torch.nan)
+        values = values[defined]
         if not len(values):
             return torch.tensor(torch.nan, device=values.device)
         return values.mean() if self.needs_negatives else (values / len(values)).sum()
@@ -176,6 +201,20 @@ class ClassAccuracy(c.MulticlassAccuracy):
         return values.where(self.tp + self.fn > 0, torch.nan)  # type: ignore[operator]
 
 
+class Brier(r.MeanSquaredError):
+    """Brier's score: the squared error of the probabilities [N, size], summed over classes; of [N] that of the second one."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(**NO_SYNC)
+        self.size = size
+
+    def update(self, scores: Tensor, target: Tensor) -> None:
+        super().update(scores, target.float() if scores.ndim == 1 else one_hot(target, self.size).float())
+
+    def compute(self) -> Tensor:
+        return super().compute() * self.size
+
+
 class R2(r.R2Score):
     """R squared; NaN for fewer than two samples."""
 
@@ -191,11 +230,11 @@ def regression_metrics(size: int, names: Sequence[str]) -> MetricCollection:
         "mae": lambda: r.MeanAbsoluteError(**NO_SYNC),
         "r2": lambda: R2(sync_on_compute=False),
     }
-    return _build_collection(known, names)
+    return _build_collection(known, names, "regression")
 
 
 def _build_collection(
-    known: Mapping[str, Callable[[], Metric]], wanted: Sequence[Any], optional: Collection[str] = ()
+    known: Mapping[str, Callable[[], Metric]], wanted: Sequence[Any], task: str, optional: Collection[str] = ()
 ) -> MetricCollection:
     """The `wanted` metrics; those of torchmetrics by the name of their class. `optional` names may be missing in `known`."""
     built: dict[str, Metric | MetricCollection] = {}
@@ -210,5 +249,6 @@ def _build_collection(
         elif metric in known:
             built[metric] = known[metric]()
         elif metric not in optional:
-            raise UserError(f"task.metrics: unknown metric '{metric}'; {suggest(metric, {*known, *optional})}")
+            options = suggest(metric, {*known, *optional})
+            raise UserError(f"task.metrics: unknown metric '{metric}' for a {task} task; {options}")
     return MetricCollection(built, compute_groups=False)

@@ -1,7 +1,7 @@
 import torch
 from torch import nn
 
-from lightning_modules.task.callbacks import project_weights
+from lightning_modules.zoo.task.weight_projections import project_weights
 
 
 def network(change: float = 0.0) -> nn.Module:
