@@ -8,7 +8,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 from lightning_fabric.utilities.distributed import DistributedSamplerWrapper
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint, RichProgressBar
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.overrides.distributed import UnrepeatedDistributedSampler, UnrepeatedDistributedSamplerWrapper
 from pytorch_lightning.plugins import LayerSync, Precision
 from pytorch_lightning.strategies import DDPStrategy
@@ -117,11 +117,6 @@ def count_steps(trainer: pl.Trainer, steps: int) -> None:
     for counter in (progress.total, progress.current):
         counter.ready += steps
         counter.completed += steps
-
-
-def train_description(bar: RichProgressBar, epoch: int) -> str:
-    """The progress bar's text of an epoch: we restart the same bar where Lightning adds a new one."""
-    return bar._get_train_description(epoch)
 
 
 def set_metrics(trainer: pl.Trainer, values: Mapping[str, Tensor]) -> None:

@@ -13,8 +13,8 @@ _PACKAGE = "lightning_modules"
 COMPONENT_MODULES = tuple(
     f"{_PACKAGE}.{name}"
     for name in (
-        "augmentation", "compression", "data", "model", "optimizer", "strategy", "task", "tracking.checkpoint", "run.cuda",
-        "zoo",
+        "augmentation", "cli.model_summary", "cli.progress_bar", "compression", "data", "model", "optimizer", "strategy",
+        "task", "tracking.checkpoint", "run.cuda", "zoo",
     )
 )  # fmt: skip
 RENAMED = {  # former path of a class or function, without the package -> its name now

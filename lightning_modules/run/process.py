@@ -16,6 +16,8 @@ _NOT_APPLICABLE = (  # batches come from memory, checkpoints are overwritten on 
     ".*No (positive|negative) samples in targets.*",  # `task/supervised.py` names the classes
     ".*module.s. in eval mode at the start.*",
     ".*The `srun` command is available on your system but is not used.*",
+    ".*`broadcast_buffers` is deprecated.*",  # Lightning's own calls of torch
+    ".*torch.distributed.nn.functional.all_gather is deprecated.*",
     ".*keys will be ignored. You need to call.*",  # under manual optimization a plateau schedule is stepped by the task
 )
 
@@ -35,7 +37,8 @@ def set_threads(cfg: DictConfig) -> None:
 
 def silence_lightning() -> None:
     """Silence Lightning's advice that does not apply."""
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # we report ended ranks ourselves
     for text in _NOT_APPLICABLE:
         warnings.filterwarnings("ignore", text)

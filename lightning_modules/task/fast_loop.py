@@ -104,7 +104,7 @@ class FastLoop:
         observed = any(cls._has_step_hooks(callback) for callback in callbacks)
         if needing or observed or cfg.compile or size >= cls._SMALL_MODEL or not data.in_memory:
             return 1
-        steps = cls._MAX_STEPS if size < cls._TINY_MODEL else cls._MAX_STEPS // 10  # keep the progress bar moving
+        steps = cls._MAX_STEPS if size < cls._TINY_MODEL else cls._MAX_STEPS // 10
         return max(
             1, min(steps, data.steps_per_epoch(), cls._MAX_BYTES // max(1, data.bytes_per_sample * data.batch_size))
         )
@@ -162,6 +162,7 @@ class FastLoop:
         schedule = _find_schedule(trainer, "step")
         first = step = task.global_step
         limit = trainer.max_steps - first if trainer.max_steps >= 0 else None
+        count_batch = getattr(trainer.progress_bar_callback, "count_batch", None)
         for batch in mini_batches(chunk, task.batch_size, limit):
             loss = task.training_loss(batch, step)
             optimizer.zero_grad()
@@ -173,6 +174,8 @@ class FastLoop:
             if schedule is not None:
                 schedule.step()
             step += 1
+            if count_batch is not None:
+                count_batch()
         count_steps(trainer, step - first)
 
     def end_epoch(self, trainer: pl.Trainer) -> None:

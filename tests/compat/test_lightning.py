@@ -4,7 +4,7 @@ import sys
 import pytest
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
+from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins import Precision
 from torch import Tensor, nn
 
@@ -132,12 +132,6 @@ def test_steps_are_counted_as_lightning_counts_them():
     trainer.fit(ManySteps())
     assert trainer.global_step == 20
     assert trainer.fit_loop.epoch_loop._batches_that_stepped == 20
-
-
-def test_the_progress_bar_describes_an_epoch():
-    bar = RichProgressBar()
-    bar.setup(trainer_with(max_epochs=5), OneLayer(), "fit")
-    assert lightning.train_description(bar, 3).startswith("Epoch 3/4")
 
 
 def test_metrics_reach_callbacks_where_log_is_forbidden():
