@@ -12,15 +12,13 @@ class UserError(Exception):
 
     Args:
         step: the optimizer step of an error in training, so that of several ranks' errors the first is reported.
+        transient: another attempt may succeed, as after a killed process, or with a server, a disk or memory.
     """
 
-    def __init__(self, message: str, step: int = 0) -> None:
+    def __init__(self, message: str, step: int = 0, transient: bool = False) -> None:
         super().__init__(message)
         self.step = step
-
-
-class TransientError(UserError):
-    """No mistake of a config: a killed process, a server, a disk or memory. Another attempt may succeed."""
+        self.transient = transient
 
 
 def first_line(error: BaseException) -> str:

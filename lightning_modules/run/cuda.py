@@ -10,7 +10,7 @@ import torch
 from omegaconf import DictConfig, open_dict
 from torch import nn
 
-from lightning_modules.config.errors import TransientError, UserError, first_line
+from lightning_modules.config.errors import UserError, first_line
 
 log = logging.getLogger(__name__)
 # Weights, gradients and Adam's two moments; activations and cuDNN's workspace come on top.
@@ -155,4 +155,4 @@ def explain_out_of_memory(cfg: DictConfig) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise TransientError(out_of_memory_message(cfg, error)) from error
+        raise UserError(out_of_memory_message(cfg, error), transient=True) from error

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
-from lightning_modules.config.errors import TransientError
+from lightning_modules.config.errors import UserError
 from lightning_modules.config.signals import defer_signals
 from lightning_modules.sweep.plans import Outcome, Plan, Trial
 from lightning_modules.sweep.trial_results import best_values, linked_runs
@@ -159,7 +159,7 @@ class SweepStore:
         try:
             values = best_values(self.store, [run_id], self.objectives)[run_id]
         except sqlite3.Error as error:
-            raise TransientError(f"the tracking store {self.store.uri} failed: {error}") from error
+            raise UserError(f"the tracking store {self.store.uri} failed: {error}", transient=True) from error
         return {key: value for key, value in values.items() if value is not None}
 
     # --- recording it --------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from omegaconf import DictConfig, open_dict
 
 from lightning_modules.compat.lightning import set_rank_command
 from lightning_modules.config.command_line import complete_choices, compose_run, format_error
-from lightning_modules.config.errors import TransientError, UserError
+from lightning_modules.config.errors import UserError
 from lightning_modules.config.project import PACKAGE
 from lightning_modules.config.signals import RunStopped
 from lightning_modules.strategy.launch.environment import Slot, pin
@@ -187,7 +187,7 @@ def _run_and_record(cfg: DictConfig, sweep_store: SweepStore, job: TrialJob) -> 
     except Exception as error:
         message = _error_text(error)
         print(message, file=sys.stderr)
-        is_mistake = isinstance(error, UserError) and not isinstance(error, TransientError)
+        is_mistake = isinstance(error, UserError) and not error.transient
         sweep_store.fail(trial, message, job.name, is_mistake)
         return message
     return None

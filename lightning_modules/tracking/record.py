@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightning_modules.config.errors import TransientError, disk_is_full
+from lightning_modules.config.errors import UserError, disk_is_full
 from lightning_modules.config.flatten import flatten
 from lightning_modules.config.project import code_folder
 from lightning_modules.config.signals import defer_signals
@@ -220,7 +220,7 @@ class Record:
         A resume that fails before its first step leaves the run unchanged. Data that the store does not accept is
         buffered in files, which `touchstone store sync` sends later.
 
-        Raises TransientError if the disk is full; the message names the files with the run's status and metrics.
+        Raises UserError if the disk is full; the message names the files with the run's status and metrics.
         """
         if status != "FINISHED" and self.before is not None and not self.before.stepped and self._withdraw(self.before):
             return
@@ -240,7 +240,7 @@ class Record:
                 failures.append(failure)
         full = next((one for one in (error, *failures) if one is not None and disk_is_full(one)), None)
         if full is not None:
-            raise TransientError(self._full_disk(status)) from full
+            raise UserError(self._full_disk(status), transient=True) from full
         if failures:
             raise failures[0]
 

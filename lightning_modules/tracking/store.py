@@ -21,7 +21,7 @@ from urllib.parse import quote, unquote
 
 from lightning_modules.compat.mlflow import database_engines
 from lightning_modules.compat.mlflow_schema import WRITE_NOTHING
-from lightning_modules.config.errors import TransientError, UserError, did_you_mean
+from lightning_modules.config.errors import UserError, did_you_mean
 from lightning_modules.config.project import runs_folder
 from lightning_modules.tracking.schema_version import has_newest_schema
 from lightning_modules.tracking.secrets import mask_secrets
@@ -317,9 +317,11 @@ def _require_server(uri: str) -> None:
     try:
         status = _health_status(uri)
     except (requests.RequestException, UnicodeError) as error:
-        raise TransientError(f"tracking.uri={shown} is not responding ({type(error).__name__}): {advice}") from error
+        message = f"tracking.uri={shown} is not responding ({type(error).__name__}): {advice}"
+        raise UserError(message, transient=True) from error
     if status >= 400 and status not in (401, 403):  # a proxy may protect /health and still admit the client
-        raise TransientError(f"tracking.uri={shown} is not responding like an MLflow server (HTTP {status}): {advice}")
+        message = f"tracking.uri={shown} is not responding like an MLflow server (HTTP {status}): {advice}"
+        raise UserError(message, transient=True)
 
 
 def require_free_space(path: Path, needed_bytes: int) -> None:
@@ -327,8 +329,9 @@ def require_free_space(path: Path, needed_bytes: int) -> None:
     folder = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
     free = shutil.disk_usage(folder).free
     if free < needed_bytes:
-        raise TransientError(
-            f"not enough disk space: {path} has {free / 1e6:,.0f} MB free, the run needs about {needed_bytes / 1e6:,.0f} MB"
+        raise UserError(
+            f"not enough disk space: {path} has {free / 1e6:,.0f} MB free, the run needs about {needed_bytes / 1e6:,.0f} MB",
+            transient=True,
         )
 
 

@@ -18,7 +18,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from lightning_modules.compat.lightning import has_trainer, process_group_timeout, restore_on_exit
 from lightning_modules.compat.torch import is_connection_error, is_port_in_use, is_timeout, num_joined
-from lightning_modules.config.errors import TransientError, UserError, first_line
+from lightning_modules.config.errors import UserError, first_line
 from lightning_modules.config.signals import RunStopped, SignalReceived, received_signal, set_sigterm_action
 from lightning_modules.strategy.launch.rank_status import (
     ExitReason,
@@ -89,7 +89,7 @@ def _fail_process(strategy: DDPStrategy, error: BaseException) -> NoReturn:
     failure = _agree_on_failure(strategy, error, bool(number))
     if strategy.global_rank > 0 and not failure.rank_zero_dead:
         raise SystemExit(1) from None
-    raise error if str(error) == failure.message else TransientError(failure.message) from error
+    raise error if str(error) == failure.message else UserError(failure.message, transient=True) from error
 
 
 # --- messages --------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from lightning_modules.compat.lightning import (
     launched_strategy,
     start_other_ranks,
 )
-from lightning_modules.config.errors import TransientError, UserError
+from lightning_modules.config.errors import UserError
 from lightning_modules.config.signals import RunStopped
 from lightning_modules.strategy.launch.failures import rank_killed_message, run_rank
 from lightning_modules.strategy.launch.rank_status import read_failure
@@ -43,7 +43,7 @@ class ForkLauncher(MultiProcessingLauncher):
             except ProcessExitedException as error:
                 number = -error.exit_code if error.exit_code < 0 else max(0, error.exit_code - 128)
                 message = rank_killed_message(trainer, error.error_index, error.error_pid, number)
-                raise TransientError(message) from error
+                raise UserError(message, transient=True) from error
 
     def _raise_reported(self, trainer: pl.Trainer, folder: Path, error: ProcessRaisedException) -> NoReturn:
         failure = read_failure(folder, error.error_index)
@@ -58,7 +58,7 @@ class ForkLauncher(MultiProcessingLauncher):
                 if number > 0 and number != signal.SIGTERM:  # which the remaining ranks were sent
                     message = rank_killed_message(trainer, rank, process.pid, number)
                     break
-        raise TransientError(message) from error
+        raise UserError(message, transient=True) from error
 
 
 class SubprocessLauncher(SubprocessScriptLauncher):

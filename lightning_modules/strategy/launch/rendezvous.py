@@ -10,7 +10,7 @@ import torch.distributed as dist
 from pytorch_lightning.strategies import DDPStrategy
 
 from lightning_modules.compat.torch import may_restart, meet_at_port
-from lightning_modules.config.errors import TransientError, UserError
+from lightning_modules.config.errors import UserError
 
 _POLL_S = 0.02
 
@@ -31,7 +31,7 @@ def require_free_port(strategy: DDPStrategy) -> None:
         except (ValueError, OverflowError):
             raise UserError(f"MASTER_PORT={port}: expected a number from 1 to 65535") from None
         except OSError:
-            raise TransientError(port_in_use_message(port)) from None
+            raise UserError(port_in_use_message(port), transient=True) from None
 
 
 def port_in_use_message(port: int | str) -> str:
@@ -67,7 +67,7 @@ def _request_port(store: dist.Store, rank: int) -> int:
     try:
         port, attempt = store.get(f"touchstone/answer/{request}").decode().split()
     except dist.DistError as error:
-        raise TransientError(f"torchrun: rank {rank} timed out waiting for rank 0 ({error})") from error
+        raise UserError(f"torchrun: rank {rank} timed out waiting for rank 0 ({error})", transient=True) from error
     store.set(f"touchstone/took/{attempt}/{rank}", "")
     return int(port)
 
@@ -89,6 +89,7 @@ def _serve_port(store: dist.Store, world_size: int, deadline: float) -> int:
                     store.set(f"touchstone/answer/{request}", f"{port} {attempt}")
                     answered[rank] = request
         if missing and time.monotonic() > deadline:
-            raise TransientError(f"torchrun: ranks {', '.join(map(str, sorted(missing)))} of {world_size} did not join")
+            waited = ", ".join(map(str, sorted(missing)))
+            raise UserError(f"torchrun: ranks {waited} of {world_size} did not join", transient=True)
         time.sleep(_POLL_S)
     return port
