@@ -81,7 +81,7 @@ def _columns(path: Path, form: Format, columns: Sequence[str]) -> dict[str, list
 
 
 def read_table(
-    path: Path, encoding: str | None = None, written: Sequence[str] = (), header: bool = True
+    path: Path, encoding: str | None = None, written: Sequence[str] = (), header: bool = True, text: Sequence[str] = ()
 ) -> tuple[pd.DataFrame, dict[str, list[str]]]:
     """Return a table as pandas reads it, and for a text file the unparsed cells of the columns `written`.
 
@@ -90,6 +90,7 @@ def read_table(
     Args:
         encoding: of text files; detected by default.
         header: whether the first row of a text file contains the column names.
+        text: columns of a text file that are not parsed as numbers.
 
     Raises UserError if the file cannot be read, or a row is longer or shorter than the header.
     """
@@ -101,9 +102,10 @@ def read_table(
         else:
             form = _format_of(path, encoding)
             cells = _columns(path, form, written)  # pandas treats longer rows as an index, and fills shorter ones
+            names = next(form.rows(path), (0, []))[1] if text and header else []
             table = pd.read_csv(
                 path, sep=form.delimiter, encoding=form.encoding, quoting=form.quoting, index_col=False,
-                header=0 if header else None, low_memory=False,
+                header=0 if header else None, low_memory=False, dtype={n: "str" for n in names if n.strip() in text},
             )  # fmt: skip
     if header:
         table.columns = [str(name).strip() for name in table.columns]
@@ -172,19 +174,20 @@ def list_names(names: Sequence[str]) -> str:
     return ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
 
 
-def to_numbers(table: pd.DataFrame, what: str) -> pd.DataFrame:
+def to_numbers(table: pd.DataFrame, what: str, optional: Sequence[str] = ()) -> pd.DataFrame:
     """Return a table with numeric columns only: booleans, decimals and categories of numbers are converted.
 
-    Raises UserError listing the columns with other, missing or infinite values; `what` names the table.
+    Raises UserError listing the columns with other, infinite or (except for `optional`) missing values; `what` names the
+    table.
     """
-    columns = {name: _numeric(table.iloc[:, i]) for i, name in enumerate(table.columns)}
+    columns = {name: numeric_column(table.iloc[:, i]) for i, name in enumerate(table.columns)}
     words = [name for name, column in columns.items() if column is None]
     numbers = {name: column for name, column in columns.items() if column is not None}
-    gaps = [_locate(name, column.isna()) for name, column in numbers.items() if column.isna().any()]
+    gaps = [_locate(name, c.isna()) for name, c in numbers.items() if name not in optional and c.isna().any()]
     endless = [
-        _locate(name, ~np.isfinite(column.astype(float)))
+        _locate(name, np.isinf(column.astype(float)))
         for name, column in numbers.items()
-        if not column.isna().any() and not np.isfinite(column.astype(float)).all()
+        if np.isinf(column.astype(float)).any()
     ]
     kinds = {
         "columns that are not numbers (encode or drop them)": words,
@@ -200,12 +203,12 @@ def _locate(name: str, wrong: pd.Series) -> str:
     return f"{name} (row {int(np.flatnonzero(wrong)[0]) + 1})"
 
 
-def _numeric(column: pd.Series) -> pd.Series | None:
+def numeric_column(column: pd.Series) -> pd.Series | None:
     """Return the column as numbers; None if its type is not numeric."""
     import decimal
 
     if isinstance(column.dtype, pd.CategoricalDtype):
         column = column.astype(column.cat.categories.dtype)
-    if column.dtype == object and column.map(lambda value: isinstance(value, decimal.Decimal) or value is None).all():
+    if column.dtype == object and column.map(lambda v: isinstance(v, decimal.Decimal | float | None)).all():
         column = column.astype(float)
     return column if pd.api.types.is_numeric_dtype(column) else None

@@ -1,6 +1,6 @@
 """Tables: scikit-learn's bundled data sets, or your own .csv, .tsv or .parquet file."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal
@@ -8,19 +8,26 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import torch
+from hydra.utils import get_class
 from sklearn import datasets
 from torch import Tensor, nn
 
-from lightning_modules.config.bounds import bounded
+from lightning_modules.config.bounds import Positive, bounded
 from lightning_modules.config.errors import UserError, suggest
 from lightning_modules.data.float64_scaling import Float64Affine, first_imprecise_row, require_precision
 from lightning_modules.data.in_memory import InMemoryData, RawDataset
 from lightning_modules.data.labels import look_like_identifiers, normalize_labels, require_labels, warn_identifiers
 from lightning_modules.data.preprocess import MinMax, SampleSource, Standardize
 from lightning_modules.data.table_file import SUFFIXES, read_table, to_numbers
+from lightning_modules.data.table_input import TableInput
 from lightning_modules.data.text_encoding import check_encoding
 
 Bundled = Literal["iris", "wine", "breast_cancer", "diabetes", "digits"]
+Missing = Literal["mean", "median", "most_frequent", "constant", "indicator", "drop"]
+Categories = Literal["one_hot", "ordinal", "target"]
+Scaling = Literal["standardise", "normalise", "robust", "quantile", "power", "none"]
+DatePart = Literal["year", "month", "day", "weekday", "hour"]
+PREPARATION = "lightning_modules.zoo.data.table_preparation.TablePreparation"
 
 
 class Tabular(InMemoryData):
@@ -33,8 +40,12 @@ class Tabular(InMemoryData):
         path: a .csv, .tsv or .parquet file.
         target: the column of `path` to predict; several columns give y float32 [N, D] of labels (0 or 1) or values.
         encoding: of a text file; null detects it.
-        scaling: "standardise" (mean 0, std 1) or "normalise" (0 to 1) on the training part, or "none".
+        scaling: "standardise" (mean 0, std 1), "normalise" (0 to 1), "robust" (median and quartiles), "quantile" (ranks,
+            0 to 1), "power" (Yeo-Johnson), fitted on the training part, or "none".
         regression: null decides by the target: floats are values, everything else are classes in sorted order.
+        missing, categories, clip_z, log, dates: preparation of features, see conf/data/tabular.yaml; null rejects missing
+            values, text and dates.
+        columns: the same keys, or "drop", for single columns.
     """
 
     @bounded
@@ -44,9 +55,15 @@ class Tabular(InMemoryData):
         name: Bundled | None = "iris",
         path: str | Path | None = None,
         target: str | Sequence[str] | None = None,
-        scaling: Literal["standardise", "normalise", "none"] = "standardise",
+        scaling: Scaling = "standardise",
         regression: bool | None = None,
         encoding: str | None = None,
+        missing: Missing | None = None,
+        categories: Categories | None = None,
+        clip_z: Positive | None = None,
+        log: bool = False,
+        dates: Sequence[DatePart] | None = None,
+        columns: Mapping[str, Any] | None = None,
         **settings: Any,
     ) -> None:
         check_encoding(encoding)
@@ -60,6 +77,16 @@ class Tabular(InMemoryData):
         self.path = Path(path).expanduser() if path else None
         self.targets = [target] if isinstance(target, str) else [str(column) for column in target or ()]
         self.scaling, self.regression, self.encoding = scaling, regression, encoding
+        own = {
+            "missing": missing,
+            "categories": categories,
+            "clip_z": clip_z,
+            "log": log,
+            "dates": list(dates or ()) or None,
+        }
+        self.preparation: Any = None
+        if any(own.values()) or columns or scaling in ("robust", "quantile", "power"):
+            self.preparation = get_class(PREPARATION)({"scaling": scaling, **own}, columns or {})
         super().__init__(**settings)
         self.name = name or (self.path.stem if self.path else "")
 
@@ -75,12 +102,12 @@ class Tabular(InMemoryData):
             table, target, names = self._read_bundled()
         if table.empty:
             raise UserError(f"{what}: the table has no rows or no feature columns")
-        x = self._features(to_numbers(table, what))
+        x = self.preparation.encode(table, what) if self.preparation else self._features(to_numbers(table, what))
         if isinstance(target, pd.DataFrame) or self._is_regression(target):
             values = to_numbers(target if isinstance(target, pd.DataFrame) else target.to_frame(), what)
             require_precision(values, np.float32, "subtract a constant from the target, or rescale it")
             y = np.array(values if len(values.columns) > 1 else values.iloc[:, 0], np.float32)
-            return RawDataset(x, torch.from_numpy(y))
+            return self._raw(x, torch.from_numpy(y))
         if target.isna().any():
             row = int(np.flatnonzero(target.isna())[0]) + 1
             raise UserError(f"{what}: the target {target.name} has missing values, the first is row {row}")
@@ -90,7 +117,12 @@ class Tabular(InMemoryData):
                 f"{what}: the target {target.name} has {len(classes)} distinct integers in {len(target)} rows, "
                 "too many for classes: set data.regression=true to predict values"
             )
-        return RawDataset(x, torch.from_numpy(numbers).long(), class_names=names or [str(value) for value in classes])
+        return self._raw(x, torch.from_numpy(numbers).long(), names or [str(value) for value in classes])
+
+    def _raw(self, x: Tensor, y: Tensor, names: list[str] | None = None) -> RawDataset:
+        self.inputs = self.preparation.inputs if self.preparation else TableInput(tuple(self.columns or ()), x.dtype)
+        self.columns, self._y = list(self.inputs.columns), y
+        return RawDataset(x, y, class_names=names, content=self.preparation.content(x, y) if self.preparation else None)
 
     def _features(self, table: pd.DataFrame) -> Tensor:
         """Return float32 [N, F]; float64 if a column needs the precision and is scaled."""
@@ -113,7 +145,7 @@ class Tabular(InMemoryData):
         raw = {"scaled": False} if self.bundled == "diabetes" else {}
         bunch = getattr(datasets, f"load_{self.bundled}")(as_frame=True, **raw)
         names = [str(name) for name in bunch.target_names] if "target_names" in bunch else None
-        return bunch.data, bunch.target, names
+        return self.preparation.select(bunch.data, [], {})[0] if self.preparation else bunch.data, bunch.target, names
 
     def _read_file(self) -> tuple[pd.DataFrame, pd.Series | pd.DataFrame]:
         assert self.path is not None
@@ -123,6 +155,8 @@ class Tabular(InMemoryData):
         for column in self.targets:
             if column not in table.columns:
                 raise UserError(f"data.target={column} is not a column: {suggest(column, table.columns)}")
+        if self.preparation:
+            table, cells = self.preparation.select(table, self.targets, cells)
         features = table.drop(columns=self.targets)
         if len(self.targets) > 1:
             return features, table[self.targets]
@@ -145,13 +179,20 @@ class Tabular(InMemoryData):
         return pd.Series(labels, name=target.name, dtype=object)
 
     def build_preprocess(self, x: SampleSource, train: Tensor) -> nn.Module:
-        """Scale according to `scaling`."""
+        """Scale according to `scaling`, or fit the preparation."""
+        if self.preparation:
+            module: nn.Module = self.preparation.fit(x, self._y, train)
+            return module
         if self.scaling == "none":
             return nn.Identity()
         if x.dtype == torch.float64:
             assert isinstance(x, Tensor)
             return Float64Affine.fit(x, train, self.columns or (), self.scaling)
         return Standardize.fit(x, train) if self.scaling == "standardise" else MinMax.fit(x, train)
+
+    def model_settings(self) -> dict[str, Any]:
+        """Return the shape of prepared samples."""
+        return {"input_shape": list(self.preprocess(self.example(1)).shape[1:])} if self.preparation else {}
 
 
 def _plain_target(target: pd.Series, what: str) -> pd.Series:

@@ -30,7 +30,6 @@ from lightning_modules.config.errors import UserError
 from lightning_modules.config.signature import locate, parameters_of, require_lightning_type
 from lightning_modules.data.in_memory import InMemoryData
 from lightning_modules.data.preprocess import preprocess_spec
-from lightning_modules.data.table_input import TableInput
 from lightning_modules.optimizer.lr_schedules import plan_schedule
 from lightning_modules.run.cuda import CudaGraphs, PeakMemory, uses_cuda
 from lightning_modules.run.data_adapter import FirstBatch, RunData, open_data
@@ -186,15 +185,16 @@ def task_spec(cfg: DictConfig, data: InMemoryData) -> dict[str, Any]:
     plain: Any = OmegaConf.to_container(cfg, resolve=True)
     task = {key: value for key, value in plain["task"].items() if key != "monitor"}
     names = {"class_names": data.class_names} if data.num_classes else {}
-    columns = getattr(data, "columns", None)
+    inputs = getattr(data, "inputs", None)
     shapes = {"input_shape": list(data.input_shape), "num_outputs": plain["task"]["num_outputs"]}  # of a plain network
+    shapes |= {key: value for key, value in getattr(data, "model_settings", dict)().items() if key in shapes}
     return {
         "name": plain["name"],
         "model": plain["model"],
         "task": {**task, **names},
         "preprocess": preprocess_spec(data.preprocess),
         **({} if {"input_shape", "num_outputs"} <= set(plain["model"]) else {"shapes": shapes}),
-        **({"inputs": TableInput(tuple(columns), data.arrays.x.dtype).plain()} if columns else {}),
+        **({"inputs": inputs.plain()} if inputs else {}),
     }
 
 

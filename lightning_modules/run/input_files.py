@@ -108,7 +108,8 @@ def _read_table(file: Path, wanted: InputSpec) -> Tensor:
     if wanted.encode is not None:
         return wanted.encode(_texts_of(file, wanted))
     named = has_header(file, wanted.table.columns if wanted.table else (), wanted.encoding)
-    table, _ = read_table(file, wanted.encoding, header=named)
+    text = tuple(wanted.table.categories) if wanted.table else ()
+    table, _ = read_table(file, wanted.encoding, header=named, text=text)
     if wanted.table and wanted.table.columns:
         return wanted.table.samples(table, str(file))
     size = math.prod(wanted.shape)

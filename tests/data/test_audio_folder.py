@@ -9,8 +9,8 @@ import soundfile
 from synthetic_audio import int16, sine, write_wav
 
 from lightning_modules.config.errors import UserError
-from lightning_modules.data.audio import AudioFolder
-from lightning_modules.data.audio_file import read_recordings
+from lightning_modules.zoo.data.audio import AudioFolder
+from lightning_modules.zoo.data.audio_file import read_recordings
 
 
 def fill(folder: Path, count: int, names: tuple[str, ...] = ("dog", "cat")) -> None:

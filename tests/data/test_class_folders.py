@@ -10,9 +10,9 @@ from PIL import Image
 from synthetic_audio import write_wav
 
 from lightning_modules.config.errors import UserError
-from lightning_modules.data.audio import AudioFolder
 from lightning_modules.data.class_folders import read_class_folders
 from lightning_modules.data.image_folder import ImageFolder
+from lightning_modules.zoo.data.audio import AudioFolder
 
 
 def fill(folder: Path, count: int = 2, names: tuple[str, ...] = ("a", "b"), suffix: str = ".png") -> None:

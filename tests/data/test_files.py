@@ -19,13 +19,13 @@ from PIL import Image
 from lightning_modules.compression import container
 from lightning_modules.compression.compressed_state import CompressedState
 from lightning_modules.config.errors import UserError
-from lightning_modules.data.audio import AudioFolder
 from lightning_modules.data.files import read_npy, read_npz
 from lightning_modules.data.image_folder import ImageFolder
 from lightning_modules.data.table_file import read_table
 from lightning_modules.run.input_files import InputSpec
 from lightning_modules.run.predict import predict
 from lightning_modules.task.supervised import Supervised
+from lightning_modules.zoo.data.audio import AudioFolder
 from lightning_modules.zoo.data.generated_datasets import MNIST1D
 from lightning_modules.zoo.data.image_datasets import read_idx
 from lightning_modules.zoo.data.text_datasets import FOLDER, _content

@@ -9,8 +9,8 @@ import torch
 from synthetic_audio import sine, write_spoken_digits, write_wav
 
 from lightning_modules.config.errors import UserError
-from lightning_modules.data.audio_file import fit_length, read_recordings
 from lightning_modules.zoo.data import synthetic_voices
+from lightning_modules.zoo.data.audio_file import fit_length, read_recordings
 from lightning_modules.zoo.data.spoken_digits import SpokenDigits
 
 

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from lightning_modules.augmentation.per_sample import PerSampleTransform, unsupported
 from lightning_modules.config.errors import UserError
-from lightning_modules.data.audio_file import SUFFIXES, read_recordings
 from lightning_modules.data.in_memory import InMemoryData
+from lightning_modules.zoo.data.audio_file import SUFFIXES, read_recordings
 
 FULL_SCALE = 32768.0  # of int16, as floats 1
 

@@ -8,10 +8,10 @@ import torch
 
 from lightning_modules.config.bounds import Whole, bounded
 from lightning_modules.config.errors import UserError, suggest
-from lightning_modules.data.audio import AudioData
-from lightning_modules.data.audio_file import read_recordings
 from lightning_modules.data.files import data_root
 from lightning_modules.data.in_memory import RawDataset
+from lightning_modules.zoo.data.audio import AudioData
+from lightning_modules.zoo.data.audio_file import read_recordings
 from lightning_modules.zoo.data.synthetic_voices import synthesize_voices
 
 FILE_NAME = re.compile(r"(\d)_([^_]+)_(\d+)\.wav")

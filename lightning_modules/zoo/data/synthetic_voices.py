@@ -19,8 +19,8 @@ import numpy as np
 
 from lightning_modules.config.errors import UserError
 from lightning_modules.config.project import PACKAGE
-from lightning_modules.data.audio_file import resample
 from lightning_modules.data.files import read_npz, write_atomic
+from lightning_modules.zoo.data.audio_file import resample
 
 ACCENTS = ("en-us", "en", "en-gb-scotland", "en-gb-x-rp", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-029", "en-us-nyc")
 EXCLUDED_VARIANTS = {

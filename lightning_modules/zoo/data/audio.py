@@ -9,12 +9,12 @@ from annotated_types import Ge, Gt, Le
 from torch import Tensor, nn
 
 from lightning_modules.config.bounds import Count, bounded
-from lightning_modules.data.audio_file import SUFFIXES, fit_length, read_recordings
 from lightning_modules.data.class_folders import read_class_folders
 from lightning_modules.data.files import data_root
 from lightning_modules.data.in_memory import InMemoryData, RawDataset
 from lightning_modules.data.log_mel import LogMel, MelSpectrum, WindowLength, check_hop
 from lightning_modules.data.preprocess import CHUNK_SAMPLES, SampleSource
+from lightning_modules.zoo.data.audio_file import SUFFIXES, fit_length, read_recordings
 
 
 class AudioData(InMemoryData):
