@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lightning_modules.api.process import as_command, mlflow_on, signals_passed_on, user_errors
 from lightning_modules.config.check import RUN_KEYS
-from lightning_modules.config.command_line import compose_run, default_name
+from lightning_modules.config.command_line import compose_run, model_name
 from lightning_modules.config.errors import UserError, suggest
 from lightning_modules.config.given_object import GIVEN, given_object
 from lightning_modules.config.signature import require_lightning_type
@@ -103,12 +103,12 @@ def _set_object(cfg: DictConfig, group: str, given: Any) -> None:
     name = {"group": group, "object_class": f"{type(given).__module__}.{type(given).__qualname__}"}
     target = f"{given_object.__module__}.{given_object.__name__}"
     with open_dict(cfg):
-        unnamed = cfg.name == default_name(cfg)
+        unnamed = cfg.name == model_name(cfg)
         kept = {key: chosen.get(key) for key in RUN_KEYS[group]}
         cfg[group] = OmegaConf.create({**recorded_only, **kept, **name, "_target_": target})
         cfg.choices[group] = option
         drop_unused_groups(cfg)
-        cfg.name = default_name(cfg) if unnamed else cfg.name
+        cfg.name = model_name(cfg) if unnamed else cfg.name
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ VERBS = {  # cli/VERB.py has `main()`
     "rerun": "run a recorded config again on its recorded code, and compare",
     "predict": "predict files with a recorded model",
     "serve": "serve a recorded model over HTTP",
+    "promote": "give a recorded model an alias in MLflow's registry: champion",
     "export": "write a recorded model for ONNX Runtime, torch.export or AOTInductor",
     "compress": "search the cheapest compression of a recorded run that keeps its accuracy",
     "data": "inspect, clean or split a data set",

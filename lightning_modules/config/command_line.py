@@ -364,12 +364,12 @@ def complete_choices(cfg: DictConfig) -> DictConfig:
         cfg.choices = {group: str(option) for group, option in chosen.items() if option not in (None, "none")}
         cfg.overrides = OmegaConf.to_container(hydra_cfg.overrides.task, resolve=False)
         drop_unused_groups(cfg)
-        cfg.name = cfg.name or default_name(cfg)
+        cfg.name = cfg.name or model_name(cfg)
     return cfg
 
 
-def default_name(cfg: DictConfig) -> str:
-    """The name of a run that the user has not named: ``data-model``."""
+def model_name(cfg: DictConfig) -> str:
+    """The name of a run's model: ``data-model``."""
     return f"{_label(cfg, 'data')}-{_label(cfg, 'model' if cfg.get('model') else 'task')}"
 
 

@@ -15,6 +15,7 @@ from lightning_modules.run.serve import write_module_pyfunc, write_pyfunc
 from lightning_modules.task.supervised import Supervised
 from lightning_modules.tracking.record import Record
 from lightning_modules.tracking.secrets import mask_secrets
+from lightning_modules.tracking.tags import NOTE_TAG
 
 _CURVE_POINTS = 5000
 _NUM_SAMPLES, _NUM_DRAWS = 8, 4  # columns and rows of the figure of augmented samples
@@ -30,9 +31,11 @@ def publish(
     record.logger.flush()
     write_served(weights, data, task, not_servable, record.model_id, record.run_id)
     step = task.tested_step if isinstance(task, Supervised) else task.global_step
-    record.send({"do": "model", "model_id": record.model_id, "step": step})
     note = run_description(record, metrics, not_servable=not_servable)
-    record.send({"do": "tags", "tags": {"mlflow.note.content": note}})
+    origin = f"Best weights of the run [{record.run_name}](#/experiments/{record.experiment_id}/runs/{record.run_id})."
+    about = {NOTE_TAG: f"{origin}\n\n{note}"}
+    record.send({"do": "model", "model_id": record.model_id, "step": step, "tags": about})
+    record.send({"do": "tags", "tags": {NOTE_TAG: note}})
 
 
 def write_served(

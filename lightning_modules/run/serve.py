@@ -61,7 +61,7 @@ def model_weights(store: Store, uri: str) -> Path:
     from mlflow.exceptions import MlflowException
 
     try:
-        model_id = _model_id(store, uri.removeprefix("models:/").strip("/"))
+        model_id = logged_model_id(store, uri)
         location = store.client.get_logged_model(model_id).artifact_location
     except MlflowException as error:
         raise UserError(f"{uri}: {first_line(error)}") from error
@@ -95,7 +95,9 @@ def find_logged_model(store: Store, wanted: str) -> tuple[str, Path]:
     return wanted, folder
 
 
-def _model_id(store: Store, name: str) -> str:
+def logged_model_id(store: Store, uri: str) -> str:
+    """The id of the logged model ``models:/m-…``, ``models:/NAME/VERSION`` or ``models:/NAME@ALIAS``."""
+    name = uri.removeprefix("models:/").strip("/")
     registered, at, alias = name.partition("@")
     registered, slash, version = (registered, "", "") if at else name.partition("/")
     if not (at or slash):

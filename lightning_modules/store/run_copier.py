@@ -125,11 +125,14 @@ class RunCopier:
         from mlflow.entities import Metric
 
         linked = {
-            (m.key, m.timestamp, m.step): self._ids[model.model_id] for model in models for m in model.metrics or []
+            (m.key, m.timestamp, m.step): (self._ids[model.model_id], m.dataset_name, m.dataset_digest)
+            for model in models
+            for m in model.metrics or []
         }
         for key in run.data.metrics:
             for p in self._from.get_metric_history(run.info.run_id, key):
-                yield Metric(key, p.value, p.timestamp, p.step, model_id=linked.get((key, p.timestamp, p.step)))
+                model_id, name, digest = linked.get((key, p.timestamp, p.step), (None, None, None))
+                yield Metric(key, p.value, p.timestamp, p.step, model_id, name, digest)
 
     def _send_links(self, run: Any, run_id: str) -> None:
         """The data sets and models that the run used, and the models that it made."""

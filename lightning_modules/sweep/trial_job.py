@@ -154,7 +154,7 @@ def _take_over_run(sweep_store: SweepStore, run_id: str) -> None:
     store = sweep_store.store
     run = store.client.get_run(run_id)
     if MODEL_ID_TAG not in run.data.tags:
-        add_model(store, run)
+        add_model(store, run, {})  # its config is not composed yet
     store.set_tags(run_id, process_tags())
 
 

@@ -83,6 +83,7 @@ class BufferedMLflowLogger(Logger):
         self._warned = False
         self._models: dict[str, str] = {}  # prefix of metrics -> their LoggedModel
         self.first_step = 0  # added to all steps: each fit of a run counts from 0
+        self.dataset: dict[str, str] = {}  # name and digest, of the metrics of a model
         self.stage = ""  # of compression; prefix of the ``test/…`` metrics of its fit
         self._start_empty()
 
@@ -261,7 +262,7 @@ class BufferedMLflowLogger(Logger):
         """Points as rows of the outbox, scores first."""
         for point, value in sorted(zip(batch, _numbers(batch), strict=True), key=_display_order):
             found = next((model_id for prefix, model_id in self._models.items() if point.key.startswith(prefix)), None)
-            yield {**point._asdict(), "value": value, **({"model_id": found} if found else {})}
+            yield {**point._asdict(), "value": value, **({"model_id": found, **self.dataset} if found else {})}
 
 
 def last_steps(client: MlflowClient, run_id: str) -> dict[str, int]:

@@ -117,9 +117,9 @@ def metrics_of(rows: Iterable[Mapping[str, Any]]) -> list[Metric]:
 
     # NaN is not equal to itself
     unique = {(r["key"], r["step"], r["timestamp"], None if math.isnan(r["value"]) else r["value"]): r for r in rows}
-    return [
-        Metric(r["key"], r["value"], r["timestamp"], r["step"], model_id=r.get("model_id")) for r in unique.values()
-    ]
+    names = ("key", "value", "timestamp", "step", "model_id", "dataset_name", "dataset_digest")
+    known: list[dict[str, Any]] = [{name: row.get(name) for name in names} for row in unique.values()]
+    return [Metric(**row) for row in known]
 
 
 def work_folder(run_id: str) -> Path:
@@ -137,6 +137,7 @@ def _finalize_model(client: MlflowClient, row: Mapping[str, Any]) -> None:
     from mlflow.entities import LoggedModelOutput
 
     client.finalize_logged_model(row["model_id"], "READY")
+    client.set_logged_model_tags(row["model_id"], row.get("tags", {}))
     outputs = client.get_run(row["run_id"]).outputs
     linked = {output.model_id for output in outputs.model_outputs} if outputs else set()
     if row["model_id"] not in linked:  # a resumed run already has its link, and MLflow would add a second one

@@ -24,7 +24,7 @@ from lightning_modules.tracking.liveness import process_tags
 from lightning_modules.tracking.log_file import LogFile
 from lightning_modules.tracking.logger import BufferedMLflowLogger, last_steps
 from lightning_modules.tracking.outbox import ACTIONS, deliver_run, enqueue, work_folder
-from lightning_modules.tracking.params import experiment_params
+from lightning_modules.tracking.params import PARAM_LIMIT, describe_model, experiment_params
 from lightning_modules.tracking.provenance import command_line, git_state, hardware, package_versions
 from lightning_modules.tracking.secrets import mask_secrets
 from lightning_modules.tracking.store import Store, is_reachable
@@ -45,15 +45,13 @@ from lightning_modules.tracking.user_code import record_diff, record_user_code
 if TYPE_CHECKING:
     from lightning_modules.tracking.record_run import RunSnapshot
 
-PARAM_LIMIT = 6000  # length limit of an MLflow param
-
 
 class Record:
     """One run in the store. With a local store, its folders are the artifact folders themselves.
 
     Attributes:
         run_id, run_name: as in MLflow.
-        model_id: the LoggedModel of the best weights; empty if there is none.
+        model, model_id: the LoggedModel of the best weights; None and empty if there is none.
         folder: the run's artifacts; model_folder: the model's artifacts; local work folders if the store is a server.
         logger: Lightning's logger of this run.
         before: snapshot of a resumed run; None for a new run.
@@ -73,7 +71,7 @@ class Record:
         self._unsent: list[Mapping[str, Any]] = []
         self._kept: Path | None = None  # the file of unsent actions
         self.folder = self._local(run.info.artifact_uri, "run")
-        model = self.client.get_logged_model(model_id) if model_id else None
+        self.model = model = self.client.get_logged_model(model_id) if model_id else None
         self.model_folder = self._local(model.artifact_location, "model") if model else self.folder
         if resumed and self._work is not None and not any(self.model_folder.iterdir()):
             download_model(store, model_id, self.model_folder)  # to compare new weights with the best so far
@@ -154,9 +152,11 @@ class Record:
         from mlflow.entities import Dataset, DatasetInput, InputTag
         from mlflow.exceptions import MlflowException
 
+        name, digest = str(data["name"]), str(data["fingerprint"])[:36]
+        self.logger.dataset = {"dataset_name": name, "dataset_digest": digest}
         dataset = Dataset(
-            name=str(data["name"]),
-            digest=str(data["fingerprint"])[:36],
+            name=name,
+            digest=digest,
             source_type="local",
             source=json.dumps({"fingerprint": data["fingerprint"]}),
             profile=json.dumps({key: value for key, value in data.items() if key not in ("fingerprint", "name")}),
@@ -205,11 +205,12 @@ class Record:
         Args:
             line: (name, id) of its ancestors, the parent last.
         """
-        said = {key: str(value)[:PARAM_LIMIT] for key, value in params.items()}
+        assert self.model is not None
+        said = {**self.model.params, **{key: str(value)[:PARAM_LIMIT] for key, value in params.items()}}
         links = [f"[{known}](#/experiments/{self.experiment_id}/models/{model_id})" for known, model_id in line]
         tags = {PARENT_MODEL_TAG: line[-1][1], "mlflow.note.content": " → ".join([*links, f"**{name}**"])}
         model = self.client.create_logged_model(
-            self.experiment_id, name=name, source_run_id=self.run_id, tags=tags, params=said, model_type="compressed"
+            self.experiment_id, f"{self.model.name}-{name}", self.run_id, tags, said, "compressed"
         )
         return model.model_id, self._local(model.artifact_location, f"models/{model.model_id}")
 
@@ -317,24 +318,25 @@ class Record:
 
 
 def start_run(
-    store: Store, experiment: str, name: str | None, tags: Mapping[str, str], has_model: bool = True
+    store: Store, experiment: str, name: str | None, tags: Mapping[str, str], config: Mapping[str, Any] | None
 ) -> tuple[str, str]:
-    """Create a run and the LoggedModel of its best weights, if it has one; return their ids."""
+    """Create a run and the LoggedModel of its best weights, if it has a `config` of one; return their ids."""
     client, user = store.client, "unknown"
     with contextlib.suppress(KeyError, OSError):  # an account without a name, as in some containers
         user = getpass.getuser()
     run = client.create_run(store.experiment(experiment), run_name=name, tags={**tags, "mlflow.user": user})
     try:
-        return run.info.run_id, add_model(store, run) if has_model else ""
+        return run.info.run_id, add_model(store, run, config) if config else ""
     except BaseException as error:  # the run is there: it must not stay RUNNING
         client.set_terminated(run.info.run_id, "FAILED" if isinstance(error, Exception) else "KILLED")
         raise
 
 
-def add_model(store: Store, run: Any) -> str:
+def add_model(store: Store, run: Any, config: Mapping[str, Any]) -> str:
     """Create the LoggedModel of a run's best weights; return its id."""
+    (name, params), kind = describe_model(config), "checkpoint"
     model = store.client.create_logged_model(
-        run.info.experiment_id, name="model", source_run_id=run.info.run_id, model_type="checkpoint"
+        run.info.experiment_id, name, run.info.run_id, params=params, model_type=kind
     )
     store.client.set_tag(run.info.run_id, MODEL_ID_TAG, model.model_id)
     return str(model.model_id)

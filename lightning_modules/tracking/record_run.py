@@ -60,7 +60,7 @@ def open_record(
             is_file = is_checkpoint_file(parent)
             origin = {INIT_FROM_TAG: parent if is_file else find_run(store, parent).info.run_id}
         names = settings["experiment"], settings["name"]
-        run_id, model_id = start_run(store, *names, {**tags, **origin}, has_model=bool(data))
+        run_id, model_id = start_run(store, *names, {**tags, **origin}, config if data else None)
     record = None
     try:
         record = Record(store, run_id, model_id, settings, before)

@@ -192,8 +192,14 @@ def continue_run(store: Store, run_id: str, cfg: DictConfig, alone: bool = True)
             both = (old.keys() & new.keys()) - unset  # a new version may have more keys
             drift = {key: change for key, change in config_drift(recorded, cfg).items() if key in both}
         refuse_drift(named, drift, allow)
-    model_id = run.data.tags.get(MODEL_ID_TAG) or add_model(store, run)  # none: the run failed at its start
+    model_id = run.data.tags.get(MODEL_ID_TAG) or _missing_model(store, run, cfg)
     return ResumedRun(run_id, model_id, cfg, checkpoint, named, run.data.tags, allow, drift)
+
+
+def _missing_model(store: Store, run: Any, cfg: DictConfig) -> str:
+    """Create the model of a run that failed, or was killed, while it was created."""
+    config: Any = OmegaConf.to_container(cfg, resolve=True)
+    return add_model(store, run, config)
 
 
 def reopen_run(store: Store, run_id: str, marks: Mapping[str, str]) -> None:

@@ -53,16 +53,21 @@ def accuracy_of(path: Path) -> float:
 def test_every_stage_leaves_a_model_made_from_the_one_before_it(store: Any, train: Any) -> None:
     found = train(*DEEP)
     models = models_of(store, found)
-    assert set(models) == {"model", "1-prune", "2-share"}
-    assert models["1-prune"].tags["touchstone.parent_model_id"] == models["model"].model_id
-    assert models["2-share"].tags["touchstone.parent_model_id"] == models["1-prune"].model_id
-    assert found.data.tags["touchstone.compressed_model_id"] == models["2-share"].model_id
+    assert set(models) == {"digits-mlp", "digits-mlp-1-prune", "digits-mlp-2-share"}
+    assert models["digits-mlp-1-prune"].tags["touchstone.parent_model_id"] == models["digits-mlp"].model_id
+    assert models["digits-mlp-2-share"].tags["touchstone.parent_model_id"] == models["digits-mlp-1-prune"].model_id
+    assert found.data.tags["touchstone.compressed_model_id"] == models["digits-mlp-2-share"].model_id
     assert all("READY" in str(model.status) for model in models.values())
     outputs = {output.model_id for output in found.outputs.model_outputs}
     assert outputs == {model.model_id for model in models.values()}
     measured = {name: {m.key: m.value for m in model.metrics} for name, model in models.items()}
-    sizes = [measured[name]["compressed/size_bytes"] for name in ("1-prune", "2-share")]
-    assert found.data.metrics["dense/size_bytes"] > sizes[0] > sizes[1] == file_of(models["2-share"]).stat().st_size
+    sizes = [measured[name]["compressed/size_bytes"] for name in ("digits-mlp-1-prune", "digits-mlp-2-share")]
+    assert (
+        found.data.metrics["dense/size_bytes"]
+        > sizes[0]
+        > sizes[1]
+        == file_of(models["digits-mlp-2-share"]).stat().st_size
+    )
 
 
 @pytest.mark.slow
@@ -172,7 +177,7 @@ def test_averaged_weights_keep_the_zeros(store: Any, train: Any) -> None:
         "compression.stages.prune.epochs=0", "compression.stages.prune.sparsity=0.75", "compression.runtimes=[]",
         "compression.stages.prune.every=1",
     )  # fmt: skip
-    _, tensors, state = container.read(file_of(models_of(store, found)["1-prune"]))
+    _, tensors, state = container.read(file_of(models_of(store, found)["digits-mlp-1-prune"]))
     zeros = sum(int((tensors[name] == 0).sum()) for name in state.masks)
     assert zeros == round(0.75 * sum(mask.numel() for mask in state.masks.values()))
     assert "dense/test/accuracy" not in found.data.metrics  # none was trained

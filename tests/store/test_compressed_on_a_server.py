@@ -28,7 +28,7 @@ def test_the_models_of_all_stages_arrive(
     store = open_store()
     (found,) = store.client.search_runs([store.experiment("touchstone")])
     models = store.client.search_logged_models([found.info.experiment_id], f"source_run_id = '{found.info.run_id}'")
-    assert {model.name for model in models} == {"model", "1-prune", "2-share"}
+    assert {model.name for model in models} == {"digits-mlp", "digits-mlp-1-prune", "digits-mlp-2-share"}
     last = found.data.tags["touchstone.compressed_model_id"]
     path = model_weights(store, f"models:/{last}")
     assert load_compressed(path).task_spec["name"] == "digits-mlp"

@@ -1,0 +1,95 @@
+"""MLflow's pages in headless Chromium: what appears where. CI must have it: apt-get install chromium."""
+
+import html
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from conftest import QUICK
+
+from lightning_modules.config.command_line import compose_run
+from lightning_modules.run.run import run
+from lightning_modules.tracking.store import open_store
+
+pytestmark = pytest.mark.slow
+
+Page = Callable[[str, str], list[str]]
+BUDGET_MS = 20_000  # of the page's own clock
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A store with two runs that differ in learning rate and seed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path_factory.mktemp('pages')}/mlflow.db")
+        for overrides in (["optimizer.lr=1e-2", "seed=1"], ["optimizer.lr=1e-3", "seed=2"]):
+            run(compose_run([*QUICK, *overrides]))
+        yield open_store()
+
+
+@pytest.fixture(scope="module")
+def page(store: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    """Open a page of the store's UI until it shows a text; return the texts on it, in their order."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)("needs Chromium: apt-get install chromium")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    mlflow = [str(Path(sys.executable).with_name("mlflow")), "ui", "--workers", "1", "--port", str(port)]
+    server = subprocess.Popen([*mlflow, "--backend-store-uri", store.uri], stderr=subprocess.DEVNULL)
+    profile = tmp_path_factory.mktemp("chromium")
+    options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--dump-dom", "--window-size=1400,900"]
+    options += [f"--user-data-dir={profile}", f"--virtual-time-budget={BUDGET_MS}"]
+
+    def texts(path: str, wanted: str) -> list[str]:
+        command = [str(chromium), *options, f"http://127.0.0.1:{port}/#{path}"]
+        for _ in range(4):  # on a busy machine the budget ends before the scripts are loaded; then they are cached
+            shown = subprocess.run(command, capture_output=True, text=True, timeout=240, check=True).stdout
+            body = re.sub(r"<(style|script|svg)\b.*?</\1>", "", shown, flags=re.DOTALL)
+            found = [html.unescape(text).strip() for text in re.split(r"<[^>]*>", body) if text.strip()]
+            if wanted in found:
+                return found
+        pytest.fail(f"{path} does not show {wanted!r}: {found}")
+
+    try:
+        _wait_for(f"http://127.0.0.1:{port}/health")
+        yield texts
+    finally:
+        server.send_signal(signal.SIGTERM)
+        server.wait(60)
+
+
+def _wait_for(address: str) -> None:
+    for _ in range(240):
+        try:
+            with urllib.request.urlopen(address, timeout=5):
+                return
+        except OSError:
+            time.sleep(0.5)
+    pytest.fail(f"{address} does not answer")
+
+
+def runs_of(store: Any) -> list[Any]:
+    return list(store.search_runs(order="attributes.start_time ASC"))
+
+
+def test_the_compare_page_opens_with_what_differs_against_a_score(store: Any, page: Page) -> None:
+    ids = [one.info.run_id for one in runs_of(store)]
+    texts = page(f"/compare-runs?runs={quote(json.dumps(ids))}&experiments={quote(json.dumps(['1']))}", "Clear All")
+    chosen = texts[texts.index("Parameters:") : texts.index("Clear All")]
+    params, metrics = chosen[1 : chosen.index("Metrics:")], chosen[chosen.index("Metrics:") + 1 :]
+    assert [text for text in params if text != "\xa0"] == ["optimizer.lr", "seed"]
+    assert metrics[0] in ("val/accuracy", "val/loss")
