@@ -1,5 +1,6 @@
 """What the tests share: a store of their own, and runs composed as the command line composes them."""
 
+import functools
 import gc
 import os
 import shutil
@@ -37,38 +38,72 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store without a run; made once, copied by each test: creating the schema takes seconds."""
+    """A store without a run; made once, copied by each test: creating the schema takes seconds.
+
+    MLflow reads all its migrations again for each store that it opens, which takes longer than the rest: here once.
+    """
+    from mlflow.store.db import utils
+
     from lightning_modules.tracking.store import open_store
 
+    utils._get_latest_schema_revision = functools.cache(utils._get_latest_schema_revision)
     path = tmp_path_factory.mktemp("empty") / "mlflow.db"
     open_store(f"sqlite:///{path}")
     return path
 
 
+@pytest.fixture(scope="session")
+def database_with_a_run(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with one run, a small thing of one epoch; trained once, copied by each test that asks for `recorded_run`."""
+    folder = tmp_path_factory.mktemp("recorded") / "store"
+    shutil.copytree(empty_database.parent, folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
+        _train(*QUICK, "trainer.max_epochs=1")
+    return folder / "mlflow.db"
+
+
 @pytest.fixture
-def store(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def store(
+    tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> Iterator[Any]:
     """A store of this test alone, in a folder with a space in its name; MLFLOW_TRACKING_URI points to it."""
+    from lightning_modules.store.relocate import relocate
     from lightning_modules.tracking.store import open_store
 
+    with_a_run = "recorded_run" in request.fixturenames
+    source = request.getfixturevalue("database_with_a_run") if with_a_run else empty_database
     folder = tmp_path / "a store"
-    folder.mkdir()
-    for file in empty_database.parent.glob("mlflow.db*"):
-        shutil.copy(file, folder / file.name)
+    shutil.copytree(source.parent, folder)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
-    yield open_store()
+    store = open_store()
+    if with_a_run:
+        relocate(store, source.parent)
+    yield store
+
+
+@pytest.fixture
+def recorded_run(store: Any) -> Any:
+    """The only run of this test's store, as ``train("trainer.max_epochs=1")`` records it: for what is done to a run."""
+    return newest_run(store)
 
 
 @pytest.fixture
 def train(store: Any) -> Callable[..., Any]:
     """Train in this process what the overrides say, a small thing unless told otherwise; return MLflow's run."""
-    from lightning_modules.config.command_line import compose_run
-    from lightning_modules.run.run import run
 
     def launch(*overrides: str, quick: bool = True) -> Any:
-        run(compose_run([*(QUICK if quick else ()), *overrides]))
+        _train(*(QUICK if quick else ()), *overrides)
         return newest_run(store)
 
     return launch
+
+
+def _train(*overrides: str) -> None:
+    from lightning_modules.config.command_line import compose_run
+    from lightning_modules.run.run import run
+
+    run(compose_run(list(overrides)))
 
 
 def newest_run(store: Any) -> Any:

@@ -120,7 +120,11 @@ SHAPES = {
 }
 
 
-@pytest.mark.parametrize("option", OPTIONS)
+MODELS = [option for option in OPTIONS if option.startswith("model=") and option not in BUILT_ELSEWHERE]
+DATA = [o for o in OPTIONS if o.startswith("data=") and o not in {"data=lightning_datamodule", *_LARGE}]
+
+
+@pytest.mark.parametrize("option", [option for option in OPTIONS if option not in {*MODELS, *DATA}])
 def test_an_option_is_composed_and_all_its_signatures_fit(option: str) -> None:
     check_config(compose_run([option, *FITTING.get(option, [])]))
 
@@ -144,18 +148,18 @@ def test_every_experiment_with_little_data_is_composed_and_its_signatures_fit(na
     assert (cfg.data.split_seed, cfg.data.val_fraction, cfg.tracking.experiment) == (3, 0.0, "low_data")
 
 
-@pytest.mark.parametrize("option", [o for o in OPTIONS if o.startswith("model=") and o not in BUILT_ELSEWHERE])
-def test_a_model_is_built_as_its_config_says(option: str) -> None:
+@pytest.mark.parametrize("option", MODELS)
+def test_a_model_is_composed_its_signatures_fit_and_it_is_built(option: str) -> None:
     cfg = compose_run([option, *FITTING.get(option, [])])
+    check_config(cfg)
     cfg.model.update(input_shape=SHAPES.get(option, [1, 32, 32]), num_outputs=10)
     assert sum(p.numel() for p in build.build_model(cfg).parameters()) > 0
 
 
-@pytest.mark.parametrize(
-    "option", [o for o in OPTIONS if o.startswith("data=") and o not in {"data=lightning_datamodule", *_LARGE}]
-)
-def test_a_datamodule_is_built_as_its_config_says(option: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("option", DATA)
+def test_a_datamodule_is_composed_its_signatures_fit_and_it_is_built(option: str, tmp_path: Path) -> None:
     cfg = compose_run([option, *FITTING.get(option, [])])
+    check_config(cfg)
     if option not in BY_PATH:
         data = build.build_data(cfg)
         assert all(len(data.splits[part]) for part in ("train", "val", "test"))

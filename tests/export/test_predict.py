@@ -30,12 +30,12 @@ def rows(task: Any, wanted: Any, path: Path) -> list[dict[str, str]]:
 
 
 def test_arrays_images_and_tables_of_the_same_samples_get_the_same_classes(
-    train: Any, store: Any, samples: np.ndarray, tmp_path: Path
+    recorded_run: Any, store: Any, samples: np.ndarray, tmp_path: Path
 ) -> None:
     from PIL import Image
 
     x = samples
-    run = train()
+    run = recorded_run
     task, wanted = find_model(store, run.info.run_id)
     np.save(tmp_path / "six.npy", x)
     header = ",".join(f"p{i}" for i in range(64))
@@ -58,10 +58,12 @@ def test_arrays_images_and_tables_of_the_same_samples_get_the_same_classes(
 
 
 @pytest.mark.slow
-def test_what_the_model_cannot_read_is_answered_with_what_it_wants(train: Any, store: Any, tmp_path: Path) -> None:
+def test_what_the_model_cannot_read_is_answered_with_what_it_wants(
+    recorded_run: Any, store: Any, tmp_path: Path
+) -> None:
     from PIL import Image
 
-    task, wanted = find_model(store, train().info.run_id)
+    task, wanted = find_model(store, recorded_run.info.run_id)
     out = io.StringIO()
     np.save(tmp_path / "large.npy", np.zeros((2, 1, 9, 9), np.uint8))
     np.save(tmp_path / "floats.npy", np.zeros((2, 1, 8, 8)))
@@ -108,8 +110,8 @@ def test_values_are_predicted_by_a_regression(train: Any, store: Any, tmp_path: 
 
 
 @pytest.mark.slow
-def test_the_command_writes_a_table_and_needs_an_input(train: Any, command: Any, tmp_path: Path) -> None:
-    run = train()
+def test_the_command_writes_a_table_and_needs_an_input(recorded_run: Any, command: Any, tmp_path: Path) -> None:
+    run = recorded_run
     np.save(tmp_path / "x.npy", np.zeros((3, 1, 8, 8), np.uint8))
     done = command("predict.py", run.info.run_id, f"input={tmp_path / 'x.npy'}", f"output={tmp_path / 'out.csv'}")
     assert done.returncode == 0 and "3 samples" in done.stdout, done.stderr

@@ -57,8 +57,8 @@ def test_a_compressed_model_is_loaded_as_any_other(train: Any, store: Any) -> No
     assert "onnxruntime==" in (path.parent / "requirements.txt").read_text()
 
 
-def test_a_model_of_something_else_is_refused(train: Any, store: Any) -> None:
-    run = train()
+def test_a_model_of_something_else_is_refused(recorded_run: Any, store: Any) -> None:
+    run = recorded_run
     empty = store.client.create_logged_model(run.info.experiment_id, name="other")
     with pytest.raises(UserError, match="not a Touchstone model"):
         model_weights(store, f"models:/{empty.model_id}")

@@ -188,24 +188,25 @@ def test_a_disk_that_fills_is_one_message_and_nothing_is_lost(
 
 
 @pytest.mark.parametrize("damage", ["half", "empty", "pickle"])
-def test_a_damaged_checkpoint_is_refused_and_its_run_left_as_it_was(train: Train, store: Any, damage: str) -> None:
+def test_a_damaged_checkpoint_is_refused_and_its_run_left_as_it_was(
+    train: Train, store: Any, recorded_run: Any, damage: str
+) -> None:
     from lightning_modules.tracking.artifacts import artifact_path
 
-    run = train("trainer.max_epochs=1")
-    path = artifact_path(store, run, "checkpoints/last.ckpt")
+    path = artifact_path(store, recorded_run, "checkpoints/last.ckpt")
     whole = path.read_bytes()
     if damage == "pickle":
         torch.save({"state_dict": ROOT}, path)  # a Path is an object, not a plain value
     else:
         path.write_bytes(whole[: len(whole) // 2] if damage == "half" else b"")
     with pytest.raises(UserError, match=r"last\.ckpt is damaged, or not a checkpoint of a run"):
-        train(f"resume={run.info.run_id}", quick=False)
+        train(f"resume={recorded_run.info.run_id}", quick=False)
     assert statuses(store) == ["FINISHED"]
 
 
 @pytest.mark.slow
-def test_the_weights_of_another_network_are_refused(train: Train, store: Any) -> None:
-    run = train("trainer.max_epochs=1")
+def test_the_weights_of_another_network_are_refused(train: Train, store: Any, recorded_run: Any) -> None:
+    run = recorded_run
     with pytest.raises(UserError, match=r"do not match this model .* use the same model"):
         train("model=linear", f"init_from={run.info.run_id[:8]}")
     with pytest.raises(UserError, match="a resumed run cannot replace its model"):
@@ -213,14 +214,13 @@ def test_the_weights_of_another_network_are_refused(train: Train, store: Any) ->
     assert statuses(store) == ["FINISHED"]
 
 
-def test_a_recorded_config_that_calls_a_shell_is_not_resumed(train: Train, store: Any, tmp_path: Path) -> None:
+def test_a_recorded_config_that_calls_a_shell_is_not_resumed(train: Train, store: Any, recorded_run: Any) -> None:
     from lightning_modules.tracking.artifacts import artifact_path
 
-    run = train("trainer.max_epochs=1")
-    path = artifact_path(store, run, "config/config.yaml")
+    path = artifact_path(store, recorded_run, "config/config.yaml")
     path.write_text(path.read_text().replace("torch.nn.CrossEntropyLoss", "os.system"))
     with pytest.raises(UserError, match=r"task\.loss\._target_=os\.system is not called"):
-        train(f"resume={run.info.run_id}", quick=False)
+        train(f"resume={recorded_run.info.run_id}", quick=False)
 
 
 def test_a_store_that_is_damaged_or_something_else_is_named(tmp_path: Path) -> None:

@@ -114,8 +114,8 @@ def test_every_precision_is_published(train: Train, precision: str) -> None:
 
 
 @pytest.mark.slow
-def test_weights_of_another_shape_are_refused_in_one_message(train: Train, store: Any) -> None:
-    task = load_task(best_checkpoint(store, train("trainer.max_epochs=1")))
+def test_weights_of_another_shape_are_refused_in_one_message(recorded_run: Any, store: Any) -> None:
+    task = load_task(best_checkpoint(store, recorded_run))
     state = {key: value[:1] if key == "model.output.weight" else value for key, value in task.state_dict().items()}
     with pytest.raises(UserError, match=r"^FILE does not match its own config: .*(mismatch|missing)"):
         load_task_from_spec(task.task_spec, {key: value[:1] for key, value in state.items()}, "FILE")

@@ -113,14 +113,16 @@ def test_a_resumed_run_says_what_it_does_otherwise(store: Any, train: Callable[.
 
 
 @pytest.mark.slow
-def test_a_resumed_run_keeps_its_groups(store: Any, train: Callable[..., Any]) -> None:
-    first = train()
+def test_a_resumed_run_keeps_its_groups(recorded_run: Any) -> None:
+    first = recorded_run
     with pytest.raises(UserError, match="cannot replace its model"):
         run(compose_run([f"resume={first.info.run_id}", "model=linear"]))
 
 
-def test_init_from_starts_a_new_run_with_the_best_weights_of_another(store: Any, train: Callable[..., Any]) -> None:
-    first = train()
+def test_init_from_starts_a_new_run_with_the_best_weights_of_another(
+    recorded_run: Any, train: Callable[..., Any]
+) -> None:
+    first = recorded_run
     second = train(f"init_from={first.info.run_id}", "trainer.max_epochs=0")
     assert second.info.run_id != first.info.run_id
     assert second.data.tags["touchstone.init_from"] == first.info.run_id
@@ -156,7 +158,7 @@ def test_a_rerun_here_names_the_first_step_that_differs(
 
 
 @pytest.mark.slow
-def test_a_rerun_with_other_data_is_refused(store: Any, train: Callable[..., Any]) -> None:
-    first = train()
+def test_a_rerun_with_other_data_is_refused(recorded_run: Any, train: Callable[..., Any]) -> None:
+    first = recorded_run
     with pytest.raises(UserError, match="expected_fingerprint"):
         train("data.expected_fingerprint=" + first.data.tags["data.fingerprint"], "data.split_seed=7")

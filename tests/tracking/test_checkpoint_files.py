@@ -84,15 +84,17 @@ def silent_flips(path: Path, copy: Path, count: int) -> list[int]:
 
 
 @pytest.mark.parametrize("count", [10, pytest.param(250, marks=pytest.mark.slow)])
-def test_no_flipped_bit_of_a_checkpoint_is_loaded_silently(train: Any, store: Any, tmp_path: Path, count: int) -> None:
-    for path in files_of(store, train("trainer.max_epochs=1")):
+def test_no_flipped_bit_of_a_checkpoint_is_loaded_silently(
+    recorded_run: Any, store: Any, tmp_path: Path, count: int
+) -> None:
+    for path in files_of(store, recorded_run):
         assert silent_flips(path, tmp_path / "flipped.ckpt", count) == []
         assert silent_flips(without_checksum(path), tmp_path / "flipped.ckpt", count) == []
 
 
 @pytest.mark.slow
-def test_every_writer_adds_a_checksum(train: Any, store: Any, tmp_path: Path) -> None:
-    files = files_of(store, train("trainer.max_epochs=1"))
+def test_every_writer_adds_a_checksum(train: Any, store: Any, recorded_run: Any, tmp_path: Path) -> None:
+    files = files_of(store, recorded_run)
     own = "{_target_:pytorch_lightning.callbacks.ModelCheckpoint,dirpath:%s,filename:mine}" % (tmp_path / "own")
     words = ("data.per_class=10", "model=mlp", "tracking.system_metrics_s=null", "trainer.max_epochs=1")
     files += files_of(store, train(*words, "callbacks=last", f"+callbacks.own={own}", quick=False))
@@ -113,10 +115,10 @@ def test_every_writer_adds_a_checksum(train: Any, store: Any, tmp_path: Path) ->
     assert torch.load(files[0], weights_only=True)["epoch"] == 0  # without our reader
 
 
-def test_every_reader_refuses_a_damaged_file(train: Any, store: Any, tmp_path: Path) -> None:
+def test_every_reader_refuses_a_damaged_file(train: Any, store: Any, recorded_run: Any, tmp_path: Path) -> None:
     import mlflow
 
-    run = train("trainer.max_epochs=1")
+    run = recorded_run
     run_id, model = run.info.run_id, f"models:/{run.data.tags['touchstone.model_id']}"
     for path in files_of(store, run):
         flip(path, 8 * path.stat().st_size // 2)
@@ -144,8 +146,8 @@ def test_every_reader_refuses_a_damaged_file(train: Any, store: Any, tmp_path: P
 
 
 @pytest.mark.slow
-def test_a_run_that_starts_again_because_its_checkpoint_is_damaged_says_so(train: Any, store: Any) -> None:
-    run = train("trainer.max_epochs=1")
+def test_a_run_that_starts_again_because_its_checkpoint_is_damaged_says_so(store: Any, recorded_run: Any) -> None:
+    run = recorded_run
     last = artifact_path(store, run, "checkpoints/last.ckpt")
     flip(last, 8 * 500)
     with pytest.warns(UserWarning, match=r"last\.ckpt is damaged.* The run restarts from its first step\.$"):

@@ -165,9 +165,8 @@ class BoomError(Exception):
 FAILING = ("Record", "setup", "on_train_start", "training_step")
 
 
-@pytest.mark.parametrize("where", FAILING)
 def test_a_resume_that_fails_before_its_first_step_leaves_the_run_as_it_was(
-    store: Any, recorded: Any, where: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    store: Any, recorded: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from lightning_modules.task.supervised import Supervised
     from lightning_modules.tracking.record import Record
@@ -179,12 +178,14 @@ def test_a_resume_that_fails_before_its_first_step_leaves_the_run_as_it_was(
     def fail(*_: Any, **__: Any) -> None:
         raise BoomError
 
-    owner, name = (Record, "_dataset") if where == "Record" else (Supervised, where)
-    monkeypatch.setattr(owner, name, fail)
-    with pytest.raises(BoomError):
-        resume(recorded.info.run_id, "trainer.max_epochs=4")
-    assert everything(store, recorded.info.run_id) == before
-    assert "the run is unchanged (KILLED)" in capsys.readouterr().err
+    for where in FAILING:
+        owner, name = (Record, "_dataset") if where == "Record" else (Supervised, where)
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, fail)
+            with pytest.raises(BoomError):
+                resume(recorded.info.run_id, "trainer.max_epochs=4")
+        assert everything(store, recorded.info.run_id) == before, where
+        assert "the run is unchanged (KILLED)" in capsys.readouterr().err, where
 
 
 def test_a_resume_that_fails_after_its_first_step_is_recorded(
