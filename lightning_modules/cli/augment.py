@@ -34,6 +34,7 @@ def main(
     manifest = write_copies(overrides, out, copies, overwrite)
     print(f"{manifest['samples']:,} copies of {manifest['data']} in {out}")
     print(f"train on them:  touchstone train data.augmented={out} …")
+    print("a datamodule of yours:  add x and y of samples.safetensors to its training data set")
 
 
 def write_copies(words: Sequence[str], out: Path, copies: int = 1, overwrite: bool = False) -> dict[str, object]:
@@ -47,7 +48,7 @@ def write_copies(words: Sequence[str], out: Path, copies: int = 1, overwrite: bo
 
     from lightning_modules.config.command_line import compose_run
     from lightning_modules.data.augmented_copies import MANIFEST_FILE, SAMPLES_FILE
-    from lightning_modules.run.build import build_data
+    from lightning_modules.quality.indexed_data import read_by_index
     from lightning_modules.tracking.store import require_free_space
 
     has_copies = (out / MANIFEST_FILE).exists()
@@ -57,7 +58,7 @@ def write_copies(words: Sequence[str], out: Path, copies: int = 1, overwrite: bo
     cfg = compose_run(words)
     if not (cfg.get("augmentation") or {}).get("transforms"):
         raise UserError("augmentation=none: choose one, e.g. augmentation=image_basic")
-    data = build_data(cfg)
+    data = read_by_index(cfg)
     if not data.in_memory:
         raise UserError(f"data={data.name}: its samples are decoded on the fly; only in-memory data sets can be copied")
     out.parent.mkdir(parents=True, exist_ok=True)

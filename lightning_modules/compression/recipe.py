@@ -106,7 +106,7 @@ _WHY_NOT_AFTER = {
 def check_recipe(recipe: Recipe, context: StageContext, example: Tensor, num_outputs: int, metric: str | None) -> None:
     """Let every stage validate network and task before anything is trained. Raises UserError.
 
-    The effect of earlier stages on the network is not known yet, so each stage validates again when it begins.
+    Of the effect of earlier stages on the network, only bounds are known, so each stage validates again when it begins.
 
     Args:
         example: preprocessed floats [2, *input_shape].
@@ -115,7 +115,8 @@ def check_recipe(recipe: Recipe, context: StageContext, example: Tensor, num_out
     task = context.task
     for stage in recipe.stages if not isinstance(task, Supervised) else ():
         _check_supported(stage, task, metric)
-    for stage in recipe.stages:
+    for number, stage in enumerate(recipe.stages):
+        stage.earlier = recipe.stages[:number]
         stage.check(context.model, example, num_outputs)
     for stage in recipe.stages:
         stage.check_task(task)

@@ -118,6 +118,7 @@ class Stage(pl.Callback):
         reported: attributes that are recorded as params of the logged model.
         changes_weights: False: the best weights of a fit may be used (distillation).
         name: the stage's key in the recipe.
+        earlier: the stages before it in the recipe.
     """
 
     kind: ClassVar[Kind]
@@ -126,6 +127,7 @@ class Stage(pl.Callback):
     needs_initial: ClassVar[bool] = False
     changes_weights: ClassVar[bool] = True
     name = ""
+    earlier: Sequence["Stage"] = ()
     rounds = 1
 
     @bounded

@@ -13,9 +13,9 @@ from omegaconf import DictConfig, OmegaConf
 from lightning_modules.config.command_line import override_mistakes
 from lightning_modules.config.errors import UserError, first_line
 from lightning_modules.config.search_path import config_search_path
-from lightning_modules.data.in_memory import InMemoryData
 from lightning_modules.quality.exclusion_list import describe_split, exclusions
 from lightning_modules.quality.findings import build_report, find_issues
+from lightning_modules.quality.indexed_data import read_by_index
 from lightning_modules.quality.outputs import (
     default_path,
     log_results,
@@ -45,8 +45,8 @@ def compose_quality(overrides: Sequence[str]) -> DictConfig:
 def inspect_data(cfg: DictConfig) -> None:
     """Run all checks; print and log the report, and write it to the folder `out` if it is set."""
     settings, store = _prepare(cfg)
-    data = _build_datamodule(cfg, "data")
-    other = _build_datamodule(cfg, "other") if cfg.get("other") else None
+    data = read_by_index(_data_config(cfg, "data"))
+    other = read_by_index(_data_config(cfg, "other")) if cfg.get("other") else None
     findings = find_issues(data, settings)
     found = build_report(findings, other)
     show_report(found)
@@ -62,7 +62,7 @@ def inspect_data(cfg: DictConfig) -> None:
 def write_exclusions(cfg: DictConfig) -> None:
     """Write the list of samples to exclude."""
     settings, store = _prepare(cfg)
-    data = _build_datamodule(cfg, "data")
+    data = build_data(_data_config(cfg, "data"))
     record = exclusions(find_issues(data, settings, wants_labels=settings.rules.label_errors != 0))
     path = Path(cfg.out).expanduser() if cfg.out else default_path("exclude", record)
     write_json(path, record)
@@ -77,7 +77,7 @@ def write_exclusions(cfg: DictConfig) -> None:
 def write_split(cfg: DictConfig) -> None:
     """Write the split; exit with 1 if one of its checks fails."""
     settings, store = _prepare(cfg)
-    data = _build_datamodule(cfg, "data")
+    data = build_data(_data_config(cfg, "data"))
     found = replace_non_finite(describe_split(find_issues(data, settings, wants_labels=False)))
     path = Path(cfg.out).expanduser() if cfg.out else default_path("split", found)
     write_json(path, found)
@@ -102,12 +102,12 @@ def _logged_config(cfg: DictConfig) -> dict[str, object]:
     return {key: value for key, value in found.items() if key != "tracking"}
 
 
-def _build_datamodule(cfg: DictConfig, key: str) -> InMemoryData:
-    """Instantiate a datamodule and read the data. Raises UserError if that is not possible."""
+def _data_config(cfg: DictConfig, key: str) -> DictConfig:
+    """The config of a datamodule, as that of a run. Raises UserError if it is missing."""
     node = cfg.get(key)
     if not (OmegaConf.is_config(node) and node.get("_target_")):
         raise UserError(f"{key}={node}: expected a data set, for example {key}=digits")
-    return build_data(OmegaConf.create({"data": OmegaConf.to_container(node, resolve=True)}))
+    return OmegaConf.create({"data": OmegaConf.to_container(node, resolve=True)})
 
 
 COMMANDS = {"inspect": inspect_data, "clean": write_exclusions, "split": write_split}

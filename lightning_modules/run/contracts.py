@@ -84,7 +84,7 @@ def find_services(cfg: DictConfig, task: pl.LightningModule, data: RunData) -> S
         tta=Service("tta", "" if isinstance(task, Supervised) else "only for tasks derived from Supervised"),
         compression=Service("compression", "" if own else _compression_lacks(cfg, task, data)),
         fast_loop=Service("fast loop", "" if own else f"{_OURS_ONLY}; Lightning's ordinary loop is used"),
-        whole_data=Service("data inspect, clean and split, augment", "" if data.own is not None else _WHOLE_DATA),
+        whole_data=Service("data clean and split", "" if data.own is not None else _WHOLE_DATA),
     )
 
 
@@ -121,11 +121,11 @@ class MonitoredMetric(EarlyStopping):
         super().__init__(metric)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if not trainer.sanity_checking and not _validates_by_epoch(trainer):
+        if not trainer.sanity_checking and not _is_due_by_epoch(trainer):
             self._require(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if _validates_by_epoch(trainer):
+        if _is_due_by_epoch(trainer):
             self._require(trainer)
 
     def _require(self, trainer: pl.Trainer) -> None:
@@ -140,9 +140,10 @@ class MonitoredMetric(EarlyStopping):
         return {}  # nothing of it belongs in a checkpoint
 
 
-def _validates_by_epoch(trainer: Any) -> bool:
-    """Whether Lightning's callbacks look at metrics at the end of each training epoch, rather than of a validation."""
-    return bool(trainer.check_val_every_n_epoch == 1 and trainer.val_check_interval == 1.0)
+def _is_due_by_epoch(trainer: Any) -> bool:
+    """Whether metrics are due at the end of each training epoch, rather than of a validation."""
+    validates = trainer.enable_validation and (trainer.val_dataloaders is None or any(trainer.num_val_batches))
+    return not validates or bool(trainer.check_val_every_n_epoch == 1 and trainer.val_check_interval == 1.0)
 
 
 class LoaderIndex(pl.Callback):

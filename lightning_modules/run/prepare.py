@@ -104,6 +104,8 @@ def prepare(
     with tempfile.TemporaryDirectory() as folder:
         build_loggers(cfg, Path(folder) if store else None)
     _check_parts(cfg, task, data, callbacks, services)
+    if (metric := monitor_of(cfg)) and not services.best_weights.lacks:
+        callbacks.insert(0, MonitoredMetric(metric))
     if cfg.init_from:
         load_weights(store or open_store(cfg.tracking.get("uri")), str(cfg.init_from), task)
     compression = build_compression(cfg, task, data, spec, services.serving.lacks)
@@ -156,8 +158,6 @@ def _check_parts(
     if isinstance(task, Supervised):
         check_parts(cfg, task, data.own or data.samples, callbacks)
         return
-    if (metric := monitor_of(cfg)) and not services.best_weights.lacks:
-        callbacks.insert(0, MonitoredMetric(metric))
     check_device(cfg)
     if task.example_input_array is not None and not is_overridden("forward", task):  # which a summary calls
         callbacks[:] = [callback for callback in callbacks if not isinstance(callback, ModelSummary)]

@@ -29,7 +29,7 @@ class SweepProgress:
 
     def __init__(self, sweep_store: SweepStore, plan: Plan, resume_command: str) -> None:
         self._store, self._plan, self._resume_command = sweep_store, plan, resume_command
-        self._done, self._refreshed = 0, time.monotonic()
+        self._done, self._refreshed, self._errors = 0, time.monotonic(), set[str]()
 
     def start(self, slots: int, earlier: Sequence[tuple[Trial, Outcome]]) -> None:
         """Print the number of trials, and of those that are done already."""
@@ -42,7 +42,9 @@ class SweepProgress:
         """Print the outcome of a trial."""
         self._done += outcome.state in DONE_STATES
         values = "  ".join(f"{key} {value:.4g}" for key, value in outcome.values.items())
-        error = first_line(outcome.error)
+        found = first_line(outcome.error)
+        error = "the same error again" if found in self._errors else found
+        self._errors |= {found} - {""}
         name = trial.name or run_name(trial.params, self._plan.keys)
         print(f"{self._done:4d}/{self._plan.total}  {name}  {outcome.state}  {values}{error}", flush=True)
         if time.monotonic() - self._refreshed > REFRESH_S:
@@ -86,7 +88,11 @@ def terminal_summary(results: Sequence[TrialResult], objectives: Mapping[str, st
         winner, trials = ranked[0]
         line = f"best   {winner.name}  {format_objectives(winner, objectives)}  {winner.run_id if len(trials) == 1 else ''}"
         lines.append(Text(line.rstrip(), style="bold"))
-    failed = [result for result in results if result.status == "FAILED"]
-    errors = [f"failed {result.name}: {first_line(result.error)}" for result in failed[:MAX_FAILURES]]
-    errors += [f"failed … and {len(failed) - MAX_FAILURES} more"] * (len(failed) > MAX_FAILURES)
+    failed: dict[str, list[str]] = {}
+    for result in results:
+        if result.status == "FAILED":
+            failed.setdefault(first_line(result.error), []).append(result.name)
+    named = {error: names[0] + f" and {len(names) - 1} more" * (len(names) > 1) for error, names in failed.items()}
+    errors = [f"failed {names}: {error}" for error, names in list(named.items())[:MAX_FAILURES]]
+    errors += [f"failed … and {len(failed) - MAX_FAILURES} more errors"] * (len(failed) > MAX_FAILURES)
     return Group(*lines, *(Text(line, style="red") for line in errors))

@@ -19,16 +19,6 @@ from lightning_modules.model.checksum import load_verified, save_with_checksum
 class BestCheckpoint(ModelCheckpoint):
     """The run's own ModelCheckpoint, a type of its own: those that a module configures would replace it."""
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        validated = trainer.enable_validation and (trainer.val_dataloaders is None or any(trainer.num_val_batches))
-        if self.monitor and not validated and self.monitor not in trainer.callback_metrics:  # Lightning only warns
-            logged = ", ".join(sorted(trainer.callback_metrics)) or "nothing"
-            raise UserError(
-                f"task.monitor.metric={self.monitor}: it was not logged in the first epoch, and nothing is validated; "
-                f"logged: {logged}. Choose one of them, or task.monitor.metric=null"
-            )
-        super().on_train_epoch_end(trainer, pl_module)
-
 
 class LastCheckpoint(Checkpoint):
     """Writes ``last.ckpt`` with the full training state, independent of any monitored metric.

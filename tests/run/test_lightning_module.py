@@ -58,7 +58,7 @@ def test_boring_model_runs_unmodified(fit: Callable[..., Any], store: Any, capsy
     assert "best weights: the last weights are kept" in shown
     assert "data fingerprint: declared by the config only" in shown
     assert "no example_input_array" in shown and "export: it needs what serving needs" in shown
-    assert "data inspect, clean and split, augment: only for our datamodules" in shown
+    assert "data clean and split: only for our datamodules" in shown
 
 
 def test_a_module_is_selected_tested_and_served_by_its_own_metric(fit: Callable[..., Any], store: Any) -> None:

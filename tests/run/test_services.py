@@ -12,7 +12,6 @@ import torch
 from hydra.utils import instantiate
 from service_modules import SEEN, Samples
 
-from lightning_modules.cli.augment import write_copies
 from lightning_modules.config.command_line import compose_run
 from lightning_modules.config.errors import UserError
 from lightning_modules.quality.commands import COMMANDS, compose_quality
@@ -197,16 +196,13 @@ def test_what_another_task_would_ignore_or_fail_on_is_rejected(override: str, me
         run(compose_run(words("ImageTask", "Images", "tracking=none", override)))
 
 
-@pytest.mark.parametrize("verb", ["inspect", "clean", "split", "augment"])
-def test_verbs_on_whole_data_sets_name_what_they_need(verb: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("verb", ["clean", "split"])
+def test_verbs_on_whole_data_sets_name_what_they_need(verb: str) -> None:
     data = ["data=lightning_datamodule", "data._target_=service_modules.Images", "data.data_files=[images]"]
     with pytest.raises(
         UserError, match=r"data=Images: this reads and splits the whole data set, for which Images must be der"
     ):
-        if verb == "augment":
-            write_copies([*data, CROP], tmp_path / "copies")
-        else:
-            COMMANDS[verb](compose_quality([*data, "tracking=none"]))
+        COMMANDS[verb](compose_quality([*data, "tracking=none"]))
 
 
 def test_finished_runs_are_found_only_where_the_data_are_known(train: Callable[..., Any], tmp_path: Path) -> None:

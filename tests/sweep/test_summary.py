@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,9 +18,10 @@ from rich.console import Console
 from sweep_fixture import BOTH, LOSS, RESUME, Sweep, made_up
 
 from lightning_modules.sweep import trial_results as children_module
-from lightning_modules.sweep.plans import NAME_LIMIT, run_name
-from lightning_modules.sweep.progress import terminal_summary
+from lightning_modules.sweep.plans import NAME_LIMIT, Outcome, Trial, run_name
+from lightning_modules.sweep.progress import SweepProgress, terminal_summary
 from lightning_modules.sweep.summary import DESCRIPTION_LIMIT, mlflow_description, write_summary
+from lightning_modules.sweep.sweep_store import SweepStore
 from lightning_modules.sweep.trial_results import TrialResult
 from lightning_modules.sweep.trial_table import best_trial, pareto_front, to_csv, to_html
 from lightning_modules.tracking.store import open_store
@@ -218,6 +220,30 @@ def test_the_terminal_shows_the_top_ten_the_counts_and_what_failed() -> None:
     assert "width=10" not in shown
     assert "failed seed=[/x]: ValueError: no [red]\n" in shown
     assert f"best   width=0  val/loss 0  {0:032x}" in shown
+
+
+def test_an_error_of_many_trials_is_shown_once(store: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    error = "UserError: no such column"
+    trials = [TrialResult(i, f"{i:032x}", f"lr={i}", {}, "FAILED", {}, {}, 1.0, error=error) for i in range(7)]
+    console = Console(file=io.StringIO(), width=160)
+    console.print(terminal_summary(trials, LOSS, "sweep tuning"))
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert shown.count(error) == 1 and "failed lr=0 and 6 more: UserError: no such column\n" in shown
+    sweep = Sweep(store, ["lr"], LOSS)
+    plan: Any = SimpleNamespace(total=7, keys=["lr"])
+    progress = SweepProgress(SweepStore(sweep.store, sweep.client.get_run(sweep.run_id), Path()), plan, "")
+    for number in range(7):
+        progress.trial_ended(Trial(number, {"lr": number}, (), f"lr={number}"), Outcome("FAILED", None, error=error))
+    lines = capsys.readouterr().out.splitlines()
+    assert "\n".join(lines).count(error) == 1 and lines[6].split() == [
+        "0/7",
+        "lr=6",
+        "FAILED",
+        "the",
+        "same",
+        "error",
+        "again",
+    ]
 
 
 # --- pictures --------------------------------------------------------------------------------------------------

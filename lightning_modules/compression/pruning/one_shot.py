@@ -122,7 +122,7 @@ class NOfM(OneShot):
                 f" {listed}; exclude them with compression.stages.{self.name}.exclude=[{layers}]"
             )
 
-    def check_prunes_something(self, weights: Mapping[str, Tensor]) -> None:
+    def check_prunes_something(self, weights: Mapping[str, Tensor], already: int) -> None:
         """A network that is sparser already may still violate the pattern."""
 
     def find_masks(self, context: StageContext, weights: Mapping[str, Tensor], sparsity: float) -> Masks:

@@ -89,6 +89,22 @@ class PruningStage(LayerStage):
             raise self.config_error(
                 f"sparsity={self.sparsity} of {size} weights means {num_zeros} zeros; choose another value"
             )
+        for stage in self.earlier if self.control != "dense" else ():
+            if (
+                isinstance(stage, PruningStage)
+                and stage.control != "dense"
+                and list(stage.weights(model)) == list(weights)
+            ):
+                self.check_prunes_something(weights, sum(stage.num_zeros(weights, stage.sparsity)[1]))
+
+    def most_kept(self, model: nn.Module) -> dict[str, int]:
+        """The largest number of entries of each selected weight that can stay."""
+        weights = self.weights(model)
+        kept: dict[str, int] = {}
+        for group, zeros in zip(*self.num_zeros(weights, self.sparsity), strict=True):
+            left = sum(weights[name].numel() for name in group) - zeros
+            kept |= {name: min(weights[name].numel(), left) for name in group if self.control != "dense"}
+        return kept
 
     def num_zeros(self, weights: Mapping[str, Tensor], sparsity: float) -> tuple[list[list[str]], list[int]]:
         """The groups of parameters that compete, and the number of weights to prune in each."""
@@ -100,11 +116,12 @@ class PruningStage(LayerStage):
         self.check(context.model, context.example, 0)  # an earlier stage may have changed the network
         self.before = dict(context.state.masks)
         if self.control != "dense":
-            self.check_prunes_something(self.weights(context.model))
+            weights = self.weights(context.model)
+            self.check_prunes_something(weights, count_zeros(self.before, weights))
 
-    def check_prunes_something(self, weights: Mapping[str, Tensor]) -> None:
-        """Raise UserError if no further weight would be pruned."""
-        already, wanted = count_zeros(self.before, weights), sum(self.num_zeros(weights, self.sparsity)[1])
+    def check_prunes_something(self, weights: Mapping[str, Tensor], already: int) -> None:
+        """Raise UserError if no weight would be pruned beside those that are `already`."""
+        wanted = sum(self.num_zeros(weights, self.sparsity)[1])
         if wanted <= already:
             raise self.config_error(
                 f"sparsity={self.sparsity} means {wanted} zeros, but {already} weights are already pruned"

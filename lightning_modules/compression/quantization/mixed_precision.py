@@ -7,9 +7,9 @@ from typing import Annotated, Any, ClassVar, Literal
 import pandas as pd
 import torch
 from annotated_types import Gt
-from torch import Tensor
+from torch import Tensor, nn
 
-from lightning_modules.compression.compressed_state import QuantizedWeight
+from lightning_modules.compression.compressed_state import CompressedState, QuantizedWeight
 from lightning_modules.compression.quantization.bit_allocation import (
     BitBudget,
     SensitivityTable,
@@ -72,19 +72,33 @@ class MixedPrecision(WeightQuantization):
         self.choices, self.batches = sorted({int(choice) for choice in choices}), batches
         self.chosen: dict[str, int] = {}
 
+    def check(self, model: nn.Module, example: Tensor, num_outputs: int) -> None:
+        weights = self.weights(model)
+        if self.of == "codebook":
+            self.check_codebook_size(model, self.choices[0])
+        if not any(
+            stage.kind in ("structure", "pruning") for stage in self.earlier
+        ):  # else the sizes are not known yet
+            equal = {name: dict.fromkeys(self.choices, 0.0) for name in weights}
+            self._allocate(equal, self._budget(model, CompressedState(), weights))
+
+    def _allocate(self, table: SensitivityTable, budget: BitBudget) -> dict[str, int]:
+        chosen, total = allocate_bits(table, budget.size, budget.most)
+        if total > budget.most:
+            key = "size_ratio" if self.size_ratio else "bits"
+            raise self.config_error(
+                f"{key}={getattr(self, key)} cannot be met: choices={self.choices} reach only {budget.reached(total):.3g}"
+            )
+        return chosen
+
     def begin(self, context: StageContext) -> None:
         weights = self.weights(context.model)
         made = self._quantized_to_each_width(context, weights)
         table = (
             fisher_sensitivity(context, made, self.batches) if self.by == "proxy" else metric_sensitivity(context, made)
         )
-        budget = self._budget(context, weights)
-        self.chosen, total = allocate_bits(table, budget.size, budget.most)
-        if total > budget.most:
-            key = "size_ratio" if self.size_ratio else "bits"
-            raise self.config_error(
-                f"{key}={getattr(self, key)} cannot be met: choices={self.choices} reach only {budget.reached(total):.3g}"
-            )
+        budget = self._budget(context.model, context.state, weights)
+        self.chosen = self._allocate(table, budget)
         self.quantize(context, {name: made[name][bits] for name, bits in self.chosen.items()})
         mean = sum(budget.kept[name] * bits for name, bits in self.chosen.items()) / max(1, sum(budget.kept.values()))
         context.log({"compression/mean_bits": mean})
@@ -102,8 +116,8 @@ class MixedPrecision(WeightQuantization):
 
         return {name: {bits: quantized(name, w, bits) for bits in self.choices} for name, w in weights.items()}
 
-    def _budget(self, context: StageContext, weights: Mapping[str, Tensor]) -> BitBudget:
-        kept = count_unmasked(weights, context.state)
+    def _budget(self, model: nn.Module, state: CompressedState, weights: Mapping[str, Tensor]) -> BitBudget:
+        kept = count_unmasked(weights, state)
         if self.bits is not None:
             return mean_budget(self.bits, kept, self.choices)
         assert self.size_ratio is not None
@@ -111,7 +125,7 @@ class MixedPrecision(WeightQuantization):
             name: {bits: len(weight) if self.of == "grid" else 2**bits for bits in self.choices}
             for name, weight in weights.items()
         }
-        return ratio_budget(self.size_ratio, context.model, context.state, kept, tables)
+        return ratio_budget(self.size_ratio, model, state, kept, tables)
 
     def settings(self) -> Settings:
         return {"bits": self.chosen, "of": self.of, "by": self.by}

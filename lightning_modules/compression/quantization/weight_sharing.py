@@ -6,9 +6,10 @@ from typing import Annotated, Any, Literal
 
 import torch
 from annotated_types import Ge, Le
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_modules.compression.compressed_state import Codebook, QuantizedWeight
+from lightning_modules.compression.pruning.pruning_stage import PruningStage
 from lightning_modules.compression.stage import LayerStage, StageContext
 from lightning_modules.config.bounds import bounded
 
@@ -34,6 +35,19 @@ class WeightQuantization(LayerStage):
             )
         context.state.apply(context.model)
 
+    def check_codebook_size(self, model: nn.Module, bits: int, per: Granularity = "layer") -> None:
+        """Raise UserError if no codebook of 2^bits values is smaller than what the earlier stages leave of its weights."""
+        weights = self.weights(model)
+        kept = {name: (w if per == "layer" else w[0]).numel() for name, w in weights.items()}
+        for stage in self.earlier:
+            left = stage.most_kept(model) if isinstance(stage, PruningStage) else {}
+            kept |= {name: min(kept[name], left[name]) for name in kept.keys() & left}
+        if (most := max(kept.values())) <= 2**bits:
+            raise self.config_error(
+                f"no {per} has more than {most} entries to share 2^{bits} values; lower its bits, or leave the stage out: "
+                f"compression.stages.{self.name}=null"
+            )
+
 
 class WeightSharing(WeightQuantization):
     """Replaces each weight by the nearest of its layer's 2^bits centroids; `LayerStage` selects the layers.
@@ -55,6 +69,9 @@ class WeightSharing(WeightQuantization):
     ) -> None:
         super().__init__(**fit)
         self.bits, self.per, self.start = bits, per, start
+
+    def check(self, model: nn.Module, example: Tensor, num_outputs: int) -> None:
+        self.check_codebook_size(model, self.bits, self.per)
 
     def begin(self, context: StageContext) -> None:
         generator, masks = torch.Generator().manual_seed(context.seed), context.state.masks

@@ -1,5 +1,6 @@
 """What cannot be pruned is refused with the reason, before anything is trained."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -9,6 +10,9 @@ from torch import nn
 from lightning_modules.compression.pruning.gradual import Gradual, Movement
 from lightning_modules.compression.pruning.lottery import LotteryTicket
 from lightning_modules.compression.pruning.one_shot import NOfM, OneShot
+from lightning_modules.compression.quantization.mixed_precision import MixedPrecision
+from lightning_modules.compression.quantization.weight_sharing import WeightSharing
+from lightning_modules.compression.recipe import Recipe, check_recipe
 from lightning_modules.config.errors import UserError
 from lightning_modules.model.mlp import MLP
 from lightning_modules.zoo.model.convnets import LeNet5
@@ -133,3 +137,52 @@ def test_the_layers_of_torchvision_are_found(name: str, layers: int) -> None:
     stage.name = "prune"
     stage.check(model, torch.zeros(2, 3, 32, 32), 3)
     assert len(stage.weights(model)) == layers
+
+
+def cut() -> OneShot:
+    return OneShot(0.9, scope="layer")  # of 128 and 48 entries, 13 and 5 stay
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: [WeightSharing(bits=8)], "share: no layer has more than"),
+        (lambda: [WeightSharing(bits=6)], ""),
+        (lambda: [WeightSharing(bits=4, per="channel")], "share: no channel has more than"),
+        (lambda: [WeightSharing(bits=3, per="channel")], ""),
+        (lambda: [cut(), WeightSharing(bits=4)], "share: no layer has more than"),
+        (lambda: [cut(), WeightSharing(bits=3)], ""),
+        (lambda: [OneShot(0.95, scope="global"), WeightSharing(bits=4)], "share: no layer has more than"),
+        (lambda: [cut(), WeightSharing(bits=5, exclude=["head"], epochs=1)], "share: no layer has more than"),
+        (lambda: [OneShot(0.9, exclude=["hidden.0"]), WeightSharing(bits=5)], ""),
+        (lambda: [MixedPrecision(bits=8, choices=[6, 8])], ""),
+        (lambda: [MixedPrecision(bits=8, choices=[7, 8])], "share: no layer has more than 128 entries to share 2^7"),
+        (lambda: [MixedPrecision(bits=3, choices=[2, 8])], ""),
+        (lambda: [MixedPrecision(size_ratio=40)], "share: size_ratio=40 cannot be met"),
+        (lambda: [cut(), MixedPrecision(bits=5, choices=[4, 5])], "share: no layer has more than"),
+        (lambda: [cut(), OneShot(0.5)], "share: sparsity=0.5 means 88 zeros, but 158 weights are already pruned"),
+        (lambda: [cut(), OneShot(0.95)], ""),
+        (lambda: [OneShot(0.5), NOfM(), WeightSharing(bits=5)], ""),
+    ],
+)
+def test_settings_that_do_not_fit_the_network_are_found_before_it_is_trained(
+    make: Any, message: str, work_on: Any
+) -> None:
+    recipe, model = Recipe(make()), MLP((8,), 3, (16,))
+    for stage in recipe.stages:
+        stage.name = "share"
+    context = work_on(model, (8,))
+    untouched = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    found = _error(lambda: check_recipe(recipe, context, torch.zeros(2, 8), 3, "val/accuracy"))
+    assert all(torch.equal(untouched[name], tensor) for name, tensor in model.state_dict().items())
+    assert message in found and bool(message) == bool(found)
+    if "entries to share" not in found:  # then what is found is what the stages would reject after the training
+        assert found == _error(lambda: [stage.begin(context) for stage in recipe.stages])
+
+
+def _error(call: Callable[[], object]) -> str:
+    try:
+        call()
+    except UserError as error:
+        return str(error)
+    return ""
