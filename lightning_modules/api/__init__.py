@@ -129,7 +129,13 @@ def recorded(
     from lightning_modules.tracking.store import open_store
 
     plain: Any = OmegaConf.to_container(config, resolve=True) if isinstance(config, DictConfig) else config
-    settings = {"experiment": experiment, "name": name, "flush_points": 500, "flush_seconds": 5, "system_metrics_s": 5}
+    settings = {
+        "experiment": experiment,
+        "name": name,
+        "flush_points": 500,
+        "flush_seconds": 5,
+        "system_metrics_s": None,
+    }
     if not isinstance(plain or {}, Mapping):
         raise UserError(f"recorded: expected a mapping as config, as vars(args) is, got a {type(plain).__name__}")
     values, tags = json.loads(json.dumps(plain or {}, default=str)), {NOT_RERUNNABLE_TAG: "loop"}

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from lightning_modules.cli.arguments import verb
 from lightning_modules.compat.mlflow import VIEW_TAG
 from lightning_modules.config.errors import UserError
+from lightning_modules.tracking.tags import KIND_TAG
 
 if TYPE_CHECKING:
     from lightning_modules.tracking.store import Store
@@ -82,6 +83,8 @@ def free_port(port: str, host: str = "127.0.0.1") -> int:
 
 def configure_columns(store: "Store") -> str | None:
     """Set the view of the experiment with the newest run; return the page's path, or None without runs."""
+    from lightning_modules.tracking.store import page
+
     experiments = [experiment.experiment_id for experiment in store.client.search_experiments()]
     runs = store.client.search_runs(experiments, max_results=_RUNS_READ, order_by=["attributes.start_time DESC"])
     if not runs:
@@ -93,7 +96,7 @@ def configure_columns(store: "Store") -> str | None:
         "searchFilter": "", "modelVersionFilter": "All Runs", "datasetsFilter": [],
     }  # fmt: skip
     store.client.set_experiment_tag(experiment, f"{VIEW_TAG}{VIEW_NAME}", json.dumps(view))
-    return f"/#/experiments/{experiment}/runs?workflowType=machine_learning&viewStateShareKey={VIEW_NAME}"
+    return f"/{page(experiment, 'runs')}&viewStateShareKey={VIEW_NAME}"
 
 
 def columns(runs: list[Any]) -> list[str]:
@@ -102,9 +105,11 @@ def columns(runs: list[Any]) -> list[str]:
     params = dict.fromkeys([*_DEFAULT_COLUMNS[:2], *dict.fromkeys(swept), *_DEFAULT_COLUMNS[2:]])
     known = {key for run in runs for key in run.data.params}
     found = Counter(name for run in runs for name in run.data.metrics if name.count("/") == 1)
-    metrics = [name for name, _ in found.most_common() if name.startswith("test/")][: _METRICS // 2]
+    own = {name for run in runs if run.data.tags.get(KIND_TAG) != "sweep" for name in run.data.metrics}
+    metrics = [name for name, _ in found.most_common() if name.startswith("test/") and name in own][: _METRICS // 2]
     for name in ("test/accuracy", "test/loss"):
         metrics = [name, *(other for other in metrics if other != name)] if name in found else metrics
     metrics = metrics[: _METRICS // 2] + [name for name in ("val/accuracy", "val/loss") if name in found]
+    metrics += [name for name in (f"{metrics[0]}_best", f"{metrics[0]}_std") if name in found] if metrics else []
     chosen = [key for key in params if key in known][:_PARAMS]
     return [*(f"metrics.`{name}`" for name in metrics), *(f"params.`{key}`" for key in chosen)]

@@ -3,6 +3,8 @@
 import math
 from collections.abc import Callable, Iterable
 
+import numpy as np
+
 EMPTY = "–"
 NumberFormatter = Callable[..., str]
 
@@ -57,6 +59,13 @@ def format_interval(ends: tuple[float | None, float | None] | None, write: Numbe
 def format_p(p: float | None) -> str:
     """A p-value with four decimals."""
     return EMPTY if p is None else "< 0.0001" if p < 1e-4 else f"{p:.4f}"
+
+
+def shortest_decimal(value: float | None) -> float | None:
+    """A float32 that became a float as its shortest decimal, 0.8999999761581421 as 0.9; anything else as it is."""
+    with np.errstate(over="ignore"):
+        single = np.float32(math.nan if value is None else value)
+    return float(str(single)) if float(single) == value else value
 
 
 def format_number(value: float | None) -> str:

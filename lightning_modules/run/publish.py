@@ -9,6 +9,7 @@ import pytorch_lightning as pl
 import torch
 
 from lightning_modules.report.figures import learning_curves
+from lightning_modules.report.numbers import format_number
 from lightning_modules.report.sample_figures import SampleGrid, draw_samples
 from lightning_modules.report.tables import markdown_table, open_console, terminal_table
 from lightning_modules.run.serve import write_module_pyfunc, write_pyfunc
@@ -18,6 +19,7 @@ from lightning_modules.tracking.secrets import mask_secrets
 from lightning_modules.tracking.tags import NOTE_TAG
 
 _CURVE_POINTS = 5000
+_MOST_SCORES = 8  # in the description; a run's page lists all metrics below it
 _NUM_SAMPLES, _NUM_DRAWS = 8, 4  # columns and rows of the figure of augmented samples
 
 
@@ -100,20 +102,15 @@ def draw_curves(record: Record) -> None:
 
 
 def run_description(record: Record, metrics: Mapping[str, float], below: str = "", not_servable: str = "") -> str:
-    """The run's description in Markdown: its test metrics, and the commands to rerun and serve it or why it is not served."""
+    """The run's description in Markdown: its test metrics in one row, `below`, and the commands that rerun and serve it."""
     serve = f"mlflow models serve -m models:/{record.model_id} --env-manager local"
     store = shlex.quote(mask_secrets(record.store.uri))
-    table = markdown_table(["metric", "value"], [(name, f"{value:.4f}") for name, value in _test_metrics(metrics)])
-    return (
-        f"{table}\n\n"
-        + ("" if record.is_partial else f"`touchstone rerun {record.run_id}` reruns it and compares the metrics;\n")
-        + (
-            f"{not_servable[:1].upper()}{not_servable[1:]}.\n\n"
-            if not_servable
-            else f"`touchstone serve {record.run_id}` serves it, as `MLFLOW_TRACKING_URI={store} {serve}` does.\n\n"
-        )
-        + below
-    )
+    scores = _test_metrics(metrics)[:_MOST_SCORES]
+    table = markdown_table([name for name, _ in scores], [[format_number(value) for _, value in scores]], left=())
+    rerun = "" if record.is_partial else f"`touchstone rerun {record.run_id}` reruns it and compares the metrics;\n"
+    served = f"`touchstone serve {record.run_id}` serves it, as `MLFLOW_TRACKING_URI={store} {serve}` does."
+    commands = rerun + (f"{not_servable[:1].upper()}{not_servable[1:]}." if not_servable else served)
+    return "\n\n".join(filter(None, (table if scores else "", below.strip(), commands))) + "\n"
 
 
 def _test_metrics(metrics: Mapping[str, float]) -> list[tuple[str, float]]:
@@ -136,6 +133,5 @@ def print_report(record: Record | None, name: str, metrics: Mapping[str, float])
     if record is not None:
         console.print(f"run    {record.run_name}  {record.run_id}", highlight=False)
         console.print(f"model  models:/{record.model_id}", highlight=False)
-        server = record.store.uri.startswith("http")
-        where = mask_secrets(record.store.uri) if server else "touchstone ui, then http://127.0.0.1:5000"
+        where = record.store.where_to_see(record.experiment_id, record.run_id)
         console.print(f"see    {where}", highlight=False, soft_wrap=True)

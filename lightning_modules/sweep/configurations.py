@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -9,6 +10,7 @@ from statistics import fmean
 from typing import NamedTuple
 
 from lightning_modules.comparison.groups import SEED_PATTERN
+from lightning_modules.report.numbers import shortest_decimal
 from lightning_modules.report.t_intervals import summarize
 from lightning_modules.sweep.plans import run_name
 from lightning_modules.sweep.trial_results import TrialResult
@@ -75,7 +77,7 @@ def metrics_of_children(results: Sequence[TrialResult], objectives: Mapping[str,
     """
     finished = [result for result in results if result.status == "FINISHED"]
     best = ranked_configurations(finished, objectives)[0].trials if objectives and finished else []
-    tested = {name for one in finished for name in one.metrics if name.removeprefix("compressed/").startswith("test/")}
+    tested = {name for one in finished for name in one.metrics if re.fullmatch("(compressed/)?test/[^/]+", name)}
     found: dict[str, float | None] = {}
     for name in [*objectives, *sorted(tested - set(objectives))]:
         if every := summarize(_values(finished, name)):
@@ -86,8 +88,8 @@ def metrics_of_children(results: Sequence[TrialResult], objectives: Mapping[str,
 
 
 def _values(trials: Iterable[TrialResult], name: str) -> list[float]:
-    """The finite values of an objective, or of another metric at the end."""
-    values = (trial.values.get(name, trial.metrics.get(name)) for trial in trials)
+    """The finite values of an objective, or of another metric at the end; most were computed as float32."""
+    values = (shortest_decimal(trial.values.get(name, trial.metrics.get(name))) for trial in trials)
     return [value for value in values if value is not None and abs(value) < 1e308]
 
 

@@ -56,7 +56,10 @@ class SweepProgress:
         results = self._write_summary(final=True)
         if print_table:
             open_console().print(terminal_summary(results, self._store.objectives, f"sweep {self._store.name}"))
-            print(f"sweep  {self._store.name}  {self._store.run_id}\nsee    touchstone ui, then http://127.0.0.1:5000")
+            sweep = self._store
+            print(
+                f"sweep  {sweep.name}  {sweep.run_id}\nsee    {sweep.store.where_to_see(sweep.experiment_id, sweep.run_id)}"
+            )
             print(f"       touchstone compare {self._store.run_id}", flush=True)
         return results
 

@@ -23,10 +23,11 @@ from lightning_modules.sweep.trial_table import (
     to_html,
 )
 from lightning_modules.tracking import tags as tag
-from lightning_modules.tracking.store import Store
+from lightning_modules.tracking.store import Store, page
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from mlflow.entities import Run
 
 FOLDER = "sweep"  # among the artifacts of the sweep's run
 _MOST_OF_FRONT = 200  # run ids that a tag has room for
@@ -61,18 +62,23 @@ def write_summary(
             store.client.log_artifacts(parent_run, folder, FOLDER)
         note = mlflow_description(results, objectives, parent.info.experiment_id, parent_run, resume_command)
         store.set_tags(parent_run, {**summary_tags(results, objectives), tag.NOTE_TAG: note})
-        _log_metrics(store, parent_run, results, objectives)
+        _log_results(store, parent, results, objectives)
     except (OSError, MlflowException) as error:
         log.warning("the summary of sweep %s could not be written: %s", name, error)
     return results
 
 
-def _log_metrics(store: Store, parent_run: str, results: Sequence[TrialResult], objectives: Mapping[str, str]) -> None:
-    from mlflow.entities import Metric
+def _log_results(store: Store, parent: "Run", results: Sequence[TrialResult], objectives: Mapping[str, str]) -> None:
+    """Log what fills the row of the sweep's run: metrics over its trials, and the choices that they share."""
+    from mlflow.entities import Metric, Param
 
-    now, step = int(time.time() * 1000), counts(results).get("FINISHED", 0)
-    values = metrics_of_children(results, objectives)
-    store.client.log_batch(parent_run, [Metric(name, value, now, step) for name, value in values.items()])
+    finished = [result for result in results if result.status == "FINISHED"]
+    shared = set.intersection(*(set(result.choices.items()) for result in finished)) if finished else set()
+    swept = set(json.loads(parent.data.tags.get(tag.SWEEP_KEYS_TAG, "[]")))
+    params = [Param(key, value) for key, value in sorted(shared) if key not in swept | parent.data.params.keys()]
+    now, values = int(time.time() * 1000), metrics_of_children(results, objectives)
+    metrics = [Metric(name, value, now, len(finished)) for name, value in values.items()]
+    store.client.log_batch(parent.info.run_id, metrics, params if len(finished) == len(results) else [])
 
 
 def summary_tags(results: Sequence[TrialResult], objectives: Mapping[str, str]) -> dict[str, str]:
@@ -173,9 +179,8 @@ def result_cells(result: TrialResult, objectives: Iterable[str], metrics: Iterab
 def _link(result: TrialResult, experiment_id: str) -> str:
     if result.run_id is None or result.status == "MISSING":
         return escape_markdown(result.name)
-    return (
-        f"[{escape_markdown(result.name)}](#/experiments/{result.experiment_id or experiment_id}/runs/{result.run_id})"
-    )
+    address = page(result.experiment_id or experiment_id, f"runs/{result.run_id}")
+    return f"[{escape_markdown(result.name)}]({address})"
 
 
 def format_objectives(result: TrialResult, objectives: Iterable[str]) -> str:

@@ -8,7 +8,7 @@ import sqlite3
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lightning_modules.compat.mlflow_schema import EXTREMES_QUERY
@@ -56,6 +56,7 @@ class TrialResult:
         linked: whether an older run is reused for this trial.
         error: of a FAILED or KILLED run.
         attempts: how often the trial was started.
+        choices: the top-level params of the run: its config groups, seed and the like.
         fold: of a cross-validation with our data, where our task logs what samples average to.
     """
 
@@ -72,6 +73,7 @@ class TrialResult:
     attempts: int = 1
     experiment_id: str | None = None
     fold: Fold | None = None
+    choices: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_trial_results(store: Store, parent_run: str) -> list[TrialResult]:
@@ -134,6 +136,7 @@ def _result_of(number: int, runs: Sequence[Run], keys: Sequence[str], values: _V
         experiment_id=run.info.experiment_id,
         attempts=max(len(runs), int(tags.get(tag.SWEEP_FAILURES_TAG, 0)) + (status != "FAILED")),
         fold=_fold(run),
+        choices={key: value for key, value in run.data.params.items() if "." not in key},
     )
 
 

@@ -4,7 +4,7 @@ import html
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from lightning_modules.report.numbers import format_exact_duration, format_number
+from lightning_modules.report.numbers import format_exact_duration, format_number, shortest_decimal
 from lightning_modules.report.tables import csv_table
 from lightning_modules.sweep.configurations import Configuration, ranked_configurations, scores
 from lightning_modules.sweep.plans import short_keys, short_value
@@ -95,8 +95,8 @@ def to_csv(results: Sequence[TrialResult], objectives: Mapping[str, str]) -> str
     rows = [
         [result.number, result.name, result.status]
         + [result.params.get(key, "") for key in params]
-        + [result.values.get(name) for name in objectives]
-        + [result.metrics.get(name) for name in metrics]
+        + [shortest_decimal(result.values.get(name)) for name in objectives]
+        + [shortest_decimal(result.metrics.get(name)) for name in metrics]
         + [result.duration_s, result.attempts, str(result.linked).lower(), result.run_id, first_line(result.error)]
         for result in results
     ]

@@ -25,9 +25,10 @@ from lightning_modules.tracking.log_file import LogFile
 from lightning_modules.tracking.logger import BufferedMLflowLogger, last_steps
 from lightning_modules.tracking.outbox import ACTIONS, deliver_run, enqueue, work_folder
 from lightning_modules.tracking.params import PARAM_LIMIT, describe_model, experiment_params
+from lightning_modules.tracking.process_usage import cpu_seconds, peak_memory_bytes
 from lightning_modules.tracking.provenance import command_line, git_state, hardware, package_versions
 from lightning_modules.tracking.secrets import mask_secrets
-from lightning_modules.tracking.store import Store, is_reachable
+from lightning_modules.tracking.store import Store, is_reachable, page
 from lightning_modules.tracking.tags import (
     COMMAND_TAG,
     ERROR_TAG,
@@ -85,7 +86,7 @@ class Record:
         )
         self.log_metrics = self.logger.log_metrics
         self._monitor = self._start_monitor(settings["system_metrics_s"], resumed)
-        self._log = LogFile()
+        self._log, self._cpu_s = LogFile(), cpu_seconds()
 
     @property
     def checkpoints(self) -> Path:
@@ -207,7 +208,7 @@ class Record:
         """
         assert self.model is not None
         said = {**self.model.params, **{key: str(value)[:PARAM_LIMIT] for key, value in params.items()}}
-        links = [f"[{known}](#/experiments/{self.experiment_id}/models/{model_id})" for known, model_id in line]
+        links = [f"[{known}]({page(self.experiment_id, f'models/{model_id}')})" for known, model_id in line]
         tags = {PARENT_MODEL_TAG: line[-1][1], "mlflow.note.content": " → ".join([*links, f"**{name}**"])}
         model = self.client.create_logged_model(
             self.experiment_id, f"{self.model.name}-{name}", self.run_id, tags, said, "compressed"
@@ -227,6 +228,7 @@ class Record:
             return
         steps = (
             self._stop_monitor,
+            self._log_usage,
             partial(self.logger.finalize, status.lower()),
             partial(self._store_error, error),
             self._store_log,
@@ -306,6 +308,10 @@ class Record:
         if (self.checkpoints / "last.ckpt").exists():
             lines.append(f"resume={self.run_id} continues from its last checkpoint")
         return "; ".join(lines)
+
+    def _log_usage(self) -> None:
+        used = {"system/cpu_s": cpu_seconds() - self._cpu_s, "system/peak_memory_bytes": float(peak_memory_bytes())}
+        self.logger.collect(used, int(time.time() - self.run.info.start_time / 1000))  # a resumed run is later
 
     def _stop_monitor(self) -> None:
         if self._monitor is None:

@@ -113,6 +113,11 @@ class Store:
             )
         return found.experiment_id
 
+    def where_to_see(self, experiment_id: str, run_id: str) -> str:
+        """Where a run's page is, as printed: its address, on a local store that of ``touchstone ui``."""
+        server = "touchstone ui, then http://127.0.0.1:5000" if self.is_local else mask_secrets(self.uri)
+        return f"{server}/{page(experiment_id, f'runs/{run_id}')}"
+
     def set_tags(self, run_id: str, tags: Mapping[str, object]) -> None:
         """Set several tags of a run in one request."""
         from mlflow.entities import RunTag
@@ -139,6 +144,11 @@ class Store:
         """The newest run of an experiment that matches MLflow's filter `condition`, or None."""
         order = ["attributes.start_time DESC"]
         return next(iter(self.client.search_runs([experiment_id], condition, 1, 1, order)), None)
+
+
+def page(experiment_id: str, name: str) -> str:
+    """The address of one of MLflow's pages below the server's; without the mode it opens as GenAI, not as model training."""
+    return f"#/experiments/{experiment_id}/{name}?workflowType=machine_learning"
 
 
 def sqlite_uri(path: Path) -> str:

@@ -51,7 +51,9 @@ def test_a_loop_is_recorded(store: Any, monkeypatch: pytest.MonkeyPatch) -> None
     ended = store.client.get_run(run_id)
     assert (ended.info.status, ended.info.run_name) == ("FINISHED", "plain")
     assert ended.data.metrics["loss"] == 2 and ended.data.metrics["extra"] == 2.5
-    assert any(name.startswith("system/") for name in ended.data.metrics)
+    used = {name: value for name, value in ended.data.metrics.items() if name.startswith("system/")}
+    assert used.keys() == {"system/cpu_s", "system/peak_memory_bytes"}, "of the process, none of the machine"
+    assert 0 < used["system/cpu_s"] < 600 and 1e7 < used["system/peak_memory_bytes"] < 1e11
     assert ended.data.params == {
         "lr": "0.1", "api_key": "***", "net.widths": "[4, 2]", "choices": "kept", "overrides": "3", "at": "x",
     }  # fmt: skip

@@ -71,6 +71,8 @@ def test_a_run_names_its_published_model_and_a_run_without_one_says_so(train: An
     folder = Path(model_weights(store, uri)).parent
     assert find_logged_model(store, run.info.run_id) == find_logged_model(store, uri) == (uri, folder)
     said = store.client.get_run(run.info.run_id).data.tags["mlflow.note.content"]
+    head, rule, row, blank, *_ = said.splitlines()
+    assert head.startswith("| test/accuracy | ") and row.count("|") == head.count("|") == rule.count("|") and not blank
     command = f"MLFLOW_TRACKING_URI='{store.uri}' mlflow models serve -m {uri} --env-manager local"
     assert f"`touchstone serve {run.info.run_id}` serves it, as `{command}` does." in said
     bare = store.client.create_run(run.info.experiment_id, run_name="bare").info.run_id

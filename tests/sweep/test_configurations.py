@@ -1,5 +1,6 @@
 """The best of a sweep is a configuration, not a lucky seed or fold; its run has the mean, spread and best of its trials."""
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -114,3 +115,33 @@ def test_a_cross_validation_has_the_score_over_all_samples(sweep: Any, store: An
     pooled = done.parent.data.metrics["test/accuracy_pooled"]
     assert pooled == pytest.approx(sum(map(round, correct)) / sum(counts), abs=1e-6)
     assert "mean of 3 runs" in done.said
+
+
+def test_the_row_of_the_sweep_has_what_its_trials_share(store: Any) -> None:
+    sweep = Sweep(store, ["optimizer", "seed"], LOSS)
+    for number, (optimizer, seed) in enumerate([("sgd", 0), ("adamw", 1)]):
+        run_id = sweep.child(number, {"optimizer": optimizer, "seed": seed}, {"val/loss": 1.0})
+        for key, value in {"data": "digits", "optimizer": optimizer, "seed": "0", "data.root": "/x"}.items():
+            sweep.client.log_param(run_id, key, value)
+    for _ in range(2):  # a resumed sweep writes its summary again
+        sweep.summarise(final=False)
+        assert sweep.client.get_run(sweep.run_id).data.params == {"data": "digits"}
+
+
+def test_float32_becomes_the_decimal_that_was_meant(store: Any) -> None:
+    from lightning_modules.report.numbers import shortest_decimal
+
+    assert shortest_decimal(0.8999999761581421) == 0.9
+    assert [shortest_decimal(value) for value in (1 / 3, 1e300, math.inf, 5.0, None)] == [
+        1 / 3,
+        1e300,
+        math.inf,
+        5.0,
+        None,
+    ]
+    sweep = Sweep(store, ["seed"], {"val/accuracy": "maximize"})
+    for seed, value in enumerate((0.8999999761581421, 0.800000011920929)):
+        sweep.child(seed, {"seed": seed}, {"val/accuracy": value})
+    folder = sweep.summarise({"val/accuracy": "maximize"}, final=False)
+    assert sweep.client.get_run(sweep.run_id).data.metrics["val/accuracy_mean"] == pytest.approx(0.85, abs=1e-15)
+    assert ",0.9,0.9," in (folder / "children.csv").read_text()

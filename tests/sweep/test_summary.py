@@ -190,7 +190,8 @@ def test_the_description_names_the_best_run_links_it_and_says_how_to_go_on(sweep
     sweep.summarise(final=False)
     note = sweep.tags()["mlflow.note.content"]
     assert "3 runs: 2 finished, 1 failed" in note
-    assert f"**Best:** [lr=0.2 seed=0](#/experiments/{sweep.experiment}/runs/{winner}) with val/loss 0.25" in note
+    link = f"#/experiments/{sweep.experiment}/runs/{winner}?workflowType=machine_learning"
+    assert f"**Best:** [lr=0.2 seed=0]({link}) with val/loss 0.25" in note
     assert "| 1 | [lr=0.2" in note
     assert "| 0.75 |" in note
     assert RESUME in note

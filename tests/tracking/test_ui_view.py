@@ -8,12 +8,14 @@ import sys
 import time
 import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from lightning_modules.cli.ui import configure_columns, free_port
+from lightning_modules.cli.ui import columns, configure_columns, free_port
 from lightning_modules.config.errors import UserError
+from lightning_modules.tracking.store import Store
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -40,6 +42,23 @@ def test_the_columns_are_what_tells_runs_apart_and_how_they_did(store: Any) -> N
         "metrics.`test/accuracy`", "metrics.`test/f1`", "metrics.`val/accuracy`", "metrics.`val/loss`",
         "params.`data`", "params.`model`", "params.`model.width`", "params.`seed`", "params.`optimizer.lr`",
     ]  # fmt: skip
+
+
+def test_each_printed_address_opens_the_run_as_training(store: Any) -> None:
+    page = "#/experiments/1/runs/abc?workflowType=machine_learning"
+    assert store.where_to_see("1", "abc") == f"touchstone ui, then http://127.0.0.1:5000/{page}"
+    assert Store("http://ann:secret@tracker:80").where_to_see("1", "abc").endswith(f"tracker:80/{page}")
+    assert "secret" not in Store("http://ann:secret@tracker:80").where_to_see("1", "abc")
+
+
+def test_the_columns_of_sweeps_are_their_best_and_its_spread() -> None:
+    own = SimpleNamespace(data=SimpleNamespace(tags={}, metrics={"test/accuracy": 0.5, "val/loss": 1.0}, params={}))
+    names = ("test/accuracy_best", "test/accuracy_mean", "test/accuracy_std", "val/loss_best")
+    sweep = SimpleNamespace(
+        data=SimpleNamespace(tags={"touchstone.kind": "sweep"}, metrics=dict.fromkeys(names, 1.0), params={})
+    )
+    shown = ["test/accuracy", "val/loss", "test/accuracy_best", "test/accuracy_std"]
+    assert columns([own, sweep, sweep]) == [f"metrics.`{name}`" for name in shown]
 
 
 def test_a_port_that_is_taken_is_answered_with_another() -> None:
