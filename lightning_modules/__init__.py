@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 from lightning_modules.compat.lightning_names import unify_lightning
 
 if TYPE_CHECKING:
-    from lightning_modules.api import compose, load, recorded, run, runs
+    from lightning_modules.api import compare, compose, load, recorded, run, runs, sync
 
 unify_lightning()
-__all__ = ["compose", "load", "recorded", "run", "runs"]
+__all__ = ["compare", "compose", "load", "recorded", "run", "runs", "sync"]
 
 
 def __getattr__(name: str) -> Any:

@@ -193,3 +193,52 @@ def runs(experiment: str | None = None, where: str = "", order_by: str = "start_
             chosen = [ids[experiment]] if experiment is not None else list(ids.values())
             found: Any = mlflow.search_runs(chosen, where, order_by=[order_by])
             return found
+
+
+def compare(
+    *targets: str,
+    by: Sequence[str] | None = None,
+    metric: str | None = None,
+    baseline: str | None = None,
+    better: str | None = None,
+) -> "pd.DataFrame":
+    """Groups of runs over their seeds, a row each, best first, as ``touchstone compare`` prints them; nothing is logged.
+
+    ``frame.attrs`` has the metric, whether lower is better, and the notes below the table.
+
+    Args:
+        targets, by, metric, baseline, better: as on the command line; `metric` may be an expression.
+
+    Raises UserError for an unknown target, metric or key, or if no run is finished.
+    """
+    with as_command():
+        import io
+
+        import pandas as pd
+
+        from lightning_modules.comparison.compare import compare as compare_runs
+        from lightning_modules.comparison.compare import open_run_reader
+        from lightning_modules.comparison.result import CompareRequest
+        from lightning_modules.comparison.table import to_csv
+        from lightning_modules.store.metric_expression import with_expressions
+
+        request = CompareRequest(targets, by, metric, baseline, better)
+        found = compare_runs(with_expressions(open_run_reader()), request)
+        text = io.StringIO(to_csv(found))
+        table = pd.read_csv(text, dtype=dict.fromkeys(found.by, str), keep_default_na=False, na_values=[""])
+        table.attrs = {"metric": found.metric, "lower_is_better": found.lower_is_better, "notes": list(found.notes)}
+        return table
+
+
+def sync(to: str | None = None, runs: Sequence[str] = (), experiment: str | None = None) -> list[dict[str, str]]:
+    """Send buffered data, and push local runs to a server, as ``touchstone store sync``; return the pushed runs.
+
+    Args:
+        to: its address; by default MLFLOW_TRACKING_URI.
+        runs: ids or names, also of sweeps; by default all.
+        experiment: only the runs of this one.
+    """
+    with as_command():
+        from lightning_modules.store.sync import sync as sync_runs
+
+        return sync_runs(None, to, runs, experiment)

@@ -27,7 +27,7 @@ def main(
     copies: Annotated[int, Ge(1), "copies of each sample"] = 1,
     overwrite: Annotated[bool, "replace copies that are in the folder"] = False,
     overrides: Annotated[Sequence[str], "data=, augmentation=, seed= and their keys, as for train"] = (),
-) -> None:
+) -> dict[str, object]:
     """Write augmented copies of the training part into a folder with a manifest (source, transforms, seed). touchstone train
     data.augmented=FOLDER then trains on them too: on those of its own training samples."""
     out = out.expanduser().resolve()
@@ -35,6 +35,7 @@ def main(
     print(f"{manifest['samples']:,} copies of {manifest['data']} in {out}")
     print(f"train on them:  touchstone train data.augmented={out} …")
     print("a datamodule of yours:  add x and y of samples.safetensors to its training data set")
+    return {"folder": out, **manifest}
 
 
 def write_copies(words: Sequence[str], out: Path, copies: int = 1, overwrite: bool = False) -> dict[str, object]:

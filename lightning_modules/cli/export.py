@@ -14,7 +14,7 @@ def main(
     target: Annotated[str, "id, its first 6 or more characters, or name of a run"],
     format: Annotated[Format, "onnx (ONNX Runtime), pt2 (torch.export) or aoti (AOTInductor)"] = "onnx",
     quantized: Annotated[bool, "int8 weights and activations"] = False,
-) -> None:
+) -> dict[str, str]:
     """Write a run's best model for another runtime, from raw samples to probabilities; compare it with the checkpoint on
     the test set, time both, and log file and numbers to the run."""
     from lightning_modules.export.export import export_run, log_export, print_export
@@ -26,4 +26,6 @@ def main(
         found, example = export_run(store, run, format, quantized, Path(folder))
         print_export(found)
         log_export(store, run.info.run_id, found, example)
-    print(f"logged to run {run.info.run_id} as export/{found.name}/{found.path.name}")
+    artifact = f"export/{found.name}/{found.path.name}"
+    print(f"logged to run {run.info.run_id} as {artifact}")
+    return {"run_id": run.info.run_id, "artifact": artifact}

@@ -4,7 +4,9 @@ import importlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+from lightning_modules.cli.json_output import FLAG, print_json
 from lightning_modules.config.command_line import run_cli
 from lightning_modules.config.errors import UserError, suggest
 from lightning_modules.config.project import enter_project
@@ -29,6 +31,8 @@ VERBS = {  # cli/VERB.py has `main()`
 
 def main(verb: str | None = None) -> None:
     """Run a verb: the given one, or that which is named by the first argument of this process."""
+    as_json = FLAG in sys.argv[1:]
+    sys.argv[1:] = [word for word in sys.argv[1:] if word != FLAG]
     if verb is None:
         words = sys.argv[1:]
         if not words or words[0] in ("-h", "--help"):
@@ -36,22 +40,28 @@ def main(verb: str | None = None) -> None:
             sys.exit(0 if words else 2)
         verb = words[0]
         if verb not in VERBS:
-            run_cli(lambda: _refuse(verb))
+            _run(verb, lambda: _refuse(verb), as_json)
         sys.argv = [sys.argv[0], *words[1:]]
     module = importlib.import_module(f"lightning_modules.cli.{verb}")
     sys.argv[0] = str(Path(str(module.__file__)))  # ranks and trials are started by this file
-    run_cli(lambda: _start(module.main))
+    _run(verb, lambda: _start(module.main), as_json)
 
 
-def _start(verb_main: Callable[[], None]) -> None:
+def _run(verb: str, call: Callable[[], Any], as_json: bool) -> None:
+    if as_json:
+        print_json(verb, lambda: run_cli(call))
+    run_cli(call)
+
+
+def _start(verb_main: Callable[[], Any]) -> Any:
     enter_project()
-    verb_main()
+    return verb_main()
 
 
 def overview() -> str:
     """All verbs, a line each."""
     listed = "\n".join(f"  {verb:10} {text}" for verb, text in VERBS.items())
-    return f"usage: touchstone VERB [ARGUMENT …]\n\n{listed}\n\nArguments and examples: touchstone VERB --help"
+    return f"usage: touchstone VERB [ARGUMENT …]\n\n{listed}\n\nArguments and examples: touchstone VERB --help; as JSON: --json"
 
 
 def _refuse(verb: str) -> None:

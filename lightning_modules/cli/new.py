@@ -13,7 +13,7 @@ _NAME = "mylab"  # of the template's package
 
 
 @verb("FOLDER", ("mylab", "~/projects/vision-lab"))
-def main(target: Annotated[str, "a folder that does not exist; its name is that of the package"]) -> None:
+def main(target: Annotated[str, "a folder that does not exist; its name is that of the package"]) -> dict[str, Path]:
     """Write a project: conf/, a package with a LightningModule and a LightningDataModule, an experiment with a claim, tests
     and a Makefile."""
     folder = Path(target).expanduser().absolute()
@@ -32,3 +32,4 @@ def main(target: Annotated[str, "a folder that does not exist; its name is that 
         shutil.copy(source, path)
         path.write_text(path.read_text(encoding="utf-8").replace(_NAME, package), encoding="utf-8")
     print(f"{folder}\n\n  cd {target}\n  make train    # touchstone train task=mine data=mine\n  make test")
+    return {"folder": folder}

@@ -1,10 +1,11 @@
 """``touchstone predict``: classes and probabilities of files."""
 
+import csv
 import io
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from lightning_modules.cli.arguments import verb
 
@@ -18,7 +19,7 @@ def main(
     input: Annotated[Path, "file or folder with the samples"],
     output: Annotated[Path | None, "CSV file (default: the terminal)"] = None,
     encoding: Annotated[str | None, "encoding of text files, as in cp1252 (default: detected)"] = None,
-) -> None:
+) -> dict[str, Any]:
     """Write a CSV with class and probability (or values) for each sample of images, recordings, arrays (.npy), tables
     (.csv, .tsv, .parquet; columns are matched by name) or texts (.txt)."""
     from lightning_modules.data.text_encoding import check_encoding
@@ -36,3 +37,4 @@ def main(
         print(f"{count} samples: {output}")
     else:
         sys.stdout.write(table.getvalue())
+    return {"samples": count, "output": output, "predictions": list(csv.DictReader(io.StringIO(table.getvalue())))}

@@ -1,12 +1,12 @@
 """``touchstone reproduce``: papers' results, run over seeds and judged."""
 
-import sys
 from collections.abc import Sequence
 from typing import Annotated
 
 from annotated_types import Ge
 
 from lightning_modules.cli.arguments import verb
+from lightning_modules.cli.json_output import NotAsExpected
 from lightning_modules.config.errors import UserError
 
 
@@ -28,7 +28,7 @@ def main(
     partial: Annotated[bool, "with table=true: also where claims have no verdict yet"] = False,
     freeze: Annotated[bool, "write ten seeds or more as an internal reference"] = False,
     overrides: Annotated[Sequence[str], "any other KEY=VALUE makes a trial that is INVALID as a verdict"] = (),
-) -> None:
+) -> list[dict[str, object]]:
     """Run all seeds of claims, and test ours against the paper's. What is known already is not run again; the same command
     continues one that was interrupted."""
     chosen = [name for name, wanted in (("lint", lint), ("table", table), ("freeze", freeze)) if wanted]
@@ -48,5 +48,8 @@ def main(
         judge_only=judge,
         partial=partial,
     )
-    if not getattr(commands, chosen[0] if chosen else "verdicts")(request):
-        sys.exit(1)
+    is_good, rows = (getattr(commands, chosen[0])(request), []) if chosen else commands.verdicts(request)
+    result = [{"claim": row.claim_id, "verdict": row.judged.verdict, "expected": row.expected} for row in rows]
+    if not is_good:
+        raise NotAsExpected(result)
+    return result

@@ -9,8 +9,8 @@ from lightning_modules.cli.arguments import verb
 def main(
     target: Annotated[str, "id, its first 6 or more characters, or name of a run"],
     here: Annotated[bool, "use the current code instead of the recorded one, and report what changed"] = False,
-) -> None:
+) -> dict[str, str]:
     """Run the recorded config on the recorded code, and compare metric by metric."""
     from lightning_modules.tracking.rerun import rerun
 
-    rerun(target, here)
+    return {"run_id": rerun(target, here)}

@@ -1,6 +1,7 @@
 """``touchstone train``: one run, or with ``-m`` a sweep: every combination of values, or what a search proposes."""
 
 import sys
+from typing import Any
 
 import hydra
 from omegaconf import DictConfig
@@ -18,6 +19,7 @@ from lightning_modules.config.command_line import (
 from lightning_modules.config.project import CONF, add_config_roots
 from lightning_modules.config.trust import trust_packages
 from lightning_modules.sweep.hydra_plugin import (
+    GridSweeper,
     expand_sweep_name,
     refuse_former_budget,
     refuse_multiprocess_runs,
@@ -44,6 +46,9 @@ Examples:
 --cfg job prints the composed config; --hydra-help says what else Hydra can do."""
 
 
+_RESULT: dict[str, Any] = {}  # Hydra drops what the task function returns
+
+
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
 def task_function(cfg: DictConfig) -> float | str | None:
     """What Hydra calls for each job, with its composed config."""
@@ -57,23 +62,27 @@ def task_function(cfg: DictConfig) -> float | str | None:
         refuse_sweep_without_m(cfg)
         from lightning_modules.run.run import run
 
-        return run(complete_choices(cfg)).get("val/loss")
+        started = list[str]()
+        _RESULT["metrics"] = run(complete_choices(cfg), on_start=started.append)
+        _RESULT["run_id"] = next(iter(started), None)
+        return _RESULT["metrics"].get("val/loss")
 
 
-def main() -> None:
-    """Hand the overrides of this process to Hydra, or print the help."""
+def main() -> Any:
+    """Hand the overrides of this process to Hydra, or print the help. Returns the run, or the trials of a sweep."""
     add_config_roots(config_dirs(sys.argv[1:]))
     if {"--help", "-h"} & set(sys.argv[1:]):  # Hydra's own help composes a config for each group, which takes a second
         options = {group: options_of(group) for group in (*GROUPS, "hydra/sweeper", "hydra/launcher")}
         print(
             HELP.format(groups="\n".join(f"  {group}: {', '.join(sorted(found))}" for group, found in options.items()))
         )
-        return
+        return None
     sys.argv[1:] = quote_run_ids(move_flags_last(sys.argv[1:]))
     expand_sweep_name()
     refuse_former_budget(sys.argv[1:])
     register()
     task_function()
+    return _RESULT or {"trials": GridSweeper.trials}
 
 
 if __name__ == "__main__":  # how Lightning starts the other ranks

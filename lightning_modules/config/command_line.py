@@ -72,8 +72,8 @@ def ignore_sigint() -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def run_cli(main: Callable[[], Any]) -> None:
-    """Run a verb's `main`; errors and signals become messages and exit codes (see `report_errors`)."""
+def run_cli(main: Callable[[], Any]) -> Any:
+    """Run a verb's `main` and return its result; errors and signals become messages and exit codes (see `report_errors`)."""
     if os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0"):
         os.environ["TOUCHSTONE_TRACEBACK"] = "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # `hydra.main` raises where it would print its own message and exit
@@ -82,7 +82,7 @@ def run_cli(main: Callable[[], Any]) -> None:
             stream.reconfigure(errors="backslashreplace")
     with report_errors(), signals_as_exceptions():
         _reject_empty_arguments(sys.argv[1:])
-        main()
+        return main()
 
 
 def _reject_empty_arguments(words: Sequence[str]) -> None:

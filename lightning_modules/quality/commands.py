@@ -42,8 +42,8 @@ def compose_quality(overrides: Sequence[str]) -> DictConfig:
         raise UserError(text) from error
 
 
-def inspect_data(cfg: DictConfig) -> None:
-    """Run all checks; print and log the report, and write it to the folder `out` if it is set."""
+def inspect_data(cfg: DictConfig) -> dict[str, Any]:
+    """Run all checks; print, log and return the report, and write it to the folder `out` if it is set."""
     settings, store = _prepare(cfg)
     data = read_by_index(_data_config(cfg, "data"))
     other = read_by_index(_data_config(cfg, "other")) if cfg.get("other") else None
@@ -51,16 +51,17 @@ def inspect_data(cfg: DictConfig) -> None:
     found = build_report(findings, other)
     show_report(found)
     if store is None and not cfg.out:
-        return
+        return found
     with tempfile.TemporaryDirectory() as folder:
         files = write_report(Path(cfg.out or folder).expanduser(), findings, found)
         for path in files if cfg.out else ():
             print(f"written: {path}")
         log_results(store, cfg.tracking.experiment, "inspect", _logged_config(cfg), found, report_metrics(found), files)
+    return found
 
 
-def write_exclusions(cfg: DictConfig) -> None:
-    """Write the list of samples to exclude."""
+def write_exclusions(cfg: DictConfig) -> dict[str, Any]:
+    """Write the list of samples to exclude, and return it."""
     settings, store = _prepare(cfg)
     data = build_data(_data_config(cfg, "data"))
     record = exclusions(find_issues(data, settings, wants_labels=settings.rules.label_errors != 0))
@@ -72,10 +73,11 @@ def write_exclusions(cfg: DictConfig) -> None:
     metrics = {"excluded": float(counts.total())}
     metrics |= {f"excluded/{kind.replace(' ', '_')}": float(count) for kind, count in counts.items()}
     log_results(store, cfg.tracking.experiment, "clean", _logged_config(cfg), record, metrics, [path])
+    return {"path": path, **record}
 
 
-def write_split(cfg: DictConfig) -> None:
-    """Write the split; exit with 1 if one of its checks fails."""
+def write_split(cfg: DictConfig) -> dict[str, Any]:
+    """Write the split and return it; exit with 1 if one of its checks fails."""
     settings, store = _prepare(cfg)
     data = build_data(_data_config(cfg, "data"))
     found = replace_non_finite(describe_split(find_issues(data, settings, wants_labels=False)))
@@ -88,6 +90,7 @@ def write_split(cfg: DictConfig) -> None:
     log_results(store, cfg.tracking.experiment, "split", _logged_config(cfg), found, metrics, [path])
     if not all(check["holds"] for check in found["checks"].values()):
         sys.exit(1)
+    return {"path": path, **found}
 
 
 def _prepare(cfg: DictConfig) -> tuple[QualitySettings, Store | None]:

@@ -36,11 +36,11 @@ MIN_FROZEN_SEEDS = 10
 REFERENCE_SUFFIX = "_frozen"
 
 
-def verdicts(request: ClaimRequest) -> bool:
-    """Run, judge and print the claims; return whether each has an expected verdict."""
+def verdicts(request: ClaimRequest) -> tuple[bool, list[ClaimRow]]:
+    """Run, judge and print the claims; return whether each has an expected verdict, and their rows."""
     rows = reproduce(request)
     open_console(min_width=200).print(rows_to_terminal(rows))
-    return all_expected(rows) and len(rows) == len(select_claims(request))
+    return all_expected(rows) and len(rows) == len(select_claims(request)), rows
 
 
 def lint(request: ClaimRequest) -> bool:

@@ -23,6 +23,7 @@ class GridSweeper(Sweeper):
     """Every combination of the values on the command line."""
 
     kind = "grid"
+    trials: Any = None  # of the last sweep: Hydra drops what `sweep` returns
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.context, self.task_function, self.config = hydra_context, task_function, config
@@ -39,7 +40,8 @@ class GridSweeper(Sweeper):
             request = SweepRequest(
                 self.kind, self.config, arguments, self.context.config_loader, launcher=self._chosen_launcher
             )
-            return run_sweep(request)
+            GridSweeper.trials = run_sweep(request)
+            return GridSweeper.trials
 
     def _chosen_launcher(self) -> Launcher | None:
         """The launcher of ``hydra/launcher=…``; None for the pool."""

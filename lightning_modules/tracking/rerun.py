@@ -36,8 +36,8 @@ from lightning_modules.tracking.tags import (
 from lightning_modules.tracking.user_code import digest, user_modules
 
 
-def rerun(wanted: str, here: bool = False) -> None:
-    """Rerun `wanted` as a new run, print each metric as equal or different, and exit with 1 if one differs.
+def rerun(wanted: str, here: bool = False) -> str:
+    """Rerun `wanted` as a new run, print each metric as equal or different, exit with 1 if one differs; return its id.
 
     Args:
         wanted: id, id prefix or name of a run.
@@ -63,6 +63,7 @@ def rerun(wanted: str, here: bool = False) -> None:
     if different:
         _print_environment_changes(store, run)
         sys.exit(1)
+    return new
 
 
 @contextlib.contextmanager
