@@ -158,6 +158,11 @@ class InMemoryData(pl.LightningDataModule):
         """Return the module that maps raw samples to model input; it may be fitted on ``x[train]`` only."""
         return nn.Identity()
 
+    def build_split(self, arrays: RawDataset) -> dict[str, Tensor]:
+        """Return the sorted indices of "train", "val" and "test"."""
+        test_count = None if arrays.test is None else len(arrays.test[1])
+        return split(arrays.y, self.plan, test_count, arrays.val, arrays.class_names)
+
     def setup(self, stage: str | None = None) -> None:
         """Load, split and fit the preprocessing; only the first call has an effect.
 
@@ -173,8 +178,7 @@ class InMemoryData(pl.LightningDataModule):
             )
         y_test = None if arrays.test is None else arrays.test[1]
         check_classes(arrays.y, y_test, arrays.class_names)
-        test_count = None if y_test is None else len(y_test)
-        self.splits = split(arrays.y, self.plan, test_count, arrays.val, arrays.class_names)
+        self.splits = self.build_split(arrays)
         if self.exclude:
             self.splits = drop_excluded(
                 self.splits, self.exclude, arrays.test is not None, self.exclude_test, lambda: self._content(arrays)

@@ -70,8 +70,8 @@ def split(
     if val is None:
         val = _draw(y, pool, "val_fraction", plan.val_fraction, base, [plan.split_seed, VAL])
         pool = remove(pool, val)
-    train = _subsample(y, pool, plan, names)
-    _check_classes(y, train, names)
+    train = subsample(y, pool, plan, names)
+    check_trained_classes(y, train, names)
     return {"train": train, "val": val.sort().values, "test": test}
 
 
@@ -112,7 +112,8 @@ def _draw(y: Tensor, pool: Tensor, key: str, fraction: float, base: int, stream:
     return ordered[torch.from_numpy(places)].sort().values
 
 
-def _subsample(y: Tensor, pool: Tensor, plan: SplitPlan, names: Sequence[str] | None) -> Tensor:
+def subsample(y: Tensor, pool: Tensor, plan: SplitPlan, names: Sequence[str] | None) -> Tensor:
+    """Return the part of `pool` that `fraction` or `per_class` leaves."""
     if plan.per_class is None:
         if plan.fraction == 1:
             return pool
@@ -140,7 +141,8 @@ def _add_missing_classes(y: Tensor, pool: Tensor, drawn: Tensor, seed: int) -> T
     return torch.cat([drawn, *added]).sort().values
 
 
-def _check_classes(y: Tensor, train: Tensor, names: Sequence[str] | None) -> None:
+def check_trained_classes(y: Tensor, train: Tensor, names: Sequence[str] | None) -> None:
+    """Raise UserError if the training part is empty or lacks a class."""
     if len(train) == 0:
         raise UserError("the training part is empty: lower data.val_fraction or data.test_fraction")
     if y.is_floating_point():

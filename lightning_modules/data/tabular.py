@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import torch
-from hydra.utils import get_class
+from hydra.utils import get_class, get_method
 from sklearn import datasets
 from torch import Tensor, nn
 
@@ -28,6 +28,7 @@ Categories = Literal["one_hot", "ordinal", "target"]
 Scaling = Literal["standardise", "normalise", "robust", "quantile", "power", "none"]
 DatePart = Literal["year", "month", "day", "weekday", "hour"]
 PREPARATION = "lightning_modules.zoo.data.table_preparation.TablePreparation"
+SPLIT = "lightning_modules.zoo.data.table_splits.split_rows"
 
 
 class Tabular(InMemoryData):
@@ -46,6 +47,7 @@ class Tabular(InMemoryData):
         missing, categories, clip_z, log, dates: preparation of features, see conf/data/tabular.yaml; null rejects missing
             values, text and dates.
         columns: the same keys, or "drop", for single columns.
+        split_by: a column, no feature, whose groups stay together; with split="time" the latest rows are tested.
     """
 
     @bounded
@@ -64,6 +66,8 @@ class Tabular(InMemoryData):
         log: bool = False,
         dates: Sequence[DatePart] | None = None,
         columns: Mapping[str, Any] | None = None,
+        split: Literal["random", "time"] = "random",
+        split_by: str | None = None,
         **settings: Any,
     ) -> None:
         check_encoding(encoding)
@@ -73,6 +77,11 @@ class Tabular(InMemoryData):
             raise UserError("data.target is missing: set it to the column of data.path to predict")
         if path is not None and Path(path).suffix.lower() not in SUFFIXES:
             raise UserError(f"data.path={path}: expected a file with suffix {', '.join(SUFFIXES)}")
+        if split == "time" and split_by is None:
+            raise UserError("data.split=time: set data.split_by to the column of times")
+        if split_by is not None and split_by in ([target] if isinstance(target, str) else target or ()):
+            raise UserError(f"data.split_by={split_by} is the target: choose another column")
+        self.split_mode, self.split_by = split, split_by
         self.bundled = name
         self.path = Path(path).expanduser() if path else None
         self.targets = [target] if isinstance(target, str) else [str(column) for column in target or ()]
@@ -100,6 +109,12 @@ class Tabular(InMemoryData):
             table, target, names = *self._read_file(), None
         else:
             table, target, names = self._read_bundled()
+        if self.split_by:
+            if self.split_by not in table:
+                raise UserError(
+                    f"data.split_by={self.split_by} is not a column: {suggest(self.split_by, table.columns)}"
+                )
+            self.split_values = table.pop(self.split_by)
         if table.empty:
             raise UserError(f"{what}: the table has no rows or no feature columns")
         x = self.preparation.encode(table, what) if self.preparation else self._features(to_numbers(table, what))
@@ -177,6 +192,14 @@ class Tabular(InMemoryData):
             warn_identifiers(written, what)
         [labels] = normalize_labels([labels], what)
         return pd.Series(labels, name=target.name, dtype=object)
+
+    def build_split(self, arrays: RawDataset) -> dict[str, Tensor]:
+        """Split by the column `split_by`, if there is one."""
+        if not self.split_by:
+            return super().build_split(arrays)
+        by_time, names = self.split_mode == "time", arrays.class_names
+        parts: dict[str, Tensor] = get_method(SPLIT)(arrays.y, self.plan, self.split_values, by_time, names)
+        return parts
 
     def build_preprocess(self, x: SampleSource, train: Tensor) -> nn.Module:
         """Scale according to `scaling`, or fit the preparation."""
