@@ -50,8 +50,9 @@ class TableInput:
         """Return raw samples [N, F] as a table; categories and dates as text."""
         table = pd.DataFrame(x, columns=list(self.columns))
         for name, known in self.categories.items():
-            texts = {float(code): text for code, text in enumerate(known)}
-            table[name] = [texts.get(code) for code in table[name]]
+            codes = pd.Series(table[name])  # of training samples with target encoding: those of their fold
+            codes = codes.where(codes < len(known) + 2, (codes - len(known) - 2) % (len(known) + 1))
+            table[name] = codes.map(dict(enumerate(known)))
         for name in self.dates:
             table[name] = pd.to_datetime(table[name], unit="s").dt.strftime("%Y-%m-%dT%H:%M:%S")
         return table

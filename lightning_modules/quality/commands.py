@@ -2,7 +2,7 @@
 
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from lightning_modules.config.command_line import override_mistakes
 from lightning_modules.config.errors import UserError, first_line
 from lightning_modules.config.search_path import config_search_path
+from lightning_modules.data.in_memory import InMemoryData
 from lightning_modules.quality.exclusion_list import describe_split, exclusions
 from lightning_modules.quality.findings import build_report, find_issues
 from lightning_modules.quality.indexed_data import read_by_index
@@ -25,9 +26,13 @@ from lightning_modules.quality.outputs import (
     write_report,
 )
 from lightning_modules.quality.settings import QualitySettings, parse_settings
+from lightning_modules.quality.table_columns import repaired_table, write_table
 from lightning_modules.quality.terminal_report import count_exclusions, show_exclusions, show_report, show_split
 from lightning_modules.run.build import build_data
 from lightning_modules.tracking.store import Store, open_store
+
+# With these a table is read that cannot be used as it is.
+TABLE_SETTINGS: dict[str, object] = {"missing": "mean", "categories": "ordinal", "dates": ["year", "month", "day"]}
 
 
 def compose_quality(overrides: Sequence[str]) -> DictConfig:
@@ -45,8 +50,8 @@ def compose_quality(overrides: Sequence[str]) -> DictConfig:
 def inspect_data(cfg: DictConfig) -> dict[str, Any]:
     """Run all checks; print, log and return the report, and write it to the folder `out` if it is set."""
     settings, store = _prepare(cfg)
-    data = read_by_index(_data_config(cfg, "data"))
-    other = read_by_index(_data_config(cfg, "other")) if cfg.get("other") else None
+    data = _read(cfg, "data", read_by_index)
+    other = _read(cfg, "other", read_by_index) if cfg.get("other") else None
     findings = find_issues(data, settings)
     found = build_report(findings, other)
     show_report(found)
@@ -63,9 +68,14 @@ def inspect_data(cfg: DictConfig) -> dict[str, Any]:
 def write_exclusions(cfg: DictConfig) -> dict[str, Any]:
     """Write the list of samples to exclude, and return it."""
     settings, store = _prepare(cfg)
-    data = build_data(_data_config(cfg, "data"))
+    data = _read(cfg, "data")
     record = exclusions(find_issues(data, settings, wants_labels=settings.rules.label_errors != 0))
     path = Path(cfg.out).expanduser() if cfg.out else default_path("exclude", record)
+    if cfg.table:
+        listed: Any = record["excluded"]
+        excluded = [entry["index"] for entry in listed if entry["part"] == "pool"]
+        write_table(Path(cfg.table).expanduser(), repaired_table(data, excluded))
+        print(f"written: {cfg.table}, the repaired table")
     write_json(path, record)
     show_exclusions(record)
     print(f"written: {path}\nuse it with: data.exclude={path}")
@@ -79,7 +89,7 @@ def write_exclusions(cfg: DictConfig) -> dict[str, Any]:
 def write_split(cfg: DictConfig) -> dict[str, Any]:
     """Write the split and return it; exit with 1 if one of its checks fails."""
     settings, store = _prepare(cfg)
-    data = build_data(_data_config(cfg, "data"))
+    data = _read(cfg, "data")
     found = replace_non_finite(describe_split(find_issues(data, settings, wants_labels=False)))
     path = Path(cfg.out).expanduser() if cfg.out else default_path("split", found)
     write_json(path, found)
@@ -111,6 +121,21 @@ def _data_config(cfg: DictConfig, key: str) -> DictConfig:
     if not (OmegaConf.is_config(node) and node.get("_target_")):
         raise UserError(f"{key}={node}: expected a data set, for example {key}=digits")
     return OmegaConf.create({"data": OmegaConf.to_container(node, resolve=True)})
+
+
+def _read(cfg: DictConfig, key: str, read: Callable[[DictConfig], InMemoryData] = build_data) -> InMemoryData:
+    """Read the data of a key; a table that cannot be used as it is with `TABLE_SETTINGS`."""
+    given = _data_config(cfg, key)
+    try:
+        return read(given)
+    except UserError:
+        if not str(given.data._target_).endswith(".Tabular"):
+            raise
+    unset = {name: value for name, value in TABLE_SETTINGS.items() if not given.data.get(name)}
+    found = read(OmegaConf.create({"data": {**given.data, **unset}}))
+    listed = " ".join(f"{key}.{name}={value}" for name, value in unset.items())
+    print(f"the table has columns that cannot be used as they are; read with {listed}", file=sys.stderr)
+    return found
 
 
 COMMANDS = {"inspect": inspect_data, "clean": write_exclusions, "split": write_split}

@@ -19,6 +19,7 @@ from lightning_modules.quality.label_errors import LabelErrors, class_balance, f
 from lightning_modules.quality.samples import Samples, collect_samples
 from lightning_modules.quality.settings import QualitySettings
 from lightning_modules.quality.similar_pairs import find_similar_pairs
+from lightning_modules.quality.table_columns import describe_columns
 from lightning_modules.quality.value_statistics import column_outliers, describe_values, find_outliers
 
 MAX_LISTED = 100  # samples or groups listed in the report
@@ -109,6 +110,7 @@ def build_report(findings: Findings, other: InMemoryData | None = None) -> dict[
         "samples": len(samples),
         "balance": class_balance(samples),
         "values": describe_values(samples),
+        "columns": describe_columns(samples.data, settings.outlier_z),
         "duplicates": {
             "near_threshold": settings.threshold(samples.domain),
             **twice.summarize_duplicates(findings.duplicates, samples),

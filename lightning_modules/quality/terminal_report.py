@@ -9,6 +9,7 @@ from rich.table import Table
 from lightning_modules.report.tables import open_console, terminal_table
 
 MAX_EXAMPLES = 5  # examples per kind of issue
+MAX_COLUMNS = 50  # columns of a table that are listed
 
 
 def show_report(report: dict[str, Any]) -> None:
@@ -16,6 +17,8 @@ def show_report(report: dict[str, Any]) -> None:
     out = open_console()
     out.print(_balance(report["balance"], report["data"]))
     out.print(_findings(report))
+    if report["columns"]:
+        out.print(_columns(report["columns"]))
     for line in _examples(report):
         out.print(line, markup=False, soft_wrap=True)
     for note in report["notes"]:
@@ -65,6 +68,15 @@ def _findings(report: dict[str, Any]) -> Table:
         rows.append(("drifted columns", drift["drifted_columns"], _drift(drift)))
     cells = [(issue, f"{count:,}", text) for issue, count, text in rows]
     return terminal_table(["issue", "count", "found"], cells, left=(0, 2))
+
+
+def _columns(columns: list[dict[str, Any]]) -> Table:
+    """The columns that need attention: text, dates, missing values, outliers, constant or equal."""
+    wrong = [c for c in columns if c["kind"] != "number" or c["missing"] or c["outliers"] or c["issue"]]
+    keys = ("column", "kind", "missing", "distinct", "outliers", "issue")
+    rows = [[f"{c[key]:,}" if isinstance(c[key], int) else c[key] for key in keys] for c in wrong[:MAX_COLUMNS]]
+    title = f"{len(wrong)} of {len(columns)} columns need attention"
+    return terminal_table(keys, rows, left=(0, 1, 5), title=title)
 
 
 def _drift(drift: dict[str, Any]) -> str:

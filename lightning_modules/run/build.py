@@ -231,6 +231,8 @@ def _with_synced_batch_norm(task: Supervised, data: InMemoryData) -> bool:
 def build_augmentation(node: DictConfig, data: Any) -> nn.Module:
     """Instantiate transforms and prepare them for the data. Raises UserError if these lack what a transform reads."""
     transforms: Any = instantiate(node)
+    if (text := getattr(getattr(data, "inputs", None), "categories", None)) and node.get("transforms", True):
+        raise UserError(f"augmentation: it would change the codes of columns of text: {', '.join(text)}; drop these")
     if hasattr(transforms, "prepare"):
         try:
             transforms.prepare(getattr(data, "source", data))

@@ -72,4 +72,6 @@ def test_columns_that_cannot_split_are_explained(tmp_path: Path, settings: dict[
     hole = [0.0, 1, np.nan, *range(N - 3)]
     TABLE.assign(word="soon", hole=hole, two=TABLE["patient"] % 2).to_csv(tmp_path / "table.csv", index=False)
     with pytest.raises(UserError, match=message):
-        Tabular(name=None, path=tmp_path / "table.csv", target="sick", categories="ordinal", missing="mean", **settings).setup()
+        Tabular(
+            name=None, path=tmp_path / "table.csv", target="sick", categories="ordinal", missing="mean", **settings
+        ).setup()

@@ -81,7 +81,8 @@ class TablePreparation:
 
     def content(self, x: Tensor, y: Tensor) -> str:
         """Return the sha256 of the raw values; codes stand for texts, which are part of it."""
-        texts = json.dumps([self.inputs.plain(), tensor_digest(x, y)], sort_keys=True)
+        read = {key: value for key, value in self.inputs.plain().items() if key != "optional"}
+        texts = json.dumps([read, tensor_digest(x, y)], sort_keys=True)
         return hashlib.sha256(texts.encode()).hexdigest()
 
     def fit(self, x: Tensor, y: Tensor, train: Tensor) -> PreparedTable:
