@@ -12,7 +12,7 @@ from lightning_modules.report import figures
 
 
 class TestPlots(Callback):
-    """Plots the module's ``test_buffer`` (scores [N, K] or [N], targets) after the test.
+    """Plots the module's ``test_buffer`` (scores [N, K] or [N], targets, …) after the test.
 
     Class targets give a confusion matrix (also as CSV) and ROC curves, others predicted against true values.
     """
@@ -25,7 +25,7 @@ class TestPlots(Callback):
         kept: Any = getattr(pl_module, "test_buffer", None)
         if kept is None or not trainer.is_global_zero:
             return
-        scores, targets = (part.cpu() for part in kept)
+        scores, targets = (part.cpu() for part in kept[:2])
         self.folder.mkdir(parents=True, exist_ok=True)
         for name, figure in self._figures(scores, targets).items():
             figure.savefig(self.folder / f"{name}.png", dpi=120)

@@ -36,7 +36,7 @@ class EvaluatedModule(pl.LightningModule):
         self.seed = seed
         self.generator = torch.Generator()
         self.prediction_buffers = {part: PredictionBuffer() for part in ("val", "test", "tta/test")}
-        self.test_buffer: tuple[Tensor, Tensor] | None = None  # scores and targets of the last test
+        self.test_buffer: tuple[Tensor, Tensor, Tensor, Tensor] | None = None  # of the last test, see `_evaluate`
         self.tested_step = 0  # the step of the weights that are tested
         self._metrics: dict[str, MetricCollection] = {}
         self._warned: set[str] = set()  # parts
@@ -119,12 +119,13 @@ class EvaluatedModule(pl.LightningModule):
 
     def _evaluate(
         self, part: str, stage: str, step: int, extra_metrics: Mapping[str, float] | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Compute and log the loss and the metrics of `stage` over a whole split; return scores and targets.
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Compute and log the loss and the metrics of `stage` over a whole split; return scores, targets, outputs, index.
 
         Each sample counts once, whatever the number of processes.
         """
-        outputs, y = self.prediction_buffers[part].collect(self.all_gather if self.trainer.world_size > 1 else None)
+        gather = self.all_gather if self.trainer.world_size > 1 else None
+        outputs, y, index = self.prediction_buffers[part].collect(gather)
         if stage not in self._metrics:
             self._metrics[stage] = self.build_metrics(stage).to(outputs.device)
         scores = self.scores(outputs)
@@ -136,7 +137,7 @@ class EvaluatedModule(pl.LightningModule):
             named = {f"{part}/{key}": value.float() for key, value in self._flatten(values).items()}
             self._log_metrics(named, step, extra_metrics)
             self._warn_of_undefined(part, named, outputs, y)
-        return scores, y
+        return scores, y, outputs, index
 
     def _log_metrics(
         self, values: dict[str, Tensor], step: int, extra_metrics: Mapping[str, float] | None = None

@@ -18,11 +18,11 @@ from torchmetrics import regression as r
 
 from lightning_modules.config.errors import UserError, suggest
 
-_MAX_RANKS = 2**20
+MAX_RANKS = 2**20
 
 
 class PredictionBuffer:
-    """Stores (outputs, targets, index) of every batch; `collect` returns each sample once, in the order of the set."""
+    """Stores (outputs, targets, index) of every batch; `collect` returns each sample once."""
 
     def __init__(self) -> None:
         self._parts: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -31,11 +31,11 @@ class PredictionBuffer:
         """Store a batch: outputs [B, K], targets [B] or [B, D], index [B] (None: the ranks take the samples in turn)."""
         if index is None:
             first = sum(len(part[1]) for part in self._parts)
-            index = torch.arange(first, first + len(y), device=y.device) * _MAX_RANKS + rank
+            index = torch.arange(first, first + len(y), device=y.device) * MAX_RANKS + rank
         self._parts.append((outputs.detach().float(), y, index))
 
-    def collect(self, all_gather: Callable[[Tensor], Any] | None) -> tuple[Tensor, Tensor]:
-        """Empty the buffer and return (outputs, targets), without duplicates from padding; ordered by index if gathered.
+    def collect(self, all_gather: Callable[[Tensor], Any] | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Empty the buffer and return (outputs, targets, index), without padding; ordered by index if gathered.
 
         `all_gather` maps a tensor [N, …] of each of W processes to [W, N, …].
         """
@@ -44,7 +44,7 @@ class PredictionBuffer:
         outputs, y, index = (torch.cat(part) for part in zip(*self._parts, strict=True))
         self._parts = []
         if all_gather is None:
-            return outputs, y
+            return outputs, y, index
         missing = int(all_gather(torch.tensor(len(index), device=index.device)).max()) - len(index)
         if missing:  # N must be the same in all processes: the last sample is repeated
             outputs, y, index = (
@@ -55,10 +55,9 @@ class PredictionBuffer:
         first = torch.ones_like(order, dtype=torch.bool)
         first[1:] = index[order][1:] != index[order][:-1]
         kept = order[first]
-        return outputs[kept], y[kept]
+        return outputs[kept], y[kept], index[kept]
 
 
-Kind = str
 Names = Mapping[str, Sequence[Any]]  # of each stage: names, or objects of torchmetrics
 # every process has all predictions (`PredictionBuffer`), so metrics must not be summed over ranks
 NO_SYNC = {"sync_on_compute": False}
@@ -101,7 +100,7 @@ def metric_suffixes(members: Sequence[str]) -> list[str]:
     return unique if len(set(unique)) == len(unique) else [f"{name}-{i}" for i, name in enumerate(plain)]
 
 
-def classification_metrics(kind: Kind, size: int, names: Sequence[str], top_k: int) -> MetricCollection:
+def classification_metrics(kind: str, size: int, names: Sequence[str], top_k: int) -> MetricCollection:
     """Metrics of probabilities [N, size] (binary: [N]) against classes [N] or labels [N, size].
 
     Averages are macro over the classes that have samples; ``accuracy`` is the fraction of correct samples (micro), and
@@ -130,7 +129,7 @@ def classification_metrics(kind: Kind, size: int, names: Sequence[str], top_k: i
     return _build_collection(known, wanted, kind, optional={f"top{top_k}_accuracy", "class_accuracy"})
 
 
-def _over_classes(cls: str, kind: Kind, size: int, each: bool = False) -> Metric:
+def _over_classes(cls: str, kind: str, size: int, each: bool = False) -> Metric:
     """A metric of torchmetrics over the classes or labels: its mean, or `each` value."""
     of = NO_SYNC if kind == "binary" else {_SIZE_ARGUMENT[kind]: size, "average": "none", **NO_SYNC}
     per_class = getattr(c, kind.capitalize() + cls)(**of)
@@ -152,7 +151,7 @@ class MacroAverage(Metric):
     total: Tensor
 
     def __init__(
-        self, per_class: Metric, kind: Kind, size: int, needs_negatives: bool = False, each: bool = False
+        self, per_class: Metric, kind: str, size: int, needs_negatives: bool = False, each: bool = False
     ) -> None:
         super().__init__(**NO_SYNC)
         self.per_class, self.kind, self.size, self.needs_negatives = per_class, kind, size, needs_negatives
@@ -186,7 +185,7 @@ class MacroAverage(Metric):
         self.per_class.reset()
 
 
-def samples_per_class(target: Tensor, kind: Kind, size: int) -> Tensor:
+def samples_per_class(target: Tensor, kind: str, size: int) -> Tensor:
     """Number of samples int64 [size] of each class [N] or label [N, size]; [1], the positive class, for ``binary``."""
     if kind == "multiclass":
         return target.bincount(minlength=size)

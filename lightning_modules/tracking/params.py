@@ -15,7 +15,7 @@ from lightning_modules.tracking.secrets import mask_secrets
 
 PARAM_LIMIT = 6000  # length limit of an MLflow param
 BOOKKEEPING = re.compile(  # how a run is recorded and displayed
-    r"^(name|resume|sweep|hydra|tracking|loggers|choices|callbacks\.(progress|summary|learning_rate|last))(\.|$)"
+    r"^(name|resume|sweep|hydra|tracking|loggers|choices|callbacks\.(progress|summary|learning_rate|last|test_predictions))(\.|$)"
 )
 
 _MODEL_PARAMS = (

@@ -8,15 +8,13 @@ from typing import Any
 
 from lightning_modules.config.flatten import flatten
 from lightning_modules.config.project import PACKAGE
+from lightning_modules.tracking.params import BOOKKEEPING
 from lightning_modules.tracking.store import Store
 from lightning_modules.tracking.tags import SIGNATURE_TAG
 from lightning_modules.tracking.user_code import digest, user_modules
 
-# Keys that affect how a run is recorded, displayed or distributed over cores, but not its results.
-_IGNORED_GROUPS = (
-    "tracking", "loggers", "name", "resume", "sweep", "search", "overrides", "choices", "cpu_threads", "steps_per_call",
-)  # fmt: skip
-_DISPLAY_KEYS = ("callbacks.progress.", "callbacks.summary.", "callbacks.learning_rate.", "callbacks.last.")
+# Beside `BOOKKEEPING`: keys that affect how a run is found or distributed over cores, but not its results.
+_IGNORED_GROUPS = ("search", "overrides", "cpu_threads", "steps_per_call")
 _LOCATION_KEYS = {
     "root", "path", "folder", "dirpath", "num_workers", "log_every_n_steps", "profiler", "threads", "timeout_s", "device",
 }  # fmt: skip
@@ -43,7 +41,7 @@ def run_signature(config: Mapping[str, Any], fingerprint: str) -> str:
 def affects_results(key: str) -> bool:
     """Whether a dotted config key affects results: it is not a path, logging, or about how work is distributed."""
     is_place = key.rpartition(".")[2] in _LOCATION_KEYS
-    return key.split(".")[0] not in _IGNORED_GROUPS and not f"{key}.".startswith(_DISPLAY_KEYS) and not is_place
+    return not BOOKKEEPING.match(key) and key.split(".")[0] not in _IGNORED_GROUPS and not is_place
 
 
 @functools.cache

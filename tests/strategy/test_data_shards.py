@@ -51,6 +51,6 @@ def test_predictions_of_uneven_shards_come_back_once_each_and_in_order(samples: 
     def all_gather(own: Tensor) -> Tensor:  # what each rank holds: equal numbers of samples, and these
         return torch.stack(next(parts)) if own.ndim else own.repeat(world_size)
 
-    outputs, y = buffer.collect(all_gather)
+    outputs, y, _ = buffer.collect(all_gather)
     assert outputs[:, 0].tolist() == list(range(100, 100 + samples))
     assert torch.equal(y, torch.arange(100, 100 + samples) % 3)
