@@ -1,5 +1,6 @@
 """What is shown of judged claims: the Markdown report of one, and the table of several, for Markdown and the terminal."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -74,6 +75,13 @@ def claim_report(claim_id: str, claim: Claim, values: SeedValues, judgement: Jud
         f"## What the source does not say\n\n{_bullet_list(claim.unknowns)}",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def claim_description(row: "ClaimRow", report: str) -> str:
+    """The report for a run's page: MLflow shows the first lines of a description, and overlaps those of headings."""
+    cells = [escape_markdown(cell) for cell in _row_cells(row)]
+    table = markdown_table([*COLUMNS[5:6], *COLUMNS[1:5]], [[*cells[5:6], *cells[1:5]]], left=range(5))
+    return f"{table}\n\n" + re.sub(r"^#+ (.*)$", r"**\1**", report, flags=re.MULTILINE)
 
 
 def _named_interval(ends: Ends, write: NumberFormatter, name: str = "95 % interval", sign: bool = False) -> str:

@@ -12,7 +12,7 @@ import yaml
 from lightning_modules.config.errors import UserError
 from lightning_modules.reproduction.claim import SeedValues
 from lightning_modules.reproduction.claim_plot import plot_claim
-from lightning_modules.reproduction.claim_report import ClaimRow, claim_report
+from lightning_modules.reproduction.claim_report import ClaimRow, claim_description, claim_report
 from lightning_modules.reproduction.committed_results import Result
 from lightning_modules.tracking.artifacts import artifact_path
 from lightning_modules.tracking.provenance_line import RunProvenance
@@ -55,7 +55,7 @@ def log_verdict(store: Store, parent: str, row: ClaimRow, values: SeedValues) ->
         CLAIM_TAG: row.claim_id,
         VERDICT_TAG: str(judged.verdict),
         CLAIM_EXPECTED_TAG: str(row.expected).lower(),
-        NOTE_TAG: f"##{report}"[:5000],  # MLflow overlaps the lines of a large heading
+        NOTE_TAG: claim_description(row, report)[:8000],
     }
     store.client.log_batch(parent, metrics=logged)
     store.set_tags(parent, tags)

@@ -16,6 +16,7 @@ from lightning_modules.run.serve import write_module_pyfunc, write_pyfunc
 from lightning_modules.task.supervised import Supervised
 from lightning_modules.tracking.record import Record
 from lightning_modules.tracking.secrets import mask_secrets
+from lightning_modules.tracking.store import page
 from lightning_modules.tracking.tags import NOTE_TAG
 
 _CURVE_POINTS = 5000
@@ -34,7 +35,7 @@ def publish(
     write_served(weights, data, task, not_servable, record.model_id, record.run_id)
     step = task.tested_step if isinstance(task, Supervised) else task.global_step
     note = run_description(record, metrics, not_servable=not_servable)
-    origin = f"Best weights of the run [{record.run_name}](#/experiments/{record.experiment_id}/runs/{record.run_id})."
+    origin = f"Best weights of the run [{record.run_name}]({page(record.experiment_id, f'runs/{record.run_id}')})."
     about = {NOTE_TAG: f"{origin}\n\n{note}"}
     record.send({"do": "model", "model_id": record.model_id, "step": step, "tags": about})
     record.send({"do": "tags", "tags": {NOTE_TAG: note}})

@@ -84,7 +84,7 @@ def metrics_of_children(results: Sequence[TrialResult], objectives: Mapping[str,
             found |= {f"{name}_mean": every.mean, f"{name}_std": every.std}
         if chosen := summarize(_values(best, name)):
             found |= {f"{name}_best": chosen.mean, f"{name}_pooled": _pooled(best, name)}
-    return {name: value for name, value in found.items() if value is not None}
+    return {name: float(f"{value:.12g}") for name, value in found.items() if value is not None}  # no rounding errors
 
 
 def _values(trials: Iterable[TrialResult], name: str) -> list[float]:

@@ -135,7 +135,7 @@ def mlflow_description(
     """
     metrics = test_metrics(results, objectives)
     titles = ["#", "run", "status", *(f"best {name}" for name in objectives), *metrics, "duration"]
-    top = f"{status_line(results)}\n\n{_markdown_best(results, objectives, experiment_id)}"
+    top = f"{status_line(results)}. {_markdown_best(results, objectives, experiment_id)}"
     top += markdown_table([escape_markdown(title) for title in titles], [], left=(1, 2)) + "\n"
     commands = f"\nResume:\n\n    {resume_command}\n\nCompare over seeds:\n\n    touchstone compare {run_id}\n"
     left, rows = DESCRIPTION_LIMIT - len(top) - len(commands) - 100, ""
@@ -155,11 +155,12 @@ def _markdown_best(results: Sequence[TrialResult], objectives: Mapping[str, str]
         winner, trials = ranked[0]
         values = format_objectives(winner, objectives)
         params = ", ".join(f"`{key}={value}`" for key, value in winner.params.items())
+        params = f" ({params})" if params else ""
         named = _link(winner, experiment_id) if len(trials) == 1 else escape_markdown(winner.name)
-        return f"**Best:** {named} with {values}\n\n{params}\n\n"
+        return f"**Best:** {named} with {values}{params}\n\n"
     front = [trial for one in pareto_front(results, objectives) for trial in one.trials]
     if len(objectives) < 2 or not front:
-        return ""
+        return "\n\n"
     links = ", ".join(_link(result, experiment_id) for result in front[:DESCRIPTION_ROWS])
     return f"**Pareto front of {', '.join(objectives)}** ({len(front)} runs): {links}\n\n"
 

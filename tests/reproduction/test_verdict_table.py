@@ -13,6 +13,7 @@ from lightning_modules.reproduction.claim import Claim, SeedValues, Verdict
 from lightning_modules.reproduction.claim_report import (
     COLUMNS,
     ClaimRow,
+    claim_description,
     claim_report,
     format_published,
     rows_to_markdown,
@@ -52,6 +53,15 @@ def test_a_row_has_the_numbers_of_both_and_where_theirs_come_from() -> None:
         "mnist1d/cnn", "92.3 % (Greydanus 2024, notebook)", "93.43 % [92.10, 94.76] (5)", "+1.13 [-0.20, +2.46]",
         "±1.00", "CONSISTENT within 2.46 (expected)", "13 min",
     ]  # fmt: skip
+
+
+def test_the_page_of_a_claim_begins_with_its_row_and_has_no_heading() -> None:
+    page = claim_description(ROW, claim_report(ROW.claim_id, ROW.claim, {"": {0: 93.4}}, JUDGED))
+    head, _, row, *rest = page.splitlines()
+    assert head.startswith("| verdict | paper | ours, 95 % interval (n) |")
+    assert row.startswith("| CONSISTENT within 2.46 (expected) | 92.3 % (Greydanus 2024, notebook) | 93.43 % ")
+    assert not [line for line in rest if line.startswith("#")], "MLflow overlaps the lines of headings"
+    assert "**mnist1d/cnn: CONSISTENT**" in rest and "**Deviations**" in rest
 
 
 @pytest.mark.parametrize(

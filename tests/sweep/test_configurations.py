@@ -60,7 +60,7 @@ def test_the_front_is_over_configurations() -> None:
 
 def test_the_description_names_the_configuration() -> None:
     note = mlflow_description(trials(), LOSS, "1", "f" * 32, RESUME)
-    assert "**Best:** lr=2, mean of 2 runs with val/loss 0.35\n\n`lr=2`" in note
+    assert "**Best:** lr=2, mean of 2 runs with val/loss 0.35 (`lr=2`)\n\n| \\# |" in note
 
 
 def test_the_sweeps_run_has_mean_spread_and_best(store: Any) -> None:
