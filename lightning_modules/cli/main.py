@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from lightning_modules.cli import completion
 from lightning_modules.cli.json_output import FLAG, print_json
 from lightning_modules.config.command_line import run_cli
 from lightning_modules.config.errors import UserError, suggest
@@ -25,6 +26,7 @@ VERBS = {  # cli/VERB.py has `main()`
     "augment": "write augmented copies of a training set",
     "store": "delete, keep, sync, relocate or prune recorded runs",
     "new": "write the folder of a project of your own",
+    "doctor": "print what this installation has, and how to get what is missing",
     "ui": "open MLflow's pages on this store",
 }
 
@@ -38,6 +40,14 @@ def main(verb: str | None = None) -> None:
         if not words or words[0] in ("-h", "--help"):
             print(overview())
             sys.exit(0 if words else 2)
+        if words[0] in ("--completion", "--complete"):
+            enter_project()
+            print(
+                "\n".join(
+                    [completion.SCRIPT] if words[0] == "--completion" else completion.complete(words[1], [*VERBS])
+                )
+            )
+            sys.exit(0)
         verb = words[0]
         if verb not in VERBS:
             _run(verb, lambda: _refuse(verb), as_json)
@@ -61,7 +71,8 @@ def _start(verb_main: Callable[[], Any]) -> Any:
 def overview() -> str:
     """All verbs, a line each."""
     listed = "\n".join(f"  {verb:10} {text}" for verb, text in VERBS.items())
-    return f"usage: touchstone VERB [ARGUMENT …]\n\n{listed}\n\nArguments and examples: touchstone VERB --help; as JSON: --json"
+    more = f"Arguments and examples: touchstone VERB --help; as JSON: --json\n\n{completion.INSTALL}"
+    return f"usage: touchstone VERB [ARGUMENT …]\n\n{listed}\n\n{more}"
 
 
 def _refuse(verb: str) -> None:

@@ -61,23 +61,24 @@ class CompactProgressBar(ProgressBar):
         """Count a batch: called by a loop that trains on several in one call."""
         self._counted_steps = True
         self._batches += 1
-        self._draw_when_due()
+        if self._is_due():
+            self._draw()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         if not self._counted_steps:
             self._batches = batch_idx + 1
-            self._draw_when_due()
+            if self._is_due():
+                self._draw()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._train is not None:
             self._draw(ended=True)
         self._stop()
 
-    def _draw_when_due(self) -> None:
-        if time.monotonic() - self._drawn >= 1 / max(self.refresh_rate, 1e-9):
-            self._draw()
+    def _is_due(self) -> bool:
+        return self.refresh_rate > 0 and time.monotonic() - self._drawn >= 1 / self.refresh_rate
 
     def _draw(self, ended: bool = False) -> None:
         """Redraw the line: the epoch, its batches, the time that remains, and the latest metrics."""
@@ -123,32 +124,6 @@ class CompactProgressBar(ProgressBar):
         return text
 
     # --- evaluation ------------------------------------------------------------------------------------------------
-    def _start_evaluation(self, text: str, batches: Sequence[float]) -> None:
-        progress, total = self._open(), sum(map(float, batches))
-        if progress is not None and total >= self.long_validation:
-            known = None if total == math.inf else total
-            self._evaluation = progress.add_task(text, total=known, batches="", time="", metrics="")
-
-    def _advance_evaluation(self) -> None:
-        if self._progress is None or self._evaluation is None:
-            return
-        self._progress.advance(self._evaluation)
-        if time.monotonic() - self._drawn >= 1 / max(self.refresh_rate, 1e-9):
-            self._drawn = time.monotonic()
-            task = self._progress.tasks[-1]
-            total = "" if task.total is None else f"/{task.total:.0f}"
-            self._progress.update(self._evaluation, batches=f"{task.completed:.0f}{total}")
-            self._progress.refresh()
-
-    def _end_evaluation(self) -> None:
-        if self._progress is not None and self._evaluation is not None:
-            self._progress.remove_task(self._evaluation)
-        self._evaluation = None
-        if self.trainer.state.fn != "fit":
-            self._stop()
-        elif self._train is not None:
-            self._draw()
-
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._start_evaluation("Validation", trainer.num_val_batches)
 
@@ -158,23 +133,34 @@ class CompactProgressBar(ProgressBar):
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._start_evaluation("Prediction", trainer.num_predict_batches)
 
+    def _start_evaluation(self, text: str, batches: Sequence[float]) -> None:
+        progress, total = self._open(), sum(map(float, batches))
+        if progress is not None and total >= self.long_validation:
+            known = None if total == math.inf else total
+            self._evaluation = progress.add_task(text, total=known, batches="", time="", metrics="")
+
     def on_validation_batch_end(self, *args: object, **kwargs: object) -> None:
-        self._advance_evaluation()
-
-    def on_test_batch_end(self, *args: object, **kwargs: object) -> None:
-        self._advance_evaluation()
-
-    def on_predict_batch_end(self, *args: object, **kwargs: object) -> None:
-        self._advance_evaluation()
+        if self._progress is None or self._evaluation is None:
+            return
+        self._progress.advance(self._evaluation)
+        if self._is_due():
+            self._drawn = time.monotonic()
+            task = self._progress.tasks[-1]
+            total = "" if task.total is None else f"/{task.total:.0f}"
+            self._progress.update(self._evaluation, batches=f"{task.completed:.0f}{total}")
+            self._progress.refresh()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._end_evaluation()
+        if self._progress is not None and self._evaluation is not None:
+            self._progress.remove_task(self._evaluation)
+        self._evaluation = None
+        if trainer.state.fn != "fit":
+            self._stop()
+        elif self._train is not None:
+            self._draw()
 
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._end_evaluation()
-
-    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._end_evaluation()
+    on_test_batch_end = on_predict_batch_end = on_validation_batch_end
+    on_test_end = on_predict_end = on_validation_end
 
     # --- the display ------------------------------------------------------------------------------------------------
     def _open(self) -> Progress | None:
@@ -200,9 +186,6 @@ class CompactProgressBar(ProgressBar):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._stop()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_progress": None, "_train": None, "_evaluation": None}
 
 
 def _duration(seconds: float) -> str:

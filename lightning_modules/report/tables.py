@@ -42,16 +42,17 @@ def terminal_table(
     title: str | None = None,
     styles: Sequence[str] = (),
 ) -> "Table":
-    """A rich table whose texts are shown as they are, without markup.
+    """A rich table whose texts are shown as they are, without markup. See `FittedTable` for one that is too wide.
 
     Args:
         left: the positions of left-aligned columns.
         styles: a style for each row, none by default.
     """
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=Text(title, style="bold") if title else None, title_justify="left")
+    from lightning_modules.report.fitted_table import FittedTable
+
+    table = FittedTable(title=Text(title, style="bold") if title else None, title_justify="left")
     for position, name in enumerate(columns):
         table.add_column(Text(name), justify="left" if position in left else "right", overflow="fold")
     for number, row in enumerate(rows):

@@ -48,3 +48,20 @@ def test_the_terminal_shows_brackets_as_they_are_and_styles_rows() -> None:
 
 def test_output_to_a_file_is_wide() -> None:
     assert open_console(200).width >= 200
+
+
+def test_a_table_that_is_too_wide_omits_constant_columns_and_names_them() -> None:
+    columns = ["run", "best val/accuracy", "status", "error", "test/accuracy", "duration"]
+    rows = [[f"run-{k} with a long name", f"0.9{k}", "FINISHED", "", "0.9912345678", f"{k} s"] for k in range(3)]
+
+    def printed(width: int, rows: list[list[str]] = rows) -> list[str]:
+        console = Console(file=io.StringIO(), width=width, record=True)
+        console.print(terminal_table(columns, rows))
+        return console.export_text().splitlines()
+
+    narrow = printed(80)
+    assert narrow[-1] == "all rows: status = FINISHED, error = (empty), test/accuracy = 0.9912345678"
+    assert max(map(len, narrow)) <= 80 and "run-2 with a long name" in narrow[-3] and "FINISHED" not in narrow[-3]
+    assert "FINISHED" in printed(120)[-2] and not printed(120)[-1].startswith("all rows")
+    assert max(map(len, printed(80, rows[:1]))) <= 80  # one row: no column is omitted
+    assert not printed(80, rows[:1])[-1].startswith("all rows")
