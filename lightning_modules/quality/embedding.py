@@ -12,8 +12,8 @@ from torch import Tensor
 
 from lightning_modules.config.errors import UserError
 from lightning_modules.data.float64_scaling import Float64Affine
-from lightning_modules.data.log_mel import POWER_FLOOR, as_float_audio, mel_filters
 from lightning_modules.quality.samples import Samples
+from lightning_modules.zoo.data.log_mel import POWER_FLOOR, as_float_audio, mel_filters
 
 MAX_SIDE = 32  # pixels; larger images are downsampled
 WINDOW, BANDS, FRAMES = 512, 32, 24  # of spectrograms

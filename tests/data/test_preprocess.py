@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from lightning_modules.config.errors import UserError
-from lightning_modules.data.log_mel import LogMel
 from lightning_modules.data.preprocess import MinMax, Standardize, check_constants, standardize
+from lightning_modules.zoo.data.log_mel import LogMel
 
 G = torch.Generator().manual_seed(0)
 IMAGES = torch.randint(0, 256, (700, 3, 5, 4), dtype=torch.uint8, generator=G)

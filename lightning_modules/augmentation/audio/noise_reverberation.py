@@ -18,8 +18,8 @@ from lightning_modules.augmentation.per_sample import check_range, require_prepa
 from lightning_modules.config.bounds import bounded
 from lightning_modules.config.errors import UserError
 from lightning_modules.data.in_memory import InMemoryData
-from lightning_modules.data.log_mel import as_float_audio
 from lightning_modules.data.preprocess import SampleSource
+from lightning_modules.zoo.data.log_mel import as_float_audio
 
 
 class BackgroundNoise(WaveTransform):

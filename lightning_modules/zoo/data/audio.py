@@ -12,9 +12,9 @@ from lightning_modules.config.bounds import Count, bounded
 from lightning_modules.data.class_folders import read_class_folders
 from lightning_modules.data.files import data_root
 from lightning_modules.data.in_memory import InMemoryData, RawDataset
-from lightning_modules.data.log_mel import LogMel, MelSpectrum, WindowLength, check_hop
 from lightning_modules.data.preprocess import CHUNK_SAMPLES, SampleSource
 from lightning_modules.zoo.data.audio_file import SUFFIXES, fit_length, read_recordings
+from lightning_modules.zoo.data.log_mel import LogMel, MelSpectrum, WindowLength, check_hop
 
 
 class AudioData(InMemoryData):

@@ -13,7 +13,7 @@ from lightning_modules.augmentation.audio.noise_reverberation import BackgroundN
 from lightning_modules.augmentation.audio.spec_augment import SpecAugment, ToLogMel
 from lightning_modules.config.errors import UserError
 from lightning_modules.data.compose import Compose
-from lightning_modules.data.log_mel import LogMel
+from lightning_modules.zoo.data.log_mel import LogMel
 
 WAVES = {
     "gain": Gain(),

@@ -7,7 +7,7 @@ import torch
 from synthetic_audio import generator
 
 from lightning_modules.augmentation.audio.spec_augment import SpecAugment, random_mask
-from lightning_modules.data.log_mel import LogMel
+from lightning_modules.zoo.data.log_mel import LogMel
 
 
 def test_a_mask_is_one_run_of_uniform_width_at_a_uniform_place() -> None:

@@ -7,7 +7,7 @@ from synthetic_audio import hiss, int16, sine
 
 from lightning_modules.config.errors import UserError
 from lightning_modules.data.fingerprint import describe_preprocess
-from lightning_modules.data.log_mel import POWER_FLOOR, LogMel, MelSpectrum
+from lightning_modules.zoo.data.log_mel import POWER_FLOOR, LogMel, MelSpectrum
 
 
 @pytest.mark.slow  # torchaudio is a reference, not a part
