@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +159,15 @@ def until(condition: Callable[[], Any], seconds: float = 150) -> None:
         time.sleep(0.05)
 
 
-def check_whole(store: Any, done: Any, trials: int, undisturbed: Any = None) -> None:
+Points = dict[str, list[tuple[int, float]]]  # of a run: those of each metric
+
+
+def points_of(store: Any, done: Any) -> list[Points]:
+    """The points of each trial of a sweep."""
+    return [metric_histories(store, child.run_id) for child in done.children]
+
+
+def check_whole(store: Any, done: Any, trials: int, undisturbed: Sequence[Points] = ()) -> None:
     """All trials are FINISHED, each has one run, no run has a step twice, and all values are those of the other sweep."""
     assert done.code == 0, done.said
     assert [child.status for child in done.children] == ["FINISHED"] * trials
@@ -167,13 +175,13 @@ def check_whole(store: Any, done: Any, trials: int, undisturbed: Any = None) -> 
     runs = store.client.search_runs(everywhere, f"tags.`mlflow.parentRunId` = '{done.parent.info.run_id}'", 1, 1000)
     assert len(runs) == trials
     assert done.parent.info.status == "FINISHED"
-    points = [metric_histories(store, child.run_id) for child in done.children]
+    points = points_of(store, done)
     for run in points:
         assert run["test/accuracy"]
         for metric, history in run.items():
             assert len({step for step, _ in history}) == len(history), metric
     if undisturbed:
-        assert points == [metric_histories(store, child.run_id) for child in undisturbed.children]
+        assert points == list(undisturbed[:trials])
 
 
 # --- kill -9 ------------------------------------------------------------------------------------------------------

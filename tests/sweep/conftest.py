@@ -1,13 +1,15 @@
 """A sweep in this process, its runs in processes of their own, recorded in the store of the test."""
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import interrupted
 import pytest
-from interrupted import CALLBACKS, Command, newest_sweep
+from interrupted import CALLBACKS, Command, Points, check_whole, newest_sweep, points_of
 from multirun import multirun
 
 QUICK = (
@@ -38,6 +40,24 @@ def sweep(store: Any, capfd: pytest.CaptureFixture[str]) -> Callable[..., Any]:
         return SimpleNamespace(children=children, parent=parent, code=code, said=said.out + said.err)
 
     return launch
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> list[Points]:
+    """The points of the seeds 0, 1 and 2 of `interrupted.QUICK`, in a sweep that nothing disturbs."""
+    from lightning_modules.sweep.trial_results import read_trial_results
+    from lightning_modules.tracking.store import open_store
+
+    folder = tmp_path_factory.mktemp("undisturbed") / "store"
+    shutil.copytree(empty_database.parent, folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
+        multirun([*interrupted.QUICK, "seed=range(3)", "sweep.name=whole"])
+        store = open_store()
+        whole = SimpleNamespace(parent=newest_sweep(store), code=0)
+        whole.children = read_trial_results(store, whole.parent.info.run_id)
+        check_whole(store, whole, 3)
+        return points_of(store, whole)
 
 
 @pytest.fixture

@@ -8,18 +8,19 @@ from typing import Any
 
 import psutil
 import pytest
-from interrupted import QUICK, check_whole, finished, gate, is_there, newest_parent, once, until
+from interrupted import QUICK, check_whole, finished, gate, is_there, newest_parent, once, points_of, until
 
 from lightning_modules.sweep.trial_results import read_trial_results
 from lightning_modules.tracking.artifacts import artifact_path
 from lightning_modules.tracking.rerun import metric_histories
 
 ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.timeout(600)  # the first waits for the undisturbed sweep too
 
 
 @pytest.mark.slow
 def test_a_run_then_the_sweep_killed_while_others_train_cost_nothing(
-    sweep: Any, launch: Any, place: Path, store: Any, monkeypatch: pytest.MonkeyPatch
+    sweep: Any, launch: Any, place: Path, store: Any, undisturbed: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from lightning_modules.sweep import sweep_store
 
@@ -45,15 +46,15 @@ def test_a_run_then_the_sweep_killed_while_others_train_cost_nothing(
     assert "Traceback" not in first.said() + "".join(log.read_text() for log in logs.iterdir())
     began = {int(file.stem) for file in place.glob("*.waits")}
     assert len(began) == 4  # the victim, its second attempt, the other, and the third trial: none twice
-    check_whole(store, gone_on, 3, sweep(*words, "sweep.name=whole", quick=False))
+    check_whole(store, gone_on, 3, undisturbed)
 
 
 @pytest.mark.slow
 def test_the_sweep_killed_with_all_its_runs_goes_on_from_their_checkpoints(
-    sweep: Any, launch: Any, place: Path, store: Any
+    sweep: Any, launch: Any, place: Path, store: Any, undisturbed: Any
 ) -> None:
     words = (*QUICK, "seed=range(3)", "sweep.retries=0", *gate(place, 2))
-    for _ in range(3):  # oftener than it is tried again: it is no fault of the trials
+    for _ in range(2):  # oftener than it is tried again: it is no fault of the trials
         command = launch(*words, "sweep=cut", "sweep.jobs=2")
         command.waiting(place, 2)
         for process in command.left():
@@ -61,18 +62,15 @@ def test_the_sweep_killed_with_all_its_runs_goes_on_from_their_checkpoints(
         command.ends()
     (place / "open").touch()
     gone_on = sweep(*words, "sweep.name=cut", quick=False)
-    check_whole(store, gone_on, 3, sweep(*words, "sweep.name=whole", quick=False))
+    check_whole(store, gone_on, 3, undisturbed)
 
 
 @pytest.mark.slow
-def test_a_killed_forkserver_costs_no_run(sweep: Any, place: Path, store: Any) -> None:
+def test_a_killed_forkserver_costs_no_run(sweep: Any, place: Path, store: Any, undisturbed: Any) -> None:
     words = (*QUICK, "seed=range(3)", "sweep.retries=0", "sweep.jobs=2")
-    (place / "done").touch()
-    whole = sweep(*words, *once(place, "kill_the_forkserver"), "sweep.name=whole", quick=False)
-    (place / "done").unlink()
     done = sweep(*words, *once(place, "kill_the_forkserver"), "sweep.name=cut", quick=False)
     assert (place / "done").exists()
-    check_whole(store, done, 3, whole)
+    check_whole(store, done, 3, undisturbed)
 
 
 def test_a_fork_server_that_dies_as_it_starts_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,7 +109,8 @@ def test_a_sweep_of_24_runs_on_mnist1d_killed_twice_ends_with_24_finished_runs(
     assert 14 <= before < 24
     gone_on = sweep(*words, "sweep.name=cut", "sweep.jobs=2", quick=False)
     assert f"{before} of them done already" in gone_on.said
-    check_whole(store, gone_on, 24, sweep(*words, "sweep.name=whole", "sweep.jobs=2", quick=False))
+    whole = sweep(*words, "sweep.name=whole", "sweep.jobs=2", quick=False)
+    check_whole(store, gone_on, 24, points_of(store, whole))
 
 
 @pytest.mark.long
@@ -171,7 +170,7 @@ def test_a_trial_has_one_process_at_a_time_and_goes_on_in_its_run(store: Any, tm
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_lets_runs_finish_their_epoch_and_the_sweep_can_go_on(
-    sweep: Any, launch: Any, place: Path, store: Any, number: int
+    sweep: Any, launch: Any, place: Path, store: Any, undisturbed: Any, number: int
 ) -> None:
     words = (*QUICK, "seed=range(3)", *gate(place))
     command = launch(*words, "sweep=cut", "sweep.jobs=2")
@@ -190,30 +189,30 @@ def test_a_signal_lets_runs_finish_their_epoch_and_the_sweep_can_go_on(
         losses = metric_histories(store, child.run_id)["val/loss"]
         assert len(losses) == 2  # epochs 0 and 1
     gone_on = sweep("sweep.resume=cut", quick=False)
-    check_whole(store, gone_on, 3, sweep(*words, "sweep.name=whole", quick=False))
+    check_whole(store, gone_on, 3, undisturbed)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("again", [1, 2], ids=["twice", "three times"])
-def test_a_second_signal_ends_all_at_once_and_the_sweep_can_go_on(
-    sweep: Any, launch: Any, place: Path, store: Any, again: int
+def test_a_second_signal_and_a_third_end_all_at_once_and_the_sweep_can_go_on(
+    sweep: Any, launch: Any, place: Path, store: Any, undisturbed: Any
 ) -> None:
     words = (*QUICK, "seed=range(3)", "sweep.retries=0", *gate(place))
-    command = launch(*words, "sweep=cut", "sweep.jobs=2")
-    command.waiting(place, 2)
-    command.signal_all(signal.SIGINT)
-    command.says("finish the current epoch")
-    for _ in range(again):
+    for again in (1, 2):
+        command = launch(*words, "sweep=cut", "sweep.jobs=2")
+        command.waiting(place, 2)
         command.signal_all(signal.SIGINT)
-        time.sleep(0.1)
-    assert command.ends() == 128 + signal.SIGINT  # though the gate is shut
-    assert "Traceback" not in command.said()
-    parent = newest_parent(store)
-    assert parent.info.status == "KILLED"
-    assert {child.status for child in read_trial_results(store, parent.info.run_id)} == {"KILLED"}
+        command.says("finish the current epoch")
+        for _ in range(again):
+            command.signal_all(signal.SIGINT)
+            time.sleep(0.1)
+        assert command.ends() == 128 + signal.SIGINT  # though the gate is shut
+        assert "Traceback" not in command.said()
+        parent = newest_parent(store)
+        assert parent.info.status == "KILLED"
+        assert {child.status for child in read_trial_results(store, parent.info.run_id)} == {"KILLED"}
     (place / "open").touch()
     gone_on = sweep(*words, "sweep.name=cut", quick=False)
-    check_whole(store, gone_on, 3, sweep(*words, "sweep.name=whole", quick=False))
+    check_whole(store, gone_on, 3, undisturbed)
 
 
 @pytest.mark.slow

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from interrupted import QUICK, check_whole, gate, once
+from interrupted import QUICK, check_whole, gate, once, points_of
 
 ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.timeout(600)  # the first waits for the undisturbed sweep too
 
 
 # --- several at once ----------------------------------------------------------------------------------------------
@@ -16,12 +17,9 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.mark.slow
 def test_eight_runs_at_a_time_lose_no_point(sweep: Any, store: Any) -> None:
     words = (*QUICK, "seed=range(8)", "trainer.max_epochs=2")
-    check_whole(
-        store,
-        sweep(*words, "sweep.jobs=8", "sweep.name=eight", quick=False),
-        8,
-        sweep(*words, "sweep.name=one", quick=False),
-    )
+    one_at_a_time = sweep(*words, "sweep.name=one", quick=False)
+    eight = sweep(*words, "sweep.jobs=8", "sweep.name=eight", quick=False)
+    check_whole(store, eight, 8, points_of(store, one_at_a_time))
 
 
 @pytest.mark.slow
@@ -35,7 +33,7 @@ def test_two_sweeps_at_once_on_one_store_lose_nothing(sweep: Any, launch: Any, p
     again = sweep(*words, "sweep.name=other", quick=False)  # trains nothing
     assert "4 of them done already" in again.said
     check_whole(store, mine, 4)
-    check_whole(store, again, 4, mine)
+    check_whole(store, again, 4, points_of(store, mine))
 
 
 # --- disks and files ----------------------------------------------------------------------------------------------
@@ -43,7 +41,7 @@ def test_two_sweeps_at_once_on_one_store_lose_nothing(sweep: Any, launch: Any, p
 
 @pytest.mark.slow
 def test_a_full_disk_is_told_and_once_there_is_room_the_sweep_goes_on(
-    sweep: Any, place: Path, small_disk: Path, store: Any
+    sweep: Any, place: Path, small_disk: Path, store: Any, undisturbed: Any
 ) -> None:
     words = (*QUICK, "seed=range(3)", "tracking.min_free_mb=0", *once(place, "fill_the_disk"))
     full = sweep(*words, "sweep.name=cut", quick=False)
@@ -52,8 +50,7 @@ def test_a_full_disk_is_told_and_once_there_is_room_the_sweep_goes_on(
     assert any(word in full.said.lower() for word in ("no space", "disk is full", "not enough disk space")), full.said
     (small_disk / "ballast").unlink()
     gone_on = sweep(*words, "sweep.name=cut", "sweep.retries=9", quick=False)
-    whole = sweep(*words, "sweep.name=whole", quick=False)
-    check_whole(store, gone_on, 3, whole)
+    check_whole(store, gone_on, 3, undisturbed)
 
 
 @pytest.mark.slow
@@ -84,12 +81,12 @@ def test_a_store_that_is_deleted_under_way_ends_the_sweep_with_a_word(launch: An
 
 
 @pytest.mark.slow
-def test_a_damaged_checkpoint_lets_its_trial_begin_anew(sweep: Any, place: Path, store: Any) -> None:
+def test_a_damaged_checkpoint_lets_its_trial_begin_anew(sweep: Any, place: Path, store: Any, undisturbed: Any) -> None:
     words = (*QUICK, "seed=range(2)", *once(place, "damage"))
     done = sweep(*words, "sweep.name=cut", quick=False)
     assert (place / "done").exists()
     assert "SIGKILL" in done.said
-    check_whole(store, done, 2, sweep(*words, "sweep.name=whole", quick=False))
+    check_whole(store, done, 2, undisturbed)
 
 
 SEARCH = (*QUICK, "hydra/sweeper=optuna", "optimizer.lr=tag(log,interval(1e-3,1e-1))", "trainer.max_epochs=1")
