@@ -251,6 +251,11 @@ class BufferedMLflowLogger(Logger):
         self._name_file(enqueue(self._client.tracking_uri, self.run_id, self._rows(list(self._points))))
         self._points.clear()
 
+    def close(self) -> None:
+        """Leave unsent points to the file `undelivered`: nothing here sends them any more."""
+        if self._sender is not None:
+            self.undelivered = self._sender.close()
+
     def _name_file(self, file: Path | None) -> None:
         """Warn once which file contains the unsent points."""
         before, self.undelivered = self.undelivered, file

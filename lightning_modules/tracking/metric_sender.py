@@ -68,6 +68,16 @@ class MetricSender:
                 self.file = enqueue(self._client.tracking_uri, self._run_id, new, self.file)
                 self._in_file = len(self._pending)
 
+    def close(self) -> Path | None:
+        """Send nothing more: the pending points are left to the file that is returned, which is no longer deleted here."""
+        with self._changed:
+            self.save()
+            file, self.file, self._in_file = self.file, None, 0
+            self._pending.clear()
+            self._retry = True
+            self._changed.notify_all()
+        return file
+
     def drain(self, seconds: float) -> bool:
         """Wait until all points have arrived, unless the server accepts none; return whether they have."""
         until = time.monotonic() + seconds
@@ -108,7 +118,7 @@ class MetricSender:
 
     def _arrived(self, count: int) -> None:
         with self._changed:
-            for _ in range(count):
+            for _ in range(min(count, len(self._pending))):  # none after `close`
                 self._pending.popleft()
             self._in_file = max(0, self._in_file - count)
             self._error, self._request_began = "", None

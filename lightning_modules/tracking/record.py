@@ -286,6 +286,7 @@ class Record:
     def _end(self, status: str) -> None:
         self.send({"do": "end", "status": status, "end_time": int(time.time() * 1000)})
         if self._unsent:
+            self.logger.close()  # points that arrive later would take the file with them
             self._kept = enqueue(self.store.uri, self.run_id, self._unsent, self.logger.undelivered)
             if not self.store.is_local:
                 kept = f"{self._kept} and {self._work} contain" if self._work else f"{self._kept} contains"
