@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from mlflow.entities import Metric
 
-from lightning_modules.sweep.plans import run_name
+from lightning_modules.config.run_names import run_name
 from lightning_modules.sweep.summary import write_summary
 from lightning_modules.sweep.trial_results import TrialResult, read_trial_results
 

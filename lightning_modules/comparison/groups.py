@@ -9,7 +9,7 @@ from lightning_modules.comparison.run_reader import Run, RunReader
 from lightning_modules.comparison.selection import Selection
 from lightning_modules.config.errors import UserError, suggest
 from lightning_modules.report.numbers import EMPTY
-from lightning_modules.tracking.params import BOOKKEEPING
+from lightning_modules.tracking.params import BOOKKEEPING, display_order
 
 Params = Mapping[str, str]
 PairingKey = tuple[str, ...]  # seed, split seed and fold; the run's id if no seed is recorded
@@ -30,11 +30,9 @@ def candidate_keys(reader: RunReader, selection: Selection) -> list[str]:
     if selection.swept is not None:
         return list(selection.swept)
     varying = reader.param_names([run.run_id for run in selection.runs], varying=True)
-    return sorted((key for key in varying if not (BOOKKEEPING.match(key) or _MACHINE_KEYS.search(key))), key=_sort_key)
-
-
-def _sort_key(key: str) -> tuple[bool, int, str]:
-    return "_target_" in key, key.count("."), key  # groups before their settings
+    return sorted(
+        (key for key in varying if not (BOOKKEEPING.match(key) or _MACHINE_KEYS.search(key))), key=display_order
+    )
 
 
 def minimal_keys(keys: Sequence[str], rows: Sequence[Params]) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 from lightning_modules.comparison.run_reader import TAGS, Run, decode_metric
 from lightning_modules.compat import mlflow_schema as schema
 from lightning_modules.config.errors import UserError, did_you_mean
+from lightning_modules.tracking.store import Store, find_run, sqlite_uri
 from lightning_modules.tracking.tags import KIND_TAG, PARENT_RUN_TAG, SWEEP_LINK_TAG, SWEEP_NAME_TAG
 
 
@@ -65,9 +66,7 @@ class SqliteRunReader:
             if len(found) == 1:
                 return found[0]
             if found:
-                ids = ", ".join(run.run_id for run in found[:-6:-1])
-                more = ", …" * (len(found) > 5)
-                raise UserError(f"{wanted!r} matches several runs; use one of their ids: {ids}{more}")
+                find_run(Store(sqlite_uri(self.path)), wanted)  # raises: with dates and differences
         raise UserError(f"no run or experiment {wanted!r} in {self.path}: {self._nearest(wanted)}")
 
     def _nearest(self, wanted: str) -> str:

@@ -8,11 +8,12 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from lightning_modules.config.errors import UserError, did_you_mean
+from lightning_modules.config.run_names import run_name
 from lightning_modules.reproduction.claim import Claim, SeedValues
 from lightning_modules.reproduction.compose import ComposedClaim
 from lightning_modules.sweep.controller import SweepRequest, run_sweep
 from lightning_modules.sweep.hydra_plugin import compose_multirun
-from lightning_modules.sweep.plans import FixedPlan, Trial, run_name
+from lightning_modules.sweep.plans import FixedPlan, Trial
 from lightning_modules.sweep.sweep_command import (
     SweepCommand,
     find_sweep,

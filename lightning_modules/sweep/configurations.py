@@ -10,9 +10,9 @@ from statistics import fmean
 from typing import NamedTuple
 
 from lightning_modules.comparison.groups import SEED_PATTERN
+from lightning_modules.config.run_names import run_name
 from lightning_modules.report.numbers import shortest_decimal
 from lightning_modules.report.t_intervals import summarize
-from lightning_modules.sweep.plans import run_name
 from lightning_modules.sweep.trial_results import TrialResult
 
 _POOLED = ("accuracy", "mse", "mae")  # of our tasks: means over samples, so that folds pool exactly

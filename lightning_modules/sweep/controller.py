@@ -23,12 +23,13 @@ from lightning_modules.config.bounds import Count, Whole, mismatch
 from lightning_modules.config.check import empty_value
 from lightning_modules.config.errors import UserError
 from lightning_modules.config.metric_direction import sweep_objective
+from lightning_modules.config.run_names import run_name
 from lightning_modules.config.signals import SignalReceived, defer_signals, signals_as_exceptions
 from lightning_modules.config.trust import refuse_untrusted_overrides
 from lightning_modules.strategy.launch.environment import allocate, available_cores, visible_gpus
 from lightning_modules.sweep.engine import Engine, Runner
 from lightning_modules.sweep.launcher_runner import LauncherRunner
-from lightning_modules.sweep.plans import DONE_STATES, Plan, Trial, grid_plan, run_name
+from lightning_modules.sweep.plans import DONE_STATES, Plan, Trial, grid_plan
 from lightning_modules.sweep.process_pool import ProcessPool, start_forkserver
 from lightning_modules.sweep.progress import SweepProgress
 from lightning_modules.sweep.sweep_command import (

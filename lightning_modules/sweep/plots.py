@@ -12,9 +12,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
+from lightning_modules.config.run_names import short_keys, short_value
 from lightning_modules.report.numbers import format_number
 from lightning_modules.sweep.configurations import ranked_configurations
-from lightning_modules.sweep.plans import short_keys, short_value
 from lightning_modules.sweep.trial_results import TrialResult
 from lightning_modules.sweep.trial_table import pareto_front, ranked_trials
 

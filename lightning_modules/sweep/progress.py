@@ -4,9 +4,10 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from lightning_modules.config.run_names import run_name
 from lightning_modules.report.tables import open_console, terminal_table
 from lightning_modules.sweep.configurations import ranked_configurations
-from lightning_modules.sweep.plans import DONE_STATES, Outcome, Plan, Trial, run_name
+from lightning_modules.sweep.plans import DONE_STATES, Outcome, Plan, Trial
 from lightning_modules.sweep.summary import format_objectives, result_cells, test_metrics, write_summary
 from lightning_modules.sweep.sweep_store import SweepStore
 from lightning_modules.sweep.trial_results import TrialResult

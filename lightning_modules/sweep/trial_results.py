@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lightning_modules.compat.mlflow_schema import EXTREMES_QUERY
-from lightning_modules.sweep.plans import run_name
+from lightning_modules.config.run_names import run_name
 from lightning_modules.tracking import tags as tag
 
 if TYPE_CHECKING:

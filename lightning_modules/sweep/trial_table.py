@@ -4,10 +4,10 @@ import html
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
+from lightning_modules.config.run_names import short_keys, short_value
 from lightning_modules.report.numbers import format_exact_duration, format_number, shortest_decimal
 from lightning_modules.report.tables import csv_table
 from lightning_modules.sweep.configurations import Configuration, ranked_configurations, scores
-from lightning_modules.sweep.plans import short_keys, short_value
 from lightning_modules.sweep.trial_results import TrialResult
 
 STATES = ("FINISHED", "PRUNED", "FAILED", "KILLED", "RUNNING", "MISSING")

@@ -11,11 +11,13 @@ from omegaconf import OmegaConf
 
 from lightning_modules.config.command_line import model_name
 from lightning_modules.config.flatten import flatten
+from lightning_modules.config.run_names import NAME_LIMIT, run_name
 from lightning_modules.tracking.secrets import mask_secrets
 
 PARAM_LIMIT = 6000  # length limit of an MLflow param
 BOOKKEEPING = re.compile(  # how a run is recorded and displayed
-    r"^(name|resume|sweep|hydra|tracking|loggers|choices|callbacks\.(progress|summary|learning_rate|last|test_predictions))(\.|$)"
+    r"^(name|resume|sweep|hydra|trust|tracking|loggers|choices|"
+    r"callbacks\.(progress|summary|learning_rate|last|test_predictions))(\.|$)"
 )
 
 _MODEL_PARAMS = (
@@ -48,3 +50,24 @@ def describe_model(config: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
     params = experiment_params(mask_secrets(config), overrides)
     chosen = {key: str(value)[:PARAM_LIMIT] for key, value in params.items() if key in given or key in _MODEL_PARAMS}
     return re.sub(r"[^\w -]", "_", model_name(OmegaConf.create(dict(config)))), chosen
+
+
+def default_run_name(config: Mapping[str, Any]) -> str:
+    """The run's name; if the user gave none, the model's with the overrides: ``digits-convnet lr=1e-4 fold=0``."""
+    name, overrides = str(config["name"]), [str(mask_secrets(word)) for word in config.get("overrides") or []]
+    given = dict(word.lstrip("+").split("=", 1) for word in overrides if "=" in word and not word.startswith("~"))
+    if "name" in given or "choices" not in config or name != model_name(OmegaConf.create(dict(config))):
+        return name
+    keys = [key for key in given if key not in ("data", "model") and not BOOKKEEPING.match(key)]
+    return f"{name} {run_name(given, keys)}".strip()[:NAME_LIMIT]
+
+
+def differing_params(params: Sequence[Mapping[str, str]]) -> list[str]:
+    """The params in which runs differ, without bookkeeping."""
+    keys = {key for one in params for key in one if len({other.get(key) for other in params}) > 1}
+    return sorted((key for key in keys if not BOOKKEEPING.match(key)), key=display_order)
+
+
+def display_order(key: str) -> tuple[bool, int, str]:
+    """Groups before their settings, classes last."""
+    return "_target_" in key, key.count("."), key

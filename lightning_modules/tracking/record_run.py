@@ -25,6 +25,7 @@ from lightning_modules.config.signals import (
 )
 from lightning_modules.tracking.artifacts import local_folder
 from lightning_modules.tracking.outbox import work_folder
+from lightning_modules.tracking.params import default_run_name
 from lightning_modules.tracking.record import Record, start_run
 from lightning_modules.tracking.resume import ResumedRun, is_checkpoint_file, reopen_run
 from lightning_modules.tracking.store import Store, find_run
@@ -49,7 +50,7 @@ def open_record(
         data: its name, fingerprint and sizes; empty for a loop of the user's, with a config of any keys and no model.
         settings: of the record, by default those of the config.
     """
-    before, settings = None, settings or {**config["tracking"], "name": config["name"]}
+    before, settings = None, settings or {**config["tracking"], "name": default_run_name(config)}
     if resumed:
         run_id, model_id = resumed.run_id, resumed.model_id
         before = RunSnapshot(store, run_id)

@@ -17,8 +17,9 @@ import pytest
 from rich.console import Console
 from sweep_fixture import BOTH, LOSS, RESUME, Sweep, made_up
 
+from lightning_modules.config.run_names import NAME_LIMIT, run_name
 from lightning_modules.sweep import trial_results as children_module
-from lightning_modules.sweep.plans import NAME_LIMIT, Outcome, Trial, run_name
+from lightning_modules.sweep.plans import Outcome, Trial
 from lightning_modules.sweep.progress import SweepProgress, terminal_summary
 from lightning_modules.sweep.summary import DESCRIPTION_LIMIT, mlflow_description, write_summary
 from lightning_modules.sweep.sweep_store import SweepStore

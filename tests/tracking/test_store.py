@@ -1,5 +1,6 @@
 import multiprocessing
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -351,9 +352,15 @@ def test_a_run_that_is_not_there_is_answered_with_the_nearest_and_the_newest(sto
     two = store.client.create_run(experiment, run_name="lenet twice").info.run_id
     with pytest.raises(UserError, match="did you mean 'lenet twice'"):
         find_run(store, "lenet twise")
+    for run_id, rate in ((one, "0.1"), (two, "0.2")):
+        store.client.log_param(run_id, "optimizer.lr", rate)
+        store.client.log_param(run_id, "seed", 0)
     with pytest.raises(UserError, match="matches several runs") as caught:
         find_run(store, "lenet twice")
-    assert one in str(caught.value) and two in str(caught.value)
+    lines = sorted(str(caught.value).splitlines()[1:], key=lambda line: line[-3:])
+    start = r"\d{4}-\d\d-\d\d \d\d:\d\d"
+    for line, run_id, rate in zip(lines, (one, two), (r"0\.1", r"0\.2"), strict=True):
+        assert re.fullmatch(rf"  {run_id}  {start}  RUNNING   lr={rate}", line)
     with pytest.raises(UserError, match="no run"):
         find_run(store, "%' OR 1=1 \"")
 

@@ -14,9 +14,9 @@ from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 
 from lightning_modules.compression.budget.goal import RATIO_NAMES, Goal
+from lightning_modules.config.run_names import short_value
 from lightning_modules.report.figures import COLOURS, INK, blank_figure, style_axes
 from lightning_modules.report.tables import markdown_table
-from lightning_modules.sweep.plans import short_value
 from lightning_modules.sweep.summary import DESCRIPTION_LIMIT
 from lightning_modules.sweep.sweep_store import SweepStore
 from lightning_modules.sweep.trial_results import TrialResult
