@@ -12,7 +12,7 @@ from lightning_modules.config.errors import UserError
 from lightning_modules.data.in_memory import InMemoryData, RawDataset
 from lightning_modules.data.labels import look_like_identifiers, normalize_labels
 from lightning_modules.data.tabular import Tabular
-from lightning_modules.data.text.text_files import TextTable
+from lightning_modules.zoo.data.text_files import TextTable
 from lightning_modules.zoo.data.ucr import UCR
 
 

@@ -15,9 +15,9 @@ import pytest
 
 from lightning_modules.config.errors import UserError
 from lightning_modules.data.tabular import Tabular
-from lightning_modules.data.text.text_files import TextFolder, TextTable
 from lightning_modules.data.text_encoding import detect_encoding
 from lightning_modules.quality.samples import collect_samples
+from lightning_modules.zoo.data.text_files import TextFolder, TextTable
 from lightning_modules.zoo.data.ucr import UCR
 
 TEXTS = ["good film", "bad film"] * 10
