@@ -256,3 +256,23 @@ class ValidatedTwice(Classifier):
 class TwoTestLoaders(Points):
     def test_dataloader(self) -> list[DataLoader]:
         return [super().test_dataloader()] * 2
+
+
+class TestedLater(TwoTestLoaders):
+    """The loaders of the test exist only after its setup."""
+
+    __test__ = False
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        self.tested = stage == "test"
+
+    def test_dataloader(self) -> list[DataLoader]:
+        if not self.tested:
+            raise RuntimeError("not set up")
+        return super().test_dataloader()
+
+
+class TakesTestIndex(Classifier):
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
+        super().test_step(batch, batch_idx)

@@ -8,7 +8,7 @@ from lightning_modules.config.errors import UserError
 def image_shape(model: str, input_shape: Sequence[int], smallest: int = 1) -> tuple[int, int, int]:
     """Return (channels, height, width); raise UserError for other samples, and images with a side below `smallest`."""
     if len(input_shape) != 3:
-        raise UserError(f"model={model} needs images [C, H, W], the data gives {tuple(input_shape)}")
+        raise UserError(f"model={model} needs images [C, H, W], the data gives {tuple(input_shape)}; try model=mlp")
     channels, height, width = (int(size) for size in input_shape)
     if min(height, width) < smallest:
         raise UserError(

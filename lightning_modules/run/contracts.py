@@ -6,7 +6,6 @@ says so before its first step.
 Longer than 200 lines: each service is a few lines, and one table.
 """
 
-import contextlib
 import inspect
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +19,7 @@ from pytorch_lightning.utilities.seed import isolate_rng
 from pytorch_lightning.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor
 
-from lightning_modules.config.errors import UserError, did_you_mean
+from lightning_modules.config.errors import UserError, did_you_mean, warn
 from lightning_modules.config.task_groups import is_supervised
 from lightning_modules.run.data_adapter import NOT_KNOWN, RunData
 from lightning_modules.run.named_forward import NamedForward
@@ -161,9 +160,12 @@ class LoaderIndex(pl.Callback):
                 continue
             if getattr(trainer, f"limit_{part}_batches") == 0:
                 continue
-            loaders: object = []
-            with isolate_rng(), contextlib.suppress(Exception):
-                loaders = getattr(owner, f"{part}_dataloader")()
+            try:
+                with isolate_rng():
+                    loaders = getattr(owner, f"{part}_dataloader")()
+            except Exception:  # of a user's code
+                warn(f"the number of {part} loaders is not known yet; several would fail: {name} has no dataloader_idx")
+                continue
             if (count := len(CombinedLoader(loaders).flattened)) > 1:
                 raise UserError(
                     f"task: there are {count} {part} loaders, so {type(pl_module).__name__}.{name} needs the argument "

@@ -137,6 +137,8 @@ def project(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatc
         path = folder / "photos" / f"class{number % 2}" / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         _write_image(path)
+    rows = [f"{n % 50 if n % 7 else ''},{'fm'[n % 2]},{'yes' if n % 3 else 'no'}" for n in range(60)]
+    (folder / "patients.csv").write_text("\n".join(["age,sex,sick", *rows]))
     (folder / "arrays").mkdir()
     for part in ("train", "val"):
         np.save(folder / "arrays" / f"{part}_x.npy", np.zeros((40, 8), dtype=np.float32))

@@ -32,6 +32,15 @@ def test_several_loaders_need_a_step_that_takes_their_index(part: str, name: str
     fit("Classifier", f"user_modules.{name}", f"trainer.limit_{part}_batches=0")
 
 
+def test_loaders_of_the_test_that_do_not_exist_yet_are_mentioned_at_the_start(capsys: Any) -> None:
+    with pytest.raises(Exception, match="dataloader_idx"):
+        fit("Classifier", "user_modules.TestedLater")
+    line = "the number of test loaders is not known yet; several would fail: test_step has no dataloader_idx"
+    assert capsys.readouterr().err.count(line) == 1
+    fit("TakesTestIndex", "user_modules.TestedLater")
+    assert "not known yet" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "overrides",
     [
