@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from lightning_modules.data.text.text_data import TextData, Texts
+from lightning_modules.zoo.data.text_data import TextData, Texts
 
 QUESTIONS = (
     "How did it happen ?",

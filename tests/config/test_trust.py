@@ -79,8 +79,8 @@ def test_every_target_of_the_shipped_configs_is_admitted() -> None:
 
 def test_every_preprocessing_that_a_checkpoint_carries_is_admitted() -> None:
     from lightning_modules.data.preprocess import Standardize, preprocess_spec
-    from lightning_modules.data.text.vocabulary import Vocabulary
     from lightning_modules.zoo.data.log_mel import LogMel
+    from lightning_modules.zoo.data.vocabulary import Vocabulary
 
     modules = (Standardize([0.0], [1.0]), LogMel(8000, 256, 128, 8), Vocabulary(["a"], [1]), torch.nn.Identity())
     refuse_untrusted(OmegaConf.create([preprocess_spec(module) for module in modules]), "passport")

@@ -10,7 +10,7 @@ from text_datasets import Handwritten
 
 from lightning_modules.config.errors import UserError
 from lightning_modules.data.preprocess import preprocess_spec
-from lightning_modules.data.text.vocabulary import (
+from lightning_modules.zoo.data.vocabulary import (
     Vocabulary,
     build_word_ids,
     decode,

@@ -10,7 +10,7 @@ import torch
 from text_datasets import QUESTIONS, write_reviews, write_table, write_trec
 
 from lightning_modules.config.errors import UserError
-from lightning_modules.data.text.text_data import TextData
+from lightning_modules.zoo.data.text_data import TextData
 from lightning_modules.zoo.data.text_datasets import TREC, BBCNews, MovieReviews, VaderSentiment
 from lightning_modules.zoo.data.text_files import TextFolder, TextTable
 

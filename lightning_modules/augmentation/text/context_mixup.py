@@ -8,7 +8,7 @@ from lightning_modules.augmentation.per_sample import bernoulli_mask, uniform
 from lightning_modules.augmentation.text.text_transform import TextTransform, row_lengths
 from lightning_modules.config.bounds import Count, bounded
 from lightning_modules.config.errors import UserError
-from lightning_modules.data.text.text_data import TextData
+from lightning_modules.zoo.data.text_data import TextData
 
 
 class AddContext(TextTransform):

@@ -24,7 +24,7 @@ from lightning_modules.augmentation.text.text_transform import (
 )
 from lightning_modules.config.bounds import Count, Fraction, bounded
 from lightning_modules.config.errors import UserError
-from lightning_modules.data.text.text_data import TextData
+from lightning_modules.zoo.data.text_data import TextData
 
 Synonyms = dict[str, list[str]]
 _WORDNET_FILES = ("data.noun", "data.verb", "data.adj", "data.adv")

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from lightning_modules.augmentation.per_sample import PerSampleTransform, to_device_of, unsupported
 from lightning_modules.config.errors import UserError
-from lightning_modules.data.text.text_data import TextData
+from lightning_modules.zoo.data.text_data import TextData
 
 
 class TextTransform(PerSampleTransform):

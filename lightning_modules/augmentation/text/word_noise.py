@@ -15,7 +15,7 @@ from lightning_modules.augmentation.text.text_transform import (
 )
 from lightning_modules.config.bounds import Fraction, bounded
 from lightning_modules.config.errors import UserError
-from lightning_modules.data.text.text_data import TextData
+from lightning_modules.zoo.data.text_data import TextData
 
 
 class DeleteWords(TextTransform):

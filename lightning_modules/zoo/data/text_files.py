@@ -20,8 +20,8 @@ from lightning_modules.data.labels import (
     warn_identifiers,
 )
 from lightning_modules.data.table_file import column_names, read_columns
-from lightning_modules.data.text.text_data import TextData, Texts, encode_classes, missing_files_error
 from lightning_modules.data.text_encoding import check_encoding, read_texts
+from lightning_modules.zoo.data.text_data import TextData, Texts, encode_classes, missing_files_error
 
 
 class TextFolder(TextData):

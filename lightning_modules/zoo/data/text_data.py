@@ -16,7 +16,7 @@ from lightning_modules.data.files import data_root
 from lightning_modules.data.fingerprint import tensor_digest
 from lightning_modules.data.in_memory import InMemoryData, RawDataset
 from lightning_modules.data.preprocess import SampleSource
-from lightning_modules.data.text.vocabulary import (
+from lightning_modules.zoo.data.vocabulary import (
     Vocabulary,
     build_word_ids,
     check_tokenizer,

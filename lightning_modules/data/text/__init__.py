@@ -1,1 +1,0 @@
-"""Text data: reading, tokenization, word ids and vocabulary."""
