@@ -110,6 +110,11 @@ def monitor_of(cfg: DictConfig) -> str | None:
     return None if metric is None else str(metric)
 
 
+def watched_metrics(cfg: DictConfig) -> set[str]:
+    """The metrics that the callbacks of the config monitor."""
+    return {str(node.monitor) for node in (cfg.callbacks or {}).values() if node and node.get("monitor")}
+
+
 class MonitoredMetric(EarlyStopping):
     """Names the metric of ``task.monitor`` that is not logged, and stops nothing.
 
@@ -182,8 +187,7 @@ def _best_lacks(cfg: DictConfig, logs_val: bool) -> str:
         )
     if metric is None:
         return "the last weights are kept: set task.monitor.metric and task.monitor.mode to a metric that the task logs"
-    watching = [node for node in (cfg.callbacks or {}).values() if node and node.get("monitor")]
-    return "" if watching else "the last weights are kept: no callback monitors a metric"
+    return "" if watched_metrics(cfg) else "the last weights are kept: no callback monitors a metric"
 
 
 def _test_lacks(task: pl.LightningModule, data: RunData) -> str:

@@ -29,6 +29,7 @@ from lightning_modules.run.contracts import (
     check_services,
     find_services,
     monitor_of,
+    watched_metrics,
 )
 from lightning_modules.run.cuda import set_matmul_precision
 from lightning_modules.run.data_adapter import RunData, open_data
@@ -104,7 +105,7 @@ def prepare(
     with tempfile.TemporaryDirectory() as folder:
         build_loggers(cfg, Path(folder) if store else None)
     _check_parts(cfg, task, data, callbacks, services)
-    if (metric := monitor_of(cfg)) and not services.best_weights.lacks:
+    if (metric := monitor_of(cfg)) and metric in watched_metrics(cfg):
         callbacks.insert(0, MonitoredMetric(metric))
     if cfg.init_from:
         load_weights(store or open_store(cfg.tracking.get("uri")), str(cfg.init_from), task)

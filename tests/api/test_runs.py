@@ -93,7 +93,7 @@ def test_a_run_of_objects_says_what_it_is(store: Any, capsys: pytest.CaptureFixt
     result = run(compose([*TINY, "seed=4"]), task=task, data=data)
     assert "rerun and resume: a record cannot rebuild the task and data given in Python" in capsys.readouterr().out
     recorded = store.client.get_run(result.run_id)
-    assert recorded.info.run_name == "Points-Local"
+    assert recorded.info.run_name == "Points-Local max_epochs=1 seed=4"
     assert {key: recorded.data.params[key] for key in ("task.width", "data.batch_size", "seed")} == {
         "task.width": "7", "data.batch_size": "8", "seed": "4",
     }  # fmt: skip
