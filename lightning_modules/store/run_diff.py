@@ -14,6 +14,7 @@ from lightning_modules.config.project import code_folder
 from lightning_modules.report.numbers import EMPTY
 from lightning_modules.report.tables import open_console, terminal_table
 from lightning_modules.tracking.artifacts import artifact_path
+from lightning_modules.tracking.provenance import is_commit
 from lightning_modules.tracking.store import Store, find_run
 from lightning_modules.tracking.tags import GIT_COMMIT_TAG, GIT_DIRTY_TAG
 
@@ -95,7 +96,7 @@ def _code(store: Store, run: "Run") -> Values:
 
 def _changed_files(first: str, second: str) -> list[str]:
     """The files that differ between two commits of this project; none if git does not have both."""
-    if not first or not second or first == second:
+    if not is_commit(first) or not is_commit(second) or first == second:
         return []
     command = ["git", "diff", "--name-only", first, second, "--"]
     done = subprocess.run(command, cwd=code_folder(), capture_output=True, text=True, check=False)

@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from lightning_modules.tracking.secrets import (
     HIDDEN,
@@ -160,6 +160,11 @@ def _git(folder: Path, *arguments: str, extra: Mapping[str, str] | None = None, 
     environment |= {"LC_ALL": "C", "GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0", **(extra or {})}
     command = ["git", "-C", str(folder), "-c", "core.fsmonitor=false", *arguments]
     return subprocess.run(command, env=environment, input=stdin, capture_output=True, check=True).stdout
+
+
+def is_commit(text: str | None) -> TypeGuard[str]:
+    """Whether this is the full name of a commit: a store may hold anything, also what git takes for an option."""
+    return re.fullmatch("[0-9a-f]{40,64}", text or "") is not None
 
 
 def _top_level(folder: Path) -> Path:

@@ -8,7 +8,6 @@ import itertools
 import json
 import math
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -22,7 +21,7 @@ from lightning_modules.config.errors import UserError
 from lightning_modules.config.project import code_folder, home
 from lightning_modules.report.tables import open_console, terminal_table
 from lightning_modules.tracking.artifacts import artifact_path
-from lightning_modules.tracking.provenance import git_state, hardware, package_versions, repository_of
+from lightning_modules.tracking.provenance import git_state, hardware, is_commit, package_versions, repository_of
 from lightning_modules.tracking.resume import recorded_config
 from lightning_modules.tracking.store import Store, find_run, open_store
 from lightning_modules.tracking.tags import (
@@ -52,7 +51,7 @@ def rerun(wanted: str, here: bool = False) -> str:
     with contextlib.ExitStack() as stack:
         if here:
             code, trees = code_folder(), dict[Path, Path]()
-            _print_code_changes(run)
+            print_code_changes(run)
         else:
             code = stack.enter_context(recorded_code(store, run))
             trees = stack.enter_context(_recorded_repositories(store, run, modules)) | {code_folder().resolve(): code}
@@ -101,7 +100,7 @@ def _recorded_repositories(store: Store, run: Any, modules: Mapping[str, Path]) 
 @contextlib.contextmanager
 def _check_out(top: Path, commit: str | None, patch: Path | None) -> Iterator[Path]:
     """A temporary worktree of a commit of the repository `top`, with a diff applied."""
-    if not re.fullmatch("[0-9a-f]{40,64}", commit or ""):
+    if not is_commit(commit):
         raise UserError(f"{top}: the run has no recorded commit of it; use here=true to run with the current code")
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder) / "code"
@@ -199,9 +198,10 @@ def _compare(store: Store, old_id: str, new_id: str) -> int:
     return different
 
 
-def _print_code_changes(run: Any) -> None:
+def print_code_changes(run: Any) -> None:
+    """Print how the code here differs from the recorded commit of a run."""
     then, now = run.data.tags.get(GIT_COMMIT_TAG), git_state(code_folder())
-    if not then or not now.commit:
+    if not is_commit(then) or not now.commit:
         print("code: cannot compare, because the commit is unknown in the record or here")
         return
     command = ["git", "diff", "--stat", then]

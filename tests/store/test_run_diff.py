@@ -2,19 +2,35 @@
 
 import subprocess
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lightning_modules.cli import compare
 from lightning_modules.config.errors import UserError
-from lightning_modules.config.project import code_folder
+from lightning_modules.store import run_diff
 from lightning_modules.tracking.artifacts import artifact_path
 from lightning_modules.tracking.store import Store
 
 
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository of two commits, the second of which changes b.py, in the place of this project's."""
+    folder = tmp_path / "repository"
+    folder.mkdir()
+    _git(folder, "init", "--quiet")
+    for text in ("1", "2"):
+        (folder / "a.py").write_text("0")
+        (folder / "b.py").write_text(text)
+        _git(folder, "add", ".")
+        _git(folder, "-c", "user.name=a", "-c", "user.email=a@b.c", "commit", "--quiet", "-m", text)
+    monkeypatch.setattr(run_diff, "code_folder", lambda: folder)
+    return folder
+
+
 def test_two_runs_of_different_settings(
-    store: Store, train: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+    store: Store, train: Callable[..., Any], repository: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first, second = train("optimizer.lr=0.1", "name=slow"), train("optimizer.lr=0.01", "name=fast")
     ids = [run.info.run_id for run in (first, second)]
@@ -27,20 +43,22 @@ def test_two_runs_of_different_settings(
     assert not any(name.startswith("system/") for name in found["metrics"])
     printed = capsys.readouterr().out
     assert "optimizer.lr" in printed and "equal: code, data, packages" in printed
-    _alter(store, second)
+    commits = _git(repository, "log", "--format=%H").split()
+    store.client.set_tag(ids[0], "mlflow.source.git.commit", commits[0])
+    _alter(store, second, commits[1])
     found = compare.main([f"diff={ids[0]},fast"])
     assert found["data"] == {"data.fingerprint": [first.data.tags["data.fingerprint"], "other"]}
     assert found["packages"] == {"torch": [_version(store, first), "0.1"]}
-    commits = _git("log", "-2", "--format=%H").split()
-    assert found["code"]["commit"] == [first.data.tags["mlflow.source.git.commit"], commits[1]]
-    changed = {key.removeprefix("changed: ") for key in found["code"] if key.startswith("changed: ")}
-    assert changed == set(_git("diff", "--name-only", *commits).split())
+    assert found["code"] == {"changed: b.py": [None, None], "commit": commits}
+    store.client.set_tag(ids[0], "mlflow.source.git.commit", f"--output={repository}/written")
+    assert compare.main([f"diff={ids[0]},fast"])["code"].keys() == {"commit"}
+    assert not (repository / "written").exists(), "git took a tag of the store for an option"
 
 
-def _alter(store: Store, run: Any) -> None:
+def _alter(store: Store, run: Any, commit: str) -> None:
     """As if the run had been trained on other data, with another torch, at the commit before."""
     store.client.set_tag(run.info.run_id, "data.fingerprint", "other")
-    store.client.set_tag(run.info.run_id, "mlflow.source.git.commit", _git("log", "-2", "--format=%H").split()[1])
+    store.client.set_tag(run.info.run_id, "mlflow.source.git.commit", commit)
     packages = artifact_path(store, run, "environment/requirements.txt")
     lines = [f"torch=={0.1}" if line.startswith("torch==") else line for line in packages.read_text().splitlines()]
     packages.write_text("\n".join(lines))
@@ -51,8 +69,8 @@ def _version(store: Store, run: Any) -> str:
     return next(line.removeprefix("torch==") for line in lines if line.startswith("torch=="))
 
 
-def _git(*words: str) -> str:
-    return subprocess.run(["git", *words], cwd=code_folder(), capture_output=True, text=True, check=True).stdout
+def _git(folder: Path, *words: str) -> str:
+    return subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=True).stdout
 
 
 def test_runs_of_another_tool_are_compared_by_their_params(store: Store) -> None:

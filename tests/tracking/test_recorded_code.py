@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from lightning_modules.config.errors import UserError
-from lightning_modules.tracking.rerun import recorded_code, rerun
+from lightning_modules.tracking.rerun import print_code_changes, recorded_code, rerun
 
 ROOT = Path(__file__).parents[2]
 
@@ -27,6 +27,12 @@ def test_code_whose_only_changes_were_left_out_of_the_diff_is_checked_out_and_th
         assert (folder / "lightning_modules" / "recorded.py").is_file()
     assert "left out of the diff: big.bin" in capsys.readouterr().out
     assert not folder.exists()
+
+
+def test_a_recorded_commit_is_no_option_of_git(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tags = {"mlflow.source.git.commit": f"--output={tmp_path}/written"}
+    print_code_changes(SimpleNamespace(data=SimpleNamespace(tags=tags)))
+    assert "the commit is unknown" in capsys.readouterr().out and not list(tmp_path.iterdir())
 
 
 FILES = {
