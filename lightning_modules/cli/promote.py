@@ -5,6 +5,7 @@ import re
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
+from lightning_modules.api.process import mlflow_on
 from lightning_modules.cli.arguments import verb
 from lightning_modules.config.errors import UserError, first_line, suggest
 from lightning_modules.config.metric_direction import higher_is_better
@@ -135,5 +136,6 @@ def register(store: "Store", model: Any, name: str) -> str:
         if known.source == uri:
             return str(known.version)
     text = model.tags.get("mlflow.note.content")
-    made = client.create_model_version(name, uri, model.source_run_id, description=text, model_id=model.model_id)
+    with mlflow_on(store):  # MLflow looks for the model in its global store
+        made = client.create_model_version(name, uri, model.source_run_id, description=text, model_id=model.model_id)
     return str(made.version)

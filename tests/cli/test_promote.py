@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from conftest import QUICK
 
-from lightning_modules.cli.promote import main
+from lightning_modules.cli.promote import main, register
 from lightning_modules.config.command_line import compose_run
 from lightning_modules.config.errors import UserError
 from lightning_modules.run.run import run
@@ -78,6 +78,14 @@ def test_mistakes(made: Any, words: list[str], message: str) -> None:
     with pytest.raises(UserError) as caught:
         main(words)
     assert message in str(caught.value)
+
+
+def test_a_model_of_a_store_that_no_variable_names_is_registered(made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, runs = made
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    model = model_of(store, runs["good"])
+    assert register(store, model, "of its own") == "1"
+    assert store.client.get_model_version("of its own", "1").source == f"models:/{model.model_id}"
 
 
 def test_models_of_other_data_are_not_compared(made: Any) -> None:
