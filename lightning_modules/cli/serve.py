@@ -6,7 +6,7 @@ from typing import Annotated
 from lightning_modules.cli.arguments import verb
 
 
-@verb("RUN [port=5001]", ("3e782338", "models:/digits/1 port=8080"))
+@verb("RUN [port=5001]", ("3e782338", "models:/digits-convnet@champion port=8080"))
 def main(
     target: Annotated[str, "id, its first 6 or more characters, or name of a run; or models:/…"],
     port: Annotated[str, "TCP port"] = "5001",
