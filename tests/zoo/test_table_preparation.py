@@ -72,10 +72,13 @@ def test_indicators_constants_and_single_columns(tmp_path: Path) -> None:
 
 
 def test_outliers_are_clipped_at_deviations_of_the_training_part(tmp_path: Path) -> None:
-    data = table(tmp_path, TABLE[["price", "bought"]], clip_z=1.5, scaling="none")
+    with pytest.warns(UserWarning, match=r"in the training part clip_z clips values of price \((\d+)\)") as told:
+        data = table(tmp_path, TABLE[["price", "bought"]], clip_z=1.5, scaling="none")
     trained = PRICE[data.splits["train"].numpy()]
     expected = PRICE.clip(trained.mean() - 1.5 * trained.std(), trained.mean() + 1.5 * trained.std())
     np.testing.assert_allclose(prepared(data)[:, 0], expected, rtol=1e-6)
+    clipped = int((trained != expected[data.splits["train"].numpy()]).sum())
+    assert any(f"({clipped})" in str(one.message) for one in told)
 
 
 def test_unseen_and_missing_categories_have_their_own_slot(tmp_path: Path) -> None:

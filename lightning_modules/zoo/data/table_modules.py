@@ -1,6 +1,7 @@
 """Preparation of table columns as a module: raw float64 [B, F] with NaN for missing values -> model input [B, D].
 
-All fitted values are arguments of the constructors, so that a checkpoint contains them as plain values.
+All fitted values are arguments of the constructors, so that a checkpoint contains them as plain values. Longer than 200 lines:
+each kind of column takes a few.
 """
 
 from collections.abc import Sequence
