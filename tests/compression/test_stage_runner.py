@@ -75,14 +75,14 @@ def test_what_is_reported_is_what_the_saved_file_gives(store: Any, train: Any) -
     found = train(*DEEP)
     metrics = found.data.metrics
     for name, model in models_of(store, found).items():
-        if name != "model":
+        if name != "digits-mlp":
             own = {m.key: m.value for m in model.metrics}
             assert accuracy_of(file_of(model)) == pytest.approx(own["compressed/test/accuracy"])
     assert metrics["compression/ratio"] == metrics["dense/size_bytes"] / metrics["compressed/size_bytes"]
     assert metrics["dense/test/accuracy"] == metrics["test/accuracy"]
     assert metrics["compressed/nonzero"] < 0.2 * metrics["dense/nonzero"] == 0.2 * metrics["compressed/params"]
     assert metrics["compressed/latency_ms"] > 0 and metrics["dense/macs"] == metrics["compressed/macs"]
-    _, tensors, state = container.read(file_of(models_of(store, found)["2-share"]))
+    _, tensors, state = container.read(file_of(models_of(store, found)["digits-mlp-2-share"]))
     for name, mask in state.masks.items():
         assert len(tensors[name][mask].unique()) <= 8 and not tensors[name][~mask].any()
     folder = local_folder(found.info.artifact_uri)
@@ -229,7 +229,7 @@ def test_a_file_of_another_network_is_refused(store: Any, train: Any, tmp_path: 
     from lightning_modules.compression.artifact import load_into
 
     found = train(*DEEP)
-    path = file_of(models_of(store, found)["2-share"])
+    path = file_of(models_of(store, found)["digits-mlp-2-share"])
     task = load_compressed(path)
     task.model = torch.nn.Linear(64, 10)
     with pytest.raises(UserError, match="does not fit this network"):
