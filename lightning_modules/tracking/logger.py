@@ -248,7 +248,8 @@ class BufferedMLflowLogger(Logger):
                 return
             if attempt < LAST_TRIES - 1:
                 time.sleep(LAST_PAUSE)
-        self._name_file(enqueue(self._client.tracking_uri, self.run_id, self._rows(list(self._points))))
+        rows = self._rows(list(self._points))
+        self._name_file(enqueue(self._client.tracking_uri, self.run_id, rows, self.undelivered))
         self._points.clear()
 
     def close(self) -> None:

@@ -97,14 +97,17 @@ def test_results_of_verbs_that_read_the_store(store: Store, call: Call, tmp_path
 
 
 @pytest.mark.slow
-def test_results_of_verbs_that_compute(store: Store, call: Call, tmp_path: Path) -> None:
+def test_results_of_verbs_that_compute(store: Store, call: Call, command: Callable[..., Any], tmp_path: Path) -> None:
     quick = ("data.per_class=20", "trainer.max_epochs=1", "model=linear", "tracking.pictures=false", "cpu_threads=1")
     code, out, err = call("train", *quick, "--json")
     found = read(out)["result"]
     assert code == 0 and found["metrics"]["test/accuracy"] > 0 and "test/accuracy" in err
     run_id = found["run_id"]
     assert store.client.get_run(run_id).info.status == "FINISHED"
-    trials = read(call("train", "-m", "--json", *quick, "seed=1,2", "sweep.jobs=1")[1])["result"]["trials"]
+    sweep = command(
+        "train.py", "-m", "--json", *quick, "seed=1,2", "sweep.jobs=1"
+    )  # not from a fork: it has a fork server
+    trials = read(sweep.stdout)["result"]["trials"]
     assert [trial["params"]["seed"] for trial in trials] == [1, 2]
     assert {store.client.get_run(trial["run_id"]).info.status for trial in trials} == {"FINISHED"}
     assert read(call("train", *quick, "model.nothing=1", "--json")[1])["error"].startswith("A mistake")

@@ -1,5 +1,6 @@
 """Sweeps whose runs are jobs of a real Slurm and tasks of a real Ray."""
 
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -11,6 +12,16 @@ import pytest
 pytestmark = pytest.mark.slow
 
 SEARCH = ("hydra/sweeper=optuna", "search=classification", "search.trials=4", "sweep.jobs=2")
+WITNESS = """
+import pathlib, pytorch_lightning as pl
+
+class Witness(pl.Callback):
+    def __init__(self, folder):
+        self.folder = folder
+
+    def on_train_epoch_start(self, trainer, pl_module):
+        pathlib.Path(self.folder, f"{trainer.global_rank + 1} of {trainer.world_size}.rank").touch(exist_ok=False)
+"""
 FINISHED = ["FINISHED"] * 5  # the sweep's run and four children
 
 
@@ -41,13 +52,17 @@ def test_a_search_on_slurm_has_as_many_runs_as_were_asked_for(slurm: Callable[..
 
 @pytest.mark.parametrize("setting", ["tasks_per_node=2", "cpus_per_task=2"])
 def test_two_processes_of_a_slurm_job_are_two_ranks_of_one_run(
-    setting: str, slurm: Callable[..., str], sweep: Any, tmp_path: Path
+    setting: str, slurm: Callable[..., str], sweep: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    swept = sweep("hydra/launcher=slurm", f"hydra.launcher.{setting}", "seed=0", "trainer=ddp", "trainer.devices=2")
+    (tmp_path / "rank_witness.py").write_text(WITNESS)
+    path = filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")])
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path))
+    witness = ("+callbacks.witness._target_=rank_witness.Witness", f"+callbacks.witness.folder='{tmp_path}'")
+    swept = sweep(
+        "hydra/launcher=slurm", f"hydra.launcher.{setting}", "seed=0", "trainer=ddp", "trainer.devices=2", *witness
+    )
     assert swept.statuses == ["FINISHED", "FINISHED"]
-    logs = "".join(log.read_text() for log in tmp_path.rglob("*_log.err"))
-    assert "MEMBER: 1/2" in logs
-    assert "MEMBER: 2/2" in logs
+    assert sorted(file.name for file in tmp_path.glob("*.rank")) == ["1 of 2.rank", "2 of 2.rank"]
 
 
 @pytest.mark.long

@@ -101,7 +101,7 @@ def test_every_writer_adds_a_checksum(train: Any, store: Any, recorded_run: Any,
     files.append(tmp_path / "own" / "mine.ckpt")
     write_shards(tmp_path / "last.shards", {"epoch": 1}, rank=0, world_size=1, barrier=lambda: None)
     files += (tmp_path / "last.shards").iterdir()
-    task: Any = SimpleNamespace(model=nn.Linear(2, 2))
+    task: Any = nn.ModuleDict({"model": nn.Linear(2, 2)})
     context = StageContext(
         task, CompressedState(), torch.zeros(1, 2), lambda: iter([]), lambda _: 0.0, True, 0, tmp_path, print
     )
