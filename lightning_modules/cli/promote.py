@@ -26,7 +26,7 @@ def main(
     only_if: Annotated[
         str | None, 'condition, as in "test/accuracy > champion" or "test/loss <= 0.1"; exit status 3 if it is not met'
     ] = None,
-) -> None:
+) -> dict[str, str | None]:
     """Register the model of a run as the next version of DATA-MODEL and set an alias, which models:/DATA-MODEL@ALIAS
     reads. Without a champion, a condition that names it is met; > and < leave the alias with the former model on a tie."""
     from mlflow.exceptions import MlflowException
@@ -50,6 +50,7 @@ def main(
     except MlflowException as error:
         raise UserError(f"as={as_}: {first_line(error)}") from error
     print(f"models:/{name}@{as_} is version {version}, of run {model.source_run_id}")
+    return {"name": name, "alias": as_, "version": version, "run_id": model.source_run_id}
 
 
 def registered_name(store: "Store", model: Any) -> str:

@@ -54,7 +54,8 @@ def repaired_table(data: InMemoryData, excluded: Collection[int]) -> pd.DataFram
                 table[name] = filled if fitted.log[place] else filled.clip(low, high)
         for name in source.inputs.categories:
             if source.preparation.settings[name].missing == "most_frequent":
-                table[name] = table[name].fillna(table[name].mode()[0])
+                trained = table[name].iloc[source.splits["train"].numpy()]
+                table[name] = table[name].fillna(trained.mode()[0])
     table = table.drop(columns=[column["column"] for column in columns if column["issue"]])
     y = source.arrays.y
     targets = [source.class_names[label] for label in y.tolist()] if source.class_names else y.numpy()

@@ -1,5 +1,6 @@
 """Delete runs with all runs below them, restore them until the next prune, and keep runs from deletion."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +53,7 @@ def delete(store: Store, targets: Sequence[str], dry_run: bool = False) -> list[
             store.client.delete_run(run.info.run_id)
         print(f"{'would delete' if dry_run else 'deleted'} {_label(run)}")
     if chosen and not dry_run:
-        print(f"undo: touchstone store restore {' '.join(targets)}   (until touchstone store prune)")
+        print(f"undo: touchstone store restore {shlex.join(targets)}   (until touchstone store prune)")
     return _plain(chosen)
 
 

@@ -19,6 +19,14 @@ def test_a_value_may_hold_an_equals_sign_and_a_list_may_have_brackets() -> None:
     assert (read["baseline"], read["by"]) == ("model=mlp,seed=1", ["model", "optimizer.lr"])
 
 
+def test_the_name_of_a_run_may_hold_an_equals_sign() -> None:
+    name = "digits-convnet lr=1e-4 fold=0"
+    assert rerun.main.parse([name, "here=true"]) == {"target": name, "here": True}
+    assert compare.main.parse([name, "other"]) == {"targets": [name, "other"]}
+    assert store.main.parse(["keep", name]) == {"target": "keep", "runs": [name]}
+    assert compress.main.parse([name, "size_ratio=4", "seed=1"])["overrides"] == ["seed=1"]
+
+
 @pytest.mark.parametrize(
     ("verb", "words", "message"),
     [

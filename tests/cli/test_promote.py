@@ -51,7 +51,8 @@ def test_promotion(made: Any, capsys: pytest.CaptureFixture[str]) -> None:
     condition = "only_if=test/accuracy > champion"
     main(["poor", "as=champion", condition])
     assert "has no champion yet" in capsys.readouterr().out and alias(store) == poor.model_id
-    main(["good", "as=champion", condition])
+    version = main(["good", "as=champion", condition])
+    assert version == {"name": "digits-mlp", "alias": "champion", "version": "2", "run_id": good.source_run_id}
     assert "models:/digits-mlp@champion is version 2" in capsys.readouterr().out and alias(store) == good.model_id
     for refused in (("poor", condition), ("good", condition), ("good", "only_if=test/loss < 0")):
         with pytest.raises(SystemExit) as ended:

@@ -9,6 +9,8 @@ import pytest
 
 from lightning_modules.config.errors import UserError
 from lightning_modules.quality.commands import compose_quality, inspect_data, write_exclusions
+from lightning_modules.quality.table_columns import repaired_table
+from lightning_modules.run.build import build_data
 
 N = 60
 RNG = np.random.RandomState(0)
@@ -54,6 +56,18 @@ def test_each_column_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[s
             "issue": "equals age",
         },
     }
+
+
+def test_missing_text_is_filled_with_what_is_most_frequent_in_the_training_part(tmp_path: Path) -> None:
+    cfg = settings(tmp_path, "data.missing=most_frequent", "data.categories=one_hot")
+    train = build_data(cfg).splits["train"].tolist()
+    rest = sorted(set(range(N)) - set(train))
+    rome, few = train[: len(train) // 2 + 1], len(train) - len(train) // 2 - 1
+    city = pd.Series("Bern", index=range(N))  # most frequent in the whole table
+    city[rome], city[rest[0]] = "Rome", None
+    assert few < len(rome) < few + len(rest) - 1
+    TABLE.assign(city=city).to_csv(tmp_path / "table.csv", index=False)
+    assert repaired_table(build_data(cfg), [])["city"][rest[0]] == "Rome"
 
 
 def test_the_repaired_table_is_written(tmp_path: Path) -> None:

@@ -130,6 +130,12 @@ def test_from_the_command_line(store: Store, sweep: list[str], capsys: pytest.Ca
     command_line.main(["delete", "first", "second"])
     assert "undo: touchstone store restore first second" in capsys.readouterr().out
     assert active(store) == {sweep[0], sweep[4]}
+    store.client.update_run(sweep[4], name="mlp lr=1e-4")
+    command_line.main(["delete", "mlp lr=1e-4"])
+    assert "undo: touchstone store restore 'mlp lr=1e-4'" in capsys.readouterr().out
+    command_line.main(["restore", "mlp lr=1e-4"])
+    assert active(store) == {sweep[0], sweep[4]}
+    store.client.update_run(sweep[4], name="other")
     for words, message in (
         (["delete"], "store delete: RUN is missing"),
         (["prune", "first"], "store prune has no runs="),
