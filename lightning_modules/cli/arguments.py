@@ -107,7 +107,7 @@ class Verb:
         keys = [name for name in self.arguments if name != target]
         if key in self.former or word.startswith("-"):
             raise UserError(self._new_form(word))
-        if not equals:  # the name of a run: digits-convnet lr=1e-4
+        if not equals or " " in key:  # the name of a run: digits-convnet lr=1e-4
             if target == "target" and target in values and MORE in self.arguments:
                 values.setdefault(MORE, []).append(word)
                 return

@@ -4,7 +4,6 @@ Longer than most: a function for each kind of mistake on a command line, with it
 """
 
 import contextlib
-import importlib.util
 import io
 import os
 import re
@@ -21,7 +20,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 from lightning_modules.compat import hydra
 from lightning_modules.config.errors import UserError, first_line, suggest
-from lightning_modules.config.flatten import flatten
+from lightning_modules.config.key_hints import options_with_name, same_key_elsewhere
 from lightning_modules.config.metric_direction import monitor_mode
 from lightning_modules.config.project import config_roots, home
 from lightning_modules.config.signals import SignalReceived, signals_as_exceptions
@@ -273,32 +272,10 @@ def options_of(group: str) -> set[str]:
 
 def _unknown_option(group: str, name: str, options: set[str]) -> str:
     """The message with similar options, and with all of them if they are not too many."""
-    named = [f"{group}={option} {group}.name={name}" for option in _options_with_name(group, name)]
+    named = [f"{group}={option} {group}.name={name}" for option in options_with_name(group, name)]
     hint = f"use {' or '.join(named)}" if named else suggest(name, options)
     whole = f" (all: {', '.join(sorted(options))})" if hint.startswith("did") and len(options) < 30 else ""
     return f"{group}={name}: unknown option of {group}; {hint}{whole}"
-
-
-def _options_with_name(group: str, name: str) -> list[str]:
-    """The options of a group that have this `name`: listed in their file, or of a network in the library they stand for."""
-    files = {path.stem: path for root in reversed(config_roots()) for path in (root / group).glob("*.yaml")}
-    listed = {
-        option: re.search(r"^name: (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
-        for option, path in files.items()
-    }
-    return [
-        option
-        for option, names in sorted(listed.items(), reverse=True)
-        if names and (name in re.findall(r"[\w-]+", names[1]) or _defines_network(option, name))
-    ]
-
-
-def _defines_network(library: str, name: str) -> bool:
-    """Whether a library such as torchvision or timm has a model of this name; its files are read, not imported."""
-    spec = importlib.util.find_spec(library)
-    folders = spec.submodule_search_locations if spec else None
-    files = [file for folder in folders or () for file in Path(folder, "models").rglob("*.py")]
-    return any(f"\ndef {name}(" in file.read_text(encoding="utf-8", errors="replace") for file in files)
 
 
 def _unknown_key(cfg: Any, key: str) -> str | None:
@@ -309,7 +286,7 @@ def _unknown_key(cfg: Any, key: str) -> str | None:
             if part not in list(node):  # also one whose value is ???
                 names = [str(name) for name in node]
                 where = f"'{walked}'" if walked else "the config"
-                hint = _same_key_elsewhere(cfg, part) or suggest(part, names)
+                hint = same_key_elsewhere(cfg, part) or suggest(part, names)
                 return f"{where} has no '{part}'; {hint} (to add a new key: +{key}=…)"
             node = OmegaConf.select(node, part, throw_on_resolution_failure=False)
         elif isinstance(node, ListConfig) and part.isdigit() and int(part) < len(node):
@@ -318,13 +295,6 @@ def _unknown_key(cfg: Any, key: str) -> str | None:
             return f"'{walked}' is a value and has no '{part}'"
         walked = f"{walked}.{part}" if walked else part
     return None
-
-
-def _same_key_elsewhere(cfg: DictConfig, name: str) -> str:
-    """Return ``did you mean 'optimizer.lr'?`` for ``lr``: where the config has a key of this name; empty if nowhere."""
-    keys = flatten(OmegaConf.to_container(cfg, resolve=False))
-    found = [f"'{key}'" for key in keys if key.rpartition(".")[2] == name]
-    return f"did you mean {' or '.join(found)}?" if 0 < len(found) <= 3 else ""
 
 
 def quote_run_ids(words: Sequence[str]) -> list[str]:

@@ -111,7 +111,7 @@ def run_description(record: Record, metrics: Mapping[str, float], below: str = "
     rerun = "" if record.is_partial else f"`touchstone rerun {record.run_id}` reruns it and compares the metrics;\n"
     served = f"`touchstone serve {record.run_id}` serves it, as `MLFLOW_TRACKING_URI={store} {serve}` does."
     commands = rerun + (f"{not_servable[:1].upper()}{not_servable[1:]}." if not_servable else served)
-    file = record.folder / "predictions" / "intervals.md"  # of `quality.test_predictions`
+    file = record.folder / "predictions" / "intervals.md"  # of `quality.prediction_recorder`
     intervals = file.read_text(encoding="utf-8").strip() if file.exists() else ""
     return "\n\n".join(filter(None, (table if scores else "", intervals, below.strip(), commands))) + "\n"
 

@@ -4,15 +4,19 @@ MLflow's page "compare runs" opens with the first differing params by name, so t
 """
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
 from lightning_modules.config.command_line import model_name
 from lightning_modules.config.flatten import flatten
-from lightning_modules.config.run_names import NAME_LIMIT, run_name
+from lightning_modules.config.run_names import NAME_LIMIT, run_name, short_keys
 from lightning_modules.tracking.secrets import mask_secrets
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
 
 PARAM_LIMIT = 6000  # length limit of an MLflow param
 BOOKKEEPING = re.compile(  # how a run is recorded and displayed
@@ -66,6 +70,16 @@ def differing_params(params: Sequence[Mapping[str, str]]) -> list[str]:
     """The params in which runs differ, without bookkeeping."""
     keys = {key for one in params for key in one if len({other.get(key) for other in params}) > 1}
     return sorted((key for key in keys if not BOOKKEEPING.match(key)), key=display_order)
+
+
+def candidate_lines(runs: Sequence["Run"]) -> Iterator[str]:
+    """A line for each of several runs that a name means: id, start, status, and the params in which they differ."""
+    keys = differing_params([run.data.params for run in runs])[:4]
+    names = short_keys(keys)
+    for run in runs:
+        start = datetime.fromtimestamp(run.info.start_time / 1000).isoformat(" ", "minutes")
+        settings = " ".join(f"{names[key]}={run.data.params.get(key)}" for key in keys) or "same settings"
+        yield f"  {run.info.run_id}  {start}  {run.info.status:8}  {settings}"
 
 
 def display_order(key: str) -> tuple[bool, int, str]:

@@ -15,7 +15,6 @@ import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote
@@ -24,7 +23,6 @@ from lightning_modules.compat.mlflow import database_engines
 from lightning_modules.compat.mlflow_schema import WRITE_NOTHING
 from lightning_modules.config.errors import UserError, did_you_mean
 from lightning_modules.config.project import runs_folder
-from lightning_modules.config.run_names import short_keys
 from lightning_modules.tracking.schema_version import has_newest_schema
 from lightning_modules.tracking.secrets import mask_secrets
 from lightning_modules.tracking.tags import KIND_TAG, SWEEP_NAME_TAG
@@ -360,25 +358,15 @@ def find_run(store: Store, wanted: str, view: int = 1) -> Run:
         if len(runs) == 1:
             return runs[0]
         if runs:
-            listed = "\n".join(_candidates(runs[:5])) + "\n  …" * (len(runs) > 5)
+            from lightning_modules.tracking.params import candidate_lines
+
+            listed = "\n".join(candidate_lines(runs[:5])) + "\n  …" * (len(runs) > 5)
             raise UserError(f"{wanted!r} matches several runs: give the id of one:\n{listed}")
     newest = client.search_runs(everywhere, "", view, 100, ["attributes.start_time DESC"])
     listed = ", ".join(f"{run.info.run_name} ({run.info.run_id[:8]})" for run in newest[:5])
     known = f"the newest are: {listed}" if listed else "it has no runs yet"
     hint = f"{did_you_mean(wanted, [run.info.run_name or '' for run in newest])} {known}".strip()
     raise UserError(f"no {'deleted ' * (view == 2)}run {wanted!r} in {mask_secrets(store.uri)}: {hint}")
-
-
-def _candidates(runs: Sequence[Run]) -> Iterator[str]:
-    """A line for each run: id, start, status, and the params in which they differ."""
-    from lightning_modules.tracking.params import differing_params
-
-    keys = differing_params([run.data.params for run in runs])[:4]
-    names = short_keys(keys)
-    for run in runs:
-        start = datetime.fromtimestamp(run.info.start_time / 1000).isoformat(" ", "minutes")
-        settings = " ".join(f"{names[key]}={run.data.params.get(key)}" for key in keys) or "same settings"
-        yield f"  {run.info.run_id}  {start}  {run.info.status:8}  {settings}"
 
 
 def _conditions(wanted: str) -> Iterator[list[str]]:

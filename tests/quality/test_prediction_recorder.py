@@ -14,7 +14,7 @@ from torch import nn
 
 from lightning_modules.config.command_line import compose_run
 from lightning_modules.quality.metric_intervals import bootstrap
-from lightning_modules.quality.test_predictions import FILE, sample_losses
+from lightning_modules.quality.prediction_recorder import FILE, sample_losses
 from lightning_modules.run.data_adapter import open_data
 from lightning_modules.run.run import run
 from lightning_modules.task.classification import Classification
