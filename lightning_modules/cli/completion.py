@@ -19,7 +19,7 @@ SCRIPT = """_touchstone() {
   COMPREPLY=($(touchstone --complete "${COMP_LINE:0:$COMP_POINT}" 2>/dev/null))
 }
 complete -o nospace -o default -F _touchstone touchstone"""
-_OF_RUNS = ("compare", "compress", "export", "predict", "rerun", "serve")  # verbs whose targets are runs
+_OF_RUNS = ("compare", "compress", "export", "generate", "predict", "rerun", "serve")  # verbs whose targets are runs
 _RUN_KEYS = ("resume", "resume.run", "init_from")
 
 

@@ -18,6 +18,7 @@ VERBS = {  # cli/VERB.py has `main()`
     "reproduce": "run the claims of papers and judge them",
     "rerun": "run a recorded config again on its recorded code, and compare",
     "predict": "predict files with a recorded model",
+    "generate": "continue a text with a recorded language model",
     "serve": "serve a recorded model over HTTP",
     "promote": "give a recorded model an alias in MLflow's registry: champion",
     "export": "write a recorded model for ONNX Runtime, torch.export or AOTInductor",

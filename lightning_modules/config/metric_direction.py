@@ -16,7 +16,7 @@ _HIGHER_IS_BETTER = (
 _LOWER_IS_BETTER = (
     "loss error err error_rate rmse mse mae mape msle nll negative_log_likelihood cross_entropy perplexity ppl brier ece "
     "hamming_distance kl_divergence wer cer fid bytes kb mb ms s seconds time latency duration params macs flops nonzero "
-    "drop"
+    "per_char drop"
 )
 _DIRECTIONS = dict.fromkeys(_HIGHER_IS_BETTER.split(), True) | dict.fromkeys(_LOWER_IS_BETTER.split(), False)
 # a suffix that keeps the direction

@@ -69,6 +69,7 @@ class ScoringModel(nn.Module):
     def __init__(self, task: Supervised) -> None:
         super().__init__()
         self.preprocess, self.model, self.scores = task.preprocess, task.model, task.scores
+        self.variable_dims: Sequence[int] = getattr(task, "variable_dims", ())
 
     def forward(self, x: Tensor) -> Tensor:
         return self.scores(self.model(self.preprocess(x)))
@@ -86,7 +87,7 @@ class ScoreHead(nn.Module):
 
 
 def trace(module: nn.Module, *inputs: Tensor) -> torch.export.ExportedProgram:
-    """The module in evaluation mode on the CPU as an exported program with a dynamic batch size.
+    """The module in evaluation mode on the CPU as an exported program with dynamic batch size and `variable_dims`.
 
     Args:
         inputs: [N, …] each, with N >= 2: a batch size of 1 would be exported as a constant.
@@ -96,7 +97,8 @@ def trace(module: nn.Module, *inputs: Tensor) -> torch.export.ExportedProgram:
     try:
         with silence_output(), torch.no_grad():
             copy = eval_copy(module)
-            shapes: Any = tuple({0: torch.export.Dim.DYNAMIC} for _ in inputs)
+            dims = (0, *getattr(module, "variable_dims", ()))
+            shapes: Any = tuple(dict.fromkeys(dims, torch.export.Dim.DYNAMIC) for _ in inputs)
             shapes = (shapes,) if isinstance(module, NamedForward) else shapes  # its forward takes *inputs
             return torch.export.export(copy, tuple(x.cpu() for x in inputs), dynamic_shapes=shapes)
     except Exception as error:  # exporters raise exceptions of many packages

@@ -124,25 +124,21 @@ def check_forward(cfg: DictConfig, task: Supervised, data: Any) -> None:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             outputs = task.eval()(samples)
     except Exception as error:  # a network may raise anything for an unsupported shape
-        raise UserError(
-            f"model: {cfg.model._target_} does not accept samples of shape {tuple(samples.shape[1:])}: {first_line(error)}"
-        ) from error
+        shape = f"samples of shape {tuple(samples.shape[1:])}"
+        raise UserError(f"model: {cfg.model._target_} does not accept {shape}: {first_line(error)}") from error
     finally:
         task.train(training)
     needed = cfg.model.get("num_outputs") or cfg.task.num_outputs
-    if tuple(outputs.shape) != (len(samples), needed):
-        raise UserError(
-            f"model: {cfg.model._target_} returns {tuple(outputs.shape[1:])} values per sample, "
-            f"but the task needs model.num_outputs={needed}"
-        )
+    if tuple(outputs.shape) != task.output_shape(samples, needed):
+        found = f"model: {cfg.model._target_} returns {tuple(outputs.shape[1:])} values per sample"
+        raise UserError(f"{found}, but the task needs model.num_outputs={needed}")
     try:
         loss = task.loss(outputs, task.loss_target({"y": data.arrays.y[: len(samples)]}))
         if loss.ndim:
             raise ValueError(f"expected a scalar, got shape {tuple(loss.shape)}")
     except Exception as error:
-        raise UserError(
-            f"task.loss: {cfg.task.loss._target_} does not work with this task and data: {first_line(error)}"
-        ) from error
+        loss_name = f"task.loss: {cfg.task.loss._target_}"
+        raise UserError(f"{loss_name} does not work with this task and data: {first_line(error)}") from error
     _check_metrics(task, outputs, data.arrays.y[: len(samples)])
 
 

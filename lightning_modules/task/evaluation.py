@@ -46,6 +46,10 @@ class EvaluatedModule(pl.LightningModule):
         """The torchmetrics of ``val`` or ``test``, computed once per epoch on all buffered predictions."""
         raise TypeError(f"{type(self).__name__} defines no metrics")
 
+    def output_shape(self, x: Tensor, num_outputs: int) -> tuple[int, ...]:
+        """The shape of the outputs for raw samples."""
+        return (len(x), num_outputs)
+
     def loss_target(self, batch: Batch) -> Tensor:
         """The targets in the form that the loss expects."""
         return batch["y"]

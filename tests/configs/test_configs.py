@@ -72,6 +72,9 @@ FITTING = {  # data that a model needs where digits do not fit it
     "task=next_item": ["data=movielens_sequence", "model=item_sequence"],
     "data=movielens_implicit": ["model=bpr", "task=ranking"],
     "data=movielens_sequence": ["model=item_sequence", "task=next_item"],
+    "model=gpt": ["data=packed_text", "task=language_model"],
+    "task=language_model": ["data=packed_text", "model=gpt"],
+    **{f"data={name}": ["model=gpt", "task=language_model"] for name in ("packed_text", "tiny_shakespeare")},
     "model=audio_cnn": ["data=spoken_digits"],
     "model=audio_gru": ["data=spoken_digits", "model.n_mels=40"],
     **{f"data={name}": ["model=audio_cnn"] for name in ("spoken_digits", "audio_folder")},
@@ -103,6 +106,8 @@ BY_PATH = {
     "data=audio_folder",
     "data=movielens_implicit",
     "data=movielens_sequence",
+    "data=packed_text",
+    "data=tiny_shakespeare",
 }
 BUILT_ELSEWHERE = {"model=hf_text"}  # of a folder that its own test makes
 SHAPES = {
@@ -116,6 +121,7 @@ SHAPES = {
     **{f"model={name}": [9] for name in ("kim_cnn", "text_gru", "text_transformer")},
     **{f"model={name}": [2] for name in ("bpr", "neumf", "lightgcn")},
     "model=item_sequence": [50],
+    "model=gpt": [64],
     **{f"model={name}": [8000] for name in ("audio_cnn", "audio_gru")},
 }
 

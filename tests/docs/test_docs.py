@@ -139,6 +139,9 @@ def project(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatc
         _write_image(path)
     rows = [f"{n % 50 if n % 7 else ''},{'fm'[n % 2]},{'yes' if n % 3 else 'no'}" for n in range(60)]
     (folder / "patients.csv").write_text("\n".join(["age,sex,sick", *rows]))
+    (folder / "data").mkdir()
+    monkeypatch.setenv("TOUCHSTONE_DATA", str(folder / "data"))
+    (folder / "data" / "story.txt").write_text("".join(f"The fox saw {n} birds.\n" for n in range(100)))
     (folder / "arrays").mkdir()
     for part in ("train", "val"):
         np.save(folder / "arrays" / f"{part}_x.npy", np.zeros((40, 8), dtype=np.float32))
@@ -185,7 +188,10 @@ def _tiny(argv: list[str]) -> list[str]:
     """Overrides that make a training short, of the keys that the command does not set."""
     given = {word.partition("=")[0] for word in argv}
     tiny = {"trainer.max_epochs": "1", "tracking.system_metrics_s": "null", "tracking.pictures": "false"}
-    if not any(word.startswith(("data.name=", "resume=", "data=lightning_datamodule", "data=memmap")) for word in argv):
+    if not any(
+        word.startswith(("data.name=", "resume=", "data=lightning_datamodule", "data=memmap", "data=packed"))
+        for word in argv
+    ):
         tiny["data.per_class"] = "20"
     if any(word.startswith("resume=") for word in argv):
         tiny = {}

@@ -9,11 +9,11 @@ def soft_target_loss(student: Tensor, teachers: Tensor, temperature: float, kind
     """``T^2 KL(teacher || student)`` of the distributions softened by T (Hinton et al. 2015, section 2).
 
     Args:
-        student: logits [B, K].
+        student: logits [B, K], or [B, T, K] of T tokens, of which each is a sample.
         teachers: logits [M, B, K] of M teachers, whose softened probabilities are averaged.
         kind: ``multiclass`` (softmax over K); else each output is a Bernoulli variable, and their mean is returned.
     """
-    own, theirs = student.float() / temperature, teachers.float() / temperature
+    own, theirs = student.flatten(0, -2).float() / temperature, teachers.flatten(1, -2).float() / temperature
     if kind == "multiclass":
         found = F.kl_div(own.log_softmax(-1), theirs.softmax(-1).mean(0), reduction="batchmean")
     else:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -72,6 +73,17 @@ class Teacher:
                 raise UserError(f"teacher={m.teacher_uri} has the classes {theirs} …, but the student has {own} …")
 
 
+def output_kind(task: Any) -> str:
+    """What the outputs of a task are: ``multiclass`` (also of each token), ``binary``, ``multilabel`` or ``regression``."""
+    return str(getattr(task, "kind", None) or getattr(task, "output_kind", "regression"))
+
+
+def output_classes(task: Any) -> list[str] | None:
+    """The names of the classes, or the tokens, of a task's outputs."""
+    vocabulary = getattr(task, "vocabulary", None)
+    return getattr(task, "class_names", None) if vocabulary is None else vocabulary.tokens
+
+
 def load_teacher(
     teacher_uri: str | Sequence[str], weights: str | None, input_shape: Sequence[int], num_outputs: int
 ) -> Teacher:
@@ -111,7 +123,7 @@ def _load_from_store(teacher_uri: str) -> TeacherMember:
     task = load_task(path)
     return TeacherMember(
         teacher_uri, task.model, task.preprocess, *model_shapes(task.task_spec),
-        getattr(task, "kind", "regression"), getattr(task, "class_names", None),
+        output_kind(task), output_classes(task),
     )  # fmt: skip
 
 

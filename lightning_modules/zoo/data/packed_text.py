@@ -1,0 +1,174 @@
+"""Any text file for language modelling: one stream of tokens, and windows of equal length from it."""
+
+import gzip
+import hashlib
+import json
+import zlib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from annotated_types import Ge
+from torch import Tensor, nn
+
+from lightning_modules.config.bounds import Count, bounded
+from lightning_modules.config.errors import UserError, first_line, warn
+from lightning_modules.data.files import data_root
+from lightning_modules.data.fingerprint import tensor_digest
+from lightning_modules.data.in_memory import InMemoryData, RawDataset
+from lightning_modules.data.preprocess import SampleSource
+from lightning_modules.data.text_encoding import check_encoding
+from lightning_modules.zoo.data.text_data import missing_files_error
+from lightning_modules.zoo.data.token_vocabulary import MIN_BPE, TokenVocabulary, fit_byte_pairs, fit_characters
+
+
+class PackedText(InMemoryData):
+    """int32 [block], consecutive tokens; y, int32 [block], are the tokens that follow each of them.
+
+    The text is split in its order: training, then validation, then test; no window crosses a border. A sample's index is
+    the position of its first token. Only the tokens are in memory: windows are views of them.
+
+    Args:
+        path: the file, also gzipped as `path`.gz; relative to the data root or absolute.
+        root: data folder; default the environment's TOUCHSTONE_DATA, else ``data/`` of the project.
+        block: tokens in a window.
+        stride: tokens between the starts of two training windows; null: `block`, so that each token is a target once an
+            epoch. Windows of validation and test do not overlap; an incomplete last one is left out.
+        tokenizer: ``characters``, or ``bpe``: `vocab_size` byte pairs. Both are fitted on the training text only.
+        encoding: of the file.
+        fraction: share of the training text that is used, from its start.
+        others: as in `InMemoryData`; without folds and classes.
+    """
+
+    domain = "text"
+
+    @bounded
+    def __init__(
+        self,
+        *,
+        path: str = "text.txt",
+        root: str | Path | None = None,
+        block: Count = 64,
+        stride: Count | None = None,
+        tokenizer: Literal["characters", "bpe"] = "characters",
+        vocab_size: Annotated[int, Ge(MIN_BPE)] = 1024,
+        encoding: str = "utf-8",
+        **settings: Any,
+    ) -> None:
+        check_encoding(encoding)
+        self.path = data_root(root) / Path(path).expanduser()
+        self.block, self.stride = block, stride or block
+        self.tokenizer, self.vocab_size, self.encoding = tokenizer, vocab_size, encoding
+        self.name = Path(path).stem
+        super().__init__(**{"test_fraction": 0.0, **settings})
+        if self.plan.folds or self.plan.per_class:
+            raise UserError("data.folds and data.per_class: a text is split in its order; use data.fraction")
+
+    def hint(self) -> str:
+        """Return how to get the text, for the error message."""
+        return "data.path names a text file"
+
+    def read(self) -> str:
+        """Return the text. Raises UserError if the file is missing, damaged, empty or in another encoding."""
+        places = [self.path, self.path.with_name(f"{self.path.name}.gz")]
+        if (path := next((place for place in places if place.is_file()), None)) is None:
+            raise missing_files_error(f"data={self.name}", places, self.hint())
+        try:
+            content = path.read_bytes()
+            text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode(self.encoding)
+        except UnicodeDecodeError as error:
+            where = f"byte {error.start}: {error.reason}"
+            hint = "data.encoding names its encoding, as in data.encoding=cp1252"
+            raise UserError(f"{path} is not {self.encoding} ({where}); {hint}") from error
+        except (OSError, EOFError, zlib.error) as error:
+            raise UserError(f"{path} cannot be read: {first_line(error)}") from error
+        if not text.strip():
+            raise UserError(f"{path} is empty: expected a text")
+        return text.removeprefix("\ufeff")
+
+    def load(self) -> RawDataset:
+        """Read the text, fit the vocabulary on its training part, and encode each part."""
+        parts = self._split_text(self.read())
+        if self.tokenizer == "bpe":
+            self.vocabulary: TokenVocabulary = fit_byte_pairs(parts["train"], self.vocab_size)
+        else:
+            self.vocabulary = fit_characters(parts["train"], parts["val"] + parts["test"])
+        self.vocabulary.source = str(self.path)
+        if self.vocabulary.unknown_id is not None:
+            unknown = self.vocabulary.unknown(parts["val"] + parts["test"])
+            listed = " ".join(map(repr, unknown[:10])) + " …" * (len(unknown) > 10)
+            warn(
+                f"{self.path}: {len(unknown)} characters of val and test are unknown, since train lacks them: {listed}"
+            )
+        ids = {part: self.vocabulary.to_ids(text) for part, text in parts.items()}
+        for part, tokens in ids.items():
+            if len(tokens) <= self.block and (part == "train" or parts[part]):
+                raise UserError(
+                    f"{self.path}: the {part} part has {len(tokens)} tokens, too few for a window of data.block={self.block} "
+                    f"and its next token; use a longer text, a smaller data.block or other data.{part}_fraction"
+                )
+        self.num_tokens = {part: len(tokens) for part, tokens in ids.items()}
+        x, y = self._windows(torch.cat(list(ids.values())))
+        recipe = json.dumps(self.vocabulary.recipe(), sort_keys=True)
+        digest = hashlib.sha256((recipe + tensor_digest(*ids.values())).encode()).hexdigest()
+        return RawDataset(x, y, content=digest)
+
+    def _split_text(self, text: str) -> dict[str, str]:
+        val, test = self.plan.val_fraction, self.plan.test_fraction
+        trained, validated = int(len(text) * (1 - val - test)), int(len(text) * (1 - test))
+        used = max(1, int(trained * self.plan.fraction))
+        return {"train": text[:used], "val": text[trained:validated], "test": text[validated:]}
+
+    def _windows(self, stream: Tensor) -> tuple[Tensor, Tensor]:
+        """All windows [N, block] of a stream of tokens, and their targets, as views."""
+        return stream[:-1].unfold(0, self.block, 1), stream[1:].unfold(0, self.block, 1)
+
+    def build_split(self, arrays: RawDataset) -> dict[str, Tensor]:
+        """Return the first positions of the windows of each part."""
+        first, splits = 0, {}
+        for part, count in self.num_tokens.items():
+            last = first + max(0, count - self.block)
+            splits[part] = torch.arange(first, last, self.stride if part == "train" else self.block)
+            first += count
+        return splits
+
+    def build_preprocess(self, x: SampleSource, train: Tensor) -> nn.Module:
+        """Return the vocabulary, which is recorded with the model."""
+        return self.vocabulary
+
+    def setup(self, stage: str | None = None) -> None:
+        """Set up as usual; a model has one output per token of the vocabulary."""
+        super().setup(stage)
+        self.num_targets = self.vocabulary.size
+
+    def _describe_classes(self, arrays: RawDataset, train: Tensor) -> None:
+        self.num_classes, self.class_names, self.class_counts = None, None, None
+
+    def _to_device(self, device: torch.device, x: SampleSource, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Move the tokens, not their windows."""
+        assert isinstance(x, Tensor)
+        if id(x) not in self._on_device:
+            stream = torch.cat([x[:, 0], x[-1, 1:], y[-1, -1:]])
+            self._on_device[id(x)] = self._windows(stream.to(device))
+        return self._on_device[id(x)]
+
+    @property
+    def bytes_in_memory(self) -> int:
+        """Bytes of the tokens."""
+        return 4 * sum(self.num_tokens.values())
+
+    def sample_text(self, x: Tensor) -> str:
+        """Return the text of one raw sample."""
+        return self.vocabulary.to_text(x)
+
+
+class TinyShakespeare(PackedText):
+    """Karpathy's tiny_shakespeare: 1,115,394 characters of 65 kinds from Shakespeare's plays."""
+
+    def __init__(self, *, path: str = "tiny_shakespeare/input.txt", **settings: Any) -> None:
+        super().__init__(path=path, **settings)
+        self.name = "tiny_shakespeare"
+
+    def hint(self) -> str:
+        """Return how to get the text, for the error message."""
+        return "It is data/tinyshakespeare/input.txt of the repository karpathy/char-rnn"
