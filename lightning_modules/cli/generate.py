@@ -2,12 +2,8 @@
 
 from typing import Annotated, Any
 
-from annotated_types import Gt, Le
-
 from lightning_modules.cli.arguments import verb
-from lightning_modules.config.bounds import Count, NonNegative, Seed, Whole
-
-Share = Annotated[float, Gt(0), Le(1)]
+from lightning_modules.config.bounds import Count, Fraction, NonNegative, Seed, Whole
 
 
 @verb(
@@ -20,11 +16,11 @@ def main(
     max_new_tokens: Annotated[Whole, "number of tokens"] = 200,
     temperature: Annotated[NonNegative, "divides the logits; 0: always the likeliest token"] = 1.0,
     top_k: Annotated[Count | None, "sample from the k likeliest tokens"] = None,
-    top_p: Annotated[Share | None, "sample from the likeliest tokens of this joint probability"] = None,
+    top_p: Annotated[Fraction | None, "sample from the likeliest tokens of this joint probability"] = None,
     seed: Annotated[Seed, "of the random numbers: the same seed gives the same text"] = 0,
 ) -> dict[str, Any]:
-    """Continue a text with a recorded language model. Of a prompt that is longer than the block of the model, the last
-    tokens are seen; a character that its vocabulary lacks is an error."""
+    """Continue a text with a recorded language model. Of a prompt longer than its block, the last tokens are seen; a
+    character that its vocabulary lacks is an error."""
     from lightning_modules.config.errors import UserError
     from lightning_modules.run.serve import load_module, model_weights
     from lightning_modules.tracking.resume import best_checkpoint

@@ -13,7 +13,7 @@ from lightning_modules.zoo.data.token_vocabulary import fit_byte_pairs, fit_char
 from lightning_modules.zoo.model.gpt import GPT
 from lightning_modules.zoo.task.generation import Sampling, generate, sample
 from lightning_modules.zoo.task.language_model import LanguageModel
-from lightning_modules.zoo.task.token_metrics import TokenCrossEntropy, mean_nats, token_metrics, token_sums
+from lightning_modules.zoo.task.token_metrics import NATS, TOKENS, TokenCrossEntropy, ratio, token_metrics, token_sums
 
 ALPHABET = "abcdefgh\n"
 
@@ -79,7 +79,7 @@ def test_measures_of_tokens_are_those_of_torchmetrics_and_count_characters() -> 
     perplexity = Perplexity(ignore_index=-100)
     assert float(found["perplexity"]) == pytest.approx(float(perplexity(logits, target)), rel=1e-5)
     loss = TokenCrossEntropy()(logits, target)
-    assert float(mean_nats(sums)) == pytest.approx(float(loss), rel=1e-6)
+    assert float(ratio(sums, NATS, TOKENS)) == pytest.approx(float(loss), rel=1e-6)
     counted = target[target >= 0]
     characters = int(vocabulary.token_characters[counted].sum())
     assert float(found["nats_per_char"]) == pytest.approx(float(loss) * len(counted) / characters, rel=1e-6)

@@ -128,7 +128,7 @@ def test_characters_that_only_held_out_text_has_are_counted_as_unknown(
         (
             "naïve".encode("latin-1") * 9,
             {},
-            r"is not utf-8 \(byte 2: invalid continuation byte\); data\.encoding names",
+            r"is not utf-8 \(byte 2: invalid continuation byte\); set data\.encoding",
         ),
         (TEXT.encode(), {"folds": 5, "fold": 0}, r"data\.folds and data\.per_class: a text is split in its order"),
         (TEXT.encode(), {"tokenizer": "bpe", "vocab_size": 100}, r"vocab_size=100: expected 257 or more"),

@@ -15,13 +15,7 @@ from lightning_modules.compression.distillation.feature_matching import (
     match_spatial_size,
 )
 from lightning_modules.compression.distillation.losses import attention_transfer_loss, relational_loss, soft_target_loss
-from lightning_modules.compression.distillation.teacher import (
-    LogitCache,
-    Teacher,
-    load_teacher,
-    output_classes,
-    output_kind,
-)
+from lightning_modules.compression.distillation.teacher import LogitCache, Teacher, load_teacher, output_classes
 from lightning_modules.compression.stage import Settings, Stage, StageContext, StateDict, When
 from lightning_modules.config.bounds import Fraction, NonNegative, Positive, bounded
 from lightning_modules.config.errors import UserError
@@ -112,13 +106,13 @@ class Distillation(Stage):
 
     def check_task(self, task: Any) -> None:
         """Raise UserError if the teacher was trained for other classes, or if its logits cannot be cached."""
-        self._kind = output_kind(task)
+        self._kind, classes = output_classes(task)
         if self.alpha and self._kind == "regression":
             raise self.config_error(f"alpha={self.alpha}: a regression has no soft targets; use alpha=0 and a term")
         try:
             if self._teacher is None:
                 self._teacher = load_teacher(self.teacher_uris, self.weights, *model_shapes(task.task_spec))
-            self._teacher.check_classes(self._kind, output_classes(task))
+            self._teacher.check_classes(self._kind, classes)
         except UserError as error:
             raise self.config_error(str(error)) from error
         if self.caches and task.augmentation is not None:

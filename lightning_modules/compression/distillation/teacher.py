@@ -73,15 +73,11 @@ class Teacher:
                 raise UserError(f"teacher={m.teacher_uri} has the classes {theirs} …, but the student has {own} …")
 
 
-def output_kind(task: Any) -> str:
-    """What the outputs of a task are: ``multiclass`` (also of each token), ``binary``, ``multilabel`` or ``regression``."""
-    return str(getattr(task, "kind", None) or getattr(task, "output_kind", "regression"))
-
-
-def output_classes(task: Any) -> list[str] | None:
-    """The names of the classes, or the tokens, of a task's outputs."""
-    vocabulary = getattr(task, "vocabulary", None)
-    return getattr(task, "class_names", None) if vocabulary is None else vocabulary.tokens
+def output_classes(task: Any) -> tuple[str, list[str] | None]:
+    """The kind of a task's outputs, and the names of their classes: of a language model the tokens."""
+    if vocabulary := getattr(task, "vocabulary", None):
+        return "multiclass", vocabulary.tokens
+    return getattr(task, "kind", "regression"), getattr(task, "class_names", None)
 
 
 def load_teacher(
@@ -123,7 +119,7 @@ def _load_from_store(teacher_uri: str) -> TeacherMember:
     task = load_task(path)
     return TeacherMember(
         teacher_uri, task.model, task.preprocess, *model_shapes(task.task_spec),
-        output_kind(task), output_classes(task),
+        *output_classes(task),
     )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 from annotated_types import Ge
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_modules.config.bounds import Count, bounded
 from lightning_modules.config.errors import UserError, first_line, warn
@@ -41,6 +41,7 @@ class PackedText(InMemoryData):
     """
 
     domain = "text"
+    hint = "data.path names a text file"
 
     @bounded
     def __init__(
@@ -56,30 +57,24 @@ class PackedText(InMemoryData):
         **settings: Any,
     ) -> None:
         check_encoding(encoding)
-        self.path = data_root(root) / Path(path).expanduser()
+        self.path, self.name = data_root(root) / Path(path).expanduser(), Path(path).stem
         self.block, self.stride = block, stride or block
         self.tokenizer, self.vocab_size, self.encoding = tokenizer, vocab_size, encoding
-        self.name = Path(path).stem
         super().__init__(**{"test_fraction": 0.0, **settings})
         if self.plan.folds or self.plan.per_class:
             raise UserError("data.folds and data.per_class: a text is split in its order; use data.fraction")
-
-    def hint(self) -> str:
-        """Return how to get the text, for the error message."""
-        return "data.path names a text file"
 
     def read(self) -> str:
         """Return the text. Raises UserError if the file is missing, damaged, empty or in another encoding."""
         places = [self.path, self.path.with_name(f"{self.path.name}.gz")]
         if (path := next((place for place in places if place.is_file()), None)) is None:
-            raise missing_files_error(f"data={self.name}", places, self.hint())
+            raise missing_files_error(f"data={self.name}", places, self.hint)
         try:
             content = path.read_bytes()
             text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode(self.encoding)
         except UnicodeDecodeError as error:
             where = f"byte {error.start}: {error.reason}"
-            hint = "data.encoding names its encoding, as in data.encoding=cp1252"
-            raise UserError(f"{path} is not {self.encoding} ({where}); {hint}") from error
+            raise UserError(f"{path} is not {self.encoding} ({where}); set data.encoding, as in cp1252") from error
         except (OSError, EOFError, zlib.error) as error:
             raise UserError(f"{path} cannot be read: {first_line(error)}") from error
         if not text.strip():
@@ -89,17 +84,7 @@ class PackedText(InMemoryData):
     def load(self) -> RawDataset:
         """Read the text, fit the vocabulary on its training part, and encode each part."""
         parts = self._split_text(self.read())
-        if self.tokenizer == "bpe":
-            self.vocabulary: TokenVocabulary = fit_byte_pairs(parts["train"], self.vocab_size)
-        else:
-            self.vocabulary = fit_characters(parts["train"], parts["val"] + parts["test"])
-        self.vocabulary.source = str(self.path)
-        if self.vocabulary.unknown_id is not None:
-            unknown = self.vocabulary.unknown(parts["val"] + parts["test"])
-            listed = " ".join(map(repr, unknown[:10])) + " …" * (len(unknown) > 10)
-            warn(
-                f"{self.path}: {len(unknown)} characters of val and test are unknown, since train lacks them: {listed}"
-            )
+        self.vocabulary = self._fit_vocabulary(parts["train"], parts["val"] + parts["test"])
         ids = {part: self.vocabulary.to_ids(text) for part, text in parts.items()}
         for part, tokens in ids.items():
             if len(tokens) <= self.block and (part == "train" or parts[part]):
@@ -109,15 +94,25 @@ class PackedText(InMemoryData):
                 )
         self.num_tokens = {part: len(tokens) for part, tokens in ids.items()}
         x, y = self._windows(torch.cat(list(ids.values())))
-        recipe = json.dumps(self.vocabulary.recipe(), sort_keys=True)
-        digest = hashlib.sha256((recipe + tensor_digest(*ids.values())).encode()).hexdigest()
-        return RawDataset(x, y, content=digest)
+        content = json.dumps(self.vocabulary.tokens) + tensor_digest(*ids.values())
+        return RawDataset(x, y, content=hashlib.sha256(content.encode()).hexdigest())
 
     def _split_text(self, text: str) -> dict[str, str]:
         val, test = self.plan.val_fraction, self.plan.test_fraction
         trained, validated = int(len(text) * (1 - val - test)), int(len(text) * (1 - test))
         used = max(1, int(trained * self.plan.fraction))
         return {"train": text[:used], "val": text[trained:validated], "test": text[validated:]}
+
+    def _fit_vocabulary(self, text: str, held_out: str) -> TokenVocabulary:
+        bpe = self.tokenizer == "bpe"
+        vocabulary = fit_byte_pairs(text, self.vocab_size) if bpe else fit_characters(text, held_out)
+        vocabulary.source = str(self.path)
+        if unknown := vocabulary.unknown(held_out):
+            listed = " ".join(map(repr, unknown[:10])) + " …" * (len(unknown) > 10)
+            warn(
+                f"{self.path}: {len(unknown)} characters of val and test are unknown, since train lacks them: {listed}"
+            )
+        return vocabulary
 
     def _windows(self, stream: Tensor) -> tuple[Tensor, Tensor]:
         """All windows [N, block] of a stream of tokens, and their targets, as views."""
@@ -132,17 +127,13 @@ class PackedText(InMemoryData):
             first += count
         return splits
 
-    def build_preprocess(self, x: SampleSource, train: Tensor) -> nn.Module:
+    def build_preprocess(self, x: SampleSource, train: Tensor) -> TokenVocabulary:
         """Return the vocabulary, which is recorded with the model."""
         return self.vocabulary
 
-    def setup(self, stage: str | None = None) -> None:
-        """Set up as usual; a model has one output per token of the vocabulary."""
-        super().setup(stage)
-        self.num_targets = self.vocabulary.size
-
     def _describe_classes(self, arrays: RawDataset, train: Tensor) -> None:
         self.num_classes, self.class_names, self.class_counts = None, None, None
+        self.num_targets = self.vocabulary.size  # outputs of a model
 
     def _to_device(self, device: torch.device, x: SampleSource, y: Tensor) -> tuple[Tensor, Tensor]:
         """Move the tokens, not their windows."""
@@ -165,10 +156,8 @@ class PackedText(InMemoryData):
 class TinyShakespeare(PackedText):
     """Karpathy's tiny_shakespeare: 1,115,394 characters of 65 kinds from Shakespeare's plays."""
 
+    hint = "It is data/tinyshakespeare/input.txt of the repository karpathy/char-rnn"
+
     def __init__(self, *, path: str = "tiny_shakespeare/input.txt", **settings: Any) -> None:
         super().__init__(path=path, **settings)
         self.name = "tiny_shakespeare"
-
-    def hint(self) -> str:
-        """Return how to get the text, for the error message."""
-        return "It is data/tinyshakespeare/input.txt of the repository karpathy/char-rnn"

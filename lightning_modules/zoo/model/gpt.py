@@ -59,8 +59,7 @@ class GPT(nn.Module):
     normal with standard deviation 0.02, projections into the residual stream divided by sqrt(2 * depth).
 
     Args:
-        input_shape: the block, tokens in a sample; from the data.
-        num_outputs: size of the vocabulary; from the data.
+        input_shape, num_outputs: the block and the size of the vocabulary; from the data.
         dim: of embeddings and states; a multiple of `heads`.
         bias: of linear layers and layer norms.
     """

@@ -1,40 +1,30 @@
 """Texts sampled from a language model, token by token, with or without a cache of keys and values."""
 
 import inspect
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-from annotated_types import Gt, Le
 from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor
 from torch.nn import functional as F
 
-from lightning_modules.config.bounds import Count, NonNegative, Seed, Whole, bounded
+from lightning_modules.config.bounds import Count, Fraction, NonNegative, Seed, Whole, bounded
 from lightning_modules.config.errors import UserError
 from lightning_modules.task.task_spec import model_shapes
 from lightning_modules.zoo.task.language_model import LanguageModel
-
-Logits = Callable[[Tensor], Tensor]  # tokens [T] -> logits [V] of the next one
 
 
 @bounded
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are sampled.
-
-    Attributes:
-        temperature: logits are divided by it; 0 takes the likeliest token.
-        top_k: sample from the k likeliest tokens only.
-        top_p: sample from the likeliest tokens that together have this probability (Holtzman et al. 2020).
-        seed: of the random numbers.
-    """
+    """How tokens are sampled: with temperature 0 the likeliest, else of the `top_k` likeliest, and of the likeliest that
+    together have the probability `top_p` (Holtzman et al. 2020)."""
 
     max_new_tokens: Whole = 200
     temperature: NonNegative = 1.0
     top_k: Count | None = None
-    top_p: Annotated[float, Gt(0), Le(1)] | None = None
+    top_p: Fraction | None = None
     seed: Seed = 0
 
 
@@ -42,24 +32,20 @@ def generate(task: LanguageModel, prompt: str | None, sampling: Sampling, cached
     """Return the text that follows a prompt; None is the start of a line. The task stays in its mode.
 
     Of a text longer than the block only the last tokens are seen. With the same seed the text is the same with and without
-    the cache, which spares computing all tokens anew for each one.
-
-    Raises UserError for an empty prompt, and for characters that the vocabulary lacks.
+    the cache. Raises UserError for an empty prompt, and for characters that the vocabulary lacks.
     """
     tokens = encode_prompt(task, prompt).to(task.device)
-    block, training = model_shapes(task.task_spec)[0][0], task.training
+    block, start, training = model_shapes(task.task_spec)[0][0], len(tokens), task.training
     generator = torch.Generator().manual_seed(sampling.seed)
-    follow = _cached_logits(task.model, block) if cached and _takes_cache(task.model) else _logits(task.model, block)
-    start = len(tokens)
+    cache: list[Any] | None = [] if cached and "cache" in inspect.signature(task.model.forward).parameters else None
     try:
         task.eval()
         with torch.no_grad(), isolate_rng(include_cuda=False):
             for _ in range(sampling.max_new_tokens):
-                logits = follow(tokens).float().cpu()
+                logits = _next_logits(task.model, tokens, block, cache).float().cpu()
                 if task.vocabulary.unknown_id is not None:
                     logits[task.vocabulary.unknown_id] = -torch.inf
-                chosen = sample(logits, sampling, generator).to(tokens)
-                tokens = torch.cat([tokens, chosen])
+                tokens = torch.cat([tokens, sample(logits, sampling, generator).to(tokens)])
     finally:
         task.train(training)
     return task.vocabulary.to_text(tokens[start:].cpu())
@@ -71,9 +57,8 @@ def encode_prompt(task: LanguageModel, prompt: str | None) -> Tensor:
     if not text:
         raise UserError("prompt=: the prompt is empty; give a text, or omit prompt to begin a line")
     if unknown := task.vocabulary.unknown(text):
-        hint = "; give a prompt" if prompt is None else ""
-        listed = " ".join(map(repr, unknown[:10])) + " …" * (len(unknown) > 10)
-        raise UserError(f"prompt: the model's vocabulary of {task.vocabulary.size} tokens lacks {listed}{hint}")
+        listed = " ".join(map(repr, unknown[:10])) + " …" * (len(unknown) > 10) + "; give a prompt" * (prompt is None)
+        raise UserError(f"prompt: the model's vocabulary of {task.vocabulary.size} tokens lacks {listed}")
     return task.vocabulary.to_ids(text).long()
 
 
@@ -86,34 +71,15 @@ def sample(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> Te
         ordered[sampling.top_k :] = -torch.inf
     shares = ordered.softmax(0)
     if sampling.top_p is not None:
-        shares = shares * (shares.cumsum(0) - shares < sampling.top_p)  # the first always remains
+        shares = shares * (shares.cumsum(0) - shares <= sampling.top_p)  # the first always remains
     return tokens[torch.multinomial(shares, 1, generator=generator)]
 
 
-def _takes_cache(model: Any) -> bool:
-    return "cache" in inspect.signature(model.forward).parameters
-
-
-def _cached_logits(model: Any, block: int) -> Logits:
-    """Compute the newest token only, until the block is full: then the positions of all tokens change with each new one."""
-    cache: list[Any] = []
-
-    def follow(tokens: Tensor) -> Tensor:
-        if not cache or len(tokens) > block:
-            cache.clear()
-            logits = model(tokens[None, -block:], cache)
-        else:
-            logits = model(tokens[None, -1:], cache)
-        return torch.as_tensor(logits[0, -1])
-
-    return follow
-
-
-def _logits(model: Any, block: int) -> Logits:
-    """Compute a whole block for each token, as a compressed network takes it."""
-
-    def follow(tokens: Tensor) -> Tensor:
-        seen = tokens[-block:]
+def _next_logits(model: Any, tokens: Tensor, block: int, cache: list[Any] | None) -> Tensor:
+    """Logits [V] of the token after int64 [T]; a `cache` holds all but the last of them, until the block is full."""
+    seen = tokens[-block:]
+    if cache is None:  # a compressed network takes whole blocks
         return torch.as_tensor(model(F.pad(seen, (0, block - len(seen)))[None])[0, len(seen) - 1])
-
-    return follow
+    if len(tokens) > block:
+        cache.clear()  # all positions have changed
+    return torch.as_tensor(model(seen[None, -1:] if cache else seen[None], cache)[0, -1])

@@ -13,7 +13,7 @@ from lightning_modules.task.batches import as_dict
 from lightning_modules.task.metrics import select_metrics
 from lightning_modules.task.supervised import Supervised
 from lightning_modules.zoo.data.token_vocabulary import TokenVocabulary
-from lightning_modules.zoo.task.token_metrics import MEASURES, mean_nats, token_metrics, token_sums
+from lightning_modules.zoo.task.token_metrics import MEASURES, NATS, TOKENS, ratio, token_metrics, token_sums
 
 
 class LanguageModel(Supervised):
@@ -26,7 +26,6 @@ class LanguageModel(Supervised):
         metrics: names for ``val`` and ``test``: nats_per_char, bits_per_char, perplexity, accuracy.
     """
 
-    output_kind = "multiclass"  # of each token, for distillation
     variable_dims = (1,)  # an exported model takes texts of any length up to the block
 
     @bounded
@@ -64,4 +63,4 @@ class LanguageModel(Supervised):
 
     def evaluation_loss(self, outputs: Tensor, y: Tensor) -> Tensor:
         """Nats per token, whatever the loss that is trained."""
-        return mean_nats(outputs)
+        return ratio(outputs, NATS, TOKENS)

@@ -9,7 +9,7 @@ import pandas as pd
 import pytorch_lightning as pl
 
 from lightning_modules.config.bounds import bounded
-from lightning_modules.config.errors import warn
+from lightning_modules.config.errors import UserError
 from lightning_modules.tracking.logger import BufferedMLflowLogger
 from lightning_modules.zoo.task.generation import Sampling, encode_prompt, generate
 from lightning_modules.zoo.task.language_model import LanguageModel
@@ -20,11 +20,7 @@ _TABLES_TAG = "mlflow.loggedArtifacts"  # which MLflow's page of evaluations lis
 class SampleTexts(pl.Callback):
     """Writes ``samples/texts.json``: after each validation a row per prompt, with the text that the model continues it with.
 
-    The random numbers are the same each time, and none of the training's.
-
-    Args:
-        prompts: texts; null begins a line.
-        sampling: see `Sampling`.
+    The random numbers (`Sampling`) are the same each time, and none of the training's. A prompt null begins a line.
     """
 
     @bounded
@@ -33,8 +29,7 @@ class SampleTexts(pl.Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not isinstance(pl_module, LanguageModel):
-            warn(f"sample texts: off: {type(pl_module).__name__} is no language model")
-            return
+            raise UserError(f"callbacks.sample_texts: {type(pl_module).__name__} is no language model; remove it")
         for prompt in self.prompts:
             encode_prompt(pl_module, prompt)
 
@@ -47,28 +42,22 @@ class SampleTexts(pl.Callback):
 
 
 def add_rows(trainer: pl.Trainer, file: str, rows: Mapping[str, Sequence[Any]]) -> None:
-    """Add rows to a table of the run, as ``mlflow.log_table`` writes it; a resumed run replaces those of repeated steps.
+    """Add rows (columns, with ``step``) to a table of the run, as ``mlflow.log_table`` writes it.
 
-    Args:
-        rows: columns of equal length; ``step`` is one of them.
+    A resumed run replaces the rows of steps that it repeats.
     """
     logger = next((logger for logger in trainer.loggers if isinstance(logger, BufferedMLflowLogger)), None)
     if logger is None:
         return
-    path = Path(trainer.default_root_dir) / file
-    table = pd.DataFrame(dict(rows))
+    path, table = Path(trainer.default_root_dir) / file, pd.DataFrame(dict(rows))
     if path.is_file():
         known = pd.DataFrame(**json.loads(path.read_text(encoding="utf-8")))
         table = pd.concat([known[known["step"] < table["step"].min()], table], ignore_index=True)
     else:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _announce(logger, file)
+        tables = json.loads(logger.experiment.get_run(logger.run_id).data.tags.get(_TABLES_TAG, "[]"))
+        listed = [*tables, {"path": file, "type": "table"}]
+        logger.experiment.set_tag(logger.run_id, _TABLES_TAG, json.dumps(listed))
     part = path.with_name(f".{path.name}.part")
     table.to_json(part, orient="split", index=False)
     part.replace(path)
-
-
-def _announce(logger: BufferedMLflowLogger, file: str) -> None:
-    known = json.loads(logger.experiment.get_run(logger.run_id).data.tags.get(_TABLES_TAG, "[]"))
-    listed = [*known, {"path": file, "type": "table"}]
-    logger.experiment.set_tag(logger.run_id, _TABLES_TAG, json.dumps(listed))

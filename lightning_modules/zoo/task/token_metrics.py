@@ -1,11 +1,7 @@
-"""Loss and metrics of models that predict tokens: nats per token and per character, bits, perplexity, accuracy.
-
-They are computed from sums over each sample (`token_sums`), so that no logits are kept.
-"""
+"""Loss and metrics of models that predict tokens, from sums over each sample, so that no logits are kept."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,34 +25,28 @@ class TokenCrossEntropy(nn.CrossEntropyLoss):
 def token_sums(logits: Tensor, target: Tensor, token_characters: Tensor) -> Tensor:
     """Return float32 [B, 4] of each sample: nats, tokens, characters, and tokens that have the highest logit.
 
-    Args:
-        logits: [B, T, V]; target: int [B, T], -100 where there is no token.
-        token_characters: number of characters of each token, [V].
+    Of logits [B, T, V] against ids int [B, T], given the number of characters of each token, [V].
     """
     target = target.long()
-    nats = F.cross_entropy(logits.float().transpose(1, 2), target, reduction="none", ignore_index=IGNORED)
     counted = target != IGNORED
+    nats = F.cross_entropy(logits.float().transpose(1, 2), target, reduction="none", ignore_index=IGNORED)
     characters = token_characters[target.clamp(min=0)] * counted
     correct = (logits.argmax(-1) == target) & counted
     return torch.stack([part.sum(1).float() for part in (nats, counted, characters, correct)], 1)
 
 
-def mean_nats(sums: Tensor) -> Tensor:
-    """Return the nats per token of the sums of samples [N, 4]."""
-    return _ratio(sums, NATS, TOKENS)
-
-
-def _ratio(sums: Tensor, numerator: int, denominator: int) -> Tensor:
+def ratio(sums: Tensor, numerator: int, denominator: int) -> Tensor:
+    """Return one column of the sums of samples [N, 4] over another, as nats per token."""
     total = sums.cpu().double().sum(0)
     return (total[numerator] / total[denominator]).float()
 
 
 Measure = Callable[[Tensor], Tensor]
 MEASURES: Mapping[str, Measure] = {
-    "nats_per_char": lambda sums: _ratio(sums, NATS, CHARACTERS),
-    "bits_per_char": lambda sums: _ratio(sums, NATS, CHARACTERS) / math.log(2),
-    "perplexity": lambda sums: mean_nats(sums).exp(),
-    "accuracy": lambda sums: _ratio(sums, CORRECT, TOKENS),
+    "nats_per_char": lambda sums: ratio(sums, NATS, CHARACTERS),
+    "bits_per_char": lambda sums: ratio(sums, NATS, CHARACTERS) / math.log(2),
+    "perplexity": lambda sums: ratio(sums, NATS, TOKENS).exp(),
+    "accuracy": lambda sums: ratio(sums, CORRECT, TOKENS),
 }
 
 
@@ -70,8 +60,7 @@ class TokenMetric(Metric):
         self.measure = measure
         self.add_state("sums", [], dist_reduce_fx="cat")
 
-    def update(self, sums: Tensor, target: Any = None) -> None:
-        """Add the sums [N, 4] of samples."""
+    def update(self, sums: Tensor, target: Tensor | None = None) -> None:
         self.sums.append(sums)  # type: ignore[operator, union-attr]
 
     def compute(self) -> Tensor:
@@ -80,7 +69,6 @@ class TokenMetric(Metric):
 
 def token_metrics(names: Sequence[str]) -> MetricCollection:
     """Return the named metrics. Raises UserError for an unknown name."""
-    for name in names:
-        if name not in MEASURES:
-            raise UserError(f"task.metrics: unknown metric '{name}'; {suggest(str(name), MEASURES)}")
+    if wrong := [name for name in names if name not in MEASURES]:
+        raise UserError(f"task.metrics: unknown metric '{wrong[0]}'; {suggest(str(wrong[0]), MEASURES)}")
     return MetricCollection({name: TokenMetric(MEASURES[name]) for name in names}, compute_groups=False)
