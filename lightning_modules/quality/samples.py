@@ -47,7 +47,7 @@ class Samples:
 
     @property
     def num_classes(self) -> int | None:
-        return None if self.y.is_floating_point() else len(self.class_names or ())
+        return None if self.y.is_floating_point() or self.y.ndim > 1 else len(self.class_names or ())
 
     def read(self, index: Tensor) -> Tensor:
         """Return the raw samples of `index` [n], in its order."""

@@ -41,7 +41,7 @@ def plain_gpt() -> float:
     optimizer = instantiate(cfg.optimizer)(parameter_groups(model, cfg.optimizer.weight_decay, False))
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     schedule = instantiate(cfg.scheduler)(optimizer, total_steps=2 * STEPS, steps_per_epoch=STEPS)["scheduler"]
-    tokens = torch.cat([data.arrays.x[:, 0], data.arrays.y[-1]])[: data.num_tokens["train"]].numpy()
+    tokens = torch.cat([data.arrays.x[:, 0], data.arrays.y[-1]]).numpy()
     train = data.splits["train"]
     for epoch in range(2):
         start = time.process_time()

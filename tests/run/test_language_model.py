@@ -6,6 +6,7 @@ import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import pandas as pd
@@ -66,8 +67,12 @@ def trained(train: Any) -> Any:
     return train("name=gpt")
 
 
+def artifacts(recorded: Any) -> Path:
+    return Path(unquote(recorded.info.artifact_uri.removeprefix("file://")))
+
+
 def table(recorded: Any) -> pd.DataFrame:
-    file = Path(recorded.info.artifact_uri.removeprefix("file://")) / "samples" / "texts.json"
+    file = artifacts(recorded) / "samples" / "texts.json"
     return pd.DataFrame(**json.loads(file.read_text()))
 
 
@@ -85,7 +90,7 @@ def test_nats_per_token_and_per_character_texts_and_groups_of_parameters_are_rec
     assert texts["step"].tolist() == steps and texts["text"].str.len().tolist() == [20, 20]
     tables = json.loads(trained.data.tags["mlflow.loggedArtifacts"])
     assert tables == [{"path": "samples/texts.json", "type": "table"}]
-    checkpoint = read_checkpoint(Path(trained.info.artifact_uri.removeprefix("file://")) / "checkpoints" / "last.ckpt")
+    checkpoint = read_checkpoint(artifacts(trained) / "checkpoints" / "last.ckpt")
     decays = [group["weight_decay"] for group in checkpoint["optimizer_states"][0]["param_groups"]]
     assert decays == [0.01, 0.0]
 
@@ -195,3 +200,30 @@ def test_the_served_model_returns_the_logits(trained: Any) -> None:
     task: Any = load_module(path)
     with torch.inference_mode():
         np.testing.assert_allclose(served.predict(x.numpy()), task(x).numpy(), atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_sweep_over_seeds_is_compared_by_bits_per_character(folder: Path, train: Any) -> None:
+    from multirun import multirun
+
+    from lightning_modules.api import compare
+
+    words = [*QUICK, f"data.path={folder}/story.txt", "trainer.max_epochs=1", "seed=0,1", "model.dim=8,16"]
+    multirun([*words, "sweep.name=widths"])
+    table = compare("widths", metric="test/bits_per_char", by=["model.dim"])
+    assert [str(dim) for dim in table["model.dim"]] == ["16", "8"] and table["n"].tolist() == [2, 2]
+
+
+@pytest.mark.slow
+def test_predictions_and_data_quality_have_a_row_for_each_window(train: Any, folder: Path, command: Any) -> None:
+    recorded = train("callbacks=[default,sample_texts,test_predictions]", "trainer.max_epochs=1")
+    file = artifacts(recorded) / "predictions" / "test.parquet"
+    predictions = pd.read_parquet(file)
+    assert {"sample", "prediction/nats", "prediction/characters", "loss"} <= set(predictions)
+    assert predictions["loss"].mean() == pytest.approx(recorded.data.metrics["test/loss"], rel=1e-5)
+    done = command("data.py", "inspect", "data=packed_text", f"data.path={folder}/story.txt", "data.block=16")
+    assert (
+        done.returncode == 0
+        and "unused" not in done.stdout
+        and "label errors: the targets are not classes" in done.stdout
+    )

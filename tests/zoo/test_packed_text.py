@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -45,32 +46,46 @@ def test_targets_are_the_next_tokens_and_no_window_crosses_the_border_of_a_part(
 
 
 def test_the_split_is_that_of_nanogpt_and_windows_may_start_at_any_token(file: Path) -> None:
-    data = packed(file, stride=1)
-    trained = int(len(TEXT) * 0.9)
-    assert data.num_tokens == {"train": trained, "val": len(TEXT) - trained, "test": 0}
-    assert data.splits["train"].tolist() == list(range(trained - 8))
+    data, trained = packed(file, stride=1), int(len(TEXT) * 0.9)
+    assert data.num_tokens == {"train": (trained - 1) // 8 * 8, "val": (len(TEXT) - trained - 1) // 8 * 8, "test": 0}
+    assert data.splits["train"].tolist() == list(range(data.num_tokens["train"] - 7))
+    assert data.vocabulary.to_text(data.arrays.x[5]) == TEXT[5:13]
+    first = data.arrays.x.index_select(0, data.splits["val"][:1])[0]
+    assert data.vocabulary.to_text(first) == TEXT[trained : trained + 8]
     assert data.arrays.x.untyped_storage().nbytes() <= 4 * len(TEXT)  # type: ignore[union-attr] # views of the tokens
 
 
+@pytest.mark.parametrize(("stride", "starts"), [(None, 8), (6, 6), (12, 12)])
+def test_training_windows_start_every_stride_tokens(file: Path, stride: int | None, starts: int) -> None:
+    data = packed(file, stride=stride)
+    windows = data.arrays.x.index_select(0, data.splits["train"])
+    assert [data.vocabulary.to_text(x) for x in windows[:9]] == [TEXT[i : i + 8] for i in range(0, 9 * starts, starts)]
+    if stride is None:
+        assert len(data.arrays.x) == sum(map(len, data.splits.values()))  # none is unused
+
+
 def test_the_order_is_a_function_of_seed_and_epoch_and_ranks_share_the_windows(file: Path) -> None:
-    def order(rank: int, world_size: int, epoch: int) -> list[int]:
+    def order(epoch: int, rank: int = 0, world_size: int = 1) -> list[int]:
         data = packed(file, seed=3)
+        data.trainer = Namespace(
+            distributed_sampler_kwargs={"rank": rank, "num_replicas": world_size},
+            strategy=Namespace(root_device=torch.device("cpu")),
+        )
         loader = data.train_dataloader()
-        sampler: Any = loader.sampler
-        sampler.rank, sampler.world_size = rank, world_size
-        sampler.set_epoch(epoch)
+        loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
         return [int(i) for batch in loader for i in batch["index"]]
 
-    assert order(0, 1, 1) == order(0, 1, 1) != order(0, 1, 2)
-    assert sorted(order(0, 1, 1)) == packed(file).splits["train"].tolist()
+    assert order(1) == order(1) != order(2)
+    assert sorted(order(1)) == packed(file).splits["train"].tolist()
+    assert set(order(1, 0, 2)) | set(order(1, 1, 2)) == set(order(1)) and len(order(1, 0, 2)) == -(-len(order(1)) // 2)
 
 
 def test_the_device_of_the_trainer_holds_the_tokens_once(file: Path) -> None:
-    plain, moved = packed(file), packed(file, device="trainer")
+    plain, moved = packed(file, stride=1), packed(file, stride=1, device="trainer")
     for a, b in zip(plain.train_dataloader(), moved.train_dataloader(), strict=True):
         assert all(torch.equal(a[key], b[key]) for key in a)
-    ((x, y),) = moved._on_device.values()
-    assert x.untyped_storage().data_ptr() == y.untyped_storage().data_ptr()
+    ((x, _),) = moved._on_device.values()
+    assert x.untyped_storage().nbytes() <= 4 * len(TEXT)
 
 
 def test_the_fingerprint_covers_text_split_and_vocabulary(file: Path) -> None:
@@ -84,7 +99,7 @@ def test_the_fingerprint_covers_text_split_and_vocabulary(file: Path) -> None:
 
 def test_a_fraction_is_the_start_of_the_training_text_with_a_vocabulary_of_its_own(file: Path) -> None:
     data = packed(file, fraction=0.1)
-    assert data.num_tokens["train"] == int(int(len(TEXT) * 0.9) * 0.1)
+    assert data.num_tokens["train"] == (int(int(len(TEXT) * 0.9) * 0.1) - 1) // 8 * 8
     assert data.vocabulary.unknown("line 9") == []
 
 
@@ -113,7 +128,7 @@ def test_characters_that_only_held_out_text_has_are_counted_as_unknown(
     path = tmp_path / "late.txt"
     path.write_text("abc" * 300 + "abz" * 33)
     data = packed(path)
-    assert f"{path}: 1 characters of val and test are unknown, since train lacks them: 'z'" in capsys.readouterr().err
+    assert f"{path}: train lacks 1 characters of val and test, now unknown: 'z'" in capsys.readouterr().err
     assert data.vocabulary.tokens == ["a", "b", "c", "<unk>"]
     assert data.vocabulary.to_text(data.vocabulary.to_ids("az")) == "a<unk>"
 

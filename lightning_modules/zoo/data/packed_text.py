@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import json
+import math
 import zlib
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -25,15 +26,15 @@ from lightning_modules.zoo.data.token_vocabulary import MIN_BPE, TokenVocabulary
 class PackedText(InMemoryData):
     """int32 [block], consecutive tokens; y, int32 [block], are the tokens that follow each of them.
 
-    The text is split in its order: training, then validation, then test; no window crosses a border. A sample's index is
-    the position of its first token. Only the tokens are in memory: windows are views of them.
+    The text is split in its order: training, then validation, then test; no window crosses a border. Only the tokens are in
+    memory: windows are views of them.
 
     Args:
         path: the file, also gzipped as `path`.gz; relative to the data root or absolute.
         root: data folder; default the environment's TOUCHSTONE_DATA, else ``data/`` of the project.
         block: tokens in a window.
         stride: tokens between the starts of two training windows; null: `block`, so that each token is a target once an
-            epoch. Windows of validation and test do not overlap; an incomplete last one is left out.
+            epoch. Windows of validation and test do not overlap. An incomplete last window of a part is left out.
         tokenizer: ``characters``, or ``bpe``: `vocab_size` byte pairs. Both are fitted on the training text only.
         encoding: of the file.
         fraction: share of the training text that is used, from its start.
@@ -58,7 +59,7 @@ class PackedText(InMemoryData):
     ) -> None:
         check_encoding(encoding)
         self.path, self.name = data_root(root) / Path(path).expanduser(), Path(path).stem
-        self.block, self.stride = block, stride or block
+        self.block, self.stride, self._step = block, stride or block, math.gcd(block, stride or block)
         self.tokenizer, self.vocab_size, self.encoding = tokenizer, vocab_size, encoding
         super().__init__(**{"test_fraction": 0.0, **settings})
         if self.plan.folds or self.plan.per_class:
@@ -92,8 +93,9 @@ class PackedText(InMemoryData):
                     f"{self.path}: the {part} part has {len(tokens)} tokens, too few for a window of data.block={self.block} "
                     f"and its next token; use a longer text, a smaller data.block or other data.{part}_fraction"
                 )
-        self.num_tokens = {part: len(tokens) for part, tokens in ids.items()}
-        x, y = self._windows(torch.cat(list(ids.values())))
+        self.num_tokens = {part: max(0, len(tokens) - 1) // self.block * self.block for part, tokens in ids.items()}
+        self._streams = [torch.cat([t[i : i + self.num_tokens[part]] for part, t in ids.items()]) for i in (0, 1)]
+        x, y = map(self._windows, self._streams)
         content = json.dumps(self.vocabulary.tokens) + tensor_digest(*ids.values())
         return RawDataset(x, y, content=hashlib.sha256(content.encode()).hexdigest())
 
@@ -109,21 +111,19 @@ class PackedText(InMemoryData):
         vocabulary.source = str(self.path)
         if unknown := vocabulary.unknown(held_out):
             listed = " ".join(map(repr, unknown[:10])) + " …" * (len(unknown) > 10)
-            warn(
-                f"{self.path}: {len(unknown)} characters of val and test are unknown, since train lacks them: {listed}"
-            )
+            warn(f"{self.path}: train lacks {len(unknown)} characters of val and test, now unknown: {listed}")
         return vocabulary
 
-    def _windows(self, stream: Tensor) -> tuple[Tensor, Tensor]:
-        """All windows [N, block] of a stream of tokens, and their targets, as views."""
-        return stream[:-1].unfold(0, self.block, 1), stream[1:].unfold(0, self.block, 1)
+    def _windows(self, stream: Tensor) -> Tensor:
+        """Windows [N, block] of a stream of tokens, as views."""
+        return stream.unfold(0, self.block, self._step)
 
     def build_split(self, arrays: RawDataset) -> dict[str, Tensor]:
-        """Return the first positions of the windows of each part."""
+        """Return the windows of each part."""
         first, splits = 0, {}
         for part, count in self.num_tokens.items():
-            last = first + max(0, count - self.block)
-            splits[part] = torch.arange(first, last, self.stride if part == "train" else self.block)
+            stride, last = self.stride if part == "train" else self.block, first + count - self.block
+            splits[part] = torch.arange(first, last + 1, stride) // self._step if count else torch.arange(0)
             first += count
         return splits
 
@@ -137,16 +137,15 @@ class PackedText(InMemoryData):
 
     def _to_device(self, device: torch.device, x: SampleSource, y: Tensor) -> tuple[Tensor, Tensor]:
         """Move the tokens, not their windows."""
-        assert isinstance(x, Tensor)
         if id(x) not in self._on_device:
-            stream = torch.cat([x[:, 0], x[-1, 1:], y[-1, -1:]])
-            self._on_device[id(x)] = self._windows(stream.to(device))
+            inputs, targets = self._streams
+            self._on_device[id(x)] = self._windows(inputs.to(device)), self._windows(targets.to(device))
         return self._on_device[id(x)]
 
     @property
     def bytes_in_memory(self) -> int:
-        """Bytes of the tokens."""
-        return 4 * sum(self.num_tokens.values())
+        """Bytes of the tokens and of their targets."""
+        return sum(stream.nbytes for stream in self._streams)
 
     def sample_text(self, x: Tensor) -> str:
         """Return the text of one raw sample."""

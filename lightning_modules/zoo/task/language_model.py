@@ -53,6 +53,9 @@ class LanguageModel(Supervised):
     def output_shape(self, x: Tensor, num_outputs: int) -> tuple[int, ...]:
         return (*x.shape, num_outputs)
 
+    def output_name(self, i: int) -> str:
+        return ("nats", "tokens", "characters", "correct")[i]  # of what is kept of a sample
+
     def build_metrics(self, stage: str) -> MetricCollection:
         return token_metrics(self.metrics[stage])
 
