@@ -15,9 +15,10 @@ from lightning_modules.config.check import RUN_KEYS
 from lightning_modules.config.command_line import compose_run, model_name
 from lightning_modules.config.errors import UserError, suggest
 from lightning_modules.config.given_object import GIVEN, given_object
+from lightning_modules.config.run_names import study_mistakes
 from lightning_modules.config.signature import require_lightning_type
 from lightning_modules.config.task_groups import drop_unused_groups
-from lightning_modules.tracking.tags import NOT_RERUNNABLE_TAG
+from lightning_modules.tracking.tags import NOT_RERUNNABLE_TAG, STUDY_TAG
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -113,7 +114,10 @@ def _set_object(cfg: DictConfig, group: str, given: Any) -> None:
 
 @contextlib.contextmanager
 def recorded(
-    experiment: str = "touchstone", config: Mapping[str, Any] | None = None, name: str | None = None
+    experiment: str = "touchstone",
+    config: Mapping[str, Any] | None = None,
+    name: str | None = None,
+    study: str | None = None,
 ) -> Iterator["Record"]:
     """Record a block of code as a run: its config, program, environment, system metrics, and how it ends.
 
@@ -124,6 +128,7 @@ def recorded(
         experiment: created if it does not exist.
         config: settings, recorded as params; a mapping, also of OmegaConf.
         name: of the run; MLflow makes one up by default.
+        study: that the run is part of, across experiments.
     """
     from lightning_modules.tracking.record_run import open_record, record_run
     from lightning_modules.tracking.store import open_store
@@ -139,6 +144,9 @@ def recorded(
     if not isinstance(plain or {}, Mapping):
         raise UserError(f"recorded: expected a mapping as config, as vars(args) is, got a {type(plain).__name__}")
     values, tags = json.loads(json.dumps(plain or {}, default=str)), {NOT_RERUNNABLE_TAG: "loop"}
+    if mistakes := study_mistakes(study):
+        raise UserError(mistakes[0])
+    tags |= {STUDY_TAG: study} if study else {}
     store = open_store()
     with (
         signals_passed_on(),
@@ -201,13 +209,14 @@ def compare(
     metric: str | None = None,
     baseline: str | None = None,
     better: str | None = None,
+    study: str | None = None,
 ) -> "pd.DataFrame":
     """Groups of runs over their seeds, a row each, best first, as ``touchstone compare`` prints them; nothing is logged.
 
     ``frame.attrs`` has the metric, whether lower is better, and the notes below the table.
 
     Args:
-        targets, by, metric, baseline, better: as on the command line; `metric` may be an expression.
+        targets, by, metric, baseline, better, study: as on the command line; `metric` may be an expression.
 
     Raises UserError for an unknown target, metric or key, or if no run is finished.
     """
@@ -221,9 +230,11 @@ def compare(
         from lightning_modules.comparison.result import CompareRequest
         from lightning_modules.comparison.table import to_csv
         from lightning_modules.store.metric_expression import with_expressions
+        from lightning_modules.store.study import within_study
 
-        request = CompareRequest(targets, by, metric, baseline, better)
-        found = compare_runs(with_expressions(open_run_reader()), request)
+        reader, chosen = within_study(open_run_reader(), targets, study)
+        request = CompareRequest(chosen, by, metric, baseline, better)
+        found = compare_runs(with_expressions(reader), request)
         text = io.StringIO(to_csv(found))
         table = pd.read_csv(text, dtype=dict.fromkeys(found.by, str), keep_default_na=False, na_values=[""])
         table.attrs = {"metric": found.metric, "lower_is_better": found.lower_is_better, "notes": list(found.notes)}

@@ -3,15 +3,14 @@
 import re
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from lightning_modules.comparison import table
-from lightning_modules.comparison.plot import Curve, curve_markdown, plot_curve
 from lightning_modules.comparison.result import Comparison
 from lightning_modules.config.errors import UserError
 from lightning_modules.config.signals import defer_signals
-from lightning_modules.report.tables import open_console, replace_section
-from lightning_modules.tracking.provenance_line import provenance_of
+from lightning_modules.report.tables import open_console
 from lightning_modules.tracking.store import Store, open_store
 from lightning_modules.tracking.tags import KIND_TAG
 
@@ -41,27 +40,7 @@ def write_files(comparison: Comparison, folder: Path) -> list[Path]:
     return [folder / f"{name}.{ending}" for ending in (*texts, "png")]
 
 
-def write_curve_files(curve: Curve, folder: Path) -> list[Path]:
-    """Write ``METRIC_along_KEY.md`` and ``.png`` into `folder`; return the files."""
-    name = re.sub(r"[^\w.-]+", "_", f"{curve.comparison.metric}_along_{curve.x}")
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{name}.md").write_text(f"{curve_markdown(curve)}\n", encoding="utf-8")
-    plot_curve(curve).savefig(folder / f"{name}.png", dpi=120)
-    return [folder / f"{name}.{ending}" for ending in ("md", "png")]
-
-
-def write_curve_section(curve: Curve, file: Path, mark: str) -> None:
-    """Write the curve between the markers of a Markdown file, and its plot beside it as ``MARK.png``."""
-    ids = [run_id for row in curve.comparison.rows for run_id in row.runs]
-    origin = provenance_of(open_store(), ids)
-    metric = f"`{curve.comparison.metric}` ({curve.comparison.direction})"
-    notes = [f"{metric}; mean and 95 % interval over n seeds; differences are paired by seed."]
-    notes.append(f"{len(ids)} runs, {origin.date} at {origin.commit}; {origin.machine}.")
-    replace_section(file, f"{curve_markdown(curve)}\n\n{' '.join(notes)}\n\n![{mark}]({mark}.png)", mark)
-    plot_curve(curve).savefig(file.with_name(f"{mark}.png"), dpi=80)
-
-
-def log_comparison(comparison: Comparison, curve: Curve | None = None) -> None:
+def log_comparison(comparison: Comparison, write_more: Callable[[Path], object] | None = None) -> None:
     """Log the files as artifacts of the common parent run, or of a new run. If the store rejects them, print one warning."""
     from mlflow.exceptions import MlflowException
 
@@ -69,8 +48,8 @@ def log_comparison(comparison: Comparison, curve: Curve | None = None) -> None:
         store = open_store()
         with tempfile.TemporaryDirectory() as folder:
             files = write_files(comparison, Path(folder))
-            if curve is not None:
-                write_curve_files(curve, Path(folder))
+            if write_more is not None:
+                write_more(Path(folder))
             with defer_signals():  # a signal must not leave the new run RUNNING
                 run_id = comparison.parent_id or _create_run(store, comparison)
                 store.client.log_artifacts(run_id, folder, ARTIFACT_FOLDER)

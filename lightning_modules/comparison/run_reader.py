@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 TAGS = (
     tag.PARENT_RUN_TAG, tag.KIND_TAG, tag.ENDED_TAG, tag.SWEEP_KEYS_TAG, tag.SWEEP_OBJECTIVES_TAG, tag.SWEEP_LINKED_TAG,
-    tag.SWEEP_PARAMS_TAG,
+    tag.SWEEP_PARAMS_TAG, tag.STUDY_TAG,
 )  # fmt: skip
 IDS_PER_QUERY = 100  # the length of a URL is limited
 Json = TypeVar("Json", list[object], dict[str, object])
@@ -55,8 +55,8 @@ class RunReader(Protocol):
     def find(self, wanted: str) -> Run:
         """The run whose id, id prefix, name or sweep name is `wanted`. Raises UserError if none or several match."""
 
-    def runs(self, *, experiment: str = "", parent: str = "", ids: Sequence[str] = ()) -> list[Run]:
-        """The runs of an experiment, the children of a parent, or those of `ids` that exist."""
+    def runs(self, *, experiment: str = "", tagged: tuple[str, str] = ("", ""), ids: Sequence[str] = ()) -> list[Run]:
+        """The runs of an experiment, those with a tag of this name and value, or those of `ids` that exist."""
 
     def param_names(self, ids: Sequence[str], varying: bool = False) -> set[str]:
         """Names of the params that any of the runs has; with `varying`, only those that differ between runs."""
@@ -92,9 +92,9 @@ class MlflowRunReader:
     def find(self, wanted: str) -> Run:
         return self._head(find_run(self._store, wanted))
 
-    def runs(self, *, experiment: str = "", parent: str = "", ids: Sequence[str] = ()) -> list[Run]:
-        if experiment or parent:
-            conditions = [f"tags.`{tag.PARENT_RUN_TAG}` = '{parent}'" if parent else ""]
+    def runs(self, *, experiment: str = "", tagged: tuple[str, str] = ("", ""), ids: Sequence[str] = ()) -> list[Run]:
+        if experiment or tagged[0]:
+            conditions = ["tags.`{}` = '{}'".format(*tagged) if tagged[0] else ""]
         else:
             parts = [ids[start : start + IDS_PER_QUERY] for start in range(0, len(ids), IDS_PER_QUERY)]
             conditions = ["attributes.run_id IN ({})".format(", ".join(f"'{i}'" for i in part)) for part in parts]

@@ -66,10 +66,14 @@ def select_runs(reader: RunReader, targets: Sequence[str]) -> Selection:
 
 def _sweep_runs(reader: RunReader, parent: Run) -> list[Run]:
     """The trials, and older runs that the sweep reused instead of training again."""
+    return reader.runs(tagged=(PARENT_RUN_TAG, parent.run_id)) + reused_runs(reader, parent)
+
+
+def reused_runs(reader: RunReader, parent: Run) -> list[Run]:
+    """The older runs that a sweep reused."""
     linked = [str(i) for i in parent.json(SWEEP_LINKED_TAG, {}).values()]
     linked += [run_id for key, run_id in parent.tags.items() if key.startswith(SWEEP_LINK_TAG)]
-    older = reader.runs(ids=[i for i in linked if re.fullmatch(r"[0-9a-f]{32}", i)])
-    return reader.runs(parent=parent.run_id) + older
+    return reader.runs(ids=[i for i in linked if re.fullmatch(r"[0-9a-f]{32}", i)])
 
 
 def _build_selection(runs: tuple[Run, ...], unfinished: Counter[str], sweeps: list[Run], alone: bool) -> Selection:

@@ -11,7 +11,7 @@ from lightning_modules.comparison.run_reader import TAGS, Run, decode_metric
 from lightning_modules.compat import mlflow_schema as schema
 from lightning_modules.config.errors import UserError, did_you_mean
 from lightning_modules.tracking.store import Store, find_run, sqlite_uri
-from lightning_modules.tracking.tags import KIND_TAG, PARENT_RUN_TAG, SWEEP_LINK_TAG, SWEEP_NAME_TAG
+from lightning_modules.tracking.tags import KIND_TAG, SWEEP_LINK_TAG, SWEEP_NAME_TAG
 
 
 class SqliteRunReader:
@@ -76,11 +76,11 @@ class SqliteRunReader:
         known = f"the newest runs are: {listed}" if newest else "the store has no runs yet"
         return f"{did_you_mean(wanted, names)} {known}".strip()
 
-    def runs(self, *, experiment: str = "", parent: str = "", ids: Sequence[str] = ()) -> list[Run]:
+    def runs(self, *, experiment: str = "", tagged: tuple[str, str] = ("", ""), ids: Sequence[str] = ()) -> list[Run]:
         if experiment:
             return self._select(schema.IN_EXPERIMENT, int(experiment))
-        if parent:
-            return self._select(schema.WITH_TAG, PARENT_RUN_TAG, parent)
+        if tagged[0]:
+            return self._select(schema.WITH_TAG, *tagged)
         return self._select(schema.WITH_IDS, list(ids)) if ids else []
 
     def _select(self, condition: str, *arguments: Any) -> list[Run]:

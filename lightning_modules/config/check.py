@@ -13,6 +13,7 @@ from lightning_modules.config.bounds import Count, NonNegative, out_of_bounds
 from lightning_modules.config.command_line import GROUPS
 from lightning_modules.config.errors import UserError, first_line, suggest
 from lightning_modules.config.metric_direction import check_direction, higher_is_better
+from lightning_modules.config.run_names import study_mistakes
 from lightning_modules.config.signature import describe_type, hints_of, locate, matches_type, parameters_of
 from lightning_modules.config.task_groups import OPTIONAL_GROUPS, is_supervised, required_groups
 from lightning_modules.config.trust import components
@@ -50,6 +51,7 @@ REQUIRED = ("data", "task", "trainer")  # each with a `_target_`; a task of ours
 SCALAR_RULES: dict[str, Any] = {
     "seed": Annotated[int, Ge(0)],
     "name": str | int | float | None,
+    "study": str | int | float | None,
     "resume.run": str | int | None,
     "resume.allow": list[str],
     "init_from": str | int | None,
@@ -88,6 +90,7 @@ def check_config(cfg: DictConfig) -> None:
     mistakes += _interpolation_errors(cfg, "")
     if not mistakes:  # the following checks read every value
         mistakes += _scalar_mistakes(cfg) + _missing_groups(cfg)
+        mistakes += study_mistakes(cfg.get("study"))
         monitor = OmegaConf.select(cfg, "task.monitor")
         if isinstance(monitor, DictConfig) and {"metric", "mode"} <= set(monitor):
             mistakes += _check_monitor_mode("task.monitor", monitor.metric, monitor.mode)

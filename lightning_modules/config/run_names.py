@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 NAME_LIMIT = 250  # characters of a run name in MLflow
+STUDY_NAME = re.compile(r"\w[\w .-]{0,99}")
 
 
 def run_name(params: Mapping[str, object], keys: Sequence[str]) -> str:
@@ -16,6 +17,12 @@ def run_name(params: Mapping[str, object], keys: Sequence[str]) -> str:
     names = short_keys(keys)
     name = " ".join(f"{names[key]}={short_value(params[key])}" for key in keys if key in params)
     return name if len(name) <= NAME_LIMIT else name[: NAME_LIMIT - 1] + "…"
+
+
+def study_mistakes(study: object) -> list[str]:
+    """What is wrong with the name of a study."""
+    good = study is None or STUDY_NAME.fullmatch(str(study))
+    return [] if good else [f"study={study}: expected letters, digits, spaces, '_', '-' and '.', at most 100 of them"]
 
 
 def short_keys(keys: Sequence[str]) -> dict[str, str]:

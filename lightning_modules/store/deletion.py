@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lightning_modules.config.errors import UserError
+from lightning_modules.store.study import ACTIVE, DELETED, study_runs
 from lightning_modules.tracking.liveness import is_alive
 from lightning_modules.tracking.store import Store, find_run
 from lightning_modules.tracking.tags import KEEP_TAG, NOTE_TAG, PARENT_RUN_TAG
@@ -12,7 +13,6 @@ from lightning_modules.tracking.tags import KEEP_TAG, NOTE_TAG, PARENT_RUN_TAG
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-ACTIVE, DELETED = 1, 2  # MLflow's ViewType
 _RESERVED = (
     "mlflow.",
     "touchstone.",
@@ -27,14 +27,16 @@ _RESERVED = (
 )
 
 
-def delete(store: Store, targets: Sequence[str], dry_run: bool = False) -> list[dict[str, Any]]:
-    """Delete runs and all runs below them, as MLflow does: `restore` undoes it until `gc` deletes their files.
+def delete(
+    store: Store, targets: Sequence[str], dry_run: bool = False, study: str | None = None
+) -> list[dict[str, Any]]:
+    """Delete runs, or those of a study, and all runs below them: `restore` undoes it until `gc` deletes their files.
 
     Kept runs below a target stay, and with them the runs that they are below of. Returns the deleted runs.
 
     Raises UserError, before anything is deleted, if a target is unknown or kept, or if a run is still training.
     """
-    runs = _with_children(store, targets, ACTIVE)
+    runs = _with_children(store, targets, study, ACTIVE)
     training = [_label(run) for run in runs.values() if run.info.status == "RUNNING" and is_alive(run.data.tags)]
     if training:
         raise UserError(f"still training, and not deleted: {', '.join(training)}; stop them first")
@@ -53,13 +55,16 @@ def delete(store: Store, targets: Sequence[str], dry_run: bool = False) -> list[
             store.client.delete_run(run.info.run_id)
         print(f"{'would delete' if dry_run else 'deleted'} {_label(run)}")
     if chosen and not dry_run:
-        print(f"undo: touchstone store restore {shlex.join(targets)}   (until touchstone store prune)")
+        named = [f"study={study}"] if study else targets
+        print(f"undo: touchstone store restore {shlex.join(named)}   (until touchstone store prune)")
     return _plain(chosen)
 
 
-def restore(store: Store, targets: Sequence[str], dry_run: bool = False) -> list[dict[str, Any]]:
+def restore(
+    store: Store, targets: Sequence[str], dry_run: bool = False, study: str | None = None
+) -> list[dict[str, Any]]:
     """Undo the deletion of runs and of all deleted runs below them; return them."""
-    runs = list(_with_children(store, targets, DELETED).values())
+    runs = list(_with_children(store, targets, study, DELETED).values())
     for run in runs:
         if not dry_run:
             store.client.restore_run(run.info.run_id)
@@ -67,9 +72,9 @@ def restore(store: Store, targets: Sequence[str], dry_run: bool = False) -> list
     return _plain(runs)
 
 
-def keep(store: Store, targets: Sequence[str], kept: bool = True) -> list[dict[str, Any]]:
+def keep(store: Store, targets: Sequence[str], kept: bool = True, study: str | None = None) -> list[dict[str, Any]]:
     """Exclude runs and all runs below them from deletion, or with `kept=False` admit it again; return them."""
-    runs = list(_with_children(store, targets, ACTIVE).values())
+    runs = list(_with_children(store, targets, study, ACTIVE).values())
     for run in runs:
         if kept:
             store.client.set_tag(run.info.run_id, KEEP_TAG, "true")
@@ -79,7 +84,9 @@ def keep(store: Store, targets: Sequence[str], kept: bool = True) -> list[dict[s
     return _plain(runs)
 
 
-def annotate(store: Store, targets: Sequence[str], text: str | None, tags: Sequence[str]) -> list[dict[str, Any]]:
+def annotate(
+    store: Store, targets: Sequence[str], text: str | None, tags: Sequence[str], study: str | None = None
+) -> list[dict[str, Any]]:
     """Add a paragraph at the top of the description of runs, and set tags of the form ``KEY=VALUE`` (``KEY=`` removes one).
 
     Raises UserError for a malformed tag, and for one that the record of a run uses.
@@ -92,7 +99,7 @@ def annotate(store: Store, targets: Sequence[str], text: str | None, tags: Seque
             raise UserError(f"tags={key}: expected KEY=VALUE, or KEY= to remove a tag")
         if key.startswith(_RESERVED):
             raise UserError(f"tags={key}=…: tags that begin with {', '.join(_RESERVED)} are those of the record")
-    runs = [find_run(store, target) for target in targets]
+    runs = _named(store, targets, study)
     for run in runs:
         run_id, present = run.info.run_id, run.data.tags
         if text:
@@ -106,9 +113,13 @@ def annotate(store: Store, targets: Sequence[str], text: str | None, tags: Seque
     return _plain(runs)
 
 
-def _with_children(store: Store, targets: Sequence[str], view: int) -> dict[str, "Run"]:
-    """By id, the runs that `targets` name and all runs below them, parents first."""
-    found = {run.info.run_id: run for run in (find_run(store, target, view) for target in targets)}
+def _named(store: Store, targets: Sequence[str], study: str | None, view: int = ACTIVE) -> list["Run"]:
+    return [find_run(store, target, view) for target in targets] + (study_runs(store, study, view) if study else [])
+
+
+def _with_children(store: Store, targets: Sequence[str], study: str | None, view: int) -> dict[str, "Run"]:
+    """By id, the runs that `targets` name or of a study, and all runs below them, parents first."""
+    found = {run.info.run_id: run for run in _named(store, targets, study, view)}
     waiting = list(found)
     while waiting:
         condition = f"tags.`{PARENT_RUN_TAG}` = '{waiting.pop()}'"

@@ -9,6 +9,7 @@ from filelock import FileLock, Timeout
 from lightning_modules.config.errors import UserError, suggest
 from lightning_modules.config.project import runs_folder
 from lightning_modules.store.run_copier import RunCopier
+from lightning_modules.store.study import study_runs
 from lightning_modules.tracking.outbox import deliver_all
 from lightning_modules.tracking.secrets import mask_secrets
 from lightning_modules.tracking.store import LOCK_SECONDS, Store, find_run, open_store, sqlite_uri
@@ -16,7 +17,11 @@ from lightning_modules.tracking.tags import PARENT_RUN_TAG
 
 
 def sync(
-    source_uri: str | None = None, to_uri: str | None = None, runs: Sequence[str] = (), experiment: str | None = None
+    source_uri: str | None = None,
+    to_uri: str | None = None,
+    runs: Sequence[str] = (),
+    experiment: str | None = None,
+    study: str | None = None,
 ) -> list[dict[str, str]]:
     """Send buffered data, and push local runs to a server if requested; print each, and return the pushed runs.
 
@@ -24,7 +29,7 @@ def sync(
         source_uri: the local store; default: MLFLOW_TRACKING_URI if it is local, else the project's store.
         to_uri: the other store, which gets all runs; default: MLFLOW_TRACKING_URI, for the given runs.
         runs: ids, id prefixes or names; default: all. A sweep includes its runs.
-        experiment: only the runs of this experiment.
+        experiment, study: only the runs of this experiment, of this study.
 
     Raises UserError if a store is not available, both are the same, or a run, experiment or file is invalid.
     """
@@ -35,7 +40,7 @@ def sync(
         raise UserError(
             f"tracking.uri={mask_secrets(source.uri)}: sync pushes from a SQLite file to a server, not the other way"
         )
-    is_push = bool(to_uri or runs or experiment)
+    is_push = bool(to_uri or runs or experiment or study)
     target = open_store(to_uri or server) if to_uri or (server and is_push) else None
     if target and target.uri == source.uri:
         raise UserError(f"{mask_secrets(source.uri)} would be synced to itself: to= names another store")
@@ -49,13 +54,13 @@ def sync(
     with held:
         delivered = deliver_all(source, target)
         if target:
-            return _push(source, target, _select_runs(source, runs, experiment))
+            return _push(source, target, _select_runs(source, runs, experiment, study))
         if not delivered:
             print("there is nothing to deliver; to=http://… pushes the local runs to a server")
     return []
 
 
-def _select_runs(source: Store, wanted: Sequence[str], experiment: str | None) -> list[Any]:
+def _select_runs(source: Store, wanted: Sequence[str], experiment: str | None, study: str | None) -> list[Any]:
     """The runs to push, parents before children, else oldest first."""
     spaces = {space.name: space.experiment_id for space in source.client.search_experiments()}
     if experiment is not None and experiment not in spaces:
@@ -65,6 +70,9 @@ def _select_runs(source: Store, wanted: Sequence[str], experiment: str | None) -
     if wanted:
         ids = {find_run(source, name).info.run_id for name in wanted}
         runs = {i: run for i, run in runs.items() if i in ids or _ancestors(run, runs) & ids}
+    if study is not None:
+        part = {run.info.run_id for run in study_runs(source, study)}
+        runs = {run_id: run for run_id, run in runs.items() if run_id in part}
     return sorted(runs.values(), key=lambda run: (len(_ancestors(run, runs)), run.info.start_time))
 
 

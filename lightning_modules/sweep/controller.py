@@ -226,6 +226,9 @@ class _SweepController:
         return SweepStore(self.store, run, self.folder)
 
     def _create_run(self) -> "Run":
+        named = self.config.get("study")
+        study = {} if named is None else {tag.STUDY_TAG: str(named)}
+        name = self.config.name or "/".join([*study.values(), self.name])
         tags = {
             tag.KIND_TAG: "sweep",
             tag.SWEEP_NAME_TAG: self.name,
@@ -236,9 +239,10 @@ class _SweepController:
             "mlflow.source.name": "touchstone train",
             "mlflow.source.type": "LOCAL",
             **self.request.tags,
+            **study,
         }
         experiment = self.store.experiment(self.config.tracking.experiment)
-        return self.store.client.create_run(experiment, run_name=str(self.config.name or self.name), tags=tags)
+        return self.store.client.create_run(experiment, run_name=str(name), tags=tags)
 
     def _run_trials(self) -> list[TrialResult]:
         progress = SweepProgress(self.sweep_store, self.plan, self.resume_command)

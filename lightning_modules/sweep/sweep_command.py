@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _SWEEP_ONLY_GROUPS = ("sweep", "search", "hydra")
 _MUTABLE_KEYS = (
     "sweep", "tracking", "loggers", "search.trials", "search.timeout_s", "hydra", "name", "cpu_threads",
-    "choices", "claim", "resume", "trust",
+    "choices", "claim", "resume", "trust", "study",
 )  # fmt: skip
 
 

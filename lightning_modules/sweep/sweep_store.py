@@ -69,6 +69,7 @@ class SweepStore:
         self.name: str = run.data.tags[tag.SWEEP_NAME_TAG]
         self.experiment_id = run.info.experiment_id
         self.working_directory: str | None = run.data.tags.get(tag.WORKING_DIRECTORY_TAG)  # where the sweep was started
+        self.study = {key: value for key, value in run.data.tags.items() if key == tag.STUDY_TAG}
         self.has_ended = False
         self.objectives: dict[str, str] = json.loads(run.data.tags[tag.SWEEP_OBJECTIVES_TAG])
 
@@ -199,7 +200,7 @@ class SweepStore:
 
     def create_failed_run(self, trial: Trial, error: str, name: str = "") -> str:
         """Record a trial that failed before its run could start; return the run's id."""
-        tags = {**trial_tags(self.run_id, trial), tag.ERROR_TAG: error[:2000]}
+        tags = {**trial_tags(self.run_id, trial), **self.study, tag.ERROR_TAG: error[:2000]}
         with defer_signals():
             run = self.store.client.create_run(self.experiment_id, run_name=name or f"trial {trial.number}", tags=tags)
             self.store.client.set_terminated(run.info.run_id, "FAILED")

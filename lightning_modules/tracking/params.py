@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 PARAM_LIMIT = 6000  # length limit of an MLflow param
 BOOKKEEPING = re.compile(  # how a run is recorded and displayed
-    r"^(name|resume|sweep|hydra|trust|tracking|loggers|choices|"
+    r"^(name|study|resume|sweep|hydra|trust|tracking|loggers|choices|"
     r"callbacks\.(progress|summary|learning_rate|last|test_predictions))(\.|$)"
 )
 
@@ -37,12 +37,13 @@ _MODEL_PARAMS = (
 
 
 def experiment_params(config: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """The params of a resolved config: no bookkeeping, and no ``data.seed`` that is only a copy of ``seed``."""
+    """The params of a resolved config: no bookkeeping but the study, and no ``data.seed`` that only copies ``seed``."""
     leaves = {key.removeprefix("choices."): value for key, value in flatten(config).items() if key}
     given = any(override.lstrip("+").startswith("data.seed=") for override in overrides)
     if not given and leaves.get("data.seed") == leaves.get("seed"):
         leaves.pop("data.seed", None)
-    return {key: value for key, value in leaves.items() if not BOOKKEEPING.match(key)}
+    study = leaves.get("study") is not None
+    return {k: value for k, value in leaves.items() if not BOOKKEEPING.match(k) or (k == "study" and study)}
 
 
 def describe_model(config: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
@@ -57,13 +58,14 @@ def describe_model(config: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
 
 
 def default_run_name(config: Mapping[str, Any]) -> str:
-    """The run's name; if the user gave none, the model's with the overrides: ``digits-convnet lr=1e-4 fold=0``."""
+    """The run's name; if the user gave none, that of study and model, with the overrides: ``digits-convnet lr=1e-4 fold=0``."""
     name, overrides = str(config["name"]), [str(mask_secrets(word)) for word in config.get("overrides") or []]
     given = dict(word.lstrip("+").split("=", 1) for word in overrides if "=" in word and not word.startswith("~"))
     if "name" in given or "choices" not in config or name != model_name(OmegaConf.create(dict(config))):
         return name
     keys = [key for key in given if key not in ("data", "model") and not BOOKKEEPING.match(key)]
-    return f"{name} {run_name(given, keys)}".strip()[:NAME_LIMIT]
+    study = "" if config.get("study") is None else f"{config['study']}/"
+    return f"{study}{name} {run_name(given, keys)}".strip()[:NAME_LIMIT]
 
 
 def differing_params(params: Sequence[Mapping[str, str]]) -> list[str]:

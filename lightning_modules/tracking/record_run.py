@@ -29,7 +29,7 @@ from lightning_modules.tracking.params import default_run_name
 from lightning_modules.tracking.record import Record, start_run
 from lightning_modules.tracking.resume import ResumedRun, is_checkpoint_file, reopen_run
 from lightning_modules.tracking.store import Store, find_run
-from lightning_modules.tracking.tags import ENDED_TAG, INIT_FROM_TAG
+from lightning_modules.tracking.tags import ENDED_TAG, INIT_FROM_TAG, STUDY_TAG
 
 # artifacts that every start overwrites
 _CHANGING_FILES = ("config/*", "environment/*", "code/*", "log.txt", "traceback.txt")
@@ -51,6 +51,8 @@ def open_record(
         settings: of the record, by default those of the config.
     """
     before, settings = None, settings or {**config["tracking"], "name": default_run_name(config)}
+    if data and config.get("study") is not None:
+        tags = {**tags, STUDY_TAG: str(config["study"])}
     if resumed:
         run_id, model_id = resumed.run_id, resumed.model_id
         before = RunSnapshot(store, run_id)

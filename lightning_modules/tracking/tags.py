@@ -33,6 +33,7 @@ RESUME_TAG = "resume"  # "approximate": the order of its training data does not 
 RESUMED_WITH_TAG = "touchstone.resumed_with"  # params that a resumed run has changed
 RESUME_DRIFT_TAG = "touchstone.resume_drift"  # accepted differences between a resumed run and its record
 SIGNATURE_TAG = "touchstone.signature"  # hash of config, code and data
+STUDY_TAG = "touchstone.study"  # what the run is part of, across experiments
 SWEEP_BEST_NAME_TAG = "sweep.best_name"
 SWEEP_BEST_PARAMS_TAG = "sweep.best_params"
 SWEEP_BEST_RUN_TAG = "sweep.best_run_id"

@@ -5,8 +5,7 @@ from typing import Any
 
 import pytest
 
-from lightning_modules.comparison.plot import build_curve, curve_markdown, plot_curve
-from lightning_modules.comparison.publish import write_curve_files, write_curve_section
+from lightning_modules.cli.curve import build_curve, curve_markdown, plot_curve, write_curve_files, write_curve_section
 from lightning_modules.config.errors import UserError
 
 Make = Callable[..., str]
