@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from lightning_modules.cli.arguments import verb
+from lightning_modules.config.errors import UserError
 
 
 @verb(
@@ -27,6 +28,8 @@ def main(
     from lightning_modules.tracking.store import open_store
 
     task, wanted = find_model(open_store(), target)
+    if hasattr(task, "vocabulary"):
+        raise UserError(f"{target} is a language model, which continues texts: touchstone generate")
     if encoding:
         check_encoding(encoding, "encoding")
         wanted = replace(wanted, encoding=encoding)

@@ -31,6 +31,12 @@ def test_soft_targets_are_zero_for_a_student_that_says_the_same_in_every_kind_of
         assert float(losses.soft_target_loss(logits, logits[None] + draw(5, 4, seed=1), 3.0, kind)) > 0.01
 
 
+def test_soft_targets_of_tokens_are_the_mean_over_tokens() -> None:
+    student, teacher = draw(3, 5, 4), draw(2, 3, 5, 4, seed=1)
+    flat = losses.soft_target_loss(student.reshape(15, 4), teacher.reshape(2, 15, 4), 2.0, "multiclass")
+    torch.testing.assert_close(losses.soft_target_loss(student, teacher, 2.0, "multiclass"), flat)
+
+
 def test_the_gradient_of_soft_targets_does_not_shrink_with_a_high_temperature() -> None:
     """Hinton et al., equation 4: with zero-mean logits it tends to (student - teacher) / K."""
     student, teacher = (z - z.mean(1, keepdim=True) for z in (draw(1, 4), draw(1, 4, seed=1)))

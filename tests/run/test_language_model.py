@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from lightning_modules.cli import generate as verb
+from lightning_modules.cli import predict
 from lightning_modules.config.command_line import compose_run
 from lightning_modules.config.errors import UserError
 from lightning_modules.config.signals import SignalReceived
@@ -104,6 +105,8 @@ def test_generate_needs_neither_text_nor_config(trained: Any, folder: Path, caps
         (folder / "elsewhere.txt").rename(hidden)
     assert found[0] == found[1] != found[2] and len(found[0]["text"]) == 30
     assert capsys.readouterr().out.startswith(f"The {found[0]['text']}\n")
+    with pytest.raises(UserError, match="gpt is a language model, which continues texts: touchstone generate"):
+        predict.main(["gpt", f"input={hidden}"])
     for words, message in (
         (["prompt=ÄÖ"], r"lacks 'Ä' 'Ö'"),
         (["prompt="], "prompt=: the value is empty"),
@@ -129,6 +132,9 @@ def test_a_resumed_run_is_bit_equal_and_repeats_no_row_of_the_table(
         train("name=cut")
     store = open_store()
     killed = newest_run(store)
+    file = artifacts(killed) / "samples" / "texts.json"
+    written = json.loads(file.read_text())  # as if it were killed after a validation and before its checkpoint
+    file.write_text(json.dumps({**written, "data": [*written["data"], [10**6, "\n", "lost"]]}))
     run(compose_run([f"resume={killed.info.run_id}"]))
     assert metric_histories(store, killed.info.run_id) == metric_histories(store, trained.info.run_id)
     ours, theirs = (read_checkpoint(best_checkpoint(store, one))["state_dict"] for one in (killed, trained))
@@ -138,7 +144,7 @@ def test_a_resumed_run_is_bit_equal_and_repeats_no_row_of_the_table(
 
 def test_a_run_cannot_be_resumed_where_its_file_has_another_vocabulary(trained: Any, folder: Path) -> None:
     words = [f"resume={trained.info.run_id}", "trainer.max_epochs=3"]
-    (folder / "story.txt").write_text(TEXT.replace("w", "4"))  # of the same size
+    (folder / "story.txt").write_text(TEXT.replace("w", "#"))  # of the same size
     try:
         for more, message in (
             ([], "fingerprint"),
@@ -181,13 +187,17 @@ def test_an_onnx_file_takes_texts_of_any_length_and_gives_the_same_logits(traine
 
 
 @pytest.mark.slow
-def test_int8_and_a_student_of_the_language_model(train: Any, trained: Any) -> None:
+def test_int8_and_a_student_of_the_language_model(train: Any, trained: Any, folder: Path) -> None:
     int8 = train("compression=int8_dynamic")
     assert int8.data.metrics["compressed/test/loss"] == pytest.approx(int8.data.metrics["dense/test/loss"], abs=0.05)
     model_id = next(value for key, value in int8.data.tags.items() if "compressed" in key and value.startswith("m-"))
     assert len(verb.main([f"models:/{model_id}", "prompt=The ", "max_new_tokens=20"])["text"]) == 20
-    student = train("model.dim=8", "compression=distillation", "compression.stages.distil.teacher=gpt")
+    teach = ("model.dim=8", "compression=distillation", "compression.stages.distil.teacher=gpt")
+    student = train(*teach)
     assert student.info.status == "FINISHED" and np.isfinite(student.data.metrics["test/loss"])
+    (folder / "other.txt").write_text(TEXT.replace("w", "#"))
+    with pytest.raises(UserError, match=r"teacher=gpt has the classes"):
+        train(*teach, f"data.path={folder}/other.txt")
 
 
 @pytest.mark.slow

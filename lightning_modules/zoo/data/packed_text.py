@@ -20,7 +20,7 @@ from lightning_modules.data.in_memory import InMemoryData, RawDataset
 from lightning_modules.data.preprocess import SampleSource
 from lightning_modules.data.text_encoding import check_encoding
 from lightning_modules.zoo.data.text_data import missing_files_error
-from lightning_modules.zoo.data.token_vocabulary import MIN_BPE, TokenVocabulary, fit_byte_pairs, fit_characters
+from lightning_modules.zoo.data.token_vocabulary import TokenVocabulary, fit_byte_pairs, fit_characters
 
 
 class PackedText(InMemoryData):
@@ -53,7 +53,7 @@ class PackedText(InMemoryData):
         block: Count = 64,
         stride: Count | None = None,
         tokenizer: Literal["characters", "bpe"] = "characters",
-        vocab_size: Annotated[int, Ge(MIN_BPE)] = 1024,
+        vocab_size: Annotated[int, Ge(257)] = 1024,
         encoding: str = "utf-8",
         **settings: Any,
     ) -> None:

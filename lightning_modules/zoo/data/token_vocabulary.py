@@ -11,8 +11,6 @@ from torch import Tensor, nn
 
 from lightning_modules.config.errors import UserError
 
-MIN_BPE = 257  # the bytes, and a pair
-
 
 class TokenVocabulary(nn.Module):
     """Maps texts to token ids and back; as a preprocessing it takes ids int [B, T] and returns them as int64.
