@@ -100,12 +100,11 @@ def _require_known_shapes(cfg: DictConfig, data: FirstBatch, takes_shape: bool) 
 
 def _outputs_needed(cfg: DictConfig, data: Any) -> int:
     kind = cfg.task.get("kind", "regression")
+    targets = f"task={cfg.choices.get('task', kind)}: the targets of {data.name} are"
     if kind in ("multiclass", "binary") and data.num_classes is None:
-        raise UserError(
-            f"task={cfg.choices.get('task', kind)}: the targets of {data.name} are not classes; try task=regression"
-        )
+        raise UserError(f"{targets} not classes; try task=regression")
     if kind == "regression" and data.num_classes is not None and "kind" not in cfg.task:
-        raise UserError(f"task=regression: the targets of {data.name} are classes; try task=classification")
+        raise UserError(f"{targets} classes; try task=classification")
     if kind == "multilabel" and data.num_classes is not None:
         raise UserError(f"task=multilabel: a sample of {data.name} has one class; try task=classification")
     if kind == "binary" and data.num_classes != 2:

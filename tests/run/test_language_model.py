@@ -15,6 +15,7 @@ import torch
 
 from lightning_modules.cli import generate as verb
 from lightning_modules.cli import predict
+from lightning_modules.cli.completion import complete
 from lightning_modules.config.command_line import compose_run
 from lightning_modules.config.errors import UserError
 from lightning_modules.config.signals import SignalReceived
@@ -105,6 +106,7 @@ def test_generate_needs_neither_text_nor_config(trained: Any, folder: Path, caps
         (folder / "elsewhere.txt").rename(hidden)
     assert found[0] == found[1] != found[2] and len(found[0]["text"]) == 30
     assert capsys.readouterr().out.startswith(f"The {found[0]['text']}\n")
+    assert complete("touchstone generate gp", []) == ["gpt"]
     with pytest.raises(UserError, match="gpt is a language model, which continues texts: touchstone generate"):
         predict.main(["gpt", f"input={hidden}"])
     for words, message in (
@@ -140,6 +142,23 @@ def test_a_resumed_run_is_bit_equal_and_repeats_no_row_of_the_table(
     ours, theirs = (read_checkpoint(best_checkpoint(store, one))["state_dict"] for one in (killed, trained))
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
     pd.testing.assert_frame_equal(table(killed), table(trained))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["task=language_model"], r"task=language_model: the targets of digits are classes; try task=classification"),
+        (["data=packed_text", "task=language_model", "model=mlp"], r"MLP does not accept samples of shape \(64,\)"),
+        (["model=gpt", "task=classification"], r"model=gpt needs tokens \[T\]"),
+    ],
+)
+def test_parts_that_do_not_fit_are_one_message_before_the_first_step(
+    folder: Path, words: list[str], message: str
+) -> None:
+    more = [f"data.path={folder}/story.txt"] if "data=packed_text" in words else []
+    with pytest.raises(Exception, match=message) as caught:
+        run(compose_run([*words, *more, "tracking=none"]))
+    assert UserError in (type(caught.value), type(caught.value.__cause__))
 
 
 def test_a_run_cannot_be_resumed_where_its_file_has_another_vocabulary(trained: Any, folder: Path) -> None:
