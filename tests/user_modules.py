@@ -101,6 +101,25 @@ class WithEntries(Classifier):
         self.read = checkpoint["mine"]["n"]
 
 
+class BuiltLater(Classifier):
+    """Makes its layers in the hook of Lightning for that."""
+
+    def __init__(self, width: int = 8, lr: float = 0.1) -> None:
+        super().__init__(width, lr)
+        self.layers = None
+
+    def configure_model(self) -> None:
+        if self.layers is None:
+            self.layers = nn.Linear(4, 3)
+
+
+class Lazy(Classifier):
+    def __init__(self, width: int = 8) -> None:
+        super().__init__(width)
+        self.layers = nn.Sequential(nn.LazyLinear(width), nn.ReLU(), nn.LazyLinear(3))
+        self.example_input_array = None
+
+
 class Diverging(Classifier):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         return super().training_step(batch, batch_idx) * float("nan")

@@ -53,9 +53,7 @@ def main(verb: str | None = None) -> None:
         if verb not in VERBS:
             _run(verb, lambda: _refuse(verb), as_json)
         sys.argv = [sys.argv[0], *words[1:]]
-    module = importlib.import_module(f"lightning_modules.cli.{verb}")
-    sys.argv[0] = str(Path(str(module.__file__)))  # ranks and trials are started by this file
-    _run(verb, lambda: _start(module.main), as_json)
+    _run(verb, lambda: _start(verb), as_json)
 
 
 def _run(verb: str, call: Callable[[], Any], as_json: bool) -> None:
@@ -64,9 +62,11 @@ def _run(verb: str, call: Callable[[], Any], as_json: bool) -> None:
     run_cli(call)
 
 
-def _start(verb_main: Callable[[], Any]) -> Any:
+def _start(verb: str) -> Any:
+    module = importlib.import_module(f"lightning_modules.cli.{verb}")
+    sys.argv[0] = str(Path(str(module.__file__)))  # ranks and trials are started by this file
     enter_project()
-    return verb_main()
+    return module.main()
 
 
 def overview() -> str:

@@ -81,9 +81,13 @@ def run_cli(main: Callable[[], Any]) -> Any:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal without UTF-8 must not end a run
             stream.reconfigure(errors="backslashreplace")
-    with report_errors(), signals_as_exceptions():
-        _reject_empty_arguments(sys.argv[1:])
-        return main()
+    try:
+        with report_errors(), signals_as_exceptions():
+            _reject_empty_arguments(sys.argv[1:])
+            return main()
+    except (SignalReceived, KeyboardInterrupt):  # one more, before `report_errors` could ignore it
+        ignore_sigint()
+        sys.exit(130)
 
 
 def _reject_empty_arguments(words: Sequence[str]) -> None:

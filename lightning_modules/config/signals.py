@@ -91,7 +91,8 @@ def handle_signals(handler: Callable[[int, Any], None]) -> Iterator[None]:
         yield
     finally:
         for number, old in before.items():
-            signal.signal(number, old)
+            if number != signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN:  # the process is exiting
+                signal.signal(number, old)
 
 
 def set_sigterm_action(action: signal.Handlers) -> bool:

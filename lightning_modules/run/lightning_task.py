@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities.combined_loader import CombinedLoader
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from pytorch_lightning.utilities.seed import isolate_rng
+from torch.nn.parameter import is_lazy
 from torch.utils.data import IterableDataset
 
 from lightning_modules.config.errors import UserError, first_line, warn
@@ -153,6 +154,11 @@ def check_checkpoint(cfg: DictConfig, task: pl.LightningModule, servable: bool) 
 
     A `servable` task is also rebuilt from its config and must give the same outputs.
     """
+    if lazy := [name for name, weight in task.named_parameters() if is_lazy(weight)]:
+        raise UserError(
+            f"task: the shapes of {', '.join(lazy[:4])} are not known: set example_input_array to a tensor of zeros, "
+            "or call the lazy layers once in the constructor"
+        )
     kept, dropped = plain_hyperparameters(dict(task.hparams))
     if dropped:
         print(f"hyper-parameters that are objects are left out of the checkpoints: {', '.join(dropped)}", flush=True)

@@ -3,6 +3,7 @@
 import importlib
 import io
 import os
+import signal
 
 from matplotlib.figure import Figure
 
@@ -30,4 +31,6 @@ def preload() -> None:
 
 if os.environ.get("PYTHONSAFEPATH") == "touchstone":  # set for this process alone (process_pool.py)
     del os.environ["PYTHONSAFEPATH"]
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # blocked until now; multiprocessing ignores it only after the imports
+signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
 preload()

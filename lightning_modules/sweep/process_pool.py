@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -45,8 +45,13 @@ def start_forkserver() -> Any:
     """Start the forkserver unless it is running; its imports take seconds, in parallel to the caller."""
     context: Any = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD_MODULES)
-    with _safe_import_path():
-        forkserver.ensure_running()
+    resource_tracker.ensure_running()  # it would unblock SIGINT
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # the forkserver starts like this, until it ignores it
+    try:
+        with _safe_import_path():
+            forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     return context
 
 

@@ -124,7 +124,12 @@ def _moved(value: Any, old: str, new: str) -> Any:
 
 
 def call_load_hook(task: LightningModule, checkpoint: Mapping[str, Any], where: str) -> None:
-    """Call ``on_load_checkpoint``, with the entries that the task saved. Raises UserError if one is missing."""
+    """Call ``on_load_checkpoint``, with the entries that the task saved. Raises UserError if one is missing.
+
+    Layers that ``configure_model`` makes are made first, as ``load_from_checkpoint`` does.
+    """
+    if task.state_dict().keys() != checkpoint["state_dict"].keys():
+        task.configure_model()
     try:
         task.on_load_checkpoint(dict(checkpoint))
     except KeyError as error:

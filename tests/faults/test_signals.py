@@ -186,3 +186,43 @@ def test_a_signal_in_a_hook_around_a_fork_ends_the_run(store: Any, tmp_path: Pat
     assert done.returncode == 128 + signal.SIGTERM, done.stderr
     assert "Exception ignored in" in done.stderr
     assert statuses(store) == ["KILLED"]
+
+
+AT_EXIT = """
+import atexit, os, signal
+from lightning_modules.config.command_line import report_errors, run_cli
+
+def main():
+    atexit.register(lambda: [os.kill(os.getpid(), signal.SIGINT) for _ in range(3)])
+    with report_errors():  # as within Hydra
+        os.kill(os.getpid(), signal.SIGINT)
+
+run_cli(main)
+"""
+WHILE_IT_STARTS = """
+import os, signal
+from pathlib import Path
+from lightning_modules.sweep import process_pool
+if __name__ == "__main__":
+    process_pool.start_forkserver()
+    signal.signal(signal.SIGINT, lambda *_: print("here"))
+    os.killpg(0, signal.SIGINT)
+    print(process_pool.ProcessPool([], Path()).call(len, "abc"))
+"""
+
+
+def run_code(code: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False, start_new_session=True
+    )
+
+
+def test_more_signals_while_the_process_exits_change_nothing() -> None:
+    done = run_code(AT_EXIT)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGINT, "\nended by signal 2\n")
+
+
+@pytest.mark.slow
+def test_a_signal_while_the_forkserver_imports_leaves_it_alone() -> None:
+    done = run_code(WHILE_IT_STARTS)
+    assert (done.returncode, done.stdout.split(), done.stderr) == (0, ["here", "3"], "")

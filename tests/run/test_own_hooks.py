@@ -46,6 +46,23 @@ def test_entries_of_a_checkpoint_hook_are_in_every_file(store: Any, monitor: str
     )
 
 
+def test_layers_of_configure_model_are_loaded_again(store: Any) -> None:
+    result = run(config("BuiltLater"))
+    recorded = store.client.get_run(str(result.run_id))
+    trained = torch.load(artifact_path(store, recorded, "checkpoints/last.ckpt"), weights_only=True)["state_dict"]
+    start = f"init_from={result.run_id}"
+    for loaded in (
+        load(str(result.run_id)),
+        load(str(run(config("BuiltLater", "Points", start, "trainer.max_epochs=0")).run_id)),
+    ):
+        assert all(torch.equal(value, trained[name]) for name, value in loaded.state_dict().items())
+
+
+def test_lazy_layers_without_shapes_are_named_before_the_run(store: Any) -> None:
+    with pytest.raises(UserError, match=r"the shapes of layers\.0\.weight, .* set example_input_array"):
+        run(config("Lazy"))
+
+
 def test_a_file_without_the_entries_is_named(store: Any, tmp_path: Path) -> None:
     torch.save({"state_dict": user_modules.Classifier().state_dict()}, tmp_path / "plain.ckpt")
     with pytest.raises(UserError, match=r"init_from=.*plain.ckpt has no entry 'mine', which on_load_checkpoint"):
