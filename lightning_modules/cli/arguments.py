@@ -11,6 +11,7 @@
 
 import functools
 import inspect
+import re
 import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +23,7 @@ from lightning_modules.config.errors import UserError, suggest
 POSITIONAL = ("targets", "target")  # parameters that take the words without a key
 MORE = "runs"  # a parameter of this name beside `target` takes the further words
 OVERRIDES = "overrides"  # a parameter of this name takes every KEY=VALUE that is not another one
+RUN_NAME = re.compile(r"[\w.]+=\S*( [\w.]+=\S*)+")  # of a trial
 REQUIRED = inspect.Parameter.empty
 
 
@@ -107,7 +109,8 @@ class Verb:
         keys = [name for name in self.arguments if name != target]
         if key in self.former or word.startswith("-"):
             raise UserError(self._new_form(word))
-        if not equals or " " in key:  # the name of a run: digits-convnet lr=1e-4
+        is_name = " " in key or (key not in keys and RUN_NAME.fullmatch(word))  # digits-convnet lr=1e-4, lr=0.01 seed=1
+        if not equals or is_name:
             if target == "target" and target in values and MORE in self.arguments:
                 values.setdefault(MORE, []).append(word)
                 return
@@ -122,7 +125,8 @@ class Verb:
         elif OVERRIDES in self.arguments:
             values.setdefault(OVERRIDES, []).append(word)
         else:
-            raise UserError(f"{word}: unknown key; {suggest(key, keys)}")
+            hint = " (a run of this name is given by its id)" if target else ""
+            raise UserError(f"{word}: unknown key; {suggest(key, keys)}{hint}")
 
     def _new_form(self, word: str) -> str:
         """The message for a flag or key of an earlier version, or for an unknown flag."""

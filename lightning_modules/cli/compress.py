@@ -36,4 +36,4 @@ def main(
     from lightning_modules.compression.budget.compress import compress_run
 
     ratios = {"size_ratio": size_ratio, "macs_ratio": macs_ratio, "latency_ratio": latency_ratio}
-    return compress_run(target, ratios, max_drop, trials, patience, list(overrides))
+    return {"trials": compress_run(target, ratios, max_drop, trials, patience, list(overrides))}

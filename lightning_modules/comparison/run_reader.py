@@ -53,7 +53,7 @@ class RunReader(Protocol):
         """The id of the experiment of that name."""
 
     def find(self, wanted: str) -> Run:
-        """The run whose id, id prefix, name or sweep name is `wanted`. Raises UserError if none or several match."""
+        """The run whose id, name, sweep name or beginning of one is `wanted`. Raises UserError if none or several match."""
 
     def runs(self, *, experiment: str = "", tagged: tuple[str, str] = ("", ""), ids: Sequence[str] = ()) -> list[Run]:
         """The runs of an experiment, those with a tag of this name and value, or those of `ids` that exist."""

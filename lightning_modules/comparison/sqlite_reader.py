@@ -61,6 +61,8 @@ class SqliteRunReader:
         )
         if re.fullmatch(r"[0-9a-f]{6,31}", wanted):
             searches.append((schema.WITH_ID_LIKE, f"{wanted}*"))
+        if wanted:
+            searches.append((schema.WITH_NAME_START, wanted, wanted))
         for condition, *values in searches:
             found = self._select(condition, *values)
             if len(found) == 1:

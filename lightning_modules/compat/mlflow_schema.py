@@ -19,6 +19,7 @@ RUNS_QUERY = (  # {}: a condition of those below
     f"SELECT run_uuid, name, status, experiment_id FROM runs WHERE {_ACTIVE_RUNS} AND {{}} ORDER BY start_time, run_uuid"
 )
 WITH_ID, WITH_ID_LIKE, WITH_IDS = "run_uuid = ?", "run_uuid GLOB ?", f"run_uuid {_IN_LIST}"
+WITH_NAME_START = "substr(name, 1, length(?)) = ?"
 IN_EXPERIMENT = "experiment_id = ?"
 WITH_TAG = "run_uuid IN (SELECT run_uuid FROM tags WHERE key = ? AND value = ?)"
 WITH_NAME_OR_TAGS = f"(name = ? OR {WITH_TAG} AND {WITH_TAG})"

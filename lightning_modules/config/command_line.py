@@ -20,7 +20,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 from lightning_modules.compat import hydra
 from lightning_modules.config.errors import UserError, first_line, suggest
-from lightning_modules.config.key_hints import options_with_name, same_key_elsewhere
+from lightning_modules.config.key_hints import options_with_name, options_with_part, same_key_elsewhere
 from lightning_modules.config.metric_direction import monitor_mode
 from lightning_modules.config.project import config_roots, home
 from lightning_modules.config.signals import SignalReceived, signals_as_exceptions
@@ -277,6 +277,7 @@ def options_of(group: str) -> set[str]:
 def _unknown_option(group: str, name: str, options: set[str]) -> str:
     """The message with similar options, and with all of them if they are not too many."""
     named = [f"{group}={option} {group}.name={name}" for option in options_with_name(group, name)]
+    named = named or [f"{group}={option}" for option in options_with_part(group, name) if group == "augmentation"]
     hint = f"use {' or '.join(named)}" if named else suggest(name, options)
     whole = f" (all: {', '.join(sorted(options))})" if hint.startswith("did") and len(options) < 30 else ""
     return f"{group}={name}: unknown option of {group}; {hint}{whole}"

@@ -24,6 +24,13 @@ def options_with_name(group: str, name: str) -> list[str]:
     ]
 
 
+def options_with_part(group: str, name: str) -> list[str]:
+    """The options of a group whose file has a transform of this name or class: ``crop_flip``, ``CropFlip``."""
+    part = re.compile(rf"(^ +|\.){re.escape(name)}:?$", re.MULTILINE)
+    files = {path.stem: path for root in reversed(config_roots()) for path in (root / group).glob("*.yaml")}
+    return sorted(option for option, path in files.items() if part.search(path.read_text(encoding="utf-8")))
+
+
 def _defines_network(library: str, name: str) -> bool:
     """Whether a library such as torchvision or timm has a model of this name; its files are read, not imported."""
     spec = importlib.util.find_spec(library)

@@ -1,6 +1,6 @@
 """The test predictions of a run, one row per sample, with its worst errors and intervals of its test metrics."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -62,12 +62,13 @@ class PredictionRecorder(pl.Callback):
         assert isinstance(pl_module, EvaluatedModule)
         file = Path(trainer.default_root_dir) / FILE
         file.parent.mkdir(parents=True, exist_ok=True)
-        table = prediction_table(pl_module, None if self._has_index else trainer.world_size)
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        columns = getattr(data, "targets", None) if isinstance(data, InMemoryData) else None
+        table = prediction_table(pl_module, None if self._has_index else trainer.world_size, columns)
         part = file.with_name(f".{file.name}.part")
         table.to_parquet(part, index=False)
         part.replace(file)
         if self.worst:
-            data: Any = trainer.datamodule  # type: ignore[attr-defined]
             write_worst(file.parent, data, table.nlargest(self.worst, "loss"))
         if self.resamples:
             task = pl_module if self.intervals == "all" else None
@@ -83,13 +84,20 @@ class PredictionRecorder(pl.Callback):
         return ""
 
 
-def prediction_table(task: EvaluatedModule, world_size: int | None) -> pd.DataFrame:
-    """A row per sample of the task's last test, by its index in the data; `world_size`: the data give no index."""
+def prediction_table(
+    task: EvaluatedModule, world_size: int | None, targets: Sequence[str] | None = None
+) -> pd.DataFrame:
+    """A row per sample of the task's last test, by its index in the data; `world_size`: the data give no index.
+
+    `targets` are the names of several targets of a table.
+    """
     assert task.test_buffer is not None
     scores, y, outputs, index = task.test_buffer
     if world_size:  # the ranks took the samples in turn
         index = index // MAX_RANKS * world_size + index % MAX_RANKS
-    names = metric_suffixes([task.output_name(i) for i in range(scores.shape[1] if scores.ndim > 1 else 1)])
+    outputs_of = range(scores.shape[1] if scores.ndim > 1 else 1)
+    several = targets if targets and len(targets) == len(outputs_of) else None
+    names = metric_suffixes(list(several or map(task.output_name, outputs_of)))
     columns = {"sample": index, **_columns(scores, y, getattr(task, "kind", ""), names)}
     columns["loss"] = sample_losses(task, outputs, y)
     table = pd.DataFrame({key: value.cpu().numpy() for key, value in columns.items()})

@@ -29,7 +29,7 @@ def open_console(min_width: int = 160) -> "Console":
     """A rich console. Output to a file or a pipe, which has no width of its own, is at least `min_width` wide."""
     from rich.console import Console
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     if not console.is_terminal:
         console.width = max(console.width, min_width)
     return console

@@ -134,7 +134,7 @@ def print_report(record: Record | None, name: str, metrics: Mapping[str, float])
     if rows:
         console.print(terminal_table(["metric", "value"], rows, title=name))
     if record is not None:
-        console.print(f"run    {record.run_name}  {record.run_id}", highlight=False)
+        console.print(f"run    {record.run_name}  {record.run_id}", soft_wrap=True)
         console.print(f"model  models:/{record.model_id}", highlight=False)
         where = record.store.where_to_see(record.experiment_id, record.run_id)
         console.print(f"see    {where}", highlight=False, soft_wrap=True)

@@ -346,15 +346,15 @@ def require_free_space(path: Path, needed_bytes: int) -> None:
 
 
 def find_run(store: Store, wanted: str, view: int = 1) -> Run:
-    """Return the run whose id, id prefix (at least 6 characters), name or sweep name is `wanted`; `view`: MLflow's ViewType.
+    """Return the run whose id, name or sweep name is `wanted`, else the one whose id (6 characters or more) or name so begins.
 
-    Raises UserError if none or several match; the message names the candidates, or similar and the newest runs.
+    `view` is MLflow's ViewType. Raises UserError if none or several match, with the candidates, or similar and the newest runs.
     """
     client = store.client
     everywhere = [experiment.experiment_id for experiment in client.search_experiments()]
     for conditions in _conditions(wanted):
-        found = [client.search_runs(everywhere, c, view, 6, ["attributes.start_time DESC"]) for c in conditions]
-        runs = list({run.info.run_id: run for page in found for run in page}.values())
+        found = [client.search_runs(everywhere, c, view, 100, ["attributes.start_time DESC"]) for c in conditions]
+        runs = list({run.info.run_id: run for page in found for run in page if _fits(run, wanted)}.values())
         if len(runs) == 1:
             return runs[0]
         if runs:
@@ -380,6 +380,14 @@ def _conditions(wanted: str) -> Iterator[list[str]]:
         yield [f"attributes.run_name = {quoted}", sweep]
     if re.fullmatch(r"[0-9a-f]{6,31}", wanted):
         yield [f"attributes.run_id LIKE '{wanted}%'"]
+    if not ("'" in wanted and '"' in wanted) and wanted:
+        yield [f"attributes.run_name LIKE {quoted[:-1]}%{quoted[-1]}"]
+
+
+def _fits(run: Run, wanted: str) -> bool:
+    """Whether a run found by a pattern, in which _ and % stand for other letters too, has this name or its beginning."""
+    names = (run.info.run_id, run.info.run_name or "", run.data.tags.get(SWEEP_NAME_TAG, ""))
+    return any(name.startswith(wanted) for name in names)
 
 
 def _close_connections(close: bool = True) -> None:

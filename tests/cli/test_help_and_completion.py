@@ -77,6 +77,9 @@ def test_verbs_groups_and_claims_are_completed() -> None:
         ("model=convnext_tiny", "use model=torchvision model.name=convnext_tiny"),
         ("model=vit_tiny_patch16_224", "use model=timm model.name=vit_tiny_patch16_224"),
         ("data=wine", "use data=tabular data.name=wine"),
+        ("data=GunPoint", "use data=ucr data.name=GunPoint"),
+        ("augmentation=crop_flip", "use augmentation=image_basic"),
+        ("augmentation=CropFlip", "use augmentation=image_basic"),
     ],
 )
 def test_a_key_or_a_name_that_stands_elsewhere_is_suggested(word: str, message: str) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import numpy as np
 import pytest
 
 from lightning_modules.cli.main import VERBS, main
@@ -115,3 +116,31 @@ def test_results_of_verbs_that_compute(store: Store, call: Call, command: Callab
     assert again["ok"] and store.client.get_run(again["result"]["run_id"]).info.run_name.endswith("-rerun")
     copies = read(call("augment", f"out={tmp_path}/c", "augmentation=image_basic", *quick[:1], "--json")[1])["result"]
     assert copies["copies"] == 1 and Path(copies["folder"]).is_dir()
+
+
+@pytest.mark.slow
+def test_results_of_verbs_that_use_a_run(
+    recorded_run: Any, store: Store, call: Call, command: Callable[..., Any], tmp_path: Path
+) -> None:
+    run_id = recorded_run.info.run_id
+    np.save(tmp_path / "x.npy", np.zeros((3, 1, 8, 8), np.uint8))
+    found = read(call("predict", run_id, f"input={tmp_path}/x.npy", "--json")[1])["result"]
+    assert found["samples"] == 3 and {row["class"] for row in found["predictions"]} <= set("0123456789")
+    assert read(call("export", run_id, "format=onnx", "--json")[1])["result"]["run_id"] == run_id
+    found = read(call("promote", run_id, "as=champion", "--json")[1])["result"]
+    assert found == {"name": "digits-mlp", "alias": "champion", "version": "1", "run_id": run_id}
+    refused = read(call("promote", run_id, "as=champion", "only_if=test/loss < 0", "--json")[1])
+    assert not refused["ok"] and refused["result"] is None
+    judged = read(call("reproduce", "mnist1d/linear", "judge=true", "--json")[1])["result"]
+    assert [row["claim"] for row in judged] == ["mnist1d/linear"]
+    quick = ("trials=1", "max_drop=1.0", "compression.stages.prune.epochs=1", "sweep.jobs=1", "cpu_threads=1")
+    attempts = read(command("compress.py", run_id, "size_ratio=2", *quick, "--json").stdout)["result"]["trials"]
+    assert [attempt["status"] for attempt in attempts] == ["FINISHED"]
+
+
+@pytest.mark.slow
+def test_results_of_data(store: Store, call: Call, tmp_path: Path) -> None:
+    for verb, key in (("inspect", "duplicates"), ("clean", "excluded"), ("split", "parts")):
+        document = read(call("data", verb, "data=digits", f"out={tmp_path}/{verb}.json", "tracking=none", "--json")[1])
+        assert document["ok"] == (verb != "split"), document["error"]  # near duplicates in two parts
+        assert verb == "split" or key in document["result"]

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sklearn.datasets import load_digits
 from torch import nn
 
 from lightning_modules.config.command_line import compose_run
@@ -107,6 +108,52 @@ def test_other_tasks(uri: str, words: tuple[str, ...], columns: set[str]) -> Non
         {"test/loss", "test/accuracy"} if "score" in columns else {f"test/{m}" for m in ("loss", "mse", "mae")}
     )
     assert (folder / "predictions/worst.png").exists()
+
+
+def test_several_labels_have_a_column_each(uri: str, tmp_path: Path) -> None:
+    digits = load_digits()
+    frame = pd.DataFrame(digits.data[:600], columns=[f"pixel{i}" for i in range(64)])
+    frame["even"], frame["big"] = (digits.target[:600] % 2 == 0).astype(int), (digits.target[:600] > 4).astype(int)
+    frame.to_csv(tmp_path / "labels.csv", index=False)
+    words = ("data.name=null", f"data.path={tmp_path}/labels.csv", "data.target=[even,big]", "task=multilabel")
+    found, folder = launch(uri, *TABLE, *words)
+    table, logged = pd.read_parquet(folder / FILE), found.data.metrics
+    named = [f"{kind}/{label}" for kind in ("target", "prediction", "score") for label in ("even", "big")]
+    assert set(table) == {"sample", "loss", *named}
+    right = [(table[f"target/{label}"] == table[f"prediction/{label}"]).mean() for label in ("even", "big")]
+    assert np.mean(right) == pytest.approx(logged["test/accuracy"])
+    assert table["loss"].mean() == pytest.approx(logged["test/loss"], rel=1e-4)
+    assert len(pd.read_csv(folder / "predictions/worst.csv")) == 32
+
+
+def test_a_ranking_has_the_rank_of_each_held_out_item(uri: str, tmp_path: Path) -> None:
+    (tmp_path / "ml-100k").mkdir()
+    draws = random.Random(0)
+    rows = [
+        (user, item, 5, 100 * user + n) for user in range(1, 9) for n, item in enumerate(draws.sample(range(1, 13), 6))
+    ]
+    (tmp_path / "ml-100k/u.data").write_text("".join("\t".join(map(str, row)) + "\n" for row in rows))
+    words = ("data=movielens_implicit", f"data.root={tmp_path}", "model=bpr", "task=ranking")
+    found, folder = launch(uri, *words)
+    table = pd.read_parquet(folder / FILE)
+    assert {"sample", "target/0", "target/1", "prediction/0", "loss"} <= set(table)  # and the scores in the loss
+    assert table["target/0"].tolist() == list(range(8)) and table["prediction/0"].between(1, 12).all()
+    hits = (table["prediction/0"] <= 10).mean()
+    assert hits == pytest.approx(found.data.metrics["test/hit_rate_at_10"])
+    assert table["loss"].mean() == pytest.approx(found.data.metrics["test/loss"], rel=1e-4)
+
+
+def test_the_test_of_a_resumed_run_replaces_the_predictions(uri: str) -> None:
+    first, folder = launch(uri, "data.per_class=10", "trainer.max_epochs=1")
+    before = pd.read_parquet(folder / FILE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", uri)
+        run(compose_run(["trainer.max_epochs=8", f"resume={first.info.run_id}"]))
+        logged = open_store().client.get_run(first.info.run_id).data.metrics
+    table = pd.read_parquet(folder / FILE)
+    assert table[["sample", "target"]].equals(before[["sample", "target"]])
+    assert not table["loss"].equals(before["loss"])
+    assert (table["target"] == table["prediction"]).mean() == pytest.approx(logged["test/accuracy"])
 
 
 def test_what_is_too_large_is_off_and_says_so(uri: str, capfd: pytest.CaptureFixture[str]) -> None:

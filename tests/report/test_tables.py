@@ -65,3 +65,19 @@ def test_a_table_that_is_too_wide_omits_constant_columns_and_names_them() -> Non
     assert "FINISHED" in printed(120)[-2] and not printed(120)[-1].startswith("all rows")
     assert max(map(len, printed(80, rows[:1]))) <= 80  # one row: no column is omitted
     assert not printed(80, rows[:1])[-1].startswith("all rows")
+
+
+def test_cells_that_are_too_wide_are_broken_at_separators() -> None:
+    columns = ["run", "test/balanced_accuracy", "claim"]
+    rows = [[f"mnist1d/mlp_shuffled_notebook lr=0.00{k} optimizer=adam", f"0.98{k}", f"reading {k}"] for k in range(2)]
+    for count, width in ((1, 50), (2, 40)):
+        console = Console(file=io.StringIO(), width=width, record=True)
+        console.print(terminal_table(columns, rows[:count]))
+        lines = console.export_text().splitlines()
+        assert max(map(len, lines)) <= width
+        words = set(re.findall(r"[^\s/_=,│┃]+", "\n".join(line for line in lines if line[0] in "│┃")))
+        whole = set(re.findall(r"[^\s/_=,]+", " ".join([*columns, *(" ".join(row) for row in rows[:count])])))
+        assert words == whole, words ^ whole  # none was cut
+    console = Console(file=io.StringIO(), width=30, record=True)
+    console.print(terminal_table(["name", "n"], [["x" * 60, "1"]]))  # nothing else is left
+    assert console.export_text().count("x") == 60

@@ -90,3 +90,9 @@ def test_the_root_goes_before_the_package_and_the_package_is_not_imported(
     assert load(tmp_path / "root", z_normalise=False).arrays.x.tolist() == [[1, 2], [3, 5]]
     write(tmp_path / "root", "8,9:a\n3,5:b\n", "1,2:a\n")
     assert load(tmp_path / "root", z_normalise=False).arrays.x[0].tolist() == [8, 9]
+
+
+def test_a_misspelt_series_has_a_hint_without_any_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lightning_modules.zoo.data.ucr.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"data.name=gunpont: .* no series were found; did you mean 'GunPoint'\?"):
+        UCR(name="gunpont", root=str(tmp_path)).setup()

@@ -8,13 +8,18 @@ import numpy as np
 import torch
 
 from lightning_modules.config.bounds import bounded
-from lightning_modules.config.errors import UserError, suggest
+from lightning_modules.config.errors import UserError, did_you_mean, suggest
 from lightning_modules.data.files import data_root
 from lightning_modules.data.in_memory import InMemoryData, RawDataset
 from lightning_modules.data.labels import normalize_labels
 from lightning_modules.data.text_encoding import check_encoding, read_texts
 
 Series = list[np.ndarray]  # each float64 [C, L], L may differ
+ARCHIVE = (  # some names of the archives, for hints
+    "ArrowHead", "BasicMotions", "CBF", "Coffee", "ECG200", "ECG5000", "Earthquakes", "FordA", "FordB", "GunPoint",
+    "HandMovementDirection", "ItalyPowerDemand", "JapaneseVowels", "OSULeaf", "PhalangesOutlinesCorrect", "StarLightCurves",
+    "SyntheticControl", "Trace", "TwoPatterns", "UWaveGestureLibrary", "Wafer", "Yoga",
+)  # fmt: skip
 Interpolation = Literal["linear", "cubic"]
 
 
@@ -150,7 +155,7 @@ class UCR(InMemoryData):
             if train.is_file() and test.is_file():
                 return train, test
         known = sorted({path.parent.name for folder in folders for path in folder.glob("*/*_TRAIN.ts")})
-        hint = suggest(self.series, known) if known else "no series were found"
+        hint = suggest(self.series, known) if known else f"no series were found; {did_you_mean(self.series, ARCHIVE)}"
         raise UserError(
             f"data.name={self.series}: {self.series}_TRAIN.ts and {self.series}_TEST.ts are neither in "
             f"{self.root / self.series} nor in the package aeon; {hint}. Copy them there, set data.root or "
