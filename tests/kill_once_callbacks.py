@@ -51,12 +51,18 @@ class KillDuringBuild(pl.Callback):
 
 
 class StopOnce(pl.Callback):
-    """Ends the process as a batch system does, in epoch 1 of the first run; `mark` is a file that is then made."""
+    """Ends the process as a batch system does, in epoch 1 of the first run; `mark` is a file that is then made.
 
-    def __init__(self, mark: str) -> None:
-        self.mark = Path(mark)
+    Args:
+        batch: the number of the batch before which it happens.
+    """
 
-    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: object, _: int) -> None:
-        if trainer.current_epoch == 1 and not self.mark.exists():
+    def __init__(self, mark: str, batch: int = 0) -> None:
+        self.mark, self.batch = Path(mark), batch
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: object, batch_idx: int
+    ) -> None:
+        if trainer.current_epoch == 1 and batch_idx == self.batch and not self.mark.exists():
             self.mark.touch()
             os.kill(os.getpid(), signal.SIGTERM)

@@ -13,6 +13,7 @@ import user_modules
 
 from lightning_modules.config.command_line import compose_run
 from lightning_modules.config.errors import UserError
+from lightning_modules.config.signals import SignalReceived
 from lightning_modules.run.run import run as run_config
 from lightning_modules.tracking.artifacts import artifact_path
 from lightning_modules.tracking.resume import best_checkpoint
@@ -97,6 +98,40 @@ def test_a_resumed_run_is_bit_equal_to_an_uninterrupted_one(
             for run in (whole, resumed)
         ]
         assert points[0] == points[1], key
+
+
+@pytest.mark.parametrize(
+    ("task", "data"),
+    [
+        ("Classifier", "Points"),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in (("GAN", "Points"), ("Classifier", "Stream"))),
+    ],
+)
+def test_a_run_ended_within_an_epoch_is_killed_and_resumes(
+    fit: Callable[..., Any],
+    train: Any,
+    store: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    task: str,
+    data: str,
+) -> None:
+    monkeypatch.setenv("TOUCHSTONE_TRUST", "user_modules,kill_once_callbacks")
+    whole = fit(task, data, "trainer.max_epochs=3")
+    stop = {"_target_": "kill_once_callbacks.StopOnce", "mark": f"'{tmp_path}/mark'", "batch": 2}
+    with pytest.raises(SignalReceived):
+        words = [f"+callbacks.stop.{key}={value}" for key, value in stop.items()]
+        fit(task, data, "trainer.max_epochs=3", "name=killed", "callbacks.last.every_s=0", *words)
+    (killed,) = store.search_runs("attributes.run_name = 'killed'")
+    assert killed.info.status == "KILLED"
+    assert killed.data.tags.get("resume") == ("approximate" if data == "Stream" else None)
+    assert last_checkpoint(store, killed)["epoch"] == 0
+    train("resume=killed", quick=False)
+    assert store.client.get_run(killed.info.run_id).info.status == "FINISHED"
+    expected, found = (last_checkpoint(store, run) for run in (whole, killed))
+    assert (found["epoch"], found["global_step"]) == (expected["epoch"], expected["global_step"])
+    for name, value in expected["state_dict"].items():
+        assert torch.equal(value, found["state_dict"][name]), name  # of this stream, too: it begins with each epoch
 
 
 def test_checkpoints_load_in_plain_lightning(fit: Callable[..., Any], store: Any) -> None:

@@ -23,14 +23,18 @@ def importable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-def test_a_search_over_a_module_prunes_by_the_metric_that_it_logs(sweep: Callable[..., Any], store: Any) -> None:
+@pytest.mark.parametrize(("pruner", "pruned"), [("median", 2), ("asha", 3)])
+def test_a_search_over_a_module_prunes_by_the_metric_that_it_logs(
+    sweep: Callable[..., Any], store: Any, pruner: str, pruned: int
+) -> None:
+    options = {"median": "{n_startup_trials: 2}", "asha": "{min_resource: 1, reduction_factor: 2}"}[pruner]
     rates = ("search.sampler=grid", "+task.lr=1.0,0.5,1e-7,1e-8", "+data.batch_size=4")
-    done = sweep(*WORDS, *rates, "search.pruner=median", "+search.pruner_options={n_startup_trials: 2}", quick=False)
+    done = sweep(*WORDS, *rates, f"search.pruner={pruner}", f"+search.pruner_options={options}", quick=False)
     assert done.code == 0, done.said
     runs = {child.status: [] for child in done.children}
     for child in done.children:
         runs[child.status].append(store.client.get_run(child.run_id).data.metrics["val_loss"])
-    assert {status: len(losses) for status, losses in runs.items()} == {"FINISHED": 2, "PRUNED": 2}
+    assert {status: len(losses) for status, losses in runs.items()} == {"FINISHED": 4 - pruned, "PRUNED": pruned}
     assert min(runs["PRUNED"]) > min(runs["FINISHED"])
 
 
