@@ -18,6 +18,7 @@ from urllib.parse import quote
 
 import pytest
 from conftest import QUICK
+from multirun import multirun
 
 from lightning_modules.config.command_line import compose_run
 from lightning_modules.run.run import run
@@ -31,12 +32,19 @@ BUDGET_MS = 20_000  # of the page's own clock
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A store with two runs that differ in learning rate and seed."""
+    """A store with two runs that differ in learning rate and seed, and a sweep."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path_factory.mktemp('pages')}/mlflow.db")
         for overrides in (["optimizer.lr=1e-2", "seed=1"], ["optimizer.lr=1e-3", "seed=2"]):
             run(compose_run([*QUICK, *overrides]))
+        multirun([*QUICK, "sweep.name=rates", "optimizer.lr=1e-3,1e-2", "sweep.jobs=1", "study=paper"])
         yield open_store()
+
+
+@pytest.fixture(scope="module")
+def sweep(store: Any) -> Any:
+    """The run of a sweep over two learning rates, in a study."""
+    return next(iter(store.search_runs("tags.`touchstone.kind` = 'sweep'")))
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +91,7 @@ def _wait_for(address: str) -> None:
 
 
 def runs_of(store: Any) -> list[Any]:
-    return list(store.search_runs(order="attributes.start_time ASC"))
+    return list(store.search_runs(order="attributes.start_time ASC"))[:2]
 
 
 def test_the_compare_page_opens_with_what_differs_against_a_score(store: Any, page: Page) -> None:
@@ -93,3 +101,44 @@ def test_the_compare_page_opens_with_what_differs_against_a_score(store: Any, pa
     params, metrics = chosen[1 : chosen.index("Metrics:")], chosen[chosen.index("Metrics:") + 1 :]
     assert params == ["optimizer.lr", "seed"]
     assert metrics[0] in ("val/accuracy", "val/loss", "train/loss")
+
+
+def test_the_run_page_has_scores_then_commands_then_metrics_with_validation_before_training_before_test(
+    store: Any, page: Page
+) -> None:
+    one = runs_of(store)[0]
+    texts = page(f"/experiments/1/runs/{one.info.run_id}?workflowType=machine_learning", "About this run")
+    description = texts[texts.index("Description") : texts.index("Metric")]
+    scores = [text for text in description if text.startswith("test/")]
+    assert scores[:2] == ["test/accuracy", "test/auroc"] and f"{one.data.metrics['test/accuracy']:.4g}" in description
+    commands = [f"touchstone {verb} {one.info.run_id}" for verb in ("rerun", "serve")]
+    assert description.index(scores[-1]) < description.index(commands[0]) < description.index(commands[1])
+    metrics = texts[texts.index("Metric") :]
+    first = [next(n for n, text in enumerate(metrics) if text.startswith(part)) for part in ("val/", "train/", "test/")]
+    assert first == sorted(first)
+    assert texts.index("Description") < texts.index("Metric") < texts.index("Parameter") < texts.index("About this run")
+
+
+def test_the_charts_have_a_section_for_each_part_in_the_order_of_their_names(store: Any, page: Page) -> None:
+    """The browser sorts and keeps the sections: no tag or name of ours moves them (docs/record.md)."""
+    one = runs_of(store)[0]
+    texts = page(f"/experiments/1/runs/{one.info.run_id}/model-metrics?workflowType=machine_learning", "Add section")
+    sections = [texts[n - 1] for n, text in enumerate(texts) if re.fullmatch(r"\(\d+\)", text)]
+    assert [name for name in sections if name in ("val", "train", "test")] == ["test", "train", "val"]
+
+
+def test_the_page_of_a_sweep_has_its_best_then_its_runs_then_the_commands(sweep: Any, page: Page) -> None:
+    texts = page(f"/experiments/1/runs/{sweep.info.run_id}?workflowType=machine_learning", "About this run")
+    assert "paper/rates" in texts[: texts.index("Description")]
+    description = texts[texts.index("Description") : texts.index("Metric")]
+    order = ["2 runs: 2 finished.", "Best:", "#", "touchstone train -m sweep.resume=rates"]
+    places = [description.index(text) for text in order]
+    assert places == sorted(places)
+    rows = [text for text in description[places[2] : places[3]] if text.startswith("lr=")]
+    assert sorted(rows) == ["lr=0.001", "lr=0.01"]
+    metrics = texts[texts.index("Metric") : texts.index("Parameter")]
+    assert [name for name in metrics if name.startswith("val/accuracy")] == [
+        "val/accuracy_mean", "val/accuracy_std", "val/accuracy_best",
+    ]  # fmt: skip
+    children = texts[texts.index("Child runs") : texts.index("Source")]
+    assert {"lr=0.001", "lr=0.01"} <= set(children)
