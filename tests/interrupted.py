@@ -34,6 +34,18 @@ class Gate(pl.Callback):
             while not (self.folder / "open").exists():
                 time.sleep(0.02)
 
+class Limit(pl.Callback):
+    """Lets so many runs through as the file `limit` says; a later one waits as its epoch 1 begins."""
+
+    def __init__(self, folder):
+        self.folder = pathlib.Path(folder)
+
+    def on_train_epoch_start(self, trainer, pl_module):
+        if trainer.current_epoch == 1:
+            (self.folder / f"{os.getpid()}.begun").touch()
+            while len(list(self.folder.glob("*.begun"))) > int((self.folder / "limit").read_text() or 0):
+                time.sleep(0.02)
+
 class Once(pl.Callback):
     """Does one harm in epoch 2 of the first run that comes there."""
 

@@ -35,6 +35,10 @@ from lightning_modules.task.supervised import Supervised
 from lightning_modules.tracking.checkpoint import LastCheckpoint, read_checkpoint
 from lightning_modules.tracking.record import Record
 
+_GO_ON = (
+    "\n  the trained network of this run is kept: compress it in another way with touchstone compress {0}, or by the same "
+    "command with init_from={0} trainer.max_epochs=0 and other settings of compression"
+)
 _NUM_EXAMPLES = 64  # raw samples that stages trace a network with
 
 
@@ -127,9 +131,12 @@ class RunCompression(Compression):
         recorder = self._recorder(record, tested) if lead else None
         if recorder and not recipe.after:
             recorder.add(1, recipe.in_fit[-1], first)
-        for number, stage, known in runner.run():
-            if recorder and not (known and number < len(recipe.after)):
-                recorder.add(number, stage, runner.steps + number)
+        try:
+            for number, stage, known in runner.run():
+                if recorder and not (known and number < len(recipe.after)):
+                    recorder.add(number, stage, runner.steps + number)
+        except UserError as error:  # found only with the trained weights
+            raise UserError(f"{error}{_GO_ON.format(record.run_id)}" if record else str(error)) from error
         if recorder is None:
             return {}
         metrics = recorder.finish(tested)

@@ -211,3 +211,21 @@ def test_a_run_that_monitors_nothing_is_not_searched(fit: Callable[..., Any], st
     run = fit("trainer.max_epochs=0")
     with pytest.raises(UserError, match=r"task\.monitor\.metric=null: max_drop is measured in it"):
         compress_run(run.info.run_id, {"size_ratio": 4.0}, 1.0, 1, 1, [])
+
+
+def test_a_stage_that_fails_with_the_trained_weights_loses_nothing(
+    train: Callable[..., Any], store: Any, tmp_path: Path
+) -> None:
+    small = ("trainer.max_epochs=1", "compression.runtimes=[]")
+    energy = ("compression=low_rank", "compression.stages.low_rank.energy=0.999999")
+    with pytest.raises(
+        UserError, match=r"nothing was saved: with energy(.|\n)*the trained network of this run is kept"
+    ) as late:
+        train(*small, *energy)
+    failed = newest_run(store)
+    assert failed.info.status == "FAILED" and f"init_from={failed.info.run_id}" in str(late.value)
+    again = train(*small, "compression=magnitude", f"init_from={failed.info.run_id}", "trainer.max_epochs=0",
+                  "compression.stages.prune.epochs=0")  # fmt: skip
+    assert again.info.status == "FINISHED"
+    assert again.data.metrics["dense/test/accuracy"] == failed.data.metrics["test/accuracy"]
+    assert again.data.metrics["compressed/size_bytes"] < again.data.metrics["dense/size_bytes"]

@@ -94,19 +94,24 @@ def test_a_fork_server_that_dies_as_it_starts_is_reported(tmp_path: Path, monkey
 @pytest.mark.long
 @pytest.mark.slow
 def test_a_sweep_of_24_runs_on_mnist1d_killed_twice_ends_with_24_finished_runs(
-    sweep: Any, launch: Any, store: Any
+    sweep: Any, launch: Any, place: Path, store: Any
 ) -> None:
+    limit = ("+callbacks.limit._target_=sweep_faults_callbacks.Limit", f"+callbacks.limit.folder='{place}'")
     words = (
         "data=mnist1d", "model=mlp,linear", "optimizer.lr=1e-3,1e-2", "seed=range(6)", "data.per_class=50",
-        *QUICK[2:],
+        *QUICK[2:], *limit,
     )  # fmt: skip
     for count in (5, 14):
+        done, begun = finished(store), len(list(place.glob("*.begun")))
+        (place / "limit").write_text(f"{begun + count - done - 1}")
         command = launch(*words, "sweep=cut", "sweep.jobs=2")
-        command.until_finished(store, count)
+        command.until_finished(store, count - 1)
+        until(lambda n=begun + count - done: len(list(place.glob("*.begun"))) > n)  # two wait: none ends unseen
         command.process.kill()
+        (place / "limit").write_text("1000")
         command.ends()  # its runs do not outlive it
     before = finished(store)
-    assert 14 <= before < 24
+    assert 13 <= before < 24
     gone_on = sweep(*words, "sweep.name=cut", "sweep.jobs=2", quick=False)
     assert f"{before} of them done already" in gone_on.said
     whole = sweep(*words, "sweep.name=whole", "sweep.jobs=2", quick=False)
