@@ -11,6 +11,7 @@ import psutil
 import pytest
 import torch
 
+from lightning_modules.tracking.artifacts import artifact_path
 from lightning_modules.tracking.checkpoint import read_checkpoint
 from lightning_modules.tracking.rerun import metric_histories
 from lightning_modules.tracking.resume import best_checkpoint
@@ -96,3 +97,25 @@ def test_a_job_that_is_requeued_goes_on_in_its_run(
     assert points["val/loss"] == wanted["val/loss"]
     for metric, history in points.items():
         assert len({step for step, _ in history}) == len(history), metric
+
+
+def test_a_module_of_the_user_goes_on_in_its_run(
+    slurm: Callable[..., str], store: Any, command: Any, train: Any, disturbed: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setenv("TOUCHSTONE_TRUST", "user_modules,kill_once_callbacks")
+    held, jobs = disturbed(take_the_place)
+    words = ["task=lightning_module", "task._target_=user_modules.Classifier", "data=lightning_datamodule",
+             "data._target_=user_modules.Points", "tracking.system_metrics_s=null", *LONGER]  # fmt: skip
+    folder = f"hydra.sweep.dir='{tmp_path}/jobs'"
+    launched = ("hydra/launcher=slurm", "seed=0", folder, *words, *held)
+    done = command("train.py", "-m", *launched, PYTHONPATH=os.environ["PYTHONPATH"])
+    assert done.returncode == 0, done.stdout + done.stderr
+    (child,) = store.search_runs("tags.`sweep.trial` = '0'")
+    assert child.info.status == "FINISHED"
+    assert "Restarts=1" in slurm("scontrol", "show", "job", jobs[0])
+    undisturbed = train(*words, "seed=0", "callbacks.progress=null", "callbacks.summary=null", quick=False)
+    ours, theirs = (
+        read_checkpoint(artifact_path(store, run, "checkpoints/last.ckpt"))["state_dict"]
+        for run in (child, undisturbed)
+    )
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
