@@ -75,8 +75,8 @@ def ignore_sigint() -> None:
 
 def run_cli(main: Callable[[], Any]) -> Any:
     """Run a verb's `main` and return its result; errors and signals become messages and exit codes (see `report_errors`)."""
-    if os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0"):
-        os.environ["TOUCHSTONE_TRACEBACK"] = "1"
+    wanted = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
+    os.environ.setdefault("TOUCHSTONE_TRACEBACK", str(int(wanted)))  # the commands that this one starts get both
     os.environ["HYDRA_FULL_ERROR"] = "1"  # `hydra.main` raises where it would print its own message and exit
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal without UTF-8 must not end a run
