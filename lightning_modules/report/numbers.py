@@ -65,7 +65,7 @@ def shortest_decimal(value: float | None) -> float | None:
     """A float32 that became a float as its shortest decimal, 0.8999999761581421 as 0.9; anything else as it is."""
     with np.errstate(over="ignore"):
         single = np.float32(math.nan if value is None else value)
-    return float(str(single)) if float(single) == value else value
+    return float(str(single)) if float(single) == value and not float(single).is_integer() else value
 
 
 def format_number(value: float | None) -> str:

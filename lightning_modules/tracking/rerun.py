@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lightning_modules.config.errors import UserError
 from lightning_modules.config.project import code_folder, home
+from lightning_modules.report.numbers import shortest_decimal
 from lightning_modules.report.tables import open_console, terminal_table
 from lightning_modules.tracking.artifacts import artifact_path
 from lightning_modules.tracking.provenance import git_state, hardware, is_commit, package_versions, repository_of
@@ -166,7 +167,8 @@ def first_difference(old: list[tuple[int, float]], new: list[tuple[int, float]])
     for a, b in itertools.zip_longest(sorted(old), sorted(new)):
         if a is None or b is None:
             return (a or b)[0]
-        if a[0] != b[0] or (a[1] != b[1] and not (math.isnan(a[1]) and math.isnan(b[1]))):
+        same = shortest_decimal(a[1]) == shortest_decimal(b[1])  # earlier versions recorded all digits of a float32
+        if a[0] != b[0] or not (same or (math.isnan(a[1]) and math.isnan(b[1]))):
             return min(a[0], b[0])
     return None
 

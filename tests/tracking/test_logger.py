@@ -11,6 +11,7 @@ from lightning_modules.config.errors import UserError
 from lightning_modules.tracking import logger as logger_module
 from lightning_modules.tracking.logger import BufferedMLflowLogger, last_steps
 from lightning_modules.tracking.outbox import UnsentDataWarning, deliver
+from lightning_modules.tracking.rerun import first_difference
 from lightning_modules.tracking.store import Store, open_store
 
 
@@ -214,3 +215,23 @@ def test_other_ranks_log_nothing(store: Store, run_id: str, monkeypatch: pytest.
     logger.log_metrics({"loss": 1.0}, 0)
     logger.finalize("success")
     assert store.client.get_run(run_id).data.metrics == {}
+
+
+def test_a_test_metric_is_the_shortest_decimal_of_its_float32(store: Store, run_id: str) -> None:
+    logger = BufferedMLflowLogger(store.client, run_id)
+    values = {
+        "test/accuracy": torch.tensor(0.97),
+        "test/loss": 0.9700000286102295,
+        "dense/test/f1": torch.tensor(1 / 3),
+    }
+    exact = {"test/double": 1 / 3, "test/count": 123456792.0, "test/zero": 0.0, "val/loss": 0.9700000286102295}
+    logger.log_metrics({**values, **exact, "test/nan": torch.tensor(math.nan)}, 0)
+    logger.finalize("success")
+    stored = store.client.get_run(run_id).data.metrics
+    assert (stored["test/accuracy"], stored["test/loss"], stored["dense/test/f1"]) == (0.97, 0.97, 0.33333334)
+    assert all(stored[name] == value for name, value in exact.items()) and math.isnan(stored["test/nan"])
+
+
+def test_a_rerun_of_an_earlier_record_is_equal_to_the_shortest_decimals() -> None:
+    assert first_difference([(0, 0.9700000286102295), (1, math.nan)], [(0, 0.97), (1, math.nan)]) is None
+    assert first_difference([(0, 0.9700000286102295)], [(0, 0.9700001)]) == 0
