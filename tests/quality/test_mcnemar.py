@@ -133,3 +133,14 @@ def test_runs_of_one_split_with_other_test_samples_are_refused() -> None:
             main(["lr1e-2 s0", "lr1e-5 s1", "test=mcnemar", "log=false"])
     finally:
         file.write_bytes(whole)
+
+
+def test_equal_numbers_and_targets_of_other_data_are_refused() -> None:
+    store = open_store()
+    found = next(iter(store.search_runs("attributes.run_name = 'lr1e-5 s1'")))
+    try:
+        store.client.set_tag(found.info.run_id, "data.fingerprint", "of other data")
+        with pytest.raises(UserError, match="their fingerprints differ"):
+            main(["lr1e-2 s0", "lr1e-5 s1", "test=mcnemar", "log=false"])
+    finally:
+        store.client.set_tag(found.info.run_id, "data.fingerprint", found.data.tags["data.fingerprint"])
