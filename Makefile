@@ -57,7 +57,7 @@ $(READY): pyproject.toml constraints.txt
 constraints: ## renew constraints.txt: the newest versions that pyproject.toml allows
 	rm -rf .venv-newest
 	$(PYTHON) -m venv .venv-newest
-	.venv-newest/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev,compression,slurm,ray,postgres,text,voices,reference,classics,interop]'
+	.venv-newest/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev,compression,slurm,ray,postgres,text,detection,voices,reference,classics,interop]'
 	.venv-newest/bin/python -m pip freeze --exclude-editable --exclude touchstone-harness > constraints.txt
 	rm -rf .venv-newest
 

@@ -42,7 +42,7 @@ class Supervised(EvaluatedModule):
         log_every_n_steps: optimizer steps between two points of ``train/loss``.
     """
 
-    required_groups = ("model", "task.loss", "optimizer")  # config groups with a `_target_`
+    required_groups: tuple[str, ...] = ("model", "task.loss", "optimizer")  # config groups with a `_target_`
 
     @bounded
     def __init__(

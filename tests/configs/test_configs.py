@@ -24,6 +24,7 @@ EXPERIMENTS = sorted(
 )
 _LARGE = {"data=memmap", "data=parquet", "data=tar_shards"}  # tests/zoo/test_large_data.py builds them
 _RANKING = ["data=movielens_implicit", "task=ranking"]
+_BOXES = ["data=bccd", "model=fcos", "task=detection"]
 FITTING = {  # data that a model needs where digits do not fit it
     "task=lightning_module": ["task._target_=pytorch_lightning.demos.boring_classes.BoringModel"],
     "data=lightning_datamodule": [
@@ -75,6 +76,11 @@ FITTING = {  # data that a model needs where digits do not fit it
     "model=gpt": ["data=packed_text", "task=language_model"],
     "task=language_model": ["data=packed_text", "model=gpt"],
     **{f"data={name}": ["model=gpt", "task=language_model"] for name in ("packed_text", "tiny_shakespeare")},
+    "data=bccd": _BOXES[1:],
+    "data=detection_folder": ["data.root=folder", "data.format=voc", *_BOXES[1:]],
+    "task=detection": _BOXES[:2],
+    "model=fcos": [_BOXES[0], _BOXES[2]],
+    "model=torchvision_detector": [_BOXES[0], _BOXES[2]],
     "model=audio_cnn": ["data=spoken_digits"],
     "model=audio_gru": ["data=spoken_digits", "model.n_mels=40"],
     **{f"data={name}": ["model=audio_cnn"] for name in ("spoken_digits", "audio_folder")},
@@ -108,6 +114,8 @@ BY_PATH = {
     "data=movielens_sequence",
     "data=packed_text",
     "data=tiny_shakespeare",
+    "data=bccd",
+    "data=detection_folder",
 }
 BUILT_ELSEWHERE = {"model=hf_text"}  # of a folder that its own test makes
 SHAPES = {
@@ -122,6 +130,7 @@ SHAPES = {
     **{f"model={name}": [2] for name in ("bpr", "neumf", "lightgcn")},
     "model=item_sequence": [50],
     "model=gpt": [64],
+    **{f"model={name}": [3, 32, 32] for name in ("fcos", "torchvision_detector")},
     **{f"model={name}": [8000] for name in ("audio_cnn", "audio_gru")},
 }
 
