@@ -18,11 +18,11 @@ from lightning_modules.config.errors import UserError
 def main(
     target: Annotated[str, "id, its first 6 or more characters, or name of a run; or models:/…"],
     input: Annotated[Path, "file or folder with the samples"],
-    output: Annotated[Path | None, "CSV file (default: the terminal)"] = None,
+    output: Annotated[Path | None, "CSV file (default: the terminal); of masks: a folder"] = None,
     encoding: Annotated[str | None, "encoding of text files, as in cp1252 (default: detected)"] = None,
 ) -> dict[str, Any]:
     """Write a CSV with class and probability (or values) for each sample of images, recordings, arrays (.npy), tables
-    (.csv, .tsv, .parquet; columns are matched by name) or texts (.txt)."""
+    (.csv, .tsv, .parquet; columns are matched by name) or texts (.txt). A segmentation writes masks into a folder."""
     from lightning_modules.data.text_encoding import check_encoding
     from lightning_modules.run.predict import find_model, predict
     from lightning_modules.tracking.store import open_store
@@ -30,6 +30,15 @@ def main(
     task, wanted = find_model(open_store(), target)
     if hasattr(task, "vocabulary"):
         raise UserError(f"{target} is a language model, which continues texts: touchstone generate")
+    if hasattr(task, "predict_masks"):
+        from lightning_modules.cli.mask_files import write_masks
+
+        if output is None:
+            raise UserError(f"{target} predicts masks: set output=FOLDER")
+        segmentation: Any = task
+        rows = write_masks(segmentation, wanted, input.expanduser(), output.expanduser())
+        print(f"{len(rows)} masks: {output}")
+        return {"samples": len(rows), "output": output, "predictions": rows}
     if encoding:
         check_encoding(encoding, "encoding")
         wanted = replace(wanted, encoding=encoding)

@@ -52,7 +52,8 @@ def find_model(store: Store, wanted: str) -> tuple[pl.LightningModule, InputSpec
         shape, dtype = tuple(spec.shape[1:]), torch.from_numpy(np.zeros(1, spec.type)).dtype
         table = TableInput((), dtype) if target.endswith(".Tabular") else None
     text = str(data.get("text", "text"))
-    encode, images = getattr(getattr(task, "preprocess", None), "encode", None), target.endswith(".ImageFolder")
+    encode = getattr(getattr(task, "preprocess", None), "encode", None)
+    images = target.endswith((".ImageFolder", ".SegmentationFolder")) and data.get("image_size") is not None
     settings = {"encoding": data.get("encoding"), "background": data.get("background", "white")}
     return task, InputSpec(shape, dtype, images, encode, table=table, text=text, **settings)
 

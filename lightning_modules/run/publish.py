@@ -70,8 +70,8 @@ def draw_augmented(record: Record, data: Any, task: Any) -> None:
     batch = {"x": data.arrays.x.index_select(0, index), "y": data.arrays.y[index], "index": index}
     drawn = [batch, *(task.augmentation(batch, torch.Generator().manual_seed(draw)) for draw in range(_NUM_DRAWS))]
     titles = [[_label_text(y, data.class_names) for y in one["y"]] for one in drawn]
-    rate = getattr(data, "sample_rate", None)
-    shown = SampleGrid(data.domain, [one["x"] for one in drawn], titles, data.sample_text, rate)
+    rate, picture = getattr(data, "sample_rate", None), getattr(data, "picture", lambda one: one["x"])
+    shown = SampleGrid(data.domain, [picture(one) for one in drawn], titles, data.sample_text, rate)
     folder = record.folder / "pictures"
     folder.mkdir(parents=True, exist_ok=True)
     draw_samples(shown).savefig(folder / "augmented.png", dpi=120)
@@ -81,8 +81,8 @@ def _label_text(y: torch.Tensor, names: Sequence[str] | None) -> str:
     """A target as text: a class, the shares of a mixed target, or a value."""
     if y.ndim == 0:
         return names[int(y)] if names and not y.is_floating_point() else f"{float(y):.3g}"
-    if names is None:
-        return ", ".join(f"{value:.3g}" for value in y.tolist()[:4])
+    if names is None or y.ndim > 1:
+        return ", ".join(f"{value:.3g}" for value in y.tolist()[:4]) if y.ndim == 1 else ""
     best = y.topk(min(2, len(y)))
     pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
     return ", ".join(f"{names[i]} {share:.0%}" for i, share in pairs if share > 0)

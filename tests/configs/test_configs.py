@@ -81,6 +81,9 @@ FITTING = {  # data that a model needs where digits do not fit it
     "task=detection": _BOXES[:2],
     "model=fcos": [_BOXES[0], _BOXES[2]],
     "model=torchvision_detector": [_BOXES[0], _BOXES[2]],
+    "task=segmentation": ["data=em_membranes", "model=unet"],
+    **{f"model={name}": ["data=em_membranes", "task=segmentation"] for name in ("unet", "torchvision_segmentation")},
+    **{f"data={name}": ["model=unet", "task=segmentation"] for name in ("em_membranes", "segmentation_folder")},
     "model=audio_cnn": ["data=spoken_digits"],
     "model=audio_gru": ["data=spoken_digits", "model.n_mels=40"],
     **{f"data={name}": ["model=audio_cnn"] for name in ("spoken_digits", "audio_folder")},
@@ -116,6 +119,8 @@ BY_PATH = {
     "data=tiny_shakespeare",
     "data=bccd",
     "data=detection_folder",
+    "data=em_membranes",
+    "data=segmentation_folder",
 }
 BUILT_ELSEWHERE = {"model=hf_text"}  # of a folder that its own test makes
 SHAPES = {

@@ -17,6 +17,7 @@ import pytest
 from claim_project import ROOT
 from command_process import run_forked
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from PIL import Image
 
 from lightning_modules.cli.main import VERBS
 from lightning_modules.config.check import check_config
@@ -142,6 +143,11 @@ def project(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatc
     (folder / "data").mkdir()
     monkeypatch.setenv("TOUCHSTONE_DATA", str(folder / "data"))
     (folder / "data" / "story.txt").write_text("".join(f"The fox saw {n} birds.\n" for n in range(100)))
+    for number in range(10):
+        for kind in ("images", "masks"):
+            path = folder / "data" / "cells" / kind / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.uint8([[0, 255] * 8] * 16)).save(path)
     (folder / "arrays").mkdir()
     for part in ("train", "val"):
         np.save(folder / "arrays" / f"{part}_x.npy", np.zeros((40, 8), dtype=np.float32))
@@ -199,6 +205,4 @@ def _tiny(argv: list[str]) -> list[str]:
 
 
 def _write_image(path: Path) -> None:
-    from PIL import Image
-
     Image.fromarray(np.zeros((8, 8), dtype=np.uint8)).save(path)
