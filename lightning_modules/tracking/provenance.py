@@ -183,8 +183,8 @@ def package_versions() -> dict[str, str]:
     """Name -> version of every installed distribution, sorted by name (cached; do not modify)."""
     from importlib.metadata import distributions
 
-    # an incompletely removed distribution has no name
-    found = {d.metadata["Name"]: d.version for d in distributions() if d.metadata and d.metadata["Name"]}
+    # `metadata` parses its file at each access; an incompletely removed distribution has no name
+    found = {read["Name"]: read["Version"] for d in distributions() if (read := d.metadata) and read["Name"]}
     return dict(sorted(found.items(), key=lambda item: item[0].lower()))
 
 
