@@ -4,21 +4,27 @@ Commands and trials, which have processes of their own, compose without this; te
 """
 
 import contextlib
+import copy
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hydra._internal import config_repository, defaults_list
+from hydra._internal import config_loader_impl, config_repository, defaults_list
+from omegaconf import OmegaConf, flag_override
 
 _load_config = config_repository.ConfigRepository.load_config
 _known_choices = defaults_list._create_interpolation_map
+_copy_repository = config_repository.CachingConfigRepository.__init__
+_embed = config_loader_impl.ConfigLoaderImpl._embed_result_config
 _parsed: dict[Any, bytes] = {}
 
 
 def install() -> None:
     config_repository.ConfigRepository.load_config = load_config
     defaults_list._create_interpolation_map = known_choices
+    config_repository.CachingConfigRepository.__init__ = copy_repository
+    config_loader_impl.ConfigLoaderImpl._embed_result_config = staticmethod(embed)
 
 
 @contextlib.contextmanager
@@ -26,6 +32,8 @@ def without_cache() -> Iterator[None]:
     """Compose as Hydra does."""
     config_repository.ConfigRepository.load_config = _load_config
     defaults_list._create_interpolation_map = _known_choices
+    config_repository.CachingConfigRepository.__init__ = _copy_repository
+    config_loader_impl.ConfigLoaderImpl._embed_result_config = staticmethod(_embed)
     try:
         yield
     finally:
@@ -45,3 +53,20 @@ def load_config(self: Any, config_path: str) -> Any:
 def known_choices(overrides: Any, defaults: list[Any], self_added: bool) -> Any:
     """What an interpolation in a defaults list may name: made only where there is one."""
     return _known_choices(overrides, defaults, self_added) if any(d.is_interpolation() for d in defaults) else None
+
+
+def copy_repository(self: Any, delegate: Any) -> None:
+    """Nothing but the list of its sources is replaced, so a shallow copy of the repository is enough."""
+    self.delegate, self.cache = copy.copy(delegate), {}
+
+
+def embed(result: Any, package_override: str | None) -> Any:
+    """A config below the name of its package, copied by pickle, which takes a fraction of OmegaConf's own copying."""
+    package = result.header["package"] if package_override is None else package_override
+    if not package:
+        return result
+    embedded, cfg = copy.copy(result), OmegaConf.create()
+    with flag_override(cfg, "no_deepcopy_set_nodes", True):
+        OmegaConf.update(cfg, package, pickle.loads(pickle.dumps(result.config)), merge=False)  # noqa: S301
+    embedded.config = cfg
+    return embedded

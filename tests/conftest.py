@@ -53,14 +53,24 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def database_with_a_run(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with one run, a small thing of one epoch; trained once, copied by each test that asks for `recorded_run`."""
-    folder = tmp_path_factory.mktemp("recorded") / "store"
-    shutil.copytree(empty_database.parent, folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
-        _train(*QUICK, "trainer.max_epochs=1")
-    return folder / "mlflow.db"
+def train_once(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Train what the overrides say in a store of its own, and return its database."""
+
+    def launch(*overrides: str, quick: bool = True) -> Path:
+        folder = tmp_path_factory.mktemp("recorded") / "store"
+        shutil.copytree(empty_database.parent, folder)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
+            _train(*(QUICK if quick else ()), *overrides)
+        return folder / "mlflow.db"
+
+    return launch
+
+
+@pytest.fixture(scope="session")
+def database_with_a_run(train_once: Callable[..., Path]) -> Path:
+    """A store with one run, which each test that asks for `recorded_run` copies; a module may override it with its own."""
+    return train_once("trainer.max_epochs=1")
 
 
 @pytest.fixture
@@ -84,7 +94,7 @@ def store(
 
 @pytest.fixture
 def recorded_run(store: Any) -> Any:
-    """The only run of this test's store, as ``train("trainer.max_epochs=1")`` records it: for what is done to a run."""
+    """The only run of this test's store, that of `database_with_a_run`: for what is done to a run."""
     return newest_run(store)
 
 

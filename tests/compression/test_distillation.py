@@ -1,6 +1,7 @@
 """What a student is compared with, where its teacher comes from, and which teachers are refused."""
 
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,15 @@ from lightning_modules.task.classification import Classification
 
 
 # --- losses ------------------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def database_with_a_run(train_once: Callable[..., Path]) -> Path:
+    return train_once("data.per_class=60", "trainer.max_epochs=4")
+
+
 @pytest.fixture
-def teacher(train: Any) -> Any:
+def teacher(recorded_run: Any) -> Any:
     """A recorded run on digits that has learned something."""
-    return train("data.per_class=60", "trainer.max_epochs=4")
+    return recorded_run
 
 
 def checked(

@@ -19,8 +19,8 @@ from lightning_modules.tracking.rerun import metric_histories
 from lightning_modules.zoo.data.image_datasets import Digits
 
 QUICK = (
-    "trainer.max_epochs=2", "data.per_class=10", "model=mlp", "tracking.system_metrics_s=null", "~callbacks.progress",
-    "~callbacks.summary",
+    "trainer.max_epochs=2", "data.per_class=10", "model=mlp", "tracking.system_metrics_s=null",
+    "tracking.pictures=false", "~callbacks.progress", "~callbacks.summary",
 )  # fmt: skip
 DEEP = (
     "compression=deep_compression",

@@ -12,7 +12,8 @@ from typing import Any, NoReturn
 import pytest
 
 HERE = Path(__file__).resolve().parent
-SMALL = ("model=mlp", "data.per_class=10", "trainer.max_epochs=1", "tracking.system_metrics_s=null")
+SMALL = ("model=mlp", "data.per_class=10", "trainer.max_epochs=1", "tracking.system_metrics_s=null",
+         "tracking.pictures=false")  # fmt: skip
 
 
 @dataclass(frozen=True)

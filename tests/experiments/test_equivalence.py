@@ -11,7 +11,10 @@ from lightning_modules.reproduction.compose import compose_claim
 from lightning_modules.reproduction.discovery import claim_files
 
 CLAIMS = [name for name in claim_files() if "_equals_" in name and name.startswith("distributed/")]
-SHORT = ("trainer.max_steps=20", "tracking.system_metrics_s=null", "~callbacks.progress", "~callbacks.summary")
+SHORT = (
+    "trainer.max_steps=20", "tracking.system_metrics_s=null", "tracking.pictures=false", "~callbacks.progress",
+    "~callbacks.summary",
+)  # fmt: skip
 QUICK = ("distributed/ddp_equals_one_process_sgd",)  # tests/strategy has FSDP2 and the pipeline
 WHOLE = ("tensor_parallel", "pipeline")  # strategies whose ranks see the same samples
 

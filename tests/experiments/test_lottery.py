@@ -59,7 +59,7 @@ def test_a_difference_is_that_of_the_runs_of_its_arms(name: str) -> None:
 
 SHORT = (
     "experiment=lottery_mnist1d/order_92_last", "trainer.max_epochs=2", "tracking.system_metrics_s=null",
-    "~callbacks.progress", "~callbacks.summary", "model.hidden=[20,20]",
+    "tracking.pictures=false", "~callbacks.progress", "~callbacks.summary", "model.hidden=[20,20]",
 )  # fmt: skip
 
 

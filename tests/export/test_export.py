@@ -3,6 +3,7 @@
 import io
 import json
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,14 @@ from lightning_modules.tracking.resume import best_checkpoint
 SMALL = ("model=convnet", "data.per_class=20", "trainer.max_epochs=2")
 
 
+@pytest.fixture(scope="module")
+def database_with_a_run(train_once: Callable[..., Path]) -> Path:
+    return train_once(*SMALL)
+
+
 @pytest.fixture
-def run(train: Any) -> Any:
-    return train(*SMALL)
+def run(recorded_run: Any) -> Any:
+    return recorded_run
 
 
 @pytest.fixture

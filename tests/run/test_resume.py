@@ -18,7 +18,7 @@ from lightning_modules.tracking.resume import best_checkpoint
 
 SMALL = (
     "model=mlp", "model.dropout=0.1", "trainer.max_epochs=5", "trainer.log_every_n_steps=3", "callbacks.last.every_s=0",
-    "tracking.system_metrics_s=null", "~callbacks.progress", "~callbacks.summary",
+    "tracking.system_metrics_s=null", "tracking.pictures=false", "~callbacks.progress", "~callbacks.summary",
 )  # fmt: skip
 CASES = {
     "plain": (),

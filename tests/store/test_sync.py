@@ -80,13 +80,13 @@ def hide(*ids: str) -> Callable[[str], str]:
 
 
 def test_a_trained_run_is_the_same_in_the_other_store_and_is_there_once(
-    train: Callable[..., Any],
+    recorded_run: Any,
     store: Store,
     other: Store,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    run_id = train().info.run_id
+    run_id = recorded_run.info.run_id
     model_id = store.client.get_run(run_id).data.tags["touchstone.model_id"]
     store.client.log_metric(run_id, "odd", math.nan, 1234, 3)
     store.client.log_metric(run_id, "odd", math.inf, 1234, 4)

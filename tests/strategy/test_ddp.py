@@ -23,7 +23,7 @@ from lightning_modules.tracking.resume import best_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 LOOP = ("model=mlp", "trainer.max_epochs=2", "data.drop_last=true", "callbacks=last", "tracking.system_metrics_s=null",
-        "~callbacks.progress", "~callbacks.summary")  # fmt: skip
+        "tracking.pictures=false", "~callbacks.progress", "~callbacks.summary")  # fmt: skip
 
 
 def count_runs(store: Any) -> int:

@@ -96,7 +96,8 @@ def test_no_flipped_bit_of_a_checkpoint_is_loaded_silently(
 def test_every_writer_adds_a_checksum(train: Any, store: Any, recorded_run: Any, tmp_path: Path) -> None:
     files = files_of(store, recorded_run)
     own = "{_target_:pytorch_lightning.callbacks.ModelCheckpoint,dirpath:%s,filename:mine}" % (tmp_path / "own")
-    words = ("data.per_class=10", "model=mlp", "tracking.system_metrics_s=null", "trainer.max_epochs=1")
+    quiet = ("tracking.system_metrics_s=null", "tracking.pictures=false")
+    words = ("data.per_class=10", "model=mlp", *quiet, "trainer.max_epochs=1")
     files += files_of(store, train(*words, "callbacks=last", f"+callbacks.own={own}", quick=False))
     files.append(tmp_path / "own" / "mine.ckpt")
     write_shards(tmp_path / "last.shards", {"epoch": 1}, rank=0, world_size=1, barrier=lambda: None)

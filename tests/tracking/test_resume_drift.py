@@ -56,9 +56,21 @@ REFUSED = {
 }
 
 
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of the recorded run."""
+    return tmp_path_factory.mktemp("table") / "grow.csv"
+
+
+@pytest.fixture(scope="module")
+def database_with_a_run(train_once: Callable[..., Path], table: Path) -> Path:
+    return train_once(*TABLE, f"data.path={write_table(table)}", quick=False)
+
+
 @pytest.fixture
-def recorded(train: Callable[..., Any], tmp_path: Path) -> Any:
-    return train(*TABLE, f"data.path={write_table(tmp_path / 'grow.csv')}", quick=False)
+def recorded(recorded_run: Any, table: Path) -> Any:
+    write_table(table)  # which another test may have changed
+    return recorded_run
 
 
 def test_settings_that_change_results_are_refused_and_the_run_is_unchanged(store: Any, recorded: Any) -> None:
@@ -70,9 +82,9 @@ def test_settings_that_change_results_are_refused_and_the_run_is_unchanged(store
 
 
 @pytest.mark.slow
-def test_a_file_that_has_grown_is_refused_or_accepted_and_recorded(store: Any, recorded: Any, tmp_path: Path) -> None:
+def test_a_file_that_has_grown_is_refused_or_accepted_and_recorded(store: Any, recorded: Any, table: Path) -> None:
     run_id, was = recorded.info.run_id, recorded.data.tags["data.fingerprint"][:12]
-    write_table(tmp_path / "grow.csv", 95)
+    write_table(table, 95)
     before = everything(store, run_id)
     with pytest.raises(
         UserError, match=rf"data: fingerprint {was} -> \w{{12}}, train_samples 60 -> 66.*\n.*allow=\[data\]"
@@ -105,8 +117,8 @@ def test_an_accepted_setting_is_recorded(store: Any, recorded: Any) -> None:
     assert (cfg.optimizer.lr, cfg.data.split_seed) == (0.5, 3)
 
 
-def test_a_trial_that_was_cut_off_is_not_continued_on_other_data(store: Any, recorded: Any, tmp_path: Path) -> None:
-    path = write_table(tmp_path / "grow.csv", 95)
+def test_a_trial_that_was_cut_off_is_not_continued_on_other_data(store: Any, recorded: Any, table: Path) -> None:
+    path = write_table(table, 95)
     cfg = compose_run([*TABLE, f"data.path={path}", "trainer.max_epochs=3"])
     with pytest.raises(UserError, match=rf"run {recorded.info.run_id}: .*\n  data: fingerprint"):
         run(cfg, continue_in=recorded.info.run_id)
