@@ -11,7 +11,8 @@ from lightning_modules.config.errors import UserError, did_you_mean
 _HIGHER_IS_BETTER = (
     "accuracy acc top1 top5 auroc auc roc_auc auprc average_precision map map_50 f1 f1_score fbeta precision recall specificity "
     "sensitivity kappa mcc jaccard iou miou dice r2 r2_score explained_variance pearson spearman ndcg dcg hit_rate hits mrr "
-    "map_75 mar_100 log_likelihood bleu rouge psnr ssim reward return speedup throughput per_s per_second compression/ratio"
+    "map_75 mar_100 log_likelihood bleu rouge psnr ssim reward return speedup throughput per_s per_second compression/ratio "
+    "modes high_quality"
 )
 _LOWER_IS_BETTER = (
     "loss error err error_rate rmse mse mae mape msle nll negative_log_likelihood cross_entropy perplexity ppl brier ece "

@@ -17,6 +17,7 @@ from torch.utils.data import IterableDataset
 from lightning_modules.config.errors import UserError, first_line, warn
 from lightning_modules.config.task_groups import OPTIONAL_GROUPS
 from lightning_modules.config.trust import refuse_untrusted
+from lightning_modules.data.batch_sampler import BatchSampler
 from lightning_modules.run.build import build_lightning_module
 from lightning_modules.run.named_forward import require_same_module_outputs
 from lightning_modules.task.rng import seed_epoch
@@ -93,8 +94,11 @@ def _loaders_in(requested: object) -> list[object]:
 
 def _has_own_order(loader: object) -> bool:
     """Whether (seed, epoch) does not determine the order of a loader: a stream, or one with a generator of its own."""
-    own = getattr(loader, "generator", None) or getattr(getattr(loader, "sampler", None), "generator", None)
-    return own is not None or isinstance(getattr(loader, "dataset", None), IterableDataset)
+    sampler = getattr(loader, "sampler", None)
+    own = getattr(loader, "generator", None) or getattr(sampler, "generator", None)
+    return (own is not None and not isinstance(sampler, BatchSampler)) or isinstance(
+        getattr(loader, "dataset", None), IterableDataset
+    )
 
 
 def _tag_approximate(trainer: pl.Trainer) -> None:

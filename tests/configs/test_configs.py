@@ -74,6 +74,10 @@ FITTING = {  # data that a model needs where digits do not fit it
     "data=movielens_implicit": ["model=bpr", "task=ranking"],
     "data=movielens_sequence": ["model=item_sequence", "task=next_item"],
     "model=gpt": ["data=packed_text", "task=language_model"],
+    "model=dcgan": ["task=gan"],
+    "model=mlp_gan": ["data=gaussian_grid", "task=gan"],
+    "data=gaussian_grid": ["model=mlp_gan", "task=gan"],
+    "task=gan": ["model=dcgan"],
     "task=language_model": ["data=packed_text", "model=gpt"],
     **{f"data={name}": ["model=gpt", "task=language_model"] for name in ("packed_text", "tiny_shakespeare")},
     "data=bccd": _BOXES[1:],
@@ -122,7 +126,7 @@ BY_PATH = {
     "data=em_membranes",
     "data=segmentation_folder",
 }
-BUILT_ELSEWHERE = {"model=hf_text"}  # of a folder that its own test makes
+BUILT_ELSEWHERE = {"model=hf_text", "model=dcgan", "model=mlp_gan"}  # by their own tests
 SHAPES = {
     "model=series_fcn": [24],
     "model=series_resnet": [24],

@@ -1,18 +1,19 @@
-"""Generated data: MNIST-1D (Greydanus & Kobak, ICML 2024), noisy quadratic points (Schneider et al., ICLR 2019)."""
+"""Generated data: MNIST-1D (Greydanus & Kobak, ICML 2024), noisy quadratic points (Schneider et al., ICLR 2019), and
+Gaussians in a grid or ring (Lin et al., NeurIPS 2018)."""
 
 import hashlib
 import io
 import json
 import random
 from importlib.metadata import version
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 from annotated_types import Ge
 from torch import Tensor
 
-from lightning_modules.config.bounds import Positive, bounded
+from lightning_modules.config.bounds import Count, Positive, Seed, bounded
 from lightning_modules.data.files import read_npz, write_atomic
 from lightning_modules.data.in_memory import InMemoryData, RawDataset
 
@@ -95,3 +96,50 @@ class NoisyQuadratic(InMemoryData):
     def _draw(self, seed: int) -> Tensor:
         drawn = np.random.RandomState(seed).normal(0.0, self.noise, (1000, self.dim))
         return torch.from_numpy(drawn.astype(np.float32))
+
+
+class GaussianGrid(InMemoryData):
+    """float32 [2] points of equally likely Gaussians; the class of a point is its mode. Made for generative models.
+
+    ``grid``: 25 modes at {-4, -2, 0, 2, 4}^2; ``ring``: 8 on the unit circle. Both are those of PacGAN (Lin et al. 2018).
+
+    Args:
+        layout: ``grid`` or ``ring``.
+        std: of each Gaussian, in each dimension; null: 0.05 in the grid, 0.01 on the ring.
+        num_samples: points for training and validation; the official test part has another 2500.
+        data_seed: the points are a function of it.
+
+    Attributes:
+        centers: of the modes, float32 [M, 2].
+    """
+
+    name = "gaussian_grid"
+
+    @bounded
+    def __init__(
+        self,
+        *,
+        layout: Literal["grid", "ring"] = "grid",
+        std: Positive | None = None,
+        num_samples: Count = 100_000,
+        data_seed: Seed = 0,
+        **settings: Any,
+    ) -> None:
+        self.std = std or {"grid": 0.05, "ring": 0.01}[layout]
+        steps, angles = torch.arange(-4.0, 5.0, 2.0), torch.arange(8) * (torch.pi / 4)
+        self.centers = (
+            torch.cartesian_prod(steps, steps) if layout == "grid" else torch.stack([angles.cos(), angles.sin()], -1)
+        )
+        self.num_samples, self.data_seed = num_samples, data_seed
+        super().__init__(**settings)
+
+    def load(self) -> RawDataset:
+        """Draw the points."""
+        draw = np.random.default_rng(self.data_seed)
+        (x, y), test = self._draw(draw, self.num_samples), self._draw(draw, 2500)
+        return RawDataset(x, y, test=test)
+
+    def _draw(self, draw: np.random.Generator, count: int) -> tuple[Tensor, Tensor]:
+        modes = torch.from_numpy(draw.integers(len(self.centers), size=count))
+        noise = torch.from_numpy(draw.normal(0.0, self.std, (count, 2)))
+        return (self.centers[modes] + noise).float(), modes
