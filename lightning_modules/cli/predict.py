@@ -19,11 +19,13 @@ def main(
     target: Annotated[str, "id, its first 6 or more characters, or name of a run; or models:/…"],
     input: Annotated[Path, "file or folder with the samples"],
     output: Annotated[Path | None, "CSV file (default: the terminal); of masks: a folder"] = None,
+    pictures: Annotated[Path | None, "folder for the images with what was found drawn on them (detection)"] = None,
     encoding: Annotated[str | None, "encoding of text files, as in cp1252 (default: detected)"] = None,
 ) -> dict[str, Any]:
     """Write a CSV with class and probability (or values) for each sample of images, recordings, arrays (.npy), tables
     (.csv, .tsv, .parquet; columns are matched by name) or texts (.txt). A segmentation writes masks into a folder."""
     from lightning_modules.data.text_encoding import check_encoding
+    from lightning_modules.run.input_files import list_files
     from lightning_modules.run.predict import find_model, predict
     from lightning_modules.tracking.store import open_store
 
@@ -43,7 +45,12 @@ def main(
         check_encoding(encoding, "encoding")
         wanted = replace(wanted, encoding=encoding)
     table = io.StringIO()  # all of it or nothing: a damaged file in the middle leaves no half table
-    count = predict(task, wanted, input.expanduser(), table)
+    if draw := getattr(task, "predict_files", None):
+        count = draw(list_files(input.expanduser()), table, pictures and pictures.expanduser())
+    elif pictures:
+        raise UserError(f"pictures={pictures}: {target} finds nothing to draw; remove it")
+    else:
+        count = predict(task, wanted, input.expanduser(), table)
     if output:
         output.expanduser().write_text(table.getvalue(), encoding="utf-8")
         print(f"{count} samples: {output}")

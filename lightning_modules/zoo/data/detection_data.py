@@ -18,7 +18,7 @@ from lightning_modules.data.class_folders import read_in_threads
 from lightning_modules.data.files import data_root
 from lightning_modules.data.fingerprint import cached_digest, files_digest, tensor_digest
 from lightning_modules.data.image_folder import MEMORY_LIMIT, ImageData, read_image
-from lightning_modules.data.in_memory import RawDataset
+from lightning_modules.data.in_memory import Batch, RawDataset
 from lightning_modules.data.preprocess import Affine, SampleSource
 from lightning_modules.zoo.data.box_files import NO_BOX, PARTS, READERS, AnnotatedImage, AnnotatedImages, image_size
 
@@ -194,9 +194,10 @@ class DetectionFolder(ImageData):
         self.num_classes, self.class_names, self.class_counts = None, None, None  # of a whole sample
         self.num_targets = len(self.box_classes)  # outputs of a model
 
-    def draw_targets(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return the images x [B, 3, H, W] with the boxes y [B, M, 5] drawn on them."""
-        return torch.stack([draw_boxes(image, boxes, self.box_classes) for image, boxes in zip(x, y, strict=True)])
+    def picture(self, batch: Batch) -> Tensor:
+        """Return the images of a batch, uint8 [B, 3, H, W], with their boxes drawn on them."""
+        pairs = zip(batch["x"], batch["y"], strict=True)
+        return torch.stack([draw_boxes(image, boxes, self.box_classes) for image, boxes in pairs])
 
 
 class Bccd(DetectionFolder):

@@ -1,7 +1,8 @@
 """Object detection: the boxes of objects in images and their classes."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, TextIO
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from lightning_modules.task.metrics import select_metrics
 from lightning_modules.task.supervised import Supervised
 from lightning_modules.zoo.data.detection_data import NamedBoxes
 from lightning_modules.zoo.model.detector import Detector
+from lightning_modules.zoo.task.detect_files import BoxFinder, detect_files
 from lightning_modules.zoo.task.detection_metrics import BoxMetrics
 
 _SURE = 0.5  # score from which a detection is counted in the predictions of the test
@@ -77,6 +79,11 @@ class Detection(Supervised):
     def scores(self, outputs: Tensor) -> Tensor:
         """Detections [B, K, 6] of the network's outputs, or of what an evaluation keeps of them."""
         return outputs[:, 1:].unflatten(1, (-1, 6)) if outputs.ndim == 2 else self.model.detect(outputs)
+
+    def predict_files(self, files: Sequence[Path], out: TextIO, pictures: Path | None) -> int:
+        """Write a row for each object in image files, and draw them; see `detect_files`."""
+        finder = BoxFinder(lambda x: self.scores(self(x)), self.model.image_size, self.class_names)
+        return detect_files(finder, files, out, pictures)
 
     def _buffer_predictions(self, stage: str, batch: Batch) -> None:
         """Keep the loss and the detections of each image, [B, 1 + 6 K]."""

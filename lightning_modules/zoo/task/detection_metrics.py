@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics import Metric
@@ -37,7 +38,11 @@ class BoxMetrics(Metric):
         self.names, self.num_classes = tuple(names), num_classes
         with warnings.catch_warnings(action="ignore"):
             self.coco: Any = MeanAveragePrecision(
-                backend="faster_coco_eval", class_metrics="class_map" in self.names, sync_on_compute=False
+                backend="faster_coco_eval",
+                class_metrics="class_map" in self.names,
+                iou_thresholds=np.linspace(0.5, 0.95, 10).tolist(),  # COCO's; torchmetrics' own are rounded to float32
+                rec_thresholds=np.linspace(0, 1, 101).tolist(),
+                sync_on_compute=False,
             )
         self.coco.warn_on_many_detections = False
 
