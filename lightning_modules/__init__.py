@@ -22,5 +22,5 @@ def __getattr__(name: str) -> Any:
 class CallableModule(ModuleType):
     """A module with the name of one of these functions, which it is as well."""
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: Any, **kwargs: Any) -> object:
         return __getattr__(self.__name__.rpartition(".")[2])(*args, **kwargs)

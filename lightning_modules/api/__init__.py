@@ -1,11 +1,11 @@
-"""Touchstone from Python: in a script, a notebook or a larger program, within a project's folder or outside of one."""
+"""Touchstone from Python: in a script, a notebook or a larger program. Longer than 200 lines: the public functions."""
 
 import contextlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextvars import copy_context
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -15,6 +15,7 @@ from lightning_modules.config.check import RUN_KEYS
 from lightning_modules.config.command_line import compose_run, model_name
 from lightning_modules.config.errors import UserError, suggest
 from lightning_modules.config.given_object import GIVEN, given_object
+from lightning_modules.config.plain import to_plain
 from lightning_modules.config.run_names import study_mistakes
 from lightning_modules.config.signature import require_lightning_type
 from lightning_modules.config.task_groups import drop_unused_groups
@@ -78,7 +79,7 @@ def run(
     return RunResult(next(iter(started), None), metrics)
 
 
-def _set_object(cfg: DictConfig, group: str, given: Any) -> None:
+def _set_object(cfg: DictConfig, group: str, given: "pl.LightningModule | pl.LightningDataModule") -> None:
     """Name an object in the config. Raises UserError if it is none of Lightning's, or if the user has chosen something else."""
     import pytorch_lightning as pl
 
@@ -115,7 +116,7 @@ def _set_object(cfg: DictConfig, group: str, given: Any) -> None:
 @contextlib.contextmanager
 def recorded(
     experiment: str = "touchstone",
-    config: Mapping[str, Any] | None = None,
+    config: Mapping[str, object] | None = None,
     name: str | None = None,
     study: str | None = None,
 ) -> Iterator["Record"]:
@@ -133,7 +134,7 @@ def recorded(
     from lightning_modules.tracking.record_run import open_record, record_run
     from lightning_modules.tracking.store import open_store
 
-    plain: Any = OmegaConf.to_container(config, resolve=True) if isinstance(config, DictConfig) else config
+    plain = None if config is None else to_plain(config)
     settings = {
         "experiment": experiment,
         "name": name,
@@ -199,8 +200,7 @@ def runs(experiment: str | None = None, where: str = "", order_by: str = "start_
             raise UserError(f"no experiment {experiment!r}; {suggest(experiment, ids)}")
         with mlflow_on(store):
             chosen = [ids[experiment]] if experiment is not None else list(ids.values())
-            found: Any = mlflow.search_runs(chosen, where, order_by=[order_by])
-            return found
+            return mlflow.search_runs(chosen, where, order_by=[order_by])
 
 
 def compare(

@@ -3,7 +3,6 @@
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +48,7 @@ def unsupported(owner: object, needs: str, x: Tensor, hint: str = "") -> UserErr
     )
 
 
-def require_prepared(owner: object, prepared: Any) -> None:
+def require_prepared(owner: object, prepared: object) -> None:
     """Raise UserError if what `prepare` reads from the data is missing."""
     if not prepared:
         raise UserError(f"augmentation: {type(owner).__name__}: call prepare(datamodule) first")

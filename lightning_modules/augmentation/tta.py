@@ -1,7 +1,6 @@
 """Test-time augmentation: predictions are averaged over several views of a sample."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +28,7 @@ class TestTimeAugmentation(nn.Module):
         self.compose = Compose(transforms)
         self.views = views
 
-    def prepare(self, data: Any) -> None:
+    def prepare(self, data: object) -> None:
         """See `Compose.prepare`."""
         self.compose.prepare(data)
 

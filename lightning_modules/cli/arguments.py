@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
 from lightning_modules.config.errors import UserError, suggest
+from lightning_modules.config.plain import PlainDict
 
 POSITIONAL = ("targets", "target")  # parameters that take the words without a key
 MORE = "runs"  # a parameter of this name beside `target` takes the further words
@@ -31,8 +32,8 @@ class Argument(NamedTuple):
     """One argument: its parameter, its type, its default (`REQUIRED` if there is none) and its help."""
 
     parameter: str
-    type: Any
-    default: Any
+    type: object
+    default: object
     text: str
 
 
@@ -46,7 +47,7 @@ class Verb:
         former: old spellings of keys and flags: ``{"--by": "by", "jobs": "sweep.jobs"}``.
     """
 
-    function: Callable[..., Any]
+    function: Callable[..., object]
     usage: str
     examples: Sequence[str]
     former: Mapping[str, str]
@@ -55,7 +56,7 @@ class Verb:
     def name(self) -> str:
         return self.function.__module__.rpartition(".")[2]
 
-    def __call__(self, words: Sequence[str] | None = None) -> Any:
+    def __call__(self, words: Sequence[str] | None = None) -> object:
         """Parse the words (those of this process by default) and run the verb, whose result is plain data, or print its help."""
         words = sys.argv[1:] if words is None else words
         if {"--help", "-h"} & set(words):
@@ -102,7 +103,7 @@ class Verb:
             raise UserError("\n".join([*mistakes, f"see touchstone {self.name} --help"]))
         return {self.arguments[key].parameter: value for key, value in values.items()}
 
-    def _take(self, word: str, values: dict[str, Any]) -> None:
+    def _take(self, word: str, values: PlainDict) -> None:
         """Put the value of one word into `values`."""
         key, equals, value = word.partition("=")
         target = next((name for name in POSITIONAL if name in self.arguments), "")
@@ -145,12 +146,12 @@ class Verb:
 
 def verb(
     usage: str, examples: Sequence[str], former: Mapping[str, str] | None = None
-) -> Callable[[Callable[..., Any]], Verb]:
+) -> Callable[[Callable[..., object]], Verb]:
     """Make a function the verb that is named like its module."""
     return lambda function: Verb(function, usage, examples, former or {})
 
 
-def convert(key: str, text: str, kind: Any) -> Any:
+def convert(key: str, text: str, kind: Any) -> object:
     """The value of a key, of the declared type. Raises UserError where the text is none of that type."""
     from pydantic import TypeAdapter, ValidationError
 
@@ -158,7 +159,7 @@ def convert(key: str, text: str, kind: Any) -> Any:
         raise UserError(f"{key}=: the value is empty; give one, or omit {key}")
     if bool in (kind, *get_args(kind)) and text not in ("true", "false"):
         raise UserError(f"{key}={text}: expected true or false")
-    value: Any = text
+    value: object = text
     if _is_list(kind):
         parts = text.removeprefix("[").removesuffix("]").split(",")
         value = [part.strip().strip("'\"") for part in parts if part.strip()]

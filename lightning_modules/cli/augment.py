@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Ge
 
@@ -17,6 +17,8 @@ from lightning_modules.config.errors import UserError
 if TYPE_CHECKING:
     from omegaconf import DictConfig
     from torch import Tensor
+
+    from lightning_modules.data.in_memory import InMemoryData
 
 _BATCH_SIZE = 256
 
@@ -79,7 +81,7 @@ def write_copies(words: Sequence[str], out: Path, copies: int = 1, overwrite: bo
     return manifest
 
 
-def _augment(cfg: "DictConfig", data: Any, copies: int) -> "dict[str, Tensor]":
+def _augment(cfg: "DictConfig", data: "InMemoryData", copies: int) -> "dict[str, Tensor]":
     """x [copies * N, …], y and the index of the source of each."""
     import torch
     from hydra.utils import instantiate
@@ -105,7 +107,9 @@ def _augment(cfg: "DictConfig", data: Any, copies: int) -> "dict[str, Tensor]":
     return {"x": x, "y": y, "source": source}
 
 
-def _manifest(cfg: "DictConfig", data: Any, words: Sequence[str], copies: int, samples: Path) -> dict[str, object]:
+def _manifest(
+    cfg: "DictConfig", data: "InMemoryData", words: Sequence[str], copies: int, samples: Path
+) -> dict[str, object]:
     import torch
     from omegaconf import OmegaConf
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from lightning_modules.cli.arguments import verb
 from lightning_modules.config.errors import UserError
@@ -41,12 +41,12 @@ def main(
     out: Annotated[Path | None, "folder: write the files there too"] = None,
     log: Annotated[bool, "store the comparison"] = True,
     diff: Annotated[list[str] | None, "two runs: what differs in config, code, data, packages, metrics"] = None,
-) -> Any:
+) -> object:
     """Mean, spread and interval over seeds, and the paired difference to a baseline. The table is printed and logged to the
     sweep (or to a new run) as Markdown, LaTeX, CSV and a picture. metric= may be an expression: + - * / ** with spaces around
     them, parentheses, min, max, log. diff= shows instead what differs between two runs."""
     if diff is not None:
-        others: dict[str, Any] = {"by": by, "metric": metric, "better": better, "baseline": baseline, "study": study}
+        others: dict[str, object] = {"by": by, "metric": metric, "better": better, "baseline": baseline, "study": study}
         others |= {"along": along, "test": test, "out": out}
         return _diff(diff, [*targets, *(f"{key}=" for key, value in others.items() if value is not None)])
     if not targets and study is None:
@@ -87,7 +87,7 @@ def main(
     return {**asdict(comparison), **({"mcnemar": [asdict(one) for one in tests]} if test else {})}
 
 
-def _diff(runs: Sequence[str], others: Sequence[str]) -> dict[str, Any]:
+def _diff(runs: Sequence[str], others: Sequence[str]) -> dict[str, object]:
     if len(runs) != 2 or others:
         raise UserError(
             f"diff={','.join(runs)}: expected two runs, diff=[A,B], and nothing else {' '.join(others)}".strip()

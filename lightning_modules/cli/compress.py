@@ -1,7 +1,7 @@
 """``touchstone compress``: the cheapest compression of a recorded run that keeps its quality."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 from annotated_types import Ge, Gt
 
@@ -30,7 +30,7 @@ def main(
     trials: Annotated[int, Ge(1), "maximum number of attempts"] = 12,
     patience: Annotated[int, Ge(1), "attempts without an improvement after which the search ends"] = 3,
     overrides: Annotated[Sequence[str], "any other KEY=VALUE of the stages (compression.…), the sweep or the run"] = (),
-) -> Any:
+) -> object:
     """Search the smallest or fastest compression of a recorded run: channels are removed, weights are pruned and share values,
     until a goal is met and nothing improves. Every attempt is a run; the same command with sweep.name=NAME continues a search."""
     from lightning_modules.compression.budget.compress import compress_run

@@ -1,7 +1,7 @@
 """``touchstone data``: look at a data set, clean it, split it."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from lightning_modules.cli.arguments import verb
 
@@ -17,7 +17,7 @@ from lightning_modules.cli.arguments import verb
 def main(
     target: Annotated[Literal["inspect", "clean", "split"], "inspect, clean or split"],
     overrides: Annotated[Sequence[str], "keys of conf/quality.yaml, and data=NAME with the keys of conf/data/"] = (),
-) -> Any:
+) -> object:
     """Look at a data set. inspect: balance, values, duplicates, leaks, outliers, likely label errors and drift; printed and
     logged with pictures. clean: write a list of samples to leave out, which runs take as data.exclude=FILE; the data stay
     as they are. split: write the split and check that it is disjoint, stratified and free of leaks (exit code 1 where it

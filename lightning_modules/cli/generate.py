@@ -1,6 +1,6 @@
 """``touchstone generate``: texts of a recorded language model."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from lightning_modules.cli.arguments import verb
 from lightning_modules.config.bounds import Count, Fraction, NonNegative, Seed, Whole
@@ -18,7 +18,7 @@ def main(
     top_k: Annotated[Count | None, "sample from the k likeliest tokens"] = None,
     top_p: Annotated[Fraction | None, "sample from the likeliest tokens of this joint probability"] = None,
     seed: Annotated[Seed, "of the random numbers: the same seed gives the same text"] = 0,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Continue a text with a recorded language model. Of a prompt longer than its block, the last tokens are seen; a
     character that its vocabulary lacks is an error."""
     from lightning_modules.config.errors import UserError

@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import NoReturn
 
 FLAG, VERSION = "--json", 1
 
@@ -16,7 +16,7 @@ class NotAsExpected(SystemExit):
         self.result = result
 
 
-def print_json(verb: str, main: Callable[[], Any]) -> NoReturn:
+def print_json(verb: str, main: Callable[[], object]) -> NoReturn:
     """Run `main`, print its result or its error as JSON, and exit with the code that it has without ``--json``."""
     from pydantic_core import to_json
 

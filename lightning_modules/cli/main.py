@@ -4,7 +4,6 @@ import importlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from lightning_modules.cli import completion
 from lightning_modules.cli.json_output import FLAG, print_json
@@ -56,13 +55,13 @@ def main(verb: str | None = None) -> None:
     _run(verb, lambda: _start(verb), as_json)
 
 
-def _run(verb: str, call: Callable[[], Any], as_json: bool) -> None:
+def _run(verb: str, call: Callable[[], object], as_json: bool) -> None:
     if as_json:
         print_json(verb, lambda: run_cli(call))
     run_cli(call)
 
 
-def _start(verb: str) -> Any:
+def _start(verb: str) -> object:
     module = importlib.import_module(f"lightning_modules.cli.{verb}")
     sys.argv[0] = str(Path(str(module.__file__)))  # ranks and trials are started by this file
     enter_project()

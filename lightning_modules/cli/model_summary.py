@@ -1,7 +1,5 @@
 """The layers of a network when its training starts."""
 
-from typing import Any
-
 from pytorch_lightning.callbacks import ModelSummary
 from pytorch_lightning.utilities.model_summary import get_human_readable_count
 
@@ -18,7 +16,7 @@ class CompactModelSummary(ModelSummary):
         trainable_parameters: int,
         model_size: float,
         total_training_modes: dict[str, int],
-        **others: Any,
+        **others: object,
     ) -> None:
         optional = ("Mode", "FLOPs", "Params per Device")
         shown = [(name, cells) for name, cells in summary_data if name not in optional or len(set(cells)) > 1][1:]

@@ -21,7 +21,7 @@ def main(
     output: Annotated[Path | None, "CSV file (default: the terminal); of masks: a folder"] = None,
     pictures: Annotated[Path | None, "folder for the images with what was found drawn on them (detection)"] = None,
     encoding: Annotated[str | None, "encoding of text files, as in cp1252 (default: detected)"] = None,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Write a CSV with class and probability (or values) for each sample of images, recordings, arrays (.npy), tables
     (.csv, .tsv, .parquet; columns are matched by name) or texts (.txt). A segmentation writes masks into a folder."""
     from lightning_modules.data.text_encoding import check_encoding

@@ -4,11 +4,11 @@ import math
 import time
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any
 
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ProgressBar, Timer
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from torch import Tensor
 
 from lightning_modules.report.tables import open_console
 
@@ -115,7 +115,7 @@ class CompactProgressBar(ProgressBar):
 
     def _metrics(self, width: int) -> str:
         """The latest values, as many as fit."""
-        known: dict[str, Any] = {**self.trainer.callback_metrics, **self.trainer.progress_bar_metrics}
+        known: dict[str, float | Tensor] = {**self.trainer.callback_metrics, **self.trainer.progress_bar_metrics}
         names = [name for name in dict.fromkeys((*self.shown, *self.trainer.progress_bar_metrics)) if name in known]
         text = ""
         for name in names:

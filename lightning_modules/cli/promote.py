@@ -3,7 +3,7 @@
 import math
 import re
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from lightning_modules.api.process import mlflow_on
 from lightning_modules.cli.arguments import verb
@@ -11,6 +11,8 @@ from lightning_modules.config.errors import UserError, first_line, suggest
 from lightning_modules.config.metric_direction import higher_is_better
 
 if TYPE_CHECKING:
+    from mlflow.entities import LoggedModel
+
     from lightning_modules.tracking.store import Store
 
 _CONDITION = re.compile(r"(?P<metric>\S+)\s*(?P<sign>[<>]=?)\s*(?P<other>[\w.+-]+)")
@@ -53,15 +55,15 @@ def main(
     return {"name": name, "alias": as_, "version": version, "run_id": model.source_run_id}
 
 
-def registered_name(store: "Store", model: Any) -> str:
+def registered_name(store: "Store", model: "LoggedModel") -> str:
     """``data-model``, as the logged model is named; those of earlier versions are all named "model"."""
     if model.name != "model":
         return str(model.name)
-    params = store.client.get_run(model.source_run_id).data.params
+    params = store.client.get_run(model.source_run_id or "").data.params
     return f"{params.get('data', 'data')}-{params.get('model', 'model')}"
 
 
-def check_condition(store: "Store", model: Any, name: str, condition: str) -> tuple[bool, str]:
+def check_condition(store: "Store", model: "LoggedModel", name: str, condition: str) -> tuple[bool, str]:
     """Whether the model meets the condition, and why. Raises UserError if that cannot be decided."""
     found = _CONDITION.fullmatch(condition.strip())
     if found is None:
@@ -87,7 +89,7 @@ def check_condition(store: "Store", model: Any, name: str, condition: str) -> tu
     return met, f"{metric} {own:.6g} is {'' if met else 'not '}{sign} {whose}"
 
 
-def champion_of(store: "Store", name: str, alias: str) -> Any:
+def champion_of(store: "Store", name: str, alias: str) -> "LoggedModel | None":
     """The logged model that has the alias, or None."""
     from lightning_modules.run.serve import logged_model_id
 
@@ -97,11 +99,11 @@ def champion_of(store: "Store", name: str, alias: str) -> Any:
     return store.client.get_logged_model(logged_model_id(store, f"models:/{name}@{alias}"))
 
 
-def _require_same_data(store: "Store", model: Any, champion: Any, condition: str) -> None:
+def _require_same_data(store: "Store", model: "LoggedModel", champion: "LoggedModel", condition: str) -> None:
     """Raise UserError if the two were tested on different data: their metrics cannot be compared."""
     from lightning_modules.tracking.tags import DATA_FINGERPRINT_TAG
 
-    runs = [store.client.get_run(one.source_run_id) for one in (model, champion)]
+    runs = [store.client.get_run(one.source_run_id or "") for one in (model, champion)]
     digests = [run.data.tags.get(DATA_FINGERPRINT_TAG, "") for run in runs]
     if digests[0] != digests[1]:
         raise UserError(
@@ -110,11 +112,11 @@ def _require_same_data(store: "Store", model: Any, champion: Any, condition: str
         )
 
 
-def _value(store: "Store", model: Any, metric: str, condition: str) -> float:
+def _value(store: "Store", model: "LoggedModel", metric: str, condition: str) -> float:
     """The metric of a logged model, else of its run. Raises UserError if it is missing or not finite."""
     from lightning_modules.tracking.tags import MODEL_ID_TAG
 
-    run = store.client.get_run(model.source_run_id)
+    run = store.client.get_run(model.source_run_id or "")
     values = dict(run.data.metrics) if run.data.tags.get(MODEL_ID_TAG) == model.model_id else {}
     for one in sorted(model.metrics or [], key=lambda one: (one.step, one.timestamp)):
         values[one.key] = one.value
@@ -128,7 +130,7 @@ def _value(store: "Store", model: Any, metric: str, condition: str) -> float:
     return values[metric]
 
 
-def register(store: "Store", model: Any, name: str) -> str:
+def register(store: "Store", model: "LoggedModel", name: str) -> str:
     """The version of the registered model `name` that is this logged model; registered if necessary."""
     client, uri = store.client, f"models:/{model.model_id}"
     if not client.search_registered_models(f"name = '{name}'"):

@@ -1,7 +1,7 @@
 """``touchstone store``: look after the store of runs."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from lightning_modules.cli.arguments import verb
 from lightning_modules.config.errors import UserError
@@ -46,7 +46,7 @@ def main(
     text: Annotated[str | None, "note: a paragraph at the top of the description"] = None,
     tags: Annotated[list[str] | None, "note: KEY=VALUE,… sets tags, KEY= removes one"] = None,
     dry_run: Annotated[bool, "relocate, prune, delete, restore: only print what would be done"] = False,
-) -> Any:
+) -> object:
     """Look after the store of runs. relocate: find the artifacts again after the project's folder has moved. sync: send the
     data that were buffered while a server was unavailable, and push local runs to a server. delete: delete runs, and sweeps
     with all their runs, until restore brings them back. keep: exclude runs from delete and prune, until unkeep. note: add to

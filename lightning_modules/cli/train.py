@@ -3,7 +3,6 @@
 import re
 import sys
 import textwrap
-from typing import Any
 
 import hydra
 from omegaconf import DictConfig
@@ -18,6 +17,7 @@ from lightning_modules.config.command_line import (
     report_errors,
     run_cli,
 )
+from lightning_modules.config.plain import PlainDict
 from lightning_modules.config.project import CONF, add_config_roots
 from lightning_modules.config.trust import trust_packages
 from lightning_modules.sweep.hydra_plugin import (
@@ -59,7 +59,7 @@ SUBJECTS = {
 }
 
 
-_RESULT: dict[str, Any] = {}  # Hydra drops what the task function returns
+_RESULT: PlainDict = {}  # Hydra drops what the task function returns
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
@@ -81,7 +81,7 @@ def task_function(cfg: DictConfig) -> float | str | None:
         return _RESULT["metrics"].get("val/loss")
 
 
-def main() -> Any:
+def main() -> object:
     """Hand the overrides of this process to Hydra, or print the help. Returns the run, or the trials of a sweep."""
     add_config_roots(config_dirs(sys.argv[1:]))
     if {"--help", "-h"} & set(sys.argv[1:]):  # Hydra's own help composes a config for each group, which takes a second

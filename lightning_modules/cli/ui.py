@@ -11,7 +11,7 @@ import urllib.request
 import webbrowser
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from lightning_modules.cli.arguments import verb
 from lightning_modules.compat.mlflow import VIEW_TAG
@@ -19,6 +19,8 @@ from lightning_modules.config.errors import UserError
 from lightning_modules.tracking.tags import KIND_TAG
 
 if TYPE_CHECKING:
+    from mlflow.entities import Run
+
     from lightning_modules.tracking.store import Store
 
 VIEW_NAME = "touchstone"  # MLflow stores a shared view as a tag of the experiment
@@ -49,7 +51,7 @@ def main(port: Annotated[str, "TCP port"] = "5000", host: Annotated[str, "addres
         server.wait()
 
 
-def _show(server: "subprocess.Popen[Any]", address: str, path: str) -> None:
+def _show(server: "subprocess.Popen[bytes]", address: str, path: str) -> None:
     """Wait until the server answers, print the address of the runs, and open a browser where there is one."""
     while server.poll() is None:
         with contextlib.suppress(OSError), urllib.request.urlopen(f"{address}/health", timeout=5):
@@ -99,7 +101,7 @@ def configure_columns(store: "Store") -> str | None:
     return f"/{page(experiment, 'runs')}&viewStateShareKey={VIEW_NAME}"
 
 
-def columns(runs: list[Any]) -> list[str]:
+def columns(runs: "list[Run]") -> list[str]:
     """The chosen groups and swept keys that distinguish runs, and the most common test and val metrics."""
     swept = [key for run in runs for key in json.loads(run.data.tags.get("sweep.keys", "[]"))]
     params = dict.fromkeys([*_DEFAULT_COLUMNS[:2], *dict.fromkeys(swept), *_DEFAULT_COLUMNS[2:]])

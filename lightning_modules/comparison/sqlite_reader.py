@@ -40,7 +40,7 @@ class SqliteRunReader:
         database.execute(schema.ANY_RUN_QUERY)
         return database
 
-    def _rows(self, query: str, *arguments: Any) -> list[Any]:
+    def _rows(self, query: str, *arguments: object) -> list[Any]:
         given = [json.dumps(list(a)) if isinstance(a, list | tuple | set) else a for a in arguments]
         try:
             return self._database.execute(query, given).fetchall()
@@ -85,7 +85,7 @@ class SqliteRunReader:
             return self._select(schema.WITH_TAG, *tagged)
         return self._select(schema.WITH_IDS, list(ids)) if ids else []
 
-    def _select(self, condition: str, *arguments: Any) -> list[Run]:
+    def _select(self, condition: str, *arguments: object) -> list[Run]:
         heads = self._rows(schema.RUNS_QUERY.format(condition), *arguments)
         links = (SWEEP_LINK_TAG, f"{SWEEP_LINK_TAG}~")
         tags = self._values(schema.TAGS_QUERY, TAGS, *links, [head[0] for head in heads])
@@ -99,7 +99,7 @@ class SqliteRunReader:
     def params(self, ids: Sequence[str], names: Iterable[str]) -> dict[str, dict[str, str]]:
         return self._values(schema.PARAMS_QUERY, list(names), list(ids))
 
-    def _values(self, query: str, *arguments: Any) -> dict[str, dict[str, str]]:
+    def _values(self, query: str, *arguments: object) -> dict[str, dict[str, str]]:
         found: dict[str, dict[str, str]] = {}
         for run_id, key, value in self._rows(query, *arguments):
             found.setdefault(run_id, {})[key] = value

@@ -20,7 +20,7 @@ def args_parser() -> ArgumentParser:
     return get_args_parser()
 
 
-def convert_value(value: Any) -> Any:
+def convert_value(value: Any) -> object:
     """The plain value of a parsed override: Hydra has it publicly for a whole override only, not for a choice of a sweep."""
     from hydra.core.override_parser.types import Override
 

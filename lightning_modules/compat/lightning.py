@@ -2,8 +2,9 @@
 
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
+from types import FrameType
 from typing import Any
 
 import pytorch_lightning as pl
@@ -68,8 +69,8 @@ def notify_ranks_by_signal(trainer: pl.Trainer) -> None:
     """
     connector: Any = trainer._signal_connector
 
-    def notify(number: int, frame: Any) -> None:
-        launcher: Any = trainer.strategy.launcher
+    def notify(number: int, frame: FrameType | None) -> None:
+        launcher = trainer.strategy.launcher
         if launcher is not None and not connector.received_sigterm:
             launcher.kill(number)
         connector.received_sigterm = True
@@ -89,7 +90,7 @@ def _do_nothing() -> None:
 
 def restore_on_exit(trainer: pl.Trainer, action: Any) -> None:
     """Have Lightning leave `action` as the handler of SIGTERM when its fit ends, not the one that it found."""
-    connector: Any = trainer._signal_connector
+    connector = trainer._signal_connector
     connector._original_handlers[signal.SIGTERM] = action
 
 
@@ -111,7 +112,7 @@ def saves_within_epochs(checkpoint: ModelCheckpoint) -> bool:
 
 def count_steps(trainer: pl.Trainer, steps: int) -> None:
     """Count `steps` optimizer steps of one call as Lightning does: `global_step` and the checkpoint read these counters."""
-    loop: Any = trainer.fit_loop.epoch_loop
+    loop = trainer.fit_loop.epoch_loop
     loop._batches_that_stepped += steps - 1  # Lightning adds the one of this call
     progress = loop.manual_optimization.optim_step_progress
     for counter in (progress.total, progress.current):
@@ -130,7 +131,7 @@ def insert_callback(trainer: pl.Trainer, callback: Callback) -> None:
     callbacks.insert(0, callback)
 
 
-def replace_clip_by_norm(plugin: Precision, clip: Any) -> None:
+def replace_clip_by_norm(plugin: Precision, clip: Callable[..., None]) -> None:
     """Have the precision plugin clip gradients by `clip(optimizer, value)`: the norm is that over the parts of all ranks."""
     plugin.clip_grad_by_norm = clip  # type: ignore[method-assign]
 

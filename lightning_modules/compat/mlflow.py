@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -14,12 +15,12 @@ if TYPE_CHECKING:
 VIEW_TAG = "mlflow.sharedViewState."  # MLflow's page reads an experiment's shared view from this tag
 
 
-def backend_store(client: "MlflowClient") -> Any:
+def backend_store(client: "MlflowClient") -> object:
     """The store behind a client: a SqlAlchemyStore where it is a database, whose tables we read and write in bulk."""
     return client._tracking_client.store
 
 
-def tables() -> Any:
+def tables() -> ModuleType:
     """The module of the tables of experiments, runs, metrics, tags, logged models and inputs."""
     from mlflow.store.tracking.dbmodels import models
 
@@ -40,7 +41,7 @@ def database_engines() -> Iterator[Any]:
         yield from list(getattr(stores, "_engine_map", {}).values())
 
 
-def hard_delete(store: Any, kind: str, name: str) -> None:
+def hard_delete(store: object, kind: str, name: str) -> None:
     """Delete the row of a "run", "model" or "experiment" and what hangs on it; the client only marks them as deleted."""
     method = {"run": "run", "model": "logged_model", "experiment": "experiment"}[kind]
     getattr(store, f"_hard_delete_{method}")(name)
@@ -51,7 +52,7 @@ def latest_metrics(run: "Run") -> "list[Metric]":
     return list(run.data._metric_objs)
 
 
-def save_example(model: "Model", example: Any, path: str) -> Any:
+def save_example(model: "Model", example: object, path: str) -> object:
     """Write a model's input example beside it, as `save_model` does: we write the other files ourselves."""
     from mlflow.models.utils import _save_example
 

@@ -30,7 +30,7 @@ def suggest(trial: "Trial", name: str, distribution: "BaseDistribution") -> Any:
     return trial._suggest(name, distribution)
 
 
-def set_user_attr(study: "Study", trial: "FrozenTrial", key: str, value: Any) -> None:
+def set_user_attr(study: "Study", trial: "FrozenTrial", key: str, value: object) -> None:
     """Set an attribute of a stored trial: a FrozenTrial cannot be written, and `Trial` copies it whole first."""
     study._storage.set_trial_user_attr(trial._trial_id, key, value)
 

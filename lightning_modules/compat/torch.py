@@ -32,7 +32,7 @@ def tensor_version(tensor: Tensor) -> int:
     return tensor._version
 
 
-def replace_forward(module: nn.Module, forward: Callable[..., Any]) -> None:
+def replace_forward(module: nn.Module, forward: Callable[..., object]) -> None:
     """Call `forward` for this one module, which keeps its class, names and parameters."""
     module.forward = forward
 
@@ -54,12 +54,12 @@ def share_members(module: nn.Module, source: nn.Module) -> None:
 
 
 # --- learning rate schedules -----------------------------------------------------------------------------------
-def one_cycle_plan(schedule: torch.optim.lr_scheduler.OneCycleLR) -> dict[str, Any]:
+def one_cycle_plan(schedule: torch.optim.lr_scheduler.OneCycleLR) -> dict[str, object]:
     """The part of the state that says how long the schedule is: it comes from the config, not from a checkpoint."""
     return {"total_steps": schedule.total_steps, "_schedule_phases": schedule._schedule_phases}
 
 
-def set_last_lr(schedule: torch.optim.lr_scheduler.LRScheduler, rates: list[Any]) -> None:
+def set_last_lr(schedule: torch.optim.lr_scheduler.LRScheduler, rates: list[float | Tensor]) -> None:
     """Have `get_last_lr` return `rates`: after a restart we set the optimizer's rates without a step."""
     schedule._last_lr = rates
 
@@ -101,7 +101,7 @@ def sample_ddp_timing(model: DistributedDataParallel, every: int) -> None:
     model._set_ddp_runtime_logging_sample_rate(every)
 
 
-def ddp_timing(model: DistributedDataParallel) -> dict[str, Any]:
+def ddp_timing(model: DistributedDataParallel) -> dict[str, float]:
     """DDP's own clocks, in nanoseconds: only its reducer knows what communication overlaps with."""
     return dict(model._get_ddp_logging_data())
 
@@ -123,7 +123,7 @@ def compile_aoti(program: torch.export.ExportedProgram, path: str) -> None:
         aoti_compile_and_package(program, package_path=path)
 
 
-def load_aoti(path: str) -> Callable[..., Any]:
+def load_aoti(path: str) -> Callable[..., object]:
     """Load a package of `compile_aoti`."""
     from torch._inductor import aoti_load_package
 

@@ -1,12 +1,12 @@
 """Makes trained models smaller and faster: recipes of stages, the compressed checkpoint, and the cost report."""
 
 from importlib import import_module
-from typing import Any
+from types import ModuleType
 
 from lightning_modules.config.errors import UserError
 
 
-def optional_import(module: str) -> Any:
+def optional_import(module: str) -> ModuleType:
     """Import a module of the optional dependencies `compression`. Raises UserError with the install command."""
     try:
         return import_module(module)

@@ -38,8 +38,7 @@ def load_compressed(path: Path) -> pl.LightningModule:
     task: Any = (build_module_from_spec if is_module_spec(spec) else build_task_from_spec)(spec, str(path))
     task.task_spec = spec
     load_into(task, path, read)
-    loaded: pl.LightningModule = task.eval()
-    return loaded
+    return task.eval()
 
 
 def load_into(task: pl.LightningModule, path: Path, read: container.Contents | None = None) -> CompressedState:

@@ -8,14 +8,14 @@ a step restores shapes and layers only.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lightning_modules.config.errors import UserError
+from lightning_modules.config.plain import PlainDict
 
-Step = dict[str, Any]  # plain values: ``{"do": name, …}``
+Step = PlainDict  # plain values: ``{"do": name, …}``
 RestoreFunction = Callable[[nn.Module, Step, Tensor], nn.Module]
 # Named, not imported, so that optional libraries are imported only when they are needed.
 RESTORE_FUNCTIONS = {
@@ -114,7 +114,7 @@ class CompressedState:
         for name, mask in self.masks.items():
             tensors[name].mul_(mask.to(tensors[name].device))
 
-    def plain_dict(self) -> dict[str, Any]:
+    def plain_dict(self) -> PlainDict:
         """Tensors and plain values only, for a checkpoint."""
         return {
             "masks": self.masks,
@@ -124,7 +124,7 @@ class CompressedState:
         }
 
     @classmethod
-    def of(cls, plain_dict: dict[str, Any]) -> "CompressedState":
+    def of(cls, plain_dict: PlainDict) -> "CompressedState":
         """The inverse of `plain_dict`."""
         return cls(
             dict(plain_dict["masks"]),

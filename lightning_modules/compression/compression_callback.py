@@ -1,7 +1,6 @@
 """Callback that re-applies masks, codebooks and grids after every optimizer step, and calls the stages of a fit."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -49,8 +48,7 @@ class CompressionCallback(pl.Callback):
         trained = [o for o in trainer.optimizers if any(own & set(group["params"]) for group in o.param_groups)]
         if not trained:
             raise UserError("compression: no optimizer of the task trains the network to compress")
-        optimizer: Any = trained[0]
-        optimizer = getattr(optimizer, "optimizer", optimizer)  # Lightning's wrapper has no hooks
+        optimizer = getattr(trained[0], "optimizer", trained[0])  # Lightning's wrapper has no hooks
         self._handles = [optimizer.register_step_post_hook(lambda *_: self.after_step())]
         if not pl_module.automatic_optimization:  # else there are no gradients yet when the optimizer is called
             self._handles.append(optimizer.register_step_pre_hook(lambda *_: self.before_step()))
@@ -108,9 +106,7 @@ class CompressionCallback(pl.Callback):
         if trainer.state.fn == "fit":
             self.settle()  # also for averaged weights, which another callback has just swapped in
 
-    def on_save_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: StateDict) -> None:
         """Mask the saved weights: they may be an average over steps with other masks."""
         for name, mask in self.context.state.masks.items():
             key = f"{self.context.module}.{name}"

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from copy import deepcopy
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,11 @@ from lightning_modules.compat.torch import tensor_version
 from lightning_modules.compression import optional_import
 from lightning_modules.compression.compressed_state import Step
 from lightning_modules.config.errors import UserError
+from lightning_modules.config.plain import PlainDict
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+    from onnxruntime import InferenceSession
 
 
 class OnnxModel(nn.Module):
@@ -31,7 +36,7 @@ class OnnxModel(nn.Module):
     def __init__(self, program: bytes) -> None:
         super().__init__()
         self.register_buffer("program", torch.frombuffer(bytearray(program), dtype=torch.uint8))
-        self._session: tuple[tuple[int, ...], Any] | None = None
+        self._session: tuple[tuple[int, ...], InferenceSession] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         session = self._current_session()
@@ -39,7 +44,7 @@ class OnnxModel(nn.Module):
         [logits] = session.run(None, {session.get_inputs()[0].name: samples})
         return torch.from_numpy(logits).to(x.device)
 
-    def _current_session(self) -> Any:
+    def _current_session(self) -> "InferenceSession":
         version = (
             0 if self.program.is_inference() else tensor_version(self.program)
         )  # grows where a state dict is copied in
@@ -52,7 +57,7 @@ class OnnxModel(nn.Module):
         """The ONNX file."""
         return self.program.cpu().numpy().tobytes()
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> PlainDict:
         return {**self.__dict__, "_session": None}
 
 
@@ -61,7 +66,7 @@ def restore(model: nn.Module, step: Step, example: Tensor) -> nn.Module:
     return OnnxModel(bytes(int(step["bytes"])))
 
 
-def inference_session(program: bytes) -> Any:
+def inference_session(program: bytes) -> "InferenceSession":
     """A CPU inference session with as many threads as torch uses. Raises UserError with ONNX Runtime's reason."""
     runtime = optional_import("onnxruntime")
     options = runtime.SessionOptions()
@@ -105,7 +110,7 @@ def eval_copy(model: nn.Module) -> nn.Module:
     return copy if isinstance(copy, torch.fx.GraphModule) else copy.eval()
 
 
-def strip_metadata(model: Any) -> bytes:
+def strip_metadata(model: "ModelProto") -> bytes:
     """Serialize an ``onnx.ModelProto`` without doc strings and debug metadata."""
     graph = model.graph
     for part in (model, graph, *model.functions, *graph.node, *graph.initializer, *graph.input, *graph.output):

@@ -1,6 +1,6 @@
 """What stages read of a LightningModule that is not one of ours: its network's inputs, its batches and its loss."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -12,6 +12,7 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor
 
 from lightning_modules.config.errors import UserError
+from lightning_modules.config.plain import PlainDict
 from lightning_modules.run.named_forward import evaluation_mode
 from lightning_modules.task.batches import owner_of
 from lightning_modules.task.task_spec import in_precision
@@ -24,7 +25,7 @@ def network_inputs(task: pl.LightningModule, module: str, x: Tensor) -> Tensor:
     """
     if not is_overridden("forward", task):
         return x
-    calls: list[tuple[Any, ...]] = []
+    calls: list[tuple[object, ...]] = []
     handle = task.get_submodule(module).register_forward_pre_hook(
         lambda _, args, kwargs: calls.append((*args, *kwargs.values())), with_kwargs=True, prepend=True
     )
@@ -43,13 +44,13 @@ def network_inputs(task: pl.LightningModule, module: str, x: Tensor) -> Tensor:
     return calls[0][0].to(x.device)
 
 
-def example_inputs(task: Any) -> Tensor:
+def example_inputs(task: pl.LightningModule) -> Tensor:
     """At least two samples: exporters take a batch size of 1 for a constant."""
-    x: Tensor = task.example_input_array
+    x: Any = task.example_input_array  # `contracts` requires a tensor
     return x if len(x) > 1 else torch.cat([x, x])
 
 
-def training_batches(task: pl.LightningModule, data: pl.LightningDataModule, seed: int) -> Iterator[dict[str, Any]]:
+def training_batches(task: pl.LightningModule, data: pl.LightningDataModule, seed: int) -> Iterator[PlainDict]:
     """The batches of the training loader in an order that depends on the seed alone, each with its samples as ``x``."""
     pl.seed_everything(seed, workers=True, verbose=False)  # as before the training: `setup` may draw a split
     data.prepare_data()
@@ -61,7 +62,7 @@ def training_batches(task: pl.LightningModule, data: pl.LightningDataModule, see
         yield {"x": samples_of(batch), "batch": batch}
 
 
-def samples_of(batch: Any) -> Tensor:
+def samples_of(batch: object) -> Tensor:
     """The ``x`` of a batch, else its first tensor. Raises UserError if there is none."""
     found: list[Tensor] = []
     apply_to_collection(batch["x"] if isinstance(batch, Mapping) and "x" in batch else batch, Tensor, found.append)
@@ -77,20 +78,21 @@ def detached_copy(task: pl.LightningModule) -> pl.LightningModule:
     return copied.train(task.training)
 
 
-def training_loss(task: pl.LightningModule, batch: Any) -> Tensor:
+def training_loss(task: pl.LightningModule, batch: object) -> Tensor:
     """The loss that ``training_step`` returns."""
     step: Any = task.training_step(task.transfer_batch_to_device(batch, task.device, 0), 0)
-    loss: Tensor = step["loss"] if isinstance(step, Mapping) else step
-    return loss
+    return step["loss"] if isinstance(step, Mapping) else step
 
 
 class FirstBatchCheck(pl.Callback):
     """Raises UserError before the first step if a stage would fail after the training."""
 
-    def __init__(self, stages: Any, preprocess: Any) -> None:
+    def __init__(self, stages: Sequence[Any], preprocess: Callable[[Tensor], Tensor]) -> None:
         self.stages, self.preprocess = stages, preprocess
 
-    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, index: int) -> None:
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: object, index: int
+    ) -> None:
         if trainer.global_step:
             return
         if trainer.num_training_batches == float("inf") and any(stage.epochs for stage in self.stages):

@@ -5,7 +5,6 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -60,7 +59,7 @@ def count_nonzero(model: nn.Module) -> int:
 
 def meta_copy(model: nn.Module) -> nn.Module:
     """A copy in evaluation mode with parameters and buffers on the ``meta`` device; all parameters require gradients."""
-    memo: dict[int, Any] = {}
+    memo: dict[int, object] = {}
     for tensor in (*model.parameters(), *model.buffers()):
         memo[id(tensor)] = _to_meta(tensor)
     return copy.deepcopy(model, memo).eval()

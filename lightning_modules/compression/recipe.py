@@ -1,8 +1,6 @@
 """A recipe: the ordered stages of a config, validated before anything is trained."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import pytorch_lightning as pl
 from hydra.utils import instantiate
@@ -10,6 +8,7 @@ from torch import Tensor
 
 from lightning_modules.compression.stage import AT_MOST_ONCE, ORDER, Stage, StageContext
 from lightning_modules.config.errors import UserError, suggest
+from lightning_modules.config.plain import PlainDict
 from lightning_modules.task.supervised import Supervised
 
 RUNTIMES = ("eager", "onnxruntime")
@@ -49,7 +48,7 @@ class Recipe:
         return any(stage.changes_weights for stage in self.in_fit)
 
 
-def build_recipe(node: Mapping[str, Any] | None) -> Recipe:
+def build_recipe(node: PlainDict | None) -> Recipe:
     """Instantiate the stages of ``compression``. Raises UserError for an unknown setting or an invalid order."""
     if not node:
         return Recipe()
@@ -65,7 +64,7 @@ def build_recipe(node: Mapping[str, Any] | None) -> Recipe:
     return Recipe(stages, runtimes)
 
 
-def _build_stage(name: str, node: Any) -> Stage:
+def _build_stage(name: str, node: PlainDict) -> Stage:
     stage = instantiate(node) if "_target_" in node else None
     if not isinstance(stage, Stage):
         raise UserError(f"compression.stages.{name}: expected a stage's '_target_', as in conf/compression")

@@ -5,7 +5,7 @@ Longer than 200 lines: what stages ask of a run is one interface.
 
 import copy
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import pytorch_lightning as pl
 from omegaconf import DictConfig, open_dict
 from pytorch_lightning.callbacks import Checkpoint, EarlyStopping, ModelSummary
+from pytorch_lightning.loggers import Logger
 from torch import nn
 
 from lightning_modules.compat.lightning import MultiProcessingLauncher
@@ -24,6 +25,7 @@ from lightning_modules.compression.stage import Stage, StageContext
 from lightning_modules.compression.stage_recorder import StageRecorder, measure_network
 from lightning_modules.compression.stage_runner import StageRunner, calibration_batches, load_callback_states
 from lightning_modules.config.errors import UserError
+from lightning_modules.config.plain import PlainDict
 from lightning_modules.run import build
 from lightning_modules.run.compression import Compression, FitCall
 from lightning_modules.run.contracts import has_part
@@ -33,6 +35,7 @@ from lightning_modules.task.batches import AugmentTraining
 from lightning_modules.task.profiling import LatencyMonitor
 from lightning_modules.task.supervised import Supervised
 from lightning_modules.tracking.checkpoint import LastCheckpoint, read_checkpoint
+from lightning_modules.tracking.logger import BufferedMLflowLogger
 from lightning_modules.tracking.record import Record
 
 _GO_ON = (
@@ -46,7 +49,7 @@ class RunCompression(Compression):
     """Implements `Compression`. Raises UserError if the recipe is invalid or a stage does not support the network."""
 
     def __init__(
-        self, cfg: DictConfig, task: Any, run_data: RunData, spec: Mapping[str, Any], not_servable: str
+        self, cfg: DictConfig, task: pl.LightningModule, run_data: RunData, spec: PlainDict, not_servable: str
     ) -> None:
         data: Any = run_data.module
         self._shards_itself = run_data.own is not None
@@ -115,7 +118,7 @@ class RunCompression(Compression):
     def evaluate(
         self,
         record: Record | None,
-        logger: Any,
+        logger: Logger | None,
         folder: Path,
         fit: FitCall,
         trainer: pl.Trainer,
@@ -152,7 +155,13 @@ class RunCompression(Compression):
         return StageRecorder(self.context, self.data, record, dense, self.recipe.runtimes, metrics, self._measure)
 
     def _fit_stage(
-        self, fit: FitCall, logger: Any, stage: Stage, acting: list[pl.Callback], place: Path, checkpoint: Path | None
+        self,
+        fit: FitCall,
+        logger: Logger | None,
+        stage: Stage,
+        acting: list[pl.Callback],
+        place: Path,
+        checkpoint: Path | None,
     ) -> tuple[int, bool]:
         """Train the network for a stage, see `FitFunction`: the run's own trainer without what selects the best weights."""
         own = [c for c in build.build_callbacks(self.cfg) if not _selects_best(c)]
@@ -175,7 +184,7 @@ class RunCompression(Compression):
     def _own_rate(self, stage: Stage) -> Iterator[None]:
         before = getattr(self.task, "_optimizer", None)
         if stage.lr is not None and before is not None:
-            self.task._optimizer = functools.partial(before, lr=stage.lr)
+            self.task._optimizer = functools.partial(before, lr=stage.lr)  # type: ignore[assignment] # of ours
         try:
             yield
         finally:
@@ -209,14 +218,14 @@ def _is_forked(trainer: pl.Trainer) -> bool:
 
 
 @contextmanager
-def _stage_logger(logger: Any, first_step: int, stage: str) -> Iterator[None]:
+def _stage_logger(logger: Logger | None, first_step: int, stage: str) -> Iterator[None]:
     """Let the steps of a stage's fit come after those of the run, and what it measures on the test part bear its name."""
-    if hasattr(logger, "first_step"):
+    if isinstance(logger, BufferedMLflowLogger):
         logger.first_step, logger.stage = first_step, stage
     try:
         yield
     finally:
-        if hasattr(logger, "first_step"):
+        if isinstance(logger, BufferedMLflowLogger):
             logger.first_step, logger.stage = 0, ""
 
 

@@ -1,4 +1,4 @@
-"""Base class of the stages of a compression recipe, and the context that a stage works in."""
+"""Base class of the stages of a compression recipe, and their context. Longer than 200 lines: it is one interface."""
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,15 +11,15 @@ import pytorch_lightning as pl
 from annotated_types import Ge
 from torch import Tensor, nn
 
-from lightning_modules.compat.torch import Convolution
+from lightning_modules.compat.torch import Convolution, StateDict
 from lightning_modules.compression.compressed_state import CompressedState
 from lightning_modules.compression.plain_module import detached_copy, network_inputs, training_loss
 from lightning_modules.config.bounds import Positive, bounded
 from lightning_modules.config.errors import UserError, suggest
+from lightning_modules.config.plain import PlainDict
 from lightning_modules.task.supervised import Supervised
 
 Settings = dict[str, object]  # plain values
-StateDict = dict[str, Any]  # tensors and plain values
 When = Literal["fit", "after", "always"]
 Kind = Literal["distillation", "structure", "pruning", "weight_quantization", "backend"]
 # A stage may follow stages of the same or of an earlier kind.
@@ -63,7 +63,7 @@ class StageContext:
     log: Callable[[dict[str, float]], None] = lambda metrics: None
     initial: dict[str, Tensor] | None = None
     module: str = "model"
-    spec: Mapping[str, Any] = field(default_factory=dict)
+    spec: PlainDict = field(default_factory=dict)
     not_servable: str = ""
 
     @property
@@ -90,7 +90,7 @@ class StageContext:
         """What gradients of the training loss are taken from: a copy, where a training step may change the task."""
         return self if isinstance(self.task, Supervised) else replace(self, task=detached_copy(self.task))
 
-    def loss(self, batch: dict[str, Any], label_smoothing: bool) -> Tensor:
+    def loss(self, batch: PlainDict, label_smoothing: bool) -> Tensor:
         """The loss of a batch: as in training, or without `label_smoothing` that of evaluation."""
         task = self.task
         if not isinstance(task, Supervised):
@@ -150,7 +150,7 @@ class Stage(pl.Callback):
         `example`: preprocessed floats [2, *input_shape]. `model` must not be changed.
         """
 
-    def check_task(self, task: Any) -> None:
+    def check_task(self, task: object) -> None:
         """Like `check`, for what depends on the task: its classes, its augmentation."""
 
     def begin(self, context: StageContext) -> None:

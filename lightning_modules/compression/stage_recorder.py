@@ -29,7 +29,7 @@ class StageRecorder:
     def __init__(
         self,
         context: StageContext,
-        data: Any,
+        data: pl.LightningDataModule,
         record: Record | None,
         dense: nn.Module,
         runtimes: tuple[str, ...],
@@ -87,7 +87,9 @@ class StageRecorder:
         return self.costs.named()
 
 
-def measure_network(context: StageContext, model: nn.Module, data: Any, part: str, device: str) -> dict[str, float]:
+def measure_network(
+    context: StageContext, model: nn.Module, data: pl.LightningDataModule, part: str, device: str
+) -> dict[str, float]:
     """The metrics of a network in the task on the part ``val`` or ``test``, in this one process."""
     task, before, kept = context.task, context.model, getattr(context.task, "test_buffer", None)
     context.model = model

@@ -4,7 +4,6 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -14,6 +13,8 @@ from lightning_modules.compression.compressed_state import CompressedState, appl
 from lightning_modules.compression.compression_callback import CompressionCallback
 from lightning_modules.compression.recipe import Recipe
 from lightning_modules.compression.stage import Stage, StageContext
+from lightning_modules.config.plain import PlainDict
+from lightning_modules.data.in_memory import InMemoryData
 from lightning_modules.model.checksum import save_with_checksum
 from lightning_modules.tracking.checkpoint import read_checkpoint
 
@@ -40,7 +41,7 @@ class StageRunner:
     folder: Path
     writes: bool
     first_step: int = 0
-    flush: Callable[[], Any] | None = None
+    flush: Callable[[], object] | None = None
 
     def __post_init__(self) -> None:
         self.steps = self.first_step
@@ -104,7 +105,7 @@ class StageRunner:
         }
         save_with_checksum(point, path)
 
-    def _restored(self, path: Path, stage: Stage, restore_network: bool = False) -> dict[str, Any] | None:
+    def _restored(self, path: Path, stage: Stage, restore_network: bool = False) -> PlainDict | None:
         """Restore network, compressed state and stage from a resume point; None if it does not exist."""
         if not path.is_file():
             return None
@@ -131,7 +132,7 @@ def load_callback_states(last: Path, callbacks: Sequence[pl.Callback]) -> None:
                 callback.load_state_dict(states[callback.state_key])
 
 
-def calibration_batches(data: Any, seed: int) -> Iterator[dict[str, Tensor]]:
+def calibration_batches(data: InMemoryData, seed: int) -> Iterator[dict[str, Tensor]]:
     """The training batches in an order that depends on the seed alone, not augmented."""
     arrays, index = data.arrays, data.splits["train"]
     order = index[torch.randperm(len(index), generator=torch.Generator().manual_seed(seed))]

@@ -10,7 +10,7 @@ import operator
 import types
 import typing
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Literal, ParamSpec, TypeVar, get_args, get_origin
+from typing import Annotated, Literal, ParamSpec, TypeVar, get_args, get_origin
 
 from annotated_types import BaseMetadata, Ge, Gt, Le, Lt
 from omegaconf import ListConfig
@@ -32,7 +32,7 @@ Whole = Annotated[int, Ge(0)]
 Seed = Annotated[int, Ge(0), Lt(2**32)]
 
 
-def out_of_bounds(value: Any, hint: Any) -> str | None:
+def out_of_bounds(value: object, hint: object) -> str | None:
     """Return what is expected if `value` has the type of the annotation `hint` but violates its bounds, else None."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:
@@ -48,7 +48,7 @@ def out_of_bounds(value: Any, hint: Any) -> str | None:
     return None
 
 
-def _violated(value: Any, bounds: Sequence[BaseMetadata]) -> str | None:
+def _violated(value: object, bounds: Sequence[BaseMetadata]) -> str | None:
     if not isinstance(value, int | float) or isinstance(value, bool):
         return None  # another type: `matches_type` reports it
     names = {kind: kind.__name__.lower() for kind in _ONE_SIDED}  # of the attribute and of the operator
@@ -63,7 +63,7 @@ def _violated(value: Any, bounds: Sequence[BaseMetadata]) -> str | None:
     return f"expected a value in {low}, {high}"
 
 
-def mismatch(value: Any, hint: Any) -> str | None:
+def mismatch(value: object, hint: object) -> str | None:
     """Return what is expected if a plain value is out of bounds or has another type than `hint`, else None."""
     wrong = isinstance(value, str | bool | int | float | list | None) and not matches_type(value, hint)
     return out_of_bounds(value, hint) or (f"expected {describe_type(hint)}" if wrong else None)

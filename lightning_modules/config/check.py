@@ -3,7 +3,7 @@
 Longer than most: rules, and a function for each kind of mistake.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from annotated_types import Ge
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -13,6 +13,7 @@ from lightning_modules.config.bounds import Count, NonNegative, out_of_bounds
 from lightning_modules.config.command_line import GROUPS
 from lightning_modules.config.errors import UserError, first_line, suggest
 from lightning_modules.config.metric_direction import check_direction, higher_is_better
+from lightning_modules.config.plain import raw_value
 from lightning_modules.config.run_names import study_mistakes
 from lightning_modules.config.signature import describe_type, hints_of, locate, matches_type, parameters_of
 from lightning_modules.config.task_groups import OPTIONAL_GROUPS, is_supervised, required_groups
@@ -48,7 +49,7 @@ _TRAINER_ALTERNATIVES = {
 }
 REQUIRED = ("data", "task", "trainer")  # each with a `_target_`; a task of ours also requires its `required_groups`
 # Values outside components, with their types and bounds.
-SCALAR_RULES: dict[str, Any] = {
+SCALAR_RULES: dict[str, object] = {
     "seed": Annotated[int, Ge(0)],
     "name": str | int | float | None,
     "study": str | int | float | None,
@@ -106,7 +107,7 @@ def check_config(cfg: DictConfig) -> None:
 def _interpolation_errors(node: DictConfig | ListConfig, path: str) -> list[str]:
     """Missing values (`???`), interpolations that cannot be resolved, and integers of more than 64 bits."""
     mistakes: list[str] = []
-    keys: Any = list(node) if isinstance(node, DictConfig) else range(len(node))
+    keys = [*node] if isinstance(node, DictConfig) else [*range(len(node))]
     for key in keys:
         if key == "overrides" and not path:
             continue  # the command line; the values it sets are checked at their own keys
@@ -117,7 +118,7 @@ def _interpolation_errors(node: DictConfig | ListConfig, path: str) -> list[str]
         try:
             value = node[key]
         except OmegaConfBaseException as error:
-            mistakes.append(f"{where}={_raw_node(node, key)}: {first_line(error)}")
+            mistakes.append(f"{where}={raw_value(node, key)}: {first_line(error)}")
             continue
         if isinstance(value, int) and not -(2**63) <= value < 2**63:
             mistakes.append(f"{where}={value}: expected a 64-bit integer, between -2**63 and 2**63 - 1")
@@ -146,13 +147,13 @@ def _scalar_mistakes(cfg: DictConfig) -> list[str]:
     return mistakes
 
 
-def _value_mistakes(path: str, node: DictConfig, key: str, hint: Any) -> list[str]:
+def _value_mistakes(path: str, node: DictConfig, key: str, hint: object) -> list[str]:
     """The mistake in the value at `key`, if it has not the type and the bounds of `hint`."""
     value = node[key]
     if not matches_type(value, hint):
-        return [f"{path}={_raw_node(node, key)}: expected {describe_type(hint)}, got {_given(value, hint)}"]
+        return [f"{path}={raw_value(node, key)}: expected {describe_type(hint)}, got {_given(value, hint)}"]
     mistake = out_of_bounds(value, hint)
-    return [f"{path}={_raw_node(node, key)}: {mistake}"] if mistake else []
+    return [f"{path}={raw_value(node, key)}: {mistake}"] if mistake else []
 
 
 def empty_value(key: str) -> str:
@@ -198,13 +199,13 @@ def _node_mistakes(path: str, node: DictConfig, own: bool) -> list[str]:
     supplied = known if own or path != "task" else set(OPTIONAL_GROUPS)
     options = accepts.keys() - (supplied - given)
     mistakes = [
-        f"{path}.{key!s}={_raw_node(node, key)}: {target} has no argument '{key}'; {suggest(key, options)}"
+        f"{path}.{key!s}={raw_value(node, key)}: {target} has no argument '{key}'; {suggest(key, options)}"
         for key in sorted(given - accepts.keys())
         if not anything and key not in RUN_KEYS.get(path, ())
     ]
     if path == "trainer":
         mistakes += [
-            f"trainer.{key}={_raw_node(node, key)}: {_TRAINER_ALTERNATIVES[key]}"
+            f"trainer.{key}={raw_value(node, key)}: {_TRAINER_ALTERNATIVES[key]}"
             for key in sorted(given & _TRAINER_ALTERNATIVES.keys())
         ]
     needed = [name for name, p in accepts.items() if p.default is p.empty and name not in given | supplied]
@@ -221,7 +222,7 @@ def _node_mistakes(path: str, node: DictConfig, own: bool) -> list[str]:
     return mistakes
 
 
-def _check_monitor_mode(path: str, metric: Any, mode: Any) -> list[str]:
+def _check_monitor_mode(path: str, metric: object, mode: object) -> list[str]:
     """Whether `mode` is the wrong direction for the metric that a component monitors."""
     if not isinstance(metric, str) or mode not in ("min", "max", None):
         return []  # the type check reports these
@@ -229,17 +230,11 @@ def _check_monitor_mode(path: str, metric: Any, mode: Any) -> list[str]:
     return [wrong] if wrong else []
 
 
-def _given(value: Any, hint: Any) -> str:
+def _given(value: object, hint: object) -> str:
     """The value itself, if one of several strings is expected; else its type."""
     return repr(value) if isinstance(value, str) and "'" in describe_type(hint) else _type_name(value)
 
 
-def _type_name(value: Any) -> str:
+def _type_name(value: object) -> str:
     kinds = {str: "a string", int: "an integer", float: "a number", bool: "true or false", type(None): "null"}
     return kinds.get(type(value), "a list" if isinstance(value, ListConfig) else type(value).__name__)
-
-
-def _raw_node(node: DictConfig | ListConfig, key: Any) -> str:
-    """The value as written, interpolations unresolved."""
-    plain: Any = OmegaConf.to_container(node, resolve=False)
-    return "null" if plain[key] is None else str(plain[key])

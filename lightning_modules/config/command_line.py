@@ -73,7 +73,7 @@ def ignore_sigint() -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def run_cli(main: Callable[[], Any]) -> Any:
+def run_cli(main: Callable[[], object]) -> object:
     """Run a verb's `main` and return its result; errors and signals become messages and exit codes (see `report_errors`)."""
     wanted = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
     os.environ.setdefault("TOUCHSTONE_TRACEBACK", str(int(wanted)))  # the commands that this one starts get both
@@ -283,8 +283,8 @@ def _unknown_option(group: str, name: str, options: set[str]) -> str:
     return f"{group}={name}: unknown option of {group}; {hint}{whole}"
 
 
-def _unknown_key(cfg: Any, key: str) -> str | None:
-    node: Any = cfg
+def _unknown_key(cfg: DictConfig, key: str) -> str | None:
+    node: object = cfg
     walked = ""
     for part in key.replace("[", ".").replace("]", "").split("."):
         if isinstance(node, DictConfig):
@@ -335,7 +335,7 @@ def config_dirs(words: Sequence[str]) -> list[str]:
     for word in given.overrides or ():
         if re.match(r"\+{0,2}hydra\.searchpath=", word):
             with contextlib.suppress(HydraException):  # reported with the other mistakes
-                value: Any = OverridesParser.create().parse_override(word).value()
+                value: object = OverridesParser.create().parse_override(word).value()
                 found += [str(place) for place in (value if isinstance(value, list) else [value])]
     return found
 

@@ -1,16 +1,15 @@
 """A task or datamodule that a Python program gives to a run as an object; the config names its class only."""
 
 from contextvars import ContextVar
-from typing import Any
 
 from lightning_modules.config.errors import UserError
 from lightning_modules.config.trust import component
 
-GIVEN: ContextVar[dict[str, Any]] = ContextVar("given")  # config group -> object; set by `lightning_modules.run`
+GIVEN: ContextVar[dict[str, object]] = ContextVar("given")  # config group -> object; set by `lightning_modules.run`
 
 
 @component
-def given_object(group: str, object_class: str, **hparams: Any) -> Any:
+def given_object(group: str, object_class: str, **hparams: object) -> object:
     """The object that this run was given, once. Raises UserError elsewhere: a record cannot rebuild it."""
     if group not in GIVEN.get({}):
         raise UserError(

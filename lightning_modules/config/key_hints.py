@@ -6,7 +6,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from lightning_modules.config.flatten import flatten
+from lightning_modules.config.plain import flatten
 from lightning_modules.config.project import config_roots
 
 

@@ -1,12 +1,11 @@
 """Whether higher or lower is better for a metric: one table for checkpoints, schedules, searches and comparisons."""
 
 import re
-from collections.abc import Mapping
-from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from lightning_modules.config.errors import UserError, did_you_mean
+from lightning_modules.config.plain import PlainDict
 
 _HIGHER_IS_BETTER = (
     "accuracy acc top1 top5 auroc auc roc_auc auprc average_precision map map_50 f1 f1_score fbeta precision recall specificity "
@@ -52,7 +51,7 @@ def _lookup(name: str) -> bool | None:
     return None
 
 
-def monitor_mode(*, _parent_: Any, _root_: Any) -> str | None:
+def monitor_mode(*, _parent_: DictConfig, _root_: DictConfig) -> str | None:
     """The resolver ``${monitor_mode:}``: Lightning's ``mode`` for the metric that the same config node monitors.
 
     A metric of unknown direction takes the mode of ``task.monitor`` if that has the same metric, otherwise None.
@@ -81,7 +80,7 @@ def check_direction(key: str, metric: str, given: str | None, modes: tuple[str, 
     return None
 
 
-def sweep_objective(monitor: Mapping[str, Any]) -> dict[str, str]:
+def sweep_objective(monitor: PlainDict) -> dict[str, str]:
     """The monitored metric of a task as a sweep objective: metric -> ``minimize`` or ``maximize``; empty if there is none.
 
     Raises UserError if its mode contradicts its name, or if the direction is unknown.

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from types import FrameType
 
 TERMINATION_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
@@ -67,14 +67,14 @@ def received_signal() -> int | None:
 
 
 @contextlib.contextmanager
-def handle_signals(handler: Callable[[int, Any], None]) -> Iterator[None]:
+def handle_signals(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     """Handle SIGINT, SIGTERM and SIGHUP with `handler`; an ignored SIGHUP stays ignored (nohup). Main thread only.
 
     DataLoader workers, which inherit the handler, leave the signal to their parent process.
     """
     terminals = [descriptor for descriptor in (1, 2) if os.isatty(descriptor)]
 
-    def handle(number: int, frame: Any) -> None:
+    def handle(number: int, frame: FrameType | None) -> None:
         if multiprocessing.current_process().daemon:
             return
         if number == signal.SIGHUP:
@@ -118,7 +118,7 @@ def signals_as_exceptions() -> Iterator[None]:
         yield
         return
 
-    def handler(number: int, frame: Any) -> None:
+    def handler(number: int, frame: FrameType | None) -> None:
         if _received:
             signal.signal(signal.SIGINT, signal.default_int_handler)  # a third Ctrl-C is not deferred
         raise_or_defer(number)

@@ -6,20 +6,19 @@ import inspect
 import textwrap
 import types
 import typing
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
 
 from omegaconf import DictConfig, ListConfig
 
 from lightning_modules.config.errors import UserError, suggest
 
 
-def locate(target: str) -> Any:
+def locate(target: str) -> Callable[..., object]:
     """Import the object at a dotted path. Raises UserError naming the part that does not exist."""
     import importlib
 
     parts = target.split(".")
-    found: Any = None
+    found: typing.Any = None
     for i in range(len(parts), 0, -1):
         name = ".".join(parts[:i])
         try:
@@ -51,7 +50,7 @@ def require_lightning_type(part: object, kind: type, where: str) -> None:
     raise UserError(f"{where}: expected a {kind.__name__}, got a {type(part).__name__}{hint}")
 
 
-def parameters_of(function: Any) -> tuple[dict[str, inspect.Parameter], bool]:
+def parameters_of(function: Callable[..., object]) -> tuple[dict[str, inspect.Parameter], bool]:
     """Keyword parameters of a callable, including those its ``**kwargs`` pass to the parent; and whether it accepts any other."""
     found: dict[str, inspect.Parameter] = {}
     passed: set[str] = set()  # by a constructor to its parent
@@ -77,7 +76,7 @@ def parameters_of(function: Any) -> tuple[dict[str, inspect.Parameter], bool]:
     return found, True
 
 
-def _keywords_of_parent_call(init: Any, rest: str) -> set[str] | None:
+def _keywords_of_parent_call(init: Callable[..., object], rest: str) -> set[str] | None:
     """The other keywords where a constructor calls ``super().__init__(…, **rest)``, so that the parent defines the valid ones."""
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(init)))
@@ -91,9 +90,9 @@ def _keywords_of_parent_call(init: Any, rest: str) -> set[str] | None:
     return None
 
 
-def hints_of(function: Any) -> dict[str, Any]:
+def hints_of(function: object) -> dict[str, object]:
     """Type hints of a callable's parameters, including those of parent classes."""
-    hints: dict[str, Any] = {}
+    hints: dict[str, object] = {}
     for owner in reversed(function.__mro__) if inspect.isclass(function) else [function]:
         init = owner.__dict__.get("__init__") if inspect.isclass(owner) else owner
         try:
@@ -103,9 +102,9 @@ def hints_of(function: Any) -> dict[str, Any]:
     return hints
 
 
-def matches_type(value: Any, hint: Any) -> bool:
+def matches_type(value: object, hint: object) -> bool:
     """Whether a config value matches a type hint; hints that cannot be checked match everything."""
-    if isinstance(value, DictConfig | Mapping) or hint is Any:
+    if isinstance(value, DictConfig | Mapping) or hint is typing.Any:
         return True
     origin = typing.get_origin(hint)
     if origin is typing.Annotated:
@@ -133,7 +132,7 @@ def matches_type(value: Any, hint: Any) -> bool:
     return not (name in ("Tensor", "Sequence", "Mapping", "Iterable") and isinstance(value, str | int | float | bool))
 
 
-def describe_type(hint: Any) -> str:
+def describe_type(hint: object) -> str:
     """A type hint in words: ``an integer or null``, ``'min' or 'max'``."""
     origin = typing.get_origin(hint)
     if origin is typing.Annotated:
@@ -147,7 +146,7 @@ def describe_type(hint: Any) -> str:
     return " or ".join(dict.fromkeys(names))
 
 
-_TYPE_NAMES: dict[Any, str] = {
+_TYPE_NAMES: dict[object, str] = {
     type(None): "null", int: "an integer", float: "a number", bool: "true or false", str: "a string", dict: "a mapping",
     list: "a list", tuple: "a list", collections.abc.Sequence: "a list",
 }  # fmt: skip

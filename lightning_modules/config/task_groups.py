@@ -1,17 +1,18 @@
 """Which config groups a task uses: a task is any LightningModule, and gets only the groups that its constructor names."""
 
 import re
-from typing import Any
+from collections.abc import Callable
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lightning_modules.config.errors import UserError
+from lightning_modules.config.plain import to_plain
 from lightning_modules.config.signature import locate, parameters_of
 
 OPTIONAL_GROUPS = ("model", "optimizer", "scheduler")  # passed to a task whose constructor has an argument of that name
 
 
-def task_class(cfg: DictConfig) -> Any:
+def task_class(cfg: DictConfig) -> Callable[..., object] | None:
     """What ``task._target_`` names; None if it cannot be imported, which `check_config` reports."""
     target = OmegaConf.select(cfg, "task._target_", throw_on_missing=False)
     try:
@@ -78,8 +79,7 @@ def _drop_options_of_former_target(cfg: DictConfig, group: str) -> None:
 
 
 def _drop_monitoring_callbacks(cfg: DictConfig) -> None:
-    plain: Any = OmegaConf.to_container(cfg.get("callbacks") or OmegaConf.create(), resolve=False)
-    for key, node in plain.items():
+    for key, node in to_plain(cfg.get("callbacks") or {}, resolve=False).items():
         if isinstance(node, dict) and "task.monitor" in str(node.get("monitor")):
             given = _set_by_user(cfg, "callbacks")
             if given and key != "best":
@@ -104,5 +104,5 @@ def _set_by_user(cfg: DictConfig, group: str) -> str | None:
 
 def _words(cfg: DictConfig) -> list[str]:
     """The overrides of the command line, without ``+`` and ``~``."""
-    plain: Any = OmegaConf.to_container(OmegaConf.create([cfg.get("overrides") or []]), resolve=False)
-    return [str(word).lstrip("+~") for word in plain[0]]
+    words = to_plain(OmegaConf.create({"words": cfg.get("overrides") or []}), resolve=False)["words"]
+    return [str(word).lstrip("+~") for word in words]

@@ -4,12 +4,13 @@ import inspect
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from lightning_modules.config.errors import UserError
 from lightning_modules.config.moved_names import COMPONENT_MODULES, current_name
+from lightning_modules.config.plain import raw_value, to_plain
 from lightning_modules.config.project import package_names
 from lightning_modules.config.signature import locate
 
@@ -28,9 +29,9 @@ LIBRARIES = (
     *(f"transformers.{name}" for name in ("modeling_utils", "models", "optimization")),
 )  # fmt: skip
 _PACKAGES = {name.split(".")[0] for name in (*COMPONENT_MODULES, *LIBRARIES)}
-_REGISTERED: list[Any] = []
+_REGISTERED: list[object] = []
 
-Component = TypeVar("Component", bound=Callable[..., Any])
+Component = TypeVar("Component", bound=Callable[..., object])
 
 
 def component(factory: Component) -> Component:
@@ -56,7 +57,7 @@ def component_bases() -> tuple[type, ...]:
     )  # fmt: skip
 
 
-def is_component(found: Any) -> bool:
+def is_component(found: object) -> bool:
     """Whether a config that was read from a store or a file may call this object, wherever it was found."""
     home = getattr(found, "__module__", None) or ""
     if _within(home, _trusted_packages()):
@@ -85,8 +86,8 @@ def trust_packages(cfg: DictConfig) -> None:
     For a config that the user has composed, never for one that was recorded or is composed of recorded words.
     """
     if cfg.get("trust") is not None:
-        plain: Any = OmegaConf.to_container(OmegaConf.create([cfg.trust]), resolve=True)
-        os.environ["TOUCHSTONE_TRUST"] = ",".join(package_names(plain[0], "trust"))
+        trusted = to_plain(OmegaConf.create({"trust": cfg.trust}))["trust"]
+        os.environ["TOUCHSTONE_TRUST"] = ",".join(package_names(trusted, "trust"))
 
 
 def _trusted_packages() -> tuple[str, ...]:
@@ -98,7 +99,7 @@ def _within(module: str, packages: Sequence[str]) -> bool:
     return any(module == name or module.startswith(f"{name}.") for name in packages)
 
 
-def components(node: Any, path: str) -> Iterator[tuple[str, DictConfig]]:
+def components(node: object, path: str) -> Iterator[tuple[str, DictConfig]]:
     """Yield (dotted path, node) of every node that has a `_target_`."""
     if not node:  # also a node that holds None or ???, over which OmegaConf does not iterate
         return
@@ -113,7 +114,7 @@ def components(node: Any, path: str) -> Iterator[tuple[str, DictConfig]]:
             yield from components(item, f"{path}[{i}]")
 
 
-def refuse_untrusted(cfg: Any, where: str) -> None:
+def refuse_untrusted(cfg: object, where: str) -> None:
     """Raise UserError unless a config holds plain values and components only; nothing of it is called or resolved.
 
     Args:
@@ -125,7 +126,7 @@ def refuse_untrusted(cfg: Any, where: str) -> None:
     refuse_untrusted_targets(cfg, where)
 
 
-def refuse_untrusted_targets(cfg: Any, where: str) -> None:
+def refuse_untrusted_targets(cfg: object, where: str) -> None:
     """Raise UserError where a `_target_` is no component; the interpolations of `cfg` are trusted.
 
     Former names of components are replaced by their current ones.
@@ -142,7 +143,7 @@ def refuse_untrusted_targets(cfg: Any, where: str) -> None:
             )
 
 
-def untrusted(cfg: Any) -> list[str]:
+def untrusted(cfg: object) -> list[str]:
     """The components of a user's config that `refuse_untrusted` would refuse, so that its run could not be loaded again."""
     return [
         f"{path}._target_={node['_target_']}: a run with it cannot be resumed, served or loaded again unless the environment "
@@ -165,15 +166,14 @@ def _may_be_called(target: str, said: str) -> bool:
     return is_component(get_object(target))
 
 
-def _interpolations(node: Any, path: str) -> Iterator[tuple[str, str]]:
-    if not OmegaConf.is_config(node) or not node:
+def _interpolations(node: object, path: str) -> Iterator[tuple[str, str]]:
+    if not isinstance(node, DictConfig | ListConfig) or not node:
         return
-    keys: Any = node if isinstance(node, DictConfig) else range(len(node))
+    keys = [*node] if isinstance(node, DictConfig) else [*range(len(node))]
     for key in keys:
         where = f"{path}[{key}]" if isinstance(node, ListConfig) else f"{path}.{key!s}".lstrip(".")
         if OmegaConf.is_interpolation(node, key):
-            plain: Any = OmegaConf.to_container(node, resolve=False)
-            yield where, str(plain[key])
+            yield where, raw_value(node, key)
         elif not OmegaConf.is_missing(node, key):
             yield from _interpolations(node[key], where)
 

@@ -17,7 +17,7 @@ MANIFEST_FILE, SAMPLES_FILE = "manifest.json", "samples.safetensors"
 HINT = "`touchstone augment` writes one"
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Path) -> dict[str, object]:
     """Read the manifest: what the copies were made from. Raises UserError if it is missing or damaged."""
     try:
         manifest = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))

@@ -1,7 +1,6 @@
 """A sequence of named augmentations, so that a config can change or remove one of them."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,10 +18,10 @@ class Compose(nn.Module):
         given = transforms.values() if isinstance(transforms, Mapping) else transforms or ()
         self.transforms = nn.ModuleList(transform for transform in given if transform is not None)
 
-    def prepare(self, data: Any) -> None:
+    def prepare(self, data: object) -> None:
         """Call ``prepare`` of the transforms that have it, with the set-up datamodule, before the first step."""
         for transform in self.transforms:
-            prepare: Any = getattr(transform, "prepare", None)
+            prepare = getattr(transform, "prepare", None)
             if prepare is not None:
                 prepare(data)
 

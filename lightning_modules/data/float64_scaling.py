@@ -1,7 +1,6 @@
 """Float64 scaling of columns whose values float32 cannot represent or distinguish, such as time stamps."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,12 +10,12 @@ from torch import Tensor, nn
 from lightning_modules.config.errors import UserError
 
 
-def first_imprecise_row(values: np.ndarray, dtype: Any = np.float32) -> int | None:
+def first_imprecise_row(values: np.ndarray, dtype: type[np.floating] = np.float32) -> int | None:
     """Return the first row of a column that `dtype` cannot represent or distinguish from its neighbours; else None.
 
     The rounding error is compared with the interquartile range of the column (its whole range if that is 0).
     """
-    wide: Any = values.astype(np.longdouble if values.dtype.kind in "iu" else np.float64)
+    wide: np.ndarray = values.astype(np.longdouble if values.dtype.kind in "iu" else np.float64)
     with np.errstate(over="ignore", invalid="ignore"):
         error = np.abs(wide - values.astype(dtype))
     if not np.isfinite(error).all():
@@ -28,7 +27,7 @@ def first_imprecise_row(values: np.ndarray, dtype: Any = np.float32) -> int | No
     return int(off[0]) if len(off) and high > low else None
 
 
-def require_precision(table: pd.DataFrame, dtype: Any, hint: str) -> None:
+def require_precision(table: pd.DataFrame, dtype: type[np.floating], hint: str) -> None:
     """Raise UserError with the first column and row that `dtype` cannot represent or distinguish."""
     for i, name in enumerate(table.columns):
         values = table.iloc[:, i].to_numpy()
@@ -78,7 +77,7 @@ class Float64Affine(nn.Module):
         shift, scale = (torch.tensor(v, dtype=torch.float64, device=x.device) for v in (self.shift, self.scale))
         return ((x.double() - shift) / scale).to(self.unit.dtype)
 
-    def recipe(self) -> dict[str, Any]:
+    def recipe(self) -> dict[str, object]:
         """Return the plain values from which ``hydra.utils.instantiate`` rebuilds this module."""
         target = f"{type(self).__module__}.{type(self).__qualname__}"
         return {"_target_": target, "shift": self.shift, "scale": self.scale, "fitted": self.fitted}

@@ -1,4 +1,4 @@
-"""Base datamodule of all our data sets: indexed by whole batches, in memory or decoded by workers."""
+"""Base datamodule of our data sets, in memory or decoded by workers. Longer than 200 lines: one class and its settings."""
 
 import math
 from abc import abstractmethod
@@ -298,7 +298,7 @@ class InMemoryData(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Batches of the training part; `chunk` consecutive ones are concatenated to one item."""
-        how = {"drop_last": self.drop_last, "chunk": self.chunk, "drop_single": self.drop_single}
+        how: Any = {"drop_last": self.drop_last, "chunk": self.chunk, "drop_single": self.drop_single}
         return self._loader(self.arrays.x, self.arrays.y, "train", self.batch_size, self.order, **how)
 
     def val_parts(self) -> tuple[str, ...]:
@@ -307,12 +307,12 @@ class InMemoryData(pl.LightningDataModule):
         val = ("val",) if len(self.splits["val"]) else ()
         return (*val, "test") if self.watch_test and fitting else val
 
-    def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
+    def val_dataloader(self) -> DataLoader[Batch] | list[object]:
         """Batches of the validation part in order, or a list with one loader for each of `val_parts`."""
         self.setup()
         return [self._eval_loader(part) for part in self.val_parts()] if self.watch_test else self._eval_loader("val")
 
-    def test_dataloader(self) -> DataLoader[Batch] | list[Any]:
+    def test_dataloader(self) -> DataLoader[Batch] | list[object]:
         """Batches of the test part in order, or no loader if the part is empty."""
         return self._eval_loader("test")
 
@@ -320,7 +320,7 @@ class InMemoryData(pl.LightningDataModule):
     def _eval_size(self) -> int:
         return self.eval_batch_size or max(self.batch_size, 512)
 
-    def _eval_loader(self, part: str) -> DataLoader[Batch] | list[Any]:
+    def _eval_loader(self, part: str) -> DataLoader[Batch] | list[object]:
         pool = self.arrays.x, self.arrays.y
         x, y = (self.arrays.test or pool) if part == "test" else pool
         if not len(self.splits[part]):

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -115,17 +115,16 @@ def standardize(
     return Standardize(mean, std)
 
 
-def preprocess_spec(module: nn.Module) -> dict[str, Any]:
+def preprocess_spec(module: nn.Module) -> dict[str, object]:
     """Return the plain values from which ``hydra.utils.instantiate`` rebuilds a preprocessing, without its buffers.
 
     They come from the module's own ``recipe()``, or from attributes named like its constructor's arguments. Raises
     UserError for a module that has neither.
     """
-    own: Any = getattr(module, "recipe", None)
+    own = getattr(module, "recipe", None)
     kind = type(module)
     if own is not None:
-        values: dict[str, Any] = own()
-        return values
+        return own()
     if kind in (Affine, Standardize, MinMax):
         assert isinstance(module, Affine)
         values = {"shift": module.shift.tolist(), "scale": module.scale.tolist(), "fitted": module.fitted}
@@ -146,7 +145,7 @@ def preprocess_spec(module: nn.Module) -> dict[str, Any]:
         ) from error
 
 
-def _constructor_arguments(module: nn.Module) -> Iterator[tuple[str, Any]]:
+def _constructor_arguments(module: nn.Module) -> Iterator[tuple[str, object]]:
     """Yield a module's constructor arguments from its attributes. Raises ValueError if one is missing."""
     init = type(module).__init__
     if init is nn.Module.__init__:
@@ -160,7 +159,7 @@ def _constructor_arguments(module: nn.Module) -> Iterator[tuple[str, Any]]:
             raise ValueError(f"it has no attribute '{name}' for this constructor argument")
 
 
-def _plain_value(name: str, value: Any) -> Any:
+def _plain_value(name: str, value: object) -> object:
     if isinstance(value, nn.Module):
         return preprocess_spec(value)
     if isinstance(value, Tensor | np.ndarray | np.generic):

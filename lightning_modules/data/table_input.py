@@ -3,7 +3,6 @@
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_modules.config.errors import UserError
+from lightning_modules.config.plain import PlainDict
 from lightning_modules.data.table_file import list_names, to_numbers
 
 
@@ -33,13 +33,13 @@ class TableInput:
     optional: Sequence[str] = ()
 
     @classmethod
-    def of(cls, recorded: Mapping[str, Any]) -> "TableInput | None":
+    def of(cls, recorded: PlainDict) -> "TableInput | None":
         """Read the entry ``inputs`` of a checkpoint or an MLmodel; None if the model does not read tables."""
         found = recorded.get("inputs")
         prepared = {key: found[key] for key in ("categories", "dates", "optional") if key in found} if found else {}
         return cls(tuple(found["columns"]), getattr(torch, found["dtype"]), **prepared) if found else None
 
-    def plain(self) -> dict[str, Any]:
+    def plain(self) -> PlainDict:
         """Return the plain values that `of` reads."""
         categories = {name: list(values) for name, values in self.categories.items()}
         prepared = {"categories": categories, "dates": list(self.dates), "optional": list(self.optional)}
@@ -85,7 +85,7 @@ class TableInput:
         return to_samples(self.encode(table, what), self.dtype, what)
 
 
-def category_names(values: Iterable[Any]) -> list[str | None]:
+def category_names(values: Iterable[object]) -> list[str | None]:
     """Return each value as text, None for a missing one; whole floats as integers: 2.0 is "2"."""
     whole = (int(v) if isinstance(v, float) and v.is_integer() else v for v in values)
     return [None if pd.isna(value) else str(value).strip() for value in whole]
@@ -140,7 +140,7 @@ def to_samples(table: pd.DataFrame, dtype: torch.dtype, what: str) -> Tensor:
     return cast
 
 
-def parse_model_input(given: Any, table: TableInput | None) -> Tensor:
+def parse_model_input(given: object, table: TableInput | None) -> Tensor:
     """Return raw samples of an MLflow model input: an array, a data frame, or lists and dictionaries from JSON.
 
     Raises MlflowException, which a server reports as a bad request.

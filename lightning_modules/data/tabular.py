@@ -1,4 +1,4 @@
-"""Tables: scikit-learn's bundled data sets, or your own .csv, .tsv or .parquet file."""
+"""Tables: scikit-learn's, or your own .csv, .tsv or .parquet file. Longer than 200 lines: one class and its settings."""
 
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
@@ -65,7 +65,7 @@ class Tabular(InMemoryData):
         clip_z: Positive | None = None,
         log: bool = False,
         dates: Sequence[DatePart] | None = None,
-        columns: Mapping[str, Any] | None = None,
+        columns: Mapping[str, object] | None = None,
         split: Literal["random", "time"] = "random",
         split_by: str | None = None,
         **settings: Any,
@@ -198,14 +198,12 @@ class Tabular(InMemoryData):
         if not self.split_by:
             return super().build_split(arrays)
         by_time, names = self.split_mode == "time", arrays.class_names
-        parts: dict[str, Tensor] = get_method(SPLIT)(arrays.y, self.plan, self.split_values, by_time, names)
-        return parts
+        return get_method(SPLIT)(arrays.y, self.plan, self.split_values, by_time, names)
 
     def build_preprocess(self, x: SampleSource, train: Tensor) -> nn.Module:
         """Scale according to `scaling`, or fit the preparation."""
         if self.preparation:
-            module: nn.Module = self.preparation.fit(x, self._y, train)
-            return module
+            return self.preparation.fit(x, self._y, train)
         if self.scaling == "none":
             return nn.Identity()
         if x.dtype == torch.float64:
@@ -213,7 +211,7 @@ class Tabular(InMemoryData):
             return Float64Affine.fit(x, train, self.columns or (), self.scaling)
         return Standardize.fit(x, train) if self.scaling == "standardise" else MinMax.fit(x, train)
 
-    def model_settings(self) -> dict[str, Any]:
+    def model_settings(self) -> dict[str, object]:
         """Return the shape of prepared samples."""
         return {"input_shape": list(self.preprocess(self.example(1)).shape[1:])} if self.preparation else {}
 

@@ -4,7 +4,6 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -13,13 +12,14 @@ from torch import Tensor
 
 from lightning_modules.compression.profiling import Timing, time_interleaved
 from lightning_modules.config.errors import UserError, suggest
+from lightning_modules.data.in_memory import InMemoryData
 from lightning_modules.data.table_input import TableInput
 from lightning_modules.export.formats import FILE_NAMES, ScoringModel, fuse_onnx, trace, write_format
 from lightning_modules.export.runtime import ExportedModel, Predictor, load_exported
 from lightning_modules.export.source import ExportSource, load_recorded_data, load_source, quantize_for_export
 from lightning_modules.export.verification import Agreement, compare_outputs
 from lightning_modules.report.tables import open_console, terminal_table
-from lightning_modules.run.named_forward import NamedForward
+from lightning_modules.run.named_forward import ModelValues, NamedForward
 from lightning_modules.run.serve import write_model_card
 from lightning_modules.task.profiling import single_thread
 from lightning_modules.task.supervised import Supervised
@@ -50,7 +50,9 @@ class ExportResult:
     times: dict[str, Timing]
 
 
-def export_run(store: Store, run: Run, form: str, quantized: bool, folder: Path) -> tuple[ExportResult, Any]:
+def export_run(
+    store: Store, run: Run, form: str, quantized: bool, folder: Path
+) -> tuple[ExportResult, ModelValues | Tensor]:
     """Write the run's model into `folder`, load it back, compare it with the checkpoint and time both.
 
     Returns the result, and an example of raw samples (of another module: of its inputs, arrays by name).
@@ -79,7 +81,7 @@ def export_run(store: Store, run: Run, form: str, quantized: bool, folder: Path)
 
 def _export_module(
     task: pl.LightningModule, description: str, form: str, quantized: bool, path: Path
-) -> tuple[ExportResult, Any]:
+) -> tuple[ExportResult, ModelValues | Tensor]:
     """The same for a LightningModule that is not one of ours, verified on its ``example_input_array``, and with noise."""
     if quantized:
         raise UserError("quantized=true: only for tasks derived from Supervised; train with compression=int8_static")
@@ -102,7 +104,9 @@ def _export_module(
     return result, call.example_arrays()
 
 
-def _write(form: str, quantized: bool, source: ExportSource, task: Supervised, data: Any, x: Tensor, path: Path) -> str:
+def _write(
+    form: str, quantized: bool, source: ExportSource, task: Supervised, data: InMemoryData, x: Tensor, path: Path
+) -> str:
     """Write the file; return what to add to the description of the source."""
     if not quantized:
         write_format(form, trace(ScoringModel(task), x), path)
@@ -170,7 +174,7 @@ def print_export(found: ExportResult) -> None:
     open_console().print(terminal_table(["", "checkpoint, eager", found.name], rows, title=title))
 
 
-def log_export(store: Store, run_id: str, found: ExportResult, example: Any) -> None:
+def log_export(store: Store, run_id: str, found: ExportResult, example: ModelValues | Tensor) -> None:
     """Log file, MLmodel with signature, and metrics to the run, under ``export/<name>``."""
     write_mlmodel(found.path, example, run_id, found.table)
     store.client.log_artifacts(run_id, str(found.path.parent), f"export/{found.name}")
@@ -178,7 +182,7 @@ def log_export(store: Store, run_id: str, found: ExportResult, example: Any) -> 
         store.client.log_metric(run_id, name, value)
 
 
-def write_mlmodel(path: Path, example: Any, run_id: str, table: TableInput | None = None) -> None:
+def write_mlmodel(path: Path, example: ModelValues | Tensor, run_id: str, table: TableInput | None = None) -> None:
     """Write the MLmodel file, so that ``mlflow models serve -m runs:/RUN_ID/export/<name>`` serves the export."""
     inputs = example.numpy() if isinstance(example, Tensor) else example
     names = list(inputs) if isinstance(inputs, dict) else ()

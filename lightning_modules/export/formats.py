@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,9 @@ from lightning_modules.compression.onnx_model import (
 from lightning_modules.config.errors import UserError
 from lightning_modules.run.named_forward import NamedForward
 from lightning_modules.task.supervised import Supervised
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 FILE_NAMES = {"onnx": "model.onnx", "pt2": "model.pt2", "aoti": "model.aoti.pt2"}
 
@@ -116,7 +120,7 @@ def fuse_onnx(task: Supervised, x: Tensor) -> bytes:
     """
     assert isinstance(task.model, OnnxModel)
     optional_import("onnx")
-    onnx: Any = optional_import("onnx.compose")
+    onnx = optional_import("onnx.compose")
     model = optional_import("onnx").load_from_string(task.model.bytes())
     floats = task.preprocess(x)
     outputs = task.model(floats)
@@ -127,7 +131,7 @@ def fuse_onnx(task: Supervised, x: Tensor) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def _to_onnx_like(module: nn.Module, x: Tensor, like: Any) -> Any:
+def _to_onnx_like(module: nn.Module, x: Tensor, like: "ModelProto") -> "ModelProto":
     """Export the module with the operator set and file version of `like`."""
     part = optional_import("onnx").load_from_string(onnx_bytes(trace(module, x)))
     versions = [next(o.version for o in m.opset_import if o.domain in ("", "ai.onnx")) for m in (part, like)]
@@ -137,13 +141,13 @@ def _to_onnx_like(module: nn.Module, x: Tensor, like: Any) -> Any:
     return part
 
 
-def _connect(compose: Any, first: Any, second: Any, prefix: str) -> Any:
+def _connect(compose: ModuleType, first: "ModelProto", second: "ModelProto", prefix: str) -> "ModelProto":
     first, second = compose.add_prefix(first, f"{prefix}/"), compose.add_prefix(second, f"{prefix}_then/")
     joint = [(first.graph.output[0].name, second.graph.input[0].name)]
     return compose.merge_models(first, second, io_map=joint)
 
 
-def _rename_input_output(model: Any) -> None:
+def _rename_input_output(model: "ModelProto") -> None:
     """Rename the input to ``x``, the output to ``scores``, and their dynamic dimension to ``batch``."""
     for value, name in ((model.graph.input[0], "x"), (model.graph.output[0], "scores")):
         for node in model.graph.node:

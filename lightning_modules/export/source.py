@@ -12,6 +12,7 @@ from mlflow.entities import Run
 from lightning_modules.compression.compressed_state import CompressedState
 from lightning_modules.compression.stage import StageContext
 from lightning_modules.config.errors import UserError
+from lightning_modules.data.in_memory import InMemoryData
 from lightning_modules.run import build
 from lightning_modules.run.data_adapter import open_data
 from lightning_modules.run.serve import load_module, model_weights
@@ -40,7 +41,7 @@ def load_source(store: Store, run: Run) -> ExportSource:
     """Load the run's models. Raises UserError if it has saved none, or if one is damaged."""
     from lightning_modules.compression.onnx_model import OnnxModel
 
-    compressed: Any = None
+    compressed: Any = None  # a task of ours, or another module with a spec
     if model_id := run.data.tags.get(COMPRESSED_MODEL_TAG):
         compressed = load_module(model_weights(store, f"models:/{model_id}"))
         if not isinstance(compressed.get_submodule(compressed.task_spec.get("module") or "model"), OnnxModel):
@@ -49,7 +50,7 @@ def load_source(store: Store, run: Run) -> ExportSource:
     return ExportSource(load_module(path), path.name, compressed)
 
 
-def load_recorded_data(store: Store, run: Run) -> Any:
+def load_recorded_data(store: Store, run: Run) -> InMemoryData:
     """The data of the run's config. Raises UserError if it is missing or has changed."""
     cfg = recorded_config(store, run)
     found = open_data(cfg)
@@ -61,7 +62,7 @@ def load_recorded_data(store: Store, run: Run) -> Any:
     return data
 
 
-def quantize_for_export(task: Supervised, data: Any) -> Supervised:
+def quantize_for_export(task: Supervised, data: InMemoryData) -> Supervised:
     """A copy of the task whose network is an int8 ONNX model.
 
     Raises UserError if the network has an operation without an int8 kernel, or if there are no calibration samples.

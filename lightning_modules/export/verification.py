@@ -1,11 +1,11 @@
 """Compares an exported model with its checkpoint on the test set."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from lightning_modules.data.in_memory import InMemoryData
 from lightning_modules.export.runtime import Predictor
 
 
@@ -28,7 +28,7 @@ class Agreement:
     accuracy: tuple[float, float] | None
 
 
-def compare_outputs(reference: Predictor, exported: Predictor, data: Any, classes: bool) -> Agreement:
+def compare_outputs(reference: Predictor, exported: Predictor, data: InMemoryData, classes: bool) -> Agreement:
     """Run both on the test set; if it is empty, on the validation or the training set.
 
     `classes`: the scores are probabilities.

@@ -8,11 +8,13 @@ import hashlib
 import os
 import zipfile
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import psutil
 import torch
 from pytorch_lightning.utilities import rank_zero_warn
+
+from lightning_modules.compat.torch import StateDict
 
 _LABEL = b"touchstone sha256 "
 _COMMENT_BYTES = len(_LABEL) + 64
@@ -43,7 +45,7 @@ def save_with_checksum(value: object, path: Path) -> None:
         raise
 
 
-def load_verified(path: Path, ours: bool = True) -> Any:
+def load_verified(path: Path, ours: bool = True) -> StateDict:
     """Load plain values and tensors to the CPU; nothing is unpickled.
 
     A file without a checksum is verified by the CRC-32 of its records; if it is `ours`, an earlier version wrote it, and

@@ -5,12 +5,12 @@ State dicts contain plain values only, so that a checkpoint loads without unpick
 
 If a run is resumed with another length, `cosine`, `one_cycle` and `scaled_warmup` are re-planned over the new total: from
 the resumed step on, the learning rate is that of a run planned with the new length. `step` and `plateau` count epochs and
-continue from their saved state.
+continue from their saved state. Longer than 200 lines: one function for each schedule.
 """
 
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Annotated, Any, Literal, cast
 
@@ -23,19 +23,20 @@ from torch.optim.lr_scheduler import LambdaLR, MultiStepLR, OneCycleLR, ReduceLR
 from lightning_modules.compat.torch import one_cycle_plan, set_last_lr
 from lightning_modules.config.bounds import Count, Fraction, NonNegative, Whole, bounded
 from lightning_modules.config.errors import UserError
+from lightning_modules.config.plain import PlainDict
 from lightning_modules.config.signature import parameters_of
 from lightning_modules.config.trust import component
 
 
 def plan_schedule(
-    factory: partial[Any], settings: Mapping[str, Any], optimizer: Optimizer, total_steps: int, steps_per_epoch: int
+    factory: partial[object], settings: PlainDict, optimizer: Optimizer, total_steps: int, steps_per_epoch: int
 ) -> LRSchedulerConfigType:
     """Lightning's scheduler dict from a class of torch, or from a function that returns a scheduler or such a dict.
 
     Lightning steps a scheduler once an epoch, OneCycleLR once a step, unless `settings` has another ``interval``.
     """
     accepted, _ = parameters_of(factory.func)
-    given: dict[str, Any] = {"total_steps": total_steps, "steps_per_epoch": steps_per_epoch}
+    given: dict[str, object] = {"total_steps": total_steps, "steps_per_epoch": steps_per_epoch}
     given = {key: value for key, value in given.items() if key in accepted and key not in factory.keywords}
     if "epochs" in factory.keywords:
         given.pop("total_steps", None)

@@ -1,15 +1,14 @@
 """Parameter groups of an optimizer: which parameters are trained, and which of them decay."""
 
-from typing import Any
-
 from torch import nn
 
 from lightning_modules.config.errors import UserError
+from lightning_modules.config.plain import PlainDict
 
 
 def parameter_groups(
     model: nn.Module, weight_decay: float | None, decay_norms_and_biases: bool = True
-) -> list[dict[str, Any]]:
+) -> list[PlainDict]:
     """Return groups for a torch optimizer: one, or two of which the second does not decay.
 
     Frozen parameters are left out; shared ones appear once. A parameter counts as norm or bias if it has at most one
@@ -26,7 +25,7 @@ def parameter_groups(
         exempt = _norms_and_biases(model)
         undecayed = [parameter for parameter in decayed if id(parameter) in exempt]
         decayed = [parameter for parameter in decayed if id(parameter) not in exempt]
-    groups: list[dict[str, Any]] = [
+    groups: list[dict[str, object]] = [
         {"params": decayed, **({} if weight_decay is None else {"weight_decay": weight_decay})},
         {"params": undecayed, "weight_decay": 0.0},
     ]

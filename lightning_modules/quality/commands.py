@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lightning_modules.config.command_line import override_mistakes
 from lightning_modules.config.errors import UserError, first_line
+from lightning_modules.config.plain import to_plain
 from lightning_modules.config.search_path import config_search_path
 from lightning_modules.data.in_memory import InMemoryData
 from lightning_modules.quality.exclusion_list import describe_split, exclusions
@@ -47,7 +48,7 @@ def compose_quality(overrides: Sequence[str]) -> DictConfig:
         raise UserError(text) from error
 
 
-def inspect_data(cfg: DictConfig) -> dict[str, Any]:
+def inspect_data(cfg: DictConfig) -> dict[str, object]:
     """Run all checks; print, log and return the report, and write it to the folder `out` if it is set."""
     settings, store = _prepare(cfg)
     data = _read(cfg, "data", read_by_index)
@@ -65,7 +66,7 @@ def inspect_data(cfg: DictConfig) -> dict[str, Any]:
     return found
 
 
-def write_exclusions(cfg: DictConfig) -> dict[str, Any]:
+def write_exclusions(cfg: DictConfig) -> dict[str, object]:
     """Write the list of samples to exclude, and return it."""
     settings, store = _prepare(cfg)
     data = _read(cfg, "data")
@@ -86,7 +87,7 @@ def write_exclusions(cfg: DictConfig) -> dict[str, Any]:
     return {"path": path, **record}
 
 
-def write_split(cfg: DictConfig) -> dict[str, Any]:
+def write_split(cfg: DictConfig) -> dict[str, object]:
     """Write the split and return it; exit with 1 if one of its checks fails."""
     settings, store = _prepare(cfg)
     data = _read(cfg, "data")
@@ -106,13 +107,12 @@ def write_split(cfg: DictConfig) -> dict[str, Any]:
 def _prepare(cfg: DictConfig) -> tuple[QualitySettings, Store | None]:
     """Return the settings and the store, opened before any data are read; None if logging is disabled."""
     keys = [str(key) for key in cfg if key not in ("data", "other", "tracking")]
-    plain: Any = OmegaConf.to_container(OmegaConf.masked_copy(cfg, keys), resolve=True)
-    return parse_settings(plain), open_store(cfg.tracking.get("uri")) if cfg.tracking.enabled else None
+    settings = parse_settings(to_plain(OmegaConf.masked_copy(cfg, keys)))
+    return settings, open_store(cfg.tracking.get("uri")) if cfg.tracking.enabled else None
 
 
 def _logged_config(cfg: DictConfig) -> dict[str, object]:
-    found: Any = OmegaConf.to_container(cfg, resolve=True)
-    return {key: value for key, value in found.items() if key != "tracking"}
+    return {key: value for key, value in to_plain(cfg).items() if key != "tracking"}
 
 
 def _data_config(cfg: DictConfig, key: str) -> DictConfig:
@@ -120,7 +120,7 @@ def _data_config(cfg: DictConfig, key: str) -> DictConfig:
     node = cfg.get(key)
     if not (OmegaConf.is_config(node) and node.get("_target_")):
         raise UserError(f"{key}={node}: expected a data set, for example {key}=digits")
-    return OmegaConf.create({"data": OmegaConf.to_container(node, resolve=True)})
+    return OmegaConf.create({"data": to_plain(node)})
 
 
 def _read(cfg: DictConfig, key: str, read: Callable[[DictConfig], InMemoryData] = build_data) -> InMemoryData:

@@ -8,6 +8,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
+from lightning_modules.config.plain import PlainDict
 from lightning_modules.report.statistics import holm
 
 MAX_CATEGORIES = 12  # distinct values up to which a column is compared by chi-squared
@@ -26,7 +27,7 @@ def compare_distributions(x_a: Any, x_b: Any, names: list[str], seed: int = 0) -
         [] if sparse.issparse(x_a) else [_column(x_a[:, k], x_b[:, k]) for k in range(min(len(names), MAX_COLUMNS))]
     )
     adjusted = holm([p for _, _, p in columns])
-    rows: list[dict[str, Any]] = [
+    rows: list[PlainDict] = [
         {"column": name, "test": test, "statistic": statistic, "p": p, "p_holm": corrected}
         for name, (test, statistic, p), corrected in zip(names, columns, adjusted, strict=False)
     ]
@@ -82,7 +83,7 @@ def two_sample_auc(x_a: Any, x_b: Any, seed: int = 0, folds: int = 5) -> tuple[f
     return float(roc_auc_score(y, score)), float(p)
 
 
-def label_shift(y_a: np.ndarray, y_b: np.ndarray) -> dict[str, Any]:
+def label_shift(y_a: np.ndarray, y_b: np.ndarray) -> PlainDict:
     """Compare classes by chi-squared, other targets by Kolmogorov-Smirnov; not for targets with several columns."""
     if y_a.ndim > 1:
         return {"test": None, "statistic": None, "p": None}

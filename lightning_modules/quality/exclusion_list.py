@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from lightning_modules.config.errors import UserError
+from lightning_modules.config.plain import PlainDict
 from lightning_modules.data.in_memory import InMemoryData
 from lightning_modules.quality.drift import label_shift
 from lightning_modules.quality.duplicate_samples import conflicts, leaks
@@ -147,7 +148,7 @@ def _stratified(findings: Findings) -> dict[str, object]:
     samples = findings.samples
     y = samples.y.numpy()
     train = y[samples.members("train")]
-    found: dict[str, object] = {"holds": True, "found": "one part"}
+    found: PlainDict = {"holds": True, "found": "one part"}
     said = []
     for part in ("val", "test"):
         own = y[samples.members(part)]

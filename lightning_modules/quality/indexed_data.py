@@ -48,7 +48,7 @@ class IndexedData(InMemoryData):
         loaders = getattr(self._module, hook)() if is_overridden(hook, self._module) else []
         return [self._read(hook, loader) for loader in CombinedLoader(loaders).flattened]
 
-    def _read(self, hook: str, loader: Any) -> tuple[Tensor, Tensor]:
+    def _read(self, hook: str, loader: object) -> tuple[Tensor, Tensor]:
         index = self._index_of(hook, loader)
         first, again = self._rows(hook, loader, index[:_READ_TWICE]), self._rows(hook, loader, index[:_READ_TWICE])
         if first[0].shape != again[0].shape or not torch.equal(first[0].nan_to_num(), again[0].nan_to_num()):
@@ -67,7 +67,7 @@ class IndexedData(InMemoryData):
             raise UserError(f"data={self.name}: its loaders give no samples, or samples of different shapes or types")
         return torch.cat([x for x, _ in found]), torch.cat([y for _, y in found])
 
-    def _index_of(self, hook: str, loader: Any) -> list[int]:
+    def _index_of(self, hook: str, loader: object) -> list[int]:
         """The indices of the samples that a loader draws from."""
         dataset, batches = getattr(loader, "dataset", None), getattr(loader, "batch_sampler", None)
         sampler = batches.sampler if type(batches) is BatchSampler else batches

@@ -11,6 +11,7 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.neighbors import KNeighborsClassifier
 
 from lightning_modules.config.errors import UserError
+from lightning_modules.config.plain import PlainDict
 from lightning_modules.quality.embedding import Embedding, WordEmbedding
 from lightning_modules.quality.samples import PARTS, Samples
 
@@ -38,9 +39,9 @@ class LabelErrors:
     left_out: tuple[int, ...] = ()
 
 
-def class_balance(samples: Samples) -> dict[str, Any]:
+def class_balance(samples: Samples) -> PlainDict:
     """Return size, class counts, imbalance ratio and normalized entropy (or moments of real-valued targets) of each part."""
-    found: dict[str, Any] = {}
+    found: PlainDict = {}
     for part in PARTS:
         y = samples.y[samples.members(part)]
         if not len(y):

@@ -3,7 +3,6 @@
 import json
 import math
 from collections import defaultdict
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from lightning_modules.config.plain import PlainDict
 from lightning_modules.report.statistics import CONFIDENCE
 from lightning_modules.report.tables import markdown_table
 from lightning_modules.task.classification import Classification
@@ -18,7 +18,7 @@ from lightning_modules.task.regression import Regression
 
 
 def write_intervals(
-    folder: Path, table: pd.DataFrame, logged: Mapping[str, Any], resamples: int, seed: int, task: Any = None
+    folder: Path, table: pd.DataFrame, logged: PlainDict, resamples: int, seed: int, task: object = None
 ) -> None:
     """Write ``intervals.json`` and ``intervals.md``, and print them; see `bootstrap`."""
     method = f"{CONFIDENCE:.0%} percentile bootstrap over {len(table)} test samples, {resamples} resamples, seed {seed}"
@@ -35,7 +35,7 @@ def write_intervals(
 
 
 def bootstrap(
-    table: pd.DataFrame, logged: Mapping[str, Any], resamples: int, seed: int, task: Any = None
+    table: pd.DataFrame, logged: PlainDict, resamples: int, seed: int, task: Any = None
 ) -> dict[str, tuple[float, float]]:
     """The percentile interval of each logged metric that is a mean over samples: loss, accuracy, mse, mae.
 
@@ -61,7 +61,7 @@ def bootstrap(
     return {name: (low, high) for name, (low, high) in ends.items()}
 
 
-def _means(table: pd.DataFrame, logged: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def _means(table: pd.DataFrame, logged: PlainDict) -> dict[str, np.ndarray]:
     """The values whose mean is the logged metric: it is another one with class weights, or by other rules."""
     columns = {"test/loss": table["loss"]}
     if "target" in table and pd.api.types.is_integer_dtype(table["target"]):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_modules.config.errors import UserError
-from lightning_modules.config.flatten import flatten
+from lightning_modules.config.plain import PlainDict, flatten
 from lightning_modules.config.project import code_folder, runs_folder
 from lightning_modules.config.signals import defer_signals
 from lightning_modules.quality.findings import Findings
@@ -29,7 +29,7 @@ def write_json(path: Path, record: Mapping[str, object]) -> None:
         raise UserError(f"out={path} cannot be written: {error.strerror}") from error
 
 
-def default_path(verb: str, record: Mapping[str, Any]) -> Path:
+def default_path(verb: str, record: PlainDict) -> Path:
     """Return ``mlruns/quality/NAME-CONTENT.VERB.json`` in the project."""
     return runs_folder() / "quality" / f"{record['data']}-{record['content'][:8]}.{verb}.json"
 
@@ -55,7 +55,7 @@ def replace_non_finite(value: object) -> Any:
     return None if isinstance(value, float) and not abs(value) < float("inf") else value
 
 
-def report_metrics(report: Mapping[str, Any]) -> dict[str, float]:
+def report_metrics(report: PlainDict) -> dict[str, float]:
     """Return the counts of a report as metrics."""
     keep = {"samples": report["samples"], "missing_values": report["values"]["missing_values"]}
     keep |= {key: report["values"][key] for key in ("constant_columns", "constant_samples")}

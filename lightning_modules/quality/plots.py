@@ -12,6 +12,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from lightning_modules.config.plain import PlainDict
 from lightning_modules.quality.duplicate_samples import leaks
 from lightning_modules.quality.embedding import log_mel_features
 from lightning_modules.quality.findings import Findings
@@ -25,7 +26,7 @@ MOST_COLUMNS = 20  # of drift, the most significant first
 Cell = tuple[int, str]  # position, caption
 
 
-def draw_plots(findings: Findings, report: dict[str, Any]) -> Iterator[tuple[str, Figure]]:
+def draw_plots(findings: Findings, report: PlainDict) -> Iterator[tuple[str, Figure]]:
     """Yield the plots with their names; issues that were not found have none."""
     samples = findings.samples
     if samples.num_classes:
@@ -78,7 +79,7 @@ def _leak_cells(findings: Findings) -> list[Cell]:
     return cells[:CELLS]
 
 
-def plot_class_balance(balance: dict[str, Any]) -> Figure:
+def plot_class_balance(balance: PlainDict) -> Figure:
     """Plot the samples of each class as bars, stacked by part."""
     names = list(next(iter(balance.values()))["counts"])
     shown = names[:MOST_CLASSES]
@@ -118,7 +119,7 @@ def plot_similarity(findings: Findings) -> Figure:
     return figure
 
 
-def plot_drift(drift: dict[str, Any]) -> Figure:
+def plot_drift(drift: PlainDict) -> Figure:
     """Plot the columns' statistics; columns that differ (Holm, 5 %) have another color."""
     rows = sorted(drift["columns"], key=lambda row: (row["p_holm"], row["p"]))[:MOST_COLUMNS]
     figure = blank_figure(6.4, 1.4 + 0.22 * len(rows))

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import pandas as pd
 import pytorch_lightning as pl
@@ -50,7 +50,9 @@ class PredictionRecorder(pl.Callback):
         self.seed = seed
         self._has_index = False
 
-    def on_test_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *step: Any, **of: Any) -> None:
+    def on_test_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *step: object, **of: object
+    ) -> None:
         self._has_index = isinstance(step[1], Mapping) and "index" in step[1]
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -62,7 +64,7 @@ class PredictionRecorder(pl.Callback):
         assert isinstance(pl_module, EvaluatedModule)
         file = Path(trainer.default_root_dir) / FILE
         file.parent.mkdir(parents=True, exist_ok=True)
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        data = trainer.datamodule  # type: ignore[attr-defined]
         columns = getattr(data, "targets", None) if isinstance(data, InMemoryData) else None
         table = prediction_table(pl_module, None if self._has_index else trainer.world_size, columns)
         part = file.with_name(f".{file.name}.part")
@@ -136,7 +138,7 @@ def sample_losses(task: EvaluatedModule, outputs: Tensor, y: Tensor) -> Tensor:
     return torch.stack([task.evaluation_loss(outputs[i : i + 1], y[i : i + 1]) for i in range(len(y))])
 
 
-def write_worst(folder: Path, data: Any, worst: pd.DataFrame) -> None:
+def write_worst(folder: Path, data: object, worst: pd.DataFrame) -> None:
     """Write the rows with the largest losses as a table and, of our data, a picture: texts and rows of a table as text."""
     worst.to_csv(folder / "worst.csv", index=False)
     if not isinstance(data, InMemoryData) or not {"target", "prediction"} <= set(worst):

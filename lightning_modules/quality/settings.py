@@ -1,13 +1,13 @@
 """Settings of the quality checks: the validated keys of conf/quality.yaml."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le
 
 from lightning_modules.config.bounds import Count, Positive, Whole, mismatch
 from lightning_modules.config.errors import UserError
+from lightning_modules.config.plain import PlainDict
 from lightning_modules.quality.label_errors import Classifier
 from lightning_modules.quality.samples import Part
 
@@ -58,7 +58,7 @@ class QualitySettings:
         return NEAR_THRESHOLDS.get(domain, 1.0) if self.near is None else float(self.near)
 
 
-def parse_settings(cfg: Mapping[str, Any]) -> QualitySettings:
+def parse_settings(cfg: PlainDict) -> QualitySettings:
     """Parse the plain values of conf/quality.yaml. Raises UserError listing all mistakes."""
     parts, problems = tuple(cfg["drift"] or ()), []
     for key, hint in RULES.items():

@@ -13,9 +13,9 @@ from lightning_modules.data.table_file import SUFFIXES
 from lightning_modules.quality.value_statistics import robust_z
 
 
-def describe_columns(data: InMemoryData, limit: float) -> list[dict[str, Any]] | None:
+def describe_columns(data: InMemoryData, limit: float) -> list[dict[str, object]] | None:
     """Return kind, missing and distinct values, outliers (robust z of `limit`) and issue of each column; None if no table."""
-    inputs: Any = getattr(data, "inputs", None)
+    inputs = getattr(data, "inputs", None)
     if inputs is None or not inputs.columns:
         return None
     raw: Any = data.arrays.x

@@ -1,18 +1,17 @@
 """Terminal output of reports, exclusion lists and splits."""
 
 from collections import Counter
-from collections.abc import Mapping
-from typing import Any
 
 from rich.table import Table
 
+from lightning_modules.config.plain import PlainDict
 from lightning_modules.report.tables import open_console, terminal_table
 
 MAX_EXAMPLES = 5  # examples per kind of issue
 MAX_COLUMNS = 50  # columns of a table that are listed
 
 
-def show_report(report: dict[str, Any]) -> None:
+def show_report(report: PlainDict) -> None:
     """Print balance, findings, examples and notes."""
     out = open_console()
     out.print(_balance(report["balance"], report["data"]))
@@ -25,7 +24,7 @@ def show_report(report: dict[str, Any]) -> None:
         out.print(f"- {note}", markup=False, soft_wrap=True)
 
 
-def _balance(balance: dict[str, Any], name: str) -> Table:
+def _balance(balance: PlainDict, name: str) -> Table:
     columns, rows = ["mean", "std", "min", "max"], []
     if classes := any("counts" in part for part in balance.values()):
         columns = ["smallest class", "largest class", "largest / smallest", "entropy"]
@@ -41,7 +40,7 @@ def _balance(balance: dict[str, Any], name: str) -> Table:
     return terminal_table(["part", "samples", *columns], rows, title=name)
 
 
-def _findings(report: dict[str, Any]) -> Table:
+def _findings(report: PlainDict) -> Table:
     values, twice, out = report["values"], report["duplicates"], report["outliers"]
     missing = f"in {values['samples_with_missing']:,} samples; "
     if values["min"] is not None:
@@ -70,7 +69,7 @@ def _findings(report: dict[str, Any]) -> Table:
     return terminal_table(["issue", "count", "found"], cells, left=(0, 2))
 
 
-def _columns(columns: list[dict[str, Any]]) -> Table:
+def _columns(columns: list[PlainDict]) -> Table:
     """The columns that need attention: text, dates, missing values, outliers, constant or equal."""
     wrong = [c for c in columns if c["kind"] != "number" or c["missing"] or c["outliers"] or c["issue"]]
     keys = ("column", "kind", "missing", "distinct", "outliers", "issue")
@@ -79,7 +78,7 @@ def _columns(columns: list[dict[str, Any]]) -> Table:
     return terminal_table(keys, rows, left=(0, 1, 5), title=title)
 
 
-def _drift(drift: dict[str, Any]) -> str:
+def _drift(drift: PlainDict) -> str:
     said = [f"of {len(drift['columns'])} (Holm, 5 %), {drift['between'][0]} against {drift['between'][1]}"]
     if drift["auc"] is not None:
         said.append(f"two-sample AUC {drift['auc']:.3f} (p {drift['auc_p']:.2g})")
@@ -88,7 +87,7 @@ def _drift(drift: dict[str, Any]) -> str:
     return "; ".join(said)
 
 
-def _examples(report: dict[str, Any]) -> list[str]:
+def _examples(report: PlainDict) -> list[str]:
     listed, lines = report["listed"], []
     for group in listed["exact"][:MAX_EXAMPLES]:
         lines.append(f"- equal: {', '.join(group[:6])}{', …' * (len(group) > 6)}")
@@ -103,14 +102,14 @@ def _examples(report: dict[str, Any]) -> list[str]:
     return lines
 
 
-def show_exclusions(record: dict[str, Any]) -> None:
+def show_exclusions(record: PlainDict) -> None:
     """Print how many samples are excluded, and why."""
     rows = [(kind, f"{count:,}") for kind, count in count_exclusions(record).most_common()]
     title = f"{record['data']}: {len(record['excluded'])} samples to exclude"
     open_console().print(terminal_table(["why", "samples"], rows, title=title))
 
 
-def count_exclusions(record: Mapping[str, Any]) -> Counter[str]:
+def count_exclusions(record: PlainDict) -> Counter[str]:
     """Return how many samples are excluded for each kind of reason: ``exact duplicate of 17 (leak)`` is a ``leak``."""
     kinds = {
         "exact": "exact duplicate",
@@ -122,7 +121,7 @@ def count_exclusions(record: Mapping[str, Any]) -> Counter[str]:
     return Counter("leak" if why.endswith("(leak)") else kinds.get(why.split(" ")[0], "outlier") for why in reasons)
 
 
-def show_split(found: dict[str, Any]) -> None:
+def show_split(found: PlainDict) -> None:
     """Print the parts and the results of the checks."""
     out = open_console()
     out.print(_balance({name: part for name, part in found["parts"].items() if part["samples"]}, found["data"]))

@@ -46,8 +46,8 @@ def describe_values(samples: Samples) -> dict[str, object]:
     }
 
 
-def _dtype_limits(x: torch.Tensor) -> tuple[Any, Any]:
-    info: Any = torch.finfo(x.dtype) if x.is_floating_point() else torch.iinfo(x.dtype)
+def _dtype_limits(x: torch.Tensor) -> tuple[float, float]:
+    info = torch.finfo(x.dtype) if x.is_floating_point() else torch.iinfo(x.dtype)
     return info.min, info.max
 
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from rich.console import Console, ConsoleOptions, RenderResult
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.containers import Lines
 from rich.measure import Measurement
 from rich.table import Column, Table
@@ -59,7 +59,7 @@ class BrokenText(Text):
     """A text whose lines end at spaces and separators."""
 
     @classmethod
-    def of(cls, cell: Any) -> Any:
+    def of(cls, cell: RenderableType) -> RenderableType:
         """The same text, with its styles."""
         return cls.assemble(cell) if isinstance(cell, Text) else cell
 

@@ -6,7 +6,7 @@ Longer than 200 lines: the fields with their documentation, and what they exclud
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from statistics import fmean
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
@@ -199,7 +199,7 @@ def _number_problems(part: PublishedValue) -> Iterator[str]:
             yield f"value: {part.value:g} is not the mean of runs, {mean:g}"
 
 
-def parse_claim(node: Mapping[Any, object]) -> tuple[Claim | None, list[tuple[str, str]]]:
+def parse_claim(node: Mapping[str, object]) -> tuple[Claim | None, list[tuple[str, str]]]:
     """The parsed claim, or all its mistakes as (key below `claim`, message)."""
     try:
         return Claim.model_validate(dict(node)), []

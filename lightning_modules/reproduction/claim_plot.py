@@ -11,12 +11,7 @@ from lightning_modules.report.figures import COLOURS, INK, blank_figure, draw_se
 from lightning_modules.report.statistics import Interval
 from lightning_modules.report.t_intervals import mean_interval, summarize
 from lightning_modules.reproduction.claim import Claim, PublishedValue, SeedValues
-from lightning_modules.reproduction.evidence import (
-    ArmPair,
-    arm_pairs,
-    common_seed_values,
-    drop_nonfinite,
-)
+from lightning_modules.reproduction.evidence import ArmPair, arm_pairs, common_seed_values, drop_nonfinite
 from lightning_modules.reproduction.verdict import Judgement
 
 OURS, THEIRS, BAND = COLOURS[0], COLOURS[1], COLOURS[2]

@@ -7,11 +7,11 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from lightning_modules.config.errors import UserError
+from lightning_modules.config.plain import PlainDict
 from lightning_modules.reproduction.claim import Claim, SeedValues
 from lightning_modules.reproduction.compose import project_path
 from lightning_modules.reproduction.discovery import EXPERIMENTS
@@ -104,7 +104,7 @@ def merge_newest(committed: Mapping[str, Result], stored: Mapping[str, Result]) 
     return found
 
 
-def _read_entries(file: Path) -> dict[str, object]:
+def _read_entries(file: Path) -> PlainDict:
     try:
         entries = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -114,7 +114,7 @@ def _read_entries(file: Path) -> dict[str, object]:
     return entries
 
 
-def _parse_entry(file: Path, name: str, entry: Any) -> Result:
+def _parse_entry(file: Path, name: str, entry: PlainDict) -> Result:
     try:
         values = {arm: {int(seed): float(v) for seed, v in seeds.items()} for arm, seeds in entry["values"].items()}
         summary = entry.get("summary")

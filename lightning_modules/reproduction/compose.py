@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from lightning_modules.config.command_line import compose_run, format_error
 from lightning_modules.config.errors import UserError
+from lightning_modules.config.plain import to_plain
 from lightning_modules.config.project import home
 from lightning_modules.reproduction.claim import Claim, parse_claim
 from lightning_modules.reproduction.discovery import claim_files, file_and_bases, is_base_file
@@ -48,7 +49,7 @@ def compose_claim(name: str, extra: Sequence[str] = ()) -> ComposedClaim:
         cfg = compose_run(list(overrides))
     except Exception as error:
         raise UserError(_error_location(error, own) + _compose_error(error, overrides)) from error
-    node = OmegaConf.to_container(cfg.claim, resolve=True) if isinstance(cfg.claim, DictConfig) else cfg.claim
+    node = to_plain(cfg.claim) if isinstance(cfg.claim, DictConfig) else cfg.claim
     if not isinstance(node, dict):
         given = "nothing" if node is None else f"a value of type {type(node).__name__}"
         expected = "expected the keys of a claim (paper, source, metric, …)"

@@ -1,7 +1,6 @@
 """The metrics that a run will log, derived from its config without reading data or training."""
 
 import re
-from typing import Any
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -43,7 +42,7 @@ class _DummyNetwork(nn.Sequential):
 
     num_users = num_items = 2
 
-    def item_scores(self, *_: Any) -> Any:
+    def item_scores(self, *_: object) -> object:
         raise NotImplementedError
 
     squared_norms = user_bias = item_bias = item_scores
@@ -58,7 +57,7 @@ def task_metric_names(cfg: DictConfig) -> set[str] | None:
         settings = {key: value for key, value in cfg.task.items() if key != "monitor"}
         settings |= {"num_outputs": outputs} if "num_outputs" in settings else {}
         try:
-            task: Any = instantiate(OmegaConf.create(settings), model=_DummyNetwork(nn.Linear(2, 2)))
+            task = instantiate(OmegaConf.create(settings), model=_DummyNetwork(nn.Linear(2, 2)))
             found = {f"train/{name}" for name in task.train_metric_names} | {"val/loss", "test/loss"}
             return found | {f"{part}/{name}" for part in ("val", "test") for name in task.build_metrics(part)}
         except Exception:  # wrong number of outputs, a user's task, or a mistake that `check_config` reports

@@ -8,25 +8,20 @@ import os
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
-from pytorch_lightning.callbacks import (
-    Checkpoint,
-    LearningRateMonitor,
-    ModelCheckpoint,
-    ModelSummary,
-    ProgressBar,
-)
+from pytorch_lightning.callbacks import Checkpoint, LearningRateMonitor, ModelCheckpoint, ModelSummary, ProgressBar
+from pytorch_lightning.loggers import Logger
 from torch import Tensor, nn
 
 from lightning_modules.compat.lightning import notify_ranks_by_signal
 from lightning_modules.compat.torch import BatchNorm
 from lightning_modules.config.check import RUN_KEYS
 from lightning_modules.config.errors import UserError
+from lightning_modules.config.plain import to_plain
 from lightning_modules.config.signature import locate, parameters_of, require_lightning_type
 from lightning_modules.data.in_memory import InMemoryData
 from lightning_modules.data.preprocess import preprocess_spec
@@ -98,7 +93,7 @@ def _require_known_shapes(cfg: DictConfig, data: FirstBatch, takes_shape: bool) 
             raise UserError(f"data: {data.name}.num_classes is missing; set it, or model.num_outputs=NUMBER of classes")
 
 
-def _outputs_needed(cfg: DictConfig, data: Any) -> int:
+def _outputs_needed(cfg: DictConfig, data: InMemoryData) -> int:
     kind = cfg.task.get("kind", "regression")
     targets = f"task={cfg.choices.get('task', kind)}: the targets of {data.name} are"
     if kind in ("multiclass", "binary") and data.num_classes is None:
@@ -109,7 +104,7 @@ def _outputs_needed(cfg: DictConfig, data: Any) -> int:
         raise UserError(f"task=multilabel: a sample of {data.name} has one class; try task=classification")
     if kind == "binary" and data.num_classes != 2:
         raise UserError(f"task=binary: {data.name} has {data.num_classes} classes; try task=classification")
-    return {"multiclass": data.num_classes, "binary": 1}.get(kind, data.num_targets)
+    return {"multiclass": data.num_classes or 0, "binary": 1}.get(kind, data.num_targets)
 
 
 def build_model(cfg: DictConfig) -> nn.Module:
@@ -126,7 +121,7 @@ def build_model(cfg: DictConfig) -> nn.Module:
 def build_lightning_module(cfg: DictConfig) -> pl.LightningModule:
     """Instantiate a LightningModule that is not one of ours, with the groups that its constructor names."""
     accepted, _ = parameters_of(locate(cfg.task["_target_"]))
-    given: dict[str, Any] = {}
+    given: dict[str, object] = {}
     if "model" in accepted and cfg.get("model") and "model" not in cfg.task:
         given["model"] = build_model(cfg)
     for group in ("optimizer", "scheduler"):
@@ -141,7 +136,7 @@ def build_lightning_module(cfg: DictConfig) -> pl.LightningModule:
     return task
 
 
-def build_task(cfg: DictConfig, data: InMemoryData, callbacks: list[pl.Callback], **loop: Any) -> Supervised:
+def build_task(cfg: DictConfig, data: InMemoryData, callbacks: list[pl.Callback], **loop: object) -> Supervised:
     """Instantiate one of our tasks around the model, with the data's preprocessing in it."""
     model = build_model(cfg)
     known = {"class_counts": data.class_counts, "class_names": data.class_names} if data.num_classes else {}
@@ -169,7 +164,7 @@ def build_task(cfg: DictConfig, data: InMemoryData, callbacks: list[pl.Callback]
     return task
 
 
-def build_scheduler(cfg: DictConfig) -> Callable[..., Any] | None:
+def build_scheduler(cfg: DictConfig) -> Callable[..., object] | None:
     """The schedule of the config, which takes the optimizer and the planned steps; None without one."""
     if not (cfg.scheduler or {}).get("_target_"):
         return None
@@ -179,9 +174,9 @@ def build_scheduler(cfg: DictConfig) -> Callable[..., Any] | None:
     return partial(plan_schedule, instantiate(node, _partial_=True), settings)
 
 
-def task_spec(cfg: DictConfig, data: InMemoryData) -> dict[str, Any]:
+def task_spec(cfg: DictConfig, data: InMemoryData) -> dict[str, object]:
     """Plain values in each checkpoint from which model, task and preprocessing are rebuilt without the data."""
-    plain: Any = OmegaConf.to_container(cfg, resolve=True)
+    plain = to_plain(cfg)
     task = {key: value for key, value in plain["task"].items() if key != "monitor"}
     names = {"class_names": data.class_names} if data.num_classes else {}
     inputs = getattr(data, "inputs", None)
@@ -227,9 +222,9 @@ def _with_synced_batch_norm(task: Supervised, data: InMemoryData) -> bool:
     return any(single)
 
 
-def build_augmentation(node: DictConfig, data: Any) -> nn.Module:
+def build_augmentation(node: DictConfig, data: object) -> nn.Module:
     """Instantiate transforms and prepare them for the data. Raises UserError if these lack what a transform reads."""
-    transforms: Any = instantiate(node)
+    transforms = instantiate(node)
     if (text := getattr(getattr(data, "inputs", None), "categories", None)) and node.get("transforms", True):
         raise UserError(f"augmentation: it would change the codes of columns of text: {', '.join(text)}; drop these")
     if hasattr(transforms, "prepare"):
@@ -257,9 +252,9 @@ def build_callbacks(cfg: DictConfig) -> list[pl.Callback]:
 def build_trainer(
     cfg: DictConfig,
     callbacks: list[pl.Callback],
-    logger: Any,
+    logger: Logger | list[Logger] | None,
     folder: Path,
-    checkpoint_extra: Mapping[str, Any] | None = None,
+    checkpoint_extra: Mapping[str, object] | None = None,
     shards_itself: bool = True,
 ) -> pl.Trainer:
     """Instantiate the Trainer. Raises UserError if the device does not exist.
@@ -289,17 +284,17 @@ def build_trainer(
     for callback in callbacks:
         if isinstance(callback, CheckpointFolders):
             callback.set_folders(trainer)  # the process that starts the ranks looks for the files after a failure
-    strategy: Any = trainer.strategy
+    strategy: object = trainer.strategy
     if hasattr(strategy, "config"):  # the ranks compare their configs
-        strategy.config = OmegaConf.to_container(cfg, resolve=True)
-    profiler: Any = trainer.profiler  # type: ignore[attr-defined] # set by Lightning's connector
+        strategy.config = to_plain(cfg)
+    profiler = trainer.profiler  # type: ignore[attr-defined] # set by Lightning's connector
     if profiler.dirpath is None:
         profiler.dirpath = folder / "profile"
     notify_ranks_by_signal(trainer)
     return trainer
 
 
-def _cluster_plugins() -> list[Any]:
+def _cluster_plugins() -> list[object]:
     """Cluster environment: Lightning takes the tasks of every Slurm job for the ranks, but a single task starts its own ranks."""
     from pytorch_lightning.plugins.environments import LightningEnvironment
 

@@ -2,17 +2,17 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytorch_lightning as pl
 from hydra.utils import get_class
 from omegaconf import DictConfig
+from pytorch_lightning.loggers import Logger
 
 from lightning_modules.run.data_adapter import RunData
 from lightning_modules.tracking.record import Record
 
 # trains a task with a trainer from a checkpoint, in processes that end with it; returns the metrics
-FitCall = Callable[[pl.Trainer, pl.LightningModule, Any, Path | None], dict[str, float]]
+FitCall = Callable[[pl.Trainer, pl.LightningModule, pl.LightningDataModule, Path | None], dict[str, float]]
 
 
 class Compression:
@@ -38,7 +38,7 @@ class Compression:
     def evaluate(
         self,
         record: Record | None,
-        logger: Any,
+        logger: Logger | None,
         folder: Path,
         fit: FitCall,
         trainer: pl.Trainer,
@@ -55,7 +55,7 @@ class Compression:
 
 
 def build_compression(
-    cfg: DictConfig, task: pl.LightningModule, data: RunData, spec: Mapping[str, Any], not_servable: str
+    cfg: DictConfig, task: pl.LightningModule, data: RunData, spec: Mapping[str, object], not_servable: str
 ) -> Compression:
     """The compression of a config. Raises UserError if its recipe is invalid or does not support the network.
 
@@ -65,5 +65,4 @@ def build_compression(
     if set(recipe) <= {"stages", "runtimes", "module"} and not any((recipe.get("stages") or {}).values()):
         return Compression()
     implementation = get_class("lightning_modules.compression.run_compression.RunCompression")
-    compression: Compression = implementation(cfg, task, data, spec, not_servable)
-    return compression
+    return implementation(cfg, task, data, spec, not_servable)

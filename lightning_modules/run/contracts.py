@@ -8,7 +8,6 @@ Longer than 200 lines: each service is a few lines, and one table.
 
 import inspect
 from dataclasses import dataclass
-from typing import Any
 
 import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
@@ -19,6 +18,7 @@ from pytorch_lightning.utilities.seed import isolate_rng
 from pytorch_lightning.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor
 
+from lightning_modules.compat.torch import StateDict
 from lightning_modules.config.errors import UserError, did_you_mean, warn
 from lightning_modules.config.task_groups import is_supervised
 from lightning_modules.run.data_adapter import NOT_KNOWN, RunData
@@ -140,11 +140,11 @@ class MonitoredMetric(EarlyStopping):
             every = ", ".join(logged) or "nothing"
             raise UserError(f"task.monitor.metric={self.monitor}: not logged; {hint} logged are: {every}")
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> StateDict:
         return {}  # nothing of it belongs in a checkpoint
 
 
-def _is_due_by_epoch(trainer: Any) -> bool:
+def _is_due_by_epoch(trainer: pl.Trainer) -> bool:
     """Whether metrics are due at the end of each training epoch, rather than of a validation."""
     validates = trainer.enable_validation and (trainer.val_dataloaders is None or any(trainer.num_val_batches))
     return not validates or bool(trainer.check_val_every_n_epoch == 1 and trainer.val_check_interval == 1.0)

@@ -3,7 +3,6 @@
 import contextlib
 import logging
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -118,18 +117,18 @@ class CudaGraphs(pl.Callback):
     run without graphs. Does nothing on other devices.
     """
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if pl_module.device.type != "cuda":
             return
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        data = trainer.datamodule  # type: ignore[attr-defined]
         samples = data.example(data.batch_size).to(pl_module.device)
         with torch.no_grad():
-            x = pl_module.preprocess(samples)
+            x = pl_module.get_submodule("preprocess")(samples)
         if len(x) == data.batch_size:
-            graph_forward(pl_module.model, x)
+            graph_forward(pl_module.get_submodule("model"), x)
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        pl_module.model.__dict__.pop("forward", None)
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        pl_module.get_submodule("model").__dict__.pop("forward", None)
 
 
 def graph_forward(model: nn.Module, x: torch.Tensor) -> None:

@@ -3,19 +3,18 @@
 import hashlib
 import inspect
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from pytorch_lightning.utilities.combined_loader import CombinedLoader
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor
 
 from lightning_modules.config.errors import UserError
+from lightning_modules.config.plain import PlainDict, to_plain
 from lightning_modules.config.signature import locate, require_lightning_type
 from lightning_modules.data.fingerprint import hash_files
 from lightning_modules.data.in_memory import InMemoryData, RawDataset
@@ -37,7 +36,7 @@ class RunData:
         name: of the data set, as recorded.
     """
 
-    def __init__(self, module: pl.LightningDataModule, config: Mapping[str, Any]) -> None:
+    def __init__(self, module: pl.LightningDataModule, config: PlainDict) -> None:
         self.module = module
         self.own = module if isinstance(module, InMemoryData) else None
         if self.own is not None:
@@ -47,9 +46,11 @@ class RunData:
         self._config = config
         self._fingerprint: str | None = None
 
-    def first_batch(self, trainer: pl.Trainer, task: pl.LightningModule | None = None) -> Any:
+    def first_batch(self, trainer: pl.Trainer, task: pl.LightningModule | None = None) -> object:
         """A training batch as the `task` gets it, on the CPU. The datamodule is set up for it, as Lightning does again."""
-        owners: list[Any] = [self.module] if task is None else [self.module, task]
+        owners: list[pl.LightningDataModule | pl.LightningModule] = (
+            [self.module] if task is None else [self.module, task]
+        )
         trainer.training = True  # hooks ask for it
         for owner in owners:
             owner.trainer = trainer
@@ -128,9 +129,9 @@ class FirstBatch(InMemoryData):
     """The first training batch of another's datamodule, with which a task of ours is built and checked."""
 
     in_memory = False
-    chunk: Any = None  # its loader does not concatenate batches
+    chunk = None  # type: ignore[assignment] # its loader does not concatenate batches
 
-    def __init__(self, data: RunData, batch: Any) -> None:
+    def __init__(self, data: RunData, batch: object) -> None:
         self._samples = as_dict(batch)
         super().__init__(batch_size=len(self._samples["y"]), val_fraction=0, test_fraction=0)
         self.name, self.source = data.name, data.module
@@ -147,7 +148,7 @@ class FirstBatch(InMemoryData):
 
 def open_data(cfg: DictConfig) -> RunData:
     """Instantiate the datamodule; ours also reads its data. Raises UserError if they are missing."""
-    config: Any = OmegaConf.to_container(cfg.data, resolve=True)
+    config = to_plain(cfg.data)
     pl.seed_everything(cfg.get("seed", 0), workers=True, verbose=False)  # for what the constructor of another's draws
     settings = {key: value for key, value in config.items() if key not in RUN_KEYS}
     own = issubclass(found, InMemoryData) if inspect.isclass(found := locate(str(config["_target_"]))) else False

@@ -3,7 +3,6 @@
 import functools
 import io
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -14,7 +13,9 @@ from pytorch_lightning.utilities.seed import isolate_rng
 from torch.nn.parameter import is_lazy
 from torch.utils.data import IterableDataset
 
+from lightning_modules.compat.torch import StateDict
 from lightning_modules.config.errors import UserError, first_line, warn
+from lightning_modules.config.plain import PlainDict, to_plain
 from lightning_modules.config.task_groups import OPTIONAL_GROUPS
 from lightning_modules.config.trust import refuse_untrusted
 from lightning_modules.data.batch_sampler import BatchSampler
@@ -38,9 +39,7 @@ class EpochSeeds(pl.Callback):
         self._resumed_epoch = 0
         self._seeded_epoch = -1  # where its loaders were requested
 
-    def on_load_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: StateDict) -> None:
         self._resumed_epoch = (
             int(checkpoint["epoch"]) + 1
         )  # the trainer counts it only after it has requested the loaders
@@ -107,19 +106,19 @@ def _tag_approximate(trainer: pl.Trainer) -> None:
         trainer.logger.experiment.set_tag(trainer.logger.version, RESUME_TAG, "approximate")
 
 
-def module_spec(cfg: DictConfig) -> dict[str, Any]:
+def module_spec(cfg: DictConfig) -> dict[str, object]:
     """Plain values in each checkpoint from which the module is rebuilt: its config and that of the groups it uses."""
-    plain: Any = OmegaConf.to_container(cfg, resolve=True)
+    plain = to_plain(cfg)
     groups = {group: plain[group] for group in OPTIONAL_GROUPS if plain.get(group)}
     return {"name": plain["name"], "seed": plain["seed"], "task": plain["task"], **groups}
 
 
-def is_module_spec(spec: Mapping[str, Any]) -> bool:
+def is_module_spec(spec: Mapping[str, object]) -> bool:
     """Whether a spec is one of `module_spec`, rather than of a task of ours."""
     return "preprocess" not in spec
 
 
-def load_module_from_spec(spec: Mapping[str, Any], checkpoint: Mapping[str, Any], where: str) -> pl.LightningModule:
+def load_module_from_spec(spec: Mapping[str, object], checkpoint: StateDict, where: str) -> pl.LightningModule:
     """Rebuild a module with its weights, in evaluation mode.
 
     Args:
@@ -135,7 +134,7 @@ def load_module_from_spec(spec: Mapping[str, Any], checkpoint: Mapping[str, Any]
     return task.eval()
 
 
-def build_module_from_spec(spec: Mapping[str, Any], where: str) -> pl.LightningModule:
+def build_module_from_spec(spec: Mapping[str, object], where: str) -> pl.LightningModule:
     """The module without its weights. Raises UserError if a target is not allowed."""
     config = OmegaConf.create({"compile": False, **spec})
     refuse_untrusted(config, where)
@@ -143,7 +142,7 @@ def build_module_from_spec(spec: Mapping[str, Any], where: str) -> pl.LightningM
         return build_lightning_module(config)
 
 
-def load_weights_from_checkpoint(task: pl.LightningModule, checkpoint: Mapping[str, Any], where: str) -> None:
+def load_weights_from_checkpoint(task: pl.LightningModule, checkpoint: StateDict, where: str) -> None:
     """Load a whole state dict as Lightning's ``load_from_checkpoint`` does. Raises UserError if it does not match."""
     call_load_hook(task, checkpoint, where)
     try:
@@ -166,7 +165,7 @@ def check_checkpoint(cfg: DictConfig, task: pl.LightningModule, servable: bool) 
     kept, dropped = plain_hyperparameters(dict(task.hparams))
     if dropped:
         print(f"hyper-parameters that are objects are left out of the checkpoints: {', '.join(dropped)}", flush=True)
-    usual: dict[str, Any] = {"epoch": 0, "global_step": 0, "state_dict": task.state_dict(), "hyper_parameters": kept}
+    usual: PlainDict = {"epoch": 0, "global_step": 0, "state_dict": task.state_dict(), "hyper_parameters": kept}
     trial = usual.copy()
     try:
         task.on_save_checkpoint(trial)
@@ -187,7 +186,7 @@ def check_checkpoint(cfg: DictConfig, task: pl.LightningModule, servable: bool) 
         require_same_module_outputs(task, rebuilt, where)
 
 
-def _reading_error(value: Any) -> str | None:
+def _reading_error(value: object) -> str | None:
     """Why torch does not load `value` without unpickling, or None."""
     file = io.BytesIO()
     try:

@@ -17,6 +17,7 @@ from lightning_modules.config.errors import UserError
 from lightning_modules.task.task_spec import in_precision, output_tolerance
 
 _SINGLE = "value"  # the name of an output that is one tensor
+ModelValues = np.ndarray | dict[str, np.ndarray]  # an array, or arrays by name
 
 
 class NamedForward(nn.Module):
@@ -34,7 +35,7 @@ class NamedForward(nn.Module):
         steps = [step for step in ("forward", "predict_step") if is_overridden(step, task)]
         if not steps:
             raise UserError("the task has no forward and no predict_step")
-        self.given: Any = task.example_input_array
+        self.given: object = task.example_input_array
         self.example = _name_inputs(task, self.given)
         for self.step in steps:
             try:
@@ -51,12 +52,12 @@ class NamedForward(nn.Module):
             found = self(*(x.to(self.task.device) for x in given))
         return {name: (x.float() if x.is_floating_point() else x).cpu() for name, x in found.items()}
 
-    def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> Any:
+    def predict(self, model_input: Any, params: object = None) -> ModelValues:
         """What MLflow calls: as `outputs`, with an array for a single tensor, else arrays by name."""
         named = model_input if len(self.example) > 1 else dict.fromkeys(self.example, model_input)
         return as_arrays(self.outputs({name: torch.as_tensor(np.asarray(named[name])) for name in self.example}))
 
-    def example_arrays(self, count: int = 4) -> Any:
+    def example_arrays(self, count: int = 4) -> ModelValues:
         """`example` in the form that `predict` takes."""
         arrays = {name: x[:count].numpy() for name, x in self.example.items()}
         return arrays if len(arrays) > 1 else next(iter(arrays.values()))
@@ -69,13 +70,13 @@ class NamedForward(nn.Module):
         return _name_outputs(self.task(**batch) if named else self.task(*inputs), inputs[0].shape[0])
 
 
-def as_arrays(outputs: Mapping[str, Tensor]) -> Any:
+def as_arrays(outputs: Mapping[str, Tensor]) -> ModelValues:
     """An array for a single tensor, else arrays by name."""
     arrays = {name: output.numpy() for name, output in outputs.items()}
     return arrays[_SINGLE] if list(arrays) == [_SINGLE] else arrays
 
 
-def _name_inputs(task: pl.LightningModule, given: Any) -> dict[str, Tensor]:
+def _name_inputs(task: pl.LightningModule, given: object) -> dict[str, Tensor]:
     values = list(
         given.values() if isinstance(given, Mapping) else given if isinstance(given, list | tuple) else [given]
     )
@@ -85,7 +86,7 @@ def _name_inputs(task: pl.LightningModule, given: Any) -> dict[str, Tensor]:
     return {names[i] if i < len(names) else f"input_{i}": value for i, value in enumerate(values)}
 
 
-def _name_outputs(found: Any, count: int) -> dict[str, Tensor]:
+def _name_outputs(found: object, count: int) -> dict[str, Tensor]:
     """The outputs of a dict, or ``output_0`` and on of a tuple. Raises UserError unless they have `count` rows."""
     named = {f"output_{i}": value for i, value in enumerate(found)} if isinstance(found, list | tuple) else found
     named = {_SINGLE: found} if isinstance(found, Tensor) else named

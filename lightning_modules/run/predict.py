@@ -3,7 +3,7 @@
 import csv
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 from warnings import warn
 
 import numpy as np
@@ -37,7 +37,7 @@ def find_model(store: Store, wanted: str) -> tuple[pl.LightningModule, InputSpec
     path = model_weights(store, wanted) if models else best_checkpoint(store, find_run(store, wanted))
     if not (path.parent / "MLmodel").is_file():
         raise UserError(f"{wanted} has weights, but cannot predict files; the description of the run says why")
-    described: Any = Model.from_dict(yaml.safe_load((path.parent / "MLmodel").read_text()))
+    described = Model.from_dict(yaml.safe_load((path.parent / "MLmodel").read_text()))
     data = recorded_config(store, store.client.get_run(described.run_id)).data
     task, target = load_module(path), str(data.get("_target_"))
     table = TableInput.of(task.task_spec) if isinstance(task, Supervised) else None
@@ -58,7 +58,7 @@ def find_model(store: Store, wanted: str) -> tuple[pl.LightningModule, InputSpec
     return task, InputSpec(shape, dtype, images, encode, table=table, text=text, **settings)
 
 
-def predict(task: Any, wanted: InputSpec, source: Path, out: TextIO) -> int:
+def predict(task: pl.LightningModule, wanted: InputSpec, source: Path, out: TextIO) -> int:
     """Write a CSV row for each sample of a file, or of all files in a folder; return the number of rows.
 
     Columns: ``file``, ``sample`` (its number in the file), then ``class`` and ``probability``; one probability per label
@@ -67,10 +67,9 @@ def predict(task: Any, wanted: InputSpec, source: Path, out: TextIO) -> int:
     A warning lists files that cannot be read or whose samples have another shape or type than the model's. Raises
     UserError if no file is left.
     """
-    if not isinstance(task, Supervised):
-        task = NamedForward(task)
+    model = task if isinstance(task, Supervised) else NamedForward(task)
     table = csv.writer(out, lineterminator="\n")
-    table.writerow(["file", "sample", *_columns(task)])
+    table.writerow(["file", "sample", *_columns(model)])
     files, failed, count = list_files(source), [], 0
     for file in files:
         try:
@@ -78,8 +77,8 @@ def predict(task: Any, wanted: InputSpec, source: Path, out: TextIO) -> int:
         except UserError as error:
             failed.append(str(error))
             continue
-        scores = (_scores(task, x) for x in samples.split(_BATCH_SIZE))
-        for number, row in enumerate(row for part in scores for row in _rows(task, part)):
+        scores = (_scores(model, x) for x in samples.split(_BATCH_SIZE))
+        for number, row in enumerate(row for part in scores for row in _rows(model, part)):
             table.writerow([printable_name(str(file)), number, *row])
         count += len(samples)
     if failed and len(failed) == len(files):
@@ -90,7 +89,7 @@ def predict(task: Any, wanted: InputSpec, source: Path, out: TextIO) -> int:
     return count
 
 
-def _scores(task: Any, x: Tensor) -> Tensor:
+def _scores(task: Supervised | NamedForward, x: Tensor) -> Tensor:
     if isinstance(task, NamedForward):
         found = task.outputs(dict.fromkeys(task.example, x)).values()
         return torch.cat([output.reshape(len(output), -1) for output in found], 1)
@@ -98,7 +97,7 @@ def _scores(task: Any, x: Tensor) -> Tensor:
         return task.scores(task(x))
 
 
-def _columns(task: Any) -> list[str]:
+def _columns(task: Supervised | NamedForward) -> list[str]:
     if isinstance(task, NamedForward):
         sizes = {name: output[0].numel() for name, output in task.outputs(task.example).items()}
         return [f"{name} {i}" if size > 1 else name for name, size in sizes.items() for i in range(size)]
@@ -109,7 +108,7 @@ def _columns(task: Any) -> list[str]:
     return [f"{word} {task.output_name(i)}" if outputs > 1 or kind else word for i in range(outputs)]
 
 
-def _rows(task: Any, scores: Tensor) -> Iterator[list[str]]:
+def _rows(task: Supervised | NamedForward, scores: Tensor) -> Iterator[list[str]]:
     if isinstance(task, NamedForward):
         yield from ([f"{value:.6g}" for value in row] for row in scores.flatten(1).tolist())
         return

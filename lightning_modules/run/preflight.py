@@ -8,7 +8,6 @@ import copy
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from lightning_modules.config.errors import UserError, first_line, suggest
-from lightning_modules.data.in_memory import Batch
+from lightning_modules.data.in_memory import Batch, InMemoryData
 from lightning_modules.run.build import build_scheduler, build_trainer
 from lightning_modules.run.cuda import allow_nondeterministic, require_free_memory
 from lightning_modules.run.publish import held_out_samples
@@ -30,7 +29,7 @@ from lightning_modules.task.supervised import Supervised
 from lightning_modules.task.task_spec import build_task_from_spec, load_task_from_spec, require_same_outputs
 
 
-def check_parts(cfg: DictConfig, task: Supervised, data: Any, callbacks: list[pl.Callback]) -> None:
+def check_parts(cfg: DictConfig, task: Supervised, data: InMemoryData, callbacks: list[pl.Callback]) -> None:
     """Raise UserError for a metric that is never logged, a device that does not exist, or components that do not fit together."""
     check_monitors(callbacks, task, cfg.scheduler, has_val=len(data.splits["val"]) > 0)
     warn_about_duplicate_names(getattr(task, "class_names", None) or [])
@@ -56,7 +55,7 @@ def warn_about_duplicate_names(class_names: Sequence[str]) -> None:
 
 
 def check_monitors(
-    callbacks: list[pl.Callback], task: Supervised, scheduler: Mapping[str, Any] | None, has_val: bool
+    callbacks: list[pl.Callback], task: Supervised, scheduler: Mapping[str, object] | None, has_val: bool
 ) -> None:
     """Raise UserError if a callback or scheduler monitors a metric that the task never logs."""
     logged = task.metric_names() | {name for callback in callbacks for name in getattr(callback, "logs", ())}
@@ -90,7 +89,7 @@ def check_device(cfg: DictConfig) -> torch.device:
         raise UserError(_device_message(cfg, cause)) from error
 
 
-def check_gpu_memory(cfg: DictConfig, task: Supervised, data: Any, device: torch.device) -> None:
+def check_gpu_memory(cfg: DictConfig, task: Supervised, data: InMemoryData, device: torch.device) -> None:
     """Raise UserError if the model and its optimizer exceed the GPU's free memory."""
     if device.type != "cuda":
         return
@@ -100,7 +99,7 @@ def check_gpu_memory(cfg: DictConfig, task: Supervised, data: Any, device: torch
     require_free_memory(cfg, weights, dataset, free, torch.cuda.get_device_name(device))
 
 
-def _trial_step(task: Supervised, data: Any, device: torch.device) -> None:
+def _trial_step(task: Supervised, data: InMemoryData, device: torch.device) -> None:
     """A forward and backward pass of two samples on `device`, with a copy: weights, gradients and buffers stay unchanged."""
     twin = copy.deepcopy(task).to(device).train()
     twin.outputs_and_loss({"x": data.example(2).to(device), "y": data.arrays.y[:2].to(device)})[1].backward()
@@ -114,7 +113,7 @@ def _device_message(cfg: DictConfig, cause: BaseException) -> str:
     return f"trainer: {first_line(cause)}\n  requested: {wanted}; available on this machine: {', '.join(there)}"
 
 
-def check_forward(cfg: DictConfig, task: Supervised, data: Any) -> None:
+def check_forward(cfg: DictConfig, task: Supervised, data: InMemoryData) -> None:
     """Raise UserError if the model does not accept two samples, or does not return `num_outputs` values for each."""
     if cfg.compile:
         return  # the first call would compile, for minutes
@@ -151,7 +150,7 @@ def _check_metrics(task: Supervised, outputs: torch.Tensor, y: torch.Tensor) -> 
                 metric.update(task.scores(outputs), task.metric_target(y))
             except Exception as error:  # torchmetrics raises ValueError, RuntimeError and others
                 raise UserError(f"{name} does not work with this task and data: {first_line(error)}") from error
-            value: Any = None
+            value: object = None
             with contextlib.suppress(Exception), warnings.catch_warnings(action="ignore"):  # two samples may be too few
                 value = metric.compute()
             if isinstance(value, torch.Tensor) and value.ndim > 1:
@@ -159,7 +158,7 @@ def _check_metrics(task: Supervised, outputs: torch.Tensor, y: torch.Tensor) -> 
             metric.reset()
 
 
-def check_rebuild(task: Supervised, data: Any, compressed: bool) -> None:
+def check_rebuild(task: Supervised, data: InMemoryData, compressed: bool) -> None:
     """Raise UserError if the recorded spec does not rebuild the same task."""
     where = "the recorded model"
     recorded = load_task_from_spec(task.task_spec, task.state_dict(), where)
@@ -168,7 +167,7 @@ def check_rebuild(task: Supervised, data: Any, compressed: bool) -> None:
     require_same_outputs(task, recorded, held_out_samples(data, 8), where)
 
 
-def check_augmentation(cfg: DictConfig, task: pl.LightningModule, transforms: nn.Module | None, batch: Any) -> None:
+def check_augmentation(cfg: DictConfig, task: pl.LightningModule, transforms: nn.Module | None, batch: object) -> None:
     """Raise UserError if augmentation, test-time augmentation or the loss reject four training samples."""
     batch = {key: part[:4] for key, part in as_dict(batch).items() if isinstance(part, Tensor)}
     training, generator = task.training, torch.Generator().manual_seed(int(cfg.seed))
@@ -205,7 +204,7 @@ def _check_augmented(cfg: DictConfig, task: pl.LightningModule, batch: Batch, au
         raise UserError(f"augmentation={chosen}: it mixes or adds targets, {needs}")
 
 
-def check_optimizer(cfg: DictConfig, task: Supervised, data: Any) -> None:
+def check_optimizer(cfg: DictConfig, task: Supervised, data: InMemoryData) -> None:
     """Raise UserError if optimizer or scheduler reject their settings; both are built only for this check."""
     epochs, limit, steps = cfg.trainer.max_epochs, cfg.trainer.max_steps, data.steps_per_epoch()
     total = steps * max(epochs if epochs is not None else 1000, 1)

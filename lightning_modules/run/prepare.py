@@ -8,15 +8,15 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytorch_lightning as pl
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 from pytorch_lightning.callbacks import ModelSummary
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from lightning_modules.config.check import check_config
 from lightning_modules.config.errors import UserError
+from lightning_modules.config.plain import PlainDict, to_plain
 from lightning_modules.config.task_groups import is_supervised
 from lightning_modules.config.trust import untrusted
 from lightning_modules.data.in_memory import InMemoryData
@@ -63,7 +63,7 @@ class RunParts:
     store: Store | None
     data: RunData
     task: pl.LightningModule
-    spec: Mapping[str, Any]
+    spec: PlainDict
     services: Services
     callbacks: list[pl.Callback]
     compression: Compression
@@ -129,7 +129,7 @@ def prepare(
 
 def build_task(
     cfg: DictConfig, data: RunData, callbacks: list[pl.Callback]
-) -> tuple[pl.LightningModule, dict[str, Any]]:
+) -> tuple[pl.LightningModule, dict[str, object]]:
     """Build the task, with the callbacks that it needs, and the spec from which it is rebuilt."""
     if data.own is None or not is_supervised(cfg):
         callbacks.append(EpochSeeds(cfg.seed))
@@ -156,8 +156,8 @@ def _check_parts(
 ) -> None:
     if data.own is None:
         callbacks.append(LoaderIndex())
-    if isinstance(task, Supervised):
-        check_parts(cfg, task, data.own or data.samples, callbacks)
+    if isinstance(task, Supervised) and (samples := data.own or data.samples):
+        check_parts(cfg, task, samples, callbacks)
         return
     check_device(cfg)
     if task.example_input_array is not None and not is_overridden("forward", task):  # which a summary calls
@@ -203,7 +203,6 @@ def require_disk_space(parts: RunParts) -> None:
     require_free_space(parts.store.folder, int(parts.cfg.tracking.min_free_mb * 1e6) + checkpoints)
 
 
-def plain_config(cfg: DictConfig) -> dict[str, Any]:
+def plain_config(cfg: DictConfig) -> PlainDict:
     """The resolved config of the run itself, without its sweep and claim."""
-    plain: Any = OmegaConf.to_container(cfg, resolve=True)
-    return {key: value for key, value in plain.items() if key not in ("sweep", "search", "claim")}
+    return {key: value for key, value in to_plain(cfg).items() if key not in ("sweep", "search", "claim")}

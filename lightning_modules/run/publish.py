@@ -3,11 +3,11 @@
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytorch_lightning as pl
 import torch
 
+from lightning_modules.data.in_memory import InMemoryData
 from lightning_modules.report.figures import learning_curves
 from lightning_modules.report.numbers import format_number
 from lightning_modules.report.sample_figures import SampleGrid, draw_samples
@@ -25,7 +25,12 @@ _NUM_SAMPLES, _NUM_DRAWS = 8, 4  # columns and rows of the figure of augmented s
 
 
 def publish(
-    record: Record, weights: Path, data: Any, task: Any, not_servable: str, metrics: Mapping[str, float]
+    record: Record,
+    weights: Path,
+    data: pl.LightningDataModule,
+    task: pl.LightningModule,
+    not_servable: str,
+    metrics: Mapping[str, float],
 ) -> None:
     """Turn the best weights into a READY LoggedModel, servable unless `not_servable` says why not, and describe the run.
 
@@ -42,24 +47,23 @@ def publish(
 
 
 def write_served(
-    path: Path, data: Any, task: pl.LightningModule, not_servable: str, model_id: str, run_id: str
+    path: Path, data: pl.LightningDataModule, task: pl.LightningModule, not_servable: str, model_id: str, run_id: str
 ) -> None:
     """Write what MLflow needs to serve the weights beside them, unless `not_servable`."""
-    if isinstance(task, Supervised):
+    if isinstance(task, Supervised) and isinstance(data, InMemoryData):
         write_pyfunc(path, data.example(4), task, held_out_samples(data), model_id, run_id)
     elif not not_servable:
         write_module_pyfunc(path, task, model_id, run_id)
 
 
-def held_out_samples(data: Any, count: int = 64) -> torch.Tensor:
+def held_out_samples(data: InMemoryData, count: int = 64) -> torch.Tensor:
     """Raw samples of the test part, else of the validation or training part."""
     part = next(part for part in ("test", "val", "train") if len(data.splits[part]))
     x, _ = (data.arrays.test if part == "test" else None) or (data.arrays.x, data.arrays.y)
-    samples: torch.Tensor = x.index_select(0, data.splits[part][:count])
-    return samples
+    return x.index_select(0, data.splits[part][:count])
 
 
-def draw_augmented(record: Record, data: Any, task: Any) -> None:
+def draw_augmented(record: Record, data: InMemoryData, task: Supervised) -> None:
     """Plot training samples beside their augmented versions."""
     if task.augmentation is None or not len(getattr(task.augmentation, "transforms", [task.augmentation])):
         return

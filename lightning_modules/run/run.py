@@ -78,7 +78,7 @@ def run(
             weights = _best_weights(trainer, parts, out)
             metrics |= _test(trainer, parts, weights)
             if out.record and weights and trainer.is_global_zero:
-                data = parts.own[1] if parts.own else None
+                data = parts.own[1] if parts.own else parts.data.module
                 publish(out.record, weights, data, parts.task, parts.services.serving.lacks, metrics)
             if not parts.own:
                 _warn_if_not_finite(parts.task, metrics, out.record)

@@ -14,9 +14,10 @@ from hydra.utils import get_method
 
 from lightning_modules.compat.mlflow import save_example
 from lightning_modules.config.errors import UserError, first_line, suggest
+from lightning_modules.config.plain import PlainDict
 from lightning_modules.data.table_input import TableInput, parse_model_input
 from lightning_modules.run.lightning_task import is_module_spec, load_module_from_spec
-from lightning_modules.run.named_forward import NamedForward, require_same_module_outputs
+from lightning_modules.run.named_forward import ModelValues, NamedForward, require_same_module_outputs
 from lightning_modules.task.supervised import Supervised
 from lightning_modules.task.task_spec import load_task_from_spec, require_same_outputs
 from lightning_modules.tracking.artifacts import download_model, local_folder
@@ -34,8 +35,7 @@ def load_module(path: Path) -> pl.LightningModule:
     Raises UserError if the file is damaged, or if its config names a target that is not allowed.
     """
     if path.suffix == ".safetensors":
-        loaded: Supervised = get_method("lightning_modules.compression.artifact.load_compressed")(path)
-        return loaded
+        return get_method("lightning_modules.compression.artifact.load_compressed")(path)
     checkpoint = read_checkpoint(path)
     spec = checkpoint.get("passport")
     if spec is None:
@@ -119,7 +119,7 @@ class ServedModel:
         self.task = task
         self.table = TableInput.of(task.task_spec)
 
-    def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> np.ndarray:
+    def predict(self, model_input: object, params: PlainDict | None = None) -> np.ndarray:
         """Predict an array or a data frame; columns are matched by name if the model was trained on a table."""
         x = parse_model_input(model_input, self.table)
         with torch.inference_mode():
@@ -163,7 +163,7 @@ def write_module_pyfunc(path: Path, trained: pl.LightningModule, model_id: str, 
 
 
 def write_model_card(
-    path: Path, loader: str, inputs: Any, outputs: Any, table: TableInput | None = None, **ids: Any
+    path: Path, loader: str, inputs: ModelValues, outputs: ModelValues, table: TableInput | None = None, **ids: Any
 ) -> None:
     """Write MLmodel, requirements and input example beside a file that the module `loader` reads.
 
@@ -180,7 +180,7 @@ def write_model_card(
     folder = path.parent
     signature, example = signature_of(inputs, outputs), inputs
     if table is not None:
-        signature, example = ModelSignature(outputs=signature.outputs), table.frame(inputs)
+        signature, example = ModelSignature(outputs=signature.outputs), table.frame(inputs)  # type: ignore[arg-type] # one array
         ids["metadata"] = {"inputs": table.plain()}
     model = Model(signature=signature, **ids)
     mlflow.pyfunc.add_to_model(model, loader_module=loader, data=path.name, python_env="python_env.yaml")
@@ -192,7 +192,7 @@ def write_model_card(
     model.save(str(folder / "MLmodel"))
 
 
-def signature_of(inputs: Any, outputs: Any) -> Any:
+def signature_of(inputs: ModelValues, outputs: ModelValues) -> Any:
     """MLflow's signature of a model that maps the one to the other, arrays or arrays by name, for any number of samples."""
     from mlflow.models import ModelSignature
     from mlflow.types import Schema, TensorSpec

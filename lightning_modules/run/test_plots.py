@@ -1,13 +1,13 @@
 """Plots of the test predictions: confusion matrix, ROC curves, predicted vs. true values."""
 
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from lightning_modules.config.plain import PlainDict
 from lightning_modules.report import figures
 
 
@@ -22,7 +22,7 @@ class TestPlots(Callback):
         self.class_names = class_names
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        kept: Any = getattr(pl_module, "test_buffer", None)
+        kept = getattr(pl_module, "test_buffer", None)
         if kept is None or not trainer.is_global_zero:
             return
         scores, targets = (part.cpu() for part in kept[:2])
@@ -30,7 +30,7 @@ class TestPlots(Callback):
         for name, figure in self._figures(scores, targets).items():
             figure.savefig(self.folder / f"{name}.png", dpi=120)
 
-    def _figures(self, scores: Tensor, targets: Tensor) -> dict[str, Any]:
+    def _figures(self, scores: Tensor, targets: Tensor) -> PlainDict:
         if targets.is_floating_point():
             several_labels = targets.ndim == 2 and bool(((targets == 0) | (targets == 1)).all())
             return {} if several_labels else {"predicted_vs_true": figures.predicted_vs_true(scores, targets)}

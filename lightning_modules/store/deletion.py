@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lightning_modules.config.errors import UserError
 from lightning_modules.store.study import ACTIVE, DELETED, study_runs
@@ -29,7 +29,7 @@ _RESERVED = (
 
 def delete(
     store: Store, targets: Sequence[str], dry_run: bool = False, study: str | None = None
-) -> list[dict[str, Any]]:
+) -> list[dict[str, object]]:
     """Delete runs, or those of a study, and all runs below them: `restore` undoes it until `gc` deletes their files.
 
     Kept runs below a target stay, and with them the runs that they are below of. Returns the deleted runs.
@@ -62,7 +62,7 @@ def delete(
 
 def restore(
     store: Store, targets: Sequence[str], dry_run: bool = False, study: str | None = None
-) -> list[dict[str, Any]]:
+) -> list[dict[str, object]]:
     """Undo the deletion of runs and of all deleted runs below them; return them."""
     runs = list(_with_children(store, targets, study, DELETED).values())
     for run in runs:
@@ -72,7 +72,7 @@ def restore(
     return _plain(runs)
 
 
-def keep(store: Store, targets: Sequence[str], kept: bool = True, study: str | None = None) -> list[dict[str, Any]]:
+def keep(store: Store, targets: Sequence[str], kept: bool = True, study: str | None = None) -> list[dict[str, object]]:
     """Exclude runs and all runs below them from deletion, or with `kept=False` admit it again; return them."""
     runs = list(_with_children(store, targets, study, ACTIVE).values())
     for run in runs:
@@ -86,7 +86,7 @@ def keep(store: Store, targets: Sequence[str], kept: bool = True, study: str | N
 
 def annotate(
     store: Store, targets: Sequence[str], text: str | None, tags: Sequence[str], study: str | None = None
-) -> list[dict[str, Any]]:
+) -> list[dict[str, object]]:
     """Add a paragraph at the top of the description of runs, and set tags of the form ``KEY=VALUE`` (``KEY=`` removes one).
 
     Raises UserError for a malformed tag, and for one that the record of a run uses.
@@ -142,5 +142,5 @@ def _label(run: "Run") -> str:
     return f"{run.info.run_id} ({run.info.run_name})"
 
 
-def _plain(runs: Sequence["Run"]) -> list[dict[str, Any]]:
+def _plain(runs: Sequence["Run"]) -> list[dict[str, object]]:
     return [{"run_id": run.info.run_id, "name": run.info.run_name, "status": run.info.status} for run in runs]

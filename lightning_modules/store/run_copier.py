@@ -4,9 +4,9 @@ import hashlib
 import json
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from lightning_modules.compat.mlflow import latest_metrics
 from lightning_modules.config.errors import UserError
@@ -16,6 +16,9 @@ from lightning_modules.tracking.secrets import mask_secrets
 from lightning_modules.tracking.sqlite_metrics import log_metrics_fast
 from lightning_modules.tracking.store import Store
 from lightning_modules.tracking.tags import PARENT_RUN_TAG, SYNCED_FROM_TAG, SYNCED_STATE_TAG
+
+if TYPE_CHECKING:
+    from mlflow.entities import LoggedModel, Metric, Run
 
 _ID = re.compile(r"\b(?:m-)?[0-9a-f]{32}\b")
 _VIEW_ALL = 3  # MLflow's ViewType.ALL
@@ -32,7 +35,7 @@ class RunCopier:
         self._from, self._to, self._target = source.client, target.client, target
         self._experiments: dict[str, str] = {}  # experiment here -> there
         self._ids: dict[str, str] = {}  # run or model here -> there
-        self._copies: dict[str, Any] = {}
+        self._copies: dict[str, Run] = {}
         self.made = 0
         known = target.search_runs(f"tags.`{SYNCED_FROM_TAG}` != ''", view=_VIEW_ALL)
         for copy in sorted(known, key=_incomplete):
@@ -42,7 +45,7 @@ class RunCopier:
             elif copy.info.lifecycle_stage == "active":  # MLflow repeated a request whose response was lost
                 self._to.delete_run(copy.info.run_id)
 
-    def open(self, run: Any) -> Any:
+    def open(self, run: "Run") -> "Run | None":
         """The copy of a run, created if necessary; None if it was deleted there."""
         origin = run.info.run_id
         if origin not in self._copies:
@@ -72,10 +75,10 @@ class RunCopier:
             return
         raise UserError(f"{mask_secrets(self._target.uri)} serves this same store; nothing to sync")
 
-    def _models(self, run: Any) -> Any:
+    def _models(self, run: "Run") -> "Sequence[LoggedModel]":
         return self._from.search_logged_models([run.info.experiment_id], f"source_run_id = '{run.info.run_id}'")
 
-    def _copy_of_model(self, model: Any, copy: Any) -> str:
+    def _copy_of_model(self, model: "LoggedModel", copy: "Run") -> str:
         experiment, run_id = copy.info.experiment_id, copy.info.run_id
         for known in self._to.search_logged_models([experiment], f"source_run_id = '{run_id}'"):
             if known.tags.get(SYNCED_FROM_TAG) == model.model_id:
@@ -89,7 +92,7 @@ class RunCopier:
         return _ID.sub(lambda found: self._ids.get(found[0], found[0]), text)
 
     # --- content of a run --------------------------------------------------------------------------------------
-    def fill(self, run: Any, copy: Any) -> str:
+    def fill(self, run: "Run", copy: "Run") -> str:
         """Copy everything of the run, unless the copy is up to date; return a description of what was done."""
         run, models, run_id = self._from.get_run(run.info.run_id), self._models(run), copy.info.run_id
         folders = [local_folder(uri) for uri in (run.info.artifact_uri, *(m.artifact_location for m in models))]
@@ -109,7 +112,7 @@ class RunCopier:
         self._to.set_tag(run_id, SYNCED_STATE_TAG, state)
         return f"{count} points, {len(run.data.params)} params, {len(models)} models, {run.info.status}"
 
-    def _send_numbers(self, run: Any, models: Any, run_id: str) -> int:
+    def _send_numbers(self, run: "Run", models: "Sequence[LoggedModel]", run_id: str) -> int:
         from mlflow.entities import Param, RunTag
 
         own = (SYNCED_FROM_TAG, SYNCED_STATE_TAG, "mlflow.runName")
@@ -120,7 +123,7 @@ class RunCopier:
             log_metrics_fast(self._to, run_id, points[start : start + MAX_BATCH])
         return len(points)
 
-    def _points(self, run: Any, models: Any) -> Iterator[Any]:
+    def _points(self, run: "Run", models: "Sequence[LoggedModel]") -> "Iterator[Metric]":
         """Every point of the run, with the model that it was measured on."""
         from mlflow.entities import Metric
 
@@ -134,7 +137,7 @@ class RunCopier:
                 model_id, name, digest = linked.get((key, p.timestamp, p.step), (None, None, None))
                 yield Metric(key, p.value, p.timestamp, p.step, model_id, name, digest)
 
-    def _send_links(self, run: Any, run_id: str) -> None:
+    def _send_links(self, run: "Run", run_id: str) -> None:
         """The data sets and models that the run used, and the models that it made."""
         from mlflow.entities import LoggedModelInput, LoggedModelOutput
 
@@ -147,7 +150,7 @@ class RunCopier:
         if outputs := [LoggedModelOutput(i, step) for i, step in made if i is not None and i not in known]:
             self._to.log_outputs(run_id, outputs)
 
-    def _send_model(self, model: Any, folder: Path | None) -> None:
+    def _send_model(self, model: "LoggedModel", folder: Path | None) -> None:
         """Send the files, with the ids in ``MLmodel`` as they are there, and then the status."""
         model_id = self._ids[model.model_id]
         if folder is not None and folder.is_dir() and any(folder.iterdir()):
@@ -162,7 +165,7 @@ class RunCopier:
             self._to.finalize_logged_model(model_id, model.status)
 
 
-def _state(run: Any, folders: list[Path | None]) -> str:
+def _state(run: "Run", folders: list[Path | None]) -> str:
     """A digest of all that may change in a run and in its files."""
     files = [file.stat() for folder in folders if folder for file in folder.rglob("*") if file.is_file()]
     latest = sorted((m.key, m.step, m.timestamp, str(m.value)) for m in latest_metrics(run))
@@ -171,6 +174,6 @@ def _state(run: Any, folders: list[Path | None]) -> str:
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()
 
 
-def _incomplete(copy: Any) -> tuple[bool, bool]:
+def _incomplete(copy: "Run") -> tuple[bool, bool]:
     """Sorts active and complete copies first."""
     return copy.info.lifecycle_stage != "active", SYNCED_STATE_TAG not in copy.data.tags

@@ -3,13 +3,12 @@
 import hashlib
 import json
 import subprocess
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import yaml
 
 from lightning_modules.config.errors import UserError
-from lightning_modules.config.flatten import flatten
+from lightning_modules.config.plain import PlainDict, flatten
 from lightning_modules.config.project import code_folder
 from lightning_modules.report.numbers import EMPTY
 from lightning_modules.report.tables import open_console, terminal_table
@@ -22,10 +21,9 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 _ABOUT_THE_RECORD = ("name", "overrides", "tracking.", "resume", "sweep.", "hydra.")  # not what was trained
-Values = dict[str, Any]
 
 
-def diff_runs(store: Store, first: str, second: str) -> dict[str, Any]:
+def diff_runs(store: Store, first: str, second: str) -> dict[str, object]:
     """The two runs, and by subject (config, code, data, packages, metrics) the keys that differ with both values.
 
     A key that a run does not have is None there. The code's ``changed: FILE`` are what git reports between the two commits,
@@ -37,7 +35,7 @@ def diff_runs(store: Store, first: str, second: str) -> dict[str, Any]:
     ids = [run.info.run_id for run in runs]
     if ids[0] == ids[1]:
         raise UserError(f"diff=[{first},{second}]: both are run {ids[0]}; name two runs")
-    found: dict[str, Any] = {"runs": [{"run_id": run.info.run_id, "name": run.info.run_name} for run in runs]}
+    found: PlainDict = {"runs": [{"run_id": run.info.run_id, "name": run.info.run_name} for run in runs]}
     for subject, read in (("config", _config), ("code", _code), ("data", _data), ("packages", _packages)):
         found[subject] = _differing(read(store, runs[0]), read(store, runs[1]))
     changed = _changed_files(*(run.data.tags.get(GIT_COMMIT_TAG, "") for run in runs))
@@ -46,7 +44,7 @@ def diff_runs(store: Store, first: str, second: str) -> dict[str, Any]:
     return found
 
 
-def print_diff(found: Mapping[str, Any]) -> None:
+def print_diff(found: PlainDict) -> None:
     """Print a table for each subject that differs, and name those that are equal."""
     console, names = open_console(), [f"{run['name']} {run['run_id'][:8]}" for run in found["runs"]]
     same = []
@@ -64,7 +62,7 @@ def print_diff(found: Mapping[str, Any]) -> None:
         console.print(f"equal: {', '.join(same)}", markup=False)
 
 
-def _differing(first: Values, second: Values) -> dict[str, list[Any]]:
+def _differing(first: PlainDict, second: PlainDict) -> dict[str, list[object]]:
     keys = sorted(first.keys() | second.keys())
     return {key: [first.get(key), second.get(key)] for key in keys if first.get(key) != second.get(key)}
 
@@ -77,13 +75,13 @@ def _artifact(store: Store, run: "Run", path: str) -> str:
         return ""
 
 
-def _config(store: Store, run: "Run") -> Values:
+def _config(store: Store, run: "Run") -> PlainDict:
     recorded = yaml.safe_load(_artifact(store, run, "config/config.yaml") or "null")
     values = flatten(recorded) if recorded else dict(run.data.params)
     return {key: value for key, value in values.items() if not key.startswith(_ABOUT_THE_RECORD)}
 
 
-def _code(store: Store, run: "Run") -> Values:
+def _code(store: Store, run: "Run") -> PlainDict:
     tags, patch = run.data.tags, _artifact(store, run, "code/diff.patch")
     own = json.loads(_artifact(store, run, "code/modules.json") or '{"modules": {}}')["modules"]
     return {
@@ -103,20 +101,20 @@ def _changed_files(first: str, second: str) -> list[str]:
     return done.stdout.splitlines() if done.returncode == 0 else []
 
 
-def _data(store: Store, run: "Run") -> Values:
+def _data(store: Store, run: "Run") -> PlainDict:
     return {key: value for key, value in run.data.tags.items() if key.startswith("data.")}
 
 
-def _packages(store: Store, run: "Run") -> Values:
+def _packages(store: Store, run: "Run") -> PlainDict:
     lines = _artifact(store, run, "environment/requirements.txt").splitlines()
     return {name: version for name, equals, version in (line.partition("==") for line in lines) if equals}
 
 
-def _metrics(run: "Run") -> Values:
+def _metrics(run: "Run") -> PlainDict:
     return {name: value for name, value in run.data.metrics.items() if not name.startswith("system/")}
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     return EMPTY if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
 
 

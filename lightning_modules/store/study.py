@@ -1,7 +1,7 @@
 """The runs of a study, a level above experiments: those with its tag."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from lightning_modules.comparison.run_reader import Run, RunReader
 from lightning_modules.comparison.selection import reused_runs
@@ -34,7 +34,7 @@ class StudyReader:
     def __init__(self, reader: RunReader, study: str) -> None:
         self._reader, self._study, self.target = reader, study, f"study={study}"
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         return getattr(self._reader, name)
 
     def experiment(self, name: str) -> str | None:

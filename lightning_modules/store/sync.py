@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
@@ -14,6 +14,9 @@ from lightning_modules.tracking.outbox import deliver_all
 from lightning_modules.tracking.secrets import mask_secrets
 from lightning_modules.tracking.store import LOCK_SECONDS, Store, find_run, open_store, sqlite_uri
 from lightning_modules.tracking.tags import PARENT_RUN_TAG
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
 
 
 def sync(
@@ -60,7 +63,7 @@ def sync(
     return []
 
 
-def _select_runs(source: Store, wanted: Sequence[str], experiment: str | None, study: str | None) -> list[Any]:
+def _select_runs(source: Store, wanted: Sequence[str], experiment: str | None, study: str | None) -> "list[Run]":
     """The runs to push, parents before children, else oldest first."""
     spaces = {space.name: space.experiment_id for space in source.client.search_experiments()}
     if experiment is not None and experiment not in spaces:
@@ -76,7 +79,7 @@ def _select_runs(source: Store, wanted: Sequence[str], experiment: str | None, s
     return sorted(runs.values(), key=lambda run: (len(_ancestors(run, runs)), run.info.start_time))
 
 
-def _ancestors(run: Any, runs: dict[str, Any]) -> set[str]:
+def _ancestors(run: "Run", runs: "dict[str, Run]") -> set[str]:
     found: set[str] = set()
     parent = run.data.tags.get(PARENT_RUN_TAG)
     while parent and parent not in found:
@@ -85,7 +88,7 @@ def _ancestors(run: Any, runs: dict[str, Any]) -> set[str]:
     return found
 
 
-def _push(source: Store, target: Store, runs: list[Any]) -> list[dict[str, str]]:
+def _push(source: Store, target: Store, runs: "list[Run]") -> list[dict[str, str]]:
     copier, pushed = RunCopier(source, target), []
     outcomes = [(run, copier.open(run)) for run in runs]  # create all ids first: tags refer to other runs
     for run, twin in outcomes:

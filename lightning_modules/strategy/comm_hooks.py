@@ -47,7 +47,7 @@ def gather_on_rank_zero(mine: object) -> list[Any] | None:
     return ranks
 
 
-def to_cpu(value: object) -> Any:
+def to_cpu(value: object) -> object:
     """`value` with its tensors copied to the CPU."""
     form = torch.contiguous_format
     return apply_to_collection(value, Tensor, lambda tensor: tensor.detach().to("cpu", copy=True, memory_format=form))

@@ -39,17 +39,17 @@ class _AllReduceSum(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+    def backward(ctx: object, *gradients: Tensor) -> Tensor:
         total = gradients[0].clone()
         dist.all_reduce(total)
         return total
 
 
-def _batch_norms(model: nn.Module) -> list[Any]:
+def _batch_norms(model: nn.Module) -> list[BatchNorm]:
     return [module for module in model.modules() if isinstance(module, BatchNorm)]
 
 
-def _forward(self: Any, x: Tensor) -> Tensor:
+def _forward(self: BatchNorm, x: Tensor) -> Tensor:
     """Normalise x [B, C, …] over the samples of all ranks (Ioffe and Szegedy 2015, algorithm 1)."""
     if not self.training or not dist.is_initialized() or dist.get_world_size() == 1:
         return type(self).forward(self, x)

@@ -8,7 +8,7 @@ Source: N. Hansen, The CMA Evolution Strategy: A Tutorial, arXiv:1604.00772; the
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from optuna.distributions import FloatDistribution, IntDistribution
@@ -65,7 +65,7 @@ class CmaEsSampler(BaseSampler):
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
+    ) -> object:
         raise ValueError(f"'{param_name}' is not in the space of this search")
 
     def _optimiser(self, study: Study) -> CMA:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.plugins.launcher import Launcher
@@ -23,6 +23,7 @@ from lightning_modules.config.bounds import Count, Whole, mismatch
 from lightning_modules.config.check import empty_value
 from lightning_modules.config.errors import UserError
 from lightning_modules.config.metric_direction import sweep_objective
+from lightning_modules.config.plain import PlainDict
 from lightning_modules.config.run_names import run_name
 from lightning_modules.config.signals import SignalReceived, defer_signals, signals_as_exceptions
 from lightning_modules.config.trust import refuse_untrusted_overrides
@@ -138,7 +139,7 @@ def _check_settings(config: DictConfig) -> None:
         raise UserError("\n".join(mistakes))
 
 
-def _restore_command(request: SweepRequest, recorded: dict[str, Any], name: str) -> None:
+def _restore_command(request: SweepRequest, recorded: PlainDict, name: str) -> None:
     """Replace ``-m sweep.resume=ID`` without further overrides by the command that started the sweep."""
     given = SweepCommand.of(request.overrides, request.loader).overrides
     if not all(override.startswith("resume.allow=") for override in given):

@@ -3,11 +3,11 @@
 import re
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, RunMode, TaskFunction
@@ -23,12 +23,12 @@ class GridSweeper(Sweeper):
     """Every combination of the values on the command line."""
 
     kind = "grid"
-    trials: Any = None  # of the last sweep: Hydra drops what `sweep` returns
+    trials: object = None  # of the last sweep: Hydra drops what `sweep` returns
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.context, self.task_function, self.config = hydra_context, task_function, config
 
-    def sweep(self, arguments: list[str]) -> Any:
+    def sweep(self, arguments: list[str]) -> object:
         """Run the sweep of these overrides to its end."""
         from lightning_modules.config.command_line import report_errors
 
@@ -74,7 +74,7 @@ class PoolLauncher(Launcher):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Nothing to set up: a trial is composed in its own process."""
 
-    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[Any]:
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         raise UserError("hydra/launcher=pool needs hydra/sweeper=grid or optuna; use hydra/launcher=basic here")
 
 

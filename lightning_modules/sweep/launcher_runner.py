@@ -7,12 +7,11 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
-from typing import Any
 
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
-from omegaconf import OmegaConf
 
+from lightning_modules.config.plain import to_plain
 from lightning_modules.config.signals import SignalReceived, raise_or_defer
 
 DEFAULT_PARALLEL = 256  # trials at a time by default: those that cannot run yet wait in the queue of the cluster
@@ -75,8 +74,7 @@ def _start_ray(launcher: Launcher) -> None:
     import ray
 
     if not ray.is_initialized():
-        arguments: Any = OmegaConf.to_container(settings.init, resolve=True)
-        ray.init(**arguments)
+        ray.init(**to_plain(settings.init))
 
 
 def _error_of(job_return: JobReturn) -> str | None:
@@ -121,7 +119,7 @@ def requeue_on_preemption() -> Iterator[None]:
         raise
 
 
-def preemption_handler() -> Callable[[int, Any], Any] | None:
+def preemption_handler() -> Callable[[int, FrameType | None], object] | None:
     """The handler that submitit has set for Slurm's signal before a job loses its place; None outside of its Slurm jobs.
 
     We close the run first and then call it: it would put the job back into the queue at once, in the middle of a step.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import optuna
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
@@ -69,8 +69,8 @@ class OptunaPlan(Plan):
         truncate_partial_line(self.journal)
         storage = open_journal(self.journal)
         self._check_journal(storage, name)
-        directions: Any = [*objectives.values()]
-        self._study = optuna.create_study(study_name=name, storage=storage, directions=directions, load_if_exists=True)
+        directions = [*objectives.values()]
+        self._study = optuna.create_study(study_name=name, storage=storage, directions=directions, load_if_exists=True)  # type: ignore[arg-type]
         self._study.set_user_attr("space", space_signature(space))
         self._study.set_user_attr("objectives", objectives)
 

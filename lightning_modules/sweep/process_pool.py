@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import psutil
 
@@ -19,6 +20,7 @@ from lightning_modules.config.errors import UserError
 from lightning_modules.config.signals import SignalReceived, signals_as_exceptions
 from lightning_modules.strategy.launch.environment import RANK_VARIABLES, Slot
 
+T = TypeVar("T")
 _SERVER_DIED = 255  # multiprocessing's exit code of a process whose forkserver is gone
 SAFE_PATH, PRELOAD_MARK = "PYTHONSAFEPATH", "touchstone"  # preload.py removes it
 PRELOAD_MODULES = ["lightning_modules.sweep.preload"]  # by the forkserver
@@ -27,7 +29,7 @@ TERMINATE_TIMEOUT_S = 10.0  # between SIGTERM and SIGKILL
 
 @dataclass
 class _TrialProcess:
-    process: Any
+    process: ForkServerProcess
     slot: Slot
     answer: Connection
 
@@ -41,9 +43,9 @@ class _TrialProcess:
             return True
 
 
-def start_forkserver() -> Any:
+def start_forkserver() -> ForkServerContext:
     """Start the forkserver unless it is running; its imports take seconds, in parallel to the caller."""
-    context: Any = multiprocessing.get_context("forkserver")
+    context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD_MODULES)
     resource_tracker.ensure_running()  # it would unblock SIGINT
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # the forkserver starts like this, until it ignores it
@@ -95,7 +97,9 @@ class ProcessPool:
         process = self._start(trial_process_main, (list(overrides), slot, str(log)), theirs)
         self._jobs[number] = _TrialProcess(process, slot, ours)
 
-    def _start(self, function: Callable[..., Any], arguments: tuple[object, ...], answer: Connection) -> Any:
+    def _start(
+        self, function: Callable[..., object], arguments: tuple[object, ...], answer: Connection
+    ) -> ForkServerProcess:
         for attempt in range(2):
             environment = {name: value for name, value in os.environ.items() if name not in RANK_VARIABLES}
             process = self._context.Process(target=_child_main, args=(environment, answer, function, arguments))
@@ -127,7 +131,7 @@ class ProcessPool:
                 ended.append((number, _received_error(job) or describe_exit(job.process.exitcode)))
         return ended
 
-    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+    def call(self, function: Callable[..., T], *arguments: object) -> T:
         """Return `function(*arguments)` (a plain value), run in a forked process. Raises RuntimeError if that dies."""
         ours, theirs = self._context.Pipe(duplex=False)
         process = self._start(function, arguments, theirs)
@@ -152,7 +156,8 @@ class ProcessPool:
 def _kill_group(job: _TrialProcess, number: int) -> None:
     """Send a signal to a trial and to all ranks that it started."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(job.process.pid, number)
+        if job.process.pid:
+            os.killpg(job.process.pid, number)
 
 
 def _received_error(job: _TrialProcess) -> str | None:
@@ -164,7 +169,7 @@ def _received_error(job: _TrialProcess) -> str | None:
 
 
 def _child_main(
-    environment: dict[str, str], answer: Connection, function: Callable[..., Any], arguments: Sequence[object]
+    environment: dict[str, str], answer: Connection, function: Callable[..., object], arguments: Sequence[object]
 ) -> None:
     """In the new process: its own session, away from the terminal's signals, with the sweep's current environment."""
     os.setsid()

@@ -5,14 +5,15 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import or_
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from annotated_types import Ge, Gt, Lt
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from lightning_modules.config.bounds import Count, mismatch
 from lightning_modules.config.errors import UserError, suggest
 from lightning_modules.config.metric_direction import check_direction
+from lightning_modules.config.plain import PlainDict, to_plain
 
 T = TypeVar("T")
 Sampler = Literal["tpe", "cmaes", "random", "grid", "nsga2"]
@@ -42,7 +43,7 @@ class SearchSettings:
     pruner: Pruner = "none"
     pruner_options: Mapping[str, object] = field(default_factory=dict)
     seed: Annotated[int, Ge(0), Lt(2**32)] = 0
-    objectives: Mapping[str, Any] = field(default_factory=dict)
+    objectives: PlainDict = field(default_factory=dict)
     timeout_s: Annotated[float, Gt(0)] | None = None
 
     @classmethod
@@ -50,13 +51,6 @@ class SearchSettings:
         """Raises UserError that lists every mistake of the node `search`."""
         raise_mistakes("in the group search", check_search(node))
         return cls(**to_plain(node))
-
-
-def to_plain(node: DictConfig | Mapping[str, object]) -> dict[str, Any]:
-    """The node as dicts and lists, with its interpolations resolved."""
-    values = OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else dict(node)
-    assert isinstance(values, dict)
-    return {str(key): value for key, value in values.items()}
 
 
 def raise_mistakes(where: str, mistakes: Iterable[str]) -> None:
@@ -102,7 +96,7 @@ def setting_mistakes(
     return mistakes
 
 
-def construct(where: str, constructor: Callable[..., T], options: Mapping[str, Any], injected: Mapping[str, Any]) -> T:
+def construct(where: str, constructor: Callable[..., T], options: PlainDict, injected: PlainDict) -> T:
     """Call `constructor` with `options`, of the key `where`, and with arguments that the user cannot give.
 
     Raises UserError for an option that the constructor does not have, of a wrong type, or that it refuses.

@@ -11,14 +11,15 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep, Sweep
 from omegaconf import DictConfig
 
 from lightning_modules.compat.hydra import convert_value
 from lightning_modules.config.errors import UserError, first_line, suggest
-from lightning_modules.sweep.search_settings import raise_mistakes, to_plain
+from lightning_modules.config.plain import PlainDict, to_plain
+from lightning_modules.sweep.search_settings import raise_mistakes
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -167,7 +168,7 @@ def describe_difference(old: str, new: str) -> str:
     return "\n".join(lines)
 
 
-def _described(distribution: dict[str, Any]) -> str:
+def _described(distribution: PlainDict) -> str:
     about = distribution["attributes"]
     if "choices" in about:
         return "one of " + ", ".join(json.dumps(choice) for choice in about["choices"])
@@ -215,7 +216,7 @@ def _choice_mistakes(choices: object) -> list[str]:
     return mistakes
 
 
-def _number_mistakes(spec: dict[str, Any]) -> list[str]:
+def _number_mistakes(spec: PlainDict) -> list[str]:
     numbers = {name: spec[name] for name in ("low", "high", "step") if spec.get(name) is not None}
     noun, is_valid = ("an integer", _is_whole) if spec["type"] == "int" else ("a number", _is_finite)
     mistakes = [f"{name}={value!r}: expected {noun}" for name, value in numbers.items() if not is_valid(value)]
@@ -241,11 +242,11 @@ def _is_finite(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _is_whole(value: Any) -> bool:
-    return _is_finite(value) and float(value).is_integer()
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int | float) and _is_finite(value) and float(value).is_integer()
 
 
-def to_distribution(spec: Any) -> BaseDistribution:
+def to_distribution(spec: list[str] | PlainDict) -> BaseDistribution:
     """Optuna's distribution for a valid range; its end is the last step inside the range."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
@@ -284,7 +285,7 @@ def spec_of(override: Override) -> dict[str, object]:
 
     ``range`` excludes its end, as in Python. Raises UserError for a sweep that is not a range.
     """
-    value: Any = override.value()
+    value: object = override.value()
     if not isinstance(value, Sweep):
         raise UserError("a pattern is not a list of choices: write them out")
     if wrong := sorted(value.tags - {"log"}):
@@ -302,7 +303,7 @@ def spec_of(override: Override) -> dict[str, object]:
     return spec | ({"log": True} if value.tags else {})
 
 
-def _range_of(value: RangeSweep) -> dict[str, Any]:
+def _range_of(value: RangeSweep) -> PlainDict:
     whole = all(isinstance(number, int) for number in (value.start, value.stop, value.step))
     start, stop, step = (Decimal(str(number)) for number in (value.start, value.stop, value.step))
     count = math.ceil((stop - start) / step) if step else 0

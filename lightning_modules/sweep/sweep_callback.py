@@ -2,7 +2,7 @@
 
 import math
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import psutil
 import pytorch_lightning as pl
 
 from lightning_modules.config.errors import UserError
+from lightning_modules.config.plain import PlainDict
 from lightning_modules.config.signals import RunStopped
 
 
@@ -21,7 +22,7 @@ class PruningClient:
         number: of the trial.
     """
 
-    def __init__(self, settings: Mapping[str, Any], number: int) -> None:
+    def __init__(self, settings: PlainDict, number: int) -> None:
         self.metric: str = settings["metric"]
         self._settings, self._number = settings, number
         self._trial: Any = None
@@ -33,7 +34,7 @@ class PruningClient:
         self._trial.report(value, epoch + 1)
         return bool(self._trial.should_prune())
 
-    def _open(self) -> Any:
+    def _open(self) -> object:
         import optuna
 
         from lightning_modules.compat.optuna import trial_in_storage

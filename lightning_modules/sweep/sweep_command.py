@@ -2,21 +2,21 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from lightning_modules.config.errors import UserError, suggest
-from lightning_modules.config.flatten import flatten
 from lightning_modules.config.moved_names import current_name
+from lightning_modules.config.plain import PlainDict, flatten, to_plain
 from lightning_modules.tracking.artifacts import artifact_path
 from lightning_modules.tracking.store import Store
 from lightning_modules.tracking.tags import KIND_TAG, SWEEP_NAME_TAG
@@ -64,7 +64,7 @@ def _root_key(key: str) -> str:
 
 def sweep_identity(kind: str, command: SweepCommand, config: DictConfig) -> dict[str, object]:
     """What makes two commands the same sweep, with its overrides, as JSON values."""
-    plain: Any = OmegaConf.to_container(config, resolve=False)
+    plain = to_plain(config, resolve=False)
     mutable = tuple(f"{key}." for key in _MUTABLE_KEYS)
     same = {key: value for key, value in flatten(plain).items() if not f"{key}.".startswith(mutable)}
     swept = {override.get_key_element(): override.get_value_string() for override in command.swept}
@@ -80,7 +80,7 @@ def recorded_identity(store: Store, run: "Run") -> dict[str, object] | None:
         return None
 
 
-def require_same_sweep(name: str, old: Mapping[str, object], new: Mapping[str, object]) -> None:
+def require_same_sweep(name: str, old: PlainDict, new: PlainDict) -> None:
     """Raise UserError, with the differences, if `new` is not the same sweep as `old`."""
     if changed := identity_differences(old, new):
         raise UserError(
@@ -88,7 +88,7 @@ def require_same_sweep(name: str, old: Mapping[str, object], new: Mapping[str, o
         )
 
 
-def identity_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+def identity_differences(old: PlainDict, new: PlainDict) -> str:
     """The differences between two identities, a line each; empty if there is none."""
     changes = []
     if old["sweeper"] != new["sweeper"]:

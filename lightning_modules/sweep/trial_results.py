@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from lightning_modules.compat.mlflow_schema import EXTREMES_QUERY
 from lightning_modules.config.run_names import run_name
@@ -155,7 +155,7 @@ def _linked_result(number: int, run: Run, keys: Sequence[str], values: _Values) 
     return replace(result, name=run_name(params, keys), params=params, linked=True)
 
 
-def _parse_value(text: str) -> Any:
+def _parse_value(text: str) -> object:
     """The value that MLflow stored as text."""
     try:
         return ast.literal_eval(text)

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from lightning_modules.config.errors import UserError
 from lightning_modules.task.rng import derive_seed
 
+Hooks = pl.LightningDataModule | pl.LightningModule
 
-def as_dict(batch: Any) -> dict[str, Any]:
+
+def as_dict(batch: Any) -> dict[str, Tensor]:
     """{x, y, …} of a batch (x, y) or {x, y, …}. Raises UserError for another structure."""
     found = dict(zip("xy", batch, strict=True)) if isinstance(batch, tuple | list) and len(batch) == 2 else batch
     x, y = (found.get(key) for key in "xy") if isinstance(found, Mapping) else (None, None)
@@ -27,7 +29,7 @@ def as_dict(batch: Any) -> dict[str, Any]:
     )
 
 
-def owner_of(hook: str, data: pl.LightningDataModule, task: Any) -> Any:
+def owner_of(hook: str, data: pl.LightningDataModule, task: Hooks) -> Hooks:
     """The one whose hook for batches Lightning calls: the datamodule, if it has it."""
     return data if is_overridden(hook, data) else task
 
@@ -46,13 +48,13 @@ class AugmentTraining(pl.Callback):
         own = type(owner).on_after_batch_transfer
 
         @functools.wraps(own)
-        def hook(batch: Any, dataloader_idx: int) -> Any:
+        def hook(batch: object, dataloader_idx: int) -> object:
             batch = own(owner, batch, dataloader_idx)
             return self._augment(trainer, batch) if trainer.training else batch
 
-        owner.on_after_batch_transfer = hook
+        owner.on_after_batch_transfer = hook  # type: ignore[method-assign]
 
-    def _augment(self, trainer: pl.Trainer, batch: Any) -> Any:
+    def _augment(self, trainer: pl.Trainer, batch: Any) -> object:
         step, share = trainer.fit_loop.epoch_loop.total_batch_idx + 1, trainer.distributed_sampler_kwargs or {}
         self._generator.manual_seed(derive_seed(self._seed, step, share.get("rank", 0)))
         found = as_dict(batch)

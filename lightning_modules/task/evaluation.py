@@ -31,7 +31,7 @@ class EvaluatedModule(pl.LightningModule):
     def __init__(self, model: nn.Module, loss: nn.Module, preprocess: nn.Module | None, seed: int) -> None:
         super().__init__()
         self.model = model
-        self.loss: Any = loss
+        self.loss: Any = loss  # of any class: what some have, such as `label_smoothing`, is set
         self.preprocess = preprocess or nn.Identity()
         self.seed = seed
         self.generator = torch.Generator()
@@ -143,10 +143,8 @@ class EvaluatedModule(pl.LightningModule):
             self._warn_of_undefined(part, named, outputs, y)
         return scores, y, outputs, index
 
-    def _log_metrics(
-        self, values: dict[str, Tensor], step: int, extra_metrics: Mapping[str, float] | None = None
-    ) -> None:
-        """Pass `values` to callbacks and logger, and `extra_metrics` to the logger only.
+    def _log_metrics(self, values: dict[str, Tensor], step: int, extra: Mapping[str, float] | None = None) -> None:
+        """Pass `values` to callbacks and logger, and `extra` to the logger only.
 
         A metric that is NaN because it is not defined on the samples reaches the callbacks but is not logged.
         """
@@ -156,7 +154,7 @@ class EvaluatedModule(pl.LightningModule):
             self.log_dict(values, logger=False)
         for logger in self.loggers:
             defined = {name: value for name, value in values.items() if name.endswith("/loss") or not value.isnan()}
-            logger.log_metrics({**defined, **(extra_metrics or {})}, step)  # type: ignore[dict-item]
+            logger.log_metrics({**defined, **(extra or {})}, step)  # type: ignore[dict-item]
 
     def _warn_of_undefined(self, part: str, values: Mapping[str, Tensor], outputs: Tensor, y: Tensor) -> None:
         """Warn once per split of classes without samples and of metrics that are not defined on its targets."""

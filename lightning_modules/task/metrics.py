@@ -70,7 +70,7 @@ _BY_CLASS = {
 _OVERALL = {"mcc": "MatthewsCorrCoef", "kappa": "CohenKappa", "ece": "CalibrationError"}
 
 
-def select_metrics(metrics: Mapping[str, Sequence[Any] | None] | None, default: Names) -> Names:
+def select_metrics(metrics: Mapping[str, Sequence[str | Metric] | None] | None, default: Names) -> Names:
     """The metrics of ``val`` and ``test``, from `metrics` or else `default`: names, and objects of torchmetrics.
 
     Raises UserError for other stages, and for objects that are no metrics.
@@ -100,7 +100,7 @@ def metric_suffixes(members: Sequence[str]) -> list[str]:
     return unique if len(set(unique)) == len(unique) else [f"{name}-{i}" for i, name in enumerate(plain)]
 
 
-def classification_metrics(kind: str, size: int, names: Sequence[str], top_k: int) -> MetricCollection:
+def classification_metrics(kind: str, size: int, names: Sequence[str | Metric], top_k: int) -> MetricCollection:
     """Metrics of probabilities [N, size] (binary: [N]) against classes [N] or labels [N, size].
 
     Averages are macro over the classes that have samples; ``accuracy`` is the fraction of correct samples (micro), and
@@ -221,7 +221,7 @@ class R2(r.R2Score):
         return super().compute() if self.total >= 2 else torch.full_like(self.residual, torch.nan).mean()
 
 
-def regression_metrics(size: int, names: Sequence[str]) -> MetricCollection:
+def regression_metrics(size: int, names: Sequence[str | Metric]) -> MetricCollection:
     """Metrics of values [N, size] against targets [N, size]: mse, mae, rmse, r2. Raises UserError for an unknown name."""
     known: dict[str, Callable[[], Metric]] = {
         "mse": lambda: r.MeanSquaredError(**NO_SYNC),
@@ -233,7 +233,7 @@ def regression_metrics(size: int, names: Sequence[str]) -> MetricCollection:
 
 
 def _build_collection(
-    known: Mapping[str, Callable[[], Metric]], wanted: Sequence[Any], task: str, optional: Collection[str] = ()
+    known: Mapping[str, Callable[[], Metric]], wanted: Sequence[str | Metric], task: str, optional: Collection[str] = ()
 ) -> MetricCollection:
     """The `wanted` metrics; those of torchmetrics by the name of their class. `optional` names may be missing in `known`."""
     built: dict[str, Metric | MetricCollection] = {}

@@ -1,16 +1,17 @@
-"""The supervised LightningModule: the training loss, its optimizer and schedule, and what happens in each step and epoch."""
+"""The supervised LightningModule: loss, optimizer, schedule, steps and epochs. Longer than 200 lines: it is one class."""
 
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch
 from pytorch_lightning.utilities.types import LRSchedulerConfigType, OptimizerLRScheduler
 from torch import Tensor, nn
 
+from lightning_modules.compat.torch import StateDict
 from lightning_modules.config.bounds import Count, NonNegative, bounded
 from lightning_modules.config.errors import UserError
+from lightning_modules.config.plain import PlainDict
 from lightning_modules.config.signals import raise_if_received
 from lightning_modules.data.batch_sampler import BatchSampler
 from lightning_modules.data.in_memory import Batch
@@ -85,7 +86,7 @@ class Supervised(EvaluatedModule):
         self._planned: int | None = None  # optimizer steps of the fit, for the schedule
         self._planned_in_checkpoint: int | None = None
         self._resumed = False
-        self.task_spec: dict[str, Any] = {}  # plain config of model, task and preprocessing, to rebuild the task from
+        self.task_spec: PlainDict = {}  # plain config of model, task and preprocessing, to rebuild the task from
 
     # --- what a task defines -----------------------------------------------------------------------------------
     train_metric_names: tuple[str, ...] = ()
@@ -278,11 +279,11 @@ class Supervised(EvaluatedModule):
         total = int(steps)
         return total, max(1, total // max(1, epochs or 1))
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(self, checkpoint: StateDict) -> None:
         checkpoint["passport"] = self.task_spec
         if self._planned is not None:
             checkpoint["planned_steps"] = self._planned
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+    def on_load_checkpoint(self, checkpoint: StateDict) -> None:
         self._planned_in_checkpoint = checkpoint.get("planned_steps")
         self._resumed = True

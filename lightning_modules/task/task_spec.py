@@ -1,7 +1,6 @@
 """Rebuild a task from the plain spec in its checkpoint, and verify that it is the trained one."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from lightning_modules.compat.lightning import has_trainer
 from lightning_modules.config.errors import UserError
+from lightning_modules.config.plain import PlainDict
 from lightning_modules.config.trust import refuse_untrusted
 from lightning_modules.task.supervised import Supervised
 
@@ -20,7 +20,7 @@ _TRAINING_ONLY = ("loss.", "augmentation.", "tta.")
 _TOLERANCE = {torch.float16: 0.02, torch.bfloat16: 0.1}
 
 
-def build_task_from_spec(task_spec: Mapping[str, Any], where: str) -> Supervised:
+def build_task_from_spec(task_spec: Mapping[str, object], where: str) -> Supervised:
     """Build model, preprocessing and task without weights or data.
 
     Raises UserError if a target is not allowed; `where` names the file in the message.
@@ -40,13 +40,13 @@ def build_task_from_spec(task_spec: Mapping[str, Any], where: str) -> Supervised
     return task
 
 
-def model_shapes(task_spec: Mapping[str, Any]) -> tuple[tuple[int, ...], int]:
+def model_shapes(task_spec: PlainDict) -> tuple[tuple[int, ...], int]:
     """The shape of a sample and the number of outputs for which a task was trained."""
     shapes = {**task_spec.get("shapes", {}), **task_spec["model"]}
     return tuple(shapes["input_shape"]), int(shapes["num_outputs"])
 
 
-def load_task_from_spec(task_spec: Mapping[str, Any], state: Mapping[str, Tensor], where: str) -> Supervised:
+def load_task_from_spec(task_spec: Mapping[str, object], state: Mapping[str, Tensor], where: str) -> Supervised:
     """Build the task with its weights in evaluation mode, without the parts needed in training only.
 
     Raises UserError like `build_task_from_spec`, and if the weights do not match; `where` names the file in the message.
@@ -68,8 +68,7 @@ def load_task_from_spec(task_spec: Mapping[str, Any], state: Mapping[str, Tensor
 
 def in_precision(task: pl.LightningModule, x: Tensor) -> Tensor:
     """Samples as the half or double precision of the task's trainer takes them."""
-    converted: Tensor = task.trainer.precision_plugin.convert_input(x) if has_trainer(task) else x
-    return converted
+    return task.trainer.precision_plugin.convert_input(x) if has_trainer(task) else x
 
 
 def output_tolerance(task: nn.Module) -> float:

@@ -3,13 +3,13 @@
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 from torch import Tensor
 
+from lightning_modules.compat.torch import StateDict
 from lightning_modules.config.errors import UserError
 from lightning_modules.config.moved_names import update_callback_states
 from lightning_modules.config.signals import defer_signals
@@ -38,7 +38,7 @@ class LastCheckpoint(Checkpoint):
         """The file."""
         return Path(str(self.dirpath)) / "last.ckpt"
 
-    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: StateDict) -> None:
         """Update the folder in the state of the callbacks that save the best weights.
 
         If the folder has moved, Lightning resets the best score, and the next epoch would count as the best.
@@ -79,11 +79,11 @@ class VerifiedCheckpointIO(TorchCheckpointIO):
         extra: plain values that are added to each checkpoint.
     """
 
-    def __init__(self, extra: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, extra: Mapping[str, object] | None = None) -> None:
         super().__init__()
         self._extra = extra or {}
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+    def save_checkpoint(self, checkpoint: StateDict, path: str | Path, storage_options: object = None) -> None:
         checkpoint = {**checkpoint, **self._extra}
         for key in ("hyper_parameters", "datamodule_hyper_parameters"):
             if key in checkpoint:
@@ -93,37 +93,39 @@ class VerifiedCheckpointIO(TorchCheckpointIO):
         else:
             save_with_checksum(checkpoint, Path(path))
 
-    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+    def load_checkpoint(
+        self, path: str | Path, map_location: object = None, weights_only: bool | None = None
+    ) -> StateDict:
         if "://" in str(path):
             return super().load_checkpoint(path, weights_only=weights_only)
         return read_checkpoint(Path(path))
 
 
-def plain_hyperparameters(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+def plain_hyperparameters(values: Mapping[str, object]) -> tuple[dict[str, object], list[str]]:
     """The hyper-parameters that a checkpoint can hold as plain values, and the names of the others."""
     kept = {key: value for key, value in values.items() if _is_plain(value)}
     return kept, [key for key in values if key not in kept]
 
 
-def _is_plain(value: Any) -> bool:
+def _is_plain(value: object) -> bool:
     if isinstance(value, Mapping):
         return type(value) is dict and all(
             isinstance(key, str | int) and _is_plain(item) for key, item in value.items()
         )
-    if type(value) in (list, tuple):
+    if isinstance(value, list | tuple) and type(value) in (list, tuple):
         return all(_is_plain(item) for item in value)
     return value is None or type(value) in (bool, int, float, str, Tensor)
 
 
-def _moved(value: Any, old: str, new: str) -> Any:
+def _moved(value: object, old: str, new: str) -> object:
     """Replace `old` by `new` at the beginning of every path in plain values, including keys."""
     if isinstance(value, dict):
         return {_moved(key, old, new): _moved(item, old, new) for key, item in value.items()}
     is_path = isinstance(value, str) and (value == old or value.startswith(f"{old}/"))
-    return new + value[len(old) :] if is_path else value
+    return new + str(value)[len(old) :] if is_path else value
 
 
-def call_load_hook(task: LightningModule, checkpoint: Mapping[str, Any], where: str) -> None:
+def call_load_hook(task: LightningModule, checkpoint: StateDict, where: str) -> None:
     """Call ``on_load_checkpoint``, with the entries that the task saved. Raises UserError if one is missing.
 
     Layers that ``configure_model`` makes are made first, as ``load_from_checkpoint`` does.
@@ -136,7 +138,7 @@ def call_load_hook(task: LightningModule, checkpoint: Mapping[str, Any], where: 
         raise UserError(f"{where} has no entry {error}, which on_load_checkpoint of the task reads") from error
 
 
-def read_checkpoint(path: Path, ours: bool = True) -> dict[str, Any]:
+def read_checkpoint(path: Path, ours: bool = True) -> StateDict:
     """Verify a checkpoint and load its plain values and tensors. `ours`: whether a checksum is expected.
 
     Raises UserError if the file is missing, damaged, truncated, or contains code.
@@ -144,7 +146,7 @@ def read_checkpoint(path: Path, ours: bool = True) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"no checkpoint at {path}")
     try:
-        loaded: dict[str, Any] = load_verified(path, ours)
+        loaded = load_verified(path, ours)
     except MemoryError as error:
         raise UserError(f"checkpoint {path} does not fit into memory: {error}") from error
     except Exception as error:  # torch raises many types

@@ -3,12 +3,11 @@
 import logging
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from lightning_modules.tracking.secrets import mask_secrets
 
 
-class _SilentHandler(logging.StreamHandler[Any]):
+class _SilentHandler(logging.StreamHandler):
     """Prints no traceback if the disk is full."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 # logging's name

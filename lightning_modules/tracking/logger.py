@@ -15,7 +15,7 @@ import warnings
 from collections import deque
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from pytorch_lightning.loggers.logger import Logger, rank_zero_experiment
@@ -24,6 +24,7 @@ from torch import Tensor
 
 from lightning_modules.compat.mlflow import latest_metrics
 from lightning_modules.config.errors import UserError, first_line
+from lightning_modules.config.plain import PlainDict
 from lightning_modules.config.signals import defer_signals
 from lightning_modules.report.numbers import shortest_decimal
 from lightning_modules.tracking.metric_sender import FIRST_PAUSE_S, LONGEST_PAUSE_S, TIMEOUT_S, MetricSender
@@ -123,7 +124,7 @@ class BufferedMLflowLogger(Logger):
         """MLflow's client; a dummy on ranks other than 0."""
         return self._client
 
-    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+    def log_hyperparams(self, params: object, *args: object, **kwargs: object) -> None:
         """Do nothing: the record contains the whole config."""
 
     @rank_zero_only
@@ -265,7 +266,7 @@ class BufferedMLflowLogger(Logger):
             text = f"the tracking store did not accept the points in {file}; send them with `touchstone store sync`"
             warnings.warn(f"MLflow run {self.run_id}: {text}", UnsentDataWarning, stacklevel=3)
 
-    def _rows(self, batch: list[Point]) -> Iterator[dict[str, Any]]:
+    def _rows(self, batch: list[Point]) -> Iterator[PlainDict]:
         """Points as rows of the outbox, scores first."""
         for point, value in sorted(zip(batch, _numbers(batch), strict=True), key=_display_order):
             found = next((model_id for prefix, model_id in self._models.items() if point.key.startswith(prefix)), None)
@@ -302,7 +303,7 @@ def _as_number(key: str, value: float | Tensor) -> float | Tensor:
 def _numbers(points: list[Point]) -> list[float]:
     """All values as floats, with one transfer per device and dtype instead of one per point."""
     numbers = [math.nan if isinstance(point.value, Tensor) else point.value for point in points]
-    kinds: dict[tuple[Any, Any], list[int]] = {}
+    kinds: dict[tuple[object, object], list[int]] = {}
     for i, point in enumerate(points):
         if isinstance(point.value, Tensor):
             kinds.setdefault((point.value.device, point.value.dtype), []).append(i)

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lightning_modules.config.errors import first_line
 from lightning_modules.tracking.outbox import MAX_BATCH, enqueue, metrics_of
@@ -30,7 +30,7 @@ class MetricSender:
     def __init__(self, client: MlflowClient, run_id: str) -> None:
         self.file: Path | None = None  # contains points that may not have arrived
         self._client, self._run_id = client, run_id
-        self._pending: deque[dict[str, Any]] = deque()
+        self._pending: deque[dict[str, object]] = deque()
         self._in_file = 0  # number of pending points, from the left, in the file
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
@@ -52,7 +52,7 @@ class MetricSender:
         """The number of points that have not arrived."""
         return len(self._pending)
 
-    def add(self, points: Iterable[dict[str, Any]]) -> None:
+    def add(self, points: Iterable[dict[str, object]]) -> None:
         """Queue points."""
         with self._changed:
             self._pending.extend(points)
@@ -108,7 +108,7 @@ class MetricSender:
                 self._arrived(len(batch))
                 pause = FIRST_PAUSE_S
 
-    def _next_batch(self) -> list[dict[str, Any]]:
+    def _next_batch(self) -> list[dict[str, object]]:
         with self._changed:
             if self._pending:
                 self._request_began = time.monotonic()

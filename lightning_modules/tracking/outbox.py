@@ -16,9 +16,10 @@ import tempfile
 from collections.abc import Collection, Iterable, Mapping
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lightning_modules.config.errors import UserError, first_line
+from lightning_modules.config.plain import PlainDict
 from lightning_modules.config.project import runs_folder
 from lightning_modules.tracking.secrets import mask_secrets
 from lightning_modules.tracking.store import Store, open_store, sqlite_path, sqlite_uri
@@ -40,7 +41,7 @@ def outbox_folders(uri: str) -> list[Path]:
     return [folder / "undelivered" for folder in (beside, Path.cwd(), Path(tempfile.gettempdir()))]
 
 
-def enqueue(uri: str, run_id: str, rows: Iterable[Mapping[str, Any]], onto: Path | None = None) -> Path:
+def enqueue(uri: str, run_id: str, rows: Iterable[Mapping[str, object]], onto: Path | None = None) -> Path:
     """Write rows of a run of the store `uri` to a new file: ``undelivered/<run id>.jsonl`` or ``…-1.jsonl``.
 
     A row is a metric (key, value, timestamp, step, optionally model_id) or an action (`do`: see `ACTIONS`).
@@ -82,7 +83,7 @@ def _append(path: Path, data: bytes) -> Path:
     return path
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
+def read_rows(path: Path) -> list[PlainDict]:
     """The rows of a file written by `enqueue`. Raises UserError if it is damaged."""
     rows = []
     for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
@@ -111,14 +112,14 @@ def deliver(client: MlflowClient, path: Path, but: Collection[str] = ()) -> int:
     return len(rows)
 
 
-def metrics_of(rows: Iterable[Mapping[str, Any]]) -> list[Metric]:
+def metrics_of(rows: Iterable[PlainDict]) -> list[Metric]:
     """The rows as MLflow's metrics, without repeated ones: it rejects equal metrics of a model in one call."""
     from mlflow.entities import Metric
 
     # NaN is not equal to itself
     unique = {(r["key"], r["step"], r["timestamp"], None if math.isnan(r["value"]) else r["value"]): r for r in rows}
     names = ("key", "value", "timestamp", "step", "model_id", "dataset_name", "dataset_digest")
-    known: list[dict[str, Any]] = [{name: row.get(name) for name in names} for row in unique.values()]
+    known: list[PlainDict] = [{name: row.get(name) for name in names} for row in unique.values()]
     return [Metric(**row) for row in known]
 
 
@@ -127,13 +128,13 @@ def work_folder(run_id: str) -> Path:
     return runs_folder() / "work" / run_id
 
 
-def _set_tags(client: MlflowClient, row: Mapping[str, Any]) -> None:
+def _set_tags(client: MlflowClient, row: PlainDict) -> None:
     from mlflow.entities import RunTag
 
     client.log_batch(row["run_id"], tags=[RunTag(key, str(value)[:8000]) for key, value in row["tags"].items()])
 
 
-def _finalize_model(client: MlflowClient, row: Mapping[str, Any]) -> None:
+def _finalize_model(client: MlflowClient, row: PlainDict) -> None:
     from mlflow.entities import LoggedModelOutput
 
     client.finalize_logged_model(row["model_id"], "READY")
@@ -144,7 +145,7 @@ def _finalize_model(client: MlflowClient, row: Mapping[str, Any]) -> None:
         client.log_outputs(row["run_id"], [LoggedModelOutput(row["model_id"], row["step"])])
 
 
-def _upload(client: MlflowClient, row: Mapping[str, Any]) -> None:
+def _upload(client: MlflowClient, row: PlainDict) -> None:
     """Upload the work folders to the server, then delete them.
 
     With MLflow's default timeout: the server may forward a large file before it responds.
@@ -164,7 +165,7 @@ def _upload(client: MlflowClient, row: Mapping[str, Any]) -> None:
     shutil.rmtree(work, ignore_errors=True)
 
 
-def _terminate_run(client: MlflowClient, row: Mapping[str, Any]) -> None:
+def _terminate_run(client: MlflowClient, row: PlainDict) -> None:
     # with another status it was resumed and has ended meanwhile
     if row.get("now") or client.get_run(row["run_id"]).info.status == "RUNNING":
         client.set_terminated(row["run_id"], row["status"], row["end_time"])

@@ -6,12 +6,12 @@ MLflow's page "compare runs" opens with the first differing params by name, so t
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from omegaconf import OmegaConf
 
 from lightning_modules.config.command_line import model_name
-from lightning_modules.config.flatten import flatten
+from lightning_modules.config.plain import PlainDict, flatten
 from lightning_modules.config.run_names import NAME_LIMIT, run_name, short_keys
 from lightning_modules.tracking.secrets import mask_secrets
 
@@ -36,7 +36,7 @@ _MODEL_PARAMS = (
 )
 
 
-def experiment_params(config: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+def experiment_params(config: Mapping[str, object], overrides: Sequence[str]) -> dict[str, object]:
     """The params of a resolved config: no bookkeeping but the study, and no ``data.seed`` that only copies ``seed``."""
     leaves = {key.removeprefix("choices."): value for key, value in flatten(config).items() if key}
     given = any(override.lstrip("+").startswith("data.seed=") for override in overrides)
@@ -46,7 +46,7 @@ def experiment_params(config: Mapping[str, Any], overrides: Sequence[str]) -> di
     return {k: value for k, value in leaves.items() if not BOOKKEEPING.match(k) or (k == "study" and study)}
 
 
-def describe_model(config: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
+def describe_model(config: PlainDict) -> tuple[str, dict[str, str]]:
     """Name (``data-model``) and params of a run's LoggedModel: the main settings, and those of the command line."""
     if "choices" not in config:
         return "model", {}
@@ -57,7 +57,7 @@ def describe_model(config: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
     return re.sub(r"[^\w -]", "_", model_name(OmegaConf.create(dict(config)))), chosen
 
 
-def default_run_name(config: Mapping[str, Any]) -> str:
+def default_run_name(config: PlainDict) -> str:
     """The run's name; if the user gave none, that of study and model, with the overrides: ``digits-convnet lr=1e-4 fold=0``."""
     name, overrides = str(config["name"]), [str(mask_secrets(word)) for word in config.get("overrides") or []]
     given = dict(word.lstrip("+").split("=", 1) for word in overrides if "=" in word and not word.startswith("~"))

@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import TypeGuard
 
 from lightning_modules.tracking.secrets import (
     HIDDEN,
@@ -188,7 +188,7 @@ def package_versions() -> dict[str, str]:
     return dict(sorted(found.items(), key=lambda item: item[0].lower()))
 
 
-def hardware() -> dict[str, Any]:
+def hardware() -> dict[str, object]:
     """The hardware of this machine. Does not initialize CUDA, so that the process can still fork."""
     import psutil
     import torch
@@ -214,7 +214,7 @@ def hardware() -> dict[str, Any]:
     }
 
 
-def _gpus() -> list[dict[str, Any]]:
+def _gpus() -> list[dict[str, object]]:
     query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader,nounits"]
     try:
         listed = subprocess.run(query, capture_output=True, text=True, check=True, timeout=20).stdout

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning_modules.config.errors import UserError, disk_is_full
-from lightning_modules.config.flatten import flatten
+from lightning_modules.config.plain import PlainDict, flatten
 from lightning_modules.config.project import code_folder
 from lightning_modules.config.signals import defer_signals
 from lightning_modules.tracking.artifacts import download_model, local_folder
@@ -44,6 +44,8 @@ from lightning_modules.tracking.tags import (
 from lightning_modules.tracking.user_code import record_diff, record_user_code
 
 if TYPE_CHECKING:
+    from mlflow.entities import Run
+
     from lightning_modules.tracking.record_run import RunSnapshot
 
 
@@ -59,7 +61,7 @@ class Record:
     """
 
     def __init__(
-        self, store: Store, run_id: str, model_id: str, settings: Mapping[str, Any], before: "RunSnapshot | None" = None
+        self, store: Store, run_id: str, model_id: str, settings: PlainDict, before: "RunSnapshot | None" = None
     ) -> None:
         resumed = before is not None
         self.store, self.run_id, self.model_id = store, run_id, model_id
@@ -69,7 +71,7 @@ class Record:
         self.experiment_id = run.info.experiment_id
         self.is_partial = NOT_RERUNNABLE_TAG in run.data.tags
         self._work: Path | None = None
-        self._unsent: list[Mapping[str, Any]] = []
+        self._unsent: list[Mapping[str, object]] = []
         self._kept: Path | None = None  # the file of unsent actions
         self.folder = self._local(run.info.artifact_uri, "run")
         self.model = model = self.client.get_logged_model(model_id) if model_id else None
@@ -117,7 +119,7 @@ class Record:
         return monitor
 
     # --- at the start of the run ------------------------------------------------------------------------------
-    def describe(self, config: Mapping[str, Any], overrides: list[str], data: Mapping[str, Any]) -> None:
+    def describe(self, config: PlainDict, overrides: list[str], data: Mapping[str, object]) -> None:
         """Record config, code, environment and data (if any) as artifacts and as searchable params and tags."""
         import yaml
 
@@ -135,7 +137,7 @@ class Record:
         if data:
             self._dataset(data)
 
-    def _code(self) -> dict[str, Any]:
+    def _code(self) -> dict[str, object]:
         git = git_state(code_folder())
         record_diff(self.text, "code/diff.patch", git)
         found = {
@@ -149,7 +151,7 @@ class Record:
         }
         return {key: value for key, value in found.items() if value is not None}
 
-    def _dataset(self, data: Mapping[str, Any]) -> None:
+    def _dataset(self, data: Mapping[str, object]) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
         from mlflow.exceptions import MlflowException
 
@@ -173,7 +175,7 @@ class Record:
                 time.sleep(0.1 * 2**attempt)
 
     @defer_signals()
-    def params(self, values: Mapping[str, Any]) -> None:
+    def params(self, values: Mapping[str, object]) -> None:
         """Log params; a value that is too long for MLflow is replaced by a reference to the config file."""
         from mlflow.entities import Param
 
@@ -187,7 +189,7 @@ class Record:
         self.client.log_batch(self.run_id, params=[Param(k, v) for k, v in texts.items() if k not in known])
 
     @defer_signals()
-    def tags(self, values: Mapping[str, Any]) -> None:
+    def tags(self, values: Mapping[str, object]) -> None:
         """Set tags in one call."""
         from mlflow.entities import RunTag
 
@@ -200,7 +202,7 @@ class Record:
         file.write_text(text, encoding="utf-8", errors="surrogateescape", newline="")  # a diff keeps its bytes
 
     @defer_signals()
-    def new_model(self, name: str, line: Sequence[tuple[str, str]], params: Mapping[str, Any]) -> tuple[str, Path]:
+    def new_model(self, name: str, line: Sequence[tuple[str, str]], params: Mapping[str, object]) -> tuple[str, Path]:
         """Create a LoggedModel derived from others; return its id and the folder for its files.
 
         Args:
@@ -248,7 +250,7 @@ class Record:
             raise failures[0]
 
     @defer_signals()
-    def send(self, row: Mapping[str, Any]) -> None:
+    def send(self, row: PlainDict) -> None:
         """Perform an action (`outbox.ACTIONS`) in the store; buffer it until the end if the store is unavailable."""
         row = {**row, "run_id": self.run_id}
         server = self.store.uri.startswith("http")
@@ -325,7 +327,7 @@ class Record:
 
 
 def start_run(
-    store: Store, experiment: str, name: str | None, tags: Mapping[str, str], config: Mapping[str, Any] | None
+    store: Store, experiment: str, name: str | None, tags: Mapping[str, str], config: PlainDict | None
 ) -> tuple[str, str]:
     """Create a run and the LoggedModel of its best weights, if it has a `config` of one; return their ids."""
     client, user = store.client, "unknown"
@@ -339,7 +341,7 @@ def start_run(
         raise
 
 
-def add_model(store: Store, run: Any, config: Mapping[str, Any]) -> str:
+def add_model(store: Store, run: "Run", config: PlainDict) -> str:
     """Create the LoggedModel of a run's best weights; return its id."""
     (name, params), kind = describe_model(config), "checkpoint"
     model = store.client.create_logged_model(

@@ -9,12 +9,13 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from torch.utils.hooks import RemovableHandle
 
 from lightning_modules.compat.mlflow import active_run
+from lightning_modules.config.plain import PlainDict
 from lightning_modules.config.signals import (
     RunStopped,
     SignalReceived,
@@ -37,11 +38,11 @@ _CHANGING_FILES = ("config/*", "environment/*", "code/*", "log.txt", "traceback.
 
 def open_record(
     store: Store,
-    config: Mapping[str, Any],
-    data: Mapping[str, Any],
+    config: PlainDict,
+    data: Mapping[str, object],
     resumed: ResumedRun | None,
     tags: Mapping[str, str],
-    settings: Mapping[str, Any] | None = None,
+    settings: PlainDict | None = None,
 ) -> Record:
     """Create the run, or reopen the resumed one, and describe it.
 
@@ -143,7 +144,7 @@ class RunSnapshot(pl.Callback):
         self.scratch = None if local or work.exists() else work  # a folder that only the resume creates
         self.files = {path: path.read_bytes() for path in self._files()}
         self._stepped = torch.zeros(1, dtype=torch.bool).share_memory_()
-        self._handles: list[Any] = []
+        self._handles: list[RemovableHandle] = []
 
     def _files(self) -> set[Path]:
         return {path for pattern in _CHANGING_FILES for path in self.folder.glob(pattern) if path.is_file()}
@@ -153,12 +154,12 @@ class RunSnapshot(pl.Callback):
         """Whether the resumed run has trained."""
         return bool(self._stepped)
 
-    def mark(self, *_: Any) -> None:
+    def mark(self, *_: object) -> None:
         """Note that the resumed run has trained: from now on its end is recorded."""
         self._stepped[0] = True
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        optimizers: list[Any] = [getattr(optimizer, "optimizer", optimizer) for optimizer in trainer.optimizers]
+        optimizers = [getattr(optimizer, "optimizer", optimizer) for optimizer in trainer.optimizers]
         self._handles = [optimizer.register_step_post_hook(self.mark) for optimizer in optimizers]
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:

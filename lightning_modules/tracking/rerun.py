@@ -13,11 +13,12 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lightning_modules.config.errors import UserError
+from lightning_modules.config.plain import PlainDict, to_plain
 from lightning_modules.config.project import code_folder, home
 from lightning_modules.report.numbers import shortest_decimal
 from lightning_modules.report.tables import open_console, terminal_table
@@ -35,6 +36,9 @@ from lightning_modules.tracking.tags import (
 )
 from lightning_modules.tracking.user_code import digest, user_modules
 
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
 
 def rerun(wanted: str, here: bool = False) -> str:
     """Rerun `wanted` as a new run, print each metric as equal or different, exit with 1 if one differs; return its id.
@@ -48,7 +52,7 @@ def rerun(wanted: str, here: bool = False) -> str:
     store = open_store()
     run = find_run(store, wanted)
     cfg = recorded_config(store, run)  # before any of its code is checked out
-    modules = user_modules(OmegaConf.to_container(cfg))  # type: ignore[arg-type] # a dict
+    modules = user_modules(to_plain(cfg, resolve=False))
     with contextlib.ExitStack() as stack:
         if here:
             code, trees = code_folder(), dict[Path, Path]()
@@ -67,7 +71,7 @@ def rerun(wanted: str, here: bool = False) -> str:
 
 
 @contextlib.contextmanager
-def recorded_code(store: Store, run: Any) -> Iterator[Path]:
+def recorded_code(store: Store, run: "Run") -> Iterator[Path]:
     """A temporary git worktree of the recorded commit, with the recorded diff applied."""
     patch = None
     if run.data.tags.get(GIT_DIRTY_TAG) == "true":
@@ -81,7 +85,7 @@ def recorded_code(store: Store, run: Any) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _recorded_repositories(store: Store, run: Any, modules: Mapping[str, Path]) -> Iterator[dict[Path, Path]]:
+def _recorded_repositories(store: Store, run: "Run", modules: Mapping[str, Path]) -> Iterator[dict[Path, Path]]:
     """The repositories that the user's own `modules` are in today, each with a temporary worktree of what was recorded."""
     recorded, trees = _recorded_modules(store, run), {}
     with contextlib.ExitStack() as stack:
@@ -132,7 +136,7 @@ def _git(*arguments: str, cwd: Path | None = None) -> None:
         )
 
 
-def _start_rerun(store: Store, run: Any, cfg: DictConfig, code: Path, paths: list[str], folder: Path) -> str:
+def _start_rerun(store: Store, run: "Run", cfg: DictConfig, code: Path, paths: list[str], folder: Path) -> str:
     """Run the recorded config in a subprocess with the code of `code` and of `paths`; return the id of the new run."""
     with open_dict(cfg):
         if "expected_fingerprint" in cfg.data:  # of our datamodules
@@ -173,7 +177,7 @@ def first_difference(old: list[tuple[int, float]], new: list[tuple[int, float]])
     return None
 
 
-def _compare_data(store: Store, run: Any, new_id: str) -> bool:
+def _compare_data(store: Store, run: "Run", new_id: str) -> bool:
     """Whether the data differ; print it, or that it is not known."""
     recorded, now = (
         tags.get(DATA_FINGERPRINT_TAG, "") for tags in (run.data.tags, store.client.get_run(new_id).data.tags)
@@ -200,7 +204,7 @@ def _compare(store: Store, old_id: str, new_id: str) -> int:
     return different
 
 
-def print_code_changes(run: Any) -> None:
+def print_code_changes(run: "Run") -> None:
     """Print how the code here differs from the recorded commit of a run."""
     then, now = run.data.tags.get(GIT_COMMIT_TAG), git_state(code_folder())
     if not is_commit(then) or not now.commit:
@@ -214,7 +218,7 @@ def print_code_changes(run: Any) -> None:
     print(shown.stdout.strip() or "  no tracked file differs from that commit")
 
 
-def _recorded_modules(store: Store, run: Any) -> dict[str, Any]:
+def _recorded_modules(store: Store, run: "Run") -> PlainDict:
     try:
         return json.loads(artifact_path(store, run, "code/modules.json").read_text())
     except UserError:  # the run used none
@@ -222,7 +226,7 @@ def _recorded_modules(store: Store, run: Any) -> dict[str, Any]:
 
 
 def _print_user_code_changes(
-    store: Store, run: Any, modules: Mapping[str, Path], trees: Mapping[Path, Path] | None = None
+    store: Store, run: "Run", modules: Mapping[str, Path], trees: Mapping[Path, Path] | None = None
 ) -> None:
     """Warn about the user's own modules that differ from the record and are not in checked out repositories."""
     recorded = _recorded_modules(store, run)
@@ -235,7 +239,7 @@ def _print_user_code_changes(
         )
 
 
-def _print_environment_changes(store: Store, run: Any) -> None:
+def _print_environment_changes(store: Store, run: "Run") -> None:
     packages = artifact_path(store, run, "environment/requirements.txt").read_text().split()
     machine = json.loads(artifact_path(store, run, "environment/hardware.json").read_text())
     today = {key: value for key, value in hardware().items() if key in machine}

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 from pytorch_lightning import LightningModule
@@ -19,7 +19,7 @@ from torch import nn
 from lightning_modules.config.check import SCALAR_RULES
 from lightning_modules.config.command_line import GROUPS
 from lightning_modules.config.errors import UserError
-from lightning_modules.config.flatten import flatten
+from lightning_modules.config.plain import flatten, to_plain
 from lightning_modules.config.project import CONF, home
 from lightning_modules.config.trust import refuse_untrusted
 from lightning_modules.tracking.artifacts import artifact_path, download_model, local_folder
@@ -39,6 +39,9 @@ from lightning_modules.tracking.tags import (
     SIGNATURE_TAG,
     WORKING_DIRECTORY_TAG,
 )
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
 
 _DATA_PATHS = ("path", "root", "folder", "exclude", "augmented", "cache_dir")
 
@@ -94,7 +97,7 @@ class ResumedRun:
         return "; ".join(f"{key}: {change}" for key, change in self.drift.items())
 
 
-def recorded_config(store: Store, run: Any) -> DictConfig:
+def recorded_config(store: Store, run: "Run") -> DictConfig:
     """Read the config of a recorded run and check its targets. Raises UserError if it does not exist, or is not the whole run."""
     if parts := run.data.tags.get(NOT_RERUNNABLE_TAG):
         raise UserError(
@@ -185,21 +188,15 @@ def continue_run(store: Store, run_id: str, cfg: DictConfig, alone: bool = True)
     if checkpoint is not None:
         with contextlib.suppress(UserError):  # the run ended before its config was recorded
             recorded = recorded_config(store, run)
-            old, new = (flatten(OmegaConf.to_container(c, resolve=True)) for c in (recorded, cfg))
+            old, new = (flatten(to_plain(c)) for c in (recorded, cfg))
             unset = {
                 key for key in new if key.split(".")[0] in ("model", "task") and new[key] is None
             }  # inferred from data
             both = (old.keys() & new.keys()) - unset  # a new version may have more keys
             drift = {key: change for key, change in config_drift(recorded, cfg).items() if key in both}
         refuse_drift(named, drift, allow)
-    model_id = run.data.tags.get(MODEL_ID_TAG) or _missing_model(store, run, cfg)
+    model_id = run.data.tags.get(MODEL_ID_TAG) or add_model(store, run, to_plain(cfg))  # it failed before
     return ResumedRun(run_id, model_id, cfg, checkpoint, named, run.data.tags, allow, drift)
-
-
-def _missing_model(store: Store, run: Any, cfg: DictConfig) -> str:
-    """Create the model of a run that failed, or was killed, while it was created."""
-    config: Any = OmegaConf.to_container(cfg, resolve=True)
-    return add_model(store, run, config)
 
 
 def reopen_run(store: Store, run_id: str, marks: Mapping[str, str]) -> None:
@@ -254,7 +251,7 @@ def load_weights(store: Store, wanted: str, module: nn.Module) -> None:
         raise UserError(f"init_from={wanted}: the file has no state_dict; it is not a checkpoint of Lightning")
     prefix = "model." if getattr(module, "task_spec", None) else ""  # of a task of ours only the network
     state = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
-    network: Any = module.model if prefix else module
+    network = module.get_submodule(prefix.rstrip("."))
     if not prefix and isinstance(network, LightningModule):
         call_load_hook(network, checkpoint, f"init_from={wanted}")
     own = network.state_dict()
@@ -267,7 +264,7 @@ def load_weights(store: Store, wanted: str, module: nn.Module) -> None:
     network.load_state_dict(state)
 
 
-def best_checkpoint(store: Store, run: Any) -> Path:
+def best_checkpoint(store: Store, run: "Run") -> Path:
     """The file of a run's best weights (the last ones if it monitors no metric), downloaded if necessary."""
     model_id = run.data.tags.get(MODEL_ID_TAG)
     if model_id:

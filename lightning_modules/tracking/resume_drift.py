@@ -2,12 +2,11 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from lightning_modules.config.errors import UserError, suggest
-from lightning_modules.config.flatten import flatten
+from lightning_modules.config.plain import PlainDict, flatten, to_plain
 from lightning_modules.tracking.run_cache import affects_results
 from lightning_modules.tracking.secrets import HIDDEN
 from lightning_modules.tracking.tags import DATA_FINGERPRINT_TAG
@@ -40,7 +39,7 @@ def config_drift(recorded: DictConfig, cfg: DictConfig) -> dict[str, str]:
 
     Another batch size on another number of processes is no difference if a step has as many samples.
     """
-    old, new = (flatten(OmegaConf.to_container(c, resolve=True)) for c in (recorded, cfg))
+    old, new = (flatten(to_plain(c)) for c in (recorded, cfg))
     free = {*_CHANGEABLE, *(_STEP_SIZE_KEYS if _same_step(old, new) else ())}
     changed = {}
     for key in sorted(old.keys() | new.keys()):
@@ -51,7 +50,7 @@ def config_drift(recorded: DictConfig, cfg: DictConfig) -> dict[str, str]:
     return changed
 
 
-def _same_step(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+def _same_step(old: PlainDict, new: PlainDict) -> bool:
     """Whether an optimizer step has the same number of samples."""
     keys = (*_STEP_SIZE_KEYS, "trainer.devices", "trainer.num_nodes")
     before, after = ([flat.get(key, 1) for key in keys] for flat in (old, new))

@@ -4,9 +4,8 @@ import functools
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any
 
-from lightning_modules.config.flatten import flatten
+from lightning_modules.config.plain import flatten
 from lightning_modules.config.project import PACKAGE
 from lightning_modules.tracking.params import BOOKKEEPING
 from lightning_modules.tracking.store import Store
@@ -24,7 +23,7 @@ class CachedRun(Exception):  # noqa: N818 # not an error
     """A finished run with the same signature exists; the argument is its id."""
 
 
-def run_signature(config: Mapping[str, Any], fingerprint: str) -> str:
+def run_signature(config: Mapping[str, object], fingerprint: str) -> str:
     """A sha256 over config, code and data fingerprint, without paths, logging and worker counts.
 
     Code means this package and the user's modules, if any (`user_code.py`).

@@ -42,7 +42,7 @@ def mask_secrets(value: Value) -> Value:
     return masked
 
 
-def _is_secret(key: str, item: Any) -> bool:
+def _is_secret(key: str, item: object) -> bool:
     harmless = item is None or isinstance(item, bool | float | Mapping)  # `token_dropout: 0.1` is not a secret
     return SECRET_KEY.search(key) is not None and not harmless
 

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from lightning_modules.compat.mlflow import backend_store, tables
+from lightning_modules.config.plain import PlainDict
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -16,7 +17,7 @@ def log_metrics_fast(client: "MlflowClient", run_id: str, metrics: "list[Metric]
     """
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-    store: Any = backend_store(client)
+    store: object = backend_store(client)
     plain = not any(metric.model_id for metric in metrics)
     if not (
         plain
@@ -53,6 +54,6 @@ def _insert_rows(store: Any, run_id: str, metrics: "list[Metric]") -> bool:
     return True
 
 
-def _recency(row: dict[str, Any]) -> tuple[int, int, float]:
+def _recency(row: PlainDict) -> tuple[int, int, float]:
     """MLflow's latest value is that of the highest step, then timestamp, then value."""
     return row["step"], row["timestamp"], row["value"]

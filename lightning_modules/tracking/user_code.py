@@ -10,16 +10,15 @@ import sysconfig
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
-from typing import Any
 
-from lightning_modules.config.flatten import flatten
+from lightning_modules.config.plain import flatten
 from lightning_modules.config.project import PACKAGE, code_folder
 from lightning_modules.tracking.provenance import GitState, git_state, repository_of
 
 _STANDARD = tuple(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib"))
 
 
-def user_modules(config: Mapping[str, Any]) -> dict[str, Path]:
+def user_modules(config: Mapping[str, object]) -> dict[str, Path]:
     """Module name -> source file of code outside this package, site-packages and the standard library.
 
     Sources are read, not run: imports inside of functions count, those made by ``importlib`` at run time do not.
@@ -44,7 +43,7 @@ def user_modules(config: Mapping[str, Any]) -> dict[str, Path]:
     return dict(sorted(found.items()))
 
 
-def record_user_code(write: Callable[[str, str], None], config: Mapping[str, Any]) -> None:
+def record_user_code(write: Callable[[str, str], None], config: Mapping[str, object]) -> None:
     """Write the user's own modules with their hashes and the state of their git repositories as artifacts."""
     modules = user_modules(config)
     if not modules:

@@ -1,4 +1,4 @@
-"""What the strategies send, what that costs here, and what it would cost on other networks."""
+"""What the strategies send, and what that costs here and elsewhere. Longer than 200 lines: each part runs in ranks."""
 
 import functools
 import os

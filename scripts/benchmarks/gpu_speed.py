@@ -2,6 +2,7 @@
 
 Each measures its rivals in turns within one process and writes medians as lines of JSON; with ``cpu`` it runs a small
 version that only shows that it works. Peers: a plain PyTorch loop, the same under CUDA graphs, torchvision v2, kornia.
+Longer than 200 lines: a function for each subject.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""The same transforms of images in four libraries: ours of a batch, torchvision's of a sample, and two more."""
+"""The same image transforms in four libraries, of a batch or a sample. Longer than 200 lines: each is written four times."""
 
 from collections.abc import Callable
 from importlib.util import find_spec

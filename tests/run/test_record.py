@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from lightning_modules.config.command_line import compose_run
-from lightning_modules.config.flatten import flatten
+from lightning_modules.config.plain import flatten
 from lightning_modules.run.run import run
 from lightning_modules.run.serve import load_task
 from lightning_modules.tracking.checkpoint import read_checkpoint

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from lightning_modules.augmentation.per_sample import PerSampleTransform, require_prepared, unsupported
 from lightning_modules.config.bounds import Fraction, Whole, bounded
 from lightning_modules.config.errors import UserError
+from lightning_modules.data.in_memory import InMemoryData
 
 
 class ToLogMel(nn.Module):
@@ -21,7 +22,7 @@ class ToLogMel(nn.Module):
         super().__init__()
         self.spectrum: Any = None
 
-    def prepare(self, data: Any) -> None:
+    def prepare(self, data: InMemoryData) -> None:
         """Take the spectrogram module from the data's preprocessing."""
         self.spectrum = getattr(data.preprocess, "spectrum", None)
         if self.spectrum is None:
@@ -62,7 +63,7 @@ class SpecAugment(PerSampleTransform):
         self.frequency_masks, self.time_masks = frequency_masks, time_masks
         self.mean: Tensor | None = None
 
-    def prepare(self, data: Any) -> None:
+    def prepare(self, data: InMemoryData) -> None:
         """Take the mean of each band from the data's preprocessing."""
         normalise = getattr(data.preprocess, "normalise", None)
         self.mean = None if normalise is None else normalise.shift.detach().clone()[:, None]

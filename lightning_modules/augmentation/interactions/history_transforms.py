@@ -3,14 +3,13 @@
 Crop, mask and reorder are those of Xie et al. 2022, "Contrastive Learning for Sequential Recommendation" (CL4SRec), section 3.3.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from lightning_modules.augmentation.per_sample import PerSampleTransform, require_prepared, to_device_of, unsupported
 from lightning_modules.config.bounds import Fraction, bounded
 from lightning_modules.config.errors import UserError
+from lightning_modules.data.in_memory import InMemoryData
 
 
 def check_histories(transform: PerSampleTransform, x: Tensor) -> None:
@@ -81,13 +80,13 @@ class HistoryMask(HistoryTransform):
         super().__init__(share, probability)
         self.mask = 0
 
-    def prepare(self, data: Any) -> None:
+    def prepare(self, data: InMemoryData) -> None:
         """Read the mask number from the data. Raises UserError if they are not histories."""
-        if getattr(data, "num_items", None) is None:
+        if (items := getattr(data, "num_items", None)) is None:
             raise UserError(
                 f"augmentation: HistoryMask needs histories of items, not {data.name}; try data=movielens_sequence"
             )
-        self.mask = int(data.num_items) + 1
+        self.mask = int(items) + 1
 
     def transform_samples(self, x: Tensor, generator: torch.Generator) -> Tensor:
         require_prepared(self, self.mask)

@@ -5,7 +5,6 @@ Longer than other files, because it also reads and computes the synonyms.
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -202,7 +201,7 @@ def distributional_neighbors(
     return table
 
 
-def _pmi_matrix(places: Tensor, size: int, window: int) -> Any:
+def _pmi_matrix(places: Tensor, size: int, window: int) -> object:
     """Return the positive pointwise mutual information of words in a window, sparse [size, size]; None if it is 0.
 
     Args:

@@ -1,9 +1,9 @@
-"""The goal of a search (ratios to reach, the drop of quality that is allowed), and the stages' settings that should reach it."""
+"""The goal of a search, and the stages' settings that should reach it. Longer than 200 lines: one converts to the other."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 from annotated_types import Ge
 from omegaconf import DictConfig
@@ -121,7 +121,7 @@ def chosen_keys(goal: Goal) -> list[str]:
     return channels + [SPARSITY_KEY, BITS_KEY] * ("size_ratio" in goal.ratios)
 
 
-def values_for(goal: Goal, point: Point, earlier: Sequence[Request]) -> tuple[dict[str, Any], dict[str, float]]:
+def values_for(goal: Goal, point: Point, earlier: Sequence[Request]) -> tuple[dict[str, object], dict[str, float]]:
     """The values of `chosen_keys` (None: without that stage) for a point, and the ratios that they should reach.
 
     The ratios that earlier attempts reached correct the requested ones.
@@ -130,7 +130,7 @@ def values_for(goal: Goal, point: Point, earlier: Sequence[Request]) -> tuple[di
     requested = {
         key: _corrected_ratio(key, MARGIN * target, point, earlier) for key, target in goal.targets(effort).items()
     }
-    values: dict[str, Any] = {}
+    values: dict[str, object] = {}
     from_channels = 1.0  # by removed channels
     for key in KEPT_RATIO_KEYS.keys() & goal.ratios.keys():
         kept = max(MIN_KEPT, round(1 / requested[key], 4))
@@ -164,7 +164,7 @@ def _corrected_ratio(key: str, target: float, point: Point, earlier: Sequence[Re
     return near.requested[key] * (target / near.gains[key]) ** (1 / slope)
 
 
-def attempt_overrides(values: Mapping[str, Any], dense: str, stage_overrides: Sequence[str]) -> list[str]:
+def attempt_overrides(values: Mapping[str, object], dense: str, stage_overrides: Sequence[str]) -> list[str]:
     """The overrides of an attempt.
 
     Args:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -95,11 +95,11 @@ class BudgetPlan(Plan):
         return True
 
     def _trial(self, trial: FrozenTrial) -> Trial:
-        values: dict[str, Any] = trial.user_attrs["values"]
+        values = trial.user_attrs["values"]
         params = {key: 0.0 if value is None else value for key, value in values.items()}
         return Trial(trial.number, params, self._overrides(values))
 
-    def _overrides(self, values: dict[str, Any]) -> tuple[str, ...]:
+    def _overrides(self, values: dict[str, object]) -> tuple[str, ...]:
         return tuple(attempt_overrides(values, self.dense, self.stage_overrides))
 
     # --- outcomes ------------------------------------------------------------------------------------------------

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lightning_modules.config.plain import PlainDict
+
 EFFORT_RESOLUTION = 0.05  # of the effort: closer points count as equal
 OVERSHOOT = 1.3  # until something fails, the next attempt is halfway to so many times the effort
 MAX_GOAL_ATTEMPTS = 3  # with the same bits: the measured size corrects the next attempt
@@ -142,7 +144,7 @@ def suggest(attempts: Sequence[Attempt], bits: int, max_drop: float, seed: int) 
     return round(max(found["effort"], best.position if best else 0.0), 3), found.get("bits", 0)
 
 
-def _as_trial(attempt: Attempt, space: dict[str, Any], max_drop: float) -> Any:
+def _as_trial(attempt: Attempt, space: PlainDict, max_drop: float) -> Any:
     from optuna.trial import create_trial
 
     effort = space["effort"]

@@ -8,14 +8,14 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from lightning_modules.compression.container.symbol_codecs import zstd_compress, zstd_decompress
 from lightning_modules.config.errors import UserError
+from lightning_modules.config.plain import PlainDict
 
-Header = dict[str, Any]  # JSON
+Header = PlainDict  # JSON
 VERSION = 1
 _TENSOR_NAME = "compressed"  # the name of the tensor, and the key of the metadata "VERSION SHA256"
 _DIGEST_PLACEHOLDER = b"0" * 64  # replaces the digest while it is computed

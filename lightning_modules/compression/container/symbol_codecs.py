@@ -1,10 +1,9 @@
 """Codecs of a sequence of symbols, uint8 below `alphabet`: packed bits, zstd, and range coding (ANS; Duda 2013)."""
 
-from typing import Any
-
 import numpy as np
 
 from lightning_modules.compression import optional_import
+from lightning_modules.config.plain import PlainDict
 
 Buffer = bytes | memoryview
 _MAX_SLOW_BYTES = 2**20  # zstd's best level takes seconds for each MiB
@@ -108,7 +107,7 @@ def decode_ans_words(data: Buffer, frequencies: np.ndarray, n: int) -> np.ndarra
     return symbols
 
 
-def _categorical_model(frequencies: np.ndarray) -> Any:
+def _categorical_model(frequencies: np.ndarray) -> object:
     weights = frequencies.astype(np.float64)
     return optional_import("constriction").stream.model.Categorical(weights / weights.sum(), perfect=False)
 
@@ -122,7 +121,7 @@ def zstd_compress(data: bytes, known: bytes = b"") -> bytes:
     One setting allows long matches only: short ones disturb the entropy coding of noise.
     """
     module = optional_import("zstandard")
-    options: dict[str, Any] = {"write_content_size": False, "write_dict_id": False}
+    options: PlainDict = {"write_content_size": False, "write_dict_id": False}
     settings: list[tuple[int, dict[str, int]]] = [(1, {}), (6, {})]
     if len(data) <= _MAX_SLOW_BYTES:
         settings = [(1, {}), (19, {}), (19, {"min_match": 7})]
@@ -150,6 +149,6 @@ def zstd_decompress(data: Buffer, size: int, known: bytes = b"") -> bytes:
     return plain
 
 
-def _dictionary(known: bytes) -> Any:
+def _dictionary(known: bytes) -> object:
     module = optional_import("zstandard")
     return module.ZstdCompressionDict(known, dict_type=module.DICT_TYPE_RAWCONTENT) if known else None

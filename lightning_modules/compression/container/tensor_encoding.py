@@ -10,9 +10,10 @@ from torch import Tensor
 
 from lightning_modules.compression.compressed_state import Codebook, CompressedState, QuantGrid, QuantizedWeight
 from lightning_modules.config.errors import UserError
+from lightning_modules.config.plain import PlainDict
 
 SharedRecords = dict[str, list[Any]]  # JSON: {dtype: [entries, streams]}
-Record = dict[str, Any]  # JSON: how a tensor is encoded
+Record = PlainDict  # JSON: how a tensor is encoded
 MAX_SHARED_VALUES = 1024  # tensors with at most this many plain values share streams
 
 _DTYPES = (
@@ -75,15 +76,13 @@ def dtype_name(tensor: Tensor) -> str:
 def to_byte_rows(tensor: Tensor) -> np.ndarray:
     """Tensor -> its bytes, uint8 [n, bytes of an entry]."""
     flat = tensor.detach().cpu().reshape(-1).contiguous()
-    rows: np.ndarray = flat.view(torch.uint8).numpy().reshape(-1, flat.element_size())
-    return rows
+    return flat.view(torch.uint8).numpy().reshape(-1, flat.element_size())
 
 
 def to_bit_patterns(tensor: Tensor) -> np.ndarray:
     """Tensor -> the bits of each entry as an unsigned integer, [n]."""
     rows = to_byte_rows(tensor)
-    bits: np.ndarray = rows.view(f"u{rows.shape[1]}")[:, 0]
-    return bits
+    return rows.view(f"u{rows.shape[1]}")[:, 0]
 
 
 def from_byte_rows(rows: np.ndarray, dtype: str) -> Tensor:

@@ -22,11 +22,7 @@ from lightning_modules.compression.container.tensor_encoding import (
     to_bit_patterns,
     to_byte_rows,
 )
-from lightning_modules.compression.container.value_codecs import (
-    Streams,
-    encode_plain,
-    encode_positions,
-)
+from lightning_modules.compression.container.value_codecs import Streams, encode_plain, encode_positions
 from lightning_modules.config.errors import UserError
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from lightning_modules.compression.distillation.losses import hint_loss
 from lightning_modules.compression.stage import StateDict
 from lightning_modules.config.errors import UserError, suggest
+from lightning_modules.config.plain import PlainDict
 
 
 class FeatureHooks:
@@ -32,7 +32,7 @@ class FeatureHooks:
     def _keep(self, name: str) -> Callable[..., None]:
         seen = self._seen  # not self: a copy of the network then copies no more than this function
 
-        def keep(module: nn.Module, inputs: Any, output: Any) -> None:
+        def keep(module: nn.Module, inputs: object, output: Tensor | tuple[Tensor, ...]) -> None:
             seen[name] = output[0] if isinstance(output, tuple) else output
 
         return keep
@@ -105,7 +105,7 @@ class HintRegressors:
         self.shapes: list[list[int]] = []
         self.regressors = nn.ModuleList()
         self._optimizer: torch.optim.Optimizer | None = None
-        self._waiting: dict[str, Any] | None = None
+        self._waiting: PlainDict | None = None
 
     def loss(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
         """Half the mean squared difference after the regressor, averaged over the pairs of layers."""

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -73,7 +72,7 @@ class Teacher:
                 raise UserError(f"teacher={m.teacher_uri} has the classes {theirs} …, but the student has {own} …")
 
 
-def output_classes(task: Any) -> tuple[str, list[str] | None]:
+def output_classes(task: object) -> tuple[str, list[str] | None]:
     """The kind of a task's outputs, and the names of their classes: of a language model the tokens."""
     if vocabulary := getattr(task, "vocabulary", None):
         return "multiclass", vocabulary.tokens

@@ -1,6 +1,5 @@
 """Lottery tickets: repeatedly train, prune and rewind; the final masks are trained from early weights."""
 
-from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import pytorch_lightning as pl
@@ -13,6 +12,7 @@ from lightning_modules.compression.stage import Settings, StageContext, StateDic
 from lightning_modules.config.bounds import Count, NonNegative, bounded
 from lightning_modules.config.errors import UserError
 from lightning_modules.config.metric_direction import higher_is_better
+from lightning_modules.config.plain import PlainDict
 
 
 class LotteryTicket(PruningStage):
@@ -164,7 +164,7 @@ class RoundMetrics:
         """Start a new round."""
         self.seen: dict[str, dict[str, float]] = {"last": {}, "best": {}, "by_val": {}, "val": {}}
 
-    def update(self, metrics: Mapping[str, Any]) -> None:
+    def update(self, metrics: PlainDict) -> None:
         """Add the metrics of one validation; those of single classes or targets are ignored.
 
         A metric of unknown direction has a last value only.

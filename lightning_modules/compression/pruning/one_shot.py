@@ -23,6 +23,7 @@ from lightning_modules.compression.pruning.saliency import (
 from lightning_modules.compression.stage import StageContext, When
 from lightning_modules.config.bounds import OpenFraction, bounded
 from lightning_modules.config.errors import UserError
+from lightning_modules.config.plain import PlainDict
 
 
 class OneShot(PruningStage):
@@ -41,11 +42,7 @@ class OneShot(PruningStage):
 
     @bounded
     def __init__(
-        self,
-        sparsity: float,
-        sensitivity: bool = False,
-        levels: Sequence[OpenFraction] = LEVELS,
-        **prune: Any,
+        self, sparsity: float, sensitivity: bool = False, levels: Sequence[OpenFraction] = LEVELS, **prune: Any
     ) -> None:
         super().__init__(sparsity, **prune)
         if not levels:
@@ -106,7 +103,7 @@ class NOfM(OneShot):
         if not 0 < n < m:
             raise UserError(f"compression: n={n}, m={m}: expected 0 < n < m, as n of every m weights are kept")
         self.n, self.m = n, m
-        which: dict[str, Any] = {"criterion": criterion, "batches": batches, "control": control}
+        which: PlainDict = {"criterion": criterion, "batches": batches, "control": control}
         super().__init__(
             1 - n / m, layers=layers, exclude=exclude, when=when, epochs=epochs, lr=lr, **which
         )  # fmt: skip

@@ -1,7 +1,7 @@
 """Half precision: a bfloat16 or float16 network with float32 inputs and outputs."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -64,10 +64,10 @@ class _CastHooks:
 
     dtype: torch.dtype
 
-    def inputs(self, module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    def inputs(self, module: nn.Module, inputs: tuple[object, ...]) -> tuple[object, ...]:
         return tuple(x.to(self.dtype) if isinstance(x, Tensor) else x for x in inputs)
 
-    def outputs(self, module: nn.Module, inputs: tuple[Any, ...], outputs: Tensor) -> Tensor:
+    def outputs(self, module: nn.Module, inputs: tuple[object, ...], outputs: Tensor) -> Tensor:
         return outputs.float()
 
 

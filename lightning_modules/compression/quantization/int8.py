@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from annotated_types import Gt, Le
@@ -14,6 +14,7 @@ from lightning_modules.compression.quantization.onnx_stage import OnnxStage, onn
 from lightning_modules.compression.quantization.pt2e import graph_to_onnx, quantize_graph
 from lightning_modules.config.bounds import Count, bounded
 from lightning_modules.config.errors import UserError
+from lightning_modules.config.plain import PlainDict
 
 Backend = Literal["onnxruntime", "pt2e"]
 Method = Literal["minmax", "percentile", "entropy", "mse"]
@@ -97,7 +98,7 @@ class DynamicInt8(OnnxStage):
 
 
 # --- calibration: the range of each activation from samples ------------------------------------------------------------
-def activation_ranges(path: Path, batches: Iterable[Tensor], method: Method, percentile: float) -> Any:
+def activation_ranges(path: Path, batches: Iterable[Tensor], method: Method, percentile: float) -> object:
     """ONNX Runtime's ``TensorsData`` for the activations of an ONNX file, collected batch by batch to save memory.
 
     Args:
@@ -125,7 +126,7 @@ def activation_ranges(path: Path, batches: Iterable[Tensor], method: Method, per
     return calibrate.TensorsData(known.MinMax, ranges)
 
 
-def min_mse_range(counts: Any, edges: Any, low: float, high: float) -> tuple[float, float]:
+def min_mse_range(counts: np.ndarray, edges: np.ndarray, low: float, high: float) -> tuple[float, float]:
     """[low, high] scaled towards 0 such that rounding to 256 levels has the smallest squared error.
 
     Args:
@@ -146,8 +147,8 @@ def min_mse_range(counts: Any, edges: Any, low: float, high: float) -> tuple[flo
 class _SingleBatchReader:
     """A data reader with one batch, in the form that ONNX Runtime's calibrators expect."""
 
-    def __init__(self, inputs: dict[str, Any]) -> None:
+    def __init__(self, inputs: PlainDict) -> None:
         self._left = [inputs]
 
-    def get_next(self) -> dict[str, Any] | None:
+    def get_next(self) -> PlainDict | None:
         return self._left.pop() if self._left else None

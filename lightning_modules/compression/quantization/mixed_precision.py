@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import pandas as pd
 import torch
 from annotated_types import Gt
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from lightning_modules.compression.compressed_state import CompressedState, QuantizedWeight
@@ -144,7 +145,7 @@ def write_bit_report(
     plot_bits(table, chosen).savefig(folder / f"{name}-bits.png")
 
 
-def plot_bits(table: SensitivityTable, chosen: Mapping[str, int]) -> Any:
+def plot_bits(table: SensitivityTable, chosen: Mapping[str, int]) -> Figure:
     """A bar for the bits of each weight, and a line for its cost at each width."""
     widths = sorted({bits for costs in table.values() for bits in costs})
     figure = blank_figure(9, 1.6 + 0.26 * len(table))

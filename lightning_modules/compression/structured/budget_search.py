@@ -16,7 +16,7 @@ from lightning_modules.compression.structured.layer_widths import resize_layers
 from lightning_modules.config.errors import UserError
 from lightning_modules.task.profiling import latency_ms, single_thread
 
-CostFunction = Callable[[dict[str, Any]], float]  # architecture step -> cost after it, relative to the cost before it
+CostFunction = Callable[[Step], float]  # architecture step -> cost after it, relative to the cost before it
 
 
 def only_budget(stage: str, **ratios: float | None) -> tuple[str, float]:

@@ -33,7 +33,7 @@ class ChannelImportance:
             "random": lambda group: self._random(len(group[0].idxs)),
         }[kind]
 
-    def score_channels(self, group: Any) -> Tensor | None:
+    def score_channels(self, group: object) -> Tensor | None:
         """[channels] of a group's first layer; None if the group has no weights."""
         return self.of_group(group)
 

@@ -16,14 +16,14 @@ Norm = (BatchOrInstanceNorm, nn.GroupNorm, nn.LayerNorm)
 LINEAR_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
-def diff_widths(before: nn.Module, after: nn.Module) -> dict[str, Any]:
+def diff_widths(before: nn.Module, after: nn.Module) -> dict[str, object]:
     """The differences between a network and the same network with fewer channels.
 
     Returns:
         ``layers``: by module, its integer attributes that changed (``out_channels``, ``heads``);
         ``tensors``: shapes that do not follow from those, by name in the state dict.
     """
-    layers: dict[str, dict[str, Any]] = {}
+    layers: dict[str, dict[str, object]] = {}
     old = dict(before.named_modules())
     for name, module in after.named_modules():
         was = _integer_attributes(old[name])
@@ -48,7 +48,7 @@ def resize_layers(model: nn.Module, step: Step) -> nn.Module:
     return model
 
 
-def _integer_attributes(module: nn.Module) -> dict[str, Any]:
+def _integer_attributes(module: nn.Module) -> dict[str, object]:
     """A module's integer attributes, and tuples of integers (as lists, as in JSON)."""
     return {
         key: list(value) if isinstance(value, tuple) else value
@@ -57,7 +57,7 @@ def _integer_attributes(module: nn.Module) -> dict[str, Any]:
     }
 
 
-def _all_integers(values: tuple[Any, ...]) -> bool:
+def _all_integers(values: tuple[object, ...]) -> bool:
     return all(type(value) is int for value in values)
 
 

@@ -1,4 +1,4 @@
-"""Low-rank factorization: replaces a layer by two thinner ones, from the SVD of its weight."""
+"""Low-rank factorization: two thinner layers, from the SVD of a weight. Longer than 200 lines: stage and factors."""
 
 import copy
 from typing import Any, ClassVar, Literal
@@ -12,6 +12,7 @@ from lightning_modules.compression.profiling import count_macs, count_params, me
 from lightning_modules.compression.stage import LayerStage, Settings, StageContext
 from lightning_modules.compression.structured.budget_search import cost_counter, only_budget, search_budget
 from lightning_modules.config.bounds import OpenFraction, bounded
+from lightning_modules.config.plain import PlainDict
 
 Ranks = dict[str, int]
 FACTORIZABLE = (nn.Linear, nn.Conv1d, nn.Conv2d)
@@ -69,7 +70,7 @@ class LowRankFactorization(LayerStage):
             count = cost_counter(self.goal.removesuffix("_ratio"))
             self._within_budget(count(replaced, example[:1]) / count(meta_model, example[:1]))
 
-    def _read_by_the_network(self, meta_model: nn.Module, found: dict[str, Any], example: Tensor) -> list[str]:
+    def _read_by_the_network(self, meta_model: nn.Module, found: PlainDict, example: Tensor) -> list[str]:
         """The layers that cannot be replaced, as patterns: ``*.qkv`` if that holds for all layers of this name."""
         failed = [name for name in found if not _runs_with_factored(meta_model, name, example)]
         kept = {name.rpartition(".")[2] for name in found.keys() - set(failed)}
@@ -101,10 +102,10 @@ class LowRankFactorization(LayerStage):
     def settings(self) -> Settings:
         return {self.goal: self.target, "ranks": self.ranks}
 
-    def _candidates(self, model: nn.Module) -> dict[str, Any]:
+    def _candidates(self, model: nn.Module) -> PlainDict:
         """The layers that can be factorized, by name."""
         names = [name.rpartition(".")[0] for name in self.weights(model)]
-        found: dict[str, Any] = {name: model.get_submodule(name) for name in names if name}
+        found: PlainDict = {name: model.get_submodule(name) for name in names if name}
         found = {name: layer for name, layer in found.items() if max_useful_rank(layer) >= 1}
         if not found:
             raise self.config_error(
@@ -173,14 +174,14 @@ def max_useful_rank(layer: nn.Module) -> int:
         or getattr(layer, "padding_mode", "zeros") != "zeros"
     ):
         return 0
-    weight: Any = layer.weight
+    weight = layer.get_parameter("weight")
     outputs, inputs = len(weight), weight[0].numel()
     return (outputs * inputs - 1) // (outputs + inputs)
 
 
 def factor_layers(layer: Any, rank: int) -> nn.Sequential:
     """Two layers in place of `layer`, with uninitialized weights."""
-    like: dict[str, Any] = {"device": layer.weight.device, "dtype": layer.weight.dtype}
+    like: PlainDict = {"device": layer.weight.device, "dtype": layer.weight.dtype}
     biased = layer.bias is not None
     if isinstance(layer, nn.Linear):
         first: nn.Module = skip_init(nn.Linear, layer.in_features, rank, bias=False, **like)
@@ -198,11 +199,11 @@ def svd(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @torch.no_grad()
-def load_factors(layers: Any, u: Tensor, values: Tensor, v: Tensor, rank: int, bias: Tensor | None) -> None:
+def load_factors(layers: nn.Module, u: Tensor, values: Tensor, v: Tensor, rank: int, bias: Tensor | None) -> None:
     """Set two factors to the first `rank` components of an SVD, each with the square roots of the singular values."""
     root = values[:rank].sqrt()
-    first, second = layers
-    first.weight.copy_((root[:, None] * v[:rank]).view_as(first.weight))
-    second.weight.copy_((u[:, :rank] * root).view_as(second.weight))
+    first, second = (part.get_parameter("weight") for part in layers.children())
+    first.copy_((root[:, None] * v[:rank]).view_as(first))
+    second.copy_((u[:, :rank] * root).view_as(second))
     if bias is not None:
-        second.bias.copy_(bias)
+        layers.get_parameter("1.bias").copy_(bias)

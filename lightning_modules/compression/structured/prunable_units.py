@@ -8,7 +8,7 @@ import math
 import warnings
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,9 @@ from torch import Tensor, nn
 from lightning_modules.compression import optional_import
 from lightning_modules.compression.structured.importance import AttentionParts, ChannelImportance, find_attentions
 from lightning_modules.compression.structured.layer_widths import LINEAR_LAYERS
+
+if TYPE_CHECKING:
+    from torch_pruning.dependency import Dependency, DependencyGraph, Group
 
 # Classes of networks that torch-pruning needs minutes and many gigabytes to trace.
 TOO_SLOW_TO_TRACE = ("SwinTransformer", "SwinTransformerV2", "MlpMixer")
@@ -57,7 +60,7 @@ def unsupported_reason(model: nn.Module) -> str | None:
     return None
 
 
-def dependency_graph(model: nn.Module, example: Tensor) -> Any:
+def dependency_graph(model: nn.Module, example: Tensor) -> "DependencyGraph":
     """torch-pruning's dependency graph of `model`, traced with one sample; raises any exception of torch-pruning."""
     learns = [(p, p.requires_grad) for p in model.parameters()]
     training = model.training
@@ -73,7 +76,7 @@ def dependency_graph(model: nn.Module, example: Tensor) -> Any:
 
 
 def find_units(
-    model: nn.Module, graph: Any, fixed: Collection[str], importance: ChannelImportance
+    model: nn.Module, graph: "DependencyGraph", fixed: Collection[str], importance: ChannelImportance
 ) -> list[PrunableUnits]:
     """All units of `model`, in its order, except those that would change an output of the layers in `fixed`."""
     names = {module: name for name, module in model.named_modules()}
@@ -94,7 +97,7 @@ def find_units(
     return sorted(found, key=lambda units: order[units.layer])
 
 
-def remove_units(model: nn.Module, graph: Any, units: PrunableUnits, gone: Sequence[int]) -> None:
+def remove_units(model: nn.Module, graph: "DependencyGraph", units: PrunableUnits, gone: Sequence[int]) -> None:
     """Remove the units `gone` from `model` and from all coupled layers."""
     channels = sorted(channel for unit in gone for channel in units.channels[unit])
     if units.attention is not None:
@@ -116,7 +119,7 @@ def select_units(units: PrunableUnits, threshold: float, max_ratio: float, round
     return units.scores.argsort(stable=True)[: total - kept].tolist()
 
 
-def _pruned_output_layers(graph: Any, group: Any) -> Iterator[nn.Module]:
+def _pruned_output_layers(graph: "DependencyGraph", group: "Group") -> Iterator[nn.Module]:
     """The layers of a group that lose outputs; a depthwise convolution only follows its inputs."""
     for dep, _ in group:
         layer = dep.target.module
@@ -128,7 +131,7 @@ def _pruned_output_layers(graph: Any, group: Any) -> Iterator[nn.Module]:
             yield layer
 
 
-def _is_traced_correctly(graph: Any, group: Any) -> bool:
+def _is_traced_correctly(graph: "DependencyGraph", group: "Group") -> bool:
     """Whether the graph tracked the channels correctly, which fails where a tensor is padded or split.
 
     Then a group covers only some outputs of a layer, or more inputs than a layer has. Nothing can be removed around
@@ -146,7 +149,9 @@ def _is_traced_correctly(graph: Any, group: Any) -> bool:
     return True
 
 
-def _channel_units(graph: Any, group: Any, root: str, channel_scores: Tensor, coupled: bool) -> PrunableUnits:
+def _channel_units(
+    graph: "DependencyGraph", group: "Group", root: str, channel_scores: Tensor, coupled: bool
+) -> PrunableUnits:
     """Single channels or, for a grouped layer, the same channel of all its groups."""
     groups = max(_num_groups(graph, dep) for dep, _ in group)
     size = len(channel_scores) // groups
@@ -156,7 +161,7 @@ def _channel_units(graph: Any, group: Any, root: str, channel_scores: Tensor, co
     )
 
 
-def _num_groups(graph: Any, dep: Any) -> int:
+def _num_groups(graph: "DependencyGraph", dep: "Dependency") -> int:
     layer = dep.target.module
     if isinstance(layer, nn.GroupNorm):
         return layer.num_groups

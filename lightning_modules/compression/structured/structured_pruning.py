@@ -175,7 +175,7 @@ class StructuredPruning(Stage):
 
     def _step(
         self, meta_model: nn.Module, units: list[PrunableUnits], example: Tensor, threshold: float
-    ) -> dict[str, Any]:
+    ) -> dict[str, object]:
         """The step for a threshold, tried on the meta device; raises if the network does not run afterwards."""
         trial = copy.deepcopy(meta_model)
         step = self._prune(trial, units, example.to("meta"), threshold)
@@ -184,7 +184,9 @@ class StructuredPruning(Stage):
                 raise ValueError("the shape of the outputs would change")
         return step
 
-    def _prune(self, model: nn.Module, units: list[PrunableUnits], example: Tensor, threshold: float) -> dict[str, Any]:
+    def _prune(
+        self, model: nn.Module, units: list[PrunableUnits], example: Tensor, threshold: float
+    ) -> dict[str, object]:
         before, graph = meta_copy(model), dependency_graph(model, example)
         learns = {name: p.requires_grad for name, p in model.named_parameters()}
         for each in units:

@@ -16,7 +16,7 @@ from torch.utils.data import DistributedSampler
 
 from lightning_modules.compat.lightning import sampler_of
 from lightning_modules.config.errors import UserError
-from lightning_modules.config.flatten import flatten
+from lightning_modules.config.plain import PlainDict, flatten
 from lightning_modules.data.batch_sampler import BatchSampler
 
 # May differ between ranks: only rank 0 records, and nodes may have the data in different folders.
@@ -51,7 +51,7 @@ def verify_ranks_agree(
         raise UserError("The ranks disagree:\n" + "\n".join(f"  {mistake}" for mistake in mistakes))
 
 
-def _differences(rank: int, report: Mapping[str, Any], first: Mapping[str, Any]) -> list[str]:
+def _differences(rank: int, report: PlainDict, first: PlainDict) -> list[str]:
     """What a rank reported differently from rank 0."""
     found = [
         f"rank {rank} has {key} {report[key]}, rank 0 {first[key]}"
@@ -67,7 +67,7 @@ def _differences(rank: int, report: Mapping[str, Any], first: Mapping[str, Any])
     return found
 
 
-def _differing_keys(report: Mapping[str, Any], first: Mapping[str, Any], part: str) -> list[str]:
+def _differing_keys(report: PlainDict, first: PlainDict, part: str) -> list[str]:
     return [key for key in {**first[part], **report[part]} if report[part].get(key) != first[part].get(key)]
 
 
@@ -102,7 +102,7 @@ def verify_equal_batch_counts(loader: Any, limit: int | float = 1.0) -> None:
         )
 
 
-def is_divided(loader: Any, share: Mapping[str, int]) -> bool:
+def is_divided(loader: object, share: Mapping[str, int]) -> bool:
     """Whether the sampler of a loader gives this rank its `share` (``rank`` of ``num_replicas``) of the samples."""
     sampler = sampler_of(loader)
     known = isinstance(sampler, DistributedSampler) and all(getattr(sampler, key) == share[key] for key in share)

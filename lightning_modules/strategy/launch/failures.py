@@ -9,7 +9,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import pytorch_lightning as pl
 import torch.distributed as dist
@@ -37,8 +37,8 @@ _POLL_S = 0.05
 
 
 def run_rank(
-    strategy: DDPStrategy, reports: Path | None, function: Callable[..., Any], *args: Any, **kwargs: Any
-) -> Any:
+    strategy: DDPStrategy, reports: Path | None, function: Callable[..., object], *args: object, **kwargs: object
+) -> object:
     """Call `function` as a rank of `strategy`. An error ends all ranks and is reported once.
 
     A rank that fails posts its reason; a rank whose collective fails looks for the reasons of the others.

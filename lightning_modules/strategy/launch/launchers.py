@@ -33,7 +33,7 @@ _POLL_S, _TERMINATE_AFTER_S, _KILL_AFTER_S = 0.5, 8.0, 12.0  # together less tha
 class ForkLauncher(MultiProcessingLauncher):
     """Forks all ranks, and raises the failure that they agree on."""
 
-    def launch(self, function: Callable[..., Any], *args: Any, trainer: Any = None, **kwargs: Any) -> Any:
+    def launch(self, function: Callable[..., object], *args: object, trainer: Any = None, **kwargs: object) -> object:
         with tempfile.TemporaryDirectory(prefix="touchstone-ranks-") as folder:
             rank = functools.partial(run_rank, launched_strategy(self), Path(folder), function)
             try:
@@ -72,7 +72,7 @@ class SubprocessLauncher(SubprocessScriptLauncher):
         super().__init__(strategy.cluster_environment, strategy.num_processes, strategy.num_nodes)
         self._strategy = strategy
 
-    def launch(self, function: Callable[..., Any], *args: Any, trainer: object = None, **kwargs: Any) -> Any:
+    def launch(self, function: Callable[..., object], *args: object, trainer: Any = None, **kwargs: object) -> object:
         environment = self.cluster_environment
         environment.validate_settings(num_devices=self.num_processes, num_nodes=self.num_nodes)
         if not environment.creates_processes_externally:

@@ -67,7 +67,7 @@ class AudioData(InMemoryData):
         """Log-mel features, normalized on the training part."""
         return LogMel(self.sample_rate, self.n_fft, self.hop, self.n_mels).fit(x, train)
 
-    def model_settings(self) -> dict[str, Any]:
+    def model_settings(self) -> dict[str, object]:
         """Return the arguments a recurrent network takes from the data."""
         return {"n_mels": self.n_mels}
 

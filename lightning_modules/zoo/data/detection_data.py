@@ -1,4 +1,4 @@
-"""Images with boxes for object detection, from folders in COCO's, Pascal VOC's or YOLO's format."""
+"""Images with boxes, from folders in COCO's, Pascal VOC's or YOLO's format. Longer than 200 lines: one class."""
 
 from collections import Counter
 from collections.abc import Sequence

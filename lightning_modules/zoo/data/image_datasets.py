@@ -1,6 +1,7 @@
 """Small images: digits, MNIST, Fashion-MNIST, CIFAR-10 and CIFAR-100.
 
-The files are read here and not by torchvision, which unpickles CIFAR's and names no damaged file: hence more than 200 lines.
+The files are read here and not by torchvision, which unpickles CIFAR's and names no damaged file.
+Longer than 200 lines for this reason.
 """
 
 import codecs
@@ -74,7 +75,7 @@ class DownloadableImages(ImageData):
         """Return the folders in which the files may be, each with the files' names."""
 
     @abstractmethod
-    def fetch(self, dataset: Any) -> None:
+    def fetch(self, dataset: object) -> None:
         """Download and unpack the files of torchvision's class."""
 
     def files(self) -> tuple[Path, ...]:
@@ -150,7 +151,7 @@ class FashionMNIST(MNIST):
     hint = " or apt-get install dataset-fashion-mnist"
 
     def __init__(
-        self, *, mean: Sequence[float] | None = (0.2860,), std: Sequence[float] | None = (0.3530,), **settings: Any
+        self, *, mean: Sequence[float] | None = (0.2860,), std: Sequence[float] | None = (0.3530,), **settings: object
     ) -> None:
         super().__init__(mean=mean, std=std, **settings)
 
@@ -263,13 +264,13 @@ class CIFAR100(CIFAR10):
         *,
         mean: Sequence[float] | None = (0.5071, 0.4865, 0.4409),
         std: Sequence[float] | None = (0.2673, 0.2564, 0.2762),
-        **settings: Any,
+        **settings: object,
     ) -> None:
         super().__init__(mean=mean, std=std, **settings)
 
 
 class _ArraysOnly(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
+    def find_class(self, module: str, name: str) -> object:
         if (module, name) not in ALLOWED:
             raise pickle.UnpicklingError(f"it references {module}.{name}, which a CIFAR file does not contain")
         return ALLOWED[module, name]

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 
 from lightning_modules.config.bounds import Count, Seed, Whole, bounded
 from lightning_modules.config.errors import UserError
+from lightning_modules.config.plain import PlainDict
 from lightning_modules.data.fingerprint import hash_files
 from lightning_modules.data.in_memory import BatchSize
 from lightning_modules.zoo.data.large_files import FileSamples, NpySamples, ParquetSamples, TarSamples
@@ -102,23 +103,23 @@ class LargeData(pl.LightningDataModule):
         """A sha256 over the files."""
         return hash_files(self.files, quick=self.hashed == "quick")
 
-    def train_dataloader(self) -> DataLoader[Any]:
+    def train_dataloader(self) -> DataLoader[object]:
         return self._loaders("train")[0]
 
-    def val_dataloader(self) -> list[DataLoader[Any]]:
+    def val_dataloader(self) -> list[DataLoader[object]]:
         return self._loaders("val")
 
-    def test_dataloader(self) -> list[DataLoader[Any]]:
+    def test_dataloader(self) -> list[DataLoader[object]]:
         return self._loaders("test")
 
     def _loaders(self, part: str) -> list[DataLoader[Any]]:
         """One loader, or none if there are no files."""
         if part not in self.parts:
             return []
-        share: dict[str, Any] = (self.trainer.distributed_sampler_kwargs if self.trainer else None) or {}
+        share: PlainDict = (self.trainer.distributed_sampler_kwargs if self.trainer else None) or {}
         ranks = share.get("rank", 0), share.get("num_replicas", 1)
         sampler = BlockSampler(self.parts[part], self.mixed_blocks, part == "train", self.seed, *ranks)
-        how: dict[str, Any] = {"num_workers": self.num_workers, "persistent_workers": self.num_workers > 0}
+        how: PlainDict = {"num_workers": self.num_workers, "persistent_workers": self.num_workers > 0}
         return [DataLoader(self.parts[part], self.batch_size, sampler=sampler, collate_fn=self._to_tensors, **how)]
 
     def _to_tensors(self, batch: Any) -> tuple[Tensor, Tensor]:

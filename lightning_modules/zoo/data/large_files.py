@@ -176,6 +176,6 @@ class TarSamples(FileSamples):
                 opened.seek(offset)
                 content = io.BytesIO(opened.read(size))
                 is_array = content.getbuffer()[:6] == b"\x93NUMPY"
-                image: Any = None if is_array else Image.open(content).convert("RGB")
+                image: object = None if is_array else Image.open(content).convert("RGB")
                 samples.append(np.load(content) if is_array else np.asarray(image).transpose(2, 0, 1))
         return np.stack(samples), chosen[:, 2]

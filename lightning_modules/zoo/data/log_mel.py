@@ -1,7 +1,7 @@
 """Log-mel spectrograms: the input features of speech networks."""
 
 import math
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from annotated_types import Ge
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lightning_modules.config.bounds import Count, bounded
 from lightning_modules.config.errors import UserError
+from lightning_modules.config.plain import PlainDict
 from lightning_modules.data.preprocess import SampleSource, Standardize
 
 WindowLength = Annotated[int, Ge(16)]
@@ -118,7 +119,7 @@ class LogMel(nn.Module):
         normal: Tensor = self.normalise(features[:, 0])
         return normal[:, None]
 
-    def recipe(self) -> dict[str, Any]:
+    def recipe(self) -> PlainDict:
         """Return the plain values from which ``hydra.utils.instantiate`` rebuilds this module."""
         names = ("sample_rate", "n_fft", "hop", "n_mels")
         return {

@@ -61,7 +61,7 @@ class MovieLens(InMemoryData):
         x = torch.from_numpy(np.stack([user, item], axis=1).astype(np.int64))
         return RawDataset(x, torch.from_numpy(ratings.astype(np.float32)), files=(path,))
 
-    def model_settings(self) -> dict[str, Any]:
+    def model_settings(self) -> dict[str, object]:
         """Return the arguments a rating model takes from the data; the mean is that of the training part."""
         mean = float(self.arrays.y[self.splits["train"]].double().mean())
         return {"num_users": len(self.user_ids), "num_items": len(self.item_ids), "mean": mean}
@@ -202,7 +202,7 @@ class MovieLensImplicit(MovieLens):
             self._fingerprint = combine_fingerprint(self._content(arrays), splits, self.preprocess)
         return self._fingerprint
 
-    def model_settings(self) -> dict[str, Any]:
+    def model_settings(self) -> dict[str, object]:
         """Return the arguments a model takes from the data; `num_interactions` counts the training part."""
         sizes = {"num_users": self.num_users, "num_items": self.num_items}
         return {**sizes, "mean": 0.0, "num_interactions": len(self.splits["train"])}

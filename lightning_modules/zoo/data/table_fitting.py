@@ -8,7 +8,6 @@ import json
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
 
 import numpy as np
 import torch
@@ -125,7 +124,7 @@ def _fill(values: np.ndarray, own: ColumnSettings) -> float:
     return float(SimpleImputer(strategy=strategy).fit(values[:, None]).statistics_[0])
 
 
-def _shift_and_scale(v: np.ndarray, scaling: str) -> tuple[Any, Any]:
+def _shift_and_scale(v: np.ndarray, scaling: str) -> tuple[np.ndarray | float, np.ndarray | float]:
     if scaling in ("none", "quantile"):
         return 0.0, 1.0
     if scaling == "normalise":

@@ -4,7 +4,6 @@ import hashlib
 import json
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,18 +12,14 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from lightning_modules.config.errors import UserError
+from lightning_modules.config.plain import PlainDict, to_plain
 from lightning_modules.data.fingerprint import tensor_digest
 from lightning_modules.data.float64_scaling import require_precision
 from lightning_modules.data.table_file import list_names
 from lightning_modules.data.table_input import TableInput, category_names
 from lightning_modules.zoo.data.table_fitting import fit_table
 from lightning_modules.zoo.data.table_modules import PreparedTable
-from lightning_modules.zoo.data.table_settings import (
-    ColumnSettings,
-    column_kinds,
-    column_settings,
-    incomplete_rows,
-)
+from lightning_modules.zoo.data.table_settings import ColumnSettings, column_kinds, column_settings, incomplete_rows
 
 
 class TablePreparation:
@@ -35,10 +30,9 @@ class TablePreparation:
         overrides: settings by column; "drop" for a column that is not a feature.
     """
 
-    def __init__(self, default: Mapping[str, Any], overrides: Mapping[str, Any]) -> None:
+    def __init__(self, default: PlainDict, overrides: PlainDict) -> None:
         self.default = ColumnSettings(**default)
-        plain: Any = OmegaConf.to_container(OmegaConf.create(dict(overrides)), resolve=True)
-        self.overrides: dict[str, Any] = {str(name): given for name, given in plain.items()}
+        self.overrides = to_plain(OmegaConf.create(dict(overrides)))
 
     def select(
         self, table: pd.DataFrame, targets: Sequence[str], cells: Mapping[str, Sequence[str]]

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, get_type_hints
+from typing import get_type_hints
 
 import pandas as pd
 
@@ -38,7 +38,7 @@ class ColumnSettings:
 
 
 def column_settings(
-    default: ColumnSettings, overrides: Mapping[str, Any], names: Sequence[str], targets: Sequence[str]
+    default: ColumnSettings, overrides: Mapping[str, object], names: Sequence[str], targets: Sequence[str]
 ) -> dict[str, ColumnSettings]:
     """Return the settings of each column that is kept, the targets included.
 

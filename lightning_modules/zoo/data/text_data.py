@@ -109,7 +109,7 @@ class TextData(InMemoryData):
             ids = fit_vocabulary_ids(x.index_select(0, train), count, self.min_count, self.max_words)
         return Vocabulary(self.words, ids, self.tokenizer, length)
 
-    def model_settings(self) -> dict[str, Any]:
+    def model_settings(self) -> dict[str, object]:
         """Return the arguments a text model takes from the data: vocabulary size and pretrained tokenizer."""
         self.setup()
         assert isinstance(self.preprocess, Vocabulary)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.config.errors import UserError
+from lightning_modules.config.plain import PlainDict
 
 
 class TokenVocabulary(nn.Module):
@@ -46,11 +48,11 @@ class TokenVocabulary(nn.Module):
         """Return the characters of a text that have no token."""
         return []
 
-    def recipe(self) -> dict[str, Any]:
+    def recipe(self) -> PlainDict:
         """Return the plain values from which ``hydra.utils.instantiate`` rebuilds this module; no ``$``, as in ``${…}``."""
         return {"_target_": f"{type(self).__module__}.{type(self).__qualname__}"}
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *more: Any) -> None:
+    def _load_from_state_dict(self, state_dict: PlainDict, prefix: str, *more: Any) -> None:
         saved = state_dict.get(f"{prefix}digest")
         if saved is not None and not torch.equal(saved.cpu(), self.digest.cpu()):
             raise UserError(
@@ -83,7 +85,7 @@ class CharacterVocabulary(TokenVocabulary):
     def unknown(self, text: str) -> list[str]:
         return sorted(set(text) - set(self.characters))
 
-    def recipe(self) -> dict[str, Any]:
+    def recipe(self) -> PlainDict:
         characters = json.dumps(self.characters).replace("$", "\\u0024")
         return {**super().recipe(), "characters": characters, "unknown": self.unknown_id is not None}
 
@@ -103,7 +105,7 @@ class BytePairVocabulary(TokenVocabulary):
     def to_text(self, ids: Tensor) -> str:
         return str(self.tokenizer.decode(ids.tolist()))
 
-    def recipe(self) -> dict[str, Any]:
+    def recipe(self) -> PlainDict:
         return {**super().recipe(), "tokenizer": self.tokenizer.to_str().replace("$", "\\u0024")}
 
 
@@ -126,7 +128,7 @@ _OTHERS = [byte for byte in range(256) if byte not in _PRINTABLE]
 _BYTES = {chr(byte): byte for byte in _PRINTABLE} | {chr(256 + i): byte for i, byte in enumerate(_OTHERS)}
 
 
-def _tokenizers() -> Any:
+def _tokenizers() -> ModuleType:
     try:
         import tokenizers
     except ModuleNotFoundError as error:

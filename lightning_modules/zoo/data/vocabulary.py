@@ -4,13 +4,13 @@ import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from lightning_modules.config.errors import UserError, suggest
+from lightning_modules.config.plain import PlainDict
 from lightning_modules.model.pretrained_tokenizer import pretrained_tokenizer
 
 Tokenizer = Callable[[str], list[str]]
@@ -131,7 +131,7 @@ class Vocabulary(nn.Module):
         cut, ids = load_tokenizer(self.tokenizer), {word: i for i, word in enumerate(self.words, start=1)}
         return encode([cut(text) for text in texts], ids, self.length)
 
-    def recipe(self) -> dict[str, Any]:
+    def recipe(self) -> PlainDict:
         """Return the plain values from which ``hydra.utils.instantiate`` rebuilds this module.
 
         Lists are strings: OmegaConf is slow with 30,000 nodes, and would interpret words such as ``???`` or ``${…}``.

@@ -1,6 +1,6 @@
 """Convolutional networks for images: LeNet-5, the 2c2d of DeepOBS, and ResNets without an ImageNet stem.
 
-ResNets: He et al. 2016, "Deep Residual Learning for Image Recognition".
+ResNets: He et al. 2016, "Deep Residual Learning for Image Recognition". Longer than 200 lines: three papers.
 """
 
 from abc import abstractmethod

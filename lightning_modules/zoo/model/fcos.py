@@ -1,4 +1,4 @@
-"""FCOS: a one-stage detector without anchors (Tian et al. 2019), on a small residual backbone with a feature pyramid."""
+"""FCOS: a one-stage detector without anchors (Tian et al. 2019). Longer than 200 lines: with its backbone and pyramid."""
 
 import itertools
 import math

@@ -1,6 +1,7 @@
 """Text classifiers of Hugging Face transformers (an optional extra); nothing is downloaded unless requested."""
 
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -81,7 +82,7 @@ class HFTextClassifier(nn.Module):
         return ids[:, :longest], mask[:, :longest]
 
 
-def _load_network(transformers: Any, path: str, num_outputs: int, pretrained: bool, download: bool) -> Any:
+def _load_network(transformers: ModuleType, path: str, num_outputs: int, pretrained: bool, download: bool) -> Any:
     builder, common = transformers.AutoModelForSequenceClassification, {"trust_remote_code": False}
     files = {**common, "local_files_only": not download}
     level = transformers.utils.logging.get_verbosity()

@@ -45,7 +45,7 @@ class LightGCN(PairScorer):
         nn.init.xavier_uniform_(self.item_factors.weight)
         self.register_buffer("edges", torch.zeros(num_interactions, 2, dtype=torch.int64))
         self.edges: Tensor
-        self._graph: tuple[Any, Tensor] | None = None  # computed from the edges on first use
+        self._graph: tuple[object, Tensor] | None = None  # computed from the edges on first use
 
     def set_graph(self, pairs: Tensor) -> None:
         """Set the graph from the training pairs int64 [num_interactions, 2] (user, item). Raises UserError for others."""
@@ -77,7 +77,7 @@ class LightGCN(PairScorer):
         of_users, of_items = self.propagate()
         return of_users[users] @ of_items.T
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_graph": None}
 
 

@@ -1,4 +1,4 @@
-"""Networks for texts: Kim's CNN, a bidirectional GRU and a small transformer encoder."""
+"""Networks for texts: Kim's CNN, a bidirectional GRU, a small transformer. Longer than 200 lines: three networks."""
 
 from collections.abc import Sequence
 

@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.optimizer import ParamsT
 
 from lightning_modules.config.bounds import Count, NonNegative, bounded
+from lightning_modules.config.plain import PlainDict
 from lightning_modules.config.trust import component
 from lightning_modules.optimizer.lr_schedules import require_warmup_fits
 
@@ -25,7 +26,7 @@ class LayerWiseOptimizer(Optimizer):
     """Updates one parameter after another."""
 
     @abstractmethod
-    def update_parameter(self, w: Tensor, g: Tensor, group: dict[str, Any]) -> None:
+    def update_parameter(self, w: Tensor, g: Tensor, group: dict[str, object]) -> None:
         """Update weights `w` with gradient `g` in place, using the settings of their group."""
 
     @torch.no_grad()
@@ -67,7 +68,7 @@ class LARS(LayerWiseOptimizer):
         settings = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "trust": trust}
         super().__init__(params, {**settings, "adapt_vectors": adapt_vectors})
 
-    def update_parameter(self, w: Tensor, g: Tensor, group: dict[str, Any]) -> None:
+    def update_parameter(self, w: Tensor, g: Tensor, group: PlainDict) -> None:
         decay = group["weight_decay"]
         step = g.add(w, alpha=decay)
         if w.ndim > 1 or group["adapt_vectors"]:
@@ -102,7 +103,7 @@ class LAMB(LayerWiseOptimizer):
         settings = {"lr": lr, "betas": tuple(betas), "eps": eps, "weight_decay": weight_decay}
         super().__init__(params, {**settings, "adapt_vectors": adapt_vectors})
 
-    def update_parameter(self, w: Tensor, g: Tensor, group: dict[str, Any]) -> None:
+    def update_parameter(self, w: Tensor, g: Tensor, group: PlainDict) -> None:
         state = self.state[w]
         if not state:
             state.update(step=0, exp_avg=torch.zeros_like(w), exp_avg_sq=torch.zeros_like(w))

@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lightning_modules.compat.torch import StateDict
 from lightning_modules.config.bounds import Count, bounded
+from lightning_modules.config.plain import PlainDict
 from lightning_modules.strategy.comm_hooks import CommHook
 from lightning_modules.strategy.comm_stats import BytesCounter
 
@@ -65,7 +66,7 @@ class PowerSGD(CommHook):
         random_seed: int = 0,
     ) -> None:
         self.start_step = start_step
-        self._settings: dict[str, Any] = {
+        self._settings: PlainDict = {
             "matrix_approximation_rank": rank,
             "min_compression_rate": min_compression_rate,
             "use_error_feedback": use_error_feedback,
@@ -143,7 +144,7 @@ class TopK(CommHook):
         self.bytes_counter.sent += message.numel() * message.element_size()
         sent: Any = dist.all_gather_into_tensor(received, message, async_op=True)
 
-        def spread(done: Future[Any]) -> Tensor:
+        def spread(done: Future[object]) -> Tensor:
             done.wait()
             gradients.zero_()
             for part in received.chunk(world_size):  # in rank order, so that all ranks get the same sums

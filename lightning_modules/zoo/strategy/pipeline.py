@@ -195,7 +195,7 @@ def gather_optimizer_state(optimizer: Optimizer) -> StateDict:
     return {**plain, "state": dict(sorted(together.items()))}
 
 
-def local_optimizer_states(optimizer: Optimizer, states: Mapping[int, Any]) -> dict[int, Any]:
+def local_optimizer_states(optimizer: Optimizer, states: Mapping[int, object]) -> dict[int, object]:
     """The states of the parameters that this rank has."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     return {n: states[n] for n, parameter in enumerate(parameters) if n in states and not parameter.is_meta}

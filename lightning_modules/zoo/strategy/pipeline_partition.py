@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache, cached_property
 from itertools import accumulate
 from math import inf
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
@@ -156,7 +156,7 @@ class _Profiler(fx.Interpreter):
         self.operations: dict[fx.Node, int] = {}
         self.numbers: dict[fx.Node, int] = {}
 
-    def run_node(self, n: fx.Node) -> Any:
+    def run_node(self, n: fx.Node) -> object:
         with FlopCounterMode(display=False) as counter:
             value = super().run_node(n)
         self.operations[n] = int(counter.get_total_flops())

@@ -140,11 +140,11 @@ class _ContiguousGradient(torch.autograd.Function):
     """Identity on received activations; makes their gradient contiguous, so that it can be sent back."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
+    def forward(ctx: object, x: Tensor) -> Tensor:
         return x.view_as(x)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+    def backward(ctx: object, *gradients: Tensor) -> Tensor:
         return gradients[0].contiguous()
 
 

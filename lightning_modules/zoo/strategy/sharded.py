@@ -14,6 +14,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.optim import ZeroRedundancyOptimizer
 
 from lightning_modules.config.errors import UserError
+from lightning_modules.config.plain import PlainDict
 from lightning_modules.strategy.ddp import CheckedDDP
 from lightning_modules.zoo.strategy.model_parallel import ModelParallel
 
@@ -45,7 +46,7 @@ class ZeRO1(CheckedDDP):
         return super().optimizer_step(*args, **kwargs)
 
 
-def _zero_redundancy(optimizer: Any) -> functools.partial[ZeroRedundancyOptimizer]:
+def _zero_redundancy(optimizer: object) -> functools.partial[ZeroRedundancyOptimizer]:
     """The same optimizer with sharded states. Raises UserError if it is not a subclass of torch's Optimizer."""
     kind = getattr(optimizer, "func", optimizer)
     if not (isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)):
@@ -54,7 +55,7 @@ def _zero_redundancy(optimizer: Any) -> functools.partial[ZeroRedundancyOptimize
         )
     given = getattr(optimizer, "keywords", {}).items()
     # they are part of the optimizer state, and a checkpoint holds plain values only
-    keywords: dict[str, Any] = {key: tuple(value) if isinstance(value, ListConfig) else value for key, value in given}
+    keywords: PlainDict = {key: tuple(value) if isinstance(value, ListConfig) else value for key, value in given}
     return functools.partial(ZeroRedundancyOptimizer, optimizer_class=kind, **keywords)
 
 

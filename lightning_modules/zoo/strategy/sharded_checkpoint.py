@@ -13,6 +13,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from lightning_modules.compat.torch import StateDict, shard_offset
 from lightning_modules.config.errors import UserError
+from lightning_modules.config.plain import PlainDict
 from lightning_modules.model.checksum import save_with_checksum
 from lightning_modules.tracking.checkpoint import read_checkpoint
 
@@ -28,14 +29,14 @@ def gather(value: _Value) -> _Value:
     )
 
 
-def shard_like(value: Any, parameter: Tensor | None) -> Any:
+def shard_like(value: object, parameter: Tensor | None) -> object:
     """`value` sharded like `parameter` if it has its shape; otherwise (a step counter) unchanged."""
     if isinstance(parameter, DTensor) and isinstance(value, Tensor) and value.shape == parameter.shape:
         return distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)
     return value
 
 
-def local_shards(value: Any) -> Any:
+def local_shards(value: object) -> object:
     """`value` with each sharded tensor replaced by a plain dict: this rank's part, its offset and the full shape."""
 
     def piece(tensor: DTensor) -> StateDict:
@@ -46,7 +47,7 @@ def local_shards(value: Any) -> Any:
 
 
 def write_shards(
-    folder: Path, state: Mapping[str, Any], rank: int, world_size: int, barrier: Callable[[], None]
+    folder: Path, state: Mapping[str, object], rank: int, world_size: int, barrier: Callable[[], None]
 ) -> None:
     """Write this rank's `state` to `folder`; an existing folder is replaced once all ranks have written."""
     beside = folder.with_name(f"{folder.name}.tmp")
@@ -90,7 +91,7 @@ def _assemble(parts: list[Any]) -> Any:
     return first
 
 
-def shard_optimizer_state(states: Mapping[str, Any], parameters: Iterator[Tensor]) -> StateDict:
+def shard_optimizer_state(states: PlainDict, parameters: Iterator[Tensor]) -> StateDict:
     """An optimizer's ``state_dict`` with its tensors sharded like `parameters`, which are in the order of its groups."""
     ids = [number for group in states["param_groups"] for number in group["params"]]
     of = dict(zip(ids, parameters, strict=True))

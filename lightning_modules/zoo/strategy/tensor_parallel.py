@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
@@ -50,7 +51,7 @@ class TensorParallel(ModelParallel):
         sent, self._pending = self._pending, 0
         return sent
 
-    def check_supported(self, trainer: Any) -> None:
+    def check_supported(self, trainer: pl.Trainer) -> None:
         super().check_supported(trainer)
         if trainer.gradient_clip_val:
             raise UserError(

@@ -37,7 +37,7 @@ def generate(task: LanguageModel, prompt: str | None, sampling: Sampling, cached
     tokens = encode_prompt(task, prompt).to(task.device)
     block, start, training = model_shapes(task.task_spec)[0][0], len(tokens), task.training
     generator = torch.Generator().manual_seed(sampling.seed)
-    cache: list[Any] | None = [] if cached and "cache" in inspect.signature(task.model.forward).parameters else None
+    cache: list[object] | None = [] if cached and "cache" in inspect.signature(task.model.forward).parameters else None
     try:
         task.eval()
         with torch.no_grad(), isolate_rng(include_cuda=False):

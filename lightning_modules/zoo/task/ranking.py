@@ -110,9 +110,9 @@ class _AppendNegatives(nn.Module):
         """All transforms of a batch."""
         return [*getattr(self.inner, "transforms", []), self.sampling]
 
-    def prepare(self, data: Any) -> None:
+    def prepare(self, data: object) -> None:
         for part in (self.inner, self.sampling):
-            prepare: Any = getattr(part, "prepare", None)
+            prepare = getattr(part, "prepare", None)
             if prepare is not None:
                 prepare(data)
 

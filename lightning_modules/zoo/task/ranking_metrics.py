@@ -1,7 +1,6 @@
 """Ranking metrics: one value per user, averaged over users. Ranks count from 1 over all of a user's candidates."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -82,7 +81,7 @@ def ranking_metrics(names: Sequence[str], top_k: int, sampled: bool) -> MetricCo
     for name in names:
         if name not in MEASURES:
             raise UserError(f"task.metrics: unknown metric '{name}'; {suggest(str(name), MEASURES)}")
-    found: dict[str, Any] = {}
+    found: dict[str, Metric | MetricCollection] = {}
     for column, prefix in enumerate(("", "sampled_")[: 1 + sampled]):
         for name in names:
             key = name if name == "mrr" else f"{name}_at_{top_k}"

@@ -41,7 +41,7 @@ class SampleTexts(pl.Callback):
             add_rows(trainer, "samples/texts.json", {"step": step, "prompt": shown, "text": texts})
 
 
-def add_rows(trainer: pl.Trainer, file: str, rows: Mapping[str, Sequence[Any]]) -> None:
+def add_rows(trainer: pl.Trainer, file: str, rows: Mapping[str, Sequence[object]]) -> None:
     """Add rows (columns, with ``step``) to a table of the run, as ``mlflow.log_table`` writes it.
 
     A resumed run replaces the rows of steps that it repeats.
