@@ -80,6 +80,7 @@ def artifacts(recorded: Any) -> Path:
 def test_metrics_pictures_and_a_row_for_each_image_are_recorded(trained: Any) -> None:
     metrics = trained.data.metrics
     assert metrics["test/pixel_accuracy"] > 0.9 and metrics["test/loss"] < 0.4
+    assert 0.8 < metrics["train/pixel_accuracy"] < 1
     per_class = [metrics[f"test/class_iou/{name}"] for name in ("background", "square")]
     assert metrics["test/mean_iou"] == pytest.approx(np.mean(per_class), rel=1e-6)
     for name in ("masks", "augmented"):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
-from lightning_modules.augmentation.image.masks import require_masks
+from lightning_modules.augmentation.image.masks import IGNORED, require_masks
 from lightning_modules.config.bounds import Count, Whole, bounded
 from lightning_modules.config.errors import UserError
 from lightning_modules.data.in_memory import Batch
@@ -39,6 +39,7 @@ class Segmentation(Supervised):
     """
 
     variable_dims = (2, 3)  # an exported model takes images of any size
+    train_metric_names = ("pixel_accuracy",)  # the mean over augmented images
 
     @bounded
     def __init__(
@@ -77,6 +78,18 @@ class Segmentation(Supervised):
         if self.training or self.tile is None or max(x.shape[2:]) <= self.tile:
             return super().forward(x)
         return in_tiles(super().forward, x, self.tile, self.overlap)
+
+    def training_loss(self, batch: Batch, step: int) -> Tensor:
+        loss = super().training_loss(batch, step)
+        outputs, y = self.train_outputs.pop()
+        labelled = y != IGNORED
+        right = (outputs.argmax(1) == y).logical_and(labelled).sum((1, 2))
+        shares = right / labelled.sum((1, 2)).clamp(min=1)  # of each image: logits are not kept
+        self.train_outputs.append((shares, shares))
+        return loss
+
+    def train_metric_sums(self, outputs: Tensor, y: Tensor) -> Tensor:
+        return outputs.sum(0, keepdim=True)
 
     def output_shape(self, x: Tensor, num_outputs: int) -> tuple[int, ...]:
         return (len(x), num_outputs, *x.shape[2:])
