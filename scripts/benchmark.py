@@ -35,6 +35,7 @@ SUBJECTS = {  # benchmarks/NAME.py has `run(repeats)`
     "distillation": "a student with and without its teacher",
     "gpu": "what only a GPU can show, checks first: minutes=8 out=mlruns/gpu (not part of all)",
     "large_data": "memory of an epoch over 4 GB of each format (needs 5 GB of disk; minutes; not part of all)",
+    "tables": "a million rows loaded, against pandas (needs 6 GB of memory; minutes; not part of all)",
     "systems": "language models and others than classifiers against plain loops",
     "lottery": "tickets, random zeros and dense networks on MNIST-1D",
 }
@@ -49,10 +50,22 @@ LONG = (
     "distillation",
     "lottery",
     "systems",
+    "tables",
     "large_data",
     "gpu",
 )
-PACKAGES = ("torch", "pytorch-lightning", "hydra-core", "mlflow", "torchvision", "torchmetrics", "scipy", "onnxruntime")
+PACKAGES = (
+    "torch",
+    "pytorch-lightning",
+    "hydra-core",
+    "mlflow",
+    "torchvision",
+    "torchmetrics",
+    "scipy",
+    "onnxruntime",
+    "pandas",
+    "pyarrow",
+)
 
 
 def main() -> None:

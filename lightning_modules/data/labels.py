@@ -74,12 +74,14 @@ def require_labels(labels: Sequence[str], what: str, classes: bool = False) -> N
 
     With `classes`, "NA" is always a class.
     """
-    empty = [row for row, label in enumerate(labels, start=1) if not label.strip()]
-    gaps = [row for row, label in enumerate(labels, start=1) if label.strip().lower() in MISSING_MARKERS]
-    rest = {label for label in set(labels) if label.strip().lower() not in MISSING_MARKERS}
+    distinct = set(labels)
+    missing = {label for label in distinct if not label.strip()}
+    gaps = {label for label in distinct if label.strip().lower() in MISSING_MARKERS}
+    rest = distinct - gaps
     if gaps and rest and not classes and (are_numbers(rest) or {label.lower() for label in rest} <= {"true", "false"}):
-        empty = gaps
-    if empty:
+        missing = gaps
+    if missing:
+        empty = [row for row, label in enumerate(labels, start=1) if label in missing]
         first = labels[empty[0] - 1]
         hint = "; data.regression=false makes it a class of its own" if first.strip() else ""
         raise UserError(

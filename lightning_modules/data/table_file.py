@@ -2,9 +2,11 @@
 
 import csv
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from lightning_modules.data.text_encoding import detect_encodings
 SUFFIXES = (".csv", ".tsv", ".parquet")
 DELIMITERS = (",", "\t", ";", "|")
 MAX_LISTED = 5  # rows or columns listed in a message
+ROWS = 4096  # copied at once, so that they stay in the processor's cache
 csv.field_size_limit(2**31 - 1)
 
 
@@ -30,9 +33,14 @@ class Format:
     delimiter: str
     quoting: Any  # csv.QUOTE_MINIMAL; QUOTE_NONE for .tsv, where quotes have no meaning
 
-    def rows(self, path: Path) -> Iterator[tuple[int, list[str]]]:
-        """Yield each non-blank row with the number of its first line."""
-        last = ""
+    def rows(
+        self, path: Path, split: Callable[[str, str], list[str]] = str.split
+    ) -> Iterator[tuple[int, int, list[str]]]:
+        """Yield the number of its first line, the number of cells and the cells of each non-blank row.
+
+        A row without quotes is separated by `split`, which may stop at the last cell that is used.
+        """
+        number, last, row = 0, "", [""]
 
         def remember(line: str) -> str:
             nonlocal last
@@ -40,14 +48,25 @@ class Format:
             return line
 
         with path.open(encoding=self.encoding, newline="") as opened:
-            reader = csv.reader(map(remember, opened), delimiter=self.delimiter, quoting=self.quoting)
-            start, begun, row = 1, 1, [""]
-            for row in reader:
-                if row and not (len(row) == 1 and not row[0].strip()):
-                    yield start, row
-                begun, start = start, reader.line_num + 1
-            if row and "\n" in row[-1] and not last.rstrip("\r\n").endswith('"'):
-                raise UserError(f"{path}: a quote that opens on line {begun} is never closed")
+            for line in opened:
+                last = line
+                start, number = number + 1, number + 1
+                if '"' in line and self.quoting != csv.QUOTE_NONE:
+                    reader = csv.reader(
+                        chain([line], map(remember, opened)), delimiter=self.delimiter, quoting=self.quoting
+                    )
+                    row = next(reader)
+                    number, width = start + reader.line_num - 1, len(row)
+                else:
+                    row, width = split(line.rstrip("\r\n"), self.delimiter), line.count(self.delimiter) + 1
+                if width > 1 or row[0].strip():
+                    yield start, width, row
+            if "\n" in row[-1] and not last.rstrip("\r\n").endswith('"'):
+                raise UserError(f"{path}: a quote that opens on line {start} is never closed")
+
+    def header(self, path: Path) -> list[str]:
+        """Return the cells of the first row."""
+        return next(self.rows(path), (0, 0, []))[2]
 
 
 def read_columns(path: Path, columns: Sequence[str], encoding: str | None = None) -> dict[str, list[str]]:
@@ -60,17 +79,20 @@ def read_columns(path: Path, columns: Sequence[str], encoding: str | None = None
 
 
 def _columns(path: Path, form: Format, columns: Sequence[str]) -> dict[str, list[str]]:
-    rows = form.rows(path)
-    header = [name.strip() for name in next(rows, (0, []))[1]]
+    header = [name.strip() for name in form.header(path)]
     read: dict[str, list[str]] = {column: [] for column in columns if column in header}
-    places = [(header.index(column), cells) for column, cells in read.items()]
     wrong, width = [], len(header)
-    for number, (line, row) in enumerate(rows, start=1):
-        if len(row) == width:
-            for place, cells in places:
+    places = [header.index(column) for column in read]
+    first, last = max(places, default=-1) + 1, width - min(places, default=0)
+    split = partial(str.split, maxsplit=first)
+    if last < first:  # from the end, where there are fewer
+        split, places = partial(str.rsplit, maxsplit=last), [place - width for place in places]
+    for number, (line, found, row) in enumerate(islice(form.rows(path, split), 1, None), start=1):
+        if found == width:
+            for place, cells in zip(places, read.values(), strict=True):
                 cells.append(row[place])
         else:
-            wrong.append(f"row {number} (line {line}) has {len(row)}")
+            wrong.append(f"row {number} (line {line}) has {found}")
     if wrong:
         more = f" and {len(wrong) - MAX_LISTED} more rows" if len(wrong) > MAX_LISTED else ""
         raise UserError(
@@ -102,7 +124,7 @@ def read_table(
         else:
             form = _format_of(path, encoding)
             cells = _columns(path, form, written)  # pandas treats longer rows as an index, and fills shorter ones
-            names = next(form.rows(path), (0, []))[1] if text and header else []
+            names = form.header(path) if text and header else []
             table = pd.read_csv(
                 path, sep=form.delimiter, encoding=form.encoding, quoting=form.quoting, index_col=False,
                 header=0 if header else None, low_memory=False, dtype={n: "str" for n in names if n.strip() in text},
@@ -118,8 +140,7 @@ def read_table(
 def column_names(path: Path, encoding: str | None = None) -> list[str]:
     """Return the stripped cells of the first row of a .csv or .tsv file."""
     with _wrap_errors(path):
-        _, row = next(_format_of(path, encoding, warn=False).rows(path), (0, []))
-    return [name.strip() for name in row]
+        return [name.strip() for name in _format_of(path, encoding, warn=False).header(path)]
 
 
 def has_header(path: Path, columns: Sequence[str], encoding: str | None = None) -> bool:
@@ -138,7 +159,7 @@ def _format_of(path: Path, encoding: str | None, warn: bool = True) -> Format:
         [name] = detect_encodings([path], encoding)
     tabs = path.suffix.lower() == ".tsv"
     usual, quoting = ("\t", csv.QUOTE_NONE) if tabs else (",", csv.QUOTE_MINIMAL)
-    _, header = next(Format(name, usual, quoting).rows(path), (0, []))
+    header = Format(name, usual, quoting).header(path)
     others = {delimiter: header[0].count(delimiter) for delimiter in DELIMITERS} if len(header) == 1 else {usual: 1}
     best = max(others, key=lambda delimiter: others[delimiter])
     return Format(name, best if others[best] else usual, quoting)
@@ -183,12 +204,10 @@ def to_numbers(table: pd.DataFrame, what: str, optional: Sequence[str] = ()) -> 
     columns = {name: numeric_column(table.iloc[:, i]) for i, name in enumerate(table.columns)}
     words = [name for name, column in columns.items() if column is None]
     numbers = {name: column for name, column in columns.items() if column is not None}
-    gaps = [_locate(name, c.isna()) for name, c in numbers.items() if name not in optional and c.isna().any()]
-    endless = [
-        _locate(name, np.isinf(column.astype(float)))
-        for name, column in numbers.items()
-        if np.isinf(column.astype(float)).any()
-    ]
+    suspects = {name: column for name, column in numbers.items() if not np.isfinite(column.astype(float)).all()}
+    gaps = [_locate(name, c.isna()) for name, c in suspects.items() if name not in optional and c.isna().any()]
+    infinite = {name: np.isinf(column.astype(float)) for name, column in suspects.items()}
+    endless = [_locate(name, wrong) for name, wrong in infinite.items() if wrong.any()]
     kinds = {
         "columns that are not numbers (encode or drop them)": words,
         "columns with missing values (fill them in or drop the rows)": gaps,
@@ -196,7 +215,15 @@ def to_numbers(table: pd.DataFrame, what: str, optional: Sequence[str] = ()) -> 
     }
     if problems := [f"{kind}: {list_names(found)}" for kind, found in kinds.items() if found]:
         raise UserError(f"{what} cannot be used: " + "; ".join(problems))
-    return pd.DataFrame(numbers, index=table.index)
+    return pd.DataFrame(numbers, index=table.index, copy=False)
+
+
+def to_array(table: pd.DataFrame, dtype: Any) -> np.ndarray:
+    """Return a numeric table as an array [N, F] whose rows are contiguous."""
+    found = np.empty(table.shape, dtype)
+    for start in range(0, len(table), ROWS):
+        found[start : start + ROWS] = table.iloc[start : start + ROWS].to_numpy(dtype)
+    return found
 
 
 def _locate(name: str, wrong: pd.Series) -> str:

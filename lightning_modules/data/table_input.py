@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lightning_modules.config.errors import UserError
 from lightning_modules.config.plain import PlainDict
-from lightning_modules.data.table_file import list_names, to_numbers
+from lightning_modules.data.table_file import list_names, to_array, to_numbers
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def match_columns(table: pd.DataFrame, names: Sequence[str], what: str) -> pd.Da
 
 def to_samples(table: pd.DataFrame, dtype: torch.dtype, what: str) -> Tensor:
     """Return a numeric table as a tensor [N, F]. Raises UserError for a value that `dtype` cannot represent."""
-    x = torch.from_numpy(np.array(table, np.float64))
+    x = torch.from_numpy(to_array(table, np.float64))
     cast = x.to(dtype)
     wrong = ~cast.isfinite() & x.isfinite() if dtype.is_floating_point else cast.double() != x
     if wrong.any():

@@ -18,7 +18,7 @@ from lightning_modules.data.float64_scaling import Float64Affine, first_imprecis
 from lightning_modules.data.in_memory import InMemoryData, RawDataset
 from lightning_modules.data.labels import look_like_identifiers, normalize_labels, require_labels, warn_identifiers
 from lightning_modules.data.preprocess import MinMax, SampleSource, Standardize
-from lightning_modules.data.table_file import SUFFIXES, read_table, to_numbers
+from lightning_modules.data.table_file import SUFFIXES, read_table, to_array, to_numbers
 from lightning_modules.data.table_input import TableInput
 from lightning_modules.data.text_encoding import check_encoding
 
@@ -126,7 +126,7 @@ class Tabular(InMemoryData):
         if target.isna().any():
             row = int(np.flatnonzero(target.isna())[0]) + 1
             raise UserError(f"{what}: the target {target.name} has missing values, the first is row {row}")
-        classes, numbers = np.unique(target.to_numpy(), return_inverse=True)
+        numbers, classes = pd.factorize(target.to_numpy(), sort=True)
         if self.regression is None and pd.api.types.is_integer_dtype(target) and len(classes) * 2 > len(target) > 2:
             raise UserError(
                 f"{what}: the target {target.name} has {len(classes)} distinct integers in {len(target)} rows, "
@@ -144,10 +144,10 @@ class Tabular(InMemoryData):
         self.columns = list(table.columns)
         require_precision(table, np.float64, "subtract a constant from the column")
         if all(first_imprecise_row(table[name].to_numpy()) is None for name in table):
-            return torch.from_numpy(np.array(table, np.float32))
+            return torch.from_numpy(to_array(table, np.float32))
         if self.scaling == "none":
             require_precision(table, np.float32, "use data.scaling=standardise, or rescale the column")
-        return torch.from_numpy(np.array(table, np.float64))
+        return torch.from_numpy(to_array(table, np.float64))
 
     def _is_regression(self, target: pd.Series) -> bool:
         regression = pd.api.types.is_float_dtype(target) if self.regression is None else self.regression
@@ -224,7 +224,8 @@ def _plain_target(target: pd.Series, what: str) -> pd.Series:
         return target
     if isinstance(target.iloc[0], Decimal):
         return target.astype(float)
-    if wrong := next((value for value in target if not isinstance(value, str | bool | int | float)), None):
+    values = target.astype(object).tolist()
+    if wrong := next((value for value in values if not isinstance(value, str | bool | int | float)), None):
         raise UserError(f"{what}: its values are neither numbers nor text: {wrong!r}")
-    [labels] = normalize_labels([[str(value) for value in target]], what)
+    [labels] = normalize_labels([list(map(str, values))], what)
     return pd.Series(labels, name=target.name, dtype=object)

@@ -11,6 +11,7 @@ from lightning_modules.config.errors import UserError
 from lightning_modules.data.in_memory import InMemoryData
 from lightning_modules.data.table_file import SUFFIXES
 from lightning_modules.quality.value_statistics import robust_z
+from lightning_modules.zoo.data.table_settings import useless_columns
 
 
 def describe_columns(data: InMemoryData, limit: float) -> list[dict[str, object]] | None:
@@ -19,17 +20,15 @@ def describe_columns(data: InMemoryData, limit: float) -> list[dict[str, object]
     if inputs is None or not inputs.columns:
         return None
     raw: Any = data.arrays.x
-    table, found, first = inputs.frame(raw.numpy()), [], dict[int, str]()
+    table, found = inputs.frame(raw.numpy()), []
+    issues = {name: f"equals {other}" if other else "constant" for name, other in useless_columns(table).items()}
     for name in inputs.columns:
         column = table[name]
         kind = "text" if name in inputs.categories else "date" if name in inputs.dates else "number"
-        other = first.setdefault(hash(pd.util.hash_pandas_object(column, index=False).to_numpy().tobytes()), name)
-        equal = f"equals {other}" if other != name else ""
         values = column.to_numpy(np.float64)[:, None] if kind == "number" and column.notna().any() else np.zeros((1, 1))
         found.append({
             "column": name, "kind": kind, "missing": int(column.isna().sum()), "distinct": int(column.nunique()),
-            "outliers": int((robust_z(values) >= limit).sum()),
-            "issue": "constant" if column.nunique(dropna=False) <= 1 else equal,
+            "outliers": int((robust_z(values) >= limit).sum()), "issue": issues.get(name, ""),
         })  # fmt: skip
     return found
 

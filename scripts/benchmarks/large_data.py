@@ -40,13 +40,14 @@ class PeakMemory(pl.Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
-        self.before = _resident("VmRSS")
+        self.before = resident("VmRSS")
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        print(f"memory: {self.before} {_resident('VmHWM')}")
+        print(f"memory: {self.before} {resident('VmHWM')}")
 
 
-def _resident(key: str) -> float:
+def resident(key: str) -> float:
+    """Return the entry of the process's status in MB: VmRSS or VmHWM, its peak."""
     line = next(line for line in _STATUS.read_text().splitlines() if line.startswith(key))
     return int(line.split()[1]) / 1e3
 

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lightning_modules.config.errors import UserError
+from lightning_modules.data.table_file import read_columns
 from lightning_modules.data.tabular import Tabular
 from lightning_modules.data.text_encoding import detect_encoding
 from lightning_modules.quality.samples import collect_samples
@@ -231,3 +232,15 @@ def test_gaps_are_named_by_column_and_row(tmp_path: Path, gap: str, said: str) -
     (tmp_path / "a.csv").write_text("a,b,y\n1,2,u\n" + gap.replace("a", "1") + "\n" + "1,2,v\n" * 9)
     with pytest.raises(UserError, match=said):
         table(tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize("target", ["a", "c", "e"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_the_cells_of_a_column_are_those_of_the_csv_module_wherever_it_stands(
+    tmp_path: Path, target: str, end: str
+) -> None:
+    body = ['1,"x, ""y""",p,2,u', "", "1,x,q ,2,v", '"1",x,"r\ns",2,w', "1,x,,2,NA"]
+    (tmp_path / "a.csv").write_bytes(end.join(["a,b, c,d,e", *body]).encode())
+    with (tmp_path / "a.csv").open(newline="") as opened:
+        known = [row for row in csv.reader(opened) if row][1:]
+    assert read_columns(tmp_path / "a.csv", [target]) == {target: [row["abcde".index(target)] for row in known]}

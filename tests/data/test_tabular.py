@@ -184,3 +184,16 @@ def test_ordinary_values_stay_float32() -> None:
     ):
         assert first_imprecise_row(values) is None
     assert first_imprecise_row(np.array([0.0, 1e-50] * 4)) is not None
+
+
+def test_quartiles_of_a_sample_do_not_decide_alone() -> None:
+    rng = np.random.RandomState(0)
+    for values in (
+        1e8 + rng.rand(5000),
+        1e8 + rng.rand(5000) ** 9 * 1e6,
+        1e8 + np.where(np.arange(5000) % 5, 1, 1e6) * rng.rand(5000),
+    ):
+        error, (low, high) = np.abs(values - values.astype("f4")), np.percentile(values, [25, 75], method="nearest")
+        low, high = (values.min(), values.max()) if low == high else (low, high)
+        wrong = np.flatnonzero((values >= low) & (values <= high) & (error > 1e-4 * (high - low)))
+        assert first_imprecise_row(values) == (wrong[0] if len(wrong) else None)

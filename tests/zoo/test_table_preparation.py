@@ -16,6 +16,7 @@ from lightning_modules.config.errors import UserError
 from lightning_modules.data.preprocess import preprocess_spec
 from lightning_modules.data.table_input import TableInput
 from lightning_modules.data.tabular import Tabular
+from lightning_modules.zoo.data.table_settings import useless_columns
 
 N = 120
 RNG = np.random.RandomState(0)
@@ -183,3 +184,10 @@ def test_settings_that_do_not_fit_are_explained(tmp_path: Path, settings: dict[s
 def test_a_column_without_values_in_the_training_part_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="column 'age' in the training part: it has no value"):
         table(tmp_path, TABLE.assign(age=np.nan), missing="mean", categories="one_hot")
+
+
+def test_columns_that_differ_between_the_compared_samples_are_not_equal() -> None:
+    values = pd.Series(np.arange(1000.0)).mask(lambda v: v == 3)
+    table = pd.DataFrame({"a": values, "b": values, "c": values.mask(values == 1, 7), "d": 0.0, "e": 0.0})
+    table.loc[1, "e"] = 1
+    assert useless_columns(table) == {"b": "a", "d": None}

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 import numpy as np
+import pandas as pd
 import torch
 from sklearn import preprocessing
 from sklearn.impute import SimpleImputer
@@ -17,7 +18,7 @@ from sklearn.model_selection import KFold
 from torch import Tensor, nn
 
 from lightning_modules.config.errors import UserError
-from lightning_modules.data.table_file import list_names
+from lightning_modules.data.table_file import ROWS, list_names
 from lightning_modules.zoo.data.table_modules import (
     DateColumns,
     LookupColumn,
@@ -28,7 +29,7 @@ from lightning_modules.zoo.data.table_modules import (
     fold_codes,
     yeo_johnson,
 )
-from lightning_modules.zoo.data.table_settings import MAX_CATEGORIES, ColumnSettings
+from lightning_modules.zoo.data.table_settings import MAX_CATEGORIES, ColumnSettings, warn_useless
 
 QUANTILES = 256
 LARGEST = float(np.finfo(np.float64).max)
@@ -48,8 +49,9 @@ def fit_table(
     names = list(settings)
     parts = [list(settings[name].dates or ()) for name in dates]
     from_dates = DateColumns([names.index(name) for name in dates], parts)
-    expanded = from_dates(x[train]).numpy()
     labels = [*names, *(f"{name}.{part}" for name, own in zip(dates, parts, strict=True) for part in own)]
+    expanded = _columns(x, train, from_dates, len(labels))
+    warn_useless(pd.DataFrame(expanded[: len(names)].T, columns=names))
     columns = [k for k, label in enumerate(labels) if label not in categories and label not in dates]
     owners = [settings[labels[k]] if k < len(names) else settings[labels[k].rpartition(".")[0]] for k in columns]
     numbers = _fit_numbers(expanded, columns, owners, labels)
@@ -61,6 +63,14 @@ def fit_table(
     return PreparedTable(from_dates, numbers, nn.Sequential(*encoders), list(digest))
 
 
+def _columns(x: Tensor, train: Tensor, from_dates: DateColumns, width: int) -> np.ndarray:
+    """Return the columns [width, n] of the training part and of its dates; the values of each are contiguous."""
+    columns = torch.empty(width, len(train), dtype=x.dtype)
+    for place, index in zip(columns.split(ROWS, 1), train.split(ROWS), strict=True):
+        place.copy_(from_dates(x[index]).T)
+    return columns.numpy()
+
+
 def _fit_numbers(
     x: np.ndarray, columns: Sequence[int], settings: Sequence[ColumnSettings], labels: Sequence[str]
 ) -> NumberColumns:
@@ -69,7 +79,7 @@ def _fit_numbers(
     powers: dict[int, float] = {}
     for place, (column, own) in enumerate(zip(columns, settings, strict=True)):
         try:
-            grid, power, found = _fit_number(x[:, column], own)
+            grid, power, found = _fit_number(x[column], own)
         except ValueError as error:
             raise UserError(f"column '{labels[column]}' in the training part: {error}") from error
         fitted.append(found)
@@ -86,7 +96,7 @@ def _fit_numbers(
         power=list(powers.values()),
         ranked=list(quantiles),
         quantiles=np.stack(list(quantiles.values()), 1).tolist() if quantiles else [],
-        indicators=[k for k, own in owned if own.missing == "indicator" and np.isnan(x[:, k]).any()],
+        indicators=[k for k, own in owned if own.missing == "indicator" and np.isnan(x[k]).any()],
         **{key: [found[key] for found in fitted] for key in ("fill", "low", "high", "shift", "scale")},
     )
 
@@ -120,7 +130,9 @@ def _fill(values: np.ndarray, own: ColumnSettings) -> float:
         return float(own.missing)
     if own.missing == "constant":
         return 0.0
-    strategy = own.missing if own.missing in ("median", "most_frequent") else "mean"
+    if own.missing == "median":
+        return float(np.nanmedian(values))  # that of SimpleImputer, without sorting
+    strategy = "most_frequent" if own.missing == "most_frequent" else "mean"
     return float(SimpleImputer(strategy=strategy).fit(values[:, None]).statistics_[0])
 
 

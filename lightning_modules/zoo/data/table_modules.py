@@ -26,7 +26,7 @@ class DateColumns(nn.Module):
         for column, names in zip(self.columns, self.parts, strict=True):
             values = date_parts(x[:, column])
             found += [values[name][:, None] for name in names]
-        return torch.cat(found, 1)
+        return torch.cat(found, 1) if self.columns else x
 
 
 def date_parts(seconds: Tensor) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from lightning_modules.config.errors import UserError
 from lightning_modules.config.plain import PlainDict, to_plain
 from lightning_modules.data.fingerprint import tensor_digest
 from lightning_modules.data.float64_scaling import require_precision
-from lightning_modules.data.table_file import list_names
+from lightning_modules.data.table_file import to_array
 from lightning_modules.data.table_input import TableInput, category_names
 from lightning_modules.zoo.data.table_fitting import fit_table
 from lightning_modules.zoo.data.table_modules import PreparedTable
@@ -71,7 +71,7 @@ class TablePreparation:
         numbers = self.inputs.encode(table, what)
         integers = [name for name in numbers if pd.api.types.is_integer_dtype(numbers[name])]
         require_precision(numbers[integers], np.float64, "subtract a constant from the column")
-        return torch.from_numpy(np.array(numbers, np.float64))
+        return torch.from_numpy(to_array(numbers, np.float64))
 
     def content(self, x: Tensor, y: Tensor) -> str:
         """Return the sha256 of the raw values; codes stand for texts, which are part of it."""
@@ -82,27 +82,7 @@ class TablePreparation:
     def fit(self, x: Tensor, y: Tensor, train: Tensor) -> PreparedTable:
         """Fit the module that prepares raw samples on the training part; a warning lists its useless columns."""
         settings = {name: self.settings[name] for name in self.inputs.columns}
-        if useless := useless_columns(x[train].numpy(), self.inputs.columns):
-            warnings.warn(f"in the training part {'; '.join(useless)}", stacklevel=2)
         return fit_table(x, y, train, self.inputs.categories, self.inputs.dates, settings)
-
-
-def useless_columns(x: np.ndarray, names: Sequence[str]) -> list[str]:
-    """Describe the constant columns of x [N, F], and those that equal another one."""
-    constant = [name for k, name in enumerate(names) if _is_constant(x[:, k])]
-    first: dict[bytes, str] = {}
-    equal = [(name, first.setdefault(_digest(x[:, k]), name)) for k, name in enumerate(names) if name not in constant]
-    copies = [f"{name} (as {other})" for name, other in equal if name != other]
-    found = {"columns are constant": constant, "columns equal another one": copies}
-    return [f"{what}: {list_names(listed)}" for what, listed in found.items() if listed]
-
-
-def _is_constant(values: np.ndarray) -> bool:
-    return bool((values == values[0]).all() or np.isnan(values).all())
-
-
-def _digest(values: np.ndarray) -> bytes:
-    return hashlib.sha256(np.ascontiguousarray(values).tobytes()).digest()
 
 
 def _known_values(column: pd.Series) -> list[str]:

@@ -1,5 +1,6 @@
 """Settings of table columns: the keys of ``data=tabular`` that prepare columns, and ``data.columns``, which overrides them."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import get_type_hints
@@ -11,6 +12,7 @@ from lightning_modules.config.errors import UserError, suggest
 from lightning_modules.data.table_file import list_names, numeric_column
 from lightning_modules.data.tabular import Categories, DatePart, Missing, Scaling
 
+SAMPLE = 50  # values of a column that are compared before all are
 MAX_CATEGORIES = 1000  # of a column that is encoded as one_hot
 DROP = "drop"  # as the settings of a column: not a feature
 
@@ -112,3 +114,30 @@ def incomplete_rows(
             written = cells.get(name) if not numbers else None
             wrong |= table[name].isna() if written is None else pd.Series([not cell.strip() for cell in written])
     return wrong
+
+
+def useless_columns(table: pd.DataFrame) -> dict[str, str | None]:
+    """Return the columns that add nothing: of one value (None), or equal to the column before them that is named."""
+    useless: dict[str, str | None] = {}
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for name in table:
+        column = table[name]
+        sample = tuple(map(str, column.iloc[:: len(column) // SAMPLE + 1]))
+        others = alike.setdefault(sample, [])
+        if len(set(sample)) == 1 and column.nunique(dropna=False) <= 1:
+            useless[name] = None
+        elif other := next((other for other in others if table[other].equals(column)), None):
+            useless[name] = other
+        else:
+            others.append(name)
+    return useless
+
+
+def warn_useless(table: pd.DataFrame) -> None:
+    """Warn that columns of the training part are constant, or equal another one."""
+    useless = useless_columns(table)
+    constant = [name for name, other in useless.items() if other is None]
+    copies = [f"{name} (as {other})" for name, other in useless.items() if other is not None]
+    found = {"columns are constant": constant, "columns equal another one": copies}
+    if listed := [f"{what}: {list_names(names)}" for what, names in found.items() if names]:
+        warnings.warn(f"in the training part {'; '.join(listed)}", stacklevel=2)
