@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from lightning_modules.cli.arguments import verb
+from lightning_modules.cli.json_output import NotAsExpected
 
 
 @verb(
@@ -24,4 +25,7 @@ def main(
     is not)."""
     from lightning_modules.quality import commands
 
-    return commands.COMMANDS[target](commands.compose_quality(list(overrides)))
+    result = commands.COMMANDS[target](commands.compose_quality(list(overrides)))
+    if target == "split" and not all(check["holds"] for check in result["checks"].values()):
+        raise NotAsExpected(result)
+    return result

@@ -11,8 +11,8 @@ FLAG, VERSION = "--json", 1
 class NotAsExpected(SystemExit):
     """Exit with 1 although nothing failed, as with a verdict that is not the expected one; `result` is the verb's."""
 
-    def __init__(self, result: object) -> None:
-        super().__init__(1)
+    def __init__(self, result: object, code: int = 1) -> None:
+        super().__init__(code)
         self.result = result
 
 

@@ -2,11 +2,11 @@
 
 import math
 import re
-import sys
 from typing import TYPE_CHECKING, Annotated
 
 from lightning_modules.api.process import mlflow_on
 from lightning_modules.cli.arguments import verb
+from lightning_modules.cli.json_output import NotAsExpected
 from lightning_modules.config.errors import UserError, first_line, suggest
 from lightning_modules.config.metric_direction import higher_is_better
 
@@ -46,7 +46,7 @@ def main(
             print(reason)
             if not met:
                 print(f"not promoted: {as_} of {name} is unchanged")
-                sys.exit(3)
+                raise NotAsExpected({"name": name, "alias": as_, "version": None, "run_id": model.source_run_id}, 3)
         version = register(store, model, name)
         store.client.set_registered_model_alias(name, as_, version)
     except MlflowException as error:

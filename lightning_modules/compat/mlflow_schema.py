@@ -15,6 +15,7 @@ ARTIFACTS_QUERY = "SELECT artifact_uri FROM runs ORDER BY start_time DESC LIMIT 
 ANY_RUN_QUERY = "SELECT 1 FROM runs LIMIT 1"
 EXPERIMENT_NAMES_QUERY = f"SELECT name, experiment_id FROM {_ACTIVE_EXPERIMENTS}"
 NEWEST_RUNS_QUERY = f"SELECT name, run_uuid FROM runs WHERE {_ACTIVE_RUNS} ORDER BY start_time DESC LIMIT 100"
+TAG_VALUES_QUERY = "SELECT DISTINCT value FROM tags WHERE key = '{}' ORDER BY value"
 RUNS_QUERY = (  # {}: a condition of those below
     f"SELECT run_uuid, name, status, experiment_id FROM runs WHERE {_ACTIVE_RUNS} AND {{}} ORDER BY start_time, run_uuid"
 )

@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
-Order = Literal["shuffled", "fixed", "sequential"]
+Order = Literal["shuffled", "fixed", "sequential", "balanced"]
 
 
 class BatchSampler(Sampler[Tensor]):
     """Yields the sample indices of each item (`chunk` batches) as an int64 tensor.
 
-    `order` is "shuffled" (a new permutation each epoch), "fixed" (one permutation for all epochs) or "sequential".
+    `order` is "shuffled" (a new permutation each epoch), "fixed" (one permutation for all epochs), "sequential" or "balanced":
+    each epoch draws as many samples with replacement, of every class of `labels` equally many on average.
     Rank r takes ``[r::world_size]`` of the ordered indices, so that the ranks' batches of step t together are the batch
     that one process with ``world_size * batch_size`` would see. All ranks get equally many samples: the first indices
     are repeated at the end, or with `drop_last`, samples that do not fill a batch on every rank are dropped.
@@ -35,7 +36,9 @@ class BatchSampler(Sampler[Tensor]):
         world_size: int = 1,
         chunk: int = 1,
         drop_single: bool = False,
+        labels: Tensor | None = None,
     ) -> None:
+        self.labels = labels
         self.indices, self.batch_size, self.order, self.seed = indices, batch_size, order, seed
         self.drop_last, self.drop_single = drop_last, drop_single
         self.rank, self.world_size = rank, world_size
@@ -82,6 +85,11 @@ class BatchSampler(Sampler[Tensor]):
     def _ordered(self) -> Tensor:
         if self.order == "sequential":
             return self.indices
+        if self.order == "balanced" and self.labels is not None:
+            _, places, counts = self.labels.unique(return_inverse=True, return_counts=True)
+            weights = (1 / counts.double())[places].numpy() / len(counts)
+            drawn = np.random.RandomState([self.seed, self.epoch]).choice(len(weights), len(weights), p=weights)
+            return self.indices[torch.from_numpy(drawn)]
         stream = [self.seed, self.epoch] if self.order == "shuffled" else [self.seed]
         permutation = np.random.RandomState(stream).permutation(len(self.indices))
         return self.indices[torch.from_numpy(permutation)]

@@ -75,7 +75,8 @@ class InMemoryData(pl.LightningDataModule):
         test_fraction: of all samples; only without an official test part.
         split_seed: seed of the split and the subsample.
         seed: seed of the order of the training samples.
-        order: "shuffled" (a new permutation each epoch), "fixed" (one permutation for all epochs) or "sequential".
+        order: "shuffled" (a new permutation each epoch), "fixed" (one permutation for all epochs), "sequential", or
+            "balanced" (drawn with replacement, every class equally often, as with WeightedRandomSampler).
         drop_last: drop the last, smaller training batch.
         eval_drop_last: drop the last, smaller batch of validation and test.
         watch_test: evaluate the test part at each validation, logged as ``test/<metric>``; never used for selection.
@@ -198,6 +199,8 @@ class InMemoryData(pl.LightningDataModule):
             content = f"{self._content(arrays)} {tensor_digest(*more)}"
             arrays, self.splits = append_training_samples(arrays, self.splits, *more, content)
         self._describe_classes(arrays, self.splits["train"])
+        if self.order == "balanced" and (self.num_classes is None or arrays.y.ndim != 1):
+            raise UserError(f"data.order=balanced: {self.name} has no classes; use shuffled")
         self._arrays = arrays
         if self.expected_fingerprint and self.expected_fingerprint != self.fingerprint():
             self._arrays = None
@@ -299,6 +302,8 @@ class InMemoryData(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         """Batches of the training part; `chunk` consecutive ones are concatenated to one item."""
         how: Any = {"drop_last": self.drop_last, "chunk": self.chunk, "drop_single": self.drop_single}
+        if self.order == "balanced":
+            how["labels"] = self.arrays.y[self.splits["train"]]
         return self._loader(self.arrays.x, self.arrays.y, "train", self.batch_size, self.order, **how)
 
     def val_parts(self) -> tuple[str, ...]:

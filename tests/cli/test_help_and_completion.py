@@ -13,6 +13,7 @@ from lightning_modules.cli.completion import complete
 from lightning_modules.cli.main import overview
 from lightning_modules.cli.train import main as train_main
 from lightning_modules.config.command_line import override_mistakes
+from lightning_modules.tracking.tags import STUDY_TAG
 
 
 def test_help_is_by_subject_fits_a_terminal_and_explains_the_keys_at_the_top(
@@ -37,13 +38,14 @@ def test_help_is_by_subject_fits_a_terminal_and_explains_the_keys_at_the_top(
         ("touchstone train experiment=sonar1988/hidden1", "sonar1988/hidden12"),
         ("touchstone train resume=a-ru", "a-run-of-mine"),
         ("touchstone rerun with", "'with spaces'"),
+        ("touchstone compare study=la", "large-batches"),
     ],
 )
 def test_bash_completes_verbs_options_experiments_and_runs(
     store: Any, tmp_path: Path, line: str, completed: str
 ) -> None:
     for name in ("a-run-of-mine", "with spaces"):
-        store.client.create_run("0", run_name=name)
+        store.client.create_run("0", run_name=name, tags={STUDY_TAG: "large-batches"})
     program = 'eval "$(touchstone --completion)"; COMP_LINE="$1"; COMP_POINT=${#1}; _touchstone; echo "${COMPREPLY[@]}"'
     bash = shutil.which("bash")
     assert bash

@@ -58,6 +58,7 @@ def test_promotion(made: Any, capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit) as ended:
             main([refused[0], "as=champion", refused[1]])
         assert ended.value.code == 3 and alias(store) == good.model_id
+        assert ended.value.result["version"] is None  # type: ignore[attr-defined]
         assert "not promoted: champion of digits-mlp is unchanged" in capsys.readouterr().out
     main(["good", "as=champion", "only_if=test/accuracy >= champion"])  # a tie
     main(["poor", "as=champion"])

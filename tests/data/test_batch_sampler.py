@@ -104,3 +104,20 @@ def test_the_order_neither_reads_nor_moves_the_global_generators() -> None:
 
 def test_the_permutation_of_an_epoch_stays_what_runs_have_recorded() -> None:
     assert torch.cat(epoch(BatchSampler(torch.arange(8), 8, seed=1), 2)).tolist() == [2, 4, 1, 5, 6, 3, 0, 7]
+
+
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_balanced_draws_every_class_equally_often_and_ranks_share_the_draws(world_size: int) -> None:
+    labels = torch.tensor([0] * 900 + [1] * 90 + [5] * 10)
+    ranks = [
+        BatchSampler(torch.arange(100, 1100), 10, "balanced", seed=1, labels=labels, rank=rank, world_size=world_size)
+        for rank in range(world_size)
+    ]
+    shares = [torch.cat(epoch(rank, 2)) for rank in ranks]
+    drawn = torch.stack(shares, 1).flatten()[:1000]
+    counts = labels[drawn - 100].bincount()[[0, 1, 5]]
+    assert (counts - 1000 / 3).abs().max() < 60  # four standard deviations
+    assert len(drawn[labels[drawn - 100] == 0].unique()) > 200, "each of a class's samples is drawn equally often"
+    alone = BatchSampler(torch.arange(100, 1100), 10, "balanced", seed=1, labels=labels)
+    assert torch.equal(drawn, torch.cat(epoch(alone, 2))), "those of one process, without duplicates between ranks"
+    assert not torch.equal(drawn, torch.cat(epoch(alone, 3)))

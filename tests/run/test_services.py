@@ -183,7 +183,7 @@ def test_what_our_task_lacks_is_named_before_the_run(
     [
         ("callbacks=latency", "LatencyMonitor needs 'example'"),
         ("callbacks=weight_probe", "WeightProjections needs 'model'"),
-        ("+callbacks.loss._target_=lightning_modules.task.callbacks.EpochLoss", "EpochLoss needs 'extra_losses'"),
+        ("+callbacks.loss._target_=lightning_modules.zoo.task.epoch_loss.EpochLoss", "EpochLoss needs 'extra_losses'"),
         ("steps_per_call=5", "steps_per_call=5: only for tasks derived from Supervised"),
         ("decay_norms_and_biases=false", "decay_norms_and_biases=False: only for tasks derived from Supervised"),
         ("cuda_graphs=true", "cuda_graphs=True: only for tasks derived from Supervised"),

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from lightning_modules.cli.data import main
 from lightning_modules.config.errors import UserError
 from lightning_modules.quality import commands
 from lightning_modules.quality.commands import compose_quality
@@ -63,7 +64,7 @@ def test_clean_writes_a_list_that_a_run_takes(store: Any, tmp_path: Path, capsys
 
 def test_a_split_with_a_leak_ends_with_one_and_without_a_store_nothing_is_logged(tmp_path: Path, capsys: Any) -> None:
     with pytest.raises(SystemExit) as ended:
-        commands.write_split(compose_quality(["data=digits", "tracking=none", f"out={tmp_path}/s.json"]))
+        main(["split", "data=digits", "tracking=none", f"out={tmp_path}/s.json"])
     assert ended.value.code == 1
     said = capsys.readouterr().out
     assert "1 groups in train+test" in said and "logged" not in said

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lightning_modules.config.errors import UserError, suggest
 from lightning_modules.config.plain import PlainDict
-from lightning_modules.model.pretrained_tokenizer import pretrained_tokenizer
+from lightning_modules.zoo.model.pretrained_tokenizer import pretrained_tokenizer
 
 Tokenizer = Callable[[str], list[str]]
 

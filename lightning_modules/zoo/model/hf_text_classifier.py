@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.config.errors import UserError, first_line
-from lightning_modules.model.pretrained_tokenizer import folder_or_name, import_transformers, pretrained_tokenizer
+from lightning_modules.zoo.model.pretrained_tokenizer import folder_or_name, import_transformers, pretrained_tokenizer
 
 
 class HFTextClassifier(nn.Module):
