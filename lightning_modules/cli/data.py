@@ -1,7 +1,7 @@
 """``touchstone data``: look at a data set, clean it, split it."""
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from lightning_modules.cli.arguments import verb
 from lightning_modules.cli.json_output import NotAsExpected
@@ -25,7 +25,7 @@ def main(
     is not)."""
     from lightning_modules.quality import commands
 
-    result = commands.COMMANDS[target](commands.compose_quality(list(overrides)))
+    result: Any = commands.COMMANDS[target](commands.compose_quality(list(overrides)))
     if target == "split" and not all(check["holds"] for check in result["checks"].values()):
         raise NotAsExpected(result)
     return result
