@@ -126,7 +126,7 @@ class DetectionFolder(ImageData):
         Raises UserError for missing files, unknown classes and malformed annotations, with file and line.
         """
         if not self.root.is_dir():
-            raise UserError(f"data={self.name}: {self.root} is missing. {self.hint}")
+            raise UserError(f"data={self.name}: data.root={self.root} is missing. {self.hint}")
         read = READERS[self.format](self.root, self.classes)
         if not read.images or not read.class_names:
             raise UserError(f"{self.root} has no {'image' if not read.images else 'box'} in the format {self.format}")
