@@ -134,7 +134,6 @@ def recorded(
     from lightning_modules.tracking.record_run import open_record, record_run
     from lightning_modules.tracking.store import open_store
 
-    plain = None if config is None else to_plain(config)
     settings = {
         "experiment": experiment,
         "name": name,
@@ -142,9 +141,9 @@ def recorded(
         "flush_seconds": 5,
         "system_metrics_s": None,
     }
-    if not isinstance(plain or {}, Mapping):
-        raise UserError(f"recorded: expected a mapping as config, as vars(args) is, got a {type(plain).__name__}")
-    values, tags = json.loads(json.dumps(plain or {}, default=str)), {NOT_RERUNNABLE_TAG: "loop"}
+    if not isinstance(config or {}, Mapping):
+        raise UserError(f"recorded: expected a mapping as config, as vars(args) is, got a {type(config).__name__}")
+    values, tags = json.loads(json.dumps(to_plain(config or {}), default=str)), {NOT_RERUNNABLE_TAG: "loop"}
     if mistakes := study_mistakes(study):
         raise UserError(mistakes[0])
     tags |= {STUDY_TAG: study} if study else {}
