@@ -4,7 +4,6 @@ import hashlib
 import json
 from collections.abc import Sequence
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 import torch
@@ -32,6 +31,7 @@ class TokenVocabulary(nn.Module):
         self.register_buffer("token_characters", torch.tensor(list(token_characters), dtype=torch.int64))
         digest = hashlib.sha256(json.dumps(self.tokens).encode()).digest()
         self.register_buffer("digest", torch.tensor(list(digest), dtype=torch.uint8))
+        self.register_load_state_dict_pre_hook(_refuse_other_vocabulary)
 
     def forward(self, x: Tensor) -> Tensor:
         return x.long()
@@ -52,13 +52,11 @@ class TokenVocabulary(nn.Module):
         """Return the plain values from which ``hydra.utils.instantiate`` rebuilds this module; no ``$``, as in ``${…}``."""
         return {"_target_": f"{type(self).__module__}.{type(self).__qualname__}"}
 
-    def _load_from_state_dict(self, state_dict: PlainDict, prefix: str, *more: Any) -> None:
-        saved = state_dict.get(f"{prefix}digest")
-        if saved is not None and not torch.equal(saved.cpu(), self.digest.cpu()):
-            raise UserError(
-                f"{self.source} has another vocabulary than the weights were trained with; use the same text"
-            )
-        super()._load_from_state_dict(state_dict, prefix, *more)
+
+def _refuse_other_vocabulary(module: TokenVocabulary, state_dict: PlainDict, prefix: str, *_: object) -> None:
+    saved = state_dict.get(f"{prefix}digest")
+    if saved is not None and not torch.equal(saved.cpu(), module.digest.cpu()):
+        raise UserError(f"{module.source} has another vocabulary than the weights were trained with; use the same text")
 
 
 class CharacterVocabulary(TokenVocabulary):
