@@ -2,10 +2,11 @@
 
 import csv
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
+from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,14 @@ class Format:
     delimiter: str
     quoting: Any  # csv.QUOTE_MINIMAL; QUOTE_NONE for .tsv, where quotes have no meaning
 
-    def rows(self, path: Path) -> Iterator[tuple[int, list[str]]]:
-        """Yield each non-blank row with the number of its first line."""
-        last = ""
+    def rows(
+        self, path: Path, split: Callable[[str, str], list[str]] = str.split
+    ) -> Iterator[tuple[int, int, list[str]]]:
+        """Yield the number of its first line, the number of cells and the cells of each non-blank row.
+
+        A row without quotes is separated by `split`, which may stop at the last cell that is used.
+        """
+        number, last, row = 0, "", [""]
 
         def remember(line: str) -> str:
             nonlocal last
@@ -42,18 +48,25 @@ class Format:
             return line
 
         with path.open(encoding=self.encoding, newline="") as opened:
-            reader = csv.reader(map(remember, opened), delimiter=self.delimiter, quoting=self.quoting)
-            start, begun, row = 1, 1, [""]
-            for row in reader:
-                if row and not (len(row) == 1 and not row[0].strip()):
-                    yield start, row
-                begun, start = start, reader.line_num + 1
-            if row and "\n" in row[-1] and not last.rstrip("\r\n").endswith('"'):
-                raise UserError(f"{path}: a quote that opens on line {begun} is never closed")
+            for line in opened:
+                last = line
+                start, number = number + 1, number + 1
+                if '"' in line and self.quoting != csv.QUOTE_NONE:
+                    reader = csv.reader(
+                        chain([line], map(remember, opened)), delimiter=self.delimiter, quoting=self.quoting
+                    )
+                    row = next(reader)
+                    number, width = start + reader.line_num - 1, len(row)
+                else:
+                    row, width = split(line.rstrip("\r\n"), self.delimiter), line.count(self.delimiter) + 1
+                if width > 1 or row[0].strip():
+                    yield start, width, row
+            if "\n" in row[-1] and not last.rstrip("\r\n").endswith('"'):
+                raise UserError(f"{path}: a quote that opens on line {start} is never closed")
 
     def header(self, path: Path) -> list[str]:
         """Return the cells of the first row."""
-        return next(self.rows(path), (0, []))[1]
+        return next(self.rows(path), (0, 0, []))[2]
 
 
 def read_columns(path: Path, columns: Sequence[str], encoding: str | None = None) -> dict[str, list[str]]:
@@ -68,16 +81,18 @@ def read_columns(path: Path, columns: Sequence[str], encoding: str | None = None
 def _columns(path: Path, form: Format, columns: Sequence[str]) -> dict[str, list[str]]:
     header = [name.strip() for name in form.header(path)]
     read: dict[str, list[str]] = {column: [] for column in columns if column in header}
-    places = [header.index(column) for column in read]
-    if (found := _cells_by_arrow(path, form, [*places, len(header) - 1])) is not None:
-        return dict(zip(read, found, strict=False))
     wrong, width = [], len(header)
-    for number, (line, row) in enumerate(islice(form.rows(path), 1, None), start=1):
-        if len(row) == width:
+    places = [header.index(column) for column in read]
+    first, last = max(places, default=-1) + 1, width - min(places, default=0)
+    split = partial(str.split, maxsplit=first)
+    if last < first:  # from the end, where there are fewer
+        split, places = partial(str.rsplit, maxsplit=last), [place - width for place in places]
+    for number, (line, found, row) in enumerate(islice(form.rows(path, split), 1, None), start=1):
+        if found == width:
             for place, cells in zip(places, read.values(), strict=True):
                 cells.append(row[place])
         else:
-            wrong.append(f"row {number} (line {line}) has {len(row)}")
+            wrong.append(f"row {number} (line {line}) has {found}")
     if wrong:
         more = f" and {len(wrong) - MAX_LISTED} more rows" if len(wrong) > MAX_LISTED else ""
         raise UserError(
@@ -85,41 +100,6 @@ def _columns(path: Path, form: Format, columns: Sequence[str]) -> dict[str, list
             f"but {', '.join(wrong[:MAX_LISTED])}{more}. Quote cells that contain the delimiter, and fill in short rows"
         )
     return read
-
-
-def _cells_by_arrow(path: Path, form: Format, places: Sequence[int]) -> list[list[str]] | None:
-    """Return the cells at `places`, the last of which is that of the last column, without the header's.
-
-    None if a row has another width, or the csv module may read the file in another way: it takes six times as long.
-    """
-    if form.encoding not in ("utf-8", "utf-8-sig"):
-        return None
-    from pyarrow import ArrowException, string
-    from pyarrow import csv as arrow
-
-    wrong: list[object] = []
-
-    def skip(row: object) -> str:
-        wrong.append(row)
-        return "skip"
-
-    names = [f"f{place}" for place in places]
-    quote = '"' if form.quoting == csv.QUOTE_MINIMAL else False
-    try:
-        table = arrow.read_csv(
-            path,
-            arrow.ReadOptions(autogenerate_column_names=True, use_threads=False),
-            arrow.ParseOptions(
-                delimiter=form.delimiter, quote_char=quote, newlines_in_values=bool(quote), invalid_row_handler=skip
-            ),
-            arrow.ConvertOptions(
-                include_columns=names, column_types=dict.fromkeys(names, string()), strings_can_be_null=False
-            ),
-        )  # fmt: skip
-    except ArrowException:
-        return None
-    unclosed = len(table) and any(end in table.column(len(places) - 1)[-1].as_py() for end in "\r\n")
-    return None if wrong or unclosed else [column.to_pylist()[1:] for column in table.columns]
 
 
 def read_table(
