@@ -44,7 +44,15 @@ ELSEWHERE = {
     *("kim_cnn", "text_gru", "text_transformer", "hf_text"),  # test_text_*.py
     *("audio_cnn", "audio_gru"),  # test_audio_networks.py
     *("bpr", "neumf", "lightgcn", "item_sequence"),  # test_recommenders.py
-    *("gpt", "mlp_gan", "dcgan", "unet", "torchvision_segmentation", "fcos", "torchvision_detector"),  # with their tasks
+    *(
+        "gpt",
+        "mlp_gan",
+        "dcgan",
+        "unet",
+        "torchvision_segmentation",
+        "fcos",
+        "torchvision_detector",
+    ),  # with their tasks
 }
 
 

@@ -72,7 +72,9 @@ def test_the_program_holds_the_trained_weights(bench: Callable[[str], Any]) -> N
 @pytest.mark.parametrize("name", ["mlp", pytest.param("convnet", marks=pytest.mark.slow)])
 def test_the_pt2e_program_is_the_network_that_was_trained(bench: Callable[[str], Any], name: str) -> None:
     made = bench(name)
-    stage = QAT(backend="pt2e", samples=50, reduce_range=True)  # 7 bits: int8 products of 8 overflow on CPUs without VNNI
+    stage = QAT(
+        backend="pt2e", samples=50, reduce_range=True
+    )  # 7 bits: int8 products of 8 overflow on CPUs without VNNI
     stage.name = "qat"
     stage.begin(made.context)
     fine_tune(made, stage, 30)
