@@ -1,6 +1,7 @@
 """Boxes from COCO, VOC and YOLO folders: one target format, official parts, and what wrong annotations say."""
 
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,8 @@ from PIL import Image
 from lightning_modules.config.errors import UserError
 from lightning_modules.data.preprocess import preprocess_spec
 from lightning_modules.zoo.data.detection_data import DetectionFolder
+
+DATA = Path(os.environ.get("TOUCHSTONE_DATA", "data"))  # a fixture removes the variable
 
 
 def read(root: Path, format: str, **settings: Any) -> DetectionFolder:
@@ -179,7 +182,9 @@ def test_an_image_shown_sideways_has_its_shown_size(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_bccd_has_its_own_parts_and_classes() -> None:
-    data = instantiate({"_target_": "lightning_modules.zoo.data.detection_data.Bccd", "size": [96, 128]})
+    if not (root := DATA / "bccd" / "BCCD").is_dir():
+        pytest.skip(f"needs BCCD in {root}: set TOUCHSTONE_DATA")
+    data = instantiate({"_target_": "lightning_modules.zoo.data.detection_data.Bccd", "root": root, "size": [96, 128]})
     data.setup()
     assert {part: len(index) for part, index in data.splits.items()} == {"train": 205, "val": 87, "test": 72}
     assert data.box_classes == ["Platelets", "RBC", "WBC"]
