@@ -67,7 +67,9 @@ class Counting(BoringModel):
 
 
 @pytest.mark.parametrize("counted", [True, False])
-def test_a_run_has_its_joules_and_counts_on_when_it_is_resumed(powercap: Path, counted: bool) -> None:
+def test_a_run_has_its_joules_and_counts_on_when_it_is_resumed(
+    powercap: Path, counted: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
     root, found = powercap if counted else powercap / "none", []
     for steps, resumed in ((3, None), (5, powercap / "last.ckpt")):
         logger = pl.loggers.CSVLogger(powercap)
@@ -80,3 +82,4 @@ def test_a_run_has_its_joules_and_counts_on_when_it_is_resumed(powercap: Path, c
         trainer.save_checkpoint(powercap / "last.ckpt")
     energy = [one["system/energy_j"] for one in found if "system/energy_j" in one]
     assert energy == ([3, 5] if counted else [])
+    assert ("no energy counter can be read" in capsys.readouterr().err) is not counted

@@ -9,6 +9,8 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
+from lightning_modules.config.errors import warn
+
 POWERCAP = Path("/sys/class/powercap")  # of Linux
 
 
@@ -62,8 +64,8 @@ def gpu_joules(devices: Sequence[int]) -> float | None:
 class EnergyMeter(pl.Callback):
     """Logs ``system/energy_j``: what the machine's processors and the run's GPUs take from the start to the end of training.
 
-    Nothing is logged where no counter can be read. A resumed run counts on from its checkpoint. What other processes
-    take of the processors meanwhile is included.
+    Where no counter can be read, one line says so and nothing is logged. A resumed run counts on from its checkpoint. What
+    other processes take of the processors meanwhile is included.
 
     Args:
         root: of Linux' powercap.
@@ -79,6 +81,10 @@ class EnergyMeter(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._devices = trainer.device_ids if trainer.strategy.root_device.type == "cuda" else ()
         self._gpus, self._processors = gpu_joules(self._devices), ProcessorEnergy(self.root)
+        if self._gpus is None and self._processors.joules() is None and trainer.is_global_zero:
+            warn(
+                f"callbacks.energy: no energy counter can be read in {self.root} or of a GPU; system/energy_j is not logged"
+            )
         self._ended.clear()
         threading.Thread(target=self._watch, args=(self._processors,), daemon=True).start()
 
