@@ -4,10 +4,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from lightning_modules.cli.arguments import verb
 from lightning_modules.config.errors import UserError
+
+if TYPE_CHECKING:
+    from lightning_modules.cli.curve import Curve
+    from lightning_modules.comparison.result import Comparison
 
 
 @verb(
@@ -74,6 +78,16 @@ def main(
         tests = mcnemar(open_store(), comparison)
         comparison = replace(comparison, notes=(*comparison.notes, *describe(tests)))
     publish.print_comparison(comparison)
+    _write(comparison, curve, out, into)
+    if log:
+        publish.log_comparison(comparison, partial(curves.write_curve_files, curve) if curve else None)
+    return {**asdict(comparison), **({"mcnemar": [asdict(one) for one in tests]} if test else {})}
+
+
+def _write(comparison: "Comparison", curve: "Curve | None", out: Path | None, into: str | None) -> None:
+    from lightning_modules.cli import curve as curves
+    from lightning_modules.comparison import publish
+
     if out:
         more = curves.write_curve_files(curve, out) if curve else []
         for path in [*publish.write_files(comparison, out), *more]:
@@ -82,9 +96,6 @@ def main(
         file, _, mark = into.rpartition(":")
         curves.write_curve_section(curve, Path(file), mark)
         print(f"written: {file}")
-    if log:
-        publish.log_comparison(comparison, partial(curves.write_curve_files, curve) if curve else None)
-    return {**asdict(comparison), **({"mcnemar": [asdict(one) for one in tests]} if test else {})}
 
 
 def _diff(runs: Sequence[str], others: Sequence[str]) -> dict[str, object]:
