@@ -113,6 +113,30 @@ class BuiltLater(Classifier):
             self.layers = nn.Linear(4, 3)
 
 
+class BuiltInSetup(Classifier):
+    """Its last layer exists only after `setup`."""
+
+    def setup(self, stage: str) -> None:
+        self.layers.append(nn.Linear(3, 3))
+
+
+class OwnLoaders(Classifier):
+    """Has the loaders of `Points` itself."""
+
+    def setup(self, stage: str) -> None:
+        self.points = Points()
+        self.points.setup(stage)
+
+    def train_dataloader(self) -> DataLoader:
+        return self.points.train_dataloader()
+
+    def val_dataloader(self) -> DataLoader:
+        return self.points.val_dataloader()
+
+    def test_dataloader(self) -> DataLoader:
+        return self.points.test_dataloader()
+
+
 class Lazy(Classifier):
     def __init__(self, width: int = 8) -> None:
         super().__init__(width)

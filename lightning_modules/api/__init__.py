@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, NamedTuple
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from lightning_modules.api.given_objects import GIVEN, given_object
 from lightning_modules.api.process import as_command, mlflow_on, signals_passed_on, user_errors
 from lightning_modules.config.check import RUN_KEYS
 from lightning_modules.config.command_line import compose_run, model_name
 from lightning_modules.config.errors import UserError, suggest
-from lightning_modules.config.given_object import GIVEN, given_object
 from lightning_modules.config.plain import to_plain
 from lightning_modules.config.run_names import study_mistakes
 from lightning_modules.config.signature import require_lightning_type

@@ -14,7 +14,7 @@ COMPONENT_MODULES = tuple(
     f"{_PACKAGE}.{name}"
     for name in (
         "augmentation", "cli.model_summary", "cli.progress_bar", "compression", "data", "model", "optimizer", "strategy",
-        "task", "tracking.checkpoint", "quality.prediction_recorder", "run.cuda", "zoo",
+        "task", "tracking.checkpoint", "quality.prediction_recorder", "run.cuda", "zoo", "api.given_objects",
     )
 )  # fmt: skip
 RENAMED = {  # former path of a class or function, without the package -> its name now

@@ -44,7 +44,7 @@ def drop_unused_groups(cfg: DictConfig) -> None:
     if task is None:
         return
     names, _ = parameters_of(task)
-    target = cfg.task.get("object_class") or cfg.task["_target_"]  # of an object: given_object.py
+    target = cfg.task.get("object_class") or cfg.task["_target_"]  # of an object: given_objects.py
     for group in OPTIONAL_GROUPS:
         if (group in names and group not in cfg.task) or not cfg.get(group):
             _drop_options_of_former_target(cfg, group)

@@ -129,9 +129,7 @@ def build_lightning_module(cfg: DictConfig) -> pl.LightningModule:
             given[group] = instantiate(cfg[group], _partial_=True)
     settings = {key: value for key, value in cfg.task.items() if key != "monitor"}
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
-    task = instantiate({"_convert_": "all", **settings}, _partial_=True)(
-        **given
-    )  # instantiate would convert the objects
+    task = instantiate({"_convert_": "all", **settings}, _partial_=True)(**given)  # which it would convert
     require_lightning_type(task, pl.LightningModule, f"task: {cfg.task['_target_']}")
     return task
 

@@ -22,9 +22,10 @@ from lightning_modules.compat.torch import StateDict
 from lightning_modules.config.errors import UserError, did_you_mean, warn
 from lightning_modules.config.task_groups import is_supervised
 from lightning_modules.run.data_adapter import NOT_KNOWN, RunData
+from lightning_modules.run.lightning_task import with_configured_layers
 from lightning_modules.run.named_forward import NamedForward
-from lightning_modules.task.batches import owner_of
 from lightning_modules.task.supervised import Supervised
+from lightning_modules.tracking.logger import allowed_name
 
 _OBJECT = "a record cannot rebuild the {} given in Python"
 _SUPERVISED_OPTIONS = {"steps_per_call": ("auto", 1), "decay_norms_and_biases": (True,), "cuda_graphs": (False,)}
@@ -159,15 +160,15 @@ class LoaderIndex(pl.Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         for part, name in (("val", "validation_step"), ("test", "test_step")):
-            owner = owner_of(f"{part}_dataloader", trainer.datamodule, pl_module)  # type: ignore[attr-defined]
+            data = trainer.datamodule  # type: ignore[attr-defined]
             takes_index = is_param_in_hook_signature(getattr(pl_module, name), "dataloader_idx")
-            if takes_index or not is_overridden(f"{part}_dataloader", owner) or not is_overridden(name, pl_module):
+            if takes_index or not is_overridden(f"{part}_dataloader", data) or not is_overridden(name, pl_module):
                 continue
             if getattr(trainer, f"limit_{part}_batches") == 0:
                 continue
             try:
                 with isolate_rng():
-                    loaders = getattr(owner, f"{part}_dataloader")()
+                    loaders = getattr(data, f"{part}_dataloader")()
             except Exception:  # of a user's code
                 warn(f"the number of {part} loaders is not known yet; several would fail: {name} has no dataloader_idx")
                 continue
@@ -180,6 +181,8 @@ class LoaderIndex(pl.Callback):
 
 def _best_lacks(cfg: DictConfig, logs_val: bool) -> str:
     metric = monitor_of(cfg)
+    if metric and (allowed := allowed_name(metric)) != metric:
+        raise UserError(f"task.monitor.metric={metric}: MLflow does not allow this name; log the metric as '{allowed}'")
     if metric and metric.startswith(("val_", "val/", "valid_", "valid/")) and not logs_val:
         raise UserError(
             f"task.monitor.metric={metric}: nothing is validated: there are no validation data, or no validation_step; "
@@ -199,7 +202,7 @@ def _test_lacks(task: pl.LightningModule, data: RunData) -> str:
 def has_part(task: pl.LightningModule, data: RunData, part: str) -> bool:
     """Whether the task has a step and data for ``val`` or ``test``."""
     step = "validation_step" if part == "val" else "test_step"
-    return is_overridden(step, task) and (data.has(part) or is_overridden(f"{part}_dataloader", task))
+    return is_overridden(step, task) and data.has(part)
 
 
 def _compression_lacks(cfg: DictConfig, task: pl.LightningModule, data: RunData) -> str:
@@ -220,7 +223,7 @@ def _serving_lacks(cfg: DictConfig, task: pl.LightningModule) -> str:
     try:
         if "object_class" in cfg.task:
             raise UserError(_OBJECT.format("task"))
-        NamedForward(task)
+        NamedForward(with_configured_layers(task))
     except UserError as error:
         return f"the checkpoint is kept, but cannot be served: {error}"
     return ""

@@ -46,19 +46,29 @@ class RunData:
         self._config = config
         self._fingerprint: str | None = None
 
+    def take_loaders(self, task: pl.LightningModule | None = None) -> None:
+        """Request loaders that the datamodule lacks from the `task`; Lightning itself would ignore those.
+
+        Raises UserError if there is none for training.
+        """
+        for name in (f"{part}_dataloader" for part in ("train", "val", "test")):
+            if isinstance(getattr(vars(self.module).get(name), "__self__", None), pl.LightningModule):
+                delattr(self.module, name)  # of an earlier run with this object
+            if task and not is_overridden(name, self.module) and is_overridden(name, task):
+                setattr(self.module, name, getattr(task, name))
+        if not is_overridden("train_dataloader", self.module):
+            raise UserError(f"data: {self.name} has no train_dataloader, and neither has the task")
+
     def first_batch(self, trainer: pl.Trainer, task: pl.LightningModule | None = None) -> object:
         """A training batch as the `task` gets it, on the CPU. The datamodule is set up for it, as Lightning does again."""
-        owners: list[pl.LightningDataModule | pl.LightningModule] = (
-            [self.module] if task is None else [self.module, task]
-        )
+        owners: list[pl.LightningDataModule | pl.LightningModule] = [self.module, *([task] if task else [])]
         trainer.training = True  # hooks ask for it
         for owner in owners:
             owner.trainer = trainer
         if trainer.local_rank == 0:
             self.module.prepare_data()
         self.module.setup("fit")
-        loader = owner_of("train_dataloader", self.module, owners[-1]).train_dataloader()
-        batch, *_ = next(iter(CombinedLoader(loader)), (None,))
+        batch, *_ = next(iter(CombinedLoader(self.module.train_dataloader())), (None,))
         for hook in ("on_before_batch_transfer", "on_after_batch_transfer"):
             batch = getattr(owner_of(hook, self.module, owners[-1]), hook)(batch, 0)
         for owner in owners:
@@ -67,6 +77,7 @@ class RunData:
 
     def read_samples(self, trainer: pl.Trainer) -> "FirstBatch":
         """What stands for another's datamodule in a task of ours. Raises UserError if it cannot be trained on."""
+        self.take_loaders()
         self.samples = FirstBatch(self, self.first_batch(trainer))
         self.samples.setup()
         loaders = CombinedLoader(self.module.val_dataloader()).flattened if self.has("val") else []

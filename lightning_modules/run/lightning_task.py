@@ -1,5 +1,6 @@
 """A LightningModule that is not one of ours: rebuilt from its config, seeded by epoch, and loaded from its checkpoints."""
 
+import copy
 import functools
 import io
 from collections.abc import Callable, Mapping
@@ -40,14 +41,13 @@ class EpochSeeds(pl.Callback):
         self._seeded_epoch = -1  # where its loaders were requested
 
     def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: StateDict) -> None:
-        self._resumed_epoch = (
-            int(checkpoint["epoch"]) + 1
-        )  # the trainer counts it only after it has requested the loaders
+        # the trainer counts it only after it has requested the loaders
+        self._resumed_epoch = int(checkpoint["epoch"]) + 1
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        for owner in (trainer.datamodule, pl_module) if stage == "fit" else ():  # type: ignore[attr-defined]
-            if owner is not None and is_overridden("train_dataloader", owner):
-                setattr(owner, "train_dataloader", self._seeded(owner.train_dataloader, trainer, pl_module))  # noqa: B010
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        if stage == "fit" and data is not None:
+            data.train_dataloader = self._seeded(data.train_dataloader, trainer, pl_module)
 
     def _seeded(
         self, loaders: Callable[[], object], trainer: pl.Trainer, pl_module: pl.LightningModule
@@ -64,9 +64,9 @@ class EpochSeeds(pl.Callback):
         return request
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        for owner in (trainer.datamodule, pl_module) if stage == "fit" else ():  # type: ignore[attr-defined]
-            if loaders := vars(owner).get("train_dataloader") if owner is not None else None:
-                setattr(owner, "train_dataloader", getattr(loaders, "__wrapped__", loaders))  # noqa: B010
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        if stage == "fit" and (loaders := vars(data).get("train_dataloader") if data is not None else None):
+            data.train_dataloader = getattr(loaders, "__wrapped__", loaders)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         self.teardown(trainer, pl_module, "fit")  # the caller may give the same objects to another run
@@ -84,6 +84,22 @@ class EpochSeeds(pl.Callback):
     ) -> None:
         if batch_idx == 0:
             seed_epoch(self._seed, 2 * trainer.current_epoch + 1, trainer.global_rank, pl_module.device)
+
+
+class SetupLayers(pl.Callback):
+    """Rejects weights that ``setup`` adds to the task: one rebuilt from its config and checkpoint has none."""
+
+    def __init__(self, task: pl.LightningModule) -> None:
+        self._names = {name for name, _ in with_configured_layers(task).named_parameters()}
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.strategy.restore_checkpoint_after_setup:
+            return  # a strategy that shards parameters, and may rename them
+        if added := [name for name, _ in pl_module.named_parameters() if name not in self._names]:
+            raise UserError(
+                f"task: setup adds {', '.join(added[:4])}, which a task rebuilt from its checkpoint lacks: make these "
+                "layers in the constructor or in configure_model"
+            )
 
 
 def _loaders_in(requested: object) -> list[object]:
@@ -134,6 +150,19 @@ def load_module_from_spec(spec: Mapping[str, object], checkpoint: StateDict, whe
     return task.eval()
 
 
+def with_configured_layers(task: pl.LightningModule) -> pl.LightningModule:
+    """The task, or a copy with the layers of its ``configure_model``. Raises UserError if that fails without a trainer."""
+    if not is_overridden("configure_model", task):
+        return task
+    copied = copy.deepcopy(task)
+    try:
+        with isolate_rng():
+            copied.configure_model()
+    except Exception as error:  # of a user's code
+        raise UserError(f"configure_model fails without a trainer: {first_line(error)}") from error
+    return copied
+
+
 def build_module_from_spec(spec: Mapping[str, object], where: str) -> pl.LightningModule:
     """The module without its weights. Raises UserError if a target is not allowed."""
     config = OmegaConf.create({"compile": False, **spec})
@@ -157,6 +186,7 @@ def check_checkpoint(cfg: DictConfig, task: pl.LightningModule, servable: bool) 
 
     A `servable` task is also rebuilt from its config and must give the same outputs.
     """
+    task = with_configured_layers(task) if servable else task
     if lazy := [name for name, weight in task.named_parameters() if is_lazy(weight)]:
         raise UserError(
             f"task: the shapes of {', '.join(lazy[:4])} are not known: set example_input_array to a tensor of zeros, "
@@ -182,7 +212,7 @@ def check_checkpoint(cfg: DictConfig, task: pl.LightningModule, servable: bool) 
         if trial:
             load_weights_from_checkpoint(rebuilt, trial, where)
         else:
-            rebuilt.load_state_dict(usual["state_dict"])
+            (rebuilt := with_configured_layers(rebuilt)).load_state_dict(usual["state_dict"])
         require_same_module_outputs(task, rebuilt, where)
 
 

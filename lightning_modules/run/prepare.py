@@ -33,7 +33,7 @@ from lightning_modules.run.contracts import (
 )
 from lightning_modules.run.cuda import set_matmul_precision
 from lightning_modules.run.data_adapter import RunData, open_data
-from lightning_modules.run.lightning_task import EpochSeeds, check_checkpoint, module_spec
+from lightning_modules.run.lightning_task import EpochSeeds, SetupLayers, check_checkpoint, module_spec
 from lightning_modules.run.loggers import build_loggers
 from lightning_modules.run.preflight import check_augmentation, check_device, check_parts
 from lightning_modules.run.process import is_rank_zero, set_threads
@@ -135,13 +135,15 @@ def build_task(
         callbacks.append(EpochSeeds(cfg.seed))
     if not is_supervised(cfg):
         build.fill_from_data(cfg, data)
-        return build.build_lightning_module(cfg), module_spec(cfg)
+        task = build.build_lightning_module(cfg)
+        data.take_loaders(task)
+        return task, module_spec(cfg)
     samples = data.own or data.read_samples(_look(cfg))
     build.infer_shapes(cfg, samples)
-    task = build.build_task(cfg, samples, callbacks)
-    task.seeds_epochs = data.own is not None
-    task.task_spec = build.task_spec(cfg, samples)
-    return task, task.task_spec
+    own = build.build_task(cfg, samples, callbacks)
+    own.seeds_epochs = data.own is not None
+    own.task_spec = build.task_spec(cfg, samples)
+    return own, own.task_spec
 
 
 def _look(cfg: DictConfig) -> pl.Trainer:
@@ -174,6 +176,7 @@ def _check_parts(
         callbacks.append(AugmentTraining(transforms, cfg.seed))
     if cfg.tracking.enabled:
         check_checkpoint(cfg, task, servable=not services.serving.lacks)
+        callbacks += [] if services.serving.lacks else [SetupLayers(task)]
 
 
 def _open(cfg: DictConfig, continue_in: str | None) -> tuple[Store | None, ResumedRun | None]:

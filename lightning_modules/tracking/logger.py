@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import math
 import os
-import posixpath
 import re
 import threading
 import time
 import warnings
+import zlib
 from collections import deque
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -23,7 +23,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 
 from lightning_modules.compat.mlflow import latest_metrics
-from lightning_modules.config.errors import UserError, first_line
+from lightning_modules.config.errors import UserError, first_line, warn
 from lightning_modules.config.plain import PlainDict
 from lightning_modules.config.signals import defer_signals
 from lightning_modules.report.numbers import shortest_decimal
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
 LAST_TRIES, LAST_PAUSE = 3, 1.0  # of finalize
 PROBE_S = 30.0  # after a server did not respond, until it is asked again
-METRIC_NAME = re.compile(r"[\w./:\- ]{1,250}")
 # MLflow's page "compare runs" opens with the metric that was stored first: a score or a loss, none of these
 SIDE_METRIC = re.compile(r"(model|system|throughput|comm)/|lr-|epoch$")
 
@@ -80,6 +79,7 @@ class BufferedMLflowLogger(Logger):
         self._flush_seconds = flush_seconds
         self._already = dict(already or {})
         self._held_until = held_until
+        self._names: dict[str, str] = {}  # in the store
         self._newest: dict[str, int] = {}  # the step up to which a metric's points are dropped; -1: none
         self._name: str | None = None
         self._warned = False
@@ -131,7 +131,7 @@ class BufferedMLflowLogger(Logger):
     def log_metrics(self, metrics: Mapping[str, float | Tensor], step: int | None = None) -> None:
         """Buffer the metrics until the next flush.
 
-        Raises UserError if MLflow does not allow the name, or the value is not a scalar.
+        A name that MLflow does not allow is changed, with a warning. Raises UserError if a value is not a scalar.
         """
         self.collect(metrics, step)
         self.save()
@@ -145,10 +145,18 @@ class BufferedMLflowLogger(Logger):
         for name, value in metrics.items():
             key = f"{self.stage}/{name}" if self.stage and name.startswith("test/") else name
             if key not in self._newest:
-                _check_name(key)
-                self._newest[key] = self._already.get(key, -1)
+                key = self._names.get(key) or self._name_in_store(key)
+                self._newest.setdefault(key, self._already.get(key, -1))
             if at > self._newest[key]:
                 self._points.append(Point(key, _as_number(key, value), timestamp, at))
+
+    def _name_in_store(self, name: str) -> str:
+        """`allowed_name`, different from other names of the run; warns where it is not `name`."""
+        if (key := allowed_name(name)) != name:
+            key = f"{key[:240]}_{zlib.crc32(name.encode()):08x}" if key in self._newest else key
+            warn(f"warning: metric {name!r} is recorded as {key!r}: MLflow allows letters, digits and ' _-.:/' only")
+        self._names[name] = key
+        return key
 
     def save(self) -> None:
         """Flush if due: Lightning calls this after every `log_metrics`."""
@@ -314,9 +322,7 @@ def _numbers(points: list[Point]) -> list[float]:
     return numbers
 
 
-def _check_name(key: str) -> None:
-    if not METRIC_NAME.fullmatch(key) or posixpath.normpath(key) != key or key.startswith(("/", "..")) or key == ".":
-        raise UserError(
-            f"metric name {key!r}: MLflow allows letters, digits, '_', '-', '.', ':', ' ' and '/' between "
-            "parts, at most 250 characters"
-        )
+def allowed_name(name: str) -> str:
+    """The metric name as MLflow takes it: ``acc@5`` becomes ``acc_5``."""
+    parts = re.sub(r"[^\w./:\- ]", "_", name)[:250].split("/")
+    return "/".join(part for part in parts if part.strip(".")) or "_"

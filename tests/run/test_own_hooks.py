@@ -3,7 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+import mlflow
+import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 import user_modules
 
@@ -46,9 +49,11 @@ def test_entries_of_a_checkpoint_hook_are_in_every_file(store: Any, monitor: str
     )
 
 
-def test_layers_of_configure_model_are_loaded_again(store: Any) -> None:
+def test_layers_of_configure_model_are_loaded_and_served_again(store: Any) -> None:
     result = run(config("BuiltLater"))
     recorded = store.client.get_run(str(result.run_id))
+    served: Any = mlflow.pyfunc.load_model(f"models:/{recorded.data.tags['touchstone.model_id']}")
+    assert served.predict(np.zeros((5, 4), np.float32)).shape == (5, 3)
     trained = torch.load(artifact_path(store, recorded, "checkpoints/last.ckpt"), weights_only=True)["state_dict"]
     start = f"init_from={result.run_id}"
     for loaded in (
@@ -56,6 +61,33 @@ def test_layers_of_configure_model_are_loaded_again(store: Any) -> None:
         load(str(run(config("BuiltLater", "Points", start, "trainer.max_epochs=0")).run_id)),
     ):
         assert all(torch.equal(value, trained[name]) for name, value in loaded.state_dict().items())
+
+
+def test_layers_of_setup_that_could_not_be_loaded_are_named_before_the_first_step(store: Any) -> None:
+    with pytest.raises(UserError, match=r"task: setup adds layers\.4\.weight, layers\.4\.bias, which a task rebuilt"):
+        run(config("BuiltInSetup"))
+    (recorded,) = store.search_runs("")
+    assert recorded.info.status == "FAILED" and "val_loss" not in recorded.data.metrics
+
+
+def test_loaders_of_the_task_are_used_where_the_data_have_none(store: Any) -> None:
+    bare = "data._target_=pytorch_lightning.LightningDataModule"
+    results = [
+        run(config(task, "Points", *more)) for task, more in (("Classifier", ()), ("OwnLoaders", (bare, MONITOR)))
+    ]
+    metrics = [store.client.get_run(str(result.run_id)).data.metrics for result in results]
+    assert metrics[0]["val_loss"] == metrics[1]["val_loss"] and metrics[1]["test_samples"] == 21
+    data = pl.LightningDataModule()
+    run(compose(["task=lightning_module", "data=lightning_datamodule", *QUIET]), user_modules.OwnLoaders(), data)
+    with pytest.raises(UserError, match="data: LightningDataModule has no train_dataloader, and neither has the task"):
+        run(compose(["task=lightning_module", "data=lightning_datamodule", *QUIET]), user_modules.Classifier(), data)
+
+
+def test_a_monitored_metric_that_mlflow_does_not_take_is_named_at_the_start(store: Any) -> None:
+    with pytest.raises(
+        UserError, match=r"task.monitor.metric=acc@5: MLflow does not allow .*; log the metric as 'acc_5'"
+    ):
+        run(config("Classifier", "Points", "task.monitor={metric: acc@5, mode: max}"))
 
 
 def test_lazy_layers_without_shapes_are_named_before_the_run(store: Any) -> None:

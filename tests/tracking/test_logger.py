@@ -3,6 +3,7 @@ import math
 import multiprocessing
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -117,10 +118,18 @@ def test_test_metrics_are_linked_to_the_model_they_were_measured_on(store: Store
     assert store.client.get_run(run_id).data.metrics["test/accuracy"] == 0.9
 
 
-@pytest.mark.parametrize("name", ["val/acc@5", "a=b", "../up", "a//b", "", "x" * 251])
-def test_a_name_that_mlflow_refuses_is_an_error_when_it_is_logged(store: Store, run_id: str, name: str) -> None:
-    with pytest.raises(UserError, match="letters, digits"):
-        BufferedMLflowLogger(store.client, run_id).log_metrics({name: 1.0}, 0)
+def test_a_name_that_mlflow_refuses_is_changed_with_one_warning(store: Store, run_id: str, capsys: Any) -> None:
+    names = {"val/acc@5": "val/acc_5", "val/acc#5": "val/acc_5_ec575f8d", "../up": "up", "a//b": "a/b", "": "_",
+             "x" * 249 + "/y": "x" * 249, "a:b (c)": "a:b _c_"}  # fmt: skip
+    logger = BufferedMLflowLogger(store.client, run_id)
+    for step in range(2):
+        logger.log_metrics({name: float(number) for number, name in enumerate(names)}, step)
+    assert logger.flush()
+    stored = store.client.get_run(run_id).data.metrics
+    assert stored == {key: float(number) for number, key in enumerate(names.values())}
+    said = capsys.readouterr().err
+    assert said.count("MLflow allows letters") == len(names)
+    assert "warning: metric 'val/acc@5' is recorded as 'val/acc_5': MLflow" in said
 
 
 @pytest.mark.parametrize("value", [torch.zeros(3), "much", None])

@@ -131,9 +131,7 @@ class ComparedBatches:
 
     def __iter__(self) -> Iterator[Any]:
         batches = iter(self._loader)
-        first = list(
-            itertools.islice(batches, _COMPARED_BATCHES)
-        )  # in each epoch: a resumed one draws the same numbers
+        first = list(itertools.islice(batches, _COMPARED_BATCHES))  # in each epoch, so that a resumed one is the same
         reports = [] if self._is_compared else _all_gather([_digest(batch) for batch in first])
         if reports and reports[0] and all(report == reports[0] for report in reports):
             raise UserError(
