@@ -1,6 +1,7 @@
 """The wheel in an environment without this checkout: a new project is made, trained, swept, resumed and rerun."""
 
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -94,8 +95,8 @@ def test_a_run_of_a_new_project_is_swept_resumed_and_rerun(project: Path, venv: 
 def test_options_of_project_and_package_are_listed_together(project: Path, venv: Path) -> None:
     touchstone = venv / "bin" / "touchstone"
     said = call(touchstone, "train", "--help", cwd=project)
-    (tasks,) = (line for line in said.splitlines() if line.startswith("  task: "))
-    assert {"mine", "classification"} <= set(tasks.removeprefix("  task: ").split(", "))
+    (tasks,) = re.findall(r"^  task: (.+(?:\n    .+)*)", said, re.MULTILINE)
+    assert {"mine", "classification"} <= set(re.split(r",\s+", tasks))
     assert "did you mean 'mine'" in call(touchstone, "train", "task=mien", cwd=project, code=1)
 
 
