@@ -24,6 +24,7 @@ EXPERIMENTS = sorted(
 )
 _LARGE = {"data=memmap", "data=parquet", "data=tar_shards"}  # tests/zoo/test_large_data.py builds them
 _RANKING = ["data=movielens_implicit", "task=ranking"]
+_PAIRS = ["data=sequence_pairs", "model=attention_gru", "task=translation"]
 _BOXES = ["data=bccd", "model=fcos", "task=detection"]
 FITTING = {  # data that a model needs where digits do not fit it
     "task=lightning_module": ["task._target_=pytorch_lightning.demos.boring_classes.BoringModel"],
@@ -80,6 +81,12 @@ FITTING = {  # data that a model needs where digits do not fit it
     "task=gan": ["model=dcgan"],
     "task=language_model": ["data=packed_text", "model=gpt"],
     **{f"data={name}": ["model=gpt", "task=language_model"] for name in ("packed_text", "tiny_shakespeare")},
+    "task=translation": _PAIRS[:2],
+    **{
+        f"model={name}": [_PAIRS[0], _PAIRS[2], "model.num_sources=12"]
+        for name in ("attention_gru", "translation_transformer")
+    },
+    **{f"data={name}": _PAIRS[1:] for name in ("multi30k", "parallel_text", "sequence_pairs")},
     "data=bccd": _BOXES[1:],
     "data=detection_folder": ["data.root=folder", "data.format=voc", *_BOXES[1:]],
     "task=detection": _BOXES[:2],
@@ -121,6 +128,8 @@ BY_PATH = {
     "data=movielens_sequence",
     "data=packed_text",
     "data=tiny_shakespeare",
+    "data=multi30k",
+    "data=parallel_text",
     "data=bccd",
     "data=detection_folder",
     "data=em_membranes",
@@ -139,6 +148,7 @@ SHAPES = {
     **{f"model={name}": [2] for name in ("bpr", "neumf", "lightgcn")},
     "model=item_sequence": [50],
     "model=gpt": [64],
+    **{f"model={name}": [2, 9] for name in ("attention_gru", "translation_transformer")},
     **{f"model={name}": [3, 32, 32] for name in ("fcos", "torchvision_detector")},
     **{f"model={name}": [8000] for name in ("audio_cnn", "audio_gru")},
 }

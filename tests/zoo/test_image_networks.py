@@ -52,6 +52,8 @@ ELSEWHERE = {
         "torchvision_segmentation",
         "fcos",
         "torchvision_detector",
+        "attention_gru",
+        "translation_transformer",
     ),  # with their tasks
 }
 

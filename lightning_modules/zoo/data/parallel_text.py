@@ -5,6 +5,7 @@ import hashlib
 import json
 import zlib
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -81,10 +82,9 @@ class PairBatches(BatchDataset):
 class ParallelText(InMemoryData):
     """int32 [2, T], see `SentencePairs`; y, int32 [T], is the target and EOS, padded with -100.
 
-    Each part is two files with a sentence a line, ``train.de`` and ``train.en``, also gzipped, or one ``.tsv`` file with two
-    columns. Without files of their own, validation and test are split off by their fractions. Pairs with an empty side
-    are left out, and training pairs that are longer than `max_length`; held-out ones are truncated, but compared to the whole
-    text. Warnings count both.
+    Each part is two files with a sentence a line, ``train.de`` and ``train.en``, also gzipped. Without files of their own,
+    validation and test are split off by their fractions. Pairs with an empty side are left out, and training pairs that are
+    longer than `max_length`; held-out ones are truncated, but compared to the whole text. Warnings count both.
 
     Args:
         path: folder of the files; relative to the data root or absolute.
@@ -118,7 +118,7 @@ class ParallelText(InMemoryData):
         min_count: Count = 1,
         lowercase: bool = False,
         max_length: Annotated[int, Ge(2)] | None = None,
-        pool: Count = 50,
+        pool: Count = 100,
         **settings: Any,
     ) -> None:
         self.folder, self.name = data_root(root) / Path(path).expanduser(), Path(path).name
@@ -136,22 +136,13 @@ class ParallelText(InMemoryData):
         """Return the pairs of a part; None if it has no file. Raises UserError for missing and damaged files."""
         if (name := self.parts[part]) is None:
             return None
-        if name.endswith(".tsv"):
-            first = self._find(name)
-            rows = [line.split("\t") for line in self._lines(first)]
-            for number, row in enumerate(rows, 1):
-                if len(row) != 2 and row != [""]:
-                    raise UserError(f"{first}, line {number}: expected 2 columns with a tab between, got {len(row)}")
-            pairs = [(row[0], row[-1]) for row in rows]
-        else:
-            first, second = self._find(f"{name}.{self.source}"), self._find(f"{name}.{self.target}")
-            texts = self._lines(first), self._lines(second)
-            if len(texts[0]) != len(texts[1]):
-                raise UserError(
-                    f"{second} has {len(texts[1])} lines, but {first} has {len(texts[0])}: line n of one is translated by "
-                    "line n of the other"
-                )
-            pairs = list(zip(*texts, strict=True))
+        first, second = (self._find(f"{name}.{suffix}") for suffix in (self.source, self.target))
+        texts = _lines(first), _lines(second)
+        if len(texts[0]) != len(texts[1]):
+            raise UserError(
+                f"{second} has {len(texts[1])} lines, but {first} has {len(texts[0])}: expected pairs of lines"
+            )
+        pairs = list(zip(*texts, strict=True))
         empty = [number for number, pair in enumerate(pairs, 1) if not all(text.strip() for text in pair)]
         if len(empty) == len(pairs):
             raise UserError(f"{first} has no pair of sentences")
@@ -165,81 +156,57 @@ class ParallelText(InMemoryData):
             raise missing_files_error(f"data={self.name}", places, self.hint)
         return found
 
-    def _lines(self, path: Path) -> list[str]:
-        try:
-            content = path.read_bytes()
-            text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            line = error.object[: error.start].count(b"\n") + 1
-            raise UserError(f"{path}, line {line}: expected UTF-8 ({error.reason})") from error
-        except (OSError, EOFError, zlib.error) as error:
-            raise UserError(f"{path} cannot be read: {first_line(error)}") from error
-        lines = text.replace("\r\n", "\n").split("\n")
-        return lines if lines[-1] else lines[:-1]
-
     def load(self) -> RawDataset:
         """Read the pairs, fit the vocabularies on the training part, and encode all."""
         train, val, test = (self.read(part) for part in self.parts)
-        assert train is not None
-        pool = [*train, *(val or [])]
-        official = torch.arange(len(train), len(pool)) if val is not None else None
+        pool = [*(train or []), *(val or [])]
+        official = torch.arange(len(train or []), len(pool)) if val is not None else None
         self._splits = split(torch.zeros(len(pool)), self.plan, None if test is None else len(test), official)
-        trained = [pool[i] for i in self._splits["train"].tolist()]
-        sides = [self._fit_vocabulary([pair[side] for pair in trained]) for side in (0, 1)]
-        self.pairs = SentencePairs(sides[0], sides[1], self.max_length or 1, self.lowercase)
-        sets = [self._ids(pairs) for pairs in (pool, *([test] if test is not None else []))]
-        longest = max(len(ids) for both in sets for side in both for ids in side)
-        self.pairs.length = length = min(self.max_length or longest, longest)
-        self._check_lengths(sets, length)
-        self._warn_of_unknown(sets)
-        arrays = [self._arrays_of(both, length) for both in sets]
-        self.references = [to_bytes([self._cased(pair[1]) for pair in pairs]) for pairs in (pool, test or [])]
-        content = json.dumps([side.tokens for side in sides]) + tensor_digest(
-            *(tensor for both in arrays for tensor in both), *self.references
-        )
-        digest = hashlib.sha256(content.encode()).hexdigest()
-        return RawDataset(*arrays[0], test=arrays[1] if len(arrays) > 1 else None, content=digest)
-
-    def _cased(self, text: str) -> str:
-        return text.lower() if self.lowercase else text
+        columns = [list(zip(*pairs, strict=True)) for pairs in (pool, *([test] if test is not None else []))]
+        cased = [[[text.lower() if self.lowercase else text for text in side] for side in both] for both in columns]
+        trained = self._splits["train"].tolist()
+        source, target = (self._fit_vocabulary([side[i] for i in trained]) for side in cased[0])
+        self.pairs = SentencePairs(source, target, self.lowercase)
+        ids = [(self.pairs.source_ids(both[0]), self.pairs.target_ids(both[1])) for both in cased]
+        longest = max(len(row) for both in ids for side in both for row in side)
+        self.length = min(self.max_length or longest, longest)
+        self._check(ids)
+        arrays = [self._pad(*both) for both in ids]
+        self.references = [to_bytes(both[1]) for both in cased]
+        tokens = json.dumps([source.tokens, target.tokens]).encode()
+        content = hashlib.sha256(tokens).hexdigest() + tensor_digest(*chain(*arrays), *self.references)
+        return RawDataset(*arrays[0], test=arrays[1] if len(arrays) > 1 else None, content=content)
 
     def _fit_vocabulary(self, texts: Sequence[str]) -> TokenVocabulary:
-        texts = [self._cased(text) for text in texts]
         bpe = self.tokenizer == "bpe"
         vocabulary = fit_byte_pairs("\n".join(texts), self.vocab_size) if bpe else fit_words(texts, self.min_count)
         vocabulary.source = str(self.folder)
         return vocabulary
 
-    def _ids(self, pairs: Pairs) -> tuple[list[Tensor], list[Tensor]]:
-        return self.pairs.source_ids([a for a, _ in pairs]), self.pairs.target_ids([b for _, b in pairs])
-
-    def _check_lengths(self, sets: Sequence[tuple[list[Tensor], list[Tensor]]], length: int) -> None:
-        """Leave training pairs out that are longer than `length`; warn of them, and of held-out ones."""
-        long = [torch.tensor([max(len(a), len(b)) > length for a, b in zip(*both, strict=True)]) for both in sets]
-        train = self._splits["train"]
-        self._splits["train"] = train[~long[0][train]]
-        held_out = sum(int(part.sum()) for part in long) - int(long[0][train].sum())
-        if not len(self._splits["train"]):
-            raise UserError(f"data.max_length={length}: all {len(train)} training pairs are longer")
-        if any(bool(part.any()) for part in long):
+    def _check(self, ids: Sequence[tuple[list[Tensor], list[Tensor]]]) -> None:
+        """Leave training pairs out that are too long; warn of them, and of what is truncated or unknown in other parts."""
+        long = [torch.tensor([max(map(len, pair)) > self.length for pair in zip(*both, strict=True)]) for both in ids]
+        train, val = self._splits["train"], self._splits["val"]
+        self._splits["train"] = kept = train[~long[0][train]]
+        cut = sum(int(part.sum()) for part in long) - (left_out := len(train) - len(kept))
+        if not len(kept):
+            raise UserError(f"data.max_length={self.length}: all {len(train)} training pairs are longer")
+        if left_out or cut:
             warn(
-                f"{self.folder}: {int(long[0][train].sum())} training pairs longer than data.max_length={length} tokens are "
-                f"left out, {held_out} of validation and test truncated"
+                f"{self.folder}: {left_out} training pairs longer than data.max_length={self.length} tokens are left out, {cut} "
+                "of validation and test truncated"
+            )
+        held_out = torch.cat(
+            [*(ids[0][0][i] for i in val.tolist()), *(row for both in ids[1:] for row in both[0]), kept[:0]]
+        )
+        if count := int((held_out == self.pairs.unknown_source).sum()):
+            warn(
+                f"{self.folder}: {count} of {len(held_out)} source tokens of val and test are unknown to the training part"
             )
 
-    def _warn_of_unknown(self, sets: Sequence[tuple[list[Tensor], list[Tensor]]]) -> None:
-        """Warn of the share of source tokens that the vocabulary lacks in held-out sentences."""
-        if (unknown := self.pairs.source.unknown_id) is None:
-            return
-        held_out = [sets[0][0][i] for i in self._splits["val"].tolist()] + (sets[1][0] if len(sets) > 1 else [])
-        ids = torch.cat(held_out) if held_out else torch.zeros(0)
-        if count := int((ids == unknown + SPECIAL).sum()):
-            warn(f"{self.folder}: {count} of {len(ids)} source tokens of val and test are unknown to the training part")
-
-    def _arrays_of(self, both: tuple[list[Tensor], list[Tensor]], length: int) -> tuple[Tensor, Tensor]:
-        source, target = (pad(side, length) for side in both)
-        x = torch.stack([source, decoder_input(target)], 1)
-        return x, target.where(target != PAD, IGNORED)
+    def _pad(self, source: list[Tensor], target: list[Tensor]) -> tuple[Tensor, Tensor]:
+        y = pad(target, self.length)
+        return torch.stack([pad(source, self.length), decoder_input(y)], 1), y.where(y != PAD, IGNORED)
 
     # --- the data set ------------------------------------------------------------------------------------------
     def build_split(self, arrays: RawDataset) -> dict[str, Tensor]:
@@ -260,13 +227,14 @@ class ParallelText(InMemoryData):
 
     def sample_text(self, x: Tensor) -> str:
         """Return the source text of one raw sample."""
-        ids = x[0][x[0] >= SPECIAL] - SPECIAL
-        return self.pairs.source.to_text(ids)
+        return self.pairs.source.to_text(x[0][x[0] >= SPECIAL] - SPECIAL)
 
     def reference(self, part: str, index: int) -> str:
         """Return the target text of a sample."""
-        texts = self.references[part == "test" and self.arrays.test is not None]
-        return from_bytes(texts[index])
+        return from_bytes(self._references(part)[index])
+
+    def _references(self, part: str) -> Tensor:
+        return self.references[part == "test" and len(self.references) > 1]
 
     def _loader(
         self, x: SampleSource, y: Tensor, part: str, batch_size: int, order: Order, **how: Any
@@ -274,14 +242,27 @@ class ParallelText(InMemoryData):
         share = (self.trainer.distributed_sampler_kwargs if self.trainer else None) or {}  # None: one process
         ranks = {"rank": share.get("rank", 0), "world_size": share.get("num_replicas", 1)}
         tokens = (x.index_select(0, torch.arange(len(x))) != PAD).sum(2)
-        lengths = tokens[:, 0] * 2**20 + tokens[:, 1]  # by the source, then by the target
-        references = self.references[part == "test" and self.arrays.test is not None]
+        # by the source, then by the target: upwards and downwards in turn, so that neighbours are similar in both
+        lengths = tokens[:, 0] * 2**20 + tokens[:, 1] * (1 - 2 * (tokens[:, 0] % 2))
         return DataLoader(
-            PairBatches(x, y, None if part == "train" else references),
+            PairBatches(x, y, None if part == "train" else self._references(part)),
             batch_size=None,
             sampler=BucketSampler(self.splits[part], lengths, self.pool, batch_size, order, self.seed, **ranks, **how),
             generator=torch.Generator(),  # its own: a loader draws a seed for its workers from the global one
         )
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        content = path.read_bytes()
+        text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise UserError(f"{path}, line {line}: expected UTF-8 ({error.reason})") from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path} cannot be read: {first_line(error)}") from error
+    lines = text.replace("\r\n", "\n").split("\n")
+    return lines if lines[-1] else lines[:-1]
 
 
 class Multi30k(ParallelText):

@@ -13,7 +13,7 @@ from lightning_modules.zoo.data.token_vocabulary import TokenVocabulary
 
 PAD, BOS, EOS = range(3)  # before the ids of a vocabulary
 SPECIAL = 3
-_TOKEN = re.compile(r"\w+|[^\w\s]")
+_TOKEN = re.compile(r"▁?(?:\w+|[^\w▁])")
 
 
 class WordVocabulary(TokenVocabulary):
@@ -47,10 +47,7 @@ class WordVocabulary(TokenVocabulary):
 
 def split_words(text: str) -> list[str]:
     """Return the words and punctuation marks of a text, with "▁" before those that follow white space or begin it."""
-    return [
-        ("▁" if found.start() == 0 or text[found.start() - 1].isspace() else "") + found[0]
-        for found in _TOKEN.finditer(text)
-    ]
+    return _TOKEN.findall("▁".join(["", *text.split()]))
 
 
 def fit_words(texts: Sequence[str], min_count: int = 1) -> WordVocabulary:
@@ -65,24 +62,34 @@ class SentencePairs(nn.Module):
     Row 0 of a sample is the source and EOS; row 1, the input of the decoder, is BOS and the target; both are padded.
 
     Args:
-        length: tokens of a sentence with EOS; longer ones are truncated.
         lowercase: whether texts are lower-cased.
     """
 
-    def __init__(self, source: TokenVocabulary, target: TokenVocabulary, length: int, lowercase: bool = False) -> None:
+    def __init__(self, source: TokenVocabulary, target: TokenVocabulary, lowercase: bool = False) -> None:
         super().__init__()
-        self.source, self.target, self.length, self.lowercase = source, target, length, lowercase
+        self.source, self.target, self.lowercase = source, target, lowercase
 
     def forward(self, x: Tensor) -> Tensor:
         return x.long()
 
+    @property
+    def unknown_source(self) -> int:
+        """The id of unknown source words; -1 where no text is unknown."""
+        return -1 if self.source.unknown_id is None else self.source.unknown_id + SPECIAL
+
+    @property
+    def banned(self) -> tuple[int, ...]:
+        """The target ids that a translation never has."""
+        unknown = self.target.unknown_id
+        return (PAD, BOS) if unknown is None else (PAD, BOS, unknown + SPECIAL)
+
     def source_ids(self, texts: Sequence[str]) -> list[Tensor]:
         """Return the ids of each source text, with EOS; not truncated."""
-        return [_with_end(self.source.to_ids(text.lower() if self.lowercase else text)) for text in texts]
+        return [_ids(self.source, text.lower() if self.lowercase else text) for text in texts]
 
     def target_ids(self, texts: Sequence[str]) -> list[Tensor]:
         """Return the ids of each target text, with EOS; not truncated."""
-        return [_with_end(self.target.to_ids(text.lower() if self.lowercase else text)) for text in texts]
+        return [_ids(self.target, text.lower() if self.lowercase else text) for text in texts]
 
     def to_text(self, ids: Tensor) -> str:
         """Return the target text of ids [T], up to the first EOS or padding."""
@@ -94,11 +101,11 @@ class SentencePairs(nn.Module):
         """Return the plain values from which ``hydra.utils.instantiate`` rebuilds this module."""
         target = f"{SentencePairs.__module__}.{SentencePairs.__qualname__}"
         sides = {"source": self.source.recipe(), "target": self.target.recipe()}
-        return {"_target_": target, **sides, "length": self.length, "lowercase": self.lowercase}
+        return {"_target_": target, **sides, "lowercase": self.lowercase}
 
 
-def _with_end(ids: Tensor) -> Tensor:
-    return torch.cat([ids + SPECIAL, torch.tensor([EOS], dtype=torch.int32)])
+def _ids(vocabulary: TokenVocabulary, text: str) -> Tensor:
+    return torch.cat([vocabulary.to_ids(text) + SPECIAL, torch.tensor([EOS], dtype=torch.int32)])
 
 
 def pad(rows: Sequence[Tensor], length: int, value: int = PAD) -> Tensor:

@@ -20,7 +20,7 @@ from lightning_modules.task.batches import as_dict
 from lightning_modules.task.metrics import select_metrics
 from lightning_modules.task.supervised import Supervised
 from lightning_modules.tracking.logger import BufferedMLflowLogger
-from lightning_modules.zoo.data.sentence_pairs import BOS, PAD, SPECIAL, SentencePairs, pad
+from lightning_modules.zoo.data.sentence_pairs import PAD, SPECIAL, SentencePairs, pad
 from lightning_modules.zoo.model.translation import EncoderDecoder
 from lightning_modules.zoo.task.beam_search import beam_search
 from lightning_modules.zoo.task.token_metrics import NATS, TOKENS, ratio, token_sums
@@ -87,10 +87,8 @@ class Translation(Supervised):
     # --- translating -------------------------------------------------------------------------------------------
     def translate_ids(self, source: Tensor, beam: int) -> Tensor:
         """Return the target ids [B, T] of source ids [B, S]."""
-        unknown = self.pairs.target.unknown_id
-        banned = (PAD, BOS) if unknown is None else (PAD, BOS, unknown + SPECIAL)
         source = source[:, : int((source != PAD).any(0).sum())]
-        return beam_search(self.model, source.long(), beam, self.length_penalty, banned)
+        return beam_search(self.model, source.long(), beam, self.length_penalty, self.pairs.banned)
 
     def translate(self, texts: Sequence[str], beam: int | None = None) -> list[str]:
         """Return the translation of each text, in evaluation mode; of texts longer than the model's length the beginning."""
@@ -126,13 +124,12 @@ class Translation(Supervised):
         lines = read_texts([file])[0].splitlines()
         if empty := next((number for number, text in enumerate(lines, 1) if not text.strip()), None):
             raise UserError(f"{file}, line {empty}: the line is empty; expected a sentence")
-        rows, unknown = self.pairs.source_ids(lines), self.pairs.source.unknown_id
+        rows = self.pairs.source_ids(lines)
         long = [number for number, row in enumerate(rows, 1) if len(row) > self.model.length]
         if long:
             longest = f"the {self.model.length} tokens of the model"
             warn(f"{file}: {len(long)} lines are longer than {longest} and truncated; the first is line {long[0]}")
-        lacking = 0 if unknown is None else sum(int((row == unknown + SPECIAL).sum()) for row in rows)
-        if lacking:
+        if lacking := sum(int((row == self.pairs.unknown_source).sum()) for row in rows):
             warn(f"{file}: {lacking} words are unknown to the model")
         return lines
 
