@@ -43,8 +43,9 @@ class Project:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         for name in ("lightning_modules", "conf", "scripts", "template"):
-            ignored = shutil.ignore_patterns("__pycache__")
-            shutil.copytree(ROOT / name, folder / name, symlinks=True, ignore=ignored)
+            shutil.copytree(
+                ROOT / name, folder / name, symlinks=True
+            )  # with its bytecode: no process compiles it again
         (folder / "experiments").mkdir()
         (folder / "mlruns").mkdir()
 

@@ -90,6 +90,7 @@ SYSTEMS = {
         "val/cls/NLL",
     ),
 }  # fmt: skip
+SWEPT = ("boring", "png", "stream", "dcgan", "bert", "torch_uncertainty")  # the others differ in what no sweep looks at
 OPTIONAL = {"bert": "transformers", "lightly": "lightly", "torch_uncertainty": "torch_uncertainty"}
 
 
@@ -167,7 +168,11 @@ def rerun_forked(run_id: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("system", SYSTEMS, indirect=True)
+@pytest.mark.parametrize(
+    "system",
+    [name if name in SWEPT else pytest.param(name, marks=pytest.mark.long) for name in SYSTEMS],
+    indirect=True,
+)
 def test_a_sweep_over_a_system_is_compared(system: System, store: Any) -> None:
     assert len(multirun(system.words(system.swept, "sweep.name=two", "trainer.max_epochs=1"))) == 2
     request = CompareRequest(["two"])

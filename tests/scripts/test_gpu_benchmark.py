@@ -5,8 +5,10 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from command_process import run_forked
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -45,16 +47,8 @@ def test_a_wrong_setting_is_refused(word: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("subject", ["step", "transforms", "device_data", "logging", "fashion_mnist"])
-def test_a_measurement_works_in_small(subject: str, tmp_path: Path) -> None:
-    environment = {
-        **os.environ,
-        "PYTHONPATH": f"{ROOT}:{ROOT}/scripts",
-        "TOUCHSTONE_RESULTS": str(tmp_path / "results.jsonl"),
-    }
-    environment["MLFLOW_TRACKING_URI"] = f"sqlite:///{tmp_path}/mlflow.db"
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.gpu_speed", subject, "cpu"], cwd=ROOT, env=environment,
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+def test_a_measurement_works_in_small(subject: str, store: Any, tmp_path: Path) -> None:
+    results = {"TOUCHSTONE_RESULTS": str(tmp_path / "results.jsonl")}
+    done = run_forked(["-m", "benchmarks.gpu_speed", subject, "cpu"], ROOT / "scripts", {**os.environ, **results})
     assert done.returncode == 0, done.stderr
     assert statuses(tmp_path)

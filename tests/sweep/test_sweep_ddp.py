@@ -111,7 +111,7 @@ def test_two_jobs_of_two_processes_at_a_time_have_their_own_parameters_on_every_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("start", "trials"), [("fork", 4), ("popen", 2)])
+@pytest.mark.parametrize(("start", "trials"), [("fork", 4), pytest.param("popen", 2, marks=pytest.mark.long)])
 def test_a_search_gives_every_rank_of_a_job_the_same_parameters(
     sweep: Callable[..., Any], folder: Path, store: Any, start: str, trials: int
 ) -> None:

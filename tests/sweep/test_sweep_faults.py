@@ -173,7 +173,7 @@ def test_a_trial_has_one_process_at_a_time_and_goes_on_in_its_run(store: Any, tm
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.long)])
 def test_a_signal_lets_runs_finish_their_epoch_and_the_sweep_can_go_on(
     sweep: Any, launch: Any, place: Path, store: Any, undisturbed: Any, number: int
 ) -> None:
