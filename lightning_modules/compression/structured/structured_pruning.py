@@ -167,21 +167,26 @@ class StructuredPruning(Stage):
         if self.what == "latency":
             scores = scores[:: max(1, len(scores) // _LATENCY_STEPS)] + scores[-1:]
         cost = relative_cost(self.what, model, meta_model, example)
+        outputs = _output_shape(meta_model, example)
         index, reached = search_budget(
-            lambda i: cost(self._step(meta_model, units, example, scores[i - 1])), len(scores), self.target
+            lambda i: cost(self._step(meta_model, units, example, scores[i - 1], outputs)), len(scores), self.target
         )
         self._within_budget(reached)
         return scores[index - 1]
 
     def _step(
-        self, meta_model: nn.Module, units: list[PrunableUnits], example: Tensor, threshold: float
-    ) -> dict[str, object]:
-        """The step for a threshold, tried on the meta device; raises if the network does not run afterwards."""
+        self, meta_model: nn.Module, units: list[PrunableUnits], example: Tensor, threshold: float,
+        outputs: torch.Size | None = None,
+    ) -> dict[str, object]:  # fmt: skip
+        """The step for a threshold, tried on the meta device; raises if the network does not run afterwards.
+
+        Args:
+            outputs: the shape of the outputs of `meta_model`, for a search that tries many steps.
+        """
         trial = copy.deepcopy(meta_model)
         step = self._prune(trial, units, example.to("meta"), threshold)
-        with torch.no_grad():
-            if trial(example.to("meta")).shape != meta_model(example.to("meta")).shape:
-                raise ValueError("the shape of the outputs would change")
+        if _output_shape(trial, example) != (outputs or _output_shape(meta_model, example)):
+            raise ValueError("the shape of the outputs would change")
         return step
 
     def _prune(
@@ -209,6 +214,11 @@ class StructuredPruning(Stage):
         context.log({f"compression/{self.name}/{what}": ratio for what, ratio in self.reached.items()})
         title = f"{self.name}: {self.reached['reached_macs_ratio']:.1%} of the MACs remain"
         plot_widths(meta_model, context.model, title, context.folder / f"{self.name}_channels.png")
+
+
+@torch.no_grad()
+def _output_shape(meta_model: nn.Module, example: Tensor) -> torch.Size:
+    return meta_model(example.to("meta")).shape
 
 
 def restore(model: nn.Module, step: Step, example: Tensor) -> nn.Module:
