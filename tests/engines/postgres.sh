@@ -12,7 +12,11 @@ free_port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1
 start() {
     if [ -z "$(find_bin)" ]; then
         echo "installing postgresql" >&2
-        { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -yq --no-install-recommends postgresql; } >&2
+        (
+            flock 9 # the tests of Slurm install side by side
+            apt-get update -q 9>&-
+            DEBIAN_FRONTEND=noninteractive apt-get install -yq --no-install-recommends postgresql 9>&-
+        ) 9>/tmp/touchstone-apt.lock >&2
     fi
     bin=$(find_bin)
     mkdir -p "$folder"

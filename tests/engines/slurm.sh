@@ -32,9 +32,10 @@ install_packages() {
   command -v slurmctld slurmd slurmdbd munged mariadbd >/dev/null && return
   export DEBIAN_FRONTEND=noninteractive
   local packages=(slurmctld slurmd slurmdbd slurm-client munge mariadb-server)
-  {
-    "${root[@]}" apt-get update -qq && "${root[@]}" apt-get install -y -qq --no-install-recommends "${packages[@]}"
-  } >&2 </dev/null || die "cannot install ${packages[*]}"
+  (
+    flock 9 # the tests of PostgreSQL install side by side
+    "${root[@]}" apt-get update -qq 9>&- && "${root[@]}" apt-get install -y -qq --no-install-recommends "${packages[@]}" 9>&-
+  ) 9>/tmp/touchstone-apt.lock >&2 </dev/null || die "cannot install ${packages[*]}"
 }
 
 free_ports() { # four that nobody listens on
