@@ -77,7 +77,7 @@ def test_the_pt2e_program_is_the_network_that_was_trained(bench: Callable[[str],
     )  # 7 bits: int8 products of 8 overflow on CPUs without VNNI
     stage.name = "qat"
     stage.begin(made.context)
-    fine_tune(made, stage, 30 if name == "mlp" else 5)
+    fine_tune(made, stage, 30)
     made.model.eval()
     x = made.data.val[0]
     with torch.no_grad():
