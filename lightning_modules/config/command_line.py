@@ -4,7 +4,6 @@ Longer than most: a function for each kind of mistake on a command line, with it
 """
 
 import contextlib
-import gc
 import io
 import os
 import re
@@ -76,9 +75,6 @@ def ignore_sigint() -> None:
 
 def run_cli(main: Callable[[], object]) -> object:
     """Run a verb's `main` and return its result; errors and signals become messages and exit codes (see `report_errors`)."""
-    gc.set_threshold(
-        10_000, 10, 10
-    )  # Python's 700 takes a third of the time of all imports, of which nothing is garbage
     wanted = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
     os.environ.setdefault("TOUCHSTONE_TRACEBACK", str(int(wanted)))  # the commands that this one starts get both
     os.environ["HYDRA_FULL_ERROR"] = "1"  # `hydra.main` raises where it would print its own message and exit

@@ -91,5 +91,4 @@ class BatchSampler(Sampler[Tensor]):
             drawn = np.random.RandomState([self.seed, self.epoch]).choice(len(weights), len(weights), p=weights)
             return self.indices[torch.from_numpy(drawn)]
         stream = [self.seed, self.epoch] if self.order == "shuffled" else [self.seed]
-        permutation = np.random.RandomState(stream).permutation(len(self.indices))
-        return self.indices[torch.from_numpy(permutation)]
+        return self.indices[torch.from_numpy(np.random.RandomState(stream).permutation(len(self.indices)))]

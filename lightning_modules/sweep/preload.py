@@ -34,7 +34,5 @@ if os.environ.get("PYTHONSAFEPATH") == "touchstone":  # set for this process alo
     del os.environ["PYTHONSAFEPATH"]
 signal.signal(signal.SIGINT, signal.SIG_IGN)  # blocked until now; multiprocessing ignores it only after the imports
 signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
-gc.disable()
 preload()
 gc.freeze()  # a trial does not search what is imported for garbage, which would copy its pages, too
-gc.enable()

@@ -211,5 +211,4 @@ def mini_batches(chunk: Batch, batch_size: int, limit: int | None = None) -> Ite
 
 def _find_schedule(trainer: pl.Trainer, interval: str) -> LRSchedulerTypeUnion | None:
     """The learning-rate schedule that is stepped once per `interval` (``step`` or ``epoch``), or None."""
-    found = (config.scheduler for config in trainer.lr_scheduler_configs if config.interval == interval)
-    return next(found, None)
+    return next((config.scheduler for config in trainer.lr_scheduler_configs if config.interval == interval), None)

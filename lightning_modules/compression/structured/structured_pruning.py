@@ -178,11 +178,7 @@ class StructuredPruning(Stage):
         self, meta_model: nn.Module, units: list[PrunableUnits], example: Tensor, threshold: float,
         outputs: torch.Size | None = None,
     ) -> dict[str, object]:  # fmt: skip
-        """The step for a threshold, tried on the meta device; raises if the network does not run afterwards.
-
-        Args:
-            outputs: the shape of the outputs of `meta_model`, for a search that tries many steps.
-        """
+        """The step for a threshold, tried on meta; raises if the network does not run, or its `outputs` change their shape."""
         trial = copy.deepcopy(meta_model)
         step = self._prune(trial, units, example.to("meta"), threshold)
         if _output_shape(trial, example) != (outputs or _output_shape(meta_model, example)):
