@@ -24,7 +24,7 @@ from lightning_modules.data.text_encoding import check_encoding
 
 Bundled = Literal["iris", "wine", "breast_cancer", "diabetes", "digits"]
 Missing = Literal["mean", "median", "most_frequent", "constant", "indicator", "drop"]
-Categories = Literal["one_hot", "ordinal", "target"]
+Categories = Literal["one_hot", "ordinal", "target", "embedding"]
 Scaling = Literal["standardise", "normalise", "robust", "quantile", "power", "none"]
 DatePart = Literal["year", "month", "day", "weekday", "hour"]
 PREPARATION = "lightning_modules.zoo.data.table_preparation.TablePreparation"
@@ -212,8 +212,8 @@ class Tabular(InMemoryData):
         return Standardize.fit(x, train) if self.scaling == "standardise" else MinMax.fit(x, train)
 
     def model_settings(self) -> dict[str, object]:
-        """Return the shape of prepared samples."""
-        return {"input_shape": list(self.preprocess(self.example(1)).shape[1:])} if self.preparation else {}
+        """Return the shape of prepared samples, and how many categories each column has that the network embeds."""
+        return self.preparation.model_settings(self.preprocess, self.example(1)) if self.preparation else {}
 
 
 def _plain_target(target: pd.Series, what: str) -> pd.Series:

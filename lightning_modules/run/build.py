@@ -30,7 +30,7 @@ from lightning_modules.run.cuda import CudaGraphs, PeakMemory, uses_cuda
 from lightning_modules.run.data_adapter import FirstBatch, RunData, open_data
 from lightning_modules.task.fast_loop import FastLoop
 from lightning_modules.task.supervised import Supervised
-from lightning_modules.tracking.checkpoint import BestCheckpoint, VerifiedCheckpointIO
+from lightning_modules.tracking.checkpoint import BestCheckpoint, LastCheckpoint, VerifiedCheckpointIO
 from lightning_modules.tracking.record_run import StopOnSignal
 
 
@@ -69,8 +69,12 @@ def infer_shapes(cfg: DictConfig, data: InMemoryData) -> None:
         if cfg.task.get("num_outputs") is None:
             cfg.task.num_outputs = chosen
         shapes = {"num_outputs": chosen, "input_shape": list(data.input_shape)}
-        for key, value in {**shapes, **getattr(data, "model_settings", dict)()}.items():
-            present = key in cfg.model or (key in shapes and (anything or key in accepted))
+        settings = {**shapes, **getattr(data, "model_settings", dict)()}
+        if "category_sizes" in settings and "category_sizes" not in accepted:
+            hint = "has no argument category_sizes, by which a network embeds the last columns; try model=mlp"
+            raise UserError(f"data.categories=embedding: model={cfg.choices.get('model')} {hint}")
+        for key, value in settings.items():
+            present = key in cfg.model or key == "category_sizes" or (key in shapes and (anything or key in accepted))
             if present and cfg.model.get(key) is None:
                 cfg.model[key] = value
     if chosen < needed:
@@ -242,6 +246,9 @@ def build_callbacks(cfg: DictConfig) -> list[pl.Callback]:
         require_lightning_type(callback, pl.Callback, f"callbacks.{key}")
         if key == "best" and type(callback) is ModelCheckpoint:
             callback.__class__ = BestCheckpoint
+    callbacks.sort(
+        key=lambda callback: isinstance(callback, LastCheckpoint)
+    )  # its file has the state of those before it
     if uses_cuda(cfg):
         callbacks += [PeakMemory(), *([CudaGraphs()] if cfg.get("cuda_graphs") else [])]
     return callbacks

@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -67,9 +68,31 @@ def train_until(
 def test_a_resumed_run_is_bit_equal_to_the_uninterrupted_one(
     store: Any, monkeypatch: pytest.MonkeyPatch, case: str
 ) -> None:
-    run(compose_run([*SMALL, *CASES[case]]))
+    require_bit_equal_resume(store, CASES[case], monkeypatch)
+
+
+@pytest.mark.slow
+def test_balanced_batches_of_a_table_with_embedded_categories_are_resumed_bit_equal(
+    store: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    rows = "".join(f"{'abc'[i % 3]},{i % 7},{'yes' if i % 5 == 0 else 'no'}\n" for i in range(100))
+    (tmp_path / "table.csv").write_text(f"kind,size,sold\n{rows}")
+    table = [
+        "data=tabular",
+        "data.name=null",
+        f"data.path={tmp_path}/table.csv",
+        "data.target=sold",
+        "data.batch_size=16",
+    ]
+    require_bit_equal_resume(store, [*table, "data.categories=embedding", "data.order=balanced"], monkeypatch)
+    drawn = read_checkpoint(best_checkpoint(store, newest_run(store)))
+    assert drawn["state_dict"]["model.embedding.tables.0.weight"].shape == (4, 3)
+
+
+def require_bit_equal_resume(store: Any, overrides: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    run(compose_run([*SMALL, *overrides]))
     whole = newest_run(store)
-    train_until(3, CASES[case], monkeypatch)
+    train_until(3, overrides, monkeypatch)
     killed = newest_run(store)
     assert killed.info.status == "KILLED"
     run(compose_run([f"resume={killed.info.run_id}"]))

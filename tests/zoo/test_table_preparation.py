@@ -16,6 +16,7 @@ from lightning_modules.config.errors import UserError
 from lightning_modules.data.preprocess import preprocess_spec
 from lightning_modules.data.table_input import TableInput
 from lightning_modules.data.tabular import Tabular
+from lightning_modules.model.mlp import MLP
 from lightning_modules.zoo.data.table_settings import useless_columns
 
 N = 120
@@ -114,6 +115,24 @@ def test_target_encoding_uses_the_other_folds_in_training_as_scikit_learn_does(t
     np.testing.assert_allclose(data.preprocess(rows)[1], y[train].mean(), rtol=1e-5)
 
 
+def test_embedded_categories_come_last_and_the_unseen_have_a_slot_that_stays_zero(tmp_path: Path) -> None:
+    columns = {"city": {"categories": "embedding"}}
+    frame = TABLE.assign(kind=["a", "b", "c"] * (N // 3))[["city", "kind", "price", "bought"]]
+    data = table(tmp_path, frame, missing="indicator", categories="one_hot", columns=columns)
+    assert data.model_settings() == {"input_shape": [6], "category_sizes": [5]}
+    rows = pd.DataFrame({"city": ["Lima", "Rome", None, "Bern"], "kind": "b", "price": 1.0})
+    x = data.preprocess(data.inputs.samples(rows, "a table"))
+    assert x[:, -1].tolist() == [0, 2, 3, 4] and x[0, 1:5].tolist() == [0, 1, 0, 0]
+    model = MLP([6], 2, hidden=[8], category_sizes=[5])
+    assert model.hidden[0].in_features == 5 + 4, "4 numbers for 5 categories by fastai's rule"
+    assert model.embedding is not None and model.embedding(x)[:, :5].tolist() == x[:, :5].tolist()
+    vectors = model.embedding(x)[:, 5:]
+    assert vectors[3].tolist() == [0] * 4 and (vectors[:3] != 0).all() and len(vectors.unique(dim=0)) == 4
+    model(x).sum().backward()
+    gradient = model.embedding.tables[0].weight.grad
+    assert gradient is not None and (gradient != 0).any(1).tolist() == [True, False, True, True, False]
+
+
 def test_dates_become_their_parts(tmp_path: Path) -> None:
     when = pd.date_range("1899-12-30T23:59:00", periods=N, freq="337D") + pd.to_timedelta(RNG.randint(0, 86400, N), "s")
     parts = ["year", "month", "day", "weekday", "hour"]
@@ -144,7 +163,7 @@ def test_constant_and_equal_columns_are_reported(tmp_path: Path) -> None:
         table(tmp_path, TABLE[["price", "bought"]].assign(one=1, again=PRICE), clip_z=9)
 
 
-@pytest.mark.parametrize("categories", ["one_hot", "ordinal", "target"])
+@pytest.mark.parametrize("categories", ["one_hot", "ordinal", "target", "embedding"])
 def test_the_preparation_is_rebuilt_from_plain_values(tmp_path: Path, categories: Any) -> None:
     data = table(tmp_path, missing="indicator", categories=categories, scaling="power", clip_z=3)
     again = instantiate(OmegaConf.create(preprocess_spec(data.preprocess)), _convert_="all")

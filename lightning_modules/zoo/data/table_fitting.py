@@ -25,6 +25,7 @@ from lightning_modules.zoo.data.table_modules import (
     NumberColumns,
     OneHotColumn,
     PreparedTable,
+    SlotColumn,
     category_rows,
     fold_codes,
     yeo_johnson,
@@ -57,7 +58,7 @@ def fit_table(
     numbers = _fit_numbers(expanded, columns, owners, labels)
     encoders = [
         _fit_category(x, y, train, names.index(name), len(known), settings[name], name)
-        for name, known in categories.items()
+        for name, known in sorted(categories.items(), key=lambda item: settings[item[0]].categories == "embedding")
     ]
     digest = hashlib.sha256(json.dumps({name: asdict(own) for name, own in settings.items()}).encode()).digest()
     return PreparedTable(from_dates, numbers, nn.Sequential(*encoders), list(digest))
@@ -169,9 +170,11 @@ def _fit_category(
         if unseen >= MAX_CATEGORIES:
             raise UserError(
                 f"column '{name}' has {len(trained)} categories, too many for one_hot: set "
-                f"data.columns={{{name}: {{categories: target}}}}, or ordinal, or drop the column"
+                f"data.columns={{{name}: {{categories: target}}}}, or embedding, or drop the column"
             )
         return OneHotColumn(column, slots)
+    if own.categories == "embedding":
+        return SlotColumn(column, slots)
     if own.categories == "target":
         return _fit_target(x, y, train, column, np.array(slots), own)
     values = np.array(slots, np.float64)[:, None]

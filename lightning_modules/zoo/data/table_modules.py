@@ -143,8 +143,18 @@ class OneHotColumn(nn.Module):
         self.width = max(slots) + 1
 
     def forward(self, x: Tensor) -> Tensor:
-        slot = self.slots[category_rows(x[:, self.column], len(self.slots) - 2)]
-        return (slot[:, None] == torch.arange(self.width, device=x.device)).to(x.dtype)
+        return (self.slot(x) == torch.arange(self.width, device=x.device)).to(x.dtype)
+
+    def slot(self, x: Tensor) -> Tensor:
+        """Return the slot int64 [B, 1] of each sample."""
+        return self.slots[category_rows(x[:, self.column], len(self.slots) - 2)][:, None]
+
+
+class SlotColumn(OneHotColumn):
+    """The slot itself, which the network embeds; the last one is of categories that the training part does not have."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.slot(x).to(x.dtype)
 
 
 class LookupColumn(nn.Module):
@@ -180,7 +190,7 @@ def fold_codes(codes: Tensor, fold: Tensor, count: int) -> Tensor:
 
 
 class PreparedTable(nn.Module):
-    """The prepared columns side by side: numbers, indicators of missing values, categories.
+    """The prepared columns side by side: numbers, indicators of missing values, categories, slots that are embedded.
 
     Args:
         dates: appends parts of dates to the raw columns.
@@ -197,6 +207,11 @@ class PreparedTable(nn.Module):
         self.register_buffer("settings", torch.tensor(list(settings), dtype=torch.uint8), persistent=False)
         self.register_buffer("unit", torch.ones(()), persistent=False)
         self.unit: Tensor
+
+    @property
+    def category_sizes(self) -> list[int]:
+        """How many slots each of the last columns has that the network embeds."""
+        return [encoder.width for encoder in self.categories if isinstance(encoder, SlotColumn)]
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dtype in (torch.float16, torch.bfloat16):

@@ -84,6 +84,11 @@ class TablePreparation:
         settings = {name: self.settings[name] for name in self.inputs.columns}
         return fit_table(x, y, train, self.inputs.categories, self.inputs.dates, settings)
 
+    def model_settings(self, prepared: PreparedTable, x: Tensor) -> dict[str, object]:
+        """Return the arguments that a network takes from the data: the shape of prepared samples and `category_sizes`."""
+        sizes = {"category_sizes": prepared.category_sizes} if prepared.category_sizes else {}
+        return {"input_shape": list(prepared(x).shape[1:]), **sizes}
+
 
 def _known_values(column: pd.Series) -> list[str]:
     return sorted({name for name in category_names(column.unique()) if name is not None})
