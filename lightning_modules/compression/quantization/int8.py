@@ -84,15 +84,19 @@ class DynamicInt8(OnnxStage):
     """Quantizes linear layers and convolutions without calibration, for ONNX Runtime.
 
     By rounding, the logits of a sample depend on the other samples of its batch. The matrices of a GRU stay float:
-    ONNX Runtime has no int8 GRU.
+    ONNX Runtime has no int8 GRU. `reduce_range`: see `StaticInt8`.
     """
+
+    def __init__(self, reduce_range: bool = False) -> None:
+        super().__init__("after")
+        self.reduce_range = reduce_range
 
     def program(self, model: nn.Module, example: Tensor, batches: Sequence[Tensor]) -> bytes:
         quantization = optional_import("onnxruntime.quantization")
         with onnx_tempdir(to_onnx(model, example)) as folder:
             quantization.quantize_dynamic(
                 str(folder / "plain.onnx"), str(folder / "int8.onnx"),
-                per_channel=True, weight_type=quantization.QuantType.QInt8,
+                per_channel=True, weight_type=quantization.QuantType.QInt8, reduce_range=self.reduce_range,
             )  # fmt: skip
             return read_model(folder / "int8.onnx")
 

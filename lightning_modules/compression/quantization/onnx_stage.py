@@ -1,6 +1,7 @@
 """Base class of the stages that turn the network into an int8 ONNX model."""
 
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -14,16 +15,20 @@ from lightning_modules.compression.onnx_model import OnnxModel, first_error_line
 from lightning_modules.compression.stage import Stage, StageContext
 from lightning_modules.config.errors import UserError
 
+VNNI = {"avx512_vnni", "avx_vnni"}  # instructions that add 8-bit products in 32 bits
+
 
 class OnnxStage(Stage):
     """Replaces the network by an `OnnxModel` with int8 weights.
 
     Attributes:
         samples: number of training samples for calibration.
+        reduce_range: weights of 7 bits, for processors without VNNI.
     """
 
     kind = "backend"
     samples = 0
+    reduce_range = False
 
     def program(self, model: nn.Module, example: Tensor, batches: Sequence[Tensor]) -> bytes:
         """The int8 ONNX file of a network. `batches`: floats for calibration, [B, *input_shape] each."""
@@ -57,12 +62,30 @@ class OnnxStage(Stage):
 
     def convert(self, context: StageContext) -> None:
         """Replace the network; masks, codebooks and grids of its float weights no longer apply."""
+        if not self.reduce_range:
+            warn_without_vnni(cpu_flags())
         batches = calibration_samples(self, context, self.samples) if self.samples else []
         network = self.build_network(context.model, context.preprocess(context.example), batches)
         context.model = network
         context.state.masks, context.state.codebooks, context.state.grids = {}, {}, {}
         context.state.steps.append({"do": "onnx", "bytes": len(network.program)})
         context.log({"compression/quantized_ops": float(count_quantized_ops(network.bytes()))})
+
+
+def cpu_flags(file: Path = Path("/proc/cpuinfo")) -> set[str]:
+    """The flags of an x86 processor; empty for another one, and where Linux does not list them."""
+    lines = file.read_text().splitlines() if file.is_file() else []
+    return next((set(line.split()[2:]) for line in lines if line.startswith("flags")), set())
+
+
+def warn_without_vnni(flags: Collection[str]) -> None:
+    """Warn if sums of 8-bit products may saturate: on an x86 processor (with `flags`) without VNNI."""
+    if flags and not VNNI.intersection(flags):
+        warnings.warn(
+            "int8: this processor has no VNNI, so sums of 8-bit products may saturate, which changes scores. Set "
+            "reduce_range=true (weights of 7 bits); to export, train with compression=int8_static and this setting",
+            stacklevel=2,
+        )
 
 
 def count_quantized_ops(program: bytes) -> int:
