@@ -13,9 +13,8 @@ from torch import Tensor, nn
 
 from lightning_modules.compression.structured.batch_norm_folding import FoldBatchNorm, find_foldable_pairs, restore
 from lightning_modules.config.errors import UserError
-from lightning_modules.model.convnet import ConvNet
 from lightning_modules.model.mlp import MLP
-from lightning_modules.zoo.model.convnets import CifarResNet, LeNet5
+from lightning_modules.zoo.model.convnets import CifarResNet, ConvNet, LeNet5
 from lightning_modules.zoo.model.time_series import MNIST1DGRU
 from lightning_modules.zoo.model.vit import ViT
 

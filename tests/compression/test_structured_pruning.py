@@ -20,10 +20,9 @@ from lightning_modules.compression.structured.budget_search import search_budget
 from lightning_modules.compression.structured.layer_widths import find_output_layers
 from lightning_modules.compression.structured.structured_pruning import StructuredPruning, restore
 from lightning_modules.config.errors import UserError
-from lightning_modules.model.convnet import ConvNet
 from lightning_modules.model.mlp import MLP
 from lightning_modules.tracking.artifacts import local_folder
-from lightning_modules.zoo.model.convnets import CifarResNet, LeNet5
+from lightning_modules.zoo.model.convnets import CifarResNet, ConvNet, LeNet5
 from lightning_modules.zoo.model.time_series import MNIST1DCNN, MNIST1DGRU
 from lightning_modules.zoo.model.vit import ViT
 

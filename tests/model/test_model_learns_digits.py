@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from lightning_modules.model.convnet import ConvNet
+from lightning_modules.zoo.model.convnets import ConvNet
 
 
 @pytest.mark.slow

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from lightning_modules.config.errors import UserError
-from lightning_modules.model.convnet import ConvNet
 from lightning_modules.optimizer.param_groups import parameter_groups
+from lightning_modules.zoo.model.convnets import ConvNet
 from lightning_modules.zoo.model.vit import ViT
 
 

@@ -10,11 +10,10 @@ from gloo_process_group import run_on_ranks
 from torch import Tensor, nn
 
 from lightning_modules.config.errors import UserError
-from lightning_modules.model.convnet import ConvNet
 from lightning_modules.model.mlp import MLP
 from lightning_modules.tracking.artifacts import artifact_path
 from lightning_modules.tracking.checkpoint import read_checkpoint
-from lightning_modules.zoo.model.convnets import BasicResNet
+from lightning_modules.zoo.model.convnets import BasicResNet, ConvNet
 from lightning_modules.zoo.model.vit import ViT
 from lightning_modules.zoo.strategy.pipeline_partition import drop_other_parts, partition
 from lightning_modules.zoo.strategy.pipeline_schedule import (

@@ -9,9 +9,8 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from lightning_modules.config.errors import UserError
-from lightning_modules.model.convnet import ConvNet
 from lightning_modules.model.mlp import MLP
-from lightning_modules.zoo.model.convnets import BasicBlock, CifarResNet
+from lightning_modules.zoo.model.convnets import BasicBlock, CifarResNet, ConvNet
 from lightning_modules.zoo.model.vit import ViT
 
 CONFIGS = Path(__file__).parents[2] / "conf" / "model"

@@ -14,10 +14,9 @@ from torch import Tensor, nn
 
 from lightning_modules.compression.compressed_state import CompressedState
 from lightning_modules.compression.stage import Stage, StageContext
-from lightning_modules.model.convnet import ConvNet
 from lightning_modules.model.mlp import MLP
 from lightning_modules.task.classification import Classification
-from lightning_modules.zoo.model.convnets import CifarResNet, LeNet5
+from lightning_modules.zoo.model.convnets import CifarResNet, ConvNet, LeNet5
 from lightning_modules.zoo.model.time_series import MNIST1DGRU
 from lightning_modules.zoo.model.vit import ViT
 
