@@ -32,13 +32,14 @@ def count_runs(store: Any) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("optimizer", ["momentum", "adam"])
+@pytest.mark.parametrize(("optimizer", "order"), [("momentum", "shuffled"), ("adam", "balanced")])
 def test_two_processes_give_the_weights_of_one_with_the_same_global_batch(
-    store: Any, train: Callable[..., Any], optimizer: str
+    store: Any, train: Callable[..., Any], optimizer: str, order: str
 ) -> None:
-    two = train("trainer=ddp", "data.batch_size=32", f"optimizer={optimizer}", *LOOP, quick=False)
+    words = (f"optimizer={optimizer}", f"data.order={order}", *LOOP)
+    two = train("trainer=ddp", "data.batch_size=32", *words, quick=False)
     assert count_runs(store) == 1
-    one = train("data.batch_size=64", f"optimizer={optimizer}", *LOOP, quick=False)
+    one = train("data.batch_size=64", *words, quick=False)
     ours, theirs = (read_checkpoint(best_checkpoint(store, r))["state_dict"] for r in (two, one))
     assert max(float((ours[key].double() - theirs[key].double()).abs().max()) for key in theirs) < 1e-6
     assert two.data.metrics["test/accuracy"] == one.data.metrics["test/accuracy"]
