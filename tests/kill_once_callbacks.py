@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytorch_lightning as pl
+import torch
 
 
 class KillOnce(pl.Callback):
@@ -66,3 +67,13 @@ class StopOnce(pl.Callback):
         if trainer.current_epoch == 1 and batch_idx == self.batch and not self.mark.exists():
             self.mark.touch()
             os.kill(os.getpid(), signal.SIGTERM)
+
+
+class SaveWeights(pl.Callback):
+    """Writes the weights of each rank at the end of the training to ``RANK.pt`` in `folder`."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = Path(folder)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        torch.save(pl_module.state_dict(), self.folder / f"{trainer.global_rank}.pt")

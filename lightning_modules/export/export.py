@@ -14,7 +14,7 @@ from lightning_modules.compression.profiling import Timing, time_interleaved
 from lightning_modules.config.errors import UserError, suggest
 from lightning_modules.data.in_memory import InMemoryData
 from lightning_modules.data.table_input import TableInput
-from lightning_modules.export.formats import FILE_NAMES, ScoringModel, fuse_onnx, trace, write_format
+from lightning_modules.export.formats import FILE_NAMES, fuse_onnx, scoring_model, trace, write_format
 from lightning_modules.export.runtime import ExportedModel, Predictor, load_exported
 from lightning_modules.export.source import ExportSource, load_recorded_data, load_source, quantize_for_export
 from lightning_modules.export.verification import Agreement, compare_outputs
@@ -72,7 +72,7 @@ def export_run(
     x = data.example(min(BATCH_SIZE, len(data.arrays.x)))
     path = folder / FILE_NAMES[form]
     description = source.description + _write(form, quantized, source, task, data, x[:4], path)
-    scored = ScoringModel(task).eval()
+    scored = scoring_model(task)
     agreement = compare_outputs(scored, load_exported(path), data, classes=hasattr(task, "kind"))
     _check_agreement(form, quantized, agreement)
     table, times = TableInput.of(task.task_spec), _measure_latency(scored, path, [x])
@@ -109,7 +109,7 @@ def _write(
 ) -> str:
     """Write the file; return what to add to the description of the source."""
     if not quantized:
-        write_format(form, trace(ScoringModel(task), x), path)
+        write_format(form, trace(scoring_model(task), x), path)
         return ""
     path.write_bytes(fuse_onnx(source.program or quantize_for_export(task, data), x))
     return " and the run's int8 program" if source.program else ", int8 calibrated on training samples"

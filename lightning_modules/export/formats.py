@@ -1,6 +1,6 @@
 """Export formats: a task traced from raw samples to scores, written as ONNX, torch archive (pt2) or AOTInductor library."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -77,6 +77,12 @@ class ScoringModel(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.scores(self.model(self.preprocess(x)))
+
+
+def scoring_model(task: Supervised) -> nn.Module:
+    """What is exported of a task: its own ``export_model()``, or its scores."""
+    own: Callable[[], nn.Module] | None = getattr(task, "export_model", None)
+    return (own() if own else ScoringModel(task)).eval()
 
 
 class ScoreHead(nn.Module):

@@ -21,7 +21,7 @@ from lightning_modules.cli import predict
 from lightning_modules.config.command_line import compose_run
 from lightning_modules.config.signals import SignalReceived
 from lightning_modules.run.run import run
-from lightning_modules.run.serve import load_module
+from lightning_modules.run.serve import load_module, load_task
 from lightning_modules.tracking.checkpoint import read_checkpoint
 from lightning_modules.tracking.rerun import metric_histories
 from lightning_modules.tracking.resume import best_checkpoint
@@ -128,6 +128,36 @@ def test_the_served_model_returns_detections_of_raw_images(trained: Any, folder:
     assert found.shape == (2, 100, 6)
     with torch.no_grad():
         assert np.allclose(found, task.model.detect(task(x)).numpy(), atol=1e-5)
+
+
+def test_an_onnx_file_takes_images_of_any_size_and_gives_all_boxes(trained: Any, tmp_path: Path) -> None:
+    from lightning_modules.export.export import export_run
+    from lightning_modules.export.runtime import load_exported
+
+    exported, _ = export_run(open_store(), trained, "onnx", False, tmp_path)
+    assert exported.agreement.max_error < 1e-3
+    session, task = load_exported(tmp_path / "model.onnx"), load_task(best_checkpoint(open_store(), trained))
+    x = torch.randint(256, (2, 3, 48, 64), dtype=torch.uint8)
+    with torch.no_grad():
+        rows = session(x)
+        detections = task.scores(task(x))
+        assert session(torch.zeros(1, 3, 75, 101, dtype=torch.uint8)).shape == (1, 10 * 13 + 5 * 7 + 3 * 4, 6)
+    best = rows[..., 4:].amax((1, 2))  # no overlap removes the best of an image
+    torch.testing.assert_close(best, detections[:, 0, 4], rtol=0, atol=1e-4)
+    corners = torch.stack([one[one[:, 4:].amax(1).argmax(), :4] for one in rows])
+    limits = torch.tensor([64.0, 48.0, 64.0, 48.0])
+    torch.testing.assert_close(corners.clamp(min=0).minimum(limits), detections[:, 0, :4], rtol=0, atol=1e-2)
+
+
+def test_widths_are_swept_and_compared_by_average_precision(folder: Path) -> None:
+    from multirun import multirun
+
+    from lightning_modules.api import compare
+
+    words = [*QUICK, f"data.root={folder}/rectangles", "trainer.max_epochs=1", "seed=0,1", "model.width=4,8"]
+    multirun([*words, "callbacks=default", "tracking.pictures=false", "sweep.name=widths"])
+    table = compare("widths", metric="test/map", by=["model.width"])
+    assert {str(width) for width in table["model.width"]} == {"4", "8"} and table["n"].tolist() == [2, 2]
 
 
 def test_a_resumed_run_is_bit_equal_to_an_uninterrupted_one(

@@ -108,6 +108,16 @@ def test_a_run_that_is_killed_within_an_epoch_resumes_bit_equal(trained: Any, tm
 
 
 @pytest.mark.slow
+def test_two_ranks_end_with_equal_weights(store: Any, tmp_path: Path) -> None:
+    save = f"+callbacks.weights={{_target_: kill_once_callbacks.SaveWeights, folder: '{tmp_path}'}}"
+    ranks = ("strategy=ddp", "trainer.devices=2", "strategy.start_method=fork", "strategy.find_unused_parameters=true")
+    recorded = train(*POINTS, *ranks, save, "trainer.max_epochs=1", "name=ranks")
+    ours, theirs = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    assert ours.keys() == theirs.keys() and all(torch.equal(value, theirs[key]) for key, value in ours.items())
+    assert len(history(recorded, "train/discriminator_loss")) == 4  # 360 samples in 4 batches of each rank
+
+
+@pytest.mark.slow
 def test_rates_are_swept_and_compared(store: Any) -> None:
     assert len(multirun([*POINTS, "trainer.max_epochs=1", "optimizer.lr=1e-3,1e-2", "sweep.name=rates"])) == 2
     assert len(compare(open_run_reader(), CompareRequest(["rates"])).rows) == 2

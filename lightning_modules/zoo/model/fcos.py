@@ -130,10 +130,9 @@ class FCOS(Detector):
         self.backbone = Backbone(width, depth)
         self.pyramid = FeaturePyramidNetwork(self.backbone.channels, channels)
         self.head = Head(channels, num_outputs, head_depth)
-        points = [grid_points(self.image_size, stride) for stride in STRIDES]
-        strides = [torch.full((len(level),), float(s)) for level, s in zip(points, STRIDES, strict=True)]
-        self.register_buffer("points", torch.cat(points), persistent=False)
-        self.register_buffer("strides", torch.cat(strides), persistent=False)
+        points, strides = grid(self.image_size)
+        self.register_buffer("points", points, persistent=False)
+        self.register_buffer("strides", strides, persistent=False)
         self.points: Tensor
         self.strides: Tensor
 
@@ -141,11 +140,6 @@ class FCOS(Detector):
         """Compute the outputs of `Head` for all points, [B, N, 5 + classes]."""
         levels: dict[str, Tensor] = self.pyramid(self.backbone(x))
         return torch.cat([self.head(level) for level in levels.values()], 1)
-
-    def boxes(self, outputs: Tensor) -> Tensor:
-        """Return the corners [B, N, 4] of the predicted boxes in pixels."""
-        distances = outputs[..., :4] * self.strides[:, None]
-        return torch.cat([self.points - distances[..., :2], self.points + distances[..., 2:]], -1)
 
     def losses(self, outputs: Tensor, y: Tensor) -> dict[str, Tensor]:
         outputs = outputs.float()
@@ -157,20 +151,24 @@ class FCOS(Detector):
         count = inside.sum().clamp(min=1)
         points = self.points.expand(len(y), -1, -1)[inside]
         centre = centreness(points, targets[:, :4])
-        found = self.boxes(outputs)[inside]
+        found = self.decode(outputs, self.points, self.strides)[0][inside]
         return {
             "class": sigmoid_focal_loss(outputs[..., 5:], classes, reduction="sum") / count,
             "box": generalized_box_iou_loss(found, targets[:, :4], reduction="sum") / count,
             "centre": F.binary_cross_entropy_with_logits(outputs[..., 4][inside], centre, reduction="sum") / count,
         }
 
+    def decode(self, outputs: Tensor, points: Tensor, strides: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the corners [B, N, 4] of all boxes in pixels, and the score [B, N, classes] of each class."""
+        distances = outputs[..., :4] * strides[:, None]
+        corners = torch.cat([points - distances[..., :2], points + distances[..., 2:]], -1)
+        return corners, (outputs[..., 5:].sigmoid() * outputs[..., 4:5].sigmoid()).sqrt()
+
     @torch.no_grad()
     def detect(self, outputs: Tensor) -> Tensor:
-        outputs = outputs.float()
+        boxes, scores = self.decode(outputs.float(), self.points, self.strides)
         height, width = self.image_size
-        limits = outputs.new_tensor([width, height, width, height])
-        boxes = self.boxes(outputs).clamp(min=0).minimum(limits)
-        scores = (outputs[..., 5:].sigmoid() * outputs[..., 4:5].sigmoid()).sqrt()
+        boxes = boxes.clamp(min=0).minimum(boxes.new_tensor([width, height, width, height]))
         found = []
         for corners, of_image in zip(boxes, scores, strict=True):
             best, index = of_image.flatten().topk(min(_CANDIDATES, of_image.numel()))
@@ -181,9 +179,17 @@ class FCOS(Detector):
         return self.pad(found)
 
 
+def grid(image_size: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Return the points [N, 2] of all levels and their strides [N]."""
+    points = [grid_points(image_size, stride) for stride in STRIDES]
+    strides = [torch.full_like(level[:, 0], s) for level, s in zip(points, STRIDES, strict=True)]
+    return torch.cat(points), torch.cat(strides)
+
+
 def grid_points(image_size: Sequence[int], stride: int) -> Tensor:
     """Return the (x, y) of the centres of the cells of a level, float [h w, 2]; h and w are rounded up."""
-    down, across = (torch.arange(-(-side // stride)) * stride + stride / 2 for side in image_size)
+    # ONNX divides integers towards 0, so no -(-side // stride)
+    down, across = (torch.arange((side + stride - 1) // stride) * stride + stride / 2 for side in image_size)
     return torch.stack(torch.meshgrid(across, down, indexing="xy"), -1).reshape(-1, 2)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 from lightning_modules.compat.lightning import has_trainer
@@ -17,10 +17,29 @@ from lightning_modules.task.metrics import select_metrics
 from lightning_modules.task.supervised import Supervised
 from lightning_modules.zoo.data.detection_data import NamedBoxes
 from lightning_modules.zoo.model.detector import Detector
+from lightning_modules.zoo.model.fcos import FCOS, grid
 from lightning_modules.zoo.task.detect_files import BoxFinder, detect_files
 from lightning_modules.zoo.task.detection_metrics import BoxMetrics
 
 _SURE = 0.5  # score from which a detection is counted in the predictions of the test
+
+
+class AllBoxes(nn.Module):
+    """Raw images [B, 3, H, W] of any size -> all boxes [B, N, 4 + classes]: corners in pixels, and a score of each class.
+
+    Low scores and overlapping boxes are left in: `torchvision.ops.batched_nms`, or the NonMaxSuppression of a runtime,
+    removes them.
+    """
+
+    variable_dims = (2, 3)
+
+    def __init__(self, preprocess: nn.Module, model: FCOS) -> None:
+        super().__init__()
+        self.preprocess, self.model = preprocess, model
+
+    def forward(self, x: Tensor) -> Tensor:
+        corners, scores = self.model.decode(self.model(self.preprocess(x)), *grid(x.shape[-2:]))
+        return torch.cat([corners, scores], -1)
 
 
 class Detection(Supervised):
@@ -79,6 +98,12 @@ class Detection(Supervised):
     def scores(self, outputs: Tensor) -> Tensor:
         """Detections [B, K, 6] of the network's outputs, or of what an evaluation keeps of them."""
         return outputs[:, 1:].unflatten(1, (-1, 6)) if outputs.ndim == 2 else self.model.detect(outputs)
+
+    def export_model(self) -> nn.Module:
+        """What is exported. Raises UserError if the network has no fixed number of boxes."""
+        if not isinstance(self.model, FCOS):
+            raise UserError(f"export: only detectors of model=fcos can be exported, not {type(self.model).__name__}")
+        return AllBoxes(self.preprocess, self.model)
 
     def predict_files(self, files: Sequence[Path], out: TextIO, pictures: Path | None) -> int:
         """Write a row for each object in image files, and draw them; see `detect_files`."""
