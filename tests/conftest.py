@@ -53,16 +53,27 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def train_once(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+def new_store(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], str]:
+    """Make an empty store in a folder of its own, for the tests of a module; return its address."""
+
+    def make() -> str:
+        folder = tmp_path_factory.mktemp("module") / "store"
+        shutil.copytree(empty_database.parent, folder)
+        return f"sqlite:///{folder}/mlflow.db"
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def train_once(new_store: Callable[[], str]) -> Callable[..., Path]:
     """Train what the overrides say in a store of its own, and return its database."""
 
     def launch(*overrides: str, quick: bool = True) -> Path:
-        folder = tmp_path_factory.mktemp("recorded") / "store"
-        shutil.copytree(empty_database.parent, folder)
+        uri = new_store()
         with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
+            patch.setenv("MLFLOW_TRACKING_URI", uri)
             _train(*(QUICK if quick else ()), *overrides)
-        return folder / "mlflow.db"
+        return Path(uri.removeprefix("sqlite:///"))
 
     return launch
 

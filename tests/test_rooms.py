@@ -95,7 +95,7 @@ def test_the_package_does_not_grow(label: str, rooms: tuple[str, ...] | None) ->
 
 
 @pytest.fixture(scope="module")
-def without_a_room(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def without_a_room(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> dict[str, Path]:
     """By room: a copy of the project without it, in which a training was tried; code.txt and output.txt tell how it ended."""
     copies = {room: tmp_path_factory.mktemp(room) for room in OPTIONAL}
     for room, folder in copies.items():
@@ -103,6 +103,8 @@ def without_a_room(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
             copy(ROOT / name, folder / name)
         shutil.rmtree(folder / PACKAGE / room)
+        if room != "store":  # one of them makes its database itself
+            shutil.copytree(empty_database.parent, folder, dirs_exist_ok=True)
     outside = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "MLFLOW_TRACKING_URI")}
     subprocess.run(
         [sys.executable, "-c", TRAIN_FROM_COPIES, *map(str, copies.values())], cwd=copies[room], env=outside, check=True

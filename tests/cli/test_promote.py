@@ -1,6 +1,6 @@
 """``touchstone promote`` sets an alias in the registry, if the model is better than the one that has it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -15,10 +15,10 @@ from lightning_modules.tracking.store import Store, open_store
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Store, dict[str, Any]]]:
+def made(new_store: Callable[[], str]) -> Iterator[tuple[Store, dict[str, Any]]]:
     """A store with a better run, a worse one, and one on other data."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path_factory.mktemp('models')}/mlflow.db")
+        patch.setenv("MLFLOW_TRACKING_URI", new_store())
         for name, lr, split in (("good", "1e-2", 0), ("poor", "1e-5", 0), ("other", "1e-2", 1)):
             run(compose_run([*QUICK, f"name={name}", f"optimizer.lr={lr}", f"data.split_seed={split}"]))
         store = open_store()

@@ -1,6 +1,7 @@
 """McNemar's exact test on the test predictions that real runs recorded."""
 
 import json
+from collections.abc import Callable
 from fractions import Fraction
 from math import comb
 from pathlib import Path
@@ -25,9 +26,9 @@ QUICK = (
 
 
 @pytest.fixture(scope="module")
-def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+def uri(new_store: Callable[[], str]) -> str:
     """A store with two learning rates over two seeds, a run of another split and one without predictions."""
-    uri = f"sqlite:///{tmp_path_factory.mktemp('mcnemar')}/mlflow.db"
+    uri = new_store()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", uri)
         for lr in ("1e-2", "1e-5"):

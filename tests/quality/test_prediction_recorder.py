@@ -3,6 +3,7 @@
 import json
 import random
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,8 @@ def launch(uri: str, *words: str) -> tuple[Any, Path]:
 
 
 @pytest.fixture(scope="module")
-def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return f"sqlite:///{tmp_path_factory.mktemp('predictions')}/mlflow.db"
+def uri(new_store: Callable[[], str]) -> str:
+    return new_store()
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@ import json
 import math
 import multiprocessing
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ from lightning_modules.tracking.store import Store, open_store
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return open_store(f"sqlite:///{tmp_path_factory.mktemp('store')}/mlflow.db")
+def store(new_store: Callable[[], str]) -> Store:
+    return open_store(new_store())
 
 
 @pytest.fixture

@@ -31,10 +31,10 @@ BUDGET_MS = 20_000  # of the page's own clock
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def store(new_store: Callable[[], str]) -> Iterator[Any]:
     """A store with two runs that differ in learning rate and seed, and a sweep."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path_factory.mktemp('pages')}/mlflow.db")
+        patch.setenv("MLFLOW_TRACKING_URI", new_store())
         for overrides in (["optimizer.lr=1e-2", "seed=1"], ["optimizer.lr=1e-3", "seed=2"]):
             run(compose_run([*QUICK, *overrides]))
         multirun([*QUICK, "sweep.name=rates", "optimizer.lr=1e-3,1e-2", "sweep.jobs=1", "study=paper"])

@@ -1,6 +1,6 @@
 """The params of a run are what describes the experiment, and its first metric is a score or a loss."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -14,10 +14,10 @@ from lightning_modules.tracking.store import open_store
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Any]]:
+def runs(new_store: Callable[[], str]) -> Iterator[list[Any]]:
     """Two small runs that differ in learning rate and seed, read back."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path_factory.mktemp('runs')}/mlflow.db")
+        patch.setenv("MLFLOW_TRACKING_URI", new_store())
         for overrides in (
             ["optimizer.lr=1e-2", "seed=1"],
             ["optimizer.lr=1e-3", "seed=2", "tracking.flush_points=100"],
