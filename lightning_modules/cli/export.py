@@ -6,14 +6,17 @@ from typing import Annotated, Literal
 
 from lightning_modules.cli.arguments import verb
 
-Format = Literal["onnx", "pt2", "aoti"]
+Format = Literal["onnx", "pt2", "aoti", "transformers"]
 
 
 @verb("RUN [KEY=VALUE …]", ("3e782338", "3e782338 format=onnx quantized=true"))
 def main(
     target: Annotated[str, "id, its first 6 or more characters, or name of a run"],
-    format: Annotated[Format, "onnx (ONNX Runtime), pt2 (torch.export) or aoti (AOTInductor)"] = "onnx",
+    format: Annotated[
+        Format, "onnx (ONNX Runtime), pt2 (torch.export), aoti (AOTInductor), or transformers for model=masked_bert"
+    ] = "onnx",
     quantized: Annotated[bool, "int8 weights and activations"] = False,
+    out: Annotated[str, "the folder that format=transformers writes; default RUN-transformers"] = "",
 ) -> dict[str, str]:
     """Write a run's best model for another runtime, from raw samples to probabilities; compare it with the checkpoint on
     the test set, time both, and log file and numbers to the run."""
@@ -22,6 +25,10 @@ def main(
 
     store = open_store()
     run = find_run(store, target)
+    if format == "transformers":
+        from lightning_modules.export.transformers_folder import export_transformers
+
+        return {"run_id": run.info.run_id, "artifact": export_transformers(store, run, out)}
     with tempfile.TemporaryDirectory() as folder:
         found, example = export_run(store, run, format, quantized, Path(folder))
         print_export(found)

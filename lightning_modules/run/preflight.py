@@ -132,7 +132,7 @@ def check_forward(cfg: DictConfig, task: Supervised, data: InMemoryData) -> None
         found = f"model: {cfg.model._target_} returns {tuple(outputs.shape[1:])} values per sample"
         raise UserError(f"{found}, but the task needs model.num_outputs={needed}")
     try:
-        loss = task.loss(outputs, task.loss_target({"y": data.arrays.y[: len(samples)]}))
+        loss = task.loss(outputs, task.loss_target({"x": samples, "y": data.arrays.y[: len(samples)]}))
         if loss.ndim:
             raise ValueError(f"expected a scalar, got shape {tuple(loss.shape)}")
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Your own texts: one folder per class, or a table with a text column and a column of labels or values."""
+"""Your own texts: one folder per class, a table with texts and labels or values, or lines without labels."""
 
 import math
 from pathlib import Path
@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from lightning_modules.config.errors import UserError, suggest
+from lightning_modules.config.errors import UserError, suggest, warn
 from lightning_modules.data.class_folders import read_class_folders
 from lightning_modules.data.float64_scaling import require_precision
 from lightning_modules.data.labels import (
@@ -68,6 +68,29 @@ class TextFolder(TextData):
         given.val = torch.arange(len(parts["train"]), len(given.y)) if "val" in parts else None
         given.test = texts_of(parts["test"]) if "test" in parts else None
         return given
+
+
+class TextLines(TextData):
+    """A file with one text per line and no labels, for masked language modelling; empty lines are left out and counted."""
+
+    def __init__(self, *, path: str = "texts.txt", encoding: str | None = None, **settings: Any) -> None:
+        check_encoding(encoding)
+        self.path, self.encoding = Path(path).expanduser(), encoding
+        super().__init__(**settings)
+        self.name = self.path.stem
+
+    def read(self) -> Texts:
+        """Read the file. Raises UserError if it is missing, cannot be decoded, or has no text."""
+        path = self.root / self.path
+        if not path.is_file():
+            raise missing_files_error("data=text_lines", [path], "Expected a file with one text per line (data.path)")
+        lines = read_texts([path], self.encoding)[0].split("\n")
+        texts = [line.strip() for line in lines if line.strip()]
+        if not texts:
+            raise UserError(f"{path} is empty: expected one text per line")
+        if empty := len(lines) - len(texts) - (not lines[-1]):
+            warn(f"{path}: left out {empty} empty lines")
+        return Texts(texts, torch.zeros(len(texts)))
 
 
 SUFFIXES = (".csv", ".tsv")
