@@ -80,6 +80,9 @@ FITTING = {  # data that a model needs where digits do not fit it
     "data=gaussian_grid": ["model=mlp_gan", "task=gan"],
     "task=gan": ["model=dcgan"],
     "task=language_model": ["data=packed_text", "model=gpt"],
+    "task=masked_language_model": ["data=text_lines", "model=masked_bert", "model.vocab_size=50"],
+    "model=masked_bert": ["data=text_lines", "task=masked_language_model", "model.vocab_size=50"],
+    "data=text_lines": ["model=masked_bert", "task=masked_language_model"],
     **{f"data={name}": ["model=gpt", "task=language_model"] for name in ("packed_text", "tiny_shakespeare")},
     "task=translation": _PAIRS[:2],
     **{
@@ -122,6 +125,7 @@ BY_PATH = {
     "data=valence",
     "data=text_file",
     "data=text_folder",
+    "data=text_lines",
     "data=spoken_digits",
     "data=audio_folder",
     "data=movielens_implicit",
@@ -135,7 +139,7 @@ BY_PATH = {
     "data=em_membranes",
     "data=segmentation_folder",
 }
-BUILT_ELSEWHERE = {"model=hf_text", "model=dcgan", "model=mlp_gan"}  # by their own tests
+BUILT_ELSEWHERE = {"model=hf_text", "model=masked_bert", "model=dcgan", "model=mlp_gan"}  # by their own tests
 SHAPES = {
     "model=series_fcn": [24],
     "model=series_resnet": [24],

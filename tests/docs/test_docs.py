@@ -143,6 +143,9 @@ def project(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatc
     (folder / "data").mkdir()
     monkeypatch.setenv("TOUCHSTONE_DATA", str(folder / "data"))
     (folder / "data" / "story.txt").write_text("".join(f"The fox saw {n} birds.\n" for n in range(100)))
+    questions = [f"{'who' if n % 2 else 'where'} is {'ABCDEF'[n % 6]} ?" for n in range(60)]
+    (folder / "data" / "questions.txt").write_text("\n".join(questions))
+    (folder / "data" / "labelled.csv").write_text("\n".join(["text,label", *(f"{q},{q[:3]}" for q in questions)]))
     for number in range(10):
         for kind in ("images", "masks"):
             path = folder / "data" / "cells" / kind / f"{number}.png"

@@ -45,6 +45,7 @@ ELSEWHERE = {
     *("bpr", "neumf", "lightgcn", "item_sequence"),  # test_recommenders.py
     *(
         "gpt",
+        "masked_bert",
         "mlp_gan",
         "dcgan",
         "unet",
