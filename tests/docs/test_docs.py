@@ -199,7 +199,15 @@ def _tiny(argv: list[str]) -> list[str]:
     tiny = {"trainer.max_epochs": "1", "tracking.system_metrics_s": "null", "tracking.pictures": "false"}
     if not any(
         word.startswith(
-            ("data.name=", "resume=", "data=lightning_datamodule", "data=memmap", "data=packed", "data=segm")
+            (
+                "data.name=",
+                "resume=",
+                "data=lightning_datamodule",
+                "data=memmap",
+                "data=packed",
+                "data=segm",
+                "data=text_lines",
+            )
         )
         for word in argv
     ):
