@@ -34,7 +34,16 @@ def test_every_image_config_builds_and_keeps_shape_and_type(name: str) -> None:
 
 
 def test_every_config_is_of_a_known_domain() -> None:
-    assert {domain_of(name) for name in NAMES} == {"image", "series", "audio", "text", "interactions", "masks", "boxes"}
+    assert {domain_of(name) for name in NAMES} == {
+        "image",
+        "series",
+        "audio",
+        "text",
+        "interactions",
+        "masks",
+        "boxes",
+        "speech",
+    }
 
 
 def test_one_transform_is_overridden_or_left_out_by_its_name() -> None:

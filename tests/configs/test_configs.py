@@ -101,6 +101,12 @@ FITTING = {  # data that a model needs where digits do not fit it
     "model=audio_cnn": ["data=spoken_digits"],
     "model=audio_gru": ["data=spoken_digits", "model.n_mels=40"],
     **{f"data={name}": ["model=audio_cnn"] for name in ("spoken_digits", "audio_folder")},
+    "model=speech_gru": ["data=digit_strings", "task=speech_recognition", "model.n_mels=40"],
+    "task=speech_recognition": ["data=digit_strings", "model=speech_gru"],
+    **{
+        f"data={name}": ["model=speech_gru", "task=speech_recognition"]
+        for name in ("digit_strings", "transcribed_audio")
+    },
     "model=timm": ["model.name=test_resnet"],
     "compression=distillation": ["compression.stages.distil.teacher=run"],
     "compression=feature_hints": ["compression.stages.distil.teacher=run", "compression.stages.distil.layers={a: b}"],
@@ -128,6 +134,8 @@ BY_PATH = {
     "data=text_lines",
     "data=spoken_digits",
     "data=audio_folder",
+    "data=digit_strings",
+    "data=transcribed_audio",
     "data=movielens_implicit",
     "data=movielens_sequence",
     "data=packed_text",
@@ -149,6 +157,7 @@ SHAPES = {
     "model=mnist1d_cnn": [40],
     "model=mnist1d_gru": [40],
     **{f"model={name}": [9] for name in ("kim_cnn", "text_gru", "text_transformer")},
+    "model=speech_gru": [8000],
     **{f"model={name}": [2] for name in ("bpr", "neumf", "lightgcn")},
     "model=item_sequence": [50],
     "model=gpt": [64],

@@ -42,6 +42,7 @@ ELSEWHERE = {
     *("constant", "matrix_factorization"),  # no networks of samples: with their tasks in tests/task
     *("kim_cnn", "text_gru", "text_transformer", "hf_text"),  # test_text_*.py
     *("audio_cnn", "audio_gru"),  # test_audio_networks.py
+    "speech_gru",  # test_speech.py
     *("bpr", "neumf", "lightgcn", "item_sequence"),  # test_recommenders.py
     *(
         "gpt",

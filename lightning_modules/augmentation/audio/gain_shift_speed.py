@@ -77,8 +77,11 @@ class SpeedPerturbation(WaveTransform):
         self.min_rate, self.max_rate = min_rate, max_rate
 
     def transform_wave(self, wave: Tensor, generator: torch.Generator) -> Tensor:
-        low, high = math.log(self.min_rate), math.log(self.max_rate)
-        return change_speed(wave, uniform(len(wave), low, high, generator).exp())
+        return change_speed(wave, self.draw_rates(len(wave), generator))
+
+    def draw_rates(self, count: int, generator: torch.Generator) -> Tensor:
+        """Draw rates [count], on the CPU."""
+        return uniform(count, math.log(self.min_rate), math.log(self.max_rate), generator).exp()
 
 
 def change_speed(wave: Tensor, rate: Tensor) -> Tensor:

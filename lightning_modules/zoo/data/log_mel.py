@@ -55,13 +55,16 @@ class MelSpectrum(nn.Module):
         Computed in float32, returned in the training dtype (``trainer.precision``).
         """
         with torch.autocast(x.device.type, enabled=False):
-            pad = min(self.n_fft // 2, x.shape[1] - 1)  # a reflection cannot be longer than the signal
-            wave = nn.functional.pad(as_float_audio(x), (pad, pad), mode="reflect")
-            rest = self.n_fft // 2 - pad
-            wave = nn.functional.pad(wave, (rest, rest))
+            wave = self.extend(as_float_audio(x))
             bins = torch.stft(wave, self.n_fft, self.hop, window=self.window.float(), center=False, return_complex=True)
             power = bins.real.square() + bins.imag.square()
             return torch.log(self.filters.float().T @ power + POWER_FLOOR)[:, None].to(self.filters.dtype)
+
+    def extend(self, wave: Tensor) -> Tensor:
+        """Return waveforms [B, T] with half a window more on either side: reflected, beyond that zeros."""
+        pad = min(self.n_fft // 2, wave.shape[1] - 1)  # a reflection cannot be longer than the signal
+        rest = self.n_fft // 2 - pad
+        return nn.functional.pad(nn.functional.pad(wave, (pad, pad), mode="reflect"), (rest, rest))
 
 
 def check_hop(hop: int, n_fft: int) -> None:

@@ -52,7 +52,7 @@ class SpokenDigits(AudioData):
 
         Raises UserError if the files are missing or damaged, or there is no speaker `held_out`.
         """
-        files, digits, speakers, indices = self._list()
+        files, digits, speakers, indices = list_recordings(self.root, "spoken_digits")
         self.cut = 0
         x = self.samples(read_recordings(files, self.sample_rate))
         self.speaker_names = sorted(set(speakers))
@@ -78,16 +78,17 @@ class SpokenDigits(AudioData):
         self.speaker = torch.cat([self.speaker, torch.full_like(y, -1)])
         return self.samples([wave for voice in spoken for wave in voice]), y
 
-    def _list(self) -> tuple[list[Path], list[int], list[str], list[int]]:
-        """Return the files sorted by name, with digit, speaker and index of each."""
-        folder = self.root / "fsdd" / "recordings"
-        found = [(path, match) for path in sorted(folder.glob("*.wav")) if (match := FILE_NAME.fullmatch(path.name))]
-        if not found:
-            raise UserError(
-                f"data=spoken_digits: no {{digit}}_{{speaker}}_{{index}}.wav in {folder}. Get the Free Spoken Digit Dataset "
-                f"(CC BY-SA 4.0, 30 MB):\n"
-                f"  git clone --depth 1 https://github.com/Jakobovski/free-spoken-digit-dataset {folder.parent}\n"
-                "data.root or TOUCHSTONE_DATA sets another folder"
-            )
-        files, parts = [path for path, _ in found], [match.groups() for _, match in found]
-        return files, [int(d) for d, _, _ in parts], [s for _, s, _ in parts], [int(i) for _, _, i in parts]
+
+def list_recordings(root: Path, data: str) -> tuple[list[Path], list[int], list[str], list[int]]:
+    """Return the files sorted by name, with digit, speaker and index of each. Raises UserError if `data` has none there."""
+    folder = root / "fsdd" / "recordings"
+    found = [(path, match) for path in sorted(folder.glob("*.wav")) if (match := FILE_NAME.fullmatch(path.name))]
+    if not found:
+        raise UserError(
+            f"data={data}: no {{digit}}_{{speaker}}_{{index}}.wav in {folder}. Get the Free Spoken Digit Dataset "
+            f"(CC BY-SA 4.0, 30 MB):\n"
+            f"  git clone --depth 1 https://github.com/Jakobovski/free-spoken-digit-dataset {folder.parent}\n"
+            "data.root or TOUCHSTONE_DATA sets another folder"
+        )
+    files, parts = [path for path, _ in found], [match.groups() for _, match in found]
+    return files, [int(d) for d, _, _ in parts], [s for _, s, _ in parts], [int(i) for _, _, i in parts]
