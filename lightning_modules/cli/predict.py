@@ -23,9 +23,10 @@ def main(
     encoding: Annotated[str | None, "encoding of text files, as in cp1252 (default: detected)"] = None,
 ) -> dict[str, object]:
     """Write a CSV with class and probability (or values) for each sample of images, recordings, arrays (.npy), tables
-    (.csv, .tsv, .parquet; columns are matched by name) or texts (.txt). A segmentation writes masks into a folder."""
+    (.csv, .tsv, .parquet; columns are matched by name) or texts (.txt). A segmentation writes masks into a folder; speech
+    recognition writes the text of each recording (.wav, .flac, …)."""
     from lightning_modules.data.text_encoding import check_encoding
-    from lightning_modules.run.input_files import list_files
+    from lightning_modules.run.input_files import SUFFIXES, list_files
     from lightning_modules.run.predict import find_model, predict
     from lightning_modules.tracking.store import open_store
 
@@ -46,7 +47,8 @@ def main(
         wanted = replace(wanted, encoding=encoding)
     table = io.StringIO()  # all of it or nothing: a damaged file in the middle leaves no half table
     if draw := getattr(task, "predict_files", None):
-        count = draw(list_files(input.expanduser()), table, pictures and pictures.expanduser())
+        files = list_files(input.expanduser(), getattr(task, "file_suffixes", SUFFIXES))
+        count = draw(files, table, pictures and pictures.expanduser())
     elif pictures:
         raise UserError(f"pictures={pictures}: {target} finds nothing to draw; remove it")
     else:

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,17 +47,17 @@ class InputSpec:
         return f"the model expects {str(self.dtype).removeprefix('torch.')} samples of shape {list(self.shape)}"
 
 
-def list_files(source: Path) -> list[Path]:
+def list_files(source: Path, suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
     """The file itself, or all supported files of a folder in order; warns about others. Raises UserError if there are none."""
     if not source.exists():
         raise UserError(f"input={source}: no such file or folder")
     found = [source]
     if source.is_dir():
-        files = [(path, reason_to_skip(path, SUFFIXES)) for path in sorted(source.rglob("*")) if not path.is_dir()]
+        files = [(path, reason_to_skip(path, suffixes)) for path in sorted(source.rglob("*")) if not path.is_dir()]
         found = [path for path, reason in files if reason is None]
         warn_of_skipped(source, Counter(reason for _, reason in files if reason), len(found))
-    if not found or found[0].suffix.lower() not in SUFFIXES:
-        raise UserError(f"input={source}: no supported file; supported are {', '.join(SUFFIXES)}")
+    if not found or found[0].suffix.lower() not in suffixes:
+        raise UserError(f"input={source}: no supported file; supported are {', '.join(suffixes)}")
     return found
 
 
