@@ -18,6 +18,7 @@ from claim_project import ROOT
 from command_process import run_forked
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from PIL import Image
+from synthetic_audio import sine, write_wav
 
 from lightning_modules.cli.main import VERBS
 from lightning_modules.config.check import check_config
@@ -151,6 +152,12 @@ def project(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatc
             path = folder / "data" / "cells" / kind / f"{number}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(np.uint8([[0, 255] * 8] * 16)).save(path)
+    for number in range(12):
+        write_wav(
+            folder / "data" / "speech" / f"{number}.wav", (sine(300 + 300 * (number % 2))[0] * 32767).numpy(), 16000
+        )
+    texts = "".join(f"{number}.wav,{'yes' if number % 2 else 'no'}\n" for number in range(12))
+    (folder / "data" / "speech" / "transcripts.csv").write_text(f"file,text\n{texts}")
     (folder / "arrays").mkdir()
     for part in ("train", "val"):
         np.save(folder / "arrays" / f"{part}_x.npy", np.zeros((40, 8), dtype=np.float32))
@@ -207,6 +214,7 @@ def _tiny(argv: list[str]) -> list[str]:
                 "data=packed",
                 "data=segm",
                 "data=text_lines",
+                "data=transcr",
             )
         )
         for word in argv
