@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hydra.errors import InstantiationException
 from synthetic_audio import write_spoken_digits, write_wav
 
 from lightning_modules.cli import predict
@@ -169,29 +168,3 @@ def test_a_sweep_over_two_values_is_compared_by_error_rate(folder: Path) -> None
     multirun([*words, "model.hidden_size=8,12", "sweep.name=sizes"])
     table = compare("sizes", metric="test/cer", by=["model.hidden_size"])
     assert sorted(str(size) for size in table["model.hidden_size"]) == ["12", "8"]
-
-
-def test_an_onnx_file_takes_recordings_of_any_length(trained: Any, tmp_path: Path) -> None:
-    from lightning_modules.export.export import export_run
-    from lightning_modules.export.runtime import load_exported
-
-    store = open_store()
-    found, _ = export_run(store, trained, "onnx", False, tmp_path)
-    assert found.agreement.max_error < 1e-3
-    exported, task = load_exported(tmp_path / "model.onnx"), load_task(best_checkpoint(store, trained))
-    for shape in ((1, 4000), (3, 9111)):
-        x = torch.randint(-3000, 3000, shape, dtype=torch.int16)
-        x[-1, 3000:] = -32768
-        with torch.inference_mode():
-            torch.testing.assert_close(exported(x), task(x), rtol=0, atol=1e-3)
-
-
-def test_parts_that_do_not_fit_and_transcripts_that_are_too_long_are_named(train: Any, folder: Path) -> None:
-    with pytest.raises(InstantiationException, match=r"AudioCNN gives no symbols of frames; try model=speech_gru"):
-        run(
-            compose_run(
-                [*QUICK[:11], f"data.root={folder}", "model=audio_cnn", "task=speech_recognition", "tracking=none"]
-            )
-        )
-    with pytest.raises(UserError, match=r"digit_strings train \d+ has \d+ frames for a transcript that needs \d+, and"):
-        train("data.hop=256", "model.stride=6", "tracking=none")
