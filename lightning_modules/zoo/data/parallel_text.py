@@ -173,9 +173,12 @@ class ParallelText(InMemoryData):
         self._check(ids)
         arrays = [self._pad(*both) for both in ids]
         self.references = [to_bytes(both[1]) for both in cased]
-        tokens = json.dumps([source.tokens, target.tokens]).encode()
-        content = hashlib.sha256(tokens).hexdigest() + tensor_digest(*chain(*arrays), *self.references)
-        return RawDataset(*arrays[0], test=arrays[1] if len(arrays) > 1 else None, content=content)
+        content = json.dumps([source.tokens, target.tokens]) + tensor_digest(*chain(*arrays), *self.references)
+        return RawDataset(
+            *arrays[0],
+            test=arrays[1] if len(arrays) > 1 else None,
+            content=hashlib.sha256(content.encode()).hexdigest(),
+        )
 
     def _fit_vocabulary(self, texts: Sequence[str]) -> TokenVocabulary:
         bpe = self.tokenizer == "bpe"

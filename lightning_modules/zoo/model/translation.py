@@ -21,6 +21,8 @@ class EncoderDecoder(nn.Module):
     is encoded once; its target is then decoded as a whole, or token by token with the same result.
     """
 
+    variable_dims: tuple[int, ...] = (2,)  # those that an exported model leaves open
+
     def __init__(
         self, name: str, input_shape: Sequence[int], num_sources: int | None, num_outputs: int, dim: int
     ) -> None:
@@ -191,6 +193,8 @@ class AttentionGRU(EncoderDecoder):
         hidden: of the states of each GRU.
     """
 
+    variable_dims = ()  # torch exports a GRU for one length
+
     @bounded
     def __init__(
         self,
@@ -225,8 +229,8 @@ class AttentionGRU(EncoderDecoder):
 
     def _logits(self, x: Tensor, memory: States) -> Tensor:
         mask, states, keys, _ = memory
-        context = F.scaled_dot_product_attention(x, keys, states, mask[:, None], scale=1.0)
-        found = self.dropout(self.combine(torch.cat([context, x], 2)).tanh())
+        weights = (x @ keys.mT).masked_fill(~mask[:, None], -torch.inf).softmax(-1)
+        found = self.dropout(self.combine(torch.cat([weights @ states, x], 2)).tanh())
         return F.linear(found, self.target.weight)
 
     def decode(self, target: Tensor, memory: States) -> Tensor:

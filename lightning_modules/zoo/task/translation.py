@@ -42,7 +42,6 @@ class Translation(Supervised):
         length_penalty: alpha of Wu et al. 2016, eq. 14; 0: none.
     """
 
-    variable_dims = (2,)  # an exported model takes sentences of any length up to the longest
     model: EncoderDecoder
 
     @bounded
@@ -60,6 +59,7 @@ class Translation(Supervised):
         super().__init__(model, loss, **loop)
         if not isinstance(self.preprocess, SentencePairs):
             raise UserError("task=translation: the data have no pairs of sentences; try data=parallel_text")
+        self.variable_dims = getattr(model, "variable_dims", ())
         self.num_outputs, self.beam, self.length_penalty = num_outputs, beam, length_penalty
         default = (*CORPUS_SCORES, *OF_TOKENS)
         self.metrics = select_metrics(metrics, {"val": default, "test": default})
@@ -72,9 +72,6 @@ class Translation(Supervised):
 
     def output_shape(self, x: Tensor, num_outputs: int) -> tuple[int, ...]:
         return (len(x), x.shape[2], num_outputs)
-
-    def output_name(self, i: int) -> str:
-        return ("nats", "tokens", "characters", "correct")[i]  # of what is kept of a sample
 
     def outputs_and_loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
         if has_trainer(self) and self.trainer.training:
@@ -162,10 +159,8 @@ class Translation(Supervised):
         super().on_test_epoch_end()
         self._record_signatures("test")
         assert self.test_buffer is not None
-        kept, _, outputs, index = (
-            self.test_buffer
-        )  # per-sample records have the sums, and the number of tokens as the target
-        self.test_buffer = kept[:, :SUMS], kept[:, TOKENS : TOKENS + 1].long(), outputs, index
+        kept, _, outputs, index = self.test_buffer  # records of samples compare the numbers of tokens
+        self.test_buffer = (kept[:, SUMS:] != PAD).sum(1).float(), kept[:, TOKENS], outputs, index
 
     def _record_signatures(self, stage: str) -> None:
         """Set sacrebleu's signatures as tags of the run."""
