@@ -213,6 +213,7 @@ def _tiny(argv: list[str]) -> list[str]:
                 "data=memmap",
                 "data=packed",
                 "data=segm",
+                "data=sequence_pairs",
                 "data=text_lines",
                 "data=transcr",
             )
