@@ -117,6 +117,21 @@ def test_predict_transcribes_files_of_any_rate_and_length(trained: Any, folder: 
         predict.main([trained.info.run_id, f"input={tmp_path}/in"])
 
 
+def test_an_onnx_file_takes_recordings_of_any_length(trained: Any, tmp_path: Path) -> None:
+    from lightning_modules.export.export import export_run
+    from lightning_modules.export.runtime import load_exported
+
+    store = open_store()
+    found, _ = export_run(store, trained, "onnx", False, tmp_path)
+    assert found.agreement.max_error < 1e-3
+    exported, task = load_exported(tmp_path / "model.onnx"), load_task(best_checkpoint(store, trained))
+    for shape in ((1, 4000), (3, 9111)):
+        x = torch.randint(-3000, 3000, shape, dtype=torch.int16)
+        x[-1, 3000:] = -32768
+        with torch.inference_mode():
+            torch.testing.assert_close(exported(x), task(x), rtol=0, atol=1e-3)
+
+
 def test_a_beam_gives_a_loss_that_is_equal_and_texts_that_are_no_less_likely(train: Any, trained: Any) -> None:
     words = (
         f"init_from={trained.info.run_id}",

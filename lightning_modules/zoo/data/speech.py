@@ -20,7 +20,7 @@ from lightning_modules.data.fingerprint import tensor_digest
 from lightning_modules.data.in_memory import InMemoryData, RawDataset
 from lightning_modules.data.preprocess import SampleSource, Standardize
 from lightning_modules.data.split import split
-from lightning_modules.zoo.data.log_mel import LogMel, MelSpectrum, WindowLength, check_hop
+from lightning_modules.zoo.data.log_mel import LogMel, MelSpectrum, WindowLength, as_float_audio, check_hop
 
 PADDING = -32768  # behind a recording of int16, whose samples are at least -32767; behind features it is NaN
 BLANK = 0  # of CTC, and behind a transcript
@@ -57,8 +57,10 @@ class PaddedMelSpectrum(MelSpectrum):
 
     def forward(self, x: Tensor) -> Tensor:
         """int16 [B, T] -> [B, 1, n_mels, T // hop + 1]; a recording of length n has n // hop + 1 frames."""
-        features = super().forward(x.masked_fill(x == PADDING, 0))
-        frames = lengths_of(x) // self.hop + 1
+        wave = as_float_audio(x)  # padding is -1, exactly; ONNX Runtime compares no int16
+        inside = wave > PADDING / 32768
+        features = super().forward(wave.masked_fill(~inside, 0))
+        frames = inside.sum(1) // self.hop + 1
         beyond = torch.arange(features.shape[-1], device=x.device) >= frames[:, None]
         return features.masked_fill(beyond[:, None, None], torch.nan)
 

@@ -72,8 +72,10 @@ class SpeechGRU(nn.Module):
         mirrored = torch.where(place < frames, frames - 1 - place, place)[..., None]  # the frame at which each is read
         for ahead, back in zip(self.forward_layers, self.backward_layers, strict=True):
             x = self.dropout(x)
-            reversed_states = back(x.gather(1, mirrored.expand_as(x)))[0]
-            x = torch.cat([ahead(x)[0], reversed_states.gather(1, mirrored.expand_as(reversed_states))], 2)
+            reversed_states = back(x.gather(1, mirrored.expand(-1, -1, x.shape[2])))[0]
+            x = torch.cat(
+                [ahead(x)[0], reversed_states.gather(1, mirrored.expand(-1, -1, reversed_states.shape[2]))], 2
+            )
         scores = self.head(self.dropout(x)).float().log_softmax(2)
         blank = torch.arange(scores.shape[2], device=x.device) == 0
         return torch.where(inside > 0, scores, torch.where(blank, 0.0, NEVER))
