@@ -242,7 +242,8 @@ class WithCheckpoints(Classifier):
     """Keeps checkpoints of its own."""
 
     def configure_callbacks(self) -> list[pl.Callback]:
-        return [pl.callbacks.ModelCheckpoint(monitor="train_loss", save_top_k=2, filename="low-{step}")]
+        how = {"save_top_k": 2, "filename": "low-{step}", "save_on_train_epoch_end": True}
+        return [pl.callbacks.ModelCheckpoint(monitor="train_loss", **how)]
 
 
 class WritesToMLflow(Classifier):

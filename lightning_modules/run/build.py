@@ -30,7 +30,7 @@ from lightning_modules.run.cuda import CudaGraphs, PeakMemory, uses_cuda
 from lightning_modules.run.data_adapter import FirstBatch, RunData, open_data
 from lightning_modules.task.fast_loop import FastLoop
 from lightning_modules.task.supervised import Supervised
-from lightning_modules.tracking.checkpoint import BestCheckpoint, LastCheckpoint, VerifiedCheckpointIO
+from lightning_modules.tracking.checkpoint import BestCheckpoint, VerifiedCheckpointIO
 from lightning_modules.tracking.record_run import StopOnSignal
 
 
@@ -246,9 +246,6 @@ def build_callbacks(cfg: DictConfig) -> list[pl.Callback]:
         require_lightning_type(callback, pl.Callback, f"callbacks.{key}")
         if key == "best" and type(callback) is ModelCheckpoint:
             callback.__class__ = BestCheckpoint
-    callbacks.sort(
-        key=lambda callback: isinstance(callback, LastCheckpoint)
-    )  # its file has the state of those before it
     if uses_cuda(cfg):
         callbacks += [PeakMemory(), *([CudaGraphs()] if cfg.get("cuda_graphs") else [])]
     return callbacks

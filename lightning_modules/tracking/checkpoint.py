@@ -38,6 +38,10 @@ class LastCheckpoint(Checkpoint):
         """The file."""
         return Path(str(self.dirpath)) / "last.ckpt"
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Come after all other callbacks, also those of a module: the file has their state of the same epoch."""
+        trainer.callbacks = [*(other for other in trainer.callbacks if other is not self), self]  # type: ignore[attr-defined]
+
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: StateDict) -> None:
         """Update the folder in the state of the callbacks that save the best weights.
 

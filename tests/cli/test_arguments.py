@@ -43,7 +43,7 @@ def test_the_name_of_a_run_may_hold_an_equals_sign() -> None:
         (rerun, ["run", "--here"], "--here is now written here=true"),
         (rerun, ["run", "other"], "other: expected KEY=VALUE"),
         (rerun, [], "RUN is missing: id, its first 6 or more characters"),
-        (export, ["run", "format=tflite"], "format=tflite: expected 'onnx', 'pt2' or 'aoti'"),
+        (export, ["run", "format=tflite"], "format=tflite: expected 'onnx', 'pt2', 'aoti' or"),
         (predict, ["run", "input=a", "output="], "output=: the value is empty"),
         (predict, ["run"], "input=… is missing"),
         (compress, ["init_from=3e782338"], "init_from is now written without a key: touchstone compress 3e782338"),

@@ -1,6 +1,7 @@
 """What a user's own module brings: checkpoints, calls of MLflow, several validation loaders; finders; validation alone."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import mlflow
@@ -50,6 +51,9 @@ def test_checkpoints_that_the_module_configures_replace_none_of_ours(fit: Callab
     names = ["checkpoints/own/low-step=10.ckpt", "checkpoints/own/low-step=5.ckpt"]
     assert listed(store, run, "checkpoints/own") == names
     assert best_checkpoint(store, run).name == "best.ckpt"
+    states = load_verified(artifact_path(store, run, "checkpoints/last.ckpt"))["callbacks"]
+    (own,) = (state for key, state in states.items() if "train_loss" in key)
+    assert {Path(path).name for path in own["best_k_models"]} == {"low-step=5.ckpt", "low-step=10.ckpt"}
 
 
 @pytest.fixture
