@@ -189,7 +189,9 @@ def distributional_neighbors(
     if len(known) <= 3 or information is None:
         return table
     svd = TruncatedSVD(min(dim, len(known) - 1), algorithm="arpack", random_state=0)
-    vectors = torch.from_numpy(svd.fit_transform(information) / np.sqrt(svd.singular_values_)).float()
+    scaled, values = svd.fit_transform(information), svd.singular_values_
+    real = values > 1e-6 * values.max()  # a corpus with few words may have values of 0, or of rounding below it
+    vectors = torch.from_numpy(scaled[:, real] / np.sqrt(values[real])).float()
     vectors = torch.nn.functional.normalize(vectors, dim=1)
     width = min(most, len(known) - 1)
     for begin in range(0, len(known), 1024):  # bounds memory
