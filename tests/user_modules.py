@@ -1,5 +1,7 @@
 """LightningModules and datamodules as people write them, without anything of this package."""
 
+import threading
+
 import mlflow
 import pytorch_lightning as pl
 import torch
@@ -111,6 +113,14 @@ class BuiltLater(Classifier):
     def configure_model(self) -> None:
         if self.layers is None:
             self.layers = nn.Linear(4, 3)
+
+
+class BuiltWithLock(BuiltLater):
+    """Holds what cannot be copied."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lock = threading.Lock()
 
 
 class BuiltInSetup(Classifier):

@@ -77,6 +77,8 @@ def infer_shapes(cfg: DictConfig, data: InMemoryData) -> None:
             present = key in cfg.model or key == "category_sizes" or (key in shapes and (anything or key in accepted))
             if present and cfg.model.get(key) is None:
                 cfg.model[key] = value
+            if key == "category_sizes" and list(cfg.model[key]) != value:
+                raise UserError(f"model.category_sizes={list(cfg.model[key])}: the categories of the data are {value}")
     if chosen < needed:
         raise UserError(
             f"model.num_outputs={chosen}: the data ({data.name}) needs {needed}"

@@ -223,7 +223,7 @@ def _serving_lacks(cfg: DictConfig, task: pl.LightningModule) -> str:
     try:
         if "object_class" in cfg.task:
             raise UserError(_OBJECT.format("task"))
-        NamedForward(with_configured_layers(task))
+        NamedForward(task if task.example_input_array is None else with_configured_layers(task))
     except UserError as error:
         return f"the checkpoint is kept, but cannot be served: {error}"
     return ""

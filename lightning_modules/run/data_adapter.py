@@ -1,5 +1,6 @@
 """What a run asks of its data: the one adapter between a run and any LightningDataModule, ours or another's."""
 
+import copy
 import hashlib
 import inspect
 import json
@@ -46,31 +47,35 @@ class RunData:
         self._config = config
         self._fingerprint: str | None = None
 
-    def take_loaders(self, task: pl.LightningModule | None = None) -> None:
+    def take_loaders(self, task: pl.LightningModule | None = None, trains: bool = True) -> None:
         """Request loaders that the datamodule lacks from the `task`; Lightning itself would ignore those.
 
-        Raises UserError if there is none for training.
+        Raises UserError if there is none for training, unless the run `trains` nothing.
         """
         for name in (f"{part}_dataloader" for part in ("train", "val", "test")):
             if isinstance(getattr(vars(self.module).get(name), "__self__", None), pl.LightningModule):
                 delattr(self.module, name)  # of an earlier run with this object
             if task and not is_overridden(name, self.module) and is_overridden(name, task):
                 setattr(self.module, name, getattr(task, name))
-        if not is_overridden("train_dataloader", self.module):
+        if trains and not is_overridden("train_dataloader", self.module):
             raise UserError(f"data: {self.name} has no train_dataloader, and neither has the task")
 
     def first_batch(self, trainer: pl.Trainer, task: pl.LightningModule | None = None) -> object:
         """A training batch as the `task` gets it, on the CPU. The datamodule is set up for it, as Lightning does again."""
         owners: list[pl.LightningDataModule | pl.LightningModule] = [self.module, *([task] if task else [])]
+        if task is not None and getattr(vars(self.module).get("train_dataloader"), "__self__", None) is task:
+            owners.append(copy.deepcopy(task))  # whose loaders are used, perhaps of what its setup makes
         trainer.training = True  # hooks ask for it
         for owner in owners:
             owner.trainer = trainer
-        if trainer.local_rank == 0:
-            self.module.prepare_data()
-        self.module.setup("fit")
-        batch, *_ = next(iter(CombinedLoader(self.module.train_dataloader())), (None,))
+        sources = [self.module, *owners[2:]]
+        for source in sources:
+            if trainer.local_rank == 0:
+                source.prepare_data()
+            source.setup("fit")
+        batch, *_ = next(iter(CombinedLoader(sources[-1].train_dataloader())), (None,))
         for hook in ("on_before_batch_transfer", "on_after_batch_transfer"):
-            batch = getattr(owner_of(hook, self.module, owners[-1]), hook)(batch, 0)
+            batch = getattr(owner_of(hook, self.module, task or self.module), hook)(batch, 0)
         for owner in owners:
             owner.trainer = None
         return batch

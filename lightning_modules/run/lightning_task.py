@@ -90,12 +90,12 @@ class SetupLayers(pl.Callback):
     """Rejects weights that ``setup`` adds to the task: one rebuilt from its config and checkpoint has none."""
 
     def __init__(self, task: pl.LightningModule) -> None:
-        self._names = {name for name, _ in with_configured_layers(task).named_parameters()}
+        self._names = set(with_configured_layers(task).state_dict())
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.strategy.restore_checkpoint_after_setup:
+        if trainer.strategy.restore_checkpoint_after_setup or not pl_module.strict_loading:
             return  # a strategy that shards parameters, and may rename them
-        if added := [name for name, _ in pl_module.named_parameters() if name not in self._names]:
+        if added := [name for name in pl_module.state_dict() if name not in self._names]:
             raise UserError(
                 f"task: setup adds {', '.join(added[:4])}, which a task rebuilt from its checkpoint lacks: make these "
                 "layers in the constructor or in configure_model"
@@ -154,12 +154,12 @@ def with_configured_layers(task: pl.LightningModule) -> pl.LightningModule:
     """The task, or a copy with the layers of its ``configure_model``. Raises UserError if that fails without a trainer."""
     if not is_overridden("configure_model", task):
         return task
-    copied = copy.deepcopy(task)
     try:
+        copied = copy.deepcopy(task)
         with isolate_rng():
             copied.configure_model()
     except Exception as error:  # of a user's code
-        raise UserError(f"configure_model fails without a trainer: {first_line(error)}") from error
+        raise UserError(f"configure_model fails on a copy without a trainer: {first_line(error)}") from error
     return copied
 
 

@@ -136,7 +136,7 @@ def build_task(
     if not is_supervised(cfg):
         build.fill_from_data(cfg, data)
         task = build.build_lightning_module(cfg)
-        data.take_loaders(task)
+        data.take_loaders(task, trains=cfg.trainer.get("limit_train_batches") != 0)
         return task, module_spec(cfg)
     samples = data.own or data.read_samples(_look(cfg))
     build.infer_shapes(cfg, samples)

@@ -42,6 +42,7 @@ class AugmentTraining(pl.Callback):
 
     def __init__(self, augmentation: nn.Module, seed: int) -> None:
         self._augmentation, self._seed, self._generator = augmentation, seed, torch.Generator()
+        self._started = False  # before, Lightning's model summary passes the example input to the hook
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         owner = owner_of("on_after_batch_transfer", trainer.datamodule, pl_module)  # type: ignore[attr-defined]
@@ -50,9 +51,12 @@ class AugmentTraining(pl.Callback):
         @functools.wraps(own)
         def hook(batch: object, dataloader_idx: int) -> object:
             batch = own(owner, batch, dataloader_idx)
-            return self._augment(trainer, batch) if trainer.training else batch
+            return self._augment(trainer, batch) if self._started and trainer.training else batch
 
         owner.on_after_batch_transfer = hook  # type: ignore[method-assign]
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._started = True
 
     def _augment(self, trainer: pl.Trainer, batch: Any) -> object:
         step, share = trainer.fit_loop.epoch_loop.total_batch_idx + 1, trainer.distributed_sampler_kwargs or {}

@@ -63,6 +63,16 @@ def test_layers_of_configure_model_are_loaded_and_served_again(store: Any) -> No
         assert all(torch.equal(value, trained[name]) for name, value in loaded.state_dict().items())
 
 
+def test_a_module_that_cannot_be_copied_is_trained_and_not_served(
+    store: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recorded = store.client.get_run(str(run(config("BuiltWithLock")).run_id))
+    assert recorded.info.status == "FINISHED"
+    assert "cannot be served: configure_model fails on a copy without a trainer" in " ".join(
+        capsys.readouterr().out.split()
+    )
+
+
 def test_layers_of_setup_that_could_not_be_loaded_are_named_before_the_first_step(store: Any) -> None:
     with pytest.raises(UserError, match=r"task: setup adds layers\.4\.weight, layers\.4\.bias, which a task rebuilt"):
         run(config("BuiltInSetup"))
@@ -77,6 +87,8 @@ def test_loaders_of_the_task_are_used_where_the_data_have_none(store: Any) -> No
     ]
     metrics = [store.client.get_run(str(result.run_id)).data.metrics for result in results]
     assert metrics[0]["val_loss"] == metrics[1]["val_loss"] and metrics[1]["test_samples"] == 21
+    augmented = run(config("OwnLoaders", "Points", bare, MONITOR, "augmentation=series_basic"))
+    assert store.client.get_run(str(augmented.run_id)).data.metrics["val_loss"] != metrics[0]["val_loss"]
     data = pl.LightningDataModule()
     run(compose(["task=lightning_module", "data=lightning_datamodule", *QUIET]), user_modules.OwnLoaders(), data)
     with pytest.raises(UserError, match="data: LightningDataModule has no train_dataloader, and neither has the task"):
