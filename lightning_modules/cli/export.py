@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from lightning_modules.cli.arguments import verb
+from lightning_modules.config.errors import UserError
 
 Format = Literal["onnx", "pt2", "aoti", "transformers"]
 
@@ -23,6 +24,10 @@ def main(
     from lightning_modules.export.export import export_run, log_export, print_export
     from lightning_modules.tracking.store import find_run, open_store
 
+    if quantized and format == "transformers":
+        raise UserError("quantized=true: not for format=transformers")
+    if out and format != "transformers":
+        raise UserError("out: only for format=transformers; other files are logged to the run")
     store = open_store()
     run = find_run(store, target)
     if format == "transformers":

@@ -33,6 +33,8 @@ def main(
     task, wanted = find_model(open_store(), target)
     if hasattr(task, "vocabulary"):
         raise UserError(f"{target} is a language model, which continues texts: touchstone generate")
+    if hasattr(task, "mask_id"):
+        raise UserError(f"{target} is a masked language model: touchstone export {target} format=transformers")
     if hasattr(task, "predict_masks"):
         from lightning_modules.cli.mask_files import write_masks
 
@@ -47,6 +49,8 @@ def main(
         wanted = replace(wanted, encoding=encoding)
     table = io.StringIO()  # all of it or nothing: a damaged file in the middle leaves no half table
     if draw := getattr(task, "predict_files", None):
+        if encoding:
+            raise UserError(f"encoding={encoding}: {target} detects it for each file; convert other files to UTF-8")
         files = list_files(input.expanduser(), getattr(task, "file_suffixes", SUFFIXES))
         count = draw(files, table, pictures and pictures.expanduser())
     elif pictures:

@@ -17,6 +17,7 @@ from lightning_modules.compression.plain_module import detached_copy, network_in
 from lightning_modules.config.bounds import Positive, bounded
 from lightning_modules.config.errors import UserError, suggest
 from lightning_modules.config.plain import PlainDict
+from lightning_modules.task.evaluation import EvaluatedModule
 from lightning_modules.task.supervised import Supervised
 
 Settings = dict[str, object]  # plain values
@@ -96,6 +97,8 @@ class StageContext:
         if not isinstance(task, Supervised):
             return training_loss(task, batch["batch"])
         x, y = (batch[key].to(next(task.model.parameters()).device) for key in ("x", "y"))
+        if type(task)._buffer_predictions is not EvaluatedModule._buffer_predictions:
+            return task.outputs_and_loss({"x": x, "y": y})[1]  # what it evaluates are sums over samples, no outputs
         outputs = task.model(task.preprocess(x))
         return task.loss(outputs, task.loss_target({"y": y})) if label_smoothing else task.evaluation_loss(outputs, y)
 

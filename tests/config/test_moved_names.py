@@ -26,6 +26,8 @@ def test_every_renamed_component_is_found(path: str) -> None:
         ("optimizer.large_batch.LARS", "zoo.optimizer.large_batch.LARS"),
         ("model.image_classifiers.TimmClassifier", "zoo.model.image_classifiers.TimmClassifier"),
         ("compression.half.Half", "compression.quantization.half_precision.HalfPrecision"),
+        ("model.convnet.ConvNet", "zoo.model.convnets.ConvNet"),
+        ("config.given_object.given_object", "api.given_objects.given_object"),
         ("data.preprocess.Affine", "data.preprocess.Affine"),
         ("data.memory.Gone", "data.memory.Gone"),
     ],

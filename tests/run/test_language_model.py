@@ -16,6 +16,8 @@ import torch
 from lightning_modules.cli import generate as verb
 from lightning_modules.cli import predict
 from lightning_modules.cli.completion import complete
+from lightning_modules.compression.compressed_state import CompressedState
+from lightning_modules.compression.stage import StageContext
 from lightning_modules.config.command_line import compose_run
 from lightning_modules.config.errors import UserError
 from lightning_modules.config.signals import SignalReceived
@@ -95,6 +97,16 @@ def test_nats_per_token_and_per_character_texts_and_groups_of_parameters_are_rec
     checkpoint = read_checkpoint(artifacts(trained) / "checkpoints" / "last.ckpt")
     decays = [group["weight_decay"] for group in checkpoint["optimizer_states"][0]["param_groups"]]
     assert decays == [0.01, 0.0]
+
+
+def test_stages_weigh_by_the_loss_of_training(trained: Any) -> None:
+    task: Any = load_task(best_checkpoint(open_store(), trained)).eval()
+    x = torch.randint(0, task.num_outputs, (3, 16), dtype=torch.int32)
+    context = StageContext(task, CompressedState(), x, lambda: iter([]))
+    with torch.no_grad():
+        loss = context.loss({"x": x, "y": x.flip(1)}, label_smoothing=False)
+        expected = torch.nn.functional.cross_entropy(task(x).flatten(0, 1), x.flip(1).flatten().long())
+    assert torch.allclose(loss, expected)
 
 
 def test_generate_needs_neither_text_nor_config(trained: Any, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hydra.errors import InstantiationException
 
-from lightning_modules.cli import export
+from lightning_modules.cli import export, predict
 from lightning_modules.config.command_line import compose_run
 from lightning_modules.config.errors import UserError
 from lightning_modules.config.signals import SignalReceived
@@ -133,7 +133,7 @@ def test_a_share_of_the_words_is_hidden_and_in_validation_always_the_same(task: 
 def test_the_exported_folder_is_read_by_transformers(task: MaskedLanguageModel, exported: Path) -> None:
     from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-    texts = [*TEXTS[:3], "Isn't a 'dog'  — OWL_2!", "it’s well… fox", ""]
+    texts = [*TEXTS[:3], "Isn't a 'dog'  — OWL_2!", "it’s well… fox", "", "हिन्दी cafe\u0301 العَرَبِيَّة", "สวัสดี"]
     tokenizer, network = AutoTokenizer.from_pretrained(exported), AutoModelForMaskedLM.from_pretrained(exported).eval()
     known = set(task.preprocess.words)  # type: ignore[operator, arg-type]
     for text in texts:
@@ -145,8 +145,15 @@ def test_the_exported_folder_is_read_by_transformers(task: MaskedLanguageModel, 
     for row, (text, mine) in enumerate(zip(texts, ours, strict=True)):
         count = min(len(words(text)), theirs.shape[1], task.preprocess.length)  # type: ignore[type-var]
         assert torch.allclose(mine[:count], theirs[row, :count], atol=1e-5)
-    with pytest.raises(UserError, match="exists already"):
-        export.main(["bert", "format=transformers", f"out={exported}"])
+    for words_of_it, message in (
+        (["format=transformers", f"out={exported}"], "exists already"),
+        (["format=transformers", "quantized=true"], "quantized=true: not for format=transformers"),
+        (["out=folder"], "out: only for format=transformers"),
+    ):
+        with pytest.raises(UserError, match=message):
+            export.main(["bert", *words_of_it])
+    with pytest.raises(UserError, match="bert is a masked language model: touchstone export bert"):
+        predict.main(["bert", f"input={exported}"])
 
 
 def test_a_classifier_starts_from_the_exported_weights(exported: Path, folder: Path) -> None:

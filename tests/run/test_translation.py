@@ -137,6 +137,11 @@ def test_predict_translates_each_line_and_names_what_it_cannot(
     texts.write_text("Der Hund\n\n")
     with pytest.raises(UserError, match=r"texts\.txt, line 2: the line is empty; expected a sentence"):
         predict.main(["translator", f"input={texts}"])
+    texts.write_text("")
+    with pytest.raises(UserError, match=r"texts\.txt, line 1: the line is empty; expected a sentence"):
+        predict.main(["translator", f"input={texts}"])
+    with pytest.raises(UserError, match="encoding=cp1252: translator detects it for each file"):
+        predict.main(["translator", f"input={texts}", "encoding=cp1252"])
     with pytest.raises(UserError, match="a translation draws nothing; remove it"):
         predict.main(["translator", f"input={texts}", f"pictures={tmp_path}"])
 

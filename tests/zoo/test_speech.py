@@ -182,15 +182,17 @@ def test_speed_changes_the_length_and_cuts_nothing(rate: float) -> None:
 def test_masks_are_fractions_of_the_frames_of_each_recording() -> None:
     x, preprocess = pad_waves(waves(8000, 1600)), features()
     data = type("Data", (), {"preprocess": preprocess, "name": "data"})()
-    mask = SpecAugment(bands=0, frames=0.5, time_masks=3)
+    mask = SpecAugment(bands=0, frames=0.2, time_masks=1)
     augmentation = EachRecording([ToLogMel(), mask])
     augmentation.prepare(data)
-    out = augmentation({"x": x}, generator(3))["x"]
-    assert lengths_of(out).tolist() == [101, 21]
-    plain, seen = preprocess(x), preprocess(out)
-    assert torch.equal(plain[:, -1], seen[:, -1])
-    changed = (plain != seen).any(1).sum(1)
-    assert changed[0] > 0 and 0 < changed[1] <= 21
+    plain, most = preprocess(x), torch.zeros(2)
+    for seed in range(20):
+        out = augmentation({"x": x}, generator(seed))["x"]
+        assert lengths_of(out).tolist() == [101, 21]
+        seen = preprocess(out)
+        assert torch.equal(plain[:, -1], seen[:, -1])
+        most = torch.maximum(most, (plain != seen)[:, :-1].any(1).sum(1))
+    assert 10 < most[0] <= 20 and 1 <= most[1] <= 4
 
 
 # --- CTC -----------------------------------------------------------------------------------------------------------

@@ -82,6 +82,8 @@ def test_batches_have_little_padding_and_the_order_is_a_function_of_seed_and_epo
     assert {frozenset(b) for b in together} == {frozenset(b["index"].tolist()) for b in batches(1, batch_size=16)}
     assert padding(20) < 0.1 < 0.2 < padding(1)
     assert order(1, order="fixed") == order(2, order="fixed")
+    kept = [order(epoch, drop_last=True, batch_size=36) for epoch in range(12)]  # 16 are left out, others in each epoch
+    assert {len(one) for one in kept} == {144} and {i for one in kept for i in one} == set(range(160))
     widths = [batch["x"].shape[2] for batch in batches(0)]
     assert widths != sorted(widths) and len(set(widths)) > 3  # batches are shuffled
 

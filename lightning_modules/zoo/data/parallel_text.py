@@ -52,6 +52,8 @@ class BucketSampler(BatchSampler):
 
     def _ordered(self) -> Tensor:
         ordered, step = super()._ordered(), self.batch_size * self.world_size
+        if self.drop_last:  # before sorting: else the longest would never be trained on
+            ordered = ordered[: len(ordered) // step * step]
         size = len(ordered) if self.order == "sequential" else step * self.pool
         ordered = torch.cat([part[self.lengths[part].argsort(stable=True)] for part in ordered.split(max(1, size))])
         whole = len(ordered) // step  # a last, smaller batch stays the last
@@ -100,7 +102,10 @@ class ParallelText(InMemoryData):
     """
 
     domain = "text"
-    hint = "data.path names a folder; data.train, data.source and data.target its files"
+    hint = (
+        "data.path names a folder; data.train, data.source and data.target its files; data.val=null and data.test=null: none "
+        "of that part"
+    )
 
     @bounded
     def __init__(
@@ -189,9 +194,10 @@ class ParallelText(InMemoryData):
     def _check(self, ids: Sequence[tuple[list[Tensor], list[Tensor]]]) -> None:
         """Leave training pairs out that are too long; warn of them, and of what is truncated or unknown in other parts."""
         long = [torch.tensor([max(map(len, pair)) > self.length for pair in zip(*both, strict=True)]) for both in ids]
-        train, val = self._splits["train"], self._splits["val"]
+        train, held = self._splits["train"], self._splits["val"]
+        held = torch.cat([held, self._splits["test"]]) if len(ids) == 1 else held  # of the pool
         self._splits["train"] = kept = train[~long[0][train]]
-        cut = sum(int(part.sum()) for part in long) - (left_out := len(train) - len(kept))
+        left_out, cut = len(train) - len(kept), int(long[0][held].sum()) + sum(int(part.sum()) for part in long[1:])
         if not len(kept):
             raise UserError(f"data.max_length={self.length}: all {len(train)} training pairs are longer")
         if left_out or cut:
@@ -200,7 +206,7 @@ class ParallelText(InMemoryData):
                 "of validation and test truncated"
             )
         held_out = torch.cat(
-            [*(ids[0][0][i] for i in val.tolist()), *(row for both in ids[1:] for row in both[0]), kept[:0]]
+            [*(ids[0][0][i] for i in held.tolist()), *(row for both in ids[1:] for row in both[0]), kept[:0]]
         )
         if count := int((held_out == self.pairs.unknown_source).sum()):
             warn(

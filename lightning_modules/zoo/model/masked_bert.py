@@ -15,7 +15,8 @@ from lightning_modules.zoo.model.pretrained_tokenizer import import_transformers
 
 SPECIAL = ("[CLS]", "[SEP]", "[MASK]")  # follow the words of the data
 # what the tokenizer "words" finds, for the regular expressions of `tokenizers`
-_WORD = r"'(?:s|t|m|d|re|ve|ll|em)\b|\w+(?:['’]\w+)*|[^\w\s]"
+# (whose \w also has combining marks)
+_WORD = r"'(?:s|t|m|d|re|ve|ll|em)(?![\p{L}\p{N}_])|[\p{L}\p{N}_]+(?:['’][\p{L}\p{N}_]+)*|[^\p{L}\p{N}_\s]"
 
 
 class MaskedBert(nn.Module):
@@ -61,16 +62,14 @@ class MaskedBert(nn.Module):
         )
         self.network = transformers.BertForMaskedLM(config)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        return self.logits(self.states(tokens))
-
-    def logits(self, states: Tensor) -> Tensor:
-        """States [..., dim] -> logits [..., vocab_size]."""
-        logits: Tensor = self.network.cls(states)
+    def forward(self, tokens: Tensor, chosen: Tensor | None = None) -> Tensor:
+        """With bool [B, L], only the logits of the `chosen` positions, [N, vocab_size]."""
+        states = self._states(tokens)
+        logits: Tensor = self.network.cls(states if chosen is None else states[chosen])
         return logits[..., : self.vocab_size]
 
-    def states(self, tokens: Tensor) -> Tensor:
-        """Word ids int [B, L] -> the last layer's states [B, L, dim]."""
+    def _states(self, tokens: Tensor) -> Tensor:
+        """The last layer's states [B, L, dim]."""
         count, length = tokens.shape
         ids = F.pad(tokens, (1, 1), value=PADDING)
         ids[:, 0] = self.cls

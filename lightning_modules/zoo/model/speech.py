@@ -68,7 +68,7 @@ class SpeechGRU(nn.Module):
             x = torch.relu(norm(conv(x).transpose(1, 2))).transpose(1, 2) * inside
         x, inside = x.transpose(1, 2), inside.transpose(1, 2)  # [B, F, C] and [B, F, 1]
         place = torch.arange(x.shape[1], device=x.device)[None]
-        frames = inside[..., 0].sum(1, keepdim=True).long()
+        frames = (inside[..., 0] > 0).sum(1, keepdim=True)
         mirrored = torch.where(place < frames, frames - 1 - place, place)[..., None]  # the frame at which each is read
         for ahead, back in zip(self.forward_layers, self.backward_layers, strict=True):
             x = self.dropout(x)

@@ -67,6 +67,12 @@ class ModelParallel(CheckedDDP):
                 f"strategy: {type(self).__name__} shards the network in the attribute 'model' of the task, which "
                 f"{type(task).__name__} does not have; use strategy=ddp"
             )
+        if callable(
+            getattr(task.model, "step", None)
+        ):  # an encoder-decoder, whose parts are called outside of its forward
+            raise UserError(
+                f"strategy: {type(self).__name__} cannot shard a network that decodes in steps; use strategy=ddp"
+            )
         if getattr(task, "l1", 0) or getattr(task, "l2", 0):
             raise UserError(
                 "task.l1, task.l2: no rank has all weights with this strategy; use optimizer.weight_decay, or strategy=ddp"

@@ -79,16 +79,8 @@ class MaskedLanguageModel(Supervised):
     def outputs_and_loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
         hidden, target = self.hide(self.preprocess(batch["x"]), [self._step_seed])
         chosen = target != IGNORED
-        outputs = self.network.logits(
-            self.network.states(hidden)[chosen]
-        )  # of the chosen words only: a seventh of the work
-        return outputs, self.loss(outputs, target[chosen])
-
-    @property
-    def network(self) -> MaskedBert:
-        """The model."""
-        assert isinstance(self.model, MaskedBert)
-        return self.model
+        outputs = self.model(hidden, chosen)  # of the chosen words only: a seventh of the work
+        return outputs, self.loss(outputs, target[chosen]) if len(outputs) else outputs.sum()  # texts may have no word
 
     def _buffer_predictions(self, stage: str, batch: Batch) -> None:
         batch = as_dict(batch)

@@ -30,14 +30,14 @@ class SampleTranslations(pl.Callback):
         if not trainer.is_global_zero or trainer.sanity_checking:
             return
         assert isinstance(pl_module, Translation) and isinstance(data, ParallelText)
-        index = data.splits["val"][: self.count].tolist()
-        sources = [
-            data.sample_text(data.arrays.x.index_select(0, data.splits["val"][i : i + 1])[0]) for i in range(len(index))
-        ]
+        index = data.splits["val"][: self.count]
+        x, training = data.arrays.x.index_select(0, index), pl_module.training
+        found = pl_module.eval().translate_ids(x[:, 0].to(pl_module.device), beam=1).cpu()
+        pl_module.train(training)
         rows: dict[str, Sequence[object]] = {
             "step": [trainer.global_step] * len(index),
-            "source": sources,
-            "reference": [data.reference("val", i) for i in index],
-            "translation": pl_module.translate(sources, beam=1),
+            "source": list(map(data.sample_text, x)),
+            "reference": [data.reference("val", i) for i in index.tolist()],
+            "translation": list(map(pl_module.pairs.to_text, found)),
         }
         add_rows(trainer, "samples/translations.json", rows)

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import torch
+from mlflow.exceptions import MlflowException
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import MetricCollection
 
 from lightning_modules.compat.lightning import has_trainer
 from lightning_modules.config.bounds import Count, NonNegative, bounded
-from lightning_modules.config.errors import UserError, warn
+from lightning_modules.config.errors import UserError, first_line, warn
 from lightning_modules.data.class_folders import printable_name
 from lightning_modules.data.in_memory import Batch
 from lightning_modules.data.text_encoding import read_texts
@@ -61,6 +62,7 @@ class Translation(Supervised):
             raise UserError("task=translation: the data have no pairs of sentences; try data=parallel_text")
         self.variable_dims = getattr(model, "variable_dims", ())
         self.num_outputs, self.beam, self.length_penalty = num_outputs, beam, length_penalty
+        self._recorded: dict[str, str] = {}
         default = (*CORPUS_SCORES, *OF_TOKENS)
         self.metrics = select_metrics(metrics, {"val": default, "test": default})
 
@@ -118,7 +120,7 @@ class Translation(Supervised):
     def _read_lines(self, file: Path) -> list[str]:
         if file.suffix.lower() != ".txt":
             raise UserError(f"{file}: a translation needs texts, a sentence a line (.txt)")
-        lines = read_texts([file])[0].splitlines()
+        lines = read_texts([file])[0].removesuffix("\n").replace("\r\n", "\n").split("\n")
         if empty := next((number for number, text in enumerate(lines, 1) if not text.strip()), None):
             raise UserError(f"{file}, line {empty}: the line is empty; expected a sentence")
         rows = self.pairs.source_ids(lines)
@@ -135,7 +137,8 @@ class Translation(Supervised):
         return MetricCollection({"translations": TranslationMetrics(self.metrics[stage], self.pairs.to_text)})
 
     def metric_names(self) -> set[str]:
-        self.build_metrics("val")  # checks the names
+        for stage in ("val", "test"):
+            self.build_metrics(stage)  # checks the names
         return {"val/loss", *(f"val/{name}" for name in self.metrics["val"])}
 
     def _buffer_predictions(self, stage: str, batch: Batch) -> None:
@@ -165,7 +168,13 @@ class Translation(Supervised):
     def _record_signatures(self, stage: str) -> None:
         """Set sacrebleu's signatures as tags of the run."""
         metric: Any = self._metrics[stage]["translations"]
-        for logger in self.loggers if self.trainer.is_global_zero else ():
+        for logger in self.loggers if self.trainer.is_global_zero and metric.signatures != self._recorded else ():
             if isinstance(logger, BufferedMLflowLogger):
-                for name, signature in metric.signatures.items():
-                    logger.experiment.set_tag(logger.run_id, f"sacrebleu.{name}", signature)
+                try:
+                    for name, signature in metric.signatures.items():
+                        logger.experiment.set_tag(logger.run_id, f"sacrebleu.{name}", signature)
+                    self._recorded = dict(metric.signatures)
+                except (
+                    MlflowException
+                ) as error:  # training goes on without the server; tried again at the next evaluation
+                    warn(f"sacrebleu's signatures could not be recorded yet: {first_line(error)}")
