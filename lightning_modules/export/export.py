@@ -111,6 +111,8 @@ def _write(
     if not quantized:
         write_format(form, trace(scoring_model(task), x), path)
         return ""
+    if hasattr(task, "export_model"):
+        raise UserError("quantized=true: outputs of this task are decoded in float; use quantized=false")
     path.write_bytes(fuse_onnx(source.program or quantize_for_export(task, data), x))
     return " and the run's int8 program" if source.program else ", int8 calibrated on training samples"
 

@@ -15,7 +15,8 @@ class Agreement:
 
     Attributes:
         samples, part: number of compared samples, and the split they are from.
-        max_error, largest: the largest absolute difference of a score, and the largest absolute score.
+        max_error, largest: the largest absolute difference of a score, and the largest absolute score; where each sample has
+            a table of scores, relative to the largest of a column, if that is more than 1.
         top1: fraction of samples with the same predicted class; None for a regression.
         accuracy: (checkpoint, exported); None for a regression.
     """
@@ -34,20 +35,24 @@ def compare_outputs(reference: Predictor, exported: Predictor, data: InMemoryDat
     `classes`: the scores are probabilities.
     """
     part = next((part for part in ("test", "val") if len(data.splits[part])), "train")
-    theirs, own, y = [], [], []
+    theirs, own, y, count, error, largest = [], [], [], 0, 0.0, 0.0
     with torch.inference_mode():
         for batch in getattr(data, f"{part}_dataloader")():
-            theirs.append(reference(batch["x"]).float())
-            own.append(exported(batch["x"]).float())
-            y.append(batch["y"])
-    a, b, target = torch.cat(theirs), torch.cat(own), torch.cat(y)
+            a, b = reference(batch["x"]).float(), exported(batch["x"]).float()
+            if a.ndim == 3:  # of several units, as corners of boxes and their scores
+                a, b = (scores / a.abs().amax((0, 1)).clamp(min=1) for scores in (a, b))
+            count, error = count + len(a), max(error, float((a - b).abs().max()))
+            largest = max(largest, float(a.abs().max()))
+            for kept, part_of_it in zip((theirs, own, y), (a, b, batch["y"]), strict=True) if classes else ():
+                kept.append(part_of_it)
     top1, accuracy = None, None
     if classes:
+        a, b, target = torch.cat(theirs), torch.cat(own), torch.cat(y)
         before, after = predicted_classes(a), predicted_classes(b)
         target = target.reshape(before.shape)
         top1 = float((before == after).float().mean())
         accuracy = (float((before == target).float().mean()), float((after == target).float().mean()))
-    return Agreement(len(a), part, float((a - b).abs().max()), float(a.abs().max()), top1, accuracy)
+    return Agreement(count, part, error, largest, top1, accuracy)
 
 
 def predicted_classes(scores: Tensor) -> Tensor:

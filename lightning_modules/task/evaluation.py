@@ -181,6 +181,7 @@ class EvaluatedModule(pl.LightningModule):
     def metric_names(self) -> set[str]:
         """All names that can be monitored; known before training."""
         names = {"val/loss"}
+        self.build_metrics("test")  # checks their names, too
         for key, metric in self.build_metrics("val").items():
             several = getattr(metric, "average", "macro") in ("none", None)  # one value per class or label
             size = getattr(metric, "num_classes", None) or getattr(metric, "num_labels", None) or 0

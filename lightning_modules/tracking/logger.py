@@ -144,17 +144,19 @@ class BufferedMLflowLogger(Logger):
         timestamp, at = int(time.time() * 1000), int(step or 0) + self.first_step
         for name, value in metrics.items():
             key = f"{self.stage}/{name}" if self.stage and name.startswith("test/") else name
-            if key not in self._newest:
-                key = self._names.get(key) or self._name_in_store(key)
-                self._newest.setdefault(key, self._already.get(key, -1))
+            key = self._names.get(key) or self._name_in_store(key)
+            self._newest.setdefault(key, self._already.get(key, -1))
             if at > self._newest[key]:
                 self._points.append(Point(key, _as_number(key, value), timestamp, at))
 
     def _name_in_store(self, name: str) -> str:
         """`allowed_name`, different from other names of the run; warns where it is not `name`."""
-        if (key := allowed_name(name)) != name:
-            key = f"{key[:240]}_{zlib.crc32(name.encode()):08x}" if key in self._newest else key
-            warn(f"warning: metric {name!r} is recorded as {key!r}: MLflow allows letters, digits and ' _-.:/' only")
+        key = allowed_name(name)
+        key = f"{key[:240]}_{zlib.crc32(name.encode()):08x}" if key in self._names.values() else key
+        if key != name:
+            warn(
+                f"warning: metric {name!r} is recorded as {key!r}, since MLflow or another metric of the run forbids its name"
+            )
         self._names[name] = key
         return key
 
@@ -325,4 +327,4 @@ def _numbers(points: list[Point]) -> list[float]:
 def allowed_name(name: str) -> str:
     """The metric name as MLflow takes it: ``acc@5`` becomes ``acc_5``."""
     parts = re.sub(r"[^\w./:\- ]", "_", name)[:250].split("/")
-    return "/".join(part for part in parts if part.strip(".")) or "_"
+    return "/".join(part for part in parts if part.strip(".")).removeprefix("..") or "_"

@@ -10,6 +10,7 @@ from lightning_modules.compression.compressed_state import Step
 from lightning_modules.compression.onnx_model import eval_copy, first_error_line
 from lightning_modules.compression.stage import Stage, StageContext
 from lightning_modules.config.bounds import bounded
+from lightning_modules.model.mlp import CategoryEmbedding
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -32,6 +33,12 @@ class HalfPrecision(Stage):
     def check(self, model: nn.Module, example: Tensor, num_outputs: int) -> None:
         if not any(parameter.dtype == torch.float32 for parameter in model.parameters()):
             raise self.config_error(f"dtype={self.dtype}: the network has no float32 weight")
+        embedded = (table for part in model.modules() if isinstance(part, CategoryEmbedding) for table in part.tables)
+        most = max((table.num_embeddings for table in embedded if isinstance(table, nn.Embedding)), default=0)
+        if most - 1 > (exact := round(2 / torch.finfo(DTYPES[self.dtype]).eps)):
+            raise self.config_error(
+                f"dtype={self.dtype}: a column has {most} categories, whose numbers are exact up to {exact} only"
+            )
         network = to_half_precision(eval_copy(model), DTYPES[self.dtype])
         for name, parameter in network.named_parameters():
             if not parameter.isfinite().all():

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lightning_modules.compression.quantization.half_precision import DTYPES, HalfPrecision, restore, to_half_precision
 from lightning_modules.config.errors import UserError
+from lightning_modules.model.mlp import MLP
 from lightning_modules.task.profiling import model_size
 
 
@@ -59,6 +60,17 @@ class Cubic(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x @ torch.linalg.inv(self.matrix)
+
+
+def test_categories_whose_numbers_are_not_exact_are_refused() -> None:
+    for most, dtypes in ((257, ()), (258, ("bf16",)), (2050, ("bf16", "fp16"))):
+        model = MLP((3,), 2, hidden=[4], category_sizes=[5, most])
+        for dtype in DTYPES:
+            if dtype in dtypes:
+                with pytest.raises(UserError, match=f"a column has {most} categories, whose numbers are exact up to"):
+                    HalfPrecision(dtype).check(model, torch.zeros(2, 3), 0)
+            else:
+                HalfPrecision(dtype).check(model, torch.zeros(2, 3), 0)
 
 
 def test_an_operation_without_half_precision_is_refused_before_training() -> None:
