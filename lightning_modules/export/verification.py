@@ -35,24 +35,24 @@ def compare_outputs(reference: Predictor, exported: Predictor, data: InMemoryDat
     `classes`: the scores are probabilities.
     """
     part = next((part for part in ("test", "val") if len(data.splits[part])), "train")
-    theirs, own, y, count, error, largest = [], [], [], 0, 0.0, 0.0
+    kept: tuple[list[Tensor], list[Tensor], list[Tensor]] = ([], [], [])  # only for classes: other scores may be large
+    count, most = 0, torch.zeros(2)  # the largest error and score, which stay NaN once they are
     with torch.inference_mode():
         for batch in getattr(data, f"{part}_dataloader")():
             a, b = reference(batch["x"]).float(), exported(batch["x"]).float()
             if a.ndim == 3:  # of several units, as corners of boxes and their scores
                 a, b = (scores / a.abs().amax((0, 1)).clamp(min=1) for scores in (a, b))
-            count, error = count + len(a), max(error, float((a - b).abs().max()))
-            largest = max(largest, float(a.abs().max()))
-            for kept, part_of_it in zip((theirs, own, y), (a, b, batch["y"]), strict=True) if classes else ():
-                kept.append(part_of_it)
+            count, most = count + len(a), torch.stack([(a - b).abs().max(), a.abs().max()]).cpu().maximum(most)
+            for rows, found in zip(kept, (a, b, batch["y"]), strict=True) if classes else ():
+                rows.append(found)
     top1, accuracy = None, None
     if classes:
-        a, b, target = torch.cat(theirs), torch.cat(own), torch.cat(y)
+        a, b, target = map(torch.cat, kept)
         before, after = predicted_classes(a), predicted_classes(b)
         target = target.reshape(before.shape)
         top1 = float((before == after).float().mean())
         accuracy = (float((before == target).float().mean()), float((after == target).float().mean()))
-    return Agreement(count, part, error, largest, top1, accuracy)
+    return Agreement(count, part, float(most[0]), float(most[1]), top1, accuracy)
 
 
 def predicted_classes(scores: Tensor) -> Tensor:

@@ -63,7 +63,8 @@ class RunData:
     def first_batch(self, trainer: pl.Trainer, task: pl.LightningModule | None = None) -> object:
         """A training batch as the `task` gets it, on the CPU. The datamodule is set up for it, as Lightning does again."""
         owners: list[pl.LightningDataModule | pl.LightningModule] = [self.module, *([task] if task else [])]
-        if task is not None and getattr(vars(self.module).get("train_dataloader"), "__self__", None) is task:
+        lent = task and getattr(vars(self.module).get("train_dataloader"), "__self__", None) is task
+        if task is not None and lent:
             owners.append(copy.deepcopy(task))  # whose loaders are used, perhaps of what its setup makes
         trainer.training = True  # hooks ask for it
         for owner in owners:

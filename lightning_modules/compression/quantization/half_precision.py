@@ -34,10 +34,10 @@ class HalfPrecision(Stage):
         if not any(parameter.dtype == torch.float32 for parameter in model.parameters()):
             raise self.config_error(f"dtype={self.dtype}: the network has no float32 weight")
         embedded = (table for part in model.modules() if isinstance(part, CategoryEmbedding) for table in part.tables)
-        most = max((table.num_embeddings for table in embedded if isinstance(table, nn.Embedding)), default=0)
-        if most - 1 > (exact := round(2 / torch.finfo(DTYPES[self.dtype]).eps)):
+        count = max((table.num_embeddings for table in embedded if isinstance(table, nn.Embedding)), default=0)
+        if count - 1 > (exact := round(2 / torch.finfo(DTYPES[self.dtype]).eps)):
             raise self.config_error(
-                f"dtype={self.dtype}: a column has {most} categories, whose numbers are exact up to {exact} only"
+                f"dtype={self.dtype}: a column has {count} categories, whose numbers are exact up to {exact} only"
             )
         network = to_half_precision(eval_copy(model), DTYPES[self.dtype])
         for name, parameter in network.named_parameters():
