@@ -11,7 +11,7 @@ from package_graph import CORE, FLOORS, OPTIONAL, PACKAGE, ROOT, cycles, floor_o
 
 # lines and files of the package and of its core. The core's limit only falls; what is added stands in the other rooms. The aim
 # is 34,500 and 340, 20,000 and 200
-LIMITS = {"all": (52_909, 434), "core": (22_500, 178)}
+LIMITS = {"all": (52_920, 434), "core": (22_500, 178)}
 TOP_LEVEL = {"__init__.py", "recorded.py", "serve.py"}  # the last two are named by what earlier versions recorded
 
 # Trains in each folder, in a process of its own, without the finder of an editable installation, which would find the deleted

@@ -110,6 +110,13 @@ def _discard_output(terminals: list[int]) -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
 
 
+def _signal_behind(error: BaseException | None) -> SignalReceived | None:
+    """The signal that an error replaced, as where a library tidies up what the signal left half changed."""
+    while error is not None and not isinstance(error, SignalReceived):
+        error = error.__context__
+    return error
+
+
 @contextlib.contextmanager
 def signals_as_exceptions() -> Iterator[None]:
     """Turn SIGINT, SIGTERM and SIGHUP into the exception `SignalReceived`, so that every ``finally`` block runs."""
@@ -130,6 +137,10 @@ def signals_as_exceptions() -> Iterator[None]:
     try:
         with handle_signals(handler):
             yield
+    except Exception as error:
+        if (received := _signal_behind(error)) is not None:
+            raise received from error
+        raise
     finally:
         _active -= 1
         if not _active:

@@ -152,6 +152,18 @@ def test_a_terminal_that_closes_ends_the_run_as_killed(store: Any, tmp_path: Pat
     assert statuses(store) == ["KILLED"]
 
 
+def test_an_error_that_replaces_the_signal_is_the_signal() -> None:
+    """As OmegaConf raises where the signal left a config half changed."""
+    with pytest.raises(SignalReceived) as ended, signals_as_exceptions():
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            raise KeyError("half changed")
+    assert ended.value.signal_number == signal.SIGTERM
+    with pytest.raises(KeyError), signals_as_exceptions():
+        raise KeyError("nothing")
+
+
 @pytest.mark.slow
 def test_a_signal_at_any_moment_leaves_no_run_running(store: Any) -> None:
     from lightning_modules.config.command_line import compose_run
