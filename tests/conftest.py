@@ -12,6 +12,7 @@ from typing import Any
 
 import config_cache
 import pytest
+from recorded_runs import newest_run
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tests run side by side, and some of them fork
@@ -125,11 +126,6 @@ def _train(*overrides: str) -> None:
     from lightning_modules.run.run import run
 
     run(compose_run(list(overrides)))
-
-
-def newest_run(store: Any) -> Any:
-    experiments = [experiment.experiment_id for experiment in store.client.search_experiments()]
-    return store.client.search_runs(experiments, order_by=["attributes.start_time DESC"], max_results=1)[0]
 
 
 @pytest.fixture

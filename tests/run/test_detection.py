@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 import numpy as np
 import pandas as pd
@@ -16,6 +15,7 @@ from box_folders import CLASSES, draw_images, write_voc
 from hydra.errors import InstantiationException
 from optional_package import require_package
 from PIL import Image
+from recorded_runs import artifacts, newest_run
 
 from lightning_modules.cli import predict
 from lightning_modules.config.command_line import compose_run
@@ -36,11 +36,6 @@ QUICK = (
     "~callbacks.progress", "~callbacks.summary",
 )  # fmt: skip
 STOP = ("+callbacks.stop._target_=kill_once_callbacks.StopOnce", "+callbacks.stop.batch=1")
-
-
-def newest_run(store: Any) -> Any:
-    experiments = [experiment.experiment_id for experiment in store.client.search_experiments()]
-    return store.client.search_runs(experiments, order_by=["attributes.start_time DESC"], max_results=1)[0]
 
 
 @pytest.fixture(scope="module")
@@ -68,10 +63,6 @@ def train(folder: Path) -> Callable[..., Any]:
 @pytest.fixture(scope="module")
 def trained(train: Any) -> Any:
     return train("name=boxes", "trainer.max_epochs=40", "scheduler=cosine")
-
-
-def artifacts(recorded: Any) -> Path:
-    return Path(unquote(recorded.info.artifact_uri.removeprefix("file://")))
 
 
 def test_it_learns_and_records_losses_precision_and_counts_of_each_image(trained: Any) -> None:

@@ -4,13 +4,13 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 import numpy as np
 import onnxruntime
 import pytest
 import torch
 from multirun import multirun
+from recorded_runs import artifacts, newest_run
 
 from lightning_modules.cli import predict
 from lightning_modules.comparison.compare import compare, open_run_reader
@@ -52,18 +52,9 @@ def train(*words: str) -> Any:
     return newest_run(open_store())
 
 
-def newest_run(store: Any) -> Any:
-    experiments = [experiment.experiment_id for experiment in store.client.search_experiments()]
-    return store.client.search_runs(experiments, order_by=["attributes.start_time DESC"], max_results=1)[0]
-
-
 @pytest.fixture(scope="module")
 def trained(store: Any) -> Any:
     return train(*POINTS, "name=whole")
-
-
-def artifacts(recorded: Any) -> Path:
-    return Path(unquote(recorded.info.artifact_uri.removeprefix("file://")))
 
 
 def history(recorded: Any, metric: str) -> list[tuple[int, float]]:

@@ -6,12 +6,12 @@ import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from recorded_runs import artifacts, newest_run
 
 from lightning_modules.cli import generate as verb
 from lightning_modules.cli import predict
@@ -41,11 +41,6 @@ QUICK = (
 )  # fmt: skip
 
 
-def newest_run(store: Any) -> Any:
-    experiments = [experiment.experiment_id for experiment in store.client.search_experiments()]
-    return store.client.search_runs(experiments, order_by=["attributes.start_time DESC"], max_results=1)[0]
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Iterator[Path]:
     """A store, and the text."""
@@ -69,10 +64,6 @@ def train(folder: Path) -> Callable[..., Any]:
 @pytest.fixture(scope="module")
 def trained(train: Any) -> Any:
     return train("name=gpt")
-
-
-def artifacts(recorded: Any) -> Path:
-    return Path(unquote(recorded.info.artifact_uri.removeprefix("file://")))
 
 
 def table(recorded: Any) -> pd.DataFrame:

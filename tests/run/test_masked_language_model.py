@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from hydra.errors import InstantiationException
+from recorded_runs import newest_run
 
 from lightning_modules.cli import export, predict
 from lightning_modules.config.command_line import compose_run
@@ -32,11 +33,6 @@ COMMON = ("trainer.max_epochs=2", "tracking.system_metrics_s=null", "tracking.pi
           "~callbacks.summary", "callbacks.last.every_s=0", "data.batch_size=8")  # fmt: skip
 BERT = ("task=masked_language_model", "model=masked_bert", "model.depth=1", "model.dim=16", "model.heads=2",
         "optimizer.lr=0.01")  # fmt: skip
-
-
-def newest_run(store: Any) -> Any:
-    experiments = [experiment.experiment_id for experiment in store.client.search_experiments()]
-    return store.client.search_runs(experiments, order_by=["attributes.start_time DESC"], max_results=1)[0]
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from recorded_runs import newest_run
 
 from lightning_modules.config.command_line import compose_run
 from lightning_modules.config.errors import UserError
@@ -39,11 +40,6 @@ CASES = {
     ),
     "averaged weights": ("callbacks=ema", "callbacks.last.every_s=0"),
 }
-
-
-def newest_run(store: Any) -> Any:
-    experiments = [experiment.experiment_id for experiment in store.client.search_experiments()]
-    return store.client.search_runs(experiments, order_by=["attributes.start_time DESC"], max_results=1)[0]
 
 
 def train_until(

@@ -5,13 +5,13 @@ import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from recorded_runs import artifacts, newest_run
 
 from lightning_modules.cli import predict
 from lightning_modules.config.command_line import compose_run
@@ -31,11 +31,6 @@ QUICK = (
     "trainer.max_epochs=3", "tracking.system_metrics_s=null", "tracking.pictures=false", "callbacks.last.every_s=0",
     "~callbacks.progress", "~callbacks.summary",
 )  # fmt: skip
-
-
-def newest_run(store: Any) -> Any:
-    experiments = [experiment.experiment_id for experiment in store.client.search_experiments()]
-    return store.client.search_runs(experiments, order_by=["attributes.start_time DESC"], max_results=1)[0]
 
 
 @pytest.fixture(scope="module")
@@ -70,10 +65,6 @@ def train(folder: Path) -> Callable[..., Any]:
 @pytest.fixture(scope="module")
 def trained(train: Any) -> Any:
     return train("name=squares", "callbacks=[default,test_predictions]", "tracking.pictures=true")
-
-
-def artifacts(recorded: Any) -> Path:
-    return Path(unquote(recorded.info.artifact_uri.removeprefix("file://")))
 
 
 @pytest.mark.slow

@@ -7,12 +7,12 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from recorded_runs import artifacts, newest_run
 from synthetic_audio import write_spoken_digits, write_wav
 
 from lightning_modules.cli import predict
@@ -38,11 +38,6 @@ QUICK = (
 STOP = ("+callbacks.stop._target_=kill_once_callbacks.StopOnce", "+callbacks.stop.batch=2")
 
 
-def newest_run(store: Any) -> Any:
-    experiments = [experiment.experiment_id for experiment in store.client.search_experiments()]
-    return store.client.search_runs(experiments, order_by=["attributes.start_time DESC"], max_results=1)[0]
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Iterator[Path]:
     """A store, and digits of three speakers, each digit a tone."""
@@ -66,10 +61,6 @@ def train(folder: Path) -> Callable[..., Any]:
 @pytest.fixture(scope="module")
 def trained(train: Any) -> Any:
     return train("name=digits", "augmentation=none", "data.num_train=120", "trainer.max_epochs=8")
-
-
-def artifacts(recorded: Any) -> Path:
-    return Path(unquote(recorded.info.artifact_uri.removeprefix("file://")))
 
 
 def test_it_learns_and_the_best_weights_are_those_of_the_lowest_error_rate(trained: Any) -> None:

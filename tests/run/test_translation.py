@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 import pandas as pd
 import pytest
@@ -15,6 +14,7 @@ import torch
 from hydra.errors import InstantiationException
 from multirun import multirun
 from optional_package import require_package
+from recorded_runs import artifacts, newest_run
 
 from lightning_modules.cli import predict
 from lightning_modules.config.command_line import compose_run
@@ -53,11 +53,6 @@ def english(text: str) -> str:
     return f"The {WORDS[a]} {WORDS[b]} {'runs' if verb == 'läuft' else 'sleeps'} for {rest[-2]} {very}long days."
 
 
-def newest_run(store: Any) -> Any:
-    experiments = [experiment.experiment_id for experiment in store.client.search_experiments()]
-    return store.client.search_runs(experiments, order_by=["attributes.start_time DESC"], max_results=1)[0]
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Iterator[Path]:
     """A store, and parallel text."""
@@ -83,10 +78,6 @@ def train(folder: Path) -> Callable[..., Any]:
 @pytest.fixture(scope="module")
 def trained(train: Any) -> Any:
     return train("name=translator", "trainer.max_epochs=25")
-
-
-def artifacts(recorded: Any) -> Path:
-    return Path(unquote(recorded.info.artifact_uri.removeprefix("file://")))
 
 
 def test_it_learns_and_bleu_and_chrf_are_those_of_sacrebleu_on_the_texts(
